@@ -1,0 +1,234 @@
+"""URIs to bytes: local paths, s3:// and whatever fsspec knows, with one error mapping.
+
+Errors leave this room as built-in exceptions (FileNotFoundError, PermissionError, ConnectionError, OSError), the
+store's own as their cause.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+from botocore import exceptions as boto
+from fsspec.implementations.local import LocalFileSystem
+
+from unet_ray.errors import InputError
+
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure", "adl": "azure"}
+_CONNECTION_ERRORS = (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError)
+_DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One object of a listing."""
+
+    path: str
+    """Relative to the listed folder, with `/`."""
+    uri: str
+    """Whole URI."""
+    etag: str
+    """What changes when the content does: the store's etag without quotes, or `size-mtime_ns`."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder on some store; travels to workers with the credentials that it needs, shown to nobody.
+
+    Args:
+        uri — of the folder (or of one file), without a trailing slash.
+        options — fsspec storage options.
+    """
+
+    uri: str
+    options: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @staticmethod
+    def of(uri: str) -> Storage:
+        """Return the folder at a URI, with the standard AWS_* variables of this process.
+
+        Raises: InputError — an unknown scheme, or an extra that is not installed.
+        """
+        scheme = _scheme(uri)
+        if scheme == "file":
+            return Storage(os.path.abspath(_local_path(uri)))
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ValueError:
+            raise InputError(f"{uri}: no store with the scheme {scheme}:// is known") from None
+        except ImportError as error:
+            extra = _EXTRAS.get(scheme)
+            remedy = f"pip install 'unet-ray[{extra}]'" if extra else str(error)
+            raise InputError(f"{uri}: {scheme}:// needs a package that is not installed: {remedy}") from None
+        return Storage(uri.rstrip("/"), _s3_options() if scheme == "s3" else {})
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec file system; fsspec keeps one per process and set of options."""
+        with _mapped_errors(self.uri):
+            return fsspec.filesystem(_scheme(self.uri), **self.options)
+
+    @property
+    def path(self) -> str:
+        """The folder as its file system names it."""
+        return str(self.filesystem._strip_protocol(self.uri))
+
+    def uri_of(self, path: str) -> str:
+        """Return the URI of a path below this folder; raise InputError where it would leave it."""
+        if not path:
+            return self.uri
+        if path.startswith("/") or ".." in PurePosixPath(path).parts:
+            raise InputError(f"{path} leaves the folder {self.uri}")
+        return f"{self.uri}/{path}"
+
+    def join(self, path: str) -> Storage:
+        """Return a folder below this one."""
+        return Storage(self.uri_of(path), self.options)
+
+    def read(self, path: str = "") -> bytes:
+        """Return the content of a file."""
+        uri = self.uri_of(path)
+        with _mapped_errors(uri):
+            data: bytes = self.filesystem.cat_file(uri)
+            return data
+
+    @contextmanager
+    def open(self, path: str = "") -> Iterator[BinaryIO]:
+        """Open a file for seeking reads; remote ones are fetched in small ranges."""
+        uri = self.uri_of(path)
+        remote = {} if self.is_local else {"block_size": 2**16, "cache_type": "readahead"}
+        with _mapped_errors(uri), self.filesystem.open(uri, "rb", **remote) as file:
+            yield file
+
+    def write(self, path: str, data: bytes) -> None:
+        """Store a file as one whole object: it is there with all its bytes, or not at all."""
+        uri = self.uri_of(path)
+        with _mapped_errors(uri):
+            if not self.is_local:
+                self.filesystem.pipe_file(uri, data)
+                return
+            os.makedirs(os.path.dirname(uri), exist_ok=True)
+            temporary = f"{os.path.dirname(uri)}/.{os.path.basename(uri)}.{os.getpid()}.{threading.get_ident()}"
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, uri)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
+
+    def delete(self, path: str) -> None:
+        """Remove a file; it is no error if it is not there."""
+        uri = self.uri_of(path)
+        with _mapped_errors(uri), suppress(FileNotFoundError):
+            self.filesystem.rm_file(uri)
+
+    def exists(self, path: str = "") -> bool:
+        """Tell whether a file or folder is there."""
+        uri = self.uri_of(path)
+        with _mapped_errors(uri):
+            self.filesystem.invalidate_cache()
+            return bool(self.filesystem.exists(uri))
+
+    def entries(self, path: str = "") -> list[FileEntry]:
+        """Return all files below a folder, sorted by path; hidden ones (a part that starts with a dot) left out."""
+        uri = self.uri_of(path)
+        with _mapped_errors(uri):
+            self.filesystem.invalidate_cache()
+            found = self.filesystem.find(uri, detail=True)
+            root = str(self.filesystem._strip_protocol(uri)).rstrip("/") + "/"
+            entries = [self._entry(name.removeprefix(root), uri, info) for name, info in found.items()]
+        return sorted((e for e in entries if not _is_hidden(e.path)), key=lambda entry: entry.path)
+
+    def entry(self) -> FileEntry:
+        """Return the entry of the one file that this is; raise FileNotFoundError where there is none."""
+        with _mapped_errors(self.uri):
+            info = self.filesystem.info(self.uri)
+            name = self.uri.rpartition("/")
+            return self._entry(name[2], name[0], info)
+
+    def check_writable(self) -> None:
+        """Write and remove a small file; raise InputError where that is not allowed."""
+        name = f"_write_test_{os.getpid()}_{threading.get_ident()}"
+        try:
+            self.write(name, b"")
+            self.delete(name)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise InputError(f"{self.uri}: no permission to write here ({error}); choose another --output") from None
+        except OSError as error:
+            raise InputError(f"{self.uri}: cannot be written ({error}); check the URI and the credentials") from None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder of this machine."""
+        return _scheme(self.uri) == "file"
+
+    def _entry(self, path: str, folder: str, info: dict[str, Any]) -> FileEntry:
+        size = int(info.get("size") or 0)
+        etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+        if not etag:
+            etag = f"{size}-{_modified_ns(self.filesystem, info)}"
+        return FileEntry(path, f"{folder}/{path}", etag, size)
+
+
+def _scheme(uri: str) -> str:
+    return uri.partition("://")[0] if "://" in uri else "file"
+
+
+def _local_path(uri: str) -> str:
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
+def _modified_ns(filesystem: Any, info: dict[str, Any]) -> int:
+    if isinstance(filesystem, LocalFileSystem):
+        return os.stat(info["name"]).st_mtime_ns
+    modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or 0
+    return int((modified.timestamp() if hasattr(modified, "timestamp") else float(modified)) * 1e9)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _s3_options() -> dict[str, Any]:
+    """Return what the driver's AWS_* variables say, so that workers elsewhere act alike; empty: the machine's role."""
+    environment = os.environ
+    options: dict[str, Any] = {}
+    if environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY"):
+        options = {"key": environment["AWS_ACCESS_KEY_ID"], "secret": environment["AWS_SECRET_ACCESS_KEY"]}
+        if environment.get("AWS_SESSION_TOKEN"):
+            options["token"] = environment["AWS_SESSION_TOKEN"]
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        options["endpoint_url"] = endpoint
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    if region:
+        options["client_kwargs"] = {"region_name": region}
+    return options
+
+
+@contextmanager
+def _mapped_errors(uri: str) -> Iterator[None]:
+    """Map a store's errors to built-in ones."""
+    try:
+        yield
+    except _CONNECTION_ERRORS as error:
+        raise ConnectionError(f"{uri}: {error}") from error
+    except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
+        raise PermissionError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except boto.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code"))
+        kind = PermissionError if code in _DENIED_CODES else OSError
+        raise kind(f"{uri}: {error}") from error

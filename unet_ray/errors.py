@@ -1,0 +1,61 @@
+"""What can go wrong, and the exit code of a job that ends so.
+
+    UnetRayError            1   anything that we can name but not classify
+    ├── InputError          2   flags or input that cannot work
+    ├── TooManyFailuresError 3  finished, but more images failed than allowed
+    └── OutputHeldError     4   another run holds the output
+    ImageError                  one image failed: it becomes a row of the ledger, never an exit code
+"""
+
+from __future__ import annotations
+
+import re
+
+
+class UnetRayError(Exception):
+    """An error whose message is one line that a user can act on."""
+
+    exit_code = 1
+
+
+class InputError(UnetRayError):
+    """Flags or input that cannot work: the message names the value, the limit and the remedy."""
+
+    exit_code = 2
+
+
+class TooManyFailuresError(UnetRayError):
+    """The run finished, but more images failed than `--max-error-rate` allows."""
+
+    exit_code = 3
+
+
+class OutputHeldError(UnetRayError):
+    """Another run holds the output's lock."""
+
+    exit_code = 4
+
+
+class ImageError(Exception):
+    """One image cannot be processed.
+
+    Args:
+        error_type — a word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
+            `network`, `missing`, `denied`, `out_of_memory`, `internal`.
+        message — one line.
+    """
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(error_type, message)
+        self.error_type = error_type
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.message}"
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return an exception as one line of at most `limit` characters, its type first."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,1 @@
+"""Pixels: numpy and imaging libraries on arrays and bytes; opens no URI."""

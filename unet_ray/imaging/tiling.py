@@ -1,0 +1,138 @@
+"""Frames and tiles: which pixels the network reads for which pixels it writes.
+
+An image's *frame* is what the network would be given for the whole image. Tiles are cut from the frame; each is read
+with *context* around its *core*, and only the core is kept. Origins lie on multiples of 2^depth, so that every pixel
+meets the pooling grid at the phase that it has in the whole frame (Ronneberger et al. 2015, overlap-tile strategy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a network asks of its input, along one axis."""
+
+    multiple: int
+    """Pooling grid, 2^depth (px)."""
+    margin: int
+    """Pixels that unpadded convolutions take from each side; 0 for padded ones."""
+    context: int
+    """Context at which a tile equals the whole image (px, a multiple of `multiple`)."""
+
+    def input_size(self, output_size: int) -> int:
+        """Return the smallest input size (px) whose output covers `output_size` px.
+
+        Example: depth 4, margin 92: 388 → 572, 389 → 588; margin 0: 17 → 32.
+        """
+        if self.margin == 0:
+            return -(-output_size // self.multiple) * self.multiple
+        # The bottom level is left with t pixels and each level above it with 2·size − 4: t = 4 + k gives 4 + k·2^depth.
+        steps = max(0, -(-(output_size - 4) // self.multiple))
+        return 2 * self.margin + 4 + steps * self.multiple
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels, half-open: rows top..bottom − 1, columns left..right − 1."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One piece: `read` (frame coordinates, may be negative where the frame is mirrored) and `core` (image)."""
+
+    read: Box
+    core: Box
+
+    def keep(self, output_chw: NDArray[Any], margin: int) -> NDArray[Any]:
+        """Cut the core out of the network's output for the read box (which lacks `margin` px on each side)."""
+        top = self.core.top - self.read.top - margin
+        left = self.core.left - self.read.left - margin
+        return output_chw[:, top : top + self.core.height, left : left + self.core.width]
+
+
+def tiles_of(height: int, width: int, reach: Reach, tile: int, context: int) -> Iterator[Tile]:
+    """Cut an image's frame into tiles whose cores part the image: every pixel is in exactly one.
+
+    Args:
+        height, width — image size (px).
+        reach — the network's.
+        tile — side of the core (px, a multiple of `reach.multiple`).
+        context — pixels read around the core (a multiple of `reach.multiple`); networks with unpadded convolutions
+            read exactly their margin instead.
+    """
+    columns = list(_spans(width, reach, tile, context))
+    for core_top, core_bottom, read_top, read_bottom in _spans(height, reach, tile, context):
+        for core_left, core_right, read_left, read_right in columns:
+            yield Tile(
+                Box(read_top, read_left, read_bottom, read_right), Box(core_top, core_left, core_bottom, core_right)
+            )
+
+
+def _spans(size: int, reach: Reach, tile: int, context: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (core start, core stop, read start, read stop) along one axis.
+
+    Example: size 1000, multiple 16, tile 512, context 112 → (0, 512, 0, 624), (512, 1000, 400, 1008).
+    """
+    frame = reach.input_size(size)  # for padded networks: the size up to the next multiple
+    for start in range(0, size, tile):
+        stop = min(start + tile, size)
+        if reach.margin:
+            read_start = start - reach.margin
+            yield start, stop, read_start, read_start + reach.input_size(stop - start)
+        else:
+            yield start, stop, max(0, start - context), min(frame, start + tile + context)
+
+
+def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:
+    """Read a box of an image's frame; what lies beyond the image is mirrored or replicated.
+
+    Args:
+        image_hwc — any dtype.
+        box — frame coordinates: the image's, going on beyond its edges.
+        mirror — mirror the image (unpadded networks), or replicate its last row and column (padded ones).
+    """
+    extend = mirrored if mirror else replicated
+    height, width = image_hwc.shape[:2]
+    inside = box.top >= 0 and box.left >= 0 and box.bottom <= height and box.right <= width
+    if inside:
+        return image_hwc[box.top : box.bottom, box.left : box.right]
+    rows = extend(box.top, box.bottom, height)
+    columns = extend(box.left, box.right, width)
+    return image_hwc[rows][:, columns]
+
+
+def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Return the indices start..stop − 1 mirrored into 0..size − 1, edges not repeated, as often as it takes.
+
+    Example: mirrored(-2, 5, 3) → 2 1 0 1 2 1 0.
+    """
+    period = max(1, 2 * (size - 1))
+    position = np.arange(start, stop) % period
+    return np.minimum(position, period - position).astype(np.intp) if size > 1 else np.zeros(stop - start, np.intp)
+
+
+def replicated(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Return the indices start..stop − 1 clipped into 0..size − 1."""
+    return np.clip(np.arange(start, stop), 0, size - 1)

@@ -1,0 +1,125 @@
+"""A model folder: `model.safetensors` and `model.json`, everything that inference needs, and no code.
+
+Loading reads tensors and JSON only; what does not fit together is one clear line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and what it means."""
+
+    network: UNetConfig
+    weights: bytes
+    """safetensors."""
+    classes: tuple[ClassSpec, ...]
+    preprocessing: Preprocessing
+    thresholds: tuple[float, ...]
+    """Per class: the probability from which on a pixel is the class."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """How it was trained; not part of the digest."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Of the validation; not part of the digest."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the software that trained it; not part of the digest."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the weights and of the canonical JSON of network, classes, preprocessing and thresholds."""
+        meaning = json.dumps(self._meaning(), sort_keys=True, separators=(",", ":")).encode()
+        return hashlib.sha256(hashlib.sha256(self.weights).digest() + meaning).hexdigest()
+
+    def _meaning(self) -> dict[str, Any]:
+        return {
+            "network": asdict(self.network),
+            "classes": [asdict(c) for c in self.classes],
+            "preprocessing": asdict(self.preprocessing),
+            "thresholds": list(self.thresholds),
+        }
+
+    def build(self) -> UNet:
+        """Return the network with its weights; raise InputError where they do not fit."""
+        network = UNet(self.network)
+        try:
+            network.load_state_dict(load_tensors(self.weights))
+        except (RuntimeError, SafetensorError, KeyError) as error:
+            raise InputError(f"the weights do not fit the network of model.json: {str(error).splitlines()[0]}") from None
+        return network
+
+
+def state_bytes(network: UNet) -> bytes:
+    """Return a network's weights as safetensors."""
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+
+
+def save_model(model: Model, folder: Storage) -> None:
+    """Write a model folder: weights first, `model.json` last."""
+    folder.write("model.safetensors", model.weights)
+    described = {
+        "format": _FORMAT,
+        "digest": model.digest,
+        **model._meaning(),
+        "training": model.training,
+        "metrics": model.metrics,
+        "versions": model.versions,
+    }
+    folder.write("model.json", json.dumps(described, indent=2, sort_keys=True).encode())
+
+
+def load_model(folder: Storage) -> Model:
+    """Read a model folder and check that it is whole.
+
+    Raises: InputError — no model there, damaged, or of a newer format.
+    """
+    try:
+        described = json.loads(folder.read("model.json"))
+        weights = folder.read("model.safetensors")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder.uri}: no model here (model.json, model.safetensors); check --model") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{folder.uri}: the model cannot be read: {error}") from None
+    if not isinstance(described, dict) or described.get("format") != _FORMAT:
+        raise InputError(f"{folder.uri}: model.json is not of format {_FORMAT}; train again, or update unet-ray")
+    try:
+        model = _parse(described, weights)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder.uri}: model.json is damaged: {error!r}") from None
+    if described.get("digest") != model.digest:
+        raise InputError(f"{folder.uri}: model.json and model.safetensors do not belong together (digest differs)")
+    return model
+
+
+def _parse(described: dict[str, Any], weights: bytes) -> Model:
+    preprocessing = described["preprocessing"]
+    network = UNetConfig(**described["network"])
+    model = Model(
+        network,
+        weights,
+        tuple(ClassSpec(int(c["id"]), str(c["name"])) for c in described["classes"]),
+        Preprocessing(preprocessing["dtype"], tuple(preprocessing["mean"]), tuple(preprocessing["deviation"])),
+        tuple(float(t) for t in described["thresholds"]),
+        described.get("training", {}),
+        described.get("metrics", {}),
+        described.get("versions", {}),
+    )
+    if not len(model.classes) == len(model.thresholds) == network.classes:
+        raise ValueError(f"{len(model.classes)} classes, {len(model.thresholds)} thresholds, {network.classes} filters")
+    return model

@@ -1,0 +1,136 @@
+"""Image in, per-class probability out: frames, tiles, precision and device of the network's forward pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from unet_ray.errors import InputError
+from unet_ray.imaging.tiling import Tile, read_box, tiles_of
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+
+Precision = Literal["float32", "bfloat16"]
+
+_BATCH_PIXELS_GPU = 4 * 2**20
+"""Pixels of one batch on a GPU; on a CPU one tile at a time is as fast and needs the least memory."""
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """How images are cut and computed; none of it changes results but precision and a context below the exact one."""
+
+    tile: int = 1024
+    """Side of the piece of an image that is predicted at once (px); rounded up to a multiple of 2^depth."""
+    context: int | None = None
+    """Pixels read around a tile; None: as many as make the result exact."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the network runs."""
+    precision: Precision = "float32"
+    """Arithmetic of the network."""
+    threads: int | None = None
+    """CPU threads of the network; None: torch's choice."""
+
+    def __post_init__(self) -> None:
+        if self.tile < 1:
+            raise InputError(f"--tile {self.tile}: choose at least 1 px")
+        if self.context is not None and self.context < 0:
+            raise InputError(f"--context {self.context}: choose 0 px or more")
+
+
+class Predictor:
+    """A network ready to predict images of any size.
+
+    Args:
+        network — copied and folded for inference.
+        preprocessing — of its training.
+        config — how to cut and compute.
+    """
+
+    def __init__(self, network: UNet, preprocessing: Preprocessing, config: PredictorConfig) -> None:
+        self.preprocessing = preprocessing
+        self.config = config
+        self._unet = network.config
+        self._tile = _up_to_multiple(config.tile, self._unet.multiple)
+        self._context = effective_context(self._unet, config)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self._network = _folded(network).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
+        """Return q = round(255·probability) of each image, (classes, H, W) uint8.
+
+        Tiles of equal shape share a batch, and nothing else does.
+
+        Args:
+            images — HWC, as `Preprocessing.check` returns them.
+        """
+        outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
+        groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
+        for index, image in enumerate(images):
+            for tile in tiles_of(*image.shape[:2], self._unet.reach, self._tile, self._context):
+                groups[tile.read.height, tile.read.width].append((index, tile))
+        for shape, members in groups.items():
+            for batch in _batches(members, self._batch_size(*shape)):
+                reads = [read_box(images[i], tile.read, mirror=self._unet.margin > 0) for i, tile in batch]
+                for (i, tile), q in zip(batch, self._forward(reads, self._batch_size(*shape)), strict=False):
+                    core = tile.core
+                    outputs[i][:, core.top : core.bottom, core.left : core.right] = tile.keep(q, self._unet.margin)
+        return outputs
+
+    def _batch_size(self, height: int, width: int) -> int:
+        if self.config.device == "cpu":
+            return 1
+        return max(1, min(64, _BATCH_PIXELS_GPU // (height * width)))
+
+    @torch.inference_mode()
+    def _forward(self, reads: list[NDArray[Any]], batch_size: int) -> NDArray[np.uint8]:
+        """Return q of equally sized reads; a short batch is filled with blanks: its shape is fixed for the run."""
+        batch = np.zeros((batch_size, *reads[0].shape), reads[0].dtype)
+        for place, read in zip(batch, reads, strict=False):
+            place[:] = read
+        images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.config.device)
+        device_type = self.config.device
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            logits: Tensor = self._network(self.preprocessing.apply(images).contiguous(memory_format=torch.channels_last))
+        q = logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
+        return np.asarray(q.cpu().numpy())
+
+
+def effective_context(unet: UNetConfig, config: PredictorConfig) -> int:
+    """Return the context in px: the given one up to a multiple of 2^depth, at most (and by default) the exact one."""
+    if config.context is None:
+        return unet.exact_context
+    return min(unet.exact_context, _up_to_multiple(config.context, unet.multiple))
+
+
+def _up_to_multiple(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _batches(members: list[tuple[int, Tile]], size: int) -> Iterator[list[tuple[int, Tile]]]:
+    for start in range(0, len(members), size):
+        yield members[start : start + size]
+
+
+def _folded(network: UNet) -> UNet:
+    """Return a copy for inference with batch normalisation folded into the convolutions before it."""
+    folded = UNet(network.config)
+    folded.load_state_dict(network.state_dict())
+    folded.eval()
+    for level in [*folded.contracting, *folded.expansive]:
+        assert isinstance(level, nn.Sequential)
+        for index in range(len(level) - 1):
+            convolution, norm = level[index], level[index + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                level[index] = fuse_conv_bn_eval(convolution, norm)
+                level[index + 1] = nn.Identity()
+    return folded

@@ -1,0 +1,156 @@
+"""The U-Net of Ronneberger et al. 2015 (arXiv 1505.04597): contracting path, expansive path, skip connections.
+
+One sigmoid filter per class comes out as logits; classes may overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from unet_ray.errors import InputError
+from unet_ray.imaging.tiling import Reach
+
+Padding = Literal["same", "valid"]
+Norm = Literal["none", "batch"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """What a U-Net is made of."""
+
+    in_channels: int = 3
+    """Channels of the image."""
+    classes: int = 1
+    """Output filters, one per class."""
+    base_channels: int = 32
+    """Channels of the first level; doubled at each deeper one."""
+    depth: int = 4
+    """Number of poolings."""
+    padding: Padding = "same"
+    """`same`: output as large as the input; `valid`: the paper's unpadded convolutions."""
+    norm: Norm = "batch"
+    """Normalisation after each 3×3 convolution."""
+
+    def __post_init__(self) -> None:
+        limits = {"in_channels": (1, 64), "classes": (1, 255), "base_channels": (1, 1024), "depth": (1, 7)}
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{name} {getattr(self, name)}: choose {least} to {most}")
+        for name, words in (("padding", ("same", "valid")), ("norm", ("none", "batch"))):
+            if getattr(self, name) not in words:
+                raise InputError(f"{name} {getattr(self, name)}: choose {' or '.join(words)}")
+
+    @property
+    def multiple(self) -> int:
+        """The pooling grid, 2^depth (px)."""
+        return 1 << self.depth
+
+    @property
+    def margin(self) -> int:
+        """Pixels that the output lacks on each side: 6·2^depth − 4 for `valid` (92 at depth 4), 0 for `same`."""
+        return 6 * self.multiple - 4 if self.padding == "valid" else 0
+
+    @property
+    def receptive_field_radius(self) -> int:
+        """Farthest input pixel that an output pixel depends on, at the worst pooling phase (px).
+
+        Outputs of one pooling cell (2^depth px wide) see 6·2^depth − 4 px beyond it, to both sides; the pixel at one
+        end of its cell is 2^depth − 1 px from the other: 7·2^depth − 5, 107 at depth 4, 51 at depth 3.
+        """
+        return 7 * self.multiple - 5
+
+    @property
+    def exact_context(self) -> int:
+        """Context with which a tile equals the whole image: the radius up to the next multiple of 2^depth (px)."""
+        return -(-self.receptive_field_radius // self.multiple) * self.multiple
+
+    @property
+    def reach(self) -> Reach:
+        """The same, as tiling wants it."""
+        return Reach(self.multiple, self.margin, self.exact_context)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise InputError unless an input of this size works; the message names the nearest sizes that do."""
+        for size in (height, width):
+            if self.reach.input_size(size - 2 * self.margin) != size or size <= 0:
+                above = self.reach.input_size(max(1, size - 2 * self.margin))
+                below = above - self.multiple
+                nearest = f"{above}" if below < self.reach.input_size(1) else f"{below} and {above}"
+                raise InputError(
+                    f"an input of {height}×{width} px does not fit depth {self.depth}, padding {self.padding}: "
+                    f"{size} is not a size that works; the nearest are {nearest}"
+                )
+
+
+PRESETS: dict[str, dict[str, int | str]] = {
+    "paper": {"base_channels": 64, "depth": 4, "padding": "valid", "norm": "none"},
+    "article": {"base_channels": 8, "depth": 3, "padding": "same", "norm": "none"},
+}
+"""`paper`: Ronneberger et al. 2015; `article`: small enough for a laptop."""
+
+
+class UNet(nn.Module):
+    """logits_nkhw = UNet(config)(images_nchw)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.base_channels << level for level in range(config.depth + 1)]
+        inputs = [config.in_channels, *widths[:-1]]
+        self.contracting = nn.ModuleList(_double_conv(i, o, config) for i, o in zip(inputs, widths, strict=True))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in widths[:-1])
+        self.expansive = nn.ModuleList(_double_conv(2 * w, w, config) for w in widths[:-1])
+        self.head = nn.Conv2d(widths[0], config.classes, 1)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images to logits.
+
+        Args:
+            images — float N, in_channels, H, W; sizes that `UNetConfig.check_size` accepts.
+
+        Returns: N, classes, H − 2·margin, W − 2·margin.
+
+        Raises: InputError — a size that does not work.
+        """
+        self.config.check_size(*images.shape[-2:])
+        skips = []
+        features = self.contracting[0](images)
+        for level in self.contracting[1:]:
+            skips.append(features)
+            features = level(nn.functional.max_pool2d(features, 2))
+        for up, level, skip in zip(reversed(self.up), reversed(self.expansive), reversed(skips), strict=True):
+            features = up(features)
+            features = level(torch.cat([_crop(skip, features), features], dim=1))
+        logits: Tensor = self.head(features)
+        return logits
+
+
+def _double_conv(inputs: int, outputs: int, config: UNetConfig) -> nn.Sequential:
+    padding = 1 if config.padding == "same" else 0
+    layers: list[nn.Module] = []
+    for channels in (inputs, outputs):
+        layers.append(nn.Conv2d(channels, outputs, 3, padding=padding, bias=config.norm == "none"))
+        if config.norm == "batch":
+            layers.append(nn.BatchNorm2d(outputs))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def _crop(skip: Tensor, like: Tensor) -> Tensor:
+    """Cut the centre of a skip connection to the size of the features that it joins."""
+    top = (skip.shape[-2] - like.shape[-2]) // 2
+    left = (skip.shape[-1] - like.shape[-1]) // 2
+    return skip[..., top : top + like.shape[-2], left : left + like.shape[-1]]
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw weights with deviation √(2/N) (He et al. 2015, section 3.1 of the U-Net paper)."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
