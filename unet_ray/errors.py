@@ -56,6 +56,7 @@ class ImageError(Exception):
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an exception as one line of at most `limit` characters, its type first."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
+    error = getattr(error, "cause", None) or error  # what Ray wraps, rather than where it ran
+    text = re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"\s+", " ", str(error))).strip()
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,160 @@
+"""What the verbs read: images, pages of stacks, labelled pairs; no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.archive.listing import list_files, suffix_of
+from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files
+from unet_ray.archive.storage import FileEntry, Storage
+from unet_ray.errors import ImageError, InputError
+from unet_ray.imaging.images import IMAGE_SUFFIXES, TIFF_SUFFIXES, count_pages, decode_image, decode_label_image
+from unet_ray.imaging.labels import ClassSpec, MaskKind
+
+_READ_THREADS = 16
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One image of an archive: a file, or a page of a stack."""
+
+    file_uri: str
+    page: int | None
+    """1-based page of a stack, or None."""
+    etag: str
+    size: int
+    """Bytes of the file."""
+
+    @property
+    def uri(self) -> str:
+        """The image's name in the tables."""
+        return self.file_uri if self.page is None else f"{self.file_uri}#page={self.page}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(image_uri, image_etag)."""
+        return self.uri, self.etag
+
+
+def read_file(access: Storage, uri: str) -> bytes:
+    """Return a file's bytes; raise ImageError (`missing`, `denied`, `network`) where it cannot be read."""
+    try:
+        return Storage(uri, access.options).read()
+    except FileNotFoundError:
+        raise ImageError("missing", "the file is gone since it was listed") from None
+    except PermissionError as error:
+        raise ImageError("denied", f"no permission to read it: {error}") from None
+    except IsADirectoryError:
+        raise ImageError("unreadable", "a folder, not a file") from None
+    except OSError as error:
+        raise ImageError("network", f"reading failed: {error}") from None
+
+
+def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[ImageSource]:
+    """Yield a source per image: TIFF files of several pages become one per page.
+
+    Only the headers of TIFF files are read. A header that cannot be read makes one source: decoding it will tell why.
+    """
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        yield from (source for sources in pool.map(lambda e: _pages_of(access, e), entries) for source in sources)
+
+
+def is_stackable(entry: FileEntry) -> bool:
+    """Tell whether a file may hold several images."""
+    return suffix_of(entry.path) in TIFF_SUFFIXES
+
+
+def _pages_of(access: Storage, entry: FileEntry) -> list[ImageSource]:
+    pages = 1
+    if is_stackable(entry):
+        try:
+            with Storage(entry.uri, access.options).open() as file:
+                pages = count_pages(file)
+        except (ImageError, OSError):
+            pages = 1
+    numbers: list[int | None] = [None] if pages == 1 else list(range(1, pages + 1))
+    return [ImageSource(entry.uri, number, entry.etag, entry.size) for number in numbers]
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and its masks, as sources."""
+
+    image: ImageSource
+    masks: tuple[ImageSource, ...]
+    """One, or one per class."""
+
+    def read(self, access: LabelAccess) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """Return the image (HWC) and its masks (HW each), decoded and of one size.
+
+        Raises: ImageError — unreadable files, sizes that differ.
+        """
+        image = decode_image(read_file(access.images, self.image.file_uri), self.image.page)
+        masks = [decode_label_image(read_file(access.masks, m.file_uri), m.page) for m in self.masks]
+        for mask, source in zip(masks, self.masks, strict=True):
+            if mask.shape != image.shape[:2]:
+                sizes = f"{image.shape[1]}×{image.shape[0]}", f"{mask.shape[1]}×{mask.shape[0]}"
+                raise ImageError("unreadable", f"the image has {sizes[0]} px, its mask {source.uri} {sizes[1]} px")
+        return image, masks
+
+
+@dataclass(frozen=True)
+class LabelAccess:
+    """What opens the files of labelled images."""
+
+    images: Storage
+    masks: Storage
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """All labelled images of a pair of folders."""
+
+    access: LabelAccess
+    items: tuple[LabelledImage, ...]
+    kind: MaskKind | None
+    """`folders` where masks lie in a folder per class; else as given, or None: to be inferred from the values."""
+    classes: tuple[ClassSpec, ...]
+    """As named, or the folders' names."""
+
+
+def find_labelled(
+    images: str, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None
+) -> LabelledSet:
+    """List and pair images with masks.
+
+    Raises: InputError — missing or empty folders, images or masks without partner, stacks of different lengths.
+    """
+    image_list = list_files(images, IMAGE_SUFFIXES, "--images")
+    mask_list = list_files(masks, IMAGE_SUFFIXES, "--masks")
+    access = LabelAccess(image_list.root, mask_list.root)
+    if kind == "folders" or (kind is None and looks_like_folders(image_list, mask_list)):
+        kind = "folders"
+        classes = classes or tuple(ClassSpec(i, name) for i, name in enumerate(class_folders(mask_list), 1))
+        pairs = pair_class_folders(image_list, mask_list, [c.name for c in classes])
+    else:
+        pairs = pair_files(image_list, mask_list)
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        items = pool.map(lambda p: _labelled_pages(access, p.image, p.masks), pairs)
+        return LabelledSet(access, tuple(item for some in items for item in some), kind, classes)
+
+
+def _labelled_pages(access: LabelAccess, image: FileEntry, masks: tuple[FileEntry, ...]) -> list[LabelledImage]:
+    pages = _pages_of(access.images, image)
+    mask_pages = [_pages_of(access.masks, mask) for mask in masks]
+    for some, mask in zip(mask_pages, masks, strict=True):
+        if len(some) != len(pages):
+            raise InputError(f"{image.uri} has {len(pages)} pages, its mask {mask.uri} has {len(some)}")
+    return [LabelledImage(page, tuple(row)) for page, *row in zip(pages, *mask_pages, strict=True)]
+
+
+def mask_values(mask_hw: NDArray[Any]) -> dict[int, int]:
+    """Return the values of a mask and the number of pixels of each."""
+    values, counts = np.unique(mask_hw, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

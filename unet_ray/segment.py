@@ -1,0 +1,394 @@
+"""Segment an image archive: list → leave out what is done → decode → predict → measure → write shards.
+
+    plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measure (CPU tasks) ─▶ ShardSink (write tasks)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+from ray.data import ActorPoolStrategy, Datasink, Dataset
+
+import unet_ray
+from unet_ray.archive.ledger import (
+    Ledger,
+    OutputLock,
+    new_run_id,
+    read_ledger,
+    remove_leftovers,
+    run_keys,
+    write_run_record,
+)
+from unet_ray.archive.listing import Listing, list_files
+from unet_ray.archive.shards import ShardName, write_shard
+from unet_ray.archive.storage import Storage
+from unet_ray.cluster import Device, PoolPlan, connect, parse_range, plan_pool
+from unet_ray.errors import InputError, TooManyFailuresError, UnetRayError, one_line
+from unet_ray.imaging.images import IMAGE_SUFFIXES
+from unet_ray.inputs import ImageSource, expand_stacks
+from unet_ray.network.model_folder import Model, load_model
+from unet_ray.network.predictor import Predictor, PredictorConfig, effective_context
+from unet_ray.stages import Decode, Measure, Predict, plan_table, tables_of
+
+RESULTS_VERSION = 1
+"""Raised by hand whenever the same input gives other rows than before."""
+
+_IMAGES_PER_TASK = 16
+"""Images that one decode task reads."""
+_TASK_CPUS = 0.5
+"""Logical CPUs of a decoding or measuring task; other than an actor's, or Ray would run the tasks inside the actor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig:
+    """What to segment, with what, and where to."""
+
+    model: str
+    """Model folder (URI), as jobs/train.py wrote it."""
+    images: str
+    """Folder (recursive), glob or Parquet manifest (URI) of the images."""
+    output: str
+    """Folder (URI) of the tables; a later run with the same one does only what is new."""
+    date: str | None = None
+    """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
+    actors: str | None = None
+    """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
+    device: Device = "auto"
+    """Where the network runs; auto: GPUs where the cluster has them."""
+    tile: int = PredictorConfig.tile
+    """Side of the pieces in which larger images are predicted (px); not visible in the result."""
+    context: int | None = None
+    """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
+    threshold: float | None = None
+    """Probability from which on a pixel is its class; default: the model's own."""
+    min_area: int = 1
+    """Smaller regions are dropped (px); masks keep them."""
+    shard_images: int = 2000
+    """Images per shard: what a crash can cost."""
+    max_error_rate: float = 0.01
+    """Share of failed images above which the exit code is 3."""
+    retry_failed: bool = False
+    """Try images again that failed before with the same content."""
+    limit: int | None = None
+    """Do only so many images."""
+    dry_run: bool = False
+    """Say what there is to do, and do nothing."""
+
+    def __post_init__(self) -> None:
+        if self.date is not None:
+            try:
+                date.fromisoformat(self.date)
+            except ValueError:
+                raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD") from None
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
+        for name, least in (("min_area", 1), ("shard_images", 1), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')} {value}: choose at least {least}")
+        if not 0 <= self.max_error_rate <= 1:
+            raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
+        if self.actors is not None:
+            parse_range(self.actors, "--actors")
+        PredictorConfig(tile=self.tile, context=self.context)
+
+
+@dataclass
+class Plan:
+    """What a run found to do."""
+
+    todo: list[ImageSource]
+    listed: int
+    """Images there are."""
+    done: int
+    """Left out: successful before."""
+    failed_before: int
+    """Left out: failed before with the same content."""
+    others: int
+    """Files of other kinds."""
+    changed: int
+    """Of those to do: known with another content, model or configuration."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.listed} images listed: {len(self.todo) - self.changed} new, {self.changed} changed or to be redone, "
+            f"{self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
+        )
+
+
+@dataclass
+class SegmentResult:
+    """What a run did, as its record has it."""
+
+    run_id: str
+    status: str = "running"
+    exit_code: int | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    ended_at: datetime | None = None
+    images_listed: int = 0
+    images_skipped: int = 0
+    images_done: int = 0
+    images_failed: int = 0
+    regions: dict[str, int] = field(default_factory=dict)
+    megapixels: float = 0.0
+    elapsed_s: float = 0.0
+    stage_s: dict[str, float] = field(default_factory=dict)
+    """Seconds that each stage worked, summed over its processes."""
+    predictor_busy_share: float = 0.0
+    message: str = ""
+
+
+def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
+    """Segment every image that the output's ledger does not have yet.
+
+    Raises:
+        InputError — anything that cannot work, before anything expensive starts.
+        OutputHeldError — another run writes to the output.
+        TooManyFailuresError — finished, but with more failed images than allowed.
+    """
+    model = load_model(Storage.of(config.model))
+    model.build()  # a model that does not load fails here, once, and not in every actor
+    output = Storage.of(config.output)
+    listing = list_files(config.images, IMAGE_SUFFIXES, "--images")
+    digest = config_digest(config, model)
+    if config.dry_run:
+        plan = make_plan(listing, read_ledger(output, model.digest, digest), config)
+        print(plan)
+        return SegmentResult("dry-run", "dry run", 0, images_listed=plan.listed, images_skipped=plan.done)
+    output.check_writable()
+    result = SegmentResult(new_run_id())
+    with OutputLock(output, result.run_id):
+        remove_leftovers(output)
+        plan = make_plan(listing, read_ledger(output, model.digest, digest), config)
+        print(plan)
+        return _recorded(_Run(config, model, output, listing.root, digest, plan, result), ray_address)
+
+
+def make_plan(listing: Listing, ledger: Ledger, config: SegmentConfig) -> Plan:
+    """Leave out what the ledger has, before any image is read; of what is left, read only headers of TIFF files."""
+    left_out = ledger.done if config.retry_failed else ledger.done | ledger.failed
+    whole = [e for e in listing.entries if (e.uri, e.etag) not in left_out]
+    sources = list(expand_stacks(listing.root, whole))
+    todo = [s for s in sources if s.key not in left_out]
+    skipped = [(e.uri, e.etag) for e in listing.entries if (e.uri, e.etag) in left_out]
+    skipped += [s.key for s in sources if s.key in left_out]
+    failed = sum(key in ledger.failed for key in skipped)
+    todo = list(islice(todo, config.limit))
+    changed = sum(s.uri in ledger.uris for s in todo)
+    return Plan(todo, len(sources) + len(listing.entries) - len(whole), len(skipped) - failed, failed, listing.others, changed)
+
+
+def config_digest(config: SegmentConfig, model: Model) -> str:
+    """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
+    context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
+    exact = context >= model.network.exact_context or model.network.padding == "valid"
+    meaning = {
+        "results_version": RESULTS_VERSION,
+        "thresholds": _thresholds(config, model),
+        "min_area": config.min_area,
+        "precision": "float32",
+        "inexact": None if exact else [config.tile, context],
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def _thresholds(config: SegmentConfig, model: Model) -> tuple[float, ...]:
+    return model.thresholds if config.threshold is None else (config.threshold,) * len(model.classes)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run: everything that its chain is made of."""
+
+    config: SegmentConfig
+    model: Model
+    output: Storage
+    access: Storage
+    config_digest: str
+    plan: Plan
+    result: SegmentResult
+
+    def execute(self, ray_address: str) -> None:
+        """Run the chain and check that each planned image was written once."""
+        connect(ray_address)
+        pool = plan_pool(self.config.actors, self.config.device)
+        device = "GPU" if pool.uses_gpu else "CPU"
+        size = f"{pool.least}" if pool.least == pool.most else f"{pool.least} to {pool.most}"
+        print(f"run {self.result.run_id}: {len(self.plan.todo)} images, {size} predictors ({device}, {pool.threads} threads)")
+        started = time.perf_counter()
+        self._chain(pool).write_datasink(self._sink())
+        self.result.elapsed_s = time.perf_counter() - started
+        self.result.predictor_busy_share = self.result.stage_s["predict"] / (self.result.elapsed_s * pool.most)
+        self._check_complete()
+
+    def _chain(self, pool: PoolPlan) -> Dataset:
+        config, model = self.config, self.model
+        per_task = min(_IMAGES_PER_TASK, config.shard_images)
+        todo = self.plan.todo
+        blocks = [plan_table(todo[start : start + per_task]) for start in range(0, len(todo), per_task)]
+        predictor = PredictorConfig(
+            config.tile, config.context, "cuda" if pool.uses_gpu else "cpu", threads=pool.threads
+        )
+        as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
+        return (
+            ray.data.from_arrow(blocks)
+            .map_batches(Decode(self.access, model.preprocessing), num_cpus=_TASK_CPUS, **as_tables)
+            .map_batches(
+                _PredictActor,
+                fn_constructor_args=(ray.put(model), predictor),
+                compute=ActorPoolStrategy(min_size=pool.least, max_size=pool.most, initial_size=pool.least),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus or None,
+                **as_tables,
+            )
+            .map_batches(self._measure(), num_cpus=_TASK_CPUS, **as_tables)
+        )
+
+    def _measure(self) -> Measure:
+        config, model = self.config, self.model
+        thresholds = _thresholds(config, model)
+        return Measure(
+            self.result.run_id, model.digest, self.config_digest, model.classes, thresholds, config.min_area
+        )
+
+    def _sink(self) -> ShardSink:
+        day = self.config.date or f"{self.result.started_at:%Y-%m-%d}"
+        return ShardSink(self.output, day, self.result, self.config.shard_images)
+
+    def _check_complete(self) -> None:
+        written = Counter(run_keys(self.output, self.result.run_id))
+        planned = Counter(source.key for source in self.plan.todo)
+        if written != planned:
+            missing, extra = (planned - written).total(), (written - planned).total()
+            raise UnetRayError(
+                f"of {len(self.plan.todo)} planned images {missing} were not written and {extra} more than once; "
+                "run again with the same flags: what is there is kept"
+            )
+
+
+def _recorded(run: _Run, ray_address: str) -> SegmentResult:
+    """Execute a run with its record: written when it starts, and with its outcome whatever that is."""
+    result, plan = run.result, run.plan
+    result.images_listed, result.images_skipped = plan.listed, plan.done + plan.failed_before
+    _write_record(run)
+    result.status, result.exit_code = "failed", 1
+    try:
+        if plan.todo:
+            run.execute(ray_address)
+        failed, limit = result.images_failed, run.config.max_error_rate
+        if failed > limit * len(plan.todo):
+            raise TooManyFailuresError(
+                f"{failed} of {len(plan.todo)} images failed, more than --max-error-rate {limit} allows; see error in "
+                f"{run.output.uri}/images"
+            )
+        result.status, result.exit_code = "done", 0
+    except BaseException as error:
+        result.message = one_line(error)
+        result.exit_code = error.exit_code if isinstance(error, UnetRayError) else 1
+        raise
+    finally:
+        result.ended_at = datetime.now(UTC)
+        _write_record(run)
+    return result
+
+
+def _write_record(run: _Run) -> None:
+    result = run.result
+    rate = result.images_done / result.elapsed_s if result.elapsed_s else 0.0
+    record = asdict(result) | {
+        "config": asdict(run.config),
+        "config_digest": run.config_digest,
+        "model_digest": run.model.digest,
+        "images_per_s": rate,
+        "megapixels_per_s": result.megapixels / result.elapsed_s if result.elapsed_s else 0.0,
+        "bottleneck": max(result.stage_s, key=lambda s: result.stage_s[s]) if result.stage_s else None,
+        "versions": software_versions(),
+    }
+    write_run_record(run.output, result.run_id, record)
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what results can depend on."""
+    return {
+        "unet_ray": unet_ray.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ray": ray.__version__,
+        "pyarrow": pa.__version__,
+    }
+
+
+class _PredictActor:
+    """The network on its device, built once per actor."""
+
+    def __init__(self, model_ref: Any, config: PredictorConfig) -> None:
+        model: Model = ray.get(model_ref)
+        self._predict = Predict(Predictor(model.build(), model.preprocessing, config))
+
+    def __call__(self, pixels: Any) -> Any:
+        return self._predict(pixels)
+
+
+class ShardSink(Datasink[dict[str, Any]]):
+    """Writes measured images as shard triples; its sums end up in the run's result.
+
+    Args:
+        output — root of the tables.
+        day — partition.
+        result — receives the sums on the driver.
+        shard_images — images at which a shard closes.
+    """
+
+    def __init__(self, output: Storage, day: str, result: SegmentResult, shard_images: int) -> None:
+        self._output, self._day, self._result = output, day, result
+        self._run_id, self._shard_images = result.run_id, shard_images
+
+    @property
+    def min_rows_per_write(self) -> int:
+        """Images per write task."""
+        return self._shard_images
+
+    def write(self, blocks: Iterable[Any], ctx: Any) -> dict[str, Any]:
+        """Write one shard and return its sums."""
+        rows = pa.concat_tables(list(_not_empty(blocks)))
+        tables = tables_of(rows)
+        name = ShardName(self._day, self._run_id, ctx.task_idx)
+        write_shard(self._output, name, tables, lambda: OutputLock.check(self._output, self._run_id))
+        images = tables["images"]
+        failed = images["error_type"].drop_null()
+        pixels = zip(images["height"].to_pylist(), images["width"].to_pylist(), strict=True)
+        return {
+            "done": len(images) - len(failed),
+            "failed": len(failed),
+            "megapixels": sum(h * w for h, w in pixels if h) / 1e6,
+            "regions": dict(Counter(tables["regions"]["class_name"].to_pylist())),
+            "stage_s": {s: sum(rows[f"{s}_s"].to_pylist()) for s in ("decode", "predict", "measure")},
+        }
+
+    def on_write_complete(self, write_result: Any) -> None:
+        """Add the sums of all shards up."""
+        stage_s: Counter[str] = Counter()
+        regions: Counter[str] = Counter()
+        for sums in write_result.write_returns:
+            self._result.images_done += sums["done"]
+            self._result.images_failed += sums["failed"]
+            self._result.megapixels += sums["megapixels"]
+            stage_s.update(sums["stage_s"])
+            regions.update(sums["regions"])
+        self._result.stage_s, self._result.regions = dict(stage_s), dict(regions)
+
+
+def _not_empty(blocks: Iterable[Any]) -> Iterator[Any]:
+    return (block for block in blocks if block.num_rows)
