@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 from ray.data import DataContext
@@ -21,11 +24,11 @@ def connect(address: str) -> None:
         address — `local`, `auto`, or what RAY_ADDRESS holds inside `ray job submit`.
     """
     if not ray.is_initialized():
-        ray.init(address=address, logging_level=logging.WARNING, configure_logging=True)
-    context = DataContext.get_current()
-    context.enable_operator_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+        # Workers' prints stay in Ray's log files: what people should see goes over the progress board.
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,61 @@ def plan_pool(actors: str | None, device: Device) -> PoolPlan:
     most = min(most, max(1, cpus - 1))
     share = max(1, (cpus - max(1, cpus // 4)) // most) if cpus > 1 else 0.5
     return PoolPlan(least, most, cpus=share, gpus=0.0, threads=max(1, cpus // most))
+
+
+@ray.remote(num_cpus=0)
+class _Messages:
+    """Holds what workers post until the driver takes it."""
+
+    def __init__(self) -> None:
+        self._posted: list[Any] = []
+
+    def post(self, message: Any) -> None:
+        self._posted.append(message)
+
+    def take(self) -> list[Any]:
+        taken, self._posted = self._posted, []
+        return taken
+
+
+class ProgressBoard:
+    """Carries progress from workers to the driver, where a thread shows it, while the `with` block runs.
+
+    Args:
+        show — called on the driver with all messages since the last call.
+        interval_s — between two calls.
+    """
+
+    def __init__(self, show: Callable[[list[Any]], None], interval_s: float = 1.0) -> None:
+        self._show, self._interval_s = show, interval_s
+        self._messages = _Messages.remote()  # type: ignore[attr-defined]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def post(self) -> Callable[[Any], None]:
+        """A function that workers call; it does not wait."""
+        messages = self._messages
+
+        def post(message: Any) -> None:
+            messages.post.remote(message)
+
+        return post
+
+    def __enter__(self) -> ProgressBoard:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        ray.kill(self._messages)
+
+    def _watch(self) -> None:
+        stopping = False
+        while not stopping:
+            stopping = self._stop.wait(self._interval_s)
+            with suppress(ray.exceptions.RayError):  # progress is never worth a run
+                taken = ray.get(self._messages.take.remote(), timeout=30)
+                if taken:
+                    self._show(taken)

@@ -10,7 +10,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from itertools import islice
@@ -34,7 +34,7 @@ from unet_ray.archive.ledger import (
 from unet_ray.archive.listing import Listing, list_files
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
-from unet_ray.cluster import Device, PoolPlan, connect, parse_range, plan_pool
+from unet_ray.cluster import Device, PoolPlan, ProgressBoard, connect, parse_range, plan_pool
 from unet_ray.errors import InputError, TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.inputs import ImageSource, expand_stacks
@@ -208,7 +208,7 @@ def _thresholds(config: SegmentConfig, model: Model) -> tuple[float, ...]:
     return model.thresholds if config.threshold is None else (config.threshold,) * len(model.classes)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """One run: everything that its chain is made of."""
 
@@ -219,6 +219,10 @@ class _Run:
     config_digest: str
     plan: Plan
     result: SegmentResult
+    started: float = 0.0
+    """When the chain began (s, of the performance counter)."""
+    measured: int = 0
+    """Images that the chain has measured so far."""
 
     def execute(self, ray_address: str) -> None:
         """Run the chain and check that each planned image was written once."""
@@ -227,13 +231,19 @@ class _Run:
         device = "GPU" if pool.uses_gpu else "CPU"
         size = f"{pool.least}" if pool.least == pool.most else f"{pool.least} to {pool.most}"
         print(f"run {self.result.run_id}: {len(self.plan.todo)} images, {size} predictors ({device}, {pool.threads} threads)")
-        started = time.perf_counter()
-        self._chain(pool).write_datasink(self._sink())
-        self.result.elapsed_s = time.perf_counter() - started
+        self.started = time.perf_counter()
+        with ProgressBoard(self._show_progress, interval_s=5.0) as board:
+            self._chain(pool, board.post).write_datasink(self._sink())
+        self.result.elapsed_s = time.perf_counter() - self.started
         self.result.predictor_busy_share = self.result.stage_s["predict"] / (self.result.elapsed_s * pool.most)
         self._check_complete()
 
-    def _chain(self, pool: PoolPlan) -> Dataset:
+    def _show_progress(self, images: list[int]) -> None:
+        self.measured += sum(images)
+        rate = self.measured / (time.perf_counter() - self.started)
+        print(f"{self.measured}/{len(self.plan.todo)} images, {rate:.1f}/s", flush=True)
+
+    def _chain(self, pool: PoolPlan, post: Callable[[int], None]) -> Dataset:
         config, model = self.config, self.model
         per_task = min(_IMAGES_PER_TASK, config.shard_images)
         todo = self.plan.todo
@@ -241,6 +251,13 @@ class _Run:
         predictor = PredictorConfig(
             config.tile, config.context, "cuda" if pool.uses_gpu else "cpu", threads=pool.threads
         )
+        measure = self._measure()
+
+        def measured(probabilities: Any) -> Any:
+            rows = measure(probabilities)
+            post(len(rows))
+            return rows
+
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
         return (
             ray.data.from_arrow(blocks)
@@ -253,7 +270,7 @@ class _Run:
                 num_gpus=pool.gpus or None,
                 **as_tables,
             )
-            .map_batches(self._measure(), num_cpus=_TASK_CPUS, **as_tables)
+            .map_batches(measured, num_cpus=_TASK_CPUS, **as_tables)
         )
 
     def _measure(self) -> Measure:

@@ -1,0 +1,332 @@
+"""Train a U-Net: survey the labelled set, stream random crops to Ray Train workers, write a model folder.
+
+    pairs ─▶ survey (Ray Data) ─▶ labelling, preprocessing ─▶ crops (Ray Data) ─▶ workers (DDP) ─▶ model folder
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from unet_ray.archive.ledger import new_run_id
+from unet_ray.archive.storage import Storage
+from unet_ray.cluster import Device, ProgressBoard, connect, parse_range
+from unet_ray.errors import InputError
+from unet_ray.imaging.crops import count_crops, random_crop
+from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling, parse_classes
+from unet_ray.inputs import LabelAccess, LabelledImage, LabelledSet, find_labelled
+from unet_ray.network.model_folder import Model, save_model
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import PRESETS, Norm, Padding, UNetConfig
+from unet_ray.segment import software_versions
+from unet_ray.survey import Survey, combine_survey, survey_image
+from unet_ray.train_worker import WorkerSettings, last_epoch, train_worker
+
+_RUN_NAME = "unet_ray"
+_MAX_FAILURES = 3
+_TASK_CPUS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What to learn from, what network, and how."""
+
+    images: str
+    """Folder, glob or manifest (URI) of the labelled images."""
+    masks: str
+    """Folder (URI) of their masks, paired by relative path without suffix."""
+    output: str
+    """Model folder to write (URI)."""
+    classes: str | None = None
+    """Class names: a,b numbers them from 1; a=1,b=7 gives the mask values."""
+    mask_kind: MaskKind | None = None
+    """What mask values mean; default: inferred from all masks."""
+    background_value: int = 0
+    """Mask value of no class."""
+    ignore_value: int | None = 255
+    """Mask value that is not counted; none: there is no such value."""
+    epochs: int = 20
+    """Passes over the area of the training images."""
+    batch_size: int = 8
+    """Crops per step and worker."""
+    crop: int = 256
+    """Side of the labelled square of a crop (px)."""
+    workers: str = "1"
+    """Training workers, N or MIN,MAX."""
+    device: Device = "auto"
+    """Where workers run; auto: GPUs where the cluster has enough of them."""
+    preset: str | None = None
+    """Network by name: paper or article; the flags below win over it."""
+    base_channels: int | None = None
+    """Channels of the first level (default 32)."""
+    depth: int | None = None
+    """Number of poolings (default 4)."""
+    padding: Padding | None = None
+    """Convolutions: same (default) or valid, the paper's unpadded ones."""
+    norm: Norm | None = None
+    """Normalisation: batch (default) or none."""
+    learning_rate: float = 1e-3
+    """Of AdamW, at its peak: it warms up over the first steps and falls as a cosine."""
+    val_fraction: float = 0.1
+    """Share of the images kept for validation, where --val-images is not given; 0: none."""
+    val_images: str | None = None
+    """Folder (URI) of validation images."""
+    val_masks: str | None = None
+    """Folder (URI) of their masks."""
+    storage: str | None = None
+    """Folder (URI) of checkpoints; a rerun with the same one resumes. Default: a new one below --output."""
+    seed: int = 0
+    """Of the split, the weights, the crops and the augmentation."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("crop", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose at least {least}")
+        if not 0 <= self.val_fraction < 1:
+            raise InputError(f"--val-fraction {self.val_fraction}: choose from 0 up to (not including) 1")
+        if not self.learning_rate > 0:
+            raise InputError(f"--learning-rate {self.learning_rate}: choose above 0")
+        if (self.val_images is None) != (self.val_masks is None):
+            raise InputError("--val-images and --val-masks go together; give both or none")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InputError(f"--preset {self.preset}: there are {', '.join(PRESETS)}")
+        parse_range(self.workers, "--workers")
+        parse_classes(self.classes)
+        self._check_crop(self.network(1, 1))
+
+    def network(self, in_channels: int, classes: int) -> UNetConfig:
+        """Return the network of preset and flags."""
+        given = {n: getattr(self, n) for n in ("base_channels", "depth", "padding", "norm")}
+        chosen = PRESETS.get(self.preset or "", {}) | {n: v for n, v in given.items() if v is not None}
+        return UNetConfig(in_channels=in_channels, classes=classes, **chosen)  # type: ignore[arg-type]
+
+    def _check_crop(self, network: UNetConfig) -> None:
+        covered = network.reach.input_size(self.crop) - 2 * network.margin
+        if covered != self.crop:
+            below = covered - network.multiple
+            nearest = f"{below} and {covered}" if below > 0 else str(covered)
+            raise InputError(
+                f"--crop {self.crop} px does not fit depth {network.depth}, padding {network.padding}; nearest: {nearest}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training ended with."""
+
+    model: Model
+    output: str
+    epochs: int
+    metrics: dict[str, Any]
+    """Of the last epoch."""
+
+
+def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
+    """Train and write the model folder.
+
+    Raises: InputError — anything that cannot work, before training starts.
+    """
+    output = Storage.of(config.output)
+    storage = Storage.of(config.storage) if config.storage else output.join(f"checkpoints/{new_run_id()}")
+    labelled = find_labelled(config.images, config.masks, parse_classes(config.classes), config.mask_kind)
+    validation = _find_validation(config, labelled)
+    output.check_writable()
+    _check_same_run(config, storage)
+    connect(ray_address)
+    survey = _survey(labelled)
+    labelling = find_labelling(
+        survey.values, labelled.classes, labelled.kind, config.background_value, config.ignore_value
+    )
+    names = ", ".join(f"{c.name}={c.id}" for c in labelling.classes)
+    print(f"{len(labelled.items)} labelled images; masks of the kind {labelling.kind}, classes {names}")
+    network = config.network(len(survey.preprocessing.mean), len(labelling.classes))
+    training, validating = _split(config, labelled, validation)
+    settings = WorkerSettings(
+        network=network,
+        preprocessing=survey.preprocessing,
+        labelling=labelling,
+        access=validating.access,
+        validation=validating.items,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        crops_per_epoch=sum(count_crops(*survey.sizes[i], config.crop) for i in training),
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+        threads=1,
+    )
+    sampler = CropSampler(
+        labelled.access,
+        tuple(labelled.items[i] for i in training),
+        labelling,
+        survey.preprocessing,
+        config.crop,
+        network.margin,
+        config.seed,
+        first_epoch=last_epoch(storage, _RUN_NAME),
+    )
+    result = _fit(config, storage, settings, sampler)
+    return _save(config, output, settings, result)
+
+
+def _find_validation(config: TrainConfig, labelled: LabelledSet) -> LabelledSet | None:
+    if config.val_images is None or config.val_masks is None:
+        return None
+    return find_labelled(config.val_images, config.val_masks, labelled.classes, labelled.kind)
+
+
+def _split(
+    config: TrainConfig, labelled: LabelledSet, validation: LabelledSet | None
+) -> tuple[list[int], LabelledSet]:
+    """Return the indices of the training images, and the set to validate on."""
+    count = len(labelled.items)
+    if validation is not None:
+        return list(range(count)), validation
+    kept = round(count * config.val_fraction)
+    if kept == count:
+        raise InputError(f"--val-fraction {config.val_fraction} of {count} images leaves none to learn from; give less")
+    order = np.random.default_rng(config.seed).permutation(count).tolist()
+    items = tuple(labelled.items[i] for i in sorted(order[:kept]))
+    return sorted(order[kept:]), LabelledSet(labelled.access, items, labelled.kind, labelled.classes)
+
+
+def _check_same_run(config: TrainConfig, storage: Storage) -> None:
+    """Refuse to resume a run of other settings; note this run's settings for the next."""
+    changeable = {"epochs", "workers", "device", "output", "storage"}
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in changeable}
+    try:
+        before = json.loads(storage.read("train.json"))
+    except FileNotFoundError:
+        storage.write("train.json", json.dumps(settings, indent=2).encode())
+        return
+    other = [name for name in settings if before.get(name) != settings[name]]
+    if other:
+        flag = other[0].replace("_", "-")
+        raise InputError(
+            f"--storage {storage.uri} holds a training with --{flag} {before.get(other[0])}, this one has "
+            f"{settings[other[0]]}; give the same flags to resume, or another --storage"
+        )
+
+
+def _survey(labelled: LabelledSet) -> Survey:
+    """Read all labelled images once."""
+    items = ray.put(labelled.items)
+    access = labelled.access
+    blocks = max(1, len(labelled.items) // 16)
+
+    def survey(batch: dict[str, Any]) -> dict[str, Any]:
+        mine = ray.get(items)
+        return {"row": [json.dumps(survey_image(access, mine[i])) for i in batch["id"]], "id": batch["id"]}
+
+    ids = ray.data.range(len(labelled.items), override_num_blocks=blocks)
+    rows = ids.map_batches(survey, batch_size=None, num_cpus=_TASK_CPUS).take_all()
+    return combine_survey(json.loads(row["row"]) for row in sorted(rows, key=lambda row: int(row["id"])))
+
+
+@dataclass(frozen=True)
+class CropSampler:
+    """Cuts the crops of one image in one epoch: the same for the same seed, whoever does it and in what order."""
+
+    access: LabelAccess
+    items: tuple[LabelledImage, ...]
+    labelling: Labelling
+    preprocessing: Preprocessing
+    side: int
+    margin: int
+    seed: int
+    first_epoch: int
+
+    def crops(self, ordinal: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """Yield (image crop HWC, targets KHW); ordinals run through all images, shuffled anew, epoch after epoch."""
+        epoch, place = divmod(ordinal, len(self.items))
+        epoch += self.first_epoch
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
+        index = int(order[place])
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image, masks = self.items[index].read(self.access)
+        image, targets = self.preprocessing.check(image), self.labelling.targets(masks)
+        for _ in range(count_crops(*image.shape[:2], self.side)):
+            yield random_crop(image, targets, self.side, self.margin, rng)
+
+
+def _crop_stream(sampler: CropSampler, epochs: int) -> Any:
+    """Return the dataset of all crops of all epochs, and one epoch more, so that no worker runs dry at the end."""
+    shared = ray.put(sampler)
+
+    def cut(batch: dict[str, Any]) -> dict[str, Any]:
+        mine = ray.get(shared)
+        pairs = [pair for ordinal in batch["id"] for pair in mine.crops(int(ordinal))]
+        return {"image": np.stack([p[0] for p in pairs]), "targets": np.stack([p[1] for p in pairs])}
+
+    ordinals = len(sampler.items) * (epochs + 1)
+    stream = ray.data.range(ordinals, override_num_blocks=max(1, ordinals // 8))
+    return stream.map_batches(cut, batch_size=None, num_cpus=_TASK_CPUS)
+
+
+def _fit(config: TrainConfig, storage: Storage, settings: WorkerSettings, sampler: CropSampler) -> Any:
+    scaling, threads = _scaling(config)
+    run = ray.train.RunConfig(
+        name=_RUN_NAME,
+        storage_path=storage.path,
+        storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(storage.filesystem)),
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
+        logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+    )
+    options = ray.data.ExecutionOptions(preserve_order=True)
+    with ProgressBoard(lambda lines: print(*lines, sep="\n", flush=True)) as board:
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"settings": settings.with_threads(threads), "post": board.post},
+            scaling_config=scaling,
+            run_config=run,
+            datasets={"crops": _crop_stream(sampler, config.epochs)},
+            dataset_config=ray.train.DataConfig(execution_options=options),
+        )
+        return trainer.fit()
+
+
+def _scaling(config: TrainConfig) -> tuple[ray.train.ScalingConfig, int]:
+    """Give workers their CPUs and GPUs, and leave some CPUs to Ray Data."""
+    least, most = parse_range(config.workers, "--workers")
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    use_gpu = config.device == "gpu" or (config.device == "auto" and gpus >= least)
+    if use_gpu and gpus < least:
+        raise InputError(f"--workers {config.workers} --device gpu: the cluster has {gpus} GPUs; give fewer workers")
+    if not use_gpu and least > cpus:
+        raise InputError(f"--workers {config.workers}: the cluster has {cpus} CPUs; give at most {cpus}")
+    free = cpus - max(1, cpus // 4)
+    share = free // most if free >= most else 0.5 * cpus / most
+    workers = most if least == most else (least, most)
+    each = {"CPU": max(0.1, min(share, 4) if use_gpu else share)} | ({"GPU": 1} if use_gpu else {})
+    print(f"training on {config.workers} workers ({'GPU' if use_gpu else 'CPU'}), batch {config.batch_size} each")
+    return (
+        ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=each),
+        max(1, cpus // most),
+    )
+
+
+def _save(config: TrainConfig, output: Storage, settings: WorkerSettings, result: Any) -> TrainResult:
+    with result.checkpoint.as_directory() as folder:
+        saved = Storage.of(folder)
+        weights, metrics = saved.read("model.safetensors"), json.loads(saved.read("progress.json"))
+    model = Model(
+        settings.network,
+        weights,
+        settings.labelling.classes,
+        settings.preprocessing,
+        (0.5,) * len(settings.labelling.classes),
+        training=asdict(config) | {"labelling": asdict(settings.labelling)},
+        metrics=metrics,
+        versions=software_versions(),
+    )
+    save_model(model, output)
+    return TrainResult(model, output.uri, metrics["epoch"], metrics)
