@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
+import platform
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow
 import ray
-from ray.data import DataContext
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+
+import unet_ray
 
 from unet_ray.errors import InputError
 
 Device = Literal["auto", "cpu", "gpu"]
+
+TASK_CPUS = 0.5
+"""Logical CPUs of a Ray Data task; other than an actor's, or Ray would run the tasks inside the actor."""
 
 
 def connect(address: str) -> None:
@@ -29,6 +37,12 @@ def connect(address: str) -> None:
     DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what results can depend on."""
+    modules = (unet_ray, torch, ray, pyarrow)
+    return {"python": platform.python_version()} | {module.__name__: str(module.__version__) for module in modules}
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,10 @@ class PoolPlan:
     def uses_gpu(self) -> bool:
         """Whether the actors run on GPUs."""
         return self.gpus > 0
+
+    def strategy(self) -> ActorPoolStrategy:
+        """Return the pool as Ray Data wants it; it starts with `least` actors at once."""
+        return ActorPoolStrategy(min_size=self.least, max_size=self.most, initial_size=self.least)
 
 
 def parse_range(text: str, flag: str) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -18,10 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import torch
-from ray.data import ActorPoolStrategy, Datasink, Dataset
+from ray.data import Datasink, Dataset
 
-import unet_ray
 from unet_ray.archive.ledger import (
     Ledger,
     OutputLock,
@@ -34,7 +31,7 @@ from unet_ray.archive.ledger import (
 from unet_ray.archive.listing import Listing, list_files
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
-from unet_ray.cluster import Device, PoolPlan, ProgressBoard, connect, parse_range, plan_pool
+from unet_ray.cluster import TASK_CPUS, Device, PoolPlan, ProgressBoard, connect, parse_range, plan_pool, software_versions
 from unet_ray.errors import InputError, TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.inputs import ImageSource, expand_stacks
@@ -47,8 +44,6 @@ RESULTS_VERSION = 1
 
 _IMAGES_PER_TASK = 16
 """Images that one decode task reads."""
-_TASK_CPUS = 0.5
-"""Logical CPUs of a decoding or measuring task; other than an actor's, or Ray would run the tasks inside the actor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,16 +256,16 @@ class _Run:
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
         return (
             ray.data.from_arrow(blocks)
-            .map_batches(Decode(self.access, model.preprocessing), num_cpus=_TASK_CPUS, **as_tables)
+            .map_batches(Decode(self.access, model.preprocessing), num_cpus=TASK_CPUS, **as_tables)
             .map_batches(
                 _PredictActor,
                 fn_constructor_args=(ray.put(model), predictor),
-                compute=ActorPoolStrategy(min_size=pool.least, max_size=pool.most, initial_size=pool.least),
+                compute=pool.strategy(),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
                 **as_tables,
             )
-            .map_batches(measured, num_cpus=_TASK_CPUS, **as_tables)
+            .map_batches(measured, num_cpus=TASK_CPUS, **as_tables)
         )
 
     def _measure(self) -> Measure:
@@ -334,17 +329,6 @@ def _write_record(run: _Run) -> None:
         "versions": software_versions(),
     }
     write_run_record(run.output, result.run_id, record)
-
-
-def software_versions() -> dict[str, str]:
-    """Return the versions of what results can depend on."""
-    return {
-        "unet_ray": unet_ray.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "ray": ray.__version__,
-        "pyarrow": pa.__version__,
-    }
 
 
 class _PredictActor:

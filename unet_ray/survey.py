@@ -1,22 +1,26 @@
-"""What a labelled set holds, from all of its files: sizes, channels, mask values, constants of preprocessing; no Ray."""
+"""What a labelled set holds, from all of its files: sizes, channels, mask values, constants of preprocessing."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 
+from unet_ray.cluster import TASK_CPUS
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.images import is_grey
 from unet_ray.imaging.labels import MaskValues
-from unet_ray.inputs import LabelAccess, LabelledImage, mask_values
+from unet_ray.inputs import LabelAccess, LabelledImage, LabelledSet, mask_values
 from unet_ray.network.preprocessing import Preprocessing
 
 _SAMPLED_ROWS = 256
 """Rows of an image that the constants are computed from: enough for a mean, and cheap on large photographs."""
+_IMAGES_PER_TASK = 16
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,22 @@ class Survey:
     """(height, width) of each image, in order (px)."""
     values: MaskValues
     preprocessing: Preprocessing
+
+
+def survey_set(labelled: LabelledSet) -> Survey:
+    """Read all labelled images once, in Ray Data tasks.
+
+    Raises: InputError — images that cannot be read or do not fit together.
+    """
+    items, access = ray.put(labelled.items), labelled.access
+
+    def survey(batch: dict[str, Any]) -> dict[str, Any]:
+        mine = ray.get(items)
+        return {"id": batch["id"], "row": [json.dumps(survey_image(access, mine[i])) for i in batch["id"]]}
+
+    ids = ray.data.range(len(labelled.items), override_num_blocks=max(1, len(labelled.items) // _IMAGES_PER_TASK))
+    rows = ids.map_batches(survey, batch_size=None, num_cpus=TASK_CPUS).take_all()
+    return combine_survey(json.loads(row["row"]) for row in sorted(rows, key=lambda row: int(row["id"])))
 
 
 def survey_image(access: LabelAccess, item: LabelledImage) -> dict[str, Any]:

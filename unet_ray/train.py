@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 
 from unet_ray.archive.ledger import new_run_id
 from unet_ray.archive.storage import Storage
-from unet_ray.cluster import Device, ProgressBoard, connect, parse_range
+from unet_ray.cluster import TASK_CPUS, Device, ProgressBoard, connect, parse_range, software_versions
 from unet_ray.errors import InputError
 from unet_ray.imaging.crops import count_crops, random_crop
 from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling, parse_classes
@@ -26,13 +26,11 @@ from unet_ray.inputs import LabelAccess, LabelledImage, LabelledSet, find_labell
 from unet_ray.network.model_folder import Model, save_model
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import PRESETS, Norm, Padding, UNetConfig
-from unet_ray.segment import software_versions
-from unet_ray.survey import Survey, combine_survey, survey_image
+from unet_ray.survey import survey_set
 from unet_ray.train_worker import WorkerSettings, last_epoch, train_worker
 
 _RUN_NAME = "unet_ray"
 _MAX_FAILURES = 3
-_TASK_CPUS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +139,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     output.check_writable()
     _check_same_run(config, storage)
     connect(ray_address)
-    survey = _survey(labelled)
+    survey = survey_set(labelled)
     labelling = find_labelling(
         survey.values, labelled.classes, labelled.kind, config.background_value, config.ignore_value
     )
@@ -215,21 +213,6 @@ def _check_same_run(config: TrainConfig, storage: Storage) -> None:
         )
 
 
-def _survey(labelled: LabelledSet) -> Survey:
-    """Read all labelled images once."""
-    items = ray.put(labelled.items)
-    access = labelled.access
-    blocks = max(1, len(labelled.items) // 16)
-
-    def survey(batch: dict[str, Any]) -> dict[str, Any]:
-        mine = ray.get(items)
-        return {"row": [json.dumps(survey_image(access, mine[i])) for i in batch["id"]], "id": batch["id"]}
-
-    ids = ray.data.range(len(labelled.items), override_num_blocks=blocks)
-    rows = ids.map_batches(survey, batch_size=None, num_cpus=_TASK_CPUS).take_all()
-    return combine_survey(json.loads(row["row"]) for row in sorted(rows, key=lambda row: int(row["id"])))
-
-
 @dataclass(frozen=True)
 class CropSampler:
     """Cuts the crops of one image in one epoch: the same for the same seed, whoever does it and in what order."""
@@ -267,7 +250,7 @@ def _crop_stream(sampler: CropSampler, epochs: int) -> Any:
 
     ordinals = len(sampler.items) * (epochs + 1)
     stream = ray.data.range(ordinals, override_num_blocks=max(1, ordinals // 8))
-    return stream.map_batches(cut, batch_size=None, num_cpus=_TASK_CPUS)
+    return stream.map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)
 
 
 def _fit(config: TrainConfig, storage: Storage, settings: WorkerSettings, sampler: CropSampler) -> Any:

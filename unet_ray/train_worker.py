@@ -15,7 +15,6 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -173,7 +172,9 @@ class _Worker:
         config = PredictorConfig(device="cuda" if self.device.type == "cuda" else "cpu")
         predictor = Predictor(_unwrapped(self.network), self.settings.preprocessing, config)
         for item in self.settings.validation[self.rank :: self.world]:
-            counts = counts + evaluate_image(predictor, self.settings.labelling, self.settings.access, item)
+            counts = counts + evaluate_image(
+                predictor, self.settings.labelling, self.settings.access, item, (0.5,) * self.settings.network.classes
+            )
         summed = _summed(torch.from_numpy(counts.as_array()).to(self.device))
         return PixelCounts.of_array(summed.cpu().numpy())
 
@@ -194,12 +195,16 @@ class _Worker:
 
 
 def evaluate_image(
-    predictor: Predictor, labelling: Labelling, access: LabelAccess, item: LabelledImage, threshold: float = 0.5
+    predictor: Predictor,
+    labelling: Labelling,
+    access: LabelAccess,
+    item: LabelledImage,
+    thresholds: tuple[float, ...],
 ) -> PixelCounts:
     """Predict one labelled image and count it against its masks."""
     image, masks = item.read(access)
     (q,) = predictor.predict([predictor.preprocessing.check(image)])
-    found: NDArray[np.bool_] = binary_mask(q, threshold)
+    found = np.stack([binary_mask(plane, threshold) for plane, threshold in zip(q, thresholds, strict=True)])
     return count_pixels(found, labelling.targets(masks))
 
 

@@ -1,0 +1,76 @@
+"""From nothing to tables in a few minutes: make a small archive, train, evaluate, segment, show.
+
+    python jobs/quickstart.py --output quickstart
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import evaluate as evaluate_job
+import segment as segment_job
+from _command import run
+
+from unet_ray.archive.storage import Storage
+from unet_ray.evaluate import EvaluateConfig, evaluate
+from unet_ray.imaging.images import decode_image
+from unet_ray.results import contact_sheet, open_tables, overlay
+from unet_ray.segment import SegmentConfig, segment
+from unet_ray.synthetic import CLASSES, make_archive
+from unet_ray.train import TrainConfig, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig:
+    """Where to."""
+
+    output: str = "quickstart"
+    """Folder for everything that is made: archive, model, tables, picture."""
+
+
+def main(config: QuickstartConfig, ray_address: str) -> None:
+    """Run every step and print what it found and where."""
+    root = Storage.of(config.output)
+    root.check_writable()
+    started = time.perf_counter()
+
+    def say(step: str) -> None:
+        print(f"\n[{time.perf_counter() - started:3.0f} s] {step}", flush=True)
+
+    say("making an archive: 24 labelled images, 8 to check on, 30 to segment, one of them corrupt")
+    made = make_archive(root.join("data"), labelled=24, check=8, archive=29)
+    model, tables = root.join(f"model-{int(time.time())}").uri, root.join("tables").uri
+
+    say("training a U-Net")
+    labelled = {"images": made.labelled_images.uri, "masks": made.labelled_masks.uri, "classes": CLASSES}
+    network = {"base_channels": 12, "depth": 3, "crop": 128, "epochs": 8, "learning_rate": 4e-3}
+    train(TrainConfig(**labelled, **network, output=model), ray_address)  # type: ignore[arg-type]
+
+    say("evaluating it on images that it has not seen")
+    checked = evaluate(EvaluateConfig(model=model, images=made.check_images.uri, masks=made.check_masks.uri), ray_address)
+    print(evaluate_job.table(checked))
+
+    say("segmenting the archive")
+    config_of_night = SegmentConfig(
+        model=model, images=made.archive.uri, output=tables, min_area=20, max_error_rate=0.1
+    )
+    print(segment_job.summary(config_of_night, segment(config_of_night, ray_address)))
+
+    picture = Path(config.output) / "overlays.png"
+    _draw(tables, picture)
+    say(f"done: look at {picture}; query {tables}; the model is {model}")
+
+
+def _draw(tables_uri: str, target: Path) -> None:
+    """Save a sheet of the first images: as they are, and with their regions."""
+    tables = open_tables(tables_uri)
+    pictures = []
+    for uri in sorted(tables.images["image_uri"].to_pylist())[:6]:
+        image = decode_image(Storage.of(uri).read())
+        found = tables.regions.filter([u == uri for u in tables.regions["image_uri"].to_pylist()])
+        pictures += [overlay(image, found.slice(0, 0)), overlay(image, found)]
+    contact_sheet(pictures, columns=4).save(target)
+
+
+if __name__ == "__main__":
+    run(QuickstartConfig, main, __doc__)

@@ -1,0 +1,31 @@
+"""Segment an image archive into tables of masks and regions; run it again to do what is new.
+
+    python jobs/segment.py --model model --images data/images --output tables
+    ray job submit --working-dir . -- python jobs/segment.py --model s3://b/m --images s3://b/images --output s3://b/t
+"""
+
+from _command import run
+
+from unet_ray.segment import SegmentConfig, SegmentResult, segment
+
+
+def main(config: SegmentConfig, ray_address: str) -> None:
+    """Segment and say what was found."""
+    result = segment(config, ray_address)
+    if not config.dry_run:
+        print(summary(config, result))
+
+
+def summary(config: SegmentConfig, result: SegmentResult) -> str:
+    """Return what a run did, in a few lines."""
+    rate = result.images_done / result.elapsed_s if result.elapsed_s else 0.0
+    regions = ", ".join(f"{count} {name}" for name, count in sorted(result.regions.items())) or "none"
+    return (
+        f"{result.images_done} images done, {result.images_failed} failed, {result.images_skipped} left out as done; "
+        f"{rate:.1f} images/s\nregions: {regions}\ntables: {config.output}/{{images,masks,regions}} "
+        f"(run {result.run_id})"
+    )
+
+
+if __name__ == "__main__":
+    run(SegmentConfig, main, __doc__)

@@ -1,0 +1,58 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unet_ray.imaging.tiling import Reach, mirrored, read_box, tiles_of
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 3), st.integers(1, 4), st.booleans())
+@settings(deadline=None)
+def test_a_pointwise_network_gives_the_whole_image_back(
+    height: int, width: int, depth: int, tile: int, valid: bool
+) -> None:
+    """Tiles part the image: each pixel is written once, from itself."""
+    multiple = 2 ** max(1, depth)
+    margin = 6 * multiple - 4 if valid else 0
+    reach = Reach(multiple, margin, multiple)
+    image = np.arange(height * width).reshape(height, width, 1)
+    whole = np.zeros((1, height, width), int)
+    for piece in tiles_of(height, width, reach, tile * multiple, multiple):
+        read = read_box(image, piece.read, mirror=valid)
+        assert read.shape[:2] == (piece.read.height, piece.read.width)
+        output = read[margin : len(read) - margin, margin : read.shape[1] - margin].transpose(2, 0, 1)
+        core = piece.core
+        whole[:, core.top : core.bottom, core.left : core.right] += piece.keep(output + 1, margin)
+    assert np.array_equal(whole[0], image[:, :, 0] + 1)
+
+
+@given(st.integers(1, 70), st.integers(1, 5), st.integers(1, 3))
+@settings(deadline=None)
+def test_a_box_filter_is_exact_where_the_context_covers_it(size: int, tile: int, radius: int) -> None:
+    multiple = 4
+    reach = Reach(multiple, 0, multiple)
+    rng = np.random.default_rng(size)
+    image = rng.integers(0, 1000, (size, 8, 1))
+
+    def network(read: np.ndarray) -> np.ndarray:
+        padded = np.pad(read[:, :, 0], ((radius, radius), (0, 0)))  # zeros beyond the frame, as convolutions pad
+        return sum(padded[i : i + len(read)] for i in range(2 * radius + 1))[None]
+
+    frame = read_box(image, next(tiles_of(size, 8, reach, 4096, multiple)).read, mirror=False)
+    expected = network(frame)[:, :size, :8]
+    for piece in tiles_of(size, 8, reach, tile * multiple, multiple):
+        found = piece.keep(network(read_box(image, piece.read, mirror=False)), 0)
+        core = piece.core
+        assert np.array_equal(found, expected[:, core.top : core.bottom, core.left : core.right])
+
+
+def test_mirroring_goes_on_as_often_as_it_takes() -> None:
+    assert mirrored(-2, 5, 3).tolist() == [2, 1, 0, 1, 2, 1, 0]
+    assert mirrored(-3, 4, 1).tolist() == [0] * 7
+
+
+def test_spans_of_the_docstring() -> None:
+    pieces = list(tiles_of(1000, 16, Reach(16, 0, 112), 512, 112))
+    assert [(p.core.top, p.core.bottom, p.read.top, p.read.bottom) for p in pieces] == [
+        (0, 512, 0, 624),
+        (512, 1000, 400, 1008),
+    ]

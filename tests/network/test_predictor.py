@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import ImageError, InputError
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+
+PREPROCESSING = Preprocessing("uint8", (100.0,), (50.0,))
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_tiles_equal_the_whole_image(padding: str, norm: str) -> None:
+    torch.manual_seed(1)
+    network = UNet(UNetConfig(1, 2, 3, 2, padding, norm))  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    for height, width in ((61, 130), (128, 64), (3, 90), (1, 1)):
+        image = rng.integers(0, 256, (height, width, 1), dtype=np.uint8)
+        whole = Predictor(network, PREPROCESSING, PredictorConfig(tile=1024)).predict([image])[0]
+        tiled = Predictor(network, PREPROCESSING, PredictorConfig(tile=32)).predict([image])[0]
+        assert whole.shape == (2, height, width)
+        assert np.abs(whole.astype(int) - tiled).max() <= 1
+        assert whole.size < 100 or whole.std() > 0.5
+
+
+def test_images_of_a_batch_do_not_change_each_other() -> None:
+    torch.manual_seed(2)
+    predictor = Predictor(UNet(UNetConfig(1, 1, 3, 2)), PREPROCESSING, PredictorConfig())
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((20, 30), (33, 8), (20, 30))]
+    together = predictor.predict(images)
+    for image, q in zip(images, together, strict=True):
+        assert np.array_equal(predictor.predict([image])[0], q)
+
+
+def test_folding_changes_nothing() -> None:
+    torch.manual_seed(3)
+    network = UNet(UNetConfig(1, 1, 3, 2))
+    for _ in range(3):
+        network(torch.rand(2, 1, 16, 16) * 3)  # fill the running statistics
+    network.eval()
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 1), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = network(PREPROCESSING.apply(torch.from_numpy(image).permute(2, 0, 1)[None])).sigmoid() * 255
+    q = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0]
+    assert np.abs(q - expected[0].numpy()).max() <= 0.51
+
+
+@pytest.mark.gpu
+def test_gpu_in_bfloat16_agrees_with_cpu() -> None:
+    torch.manual_seed(4)
+    network = UNet(UNetConfig(1, 1, 8, 3))
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 1), dtype=np.uint8)
+    cpu = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0].astype(int)
+    for precision, tolerance in (("float32", 2), ("bfloat16", 12)):
+        config = PredictorConfig(device="cuda", precision=precision)  # type: ignore[arg-type]
+        assert np.abs(Predictor(network, PREPROCESSING, config).predict([image])[0] - cpu).max() <= tolerance
+
+
+def test_preprocessing_refuses_other_samples() -> None:
+    with pytest.raises(ImageError, match="uint16 samples, the model was trained on uint8"):
+        PREPROCESSING.check(np.zeros((2, 2, 1), np.uint16))
+
+
+def model() -> Model:
+    config = UNetConfig(1, 1, 2, 1)
+    return Model(config, state_bytes(UNet(config)), (ClassSpec(1, "a"),), PREPROCESSING, (0.5,))
+
+
+def test_a_model_folder_gives_the_model_back(root: str) -> None:
+    saved = model()
+    save_model(saved, Storage.of(root).join("m"))
+    loaded = load_model(Storage.of(root).join("m"))
+    assert loaded == saved
+    assert loaded.digest == saved.digest
+    for name, tensor in loaded.build().state_dict().items():
+        assert torch.equal(tensor, saved.build().state_dict()[name])
+
+
+def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    one = model()
+    assert Model(one.network, one.weights, one.classes, one.preprocessing, (0.6,)).digest != one.digest
+    assert Model(one.network, one.weights, (ClassSpec(1, "b"),), one.preprocessing, (0.5,)).digest != one.digest
+    assert Model(one.network, model().weights, one.classes, one.preprocessing, (0.5,)).digest != one.digest
+    same = Model(one.network, one.weights, one.classes, one.preprocessing, (0.5,), metrics={"x": 1}, versions={"y": "2"})
+    assert same.digest == one.digest
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.json", b"{", "cannot be read"),
+        ("model.json", b"{}", "not of format 1"),
+        ("model.json", b'{"format": 1}', "model.json is damaged"),
+        ("model.safetensors", b"\x80\x04pickle", "do not belong together"),
+        ("model.json", None, "no model here"),
+        ("model.safetensors", None, "no model here"),
+    ],
+)
+def test_a_damaged_model_folder_is_one_line(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
+    save_model(model(), Storage.of(str(tmp_path)))
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        load_model(Storage.of(str(tmp_path)))
+    assert "\n" not in str(error.value)

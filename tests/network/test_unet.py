@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from unet_ray.errors import InputError
+from unet_ray.network.losses import cross_entropy_sum
+from unet_ray.network.unet import PRESETS, UNet, UNetConfig
+
+
+def test_paper_preset_is_the_paper() -> None:
+    network = UNet(UNetConfig(in_channels=1, classes=2, **PRESETS["paper"]))  # type: ignore[arg-type]
+    assert sum(p.numel() for p in network.parameters()) == 31_030_658
+    with torch.device("meta"):
+        shapes = UNet(network.config)(torch.zeros(1, 1, 572, 572)).shape
+    assert shapes == (1, 2, 388, 388)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_sizes_that_work_work(depth: int, padding: str) -> None:
+    config = UNetConfig(1, 1, 2, depth, padding)  # type: ignore[arg-type]
+    size = config.reach.input_size(1)
+    for height in (size, size + config.multiple):
+        output = UNet(config).eval()(torch.zeros(1, 1, height, size))
+        assert output.shape[2:] == (height - 2 * config.margin, size - 2 * config.margin)
+
+
+def test_a_wrong_size_names_the_nearest_that_work() -> None:
+    with pytest.raises(InputError, match="571 is not a size that works; the nearest are 556 and 572"):
+        UNet(UNetConfig(1, 1, 2, 4, "valid"))(torch.zeros(1, 1, 571, 571))
+    with pytest.raises(InputError, match="the nearest are 48 and 64"):
+        UNet(UNetConfig(1, 1, 2, 4, "same"))(torch.zeros(1, 1, 60, 64))
+    with pytest.raises(InputError, match="depth 9: choose 1 to 7"):
+        UNetConfig(depth=9)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_receptive_field_over_all_pooling_phases(depth: int, padding: str) -> None:
+    """A pixel outside the radius changes nothing, the farthest inside does, at the worst phase.
+
+    Max pooling passes the gradient to the largest pixel of a cell only: images that rise towards one side make it the
+    outermost one.
+    """
+    config = UNetConfig(1, 1, 1, depth, padding, "none")  # type: ignore[arg-type]
+    network = UNet(config).double()
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    radius, step = config.receptive_field_radius, config.multiple
+    centre = (radius // step + 2) * step
+    size = config.reach.input_size(2 * centre + 2 * step)
+    rising = torch.linspace(0, 1, size, dtype=torch.double)[:, None].expand(1, 1, size, size)
+    farthest = []
+    for image in (rising, rising.flip(2)):
+        for place in range(centre, centre + step):
+            image = image.detach().clone().requires_grad_()
+            network(image)[0, 0, place, place].backward()
+            assert image.grad is not None
+            rows = image.grad[0, 0].abs().sum(1).nonzero().ravel() - (place + config.margin)
+            farthest.append(int(rows.abs().max()))
+    assert max(farthest) == radius
+
+
+def test_radius_and_context_of_the_presets() -> None:
+    assert [UNetConfig(depth=d).receptive_field_radius for d in (3, 4)] == [51, 107]
+    assert [UNetConfig(depth=d).exact_context for d in (3, 4)] == [56, 112]
+
+
+def test_loss_leaves_ignored_pixels_out() -> None:
+    logits = torch.tensor([[[[0.0, 5.0, -5.0]]]], requires_grad=True)
+    total, counted = cross_entropy_sum(logits, torch.tensor([[[[1, 1, 255]]]], dtype=torch.uint8))
+    assert counted == 2
+    assert torch.isclose(total, torch.tensor(0.6931472 + 0.0067153), atol=1e-5)
+    total.backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 0, 0, 2] == 0

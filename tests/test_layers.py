@@ -1,0 +1,51 @@
+"""Imports point down only, and only the verbs and their cluster know Ray."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "unet_ray"
+ROOMS = ("network", "imaging", "archive")
+RAY_MODULES = {"cluster", "segment", "train", "train_worker", "evaluate", "survey"}
+MAY_IMPORT = {
+    "imaging": {"imaging", "errors"},
+    "archive": {"archive", "errors"},
+    "network": {"network", "imaging", "errors"},
+    "errors": set(),
+}
+FOREIGN = {"imaging": {"torch", "ray", "fsspec", "s3fs"}, "archive": {"torch", "ray"}, "network": {"ray", "fsspec"}}
+
+
+def imports_of(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text())
+    plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_rooms_import_only_what_lies_below() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        room = room_of(file)
+        if room not in MAY_IMPORT:
+            continue
+        inner = {name.split(".")[1] for name in imports_of(file) if name.startswith("unet_ray.")}
+        if file.name == "model_folder.py":
+            assert "unet_ray.archive.storage" in imports_of(file)
+            inner.discard("archive")
+        assert inner <= MAY_IMPORT[room], f"{file} imports {inner - MAY_IMPORT[room]}"
+
+
+def test_foreign_packages_stay_out_of_rooms() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        packages = {name.split(".")[0] for name in imports_of(file)}
+        forbidden = FOREIGN.get(room_of(file), set())
+        assert not packages & forbidden, f"{file} imports {packages & forbidden}"
+        if room_of(file) not in RAY_MODULES:
+            assert "ray" not in packages, f"{file} imports ray"
+
+
+def test_jobs_import_no_rooms_that_hold_logic_of_their_own() -> None:
+    for file in (PACKAGE.parent / "jobs").glob("*.py"):
+        assert not any(name.startswith(("ray", "torch", "unet_ray.network")) for name in imports_of(file)), file
