@@ -1,6 +1,6 @@
 """Hold a trained model against masks.
 
-    python jobs/evaluate.py --model model --images data/images --masks data/masks --output metrics.json
+python jobs/evaluate.py --model model --images data/images --masks data/masks --output metrics.json
 """
 
 from _command import run

@@ -1,6 +1,6 @@
 """From nothing to tables in a few minutes: make a small archive, train, evaluate, segment, show.
 
-    python jobs/quickstart.py --output quickstart
+python jobs/quickstart.py --output quickstart
 """
 
 import time
@@ -47,7 +47,9 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
     train(TrainConfig(**labelled, **network, output=model), ray_address)  # type: ignore[arg-type]
 
     say("evaluating it on images that it has not seen")
-    checked = evaluate(EvaluateConfig(model=model, images=made.check_images.uri, masks=made.check_masks.uri), ray_address)
+    checked = evaluate(
+        EvaluateConfig(model=model, images=made.check_images.uri, masks=made.check_masks.uri), ray_address
+    )
     print(evaluate_job.table(checked))
 
     say("segmenting the archive")

@@ -1,7 +1,7 @@
 """Segment an image archive into tables of masks and regions; run it again to do what is new.
 
-    python jobs/segment.py --model model --images data/images --output tables
-    ray job submit --working-dir . -- python jobs/segment.py --model s3://b/m --images s3://b/images --output s3://b/t
+python jobs/segment.py --model model --images data/images --output tables
+ray job submit --working-dir . -- python jobs/segment.py --model s3://b/m --images s3://b/images --output s3://b/t
 """
 
 from _command import run

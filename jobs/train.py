@@ -1,7 +1,7 @@
 """Train a U-Net on labelled images and write a model folder.
 
-    python jobs/train.py --images data/images --masks data/masks --output model --classes leaf,symptom
-    ray job submit --working-dir . -- python jobs/train.py --images s3://b/images --masks s3://b/masks --output s3://b/m
+python jobs/train.py --images data/images --masks data/masks --output model --classes leaf,symptom
+ray job submit --working-dir . -- python jobs/train.py --images s3://b/images --masks s3://b/masks --output s3://b/m
 """
 
 from _command import run

@@ -52,7 +52,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "MINIO_ROOT_USER": S3_KEYS["AWS_ACCESS_KEY_ID"],
             "MINIO_ROOT_PASSWORD": S3_KEYS["AWS_SECRET_ACCESS_KEY"],
         }
-        command = [juicefs, "gateway", "--multi-buckets", "--keep-etag", "--no-banner", meta, f"127.0.0.1:{port}"]
+        command = [
+            juicefs,
+            "gateway",
+            "--multi-buckets",
+            "--keep-etag",
+            "--no-banner",
+            meta,
+            f"127.0.0.1:{port}",
+        ]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         if _listens(server, port):

@@ -12,7 +12,11 @@ MAY_IMPORT = {
     "network": {"network", "imaging", "errors"},
     "errors": set(),
 }
-FOREIGN = {"imaging": {"torch", "ray", "fsspec", "s3fs"}, "archive": {"torch", "ray"}, "network": {"ray", "fsspec"}}
+FOREIGN = {
+    "imaging": {"torch", "ray", "fsspec", "s3fs"},
+    "archive": {"torch", "ray"},
+    "network": {"ray", "fsspec"},
+}
 
 
 def imports_of(file: Path) -> set[str]:

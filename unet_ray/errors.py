@@ -1,10 +1,10 @@
 """What can go wrong, and the exit code of a job that ends so.
 
-    UnetRayError            1   anything that we can name but not classify
-    ├── InputError          2   flags or input that cannot work
-    ├── TooManyFailuresError 3  finished, but more images failed than allowed
-    └── OutputHeldError     4   another run holds the output
-    ImageError                  one image failed: it becomes a row of the ledger, never an exit code
+UnetRayError            1   anything that we can name but not classify
+├── InputError          2   flags or input that cannot work
+├── TooManyFailuresError 3  finished, but more images failed than allowed
+└── OutputHeldError     4   another run holds the output
+ImageError                  one image failed: it becomes a row of the ledger, never an exit code
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class ImageError(Exception):
         error_type — a word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
             `network`, `missing`, `denied`, `out_of_memory`, `internal`.
         message — one line.
+
     """
 
     def __init__(self, error_type: str, message: str) -> None:

@@ -14,7 +14,13 @@ from unet_ray.archive.listing import list_files, suffix_of
 from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files
 from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.errors import ImageError, InputError
-from unet_ray.imaging.images import IMAGE_SUFFIXES, TIFF_SUFFIXES, count_pages, decode_image, decode_label_image
+from unet_ray.imaging.images import (
+    IMAGE_SUFFIXES,
+    TIFF_SUFFIXES,
+    count_pages,
+    decode_image,
+    decode_label_image,
+)
 from unet_ray.imaging.labels import ClassSpec, MaskKind
 
 _READ_THREADS = 16
@@ -124,9 +130,7 @@ class LabelledSet:
     """As named, or the folders' names."""
 
 
-def find_labelled(
-    images: str, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None
-) -> LabelledSet:
+def find_labelled(images: str, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None) -> LabelledSet:
     """List and pair images with masks.
 
     Raises: InputError — missing or empty folders, images or masks without partner, stacks of different lengths.

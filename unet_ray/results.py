@@ -18,7 +18,15 @@ from unet_ray.archive.tables import SCHEMAS
 from unet_ray.errors import InputError
 from unet_ray.imaging.masks import decode_rle
 
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178), (240, 228, 66))
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+    (240, 228, 66),
+)
 """Class colours that colour-blind people can tell apart (Okabe and Ito 2008)."""
 
 _KEY = ["image_uri", "run_id"]
@@ -42,6 +50,7 @@ def open_tables(uri: str, current: bool = True) -> Tables:
             else the whole history.
 
     Raises: InputError — no tables there.
+
     """
     output = Storage.of(uri)
     if not output.exists("images"):
@@ -81,6 +90,7 @@ def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
     Args:
         image_hwc — as decoded; other types than uint8 are stretched to it.
         regions — rows of the regions table that belong to the image.
+
     """
     picture = Image.fromarray(_displayable(image_hwc)).convert("RGBA")
     layer = Image.new("RGBA", picture.size)

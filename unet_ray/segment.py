@@ -1,6 +1,6 @@
 """Segment an image archive: list → leave out what is done → decode → predict → measure → write shards.
 
-    plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measure (CPU tasks) ─▶ ShardSink (write tasks)
+plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measure (CPU tasks) ─▶ ShardSink (write tasks)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import Datasink, Dataset
+from ray.data import Dataset, Datasink
 
 from unet_ray.archive.ledger import (
     Ledger,
@@ -31,7 +31,16 @@ from unet_ray.archive.ledger import (
 from unet_ray.archive.listing import Listing, list_files
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
-from unet_ray.cluster import TASK_CPUS, Device, PoolPlan, ProgressBoard, connect, parse_range, plan_pool, software_versions
+from unet_ray.cluster import (
+    TASK_CPUS,
+    Device,
+    PoolPlan,
+    ProgressBoard,
+    connect,
+    parse_range,
+    plan_pool,
+    software_versions,
+)
 from unet_ray.errors import InputError, TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.inputs import ImageSource, expand_stacks
@@ -118,8 +127,8 @@ class Plan:
 
     def __str__(self) -> str:
         return (
-            f"{self.listed} images listed: {len(self.todo) - self.changed} new, {self.changed} changed or to be redone, "
-            f"{self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
+            f"{self.listed} images listed: {len(self.todo) - self.changed} new, {self.changed} changed or "
+            f"to be redone, {self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
         )
 
 
@@ -152,6 +161,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         InputError — anything that cannot work, before anything expensive starts.
         OutputHeldError — another run writes to the output.
         TooManyFailuresError — finished, but with more failed images than allowed.
+
     """
     model = load_model(Storage.of(config.model))
     model.build()  # a model that does not load fails here, once, and not in every actor
@@ -182,7 +192,14 @@ def make_plan(listing: Listing, ledger: Ledger, config: SegmentConfig) -> Plan:
     failed = sum(key in ledger.failed for key in skipped)
     todo = list(islice(todo, config.limit))
     changed = sum(s.uri in ledger.uris for s in todo)
-    return Plan(todo, len(sources) + len(listing.entries) - len(whole), len(skipped) - failed, failed, listing.others, changed)
+    return Plan(
+        todo,
+        len(sources) + len(listing.entries) - len(whole),
+        len(skipped) - failed,
+        failed,
+        listing.others,
+        changed,
+    )
 
 
 def config_digest(config: SegmentConfig, model: Model) -> str:
@@ -225,7 +242,10 @@ class _Run:
         pool = plan_pool(self.config.actors, self.config.device)
         device = "GPU" if pool.uses_gpu else "CPU"
         size = f"{pool.least}" if pool.least == pool.most else f"{pool.least} to {pool.most}"
-        print(f"run {self.result.run_id}: {len(self.plan.todo)} images, {size} predictors ({device}, {pool.threads} threads)")
+        print(
+            f"run {self.result.run_id}: {len(self.plan.todo)} images, "
+            f"{size} predictors ({device}, {pool.threads} threads)"
+        )
         self.started = time.perf_counter()
         with ProgressBoard(self._show_progress, interval_s=5.0) as board:
             self._chain(pool, board.post).write_datasink(self._sink())
@@ -271,9 +291,7 @@ class _Run:
     def _measure(self) -> Measure:
         config, model = self.config, self.model
         thresholds = _thresholds(config, model)
-        return Measure(
-            self.result.run_id, model.digest, self.config_digest, model.classes, thresholds, config.min_area
-        )
+        return Measure(self.result.run_id, model.digest, self.config_digest, model.classes, thresholds, config.min_area)
 
     def _sink(self) -> ShardSink:
         day = self.config.date or f"{self.result.started_at:%Y-%m-%d}"
@@ -350,6 +368,7 @@ class ShardSink(Datasink[dict[str, Any]]):
         day — partition.
         result — receives the sums on the driver.
         shard_images — images at which a shard closes.
+
     """
 
     def __init__(self, output: Storage, day: str, result: SegmentResult, shard_images: int) -> None:

@@ -47,7 +47,14 @@ _FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "err
 _SHAPE = [pa.field(name, pa.int32()) for name in ("height", "width", "channels")]
 PIXELS = pa.schema([*PLAN, *_SHAPE, *_FAILURE, ("pixels", pa.large_binary()), ("decode_s", pa.float64())])
 PROBABILITIES = pa.schema(
-    [*PLAN, *_SHAPE, *_FAILURE, ("q", pa.large_binary()), ("decode_s", pa.float64()), ("predict_s", pa.float64())]
+    [
+        *PLAN,
+        *_SHAPE,
+        *_FAILURE,
+        ("q", pa.large_binary()),
+        ("decode_s", pa.float64()),
+        ("predict_s", pa.float64()),
+    ]
 )
 ROWS = pa.schema(
     [

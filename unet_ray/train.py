@@ -1,6 +1,6 @@
 """Train a U-Net: survey the labelled set, stream random crops to Ray Train workers, write a model folder.
 
-    pairs ─▶ survey (Ray Data) ─▶ labelling, preprocessing ─▶ crops (Ray Data) ─▶ workers (DDP) ─▶ model folder
+pairs ─▶ survey (Ray Data) ─▶ labelling, preprocessing ─▶ crops (Ray Data) ─▶ workers (DDP) ─▶ model folder
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class TrainConfig:
             below = covered - network.multiple
             nearest = f"{below} and {covered}" if below > 0 else str(covered)
             raise InputError(
-                f"--crop {self.crop} px does not fit depth {network.depth}, padding {network.padding}; nearest: {nearest}"
+                f"--crop {self.crop} px does not fit depth {network.depth}, padding {network.padding}; "
+                f"nearest: {nearest}"
             )
 
 
@@ -180,9 +181,7 @@ def _find_validation(config: TrainConfig, labelled: LabelledSet) -> LabelledSet 
     return find_labelled(config.val_images, config.val_masks, labelled.classes, labelled.kind)
 
 
-def _split(
-    config: TrainConfig, labelled: LabelledSet, validation: LabelledSet | None
-) -> tuple[list[int], LabelledSet]:
+def _split(config: TrainConfig, labelled: LabelledSet, validation: LabelledSet | None) -> tuple[list[int], LabelledSet]:
     """Return the indices of the training images, and the set to validate on."""
     count = len(labelled.items)
     if validation is not None:

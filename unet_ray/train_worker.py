@@ -173,7 +173,11 @@ class _Worker:
         predictor = Predictor(_unwrapped(self.network), self.settings.preprocessing, config)
         for item in self.settings.validation[self.rank :: self.world]:
             counts = counts + evaluate_image(
-                predictor, self.settings.labelling, self.settings.access, item, (0.5,) * self.settings.network.classes
+                predictor,
+                self.settings.labelling,
+                self.settings.access,
+                item,
+                (0.5,) * self.settings.network.classes,
             )
         summed = _summed(torch.from_numpy(counts.as_array()).to(self.device))
         return PixelCounts.of_array(summed.cpu().numpy())
@@ -186,7 +190,9 @@ class _Worker:
         if self.rank:
             ray.train.report(metrics)
             return
-        shown = ", ".join(f"{c.name} IoU {metrics['iou'][c.name]:.3f} Dice {metrics['dice'][c.name]:.3f}" for c in classes)
+        shown = ", ".join(
+            f"{c.name} IoU {metrics['iou'][c.name]:.3f} Dice {metrics['dice'][c.name]:.3f}" for c in classes
+        )
         validated = shown if self.settings.validation else "no validation images"
         self.post(f"epoch {self.epoch}/{self.settings.epochs}: loss {loss:.4f}, {validated}")
         with tempfile.TemporaryDirectory() as folder:

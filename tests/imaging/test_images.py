@@ -38,7 +38,9 @@ def test_grey_has_one_channel() -> None:
 def test_sixteen_bits_are_kept() -> None:
     deep = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
     assert np.array_equal(decode_image(tiff(deep, photometric="rgb")), deep)
-    assert np.array_equal(decode_image(tiff(np.moveaxis(deep, -1, 0), planarconfig="separate", photometric="rgb")), deep)
+    assert np.array_equal(
+        decode_image(tiff(np.moveaxis(deep, -1, 0), planarconfig="separate", photometric="rgb")), deep
+    )
     assert np.array_equal(decode_image(encoded(Image.fromarray(deep[:, :, 0])))[:, :, 0], deep[:, :, 0])
 
 
@@ -95,7 +97,10 @@ def test_coloured_masks_are_refused() -> None:
         (encoded(Image.fromarray(RGB))[:60], "unreadable"),
         (encoded(Image.fromarray(np.tile(RGB, (40, 40, 1))), "JPEG")[:900], "unreadable"),
         (tiff(GREY)[:150], "unreadable"),
-        (encoded(Image.new("L", (3, 3)), "GIF", save_all=True, append_images=[Image.new("L", (3, 3), 9)]), "unsupported"),
+        (
+            encoded(Image.new("L", (3, 3)), "GIF", save_all=True, append_images=[Image.new("L", (3, 3), 9)]),
+            "unsupported",
+        ),
         (tiff(np.full((3, 3), np.nan, np.float32)), "unsupported: the image holds NaN"),
     ],
 )

@@ -15,7 +15,7 @@ def values(*found: int) -> MaskValues:
 
 
 def test_parse_classes() -> None:
-    assert TWO == (ClassSpec(1, "leaf"), ClassSpec(2, "symptom"))
+    assert (ClassSpec(1, "leaf"), ClassSpec(2, "symptom")) == TWO
     assert parse_classes("a=1,b=7") == (ClassSpec(1, "a"), ClassSpec(7, "b"))
     for wrong in ("a=1,b", "a,a", "a=x", "", "a=1,b=1"):
         with pytest.raises(InputError):
@@ -61,7 +61,10 @@ def test_masks_that_cannot_be_told_are_refused(
 
 def test_targets_of_each_kind() -> None:
     mask = np.array([[0, 1, 2, 255]])
-    assert Labelling("classes", TWO, 0, 255).targets([mask]).tolist() == [[[0, 1, 0, IGNORED]], [[0, 0, 1, IGNORED]]]
+    assert Labelling("classes", TWO, 0, 255).targets([mask]).tolist() == [
+        [[0, 1, 0, IGNORED]],
+        [[0, 0, 1, IGNORED]],
+    ]
     assert Labelling("binary", ONE, 0, None, 255).targets([mask]).tolist() == [[[0, 0, 0, 1]]]
     assert Labelling("instances", ONE).targets([mask]).tolist() == [[[0, 1, 1, 1]]]
     assert Labelling("folders", TWO).targets([mask, mask * 0]).tolist() == [[[0, 1, 1, 1]], [[0, 0, 0, 0]]]

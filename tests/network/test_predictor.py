@@ -90,7 +90,15 @@ def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
     assert Model(one.network, one.weights, one.classes, one.preprocessing, (0.6,)).digest != one.digest
     assert Model(one.network, one.weights, (ClassSpec(1, "b"),), one.preprocessing, (0.5,)).digest != one.digest
     assert Model(one.network, model().weights, one.classes, one.preprocessing, (0.5,)).digest != one.digest
-    same = Model(one.network, one.weights, one.classes, one.preprocessing, (0.5,), metrics={"x": 1}, versions={"y": "2"})
+    same = Model(
+        one.network,
+        one.weights,
+        one.classes,
+        one.preprocessing,
+        (0.5,),
+        metrics={"x": 1},
+        versions={"y": "2"},
+    )
     assert same.digest == one.digest
 
 

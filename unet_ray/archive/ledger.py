@@ -123,6 +123,7 @@ class OutputLock:
         run_id — the run that wants it.
 
     Raises: OutputHeldError — another run holds it.
+
     """
 
     def __init__(self, output: Storage, run_id: str) -> None:
@@ -158,7 +159,9 @@ class OutputLock:
         held = _read_lock(output)
         if not held or held["run_id"] != run_id:
             holder = f"run {held['run_id']}" if held else "nobody"
-            raise OutputHeldError(f"{output.uri}: {holder} holds this output now, not run {run_id}; nothing was committed")
+            raise OutputHeldError(
+                f"{output.uri}: {holder} holds this output now, not run {run_id}; nothing was committed"
+            )
 
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):

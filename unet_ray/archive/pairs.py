@@ -46,6 +46,7 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> l
         classes — folder names; empty: all there are, sorted.
 
     Raises: InputError — as `pair_files`, and a class without folder.
+
     """
     folders: dict[str, list[FileEntry]] = defaultdict(list)
     for entry in masks.entries:
@@ -54,7 +55,9 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> l
     names = classes or sorted(folders)
     absent = [name for name in names if name not in folders]
     if absent:
-        raise InputError(f"--masks {masks.root.uri}: no folder for {', '.join(absent)} (there are {', '.join(folders)})")
+        raise InputError(
+            f"--masks {masks.root.uri}: no folder for {', '.join(absent)} (there are {', '.join(folders)})"
+        )
     per_class = [pair_files(images, Listing(masks.root.join(n), tuple(folders[n]), 0)) for n in names]
     return [Pair(row[0].image, tuple(pair.masks[0] for pair in row)) for row in zip(*per_class, strict=True)]
 

@@ -47,6 +47,7 @@ class Storage:
     Args:
         uri — of the folder (or of one file), without a trailing slash.
         options — fsspec storage options.
+
     """
 
     uri: str

@@ -41,7 +41,12 @@ IMAGES = pa.schema(
         _field("region_count", pa.int32(), "rows in `regions`; null where it failed", nullable=True),
         _field("error_type", pa.string(), "null where it went well", nullable=True),
         _field("error", pa.string(), "one line; null where it went well", nullable=True),
-        _field("error_stage", pa.string(), "read, decode, predict or measure; null where it went well", nullable=True),
+        _field(
+            "error_stage",
+            pa.string(),
+            "read, decode, predict or measure; null where it went well",
+            nullable=True,
+        ),
     ]
 )
 

@@ -22,10 +22,10 @@ from PIL import Image, UnidentifiedImageError
 
 from unet_ray.errors import ImageError, one_line
 
-IMAGE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .tif .tiff .btf .tf8 .bmp .gif .webp .avif .jp2 .j2k .pgm .ppm .pnm .pbm".split()
-)
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
+IMAGE_SUFFIXES = TIFF_SUFFIXES | frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".j2k", ".pgm", ".ppm", ".pnm", ".pbm")
+)
 
 MAX_PIXELS = 2**27
 """Largest image that is decoded whole (px); 134 megapixels."""
@@ -80,6 +80,7 @@ def decode_image(data: bytes, page: int | None = None, max_pixels: int = MAX_PIX
         samples of fewer than 8 bits scaled to 0..255, a constant alpha channel dropped.
 
     Raises: ImageError — `unreadable`, `too_large` or `unsupported`.
+
     """
     raster = _read(data, page, max_pixels)
     with _mapped_errors():

@@ -81,6 +81,7 @@ class Labelling:
 
         Args:
             masks — HW label images: one, or for `folders` one per class.
+
         """
         if self.kind == "folders":
             return np.stack([(mask != self.background).astype(np.uint8) for mask in masks])
@@ -112,6 +113,7 @@ def find_labelling(
         background, ignored — `--background-value`, `--ignore-value`.
 
     Raises: InputError — ambiguous kinds, values beyond the classes, masks without any class.
+
     """
     kind = kind or _infer_kind(values, classes, background, ignored)
     if kind == "classes" and not classes:
@@ -126,7 +128,7 @@ def find_labelling(
         return Labelling(kind, classes, background, None)
     if kind == "instances":
         # an id that happens to be the default --ignore-value is an object like any other
-        ignored = None if 0 < len(set(values.pixels) - {background}) and _is_dense(values, ignored) else ignored
+        ignored = None if len(set(values.pixels) - {background}) > 0 and _is_dense(values, ignored) else ignored
         if not set(values.pixels) - {background, ignored}:
             raise InputError("the masks hold no object; check --masks and --background-value")
         return Labelling(kind, classes, background, ignored)
@@ -134,9 +136,7 @@ def find_labelling(
     return Labelling(kind, classes, background, ignored)
 
 
-def _infer_kind(
-    values: MaskValues, classes: tuple[ClassSpec, ...], background: int, ignored: int | None
-) -> MaskKind:
+def _infer_kind(values: MaskValues, classes: tuple[ClassSpec, ...], background: int, ignored: int | None) -> MaskKind:
     found = sorted(values.pixels)
     labels = set(found) - {background, ignored}
     if len(classes) > 1 or (classes and labels == {classes[0].id}):
@@ -174,7 +174,9 @@ def _binary_foreground(values: MaskValues) -> int:
 def _check_folders(values: MaskValues, background: int) -> None:
     beyond = sorted(set(values.pixels) - {background})
     if len(beyond) > 1:
-        raise InputError(f"masks in class folders hold two values, these {len(beyond) + 1}: {beyond[:6]}; threshold them")
+        raise InputError(
+            f"masks in class folders hold two values, these {len(beyond) + 1}: {beyond[:6]}; threshold them"
+        )
 
 
 def _check_class_values(

@@ -46,7 +46,7 @@ def outlines_wkb(labels_hw: NDArray[np.int32], count: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Straight runs of pixel sides with the label on the left hand (x right, y down as numbers): arrays of one length."""
+    """Straight runs of pixel sides, the label on the left hand (x right, y down as numbers): arrays of one length."""
 
     x: NDArray[np.int64]
     """Start vertex."""
@@ -86,6 +86,7 @@ def _side_runs(
 
     Args:
         far — sides towards the next row, or towards the one before.
+
     """
     differs = np.ones(parts.shape, bool)
     if far:

@@ -61,7 +61,9 @@ class Model:
         try:
             network.load_state_dict(load_tensors(self.weights))
         except (RuntimeError, SafetensorError, KeyError) as error:
-            raise InputError(f"the weights do not fit the network of model.json: {str(error).splitlines()[0]}") from None
+            raise InputError(
+                f"the weights do not fit the network of model.json: {str(error).splitlines()[0]}"
+            ) from None
         return network
 
 

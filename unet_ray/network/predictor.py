@@ -53,6 +53,7 @@ class Predictor:
         network — copied and folded for inference.
         preprocessing — of its training.
         config — how to cut and compute.
+
     """
 
     def __init__(self, network: UNet, preprocessing: Preprocessing, config: PredictorConfig) -> None:
@@ -72,6 +73,7 @@ class Predictor:
 
         Args:
             images — HWC, as `Preprocessing.check` returns them.
+
         """
         outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
         groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
@@ -100,7 +102,9 @@ class Predictor:
         images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.config.device)
         device_type = self.config.device
         with torch.autocast(device_type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            logits: Tensor = self._network(self.preprocessing.apply(images).contiguous(memory_format=torch.channels_last))
+            logits: Tensor = self._network(
+                self.preprocessing.apply(images).contiguous(memory_format=torch.channels_last)
+            )
         q = logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
         return np.asarray(q.cpu().numpy())
 

@@ -1,0 +1,183 @@
+import json
+import os
+import pickle
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unet_ray.archive import ledger
+from unet_ray.archive.ledger import OutputLock, remove_leftovers
+from unet_ray.archive.listing import list_files
+from unet_ray.archive.pairs import looks_like_folders, pair_class_folders, pair_files
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError, OutputHeldError
+
+PNG = {".png"}
+
+
+def test_what_is_written_is_read_and_listed(root: str) -> None:
+    storage = Storage.of(root).join("deep/folder")
+    storage.write("b/two.png", b"22")
+    storage.write("one.png", b"1")
+    storage.write(".hidden", b"")
+    assert storage.read("b/two.png") == b"22"
+    assert [(e.path, e.size, e.uri) for e in storage.entries()] == [
+        ("b/two.png", 2, storage.uri + "/b/two.png"),
+        ("one.png", 1, storage.uri + "/one.png"),
+    ]
+    with storage.open("b/two.png") as file:
+        file.seek(1)
+        assert file.read() == b"2"
+    storage.delete("one.png")
+    storage.delete("one.png")
+    assert not storage.exists("one.png")
+    with pytest.raises(FileNotFoundError):
+        storage.read("one.png")
+
+
+def test_the_etag_changes_with_the_content(root: str) -> None:
+    storage = Storage.of(root)
+    storage.write("x", b"old")
+    (before,) = storage.entries()
+    storage.write("x", b"new")
+    (after,) = storage.entries()
+    assert before.etag
+    assert '"' not in before.etag
+    assert before.etag != after.etag
+
+
+def test_a_local_etag_is_size_and_mtime_in_nanoseconds(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"123")
+    os.utime(tmp_path / "x", ns=(1, 1_700_000_000_123_456_789))
+    assert Storage.of(str(tmp_path)).entries()[0].etag == "3-1700000000123456789"
+
+
+def test_no_path_leaves_its_folder(tmp_path: Path) -> None:
+    for path in ("../x", "/etc/passwd", "a/../../x"):
+        with pytest.raises(InputError, match="leaves the folder"):
+            Storage.of(str(tmp_path)).read(path)
+
+
+def test_credentials_travel_but_do_not_show(s3_server: str) -> None:
+    storage = Storage.of("s3://bucket/x")
+    assert pickle.loads(pickle.dumps(storage)).options["secret"] == os.environ["AWS_SECRET_ACCESS_KEY"]
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in f"{storage!r} {storage}"
+
+
+def test_unknown_schemes_and_missing_extras_are_one_line() -> None:
+    with pytest.raises(InputError, match="no store with the scheme nope://"):
+        Storage.of("nope://x")
+    for uri, extra in (("gs://b", "gcs"), ("az://b", "azure")):
+        with pytest.raises(InputError, match=rf"unet-ray\[{extra}\]"):
+            Storage.of(uri)
+
+
+def test_listing_takes_folders_globs_and_manifests(root: str) -> None:
+    storage = Storage.of(root).join("images")
+    for name in ("a/1.png", "a/2.PNG", "b/3.png", "notes.txt"):
+        storage.write(name, name.encode())
+    listing = list_files(storage.uri, PNG, "--images")
+    assert [e.path for e in listing.entries] == ["a/1.png", "a/2.PNG", "b/3.png"]
+    assert listing.others == 1
+    assert [e.path for e in list_files(f"{storage.uri}/*/*.png", PNG, "--images").entries] == [
+        "a/1.png",
+        "b/3.png",
+    ]
+    manifest = pa.table(
+        {"image_uri": ["a/1.png", f"{storage.uri}/b/3.png"] if "s3" not in root else ["a/1.png", "b/3.png"]}
+    )
+    pq.write_table(manifest, (sink := pa.BufferOutputStream()))
+    storage.write("manifest.parquet", sink.getvalue().to_pybytes())
+    entries = list_files(f"{storage.uri}/manifest.parquet", PNG, "--images").entries
+    assert [e.uri for e in entries] == [f"{storage.uri}/a/1.png", f"{storage.uri}/b/3.png"]
+    assert entries[0].etag == listing.entries[0].etag
+
+
+def test_what_cannot_be_listed_is_one_line(root: str) -> None:
+    storage = Storage.of(root)
+    with pytest.raises(InputError, match="there is no such folder or file"):
+        list_files(f"{root}/nowhere", PNG, "--images")
+    storage.write("only/notes.txt", b"")
+    with pytest.raises(InputError, match="1 files, none with a known image suffix"):
+        list_files(f"{root}/only", PNG, "--images")
+    pq.write_table(pa.table({"image_uri": ["x.png", "x.png"]}), (sink := pa.BufferOutputStream()))
+    storage.write("twice.parquet", sink.getvalue().to_pybytes())
+    with pytest.raises(InputError, match="1 URIs are listed twice, the first is x.png"):
+        list_files(f"{root}/twice.parquet", PNG, "--images")
+    pq.write_table(pa.table({"image_uri": ["../x.png"]}), (sink := pa.BufferOutputStream()))
+    storage.write("m/escape.parquet", sink.getvalue().to_pybytes())
+    with pytest.raises(InputError, match="leaves the folder"):
+        list_files(f"{root}/m/escape.parquet", PNG, "--images")
+
+
+def test_pairs_share_their_path_without_suffix(tmp_path: Path) -> None:
+    storage = Storage.of(str(tmp_path))
+    for name in ("images/a/1.jpg", "images/2.png", "masks/a/1.png", "masks/2.png"):
+        storage.write(name, b"x")
+
+    def pairs() -> list[tuple[str, str]]:
+        images = list_files(f"{tmp_path}/images", {".png", ".jpg"}, "--images")
+        return [
+            (p.image.path, p.masks[0].path) for p in pair_files(images, list_files(f"{tmp_path}/masks", PNG, "--masks"))
+        ]
+
+    assert pairs() == [("2.png", "2.png"), ("a/1.jpg", "a/1.png")]
+    storage.write("images/3.png", b"x")
+    with pytest.raises(InputError, match="1 images without mask in .*: 3;"):
+        pairs()
+    storage.delete("images/3.png")
+    storage.write("masks/4.png", b"x")
+    with pytest.raises(InputError, match="1 masks without image in .*: 4;"):
+        pairs()
+    storage.write("images/4.png", b"x")
+    storage.write("images/4.jpg", b"x")
+    with pytest.raises(InputError, match="differ only in their suffix"):
+        pairs()
+
+
+def test_a_folder_per_class_is_recognised(tmp_path: Path) -> None:
+    storage = Storage.of(str(tmp_path))
+    for name in ("images/1.png", "masks/leaf/1.png", "masks/spot/1.png"):
+        storage.write(name, b"x")
+    images = list_files(f"{tmp_path}/images", PNG, "--images")
+    masks = list_files(f"{tmp_path}/masks", PNG, "--masks")
+    assert looks_like_folders(images, masks)
+    (pair,) = pair_class_folders(images, masks, [])
+    assert [m.uri for m in pair.masks] == [f"{tmp_path}/masks/leaf/1.png", f"{tmp_path}/masks/spot/1.png"]
+    with pytest.raises(InputError, match="no folder for stem"):
+        pair_class_folders(images, masks, ["leaf", "stem"])
+
+
+def test_leftovers_without_images_file_are_removed(root: str) -> None:
+    output = Storage.of(root)
+    for table in ("masks", "regions", "images"):
+        output.write(f"{table}/date=2026-01-01/whole-000000.parquet", b"x")
+    for table in ("masks", "regions"):
+        output.write(f"{table}/date=2026-01-01/broken-000000.parquet", b"x")
+    assert remove_leftovers(output) == [f"{t}/date=2026-01-01/broken-000000.parquet" for t in ("masks", "regions")]
+    assert len(output.entries()) == 3
+
+
+def test_one_run_holds_an_output(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Storage.of(root)
+    with (
+        OutputLock(output, "first"),
+        pytest.raises(OutputHeldError, match="run first holds this output since"),
+    ):
+        OutputLock(output, "second").__enter__()
+    with OutputLock(output, "second"):
+        OutputLock.check(output, "second")
+        with pytest.raises(OutputHeldError, match="run second holds this output now, not run first"):
+            OutputLock.check(output, "first")
+    monkeypatch.setattr(ledger, "_GRACE_S", 0.1)
+    stale = {"run_id": "dead", "host": "gone", "boot": "", "pid": 1, "started_at": "then", "lease_s": 600}
+    output.write("_lock.json", json.dumps(stale | {"heartbeat_at": time.time()}).encode())
+    with pytest.raises(OutputHeldError, match="run dead"):
+        OutputLock(output, "third").__enter__()
+    output.write("_lock.json", json.dumps(stale | {"heartbeat_at": time.time() - 601}).encode())
+    with OutputLock(output, "third"):
+        OutputLock.check(output, "third")
+    assert not output.exists("_lock.json")

@@ -1,0 +1,226 @@
+"""The whole line on a real Ray: train → resume → evaluate → segment, on a local folder and on S3."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import geopandas
+import numpy as np
+import polars
+import pyarrow.parquet as pq
+import pytest
+from pycocotools import mask as coco
+
+from unet_ray.archive.storage import Storage
+from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
+from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
+from unet_ray.evaluate import EvaluateConfig, evaluate
+from unet_ray.imaging.images import decode_image
+from unet_ray.network.model_folder import load_model
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.results import masks_of, open_tables
+from unet_ray.segment import SegmentConfig, segment
+from unet_ray.synthetic import CLASSES, draw_scene, encode, make_archive
+from unet_ray.train import TrainConfig, train
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def small_network(root: str, **more: object) -> TrainConfig:
+    labelled = {
+        "images": f"{root}/data/labelled/images",
+        "masks": f"{root}/data/labelled/masks",
+        "classes": CLASSES,
+    }
+    network = {"base_channels": 4, "depth": 2, "crop": 64, "epochs": 1, "batch_size": 4, "val_fraction": 0.3}
+    return TrainConfig(**(labelled | network | {"output": f"{root}/model"} | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_train_resume_evaluate_segment(root: str) -> None:
+    made = make_archive(Storage.of(root).join("data"), labelled=4, check=2, archive=5)
+    first = train(small_network(root, storage=f"{root}/checkpoints"))
+    assert first.epochs == 1
+    assert set(first.metrics["iou"]) == {"cell", "fibre"}
+    more = train(small_network(root, storage=f"{root}/checkpoints", epochs=2))
+    assert more.epochs == 2
+    assert more.model.digest != first.model.digest
+    assert load_model(Storage.of(f"{root}/model")).digest == more.model.digest
+    with pytest.raises(InputError, match="holds a training with --crop 64, this one has 32"):
+        train(small_network(root, storage=f"{root}/checkpoints", crop=32))
+
+    checked = evaluate(
+        EvaluateConfig(
+            model=f"{root}/model",
+            images=made.check_images.uri,
+            masks=made.check_masks.uri,
+            output=f"{root}/m.json",
+        )
+    )
+    written = json.loads(Storage.of(root).read("m.json"))
+    assert written["images"] == 2
+    assert written == checked.metrics()
+    assert written["classes"]["cell"]["pixels"] == 256 * 256 + 240 * 320
+
+    config = SegmentConfig(
+        model=f"{root}/model",
+        images=made.archive.uri,
+        output=f"{root}/tables",
+        threshold=0.3,
+        max_error_rate=0.5,
+    )
+    result = segment(config)
+    assert (result.status, result.images_done, result.images_failed) == ("done", 5, 1)
+    again = segment(config)
+    assert (again.images_listed, again.images_skipped, again.images_done) == (6, 6, 0)
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_model(tmp_path: Path) -> None:
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=4, check=0, archive=0)
+    assert train(small_network(str(tmp_path), workers="2", padding="valid", crop=68)).epochs == 1
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Storage:
+    """Return a folder of six images: three kinds of files, a stack of two pages, one that is empty."""
+    folder = Storage.of(f"{tmp_path}/archive")
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "sub/c.tif"):
+        folder.write(name, encode(draw_scene(70, 90, rng)[0], name[-3:]))
+    folder.write("d.tif", encode(np.stack([draw_scene(64, 64, rng)[0] for _ in range(2)]), "tif"))
+    folder.write("empty.png", b"")
+    folder.write("notes.txt", b"not an image")
+    return folder
+
+
+def night(archive: Storage, tiny_model: str, tmp_path: Path, **more: object) -> SegmentConfig:
+    given = {
+        "model": tiny_model,
+        "images": archive.uri,
+        "output": f"{tmp_path}/tables",
+        "max_error_rate": 0.5,
+    }
+    return SegmentConfig(**(given | {"shard_images": 2} | more))  # type: ignore[arg-type]
+
+
+def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+    result = segment(night(archive, tiny_model, tmp_path, date="2026-02-03"))
+    assert (result.images_done, result.images_failed) == (5, 1)
+    tables = f"{tmp_path}/tables"
+    for name, schema in (("images", IMAGES), ("masks", MASKS), ("regions", REGIONS)):
+        files = sorted(Path(tables, name).rglob("*.parquet"))
+        assert len(files) >= 3
+        assert all(f.parent.name == "date=2026-02-03" and f.name.startswith(result.run_id) for f in files)
+        assert pq.read_schema(files[0]).equals(schema)
+    failed = duckdb.sql(f"select * from '{tables}/images/*/*.parquet' where error_type is not null").fetchdf()
+    assert failed[["error_type", "error_stage"]].values.tolist() == [["unreadable", "decode"]]
+    assert failed["height"].isna().all()
+    record = json.loads(next(Path(tables, "runs").iterdir()).read_text())
+    assert (record["status"], record["exit_code"], record["images_listed"]) == ("done", 0, 6)
+
+    images = polars.read_parquet(f"{tables}/images/**/*.parquet").filter(polars.col("error").is_null())
+    assert images["image_uri"].str.contains("#page=").sum() == 2
+    model = load_model(Storage.of(tiny_model))
+    predictor = Predictor(model.build(), model.preprocessing, PredictorConfig())
+    regions = geopandas.read_parquet(f"{tables}/regions")
+    assert isinstance(regions, geopandas.GeoDataFrame)
+    assert regions.crs is None
+    assert regions.geometry.is_valid.all()
+    assert (regions.geometry.area == regions["area"]).all()
+    rows = duckdb.sql(f"select * from '{tables}/masks/*/*.parquet'").fetchdf()
+    assert len(rows) == 5 * 2
+    for row in images.to_dicts():
+        uri, _, page = row["image_uri"].partition("#page=")
+        image = model.preprocessing.check(decode_image(Storage.of(uri).read(), int(page) if page else None))
+        (q,) = predictor.predict([image])
+        for index, spec in enumerate(model.classes):
+            mask = rows[(rows.image_uri == row["image_uri"]) & (rows.class_id == spec.id)].iloc[0]
+            decoded = coco.decode({"size": [mask.height, mask.width], "counts": bytes(mask["counts"])})
+            assert np.array_equal(decoded, q[index] >= 128)
+            mine = regions[(regions.image_uri == row["image_uri"]) & (regions.class_id == spec.id)]
+            assert mine["area"].sum() == mask.area == decoded.sum()
+    of_image = regions[regions.image_uri == images["image_uri"][0]]
+    assert sorted(of_image.region_id) == list(range(1, len(of_image) + 1))
+
+
+def test_a_second_night_does_what_is_new_or_changed(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+    config = night(archive, tiny_model, tmp_path)
+    segment(config)
+    assert segment(config).images_done == 0
+    archive.write("a.png", encode(draw_scene(50, 50, np.random.default_rng(9))[0], "png"))
+    archive.write("new.png", encode(draw_scene(40, 40, np.random.default_rng(8))[0], "png"))
+    result = segment(config)
+    assert (result.images_done, result.images_failed, result.images_skipped) == (2, 0, 5)
+    assert segment(replace(config, retry_failed=True, max_error_rate=1.0)).images_failed == 1
+    tables = open_tables(config.output)
+    assert len(tables.images) == 6
+    assert len(open_tables(config.output, current=False).images) == 5 + 1 + 2 + 1
+    (height,) = [r["height"] for r in tables.images.to_pylist() if r["image_uri"].endswith("/a.png")]
+    assert height == 50
+    assert masks_of(tables, f"{archive.uri}/a.png")["cell"].shape == (50, 50)
+    assert segment(replace(config, min_area=5)).images_done == 6  # another configuration
+    assert segment(replace(config, min_area=5, tile=32, actors="1")).images_done == 0  # tiles are exact
+
+
+def test_results_do_not_depend_on_tile_or_shards(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+    outputs = []
+    for name, more in (
+        ("one", {"tile": 4096, "shard_images": 100}),
+        ("two", {"tile": 16, "shard_images": 1}),
+    ):
+        config = replace(night(archive, tiny_model, tmp_path), output=f"{tmp_path}/{name}", **more)
+        segment(config)
+        tables = open_tables(config.output)
+        outputs.append([masks_of(tables, uri) for uri in sorted(tables.images["image_uri"].to_pylist())])
+    pixels = sum(mask.size for masks in outputs[0] for mask in masks.values())
+    different = sum((a[c] != b[c]).sum() for a, b in zip(*outputs, strict=True) for c in a)
+    assert different <= 1e-4 * pixels
+
+
+def test_limits_and_dry_runs(
+    archive: Storage, tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment(night(archive, tiny_model, tmp_path, dry_run=True))
+    assert "6 images listed: 6 new" in capsys.readouterr().out
+    assert not Path(tmp_path, "tables").exists()
+    assert segment(night(archive, tiny_model, tmp_path, limit=2)).images_done == 2
+    with pytest.raises(TooManyFailuresError, match="1 of 4 images failed, more than --max-error-rate 0.1"):
+        segment(night(archive, tiny_model, tmp_path, max_error_rate=0.1))
+    records = [json.loads(p.read_text()) for p in sorted(Path(tmp_path, "tables/runs").iterdir())]
+    assert sorted((r["status"], r["exit_code"]) for r in records) == [("done", 0), ("failed", 3)]
+
+
+def test_a_held_output_is_left_alone(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+    from unet_ray.archive.ledger import OutputLock
+
+    with (
+        OutputLock(Storage.of(f"{tmp_path}/tables"), "other"),
+        pytest.raises(OutputHeldError, match="run other holds"),
+    ):
+        segment(night(archive, tiny_model, tmp_path))
+
+
+def test_resources_that_cannot_work_are_refused(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--actors 64: . CPUs, one of them for reading"):
+        segment(night(archive, tiny_model, tmp_path, actors="64"))
+    with pytest.raises(InputError, match="--device gpu: the cluster has no GPU"):
+        segment(night(archive, tiny_model, tmp_path, device="gpu"))
+
+
+def test_labelled_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    made = make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
+    good = made.labelled_images.read("0000.png")
+    for data, message in ((b"", "the file is empty"), (good[:500], "0000.png: unreadable")):
+        made.labelled_images.write("0000.png", data)
+        with pytest.raises(InputError, match=f"1 of 2 labelled images cannot be used.*{message}"):
+            train(small_network(str(tmp_path)))
+    made.labelled_images.write("0000.png", encode(np.zeros((9, 9, 3), np.uint8), "png"))
+    with pytest.raises(InputError, match="the image has 9×9 px, its mask .* 256×256 px"):
+        train(small_network(str(tmp_path)))
+    made.labelled_images.write("0000.png", good)
+    with pytest.raises(InputError, match="mask values beyond the classes: 2"):
+        train(small_network(str(tmp_path), classes="cell=1,other=7"))
+    with pytest.raises(InputError, match="may be classes or objects"):
+        train(small_network(str(tmp_path), classes=None))
