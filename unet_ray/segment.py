@@ -126,9 +126,10 @@ class Plan:
     """Of those to do: known with another content, model or configuration."""
 
     def __str__(self) -> str:
+        new = len(self.todo) - self.changed
         return (
-            f"{self.listed} images listed: {len(self.todo) - self.changed} new, {self.changed} changed or "
-            f"to be redone, {self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
+            f"{self.listed} images listed: {new} new, {self.changed} changed or to be redone, {self.done} done before, "
+            f"{self.failed_before} failed before (--retry-failed); {self.others} other files"
         )
 
 
@@ -148,6 +149,8 @@ class SegmentResult:
     regions: dict[str, int] = field(default_factory=dict)
     megapixels: float = 0.0
     elapsed_s: float = 0.0
+    steady_images_per_s: float = 0.0
+    """After the first block of images, which waits for actors to start."""
     stage_s: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage worked, summed over its processes."""
     predictor_busy_share: float = 0.0
@@ -235,6 +238,8 @@ class _Run:
     """When the chain began (s, of the performance counter)."""
     measured: int = 0
     """Images that the chain has measured so far."""
+    first_block: tuple[int, float] = (0, 0.0)
+    """Images of the first measured block, and when that was (s since the epoch)."""
 
     def execute(self, ray_address: str) -> None:
         """Run the chain and check that each planned image was written once."""
@@ -250,15 +255,19 @@ class _Run:
         with ProgressBoard(self._show_progress, interval_s=5.0) as board:
             self._chain(pool, board.post).write_datasink(self._sink())
         self.result.elapsed_s = time.perf_counter() - self.started
+        first_images, first_at = self.first_block
+        self.result.steady_images_per_s = (len(self.plan.todo) - first_images) / max(1e-9, time.time() - first_at)
         self.result.predictor_busy_share = self.result.stage_s["predict"] / (self.result.elapsed_s * pool.most)
         self._check_complete()
 
-    def _show_progress(self, images: list[int]) -> None:
-        self.measured += sum(images)
+    def _show_progress(self, blocks: list[tuple[int, float]]) -> None:
+        if not self.measured:
+            self.first_block = min(blocks, key=lambda block: block[1])
+        self.measured += sum(images for images, _ in blocks)
         rate = self.measured / (time.perf_counter() - self.started)
         print(f"{self.measured}/{len(self.plan.todo)} images, {rate:.1f}/s", flush=True)
 
-    def _chain(self, pool: PoolPlan, post: Callable[[int], None]) -> Dataset:
+    def _chain(self, pool: PoolPlan, post: Callable[[tuple[int, float]], None]) -> Dataset:
         config, model = self.config, self.model
         per_task = min(_IMAGES_PER_TASK, config.shard_images)
         todo = self.plan.todo
@@ -270,7 +279,7 @@ class _Run:
 
         def measured(probabilities: Any) -> Any:
             rows = measure(probabilities)
-            post(len(rows))
+            post((len(rows), time.time()))
             return rows
 
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}

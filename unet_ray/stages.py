@@ -144,6 +144,15 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One image's rows of the three tables."""
+
+    row: dict[str, Any]
+    masks: Any
+    regions: Any
+
+
+@dataclass(frozen=True)
 class Measure:
     """Turns q into the rows of the three tables: run lengths and regions of each class."""
 
@@ -157,26 +166,47 @@ class Measure:
     def __call__(self, probabilities: Any) -> Any:
         """Measure each image of a table."""
         rows = probabilities.select([f.name for f in probabilities.schema if f.name != "q"]).to_pylist()
-        measured = [self._measure(row, probabilities["q"][i]) for i, row in enumerate(rows)]
-        columns = [pa.array([row.get(f.name) for row, _, _ in measured], f.type) for f in IMAGES]
-        columns.append(_list_of([masks for _, masks, _ in measured], MASKS))
-        columns.append(_list_of([regions for _, _, regions in measured], REGIONS))
-        columns += [pa.array([row[f"{s}_s"] for row, _, _ in measured]) for s in ("decode", "predict", "measure")]
-        return pa.Table.from_arrays(columns, schema=ROWS)
+        return self.join([self._measure(row, probabilities["q"][i]) for i, row in enumerate(rows)])
 
-    def _measure(self, row: dict[str, Any], q: Any) -> tuple[dict[str, Any], Any, Any]:
+    def _measure(self, row: dict[str, Any], q: Any) -> Measured:
+        if row["error_type"] is not None:
+            return self._failed(row)
+        try:
+            shape = len(self.classes), row["height"], row["width"]
+            return self.image(row, np.frombuffer(q.as_buffer(), np.uint8).reshape(shape))
+        except Exception as error:
+            return self._failed(row | _failure(error, "measure"))
+
+    def image(self, row: dict[str, Any], q_khw: NDArray[np.uint8]) -> Measured:
+        """Measure one image.
+
+        Args:
+            row — what the images table says of it so far.
+            q_khw — round(255·probability) per class.
+        """
         started = time.perf_counter()
-        masks, regions = MASKS.empty_table(), REGIONS.empty_table()
-        row |= {"model_digest": self.model_digest, "config_digest": self.config_digest, "run_id": self.run_id}
-        if row["error_type"] is None:
-            try:
-                shape = len(self.classes), row["height"], row["width"]
-                masks, regions = self._tables(row["image_uri"], np.frombuffer(q.as_buffer(), np.uint8).reshape(shape))
-                row["region_count"] = len(regions)
-            except Exception as error:
-                row.update(_failure(error, "measure"))
-        row["segmented_at"] = datetime.now(UTC)
-        return row | {"measure_s": time.perf_counter() - started}, masks, regions
+        masks, regions = self._tables(row["image_uri"], q_khw)
+        return Measured(
+            row | self._stamp() | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
+            masks,
+            regions,
+        )
+
+    def _failed(self, row: dict[str, Any]) -> Measured:
+        return Measured(row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table())
+
+    def _stamp(self) -> dict[str, Any]:
+        digests = {"model_digest": self.model_digest, "config_digest": self.config_digest}
+        return digests | {"run_id": self.run_id, "segmented_at": datetime.now(UTC)}
+
+    @staticmethod
+    def join(measured: list[Measured]) -> Any:
+        """Return measured images as a table of ROWS."""
+        columns = [pa.array([m.row.get(f.name) for m in measured], f.type) for f in IMAGES]
+        columns.append(_list_of([m.masks for m in measured], MASKS))
+        columns.append(_list_of([m.regions for m in measured], REGIONS))
+        columns += [pa.array([m.row.get(s, 0.0) for m in measured]) for s in ("decode_s", "predict_s", "measure_s")]
+        return pa.Table.from_arrays(columns, schema=ROWS)
 
     def _tables(self, uri: str, q_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
         masks, regions, ranked = [], [], 0

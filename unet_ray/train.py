@@ -104,7 +104,7 @@ class TrainConfig:
         """Return the network of preset and flags."""
         given = {n: getattr(self, n) for n in ("base_channels", "depth", "padding", "norm")}
         chosen = PRESETS.get(self.preset or "", {}) | {n: v for n, v in given.items() if v is not None}
-        return UNetConfig(in_channels=in_channels, classes=classes, **chosen)  # type: ignore[arg-type]
+        return UNetConfig(in_channels=in_channels, classes=classes, **chosen)
 
     def _check_crop(self, network: UNetConfig) -> None:
         covered = network.reach.input_size(self.crop) - 2 * network.margin
@@ -234,7 +234,7 @@ class CropSampler:
         rng = np.random.default_rng([self.seed, epoch, index])
         image, masks = self.items[index].read(self.access)
         image, targets = self.preprocessing.check(image), self.labelling.targets(masks)
-        for _ in range(count_crops(*image.shape[:2], self.side)):
+        for _ in range(count_crops(image.shape[0], image.shape[1], self.side)):
             yield random_crop(image, targets, self.side, self.margin, rng)
 
 

@@ -154,7 +154,7 @@ class _Worker:
         # DDP averages gradients over workers: divide by the mean count, so that every pixel weighs the same.
         loss: Tensor = loss_sum / (_summed(counted) / self.world).clamp(min=1)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP_NORM)
         self.optimizer.step()
         return loss.detach()

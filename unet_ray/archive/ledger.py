@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES
@@ -80,11 +82,7 @@ def _scan_images(output: Storage, columns: list[str], only: Any = None) -> Itera
 
 def open_dataset(output: Storage, table: str, schema: Any) -> Any:
     """Open one table of an output as an Arrow dataset with its hive partition `date`."""
-    import pyarrow as pa
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
     root = output.join(table)
-    root.filesystem.invalidate_cache()
     return pds.dataset(
         root.path,
         schema=schema.append(pa.field("date", pa.string())),

@@ -74,9 +74,9 @@ class Storage:
 
     @property
     def filesystem(self) -> Any:
-        """The fsspec file system; fsspec keeps one per process and set of options."""
+        """The fsspec file system; fsspec keeps one per process and set of options. Listings are never remembered."""
         with _mapped_errors(self.uri):
-            return fsspec.filesystem(_scheme(self.uri), **self.options)
+            return fsspec.filesystem(_scheme(self.uri), use_listings_cache=False, **self.options)
 
     @property
     def path(self) -> str:
@@ -140,14 +140,12 @@ class Storage:
         """Tell whether a file or folder is there."""
         uri = self.uri_of(path)
         with _mapped_errors(uri):
-            self.filesystem.invalidate_cache()
             return bool(self.filesystem.exists(uri))
 
     def entries(self, path: str = "") -> list[FileEntry]:
         """Return all files below a folder, sorted by path; hidden ones (a part that starts with a dot) left out."""
         uri = self.uri_of(path)
         with _mapped_errors(uri):
-            self.filesystem.invalidate_cache()
             found = self.filesystem.find(uri, detail=True)
             root = str(self.filesystem._strip_protocol(uri)).rstrip("/") + "/"
             entries = [self._entry(name.removeprefix(root), uri, info) for name, info in found.items()]

@@ -350,4 +350,5 @@ def _drop_alpha(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def _upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    return np.ascontiguousarray(_ORIENT.get(orientation, lambda same: same)(image))
+    orient = _ORIENT.get(orientation)
+    return np.ascontiguousarray(orient(image) if orient else image)

@@ -78,7 +78,7 @@ class Predictor:
         outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
         groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
-            for tile in tiles_of(*image.shape[:2], self._unet.reach, self._tile, self._context):
+            for tile in tiles_of(image.shape[0], image.shape[1], self._unet.reach, self._tile, self._context):
                 groups[tile.read.height, tile.read.width].append((index, tile))
         for shape, members in groups.items():
             for batch in _batches(members, self._batch_size(*shape)):
