@@ -6,13 +6,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
 from unet_ray.errors import UnetRayError, one_line
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def run(config_type: type[Config], verb: Callable[[Config, str], None], help_text: str | None) -> None:
@@ -26,6 +30,8 @@ def run(config_type: type[Config], verb: Callable[[Config, str], None], help_tex
         configs.append(config)
 
     keep.__annotations__["config"] = Annotated[config_type, Parameter(name="*")]
+    if all(field.default is not MISSING for field in fields(config_type)):
+        keep.__defaults__ = (config_type(),)  # nothing is required
     app = App(help=help_text, version_flags=[], help_format="plaintext")
     app.default(keep)
     try:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -83,10 +84,11 @@ class Decode:
     preprocessing: Preprocessing
 
     def __call__(self, plan: Any) -> Iterator[Any]:
-        """Decode images in the order of the plan, several at a time."""
+        """Decode images in the order of the plan, several files at a time."""
+        files = [list(rows) for _, rows in groupby(plan.to_pylist(), key=lambda row: row["file_uri"])]
         pending: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_READ_THREADS) as pool:
-            for row in pool.map(self._decode, plan.to_pylist()):
+            for row in chain.from_iterable(pool.map(self._decode_file, files)):
                 pending.append(row)
                 if sum(len(r["pixels"] or b"") for r in pending) >= _BLOCK_BYTES:
                     yield pa.Table.from_pylist(pending, schema=PIXELS)
@@ -94,18 +96,25 @@ class Decode:
         if pending:
             yield pa.Table.from_pylist(pending, schema=PIXELS)
 
-    def _decode(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _decode_file(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Read a file once and decode those of its pages that the plan wants."""
         started = time.perf_counter()
-        stage = "read"
         try:
-            data = read_file(self.access, row["file_uri"])
-            stage = "decode"
+            data = read_file(self.access, rows[0]["file_uri"])
+        except Exception as error:
+            return [row | _failure(error, "read") | {"pixels": None, "decode_s": 0.0} for row in rows]
+        read_s = (time.perf_counter() - started) / len(rows)
+        return [self._decode(row, data, read_s) for row in rows]
+
+    def _decode(self, row: dict[str, Any], data: bytes, read_s: float) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
             image = self.preprocessing.check(decode_image(data, row["page"]))
             height, width, channels = image.shape
             found = {"height": height, "width": width, "channels": channels, "pixels": image.tobytes()}
         except Exception as error:
-            found = {**_failure(error, stage), "pixels": None}
-        return {**row, **found, "decode_s": time.perf_counter() - started}
+            found = {**_failure(error, "decode"), "pixels": None}
+        return row | found | {"decode_s": read_s + time.perf_counter() - started}
 
 
 @dataclass(frozen=True)

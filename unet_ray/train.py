@@ -138,6 +138,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     labelled = find_labelled(config.images, config.masks, parse_classes(config.classes), config.mask_kind)
     validation = _find_validation(config, labelled)
     output.check_writable()
+    storage.check_writable()
     _check_same_run(config, storage)
     connect(ray_address)
     survey = survey_set(labelled)

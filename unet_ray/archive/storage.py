@@ -165,7 +165,7 @@ class Storage:
             self.write(name, b"")
             self.delete(name)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise InputError(f"{self.uri}: no permission to write here ({error}); choose another --output") from None
+            raise InputError(f"{self.uri}: no permission to write here ({error}); choose another place") from None
         except OSError as error:
             raise InputError(f"{self.uri}: cannot be written ({error}); check the URI and the credentials") from None
 
