@@ -6,7 +6,8 @@ ray job submit --working-dir . -- python jobs/segment.py --model s3://b/m --imag
 
 from _command import run
 
-from unet_ray.segment import SegmentConfig, SegmentResult, segment
+from unet_ray.plan import SegmentConfig
+from unet_ray.segment import SegmentResult, segment
 
 
 def main(config: SegmentConfig, ray_address: str) -> None:

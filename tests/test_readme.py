@@ -10,7 +10,8 @@ import pytest
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
 from unet_ray.evaluate import EvaluateConfig
-from unet_ray.segment import SegmentConfig, segment
+from unet_ray.plan import SegmentConfig
+from unet_ray.segment import segment
 from unet_ray.synthetic import make_archive
 from unet_ray.train import TrainConfig
 

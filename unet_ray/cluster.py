@@ -29,7 +29,6 @@ def connect(address: str) -> None:
 
     Args:
         address — `local`, `auto`, or what RAY_ADDRESS holds inside `ray job submit`.
-
     """
     if not ray.is_initialized():
         # Workers' prints stay in Ray's log files: what people should see goes over the progress board.
@@ -89,7 +88,6 @@ def plan_pool(actors: str | None, device: Device) -> PoolPlan:
         actors — `N`, `MIN,MAX`, or None: one per GPU, or on CPUs one per four of them.
 
     Raises: InputError — a pool that the cluster cannot hold.
-
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
@@ -131,7 +129,6 @@ class ProgressBoard:
     Args:
         show — called on the driver with all messages since the last call.
         interval_s — between two calls.
-
     """
 
     def __init__(self, show: Callable[[list[Any]], None], interval_s: float = 1.0) -> None:

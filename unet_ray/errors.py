@@ -43,7 +43,6 @@ class ImageError(Exception):
         error_type — a word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
             `network`, `missing`, `denied`, `out_of_memory`, `internal`.
         message — one line.
-
     """
 
     def __init__(self, error_type: str, message: str) -> None:

@@ -17,11 +17,11 @@ from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.images import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
-    count_pages,
     decode_image,
     decode_label_image,
 )
 from unet_ray.imaging.labels import ClassSpec, MaskKind
+from unet_ray.imaging.tiffs import count_pages
 
 _READ_THREADS = 16
 

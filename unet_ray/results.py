@@ -50,7 +50,6 @@ def open_tables(uri: str, current: bool = True) -> Tables:
             else the whole history.
 
     Raises: InputError — no tables there.
-
     """
     output = Storage.of(uri)
     if not output.exists("images"):
@@ -90,7 +89,6 @@ def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
     Args:
         image_hwc — as decoded; other types than uint8 are stretched to it.
         regions — rows of the regions table that belong to the image.
-
     """
     picture = Image.fromarray(_displayable(image_hwc)).convert("RGBA")
     layer = Image.new("RGBA", picture.size)

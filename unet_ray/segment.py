@@ -5,14 +5,11 @@ plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measu
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime
-from itertools import islice
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +17,6 @@ import ray
 from ray.data import Dataset, Datasink
 
 from unet_ray.archive.ledger import (
-    Ledger,
     OutputLock,
     new_run_id,
     read_ledger,
@@ -28,109 +24,26 @@ from unet_ray.archive.ledger import (
     run_keys,
     write_run_record,
 )
-from unet_ray.archive.listing import Listing, list_files
+from unet_ray.archive.listing import list_files
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
 from unet_ray.cluster import (
     TASK_CPUS,
-    Device,
     PoolPlan,
     ProgressBoard,
     connect,
-    parse_range,
     plan_pool,
     software_versions,
 )
-from unet_ray.errors import InputError, TooManyFailuresError, UnetRayError, one_line
+from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
-from unet_ray.inputs import ImageSource, expand_stacks
 from unet_ray.network.model_folder import Model, load_model
-from unet_ray.network.predictor import Predictor, PredictorConfig, effective_context
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.plan import Plan, SegmentConfig, config_digest, make_plan, thresholds_of
 from unet_ray.stages import Decode, Measure, Predict, plan_table, tables_of
-
-RESULTS_VERSION = 1
-"""Raised by hand whenever the same input gives other rows than before."""
 
 _IMAGES_PER_TASK = 16
 """Images that one decode task reads."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentConfig:
-    """What to segment, with what, and where to."""
-
-    model: str
-    """Model folder (URI), as jobs/train.py wrote it."""
-    images: str
-    """Folder (recursive), glob or Parquet manifest (URI) of the images."""
-    output: str
-    """Folder (URI) of the tables; a later run with the same one does only what is new."""
-    date: str | None = None
-    """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
-    actors: str | None = None
-    """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
-    device: Device = "auto"
-    """Where the network runs; auto: GPUs where the cluster has them."""
-    tile: int = PredictorConfig.tile
-    """Side of the pieces in which larger images are predicted (px); not visible in the result."""
-    context: int | None = None
-    """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
-    threshold: float | None = None
-    """Probability from which on a pixel is its class; default: the model's own."""
-    min_area: int = 1
-    """Smaller regions are dropped (px); masks keep them."""
-    shard_images: int = 2000
-    """Images per shard: what a crash can cost."""
-    max_error_rate: float = 0.01
-    """Share of failed images above which the exit code is 3."""
-    retry_failed: bool = False
-    """Try images again that failed before with the same content."""
-    limit: int | None = None
-    """Do only so many images."""
-    dry_run: bool = False
-    """Say what there is to do, and do nothing."""
-
-    def __post_init__(self) -> None:
-        if self.date is not None:
-            try:
-                date.fromisoformat(self.date)
-            except ValueError:
-                raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD") from None
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
-        for name, least in (("min_area", 1), ("shard_images", 1), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} {value}: choose at least {least}")
-        if not 0 <= self.max_error_rate <= 1:
-            raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
-        if self.actors is not None:
-            parse_range(self.actors, "--actors")
-        PredictorConfig(tile=self.tile, context=self.context)
-
-
-@dataclass
-class Plan:
-    """What a run found to do."""
-
-    todo: list[ImageSource]
-    listed: int
-    """Images there are."""
-    done: int
-    """Left out: successful before."""
-    failed_before: int
-    """Left out: failed before with the same content."""
-    others: int
-    """Files of other kinds."""
-    changed: int
-    """Of those to do: known with another content, model or configuration."""
-
-    def __str__(self) -> str:
-        new = len(self.todo) - self.changed
-        return (
-            f"{self.listed} images listed: {new} new, {self.changed} changed or to be redone, {self.done} done before, "
-            f"{self.failed_before} failed before (--retry-failed); {self.others} other files"
-        )
 
 
 @dataclass
@@ -164,7 +77,6 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         InputError — anything that cannot work, before anything expensive starts.
         OutputHeldError — another run writes to the output.
         TooManyFailuresError — finished, but with more failed images than allowed.
-
     """
     model = load_model(Storage.of(config.model))
     model.build()  # a model that does not load fails here, once, and not in every actor
@@ -182,45 +94,6 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         plan = make_plan(listing, read_ledger(output, model.digest, digest), config)
         print(plan)
         return _recorded(_Run(config, model, output, listing.root, digest, plan, result), ray_address)
-
-
-def make_plan(listing: Listing, ledger: Ledger, config: SegmentConfig) -> Plan:
-    """Leave out what the ledger has, before any image is read; of what is left, read only headers of TIFF files."""
-    left_out = ledger.done if config.retry_failed else ledger.done | ledger.failed
-    whole = [e for e in listing.entries if (e.uri, e.etag) not in left_out]
-    sources = list(expand_stacks(listing.root, whole))
-    todo = [s for s in sources if s.key not in left_out]
-    skipped = [(e.uri, e.etag) for e in listing.entries if (e.uri, e.etag) in left_out]
-    skipped += [s.key for s in sources if s.key in left_out]
-    failed = sum(key in ledger.failed for key in skipped)
-    todo = list(islice(todo, config.limit))
-    changed = sum(s.uri in ledger.uris for s in todo)
-    return Plan(
-        todo,
-        len(sources) + len(listing.entries) - len(whole),
-        len(skipped) - failed,
-        failed,
-        listing.others,
-        changed,
-    )
-
-
-def config_digest(config: SegmentConfig, model: Model) -> str:
-    """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
-    context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
-    exact = context >= model.network.exact_context or model.network.padding == "valid"
-    meaning = {
-        "results_version": RESULTS_VERSION,
-        "thresholds": _thresholds(config, model),
-        "min_area": config.min_area,
-        "precision": "float32",
-        "inexact": None if exact else [config.tile, context],
-    }
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
-
-
-def _thresholds(config: SegmentConfig, model: Model) -> tuple[float, ...]:
-    return model.thresholds if config.threshold is None else (config.threshold,) * len(model.classes)
 
 
 @dataclass
@@ -299,7 +172,7 @@ class _Run:
 
     def _measure(self) -> Measure:
         config, model = self.config, self.model
-        thresholds = _thresholds(config, model)
+        thresholds = thresholds_of(config, model)
         return Measure(self.result.run_id, model.digest, self.config_digest, model.classes, thresholds, config.min_area)
 
     def _sink(self) -> ShardSink:
@@ -377,7 +250,6 @@ class ShardSink(Datasink[dict[str, Any]]):
         day — partition.
         result — receives the sums on the driver.
         shard_images — images at which a shard closes.
-
     """
 
     def __init__(self, output: Storage, day: str, result: SegmentResult, shard_images: int) -> None:

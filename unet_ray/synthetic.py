@@ -36,7 +36,6 @@ def make_archive(root: Storage, labelled: int, check: int, archive: int, seed: i
 
     Args:
         labelled, check, archive — images with masks to learn from, with masks to check on, and without masks.
-
     """
     rng = np.random.default_rng(seed)
     folders = SyntheticArchive(

@@ -19,8 +19,9 @@ from unet_ray.evaluate import EvaluateConfig, evaluate
 from unet_ray.imaging.images import decode_image
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.plan import SegmentConfig
 from unet_ray.results import masks_of, open_tables
-from unet_ray.segment import SegmentConfig, segment
+from unet_ray.segment import segment
 from unet_ray.synthetic import CLASSES, draw_scene, encode, make_archive
 from unet_ray.train import TrainConfig, train
 

@@ -121,7 +121,6 @@ class OutputLock:
         run_id — the run that wants it.
 
     Raises: OutputHeldError — another run holds it.
-
     """
 
     def __init__(self, output: Storage, run_id: str) -> None:

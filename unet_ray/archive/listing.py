@@ -38,7 +38,6 @@ def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
         flag — that named the URI, for messages.
 
     Raises: InputError — nothing there, nothing of a known kind, a URI that is listed twice, no permission.
-
     """
     try:
         root, found = _found(uri)

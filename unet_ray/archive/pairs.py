@@ -46,7 +46,6 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> l
         classes — folder names; empty: all there are, sorted.
 
     Raises: InputError — as `pair_files`, and a class without folder.
-
     """
     folders: dict[str, list[FileEntry]] = defaultdict(list)
     for entry in masks.entries:

@@ -35,7 +35,6 @@ def write_shard(output: Storage, name: ShardName, tables: dict[str, Any], may_co
         name — the same for every attempt of a task.
         tables — masks, regions, images; cast to their schemas.
         may_commit — called right before the images file; raises where this run no longer holds the output.
-
     """
     for table in TABLES:
         data = to_parquet(tables[table].cast(SCHEMAS[table]))

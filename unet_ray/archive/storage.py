@@ -47,7 +47,6 @@ class Storage:
     Args:
         uri — of the folder (or of one file), without a trailing slash.
         options — fsspec storage options.
-
     """
 
     uri: str

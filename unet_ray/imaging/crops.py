@@ -27,7 +27,6 @@ def random_crop(
         margin — read around it for networks with unpadded convolutions (px).
 
     Returns: the image crop (side + 2·margin)², mirrored beyond the image, and the targets side², IGNORED beyond it.
-
     """
     height, width = image_hwc.shape[:2]
     top = int(rng.integers(0, max(0, height - side) + 1))

@@ -81,7 +81,6 @@ class Labelling:
 
         Args:
             masks — HW label images: one, or for `folders` one per class.
-
         """
         if self.kind == "folders":
             return np.stack([(mask != self.background).astype(np.uint8) for mask in masks])
@@ -113,7 +112,6 @@ def find_labelling(
         background, ignored — `--background-value`, `--ignore-value`.
 
     Raises: InputError — ambiguous kinds, values beyond the classes, masks without any class.
-
     """
     kind = kind or _infer_kind(values, classes, background, ignored)
     if kind == "classes" and not classes:

@@ -55,7 +55,6 @@ def count_pixels(masks_khw: NDArray[np.bool_], targets_khw: NDArray[np.uint8]) -
     Args:
         masks_khw — predicted masks, one per class.
         targets_khw — 0, 1, or IGNORED.
-
     """
     wanted, counted = targets_khw == 1, targets_khw != IGNORED
     axes = (1, 2)

@@ -86,7 +86,6 @@ def _side_runs(
 
     Args:
         far — sides towards the next row, or towards the one before.
-
     """
     differs = np.ones(parts.shape, bool)
     if far:

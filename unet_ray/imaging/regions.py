@@ -67,7 +67,6 @@ def find_regions(mask_hw: NDArray[np.bool_], q_hw: NDArray[np.uint8], min_area: 
         mask_hw — pixels of one class.
         q_hw — its probabilities, round(255·p).
         min_area — smaller regions are dropped before ranking (px).
-
     """
     as_bytes = np.ascontiguousarray(mask_hw).view(np.uint8)  # cc3d 4.1.1 labels boolean images wrongly
     labels = rank_labels(cc3d.connected_components(as_bytes, connectivity=8), min_area)

@@ -81,7 +81,6 @@ def tiles_of(height: int, width: int, reach: Reach, tile: int, context: int) -> 
         tile — side of the core (px, a multiple of `reach.multiple`).
         context — pixels read around the core (a multiple of `reach.multiple`); networks with unpadded convolutions
             read exactly their margin instead.
-
     """
     columns = list(_spans(width, reach, tile, context))
     for core_top, core_bottom, read_top, read_bottom in _spans(height, reach, tile, context):
@@ -114,7 +113,6 @@ def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:
         image_hwc — any dtype.
         box — frame coordinates: the image's, going on beyond its edges.
         mirror — mirror the image (unpadded networks), or replicate its last row and column (padded ones).
-
     """
     extend = mirrored if mirror else replicated
     height, width = image_hwc.shape[:2]

@@ -12,7 +12,6 @@ def flip_and_turn(images: Tensor, targets: Tensor, generator: torch.Generator) -
     Args:
         images, targets — N, C, S, S and N, K, T, T.
         generator — of the CPU.
-
     """
     draw = int(torch.randint(8, (1,), generator=generator))
     if draw & 4:

@@ -17,7 +17,6 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         targets — N, K, H, W, uint8: 0, 1, or IGNORED.
 
     Returns: the sum over counted pixels and classes (float32), and their number (float32); both scalars.
-
     """
     counted = targets != IGNORED
     per_pixel = binary_cross_entropy_with_logits(

@@ -53,7 +53,6 @@ class Predictor:
         network — copied and folded for inference.
         preprocessing — of its training.
         config — how to cut and compute.
-
     """
 
     def __init__(self, network: UNet, preprocessing: Preprocessing, config: PredictorConfig) -> None:
@@ -73,7 +72,6 @@ class Predictor:
 
         Args:
             images — HWC, as `Preprocessing.check` returns them.
-
         """
         outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
         groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)

@@ -116,7 +116,6 @@ class UNet(nn.Module):
         Returns: N, classes, H − 2·margin, W − 2·margin.
 
         Raises: InputError — a size that does not work.
-
         """
         self.config.check_size(*images.shape[-2:])
         skips = []
