@@ -134,5 +134,5 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
 
 
 def thresholds_of(config: SegmentConfig, model: Model) -> tuple[float, ...]:
-    """Return the threshold of each class: the one given, or the model\'s own."""
+    """Return the threshold of each class: the one given, or the model's own."""
     return model.thresholds if config.threshold is None else (config.threshold,) * len(model.classes)
