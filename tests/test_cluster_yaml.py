@@ -15,7 +15,6 @@ def test_it_passes_rays_schema_and_preparation() -> None:
     prepared = prepare_config(CLUSTER)
     validate_config(prepared)
     assert prepared["available_node_types"]["gpu"]["resources"]["GPU"] == 1
-    assert prepared["available_node_types"]["gpu"]["min_workers"] == 0
 
 
 def test_it_names_the_versions_of_pyproject() -> None:

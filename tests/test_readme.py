@@ -23,7 +23,11 @@ CONFIGS = {"train.py": TrainConfig, "segment.py": SegmentConfig, "evaluate.py": 
 @pytest.mark.usefixtures("ray_local")
 def test_its_queries_run_as_printed(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_archive(Storage.of(f"{tmp_path}/data"), labelled=0, check=0, archive=2)
-    segment(SegmentConfig(model=tiny_model, images=made.archive.uri, output=f"{tmp_path}/tables", max_error_rate=1.0))
+    segment(
+        SegmentConfig(
+            model=tiny_model, images=made.archive.uri, output=f"{tmp_path}/tables", max_error_rate=1.0, threshold=0.3
+        )
+    )
     monkeypatch.chdir(tmp_path)
     largest, sizes, why, view = (found for found in _run_queries())
     assert [row[0] for row in largest] == ["cell", "fibre"]

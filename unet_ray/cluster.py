@@ -69,6 +69,11 @@ class PoolPlan:
         return ActorPoolStrategy(min_size=self.least, max_size=self.most, initial_size=self.least)
 
 
+def largest_node_cpus() -> int:
+    """Return the CPUs of the largest node: no actor can be given more."""
+    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+
+
 def parse_range(text: str, flag: str) -> tuple[int, int]:
     """Return `N` or `MIN,MAX` as a pair; raise InputError for anything else."""
     try:
@@ -104,8 +109,9 @@ def plan_pool(actors: str | None, device: Device) -> PoolPlan:
     if least > max(1, cpus - 1):
         raise InputError(f"--actors {actors}: {cpus} CPUs, one of them for reading; give at most {max(1, cpus - 1)}")
     most = min(most, max(1, cpus - 1))
-    share = max(1, (cpus - max(1, cpus // 4)) // most) if cpus > 1 else 0.5
-    return PoolPlan(least, most, cpus=share, gpus=0.0, threads=max(1, cpus // most))
+    largest = largest_node_cpus()
+    share = max(1, min((cpus - max(1, cpus // 4)) // most, largest - 1)) if cpus > 1 else 0.5
+    return PoolPlan(least, most, cpus=share, gpus=0.0, threads=max(1, min(cpus // most, largest)))
 
 
 @ray.remote(num_cpus=0)

@@ -30,9 +30,9 @@ class EvaluateConfig:
     model: str
     """Model folder (URI)."""
     images: str
-    """Folder, glob or manifest (URI) of images."""
+    """Folder or glob (URI) of images."""
     masks: str
-    """Folder (URI) of their masks, paired by relative path without suffix."""
+    """Folder or glob (URI) of their masks, paired by relative path without suffix."""
     mask_kind: MaskKind | None = None
     """What mask values mean; default: inferred from all masks."""
     background_value: int = 0
@@ -91,6 +91,7 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
     survey = survey_set(labelled)
+    survey.check_fits(model.preprocessing, f"--images {config.images}")
     labelling = find_labelling(
         survey.values, model.classes, labelled.kind, config.background_value, config.ignore_value
     )
@@ -142,8 +143,8 @@ def _plain(value: Any) -> float | int | None:
 
 
 def _write(uri: str, result: EvaluateResult) -> None:
-    folder, _, name = uri.rpartition("/")
+    folder, slash, name = uri.rpartition("/")
     try:
-        Storage.of(folder or ".").write(name, json.dumps(result.metrics(), indent=2).encode())
+        Storage.of(folder or ("/" if slash else ".")).write(name, json.dumps(result.metrics(), indent=2).encode())
     except OSError as error:
         raise InputError(f"--output {uri}: cannot be written: {error}") from None

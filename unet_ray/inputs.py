@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,9 +84,17 @@ def _pages_of(access: Storage, entry: FileEntry) -> list[ImageSource]:
             with Storage(entry.uri, access.options).open() as file:
                 pages = count_pages(file)
         except (ImageError, OSError):
-            pages = 1
+            pages = _count_pages_whole(access, entry)
     numbers: list[int | None] = [None] if pages == 1 else list(range(1, pages + 1))
     return [ImageSource(entry.uri, number, entry.etag, entry.size) for number in numbers]
+
+
+def _count_pages_whole(access: Storage, entry: FileEntry) -> int:
+    """Count the pages of a file whose header could not be read in pieces; 1 where decoding it will tell why."""
+    try:
+        return count_pages(io.BytesIO(read_file(access, entry.uri)))
+    except ImageError:
+        return 1
 
 
 @dataclass(frozen=True)

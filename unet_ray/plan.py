@@ -58,9 +58,11 @@ class SegmentConfig:
     def __post_init__(self) -> None:
         if self.date is not None:
             try:
-                date.fromisoformat(self.date)
+                written = date.fromisoformat(self.date).isoformat()
             except ValueError:
-                raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD") from None
+                written = ""
+            if written != self.date:
+                raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD")
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
         for name, least in (("min_area", 1), ("shard_images", 1), ("limit", 1)):

@@ -42,6 +42,8 @@ from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.plan import Plan, SegmentConfig, config_digest, make_plan, thresholds_of
 from unet_ray.stages import Decode, Measure, Predict, plan_table, tables_of
 
+_BUSY = 0.8
+"""Share of time at work from which on the predictors are what the others wait for."""
 _IMAGES_PER_TASK = 16
 """Images that one decode task reads."""
 
@@ -225,10 +227,18 @@ def _write_record(run: _Run) -> None:
         "model_digest": run.model.digest,
         "images_per_s": rate,
         "megapixels_per_s": result.megapixels / result.elapsed_s if result.elapsed_s else 0.0,
-        "bottleneck": max(result.stage_s, key=lambda s: result.stage_s[s]) if result.stage_s else None,
+        "bottleneck": _bottleneck(result),
         "versions": software_versions(),
     }
     write_run_record(run.output, result.run_id, record)
+
+
+def _bottleneck(result: SegmentResult) -> str | None:
+    """Return the stage that the others wait for: the predictors where they are busy, else the longest of the others."""
+    if result.predictor_busy_share >= _BUSY:
+        return "predict"
+    others = {stage: seconds for stage, seconds in result.stage_s.items() if stage != "predict"}
+    return max(others, key=lambda stage: others[stage]) if others else None
 
 
 class _PredictActor:

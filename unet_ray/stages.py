@@ -130,6 +130,8 @@ class Predict:
         images = {i: self._image(row, pixels["pixels"][i]) for i, row in enumerate(rows) if row["error_type"] is None}
         try:
             found = dict(zip(images, self.predictor.predict(list(images.values())), strict=True))
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process: every later image would fail
         except Exception:
             found = self._one_by_one(rows, images)
         each_s = (time.perf_counter() - started) / max(1, len(images))
@@ -293,6 +295,6 @@ def _failure(error: Exception, stage: str) -> dict[str, Any]:
     kind, text = "internal", one_line(error)
     if isinstance(error, ImageError):
         kind, text = error.error_type, error.message
-    elif isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    elif isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         kind = "out_of_memory"
     return {"error_type": kind, "error": text, "error_stage": stage}

@@ -32,6 +32,15 @@ class Survey:
     values: MaskValues
     preprocessing: Preprocessing
 
+    def check_fits(self, constants: Preprocessing, where: str) -> None:
+        """Raise InputError where the images are not of the type that a model was trained on."""
+        mine, wanted = self.preprocessing, constants
+        if mine.dtype != wanted.dtype or len(mine.mean) not in (1, len(wanted.mean)):
+            raise InputError(
+                f"{where}: {mine.dtype} images of {len(mine.mean)} channels, the model was trained on {wanted.dtype} "
+                f"and {len(wanted.mean)}; convert them"
+            )
+
 
 def survey_set(labelled: LabelledSet) -> Survey:
     """Read all labelled images once, in Ray Data tasks.
@@ -65,6 +74,7 @@ def survey_image(access: LabelAccess, item: LabelledImage) -> dict[str, Any]:
         "dtype": str(image.dtype),
         "moments": [sample.mean((0, 1)).tolist(), (sample**2).mean((0, 1)).tolist()],
         "values": [value for some in values for value in some],
+        "most_distinct": max(map(len, values)),
     }
 
 
@@ -86,10 +96,15 @@ def combine_survey(rows: Iterable[dict[str, Any]]) -> Survey:
     pixels: Counter[int] = Counter()
     masks: Counter[int] = Counter()
     for row in rows:
-        pixels.update({value: count for value, count in row["values"]})
+        for value, count in row["values"]:
+            pixels[value] += count
         masks.update(value for value, _ in row["values"])
     sizes = tuple((int(row["size"][0]), int(row["size"][1])) for row in rows)
-    return Survey(sizes, MaskValues(dict(pixels), dict(masks)), _preprocessing(rows, dtypes.most_common(1)[0][0]))
+    return Survey(
+        sizes,
+        MaskValues(dict(pixels), dict(masks), max(row["most_distinct"] for row in rows)),
+        _preprocessing(rows, dtypes.most_common(1)[0][0]),
+    )
 
 
 def _preprocessing(rows: list[dict[str, Any]], dtype: str) -> Preprocessing:

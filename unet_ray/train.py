@@ -18,19 +18,28 @@ from ray.train.torch import TorchTrainer
 
 from unet_ray.archive.ledger import new_run_id
 from unet_ray.archive.storage import Storage
-from unet_ray.cluster import TASK_CPUS, Device, ProgressBoard, connect, parse_range, software_versions
-from unet_ray.errors import InputError
+from unet_ray.cluster import (
+    TASK_CPUS,
+    Device,
+    ProgressBoard,
+    connect,
+    largest_node_cpus,
+    parse_range,
+    software_versions,
+)
+from unet_ray.errors import InputError, UnetRayError, one_line
 from unet_ray.imaging.crops import count_crops, random_crop
 from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling, parse_classes
 from unet_ray.inputs import LabelAccess, LabelledImage, LabelledSet, find_labelled
 from unet_ray.network.model_folder import Model, save_model
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import PRESETS, Norm, Padding, UNetConfig
-from unet_ray.survey import survey_set
+from unet_ray.survey import Survey, survey_set
 from unet_ray.train_worker import WorkerSettings, last_epoch, train_worker
 
 _RUN_NAME = "unet_ray"
 _MAX_FAILURES = 3
+_DEFAULT_CROP = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +47,9 @@ class TrainConfig:
     """What to learn from, what network, and how."""
 
     images: str
-    """Folder, glob or manifest (URI) of the labelled images."""
+    """Folder or glob (URI) of the labelled images."""
     masks: str
-    """Folder (URI) of their masks, paired by relative path without suffix."""
+    """Folder or glob (URI) of their masks, paired by relative path without suffix."""
     output: str
     """Model folder to write (URI)."""
     classes: str | None = None
@@ -55,8 +64,8 @@ class TrainConfig:
     """Passes over the area of the training images."""
     batch_size: int = 8
     """Crops per step and worker."""
-    crop: int = 256
-    """Side of the labelled square of a crop (px)."""
+    crop: int | None = None
+    """Side of the labelled square of a crop (px); default: 256, or the next that fits a valid network (260)."""
     workers: str = "1"
     """Training workers, N or MIN,MAX."""
     device: Device = "auto"
@@ -85,7 +94,7 @@ class TrainConfig:
     """Of the split, the weights, the crops and the augmentation."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("crop", 1)):
+        for name, least in (("epochs", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose at least {least}")
         if not 0 <= self.val_fraction < 1:
@@ -100,6 +109,14 @@ class TrainConfig:
         parse_classes(self.classes)
         self._check_crop(self.network(1, 1))
 
+    @property
+    def crop_px(self) -> int:
+        """Side of the labelled square of a crop (px)."""
+        if self.crop is not None:
+            return self.crop
+        network = self.network(1, 1)
+        return network.reach.input_size(_DEFAULT_CROP) - 2 * network.margin
+
     def network(self, in_channels: int, classes: int) -> UNetConfig:
         """Return the network of preset and flags."""
         given = {n: getattr(self, n) for n in ("base_channels", "depth", "padding", "norm")}
@@ -107,8 +124,8 @@ class TrainConfig:
         return UNetConfig(in_channels=in_channels, classes=classes, **chosen)
 
     def _check_crop(self, network: UNetConfig) -> None:
-        covered = network.reach.input_size(self.crop) - 2 * network.margin
-        if covered != self.crop:
+        covered = network.reach.input_size(max(1, self.crop_px)) - 2 * network.margin
+        if covered != self.crop_px:
             below = covered - network.multiple
             nearest = f"{below} and {covered}" if below > 0 else str(covered)
             raise InputError(
@@ -149,6 +166,8 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     print(f"{len(labelled.items)} labelled images; masks of the kind {labelling.kind}, classes {names}")
     network = config.network(len(survey.preprocessing.mean), len(labelling.classes))
     training, validating = _split(config, labelled, validation)
+    if validation is not None:
+        _check_validation(config, labelling, survey.preprocessing, survey_set(validation))
     settings = WorkerSettings(
         network=network,
         preprocessing=survey.preprocessing,
@@ -157,7 +176,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         validation=validating.items,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        crops_per_epoch=sum(count_crops(*survey.sizes[i], config.crop) for i in training),
+        crops_per_epoch=sum(count_crops(*survey.sizes[i], config.crop_px) for i in training),
         learning_rate=config.learning_rate,
         seed=config.seed,
         threads=1,
@@ -167,11 +186,12 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         tuple(labelled.items[i] for i in training),
         labelling,
         survey.preprocessing,
-        config.crop,
+        config.crop_px,
         network.margin,
         config.seed,
         first_epoch=last_epoch(storage, _RUN_NAME),
     )
+    storage.write("train.json", json.dumps(_run_settings(config), indent=2).encode())
     result = _fit(config, storage, settings, sampler)
     return _save(config, output, settings, result)
 
@@ -180,6 +200,19 @@ def _find_validation(config: TrainConfig, labelled: LabelledSet) -> LabelledSet 
     if config.val_images is None or config.val_masks is None:
         return None
     return find_labelled(config.val_images, config.val_masks, labelled.classes, labelled.kind)
+
+
+def _check_validation(config: TrainConfig, labelling: Labelling, constants: Preprocessing, found: Survey) -> None:
+    """Refuse validation images and masks that do not follow the training set's."""
+    values = find_labelling(
+        found.values, labelling.classes, labelling.kind, config.background_value, config.ignore_value
+    )
+    if values.foreground != labelling.foreground:
+        raise InputError(
+            f"--val-masks {config.val_masks}: the class has the value {values.foreground}, in --masks "
+            f"{labelling.foreground}; give masks of one convention"
+        )
+    found.check_fits(constants, f"--val-images {config.val_images}")
 
 
 def _split(config: TrainConfig, labelled: LabelledSet, validation: LabelledSet | None) -> tuple[list[int], LabelledSet]:
@@ -196,14 +229,10 @@ def _split(config: TrainConfig, labelled: LabelledSet, validation: LabelledSet |
 
 
 def _check_same_run(config: TrainConfig, storage: Storage) -> None:
-    """Refuse to resume a run of other settings; note this run's settings for the next."""
-    changeable = {"epochs", "workers", "device", "output", "storage"}
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in changeable}
-    try:
-        before = json.loads(storage.read("train.json"))
-    except FileNotFoundError:
-        storage.write("train.json", json.dumps(settings, indent=2).encode())
-        return
+    """Refuse to resume a run of other settings."""
+    if not last_epoch(storage, _RUN_NAME):
+        return  # nothing was trained yet: nothing to contradict
+    settings, before = _run_settings(config), json.loads(storage.read("train.json"))
     other = [name for name in settings if before.get(name) != settings[name]]
     if other:
         flag = other[0].replace("_", "-")
@@ -239,8 +268,20 @@ class CropSampler:
             yield random_crop(image, targets, self.side, self.margin, rng)
 
 
-def _crop_stream(sampler: CropSampler, epochs: int) -> Any:
-    """Return the dataset of all crops of all epochs, and one epoch more, so that no worker runs dry at the end."""
+def _passes(config: TrainConfig, settings: WorkerSettings) -> int:
+    """Return how often the stream goes through all images, so that no worker runs dry before its last step.
+
+    An epoch is at least one step of each worker, which may be more crops than there are; splitting the stream evenly
+    and dropping the last short batch cost up to one step more.
+    """
+    _, workers = parse_range(config.workers, "--workers")
+    step = config.batch_size * workers
+    needed = config.epochs * max(settings.crops_per_epoch, step) + step
+    return -(-needed // settings.crops_per_epoch) + 1
+
+
+def _crop_stream(sampler: CropSampler, passes: int) -> Any:
+    """Return the dataset of the crops of all passes."""
     shared = ray.put(sampler)
 
     def cut(batch: dict[str, Any]) -> dict[str, Any]:
@@ -248,9 +289,15 @@ def _crop_stream(sampler: CropSampler, epochs: int) -> Any:
         pairs = [pair for ordinal in batch["id"] for pair in mine.crops(int(ordinal))]
         return {"image": np.stack([p[0] for p in pairs]), "targets": np.stack([p[1] for p in pairs])}
 
-    ordinals = len(sampler.items) * (epochs + 1)
+    ordinals = len(sampler.items) * passes
     stream = ray.data.range(ordinals, override_num_blocks=max(1, ordinals // 8))
     return stream.map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)
+
+
+def _run_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that must be the same when a run is resumed."""
+    changeable = {"epochs", "workers", "device", "output", "storage"}
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in changeable}
 
 
 def _fit(config: TrainConfig, storage: Storage, settings: WorkerSettings, sampler: CropSampler) -> Any:
@@ -270,10 +317,16 @@ def _fit(config: TrainConfig, storage: Storage, settings: WorkerSettings, sample
             train_loop_config={"settings": settings.with_threads(threads), "post": board.post},
             scaling_config=scaling,
             run_config=run,
-            datasets={"crops": _crop_stream(sampler, config.epochs)},
+            datasets={"crops": _crop_stream(sampler, _passes(config, settings))},
             dataset_config=ray.train.DataConfig(execution_options=options),
         )
-        return trainer.fit()
+        try:
+            return trainer.fit()
+        except ray.train.WorkerGroupError as error:
+            cause = next(iter(error.worker_failures.values()), error)
+            raise UnetRayError(
+                f"training failed: {one_line(cause)}; rerun with the same --storage to resume"
+            ) from error
 
 
 def _scaling(config: TrainConfig) -> tuple[ray.train.ScalingConfig, int]:
@@ -287,13 +340,13 @@ def _scaling(config: TrainConfig) -> tuple[ray.train.ScalingConfig, int]:
     if not use_gpu and least > cpus:
         raise InputError(f"--workers {config.workers}: the cluster has {cpus} CPUs; give at most {cpus}")
     free = cpus - max(1, cpus // 4)
-    share = free // most if free >= most else 0.5 * cpus / most
+    share = min(free // most, largest_node_cpus()) if free >= most else 0.5 * cpus / most
     workers = most if least == most else (least, most)
     each = {"CPU": max(0.1, min(share, 4) if use_gpu else share)} | ({"GPU": 1} if use_gpu else {})
     print(f"training on {config.workers} workers ({'GPU' if use_gpu else 'CPU'}), batch {config.batch_size} each")
     return (
         ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=each),
-        max(1, cpus // most),
+        max(1, min(cpus // most, largest_node_cpus())),
     )
 
 

@@ -186,12 +186,13 @@ class _Worker:
         classes = self.settings.labelling.classes
         metrics: dict[str, Any] = {"epoch": self.epoch, "loss": loss}
         for name, values in (("iou", counts.iou), ("dice", counts.dice)):
-            metrics[name] = {c.name: round(float(v), 6) for c, v in zip(classes, values, strict=True)}
+            metrics[name] = {c.name: _rounded(v) for c, v in zip(classes, values, strict=True)}
         if self.rank:
             ray.train.report(metrics)
             return
         shown = ", ".join(
-            f"{c.name} IoU {metrics['iou'][c.name]:.3f} Dice {metrics['dice'][c.name]:.3f}" for c in classes
+            f"{c.name} IoU {iou:.3f} Dice {dice:.3f}"
+            for c, iou, dice in zip(classes, counts.iou, counts.dice, strict=True)
         )
         validated = shown if self.settings.validation else "no validation images"
         self.post(f"epoch {self.epoch}/{self.settings.epochs}: loss {loss:.4f}, {validated}")
@@ -212,6 +213,11 @@ def evaluate_image(
     (q,) = predictor.predict([predictor.preprocessing.check(image)])
     found = np.stack([binary_mask(plane, threshold) for plane, threshold in zip(q, thresholds, strict=True)])
     return count_pixels(found, labelling.targets(masks))
+
+
+def _rounded(value: np.float64) -> float | None:
+    """Return a metric for JSON; None where it is undefined."""
+    return None if np.isnan(value) else round(float(value), 6)
 
 
 def _summed(tensor: Tensor) -> Tensor:

@@ -96,6 +96,26 @@ def test_listing_takes_folders_globs_and_manifests(root: str) -> None:
     assert entries[0].etag == listing.entries[0].etag
 
 
+def test_odd_local_folders_are_listed_as_they_are(tmp_path: Path) -> None:
+    for name in ("odd[1]/a b#1.png", "real/b.png"):
+        Storage.of(str(tmp_path)).write(name, b"x")
+    (tmp_path / "odd[1]/link").symlink_to(tmp_path / "real")
+    (tmp_path / "odd[1]/loop").symlink_to(tmp_path / "odd[1]")
+    (tmp_path / "odd[1]/gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = list_files(f"{tmp_path}/odd[1]", PNG, "--images").entries
+    assert [e.path for e in found] == ["a b#1.png", "link/b.png"]
+    assert [e.path for e in list_files(f"{tmp_path}/real/b.png", PNG, "--images").entries] == ["b.png"]
+    table = pa.table({"image_uri": [f"file://{tmp_path}/real/b.png"]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    assert [e.uri for e in list_files(f"{tmp_path}/m.parquet", PNG, "--images").entries] == [f"{tmp_path}/real/b.png"]
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(InputError, match="not a Parquet manifest"):
+        list_files(f"{tmp_path}/m.parquet", PNG, "--images")
+    (tmp_path / "real" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    with pytest.raises(InputError, match="not UTF-8"):
+        list_files(f"{tmp_path}/real", PNG, "--images")
+
+
 def test_what_cannot_be_listed_is_one_line(root: str) -> None:
     storage = Storage.of(root)
     with pytest.raises(InputError, match="there is no such folder or file"):

@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
-from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
+from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError, UnetRayError
 from unet_ray.evaluate import EvaluateConfig, evaluate
 from unet_ray.imaging.images import decode_image
 from unet_ray.network.model_folder import load_model
@@ -79,8 +79,32 @@ def test_train_resume_evaluate_segment(root: str) -> None:
 
 @pytest.mark.slow
 def test_two_workers_train_one_model(tmp_path: Path) -> None:
-    make_archive(Storage.of(f"{tmp_path}/data"), labelled=4, check=0, archive=0)
-    assert train(small_network(str(tmp_path), workers="2", padding="valid", crop=68)).epochs == 1
+    """Two images make fewer crops than one step of both workers takes."""
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
+    few = {"batch_size": 16, "epochs": 3, "val_fraction": 0.0}
+    result = train(small_network(str(tmp_path), workers="2", padding="valid", crop=132, **few))
+    assert result.epochs == 3
+    assert result.metrics["iou"] == {"cell": None, "fibre": None}
+
+
+@pytest.mark.slow
+def test_a_loss_that_explodes_is_one_line(tmp_path: Path) -> None:
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
+    with pytest.raises(UnetRayError, match="the loss became .* rerun with a smaller --learning-rate"):
+        train(small_network(str(tmp_path), learning_rate=1e30, norm="none", val_fraction=0.0, epochs=3))
+
+
+def test_validation_masks_of_another_convention_are_refused(tmp_path: Path) -> None:
+    for name, value in (("one", 1), ("two", 255)):
+        folder = Storage.of(f"{tmp_path}/{name}")
+        folder.write("images/a.png", encode(np.zeros((64, 64, 3), np.uint8), "png"))
+        folder.write("masks/a.png", encode(np.eye(64, dtype=np.uint8) * value, "png"))
+    config = TrainConfig(
+        images=f"{tmp_path}/one/images", masks=f"{tmp_path}/one/masks", output=f"{tmp_path}/model", mask_kind="binary",
+        val_images=f"{tmp_path}/two/images", val_masks=f"{tmp_path}/two/masks",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="the class has the value 255, in --masks 1"):
+        train(config)
 
 
 @pytest.fixture

@@ -85,6 +85,34 @@ def test_white_is_zero_is_inverted() -> None:
     assert np.array_equal(decode_image(tiff(GREY, photometric="miniswhite"))[:, :, 0], 255 - GREY)
 
 
+def test_mask_values_do_not_depend_on_how_the_file_stores_grey() -> None:
+    ids = GREY % 4
+    inverted = tiff(255 - ids, photometric="miniswhite")
+    assert np.array_equal(decode_label_image(inverted), ids)
+    palette = Image.fromarray(ids)
+    palette.putpalette([v for grey in (0, 85, 170, 255) for v in (grey, grey, grey)])
+    assert np.array_equal(decode_label_image(encoded(palette, bits=2)), ids)
+    assert np.array_equal(decode_label_image(two_bit_png(ids)), ids)
+    assert np.array_equal(decode_image(two_bit_png(ids))[:, :, 0], ids * 85)
+
+
+def two_bit_png(values: np.ndarray) -> bytes:
+    """Encode values 0..3 as a grey PNG of two bits; Pillow writes none."""
+    import zlib
+
+    height, width = values.shape
+    padded = np.zeros((height, -(-width // 4) * 4), np.uint8)
+    padded[:, :width] = values
+    packed = (padded.reshape(height, -1, 4) << np.array([6, 4, 2, 0], np.uint8)).sum(2).astype(np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 2, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
 def test_coloured_masks_are_refused() -> None:
     with pytest.raises(ImageError, match="a mask with colours"):
         decode_label_image(encoded(Image.fromarray(RGB)))

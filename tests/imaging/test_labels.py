@@ -59,6 +59,19 @@ def test_masks_that_cannot_be_told_are_refused(
         find_labelling(values(*found), classes, kind, 0, 255)  # type: ignore[arg-type]
 
 
+def test_instances_keep_an_ignore_value_that_was_given() -> None:
+    ids = values(*range(300), 65535)
+    assert find_labelling(ids, (), "instances", 0, 65535).ignored == 65535
+    assert find_labelling(ids, (), "instances", 0, 255).ignored is None  # the default is an id like any other
+
+
+def test_masks_in_class_folders_are_two_valued_each() -> None:
+    mixed = MaskValues({0: 9, 1: 9, 255: 9}, {0: 2, 1: 1, 255: 1}, most_distinct=2)
+    assert find_labelling(mixed, TWO, "folders", 0, 255).kind == "folders"
+    with pytest.raises(InputError, match="one of them holds 3"):
+        find_labelling(MaskValues(mixed.pixels, mixed.masks, 3), TWO, "folders", 0, 255)
+
+
 def test_targets_of_each_kind() -> None:
     mask = np.array([[0, 1, 2, 255]])
     assert Labelling("classes", TWO, 0, 255).targets([mask]).tolist() == [

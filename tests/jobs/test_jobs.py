@@ -46,6 +46,7 @@ def images(tmp_path: Path) -> str:
             "--model {model} --images {images} --output {tmp}/t --date today",
             "--date today: give a day",
         ),
+        ("segment", "--model {model} --images s3://No_Bucket!/x --output {tmp}/t", "not a name that the store allows"),
         ("train", "--images {images} --masks {tmp}/nowhere --output {tmp}/m", "no such folder or file"),
         ("train", "--images {images} --masks {images} --output {tmp}/m --crop 100", "nearest: 96 and 112"),
         ("train", "--images {images} --masks {images} --output {tmp}/m --workers 2,1", "--workers 2,1"),

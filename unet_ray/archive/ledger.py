@@ -24,11 +24,11 @@ from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES
 from unet_ray.errors import OutputHeldError
 
-TRANSIENT_ERRORS = ("network", "out_of_memory")
+TRANSIENT_ERRORS = ("network", "denied", "missing", "out_of_memory", "internal")
 """Failures that were not the file's: such an image is tried again on the next night."""
 
 LOCK_LEASE_S = 600.0
-"""A lock without heartbeat for so long is taken over: ten times s3fs's time-out of a PUT."""
+"""A lock without heartbeat for so long is taken over: more than ten times the time that s3fs waits for a PUT."""
 HEARTBEAT_S = 20.0
 _GRACE_S = 5.0
 _LOCK = "_lock.json"
@@ -172,6 +172,7 @@ class OutputLock:
             "host": socket.gethostname(),
             "boot": _boot_id(),
             "pid": os.getpid(),
+            "pid_namespace": _pid_namespace(),
             "started_at": self._started_at.isoformat(timespec="seconds"),
             "heartbeat_at": time.time(),
             "lease_s": LOCK_LEASE_S,
@@ -192,8 +193,14 @@ def _read_lock(output: Storage) -> dict[str, Any] | None:
 def _is_dead(lock: dict[str, Any]) -> bool:
     if time.time() - float(lock["heartbeat_at"]) > float(lock["lease_s"]):
         return True
-    same_machine = lock["host"] == socket.gethostname() and lock["boot"] == _boot_id()
+    same_machine = lock["boot"] == _boot_id() and lock.get("pid_namespace") == _pid_namespace() != ""
     return same_machine and not Path(f"/proc/{lock['pid']}").exists() and Path("/proc/self").exists()
+
+
+def _pid_namespace() -> str:
+    with suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
 
 
 def _boot_id() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -43,13 +43,23 @@ def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
         root, found = _found(uri)
     except FileNotFoundError:
         raise InputError(f"{flag} {uri}: there is no such folder or file") from None
-    except (PermissionError, ConnectionError) as error:
+    except OSError as error:
         raise InputError(f"{flag} {uri}: cannot be listed: {error}") from None
+    _refuse_names_beyond_utf8(found)
     known = found if uri.endswith(".parquet") else [e for e in found if suffix_of(e.path) in suffixes]
     if not known:
         what = f"{len(found)} files, none with a known image suffix" if found else "no files"
         raise InputError(f"{flag} {uri}: {what} ({', '.join(sorted(suffixes))})")
     return Listing(root, tuple(known), len(found) - len(known))
+
+
+def _refuse_names_beyond_utf8(entries: Iterable[FileEntry]) -> None:
+    """Tables hold text: a name of other bytes (surrogates, as Python reads them) has no place in them."""
+    for entry in entries:
+        try:
+            entry.uri.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{entry.path!r}: a file name that is not UTF-8; rename it") from None
 
 
 def suffix_of(path: str) -> str:
@@ -60,12 +70,14 @@ def suffix_of(path: str) -> str:
 def _found(uri: str) -> tuple[Storage, list[FileEntry]]:
     if uri.endswith(".parquet"):
         return _manifest(uri)
+    root = Storage.of(uri)
+    if root.is_file():
+        return Storage(root.uri.rpartition("/")[0] or "/", root.options), [root.entry()]
+    if root.exists():
+        return root, root.entries()
     if any(c in uri for c in "*?["):
         return _glob(uri)
-    root = Storage.of(uri)
-    if not root.exists():
-        raise FileNotFoundError(uri)
-    return root, root.entries()
+    raise FileNotFoundError(uri)
 
 
 def _glob(uri: str) -> tuple[Storage, list[FileEntry]]:
@@ -83,7 +95,9 @@ def _manifest(uri: str) -> tuple[Storage, list[FileEntry]]:
     file = Storage.of(uri)
     try:
         table = pq.read_table(io.BytesIO(file.read()))
-    except pa.ArrowInvalid as error:
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{uri}: not a Parquet manifest: {error}") from None
     if "image_uri" not in table.column_names:
         raise InputError(f"{uri}: the manifest has no column image_uri (it has {', '.join(table.column_names)})")
@@ -94,13 +108,15 @@ def _manifest(uri: str) -> tuple[Storage, list[FileEntry]]:
         raise InputError(f"{uri}: {len(twice)} URIs are listed twice, the first is {twice[0]}; list each once")
     if not rows:
         return folder, []
-    root = folder.join("") if "://" not in str(rows[0]["image_uri"]) else Storage.of(str(rows[0]["image_uri"]))
+    first = str(rows[0]["image_uri"])
+    root = Storage.of(first) if "://" in first else folder
     with ThreadPoolExecutor(16) as pool:
         return root, list(pool.map(lambda row: _manifest_entry(row, folder, root), rows))
 
 
 def _manifest_entry(row: dict[str, Any], folder: Storage, root: Storage) -> FileEntry:
     name = str(row["image_uri"])
+    name = Storage.of(name).uri if name.startswith("file://") else name
     uri = name if "://" in name or (folder.is_local and name.startswith("/")) else folder.uri_of(name)
     if not folder.is_local and "://" in uri and uri.partition("://")[0] != folder.uri.partition("://")[0]:
         raise InputError(f"{name}: a manifest on {folder.uri} may only name files of the same store")

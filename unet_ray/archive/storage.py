@@ -145,10 +145,16 @@ class Storage:
         """Return all files below a folder, sorted by path; hidden ones (a part that starts with a dot) left out."""
         uri = self.uri_of(path)
         with _mapped_errors(uri):
-            found = self.filesystem.find(uri, detail=True)
+            found = _find_local(uri) if self.is_local else self.filesystem.find(uri, detail=True)
             root = str(self.filesystem._strip_protocol(uri)).rstrip("/") + "/"
-            entries = [self._entry(name.removeprefix(root), uri, info) for name, info in found.items()]
-        return sorted((e for e in entries if not _is_hidden(e.path)), key=lambda entry: entry.path)
+            paths = {name.removeprefix(root): info for name, info in found.items()}
+            entries = [self._entry(path, uri, info) for path, info in paths.items() if not _is_hidden(path)]
+        return sorted(entries, key=lambda entry: entry.path)
+
+    def is_file(self) -> bool:
+        """Tell whether this is one file."""
+        with _mapped_errors(self.uri):
+            return bool(self.filesystem.isfile(self.uri))
 
     def entry(self) -> FileEntry:
         """Return the entry of the one file that this is; raise FileNotFoundError where there is none."""
@@ -196,6 +202,19 @@ def _modified_ns(filesystem: Any, info: dict[str, Any]) -> int:
     return int((modified.timestamp() if hasattr(modified, "timestamp") else float(modified)) * 1e9)
 
 
+def _find_local(folder: str) -> dict[str, dict[str, Any]]:
+    """Return all files below a folder of this machine, links followed; what vanishes or dangles is left out."""
+    found, seen = {}, set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(here))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
+        for name in names:
+            path = os.path.join(here, name)
+            with suppress(FileNotFoundError):
+                found[path] = {"name": path, "size": os.stat(path).st_size}
+    return found
+
+
 def _is_hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
 
@@ -226,7 +245,11 @@ def _mapped_errors(uri: str) -> Iterator[None]:
         raise ConnectionError(f"{uri}: {error}") from error
     except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
         raise PermissionError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except boto.ParamValidationError as error:
+        raise InputError(f"{uri}: not a name that the store allows: {' '.join(str(error).split())}") from error
     except boto.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code"))
         kind = PermissionError if code in _DENIED_CODES else OSError
         raise kind(f"{uri}: {error}") from error
+    except boto.BotoCoreError as error:
+        raise OSError(f"{uri}: {error}") from error

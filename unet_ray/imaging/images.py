@@ -70,6 +70,8 @@ def decode_label_image(data: bytes, page: int | None = None, max_pixels: int = M
     """
     raster = _read(data, page, max_pixels)
     values = raster.samples
+    if raster.inverted and values.dtype.kind == "u":
+        values = (2**raster.bits - 1) - values
     if raster.has_alpha:
         values = _drop_alpha(values)
     if values.dtype.kind not in "iu":
@@ -127,6 +129,10 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
         if image.format == "PPM" and image.mode == "RGB" and _pnm_maximum(data) > 255:
             raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
         image.load()
+        if image.format == "PNG" and data[24] in (2, 4) and data[25] == 0:  # Pillow scales these greys to 0..255
+            bits = data[24]
+            samples = np.asarray(image.convert("L"))[:, :, None] // (255 // (2**bits - 1))
+            return Raster(samples, bits=bits, orientation=orientation)
         return _from_pillow(image, orientation)
 
 

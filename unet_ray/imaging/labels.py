@@ -14,6 +14,7 @@ from unet_ray.imaging.metrics import IGNORED
 
 MaskKind = Literal["classes", "binary", "instances", "folders"]
 
+_DEFAULT_IGNORED = 255
 _MANY_IDS = 20
 """More distinct values than this are object ids, not classes, where nothing else tells."""
 
@@ -61,6 +62,8 @@ class MaskValues:
     """Value → pixels of it."""
     masks: Mapping[int, int]
     """Value → masks that hold it."""
+    most_distinct: int = 0
+    """Most values that one mask holds."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def find_labelling(
         return Labelling(kind, classes, background, None)
     if kind == "instances":
         # an id that happens to be the default --ignore-value is an object like any other
-        ignored = None if len(set(values.pixels) - {background}) > 0 and _is_dense(values, ignored) else ignored
+        ignored = None if ignored == _DEFAULT_IGNORED and _is_dense(values, ignored) else ignored
         if not set(values.pixels) - {background, ignored}:
             raise InputError("the masks hold no object; check --masks and --background-value")
         return Labelling(kind, classes, background, ignored)
@@ -171,9 +174,10 @@ def _binary_foreground(values: MaskValues) -> int:
 
 def _check_folders(values: MaskValues, background: int) -> None:
     beyond = sorted(set(values.pixels) - {background})
-    if len(beyond) > 1:
+    if values.most_distinct > 2:
         raise InputError(
-            f"masks in class folders hold two values, these {len(beyond) + 1}: {beyond[:6]}; threshold them"
+            f"masks in class folders hold two values, one of them holds {values.most_distinct} (there are "
+            f"{beyond[:6]}); threshold them"
         )
 
 
