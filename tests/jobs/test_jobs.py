@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,9 @@ from PIL import Image
 from tests.conftest import REPOSITORY, run_job
 from unet_ray.archive.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
+
+NOT_YET = ("Failed to connect", "Connection refused", "No available agent")
+"""What the job server says while the cluster is still starting."""
 
 READ_ONLY = "/proc/nothing-can-be-written-here"
 
@@ -93,26 +99,35 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         dashboard = probe.getsockname()[1]
+    ray_files = tempfile.mkdtemp(prefix="unet-ray-")  # sockets lie in it: its path must be short
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
+    binaries = Path(sys.executable).parent
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment |= {
+        "PATH": f"{binaries}:{environment['PATH']}",  # as in an activated environment
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    ray = str(Path(sys.executable).parent / "ray")
-    head = [ray, "start", "--head", "--num-cpus=2", "--port=0", f"--dashboard-port={dashboard}", "--block"]
+    head = [
+        f"{binaries}/ray",
+        "start",
+        "--head",
+        "--num-cpus=2",
+        "--port=0",
+        f"--dashboard-port={dashboard}",
+        "--block",
+    ]
     with (tmp_path / "head.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*head, f"--temp-dir=/tmp/unet-ray-test-{os.getpid()}"], env=environment, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([*head, f"--temp-dir={ray_files}"], env=environment, stdout=log, stderr=log)
     try:
         yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:
         process.terminate()
         process.wait(60)
+        shutil.rmtree(ray_files, ignore_errors=True)
 
 
 @pytest.mark.slow
@@ -120,20 +135,17 @@ def test_ray_job_submit(cluster: dict[str, str], images: str, tiny_model: str, t
     job = f"python jobs/segment.py --model {tiny_model} --images {images} --output {tmp_path}/tables"
     command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", str(REPOSITORY)]
     excludes = json.dumps({"excludes": [".git", ".venv*", "quickstart"]})
-    for _ in range(30):
+    for _ in range(60):
         done = subprocess.run(
-            [*command, "--runtime-env-json", excludes, "--", *job.split()],
-            env=cluster,
-            capture_output=True,
-            text=True,
+            [*command, "--runtime-env-json", excludes, "--", *job.split()], env=cluster, capture_output=True, text=True
         )
-        if "Failed to connect" not in done.stderr + done.stdout and "Connection refused" not in done.stderr:
+        if not any(reason in done.stdout + done.stderr for reason in NOT_YET):
             break
+        time.sleep(1)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "3 images done, 0 failed" in done.stdout
-    rows = duckdb.sql(f"select count(*), sum(region_count) from '{tmp_path}/tables/images/*/*.parquet'").fetchone()
-    assert rows is not None
-    assert rows[0] == 3
+    rows = duckdb.sql(f"select count(*), sum(region_count) from '{tmp_path}/tables/images/*/*.parquet'").fetchall()
+    assert rows[0][0] == 3
     wrong = subprocess.run([*command, "--", *job.split(), "--foo"], env=cluster, capture_output=True, text=True)
     assert wrong.returncode == 1
     assert "Unknown option" in wrong.stdout + wrong.stderr
