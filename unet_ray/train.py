@@ -6,7 +6,6 @@ pairs ─▶ survey (Ray Data) ─▶ labelling, preprocessing ─▶ crops (Ray
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -19,7 +18,6 @@ from ray.train.torch import TorchTrainer
 from unet_ray.archive.ledger import new_run_id
 from unet_ray.archive.storage import Storage
 from unet_ray.cluster import (
-    TASK_CPUS,
     Device,
     ProgressBoard,
     connect,
@@ -27,10 +25,11 @@ from unet_ray.cluster import (
     parse_range,
     software_versions,
 )
+from unet_ray.crop_stream import CropSampler, crop_stream, passes_needed
 from unet_ray.errors import InputError, UnetRayError, one_line
-from unet_ray.imaging.crops import count_crops, random_crop
+from unet_ray.imaging.crops import count_crops
 from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling, parse_classes
-from unet_ray.inputs import LabelAccess, LabelledImage, LabelledSet, find_labelled
+from unet_ray.inputs import LabelledSet, find_labelled
 from unet_ray.network.model_folder import Model, save_model
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import PRESETS, Norm, Padding, UNetConfig
@@ -242,58 +241,6 @@ def _check_same_run(config: TrainConfig, storage: Storage) -> None:
         )
 
 
-@dataclass(frozen=True)
-class CropSampler:
-    """Cuts the crops of one image in one epoch: the same for the same seed, whoever does it and in what order."""
-
-    access: LabelAccess
-    items: tuple[LabelledImage, ...]
-    labelling: Labelling
-    preprocessing: Preprocessing
-    side: int
-    margin: int
-    seed: int
-    first_epoch: int
-
-    def crops(self, ordinal: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-        """Yield (image crop HWC, targets KHW); ordinals run through all images, shuffled anew, epoch after epoch."""
-        epoch, place = divmod(ordinal, len(self.items))
-        epoch += self.first_epoch
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
-        index = int(order[place])
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, masks = self.items[index].read(self.access)
-        image, targets = self.preprocessing.check(image), self.labelling.targets(masks)
-        for _ in range(count_crops(image.shape[0], image.shape[1], self.side)):
-            yield random_crop(image, targets, self.side, self.margin, rng)
-
-
-def _passes(config: TrainConfig, settings: WorkerSettings) -> int:
-    """Return how often the stream goes through all images, so that no worker runs dry before its last step.
-
-    An epoch is at least one step of each worker, which may be more crops than there are; splitting the stream evenly
-    and dropping the last short batch cost up to one step more.
-    """
-    _, workers = parse_range(config.workers, "--workers")
-    step = config.batch_size * workers
-    needed = config.epochs * max(settings.crops_per_epoch, step) + step
-    return -(-needed // settings.crops_per_epoch) + 1
-
-
-def _crop_stream(sampler: CropSampler, passes: int) -> Any:
-    """Return the dataset of the crops of all passes."""
-    shared = ray.put(sampler)
-
-    def cut(batch: dict[str, Any]) -> dict[str, Any]:
-        mine = ray.get(shared)
-        pairs = [pair for ordinal in batch["id"] for pair in mine.crops(int(ordinal))]
-        return {"image": np.stack([p[0] for p in pairs]), "targets": np.stack([p[1] for p in pairs])}
-
-    ordinals = len(sampler.items) * passes
-    stream = ray.data.range(ordinals, override_num_blocks=max(1, ordinals // 8))
-    return stream.map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)
-
-
 def _run_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that must be the same when a run is resumed."""
     changeable = {"epochs", "workers", "device", "output", "storage"}
@@ -302,6 +249,8 @@ def _run_settings(config: TrainConfig) -> dict[str, Any]:
 
 def _fit(config: TrainConfig, storage: Storage, settings: WorkerSettings, sampler: CropSampler) -> Any:
     scaling, threads = _scaling(config)
+    crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
+    passes = passes_needed(config.epochs, settings.crops_per_epoch, crops_per_step)
     run = ray.train.RunConfig(
         name=_RUN_NAME,
         storage_path=storage.path,
@@ -317,7 +266,7 @@ def _fit(config: TrainConfig, storage: Storage, settings: WorkerSettings, sample
             train_loop_config={"settings": settings.with_threads(threads), "post": board.post},
             scaling_config=scaling,
             run_config=run,
-            datasets={"crops": _crop_stream(sampler, _passes(config, settings))},
+            datasets={"crops": crop_stream(sampler, passes)},
             dataset_config=ray.train.DataConfig(execution_options=options),
         )
         try:
