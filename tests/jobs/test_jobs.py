@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import REPOSITORY, run_job
+from tests.conftest import REPOSITORY, free_port, run_job
 from unet_ray.archive.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
@@ -96,9 +95,7 @@ def test_quickstart(tmp_path: Path) -> None:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Start a Ray cluster as an administrator would, tokens on; return the environment of its users."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        dashboard = probe.getsockname()[1]
+    dashboard, agent = free_port(), free_port()  # another Ray of this machine may hold the default ones
     ray_files = tempfile.mkdtemp(prefix="unet-ray-")  # sockets lie in it: its path must be short
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
@@ -118,10 +115,12 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
         "--num-cpus=2",
         "--port=0",
         f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--temp-dir={ray_files}",
         "--block",
     ]
     with (tmp_path / "head.log").open("wb") as log:
-        process = subprocess.Popen([*head, f"--temp-dir={ray_files}"], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(head, env=environment, stdout=log, stderr=log)
     try:
         yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:
@@ -135,7 +134,7 @@ def test_ray_job_submit(cluster: dict[str, str], images: str, tiny_model: str, t
     job = f"python jobs/segment.py --model {tiny_model} --images {images} --output {tmp_path}/tables"
     command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", str(REPOSITORY)]
     excludes = json.dumps({"excludes": [".git", ".venv*", "quickstart"]})
-    for _ in range(60):
+    for _ in range(15):
         done = subprocess.run(
             [*command, "--runtime-env-json", excludes, "--", *job.split()], env=cluster, capture_output=True, text=True
         )
