@@ -13,7 +13,7 @@ def test_a_pointwise_network_gives_the_whole_image_back(
     """Tiles part the image: each pixel is written once, from itself."""
     multiple = 2 ** max(1, depth)
     margin = 6 * multiple - 4 if valid else 0
-    reach = Reach(multiple, margin, multiple)
+    reach = Reach(multiple, margin)
     image = np.arange(height * width).reshape(height, width, 1)
     whole = np.zeros((1, height, width), int)
     for piece in tiles_of(height, width, reach, tile * multiple, multiple):
@@ -29,7 +29,7 @@ def test_a_pointwise_network_gives_the_whole_image_back(
 @settings(deadline=None)
 def test_a_box_filter_is_exact_where_the_context_covers_it(size: int, tile: int, radius: int) -> None:
     multiple = 4
-    reach = Reach(multiple, 0, multiple)
+    reach = Reach(multiple, 0)
     rng = np.random.default_rng(size)
     image = rng.integers(0, 1000, (size, 8, 1))
 
@@ -51,7 +51,7 @@ def test_mirroring_goes_on_as_often_as_it_takes() -> None:
 
 
 def test_spans_of_the_docstring() -> None:
-    pieces = list(tiles_of(1000, 16, Reach(16, 0, 112), 512, 112))
+    pieces = list(tiles_of(1000, 16, Reach(16, 0), 512, 112))
     assert [(p.core.top, p.core.bottom, p.read.top, p.read.bottom) for p in pieces] == [
         (0, 512, 0, 624),
         (512, 1000, 400, 1008),

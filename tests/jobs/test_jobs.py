@@ -52,6 +52,7 @@ def images(tmp_path: Path) -> str:
             "--date today: give a day",
         ),
         ("segment", "--model {model} --images s3://No_Bucket!/x --output {tmp}/t", "not a name that the store allows"),
+        ("segment", "--model {model} --images {tmp}/empty --output {tmp}/t", "no files"),
         ("train", "--images {images} --masks {tmp}/nowhere --output {tmp}/m", "no such folder or file"),
         ("train", "--images {images} --masks {images} --output {tmp}/m --crop 100", "nearest: 96 and 112"),
         ("train", "--images {images} --masks {images} --output {tmp}/m --workers 2,1", "--workers 2,1"),
@@ -61,6 +62,7 @@ def images(tmp_path: Path) -> str:
 def test_wrong_input_is_one_line_and_exit_code_2(
     job: str, flags: str, message: str, images: str, tiny_model: str, tmp_path: Path
 ) -> None:
+    (tmp_path / "empty").mkdir()
     filled = flags.format(model=tiny_model, images=images, tmp=tmp_path).split()
     done = run_job(job, *filled)
     assert done.returncode == 2, done.stderr

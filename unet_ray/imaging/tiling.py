@@ -23,8 +23,6 @@ class Reach:
     """Pooling grid, 2^depth (px)."""
     margin: int
     """Pixels that unpadded convolutions take from each side; 0 for padded ones."""
-    context: int
-    """Context at which a tile equals the whole image (px, a multiple of `multiple`)."""
 
     def input_size(self, output_size: int) -> int:
         """Return the smallest input size (px) whose output covers `output_size` px.

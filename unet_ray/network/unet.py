@@ -71,7 +71,7 @@ class UNetConfig:
     @property
     def reach(self) -> Reach:
         """The same, as tiling wants it."""
-        return Reach(self.multiple, self.margin, self.exact_context)
+        return Reach(self.multiple, self.margin)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError unless an input of this size works; the message names the nearest sizes that do."""
