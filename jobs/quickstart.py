@@ -18,7 +18,8 @@ from unet_ray.plan import SegmentConfig
 from unet_ray.results import contact_sheet, open_tables, overlay
 from unet_ray.segment import segment
 from unet_ray.synthetic import CLASSES, make_archive
-from unet_ray.train import TrainConfig, train
+from unet_ray.train import train
+from unet_ray.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,15 @@ ray job submit --working-dir . -- python jobs/train.py --images s3://b/images --
 
 from _command import run
 
-from unet_ray.train import TrainConfig, train
+from unet_ray.train import train
+from unet_ray.train_config import TrainConfig
 
 
 def main(config: TrainConfig, ray_address: str) -> None:
     """Train and say where the model is."""
     result = train(config, ray_address)
-    print(f"model: {result.output} (digest {result.model.digest[:12]}, {result.epochs} epochs)")
+    print(f"model: {result.output} (digest {result.model.digest[:12]}), of epoch {result.progress.best_epoch}")
+    print(f"curves, worst images, TensorBoard, checkpoints: {result.run_folder}")
 
 
 if __name__ == "__main__":

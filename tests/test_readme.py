@@ -13,7 +13,7 @@ from unet_ray.evaluate import EvaluateConfig
 from unet_ray.plan import SegmentConfig
 from unet_ray.segment import segment
 from unet_ray.synthetic import make_archive
-from unet_ray.train import TrainConfig
+from unet_ray.train_config import TrainConfig
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()

@@ -74,6 +74,12 @@ def largest_node_cpus() -> int:
     return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
 
 
+def node_cpus() -> int:
+    """Return the CPUs of the node that this process runs on."""
+    mine = ray.get_runtime_context().get_node_id()
+    return next((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == mine), 1)
+
+
 def parse_range(text: str, flag: str) -> tuple[int, int]:
     """Return `N` or `MIN,MAX` as a pair; raise InputError for anything else."""
     try:

@@ -1,67 +1,105 @@
-"""The stream of random crops that training workers read: Ray Data over all images, pass after pass."""
+"""The stream of random crops that training workers read: Ray Data over all images, epoch after epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import ray
 import ray.data
+from numpy.typing import NDArray
 
 from unet_ray.cluster import TASK_CPUS
-from unet_ray.imaging.crops import count_crops, random_crop
+from unet_ray.imaging.crops import CropConfig, LabelledCrops
 from unet_ray.imaging.labels import Labelling
-from unet_ray.inputs import LabelAccess, LabelledImage
 from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.readers import Reader
+
+_BLOCK_BYTES = 2**24
+"""Of the crops that one task cuts: enough to make Ray's own cost per task small."""
 
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Cuts the crops of one image in one epoch: the same for the same seed, whoever does it and in what order."""
+    """Draws the crops of all epochs: the same for the same seed, whoever does it and in what order.
 
-    access: LabelAccess
-    items: tuple[LabelledImage, ...]
+    An epoch is a sequence of *visits* in an order of its own. A visit draws from one image: a single crop where images
+    lie decoded in memory, so that crops are shuffled over the whole set; else all crops of the image, which is
+    decoded once for them.
+    """
+
+    reader: Reader
+    visits: NDArray[np.int64]
+    """(visits, 2): index of the image, crops to draw."""
     labelling: Labelling
     preprocessing: Preprocessing
-    side: int
-    margin: int
+    config: CropConfig
     seed: int
-    first_epoch: int
 
-    def crops(self, ordinal: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-        """Yield (image crop HWC, targets KHW); ordinals run through all images, shuffled anew, epoch after epoch."""
-        epoch, place = divmod(ordinal, len(self.items))
-        epoch += self.first_epoch
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
-        index = int(order[place])
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, masks = self.items[index].read(self.access)
-        image, targets = self.preprocessing.check(image), self.labelling.targets(masks)
-        for _ in range(count_crops(image.shape[0], image.shape[1], self.side)):
-            yield random_crop(image, targets, self.side, self.margin, rng)
+    @property
+    def crops_per_epoch(self) -> int:
+        """Crops of all visits."""
+        return int(self.visits[:, 1].sum())
+
+    @property
+    def crop_bytes(self) -> int:
+        """Bytes of one crop with its targets and weights."""
+        planes = len(self.labelling.classes) * (3 if self.config.border_weight else 1)
+        sample = np.dtype(self.preprocessing.dtype).itemsize * self.preprocessing.channels
+        return (self.config.side + 2 * self.config.margin) ** 2 * (sample + planes)
+
+    def ordinal_after(self, crops_seen: int) -> int:
+        """Return the visit at which the stream goes on when so many crops of it were used."""
+        epoch, rest = divmod(crops_seen, self.crops_per_epoch)
+        order = _order(self.seed, epoch, len(self.visits))
+        seen = np.cumsum(self.visits[order, 1])
+        return epoch * len(self.visits) + int(np.searchsorted(seen, rest, side="right"))
+
+    def crops(self, ordinal: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the crops of one visit, as `LabelledCrops.draw`; ordinals run on from epoch to epoch."""
+        epoch, place = divmod(ordinal, len(self.visits))
+        visit = int(_order(self.seed, epoch, len(self.visits))[place])
+        index, count = self.visits[visit].tolist()
+        image, masks = self.reader.read(index)
+        source = LabelledCrops(image, masks, self.labelling, self.config)
+        rng = np.random.default_rng([self.seed, epoch, visit])
+        for _ in range(count):
+            crop = source.draw(rng)
+            yield crop | {"image": self.preprocessing.check(crop["image"])}
 
 
-def crop_stream(sampler: CropSampler, passes: int) -> Any:
-    """Return the dataset of the crops of all passes."""
-    shared = ray.put(sampler)
+def plan_visits(counts: NDArray[np.int64], indices: NDArray[np.int64], one_by_one: bool) -> NDArray[np.int64]:
+    """Return the visits of an epoch.
+
+    Args:
+        counts — crops of each image.
+        indices — the images.
+        one_by_one — a visit for each crop, or one for each image.
+    """
+    if one_by_one:
+        indices, counts = np.repeat(indices, counts), np.ones(int(counts.sum()), np.int64)
+    return np.stack([indices, counts], axis=1)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any:
+    """Return the dataset of `crops_needed` crops (or a few more) that follow the first `crops_seen`."""
+    shared, first = ray.put(sampler), sampler.ordinal_after(crops_seen)
+    crops_per_visit = sampler.crops_per_epoch / len(sampler.visits)
+    visits = int(np.ceil(crops_needed / crops_per_visit)) + len(sampler.visits)
+    visits_per_task = max(1, int(_BLOCK_BYTES / (sampler.crop_bytes * crops_per_visit)))
 
     def cut(batch: dict[str, Any]) -> dict[str, Any]:
-        mine = ray.get(shared)
-        pairs = [pair for ordinal in batch["id"] for pair in mine.crops(int(ordinal))]
-        return {"image": np.stack([p[0] for p in pairs]), "targets": np.stack([p[1] for p in pairs])}
+        mine: CropSampler = ray.get(shared)
+        crops = [crop for ordinal in batch["id"] for crop in mine.crops(first + int(ordinal))]
+        return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
 
-    ordinals = len(sampler.items) * passes
-    stream = ray.data.range(ordinals, override_num_blocks=max(1, ordinals // 8))
-    return stream.map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)
-
-
-def passes_needed(epochs: int, crops_per_epoch: int, crops_per_step: int) -> int:
-    """Return how often the stream goes through all images, so that no worker runs dry before its last step.
-
-    An epoch is at least one step of each worker, which may be more crops than there are; splitting the stream evenly
-    and dropping the last short batch cost up to one step more.
-    """
-    needed = epochs * max(crops_per_epoch, crops_per_step) + crops_per_step
-    return -(-needed // crops_per_epoch) + 1
+    ordinals = ray.data.range(visits, override_num_blocks=max(1, visits // visits_per_task))
+    return ordinals.map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)

@@ -1,26 +1,37 @@
-"""Hold a trained model against masks: IoU, Dice and pixel error per class, from counts over all pixels."""
+"""Hold a trained model against masks: metrics of pixels, objects and boundaries per class, from counts per image."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
+from numpy.typing import NDArray
 
 from unet_ray.archive.storage import Storage
-from unet_ray.cluster import Device, connect, parse_range, plan_pool
+from unet_ray.archive.tables import to_parquet
+from unet_ray.cluster import Device, PoolPlan, connect, parse_range, plan_pool
 from unet_ray.errors import InputError
+from unet_ray.imaging.label_notes import labelling_notes
 from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling
-from unet_ray.imaging.metrics import PixelCounts, no_counts
-from unet_ray.inputs import LabelAccess, find_labelled
+from unet_ray.imaging.masks import binary_mask
+from unet_ray.imaging.metrics import COUNTS, METRICS, bootstrap_intervals, count_image, metrics_of, pool_metrics
+from unet_ray.imaging.regions import label_image
+from unet_ray.inputs import find_labelled
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig
-from unet_ray.survey import survey_set
-from unet_ray.train_worker import evaluate_image
+from unet_ray.readers import Reader
+from unet_ray.survey import Survey, survey_set
 
 _IMAGES_PER_TASK = 4
+_SEED = 0
+_TOTALS = ("true_positive", "false_positive", "false_negative", "pixels", "true_objects", "found_objects")
+"""Counts that the JSON file has; the Parquet file has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +50,18 @@ class EvaluateConfig:
     """Mask value of no class."""
     ignore_value: int | None = 255
     """Mask value that is not counted; none: there is no such value."""
+    max_error_rate: float = 0.0
+    """Share of the images that may be unreadable; they are named and left out. More of them: exit code 2."""
     output: str | None = None
     """File (URI) for the metrics as JSON."""
+    per_image: str | None = None
+    """File (URI) for all counts and metrics as Parquet, one row per image and class."""
+    worst: int = 10
+    """How many of the worst images are listed, by the mean Dice over the classes."""
+    bootstrap: int = 1000
+    """Resamples of the images that the 95 % confidence intervals are made from; 0: no intervals."""
+    boundary_tolerance: int = 2
+    """How far apart boundaries may lie and still match (px)."""
     actors: str | None = None
     """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
     device: Device = "auto"
@@ -49,35 +70,89 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.actors is not None:
             parse_range(self.actors, "--actors")
+        for name in ("worst", "bootstrap", "boundary_tolerance"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose 0 or more")
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Counts of all images, and what they mean."""
+    """Counts of every image, and what they mean."""
 
-    images: int
+    config: EvaluateConfig
     model: Model
-    counts: PixelCounts
+    image_uris: tuple[str, ...]
+    counts: NDArray[np.float64]
+    """(images, classes, COUNTS)."""
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return len(self.image_uris)
 
     def metrics(self) -> dict[str, Any]:
-        """Return what goes into the JSON file; a class that is neither present nor found has null metrics."""
-        counts = self.counts
-        columns = {
-            "iou": counts.iou,
-            "dice": counts.dice,
-            "pixel_error": counts.pixel_error,
-            "true_positive": counts.true_positive,
-            "false_positive": counts.false_positive,
-            "false_negative": counts.false_negative,
-            "pixels": counts.total,
-        }
-        names = [c.name for c in self.model.classes]
+        """Return what goes into the JSON file; what is undefined is null.
+
+        `image_iou`, `image_dice` and `adapted_rand_error` are means over the images in which they are defined: those in
+        which the class is present or found (for the last one: present). All others come from counts added up over all
+        images.
+        """
+        values = {name: found[0] for name, found in pool_metrics(self.counts).items()}
+        totals = dict(zip(COUNTS, self.counts.sum(0).T, strict=True))
+        values |= {name: totals[name].astype(np.int64) for name in _TOTALS}
         return {
             "model_digest": self.model.digest,
+            "config": asdict(self.config),
             "images": self.images,
-            "classes": {
-                name: {key: _plain(values[i]) for key, values in columns.items()} for i, name in enumerate(names)
-            },
+            "classes": self._by_class(values),
+            "intervals": self._by_class(self.intervals),
+            "worst": self.worst,
+        }
+
+    @cached_property
+    def intervals(self) -> dict[str, NDArray[np.float64]]:
+        """95 % confidence intervals (classes, 2) of each metric; empty where none are wanted."""
+        resamples = self.config.bootstrap
+        return bootstrap_intervals(self.counts, resamples, _SEED) if resamples else {}
+
+    @cached_property
+    def worst(self) -> list[dict[str, Any]]:
+        """The worst images by the mean Dice over those classes that they hold or were found in them, worst first."""
+        dice = metrics_of(self.counts)["dice"]
+        defined = (~np.isnan(dice)).sum(1)
+        mean = np.nansum(dice, 1) / np.maximum(defined, 1)
+        order = [i for i in np.argsort(mean, kind="stable") if defined[i]]
+        names = [c.name for c in self.model.classes]
+        return [
+            {
+                "image_uri": self.image_uris[i],
+                "dice": _plain(mean[i]),
+                "classes": dict(zip(names, map(_plain, dice[i]), strict=True)),
+            }
+            for i in order[: self.config.worst]
+        ]
+
+    def table(self) -> Any:
+        """Return all counts and metrics as an Arrow table, one row per image and class, in the order of the images."""
+        count, classes = self.counts.shape[:2]
+        columns = {
+            _field("image_uri", pa.string(), "URI of the image"): np.repeat(np.array(self.image_uris, object), classes),
+            _field("class_id", pa.int32(), "id of the class"): [c.id for c in self.model.classes] * count,
+            _field("class_name", pa.string(), "name of the class"): [c.name for c in self.model.classes] * count,
+        }
+        for (name, meaning), values in zip(COUNTS.items(), np.moveaxis(self.counts, -1, 0), strict=True):
+            columns[_field(name, pa.float64() if name == "iou_sum" else pa.int64(), meaning)] = values.ravel()
+        metrics = metrics_of(self.counts)
+        for name, meaning in METRICS.items():
+            columns[_field(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[name].ravel()
+        arrays = [pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()]
+        return pa.table(arrays, pa.schema(list(columns)))
+
+    def _by_class(self, values: dict[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
+        """Return class name → name → value, from arrays whose first axis is the classes."""
+        return {
+            c.name: {name: _plain(of_classes[i]) for name, of_classes in values.items()}
+            for i, c in enumerate(self.model.classes)
         }
 
 
@@ -87,22 +162,40 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     Raises: InputError — anything that cannot work.
     """
     model = load_model(Storage.of(config.model))
+    for flag, uri in (("--output", config.output), ("--per-image", config.per_image)):
+        if uri:
+            _target(flag, uri)[0].check_writable()
     labelled = find_labelled(config.images, config.masks, model.classes, config.mask_kind)
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
-    survey = survey_set(labelled)
+    survey = survey_set(labelled, decode_once=True)
+    notes = survey.check_readable(config.max_error_rate)
     survey.check_fits(model.preprocessing, f"--images {config.images}")
     labelling = find_labelling(
         survey.values, model.classes, labelled.kind, config.background_value, config.ignore_value
     )
-    items = ray.put(labelled.items)
+    for note in [*notes, *labelling_notes(survey.values, labelling, len(survey.usable))]:
+        print(f"note: {note}")
+    counts = _count_set(survey, labelling, model, config.boundary_tolerance, pool)
+    result = EvaluateResult(config, model, tuple(survey.facts[i].uri for i in survey.usable), counts)
+    if config.per_image:
+        _write("--per-image", config.per_image, to_parquet(result.table()))
+    if config.output:
+        _write("--output", config.output, json.dumps(result.metrics(), indent=2).encode())
+    return result
+
+
+def _count_set(
+    survey: Survey, labelling: Labelling, model: Model, boundary_tolerance_px: int, pool: PoolPlan
+) -> NDArray[np.float64]:
+    """Return the counts (images, classes, COUNTS) of a set, from a pool of predictor actors."""
+    count, shared = len(survey.usable), ray.put((model, survey.reader, survey.usable))
     predictor = PredictorConfig(device="cuda" if pool.uses_gpu else "cpu", threads=pool.threads)
-    count = len(labelled.items)
     rows = (
         ray.data.range(count, override_num_blocks=max(1, count // _IMAGES_PER_TASK))
         .map_batches(
             _EvaluateActor,
-            fn_constructor_args=(ray.put(model), predictor, labelling, labelled.access, items),
+            fn_constructor_args=(shared, predictor, labelling, boundary_tolerance_px),
             compute=pool.strategy(),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
@@ -110,41 +203,73 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
         )
         .take_all()
     )
-    counts = sum((PixelCounts.of_array(row["counts"]) for row in rows), no_counts(len(model.classes)))
-    result = EvaluateResult(count, model, counts)
-    if config.output:
-        _write(config.output, result)
-    return result
+    return np.stack([row["counts"] for row in sorted(rows, key=lambda row: int(row["id"]))])
 
 
 class _EvaluateActor:
     """Predicts and counts labelled images, the network built once."""
 
     def __init__(
-        self, model: Any, config: PredictorConfig, labelling: Labelling, access: LabelAccess, items: Any
+        self,
+        shared: Any,
+        config: PredictorConfig,
+        labelling: Labelling,
+        boundary_tolerance_px: int,
     ) -> None:
-        loaded: Model = ray.get(model)
+        loaded: Model
+        loaded, self._reader, self._indices = ray.get(shared)
         self._thresholds = loaded.thresholds
         self._predictor = Predictor(loaded.build(), loaded.preprocessing, config)
-        self._labelling, self._access, self._items = labelling, access, ray.get(items)
+        self._labelling, self._tolerance_px = labelling, boundary_tolerance_px
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        counts = no_counts(len(self._thresholds))
-        for index in batch["id"]:
-            counts = counts + evaluate_image(
-                self._predictor, self._labelling, self._access, self._items[index], self._thresholds
+        counts = [
+            evaluate_image(
+                self._predictor, self._labelling, self._reader, self._indices[i], self._thresholds, self._tolerance_px
             )
-        return {"counts": counts.as_array()[None]}
+            for i in batch["id"].tolist()
+        ]
+        return {"id": batch["id"], "counts": np.stack(counts)}
 
 
-def _plain(value: Any) -> float | int | None:
-    number: float | int = value.item()
-    return None if number != number else number
+def evaluate_image(
+    predictor: Predictor,
+    labelling: Labelling,
+    reader: Reader,
+    index: int,
+    thresholds: tuple[float, ...],
+    boundary_tolerance_px: int,
+) -> NDArray[np.float64]:
+    """Predict one labelled image; return its counts against its masks, (classes, COUNTS)."""
+    image, masks = reader.read(index)
+    (q,) = predictor.predict([predictor.preprocessing.check(image)])
+    found = np.stack([binary_mask(plane, threshold) for plane, threshold in zip(q, thresholds, strict=True)])
+    targets = labelling.targets(masks)
+    truth = [labelling.objects(masks, place) for place in range(len(targets))]
+    found_objects = [label_image(mask) for mask in found]
+    return count_image(found, targets, found_objects, truth, boundary_tolerance_px)
 
 
-def _write(uri: str, result: EvaluateResult) -> None:
+def _field(name: str, kind: Any, meaning: str, nullable: bool = False) -> Any:
+    return pa.field(name, kind, nullable=nullable, metadata={"description": meaning})
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or an array of numbers for JSON; None where it is undefined."""
+    return None if np.isnan(value).any() else value.tolist()
+
+
+def _target(flag: str, uri: str) -> tuple[Storage, str]:
+    """Return folder and name of a file to be written."""
     folder, slash, name = uri.rpartition("/")
+    if not name:
+        raise InputError(f"{flag} {uri}: a folder; name a file")
+    return Storage.of(folder or ("/" if slash else ".")), name
+
+
+def _write(flag: str, uri: str, data: bytes) -> None:
+    folder, name = _target(flag, uri)
     try:
-        Storage.of(folder or ("/" if slash else ".")).write(name, json.dumps(result.metrics(), indent=2).encode())
+        folder.write(name, data)
     except OSError as error:
-        raise InputError(f"--output {uri}: cannot be written: {error}") from None
+        raise InputError(f"{flag} {uri}: cannot be written: {error}") from None

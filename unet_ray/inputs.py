@@ -169,5 +169,10 @@ def _labelled_pages(access: LabelAccess, image: FileEntry, masks: tuple[FileEntr
 
 def mask_values(mask_hw: NDArray[Any]) -> dict[int, int]:
     """Return the values of a mask and the number of pixels of each."""
-    values, counts = np.unique(mask_hw, return_counts=True)
+    if mask_hw.dtype in (np.uint8, np.uint16):  # many times as fast as sorting the pixels
+        counts = np.bincount(mask_hw.ravel())
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(mask_hw, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))

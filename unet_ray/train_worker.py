@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,25 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed
+from ray.train import CheckpointUploadMode
 from safetensors.torch import load as load_tensors
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unet_ray.archive.storage import Storage
-from unet_ray.errors import UnetRayError
+from unet_ray.checkpoints import Progress, as_metrics, load_optimizer, read_state, write_state
+from unet_ray.cluster import node_cpus
 from unet_ray.imaging.labels import Labelling
-from unet_ray.imaging.masks import binary_mask
-from unet_ray.imaging.metrics import PixelCounts, count_pixels, no_counts
-from unet_ray.inputs import LabelAccess, LabelledImage
-from unet_ray.network.augment import flip_and_turn
-from unet_ray.network.losses import cross_entropy_sum
+from unet_ray.network.learner import Learner, LearnerConfig, summed
 from unet_ray.network.model_folder import state_bytes
-from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.readers import Reader
+from unet_ray.train_report import EpochRecord, EventLog, draw_comparison, draw_curves, epoch_line, summary_lines
+from unet_ray.validation import Validation
 
-_WARM_UP_SHARE = 0.05
-_CLIP_NORM = 1.0
-_SHUFFLED_CROPS = 64
+_EXPLODED = 1e3
+"""A loss per pixel that no learning comes back from: an untrained network has about 1."""
+_WORST = 6
 
 
 @dataclass(frozen=True)
@@ -44,218 +43,255 @@ class WorkerSettings:
     network: UNetConfig
     preprocessing: Preprocessing
     labelling: Labelling
-    access: LabelAccess
-    """Opens the validation images."""
-    validation: tuple[LabelledImage, ...]
+    learner: LearnerConfig
+    validation: tuple[tuple[int, str], ...]
+    """(index in `reader`, URI) of the validation images."""
+    reader: Reader
+    initial: bytes | None
+    """Weights to start from (safetensors), or None: drawn at random."""
     epochs: int
     batch_size: int
     """Crops per step and worker."""
     crops_per_epoch: int
     """Of all workers together."""
-    learning_rate: float
+    metric: str
+    """What the best epoch is chosen by: dice, iou, or one of them and a class, dice:leaf."""
+    patience: int
+    """Epochs without gain after which training ends; 0: never."""
+    checkpoint_minutes: float
+    shuffle_buffer: int
+    """Crops that each worker shuffles among; 0: they come shuffled."""
+    compiled: bool
     seed: int
-    threads: int
-    """Torch's CPU threads per worker."""
-
-    def with_threads(self, threads: int) -> WorkerSettings:
-        """Return the same settings with another number of threads."""
-        return replace(self, threads=threads)
+    run_folder: Storage
+    """For pictures and event files."""
 
 
-def train_worker(loop_config: dict[str, Any]) -> None:
-    """Run all epochs that the last checkpoint has not seen."""
-    _Worker(loop_config["settings"], loop_config["post"]).run()
+def train_worker(loop_config: dict[str, Any]) -> str | None:
+    """Run all epochs that the last checkpoint has not seen.
 
-
-def last_epoch(storage: Storage, run_name: str) -> int:
-    """Return how many epochs the newest checkpoint of a storage has seen; 0 where there is none."""
-    if not storage.exists(run_name):
-        return 0
-    found = [e.path for e in storage.entries(run_name) if e.path.endswith("/progress.json")]
-    return max((int(json.loads(storage.read(f"{run_name}/{path}"))["epoch"]) for path in found), default=0)
+    Returns: why training cannot go on, or None.
+    """
+    return _Worker(loop_config["settings"], loop_config["post"]).run()
 
 
 class _Worker:
     """One rank."""
 
     def __init__(self, settings: WorkerSettings, post: Callable[[str], None]) -> None:
-        self.post = post
         context = ray.train.get_context()
         self.settings, self.rank, self.world = settings, context.get_world_rank(), context.get_world_size()
-        torch.set_num_threads(settings.threads)
+        self.post = post if self.rank == 0 else lambda _: None
+        torch.set_num_threads(max(1, node_cpus() // context.get_local_world_size()))
         torch.manual_seed(settings.seed)
-        self.generator = torch.Generator().manual_seed(settings.seed * 1000 + self.rank)
         self.device = ray.train.torch.get_device()
-        network = UNet(settings.network)
-        self.optimizer: torch.optim.Optimizer
-        self.epoch = 0
-        restored = _read_checkpoint()
-        if restored:
-            network.load_state_dict(restored[0])
+        self.progress, self.best = Progress(), None
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            self.learner = self._learner(load_tensors(settings.initial) if settings.initial else None)
+        else:
+            with checkpoint.as_directory() as folder:
+                state = read_state(Path(folder))
+            self.progress, self.best = state.progress, state.best
+            self.learner = self._learner(state.weights)
+            load_optimizer(self.learner.optimizer, state.optimizer)
+        self.validation = Validation(settings.reader, settings.preprocessing, settings.labelling, settings.validation)
+        self.saved_at = time.monotonic()
+        self.warned: Any = None
+
+    def _learner(self, weights: dict[str, Tensor] | None) -> Learner:
+        network: nn.Module = UNet(self.settings.network)
+        if weights:
+            network.load_state_dict(weights)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cuda" and self.world > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        self.network: nn.Module = ray.train.torch.prepare_model(network)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), settings.learning_rate, weight_decay=1e-4)
-        if restored:
-            _load_optimizer(self.optimizer, restored[1])
-            self.epoch = restored[2]
-        self.steps = max(1, settings.crops_per_epoch // (settings.batch_size * self.world))
+        if self.settings.compiled:
+            network.compile()
+        seed = [self.settings.seed, self.rank, self.progress.crops_seen]
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        wrapped = ray.train.torch.prepare_model(network)
+        return Learner(wrapped, self.settings.preprocessing, self.settings.learner, generator)
 
-    def run(self) -> None:
-        """Train, validate and report epoch after epoch."""
-        if self.rank == 0:
-            effective = self.settings.batch_size * self.world
-            self.post(f"effective batch {effective}, {self.steps} steps an epoch, from epoch {self.epoch + 1}")
-            if self.world > 1 and self.device.type == "cpu" and self.settings.network.norm == "batch":
-                self.post("batch normalisation uses each worker's own statistics (no SyncBatchNorm on CPU)")
+    def run(self) -> str | None:
+        """Train, validate and report epoch after epoch; return why training cannot go on, or None."""
+        self._announce()
         batches = self._batches()
-        while self.epoch < self.settings.epochs:
-            loss = self._epoch(batches)
-            self.epoch += 1
-            self._report(loss, self._validate())
+        with ExitStack() as stack:
+            events = stack.enter_context(closing(EventLog(self.settings.run_folder))) if self.rank == 0 else None
+            while not self._is_finished():
+                started, speed = time.monotonic(), _Speed()
+                failure = self._train_epoch(batches, speed)
+                if failure:
+                    return failure
+                record = self._record(started, speed)
+                self._keep(record)
+                if events:
+                    events.write(record)
+        self._draw()
+        return None
+
+    def _announce(self) -> None:
+        crops = self.settings.batch_size * self.world
+        steps = -(-self.settings.crops_per_epoch // crops)
+        self.post(
+            f"{self.world} workers, effective batch {crops}, {steps} steps an epoch, from epoch "
+            f"{self.progress.epochs + 1}"
+        )
+        if self.world > 1 and self.device.type == "cpu" and self.settings.network.norm == "batch":
+            self.post("batch normalisation uses each worker's own statistics (no SyncBatchNorm on CPU)")
+
+    def _is_finished(self) -> bool:
+        patience = self.settings.patience
+        if patience and self.progress.epochs and self.progress.epochs_without_gain >= patience:
+            self.post(f"no gain in {patience} epochs (--patience): training ends after epoch {self.progress.epochs}")
+            return True
+        return self.progress.epochs >= self.settings.epochs
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
+        size, buffer = self.settings.batch_size, self.settings.shuffle_buffer
+        shuffling = {"local_shuffle_buffer_size": max(buffer, size), "local_shuffle_seed": self.settings.seed}
         shard = ray.train.get_dataset_shard("crops")
         batches: Iterator[dict[str, Tensor]] = iter(
             shard.iter_torch_batches(
-                batch_size=self.settings.batch_size,
-                drop_last=True,
-                device="cpu",
-                prefetch_batches=2,
-                local_shuffle_buffer_size=max(_SHUFFLED_CROPS, self.settings.batch_size),
-                local_shuffle_seed=self.settings.seed,
+                batch_size=size, drop_last=True, device="cpu", prefetch_batches=2, **(shuffling if buffer else {})
             )
         )
         return batches
 
-    def _epoch(self, batches: Iterator[dict[str, Tensor]]) -> float:
-        """Take one epoch's steps; return the mean loss over all workers."""
-        self.network.train()
-        total = torch.zeros((), device=self.device)
-        for step in range(self.steps):
-            self._set_learning_rate(self.epoch * self.steps + step)
-            total += self._step(next(batches))
-        loss = float(_summed(total)) / (self.steps * self.world)
-        if not math.isfinite(loss):
-            raise UnetRayError(
-                f"the loss became {loss} in epoch {self.epoch + 1}; the last checkpoint is good: rerun with a smaller "
-                "--learning-rate"
-            )
-        return loss
-
-    def _step(self, batch: dict[str, Tensor]) -> Tensor:
-        images = batch["image"].to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        images, targets = flip_and_turn(images, batch["targets"].to(self.device, non_blocking=True), self.generator)
-        inputs = self.settings.preprocessing.apply(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.network(inputs)
-        loss_sum, counted = cross_entropy_sum(logits, targets)
-        # DDP averages gradients over workers: divide by the mean count, so that every pixel weighs the same.
-        loss: Tensor = loss_sum / (_summed(counted) / self.world).clamp(min=1)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP_NORM)
-        self.optimizer.step()
-        return loss.detach()
-
-    def _set_learning_rate(self, step: int) -> None:
-        total = self.settings.epochs * self.steps
-        warm_up = max(1, round(total * _WARM_UP_SHARE))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * min(1.0, (step + 1) / warm_up) * cosine
-
-    def _validate(self) -> PixelCounts:
-        """Count this worker's part of the validation images, add up over workers."""
-        counts = no_counts(self.settings.network.classes)
-        config = PredictorConfig(device="cuda" if self.device.type == "cuda" else "cpu")
-        predictor = Predictor(_unwrapped(self.network), self.settings.preprocessing, config)
-        for item in self.settings.validation[self.rank :: self.world]:
-            counts = counts + evaluate_image(
-                predictor,
-                self.settings.labelling,
-                self.settings.access,
-                item,
-                (0.5,) * self.settings.network.classes,
-            )
-        summed = _summed(torch.from_numpy(counts.as_array()).to(self.device))
-        return PixelCounts.of_array(summed.cpu().numpy())
-
-    def _report(self, loss: float, counts: PixelCounts) -> None:
-        classes = self.settings.labelling.classes
-        metrics: dict[str, Any] = {"epoch": self.epoch, "loss": loss}
-        for name, values in (("iou", counts.iou), ("dice", counts.dice)):
-            metrics[name] = {c.name: _rounded(v) for c, v in zip(classes, values, strict=True)}
-        if self.rank:
-            ray.train.report(metrics)
-            return
-        shown = ", ".join(
-            f"{c.name} IoU {iou:.3f} Dice {dice:.3f}"
-            for c, iou, dice in zip(classes, counts.iou, counts.dice, strict=True)
-        )
-        validated = shown if self.settings.validation else "no validation images"
-        self.post(f"epoch {self.epoch}/{self.settings.epochs}: loss {loss:.4f}, {validated}")
-        with tempfile.TemporaryDirectory() as folder:
-            _write_checkpoint(Path(folder), _unwrapped(self.network), self.optimizer, metrics)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def evaluate_image(
-    predictor: Predictor,
-    labelling: Labelling,
-    access: LabelAccess,
-    item: LabelledImage,
-    thresholds: tuple[float, ...],
-) -> PixelCounts:
-    """Predict one labelled image and count it against its masks."""
-    image, masks = item.read(access)
-    (q,) = predictor.predict([predictor.preprocessing.check(image)])
-    found = np.stack([binary_mask(plane, threshold) for plane, threshold in zip(q, thresholds, strict=True)])
-    return count_pixels(found, labelling.targets(masks))
-
-
-def _rounded(value: np.float64) -> float | None:
-    """Return a metric for JSON; None where it is undefined."""
-    return None if np.isnan(value) else round(float(value), 6)
-
-
-def _summed(tensor: Tensor) -> Tensor:
-    """Add a tensor up over all workers."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        tensor = tensor.clone()
-        torch.distributed.all_reduce(tensor)
-    return tensor
-
-
-def _unwrapped(network: nn.Module) -> UNet:
-    inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-    assert isinstance(inner, UNet)
-    return inner
-
-
-def _write_checkpoint(folder: Path, network: UNet, optimizer: torch.optim.Optimizer, metrics: dict[str, Any]) -> None:
-    (folder / "model.safetensors").write_bytes(state_bytes(network))
-    state = optimizer.state_dict()["state"]
-    flat = {f"{i}.{name}": t.cpu().contiguous() for i, values in state.items() for name, t in values.items()}
-    save_file(flat, folder / "optimizer.safetensors")
-    (folder / "progress.json").write_text(json.dumps(metrics))
-
-
-def _read_checkpoint() -> tuple[dict[str, Tensor], dict[str, Tensor], int] | None:
-    """Return weights, optimizer state and epochs seen of the checkpoint to resume from."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    def _train_epoch(self, batches: Iterator[dict[str, Tensor]], speed: _Speed) -> str | None:
+        """Take one epoch's steps; return why training cannot go on, or None."""
+        self.learner.network.train()
+        end = (self.progress.epochs + 1) * self.settings.crops_per_epoch
+        total = self.settings.epochs * self.settings.crops_per_epoch
+        crops = self.settings.batch_size * self.world
+        first, losses = self.progress.crops_seen, list[Tensor]()
+        check_every = 50 if self.device.type == "cuda" else 10  # each check waits for the device
+        while self.progress.crops_seen < end:
+            with speed.waiting():
+                batch = next(batches)
+            self.progress = replace(self.progress, crops_seen=self.progress.crops_seen + crops)
+            done = min(1.0, self.progress.crops_seen / total)
+            losses.append(self.learner.step(batch["image"], batch["targets"], batch.get("weights"), done))
+            if len(losses) == check_every or self.progress.crops_seen >= end:
+                failure = self._check(losses, crops)
+                if failure:
+                    return failure
+                losses = []
+        speed.stop(self.progress.crops_seen - first)
         return None
-    with checkpoint.as_directory() as folder:
-        weights = load_tensors((Path(folder) / "model.safetensors").read_bytes())
-        progress = json.loads((Path(folder) / "progress.json").read_text())
-        return weights, load_file(Path(folder) / "optimizer.safetensors"), int(progress["epoch"])
+
+    def _check(self, losses: list[Tensor], crops: int) -> str | None:
+        """Look at the losses since the last check, and save where it is time; return why training cannot go on."""
+        is_due = self.rank == 0 and time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
+        mine = torch.stack([*losses, torch.tensor(float(is_due), device=self.device)])
+        *means, due = (summed(mine) / self.world).tolist()
+        for index, loss in enumerate(means):
+            if not abs(loss) < _EXPLODED:
+                step = self.progress.crops_seen // crops - len(means) + index + 1
+                return self._explain_explosion(loss, step)
+        self.progress = replace(self.progress, epoch_loss=self.progress.epoch_loss + crops * sum(means))
+        warning = ray.train.get_preemption_info()  # a node that is about to go: save what is there
+        if due or (warning is not None and warning != self.warned):
+            self.warned = warning
+            self._save()
+        return None
+
+    def _explain_explosion(self, loss: float, step: int) -> str:
+        saved = self.progress.epochs
+        state = f"the last good checkpoint is of epoch {saved}" if saved else "there is no checkpoint of an epoch yet"
+        return (
+            f"the loss became {loss:.3g} at step {step} (epoch {saved + 1}); {state}, in "
+            f"{self.settings.run_folder.uri}; rerun with a smaller --learning-rate than "
+            f"{self.settings.learner.learning_rate:g}, and look at the masks of extreme images"
+        )
+
+    def _record(self, started: float, speed: _Speed) -> EpochRecord:
+        """Validate and describe the epoch."""
+        before = time.monotonic()
+        add_up = partial(summed_on, self.device)
+        found = self.validation.run(self.learner.unet, self.rank, self.world, add_up)
+        now = time.monotonic()
+        seen, history = self.progress.crops_seen, self.progress.history
+        wait = summed_on(self.device, np.array([speed.wait_share]))
+        return EpochRecord(
+            epoch=self.progress.epochs + 1,
+            crops_seen=seen,
+            loss=self.progress.epoch_loss / (seen - (history[-1].crops_seen if history else 0)),
+            learning_rate=self.learner.optimizer.param_groups[0]["lr"],
+            iou=found.by_class(found.counts.iou),
+            dice=found.by_class(found.counts.dice),
+            thresholds=dict(zip(found.classes, found.thresholds, strict=True)),
+            score=found.score(self.settings.metric),
+            crops_per_s=speed.crops_per_s,
+            data_wait=float(wait[0]) / self.world,
+            elapsed_s=now - started,
+            validation_s=now - before,
+            workers=self.world,
+            gpu_memory_bytes=torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None,
+            worst=found.worst(_WORST),
+        )
+
+    def _keep(self, record: EpochRecord) -> None:
+        """Take an epoch into the history, save it, and say what it came to."""
+        self.progress = self.progress.after(record)
+        is_best = self.progress.best_epoch == record.epoch
+        if is_best and self.rank == 0:
+            self.best = state_bytes(self.learner.unet)
+        eta_s = record.elapsed_s * (self.settings.epochs - record.epoch)
+        self.post(epoch_line(record, self.settings.epochs, eta_s, is_best and record.score is not None))
+        self._save()
+
+    def _save(self) -> None:
+        """Report a checkpoint; it is stored in the background."""
+        self.saved_at = time.monotonic()
+        checkpoint = None
+        if self.rank == 0:
+            folder = tempfile.mkdtemp(prefix="unet-ray-checkpoint-")  # Ray removes it once it is stored
+            write_state(Path(folder), self.learner, self.progress, self.best)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(
+            as_metrics(self.progress), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
+        )
+
+    def _draw(self) -> None:
+        """Leave pictures in the run folder, and say what the training came to."""
+        if self.rank or self.best is None:
+            return
+        history, best = list(self.progress.history), self.progress.best
+        network = UNet(self.settings.network)
+        network.load_state_dict(load_tensors(self.best))
+        self.settings.run_folder.write("curves.png", draw_curves(history, best.epoch))
+        if best.worst:
+            thresholds = tuple(best.thresholds[c.name] for c in self.settings.labelling.classes)
+            rows = self.validation.compare(network, best.worst, thresholds)
+            self.settings.run_folder.write("worst.png", draw_comparison(rows))
+        for line in summary_lines(history, best.epoch, self.settings.metric):
+            self.post(line)
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in flat.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+class _Speed:
+    """How fast one epoch's training goes, and how long it waits for data."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._waited_s = 0.0
+        self.crops_per_s = 0.0
+        self.wait_share = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of a `with` block as waiting."""
+        before = time.monotonic()
+        yield
+        self._waited_s += time.monotonic() - before
+
+    def stop(self, crops: int) -> None:
+        """End the epoch, in which all workers together had so many crops."""
+        elapsed_s = time.monotonic() - self._started
+        self.crops_per_s, self.wait_share = crops / elapsed_s, self._waited_s / elapsed_s
+
+
+def summed_on(device: torch.device, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Add arrays up over all workers, on a device."""
+    return np.asarray(summed(torch.from_numpy(values).to(device)).cpu().numpy())

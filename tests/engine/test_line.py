@@ -23,7 +23,8 @@ from unet_ray.plan import SegmentConfig
 from unet_ray.results import masks_of, open_tables
 from unet_ray.segment import segment
 from unet_ray.synthetic import CLASSES, draw_scene, encode, make_archive
-from unet_ray.train import TrainConfig, train
+from unet_ray.train import train
+from unet_ray.train_config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -103,7 +104,7 @@ def test_validation_masks_of_another_convention_are_refused(tmp_path: Path) -> N
         images=f"{tmp_path}/one/images", masks=f"{tmp_path}/one/masks", output=f"{tmp_path}/model", mask_kind="binary",
         val_images=f"{tmp_path}/two/images", val_masks=f"{tmp_path}/two/masks",
     )  # fmt: skip
-    with pytest.raises(InputError, match="the class has the value 255, in --masks 1"):
+    with pytest.raises(InputError, match="the class has values from 128, in --masks from 1"):
         train(config)
 
 

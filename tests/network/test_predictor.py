@@ -106,8 +106,8 @@ def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
     ("file", "content", "message"),
     [
         ("model.json", b"{", "cannot be read"),
-        ("model.json", b"{}", "not of format 1"),
-        ("model.json", b'{"format": 1}', "model.json is damaged"),
+        ("model.json", b"{}", "not of format 2"),
+        ("model.json", b'{"format": 2}', "model.json is damaged"),
         ("model.safetensors", b"\x80\x04pickle", "do not belong together"),
         ("model.json", None, "no model here"),
         ("model.safetensors", None, "no model here"),

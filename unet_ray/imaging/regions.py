@@ -60,6 +60,13 @@ class Regions:
         return (xmin == 0) | (ymin == 0) | (xmax == self.width) | (ymax == self.height)
 
 
+def label_image(mask_hw: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the 8-connected components of a mask as a label image, 0 where the mask is not."""
+    as_bytes = np.ascontiguousarray(mask_hw).view(np.uint8)  # cc3d 4.1.1 labels boolean images wrongly
+    labels: NDArray[Any] = cc3d.connected_components(as_bytes, connectivity=8)
+    return labels
+
+
 def find_regions(mask_hw: NDArray[np.bool_], q_hw: NDArray[np.uint8], min_area: int = 1) -> Regions:
     """Label the 8-connected components of a mask and measure them.
 
@@ -68,9 +75,7 @@ def find_regions(mask_hw: NDArray[np.bool_], q_hw: NDArray[np.uint8], min_area: 
         q_hw — its probabilities, round(255·p).
         min_area — smaller regions are dropped before ranking (px).
     """
-    as_bytes = np.ascontiguousarray(mask_hw).view(np.uint8)  # cc3d 4.1.1 labels boolean images wrongly
-    labels = rank_labels(cc3d.connected_components(as_bytes, connectivity=8), min_area)
-    return measure_regions(labels, q_hw)
+    return measure_regions(rank_labels(label_image(mask_hw), min_area), q_hw)
 
 
 def rank_labels(labels_hw: NDArray[Any], min_area: int = 1) -> NDArray[np.int32]:

@@ -1,19 +1,187 @@
-"""Augmentation of a batch on its device; masks follow their images exactly."""
+"""Augmentation of a batch on its device: every sample is distorted by draws of its own, masks follow their images.
+
+Space first (flips and quarter turns exactly, then rotation, scale and elastic deformation as one resampling), then
+the values, on preprocessed images. Draws come from a CPU generator: a GPU is never waited for.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, pad
+
+from unet_ray.errors import InputError
+
+SPATIAL = ("flip", "rotate", "scale", "elastic")
+VALUES = ("brightness", "contrast", "gamma", "noise", "blur")
+AUGMENTATIONS = SPATIAL + VALUES
+
+_WARPED_SHARE = 0.5
+_ELASTIC_PX = 10.0
+"""Deviation of the displacements on their coarse grid (px), as in Ronneberger et al. 2015, section 3.1."""
+_ELASTIC_GRID = 3
+_STEEPEST = 0.08
+"""Largest deviation over grid spacing: what 10 px are at 256 px crops; more would fold small crops over."""
+_SCALES = (0.7, 1.4)
+_VALUE_SHARES = {"brightness": 0.3, "contrast": 0.3, "gamma": 0.3, "noise": 0.15, "blur": 0.15}
+_BLUR_RADIUS = 4
 
 
-def flip_and_turn(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Turn a batch of squares by one of the eight symmetries of the square, drawn once for the batch.
+@dataclass(frozen=True)
+class Batch:
+    """Training samples; images N, C, S, S float32 (preprocessed), targets N, K, S, S uint8 (0, 1, IGNORED)."""
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+    """Weight of each target pixel, N, K, S, S float32, or None: all 1."""
+
+    def planes(self) -> tuple[Tensor, ...]:
+        """Return the tensors that are there."""
+        return (self.images, self.targets) if self.weights is None else (self.images, self.targets, self.weights)
+
+
+def parse_augmentations(text: str) -> frozenset[str]:
+    """Return the augmentations of `--augment`: `all`, `none`, or names with commas.
+
+    Raises: InputError — an unknown name.
+    """
+    names = {"all": list(AUGMENTATIONS), "none": []}.get(text, [name.strip() for name in text.split(",")])
+    unknown = [name for name in names if name not in AUGMENTATIONS]
+    if unknown:
+        raise InputError(f"--augment {text}: {unknown[0]} is unknown; give all, none, or {','.join(AUGMENTATIONS)}")
+    return frozenset(names)
+
+
+def augment(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
+    """Distort a batch by the named augmentations.
 
     Args:
-        images, targets — N, C, S, S and N, K, T, T.
+        batch — squares.
+        names — of AUGMENTATIONS.
         generator — of the CPU.
     """
-    draw = int(torch.randint(8, (1,), generator=generator))
-    if draw & 4:
-        images, targets = images.flip(-1), targets.flip(-1)
-    return images.rot90(draw & 3, (-2, -1)), targets.rot90(draw & 3, (-2, -1))
+    if "flip" in names:
+        batch = _each(batch, lambda planes, draw: _flipped(planes, draw), 4, generator)
+    if "rotate" in names:
+        batch = _each(batch, lambda planes, draw: [p.rot90(draw, (-2, -1)) for p in planes], 4, generator)
+    if names & {"rotate", "scale", "elastic"}:
+        batch = _warped(batch, names, generator)
+    images = batch.images
+    for name in VALUES:
+        if name in names:
+            images = _on_some(images, _VALUE_SHARES[name], _OPERATIONS[name], generator)
+    return Batch(images, batch.targets, batch.weights)
+
+
+def _each(batch: Batch, turn: Callable[[list[Tensor], int], list[Tensor]], options: int, generator: Generator) -> Batch:
+    """Apply one of a few exact moves to each sample."""
+    draws = torch.randint(options, (len(batch.images),), generator=generator).tolist()
+    moved = [turn([plane[index] for plane in batch.planes()], draw) for index, draw in enumerate(draws)]
+    return Batch(*(torch.stack(planes) for planes in zip(*moved, strict=True)))
+
+
+def _flipped(planes: list[Tensor], draw: int) -> list[Tensor]:
+    axes = [axis for bit, axis in ((1, -1), (2, -2)) if draw & bit]
+    return [plane.flip(axes) for plane in planes] if axes else planes
+
+
+def _warped(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
+    """Resample some samples once, along a grid that rotates, scales and bends; beyond the edge it is mirrored."""
+    chosen = _chosen(len(batch.images), _WARPED_SHARE, generator)
+    if not len(chosen):
+        return batch
+    grid = sampling_grid(len(chosen), batch.images.shape[-1], names, generator).to(batch.images.device)
+    moved = [plane.clone() for plane in batch.planes()]
+    chosen = chosen.to(batch.images.device)
+    for plane, mode in zip(moved, ("bilinear", "nearest", "nearest"), strict=False):
+        sampled = grid_sample(plane[chosen].float(), grid, mode=mode, padding_mode="reflection", align_corners=False)
+        plane[chosen] = sampled.to(plane.dtype)
+    return Batch(*moved)
+
+
+def sampling_grid(count: int, side: int, names: frozenset[str], generator: Generator) -> Tensor:
+    """Draw where each pixel of each sample is taken from: count, side, side, 2 in [−1, 1] (x, y), as `grid_sample`."""
+    angle = (torch.rand(count, generator=generator) * 2 - 1) * math.pi / 4 * ("rotate" in names)
+    low, high = (math.log(s) for s in _SCALES)
+    zoom = torch.exp(-(low + (high - low) * torch.rand(count, generator=generator)) * ("scale" in names))
+    cosine, sine, zero = torch.cos(angle) * zoom, torch.sin(angle) * zoom, torch.zeros(count)
+    matrix = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)
+    grid = affine_grid(matrix, [count, 1, side, side], align_corners=False)
+    if "elastic" in names:
+        grid = grid + _displacements(count, side, generator)
+    return grid
+
+
+def _displacements(count: int, side: int, generator: Generator) -> Tensor:
+    """Draw a smooth random displacement field: Gaussian on a coarse grid, bicubic between (Ronneberger et al. 2015)."""
+    deviation_px = min(_ELASTIC_PX, _STEEPEST * side / (_ELASTIC_GRID - 1))
+    coarse = torch.randn(count, 2, _ELASTIC_GRID, _ELASTIC_GRID, generator=generator) * (2 * deviation_px / side)
+    return interpolate(coarse, (side, side), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+
+
+def _on_some(
+    images: Tensor, share: float, operation: Callable[[Tensor, Generator], Tensor], generator: Generator
+) -> Tensor:
+    chosen = _chosen(len(images), share, generator).to(images.device)
+    if not len(chosen):
+        return images
+    images = images.clone()
+    images[chosen] = operation(images[chosen], generator)
+    return images
+
+
+def _chosen(count: int, share: float, generator: Generator) -> Tensor:
+    return torch.nonzero(torch.rand(count, generator=generator) < share).flatten()
+
+
+def _uniform(like: Tensor, low: float, high: float, generator: Generator) -> Tensor:
+    """Draw one value per sample, N, 1, 1, 1 on the device of `like`."""
+    return (low + (high - low) * torch.rand(len(like), 1, 1, 1, generator=generator)).to(like.device)
+
+
+def _brighten(images: Tensor, generator: Generator) -> Tensor:
+    return images + _uniform(images, -0.3, 0.3, generator)
+
+
+def _contrast(images: Tensor, generator: Generator) -> Tensor:
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return (images - mean) * _uniform(images, 0.7, 1.4, generator) + mean
+
+
+def _gamma(images: Tensor, generator: Generator) -> Tensor:
+    """Raise each sample, stretched to 0..1, to a power, and bring it back to its range."""
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    span = (high - low).clamp(min=1e-6)
+    return ((images - low) / span).pow(torch.exp(_uniform(images, -0.4, 0.4, generator))) * span + low
+
+
+def _noise(images: Tensor, generator: Generator) -> Tensor:
+    # seeded by the CPU's generator, drawn where the images are
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    drawn = torch.randn(images.shape, generator=torch.Generator(images.device).manual_seed(seed), device=images.device)
+    return images + drawn * _uniform(images, 0.0, 0.15, generator)
+
+
+def _blur(images: Tensor, generator: Generator) -> Tensor:
+    """Convolve each sample with a Gaussian of its own, rows then columns."""
+    count, channels, height, width = images.shape
+    offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device, dtype=torch.float32)
+    kernel = torch.exp(-(offsets**2) / (2 * _uniform(images, 0.4, 1.5, generator).view(-1, 1) ** 2))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    padded = pad(images, (_BLUR_RADIUS,) * 4, mode="replicate").reshape(1, count * channels, height + 8, width + 8)
+    rows = conv2d(padded, kernel[:, None, None, :], groups=count * channels)
+    return conv2d(rows, kernel[:, None, :, None], groups=count * channels).view(count, channels, height, width)
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+    "brightness": _brighten,
+    "contrast": _contrast,
+    "gamma": _gamma,
+    "noise": _noise,
+    "blur": _blur,
+}

@@ -20,7 +20,7 @@ from unet_ray.imaging.labels import ClassSpec
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,12 @@ def load_model(folder: Storage) -> Model:
 
 
 def _parse(described: dict[str, Any], weights: bytes) -> Model:
-    preprocessing = described["preprocessing"]
     network = UNetConfig(**described["network"])
     model = Model(
         network,
         weights,
         tuple(ClassSpec(int(c["id"]), str(c["name"])) for c in described["classes"]),
-        Preprocessing(preprocessing["dtype"], tuple(preprocessing["mean"]), tuple(preprocessing["deviation"])),
+        _parse_preprocessing(described["preprocessing"]),
         tuple(float(t) for t in described["thresholds"]),
         described.get("training", {}),
         described.get("metrics", {}),
@@ -125,3 +124,13 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
     if not len(model.classes) == len(model.thresholds) == network.classes:
         raise ValueError(f"{len(model.classes)} classes, {len(model.thresholds)} thresholds, {network.classes} filters")
     return model
+
+
+def _parse_preprocessing(described: dict[str, Any]) -> Preprocessing:
+    limits = described["limits"]
+    return Preprocessing(
+        described["dtype"],
+        tuple(described["offset"]),
+        tuple(described["scale"]),
+        (float(limits[0]), float(limits[1])) if limits else None,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,33 +13,83 @@ from torch import Tensor
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.images import match_channels
 
+Normalisation = Literal["mean", "percentile", "range"]
+
+_PERCENTILES = (0.5, 99.5)
+"""As nnU-Net takes them (Isensee et al. 2021): robust against hot and dead pixels."""
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """A training set's samples, channel by channel; all arrays (channels,), in units of the samples."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    low: NDArray[np.float64]
+    """Smallest sample."""
+    high: NDArray[np.float64]
+    """Largest sample."""
+    percentiles: NDArray[np.float64]
+    """(2, channels): the 0.5th and the 99.5th."""
+
+    @staticmethod
+    def percentiles_of(samples: NDArray[Any]) -> NDArray[np.float64]:
+        """Return `percentiles` of pixels, (n, channels)."""
+        return np.percentile(samples.astype(np.float64), _PERCENTILES, axis=0)
+
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Constants of the training set, applied as (value − mean) / deviation per channel."""
+    """Constants of the training set, applied per channel as (value − offset) / scale, clipped to limits if given."""
 
     dtype: str
     """Sample type of the images: uint8, uint16 or float32."""
-    mean: tuple[float, ...]
+    offset: tuple[float, ...]
     """Per channel, in units of the samples."""
-    deviation: tuple[float, ...]
+    scale: tuple[float, ...]
     """Per channel, above 0."""
+    limits: tuple[float, float] | None = None
+    """Results are clipped to these."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("uint8", "uint16", "float32"):
             raise InputError(f"preprocessing dtype {self.dtype}: uint8, uint16 and float32 are known")
-        if len(self.mean) != len(self.deviation) or not all(d > 0 for d in self.deviation):
-            raise InputError("preprocessing needs one mean and one deviation above 0 per channel")
+        if len(self.offset) != len(self.scale) or not all(s > 0 for s in self.scale):
+            raise InputError("preprocessing needs one offset and one scale above 0 per channel")
+
+    @staticmethod
+    def of(kind: Normalisation, dtype: str, found: ChannelStatistics) -> Preprocessing:
+        """Return the constants of a training set.
+
+        Args:
+            kind — `mean`: zero mean, unit deviation; `range`: the smallest to the largest sample become −1 to 1;
+                `percentile`: the 0.5th to the 99.5th do, and what lies beyond is clipped at −2 and 2.
+            dtype — of the samples.
+        """
+        if kind == "mean":
+            offset, scale, limits = found.mean, found.deviation, None
+        else:
+            low, high = (found.low, found.high) if kind == "range" else found.percentiles
+            offset, scale = (low + high) / 2, (high - low) / 2
+            limits = None if kind == "range" else (-2.0, 2.0)
+        scale = np.where(scale < 1e-6, 1.0, scale)  # a channel that is constant in the whole set
+        return Preprocessing(dtype, tuple(offset.tolist()), tuple(scale.tolist()), limits)
+
+    @property
+    def channels(self) -> int:
+        """Channels that the network takes."""
+        return len(self.offset)
 
     def check(self, image_hwc: NDArray[Any]) -> NDArray[Any]:
         """Return an image with the channels that the network takes; raise ImageError where it does not fit."""
         if image_hwc.dtype != np.dtype(self.dtype):
             raise ImageError("unsupported", f"{image_hwc.dtype} samples, the model was trained on {self.dtype}")
-        return match_channels(image_hwc, len(self.mean))
+        return match_channels(image_hwc, self.channels)
 
     def apply(self, images: Tensor) -> Tensor:
         """Normalise images, N, C, H, W of any dtype → float32, on their device."""
         shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        deviation = torch.tensor(self.deviation, device=images.device).view(shape)
-        return (images.float() - mean) / deviation
+        offset = torch.tensor(self.offset, device=images.device, dtype=torch.float32).view(shape)
+        scale = torch.tensor(self.scale, device=images.device, dtype=torch.float32).view(shape)
+        normalised = (images.float() - offset) / scale
+        return normalised.clamp_(*self.limits) if self.limits else normalised

@@ -1,0 +1,136 @@
+"""Evaluation on a real Ray: its counts are those of a loop, its files hold them, its intervals can be repeated."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars
+import pyarrow.parquet as pq
+import pytest
+
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError
+from unet_ray.evaluate import EvaluateConfig, EvaluateResult, evaluate, evaluate_image
+from unet_ray.imaging.labels import ClassSpec, Labelling
+from unet_ray.imaging.metrics import COUNTS, MEANS, METRICS
+from unet_ray.inputs import find_labelled
+from unet_ray.network.model_folder import load_model
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.readers import FileReader
+from unet_ray.synthetic import draw_scene, encode
+
+
+@pytest.fixture
+def config(tiny_model: str, tmp_path: Path) -> EvaluateConfig:
+    """Write six labelled images; the masks of the last hold nothing."""
+    folder = Storage.of(f"{tmp_path}/data")
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        image, mask = draw_scene(96, 110, rng)
+        folder.write(f"images/{index}.png", encode(image, "png"))
+        folder.write(f"masks/{index}.png", encode(mask * (index < 5), "png"))
+    return EvaluateConfig(
+        model=tiny_model,
+        images=f"{folder.uri}/images",
+        masks=f"{folder.uri}/masks",
+        output=f"{tmp_path}/out/metrics.json",
+        per_image=f"{tmp_path}/out/images.parquet",
+        worst=4,
+        bootstrap=50,
+    )
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_counts_are_those_of_a_loop_and_files_hold_them(config: EvaluateConfig, tmp_path: Path) -> None:
+    result = evaluate(config)
+    assert np.array_equal(result.counts, counts_of_a_loop(config))
+    out = Storage.of(f"{tmp_path}/out")
+    written = json.loads(out.read("metrics.json"))
+    assert written == result.metrics()
+    assert {"iou", "dice", "pixel_error", "true_positive", "pixels", "ap50", "image_dice"} <= set(
+        written["classes"]["cell"]
+    )
+    assert set(written["intervals"]["cell"]) == METRICS.keys() | MEANS.keys()
+    low, high = written["intervals"]["cell"]["dice"]
+    assert low <= written["classes"]["cell"]["dice"] <= high
+
+    data = out.read("images.parquet")
+    table = polars.read_parquet(io.BytesIO(data))
+    assert table.columns == ["image_uri", "class_id", "class_name", *COUNTS, *METRICS]
+    assert table["image_uri"].to_list() == [uri for uri in result.image_uris for _ in range(2)]
+    assert (
+        table.filter(polars.col("class_name") == "cell")["true_positive"].sum()
+        == (written["classes"]["cell"]["true_positive"])
+    )
+    assert table["adapted_rand_error"].null_count() >= 2
+    fields = pq.read_schema(io.BytesIO(data))
+    assert all(field.metadata[b"description"] for field in fields)
+
+
+def counts_of_a_loop(config: EvaluateConfig) -> np.ndarray:
+    model = load_model(Storage.of(config.model))
+    labelled = find_labelled(config.images, config.masks, model.classes, None)
+    predictor = Predictor(model.build(), model.preprocessing, PredictorConfig(threads=1))
+    labelling, reader = Labelling("classes", model.classes, 0, 255), FileReader(labelled.access, labelled.items)
+    return np.stack(
+        [evaluate_image(predictor, labelling, reader, i, model.thresholds, 2) for i in range(len(labelled.items))]
+    )
+
+
+def result_of(dice: list[tuple[float, float]], tiny_model: str, **more: int) -> EvaluateResult:
+    """A result of images with the given Dice of two classes; NaN: neither present nor found."""
+    counts = np.zeros((len(dice), 2, len(COUNTS)))
+    names = list(COUNTS)
+    counts[:, :, names.index("true_positive")] = np.nan_to_num(np.array(dice)) * 50
+    counts[:, :, names.index("false_negative")] = np.where(np.isnan(dice), 0, 100 - np.nan_to_num(dice) * 100)
+    config = EvaluateConfig(model=tiny_model, images="i", masks="m", **more)
+    uris = tuple(f"{index}.png" for index in range(len(dice)))
+    return EvaluateResult(config, load_model(Storage.of(tiny_model)), uris, counts)
+
+
+def test_the_worst_are_those_of_the_lowest_mean_dice(tiny_model: str) -> None:
+    nan = float("nan")
+    result = result_of([(1, 0.5), (0, 1), (nan, 0.25), (nan, nan), (0.5, nan)], tiny_model, worst=3, bootstrap=0)
+    assert [(image["image_uri"], image["dice"]) for image in result.worst] == [
+        ("2.png", 0.25),
+        ("1.png", 0.5),
+        ("4.png", 0.5),
+    ]
+    assert result.worst[0]["classes"] == {"cell": None, "fibre": 0.25}
+    assert result.metrics()["intervals"] == {"cell": {}, "fibre": {}}
+
+
+def test_a_class_that_is_nowhere_has_null_metrics(tiny_model: str) -> None:
+    metrics = result_of([(1, float("nan"))] * 3, tiny_model, bootstrap=10).metrics()
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert metrics["classes"]["fibre"]["dice"] is None
+    assert metrics["intervals"]["fibre"]["dice"] is None
+    assert metrics["intervals"]["cell"]["dice"] == [1, 1]
+
+
+def test_objects_of_the_truth_are_ids_or_components() -> None:
+    cell = (ClassSpec(1, "cell"),)
+    ids = np.array([[7, 7, 0, 8, 8, 255]], np.uint8)
+    objects_of = [
+        (Labelling("instances", cell, 0, 255), [[7, 7, 0, 8, 8, 0]]),
+        (Labelling("instances", cell, 7, 255), [[0, 0, 7, 8, 8, 0]]),
+        (Labelling("classes", (ClassSpec(8, "cell"),), 0, 255), [[0, 0, 0, 1, 1, 0]]),
+    ]
+    for labelling, expected in objects_of:
+        assert labelling.objects([ids], 0).tolist() == expected
+
+
+@pytest.mark.parametrize("flag", ["worst", "bootstrap", "boundary_tolerance"])
+def test_negative_numbers_are_refused(flag: str) -> None:
+    with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} -1: choose 0 or more"):
+        EvaluateConfig(model="m", images="i", masks="m", **{flag: -1})  # type: ignore[arg-type]
+
+
+def test_files_that_cannot_be_written_are_named_before_anything_is_read(config: EvaluateConfig, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where a folder should be")
+    with pytest.raises(InputError, match="/out: no permission to write here"):
+        evaluate(config)
+    with pytest.raises(InputError, match="--output .*/results/: a folder; name a file"):
+        evaluate(replace(config, output=f"{tmp_path}/results/"))

@@ -1,0 +1,121 @@
+"""The state of a training as a folder of tensors and JSON: what a checkpoint holds; no code, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unet_ray.archive.storage import Storage
+from unet_ray.network.learner import Learner
+from unet_ray.network.model_folder import state_bytes
+from unet_ray.train_report import EpochRecord
+
+WEIGHTS, BEST, OPTIMIZER, PROGRESS = "model.safetensors", "best.safetensors", "optimizer.safetensors", "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come."""
+
+    crops_seen: int = 0
+    """By all workers."""
+    epoch_loss: float = 0.0
+    """Sum of the losses of the crops of the running epoch."""
+    history: tuple[EpochRecord, ...] = ()
+    """One record per epoch that ended."""
+    best_epoch: int = 0
+    """Epoch (1-based) of the best weights; 0: none yet."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that ended."""
+        return len(self.history)
+
+    @property
+    def best(self) -> EpochRecord:
+        """The record of the best epoch."""
+        return self.history[self.best_epoch - 1]
+
+    def after(self, record: EpochRecord) -> Progress:
+        """Return the progress with one more epoch; it is the best unless an earlier one has a better score."""
+        scored = record.score is not None and self.best_epoch and self.best.score is not None
+        better = not scored or record.score > self.best.score  # type: ignore[operator]
+        best = record.epoch if better else self.best_epoch
+        return replace(self, epoch_loss=0.0, history=(*self.history, record), best_epoch=best)
+
+    @property
+    def epochs_without_gain(self) -> int:
+        """Epochs since the best one."""
+        return self.epochs - self.best_epoch
+
+    def to_json(self) -> bytes:
+        """Return it as JSON."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @staticmethod
+    def of_json(data: bytes) -> Progress:
+        """Return the inverse of `to_json`."""
+        found = json.loads(data)
+        return Progress(**(found | {"history": tuple(EpochRecord(**record) for record in found["history"])}))
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint is made of."""
+
+    progress: Progress
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    best: bytes | None = field(repr=False, default=None)
+    """safetensors of the best epoch's weights."""
+
+
+def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes | None) -> None:
+    """Write a checkpoint's files."""
+    (folder / WEIGHTS).write_bytes(state_bytes(learner.unet))
+    state = learner.optimizer.state_dict()["state"]
+    flat = {f"{i}.{name}": t.cpu().contiguous() for i, values in state.items() for name, t in values.items()}
+    save_file(flat, folder / OPTIMIZER)
+    if best is not None:
+        (folder / BEST).write_bytes(best)
+    (folder / PROGRESS).write_bytes(progress.to_json())
+
+
+def read_state(folder: Path) -> State:
+    """Read a checkpoint's files."""
+    best = folder / BEST
+    return State(
+        Progress.of_json((folder / PROGRESS).read_bytes()),
+        load_file(folder / WEIGHTS),
+        load_file(folder / OPTIMIZER),
+        best.read_bytes() if best.exists() else None,
+    )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    """Give an optimizer the state of a checkpoint."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in flat.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def last_progress(storage: Storage, run_name: str) -> Progress | None:
+    """Return the progress of the newest checkpoint of a storage that is whole, or None."""
+    if not storage.exists(run_name):
+        return None
+    found = [e.path for e in storage.entries(run_name) if e.path.endswith(f"/{PROGRESS}")]
+    states = [Progress.of_json(storage.read(f"{run_name}/{path}")) for path in found]
+    return max(states, key=lambda progress: progress.crops_seen, default=None)
+
+
+def as_metrics(progress: Progress) -> dict[str, Any]:
+    """Return what Ray Train keeps beside a checkpoint."""
+    return {"crops_seen": progress.crops_seen, "epochs": progress.epochs}

@@ -1,0 +1,155 @@
+"""What a labelled set asks of a training: what its masks mean, what is learnt from and validated on, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+
+from unet_ray.crop_stream import CropSampler, plan_visits
+from unet_ray.errors import InputError
+from unet_ray.imaging.crops import CropConfig, count_crops
+from unet_ray.imaging.label_notes import labelling_notes
+from unet_ray.imaging.labels import Labelling, find_labelling
+from unet_ray.inputs import LabelledSet
+from unet_ray.network.model_folder import Model, state_bytes
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.readers import Reader
+from unet_ray.survey import Survey
+from unet_ray.train_config import TrainConfig
+from unet_ray.validation import check_metric
+
+_SHUFFLED_CROPS = 256
+"""Crops that a worker shuffles among where those of one image come together."""
+_AGREEING_VALUES = 4
+"""How far apart the values may be from which a pixel is the class: lossy files seldom hold their extremes."""
+
+
+@dataclass(frozen=True)
+class LearningTask:
+    """All that follows from the flags and from the labelled images."""
+
+    network: UNetConfig
+    initial: bytes | None
+    """Weights to start from (safetensors), or None."""
+    sampler: CropSampler
+    shuffle_buffer: int
+    """Crops that each worker shuffles among; 0: they come shuffled."""
+    validation_reader: Reader
+    validation: tuple[tuple[int, str], ...]
+    """(index in `validation_reader`, URI) of each validation image."""
+
+
+def understand(
+    config: TrainConfig, labelled: LabelledSet, survey: Survey, validation: Survey | None, initial: Model | None
+) -> LearningTask:
+    """Work out a training task, say what was found, and warn of what disappoints.
+
+    Args:
+        config — the flags.
+        labelled, survey — the labelled set.
+        validation — of --val-images, or None: a share of the labelled set.
+        initial — the model of --init-from, or None.
+
+    Raises: InputError — images or masks that cannot be learnt from.
+    """
+    notes = survey.check_readable(config.max_error_rate) + survey.check_types()
+    labelling = _labelling_of(config, labelled, survey, notes)
+    check_metric(config.best_by, [c.name for c in labelling.classes])
+    learnt, held = _split(config, survey)
+    preprocessing = initial.preprocessing if initial else survey.preprocessing_of(config.normalise, learnt)
+    if initial:
+        survey.check_fits(preprocessing, f"--images {config.images} with --init-from {config.init_from}")
+    if validation:
+        notes += validation.check_readable(config.max_error_rate)
+        _check_validation(config, labelling, preprocessing, validation)
+    classes = len(labelling.classes)
+    network = replace(initial.network, classes=classes) if initial else config.network(preprocessing.channels, classes)
+    config.check_crop(network)
+    crops = CropConfig(
+        config.crop_px(network), network.margin, config.foreground_share, config.border_weight, config.border_sigma
+    )
+    notes += _size_notes(survey, crops.side)
+    for note in notes:
+        print(f"note: {note}")
+    counts = np.array([count_crops(survey.facts[i].height, survey.facts[i].width, crops.side) for i in learnt])
+    visits = plan_visits(counts, np.array(learnt), one_by_one=survey.decoded_once)
+    held_in = validation or survey
+    return LearningTask(
+        network,
+        _initial_weights(initial, labelling, network) if initial else None,
+        CropSampler(survey.reader, visits, labelling, preprocessing, crops, config.seed),
+        0 if survey.decoded_once else _SHUFFLED_CROPS,
+        held_in.reader,
+        tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
+    )
+
+
+def _labelling_of(config: TrainConfig, labelled: LabelledSet, survey: Survey, notes: list[str]) -> Labelling:
+    labelling = find_labelling(
+        survey.values, labelled.classes, labelled.kind, config.background_value, config.ignore_value
+    )
+    notes += labelling_notes(survey.values, labelling, len(survey.usable))
+    names = ", ".join(f"{c.name}={c.id}" for c in labelling.classes)
+    place = "decoded once, kept in memory" if survey.decoded_once else "read anew each epoch: too large for memory"
+    print(f"{len(survey.usable)} labelled images ({place}); masks of the kind {labelling.kind}, classes {names}")
+    return labelling
+
+
+def _split(config: TrainConfig, survey: Survey) -> tuple[list[int], list[int]]:
+    """Return the indices of the images to learn from, and of those to validate on."""
+    usable, count = np.array(survey.usable), len(survey.usable)
+    if not count:
+        raise InputError(f"--images {config.images}: no labelled image can be read")
+    kept = 0 if config.val_images else round(count * config.val_fraction)
+    if kept == count:
+        raise InputError(f"--val-fraction {config.val_fraction} of {count} images leaves none to learn from; give less")
+    order = np.random.default_rng(config.seed).permutation(count)
+    return sorted(usable[order[kept:]].tolist()), sorted(usable[order[:kept]].tolist())
+
+
+def _check_validation(config: TrainConfig, labelling: Labelling, constants: Preprocessing, found: Survey) -> None:
+    """Refuse validation images and masks that do not follow the training set's."""
+    values = find_labelling(
+        found.values, labelling.classes, labelling.kind, config.background_value, config.ignore_value
+    )
+    if abs(values.foreground - labelling.foreground) > _AGREEING_VALUES:
+        raise InputError(
+            f"--val-masks {config.val_masks}: the class has values from {values.foreground}, in --masks from "
+            f"{labelling.foreground}; give masks of one convention"
+        )
+    found.check_fits(constants, f"--val-images {config.val_images}")
+
+
+def _size_notes(survey: Survey, side: int) -> list[str]:
+    """Return a line on images smaller than a crop."""
+    small = [f for f in survey.facts if f.error is None and (f.height < side or f.width < side)]
+    if not small:
+        return []
+    least = min(small, key=lambda f: min(f.height, f.width))
+    return [
+        f"{len(small)} of {len(survey.usable)} images are smaller than --crop {side} (the smallest: {least.width}×"
+        f"{least.height} px, {least.uri}): they are mirrored to that size, what is beyond is not counted; a smaller "
+        "--crop costs less"
+    ]
+
+
+def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) -> bytes:
+    """Return the weights of a model with the filters of its classes that are learnt again; others are fresh."""
+    torch.manual_seed(0)
+    fresh = UNet(network)
+    weights = load_tensors(initial.weights)
+    places = {c.name: place for place, c in enumerate(initial.classes)}
+    known = [(place, places[c.name]) for place, c in enumerate(labelling.classes) if c.name in places]
+    for name in ("head.weight", "head.bias"):
+        head = fresh.state_dict()[name]
+        for place, before in known:
+            head[place] = weights[name][before]
+        weights[name] = head
+    fresh.load_state_dict(weights)
+    names = ", ".join(labelling.classes[place].name for place, _ in known) or "none"
+    print(f"starting from a model with the same classes: {names}; fresh filters: {len(labelling.classes) - len(known)}")
+    return state_bytes(fresh)
