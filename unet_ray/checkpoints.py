@@ -113,7 +113,7 @@ def last_progress(storage: Storage, run_name: str) -> Progress | None:
         return None
     found = [e.path for e in storage.entries(run_name) if e.path.endswith(f"/{PROGRESS}")]
     states = [Progress.of_json(storage.read(f"{run_name}/{path}")) for path in found]
-    return max(states, key=lambda progress: progress.crops_seen, default=None)
+    return max(states, key=lambda progress: (progress.crops_seen, progress.epochs), default=None)
 
 
 def as_metrics(progress: Progress) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import ray
-import ray.data
 from numpy.typing import NDArray
 
-from unet_ray.cluster import TASK_CPUS
+from unet_ray.cluster import TASK_CPUS, calm_ray_data, ordinals
 from unet_ray.imaging.crops import CropConfig, LabelledCrops
 from unet_ray.imaging.labels import Labelling
 from unet_ray.network.preprocessing import Preprocessing
@@ -91,6 +90,7 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any:
     """Return the dataset of `crops_needed` crops (or a few more) that follow the first `crops_seen`."""
+    calm_ray_data()  # Ray Train calls this in a process of its own
     shared, first = ray.put(sampler), sampler.ordinal_after(crops_seen)
     crops_per_visit = sampler.crops_per_epoch / len(sampler.visits)
     visits = int(np.ceil(crops_needed / crops_per_visit)) + len(sampler.visits)
@@ -101,5 +101,4 @@ def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any
         crops = [crop for ordinal in batch["id"] for crop in mine.crops(first + int(ordinal))]
         return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
 
-    ordinals = ray.data.range(visits, override_num_blocks=max(1, visits // visits_per_task))
-    return ordinals.map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)
+    return ordinals(visits, visits // visits_per_task).map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
 from numpy.typing import NDArray
 
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import to_parquet
-from unet_ray.cluster import Device, PoolPlan, connect, parse_range, plan_pool
+from unet_ray.cluster import Device, PoolPlan, connect, ordinals, parse_range, plan_pool
 from unet_ray.errors import InputError
 from unet_ray.imaging.label_notes import labelling_notes
 from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling
@@ -192,7 +191,7 @@ def _count_set(
     count, shared = len(survey.usable), ray.put((model, survey.reader, survey.usable))
     predictor = PredictorConfig(device="cuda" if pool.uses_gpu else "cpu", threads=pool.threads)
     rows = (
-        ray.data.range(count, override_num_blocks=max(1, count // _IMAGES_PER_TASK))
+        ordinals(count, count // _IMAGES_PER_TASK)
         .map_batches(
             _EvaluateActor,
             fn_constructor_args=(shared, predictor, labelling, boundary_tolerance_px),

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
 from numpy.typing import NDArray
 
-from unet_ray.cluster import TASK_CPUS
+from unet_ray.cluster import TASK_CPUS, ordinals
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.images import is_grey
 from unet_ray.imaging.labels import MaskValues
@@ -148,8 +147,7 @@ def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
         rows = [_row(mine, int(index), sampled, keep) for index in batch["id"]]
         return pa.Table.from_pylist(rows, schema=schema)
 
-    ids = ray.data.range(count, override_num_blocks=max(1, count // _IMAGES_PER_TASK))
-    rows = ids.map_batches(survey, batch_size=None, num_cpus=TASK_CPUS)
+    rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(survey, batch_size=None, num_cpus=TASK_CPUS)
     if keep:
         rows = rows.materialize()
     facts = {row["id"]: json.loads(row["facts"]) for row in rows.select_columns(["id", "facts"]).take_all()}

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import pyarrow.fs
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
@@ -36,7 +35,7 @@ _IDLE_RESTARTS = 1
 """Failures in a row without a new checkpoint that are tried again."""
 _MAY_CHANGE = (
     *("epochs", "workers", "device", "output", "storage", "learning_rate", "batch_size", "compile", "patience"),
-    *("checkpoint_minutes", "keep_checkpoints", "max_error_rate"),
+    *("checkpoint_minutes", "keep_checkpoints", "max_error_rate", "resize_check_s"),
 )
 """Settings that a run may be resumed with others of."""
 
@@ -103,7 +102,7 @@ def _fit(config: TrainConfig, run_folder: Storage, task: LearningTask) -> Any:
     run = ray.train.RunConfig(
         name=_RUN_NAME,
         storage_path=run_folder.path,
-        storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(run_folder.filesystem)),
+        storage_filesystem=run_folder.arrow_filesystem,
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
     )
@@ -197,13 +196,25 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         raise InputError(f"--workers {config.workers} --device gpu: the cluster has {gpus} GPUs; give fewer workers")
     if not use_gpu and least > cpus:
         raise InputError(f"--workers {config.workers}: the cluster has {cpus} CPUs; give at most {cpus}")
-    free = cpus - max(1, cpus // 4)
-    share = min(free // most, largest_node_cpus()) if free >= most else 0.5 * cpus / most
+    share = _cpus_of_worker(least, most, cpus)
     each = {"CPU": max(0.1, min(share, 4) if use_gpu else share)} | ({"GPU": 1} if use_gpu else {})
     print(f"training on {config.workers} workers ({'GPU' if use_gpu else 'CPU'}), batch {config.batch_size} each")
     return ray.train.ScalingConfig(
-        num_workers=most if least == most else (least, most), use_gpu=use_gpu, resources_per_worker=each
+        num_workers=most if least == most else (least, most),
+        use_gpu=use_gpu,
+        resources_per_worker=each,
+        elastic_resize_monitor_interval_s=config.resize_check_s,
     )
+
+
+def _cpus_of_worker(least: int, most: int, cpus: int) -> float:
+    """Return the logical CPUs of a worker; Ray Data's tasks need those that workers leave."""
+    node = largest_node_cpus()
+    if least < most:  # nodes come and go: as many workers on each as it takes to start
+        nodes = sum(bool(n["Alive"] and n["Resources"].get("CPU")) for n in ray.nodes())
+        return 0.75 * node / -(-least // nodes)
+    free = cpus - max(1, cpus // 4)
+    return min(free // most, node) if free >= most else 0.5 * cpus / most
 
 
 def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: LearningTask, result: Any) -> TrainResult:

@@ -52,6 +52,8 @@ class TrainConfig:
     """Distortions of crops: all, none, or some of flip,rotate,scale,elastic,brightness,contrast,gamma,noise,blur."""
     workers: str = "1"
     """Training workers, N, or MIN,MAX: those that find room, and those that come later."""
+    resize_check_s: float = 60.0
+    """With MIN,MAX: how often training looks for workers that came (s); taking them in costs a restart."""
     device: Device = "auto"
     """Where workers run; auto: GPUs where the cluster has enough of them."""
     preset: str | None = None
@@ -102,7 +104,7 @@ class TrainConfig:
         for name, least in _AT_LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose at least {least}")
-        for name in ("learning_rate", "border_sigma", "checkpoint_minutes"):
+        for name in ("learning_rate", "border_sigma", "checkpoint_minutes", "resize_check_s"):
             if not getattr(self, name) > 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose above 0")
         for name in ("foreground_share", "max_error_rate"):

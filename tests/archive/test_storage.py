@@ -201,3 +201,12 @@ def test_one_run_holds_an_output(root: str, monkeypatch: pytest.MonkeyPatch) -> 
     with OutputLock(output, "third"):
         OutputLock.check(output, "third")
     assert not output.exists("_lock.json")
+
+
+def test_arrow_sees_and_deletes_what_is_stored(root: str) -> None:
+    storage = Storage.of(root)
+    for path in ("run/one/a", "run/one/b", "run/two/c"):
+        storage.write(path, b"x")
+    arrow = pickle.loads(pickle.dumps(storage.arrow_filesystem))
+    arrow.delete_dir(f"{storage.path}/run/one")
+    assert [entry.path for entry in storage.entries()] == ["run/two/c"]

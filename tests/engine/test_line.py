@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
-from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError, UnetRayError
+from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
 from unet_ray.evaluate import EvaluateConfig, evaluate
 from unet_ray.imaging.images import decode_image
 from unet_ray.network.model_folder import load_model
@@ -43,10 +43,10 @@ def small_network(root: str, **more: object) -> TrainConfig:
 def test_train_resume_evaluate_segment(root: str) -> None:
     made = make_archive(Storage.of(root).join("data"), labelled=4, check=2, archive=5)
     first = train(small_network(root, storage=f"{root}/checkpoints"))
-    assert first.epochs == 1
-    assert set(first.metrics["iou"]) == {"cell", "fibre"}
+    assert first.progress.epochs == 1
+    assert set(first.progress.best.iou) == {"cell", "fibre"}
     more = train(small_network(root, storage=f"{root}/checkpoints", epochs=2))
-    assert more.epochs == 2
+    assert more.progress.epochs == 2
     assert more.model.digest != first.model.digest
     assert load_model(Storage.of(f"{root}/model")).digest == more.model.digest
     with pytest.raises(InputError, match="holds a training with --crop 64, this one has 32"):
@@ -76,23 +76,6 @@ def test_train_resume_evaluate_segment(root: str) -> None:
     assert (result.status, result.images_done, result.images_failed) == ("done", 5, 1)
     again = segment(config)
     assert (again.images_listed, again.images_skipped, again.images_done) == (6, 6, 0)
-
-
-@pytest.mark.slow
-def test_two_workers_train_one_model(tmp_path: Path) -> None:
-    """Two images make fewer crops than one step of both workers takes."""
-    make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
-    few = {"batch_size": 16, "epochs": 3, "val_fraction": 0.0}
-    result = train(small_network(str(tmp_path), workers="2", padding="valid", crop=132, **few))
-    assert result.epochs == 3
-    assert result.metrics["iou"] == {"cell": None, "fibre": None}
-
-
-@pytest.mark.slow
-def test_a_loss_that_explodes_is_one_line(tmp_path: Path) -> None:
-    make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
-    with pytest.raises(UnetRayError, match="the loss became .* rerun with a smaller --learning-rate"):
-        train(small_network(str(tmp_path), learning_rate=1e30, norm="none", val_fraction=0.0, epochs=3))
 
 
 def test_validation_masks_of_another_convention_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import fsspec
+import pyarrow.fs
 from botocore import exceptions as boto
 from fsspec.implementations.local import LocalFileSystem
 
@@ -24,6 +25,18 @@ from unet_ray.errors import InputError
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure", "adl": "azure"}
 _CONNECTION_ERRORS = (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError)
 _DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
+
+
+class _DeleteOneByOne(pyarrow.fs.FSSpecHandler):
+    """Deletes a folder's objects one by one.
+
+    Deleting many at once needs a checksum on which S3 clients and stores differ: boto sends CRC32, MinIO wants MD5.
+    """
+
+    def delete_dir(self, path: str) -> None:
+        """Delete all objects below a folder."""
+        for name in self.fs.find(path):
+            self.fs.rm_file(name)
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,12 @@ class Storage:
         """The fsspec file system; fsspec keeps one per process and set of options. Listings are never remembered."""
         with _mapped_errors(self.uri):
             return fsspec.filesystem(_scheme(self.uri), use_listings_cache=False, **self.options)
+
+    @property
+    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+        """The same file system for Arrow and Ray Train."""
+        handler = pyarrow.fs.FSSpecHandler if self.is_local else _DeleteOneByOne
+        return pyarrow.fs.PyFileSystem(handler(self.filesystem))
 
     @property
     def path(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_ray.imaging.masks import threshold_level
 from unet_ray.imaging.metrics import PixelCounts
 
 _AS_GOOD = 1e-3
@@ -33,7 +33,7 @@ def counts_at(histograms: NDArray[np.int64], thresholds: tuple[float, ...]) -> P
     """Return the counts at one threshold per class: a pixel is the class where q ≥ ceil(255·threshold)."""
     rows = []
     for (without, within), threshold in zip(histograms, thresholds, strict=True):
-        least = math.ceil(255 * threshold)
+        least = threshold_level(threshold)
         rows.append([within[least:].sum(), without[least:].sum(), within[:least].sum(), without.sum() + within.sum()])
     return PixelCounts.of_array(np.array(rows, np.int64).T)
 
@@ -50,5 +50,5 @@ def _best_threshold(without: NDArray[Any], within: NDArray[Any]) -> float:
     right = np.cumsum(within[::-1])[::-1][1:]
     dice = 2 * right / np.maximum(1, found + within.sum())
     good = np.flatnonzero(dice >= dice.max() - _AS_GOOD) + 1
-    nearest = int(good[np.argmin(np.abs(good - 127.5))])
-    return 0.5 if nearest == 128 else nearest / 255
+    thresholds = np.where(good == 128, 0.5, good / 255)  # q ≥ 128 is what ½ means
+    return float(thresholds[np.argmin(np.abs(thresholds - 0.5))])

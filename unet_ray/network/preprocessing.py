@@ -17,6 +17,8 @@ Normalisation = Literal["mean", "percentile", "range"]
 
 _PERCENTILES = (0.5, 99.5)
 """As nnU-Net takes them (Isensee et al. 2021): robust against hot and dead pixels."""
+_FLOAT32 = 1e-7
+"""Differences below this share of a value are rounding: relative, for float samples come in any unit (1e-9 m)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Preprocessing:
             low, high = (found.low, found.high) if kind == "range" else found.percentiles
             offset, scale = (low + high) / 2, (high - low) / 2
             limits = None if kind == "range" else (-2.0, 2.0)
-        scale = np.where(scale < 1e-6, 1.0, scale)  # a channel that is constant in the whole set
+        is_constant = scale <= _FLOAT32 * np.abs(offset)  # a channel that is the same in the whole set
+        scale = np.where(is_constant, 1.0, scale)
         return Preprocessing(dtype, tuple(offset.tolist()), tuple(scale.tolist()), limits)
 
     @property

@@ -1,0 +1,115 @@
+"""Samples per second of one Ray Train worker against a bare PyTorch loop, in one run.
+
+    python tests/benchmarks/train.py --images DIR --masks DIR --output FILE.json [--runs 3] [--epochs 3] [--network 16,4]
+
+Both sides have the same network, batch, loss and augmentation (`network.learner.Learner`). The loop has its crops in
+memory before it starts, and nothing else to do; the worker gets its crops from the stream. They alternate. Steady
+state leaves out the first epoch; the time from command to first step is printed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unet_ray.imaging.crops import CropConfig, LabelledCrops
+from unet_ray.imaging.labels import find_labelling
+from unet_ray.inputs import find_labelled, mask_values
+from unet_ray.network.augment import AUGMENTATIONS
+from unet_ray.network.learner import Learner, LearnerConfig
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.readers import FileReader
+from unet_ray.survey import add_up
+
+REPOSITORY = Path(__file__).parent.parent.parent
+_CROP, _BATCH, _LOOP_STEPS = 256, 8, 40
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--masks", required=True)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--network", default="16,4", help="base channels, depth")
+    flags = parser.parse_args()
+    channels, depth = map(int, flags.network.split(","))
+    ours, loop, starts = [], [], []
+    for _ in range(flags.runs):
+        loop.append(_loop(flags.images, flags.masks, channels, depth))
+        rate, start_s = _ours(flags.images, flags.masks, channels, depth, flags.epochs)
+        ours.append(rate)
+        starts.append(start_s)
+        print(f"loop {loop[-1]:.2f} crops/s, worker {rate:.2f}, command to first step {start_s:.1f} s", flush=True)
+    ratios = [o / p for o, p in zip(ours, loop, strict=True)]
+    report = {"ratio": statistics.median(ratios), "ratios": ratios, "worker": ours, "loop": loop, "start_s": starts}
+    Path(flags.output).write_text(json.dumps(report, indent=2))
+    print(f"worker / loop: {report['ratio']:.2f} (of {', '.join(f'{r:.2f}' for r in ratios)})")
+
+
+def _loop(images: str, masks: str, channels: int, depth: int) -> float:
+    """Return crops per second of a plain loop over crops in memory, in a process of its own."""
+    source = f"from train import bare_loop; bare_loop({images!r}, {masks!r}, {channels}, {depth})"
+    done = subprocess.run([sys.executable, "-c", source], cwd=Path(__file__).parent, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(done.stdout.split()[-1])
+
+
+def bare_loop(images: str, masks: str, channels: int, depth: int) -> None:
+    """Print crops per second."""
+    labelled = find_labelled(images, masks, (), None)
+    reader, rng = FileReader(labelled.access, labelled.items[: 4 * _BATCH]), np.random.default_rng(0)
+    pairs = [reader.read(index) for index in range(len(reader.items))]
+    values = add_up([(list(mask_values(mask).items()), "") for _, found in pairs for mask in found])
+    labelling = find_labelling(values, (), "binary", 0, None)
+    constants = Preprocessing("uint8", (60.0,) * 3, (50.0,) * 3)
+    crops = [LabelledCrops(i, m, labelling, CropConfig(_CROP, 0, 0.33)).draw(rng) for i, m in pairs]
+    inputs = torch.from_numpy(np.stack([constants.check(crop["image"]) for crop in crops]))
+    targets = torch.from_numpy(np.stack([crop["targets"] for crop in crops]))
+    network = UNet(UNetConfig(3, 1, channels, depth)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config = LearnerConfig(1e-3, augmentations=frozenset(AUGMENTATIONS))
+    learner = Learner(network, constants, config, torch.Generator().manual_seed(0))
+    for step in range(_LOOP_STEPS + 5):
+        if step == 5:
+            started = time.perf_counter()
+        first = step * _BATCH % len(crops)
+        learner.step(inputs[first : first + _BATCH], targets[first : first + _BATCH], None, 0.5)
+    print(_LOOP_STEPS * _BATCH / (time.perf_counter() - started))
+
+
+def _ours(images: str, masks: str, channels: int, depth: int, epochs: int) -> tuple[float, float]:
+    """Return crops per second after the first epoch, and the seconds from the command to the first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(REPOSITORY / "jobs/train.py"), "--images", images, "--masks", masks]
+        command += ["--output", f"{folder}/model", "--storage", f"{folder}/run", "--epochs", str(epochs + 1)]
+        command += ["--base-channels", str(channels), "--depth", str(depth), "--val-fraction", "0"]
+        command += ["--crop", str(_CROP), "--batch-size", str(_BATCH)]
+        started, start_s = time.perf_counter(), 0.0
+        clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.search(r"from epoch 1$", line):
+                start_s = time.perf_counter() - started
+        if process.wait():
+            raise SystemExit("jobs/train.py failed")
+        history = json.loads(sorted(Path(folder, "run").glob("unet_ray/*/progress.json"))[-1].read_text())["history"]
+        return statistics.harmonic_mean([record["crops_per_s"] for record in history[1:]]), start_s
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Training on a real Ray: workers, failures, resumption, what it refuses and what it warns of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from ray.cluster_utils import Cluster
+
+from tests.conftest import REPOSITORY, S3_KEYS, new_bucket
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError, UnetRayError
+from unet_ray.network.model_folder import load_model
+from unet_ray.synthetic import CLASSES, encode, make_archive
+from unet_ray.train import train
+from unet_ray.train_config import TrainConfig
+
+
+def small_network(root: str, **more: object) -> TrainConfig:
+    labelled = {"images": f"{root}/data/labelled/images", "masks": f"{root}/data/labelled/masks", "classes": CLASSES}
+    network = {"base_channels": 4, "depth": 2, "crop": 64, "epochs": 1, "batch_size": 4, "val_fraction": 0.3}
+    return TrainConfig(**(labelled | network | {"output": f"{root}/model"} | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_two_workers_train_one_model(tmp_path: Path) -> None:
+    """Two images make fewer crops than one step of both workers takes."""
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
+    few = {"batch_size": 16, "epochs": 3, "val_fraction": 0.0}
+    result = train(small_network(str(tmp_path), workers="2", padding="valid", crop=132, border_weight=10.0, **few))
+    assert result.progress.epochs == 3
+    assert result.progress.best.dice == {}
+    assert [record.workers for record in result.progress.history] == [2, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_a_loss_that_explodes_is_one_line(tmp_path: Path) -> None:
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
+    with pytest.raises(UnetRayError, match=r"the loss became .* at step \d+ .*; rerun with a smaller --learning-rate"):
+        train(small_network(str(tmp_path), learning_rate=1e30, norm="none", val_fraction=0.0, epochs=3))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_a_run_leaves_pictures_and_a_model_to_start_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=6, check=0, archive=0)
+    first = train(small_network(str(tmp_path), epochs=2, best_by="dice:fibre", loss="bce_dice", class_weights="1,2"))
+    run = Path(first.run_folder)
+    assert Image.open(run / "curves.png").width > 600
+    assert Image.open(run / "worst.png").width > 300
+    assert list(run.glob("tensorboard/events.out.tfevents.*"))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["best"]["score"] == max(r.dice["fibre"] for r in first.progress.history)
+    assert first.model.thresholds == tuple(first.progress.best.thresholds.values())
+
+    capsys.readouterr()
+    again = small_network(
+        str(tmp_path), init_from=first.output, output=f"{tmp_path}/next", classes="fibre=2,other=1",
+        base_channels=None, depth=None, learning_rate=1e-9,
+    )  # fmt: skip
+    tuned = train(again)
+    assert "starting from a model with the same classes: fibre; fresh filters: 1" in capsys.readouterr().out
+    assert tuned.model.preprocessing == first.model.preprocessing
+    before, after = (load_model(Storage.of(m.output)).build().state_dict() for m in (first, tuned))
+    assert np.allclose(before["head.weight"][1], after["head.weight"][0], atol=1e-6)
+    assert np.allclose(before["contracting.0.0.weight"], after["contracting.0.0.weight"], atol=1e-6)
+    assert not np.allclose(before["head.weight"][0], after["head.weight"][1], atol=1e-3)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_labels_that_disappoint_are_named_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each complaint stops before training; what is only worth knowing is printed on the way."""
+    data = Storage.of(f"{tmp_path}/data/labelled")
+    rng = np.random.default_rng(0)
+
+    def write(name: str, image: np.ndarray, mask: np.ndarray) -> None:
+        data.write(f"images/{name}.png", encode(image, "png"))
+        data.write(f"masks/{name}.png", encode(mask, "png"))
+
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:20, 5:20] = 1
+    for index in range(4):
+        write(f"{index}", rng.integers(0, 255, (40, 60, 3), dtype=np.uint8), mask)
+    config = small_network(str(tmp_path), best_by="dice:nothing")
+
+    def refused() -> str:
+        with pytest.raises(InputError) as error:
+            train(config)
+        return str(error.value)
+
+    assert "there is no class nothing" in refused()
+    write("grey", np.zeros((40, 60), np.uint8), mask)
+    write("deep", rng.integers(0, 65535, (40, 60), dtype=np.uint16), mask)
+    assert re.search(r"several types: 5 of uint8 .*1 of uint16 \(for instance .*deep.png\); convert", refused())
+    data.write("images/deep.png", encode(np.zeros((40, 60), np.uint8), "png")[:60])
+    assert re.search(r"1 of 6 labelled images cannot be used, more than --max-error-rate 0.01 .*deep.png", refused())
+    config = small_network(str(tmp_path), best_by="dice:nothing", max_error_rate=0.2)
+    refused()
+    shown = capsys.readouterr().out
+    assert "note:" not in shown  # nothing is printed of a run that does not start
+
+
+@pytest.fixture
+def archive(request: pytest.FixtureRequest) -> str:
+    """Return the URI of a bucket with a small labelled set."""
+    root = new_bucket(request)
+    make_archive(Storage.of(f"{root}/data"), labelled=8, check=0, archive=0)
+    return root
+
+
+class Job:
+    """jobs/train.py in a process of its own; its lines are read as they come."""
+
+    def __init__(self, root: str, *flags: object, **environment: str) -> None:
+        labelled = ["--images", f"{root}/data/labelled/images", "--masks", f"{root}/data/labelled/masks"]
+        network = ["--classes", CLASSES, "--base-channels", "4", "--depth", "2", "--crop", "64", "--batch-size", "4"]
+        command = [sys.executable, str(REPOSITORY / "jobs/train.py"), *labelled, *network, "--output", f"{root}/model"]
+        clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | environment
+        self.process = subprocess.Popen(
+            [*command, "--storage", f"{root}/run", *map(str, flags)],
+            env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(iter(self.process.stdout.readline, ""))
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, pattern: str, timeout_s: float = 240) -> None:
+        end = time.monotonic() + timeout_s
+        while not re.search(pattern, self.output):
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < end, f"no {pattern} in {self.output}"
+            time.sleep(0.2)
+
+    def children(self, name: str) -> list[psutil.Process]:
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in found if name in " ".join(child.cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3_server")
+def test_a_run_survives_its_worker_and_its_driver(archive: str) -> None:
+    """Kill the worker: training goes on. Kill the driver: the same command goes on. Every epoch is there once."""
+    flags = ["--epochs", "12", "--checkpoint-minutes", "0.02"]
+    job = Job(archive, *flags)
+    job.wait_for(r"epoch  2/12")
+    (worker,) = job.children("RayTrainWorker")
+    worker.kill()
+    job.wait_for(r"a worker failed")
+    job.wait_for(r"from epoch \d+\n(.*\n)*.*epoch  [4-9]/12")
+    job.process.kill()
+    again = Job(archive, *flags)
+    assert again.process.wait(300) == 0, again.output
+    assert "from epoch 1\n" not in again.output
+    history = json.loads(_latest_progress(Storage.of(archive)))["history"]
+    assert [record["epoch"] for record in history] == list(range(1, 13))
+    seen = [record["crops_seen"] for record in history]
+    assert all(0 < b - a < 2 * seen[0] for a, b in pairwise(seen))
+
+
+def _latest_progress(root: Storage) -> bytes:
+    found = [e.path for e in root.entries("run/unet_ray") if e.path.endswith("/progress.json")]
+    assert len(found) <= 3  # the newest two, and one that a kill may have left unfinished
+    return root.read(f"run/unet_ray/{max(found)}")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Start a Ray cluster of one node on this machine; nodes can be added and removed."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 * 2**20})
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_elastic_training_takes_in_nodes_and_outlives_them(archive: str, cluster: Cluster) -> None:
+    flags = ["--workers", "1,2", "--resize-check-s", "2", "--epochs", "400", "--patience", "0"]
+    environment = {"RAY_ADDRESS": cluster.address, "AWS_DEFAULT_REGION": "us-east-1"} | S3_KEYS
+    job = Job(archive, *flags, **environment)
+    try:
+        job.wait_for(r"1 workers, effective batch 4, .* from epoch 1\n(.*\n)*.*epoch   2/400")
+        node = cluster.add_node(num_cpus=2, object_store_memory=300 * 2**20)
+        job.wait_for(r"2 workers, effective batch 8, .* from epoch \d+\n(.*\n)+.*epoch +\d+/400")
+        cluster.remove_node(node, allow_graceful=False)
+        job.wait_for(r"2 workers(.*\n)+1 workers, effective batch 4, .* from epoch (?!1\n)\d+\n(.*\n)+.*epoch +\d+/400")
+    finally:
+        job.process.send_signal(signal.SIGINT)
+        job.process.wait(60)

@@ -1,0 +1,203 @@
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import ImageError, InputError
+from unet_ray.imaging.crops import CropConfig, LabelledCrops
+from unet_ray.imaging.labels import ClassSpec, Labelling
+from unet_ray.network.learner import Learner, LearnerConfig
+from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.preprocessing import ChannelStatistics, Normalisation, Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+
+SIDE = 24
+KINDS = ("mean", "percentile", "range")
+LABELLING = Labelling("classes", (ClassSpec(1, "a"),))
+
+
+def image_of(dtype: str, channels: int, seed: int = 0) -> np.ndarray:
+    """Return an image whose samples use the range of their type; no two channels are alike."""
+    rng = np.random.default_rng(seed)
+    most = 255.0 if dtype == "float32" else float(np.iinfo(dtype).max)
+    image = rng.beta(1, 3, (SIDE, SIDE, channels)) * most * np.linspace(1, 0.2, channels)
+    return (image - (40.5 if dtype == "float32" else 0)).astype(dtype)
+
+
+def statistics_of(samples: np.ndarray) -> ChannelStatistics:
+    """Return the statistics of pixels, (n, channels)."""
+    wide = samples.astype(np.float64)
+    return ChannelStatistics(
+        wide.mean(0), wide.std(0), wide.min(0), wide.max(0), ChannelStatistics.percentiles_of(samples)
+    )
+
+
+def constants_of(kind: str, dtype: str, channels: int) -> Preprocessing:
+    """Return the constants of images of which the one under test is not one."""
+    samples = np.concatenate([image_of(dtype, channels, seed).reshape(-1, channels) for seed in (1, 2)])
+    return Preprocessing.of(kind, dtype, statistics_of(samples))  # type: ignore[arg-type]
+
+
+def seen_by(calls: list[Tensor]) -> Tensor:
+    """Return what entered a network the one time that it was called."""
+    (seen,) = calls
+    return seen
+
+
+def trained_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing) -> Tensor:
+    """Return what enters the network in training: the one crop of an image of its size."""
+    config = CropConfig(SIDE, network.config.margin)
+    crop = LabelledCrops(image, [np.ones(image.shape[:2], np.uint8)], LABELLING, config).draw(np.random.default_rng(0))
+    calls: list[Tensor] = []
+    hook = network.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].detach().clone()))
+    learner = Learner(network, preprocessing, LearnerConfig(1e-3), torch.Generator())
+    checked = torch.from_numpy(preprocessing.check(crop["image"])[None].copy())
+    learner.step(checked, torch.from_numpy(crop["targets"][None]), None, 0.5)
+    hook.remove()
+    return seen_by(calls)
+
+
+def predicted_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing) -> Tensor:
+    """Return what enters the network in inference: the one tile of an image."""
+    calls: list[Tensor] = []
+    predictor = Predictor(network, preprocessing, PredictorConfig(tile=64))
+    forward = UNet.forward
+
+    def spy(module: UNet, images: Tensor) -> Tensor:
+        calls.append(images.clone())
+        return forward(module, images)
+
+    with mock.patch.object(UNet, "forward", spy):
+        predictor.predict([preprocessing.check(image)])
+    return seen_by(calls)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_training_and_inference_see_the_same_input(
+    dtype: str, channels: int, kind: str, padding: str, tmp_path: Path
+) -> None:
+    """To the last bit, before and after the constants went through a model folder; margins are mirrored alike."""
+    torch.manual_seed(0)
+    config = UNetConfig(channels, 1, 2, 1, padding, "none")  # type: ignore[arg-type]
+    preprocessing, image = constants_of(kind, dtype, channels), image_of(dtype, channels)
+    learnt = trained_on(image, UNet(config), preprocessing)
+    assert learnt.shape == (1, channels, SIDE + 2 * config.margin, SIDE + 2 * config.margin)
+    assert learnt.dtype == torch.float32
+    assert float(learnt.std()) > 0.1
+    network = UNet(config)
+    model = Model(config, state_bytes(network), LABELLING.classes, preprocessing, (0.5,))
+    save_model(model, Storage.of(str(tmp_path)))
+    loaded = load_model(Storage.of(str(tmp_path)))
+    assert loaded.preprocessing == preprocessing
+    assert torch.equal(predicted_on(image, network, preprocessing), learnt)
+    assert torch.equal(predicted_on(image, loaded.build(), loaded.preprocessing), learnt)
+    inner = slice(config.margin, SIDE + config.margin)
+    scaled = (image - np.array(preprocessing.offset)) / np.array(preprocessing.scale)
+    expected = scaled.clip(-2, 2) if kind == "percentile" else scaled
+    assert np.allclose(learnt[0, :, inner, inner].permute(1, 2, 0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_grey_images_of_a_colour_model_are_seen_alike() -> None:
+    preprocessing, grey = constants_of("mean", "uint8", 3), image_of("uint8", 1)
+    network = UNet(UNetConfig(3, 1, 2, 1, "same", "none"))
+    learnt = trained_on(grey, network, preprocessing)
+    assert torch.equal(predicted_on(grey, network, preprocessing), learnt)
+    assert torch.equal(predicted_on(grey.repeat(3, axis=2), network, preprocessing), learnt)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_the_training_set_has_the_range_that_the_name_says(kind: Normalisation, dtype: str) -> None:
+    image = image_of(dtype, 3)
+    samples = image.reshape(-1, 3)
+    found = Preprocessing.of(kind, dtype, statistics_of(samples))
+    result = found.apply(torch.from_numpy(image).permute(2, 0, 1)[None])[0].flatten(1).double().numpy()
+    if kind == "mean":
+        assert np.allclose(result.mean(1), 0, atol=1e-5)
+        assert np.allclose(result.std(1), 1, atol=1e-5)
+        assert found.limits is None
+    elif kind == "range":
+        assert np.allclose(result.min(1), -1, atol=1e-5)
+        assert np.allclose(result.max(1), 1, atol=1e-5)
+        assert found.limits is None
+    else:
+        assert np.allclose(np.percentile(result, (0.5, 99.5), axis=1), [[-1] * 3, [1] * 3], atol=1e-4)
+        assert found.limits == (-2, 2)
+
+
+def test_percentiles_clip_what_is_hot_or_dead() -> None:
+    samples = np.tile(np.linspace(1000, 3000, 1001), 10)[:, None]
+    samples[[0, 1], 0] = 0, 65535
+    found = Preprocessing.of("percentile", "uint16", statistics_of(samples))
+    values = torch.tensor([0, 1010, 2000, 2990, 5000, 65535], dtype=torch.int32).view(1, 1, 1, -1)
+    assert found.apply(values).flatten().tolist() == pytest.approx([-2, -1, 0, 1, 2, 2], abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [0.0, 7.0, 60000.0, 0.1])
+def test_a_constant_channel_becomes_zero(kind: Normalisation, value: float) -> None:
+    """Deviations of constants are rounding errors, which nothing may be divided by."""
+    samples = np.random.default_rng(0).normal(500, 20, (5000, 2)).astype(np.float32)
+    samples[:, 0] = value
+    found = Preprocessing.of(kind, "float32", statistics_of(samples))
+    result = found.apply(torch.from_numpy(samples).view(1, 50, 100, 2).permute(0, 3, 1, 2))
+    assert result[:, 0].abs().max() < 1e-4
+    assert result[:, 1].std() > 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1e6])
+def test_the_unit_of_the_samples_does_not_matter(kind: Normalisation, unit: float) -> None:
+    """Heights in metres are as good as heights in nanometres."""
+    image = image_of("float32", 2)
+    plain, other = (
+        Preprocessing.of(kind, "float32", statistics_of(i.reshape(-1, 2))).apply(
+            torch.from_numpy(i).permute(2, 0, 1)[None]
+        )
+        for i in (image, image * np.float32(unit))
+    )
+    assert torch.allclose(plain, other, atol=1e-4)
+
+
+def test_uint16_is_not_read_as_signed() -> None:
+    values = torch.from_numpy(np.array([0, 32767, 32768, 65535], np.uint16)).view(1, 1, 2, 2)
+    assert Preprocessing("uint16", (0.0,), (1.0,)).apply(values).flatten().tolist() == [0, 32767, 32768, 65535]
+
+
+def test_applying_leaves_the_images_as_they_are() -> None:
+    images = torch.randn(2, 1, 3, 3)
+    before = images.clone()
+    Preprocessing("float32", (0.0,), (0.1,), (-2.0, 2.0)).apply(images)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset", "scale", "message"),
+    [
+        ("int16", (0.0,), (1.0,), "preprocessing dtype int16: uint8, uint16 and float32 are known"),
+        ("uint8", (0.0,), (0.0,), "one scale above 0"),
+        ("uint8", (0.0,), (float("nan"),), "one scale above 0"),
+        ("uint8", (0.0, 1.0), (1.0,), "one offset and one scale"),
+    ],
+)
+def test_constants_that_make_no_sense_are_refused(
+    dtype: str, offset: tuple[float, ...], scale: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Preprocessing(dtype, offset, scale)
+
+
+def test_images_that_do_not_fit_are_refused() -> None:
+    preprocessing = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(ImageError, match="float32 samples, the model was trained on uint8"):
+        preprocessing.check(image_of("float32", 3))
+    with pytest.raises(ImageError, match="5 channels, the model was trained on 3"):
+        preprocessing.check(image_of("uint8", 5))
