@@ -31,7 +31,7 @@ from unet_ray.readers import Reader
 from unet_ray.train_report import EpochRecord, EventLog, draw_comparison, draw_curves, epoch_line, summary_lines
 from unet_ray.validation import Validation
 
-_EXPLODED = 1e3
+_EXPLODED = 1e4
 """A loss per pixel that no learning comes back from: an untrained network has about 1."""
 _WORST = 6
 

@@ -1,6 +1,6 @@
 """Samples per second of one Ray Train worker against a bare PyTorch loop, in one run.
 
-    python tests/benchmarks/train.py --images DIR --masks DIR --output FILE.json [--runs 3] [--epochs 3] [--network 16,4]
+    python tests/benchmarks/train.py --images DIR --masks DIR --output FILE.json [--runs 3] [--network 16,4]
 
 Both sides have the same network, batch, loss and augmentation (`network.learner.Learner`). The loop has its crops in
 memory before it starts, and nothing else to do; the worker gets its crops from the stream. They alternate. Steady

@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from unet_ray.errors import InputError
 from unet_ray.imaging.metrics import IGNORED
+from unet_ray.network import augment as augment_module
 from unet_ray.network.augment import (
     AUGMENTATIONS,
     SPATIAL,
@@ -135,6 +137,24 @@ def test_values_leave_masks_alone_and_stay_finite(names: set[str], channels: int
         assert torch.isfinite(moved.images).all()
         assert moved.images.shape == images.shape
         assert moved.images.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "gamma", "blur"])
+def test_grey_stays_grey(name: str) -> None:
+    """One draw per sample is for all of its channels."""
+    images = torch.randn(64, 1, 24, 24, generator=seeded(2)).repeat(1, 3, 1, 1)
+    moved = augment(Batch(images, torch.zeros(64, 1, 24, 24)), frozenset({name}), seeded(0)).images
+    assert not torch.equal(moved, images)
+    assert torch.allclose(moved, moved[:, :1].expand_as(moved), atol=1e-6)
+
+
+def test_resampling_where_each_pixel_is_gives_it_back() -> None:
+    batch = batch_of()
+    with mock.patch.object(augment_module, "_SCALES", (1.0, 1.0)):
+        moved = augment(batch, frozenset({"scale"}), seeded(0))
+    assert not torch.equal(moved.images, batch.images)  # it was resampled
+    assert torch.allclose(moved.images, batch.images, atol=1e-4)
+    assert torch.equal(moved.targets, batch.targets)
 
 
 def test_none_changes_nothing() -> None:

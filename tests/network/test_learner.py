@@ -190,16 +190,15 @@ def _work(rank: int, folder: Path) -> None:
 def test_two_workers_learn_what_one_learns(name: str, of_two_workers: list[dict[str, dict[str, Tensor]]]) -> None:
     """Two workers with half of a batch each end at the weights of one with all of it.
 
-    The tolerance, 1e-5 of the largest number of a tensor, is what float32 (6e-8) leaves of sums in another order, after
-    AdamW divided by the square root of squared gradients. A mean over each worker's own pixels is off by 1000 times as
-    much: one half of the samples has 10 times as many ignored pixels as the other.
+    The tolerance is 1e-5 of the largest number of a tensor. Sums in another order differ by some roundings of float32,
+    6e-8 each; 8e-7 was seen. A mean over each worker's own pixels would be off by 1e5 times as much: one half of the
+    samples has many times as many ignored pixels as the other.
     """
     alone = state_after(learner_of(TRAININGS[name]), samples(4, weighted=name == "bce-weighted"))
     assert distance(of_two_workers[0][name], of_two_workers[1][name]) == 0
     assert distance(of_two_workers[0][name], alone) < 1e-5
     wrong = of_two_workers[0][f"{name}, own count"]
-    assert distance(wrong, alone) > 1e-2
-    assert distance({k: v for k, v in wrong.items() if k.startswith("weight")}, alone) > 1e-2
+    assert distance({k: v for k, v in wrong.items() if k.startswith("weight")}, alone) > 0.1
 
 
 def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
