@@ -125,8 +125,9 @@ def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
         ([0.1], 1, 0),
         ([0.1, 0.2, 0.3], 3, 0),
         ([0.3, 0.2, 0.1], 1, 2),
-        ([0.1, 0.3, 0.3], 2, 1),  # as good is no gain
-        ([0.0, 0.0], 1, 1),
+        ([0.1, 0.3, 0.3], 3, 1),  # as good is no gain, but the later one is kept
+        ([0.0, 0.0], 2, 1),
+        ([0.3, 0.296, 0.292], 2, 2),  # as good as the highest, not as the last that was as good
         ([None], 1, 0),
         ([None, None, None], 3, 0),  # without validation the last is the best
         ([None, 0.0], 2, 0),
@@ -134,7 +135,7 @@ def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
         ([0.5, 0.1, 0.2, 0.6, 0.4], 4, 1),
     ],
 )
-def test_the_best_epoch_is_the_first_with_the_best_score(scores: list[float | None], best: int, idle: int) -> None:
+def test_the_best_epoch_is_the_last_that_is_as_good_as_the_best(scores: list[float | None], best: int, idle: int) -> None:
     progress = progress_of(*scores)
     assert progress.best_epoch == best
     assert progress.best == record(best, scores[best - 1])

@@ -2,7 +2,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
@@ -110,6 +110,7 @@ def test_flags_win_over_the_preset() -> None:
 
 
 @given(st.integers(1, 7), st.sampled_from(["same", "valid"]))
+@settings(deadline=None)
 def test_the_default_crop_fits_every_network(depth: int, padding: str) -> None:
     config = config_of(depth=depth, padding=padding)
     network = config.network(1, 1)
@@ -119,6 +120,7 @@ def test_the_default_crop_fits_every_network(depth: int, padding: str) -> None:
 
 
 @given(st.integers(1, 5), st.sampled_from(["same", "valid"]), st.integers(4, 600))
+@settings(deadline=None)
 def test_a_crop_is_refused_where_the_network_would_refuse_it_and_the_nearest_are_not(
     depth: int, padding: str, crop: int
 ) -> None:

@@ -69,7 +69,7 @@ def ordinals(count: int, tasks: int) -> Any:
     `ray.data.range` asks for a whole CPU per task, and waits for ever where workers leave half a one.
     """
     source = RangeDatasource(n=count, block_format="arrow", column_name="id")
-    return read_datasource(source, override_num_blocks=max(1, tasks), ray_remote_args={"num_cpus": TASK_CPUS})
+    return read_datasource(source, override_num_blocks=max(1, tasks), num_cpus=TASK_CPUS)
 
 
 def software_versions() -> dict[str, str]:

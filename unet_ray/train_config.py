@@ -15,7 +15,7 @@ from unet_ray.validation import check_metric
 
 _DEFAULT_CROP = 256
 _NETWORK = ("base_channels", "depth", "padding", "norm")
-_AT_LEAST = {"epochs": 1, "batch_size": 1, "keep_checkpoints": 1, "patience": 0, "border_weight": 0}
+_AT_LEAST = {"epochs": 1, "batch_size": 1, "keep_checkpoints": 1, "patience": 0, "border_weight": 0, "seed": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
