@@ -135,7 +135,7 @@ def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
         ([0.5, 0.1, 0.2, 0.6, 0.4], 4, 1),
     ],
 )
-def test_the_best_epoch_is_the_last_that_is_as_good_as_the_best(scores: list[float | None], best: int, idle: int) -> None:
+def test_the_best_epoch_is_the_last_of_the_good_ones(scores: list[float | None], best: int, idle: int) -> None:
     progress = progress_of(*scores)
     assert progress.best_epoch == best
     assert progress.best == record(best, scores[best - 1])

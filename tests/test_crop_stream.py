@@ -55,6 +55,8 @@ def test_visits_are_of_one_crop_or_of_all_of_an_image() -> None:
     counts, indices = np.array([3, 1, 2]), np.array([4, 7, 9])
     assert plan_visits(counts, indices, one_by_one=True).tolist() == [[4, 1], [4, 1], [4, 1], [7, 1], [9, 1], [9, 1]]
     assert plan_visits(counts, indices, one_by_one=False).tolist() == [[4, 3], [7, 1], [9, 2]]
+    large = plan_visits(np.array([150, 64]), np.array([4, 7]), one_by_one=False)
+    assert large.tolist() == [[4, 64], [4, 64], [4, 22], [7, 64]]
 
 
 @given(COUNTS, st.booleans(), st.integers(0, 1000), st.integers(0, 5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,16 +108,20 @@ def load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) ->
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
+        layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format  # as the weights are
+        state.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def last_progress(storage: Storage, run_name: str) -> Progress | None:
-    """Return the progress of the newest checkpoint of a storage that is whole, or None."""
+    """Return the progress of the newest checkpoint of a storage, or None; files that a kill cut short are left out."""
     if not storage.exists(run_name):
         return None
     found = [e.path for e in storage.entries(run_name) if e.path.endswith(f"/{PROGRESS}")]
-    states = [Progress.of_json(storage.read(f"{run_name}/{path}")) for path in found]
+    states = []
+    for path in found:
+        with suppress(ValueError, FileNotFoundError):
+            states.append(Progress.of_json(storage.read(f"{run_name}/{path}")))
     return max(states, key=lambda progress: (progress.crops_seen, progress.epochs), default=None)
 
 

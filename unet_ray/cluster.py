@@ -17,6 +17,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext, read_datasource
 from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import unet_ray
 from unet_ray.errors import InputError
@@ -179,7 +180,8 @@ class ProgressBoard:
 
     def __init__(self, show: Callable[[list[Any]], None], interval_s: float = 1.0) -> None:
         self._show, self._interval_s = show, interval_s
-        self._messages = _Messages.remote()  # type: ignore[attr-defined]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # it lives as we do
+        self._messages = _Messages.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 

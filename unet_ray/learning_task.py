@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +58,8 @@ def understand(
     Raises: InputError — images or masks that cannot be learnt from.
     """
     notes = survey.check_readable(config.max_error_rate) + survey.check_types()
+    if not survey.usable:
+        raise InputError(f"--images {config.images}: no labelled image can be read; the first: {survey.facts[0].error}")
     labelling = _labelling_of(config, labelled, survey, notes)
     check_metric(config.best_by, [c.name for c in labelling.classes])
     learnt, held = _split(config, survey)
@@ -72,7 +75,12 @@ def understand(
     crops = CropConfig(
         config.crop_px(network), network.margin, config.foreground_share, config.border_weight, config.border_sigma
     )
-    notes += _size_notes(survey, crops.side)
+    notes += _size_notes(survey, crops.side) + _class_notes(labelling, survey, learnt, "learn from")
+    notes += _class_notes(labelling, survey, held, "validate on")
+    if not held and not validation:
+        if config.patience:
+            raise InputError(f"--patience {config.patience} needs validation images; give --val-fraction above 0")
+        notes.append("there are no validation images: the last epoch becomes the model, thresholds stay at 0.5")
     for note in notes:
         print(f"note: {note}")
     counts = np.array([count_crops(survey.facts[i].height, survey.facts[i].width, crops.side) for i in learnt])
@@ -101,14 +109,26 @@ def _labelling_of(config: TrainConfig, labelled: LabelledSet, survey: Survey, no
 
 def _split(config: TrainConfig, survey: Survey) -> tuple[list[int], list[int]]:
     """Return the indices of the images to learn from, and of those to validate on."""
-    usable, count = np.array(survey.usable), len(survey.usable)
-    if not count:
-        raise InputError(f"--images {config.images}: no labelled image can be read")
-    kept = 0 if config.val_images else round(count * config.val_fraction)
-    if kept == count:
+    count, usable = len(survey.facts), set(survey.usable)
+    wanted = 0.0 if config.val_images else config.val_fraction
+    kept = max(round(count * wanted), int(wanted > 0 and count > 1))
+    # over all images, so that one that cannot be read today does not change where the others go
+    order = np.random.default_rng(config.seed).permutation(count).tolist()
+    learnt, held = sorted(usable.intersection(order[kept:])), sorted(usable.intersection(order[:kept]))
+    if not learnt:
         raise InputError(f"--val-fraction {config.val_fraction} of {count} images leaves none to learn from; give less")
-    order = np.random.default_rng(config.seed).permutation(count)
-    return sorted(usable[order[kept:]].tolist()), sorted(usable[order[:kept]].tolist())
+    return learnt, held
+
+
+def _class_notes(labelling: Labelling, survey: Survey, indices: Sequence[int], use: str) -> list[str]:
+    """Return a line per class that none of some images holds."""
+    chosen = [survey.facts[index].values for index in indices]
+    missing = [
+        c.name
+        for place, c in enumerate(labelling.classes)
+        if chosen and not any(labelling.is_held(values, place) for values in chosen)
+    ]
+    return [f"class {name} is in none of the {len(chosen)} images to {use}; choose another --seed" for name in missing]
 
 
 def _check_validation(config: TrainConfig, labelling: Labelling, constants: Preprocessing, found: Survey) -> None:

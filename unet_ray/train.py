@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from unet_ray.archive.ledger import new_run_id
 from unet_ray.archive.storage import Storage
 from unet_ray.checkpoints import BEST, PROGRESS, Progress, last_progress
-from unet_ray.cluster import ProgressBoard, connect, largest_node_cpus, parse_range, software_versions
+from unet_ray.cluster import ProgressBoard, connect, parse_range, software_versions
 from unet_ray.crop_stream import CropSampler, crop_stream
 from unet_ray.errors import InputError, UnetRayError, one_line
 from unet_ray.imaging.labels import parse_classes
@@ -63,12 +63,13 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     validation = _find_validation(config, training)
     output.check_writable()
     run_folder.check_writable()
-    _check_same_run(config, run_folder)
+    settings = {f.name: getattr(config, f.name) for f in fields(config)} | {"labelled_images": len(training.items)}
+    _check_same_run(settings, run_folder)
     connect(ray_address)
     survey = survey_set(training, decode_once=True)
     held = survey_set(validation, decode_once=True) if validation else None
     task = understand(config, training, survey, held, initial)
-    run_folder.write("train.json", json.dumps(_run_settings(config), indent=2).encode())
+    run_folder.write("train.json", json.dumps(settings, indent=2).encode())
     result = _fit(config, run_folder, task)
     return _save(config, output, run_folder, task, result)
 
@@ -79,22 +80,19 @@ def _find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet 
     return find_labelled(config.val_images, config.val_masks, training.classes, training.kind)
 
 
-def _check_same_run(config: TrainConfig, run_folder: Storage) -> None:
-    """Refuse to resume a run of other settings."""
+def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
+    """Refuse to resume a run of other settings, or of another number of images: their split would differ."""
     if last_progress(run_folder, _RUN_NAME) is None:
         return  # nothing was trained yet: nothing to contradict
-    settings, before = _run_settings(config), json.loads(run_folder.read("train.json"))
+    before = json.loads(run_folder.read("train.json"))
     other = [name for name in settings if name not in _MAY_CHANGE and before.get(name) != settings[name]]
     if other:
-        flag = other[0].replace("_", "-")
+        name = other[0]
+        flag = "labelled images:" if name == "labelled_images" else f"--{name.replace('_', '-')}"
         raise InputError(
-            f"--storage {run_folder.uri} holds a training with --{flag} {before.get(other[0])}, this one has "
-            f"{settings[other[0]]}; give the same flags to resume, or another --storage"
+            f"--storage {run_folder.uri} holds a training with {flag} {before.get(name)}, this one has "
+            f"{settings[name]}; give the same to resume, or another --storage (and --init-from to go on from a model)"
         )
-
-
-def _run_settings(config: TrainConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
 def _fit(config: TrainConfig, run_folder: Storage, task: LearningTask) -> Any:
@@ -132,15 +130,21 @@ def _with_restarts(fit: Callable[[], Any], run_folder: Storage) -> Any:
     while True:
         try:
             return fit()
-        except ray.train.WorkerGroupError as error:
+        except ray.train.TrainingFailedError as error:
             before, seen = seen, _crops_seen(run_folder)
             idle = 0 if seen > before else idle + 1
-            cause = one_line(next(iter(error.worker_failures.values()), error))
+            cause = one_line(_first_cause(error))
             if idle > _IDLE_RESTARTS:
                 raise UnetRayError(
                     f"training failed: {cause}; rerun with --storage {run_folder.uri} to resume"
                 ) from error
             print(f"a worker failed ({cause}); going on from the last checkpoint", flush=True)
+
+
+def _first_cause(error: Exception) -> BaseException:
+    """Return what one worker failed of, rather than what the others made of its end."""
+    failures: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
+    return min(failures, key=lambda failure: "onnection" in str(failure), default=error)
 
 
 def _crops_seen(run_folder: Storage) -> int:
@@ -150,13 +154,18 @@ def _crops_seen(run_folder: Storage) -> int:
 def _stream_from_checkpoint(config: TrainConfig, run_folder: Storage, sampler: CropSampler) -> Any:
     """Return what Ray Train calls whenever workers start: the crops that come after those of the last checkpoint."""
     crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
-    total = config.epochs * sampler.crops_per_epoch + 2 * crops_per_step  # what even splitting and short batches cost
+    total = config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step  # what splits and short batches cost
 
     def stream() -> Any:
         seen = _crops_seen(run_folder)
         return crop_stream(sampler, seen, max(crops_per_step, total - seen))
 
     return stream
+
+
+def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
+    """Return the crops of an epoch: at least one step of all workers, which may be more than there are."""
+    return max(sampler.crops_per_epoch, config.batch_size * parse_range(config.workers, "--workers")[1])
 
 
 def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTask) -> WorkerSettings:
@@ -175,7 +184,7 @@ def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTas
         initial=task.initial,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        crops_per_epoch=task.sampler.crops_per_epoch,
+        crops_per_epoch=_crops_per_epoch(config, task.sampler),
         metric=config.best_by,
         patience=config.patience,
         checkpoint_minutes=config.checkpoint_minutes,
@@ -196,9 +205,10 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         raise InputError(f"--workers {config.workers} --device gpu: the cluster has {gpus} GPUs; give fewer workers")
     if not use_gpu and least > cpus:
         raise InputError(f"--workers {config.workers}: the cluster has {cpus} CPUs; give at most {cpus}")
-    share = _cpus_of_worker(least, most, cpus)
-    each = {"CPU": max(0.1, min(share, 4) if use_gpu else share)} | ({"GPU": 1} if use_gpu else {})
-    print(f"training on {config.workers} workers ({'GPU' if use_gpu else 'CPU'}), batch {config.batch_size} each")
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+    each = {"CPU": _cpus_of_gpu_worker(nodes), "GPU": 1} if use_gpu else {"CPU": cpus_of_worker(nodes, least)}
+    device = "GPU" if use_gpu else "CPU"
+    print(f"training on {config.workers} worker{'s' * (most > 1)} ({device}), batch {config.batch_size} each")
     return ray.train.ScalingConfig(
         num_workers=most if least == most else (least, most),
         use_gpu=use_gpu,
@@ -207,14 +217,26 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     )
 
 
-def _cpus_of_worker(least: int, most: int, cpus: int) -> float:
-    """Return the logical CPUs of a worker; Ray Data's tasks need those that workers leave."""
-    node = largest_node_cpus()
-    if least < most:  # nodes come and go: as many workers on each as it takes to start
-        nodes = sum(bool(n["Alive"] and n["Resources"].get("CPU")) for n in ray.nodes())
-        return 0.75 * node / -(-least // nodes)
-    free = cpus - max(1, cpus // 4)
-    return min(free // most, node) if free >= most else 0.5 * cpus / most
+def _cpus_of_gpu_worker(nodes: list[dict[str, float]]) -> float:
+    """Return the logical CPUs of a GPU worker: with a worker on every GPU, a quarter is left to Ray Data's tasks."""
+    return min([4.0, *(0.75 * node["CPU"] / node["GPU"] for node in nodes if node.get("GPU"))])
+
+
+def cpus_of_worker(nodes: list[dict[str, float]], least: int) -> float:
+    """Return the logical CPUs of a CPU worker: as many as let `least` workers start and leave some to Ray Data's tasks.
+
+    Elastic training fills each node with as many workers as its CPUs hold, so that the largest node must have half a
+    CPU over when it is full.
+
+    Example: one node of 2 CPUs: 1.5 for one worker, 0.75 for two; 8 CPUs: 6, 3, 2.07, …
+    """
+    largest = max(node["CPU"] for node in nodes)
+    for on_largest in range(1, least + 1):
+        rest = max(0.5, min(largest / 4, 0.9 * largest / (on_largest + 1)))
+        share = (largest - rest) / on_largest
+        if sum(node["CPU"] // share for node in nodes) >= least:
+            break
+    return share
 
 
 def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: LearningTask, result: Any) -> TrainResult:

@@ -47,7 +47,7 @@ class TrainConfig:
     crop: int | None = None
     """Side of the labelled square of a crop (px); default: 256, or the next that fits a valid network (260)."""
     foreground_share: float = 0.33
-    """Share of the crops that are cut around a pixel of a class, each class as often as another."""
+    """Share of the crops that are cut around a pixel of a class, drawn first among those that the image holds."""
     augment: str = "all"
     """Distortions of crops: all, none, or some of flip,rotate,scale,elastic,brightness,contrast,gamma,noise,blur."""
     workers: str = "1"

@@ -53,7 +53,7 @@ class WorkerSettings:
     batch_size: int
     """Crops per step and worker."""
     crops_per_epoch: int
-    """Of all workers together."""
+    """Of all workers together; at least one step."""
     metric: str
     """What the best epoch is chosen by: dice, iou, or one of them and a class, dice:leaf."""
     patience: int
@@ -95,8 +95,15 @@ class _Worker:
             self.progress, self.best = state.progress, state.best
             self.learner = self._learner(state.weights)
             load_optimizer(self.learner.optimizer, state.optimizer)
-        self.validation = Validation(settings.reader, settings.preprocessing, settings.labelling, settings.validation)
+        self.validation = Validation(
+            settings.reader,
+            settings.preprocessing,
+            settings.labelling,
+            settings.validation,
+            "cuda" if self.device.type == "cuda" else "cpu",
+        )
         self.saved_at = time.monotonic()
+        self.unsaved: Path | None = None
         self.warned: Any = None
 
     def _learner(self, weights: dict[str, Tensor] | None) -> Learner:
@@ -135,7 +142,7 @@ class _Worker:
         crops = self.settings.batch_size * self.world
         steps = -(-self.settings.crops_per_epoch // crops)
         self.post(
-            f"{self.world} workers, effective batch {crops}, {steps} steps an epoch, from epoch "
+            f"{self.world} worker{'s' * (self.world > 1)}, effective batch {crops}, {steps} steps an epoch, from epoch "
             f"{self.progress.epochs + 1}"
         )
         if self.world > 1 and self.device.type == "cpu" and self.settings.network.norm == "batch":
@@ -162,7 +169,7 @@ class _Worker:
     def _train_epoch(self, batches: Iterator[dict[str, Tensor]], speed: _Speed) -> str | None:
         """Take one epoch's steps; return why training cannot go on, or None."""
         self.learner.network.train()
-        end = (self.progress.epochs + 1) * self.settings.crops_per_epoch
+        end = max((self.progress.epochs + 1) * self.settings.crops_per_epoch, self.progress.crops_seen + 1)
         total = self.settings.epochs * self.settings.crops_per_epoch
         crops = self.settings.batch_size * self.world
         first, losses = self.progress.crops_seen, list[Tensor]()
@@ -184,10 +191,11 @@ class _Worker:
     def _check(self, losses: list[Tensor], crops: int) -> str | None:
         """Look at the losses since the last check, and save where it is time; return why training cannot go on."""
         is_due = self.rank == 0 and time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
-        mine = torch.stack([*losses, torch.tensor(float(is_due), device=self.device)])
-        *means, due = (summed(mine) / self.world).tolist()
-        for index, loss in enumerate(means):
-            if not abs(loss) < _EXPLODED:
+        mine = torch.stack([*losses, self.learner.weights_sum(), torch.tensor(float(is_due), device=self.device)])
+        *means, weights, due = (summed(mine) / self.world).tolist()
+        limit = _EXPLODED * max(self.settings.learner.class_weights or (1.0,))
+        for index, loss in enumerate([*means, weights * 0]):  # the last: NaN where the last step spoilt the weights
+            if not abs(loss) < limit:
                 step = self.progress.crops_seen // crops - len(means) + index + 1
                 return self._explain_explosion(loss, step)
         self.progress = replace(self.progress, epoch_loss=self.progress.epoch_loss + crops * sum(means))
@@ -209,6 +217,7 @@ class _Worker:
     def _record(self, started: float, speed: _Speed) -> EpochRecord:
         """Validate and describe the epoch."""
         before = time.monotonic()
+        self.learner.share_statistics()
         add_up = partial(summed_on, self.device)
         found = self.validation.run(self.learner.unet, self.rank, self.world, add_up)
         now = time.monotonic()
@@ -238,20 +247,26 @@ class _Worker:
         is_best = self.progress.best_epoch == record.epoch
         if is_best and self.rank == 0:
             self.best = state_bytes(self.learner.unet)
-        eta_s = record.elapsed_s * (self.settings.epochs - record.epoch)
+        left = self.settings.epochs - record.epoch
+        eta_s = left * (self.settings.crops_per_epoch / record.crops_per_s + record.validation_s)
         self.post(epoch_line(record, self.settings.epochs, eta_s, is_best and record.score is not None))
         self._save()
 
     def _save(self) -> None:
         """Report a checkpoint; it is stored in the background."""
         self.saved_at = time.monotonic()
-        checkpoint = None
+        checkpoint, mode = None, CheckpointUploadMode.ASYNC
         if self.rank == 0:
-            folder = tempfile.mkdtemp(prefix="unet-ray-checkpoint-")  # Ray removes it once it is stored
-            write_state(Path(folder), self.learner, self.progress, self.best)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            if self.unsaved and self.unsaved.exists():  # storing is slower than training: wait for it
+                mode = CheckpointUploadMode.SYNC
+            self.unsaved = Path(tempfile.mkdtemp(prefix="unet-ray-checkpoint-"))
+            write_state(self.unsaved, self.learner, self.progress, self.best)
+            checkpoint = ray.train.Checkpoint.from_directory(self.unsaved)
         ray.train.report(
-            as_metrics(self.progress), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
+            as_metrics(self.progress),
+            checkpoint=checkpoint,
+            checkpoint_upload_mode=mode,
+            delete_local_checkpoint_after_upload=True,
         )
 
     def _draw(self) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
@@ -31,6 +30,7 @@ class Validation:
     labelling: Labelling
     images: tuple[tuple[int, str], ...]
     """(index in `reader`, URI)."""
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def run(
         self, network: UNet, rank: int, world: int, add_up: Callable[[NDArray[Any]], NDArray[Any]]
@@ -68,8 +68,7 @@ class Validation:
         return rows
 
     def _predictor(self, network: UNet) -> Predictor:
-        is_cuda = next(network.parameters()).is_cuda or torch.cuda.is_available()
-        return Predictor(network, self.preprocessing, PredictorConfig(device="cuda" if is_cuda else "cpu"))
+        return Predictor(network, self.preprocessing, PredictorConfig(device=self.device))
 
     def _read(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         image, masks = self.reader.read(index)
@@ -104,11 +103,15 @@ class ValidationResult:
         return dict(zip(self.classes, plain, strict=True)) if self.indices else {}
 
     def score(self, metric: str) -> float | None:
-        """Return a metric by name: `dice`, `iou`: the mean over classes; `dice:leaf`: of one class; or None."""
+        """Return a metric by name: `dice`, `iou`: the mean over classes; `dice:leaf`: of one class.
+
+        None where no class that it asks for has a pixel in the validation images: a false one would decide.
+        """
         name, _, class_name = metric.partition(":")
-        values = self.by_class(self.counts.dice if name == "dice" else self.counts.iou)
-        known = [v for key, v in values.items() if v is not None and (not class_name or key == class_name)]
-        return float(np.mean(known)) if known else None
+        values = self.counts.dice if name == "dice" else self.counts.iou
+        asked = [not class_name or name == class_name for name in self.classes]
+        known = values[np.array(asked) & (self.histograms[:, 1].sum(1) > 0)]
+        return float(known.mean()) if len(known) else None
 
     def worst(self, count: int) -> list[tuple[int, float]]:
         """Return (index, Dice) of the images with the lowest Dice, ascending."""

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from PIL import Image
 from ray.cluster_utils import Cluster
 
@@ -25,7 +27,7 @@ from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError, UnetRayError
 from unet_ray.network.model_folder import load_model
 from unet_ray.synthetic import CLASSES, encode, make_archive
-from unet_ray.train import train
+from unet_ray.train import cpus_of_worker, train
 from unet_ray.train_config import TrainConfig
 
 
@@ -33,6 +35,18 @@ def small_network(root: str, **more: object) -> TrainConfig:
     labelled = {"images": f"{root}/data/labelled/images", "masks": f"{root}/data/labelled/masks", "classes": CLASSES}
     network = {"base_channels": 4, "depth": 2, "crop": 64, "epochs": 1, "batch_size": 4, "val_fraction": 0.3}
     return TrainConfig(**(labelled | network | {"output": f"{root}/model"} | more))  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(2, 64), min_size=1, max_size=5), st.integers(1, 8))
+def test_workers_fit_and_leave_something_to_ray_data(cpus: list[int], least: int) -> None:
+    """Even elastic training, which fills every node, leaves a task's half CPU on the largest one."""
+    assume(least <= max(cpus))
+    share = cpus_of_worker([{"CPU": float(c)} for c in cpus], least)
+    assert sum(c // share for c in cpus) >= least
+    full = max(cpus) // share
+    assert max(cpus) - min(full, least) * share >= 0.5 - 1e-9
+    if least < 2 * max(cpus) - 1:
+        assert max(cpus) - full * share >= 0.5 - 1e-9
 
 
 @pytest.mark.slow
@@ -45,6 +59,20 @@ def test_two_workers_train_one_model(tmp_path: Path) -> None:
     assert result.progress.epochs == 3
     assert result.progress.best.dice == {}
     assert [record.workers for record in result.progress.history] == [2, 2, 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_trains_in_bfloat16(tmp_path: Path, compiled: bool) -> None:
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=6, check=0, archive=0)
+    config = small_network(
+        str(tmp_path), device="gpu", epochs=12, loss="bce_dice", learning_rate=4e-3, compile=compiled
+    )
+    result = train(config)
+    assert all(record.gpu_memory_bytes for record in result.progress.history)
+    assert result.progress.best.score is not None
+    assert result.progress.best.score > 0.6
 
 
 @pytest.mark.slow
@@ -201,11 +229,11 @@ def test_elastic_training_takes_in_nodes_and_outlives_them(archive: str, cluster
     environment = {"RAY_ADDRESS": cluster.address, "AWS_DEFAULT_REGION": "us-east-1"} | S3_KEYS
     job = Job(archive, *flags, **environment)
     try:
-        job.wait_for(r"1 workers, effective batch 4, .* from epoch 1\n(.*\n)*.*epoch   2/400")
+        job.wait_for(r"1 worker, effective batch 4, .* from epoch 1\n(.*\n)*.*epoch   2/400")
         node = cluster.add_node(num_cpus=2, object_store_memory=300 * 2**20)
         job.wait_for(r"2 workers, effective batch 8, .* from epoch \d+\n(.*\n)+.*epoch +\d+/400")
         cluster.remove_node(node, allow_graceful=False)
-        job.wait_for(r"2 workers(.*\n)+1 workers, effective batch 4, .* from epoch (?!1\n)\d+\n(.*\n)+.*epoch +\d+/400")
+        job.wait_for(r"2 workers(.*\n)+1 worker, effective batch 4, .* from epoch (?!1\n)\d+\n(.*\n)+.*epoch +\d+/400")
     finally:
         job.process.send_signal(signal.SIGINT)
         job.process.wait(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,6 +95,11 @@ class Labelling:
         """
         found = self._holds(masks, index)
         return found if self.ignored is None else found & (masks[0] != self.ignored)
+
+    def is_held(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> bool:
+        """Tell whether an image holds a class, from the (value, pixels) of each of its masks."""
+        masks = [np.array([value for value, _ in found], np.int64) for found in values]
+        return bool(self.class_mask(masks, index).any())
 
     def objects(self, masks: list[NDArray[Any]], index: int) -> NDArray[Any]:
         """Return the objects of one class as a label image (HW, 0 background).

@@ -51,6 +51,8 @@ class Learner:
         self.optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=_WEIGHT_DECAY)
         self._preprocessing, self._generator = preprocessing, generator
         self._device = next(network.parameters()).device
+        is_cuda = self._device.type == "cuda"
+        self._has_bfloat16 = is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         self._weights = torch.tensor(config.class_weights, device=self._device) if config.class_weights else None
 
     @property
@@ -65,6 +67,15 @@ class Learner:
         return (
             self.config.learning_rate * min(1.0, progress / _WARM_UP_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
         )
+
+    def weights_sum(self) -> Tensor:
+        """Return the sum of all weights, a scalar that is finite only where they all are."""
+        return torch.stack([weight.detach().sum() for weight in self.network.parameters()]).sum()
+
+    def share_statistics(self) -> None:
+        """Give all workers the normalisation statistics of the first, whose network is the one that is kept."""
+        for buffer in self.unet.buffers() if is_distributed() else ():
+            torch.distributed.broadcast(buffer, 0)
 
     def step(self, images: Tensor, targets: Tensor, weights: Tensor | None, progress: float) -> Tensor:
         """Learn from one batch.
@@ -81,7 +92,7 @@ class Learner:
         weights = None if weights is None else weights.to(self._device, non_blocking=True)
         inputs = self._preprocessing.apply(images.permute(0, 3, 1, 2))
         batch = augment(Batch(inputs, targets, weights), self.config.augmentations, self._generator)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._has_bfloat16):
             logits = self.network(batch.images.contiguous(memory_format=torch.channels_last))
         loss = self._loss(logits, batch)
         for group in self.optimizer.param_groups:
@@ -105,16 +116,17 @@ class Learner:
 
 def world_size() -> int:
     """Return the number of workers; 1 outside a process group."""
-    return torch.distributed.get_world_size() if _is_distributed() else 1
+    return torch.distributed.get_world_size() if is_distributed() else 1
 
 
 def summed(tensor: Tensor) -> Tensor:
     """Add a tensor up over all workers."""
-    if _is_distributed():
+    if is_distributed():
         tensor = tensor.clone()
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
-def _is_distributed() -> bool:
+def is_distributed() -> bool:
+    """Tell whether this process is one of several workers' group."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
