@@ -192,26 +192,25 @@ class Job:
 @pytest.mark.usefixtures("s3_server")
 def test_a_run_survives_its_worker_and_its_driver(archive: str) -> None:
     """Kill the worker: training goes on. Kill the driver: the same command goes on. Every epoch is there once."""
-    flags = ["--epochs", "12", "--checkpoint-minutes", "0.02"]
+    flags = ["--epochs", "30", "--checkpoint-minutes", "0.02"]
     job = Job(archive, *flags)
-    job.wait_for(r"epoch  2/12")
+    job.wait_for(r"epoch  2/30")
     (worker,) = job.children("RayTrainWorker")
     worker.kill()
-    job.wait_for(r"a worker failed")
-    job.wait_for(r"from epoch \d+\n(.*\n)*.*epoch  [4-9]/12")
+    job.wait_for(r"a worker failed(.*\n)+.* from epoch \d+\n(.*\n)*epoch +\d+/30")
     job.process.kill()
     again = Job(archive, *flags)
     assert again.process.wait(300) == 0, again.output
     assert "from epoch 1\n" not in again.output
     history = json.loads(_latest_progress(Storage.of(archive)))["history"]
-    assert [record["epoch"] for record in history] == list(range(1, 13))
+    assert [record["epoch"] for record in history] == list(range(1, 31))
     seen = [record["crops_seen"] for record in history]
     assert all(0 < b - a < 2 * seen[0] for a, b in pairwise(seen))
 
 
 def _latest_progress(root: Storage) -> bytes:
     found = [e.path for e in root.entries("run/unet_ray") if e.path.endswith("/progress.json")]
-    assert len(found) <= 3  # the newest two, and one that a kill may have left unfinished
+    assert len(found) <= 4  # the newest two, and what each kill may have left unfinished
     return root.read(f"run/unet_ray/{max(found)}")
 
 
