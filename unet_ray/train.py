@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import ray
@@ -106,30 +107,27 @@ def _fit(config: TrainConfig, run_folder: Storage, task: LearningTask) -> Any:
     )
     settings = _worker_settings(config, run_folder, task)
     with ProgressBoard(lambda lines: print(*lines, sep="\n", flush=True)) as board:
-
-        def fit() -> Any:
-            trainer = TorchTrainer(
-                train_worker,
-                train_loop_config={"settings": settings, "post": board.post},
-                scaling_config=scaling,
-                run_config=run,
-                datasets={"crops": _stream_from_checkpoint(config, run_folder, task.sampler)},
-                dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
-            )
-            return trainer.fit()
-
-        result = _with_restarts(fit, run_folder)
+        make_trainer = partial(
+            TorchTrainer,
+            train_worker,
+            train_loop_config={"settings": settings, "post": board.post},
+            scaling_config=scaling,
+            run_config=run,
+            datasets={"crops": _stream_from_checkpoint(config, run_folder, task.sampler)},
+            dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
+        )
+        result = _with_restarts(make_trainer, run_folder)
     if result.return_value is not None:
         raise UnetRayError(result.return_value)
     return result
 
 
-def _with_restarts(fit: Callable[[], Any], run_folder: Storage) -> Any:
+def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage) -> Any:
     """Train; after a failure go on from the last checkpoint, as long as there was progress since the failure before."""
     idle, seen = 0, _crops_seen(run_folder)
     while True:
         try:
-            return fit()
+            return make_trainer().fit()
         except ray.train.TrainingFailedError as error:
             before, seen = seen, _crops_seen(run_folder)
             idle = 0 if seen > before else idle + 1
