@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from unet_ray.imaging.masks import binary_mask, decode_rle, encode_rle, threshold_level
-from unet_ray.imaging.metrics import IGNORED, count_pixels, no_counts
+from unet_ray.imaging.metrics import IGNORED, PixelCounts, count_pixels
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=20)))
@@ -27,7 +27,8 @@ def test_threshold_levels(threshold: float, level: int) -> None:
 def test_metrics_come_from_counts_and_leave_ignored_pixels_out() -> None:
     found = np.array([[[1, 1, 0, 0, 1]]], bool)
     wanted = np.array([[[1, 0, 1, 0, IGNORED]]], np.uint8)
-    counts = count_pixels(found, wanted) + no_counts(1)
+    none = PixelCounts.of_array(np.zeros((4, 1), np.int64))
+    counts = count_pixels(found, wanted) + none
     assert counts.as_array().ravel().tolist() == [1, 1, 1, 4]
     assert (counts.iou[0], counts.dice[0], counts.pixel_error[0]) == (1 / 3, 0.5, 0.5)
-    assert np.isnan(no_counts(1).iou[0])
+    assert np.isnan(none.iou[0])

@@ -108,11 +108,6 @@ def count_pixels(masks_khw: NDArray[np.bool_], targets_khw: NDArray[np.uint8]) -
     )
 
 
-def no_counts(classes: int) -> PixelCounts:
-    """Return the counts of no pixel."""
-    return PixelCounts.of_array(np.zeros((4, classes), np.int64))
-
-
 def count_image(
     masks_khw: NDArray[np.bool_],
     targets_khw: NDArray[np.uint8],
