@@ -9,6 +9,9 @@ from _command import run
 from unet_ray.plan import SegmentConfig
 from unet_ray.segment import SegmentResult, segment
 
+_NAMED = 3
+"""Error messages that are printed."""
+
 
 def main(config: SegmentConfig, ray_address: str) -> None:
     """Segment and say what was found."""
@@ -20,10 +23,16 @@ def main(config: SegmentConfig, ray_address: str) -> None:
 def summary(config: SegmentConfig, result: SegmentResult) -> str:
     """Return what a run did, in a few lines."""
     rate = result.images_done / result.elapsed_s if result.elapsed_s else 0.0
+    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(result.error_types.items()))
+    notes = [f"failed: {failed}"] if failed else []
+    notes += [f"  {count} × {message}" for message, count in list(result.error_messages.items())[:_NAMED]]
+    if result.batch_divisor > 1:
+        notes.append(f"memory ran out in a predictor: it took batches of a {result.batch_divisor}th from then on")
+    said = "".join(f"{note}\n" for note in notes)
     regions = ", ".join(f"{count} {name}" for name, count in sorted(result.regions.items())) or "none"
     return (
         f"{result.images_done} images done, {result.images_failed} failed, {result.images_skipped} left out as done; "
-        f"{rate:.1f} images/s\nregions: {regions}\ntables: {config.output}/{{images,masks,regions}} "
+        f"{rate:.1f} images/s\n{said}regions: {regions}\ntables: {config.output}/{{images,masks,regions}} "
         f"(run {result.run_id})"
     )
 

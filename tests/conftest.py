@@ -32,46 +32,69 @@ def _quiet_ray() -> None:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start an S3 server on disk, set the AWS_* variables, and return its endpoint.
+class S3Server:
+    """A real S3 server on disk.
 
     The port is free when we ask for it; another process may take it before the server does, so a few are tried.
     """
-    folder = tmp_path_factory.mktemp("s3")
-    juicefs = Path(sys.executable).parent / "juicefs"
-    meta = f"sqlite3://{folder}/meta.db"
-    subprocess.run(
-        [juicefs, "format", "--storage", "file", "--bucket", folder / "data", meta, "test"],
-        check=True,
-        capture_output=True,
-    )
-    for _ in range(3):
-        port = free_port()
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._juicefs = Path(sys.executable).parent / "juicefs"
+        self._meta = f"sqlite3://{folder}/meta.db"
+        subprocess.run(
+            [self._juicefs, "format", "--storage", "file", "--bucket", folder / "data", self._meta, "test"],
+            check=True,
+            capture_output=True,
+        )
+        for _ in range(3):
+            self._port = free_port()
+            if self.start():
+                return
+        pytest.fail(f"the S3 server did not start: {(folder / 'log').read_text()[-2000:]}")
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> bool:
+        """Start it on its port; return whether it listens."""
         environment = os.environ | {
             "MINIO_ROOT_USER": S3_KEYS["AWS_ACCESS_KEY_ID"],
             "MINIO_ROOT_PASSWORD": S3_KEYS["AWS_SECRET_ACCESS_KEY"],
         }
-        command = [
-            juicefs,
-            "gateway",
-            "--multi-buckets",
-            "--keep-etag",
-            "--no-banner",
-            meta,
-            f"127.0.0.1:{port}",
-        ]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        if _listens(server, port):
-            break
-    else:
-        pytest.fail(f"the S3 server did not start: {(folder / 'log').read_text()[-2000:]}")
-    endpoint = f"http://127.0.0.1:{port}"
-    os.environ.update(S3_KEYS, AWS_ENDPOINT_URL=endpoint, AWS_DEFAULT_REGION="us-east-1")
-    yield endpoint
-    os.killpg(server.pid, signal.SIGTERM)
-    server.wait(20)
+        command = [self._juicefs, "gateway", "--multi-buckets", "--keep-etag", "--no-banner", self._meta]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, f"127.0.0.1:{self._port}"], env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        return _listens(self._process, self._port)
+
+    def restart(self) -> None:
+        """Kill it, and start it again on the same port after a second."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(20)
+        time.sleep(1)
+        assert self.start()
+
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait(20)
+
+
+def s3_server_in(folder: Path) -> S3Server:
+    """Start an S3 server on disk and set the AWS_* variables."""
+    server = S3Server(folder)
+    os.environ.update(S3_KEYS, AWS_ENDPOINT_URL=server.endpoint, AWS_DEFAULT_REGION="us-east-1")
+    return server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start an S3 server for the session, set the AWS_* variables, and return its endpoint."""
+    server = s3_server_in(tmp_path_factory.mktemp("s3"))
+    yield server.endpoint
+    server.stop()
 
 
 def free_port() -> int:
@@ -125,11 +148,16 @@ def ray_local(s3_server: str) -> Iterator[None]:
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> str:
     """Return the folder of an untrained two-class model."""
+    return make_tiny_model(tmp_path)
+
+
+def make_tiny_model(place: Path) -> str:
+    """Write an untrained two-class model below a folder and return where it is."""
     torch.manual_seed(0)
     config = UNetConfig(in_channels=3, classes=2, base_channels=4, depth=2)
     classes = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
     preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
-    folder = tmp_path / "tiny-model"
+    folder = place / "tiny-model"
     save_model(Model(config, state_bytes(UNet(config)), classes, preprocessing, (0.5, 0.5)), Storage.of(str(folder)))
     return str(folder)
 

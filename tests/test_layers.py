@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "unet_ray"
 ROOMS = ("network", "imaging", "archive")
-RAY_MODULES = {"cluster", "crop_stream", "segment", "train", "train_worker", "evaluate", "survey", "readers"}
+RAY_MODULES = {"cluster", "crop_stream", "segment", "train", "train_worker", "evaluate", "survey", "readers", "verify"}
 MAY_IMPORT = {
     "imaging": {"imaging", "errors"},
     "archive": {"archive", "errors"},

@@ -11,13 +11,21 @@ from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
 from unet_ray.evaluate import EvaluateConfig
 from unet_ray.plan import SegmentConfig
+from unet_ray.prune import PruneConfig
 from unet_ray.segment import segment
 from unet_ray.synthetic import make_archive
 from unet_ray.train_config import TrainConfig
+from unet_ray.verify import VerifyConfig
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
-CONFIGS = {"train.py": TrainConfig, "segment.py": SegmentConfig, "evaluate.py": EvaluateConfig}
+CONFIGS = {
+    "train.py": TrainConfig,
+    "segment.py": SegmentConfig,
+    "evaluate.py": EvaluateConfig,
+    "verify.py": VerifyConfig,
+    "prune.py": PruneConfig,
+}
 
 
 @pytest.mark.usefixtures("ray_local")

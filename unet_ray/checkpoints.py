@@ -20,6 +20,8 @@ from unet_ray.train_report import EpochRecord
 _AS_GOOD = 0.005
 """Scores this close to the highest are as good: few images cannot tell them apart, and the later epoch, which learnt at
 a lower rate, does better on images that nobody has seen (on 106 nuclei images: AP@0.5 0.60 against 0.56)."""
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's own list of the checkpoints of a run."""
 WEIGHTS, BEST, OPTIMIZER, PROGRESS = "model.safetensors", "best.safetensors", "optimizer.safetensors", "progress.json"
 
 
@@ -123,6 +125,36 @@ def last_progress(storage: Storage, run_name: str) -> Progress | None:
         with suppress(ValueError, FileNotFoundError):
             states.append(Progress.of_json(storage.read(f"{run_name}/{path}")))
     return max(states, key=lambda progress: (progress.crops_seen, progress.epochs), default=None)
+
+
+def remove_strays(storage: Storage, run_name: str) -> list[str]:
+    """Remove checkpoints that Ray Train's snapshot does not name: what was being stored when something was killed.
+
+    Nothing can go on from them, and nobody else would ever remove them. Not to be called while a training runs.
+
+    Returns: the names of their folders.
+    """
+    entries = storage.entries(run_name) if storage.exists(run_name) else []
+    folders = {entry.path.split("/")[0] for entry in entries if entry.path.startswith("checkpoint_20")}
+    named = _named_checkpoints(storage, run_name) if folders else set()
+    if named is None:
+        return []
+    strays = sorted(folders - named)
+    for folder in strays:
+        storage.delete_folder(f"{run_name}/{folder}")
+    return strays
+
+
+def _named_checkpoints(storage: Storage, run_name: str) -> set[str] | None:
+    """Return the checkpoints of the snapshot; None where it cannot be read: then nothing is known to be a stray."""
+    try:
+        snapshot = json.loads(storage.read(f"{run_name}/{_SNAPSHOT}"))
+    except FileNotFoundError:
+        return set()
+    except ValueError:
+        return None
+    results = [*snapshot["checkpoint_results"], *snapshot["pending_training_results"]]
+    return {found["checkpoint_dir_name"] for found in [*results, snapshot["latest_checkpoint_result"]] if found}
 
 
 def as_metrics(progress: Progress) -> dict[str, Any]:

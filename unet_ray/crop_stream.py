@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,14 +12,12 @@ import ray
 from numpy.typing import NDArray
 
 from unet_ray.cluster import TASK_CPUS, calm_ray_data, ordinals
-from unet_ray.errors import ImageError
 from unet_ray.imaging.crops import CropConfig, LabelledCrops
 from unet_ray.imaging.labels import Labelling
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.readers import Reader
 
 _CROPS_PER_VISIT = 64
-_READ_ATTEMPTS = 4
 _BLOCK_BYTES = 2**24
 """Of the crops that one task cuts: enough to make Ray's own cost per task small."""
 
@@ -66,23 +63,12 @@ class CropSampler:
         epoch, place = divmod(ordinal, len(self.visits))
         visit = int(_order(self.seed, epoch, len(self.visits))[place])
         index, count = self.visits[visit].tolist()
-        image, masks = self._read(index)
+        image, masks = self.reader.read(index)
         source = LabelledCrops(image, masks, self.labelling, self.config)
         rng = np.random.default_rng([self.seed, epoch, visit])
         for _ in range(count):
             crop = source.draw(rng)
             yield crop | {"image": self.preprocessing.check(crop["image"])}
-
-    def _read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Read an image; a store that fails for a moment is asked again, rather than training started again."""
-        for attempt in range(_READ_ATTEMPTS):
-            try:
-                return self.reader.read(index)
-            except ImageError as error:
-                if error.error_type != "network" or attempt + 1 == _READ_ATTEMPTS:
-                    raise
-                time.sleep(2**attempt)
-        raise AssertionError
 
 
 def plan_visits(counts: NDArray[np.int64], indices: NDArray[np.int64], one_by_one: bool) -> NDArray[np.int64]:

@@ -48,6 +48,8 @@ class SegmentConfig:
     """Images per shard: what a crash can cost."""
     max_error_rate: float = 0.01
     """Share of failed images above which the exit code is 3."""
+    stall_minutes: float = 30.0
+    """The run ends where no image was measured for so long (min); what is written is kept, run it again."""
     retry_failed: bool = False
     """Try images again that failed before with the same content."""
     limit: int | None = None
@@ -69,6 +71,8 @@ class SegmentConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} {value}: choose at least {least}")
+        if not self.stall_minutes > 0:
+            raise InputError(f"--stall-minutes {self.stall_minutes}: choose above 0")
         if not 0 <= self.max_error_rate <= 1:
             raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
         if self.actors is not None:

@@ -5,6 +5,7 @@ plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measu
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -41,9 +42,12 @@ from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.plan import Plan, SegmentConfig, config_digest, make_plan, thresholds_of
 from unet_ray.stages import Decode, Measure, Predict, plan_table, tables_of
+from unet_ray.watchdog import Watchdog
 
 _BUSY = 0.8
 """Share of time at work from which on the predictors are what the others wait for."""
+_MESSAGES = 10
+"""Error messages that a run record names."""
 _IMAGES_PER_TASK = 16
 """Images that one decode task reads."""
 
@@ -69,6 +73,12 @@ class SegmentResult:
     stage_s: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage worked, summed over its processes."""
     predictor_busy_share: float = 0.0
+    batch_divisor: int = 1
+    """What batches were divided by since memory ran out in a predictor; 1: it did not."""
+    error_types: dict[str, int] = field(default_factory=dict)
+    """Failed images by type."""
+    error_messages: dict[str, int] = field(default_factory=dict)
+    """The most frequent messages."""
     message: str = ""
 
 
@@ -88,6 +98,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     if config.dry_run:
         plan = make_plan(listing, read_ledger(output, model.digest, digest), config)
         print(plan)
+        print(_expected(output, len(plan.todo)))
         return SegmentResult("dry-run", "dry run", 0, images_listed=plan.listed, images_skipped=plan.done)
     output.check_writable()
     result = SegmentResult(new_run_id())
@@ -96,6 +107,16 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         plan = make_plan(listing, read_ledger(output, model.digest, digest), config)
         print(plan)
         return _recorded(_Run(config, model, output, listing.root, digest, plan, result), ray_address)
+
+
+def _expected(output: Storage, images: int) -> str:
+    """Return how long so many images will take at the rate of the last run that did any."""
+    for path in sorted((e.path for e in output.entries("runs")), reverse=True) if output.exists("runs") else ():
+        rate = json.loads(output.read(f"runs/{path}")).get("images_per_s", 0.0)
+        if rate > 0:
+            run_id, minutes = path.removesuffix(".json"), images / rate / 60
+            return f"{images} images at the {rate:.1f} images/s of run {run_id}: {minutes:.0f} min"
+    return "no run has done any image here yet: nothing tells how long it will take"
 
 
 @dataclass
@@ -115,6 +136,7 @@ class _Run:
     """Images that the chain has measured so far."""
     first_block: tuple[int, float] = (0, 0.0)
     """Images of the first measured block, and when that was (s since the epoch)."""
+    watchdog: Watchdog | None = None
 
     def execute(self, ray_address: str) -> None:
         """Run the chain and check that each planned image was written once."""
@@ -127,8 +149,18 @@ class _Run:
             f"{size} predictors ({device}, {pool.threads} threads)"
         )
         self.started = time.perf_counter()
-        with ProgressBoard(self._show_progress, interval_s=5.0) as board:
-            self._chain(pool, board.post).write_datasink(self._sink())
+        minutes = self.config.stall_minutes
+        self.watchdog = Watchdog(60 * minutes)
+        try:
+            with self.watchdog, ProgressBoard(self._show_progress, interval_s=5.0) as board:
+                self._chain(pool, board.post).write_datasink(self._sink())
+        except KeyboardInterrupt:
+            if not self.watchdog.has_barked:
+                raise
+            raise UnetRayError(
+                f"no image was measured for {minutes:g} min (--stall-minutes), {self.measured} of "
+                f"{len(self.plan.todo)} were before; whole shards are kept: run again with the same flags to go on"
+            ) from None
         self.result.elapsed_s = time.perf_counter() - self.started
         first_images, first_at = self.first_block
         self.result.steady_images_per_s = (len(self.plan.todo) - first_images) / max(1e-9, time.time() - first_at)
@@ -136,6 +168,8 @@ class _Run:
         self._check_complete()
 
     def _show_progress(self, blocks: list[tuple[int, float]]) -> None:
+        if self.watchdog:
+            self.watchdog.hear()
         if not self.measured:
             self.first_block = min(blocks, key=lambda block: block[1])
         self.measured += sum(images for images, _ in blocks)
@@ -278,11 +312,14 @@ class ShardSink(Datasink[dict[str, Any]]):
         name = ShardName(self._day, self._run_id, ctx.task_idx)
         write_shard(self._output, name, tables, lambda: OutputLock.check(self._output, self._run_id))
         images = tables["images"]
-        failed = images["error_type"].drop_null()
+        failed = Counter(images["error_type"].drop_null().to_pylist())
         pixels = zip(images["height"].to_pylist(), images["width"].to_pylist(), strict=True)
         return {
-            "done": len(images) - len(failed),
-            "failed": len(failed),
+            "done": len(images) - failed.total(),
+            "failed": failed.total(),
+            "error_types": dict(failed),
+            "error_messages": dict(Counter(images["error"].drop_null().to_pylist()).most_common(_MESSAGES)),
+            "batch_divisor": max(rows["batch_divisor"].to_pylist()),
             "megapixels": sum(h * w for h, w in pixels if h) / 1e6,
             "regions": dict(Counter(tables["regions"]["class_name"].to_pylist())),
             "stage_s": {s: sum(rows[f"{s}_s"].to_pylist()) for s in ("decode", "predict", "measure")},
@@ -290,15 +327,17 @@ class ShardSink(Datasink[dict[str, Any]]):
 
     def on_write_complete(self, write_result: Any) -> None:
         """Add the sums of all shards up."""
-        stage_s: Counter[str] = Counter()
-        regions: Counter[str] = Counter()
+        by_name = {name: Counter[str]() for name in ("stage_s", "regions", "error_types", "error_messages")}
+        result = self._result
         for sums in write_result.write_returns:
-            self._result.images_done += sums["done"]
-            self._result.images_failed += sums["failed"]
-            self._result.megapixels += sums["megapixels"]
-            stage_s.update(sums["stage_s"])
-            regions.update(sums["regions"])
-        self._result.stage_s, self._result.regions = dict(stage_s), dict(regions)
+            result.images_done += sums["done"]
+            result.images_failed += sums["failed"]
+            result.megapixels += sums["megapixels"]
+            result.batch_divisor = max(result.batch_divisor, sums["batch_divisor"])
+            for name, counts in by_name.items():
+                counts.update(sums[name])
+        for name, counts in by_name.items():
+            setattr(result, name, dict(counts.most_common(_MESSAGES if name == "error_messages" else None)))
 
 
 def _not_empty(blocks: Iterable[Any]) -> Iterator[Any]:

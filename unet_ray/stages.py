@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from itertools import chain, groupby
 from typing import Any
 
@@ -23,12 +24,12 @@ from numpy.typing import NDArray
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.errors import ImageError, one_line
-from unet_ray.imaging.images import decode_image
+from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.masks import binary_mask, encode_rle
 from unet_ray.imaging.regions import Regions, find_regions
 from unet_ray.inputs import ImageSource, read_file
-from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor import Predictor, is_out_of_memory
 from unet_ray.network.preprocessing import Preprocessing
 
 _BLOCK_BYTES = 32 * 2**20
@@ -55,6 +56,7 @@ PROBABILITIES = pa.schema(
         ("q", pa.large_binary()),
         ("decode_s", pa.float64()),
         ("predict_s", pa.float64()),
+        ("batch_divisor", pa.int32()),
     ]
 )
 ROWS = pa.schema(
@@ -65,6 +67,7 @@ ROWS = pa.schema(
         ("decode_s", pa.float64()),
         ("predict_s", pa.float64()),
         ("measure_s", pa.float64()),
+        ("batch_divisor", pa.int32()),
     ]
 )
 
@@ -74,6 +77,12 @@ def plan_table(sources: list[ImageSource]) -> Any:
     rows = [(s.uri, s.file_uri, s.page, s.etag, s.size) for s in sources]
     columns = zip(*rows, strict=True) if rows else [[]] * len(PLAN)
     return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, PLAN, strict=True)], schema=PLAN)
+
+
+@cache
+def _decoder() -> Decoder:
+    """Return this process's decoder; its child ends with the process."""
+    return Decoder()
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class Decode:
     def _decode(self, row: dict[str, Any], data: bytes, read_s: float) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            image = self.preprocessing.check(decode_image(data, row["page"]))
+            image = self.preprocessing.check(_decoder().decode(data, row["page"]))
             height, width, channels = image.shape
             found = {"height": height, "width": width, "channels": channels, "pixels": image.tobytes()}
         except Exception as error:
@@ -138,6 +147,7 @@ class Predict:
         for index, row in enumerate(rows):
             row["q"] = found[index].tobytes() if index in found else None
             row["predict_s"] = each_s if index in images else 0.0
+            row["batch_divisor"] = self.predictor.batch_divisor
         return pa.Table.from_pylist(rows, schema=PROBABILITIES)
 
     def _image(self, row: dict[str, Any], pixels: Any) -> NDArray[Any]:
@@ -217,6 +227,7 @@ class Measure:
         columns.append(_list_of([m.masks for m in measured], MASKS))
         columns.append(_list_of([m.regions for m in measured], REGIONS))
         columns += [pa.array([m.row.get(s, 0.0) for m in measured]) for s in ("decode_s", "predict_s", "measure_s")]
+        columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
         return pa.Table.from_arrays(columns, schema=ROWS)
 
     def _tables(self, uri: str, q_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
@@ -295,6 +306,6 @@ def _failure(error: Exception, stage: str) -> dict[str, Any]:
     kind, text = "internal", one_line(error)
     if isinstance(error, ImageError):
         kind, text = error.error_type, error.message
-    elif isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+    elif is_out_of_memory(error):
         kind = "out_of_memory"
     return {"error_type": kind, "error": text, "error_stage": stage}

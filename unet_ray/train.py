@@ -17,8 +17,8 @@ from ray.train.torch import TorchTrainer
 
 from unet_ray.archive.ledger import new_run_id
 from unet_ray.archive.storage import Storage
-from unet_ray.checkpoints import BEST, PROGRESS, Progress, last_progress
-from unet_ray.cluster import ProgressBoard, connect, parse_range, software_versions
+from unet_ray.checkpoints import BEST, PROGRESS, Progress, last_progress, remove_strays
+from unet_ray.cluster import REUSED_MEMORY, ProgressBoard, connect, parse_range, software_versions
 from unet_ray.crop_stream import CropSampler, crop_stream
 from unet_ray.errors import InputError, UnetRayError, one_line
 from unet_ray.imaging.labels import parse_classes
@@ -103,6 +103,7 @@ def _fit(config: TrainConfig, run_folder: Storage, task: LearningTask) -> Any:
         storage_path=run_folder.path,
         storage_filesystem=run_folder.arrow_filesystem,
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        worker_runtime_env=None if scaling.use_gpu else REUSED_MEMORY,
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
     )
     settings = _worker_settings(config, run_folder, task)
@@ -126,6 +127,7 @@ def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage
     """Train; after a failure go on from the last checkpoint, as long as there was progress since the failure before."""
     idle, seen = 0, _crops_seen(run_folder)
     while True:
+        remove_strays(run_folder, _RUN_NAME)
         try:
             return make_trainer().fit()
         except ray.train.TrainingFailedError as error:

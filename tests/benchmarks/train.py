@@ -3,8 +3,10 @@
     python tests/benchmarks/train.py --images DIR --masks DIR --output FILE.json [--runs 3] [--network 16,4]
 
 Both sides have the same network, batch, loss and augmentation (`network.learner.Learner`). The loop has its crops in
-memory before it starts, and nothing else to do; the worker gets its crops from the stream. They alternate. Steady
-state leaves out the first epoch; the time from command to first step is printed apart.
+memory before it starts, and nothing else to do; the worker gets its crops from the stream. The loop runs before and
+after the worker, so that a machine that drifts does so for both. Steady state leaves out the first epoch; the time from
+command to first step is printed apart. A second loop runs with the
+worker's memory settings (`cluster.REUSED_MEMORY`): what is between it and the worker is Ray's and the stream's share.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unet_ray.cluster import REUSED_MEMORY
 from unet_ray.imaging.crops import CropConfig, LabelledCrops
 from unet_ray.imaging.labels import find_labelling
 from unet_ray.inputs import find_labelled, mask_values
@@ -34,7 +37,7 @@ from unet_ray.readers import FileReader
 from unet_ray.survey import add_up
 
 REPOSITORY = Path(__file__).parent.parent.parent
-_CROP, _BATCH, _LOOP_STEPS = 256, 8, 40
+_CROP, _BATCH, _LOOP_STEPS = 256, 8, 15
 
 
 def main() -> None:
@@ -43,27 +46,35 @@ def main() -> None:
     parser.add_argument("--masks", required=True)
     parser.add_argument("--output", required=True)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--network", default="16,4", help="base channels, depth")
     flags = parser.parse_args()
     channels, depth = map(int, flags.network.split(","))
-    ours, loop, starts = [], [], []
+    sides = {"loop": {}, "loop_reusing_memory": REUSED_MEMORY["env_vars"]}
+    rates: dict[str, list[float]] = {"worker": [], "start_s": []} | {name: [] for name in sides}
     for _ in range(flags.runs):
-        loop.append(_loop(flags.images, flags.masks, channels, depth))
+
+        def loops() -> dict[str, float]:
+            return {name: _loop(flags.images, flags.masks, channels, depth, env) for name, env in sides.items()}
+
+        before = loops()
         rate, start_s = _ours(flags.images, flags.masks, channels, depth, flags.epochs)
-        ours.append(rate)
-        starts.append(start_s)
-        print(f"loop {loop[-1]:.2f} crops/s, worker {rate:.2f}, command to first step {start_s:.1f} s", flush=True)
-    ratios = [o / p for o, p in zip(ours, loop, strict=True)]
-    report = {"ratio": statistics.median(ratios), "ratios": ratios, "worker": ours, "loop": loop, "start_s": starts}
-    Path(flags.output).write_text(json.dumps(report, indent=2))
-    print(f"worker / loop: {report['ratio']:.2f} (of {', '.join(f'{r:.2f}' for r in ratios)})")
+        after = loops()
+        found = {"worker": rate, "start_s": start_s} | {name: (before[name] + after[name]) / 2 for name in sides}
+        for name, value in found.items():
+            rates[name].append(value)
+        print(", ".join(f"{name} {value:.2f}" for name, value in found.items()), flush=True)
+    ratios = {name: [o / p for o, p in zip(rates["worker"], rates[name], strict=True)] for name in sides}
+    Path(flags.output).write_text(json.dumps({"ratios": ratios} | rates, indent=2))
+    for name, each in ratios.items():
+        print(f"worker / {name}: {statistics.median(each):.2f} (of {', '.join(f'{r:.2f}' for r in each)})")
 
 
-def _loop(images: str, masks: str, channels: int, depth: int) -> float:
+def _loop(images: str, masks: str, channels: int, depth: int, variables: dict[str, str]) -> float:
     """Return crops per second of a plain loop over crops in memory, in a process of its own."""
     source = f"from train import bare_loop; bare_loop({images!r}, {masks!r}, {channels}, {depth})"
-    done = subprocess.run([sys.executable, "-c", source], cwd=Path(__file__).parent, capture_output=True, text=True)
+    command, folder = [sys.executable, "-c", source], Path(__file__).parent
+    done = subprocess.run(command, cwd=folder, env=os.environ | variables, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     return float(done.stdout.split()[-1])

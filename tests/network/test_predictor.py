@@ -121,3 +121,32 @@ def test_a_damaged_model_folder_is_one_line(tmp_path: Path, file: str, content: 
     with pytest.raises(InputError, match=message) as error:
         load_model(Storage.of(str(tmp_path)))
     assert "\n" not in str(error.value)
+
+
+def test_memory_that_runs_out_halves_the_batch_for_good() -> None:
+    """The network refuses batches of more than two, as a full GPU would."""
+    torch.manual_seed(4)
+    network = UNet(UNetConfig(1, 1, 3, 2))
+    images = [np.random.default_rng(i).integers(0, 256, (20, 30, 1), dtype=np.uint8) for i in range(9)]
+    expected = Predictor(network, PREPROCESSING, PredictorConfig()).predict(images)
+    predictor = Predictor(network, PREPROCESSING, PredictorConfig())
+    predictor._most = 8  # as on a GPU
+    seen: list[int] = []
+
+    def refuse(_: object, inputs: tuple[torch.Tensor]) -> None:
+        seen.append(len(inputs[0]))
+        if len(inputs[0]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    predictor._network.register_forward_pre_hook(refuse)
+    limit = 2
+    found = predictor.predict(images)
+    assert seen == [8, 4, 2, 2, 2, 2, 2]
+    assert predictor.batch_divisor == 4
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(found, expected, strict=True))
+    seen.clear()
+    predictor.predict(images[:3])
+    assert seen == [2, 2]
+    limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.predict(images[:1])

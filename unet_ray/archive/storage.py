@@ -6,24 +6,38 @@ store's own as their cause.
 
 from __future__ import annotations
 
+import errno
 import os
+import random
+import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import aiohttp
 import fsspec
 import pyarrow.fs
+import s3fs
 from botocore import exceptions as boto
 from fsspec.implementations.local import LocalFileSystem
 
 from unet_ray.errors import InputError
 
+Result = TypeVar("Result")
+
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure", "adl": "azure"}
-_CONNECTION_ERRORS = (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError)
+_CONNECTION_ERRORS = (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError, aiohttp.ClientError)
+_BUSY_CODES = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "500", "503")
+_PASSING = (errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.EPIPE)
+"""What s3fs makes of a store's "slow down", "internal error" and the like."""
+_ATTEMPTS = 6
+_FIRST_WAIT_S = 0.5
+"""Between two attempts, doubled each time: a store that restarts within 15 s is waited for."""
 _DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
 
 
@@ -116,9 +130,8 @@ class Storage:
     def read(self, path: str = "") -> bytes:
         """Return the content of a file."""
         uri = self.uri_of(path)
-        with _mapped_errors(uri):
-            data: bytes = self.filesystem.cat_file(uri)
-            return data
+        data: bytes = self._tried(uri, lambda: self.filesystem.cat_file(uri))
+        return data
 
     @contextmanager
     def open(self, path: str = "") -> Iterator[BinaryIO]:
@@ -131,56 +144,81 @@ class Storage:
     def write(self, path: str, data: bytes) -> None:
         """Store a file as one whole object: it is there with all its bytes, or not at all."""
         uri = self.uri_of(path)
-        with _mapped_errors(uri):
-            if not self.is_local:
-                self.filesystem.pipe_file(uri, data)
-                return
-            os.makedirs(os.path.dirname(uri), exist_ok=True)
-            temporary = f"{os.path.dirname(uri)}/.{os.path.basename(uri)}.{os.getpid()}.{threading.get_ident()}"
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+        if self.is_local:
+            with _whole_file(uri, data) as temporary:
                 os.replace(temporary, uri)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+        else:
+            self._tried(uri, lambda: self.filesystem.pipe_file(uri, data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Store a file as one whole object where there is none yet; raise FileExistsError where there is one.
+
+        Returns: whether the store itself kept others from doing the same at the same moment: a local file system
+            does, S3 where it knows conditional PUT; elsewhere the file may have replaced another one.
+        """
+        uri = self.uri_of(path)
+        if self.is_local:
+            with _whole_file(uri, data) as temporary:
+                os.link(temporary, uri)
+            return True
+        if self.exists(path):
+            raise FileExistsError(uri)
+        if not isinstance(self.filesystem, s3fs.S3FileSystem):
+            self.write(path, data)
+            return False
+        self._tried(uri, lambda: self._put_if_absent(uri, data))
+        try:
+            self._tried(uri, lambda: self._put_if_absent(uri, data))
+        except FileExistsError:
+            return True
+        return False
+
+    def _put_if_absent(self, uri: str, data: bytes) -> None:
+        """PUT with If-None-Match: stores that do not know the condition take no notice of it."""
+        try:
+            self.filesystem.pipe_file(uri, data, mode="create")
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # 412 without the words that s3fs looks for
+                raise FileExistsError(uri) from error
+            raise
 
     def delete(self, path: str) -> None:
         """Remove a file; it is no error if it is not there."""
         uri = self.uri_of(path)
-        with _mapped_errors(uri), suppress(FileNotFoundError):
-            self.filesystem.rm_file(uri)
+        with suppress(FileNotFoundError):
+            self._tried(uri, lambda: self.filesystem.rm_file(uri))
+
+    def delete_folder(self, path: str) -> None:
+        """Remove a folder with all that is in it; it is no error if it is not there."""
+        if self.is_local:
+            shutil.rmtree(self.uri_of(path), ignore_errors=True)
+            return
+        for entry in self.entries(path):
+            self.delete(f"{path}/{entry.path}")
 
     def exists(self, path: str = "") -> bool:
         """Tell whether a file or folder is there."""
         uri = self.uri_of(path)
-        with _mapped_errors(uri):
-            return bool(self.filesystem.exists(uri))
+        return bool(self._tried(uri, lambda: self.filesystem.exists(uri)))
 
     def entries(self, path: str = "") -> list[FileEntry]:
         """Return all files below a folder, sorted by path; hidden ones (a part that starts with a dot) left out."""
         uri = self.uri_of(path)
-        with _mapped_errors(uri):
-            found = _find_local(uri) if self.is_local else self.filesystem.find(uri, detail=True)
-            root = str(self.filesystem._strip_protocol(uri)).rstrip("/") + "/"
-            paths = {name.removeprefix(root): info for name, info in found.items()}
-            entries = [self._entry(path, uri, info) for path, info in paths.items() if not _is_hidden(path)]
+        found = self._tried(uri, lambda: _find_local(uri) if self.is_local else self.filesystem.find(uri, detail=True))
+        root = str(self.filesystem._strip_protocol(uri)).rstrip("/") + "/"
+        paths = {name.removeprefix(root): info for name, info in found.items()}
+        entries = [self._entry(path, uri, info) for path, info in paths.items() if not _is_hidden(path)]
         return sorted(entries, key=lambda entry: entry.path)
 
     def is_file(self) -> bool:
         """Tell whether this is one file."""
-        with _mapped_errors(self.uri):
-            return bool(self.filesystem.isfile(self.uri))
+        return bool(self._tried(self.uri, lambda: self.filesystem.isfile(self.uri)))
 
     def entry(self) -> FileEntry:
         """Return the entry of the one file that this is; raise FileNotFoundError where there is none."""
-        with _mapped_errors(self.uri):
-            info = self.filesystem.info(self.uri)
-            name = self.uri.rpartition("/")
-            return self._entry(name[2], name[0], info)
+        info = self._tried(self.uri, lambda: self.filesystem.info(self.uri))
+        name = self.uri.rpartition("/")
+        return self._entry(name[2], name[0], info)
 
     def check_writable(self) -> None:
         """Write and remove a small file; raise InputError where that is not allowed."""
@@ -198,12 +236,44 @@ class Storage:
         """Whether this is a folder of this machine."""
         return _scheme(self.uri) == "file"
 
+    def _tried(self, uri: str, operation: Callable[[], Result]) -> Result:
+        """Do something on the store; what may go well the next time is tried again, after twice the time."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with _mapped_errors(uri):
+                    return operation()
+            except OSError as error:
+                if self.is_local or not _may_pass(error) or attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(_FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
+        raise AssertionError
+
     def _entry(self, path: str, folder: str, info: dict[str, Any]) -> FileEntry:
         size = int(info.get("size") or 0)
         etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
         if not etag:
             etag = f"{size}-{_modified_ns(self.filesystem, info)}"
         return FileEntry(path, f"{folder}/{path}", etag, size)
+
+
+@contextmanager
+def _whole_file(path: str, data: bytes) -> Iterator[str]:
+    """Write data to a temporary file beside a path, for the `with` block to put it there in one step."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _may_pass(error: OSError) -> bool:
+    return isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _PASSING
 
 
 def _scheme(uri: str) -> str:
@@ -268,7 +338,7 @@ def _mapped_errors(uri: str) -> Iterator[None]:
         raise InputError(f"{uri}: not a name that the store allows: {' '.join(str(error).split())}") from error
     except boto.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code"))
-        kind = PermissionError if code in _DENIED_CODES else OSError
+        kind = PermissionError if code in _DENIED_CODES else ConnectionError if code in _BUSY_CODES else OSError
         raise kind(f"{uri}: {error}") from error
     except boto.BotoCoreError as error:
         raise OSError(f"{uri}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ Precision = Literal["float32", "bfloat16"]
 
 _BATCH_PIXELS_GPU = 4 * 2**20
 """Pixels of one batch on a GPU; on a CPU one tile at a time is as fast and needs the least memory."""
+_BATCH_MOST = 64
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Predictor:
         self._context = effective_context(self._unet, config)
         if config.threads:
             torch.set_num_threads(config.threads)
+        self._most = 1 if config.device == "cpu" else _BATCH_MOST
+        self.batch_divisor = 1
+        """What batches are divided by since memory ran out."""
         self._network = _folded(network).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
@@ -79,17 +83,33 @@ class Predictor:
             for tile in tiles_of(image.shape[0], image.shape[1], self._unet.reach, self._tile, self._context):
                 groups[tile.read.height, tile.read.width].append((index, tile))
         for shape, members in groups.items():
-            for batch in _batches(members, self._batch_size(*shape)):
+            while members:
+                size = self._batch_size(*shape)
+                batch = members[:size]
                 reads = [read_box(images[i], tile.read, mirror=self._unet.margin > 0) for i, tile in batch]
-                for (i, tile), q in zip(batch, self._forward(reads, self._batch_size(*shape)), strict=False):
+                try:
+                    found = self._forward(reads, size)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error) or size == 1:
+                        raise
+                    self._halve(size)
+                    continue
+                for (i, tile), q in zip(batch, found, strict=False):
                     core = tile.core
                     outputs[i][:, core.top : core.bottom, core.left : core.right] = tile.keep(q, self._unet.margin)
+                members = members[size:]
         return outputs
 
     def _batch_size(self, height: int, width: int) -> int:
-        if self.config.device == "cpu":
-            return 1
-        return max(1, min(64, _BATCH_PIXELS_GPU // (height * width)))
+        pixels = _BATCH_PIXELS_GPU // self.batch_divisor
+        return max(1, min(self._most, pixels // (height * width)))
+
+    def _halve(self, size: int) -> None:
+        """Take batches of at most half that size from now on: what did not fit once will not fit again."""
+        self.batch_divisor *= 2
+        self._most = size // 2
+        if self.config.device == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _forward(self, reads: list[NDArray[Any]], batch_size: int) -> NDArray[np.uint8]:
@@ -118,9 +138,9 @@ def _up_to_multiple(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _batches(members: list[tuple[int, Tile]], size: int) -> Iterator[list[tuple[int, Tile]]]:
-    for start in range(0, len(members), size):
-        yield members[start : start + size]
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that host or GPU memory ran out; torch has no type of its own for the host's."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _folded(network: UNet) -> UNet:

@@ -1,0 +1,22 @@
+"""Remove the rows of one model, or of a range of dates, from an output of segmentation.
+
+python jobs/prune.py --tables tables --model-digest 3f2a9c01
+python jobs/prune.py --tables s3://b/tables --last-date 2026-06-30 --dry-run
+"""
+
+from _command import run
+
+from unet_ray.prune import PruneConfig, prune
+
+
+def main(config: PruneConfig, _: str) -> None:
+    """Remove and say what."""
+    result = prune(config)
+    verb = "would be removed" if config.dry_run else "removed"
+    print(
+        f"{len(result.runs)} runs, {result.shards} shards {verb}{': ' if result.runs else ''}{', '.join(result.runs)}"
+    )
+
+
+if __name__ == "__main__":
+    run(PruneConfig, main, __doc__)

@@ -1,0 +1,77 @@
+"""Storage on a store that fails now and then."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conftest import new_bucket
+from tests.faulty_store import faulty_store
+from unet_ray.archive import storage as storage_module
+from unet_ray.archive.storage import Storage
+
+
+@pytest.mark.slow
+def test_what_may_pass_is_tried_again(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twelfth of all requests spoilt: every object arrives, whole, once."""
+    bucket = new_bucket(request)
+    contents = {f"folder/{index:03d}": bytes([index]) * (1000 * index + 1) for index in range(40)}
+    with faulty_store(s3_server, 0.08, seed=3) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        root = Storage.of(bucket)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda item: root.write(*item), contents.items()))
+            read = dict(zip(contents, pool.map(root.read, contents), strict=True))
+        assert read == contents
+        assert [entry.path for entry in root.entries()] == list(contents)
+        assert not root.exists("nothing")
+        for path in contents:
+            root.delete(path)
+        assert root.entries() == []
+        assert len(store.spoilt) == 4
+
+
+def test_what_will_not_pass_is_an_error_at_once(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Storage.of(new_bucket(request))
+    monkeypatch.setattr(storage_module.time, "sleep", lambda _: pytest.fail("waits for what will not come"))
+    with pytest.raises(FileNotFoundError):
+        root.read("nothing")
+
+
+@pytest.mark.slow
+def test_a_store_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    waits: list[float] = []
+    monkeypatch.setattr(storage_module, "_ATTEMPTS", 2)
+    monkeypatch.setattr(storage_module.time, "sleep", waits.append)
+    with pytest.raises(ConnectionError):
+        Storage.of("s3://bucket").read("object")
+    assert len(waits) == 1
+    assert 0.25 <= waits[0] <= 0.5
+
+
+def test_a_file_is_made_by_one_only(root: str) -> None:
+    """Of many that create one file at the same moment, a store that keeps them apart lets one through."""
+    folder = Storage.of(root)
+
+    def create(index: int) -> tuple[int, bool] | None:
+        try:
+            return index, folder.create("lock", str(index).encode())
+        except FileExistsError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [one for one in pool.map(create, range(8)) if one]
+    assert made
+    if all(exclusive for _, exclusive in made):
+        assert [index for index, _ in made] == [int(folder.read("lock"))]
+    assert Storage.of(root).is_local is all(exclusive for _, exclusive in made)  # the server here knows no conditions
+    with pytest.raises(FileExistsError):
+        folder.create("lock", b"late")

@@ -1,0 +1,144 @@
+"""Nights that do not go well: stuck actors, killed parts, two at once, bad stores, hostile files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY, make_tiny_model, new_bucket, s3_server_in
+from tests.faulty_store import faulty_store
+from tests.soak import Soak
+from unet_ray.archive.storage import Storage
+from unet_ray.plan import SegmentConfig
+from unet_ray.results import open_tables
+from unet_ray.segment import segment
+from unet_ray.synthetic import draw_scene, encode
+from unet_ray.verify import VerifyConfig, verify
+
+
+def start_job(*flags: object) -> subprocess.Popen[str]:
+    clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    command = [sys.executable, str(REPOSITORY / "jobs/segment.py"), *map(str, flags)]
+    return subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def fill(archive: Storage, count: int) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        archive.write(f"{index:03d}.png", encode(draw_scene(60, 70, rng)[0], "png"))
+
+
+@pytest.mark.slow
+def test_a_run_that_hangs_ends(tiny_model: str, tmp_path: Path) -> None:
+    """An actor that is stopped does not fail, it just never answers."""
+    fill(Storage.of(f"{tmp_path}/archive"), 120)
+    flags = ["--model", tiny_model, "--images", f"{tmp_path}/archive", "--output", f"{tmp_path}/tables"]
+    process = start_job(*flags, "--shard-images", 16, "--stall-minutes", 0.3)
+    stopped: list[psutil.Process] = []
+    while not stopped and process.poll() is None:
+        family = psutil.Process(process.pid).children(recursive=True)
+        stopped = [p for p in family if "ray::MapWorker" in " ".join(p.cmdline())]
+        time.sleep(0.02)
+    for actor in stopped:
+        actor.send_signal(signal.SIGSTOP)
+    try:
+        said = process.communicate(timeout=180)[0]
+    finally:
+        for actor in stopped:
+            if actor.is_running():
+                actor.kill()
+    assert process.returncode == 1, said
+    assert "no image was measured for 0.3 min (--stall-minutes)" in said
+    (record,) = Path(tmp_path, "tables/runs").iterdir()
+    assert json.loads(record.read_text())["status"] == "failed"
+    again = start_job(*flags)
+    assert "120 images done" in again.communicate(timeout=300)[0]
+
+
+@pytest.mark.slow
+def test_of_two_runs_at_once_one_works(request: pytest.FixtureRequest, tiny_model: str) -> None:
+    """On a store without conditional PUT; then with the holder killed, whose machine is this one: known to be dead."""
+    root = new_bucket(request)
+    fill(Storage.of(f"{root}/archive"), 40)
+    flags = ["--model", tiny_model, "--images", f"{root}/archive", "--output", f"{root}/tables"]
+    both = [start_job(*flags), start_job(*flags)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 4], said
+    loser = said[[process.returncode for process in both].index(4)]
+    assert "holds this output" in loser
+    assert len(open_tables(f"{root}/tables").images) == 40
+
+    fill(Storage.of(f"{root}/archive/more"), 5)
+    first = start_job(*flags)
+    while not Storage.of(f"{root}/tables").exists("_lock.json"):
+        time.sleep(0.05)
+    first.kill()
+    first.communicate()
+    second = start_job(*flags)
+    assert "5 images done" in second.communicate(timeout=300)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_a_store_that_fails_now_and_then_costs_nothing(
+    request: pytest.FixtureRequest, s3_server: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = new_bucket(request)
+    fill(Storage.of(f"{root}/archive"), 150)
+    with faulty_store(s3_server, 0.05, seed=1) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        config = SegmentConfig(model=tiny_model, images=f"{root}/archive", output=f"{root}/tables", shard_images=30)
+        result = segment(config)
+        assert (result.images_done, result.images_failed) == (150, 0)
+        assert store.spoilt.total() >= 5
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    assert not verify(VerifyConfig(tables=f"{root}/tables", images=f"{root}/archive")).problems
+
+
+@pytest.mark.slow
+def test_killed_nights_leave_the_tables_of_undisturbed_ones(tmp_path: Path) -> None:
+    """Three kills of the soak, on a server of its own that may be killed as well."""
+    before = {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL",)}
+    server = s3_server_in(tmp_path)
+    try:
+        Storage.of("s3://soak").filesystem.mkdir("s3://soak")
+        soak = Soak("s3://soak", make_tiny_model(tmp_path), images=80, seed=5, server=server.restart)
+        soak.run(kills=3)
+    finally:
+        server.stop()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_damaged_files_cost_themselves_only(tiny_model: str, tmp_path: Path) -> None:
+    """Files that were cut, that have bits flipped or another's suffix lie among good ones: a row each."""
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    for index in range(20):
+        archive.write(f"good/{index}.png", encode(draw_scene(60, 70, rng)[0], "png"))
+    for index in range(100):
+        suffix = ("png", "jpg", "tif")[index % 3]
+        data = bytearray(encode(draw_scene(60, 70, rng)[0], suffix))
+        for place in rng.integers(0, len(data), rng.integers(0, 30)):
+            data[place] ^= 1 << int(rng.integers(8))
+        kept = int(rng.integers(1, len(data) + 1)) if index % 2 else len(data)
+        other = ("png", "jpg", "tif")[(index + index % 5) % 3]
+        archive.write(f"bad/{index}.{other}", bytes(data[:kept]))
+    config = SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/tables", max_error_rate=1.0)
+    segment(config)
+    rows = open_tables(config.output, current=False).images.to_pylist()
+    files = {row["image_uri"].partition("#")[0] for row in rows}
+    assert len(files) == 120
+    assert all(row["error_type"] is None for row in rows if "/good/" in row["image_uri"])
+    assert {row["error_type"] for row in rows} <= {None, "unreadable", "unsupported", "too_large"}
+    assert not verify(VerifyConfig(tables=config.output, images=archive.uri)).problems

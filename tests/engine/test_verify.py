@@ -1,0 +1,150 @@
+"""Verify: an output that a run left passes; each rule that is broken is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import run_job
+from unet_ray.archive.storage import Storage
+from unet_ray.imaging.masks import encode_rle
+from unet_ray.plan import SegmentConfig
+from unet_ray.segment import segment
+from unet_ray.synthetic import draw_scene, encode
+from unet_ray.verify import VerifyConfig, verify
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+    """Return an output of five images, one of them damaged, in three shards, beside its archive."""
+    from tests.conftest import make_tiny_model
+
+    folder = tmp_path_factory.mktemp("verified")
+    archive, rng = Storage.of(f"{folder}/archive"), np.random.default_rng(0)
+    for index in range(4):
+        archive.write(f"{index}.png", encode(draw_scene(60 + index, 80, rng)[0], "png"))
+    archive.write("broken.png", b"no image")
+    config = SegmentConfig(
+        model=make_tiny_model(folder), images=archive.uri, output=f"{folder}/tables", shard_images=2, max_error_rate=0.5
+    )
+    segment(config)
+    return folder
+
+
+def test_what_a_run_left_passes(tables: Path) -> None:
+    result = verify(VerifyConfig(tables=f"{tables}/tables", images=f"{tables}/archive"))
+    assert not result.problems
+    assert result.rows["images"] == 5
+    assert result.rows["masks"] == 4 * 2
+    assert result.rows["regions"] > 20
+    assert result.shards == 3
+
+
+def change(table: str, column: str, value: Callable[[Any], Any], of: Callable[[dict[str, Any]], bool]) -> Any:
+    """Return what changes a column of the first row of a table for which `of` holds."""
+
+    def apply(root: Path) -> None:
+        for path in sorted(root.glob(f"{table}/*/*.parquet")):
+            content = pq.read_table(path, partitioning=None)
+            rows = content.to_pylist()
+            for row in rows:
+                if of(row):
+                    row[column] = value(row[column])
+                    pq.write_table(pa.Table.from_pylist(rows, schema=content.schema), path)
+                    return
+        raise AssertionError("no such row")
+
+    return apply
+
+
+def drop_first(table: str) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        for path in sorted(root.glob(f"{table}/*/*.parquet")):
+            content = pq.read_table(path, partitioning=None)
+            if len(content):
+                pq.write_table(content.slice(1), path)
+                return
+
+    return apply
+
+
+def twice(root: Path) -> None:
+    """Commit a shard of the same rows again, as an at-least-once sink would."""
+    for table in ("masks", "regions", "images"):
+        first = min(root.glob(f"{table}/*/*.parquet"))
+        shutil.copy(first, first.with_name(first.name.replace("000000", "000077")))
+
+
+def unlink(pattern: str) -> Callable[[Path], None]:
+    return lambda root: min(root.glob(pattern)).unlink()
+
+
+def anything(_: dict[str, Any]) -> bool:
+    return True
+
+
+def good(row: dict[str, Any]) -> bool:
+    return row["error_type"] is None
+
+
+OTHER_MASK = encode_rle(np.eye(5, dtype=bool))
+
+DAMAGES = {
+    "region_count is not the number": change("images", "region_count", lambda n: n + 1, good),
+    "region ids are not 1 to n": change("regions", "region_id", lambda n: n + 1, anything),
+    "score is not above 0": change("regions", "score", lambda _: 1.5, anything),
+    "a successful image without masks": change("images", "image_uri", lambda uri: uri + "x", good),
+    "masks rows without a successful": change("masks", "image_uri", lambda uri: uri + "x", anything),
+    "regions rows without a successful": change("regions", "run_id", lambda name: name + "x", anything),
+    "do not cover their image": change("masks", "height", lambda px: px - 1, anything),
+    "do not decode to their size": change("masks", "counts", lambda _: OTHER_MASK, anything),
+    "run lengths that do not": change("masks", "counts", lambda _: b"\xff\x01zz", anything),
+    "area is not that of its run lengths": change("masks", "area", lambda px: px + 1, anything),
+    "whose area is not its mask's": change("regions", "area", lambda px: px + 1, anything),
+    "whose box is not": change("regions", "bbox", lambda box: box | {"xmax": box["xmax"] + 1}, anything),
+    "whose centroid is not": change("regions", "centroid_x", lambda x: x + 0.25, anything),
+    "whose outline is not": change("regions", "geometry", lambda wkb: wkb[:-1] + b"\x07", anything),
+    "whose touches_border is not": change("regions", "touches_border", lambda b: not b, anything),
+    "a failed image without error": change("images", "error", lambda _: "", lambda row: not good(row)),
+    "more than one successful row": twice,
+    "an image more than once in a run": twice,
+    "counts are not those of its rows": twice,
+    "images file without its masks file": unlink("masks/*/*.parquet"),
+    "a leftover of a run that died": unlink("images/*/*.parquet"),
+    "a run without a record": unlink("runs/*.json"),
+    "an image of the archive without a row": unlink("images/*/*.parquet"),
+    "not a table of its schema": lambda root: min(root.glob("images/*/*.parquet")).write_bytes(b"PAR1"),
+    "other regions than the mask has": drop_first("regions"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_each_broken_rule_is_named(kind: str, tables: Path, tmp_path: Path) -> None:
+    shutil.copytree(f"{tables}/tables", f"{tmp_path}/tables")
+    DAMAGES[kind](tmp_path / "tables")
+    result = verify(VerifyConfig(tables=f"{tmp_path}/tables", images=f"{tables}/archive"))
+    assert [found for found in result.problems if kind in found], result.problems
+
+
+@pytest.mark.slow
+def test_the_job_says_what_is_wrong(tables: Path, tmp_path: Path) -> None:
+    passed = run_job("verify", "--tables", f"{tables}/tables", "--images", f"{tables}/archive")
+    assert passed.returncode == 0, passed.stderr
+    assert "3 shards: 5 images, 8 masks" in passed.stdout
+    assert "all rules hold" in passed.stdout
+    shutil.copytree(f"{tables}/tables", f"{tmp_path}/tables")
+    twice(tmp_path / "tables")
+    failed = run_job("verify", "--tables", f"{tmp_path}/tables", "--no-pixels")
+    assert failed.returncode == 1
+    assert "2 × an image more than once in a run: " in failed.stdout
+    assert "breaches of " in failed.stderr
+    assert run_job("verify", "--tables", f"{tmp_path}/nothing").returncode == 2

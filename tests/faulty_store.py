@@ -1,0 +1,116 @@
+"""A proxy in front of an S3 server that fails a share of the requests, as object stores do on a bad day."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+FAULTS = ("slow_down", "reset", "stall", "cut")
+_STALL_S = 20.0
+"""Longer than s3fs waits for an answer (15 s)."""
+_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+class FaultyStore(ThreadingHTTPServer):
+    """Passes requests on to a server and its answers back, but for those that it spoils.
+
+    Args:
+        endpoint — of the server, http://127.0.0.1:PORT.
+        share — of the requests that are spoilt.
+        seed — of the draws.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, endpoint: str, share: float, seed: int = 0) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = urlsplit(endpoint)
+        self._share, self._random, self._lock = share, random.Random(seed), threading.Lock()
+        self.requests = 0
+        self.spoilt: Counter[str] = Counter()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def draw(self) -> str | None:
+        """Return what to do to the next request."""
+        with self._lock:
+            self.requests += 1
+            if self._random.random() >= self._share:
+                return None
+            fault = self._random.choice(FAULTS)
+            self.spoilt[fault] += 1
+            return fault
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients hang up on purpose here."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyStore
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.server.draw()
+        if fault == "slow_down":
+            self._answer(503, {"Content-Type": "application/xml"}, _SLOW_DOWN)
+            return
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return
+        if fault == "stall":
+            time.sleep(_STALL_S)
+        upstream = http.client.HTTPConnection(
+            self.server.upstream.hostname or "", self.server.upstream.port, timeout=60
+        )
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            upstream.putheader(name, value)  # Host as well: it is part of the signature
+        upstream.endheaders(body)
+        reply = upstream.getresponse()
+        data = reply.read()
+        kept = {k: v for k, v in reply.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
+        kept.setdefault("Content-Length", str(len(data)))
+        if fault == "cut" and len(data) > 1:
+            data, self.close_connection = data[: len(data) // 2], True  # the headers promise all of it
+        self._answer(reply.status, kept, data)
+        upstream.close()
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815
+
+    def _answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in (
+            headers if "Content-Length" in headers else headers | {"Content-Length": str(len(data))}
+        ).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def faulty_store(endpoint: str, share: float, seed: int = 0) -> Iterator[FaultyStore]:
+    """Run a faulty store while the `with` block does."""
+    with FaultyStore(endpoint, share, seed) as store:
+        thread = threading.Thread(target=store.serve_forever, daemon=True)
+        thread.start()
+        yield store
+        store.shutdown()
+        thread.join()

@@ -1,0 +1,99 @@
+"""The child process: what it returns, and what kills it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from unet_ray.errors import ImageError
+from unet_ray.imaging.decoder import Decoder
+from unet_ray.imaging.images import decode_image
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    made = Decoder()
+    yield made
+    made.close()
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def random_image(seed: int, side: int = 50) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (side, side + 7, 3), dtype=np.uint8)
+
+
+def test_it_returns_what_decoding_here_returns(decoder: Decoder) -> None:
+    """One after the other, small and large (beyond the pipe's buffer), and from several threads."""
+    files = [png(random_image(seed, side)) for seed, side in enumerate((1, 50, 1200, 3))]
+    with ThreadPoolExecutor(4) as pool:
+        for data, image in zip(files, pool.map(decoder.decode, files), strict=True):
+            assert np.array_equal(image, decode_image(data))
+            assert image.dtype == np.uint8
+
+
+def test_a_file_that_cannot_be_read_keeps_its_error_and_the_child(decoder: Decoder) -> None:
+    decoder.decode(png(random_image(0)))
+    child = decoder._child
+    with pytest.raises(ImageError) as here:
+        decode_image(b"no image")
+    with pytest.raises(ImageError) as there:
+        decoder.decode(b"no image")
+    assert (here.value.error_type, here.value.message) == (there.value.error_type, there.value.message)
+    assert decoder._child is child
+
+
+def test_a_decoder_that_crashes_costs_one_image(decoder: Decoder) -> None:
+    """A large file keeps the child busy while it is killed, as a crash would."""
+    good = png(random_image(1))
+    decoder.decode(good)
+    child = decoder._child
+    assert child is not None
+    slow = bomb(11_000)
+    threading.Timer(0.2, child.kill).start()
+    with pytest.raises(ImageError, match=r"unreadable: the decoder crashed \(SIGKILL\)"):
+        decoder.decode(slow)
+    assert decoder.decode(good).shape == (50, 57, 3)
+
+
+def test_a_decoder_that_hangs_is_ended() -> None:
+    decoder = Decoder(time_limit_s=0.1)
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="unreadable: decoding it took longer than 0.1 s"):
+        decoder.decode(bomb(11_000))
+    assert time.monotonic() - started < 20
+    assert not [c for c in psutil.Process().children() if "unet_ray.imaging.decoder" in " ".join(c.cmdline())]
+
+
+def test_a_file_that_eats_memory_is_an_error_of_the_file() -> None:
+    decoder = Decoder(memory_limit_bytes=3 * 2**29)
+    with pytest.raises(ImageError, match="too_large: decoding it needs more than 1.5 GiB"):
+        decoder.decode(bomb(11_500, colour=6, depth=16))
+    assert decoder.decode(png(random_image(2))).shape == (50, 57, 3)
+    decoder.close()
+
+
+def bomb(side: int, colour: int = 2, depth: int = 8) -> bytes:
+    """Return a PNG of zeros, a thousandth of its pixels."""
+    samples = {2: 3, 6: 4}[colour] * depth // 8
+    packed, row = zlib.compressobj(1), b"\0" * (1 + side * samples)
+    body = b"".join(packed.compress(row) for _ in range(side)) + packed.flush()
+    header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )

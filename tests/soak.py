@@ -1,0 +1,226 @@
+"""Kill soak: nightly runs that are killed at random moments, then checked against a run that was never disturbed.
+
+    python tests/soak.py --place local --kills 20
+    python tests/soak.py --place s3 --kills 20 --images 300
+
+Each run is `jobs/segment.py` as a user starts it. At a random moment something of it gets a SIGKILL: the driver, a
+predictor actor, a worker of other tasks, its raylet, or the S3 server (which is started again after a second). After
+the last kill the same command runs to its end; then `verify` has to pass, every image of the archive has exactly one
+row, and all rows equal those of the undisturbed run but for run ids and times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from unet_ray.archive.storage import Storage
+from unet_ray.results import open_tables
+from unet_ray.synthetic import draw_scene, encode
+
+REPOSITORY = Path(__file__).parent.parent
+PARTS = {
+    "driver": "jobs/segment.py",
+    "actor": "ray::MapWorker",
+    "task": "ray::",
+    "raylet": "core/src/ray/raylet/raylet",
+}
+NOT_TASKS = ("MapWorker", "_Messages", "_StatsActor", "Autoscaling", "IDLE", "Dashboard")
+_MOMENTS_S = (4.0, 40.0)
+"""Earliest and latest moment of a kill: from before Ray is up to after most runs have ended."""
+_GOES_ON_S = 240.0
+"""How long a run may take to end after something else than its driver was killed."""
+
+
+@dataclass
+class Soak:
+    """One output that is written by runs which are killed.
+
+    Args:
+        root — URI of an empty place.
+        model — model folder.
+        images — how many.
+        seed — of the moments and of what is killed.
+        server — kills the S3 server and starts it again; None: there is none.
+    """
+
+    root: str
+    model: str
+    images: int
+    seed: int
+    server: Callable[[], None] | None = None
+    killed: Counter[str] = field(default_factory=Counter)
+    exit_codes: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        archive, rng = Storage.of(f"{self.root}/archive"), np.random.default_rng(self.seed)
+        for index in range(self.images):
+            scene = draw_scene(int(rng.integers(40, 90)), int(rng.integers(40, 90)), rng)[0]
+            archive.write(f"{index % 7}/{index:04d}.png", encode(scene, "png"))
+        archive.write("broken.png", b"no image")
+
+    def run(self, kills: int) -> None:
+        """Kill `kills` runs, let one end, and check what it left.
+
+        Raises: AssertionError — anything lost, double or different.
+        """
+        self._finish("undisturbed")
+        for _ in range(kills):
+            if self._is_complete():
+                self._add_images()
+            self._disturb(self._start("disturbed"))
+        self._finish("disturbed")
+        self._finish("undisturbed")  # what was added on the way
+        self.check()
+
+    def check(self) -> None:
+        """Compare the disturbed output with the undisturbed one."""
+        images = [f"--images={self.root}/archive"]
+        verified = self._job("verify", f"--tables={self.root}/disturbed", *images)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        rows = [_rows(f"{self.root}/{name}") for name in ("undisturbed", "disturbed")]
+        for table in rows[0]:
+            assert rows[0][table] == rows[1][table], f"{table}: the rows differ"
+
+    def _start(self, output: str) -> subprocess.Popen[str]:
+        flags = ["--model", self.model, "--images", f"{self.root}/archive", "--output", f"{self.root}/{output}"]
+        flags += ["--shard-images", "20", "--max-error-rate", "1", "--date", "2026-01-01", "--stall-minutes", "2"]
+        clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "jobs/segment.py"), *flags],
+            env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def _job(self, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        command = [sys.executable, str(REPOSITORY / f"jobs/{name}.py"), *flags]
+        return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=600)
+
+    def _finish(self, output: str) -> None:
+        process = self._start(output)
+        said = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, said
+
+    def _disturb(self, process: subprocess.Popen[str]) -> None:
+        """Kill something of a run at a random moment, and wait for the run to end."""
+        started, moment = time.monotonic(), self._random.uniform(*_MOMENTS_S)
+        part = self._random.choice([*PARTS, *(["server"] if self.server else [])])
+        while process.poll() is None and time.monotonic() - started < moment:
+            time.sleep(0.05)
+        family = _family(process)
+        if process.poll() is None and self._kill(part, process, family):
+            self.killed[part] += 1
+        try:
+            process.communicate(timeout=_GOES_ON_S)
+        except subprocess.TimeoutExpired:
+            self.killed["hung"] += 1
+        self.exit_codes[process.returncode if process.poll() is not None else 99] += 1
+        for one in {*family, *_family(process)}:  # a dead driver's Ray takes a while to notice
+            _kill_quietly(one)
+        process.wait()
+
+    def _kill(self, part: str, process: subprocess.Popen[str], family: list[psutil.Process]) -> bool:
+        if part == "server":
+            assert self.server
+            self.server()
+            return True
+        if part == "driver":
+            process.kill()
+            return True
+        found = [p for p in family if PARTS[part] in _title(p)]
+        if part == "task":
+            found = [p for p in found if not any(name in _title(p) for name in NOT_TASKS)]
+        if found:
+            _kill_quietly(self._random.choice(found))
+        return bool(found)
+
+    def _is_complete(self) -> bool:
+        tables = Storage.of(f"{self.root}/disturbed")
+        return tables.exists("images") and len(open_tables(tables.uri).images) >= self.images
+
+    def _add_images(self) -> None:
+        archive, rng = Storage.of(f"{self.root}/archive"), np.random.default_rng(self.images)
+        for index in range(self.images, self.images + 60):
+            archive.write(f"more/{index:05d}.png", encode(draw_scene(50, 60, rng)[0], "png"))
+        self.images += 60
+
+
+def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _kill_quietly(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+def _rows(uri: str) -> dict[str, list[Any]]:
+    """Return all rows of an output, without what differs between runs, sorted."""
+    tables = open_tables(uri, current=False)
+    rows = {}
+    for name in ("images", "masks", "regions"):
+        table = getattr(tables, name)
+        kept = table.drop_columns([c for c in ("run_id", "segmented_at") if c in table.column_names])
+        rows[name] = sorted(json.dumps(row, default=repr, sort_keys=True) for row in kept.to_pylist())
+    return rows
+
+
+def main() -> None:
+    from tests.conftest import make_tiny_model, s3_server_in
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--place", choices=("local", "s3"), default="local")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        model, root, server = make_tiny_model(Path(folder)), f"{folder}/soak", None
+        if flags.place == "s3":
+            store = s3_server_in(Path(folder))
+            root, server = "s3://soak", store.restart
+            Storage.of(root).filesystem.mkdir(root)
+        soak = Soak(root, model, flags.images, flags.seed, server)
+        started = time.monotonic()
+        try:
+            soak.run(flags.kills)
+        finally:
+            print(
+                f"killed: {dict(soak.killed)}; exit codes: {dict(soak.exit_codes)}; {time.monotonic() - started:.0f} s"
+            )
+            if flags.place == "s3":
+                store.stop()
+        print(f"{soak.images} images: nothing lost, nothing double, all rows as undisturbed")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(REPOSITORY))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    main()

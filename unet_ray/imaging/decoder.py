@@ -1,0 +1,192 @@
+"""A reused child process that decodes files which nobody vouches for: what kills it costs one image.
+
+Decoders are C code and archives hold damaged and hostile files. A crash, an endless loop or a file that unfolds into
+all memory ends the child, never the process that asked. Requests and replies are a line of JSON and raw bytes; nothing
+that comes back is executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError, one_line
+
+TIME_LIMIT_S = 60.0
+"""For one image: a hundred times what the largest that is decoded whole takes."""
+MEMORY_LIMIT_BYTES = 4 * 2**30
+"""Address space of the child: 134 megapixels in colour, several times."""
+_DTYPES = ("uint8", "uint16", "float32")
+_PIECE = 2**20
+
+
+class Decoder:
+    """Decodes one image at a time in a child process, which is started at the first and after each that it dies of.
+
+    Args:
+        time_limit_s — for one image.
+        memory_limit_bytes — address space of the child.
+    """
+
+    def __init__(self, time_limit_s: float = TIME_LIMIT_S, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+        self._time_limit_s, self._memory_limit_bytes = time_limit_s, memory_limit_bytes
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def decode(self, data: bytes, page: int | None = None) -> NDArray[Any]:
+        """Decode an encoded image, as `images.decode_image` does.
+
+        Raises: ImageError — as `decode_image`; `unreadable` where the decoder crashed or did not end in time,
+            `too_large` where it needed more memory than it may.
+        """
+        with self._lock:
+            child = self._running()
+            try:
+                return self._ask(child, data, page)
+            except ImageError:
+                raise
+            except TimeoutError:
+                self.close()
+                raise ImageError("unreadable", f"decoding it took longer than {self._time_limit_s:g} s") from None
+            except (BrokenPipeError, EOFError):
+                child.kill()
+                ended = child.wait()
+                self.close()
+                why = signal.Signals(-ended).name if ended < 0 else f"exit code {ended}"
+                raise ImageError("unreadable", f"the decoder crashed ({why})") from None
+            except BaseException:
+                self.close()  # a reply half read would be taken for the next one's
+                raise
+
+    def close(self) -> None:
+        """End the child; the next image starts another."""
+        child, self._child = self._child, None
+        if child:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                with contextlib.suppress(OSError):
+                    if pipe:
+                        pipe.close()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._child is None or self._child.poll() is not None:
+            self.close()
+            limits = [str(self._time_limit_s), str(self._memory_limit_bytes)]
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", __name__, *limits],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            )  # fmt: skip
+            self._read(self._child, time.monotonic() + 60.0)  # it says when it is ready: its start is no image's time
+        return self._child
+
+    def _ask(self, child: subprocess.Popen[bytes], data: bytes, page: int | None) -> NDArray[Any]:
+        deadline = time.monotonic() + self._time_limit_s
+        assert child.stdin is not None
+        child.stdin.write(json.dumps({"page": page, "size": len(data)}).encode() + b"\n")
+        for start in range(0, len(data), _PIECE):  # the child reads all of it before it decodes
+            _write_all(child.stdin, memoryview(data)[start : start + _PIECE])
+        reply, samples = self._read(child, deadline)
+        if "error_type" in reply:
+            raise ImageError(str(reply["error_type"]), str(reply["message"]))
+        return np.frombuffer(samples, reply["dtype"]).reshape(reply["shape"])
+
+    def _read(self, child: subprocess.Popen[bytes], deadline: float) -> tuple[dict[str, Any], bytearray]:
+        """Return the child's next reply: its line and the bytes that follow.
+
+        Raises: TimeoutError — not there by the deadline; EOFError — the child ended, or wrote something else.
+        """
+        assert child.stdout is not None
+        pipe, received = child.stdout.fileno(), bytearray()
+        while b"\n" not in received:
+            received += _receive(pipe, deadline)
+        line, _, rest = received.partition(b"\n")
+        try:
+            reply = json.loads(line)
+            if "dtype" not in reply:
+                return reply, bytearray()
+            if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3:
+                raise ValueError(reply)
+            size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
+        except (ValueError, TypeError, KeyError) as error:
+            raise EOFError from error
+        samples = bytearray(size)
+        samples[: len(rest)] = rest
+        filled = len(rest)
+        while filled < size:
+            piece = _receive(pipe, deadline)
+            samples[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        if len(samples) != size:
+            raise EOFError
+        return reply, samples
+
+
+def _receive(pipe: int, deadline: float) -> bytes:
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        if not selector.select(max(0.0, deadline - time.monotonic())):
+            raise TimeoutError
+    piece = os.read(pipe, _PIECE)
+    if not piece:
+        raise EOFError
+    return piece
+
+
+def _write_all(pipe: Any, data: memoryview) -> None:
+    written = 0
+    while written < len(data):
+        written += pipe.write(data[written:])
+
+
+def serve(requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_limit_bytes: int) -> None:
+    """Decode what is asked for until there are no more requests: what the child does."""
+    from unet_ray.imaging.images import decode_image
+
+    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _reply(replies, {"ready": True})
+    for line in requests:
+        request = json.loads(line)
+        data = requests.read(request["size"])
+        signal.alarm(int(time_limit_s) + 2)  # who asked may be dead: nobody else would end an endless loop
+        try:
+            image = decode_image(data, request["page"])
+            _reply(replies, {"shape": image.shape, "dtype": str(image.dtype)}, image.data.cast("B"))
+        except (ImageError, MemoryError) as error:
+            if isinstance(error, MemoryError) or error.error_type == "out_of_memory":
+                error = ImageError("too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB")
+            _reply(replies, {"error_type": error.error_type, "message": error.message})
+        except Exception as error:
+            _reply(replies, {"error_type": "unreadable", "message": one_line(error)})
+        finally:
+            signal.alarm(0)
+
+
+def _reply(replies: BinaryIO, line: dict[str, Any], samples: memoryview | bytes = b"") -> None:
+    replies.write(json.dumps(line).encode() + b"\n")
+    replies.write(samples)
+    replies.flush()
+
+
+def main() -> None:
+    """Serve the process that started this one; what decoders print goes nowhere."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    serve(sys.stdin.buffer, replies, float(sys.argv[1]), int(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The rules that one shard's rows keep, as a plain function over its three tables; no Ray."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.imaging.masks import decode_rle, encode_rle
+from unet_ray.imaging.regions import Regions, find_regions
+
+Rows = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One breach of a rule."""
+
+    kind: str
+    """The rule in a few words, the same for every breach of it."""
+    where: str
+    """The image or file."""
+
+
+def check_shard(tables: dict[str, Any], min_areas: dict[str, int], pixels: bool = True) -> list[Problem]:
+    """Check the three tables of one shard against each other.
+
+    Args:
+        tables — images, masks, regions.
+        min_areas — `--min-area` of each run, as its record has it; regions of other runs are not measured again.
+        pixels — decode every mask, and measure its regions again.
+    """
+    rows = {name: table.to_pylist() for name, table in tables.items()}
+    masks, regions = (_by_image(rows[name]) for name in ("masks", "regions"))
+    counted = Counter(_key(row) for row in rows["images"])
+    good = {_key(row) for row in rows["images"] if row["error_type"] is None}
+    found = [Problem("an image more than once in a shard", uri) for (uri, _), times in counted.items() if times > 1]
+    for name, groups in (("masks", masks), ("regions", regions)):
+        found += [Problem(f"{name} rows without a successful images row", uri) for uri, _ in groups.keys() - good]
+    for row in rows["images"]:
+        key = _key(row)
+        if row["error_type"] is not None:
+            if not row["error"] or not row["error_stage"] or row["region_count"] is not None:
+                found.append(Problem("a failed image without error, stage, or with regions", key[0]))
+            continue
+        of_image = masks.get(key, []), regions.get(key, [])
+        found += [Problem(kind, key[0]) for kind in _check_rows(row, *of_image)]
+        if pixels:
+            found += [Problem(kind, key[0]) for kind in _check_pixels(row, *of_image, min_areas.get(key[1]))]
+    return found
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str]:
+    return row["image_uri"], row["run_id"]
+
+
+def _by_image(rows: list[dict[str, Any]]) -> Rows:
+    groups: Rows = defaultdict(list)
+    for row in rows:
+        groups[_key(row)].append(row)
+    return groups
+
+
+def _check_rows(row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the breaches that numbers alone show."""
+    if row["region_count"] != len(regions):
+        yield "region_count is not the number of regions rows"
+    if [r["region_id"] for r in regions] != list(range(1, len(regions) + 1)):
+        yield "region ids are not 1 to n in order"
+    if any(not 0 < r["score"] <= r["score_max"] <= 1 for r in regions):
+        yield "a region whose score is not above 0, up to its score_max, up to 1"
+    if not masks:
+        yield "a successful image without masks rows"
+    for pieces in _by_class(masks).values():
+        inside = all(
+            p["top"] >= 0 <= p["left"]
+            and p["top"] + p["height"] <= row["height"]
+            and p["left"] + p["width"] <= row["width"]
+            for p in pieces
+        )
+        if not inside or sum(p["height"] * p["width"] for p in pieces) != row["height"] * row["width"]:
+            yield "masks rows that do not cover their image"
+
+
+def _check_pixels(
+    row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]], min_area: int | None
+) -> Iterator[str]:
+    """Yield the breaches that only decoding shows: run lengths, and regions against them."""
+    known = _by_class(regions)
+    for class_id, pieces in _by_class(masks).items():
+        mask = np.zeros((row["height"], row["width"]), bool)
+        for piece in pieces:
+            decoded = _decoded(piece)
+            if decoded is None:
+                yield "run lengths that do not decode to their size"
+                return
+            if int(decoded.sum()) != piece["area"]:
+                yield "a masks row whose area is not that of its run lengths"
+            rows, columns = piece["top"] + piece["height"], piece["left"] + piece["width"]
+            mask[piece["top"] : rows, piece["left"] : columns] = decoded
+        if min_area is not None:
+            expected = find_regions(mask, mask.astype(np.uint8) * 255, min_area)
+            yield from _compare(known.pop(class_id, []), expected)
+    if known and min_area is not None:
+        yield "regions of a class without masks rows"
+
+
+def _by_class(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["class_id"]].append(row)
+    return groups
+
+
+def _decoded(piece: dict[str, Any]) -> NDArray[np.bool_] | None:
+    """Return the mask of a piece, or None where its run lengths are not those of any mask of its size."""
+    try:
+        mask = decode_rle(piece["counts"], piece["height"], piece["width"])
+    except (ValueError, TypeError):
+        return None
+    return mask if encode_rle(mask) == piece["counts"] else None  # each mask has one code only
+
+
+def _compare(rows: list[dict[str, Any]], expected: Regions) -> Iterator[str]:
+    """Yield where regions rows of a class are not those of its mask."""
+    if len(rows) != len(expected):
+        yield "other regions than the mask has"
+        return
+    sides = [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows]
+    agree = {
+        "area": np.array_equal([row["area"] for row in rows], expected.area),
+        "box": np.array_equal(np.reshape(sides, (-1, 4)), expected.bbox),
+        "centroid": np.array_equal(
+            np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2)), expected.centroid
+        ),
+        "outline": [row["geometry"] for row in rows] == list(expected.geometry),
+        "touches_border": np.array_equal([row["touches_border"] for row in rows], expected.touches_border),
+    }
+    yield from (f"a region whose {name} is not its mask's" for name, is_equal in agree.items() if not is_equal)

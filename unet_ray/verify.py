@@ -1,0 +1,179 @@
+"""Check an output against the rules: every shard on its own (Ray tasks), then what holds across shards."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from unet_ray.archive.ledger import open_dataset, read_lock
+from unet_ray.archive.listing import list_files
+from unet_ray.archive.storage import Storage
+from unet_ray.archive.tables import IMAGES, SCHEMAS
+from unet_ray.cluster import TASK_CPUS, connect
+from unet_ray.errors import InputError, one_line
+from unet_ray.imaging.images import IMAGE_SUFFIXES
+from unet_ray.inputs import expand_stacks
+from unet_ray.shard_checks import Problem, check_shard
+
+_EXAMPLES = 3
+_NO_TABLE = "a file that is not a table of its schema"
+_SHARDS_IN_FLIGHT = 64
+_KEY = ["image_uri", "image_etag", "model_digest", "config_digest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """What to check."""
+
+    tables: str
+    """Output of segmentation (URI)."""
+    images: str | None = None
+    """Folder, glob or manifest (URI) of the archive: is every image of it in the ledger of the newest run's model?"""
+    pixels: bool = True
+    """Decode every mask and measure its regions again; --no-pixels checks rows and counts only."""
+
+
+@dataclass
+class VerifyResult:
+    """What was checked, and what is wrong."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    """Rows of each table."""
+    shards: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+    """Breaches by kind."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """The first few of each kind."""
+
+    def add(self, problems: list[Problem]) -> None:
+        """Count breaches."""
+        for problem in problems:
+            self.problems[problem.kind] += 1
+            known = self.examples.setdefault(problem.kind, [])
+            if len(known) < _EXAMPLES:
+                known.append(problem.where)
+
+
+def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
+    """Check an output; nothing is written.
+
+    Raises: InputError — no tables there.
+    """
+    output = Storage.of(config.tables)
+    if not output.exists("images"):
+        raise InputError(f"{config.tables}: no tables here (images/); check --tables")
+    records = _records(output)
+    result = VerifyResult()
+    files = {name: {e.path for e in output.entries(name)} if output.exists(name) else set() for name in SCHEMAS}
+    result.add(_check_files(files, _running(output)))
+    result.shards = len(files["images"])
+    connect(ray_address)
+    for rows, problems in _check_shards(output, sorted(files["images"]), records, config.pixels):
+        result.rows.update(rows)
+        result.add(problems)
+    if _NO_TABLE in result.problems:
+        return result  # what holds over all shards cannot be asked of a table that does not open
+    result.add(list(_check_ledger(output, records)))
+    if config.images:
+        result.add(list(_check_archive(output, config.images, records)))
+    return result
+
+
+def _records(output: Storage) -> dict[str, dict[str, Any]]:
+    """Return the run records by run id, in the order of time."""
+    paths = [e.path for e in output.entries("runs")] if output.exists("runs") else []
+    records = {path.removesuffix(".json"): json.loads(output.read(f"runs/{path}")) for path in paths}
+    return dict(sorted(records.items()))
+
+
+def _running(output: Storage) -> str | None:
+    """Return the id of the run that holds the output: what it has begun is not a leftover."""
+    lock = read_lock(output)
+    return lock["run_id"] if lock else None
+
+
+def _check_files(files: dict[str, set[str]], running: str | None) -> list[Problem]:
+    found = []
+    for table in ("masks", "regions"):
+        found += [
+            Problem(f"an images file without its {table} file", f"images/{path}")
+            for path in sorted(files["images"] - files[table])
+        ]
+        found += [
+            Problem("a leftover of a run that died (the next run removes it)", f"{table}/{path}")
+            for path in sorted(files[table] - files["images"])
+            if running is None or running not in path
+        ]
+    return found
+
+
+def _check_shards(
+    output: Storage, paths: list[str], records: dict[str, dict[str, Any]], pixels: bool
+) -> Iterator[tuple[Counter[str], list[Problem]]]:
+    """Check all shards, many at a time; yield rows and breaches of each."""
+    min_areas = {run_id: int(record["config"]["min_area"]) for run_id, record in records.items()}
+    shared, waiting = ray.put((output, min_areas, pixels)), list(paths)
+    pending: list[Any] = []
+    while waiting or pending:
+        while waiting and len(pending) < _SHARDS_IN_FLIGHT:
+            pending.append(_check_one.remote(shared, waiting.pop()))
+        done, pending = ray.wait(pending)
+        yield from ray.get(done)
+
+
+@ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
+def _check_one(shared: tuple[Storage, dict[str, int], bool], path: str) -> tuple[Counter[str], list[Problem]]:
+    output, min_areas, pixels = shared
+    tables = {}
+    for name, schema in SCHEMAS.items():
+        try:
+            tables[name] = pq.read_table(io.BytesIO(output.read(f"{name}/{path}"))).select(schema.names)
+        except FileNotFoundError:
+            tables[name] = schema.empty_table()  # named already, by the files
+        except Exception as error:
+            return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
+    found = check_shard(tables, min_areas, pixels)
+    foreign = set(tables["images"]["run_id"].to_pylist()) - {path.rpartition("/")[2].rpartition("-")[0]}
+    found += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
+    return Counter({name: table.num_rows for name, table in tables.items()}), found
+
+
+def _check_ledger(output: Storage, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+    """Check what holds over all shards: keys, and the counts of the run records."""
+    images = open_dataset(output, "images", IMAGES).to_table(columns=[*_KEY, "run_id", "error_type"])
+    good = images.filter(pc.field("error_type").is_null())
+    for keys, kind in (
+        (good.select(_KEY), "more than one successful row of an image, content, model and configuration"),
+        (images.select(["image_uri", "run_id"]), "an image more than once in a run"),
+    ):
+        counts = keys.group_by(keys.column_names).aggregate([([], "count_all")])
+        twice = counts.filter(pc.field("count_all") > 1)
+        yield from (Problem(kind, uri) for uri in twice["image_uri"].to_pylist())
+    written = Counter(images["run_id"].to_pylist())
+    yield from (Problem("a run without a record", run_id) for run_id in written.keys() - records.keys())
+    for run_id, record in records.items():
+        if record["status"] == "done" and record["images_done"] + record["images_failed"] != written[run_id]:
+            yield Problem("a run record whose counts are not those of its rows", f"runs/{run_id}.json")
+
+
+def _check_archive(output: Storage, uri: str, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+    """Check that each image of the archive has a row, good or failed, of the newest run's model and configuration."""
+    listing = list_files(uri, IMAGE_SUFFIXES, "--images")
+    if not records:
+        yield Problem("no run record: nothing tells which model the archive was segmented with", "runs/")
+        return
+    newest = next(reversed(records.values()))
+    same = (pc.field("model_digest") == newest["model_digest"]) & (pc.field("config_digest") == newest["config_digest"])
+    keys = open_dataset(output, "images", IMAGES).to_table(columns=_KEY[:2], filter=same)
+    known = set(zip(*(column.to_pylist() for column in keys.columns), strict=True))
+    for source in expand_stacks(listing.root, listing.entries):
+        if source.key not in known:
+            yield Problem("an image of the archive without a row", source.uri)
