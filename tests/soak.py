@@ -144,9 +144,9 @@ class Soak:
         if part == "driver":
             process.kill()
             return True
-        found = [p for p in family if PARTS[part] in _title(p)]
+        found = [p for p in family if PARTS[part] in title(p)]
         if part == "task":
-            found = [p for p in found if not any(name in _title(p) for name in NOT_TASKS)]
+            found = [p for p in found if not any(name in title(p) for name in NOT_TASKS)]
         if found:
             _kill_quietly(self._random.choice(found))
         return bool(found)
@@ -169,7 +169,7 @@ def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, make_tiny_model, new_bucket, s3_server_in
 from tests.faulty_store import faulty_store
-from tests.soak import Soak
+from tests.soak import Soak, title
 from unet_ray.archive.storage import Storage
 from unet_ray.plan import SegmentConfig
 from unet_ray.results import open_tables
@@ -46,7 +46,7 @@ def test_a_run_that_hangs_ends(tiny_model: str, tmp_path: Path) -> None:
     stopped: list[psutil.Process] = []
     while not stopped and process.poll() is None:
         family = psutil.Process(process.pid).children(recursive=True)
-        stopped = [p for p in family if "ray::MapWorker" in " ".join(p.cmdline())]
+        stopped = [p for p in family if "ray::MapWorker" in title(p)]
         time.sleep(0.02)
     for actor in stopped:
         actor.send_signal(signal.SIGSTOP)
