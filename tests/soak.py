@@ -81,13 +81,12 @@ class Soak:
 
         Raises: AssertionError — anything lost, double or different.
         """
-        self._finish("undisturbed")
         for _ in range(kills):
             if self._is_complete():
                 self._add_images()
             self._disturb(self._start("disturbed"))
         self._finish("disturbed")
-        self._finish("undisturbed")  # what was added on the way
+        self._finish("undisturbed")
         self.check()
 
     def check(self) -> None:

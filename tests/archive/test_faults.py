@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,17 @@ def test_a_file_is_made_by_one_only(root: str) -> None:
     assert Storage.of(root).is_local is all(exclusive for _, exclusive in made)  # the server here knows no conditions
     with pytest.raises(FileExistsError):
         folder.create("lock", b"late")
+
+
+def test_file_systems_without_links_have_locks_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(storage_module.os, "link", refuse)
+    folder = Storage.of(str(tmp_path))
+    assert not folder.create("lock", b"mine")
+    assert folder.read("lock") == b"mine"
+    with pytest.raises(FileExistsError):
+        folder.create("lock", b"late")
+    assert [entry.path for entry in folder.entries()] == ["lock"]
+    assert len(list(tmp_path.iterdir())) == 1

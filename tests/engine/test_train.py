@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 
 from tests.conftest import REPOSITORY, S3_KEYS, new_bucket
+from tests.soak import title
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError, UnetRayError
 from unet_ray.network.model_folder import load_model
@@ -185,7 +187,19 @@ class Job:
 
     def children(self, name: str) -> list[psutil.Process]:
         found = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in found if name in " ".join(child.cmdline())]
+        return [child for child in found if name in title(child)]
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing running, however the test went."""
+        family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        self.process.kill()
+        self.process.wait()
+        for child in family:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 @pytest.mark.slow
@@ -193,14 +207,14 @@ class Job:
 def test_a_run_survives_its_worker_and_its_driver(archive: str) -> None:
     """Kill the worker: training goes on. Kill the driver: the same command goes on. Every epoch is there once."""
     flags = ["--epochs", "30", "--checkpoint-minutes", "0.02"]
-    job = Job(archive, *flags)
-    job.wait_for(r"epoch  2/30")
-    (worker,) = job.children("RayTrainWorker")
-    worker.kill()
-    job.wait_for(r"a worker failed(.*\n)+.* from epoch \d+\n(.*\n)*epoch +\d+/30")
-    job.process.kill()
-    again = Job(archive, *flags)
-    assert again.process.wait(300) == 0, again.output
+    with Job(archive, *flags) as job:
+        job.wait_for(r"epoch  2/30")
+        (worker,) = job.children("RayTrainWorker")
+        worker.kill()
+        job.wait_for(r"a worker failed(.*\n)+.* from epoch \d+\n(.*\n)*epoch +\d+/30")
+        job.process.kill()
+    with Job(archive, *flags) as again:
+        assert again.process.wait(300) == 0, again.output
     assert "from epoch 1\n" not in again.output
     history = json.loads(_latest_progress(Storage.of(archive)))["history"]
     assert [record["epoch"] for record in history] == list(range(1, 31))
@@ -226,13 +240,11 @@ def cluster() -> Iterator[Cluster]:
 def test_elastic_training_takes_in_nodes_and_outlives_them(archive: str, cluster: Cluster) -> None:
     flags = ["--workers", "1,2", "--resize-check-s", "2", "--epochs", "400", "--patience", "0"]
     environment = {"RAY_ADDRESS": cluster.address, "AWS_DEFAULT_REGION": "us-east-1"} | S3_KEYS
-    job = Job(archive, *flags, **environment)
-    try:
+    with Job(archive, *flags, **environment) as job:
         job.wait_for(r"1 worker, effective batch 4, .* from epoch 1\n(.*\n)*.*epoch   2/400")
         node = cluster.add_node(num_cpus=2, object_store_memory=300 * 2**20)
         job.wait_for(r"2 workers, effective batch 8, .* from epoch \d+\n(.*\n)+.*epoch +\d+/400")
         cluster.remove_node(node, allow_graceful=False)
         job.wait_for(r"2 workers(.*\n)+1 worker, effective batch 4, .* from epoch (?!1\n)\d+\n(.*\n)+.*epoch +\d+/400")
-    finally:
         job.process.send_signal(signal.SIGINT)
         job.process.wait(60)

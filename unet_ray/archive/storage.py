@@ -159,8 +159,7 @@ class Storage:
         uri = self.uri_of(path)
         if self.is_local:
             with _whole_file(uri, data) as temporary:
-                os.link(temporary, uri)
-            return True
+                return _link(temporary, uri)
         if self.exists(path):
             raise FileExistsError(uri)
         if not isinstance(self.filesystem, s3fs.S3FileSystem):
@@ -270,6 +269,19 @@ def _whole_file(path: str, data: bytes) -> Iterator[str]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _link(temporary: str, path: str) -> bool:
+    """Give a file its name unless another has it; return whether that was one step: not all file systems have links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(path, "xb"):  # from here on there is one, empty for a moment
+            os.replace(temporary, path)
+        return False
+    return True
 
 
 def _may_pass(error: OSError) -> bool:
