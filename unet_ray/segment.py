@@ -5,7 +5,6 @@ plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measu
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,7 @@ from unet_ray.archive.ledger import (
     read_ledger,
     remove_leftovers,
     run_keys,
+    run_records,
     write_run_record,
 )
 from unet_ray.archive.listing import list_files
@@ -111,11 +111,10 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
 
 def _expected(output: Storage, images: int) -> str:
     """Return how long so many images will take at the rate of the last run that did any."""
-    for path in sorted((e.path for e in output.entries("runs")), reverse=True) if output.exists("runs") else ():
-        rate = json.loads(output.read(f"runs/{path}")).get("images_per_s", 0.0)
+    for run_id, record in run_records(output):
+        rate = record.get("images_per_s", 0.0)
         if rate > 0:
-            run_id, minutes = path.removesuffix(".json"), images / rate / 60
-            return f"{images} images at the {rate:.1f} images/s of run {run_id}: {minutes:.0f} min"
+            return f"{images} images at the {rate:.1f} images/s of run {run_id}: {images / rate / 60:.0f} min"
     return "no run has done any image here yet: nothing tells how long it will take"
 
 

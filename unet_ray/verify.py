@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from unet_ray.archive.ledger import open_dataset, read_lock
+from unet_ray.archive.ledger import open_dataset, read_lock, run_records
 from unet_ray.archive.listing import list_files
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, SCHEMAS
@@ -70,7 +69,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     output = Storage.of(config.tables)
     if not output.exists("images"):
         raise InputError(f"{config.tables}: no tables here (images/); check --tables")
-    records = _records(output)
+    records = dict(reversed(list(run_records(output))))  # in the order of time
     result = VerifyResult()
     files = {name: {e.path for e in output.entries(name)} if output.exists(name) else set() for name in SCHEMAS}
     result.add(_check_files(files, _running(output)))
@@ -85,13 +84,6 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     if config.images:
         result.add(list(_check_archive(output, config.images, records)))
     return result
-
-
-def _records(output: Storage) -> dict[str, dict[str, Any]]:
-    """Return the run records by run id, in the order of time."""
-    paths = [e.path for e in output.entries("runs")] if output.exists("runs") else []
-    records = {path.removesuffix(".json"): json.loads(output.read(f"runs/{path}")) for path in paths}
-    return dict(sorted(records.items()))
 
 
 def _running(output: Storage) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
+from unet_ray.archive import attempts
 from unet_ray.archive import storage as storage_module
 from unet_ray.archive.storage import Storage
 
@@ -39,7 +40,7 @@ def test_what_will_not_pass_is_an_error_at_once(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Storage.of(new_bucket(request))
-    monkeypatch.setattr(storage_module.time, "sleep", lambda _: pytest.fail("waits for what will not come"))
+    monkeypatch.setattr(attempts.time, "sleep", lambda _: pytest.fail("waits for what will not come"))
     with pytest.raises(FileNotFoundError):
         root.read("nothing")
 
@@ -50,8 +51,8 @@ def test_a_store_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     waits: list[float] = []
-    monkeypatch.setattr(storage_module, "_ATTEMPTS", 2)
-    monkeypatch.setattr(storage_module.time, "sleep", waits.append)
+    monkeypatch.setattr(storage_module, "ATTEMPTS", 2)
+    monkeypatch.setattr(attempts.time, "sleep", waits.append)
     with pytest.raises(ConnectionError):
         Storage.of("s3://bucket").read("object")
     assert len(waits) == 1

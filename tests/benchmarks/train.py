@@ -5,8 +5,8 @@
 Both sides have the same network, batch, loss and augmentation (`network.learner.Learner`). The loop has its crops in
 memory before it starts, and nothing else to do; the worker gets its crops from the stream. The loop runs before and
 after the worker, so that a machine that drifts does so for both. Steady state leaves out the first epoch; the time from
-command to first step is printed apart. A second loop runs with the
-worker's memory settings (`cluster.REUSED_MEMORY`): what is between it and the worker is Ray's and the stream's share.
+command to first step is printed apart. A second loop runs with the worker's memory settings (`cluster.REUSED_MEMORY`):
+what is between it and the worker is Ray's and the stream's share.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def main() -> None:
     channels, depth = map(int, flags.network.split(","))
     sides = {"loop": {}, "loop_reusing_memory": REUSED_MEMORY["env_vars"]}
     rates: dict[str, list[float]] = {"worker": [], "start_s": []} | {name: [] for name in sides}
+
+    def loops() -> dict[str, float]:
+        return {name: _loop(flags.images, flags.masks, channels, depth, env) for name, env in sides.items()}
+
     for _ in range(flags.runs):
-
-        def loops() -> dict[str, float]:
-            return {name: _loop(flags.images, flags.masks, channels, depth, env) for name, env in sides.items()}
-
         before = loops()
         rate, start_s = _ours(flags.images, flags.masks, channels, depth, flags.epochs)
         after = loops()

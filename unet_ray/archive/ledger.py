@@ -112,6 +112,12 @@ def write_run_record(output: Storage, run_id: str, record: dict[str, Any]) -> No
     output.write(f"runs/{run_id}.json", json.dumps(record, indent=2, default=str).encode())
 
 
+def run_records(output: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield run id and record of every run, the newest first; each is read when its turn comes."""
+    for entry in reversed(_entries(output, "runs")):
+        yield entry.path.removesuffix(".json"), json.loads(output.read(f"runs/{entry.path}"))
+
+
 class OutputLock:
     """The lock on an output (`_lock.json`), held by a heartbeat while the `with` block runs.
 

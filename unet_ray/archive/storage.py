@@ -1,44 +1,27 @@
-"""URIs to bytes: local paths, s3:// and whatever fsspec knows, with one error mapping.
-
-Errors leave this room as built-in exceptions (FileNotFoundError, PermissionError, ConnectionError, OSError), the
-store's own as their cause.
-"""
+"""URIs to bytes: local paths, s3:// and whatever fsspec knows; errors as `archive.attempts` maps them."""
 
 from __future__ import annotations
 
 import errno
 import os
-import random
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-import aiohttp
 import fsspec
 import pyarrow.fs
 import s3fs
-from botocore import exceptions as boto
 from fsspec.implementations.local import LocalFileSystem
 
+from unet_ray.archive.attempts import ATTEMPTS, Result, mapped_errors, tried
 from unet_ray.errors import InputError
 
-Result = TypeVar("Result")
-
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure", "adl": "azure"}
-_CONNECTION_ERRORS = (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError, aiohttp.ClientError)
-_BUSY_CODES = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "500", "503")
-_PASSING = (errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.EPIPE)
-"""What s3fs makes of a store's "slow down", "internal error" and the like."""
-_ATTEMPTS = 6
-_FIRST_WAIT_S = 0.5
-"""Between two attempts, doubled each time: a store that restarts within 15 s is waited for."""
-_DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
 
 
 class _DeleteOneByOne(pyarrow.fs.FSSpecHandler):
@@ -101,7 +84,7 @@ class Storage:
     @property
     def filesystem(self) -> Any:
         """The fsspec file system; fsspec keeps one per process and set of options. Listings are never remembered."""
-        with _mapped_errors(self.uri):
+        with mapped_errors(self.uri):
             return fsspec.filesystem(_scheme(self.uri), use_listings_cache=False, **self.options)
 
     @property
@@ -138,7 +121,7 @@ class Storage:
         """Open a file for seeking reads; remote ones are fetched in small ranges."""
         uri = self.uri_of(path)
         remote = {} if self.is_local else {"block_size": 2**16, "cache_type": "readahead"}
-        with _mapped_errors(uri), self.filesystem.open(uri, "rb", **remote) as file:
+        with mapped_errors(uri), self.filesystem.open(uri, "rb", **remote) as file:
             yield file
 
     def write(self, path: str, data: bytes) -> None:
@@ -236,16 +219,7 @@ class Storage:
         return _scheme(self.uri) == "file"
 
     def _tried(self, uri: str, operation: Callable[[], Result]) -> Result:
-        """Do something on the store; what may go well the next time is tried again, after twice the time."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                with _mapped_errors(uri):
-                    return operation()
-            except OSError as error:
-                if self.is_local or not _may_pass(error) or attempt + 1 == _ATTEMPTS:
-                    raise
-                time.sleep(_FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
-        raise AssertionError
+        return tried(uri, operation, attempts=1 if self.is_local else ATTEMPTS)
 
     def _entry(self, path: str, folder: str, info: dict[str, Any]) -> FileEntry:
         size = int(info.get("size") or 0)
@@ -282,10 +256,6 @@ def _link(temporary: str, path: str) -> bool:
             os.replace(temporary, path)
         return False
     return True
-
-
-def _may_pass(error: OSError) -> bool:
-    return isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _PASSING
 
 
 def _scheme(uri: str) -> str:
@@ -335,22 +305,3 @@ def _s3_options() -> dict[str, Any]:
     if region:
         options["client_kwargs"] = {"region_name": region}
     return options
-
-
-@contextmanager
-def _mapped_errors(uri: str) -> Iterator[None]:
-    """Map a store's errors to built-in ones."""
-    try:
-        yield
-    except _CONNECTION_ERRORS as error:
-        raise ConnectionError(f"{uri}: {error}") from error
-    except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
-        raise PermissionError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-    except boto.ParamValidationError as error:
-        raise InputError(f"{uri}: not a name that the store allows: {' '.join(str(error).split())}") from error
-    except boto.ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code"))
-        kind = PermissionError if code in _DENIED_CODES else ConnectionError if code in _BUSY_CODES else OSError
-        raise kind(f"{uri}: {error}") from error
-    except boto.BotoCoreError as error:
-        raise OSError(f"{uri}: {error}") from error

@@ -1,0 +1,69 @@
+"""A store's errors as built-in ones, and another attempt where the next may go well.
+
+Errors leave the room `archive` as FileNotFoundError, PermissionError, ConnectionError or OSError, the store's own as
+their cause.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import aiohttp
+from botocore import exceptions as boto
+
+from unet_ray.errors import InputError
+
+Result = TypeVar("Result")
+
+_CONNECTION_ERRORS = (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError, aiohttp.ClientError)
+_BUSY_CODES = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "500", "503")
+_PASSING = (errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.EPIPE)
+"""What s3fs makes of a store's "slow down", "internal error" and the like."""
+ATTEMPTS = 6
+_FIRST_WAIT_S = 0.5
+"""Between two attempts, doubled each time: a store that restarts within 15 s is waited for."""
+_DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
+
+
+def tried(uri: str, operation: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
+    """Do something on a store; what may go well the next time is tried again, after twice the time.
+
+    Raises: OSError — of the last attempt, or one that will not pass; InputError — a name that no store allows.
+    """
+    for attempt in range(attempts):
+        try:
+            with mapped_errors(uri):
+                return operation()
+        except OSError as error:
+            if not _may_pass(error) or attempt + 1 == attempts:
+                raise
+            time.sleep(_FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
+    raise AssertionError
+
+
+def _may_pass(error: OSError) -> bool:
+    return isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _PASSING
+
+
+@contextmanager
+def mapped_errors(uri: str) -> Iterator[None]:
+    """Map a store's errors to built-in ones."""
+    try:
+        yield
+    except _CONNECTION_ERRORS as error:
+        raise ConnectionError(f"{uri}: {error}") from error
+    except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
+        raise PermissionError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except boto.ParamValidationError as error:
+        raise InputError(f"{uri}: not a name that the store allows: {' '.join(str(error).split())}") from error
+    except boto.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code"))
+        kind = PermissionError if code in _DENIED_CODES else ConnectionError if code in _BUSY_CODES else OSError
+        raise kind(f"{uri}: {error}") from error
+    except boto.BotoCoreError as error:
+        raise OSError(f"{uri}: {error}") from error
