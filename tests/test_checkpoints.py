@@ -8,21 +8,12 @@ from safetensors.torch import load
 from torch import Tensor
 
 from unet_ray.archive.storage import Storage
-from unet_ray.checkpoints import (
-    BEST,
-    PROGRESS,
-    Progress,
-    as_metrics,
-    last_progress,
-    load_optimizer,
-    read_state,
-    remove_strays,
-    write_state,
-)
+from unet_ray.checkpoints import BEST, load_optimizer, read_state, write_state
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.progress import PROGRESS, Progress, as_metrics, last_progress, remove_strays
 from unet_ray.train_report import EpochRecord
 
 

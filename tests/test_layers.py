@@ -1,11 +1,16 @@
 """Imports point down only, and only the verbs and their cluster know Ray."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "unet_ray"
 ROOMS = ("network", "imaging", "archive")
-RAY_MODULES = {"cluster", "crop_stream", "segment", "train", "train_worker", "evaluate", "survey", "readers", "verify"}
+RAY_MODULES = {
+    *("cluster", "crop_stream", "evaluate", "readers", "segment", "shard_sink", "survey", "train", "train_worker"),
+    "verify",
+}
 MAY_IMPORT = {
     "imaging": {"imaging", "errors"},
     "archive": {"archive", "errors"},
@@ -48,6 +53,18 @@ def test_foreign_packages_stay_out_of_rooms() -> None:
         assert not packages & forbidden, f"{file} imports {packages & forbidden}"
         if room_of(file) not in RAY_MODULES:
             assert "ray" not in packages, f"{file} imports ray"
+
+
+def test_tasks_without_a_network_start_without_torch() -> None:
+    modules = ("crop_stream", "readers", "shard_sink", "stages.decode", "stages.measure", "survey", "verify")
+    imports = ", ".join(f"unet_ray.{module}" for module in modules)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, {imports}; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_jobs_import_no_rooms_that_hold_logic_of_their_own() -> None:

@@ -2,74 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unet_ray.archive.storage import Storage
 from unet_ray.network.learner import Learner
 from unet_ray.network.model_folder import state_bytes
-from unet_ray.train_report import EpochRecord
+from unet_ray.progress import PROGRESS, Progress
 
-_AS_GOOD = 0.005
-"""Scores this close to the highest are as good: few images cannot tell them apart, and the later epoch, which learnt at
-a lower rate, does better on images that nobody has seen (on 106 nuclei images: AP@0.5 0.60 against 0.56)."""
-_SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Ray Train's own list of the checkpoints of a run."""
-WEIGHTS, BEST, OPTIMIZER, PROGRESS = "model.safetensors", "best.safetensors", "optimizer.safetensors", "progress.json"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training has come."""
-
-    crops_seen: int = 0
-    """By all workers."""
-    epoch_loss: float = 0.0
-    """Sum of the losses of the crops of the running epoch."""
-    history: tuple[EpochRecord, ...] = ()
-    """One record per epoch that ended."""
-    best_epoch: int = 0
-    """Epoch (1-based) of the best weights; 0: none yet."""
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that ended."""
-        return len(self.history)
-
-    @property
-    def best(self) -> EpochRecord:
-        """The record of the best epoch."""
-        return self.history[self.best_epoch - 1]
-
-    def after(self, record: EpochRecord) -> Progress:
-        """Return the progress with one more epoch; it is the best unless an earlier one has a clearly better score."""
-        known = [r.score for r in (*self.history, record) if r.score is not None]
-        is_best = not known or (record.score is not None and record.score >= max(known) - _AS_GOOD)
-        best = record.epoch if is_best else self.best_epoch
-        return replace(self, epoch_loss=0.0, history=(*self.history, record), best_epoch=best)
-
-    @property
-    def epochs_without_gain(self) -> int:
-        """Epochs since the highest score; 0 where there is none."""
-        known = [(record.score, -record.epoch) for record in self.history if record.score is not None]
-        return self.epochs + max(known)[1] if known else 0
-
-    def to_json(self) -> bytes:
-        """Return it as JSON."""
-        return json.dumps(asdict(self), indent=1).encode()
-
-    @staticmethod
-    def of_json(data: bytes) -> Progress:
-        """Return the inverse of `to_json`."""
-        found = json.loads(data)
-        return Progress(**(found | {"history": tuple(EpochRecord(**record) for record in found["history"])}))
+WEIGHTS, BEST, OPTIMIZER = "model.safetensors", "best.safetensors", "optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -113,50 +57,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) ->
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format  # as the weights are
         state.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def last_progress(storage: Storage, run_name: str) -> Progress | None:
-    """Return the progress of the newest checkpoint of a storage, or None; files that a kill cut short are left out."""
-    if not storage.exists(run_name):
-        return None
-    found = [e.path for e in storage.entries(run_name) if e.path.endswith(f"/{PROGRESS}")]
-    states = []
-    for path in found:
-        with suppress(ValueError, FileNotFoundError):
-            states.append(Progress.of_json(storage.read(f"{run_name}/{path}")))
-    return max(states, key=lambda progress: (progress.crops_seen, progress.epochs), default=None)
-
-
-def remove_strays(storage: Storage, run_name: str) -> list[str]:
-    """Remove checkpoints that Ray Train's snapshot does not name: what was being stored when something was killed.
-
-    Nothing can go on from them, and nobody else would ever remove them. Not to be called while a training runs.
-
-    Returns: the names of their folders.
-    """
-    entries = storage.entries(run_name) if storage.exists(run_name) else []
-    folders = {entry.path.split("/")[0] for entry in entries if entry.path.startswith("checkpoint_20")}
-    named = _named_checkpoints(storage, run_name) if folders else set()
-    if named is None:
-        return []
-    strays = sorted(folders - named)
-    for folder in strays:
-        storage.delete_folder(f"{run_name}/{folder}")
-    return strays
-
-
-def _named_checkpoints(storage: Storage, run_name: str) -> set[str] | None:
-    """Return the checkpoints of the snapshot; None where it cannot be read: then nothing is known to be a stray."""
-    try:
-        snapshot = json.loads(storage.read(f"{run_name}/{_SNAPSHOT}"))
-    except FileNotFoundError:
-        return set()
-    except ValueError:
-        return None
-    results = [*snapshot["checkpoint_results"], *snapshot["pending_training_results"]]
-    return {found["checkpoint_dir_name"] for found in [*results, snapshot["latest_checkpoint_result"]] if found}
-
-
-def as_metrics(progress: Progress) -> dict[str, Any]:
-    """Return what Ray Train keeps beside a checkpoint."""
-    return {"crops_seen": progress.crops_seen, "epochs": progress.epochs}

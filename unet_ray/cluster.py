@@ -9,17 +9,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
-import pyarrow
 import ray
-import torch
 from ray.data import ActorPoolStrategy, DataContext, read_datasource
 from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import unet_ray
 from unet_ray.errors import InputError
 
 Device = Literal["auto", "cpu", "gpu"]
@@ -52,15 +50,14 @@ def connect(address: str) -> None:
     if not ray.is_initialized():
         # Workers' prints stay in Ray's log files: what people should see goes over the progress board.
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    calm_ray_data()
+    DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def calm_ray_data() -> None:
-    """Set up the Ray Data of this process: datasets that it makes show no bars and do not spin."""
+    """Keep the scheduling loops of this process's datasets from spinning, where a slow consumer holds outputs back."""
     context = DataContext.get_current()
-    context.enable_progress_bars = False
     if _PauseBetweenSteps not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(_PauseBetweenSteps)
 
@@ -94,8 +91,9 @@ def ordinals(count: int, tasks: int) -> Any:
 
 def software_versions() -> dict[str, str]:
     """Return the versions of what results can depend on."""
-    modules = (unet_ray, torch, ray, pyarrow)
-    return {"python": platform.python_version()} | {module.__name__: str(module.__version__) for module in modules}
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("unet_ray", "torch", "ray", "pyarrow")
+    }
 
 
 @dataclass(frozen=True)

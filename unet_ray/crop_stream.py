@@ -11,10 +11,12 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from unet_ray.archive.storage import Storage
 from unet_ray.cluster import TASK_CPUS, calm_ray_data, ordinals
 from unet_ray.imaging.crops import CropConfig, LabelledCrops
 from unet_ray.imaging.labels import Labelling
 from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.progress import crops_seen
 from unet_ray.readers import Reader
 
 _CROPS_PER_VISIT = 64
@@ -93,7 +95,8 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any:
     """Return the dataset of `crops_needed` crops (or a few more) that follow the first `crops_seen`."""
-    calm_ray_data()  # Ray Train calls this in a process of its own
+    calm_ray_data()
+    ray.data.DataContext.get_current().enable_progress_bars = False  # Ray Train calls this in a process of its own
     shared, first = ray.put(sampler), sampler.ordinal_after(crops_seen)
     crops_per_visit = sampler.crops_per_epoch / len(sampler.visits)
     visits = int(np.ceil(crops_needed / crops_per_visit)) + len(sampler.visits)
@@ -105,3 +108,21 @@ def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any
         return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
 
     return ordinals(visits, visits // visits_per_task).map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)
+
+
+@dataclass(frozen=True)
+class StreamFromCheckpoint:
+    """What Ray Train calls whenever workers start: the crops that come after those of the last checkpoint."""
+
+    sampler: CropSampler
+    run_folder: Storage
+    run_name: str
+    total: int
+    """Crops of the whole training."""
+    least: int
+    """Crops that even a training which has seen all of them gets."""
+
+    def __call__(self) -> Any:
+        """Return the dataset."""
+        seen = crops_seen(self.run_folder, self.run_name)
+        return crop_stream(self.sampler, seen, max(self.least, self.total - seen))

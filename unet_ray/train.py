@@ -17,9 +17,9 @@ from ray.train.torch import TorchTrainer
 
 from unet_ray.archive.ledger import new_run_id
 from unet_ray.archive.storage import Storage
-from unet_ray.checkpoints import BEST, PROGRESS, Progress, last_progress, remove_strays
+from unet_ray.checkpoints import BEST
 from unet_ray.cluster import REUSED_MEMORY, ProgressBoard, connect, parse_range, software_versions
-from unet_ray.crop_stream import CropSampler, crop_stream
+from unet_ray.crop_stream import CropSampler, StreamFromCheckpoint
 from unet_ray.errors import InputError, UnetRayError, one_line
 from unet_ray.imaging.labels import parse_classes
 from unet_ray.inputs import LabelledSet, find_labelled
@@ -27,6 +27,7 @@ from unet_ray.learning_task import LearningTask, understand
 from unet_ray.network.augment import parse_augmentations
 from unet_ray.network.learner import LearnerConfig
 from unet_ray.network.model_folder import Model, load_model, save_model
+from unet_ray.progress import PROGRESS, Progress, crops_seen, last_progress, remove_strays
 from unet_ray.survey import survey_set
 from unet_ray.train_config import TrainConfig
 from unet_ray.train_worker import WorkerSettings, train_worker
@@ -114,7 +115,7 @@ def _fit(config: TrainConfig, run_folder: Storage, task: LearningTask) -> Any:
             train_loop_config={"settings": settings, "post": board.post},
             scaling_config=scaling,
             run_config=run,
-            datasets={"crops": _stream_from_checkpoint(config, run_folder, task.sampler)},
+            datasets={"crops": _stream(config, run_folder, task.sampler)},
             dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
         )
         result = _with_restarts(make_trainer, run_folder)
@@ -125,13 +126,13 @@ def _fit(config: TrainConfig, run_folder: Storage, task: LearningTask) -> Any:
 
 def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage) -> Any:
     """Train; after a failure go on from the last checkpoint, as long as there was progress since the failure before."""
-    idle, seen = 0, _crops_seen(run_folder)
+    idle, seen = 0, crops_seen(run_folder, _RUN_NAME)
     while True:
         remove_strays(run_folder, _RUN_NAME)
         try:
             return make_trainer().fit()
         except ray.train.TrainingFailedError as error:
-            before, seen = seen, _crops_seen(run_folder)
+            before, seen = seen, crops_seen(run_folder, _RUN_NAME)
             idle = 0 if seen > before else idle + 1
             cause = one_line(_first_cause(error))
             if idle > _IDLE_RESTARTS:
@@ -147,20 +148,10 @@ def _first_cause(error: Exception) -> BaseException:
     return min(failures, key=lambda failure: "onnection" in str(failure), default=error)
 
 
-def _crops_seen(run_folder: Storage) -> int:
-    return (last_progress(run_folder, _RUN_NAME) or Progress()).crops_seen
-
-
-def _stream_from_checkpoint(config: TrainConfig, run_folder: Storage, sampler: CropSampler) -> Any:
-    """Return what Ray Train calls whenever workers start: the crops that come after those of the last checkpoint."""
+def _stream(config: TrainConfig, run_folder: Storage, sampler: CropSampler) -> StreamFromCheckpoint:
     crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
     total = config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step  # what splits and short batches cost
-
-    def stream() -> Any:
-        seen = _crops_seen(run_folder)
-        return crop_stream(sampler, seen, max(crops_per_step, total - seen))
-
-    return stream
+    return StreamFromCheckpoint(sampler, run_folder, _RUN_NAME, total, crops_per_step)
 
 
 def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:

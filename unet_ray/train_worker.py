@@ -20,13 +20,14 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from unet_ray.archive.storage import Storage
-from unet_ray.checkpoints import Progress, as_metrics, load_optimizer, read_state, write_state
+from unet_ray.checkpoints import load_optimizer, read_state, write_state
 from unet_ray.cluster import node_cpus
 from unet_ray.imaging.labels import Labelling
 from unet_ray.network.learner import Learner, LearnerConfig, summed
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.progress import Progress, as_metrics
 from unet_ray.readers import Reader
 from unet_ray.train_report import EpochRecord, EventLog, draw_comparison, draw_curves, epoch_line, summary_lines
 from unet_ray.validation import Validation

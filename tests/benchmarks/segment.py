@@ -36,7 +36,7 @@ from unet_ray.network.model_folder import Model, load_model, save_model, state_b
 from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
-from unet_ray.stages import Measure, tables_of
+from unet_ray.stages.measure import Measure, tables_of
 
 REPOSITORY = Path(__file__).parent.parent.parent
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.images import match_channels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Normalisation = Literal["mean", "percentile", "range"]
 
@@ -91,6 +92,8 @@ class Preprocessing:
 
     def apply(self, images: Tensor) -> Tensor:
         """Normalise images, N, C, H, W of any dtype → float32, on their device."""
+        import torch  # not above: tasks that only decode need these constants, and torch takes seconds to load
+
         shape = (1, -1, 1, 1)
         offset = torch.tensor(self.offset, device=images.device, dtype=torch.float32).view(shape)
         scale = torch.tensor(self.scale, device=images.device, dtype=torch.float32).view(shape)

@@ -1,0 +1,108 @@
+"""The end of the segmentation chain: measured images become shards, their sums the run's result; no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from ray.data import Datasink
+
+from unet_ray.archive.ledger import OutputLock
+from unet_ray.archive.shards import ShardName, write_shard
+from unet_ray.archive.storage import Storage
+from unet_ray.stages.measure import tables_of
+
+_MESSAGES = 10
+"""Error messages that a run record names."""
+
+
+@dataclass
+class SegmentResult:
+    """What a run did, as its record has it."""
+
+    run_id: str
+    status: str = "running"
+    exit_code: int | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    ended_at: datetime | None = None
+    images_listed: int = 0
+    images_skipped: int = 0
+    images_done: int = 0
+    images_failed: int = 0
+    regions: dict[str, int] = field(default_factory=dict)
+    megapixels: float = 0.0
+    elapsed_s: float = 0.0
+    steady_images_per_s: float = 0.0
+    """After the first block of images, which waits for actors to start."""
+    stage_s: dict[str, float] = field(default_factory=dict)
+    """Seconds that each stage worked, summed over its processes."""
+    predictor_busy_share: float = 0.0
+    batch_divisor: int = 1
+    """What batches were divided by since memory ran out in a predictor; 1: it did not."""
+    error_types: dict[str, int] = field(default_factory=dict)
+    """Failed images by type."""
+    error_messages: dict[str, int] = field(default_factory=dict)
+    """The most frequent messages."""
+    message: str = ""
+
+
+class ShardSink(Datasink[dict[str, Any]]):
+    """Writes measured images as shard triples; its sums end up in the run's result.
+
+    Args:
+        output — root of the tables.
+        day — partition.
+        result — receives the sums on the driver.
+        shard_images — images at which a shard closes.
+    """
+
+    def __init__(self, output: Storage, day: str, result: SegmentResult, shard_images: int) -> None:
+        self._output, self._day, self._result = output, day, result
+        self._run_id, self._shard_images = result.run_id, shard_images
+
+    @property
+    def min_rows_per_write(self) -> int:
+        """Images per write task."""
+        return self._shard_images
+
+    def write(self, blocks: Iterable[Any], ctx: Any) -> dict[str, Any]:
+        """Write one shard and return its sums."""
+        rows = pa.concat_tables(list(_not_empty(blocks)))
+        tables = tables_of(rows)
+        name = ShardName(self._day, self._run_id, ctx.task_idx)
+        write_shard(self._output, name, tables, lambda: OutputLock.check(self._output, self._run_id))
+        images = tables["images"]
+        failed = Counter(images["error_type"].drop_null().to_pylist())
+        pixels = zip(images["height"].to_pylist(), images["width"].to_pylist(), strict=True)
+        return {
+            "done": len(images) - failed.total(),
+            "failed": failed.total(),
+            "error_types": dict(failed),
+            "error_messages": dict(Counter(images["error"].drop_null().to_pylist()).most_common(_MESSAGES)),
+            "batch_divisor": max(rows["batch_divisor"].to_pylist()),
+            "megapixels": sum(h * w for h, w in pixels if h) / 1e6,
+            "regions": dict(Counter(tables["regions"]["class_name"].to_pylist())),
+            "stage_s": {s: sum(rows[f"{s}_s"].to_pylist()) for s in ("decode", "predict", "measure")},
+        }
+
+    def on_write_complete(self, write_result: Any) -> None:
+        """Add the sums of all shards up."""
+        by_name = {name: Counter[str]() for name in ("stage_s", "regions", "error_types", "error_messages")}
+        result = self._result
+        for sums in write_result.write_returns:
+            result.images_done += sums["done"]
+            result.images_failed += sums["failed"]
+            result.megapixels += sums["megapixels"]
+            result.batch_divisor = max(result.batch_divisor, sums["batch_divisor"])
+            for name, counts in by_name.items():
+                counts.update(sums[name])
+        for name, counts in by_name.items():
+            setattr(result, name, dict(counts.most_common(_MESSAGES if name == "error_messages" else None)))
+
+
+def _not_empty(blocks: Iterable[Any]) -> Iterator[Any]:
+    return (block for block in blocks if block.num_rows)

@@ -1,0 +1,54 @@
+"""The columns of the tables that go from stage to stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
+from unet_ray.errors import ImageError, one_line
+
+PLAN = pa.schema(
+    [
+        ("image_uri", pa.string()),
+        ("file_uri", pa.string()),
+        ("page", pa.int32()),
+        ("image_etag", pa.string()),
+        ("image_bytes", pa.int64()),
+    ]
+)
+_FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "error_stage")]
+_SHAPE = [pa.field(name, pa.int32()) for name in ("height", "width", "channels")]
+PIXELS = pa.schema([*PLAN, *_SHAPE, *_FAILURE, ("pixels", pa.large_binary()), ("decode_s", pa.float64())])
+PROBABILITIES = pa.schema(
+    [
+        *PLAN,
+        *_SHAPE,
+        *_FAILURE,
+        ("q", pa.large_binary()),
+        ("decode_s", pa.float64()),
+        ("predict_s", pa.float64()),
+        ("batch_divisor", pa.int32()),
+    ]
+)
+ROWS = pa.schema(
+    [
+        *IMAGES,
+        ("masks", pa.list_(pa.struct(list(MASKS)))),
+        ("regions", pa.list_(pa.struct(list(REGIONS)))),
+        ("decode_s", pa.float64()),
+        ("predict_s", pa.float64()),
+        ("measure_s", pa.float64()),
+        ("batch_divisor", pa.int32()),
+    ]
+)
+
+
+def failure(error: Exception, stage: str) -> dict[str, Any]:
+    """Return the columns of an image that failed at a stage."""
+    if isinstance(error, ImageError):
+        kind, text = error.error_type, error.message
+    else:
+        kind, text = "out_of_memory" if isinstance(error, MemoryError) else "internal", one_line(error)
+    return {"error_type": kind, "error": text, "error_stage": stage}

@@ -1,0 +1,77 @@
+"""Plan → pixels: files read and decoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, groupby
+from typing import Any
+
+import pyarrow as pa
+
+from unet_ray.archive.storage import Storage
+from unet_ray.imaging.decoder import Decoder
+from unet_ray.inputs import ImageSource, read_file
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.stages.columns import PIXELS, PLAN, failure
+
+_BLOCK_BYTES = 32 * 2**20
+"""Decoded pixels that go on together (bytes)."""
+_READ_THREADS = 8
+
+
+def plan_table(sources: list[ImageSource]) -> Any:
+    """Return sources as rows of the plan."""
+    rows = [(s.uri, s.file_uri, s.page, s.etag, s.size) for s in sources]
+    columns = zip(*rows, strict=True) if rows else [[]] * len(PLAN)
+    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, PLAN, strict=True)], schema=PLAN)
+
+
+@cache
+def _decoder() -> Decoder:
+    """Return this process's decoder; its child ends with the process."""
+    return Decoder()
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Reads and decodes each image of a plan; yields tables of PIXELS of a bounded size."""
+
+    access: Storage
+    preprocessing: Preprocessing
+
+    def __call__(self, plan: Any) -> Iterator[Any]:
+        """Decode images in the order of the plan, several files at a time."""
+        files = [list(rows) for _, rows in groupby(plan.to_pylist(), key=lambda row: row["file_uri"])]
+        pending: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(_READ_THREADS) as pool:
+            for row in chain.from_iterable(pool.map(self._decode_file, files)):
+                pending.append(row)
+                if sum(len(r["pixels"] or b"") for r in pending) >= _BLOCK_BYTES:
+                    yield pa.Table.from_pylist(pending, schema=PIXELS)
+                    pending = []
+        if pending:
+            yield pa.Table.from_pylist(pending, schema=PIXELS)
+
+    def _decode_file(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Read a file once and decode those of its pages that the plan wants."""
+        started = time.perf_counter()
+        try:
+            data = read_file(self.access, rows[0]["file_uri"])
+        except Exception as error:
+            return [row | failure(error, "read") | {"pixels": None, "decode_s": 0.0} for row in rows]
+        read_s = (time.perf_counter() - started) / len(rows)
+        return [self._decode(row, data, read_s) for row in rows]
+
+    def _decode(self, row: dict[str, Any], data: bytes, read_s: float) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
+            image = self.preprocessing.check(_decoder().decode(data, row["page"]))
+            height, width, channels = image.shape
+            found = {"height": height, "width": width, "channels": channels, "pixels": image.tobytes()}
+        except Exception as error:
+            found = {**failure(error, "decode"), "pixels": None}
+        return row | found | {"decode_s": read_s + time.perf_counter() - started}

@@ -1,0 +1,156 @@
+"""q → rows of the three tables: run lengths and regions of each class."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.imaging.masks import binary_mask, encode_rle
+from unet_ray.imaging.regions import Regions, find_regions
+from unet_ray.stages.columns import ROWS, failure
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One image's rows of the three tables."""
+
+    row: dict[str, Any]
+    masks: Any
+    regions: Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Turns q into the rows of the three tables: run lengths and regions of each class."""
+
+    run_id: str
+    model_digest: str
+    config_digest: str
+    classes: tuple[ClassSpec, ...]
+    thresholds: tuple[float, ...]
+    min_area: int
+
+    def __call__(self, probabilities: Any) -> Any:
+        """Measure each image of a table."""
+        rows = probabilities.select([f.name for f in probabilities.schema if f.name != "q"]).to_pylist()
+        return self.join([self._measure(row, probabilities["q"][i]) for i, row in enumerate(rows)])
+
+    def _measure(self, row: dict[str, Any], q: Any) -> Measured:
+        if row["error_type"] is not None:
+            return self._failed(row)
+        try:
+            shape = len(self.classes), row["height"], row["width"]
+            return self.image(row, np.frombuffer(q.as_buffer(), np.uint8).reshape(shape))
+        except Exception as error:
+            return self._failed(row | failure(error, "measure"))
+
+    def image(self, row: dict[str, Any], q_khw: NDArray[np.uint8]) -> Measured:
+        """Measure one image.
+
+        Args:
+            row — what the images table says of it so far.
+            q_khw — round(255·probability) per class.
+        """
+        started = time.perf_counter()
+        masks, regions = self._tables(row["image_uri"], q_khw)
+        return Measured(
+            row | self._stamp() | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
+            masks,
+            regions,
+        )
+
+    def _failed(self, row: dict[str, Any]) -> Measured:
+        return Measured(row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table())
+
+    def _stamp(self) -> dict[str, Any]:
+        digests = {"model_digest": self.model_digest, "config_digest": self.config_digest}
+        return digests | {"run_id": self.run_id, "segmented_at": datetime.now(UTC)}
+
+    @staticmethod
+    def join(measured: list[Measured]) -> Any:
+        """Return measured images as a table of ROWS."""
+        columns = [pa.array([m.row.get(f.name) for m in measured], f.type) for f in IMAGES]
+        columns.append(_list_of([m.masks for m in measured], MASKS))
+        columns.append(_list_of([m.regions for m in measured], REGIONS))
+        columns += [pa.array([m.row.get(s, 0.0) for m in measured]) for s in ("decode_s", "predict_s", "measure_s")]
+        columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
+        return pa.Table.from_arrays(columns, schema=ROWS)
+
+    def _tables(self, uri: str, q_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
+        masks, regions, ranked = [], [], 0
+        for spec, threshold, q in zip(self.classes, self.thresholds, q_khw, strict=True):
+            mask = binary_mask(q, threshold)
+            masks.append(self._mask_row(uri, spec, mask))
+            found = find_regions(mask, q, self.min_area)
+            regions.append(self._region_rows(uri, spec, found, ranked))
+            ranked += len(found)
+        return pa.Table.from_pylist(masks, schema=MASKS), pa.concat_tables(regions)
+
+    def _mask_row(self, uri: str, spec: ClassSpec, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        return {
+            "image_uri": uri,
+            "run_id": self.run_id,
+            "class_id": spec.id,
+            "class_name": spec.name,
+            "top": 0,
+            "left": 0,
+            "height": mask.shape[0],
+            "width": mask.shape[1],
+            "counts": encode_rle(mask),
+            "area": int(mask.sum()),
+        }
+
+    def _region_rows(self, uri: str, spec: ClassSpec, found: Regions, ranked: int) -> Any:
+        count = len(found)
+        bbox = pa.StructArray.from_arrays(
+            [pa.array(side) for side in found.bbox.T.astype(np.float64)],
+            fields=list(REGIONS.field("bbox").type),
+        )
+        columns = {
+            "image_uri": pa.repeat(uri, count),
+            "run_id": pa.repeat(self.run_id, count),
+            "region_id": np.arange(ranked + 1, ranked + count + 1, dtype=np.int32),
+            "class_id": np.full(count, spec.id, np.int32),
+            "class_name": pa.repeat(spec.name, count),
+            "score": found.score,
+            "score_max": found.score_max,
+            "area": found.area.astype(np.int64),
+            "bbox": bbox,
+            "centroid_x": found.centroid[:, 0],
+            "centroid_y": found.centroid[:, 1],
+            "touches_border": found.touches_border,
+            "geometry": pa.array(found.geometry, pa.binary()),
+        }
+        return pa.Table.from_pydict(columns, schema=REGIONS)
+
+
+def tables_of(rows: Any) -> dict[str, Any]:
+    """Part rows of measured images into the three tables."""
+    images = rows.select(IMAGES.names).cast(IMAGES)
+    nested = {name: rows[name].combine_chunks() for name in ("masks", "regions")}
+    schemas = {"masks": MASKS, "regions": REGIONS}
+    tables = {name: _unnested(column, schemas[name]) for name, column in nested.items()}
+    return {"images": images, **tables}
+
+
+def _unnested(column: Any, schema: Any) -> Any:
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in chunks]
+    return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
+
+
+def _list_of(tables: list[Any], schema: Any) -> Any:
+    """Return one list of rows per table, as a nested column."""
+    joined = pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
+    columns = [column.combine_chunks() for column in joined.columns]
+    rows = pa.StructArray.from_arrays(columns, fields=list(schema))
+    offsets = np.cumsum([0, *map(len, tables)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), rows, type=pa.list_(pa.struct(list(schema))))

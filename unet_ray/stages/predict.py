@@ -1,0 +1,56 @@
+"""Pixels → q: the network, image by image, in batches of equal shapes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError, one_line
+from unet_ray.network.predictor import Predictor, is_out_of_memory
+from unet_ray.stages.columns import PROBABILITIES, failure
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Turns pixels into q, class by class."""
+
+    predictor: Predictor
+
+    def __call__(self, pixels: Any) -> Any:
+        """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
+        started = time.perf_counter()
+        rows = pixels.select([f.name for f in pixels.schema if f.name != "pixels"]).to_pylist()
+        images = {i: self._image(row, pixels["pixels"][i]) for i, row in enumerate(rows) if row["error_type"] is None}
+        try:
+            found = dict(zip(images, self.predictor.predict(list(images.values())), strict=True))
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process: every later image would fail
+        except Exception:
+            found = self._one_by_one(rows, images)
+        each_s = (time.perf_counter() - started) / max(1, len(images))
+        for index, row in enumerate(rows):
+            row["q"] = found[index].tobytes() if index in found else None
+            row["predict_s"] = each_s if index in images else 0.0
+            row["batch_divisor"] = self.predictor.batch_divisor
+        return pa.Table.from_pylist(rows, schema=PROBABILITIES)
+
+    def _image(self, row: dict[str, Any], pixels: Any) -> NDArray[Any]:
+        shape = row["height"], row["width"], row["channels"]
+        return np.frombuffer(pixels.as_buffer(), self.predictor.preprocessing.dtype).reshape(shape)
+
+    def _one_by_one(self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]) -> dict[int, NDArray[np.uint8]]:
+        found = {}
+        for index, image in images.items():
+            try:
+                found[index] = self.predictor.predict([image])[0]
+            except Exception as error:
+                is_memory = is_out_of_memory(error)  # torch has types of its own for it
+                known = ImageError("out_of_memory", one_line(error)) if is_memory else error
+                rows[index].update(failure(known, "predict"))
+        return found
