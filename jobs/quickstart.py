@@ -14,9 +14,9 @@ from _command import run
 from unet_ray.archive.storage import Storage
 from unet_ray.evaluate import EvaluateConfig, evaluate
 from unet_ray.imaging.images import decode_image
-from unet_ray.plan import SegmentConfig
 from unet_ray.results import contact_sheet, open_tables, overlay
 from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
 from unet_ray.synthetic import CLASSES, make_archive
 from unet_ray.train import train
 from unet_ray.train_config import TrainConfig

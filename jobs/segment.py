@@ -6,8 +6,8 @@ ray job submit --working-dir . -- python jobs/segment.py --model s3://b/m --imag
 
 from _command import run
 
-from unet_ray.plan import SegmentConfig
 from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
 from unet_ray.shard_sink import SegmentResult
 
 _NAMED = 3

@@ -10,9 +10,9 @@ import pytest
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
 from unet_ray.evaluate import EvaluateConfig
-from unet_ray.plan import SegmentConfig
 from unet_ray.prune import PruneConfig
 from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
 from unet_ray.synthetic import make_archive
 from unet_ray.train_config import TrainConfig
 from unet_ray.verify import VerifyConfig

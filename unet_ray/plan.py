@@ -1,90 +1,36 @@
-"""What a segmentation run has to do: its settings, their digest, the images that the ledger does not have."""
+"""What a segmentation run has to do: the images of an archive that the ledger does not have."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
-from itertools import islice
+from typing import Any
 
-from unet_ray.archive.ledger import Ledger
-from unet_ray.archive.listing import Listing
-from unet_ray.cluster import Device, parse_range
-from unet_ray.errors import InputError
-from unet_ray.inputs import ImageSource, expand_stacks
-from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import PredictorConfig, effective_context
+import pyarrow as pa
 
-RESULTS_VERSION = 1
-"""Raised by hand whenever the same input gives other rows than before."""
+from unet_ray.archive.ledger import open_ledger, open_run
+from unet_ray.archive.listing import FILES, FileScan, listed_twice
+from unet_ray.archive.scratch import Scratch
+from unet_ray.archive.storage import FileEntry, Storage
+from unet_ray.imaging.images import TIFF_SUFFIXES
+from unet_ray.inputs import expand_stacks
+from unet_ray.stages.columns import PLAN
 
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentConfig:
-    """What to segment, with what, and where to."""
-
-    model: str
-    """Model folder (URI), as jobs/train.py wrote it."""
-    images: str
-    """Folder (recursive), glob or Parquet manifest (URI) of the images."""
-    output: str
-    """Folder (URI) of the tables; a later run with the same one does only what is new."""
-    date: str | None = None
-    """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
-    actors: str | None = None
-    """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
-    device: Device = "auto"
-    """Where the network runs; auto: GPUs where the cluster has them."""
-    tile: int = PredictorConfig.tile
-    """Side of the pieces in which larger images are predicted (px); not visible in the result."""
-    context: int | None = None
-    """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
-    threshold: float | None = None
-    """Probability from which on a pixel is its class; default: the model's own."""
-    min_area: int = 1
-    """Smaller regions are dropped (px); masks keep them."""
-    shard_images: int = 2000
-    """Images per shard: what a crash can cost."""
-    max_error_rate: float = 0.01
-    """Share of failed images above which the exit code is 3."""
-    stall_minutes: float = 30.0
-    """The run ends where no image was measured for so long (min); what is written is kept, run it again."""
-    retry_failed: bool = False
-    """Try images again that failed before with the same content."""
-    limit: int | None = None
-    """Do only so many images."""
-    dry_run: bool = False
-    """Say what there is to do, and do nothing."""
-
-    def __post_init__(self) -> None:
-        if self.date is not None:
-            try:
-                written = date.fromisoformat(self.date).isoformat()
-            except ValueError:
-                written = ""
-            if written != self.date:
-                raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD")
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
-        for name, least in (("min_area", 1), ("shard_images", 1), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} {value}: choose at least {least}")
-        if not self.stall_minutes > 0:
-            raise InputError(f"--stall-minutes {self.stall_minutes}: choose above 0")
-        if not 0 <= self.max_error_rate <= 1:
-            raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
-        if self.actors is not None:
-            parse_range(self.actors, "--actors")
-        PredictorConfig(tile=self.tile, context=self.context)
+_TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
+_HEADERS = 1024
+"""TIFF files whose headers are read together."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    """What a run found to do."""
+    """What a run found to do; its images are the view `plan` of a scratch database, with the columns of `PLAN`."""
 
-    todo: list[ImageSource]
+    database: Scratch
+    access: Storage
+    """What opens the images' URIs."""
+    todo: int
+    """Images to do."""
     listed: int
     """Images there are."""
     done: int
@@ -97,48 +43,106 @@ class Plan:
     """Of those to do: known with another content, model or configuration."""
 
     def __str__(self) -> str:
-        new = len(self.todo) - self.changed
         return (
-            f"{self.listed} images listed: {new} new, {self.changed} changed or to be redone, {self.done} done before, "
-            f"{self.failed_before} failed before (--retry-failed); {self.others} other files"
+            f"{self.listed} images listed: {self.todo - self.changed} new, {self.changed} changed or to be redone, "
+            f"{self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
         )
 
+    def blocks(self, rows: int) -> list[Any]:
+        """Return the images as tables of `PLAN`, so many rows each, in the order of their URIs."""
+        table = self.database.table("SELECT * FROM plan ORDER BY file_uri, page").select(PLAN.names).cast(PLAN)
+        return [table.slice(start, rows) for start in range(0, len(table), rows)]
 
-def make_plan(listing: Listing, ledger: Ledger, config: SegmentConfig) -> Plan:
-    """Leave out what the ledger has, before any image is read; of what is left, read only headers of TIFF files."""
-    left_out = ledger.done if config.retry_failed else ledger.done | ledger.failed
-    whole = [e for e in listing.entries if (e.uri, e.etag) not in left_out]
-    sources = list(expand_stacks(listing.root, whole))
-    todo = [s for s in sources if s.key not in left_out]
-    skipped = [(e.uri, e.etag) for e in listing.entries if (e.uri, e.etag) in left_out]
-    skipped += [s.key for s in sources if s.key in left_out]
-    failed = sum(key in ledger.failed for key in skipped)
-    todo = list(islice(todo, config.limit))
-    changed = sum(s.uri in ledger.uris for s in todo)
+    def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
+        """Return how many of the images a run did not write, and how many rows it wrote beside one of each."""
+        database = self.database
+        open_run(database, output, run_id)
+        missing = database.value("SELECT count(*) FROM plan ANTI JOIN written USING (image_uri, image_etag)")
+        return missing, database.value("SELECT count(*) FROM written") - (self.todo - missing)
+
+
+def make_plan(
+    database: Scratch, scan: FileScan, output: Storage, digests: tuple[str, str], retry_failed: bool, limit: int | None
+) -> Plan:
+    """Leave out what the ledger has, before any image is read; of what is left, read only headers of TIFF files.
+
+    Args:
+        database — keeps the plan.
+        scan — the archive.
+        output — whose images table is the ledger.
+        digests — model and configuration.
+        retry_failed — do what failed before by its own fault.
+        limit — images to do at most.
+
+    Raises: InputError — what a scan raises, and a URI that is listed twice.
+    """
+    open_ledger(database, output, *digests)
+    database.store("failed_once", "SELECT DISTINCT * FROM failed")
+    database.store("failed_only", "FROM failed_once ANTI JOIN done USING (image_uri, image_etag)")
+    database.view("left_out", "FROM done" if retry_failed else "FROM done UNION ALL FROM failed_only")
+    listed = find_open_images(database, scan)
+    database.view("plan", "FROM open_images" + ("" if limit is None else f" ORDER BY file_uri, page LIMIT {limit:d}"))
+    failed = 0 if retry_failed else _count_failed(database)
     return Plan(
-        todo,
-        len(sources) + len(listing.entries) - len(whole),
-        len(skipped) - failed,
-        failed,
-        listing.others,
-        changed,
+        database,
+        scan.root,
+        todo=database.value("SELECT count(*) FROM plan"),
+        listed=listed,
+        done=listed - failed - database.value("SELECT count(*) FROM open_images"),
+        failed_before=failed,
+        others=scan.others,
+        changed=database.value("SELECT count(*) FROM plan SEMI JOIN known USING (image_uri)"),
     )
 
 
-def config_digest(config: SegmentConfig, model: Model) -> str:
-    """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
-    context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
-    exact = context >= model.network.exact_context or model.network.padding == "valid"
-    meaning = {
-        "results_version": RESULTS_VERSION,
-        "thresholds": thresholds_of(config, model),
-        "min_area": config.min_area,
-        "precision": "float32",
-        "inexact": None if exact else [config.tile, context],
-    }
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+def find_open_images(database: Scratch, scan: FileScan) -> int:
+    """Name the images of an archive whose keys are not in `left_out`: `open_images`, with the columns of `PLAN`.
+
+    Of what is left, headers of TIFF files are read: each page of a stack is an image.
+
+    Returns: images of the archive.
+    Raises: InputError — what a scan raises, and a URI that is listed twice.
+    """
+    database.write("files", FILES, scan)
+    _refuse_twice(database, scan.named)
+    database.view(
+        "archive",
+        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, size AS image_bytes "
+        "FROM files",
+    )
+    database.store("open_files", "FROM archive ANTI JOIN left_out USING (image_uri, image_etag)")
+    database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
+    database.store("open_pages", "FROM pages ANTI JOIN left_out USING (image_uri, image_etag)")
+    database.view("open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages")
+    more = database.value("SELECT count(*) - count(DISTINCT file_uri) FROM pages")
+    return scan.known + int(more)
 
 
-def thresholds_of(config: SegmentConfig, model: Model) -> tuple[float, ...]:
-    """Return the threshold of each class: the one given, or the model's own."""
-    return model.thresholds if config.threshold is None else (config.threshold,) * len(model.classes)
+def _count_failed(database: Scratch) -> int:
+    database.view("files_and_pages", "FROM archive UNION ALL FROM pages")
+    return int(
+        database.value("SELECT count(*) FROM files_and_pages SEMI JOIN failed_only USING (image_uri, image_etag)")
+    )
+
+
+def _refuse_twice(database: Scratch, named: str) -> None:
+    """Refuse a manifest that lists a URI twice; equal hashes are looked at first, they take a tenth of the memory."""
+    if database.value("SELECT count(*) - count(DISTINCT hash(uri)) FROM files") == 0:
+        return
+    database.store("twice", "SELECT uri FROM files GROUP BY uri HAVING count(*) > 1")
+    count = database.value("SELECT count(*) FROM twice")
+    if count:
+        raise listed_twice(named, count, database.value("SELECT min(uri) FROM twice"))
+
+
+def _pages_of_stacks(database: Scratch, access: Storage) -> Iterator[Any]:
+    """Yield the pages of files with several, as batches of PLAN."""
+    database.view("tiffs", f"FROM open_files WHERE regexp_matches(lower(file_uri), '({_TIFF})$')")
+    query = "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size FROM tiffs"
+    for batch in database.batches(query, _HEADERS):
+        sources = expand_stacks(access, [FileEntry(**row) for row in batch.to_pylist()])
+        pages = [(s.uri, s.file_uri, s.page, s.etag, s.size) for s in sources if s.page is not None]
+        columns = zip(*pages, strict=True)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, PLAN, strict=bool(pages))]
+        if pages:
+            yield pa.RecordBatch.from_arrays(arrays, schema=PLAN)

@@ -10,7 +10,9 @@ from datetime import date
 
 import pyarrow.parquet as pq
 
-from unet_ray.archive.ledger import OutputLock, new_run_id, remove_leftovers
+from unet_ray.archive.ledger import remove_leftovers
+from unet_ray.archive.lock import OutputLock
+from unet_ray.archive.runs import new_run_id
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import TABLES
 from unet_ray.errors import InputError

@@ -6,7 +6,6 @@ plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measu
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,16 +14,11 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from unet_ray.archive.ledger import (
-    OutputLock,
-    new_run_id,
-    read_ledger,
-    remove_leftovers,
-    run_keys,
-    run_records,
-    write_run_record,
-)
-from unet_ray.archive.listing import list_files
+from unet_ray.archive.ledger import remove_leftovers
+from unet_ray.archive.listing import scan_files
+from unet_ray.archive.lock import OutputLock
+from unet_ray.archive.runs import new_run_id, run_records, write_run_record
+from unet_ray.archive.scratch import Scratch, scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.cluster import (
     TASK_CPUS,
@@ -39,17 +33,20 @@ from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig
-from unet_ray.plan import Plan, SegmentConfig, config_digest, make_plan, thresholds_of
+from unet_ray.plan import Plan, make_plan
+from unet_ray.segment_config import SegmentConfig, config_digest, thresholds_of
 from unet_ray.shard_sink import SegmentResult, ShardSink
-from unet_ray.stages.decode import Decode, plan_table
+from unet_ray.stages.decode import Decode
 from unet_ray.stages.measure import Measure
 from unet_ray.stages.predict import Predict
 from unet_ray.watchdog import Watchdog
 
 _BUSY = 0.8
 """Share of time at work from which on the predictors are what the others wait for."""
-_IMAGES_PER_TASK = 16
-"""Images that one decode task reads."""
+_IMAGES_PER_CALL = 16
+"""Images that are read together."""
+_TASKS = 4096
+"""Decode tasks of a long run: each reads as many images as that takes."""
 
 
 def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
@@ -63,20 +60,25 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     model = load_model(Storage.of(config.model))
     model.build()  # a model that does not load fails here, once, and not in every actor
     output = Storage.of(config.output)
-    listing = list_files(config.images, IMAGE_SUFFIXES, "--images")
     digest = config_digest(config, model)
-    if config.dry_run:
-        plan = make_plan(listing, read_ledger(output, model.digest, digest), config)
-        print(plan)
-        print(_expected(output, len(plan.todo)))
-        return SegmentResult("dry-run", "dry run", 0, images_listed=plan.listed, images_skipped=plan.done)
-    output.check_writable()
-    result = SegmentResult(new_run_id())
-    with OutputLock(output, result.run_id):
-        remove_leftovers(output)
-        plan = make_plan(listing, read_ledger(output, model.digest, digest), config)
-        print(plan)
-        return _recorded(_Run(config, model, output, listing.root, digest, plan, result), ray_address)
+    with scratch() as database:
+        if config.dry_run:
+            plan = _plan(config, database, output, (model.digest, digest))
+            print(_expected(output, plan.todo))
+            return SegmentResult("dry-run", "dry run", 0, images_listed=plan.listed, images_skipped=plan.done)
+        output.check_writable()
+        result = SegmentResult(new_run_id())
+        with OutputLock(output, result.run_id):
+            remove_leftovers(output)
+            plan = _plan(config, database, output, (model.digest, digest))
+            return _recorded(_Run(config, model, output, digest, plan, result), ray_address)
+
+
+def _plan(config: SegmentConfig, database: Scratch, output: Storage, digests: tuple[str, str]) -> Plan:
+    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
+    plan = make_plan(database, scan, output, digests, config.retry_failed, config.limit)
+    print(plan)
+    return plan
 
 
 def _expected(output: Storage, images: int) -> str:
@@ -95,7 +97,6 @@ class _Run:
     config: SegmentConfig
     model: Model
     output: Storage
-    access: Storage
     config_digest: str
     plan: Plan
     result: SegmentResult
@@ -115,8 +116,7 @@ class _Run:
         device = "GPU" if pool.uses_gpu else "CPU"
         size = f"{pool.least}" if pool.least == pool.most else f"{pool.least} to {pool.most}"
         print(
-            f"run {self.result.run_id}: {len(self.plan.todo)} images, "
-            f"{size} predictors ({device}, {pool.threads} threads)"
+            f"run {self.result.run_id}: {self.plan.todo} images, {size} predictors ({device}, {pool.threads} threads)"
         )
         self.started = time.perf_counter()
         minutes = self.config.stall_minutes
@@ -129,11 +129,11 @@ class _Run:
                 raise
             raise UnetRayError(
                 f"no image was measured for {minutes:g} min (--stall-minutes), {self.measured} of "
-                f"{len(self.plan.todo)} were before; whole shards are kept: run again with the same flags to go on"
+                f"{self.plan.todo} were before; whole shards are kept: run again with the same flags to go on"
             ) from None
         self.result.elapsed_s = time.perf_counter() - self.started
         first_images, first_at = self.first_block
-        self.result.steady_images_per_s = (len(self.plan.todo) - first_images) / max(1e-9, time.time() - first_at)
+        self.result.steady_images_per_s = (self.plan.todo - first_images) / max(1e-9, time.time() - first_at)
         self.result.predictor_busy_share = self.result.stage_s["predict"] / (self.result.elapsed_s * pool.most)
         self._check_complete()
 
@@ -144,13 +144,12 @@ class _Run:
             self.first_block = min(blocks, key=lambda block: block[1])
         self.measured += sum(images for images, _ in blocks)
         rate = self.measured / (time.perf_counter() - self.started)
-        print(f"{self.measured}/{len(self.plan.todo)} images, {rate:.1f}/s", flush=True)
+        print(f"{self.measured}/{self.plan.todo} images, {rate:.1f}/s", flush=True)
 
     def _chain(self, pool: PoolPlan, post: Callable[[tuple[int, float]], None]) -> Dataset:
         config, model = self.config, self.model
-        per_task = min(_IMAGES_PER_TASK, config.shard_images)
-        todo = self.plan.todo
-        blocks = [plan_table(todo[start : start + per_task]) for start in range(0, len(todo), per_task)]
+        per_call = min(_IMAGES_PER_CALL, config.shard_images)
+        per_task = per_call * max(1, self.plan.todo // (_TASKS * per_call))
         predictor = PredictorConfig(
             config.tile, config.context, "cuda" if pool.uses_gpu else "cpu", threads=pool.threads
         )
@@ -163,8 +162,12 @@ class _Run:
 
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
         return (
-            ray.data.from_arrow(blocks)
-            .map_batches(Decode(self.access, model.preprocessing), num_cpus=TASK_CPUS, **as_tables)
+            ray.data.from_arrow(self.plan.blocks(per_task))
+            .map_batches(
+                Decode(self.plan.access, model.preprocessing),
+                num_cpus=TASK_CPUS,
+                **as_tables | {"batch_size": per_call},
+            )
             .map_batches(
                 _PredictActor,
                 fn_constructor_args=(ray.put(model), predictor),
@@ -186,12 +189,10 @@ class _Run:
         return ShardSink(self.output, day, self.result, self.config.shard_images)
 
     def _check_complete(self) -> None:
-        written = Counter(run_keys(self.output, self.result.run_id))
-        planned = Counter(source.key for source in self.plan.todo)
-        if written != planned:
-            missing, extra = (planned - written).total(), (written - planned).total()
+        missing, extra = self.plan.unwritten(self.output, self.result.run_id)
+        if missing or extra:
             raise UnetRayError(
-                f"of {len(self.plan.todo)} planned images {missing} were not written and {extra} more than once; "
+                f"of {self.plan.todo} planned images {missing} were not written and {extra} more than once; "
                 "run again with the same flags: what is there is kept"
             )
 
@@ -206,9 +207,9 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
         if plan.todo:
             run.execute(ray_address)
         failed, limit = result.images_failed, run.config.max_error_rate
-        if failed > limit * len(plan.todo):
+        if failed > limit * plan.todo:
             raise TooManyFailuresError(
-                f"{failed} of {len(plan.todo)} images failed, more than --max-error-rate {limit} allows; see error in "
+                f"{failed} of {plan.todo} images failed, more than --max-error-rate {limit} allows; see error in "
                 f"{run.output.uri}/images"
             )
         result.status, result.exit_code = "done", 0

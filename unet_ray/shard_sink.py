@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Datasink
 
-from unet_ray.archive.ledger import OutputLock
+from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
 from unet_ray.stages.measure import tables_of

@@ -15,7 +15,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from unet_ray.archive.ledger import new_run_id
+from unet_ray.archive.runs import new_run_id
 from unet_ray.archive.storage import Storage
 from unet_ray.checkpoints import BEST
 from unet_ray.cluster import REUSED_MEMORY, ProgressBoard, connect, parse_range, software_versions

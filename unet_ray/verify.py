@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from unet_ray.archive.ledger import open_dataset, read_lock, run_records
-from unet_ray.archive.listing import list_files
+from unet_ray.archive.ledger import open_dataset, open_ledger
+from unet_ray.archive.listing import scan_files
+from unet_ray.archive.lock import read_lock
+from unet_ray.archive.runs import run_records
+from unet_ray.archive.scratch import Scratch, scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, SCHEMAS
 from unet_ray.cluster import TASK_CPUS, connect
 from unet_ray.errors import InputError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
-from unet_ray.inputs import expand_stacks
+from unet_ray.plan import find_open_images
 from unet_ray.shard_checks import Problem, check_shard
 
 _EXAMPLES = 3
 _NO_TABLE = "a file that is not a table of its schema"
 _SHARDS_IN_FLIGHT = 64
-_KEY = ["image_uri", "image_etag", "model_digest", "config_digest"]
+_ROWS = 10_000
+"""Of a query's answer that are looked at together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class VerifyResult:
     examples: dict[str, list[str]] = field(default_factory=dict)
     """The first few of each kind."""
 
-    def add(self, problems: list[Problem]) -> None:
+    def add(self, problems: Iterable[Problem]) -> None:
         """Count breaches."""
         for problem in problems:
             self.problems[problem.kind] += 1
@@ -80,9 +83,10 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
         result.add(problems)
     if _NO_TABLE in result.problems:
         return result  # what holds over all shards cannot be asked of a table that does not open
-    result.add(list(_check_ledger(output, records)))
-    if config.images:
-        result.add(list(_check_archive(output, config.images, records)))
+    with scratch() as database:
+        result.add(_check_ledger(database, output, records))
+        if config.images:
+            result.add(_check_archive(database, output, config.images, records))
     return result
 
 
@@ -138,34 +142,46 @@ def _check_one(shared: tuple[Storage, dict[str, int], bool], path: str) -> tuple
     return Counter({name: table.num_rows for name, table in tables.items()}), found
 
 
-def _check_ledger(output: Storage, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _check_ledger(database: Scratch, output: Storage, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
     """Check what holds over all shards: keys, and the counts of the run records."""
-    images = open_dataset(output, "images", IMAGES).to_table(columns=[*_KEY, "run_id", "error_type"])
-    good = images.filter(pc.field("error_type").is_null())
-    for keys, kind in (
-        (good.select(_KEY), "more than one successful row of an image, content, model and configuration"),
-        (images.select(["image_uri", "run_id"]), "an image more than once in a run"),
+    columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
+    database.read("ledger", open_dataset(output, "images", IMAGES), columns)
+    for twice, kind in (
+        (
+            "SELECT image_uri FROM ledger WHERE error_type IS NULL "
+            "GROUP BY image_uri, image_etag, model_digest, config_digest HAVING count(*) > 1",
+            "more than one successful row of an image, content, model and configuration",
+        ),
+        (
+            "SELECT image_uri FROM ledger GROUP BY image_uri, run_id HAVING count(*) > 1",
+            "an image more than once in a run",
+        ),
     ):
-        counts = keys.group_by(keys.column_names).aggregate([([], "count_all")])
-        twice = counts.filter(pc.field("count_all") > 1)
-        yield from (Problem(kind, uri) for uri in twice["image_uri"].to_pylist())
-    written = Counter(images["run_id"].to_pylist())
+        yield from (Problem(kind, uri) for uri in _uris(database, twice))
+    counts = database.table("SELECT run_id, count(*) AS images FROM ledger GROUP BY run_id").to_pylist()
+    written = {row["run_id"]: row["images"] for row in counts}
     yield from (Problem("a run without a record", run_id) for run_id in written.keys() - records.keys())
     for run_id, record in records.items():
-        if record["status"] == "done" and record["images_done"] + record["images_failed"] != written[run_id]:
+        if record["status"] == "done" and record["images_done"] + record["images_failed"] != written.get(run_id, 0):
             yield Problem("a run record whose counts are not those of its rows", f"runs/{run_id}.json")
 
 
-def _check_archive(output: Storage, uri: str, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _check_archive(
+    database: Scratch, output: Storage, uri: str, records: dict[str, dict[str, Any]]
+) -> Iterator[Problem]:
     """Check that each image of the archive has a row, good or failed, of the newest run's model and configuration."""
-    listing = list_files(uri, IMAGE_SUFFIXES, "--images")
+    scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
     if not records:
         yield Problem("no run record: nothing tells which model the archive was segmented with", "runs/")
         return
     newest = next(reversed(records.values()))
-    same = (pc.field("model_digest") == newest["model_digest"]) & (pc.field("config_digest") == newest["config_digest"])
-    keys = open_dataset(output, "images", IMAGES).to_table(columns=_KEY[:2], filter=same)
-    known = set(zip(*(column.to_pylist() for column in keys.columns), strict=True))
-    for source in expand_stacks(listing.root, listing.entries):
-        if source.key not in known:
-            yield Problem("an image of the archive without a row", source.uri)
+    open_ledger(database, output, newest["model_digest"], newest["config_digest"])
+    database.view("left_out", "FROM tried")
+    find_open_images(database, scan)
+    for missing in _uris(database, "SELECT image_uri FROM open_images"):
+        yield Problem("an image of the archive without a row", missing)
+
+
+def _uris(database: Scratch, query: str) -> Iterator[str]:
+    for batch in database.batches(query, _ROWS):
+        yield from batch["image_uri"].to_pylist()

@@ -19,9 +19,9 @@ from unet_ray.evaluate import EvaluateConfig, evaluate
 from unet_ray.imaging.images import decode_image
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig
-from unet_ray.plan import SegmentConfig
 from unet_ray.results import masks_of, open_tables
 from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
 from unet_ray.synthetic import CLASSES, draw_scene, encode, make_archive
 from unet_ray.train import train
 from unet_ray.train_config import TrainConfig
@@ -202,7 +202,7 @@ def test_limits_and_dry_runs(
 
 
 def test_a_held_output_is_left_alone(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
-    from unet_ray.archive.ledger import OutputLock
+    from unet_ray.archive.lock import OutputLock
 
     with (
         OutputLock(Storage.of(f"{tmp_path}/tables"), "other"),

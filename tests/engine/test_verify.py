@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import run_job
 from unet_ray.archive.storage import Storage
 from unet_ray.imaging.masks import encode_rle
-from unet_ray.plan import SegmentConfig
 from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
 from unet_ray.synthetic import draw_scene, encode
 from unet_ray.verify import VerifyConfig, verify
 

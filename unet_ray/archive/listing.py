@@ -1,20 +1,29 @@
-"""What images there are: a folder, a glob or a Parquet manifest becomes one list of files."""
+"""What images there are: a folder, a glob or a Parquet manifest becomes a stream, or one list, of files."""
 
 from __future__ import annotations
 
-import io
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
 
 from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.errors import InputError
+
+FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
+"""Columns of a scan, those of `FileEntry`."""
+_BATCH = 10_000
+_HEAD_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -28,38 +37,83 @@ class Listing:
     """Files left out for their suffix."""
 
 
-def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
-    """List the files of a folder (recursively), a glob or a Parquet manifest.
+class FileScan:
+    """The files of a folder, a glob or a manifest, read as they are asked for, once."""
+
+    def __init__(self, root: Storage, batches: Iterator[Any], suffixes: Collection[str] | None, named: str) -> None:
+        self.root = root
+        """What opens the files' URIs."""
+        self.known = self.others = 0
+        """Files read so far: given, and left out for their suffix."""
+        self.named = named
+        """Flag and URI, for messages."""
+        self._batches, self._suffixes = batches, suffixes
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield Arrow batches of FILES.
+
+        Raises: InputError — no file of a known kind, no permission, a file name that is not UTF-8.
+        """
+        with _as_input_errors(self.named):
+            for batch in self._batches:
+                known = batch.filter(self._is_known(batch["path"])) if self._suffixes else batch
+                self.known += len(known)
+                self.others += len(batch) - len(known)
+                yield known
+        if not self.known:
+            what = f"{self.others} files, none with a known image suffix" if self.others else "no files"
+            suffixes = f" ({', '.join(sorted(self._suffixes))})" if self._suffixes else ""
+            raise InputError(f"{self.named}: {what}{suffixes}")
+
+    def _is_known(self, paths: Any) -> Any:
+        found = pc.extract_regex(pc.utf8_lower(paths), r"(?P<suffix>\.[^./]+)$")
+        return pc.is_in(pc.struct_field(found, "suffix"), pa.array(sorted(self._suffixes or ())))
+
+
+@contextmanager
+def _as_input_errors(named: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{named}: there is no such folder or file") from None
+    except OSError as error:
+        raise InputError(f"{named}: cannot be listed: {error}") from None
+
+
+def scan_files(uri: str, suffixes: Collection[str], flag: str) -> FileScan:
+    """Open the files of a folder (recursively), a glob or a Parquet manifest.
 
     A manifest has `image_uri` and, if it likes, `image_etag` and `image_bytes`; relative URIs start at its folder.
+    Whether it names a file twice is the caller's to find out.
 
     Args:
         suffixes — known ones, lower case, with the dot; for a manifest all of its rows count.
         flag — that named the URI, for messages.
 
-    Raises: InputError — nothing there, nothing of a known kind, a URI that is listed twice, no permission.
+    Raises: InputError — nothing there, not a manifest, no permission.
     """
-    try:
-        root, found = _found(uri)
-    except FileNotFoundError:
-        raise InputError(f"{flag} {uri}: there is no such folder or file") from None
-    except OSError as error:
-        raise InputError(f"{flag} {uri}: cannot be listed: {error}") from None
-    _refuse_names_beyond_utf8(found)
-    known = found if uri.endswith(".parquet") else [e for e in found if suffix_of(e.path) in suffixes]
-    if not known:
-        what = f"{len(found)} files, none with a known image suffix" if found else "no files"
-        raise InputError(f"{flag} {uri}: {what} ({', '.join(sorted(suffixes))})")
-    return Listing(root, tuple(known), len(found) - len(known))
+    named, is_manifest = f"{flag} {uri}", uri.endswith(".parquet")
+    with _as_input_errors(named):
+        root, batches = _manifest(uri) if is_manifest else _found(uri)
+    return FileScan(root, batches, None if is_manifest else suffixes, named)
 
 
-def _refuse_names_beyond_utf8(entries: Iterable[FileEntry]) -> None:
-    """Tables hold text: a name of other bytes (surrogates, as Python reads them) has no place in them."""
-    for entry in entries:
-        try:
-            entry.uri.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{entry.path!r}: a file name that is not UTF-8; rename it") from None
+def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
+    """List the files of a folder, a glob or a manifest, as `scan_files`.
+
+    Raises: InputError — as `scan_files`, and a URI that is listed twice.
+    """
+    scan = scan_files(uri, suffixes, flag)
+    entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
+    twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
+    if twice:
+        raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
+    return Listing(scan.root, tuple(sorted(entries, key=lambda entry: entry.uri)), scan.others)
+
+
+def listed_twice(named: str, count: int, first: str) -> InputError:
+    """Return the error of a manifest that names files more than once."""
+    return InputError(f"{named}: {count} URIs are listed twice, the first is {first}; list each once")
 
 
 def suffix_of(path: str) -> str:
@@ -67,62 +121,113 @@ def suffix_of(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _found(uri: str) -> tuple[Storage, list[FileEntry]]:
-    if uri.endswith(".parquet"):
-        return _manifest(uri)
+def _found(uri: str) -> tuple[Storage, Iterator[Any]]:
     root = Storage.of(uri)
     if root.is_file():
-        return Storage(root.uri.rpartition("/")[0] or "/", root.options), [root.entry()]
+        return Storage(root.uri.rpartition("/")[0] or "/", root.options), _in_batches([root.entry()])
     if root.exists():
-        return root, root.entries()
+        return root, _in_batches(root.walk())
     if any(c in uri for c in "*?["):
         return _glob(uri)
     raise FileNotFoundError(uri)
 
 
-def _glob(uri: str) -> tuple[Storage, list[FileEntry]]:
+def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
     fixed = uri[: min(uri.find(c) for c in "*?[" if c in uri)].rpartition("/")[0]
     root = Storage.of(fixed or ".")
     if not root.exists():
         raise FileNotFoundError(uri)
-    pattern = root.uri + uri[len(fixed) :] if fixed else f"{root.uri}/{uri}"
-    wanted = set(root.filesystem.glob(pattern))
-    base = root.path.rstrip("/") + "/"
-    return root, [entry for entry in root.entries() if base + entry.path in wanted]
+    pattern = re.compile(glob_translate(uri[len(fixed) :].lstrip("/")))
+    return root, _in_batches(entry for entry in root.walk() if pattern.match(entry.path))
 
 
-def _manifest(uri: str) -> tuple[Storage, list[FileEntry]]:
-    file = Storage.of(uri)
+def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
+    remaining = iter(entries)
+    while some := list(islice(remaining, _BATCH)):
+        for entry in some:
+            _refuse_names_beyond_utf8(entry.path)
+        columns = [pa.array([getattr(entry, field.name) for entry in some], field.type) for field in FILES]
+        yield pa.RecordBatch.from_arrays(columns, schema=FILES)
+
+
+def _refuse_names_beyond_utf8(path: str) -> None:
+    """Tables hold text: a name of other bytes (surrogates, as Python reads them) has no place in them."""
     try:
-        table = pq.read_table(io.BytesIO(file.read()))
-    except FileNotFoundError:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path!r}: a file name that is not UTF-8; rename it") from None
+
+
+def _manifest(uri: str) -> tuple[Storage, Iterator[Any]]:
+    source = Storage.of(uri)
+    try:
+        with source.open() as file:
+            columns = pq.ParquetFile(file).schema_arrow.names
+    except (FileNotFoundError, PermissionError, ConnectionError):
         raise
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{uri}: not a Parquet manifest: {error}") from None
-    if "image_uri" not in table.column_names:
-        raise InputError(f"{uri}: the manifest has no column image_uri (it has {', '.join(table.column_names)})")
+    if "image_uri" not in columns:
+        raise InputError(f"{uri}: the manifest has no column image_uri (it has {', '.join(columns)})")
+    wanted = [name for name in ("image_uri", "image_etag", "image_bytes") if name in columns]
     folder = Storage.of(uri.rpartition("/")[0] or ".")
-    rows = table.to_pylist()
-    twice = [name for name, times in Counter(row["image_uri"] for row in rows).items() if times > 1]
-    if twice:
-        raise InputError(f"{uri}: {len(twice)} URIs are listed twice, the first is {twice[0]}; list each once")
-    if not rows:
-        return folder, []
-    first = str(rows[0]["image_uri"])
+
+    def rows() -> Iterator[Any]:
+        with source.open() as file:
+            yield from pq.ParquetFile(file).iter_batches(_BATCH, columns=wanted)
+
+    first = next((str(batch["image_uri"][0]) for batch in rows() if len(batch)), "")
     root = Storage.of(first) if "://" in first else folder
-    with ThreadPoolExecutor(16) as pool:
-        return root, list(pool.map(lambda row: _manifest_entry(row, folder, root), rows))
+    names = _ManifestNames(folder, root)
+    return root, (_manifest_batch(batch, names) for batch in rows())
 
 
-def _manifest_entry(row: dict[str, Any], folder: Storage, root: Storage) -> FileEntry:
-    name = str(row["image_uri"])
-    name = Storage.of(name).uri if name.startswith("file://") else name
-    uri = name if "://" in name or (folder.is_local and name.startswith("/")) else folder.uri_of(name)
-    if not folder.is_local and "://" in uri and uri.partition("://")[0] != folder.uri.partition("://")[0]:
-        raise InputError(f"{name}: a manifest on {folder.uri} may only name files of the same store")
-    if uri.partition("://")[:2] != root.uri.partition("://")[:2] and "://" in uri + root.uri:
-        raise InputError(f"{name}: a manifest names files of one store only, this one began with {root.uri}")
-    etag, size = row.get("image_etag"), row.get("image_bytes")
+@dataclass(frozen=True)
+class _ManifestNames:
+    """How the names in a manifest become URIs."""
+
+    folder: Storage
+    root: Storage
+
+    def uri_of(self, name: str) -> str:
+        """Return the URI that a name means; raise InputError for one of another store."""
+        folder, root = self.folder, self.root
+        name = Storage.of(name).uri if name.startswith("file://") else name
+        uri = name if "://" in name or (folder.is_local and name.startswith("/")) else folder.uri_of(name)
+        if not folder.is_local and "://" in uri and uri.partition("://")[0] != folder.uri.partition("://")[0]:
+            raise InputError(f"{name}: a manifest on {folder.uri} may only name files of the same store")
+        if uri.partition("://")[:2] != root.uri.partition("://")[:2] and "://" in uri + root.uri:
+            raise InputError(f"{name}: a manifest names files of one store only, this one began with {root.uri}")
+        return uri
+
+    @property
+    def prefix(self) -> str | None:
+        """What a URI that needs no second look starts with: the scheme of a remote store; None: there is none."""
+        scheme = self.root.uri.partition("://")[0]
+        same = self.folder.is_local or self.folder.uri.startswith(f"{scheme}://")
+        return f"{scheme}://" if not self.root.is_local and same else None
+
+
+def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
+    """Return a batch of a manifest as one of FILES; rows without etag or size ask the store for theirs."""
+    names_of = batch["image_uri"].cast(pa.string())
+    whole = {"image_etag", "image_bytes"} <= set(batch.schema.names) and not any(c.null_count for c in batch.columns)
+    if whole and names.prefix and pc.all(pc.starts_with(names_of, names.prefix)).as_py():
+        uris = names_of
+    else:
+        uris = pa.array([names.uri_of(str(name)) for name in names_of.to_pylist()], pa.string())
+    if whole:
+        etags = pc.utf8_trim(batch["image_etag"].cast(pa.string()), '"')
+        columns = [names_of, uris, etags, batch["image_bytes"].cast(pa.int64())]
+        return pa.RecordBatch.from_arrays(columns, schema=FILES)
+    rows = batch.to_pylist()
+    with ThreadPoolExecutor(_HEAD_THREADS) as pool:
+        entries = pool.map(lambda row, uri: _manifest_entry(row, uri, names.root), rows, uris.to_pylist())
+        return next(_in_batches(entries))
+
+
+def _manifest_entry(row: dict[str, Any], uri: str, root: Storage) -> FileEntry:
+    name, etag, size = str(row["image_uri"]), row.get("image_etag"), row.get("image_bytes")
     if etag is None or size is None:
         try:
             entry = Storage(uri, root.options).entry()

@@ -185,12 +185,39 @@ class Storage:
 
     def entries(self, path: str = "") -> list[FileEntry]:
         """Return all files below a folder, sorted by path; hidden ones (a part that starts with a dot) left out."""
+        return sorted(self.walk(path), key=lambda entry: entry.path)
+
+    def walk(self, path: str = "") -> Iterator[FileEntry]:
+        """Yield what `entries` returns as the store lists it: the memory is that of one page, or of one folder."""
         uri = self.uri_of(path)
-        found = self._tried(uri, lambda: _find_local(uri) if self.is_local else self.filesystem.find(uri, detail=True))
         root = str(self.filesystem._strip_protocol(uri)).rstrip("/") + "/"
-        paths = {name.removeprefix(root): info for name, info in found.items()}
-        entries = [self._entry(path, uri, info) for path, info in paths.items() if not _is_hidden(path)]
-        return sorted(entries, key=lambda entry: entry.path)
+        for info in self._infos(uri, root):
+            below = str(info["name"]).removeprefix(root)
+            if not _is_hidden(below):
+                yield self._entry(below, uri, info)
+
+    def _infos(self, uri: str, root: str) -> Iterator[dict[str, Any]]:
+        if self.is_local:
+            yield from _walk_local(uri)
+        elif isinstance(self.filesystem, s3fs.S3FileSystem):
+            yield from self._s3_pages(uri, root)
+        else:
+            with mapped_errors(uri):
+                for _, _, files in self.filesystem.walk(uri, detail=True):
+                    yield from files.values()
+
+    def _s3_pages(self, uri: str, root: str) -> Iterator[dict[str, Any]]:
+        """Yield the objects of an S3 prefix: `find` of s3fs holds all of them, a kilobyte each."""
+        bucket, _, prefix = root.partition("/")
+        wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+        while True:
+            page = self._tried(uri, lambda: self.filesystem.call_s3("list_objects_v2", **wanted))
+            for found in page.get("Contents", []):
+                if not found["Key"].endswith("/"):  # the mark of a folder
+                    yield {**found, "name": f"{bucket}/{found['Key']}", "size": found["Size"]}
+            if not page.get("IsTruncated"):
+                return
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
 
     def is_file(self) -> bool:
         """Tell whether this is one file."""
@@ -268,22 +295,22 @@ def _local_path(uri: str) -> str:
 
 def _modified_ns(filesystem: Any, info: dict[str, Any]) -> int:
     if isinstance(filesystem, LocalFileSystem):
-        return os.stat(info["name"]).st_mtime_ns
+        return info["mtime_ns"] if "mtime_ns" in info else os.stat(info["name"]).st_mtime_ns
     modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or 0
     return int((modified.timestamp() if hasattr(modified, "timestamp") else float(modified)) * 1e9)
 
 
-def _find_local(folder: str) -> dict[str, dict[str, Any]]:
-    """Return all files below a folder of this machine, links followed; what vanishes or dangles is left out."""
-    found, seen = {}, set()
+def _walk_local(folder: str) -> Iterator[dict[str, Any]]:
+    """Yield all files below a folder of this machine, links followed; what vanishes or dangles is left out."""
+    seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(here))
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
         for name in names:
             path = os.path.join(here, name)
             with suppress(FileNotFoundError):
-                found[path] = {"name": path, "size": os.stat(path).st_size}
-    return found
+                found = os.stat(path)
+                yield {"name": path, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
 def _is_hidden(path: str) -> bool:

@@ -14,20 +14,13 @@ import pyarrow as pa
 
 from unet_ray.archive.storage import Storage
 from unet_ray.imaging.decoder import Decoder
-from unet_ray.inputs import ImageSource, read_file
+from unet_ray.inputs import read_file
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.stages.columns import PIXELS, PLAN, failure
+from unet_ray.stages.columns import PIXELS, failure
 
 _BLOCK_BYTES = 32 * 2**20
 """Decoded pixels that go on together (bytes)."""
 _READ_THREADS = 8
-
-
-def plan_table(sources: list[ImageSource]) -> Any:
-    """Return sources as rows of the plan."""
-    rows = [(s.uri, s.file_uri, s.page, s.etag, s.size) for s in sources]
-    columns = zip(*rows, strict=True) if rows else [[]] * len(PLAN)
-    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, PLAN, strict=True)], schema=PLAN)
 
 
 @cache

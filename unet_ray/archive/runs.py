@@ -1,0 +1,27 @@
+"""The runs of an output: their ids and records."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from unet_ray.archive.storage import Storage
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time: 20261122T031500Z-4f2a9c."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def write_run_record(output: Storage, run_id: str, record: dict[str, Any]) -> None:
+    """Write `runs/RUN_ID.json`."""
+    output.write(f"runs/{run_id}.json", json.dumps(record, indent=2, default=str).encode())
+
+
+def run_records(output: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield run id and record of every run, the newest first; each is read when its turn comes."""
+    for entry in reversed(output.entries("runs") if output.exists("runs") else []):
+        yield entry.path.removesuffix(".json"), json.loads(output.read(f"runs/{entry.path}"))

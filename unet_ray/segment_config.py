@@ -1,0 +1,95 @@
+"""The settings of a segmentation run, and the digest of those that can change a row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import date
+
+from unet_ray.cluster import Device, parse_range
+from unet_ray.errors import InputError
+from unet_ray.network.model_folder import Model
+from unet_ray.network.predictor import PredictorConfig, effective_context
+
+RESULTS_VERSION = 1
+"""Raised by hand whenever the same input gives other rows than before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig:
+    """What to segment, with what, and where to."""
+
+    model: str
+    """Model folder (URI), as jobs/train.py wrote it."""
+    images: str
+    """Folder (recursive), glob or Parquet manifest (URI) of the images."""
+    output: str
+    """Folder (URI) of the tables; a later run with the same one does only what is new."""
+    date: str | None = None
+    """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
+    actors: str | None = None
+    """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
+    device: Device = "auto"
+    """Where the network runs; auto: GPUs where the cluster has them."""
+    tile: int = PredictorConfig.tile
+    """Side of the pieces in which larger images are predicted (px); not visible in the result."""
+    context: int | None = None
+    """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
+    threshold: float | None = None
+    """Probability from which on a pixel is its class; default: the model's own."""
+    min_area: int = 1
+    """Smaller regions are dropped (px); masks keep them."""
+    shard_images: int = 2000
+    """Images per shard: what a crash can cost."""
+    max_error_rate: float = 0.01
+    """Share of failed images above which the exit code is 3."""
+    stall_minutes: float = 30.0
+    """The run ends where no image was measured for so long (min); what is written is kept, run it again."""
+    retry_failed: bool = False
+    """Try images again that failed before with the same content."""
+    limit: int | None = None
+    """Do only so many images."""
+    dry_run: bool = False
+    """Say what there is to do, and do nothing."""
+
+    def __post_init__(self) -> None:
+        if self.date is not None:
+            try:
+                written = date.fromisoformat(self.date).isoformat()
+            except ValueError:
+                written = ""
+            if written != self.date:
+                raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
+        for name, least in (("min_area", 1), ("shard_images", 1), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')} {value}: choose at least {least}")
+        if not self.stall_minutes > 0:
+            raise InputError(f"--stall-minutes {self.stall_minutes}: choose above 0")
+        if not 0 <= self.max_error_rate <= 1:
+            raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
+        if self.actors is not None:
+            parse_range(self.actors, "--actors")
+        PredictorConfig(tile=self.tile, context=self.context)
+
+
+def config_digest(config: SegmentConfig, model: Model) -> str:
+    """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
+    context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
+    exact = context >= model.network.exact_context or model.network.padding == "valid"
+    meaning = {
+        "results_version": RESULTS_VERSION,
+        "thresholds": thresholds_of(config, model),
+        "min_area": config.min_area,
+        "precision": "float32",
+        "inexact": None if exact else [config.tile, context],
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def thresholds_of(config: SegmentConfig, model: Model) -> tuple[float, ...]:
+    """Return the threshold of each class: the one given, or the model's own."""
+    return model.thresholds if config.threshold is None else (config.threshold,) * len(model.classes)
