@@ -2,10 +2,13 @@
 
     python tests/soak.py --place local --kills 20
     python tests/soak.py --place s3 --kills 20 --images 300
+    python tests/soak.py --place local --nodes 2 --kills 10
 
 Each run is `jobs/segment.py` as a user starts it. At a random moment something of it gets a SIGKILL: the driver, a
-predictor actor, a worker of other tasks, its raylet, or the S3 server (which is started again after a second). After
-the last kill the same command runs to its end; then `verify` has to pass, every image of the archive has exactly one
+predictor actor, a worker of other tasks, a raylet, or the S3 server (which is started again after a second). With
+`--nodes` the runs join one cluster of a head and so many nodes, each with a raylet of its own, and the raylet of a node
+is killed: such a run goes on with what is left. Else each run has a Ray of its own, and ends with its raylet. After the
+last kill the same command runs to its end; then `verify` has to pass, every image of the archive has exactly one
 row, and all rows equal those of the undisturbed run but for run ids and times.
 """
 
@@ -29,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from ray.cluster_utils import Cluster
 
 from unet_ray.archive.storage import Storage
 from unet_ray.results import open_tables
@@ -48,6 +52,38 @@ _GOES_ON_S = 240.0
 """How long a run may take to end after something else than its driver was killed."""
 
 
+class SoakCluster:
+    """A Ray cluster on this machine: a head that does little, and nodes whose raylets may be killed."""
+
+    def __init__(self, nodes: int) -> None:
+        self._nodes, self._head = nodes, Cluster(initialize_head=True, head_node_args=self._node_args(1))
+        self._raylets: list[psutil.Process] = []
+        self.mend()
+
+    @property
+    def address(self) -> str:
+        return str(self._head.address)
+
+    def mend(self) -> None:
+        """Add nodes for those that died."""
+        self._raylets = [raylet for raylet in self._raylets if title(raylet)]
+        while len(self._raylets) < self._nodes:
+            node = self._head.add_node(**self._node_args(2))
+            self._raylets.append(psutil.Process(node.all_processes["raylet"][0].process.pid))
+
+    def processes(self) -> list[psutil.Process]:
+        """Return what a run may lose: the raylets of the nodes and all workers."""
+        workers = [p for p in psutil.Process().children(recursive=True) if title(p).startswith("ray::")]
+        return [*(raylet for raylet in self._raylets if title(raylet)), *workers]
+
+    def stop(self) -> None:
+        self._head.shutdown()
+
+    @staticmethod
+    def _node_args(cpus: int) -> dict[str, int]:
+        return {"num_cpus": cpus, "object_store_memory": 300 * 2**20}
+
+
 @dataclass
 class Soak:
     """One output that is written by runs which are killed.
@@ -58,6 +94,7 @@ class Soak:
         images — how many.
         seed — of the moments and of what is killed.
         server — kills the S3 server and starts it again; None: there is none.
+        cluster — that the runs join; None: each starts a Ray of its own.
     """
 
     root: str
@@ -65,6 +102,7 @@ class Soak:
     images: int
     seed: int
     server: Callable[[], None] | None = None
+    cluster: SoakCluster | None = None
     killed: Counter[str] = field(default_factory=Counter)
     exit_codes: Counter[int] = field(default_factory=Counter)
 
@@ -102,6 +140,10 @@ class Soak:
         flags = ["--model", self.model, "--images", f"{self.root}/archive", "--output", f"{self.root}/{output}"]
         flags += ["--shard-images", "20", "--max-error-rate", "1", "--date", "2026-01-01", "--stall-minutes", "2"]
         clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        if self.cluster:
+            self.cluster.mend()
+            clean["RAY_ADDRESS"] = self.cluster.address
+            flags += ["--actors", "2"]
         return subprocess.Popen(
             [sys.executable, str(REPOSITORY / "jobs/segment.py"), *flags],
             env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -124,7 +166,8 @@ class Soak:
         while process.poll() is None and time.monotonic() - started < moment:
             time.sleep(0.05)
         family = _family(process)
-        if process.poll() is None and self._kill(part, process, family):
+        others = self.cluster.processes() if self.cluster else family
+        if process.poll() is None and self._kill(part, process, others):
             self.killed[part] += 1
         try:
             process.communicate(timeout=_GOES_ON_S)
@@ -198,6 +241,7 @@ def main() -> None:
     parser.add_argument("--place", choices=("local", "s3"), default="local")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--nodes", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -206,7 +250,8 @@ def main() -> None:
             store = s3_server_in(Path(folder))
             root, server = "s3://soak", store.restart
             Storage.of(root).filesystem.mkdir(root)
-        soak = Soak(root, model, flags.images, flags.seed, server)
+        cluster = SoakCluster(flags.nodes) if flags.nodes else None
+        soak = Soak(root, model, flags.images, flags.seed, server, cluster)
         started = time.monotonic()
         try:
             soak.run(flags.kills)
@@ -214,6 +259,8 @@ def main() -> None:
             print(
                 f"killed: {dict(soak.killed)}; exit codes: {dict(soak.exit_codes)}; {time.monotonic() - started:.0f} s"
             )
+            if cluster:
+                cluster.stop()
             if flags.place == "s3":
                 store.stop()
         print(f"{soak.images} images: nothing lost, nothing double, all rows as undisturbed")
