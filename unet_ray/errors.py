@@ -41,7 +41,7 @@ class ImageError(Exception):
 
     Args:
         error_type — a word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
-            `network`, `missing`, `denied`, `out_of_memory`, `internal`.
+            `network`, `missing`, `changed`, `denied`, `out_of_memory`, `internal`.
         message — one line.
     """
 

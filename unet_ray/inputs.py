@@ -49,10 +49,21 @@ class ImageSource:
         return self.uri, self.etag
 
 
-def read_file(access: Storage, uri: str) -> bytes:
-    """Return a file's bytes; raise ImageError (`missing`, `denied`, `network`) where it cannot be read."""
+def read_file(access: Storage, uri: str, etag: str | None = None) -> bytes:
+    """Return a file's bytes.
+
+    Args:
+        access — opens the URI.
+        etag — the store's, as listed; None: any content will do.
+
+    Raises: ImageError — `missing`, `denied`, `network`, `changed`.
+    """
+    file = Storage(uri, access.options)
     try:
-        return Storage(uri, access.options).read()
+        data = file.read()
+        if etag is not None and file.entry().etag != etag:
+            raise ImageError("changed", "its content changed since it was listed; the next run takes the new one")
+        return data
     except FileNotFoundError:
         raise ImageError("missing", "the file is gone since it was listed") from None
     except PermissionError as error:

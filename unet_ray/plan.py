@@ -29,6 +29,8 @@ class Plan:
     database: Scratch
     access: Storage
     """What opens the images' URIs."""
+    etags_of_store: bool
+    """Whether the store gave the etags; a manifest may have others."""
     todo: int
     """Images to do."""
     listed: int
@@ -86,6 +88,7 @@ def make_plan(
     return Plan(
         database,
         scan.root,
+        scan.etags_of_store,
         todo=database.value("SELECT count(*) FROM plan"),
         listed=listed,
         done=listed - failed - database.value("SELECT count(*) FROM open_images"),

@@ -164,7 +164,7 @@ class _Run:
         return (
             ray.data.from_arrow(self.plan.blocks(per_task))
             .map_batches(
-                Decode(self.plan.access, model.preprocessing),
+                Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store),
                 num_cpus=TASK_CPUS,
                 **as_tables | {"batch_size": per_call},
             )

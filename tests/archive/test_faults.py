@@ -12,6 +12,7 @@ from tests.faulty_store import faulty_store
 from unet_ray.archive import attempts
 from unet_ray.archive import storage as storage_module
 from unet_ray.archive.storage import Storage
+from unet_ray.errors import OutputHeldError
 
 
 @pytest.mark.slow
@@ -43,6 +44,26 @@ def test_what_will_not_pass_is_an_error_at_once(
     monkeypatch.setattr(attempts.time, "sleep", lambda _: pytest.fail("waits for what will not come"))
     with pytest.raises(FileNotFoundError):
         root.read("nothing")
+
+
+def test_whether_a_file_may_be_written_is_asked_before_each_attempt(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that lost its lock while a store failed does not commit with its second attempt."""
+    bucket, asked = new_bucket(request), iter([True, False])
+
+    def may_write() -> None:
+        if not next(asked):
+            raise OutputHeldError("another run has it")
+
+    monkeypatch.setattr("tests.faulty_store.FAULTS", ("slow_down",))
+    with faulty_store(s3_server, 1.0) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        with pytest.raises(OutputHeldError):
+            Storage.of(bucket).write("shard", b"rows", may_write)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    assert not Storage.of(bucket).exists("shard")
+    assert next(asked, None) is None
 
 
 @pytest.mark.slow

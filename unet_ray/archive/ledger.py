@@ -13,7 +13,7 @@ from unet_ray.archive.scratch import Scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES
 
-TRANSIENT_ERRORS = ("network", "denied", "missing", "out_of_memory", "internal")
+TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
 """Failures that were not the file's: such an image is tried again on the next night."""
 
 

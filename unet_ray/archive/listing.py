@@ -40,14 +40,16 @@ class Listing:
 class FileScan:
     """The files of a folder, a glob or a manifest, read as they are asked for, once."""
 
-    def __init__(self, root: Storage, batches: Iterator[Any], suffixes: Collection[str] | None, named: str) -> None:
-        self.root = root
-        """What opens the files' URIs."""
+    def __init__(
+        self, source: tuple[Storage, Iterator[Any], bool], suffixes: Collection[str] | None, named: str
+    ) -> None:
+        self.root, self._batches, self.etags_of_store = source
+        """What opens the files' URIs, and whether the etags are the store's: a manifest may have others."""
         self.known = self.others = 0
         """Files read so far: given, and left out for their suffix."""
         self.named = named
         """Flag and URI, for messages."""
-        self._batches, self._suffixes = batches, suffixes
+        self._suffixes = suffixes
 
     def __iter__(self) -> Iterator[Any]:
         """Yield Arrow batches of FILES.
@@ -94,8 +96,8 @@ def scan_files(uri: str, suffixes: Collection[str], flag: str) -> FileScan:
     """
     named, is_manifest = f"{flag} {uri}", uri.endswith(".parquet")
     with _as_input_errors(named):
-        root, batches = _manifest(uri) if is_manifest else _found(uri)
-    return FileScan(root, batches, None if is_manifest else suffixes, named)
+        source = _manifest(uri) if is_manifest else (*_found(uri), True)
+    return FileScan(source, None if is_manifest else suffixes, named)
 
 
 def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
@@ -158,7 +160,7 @@ def _refuse_names_beyond_utf8(path: str) -> None:
         raise InputError(f"{path!r}: a file name that is not UTF-8; rename it") from None
 
 
-def _manifest(uri: str) -> tuple[Storage, Iterator[Any]]:
+def _manifest(uri: str) -> tuple[Storage, Iterator[Any], bool]:
     source = Storage.of(uri)
     try:
         with source.open() as file:
@@ -179,7 +181,7 @@ def _manifest(uri: str) -> tuple[Storage, Iterator[Any]]:
     first = next((str(batch["image_uri"][0]) for batch in rows() if len(batch)), "")
     root = Storage.of(first) if "://" in first else folder
     names = _ManifestNames(folder, root)
-    return root, (_manifest_batch(batch, names) for batch in rows())
+    return root, (_manifest_batch(batch, names) for batch in rows()), "image_etag" not in wanted
 
 
 @dataclass(frozen=True)

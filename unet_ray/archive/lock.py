@@ -16,7 +16,7 @@ from unet_ray.archive.storage import Storage
 from unet_ray.errors import OutputHeldError
 
 LOCK_LEASE_S = 600.0
-"""A lock without heartbeat for so long is taken over: more than ten times the time that s3fs waits for a PUT."""
+"""A lock without heartbeat for so long is taken over: ten times the longest PUT, three times 20 s."""
 HEARTBEAT_S = 20.0
 _GRACE_S = 5.0
 _SETTLE_S = 2.0

@@ -34,10 +34,10 @@ def write_shard(output: Storage, name: ShardName, tables: dict[str, Any], may_co
         output — the root of the tables.
         name — the same for every attempt of a task.
         tables — masks, regions, images; cast to their schemas.
-        may_commit — called right before the images file; raises where this run no longer holds the output.
+        may_commit — called right before each attempt to store the images file; raises where this run no longer holds
+            the output.
     """
     for table in TABLES:
         data = to_parquet(tables[table].cast(SCHEMAS[table]))
-        if table == "images":
-            may_commit()
-        output.write(name.path(table), data)
+        is_commit = {"may_write": may_commit} if table == "images" else {}
+        output.write(name.path(table), data, **is_commit)

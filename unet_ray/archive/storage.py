@@ -21,6 +21,8 @@ from fsspec.implementations.local import LocalFileSystem
 from unet_ray.archive.attempts import ATTEMPTS, Result, mapped_errors, tried
 from unet_ray.errors import InputError
 
+_S3_TRIES = 3
+"""Of one request within s3fs, 20 s each before it times out; botocore's own are off, or they would multiply."""
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure", "adl": "azure"}
 
 
@@ -85,7 +87,10 @@ class Storage:
     def filesystem(self) -> Any:
         """The fsspec file system; fsspec keeps one per process and set of options. Listings are never remembered."""
         with mapped_errors(self.uri):
-            return fsspec.filesystem(_scheme(self.uri), use_listings_cache=False, **self.options)
+            filesystem = fsspec.filesystem(_scheme(self.uri), use_listings_cache=False, **self.options)
+        if isinstance(filesystem, s3fs.S3FileSystem):
+            filesystem.retries = _S3_TRIES
+        return filesystem
 
     @property
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
@@ -112,8 +117,10 @@ class Storage:
 
     def read(self, path: str = "") -> bytes:
         """Return the content of a file."""
-        uri = self.uri_of(path)
-        data: bytes = self._tried(uri, lambda: self.filesystem.cat_file(uri))
+        uri, filesystem = self.uri_of(path), self.filesystem
+        # One request: s3fs would ask for the size first, to fetch large objects in pieces.
+        whole = {"max_concurrency": 1} if isinstance(filesystem, s3fs.S3FileSystem) else {}
+        data: bytes = self._tried(uri, lambda: filesystem.cat_file(uri, **whole))
         return data
 
     @contextmanager
@@ -124,14 +131,23 @@ class Storage:
         with mapped_errors(uri), self.filesystem.open(uri, "rb", **remote) as file:
             yield file
 
-    def write(self, path: str, data: bytes) -> None:
-        """Store a file as one whole object: it is there with all its bytes, or not at all."""
+    def write(self, path: str, data: bytes, may_write: Callable[[], None] = lambda: None) -> None:
+        """Store a file as one whole object: it is there with all its bytes, or not at all.
+
+        Args:
+            may_write — called right before each attempt; what it raises is raised.
+        """
         uri = self.uri_of(path)
-        if self.is_local:
-            with _whole_file(uri, data) as temporary:
-                os.replace(temporary, uri)
-        else:
-            self._tried(uri, lambda: self.filesystem.pipe_file(uri, data))
+
+        def put() -> None:
+            may_write()
+            if self.is_local:
+                with _whole_file(uri, data) as temporary:
+                    os.replace(temporary, uri)
+            else:
+                self.filesystem.pipe_file(uri, data)
+
+        self._tried(uri, put)
 
     def create(self, path: str, data: bytes) -> bool:
         """Store a file as one whole object where there is none yet; raise FileExistsError where there is one.
@@ -318,11 +334,11 @@ def _is_hidden(path: str) -> bool:
 
 
 def _s3_options() -> dict[str, Any]:
-    """Return what the driver's AWS_* variables say, so that workers elsewhere act alike; empty: the machine's role."""
+    """Return what the driver's AWS_* variables say, so that workers elsewhere act alike; no key: the machine's role."""
     environment = os.environ
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
     if environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY"):
-        options = {"key": environment["AWS_ACCESS_KEY_ID"], "secret": environment["AWS_SECRET_ACCESS_KEY"]}
+        options |= {"key": environment["AWS_ACCESS_KEY_ID"], "secret": environment["AWS_SECRET_ACCESS_KEY"]}
         if environment.get("AWS_SESSION_TOKEN"):
             options["token"] = environment["AWS_SESSION_TOKEN"]
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")

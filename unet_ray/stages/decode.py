@@ -35,6 +35,8 @@ class Decode:
 
     access: Storage
     preprocessing: Preprocessing
+    check_etags: bool
+    """Whether the plan's etags are the store's: a file with another one has changed since."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode images in the order of the plan, several files at a time."""
@@ -53,7 +55,7 @@ class Decode:
         """Read a file once and decode those of its pages that the plan wants."""
         started = time.perf_counter()
         try:
-            data = read_file(self.access, rows[0]["file_uri"])
+            data = read_file(self.access, rows[0]["file_uri"], rows[0]["image_etag"] if self.check_etags else None)
         except Exception as error:
             return [row | failure(error, "read") | {"pixels": None, "decode_s": 0.0} for row in rows]
         read_s = (time.perf_counter() - started) / len(rows)
