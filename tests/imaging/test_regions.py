@@ -50,8 +50,8 @@ def test_regions_are_the_components_and_outlines_are_exact(mask: np.ndarray, min
         ys, xs = np.array(sorted(region)).T
         values = q[ys, xs].astype(int)
         assert found.area[i] == len(region) == geometry[i].area
-        assert found.q_sum[i] == values.sum()
-        assert found.q_max[i] == values.max()
+        assert found.sums.q_sum[i] == values.sum()
+        assert found.sums.q_max[i] == values.max()
         assert found.bbox[i].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         assert np.allclose(found.centroid[i], [xs.mean() + 0.5, ys.mean() + 0.5])
         on_edge = (xs == 0) | (ys == 0) | (xs == mask.shape[1] - 1) | (ys == mask.shape[0] - 1)

@@ -8,7 +8,8 @@ jumping (Wyllie 1979, list ranking), in log₂(ring length) rounds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cc3d
@@ -17,66 +18,140 @@ import shapely
 from numpy.typing import NDArray
 
 
-def outlines_wkb(labels_hw: NDArray[np.int32], count: int) -> NDArray[Any]:
+def outlines_wkb(labels_hw: NDArray[np.int32], count: int, left: int = 0, top: int = 0) -> NDArray[Any]:
     """Return the outline of each label 1..count as little-endian WKB (objects of bytes).
 
     Coordinates are pixel edges: pixel (x, y) covers [x, x+1] × [y, y+1], y down; a polygon's area is its label's
     number of pixels.
 
+    Args:
+        labels_hw — a label image, or a piece of one.
+        left, top — where the piece lies (px).
+
     Example: a single pixel at the origin → POLYGON ((0 0, 1 0, 1 1, 0 1, 0 0)).
     """
     if count == 0:
         return np.zeros(0, object)
-    parts = cc3d.connected_components(np.ascontiguousarray(labels_hw), connectivity=4, out_dtype=np.uint32)
-    runs = _boundary_runs(parts)
-    order, ring_starts = _rings(_next_runs(runs))
-    rings = shapely.linearrings(
-        np.stack([runs.x[order], runs.y[order]], axis=1).astype(np.float64),
-        indices=np.repeat(np.arange(len(ring_starts)), np.diff(np.append(ring_starts, len(order)))),
-    )
-    ring_part = runs.part[order[ring_starts]]
-    is_hole = ~shapely.is_ccw(rings)
-    grouped = np.lexsort((is_hole, ring_part))  # a part's shell, then its holes
-    polygons = shapely.polygons(rings[grouped], indices=ring_part[grouped] - 1)
-    part_label = np.zeros(len(polygons), np.int64)
+    parts = parts_of(labels_hw)
+    part_label = np.zeros(int(parts.max()), np.int64)
     inside = np.flatnonzero(parts)
     part_label[parts.ravel()[inside] - 1] = labels_hw.ravel()[inside] - 1
+    return polygons_wkb(sides_of(parts, left, top), part_label, count)
+
+
+def parts_of(labels_hw: NDArray[np.int32]) -> NDArray[np.uint32]:
+    """Return the 4-connected parts of the labels, numbered by their first pixels in raster order."""
+    parts: NDArray[np.uint32] = cc3d.connected_components(
+        np.ascontiguousarray(labels_hw), connectivity=4, out_dtype=np.uint32
+    )
+    return parts
+
+
+def polygons_wkb(sides: Sides, part_label: NDArray[np.int64], count: int) -> NDArray[Any]:
+    """Return the outlines of labels as WKB.
+
+    Args:
+        sides — all sides of all parts, in the order of `joined`.
+        part_label — label of each part, from 0.
+        count — labels.
+    """
+    vertices = _Vertices.of(sides)
+    order, ring_starts = _rings(_next_sides(vertices, sides.part))
+    rings = shapely.linearrings(
+        np.stack([vertices.x[order], vertices.y[order]], axis=1).astype(np.float64),
+        indices=np.repeat(np.arange(len(ring_starts)), np.diff(np.append(ring_starts, len(order)))),
+    )
+    ring_part = sides.part[order[ring_starts]]
+    is_hole = ~shapely.is_ccw(rings)
+    grouped = np.lexsort((is_hole, ring_part))  # a part's shell, then its holes
+    polygons = shapely.polygons(rings[grouped], indices=ring_part[grouped])
     return np.asarray(shapely.to_wkb(_gathered(polygons, part_label, count), byte_order=1), object)
 
 
 @dataclass(frozen=True)
-class _Runs:
-    """Straight runs of pixel sides, the label on the left hand (x right, y down as numbers): arrays of one length."""
+class Sides:
+    """Straight runs of pixel sides between a part and what is not it: arrays of one length.
+
+    Horizontal ones run along a row of vertices, vertical ones along a column, the part on their left hand (x right, y
+    down as numbers).
+    """
+
+    kind: NDArray[np.int8]
+    """Place of (vertical, far) in `_KINDS`; far: the side of the pixels towards larger coordinates."""
+    line: NDArray[np.int64]
+    """The row or column of vertices (px)."""
+    start: NDArray[np.int64]
+    """First vertex along the line (px)."""
+    stop: NDArray[np.int64]
+    """Last vertex along the line (px)."""
+    part: NDArray[np.int64]
+    """From 0."""
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def of(self, chosen: Any) -> Sides:
+        """Return some of them, in the order of an index."""
+        return Sides(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    @staticmethod
+    def concatenated(several: Sequence[Sides]) -> Sides:
+        """Return all of several."""
+        return Sides(*(np.concatenate([getattr(s, f.name) for s in several]) for f in fields(Sides)))
+
+    def joined(self) -> Sides:
+        """Return them sorted by kind, line and start; what goes on in the same direction becomes one."""
+        ordered = self.of(np.lexsort((self.start, self.line, self.kind)))
+        goes_on = (
+            (ordered.kind[1:] == ordered.kind[:-1])
+            & (ordered.line[1:] == ordered.line[:-1])
+            & (ordered.part[1:] == ordered.part[:-1])
+            & (ordered.start[1:] == ordered.stop[:-1])
+        )
+        first, last = (np.append(*ends)[: len(self)] for ends in ((True, ~goes_on), (~goes_on, True)))
+        return replace(ordered.of(first), stop=ordered.stop[last])
+
+
+_KINDS = ((False, False), (True, True), (False, True), (True, False))
+
+
+def sides_of(parts_hw: NDArray[np.uint32], left: int = 0, top: int = 0) -> Sides:
+    """Return all sides of parts 1..n, in the order of `joined`: low-y sides of pixels, high-x, high-y, low-x."""
+    pieces = []
+    turned = np.ascontiguousarray(parts_hw.T)
+    for kind, (vertical, far) in enumerate(_KINDS):
+        field = turned if vertical else parts_hw  # a row of `field` is the line along which sides go
+        across, along = (left, top) if vertical else (top, left)
+        line, start, stop, part = _side_runs(field, far)
+        kinds = np.full(len(part), kind, np.int8)
+        pieces.append(Sides(kinds, line + int(far) + across, start + along, stop + along, part - 1))
+    return Sides.concatenated(pieces)
+
+
+@dataclass(frozen=True)
+class _Vertices:
+    """Where each of some sides begins and ends, and which of two goes on there."""
 
     x: NDArray[np.int64]
-    """Start vertex."""
     y: NDArray[np.int64]
     end_x: NDArray[np.int64]
     end_y: NDArray[np.int64]
-    part: NDArray[np.int64]
-    """4-connected part that the run bounds."""
-    pairs_late: NDArray[np.bool_]
-    """Where a part touches itself at a corner two runs arrive and two leave; this one leaves as the second."""
+    leaves_late: NDArray[np.bool_]
+    """Where a part touches itself at a corner two sides arrive and two leave; this one leaves as the second."""
     arrives_late: NDArray[np.bool_]
-    """As `pairs_late`, on arrival."""
+    """As `leaves_late`, on arrival."""
 
-
-def _boundary_runs(parts: NDArray[np.uint32]) -> _Runs:
-    """Return all runs: along the low-y side of pixels towards +x, high-x +y, high-y −x, low-x −y."""
-    pieces = []
-    turned = np.ascontiguousarray(parts.T)
-    for vertical, far in ((False, False), (True, True), (False, True), (True, False)):
-        field = turned if vertical else parts  # a row of `field` is the line along which runs go
-        line, start, stop, part = _side_runs(field, far)
-        across = line + int(far)
-        backwards = (far and not vertical) or (vertical and not far)
-        begin, end = (stop, start) if backwards else (start, stop)
-        x, y, end_x, end_y = (across, begin, across, end) if vertical else (begin, across, end, across)
+    @staticmethod
+    def of(sides: Sides) -> _Vertices:
+        """Low-y sides run towards +x, high-x ones +y, high-y −x, low-x −y."""
+        vertical, far = (np.array(flags)[sides.kind] for flags in zip(*_KINDS, strict=True))
+        backwards = far != vertical
+        begin, end = np.where(backwards, sides.stop, sides.start), np.where(backwards, sides.start, sides.stop)
+        x, y = np.where(vertical, sides.line, begin), np.where(vertical, begin, sides.line)
+        end_x, end_y = np.where(vertical, sides.line, end), np.where(vertical, end, sides.line)
         # Turn so that a part that touches itself at a corner is parted by its background there:
         # +y → +x and −y → −x; +x → −y and −x → +y.
-        leaves_late = np.full(len(part), not backwards if vertical else backwards)
-        pieces.append((x, y, end_x, end_y, part, leaves_late, np.full(len(part), backwards)))
-    return _Runs(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+        return _Vertices(x, y, end_x, end_y, np.where(vertical, ~backwards, backwards), backwards)
 
 
 def _side_runs(
@@ -98,18 +173,18 @@ def _side_runs(
     row, column = np.divmod(at, parts.shape[1])
     starts = np.ones(len(at), bool)
     starts[1:] = (at[1:] != at[:-1] + 1) | (column[1:] == 0) | (part[1:] != part[:-1])
-    stops = np.append(starts[1:], True)
+    stops = np.append(starts[1:], True)[: len(at)]
     return row[starts], column[starts], column[stops] + 1, part[starts]
 
 
-def _next_runs(runs: _Runs) -> NDArray[np.int64]:
-    """Return for each run the one that goes on where it ends."""
-    width = int(max(runs.x.max(), runs.end_x.max())) + 1
-    parts = int(runs.part.max()) + 1
-    leaving = ((runs.y * width + runs.x) * parts + runs.part) * 2 + runs.pairs_late
-    arriving = ((runs.end_y * width + runs.end_x) * parts + runs.part) * 2 + runs.arrives_late
+def _next_sides(vertices: _Vertices, part: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each side the one that goes on where it ends."""
+    width = int(max(vertices.x.max(), vertices.end_x.max())) + 1
+    parts = int(part.max()) + 1
+    leaving = ((vertices.y * width + vertices.x) * parts + part) * 2 + vertices.leaves_late
+    arriving = ((vertices.end_y * width + vertices.end_x) * parts + part) * 2 + vertices.arrives_late
     following = np.empty(len(leaving), np.int64)
-    # As many runs of a part leave a vertex as arrive there, so both orders name the same vertices, place by place.
+    # As many sides of a part leave a vertex as arrive there, so both orders name the same vertices, place by place.
     following[np.argsort(arriving, kind="stable")] = np.argsort(leaving, kind="stable")
     return following
 

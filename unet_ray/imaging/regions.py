@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cc3d
@@ -13,8 +14,8 @@ from unet_ray.imaging.outlines import outlines_wkb
 
 
 @dataclass(frozen=True)
-class Regions:
-    """The regions of one class in one image, a column per field, ranked by first pixel in raster order."""
+class Sums:
+    """What pixels of labels add up to, a column per field: integers, so that pieces of a region add up exactly."""
 
     area: NDArray[np.int64]
     """Pixels."""
@@ -28,6 +29,27 @@ class Regions:
     """Sum of the rows of the region's pixels."""
     bbox: NDArray[np.int64]
     """(regions, 4) xmin, ymin, xmax, ymax; half-open (px)."""
+    first: NDArray[np.int64]
+    """(regions, 2) row, column of the first pixel in raster order."""
+
+    def __len__(self) -> int:
+        return len(self.area)
+
+    def of(self, chosen: Any) -> Sums:
+        """Return some of them, in the order of an index."""
+        return Sums(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    @staticmethod
+    def concatenated(several: Sequence[Sums]) -> Sums:
+        """Return all of several."""
+        return Sums(*(np.concatenate([getattr(s, f.name) for s in several]) for f in fields(Sums)))
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of one class in one image, a column per field, ranked by first pixel in raster order."""
+
+    sums: Sums
     geometry: NDArray[Any]
     """WKB of the pixel-exact outline, y down."""
     height: int
@@ -36,22 +58,32 @@ class Regions:
     """Of the image (px)."""
 
     def __len__(self) -> int:
-        return len(self.area)
+        return len(self.sums)
+
+    @property
+    def area(self) -> NDArray[np.int64]:
+        """Pixels."""
+        return self.sums.area
+
+    @property
+    def bbox(self) -> NDArray[np.int64]:
+        """(regions, 4) xmin, ymin, xmax, ymax; half-open (px)."""
+        return self.sums.bbox
 
     @property
     def score(self) -> NDArray[np.float32]:
         """Mean probability: Σq / (255·area)."""
-        return (self.q_sum / (255 * self.area)).astype(np.float32)
+        return (self.sums.q_sum / (255 * self.area)).astype(np.float32)
 
     @property
     def score_max(self) -> NDArray[np.float32]:
         """Largest probability."""
-        return (self.q_max / np.float64(255)).astype(np.float32)
+        return (self.sums.q_max / np.float64(255)).astype(np.float32)
 
     @property
     def centroid(self) -> NDArray[np.float64]:
         """(regions, 2) x, y; pixel centres lie at +0.5 (px)."""
-        return np.stack([self.x_sum, self.y_sum], axis=1) / self.area[:, None] + 0.5
+        return np.stack([self.sums.x_sum, self.sums.y_sum], axis=1) / self.area[:, None] + 0.5
 
     @property
     def touches_border(self) -> NDArray[np.bool_]:
@@ -92,33 +124,34 @@ def rank_labels(labels_hw: NDArray[Any], min_area: int = 1) -> NDArray[np.int32]
 
 
 def measure_regions(labels_hw: NDArray[np.int32], q_hw: NDArray[np.uint8]) -> Regions:
-    """Measure a label image whose labels are 1..n, every one present.
-
-    Sums are integers, so that the measures of pieces of a region add up exactly.
-    """
+    """Measure a label image whose labels are 1..n, every one present."""
+    sums = sums_of(labels_hw, q_hw)
     height, width = labels_hw.shape
+    return Regions(sums, outlines_wkb(labels_hw, len(sums)), height, width)
+
+
+def sums_of(labels_hw: NDArray[np.int32], q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
+    """Add up the pixels of each label 1..n of a label image, or of a piece of one that lies at (left, top) in px."""
     count = int(labels_hw.max(initial=0))
     y, x = np.nonzero(labels_hw)
     label = labels_hw[y, x] - 1
     q = q_hw[y, x]
-    return Regions(
-        area=np.bincount(label, minlength=count),
+    area = np.bincount(label, minlength=count)
+    low, high = (
+        [_extreme(pick, label, values, count, start) for values in (x, y)]
+        for pick, start in ((np.minimum, np.iinfo(np.int64).max), (np.maximum, -1))
+    )
+    origin = np.array([left, top, left, top])
+    first = np.zeros((count, 2), np.int64)
+    first[label[::-1]] = np.stack([y, x], axis=1)[::-1]  # of several writes to one place the last stays
+    return Sums(
+        area=area,
         q_sum=_sums(label, q, count),
         q_max=_extreme(np.maximum, label, q, count, 0).astype(np.uint8),
-        x_sum=_sums(label, x, count),
-        y_sum=_sums(label, y, count),
-        bbox=np.stack(
-            [
-                _extreme(np.minimum, label, x, count, width),
-                _extreme(np.minimum, label, y, count, height),
-                _extreme(np.maximum, label, x, count, 0) + 1,
-                _extreme(np.maximum, label, y, count, 0) + 1,
-            ],
-            axis=1,
-        ),
-        geometry=outlines_wkb(labels_hw, count),
-        height=height,
-        width=width,
+        x_sum=_sums(label, x, count) + left * area,
+        y_sum=_sums(label, y, count) + top * area,
+        bbox=np.stack([*low, high[0] + 1, high[1] + 1], axis=1) + origin,
+        first=first + origin[1::-1],
     )
 
 

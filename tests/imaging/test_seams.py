@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError
+from unet_ray.imaging import seams
+from unet_ray.imaging.regions import Regions, find_regions
+from unet_ray.imaging.seams import RegionMerger, find_tile_regions
+from unet_ray.imaging.tiling import Box
+
+PATTERNS = ("random", "sparse", "spiral", "checkerboard", "comb", "full", "empty", "rings", "diagonals")
+
+
+def draw(pattern: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    y, x = np.mgrid[:height, :width]
+    if pattern == "spiral":
+        return draw_spiral(height, width)
+    return {
+        "random": rng.random((height, width)) < 0.6,
+        "sparse": rng.random((height, width)) < 0.2,
+        "checkerboard": (x + y) % 2 == 0,
+        "comb": (x % 2 == 0) | (y == 0),
+        "full": np.ones((height, width), bool),
+        "empty": np.zeros((height, width), bool),
+        "rings": np.maximum(abs(y - height // 2), abs(x - width // 2)) % 3 == 0,
+        "diagonals": (x - y) % 5 == 0,
+    }[pattern]
+
+
+def draw_spiral(height: int, width: int) -> NDArray[np.bool_]:
+    """Walk inwards, and leave one pixel free between the turns."""
+    mask = np.zeros((height, width), bool)
+    y, x, dy, dx = 0, 0, 0, 1
+    mask[0, 0] = True
+    for _ in range(height * width):
+        ahead = [(y + k * dy, x + k * dx) for k in (1, 2)]
+        inside = [0 <= a < height and 0 <= b < width for a, b in ahead]
+        if inside[0] and not (inside[1] and mask[ahead[1]]) and not mask[ahead[0]]:
+            y, x = ahead[0]
+            mask[y, x] = True
+        else:
+            dy, dx = dx, -dy
+    return mask
+
+
+def merged(
+    mask: NDArray[np.bool_], q: NDArray[np.uint8], tile: int, rng: np.random.Generator, min_area: int
+) -> Regions:
+    height, width = mask.shape
+    merger = RegionMerger(height, width)
+    cores = [
+        Box(top, left, min(top + tile, height), min(left + tile, width))
+        for top in range(0, height, tile)
+        for left in range(0, width, tile)
+    ]
+    for index in rng.permutation(len(cores)):
+        core = cores[index]
+        part = np.s_[core.top : core.bottom, core.left : core.right]
+        merger.add(find_tile_regions(mask[part], q[part], core, height, width))
+    return merger.regions(min_area)
+
+
+def assert_equal(found: Regions, expected: Regions) -> None:
+    for name in ("area", "q_sum", "q_max", "x_sum", "y_sum", "bbox", "first"):
+        np.testing.assert_array_equal(getattr(found.sums, name), getattr(expected.sums, name), name)
+    assert list(found.geometry) == list(expected.geometry)  # byte by byte
+    np.testing.assert_array_equal(found.score, expected.score)
+    np.testing.assert_array_equal(found.touches_border, expected.touches_border)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(PATTERNS),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.integers(1, 6),
+    st.integers(0, 2**32 - 1),
+)
+def test_tiles_give_the_regions_of_the_whole(
+    pattern: str, height: int, width: int, tile: int, min_area: int, seed: int
+) -> None:
+    """Any tile size, tiles in any order: ids, sums, boxes and the bytes of outlines are those of the whole mask."""
+    rng = np.random.default_rng(seed)
+    mask = draw(pattern, height, width, rng)
+    q = rng.integers(0, 256, mask.shape, np.uint8)
+    assert_equal(merged(mask, q, tile, rng, min_area), find_regions(mask, q, min_area))
+
+
+def test_too_much_is_an_error() -> None:
+    mask, core = np.eye(8, dtype=bool)[::2], Box(0, 0, 4, 8)
+    tile = find_tile_regions(mask, mask.astype(np.uint8), core, 4, 8)
+    with pytest.raises(ImageError, match="more than 3 regions"):
+        RegionMerger(4, 8, max_regions=3).add(tile)
+
+
+def test_an_outline_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seams, "_MAX_OUTLINE_BYTES", 2**10)
+    mask = draw("comb", 64, 64, np.random.default_rng(0))
+    with pytest.raises(ImageError, match="outline takes"):
+        merged(mask, mask.astype(np.uint8), 16, np.random.default_rng(0), 1)
