@@ -18,6 +18,7 @@ from PIL import Image
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.images import decode_image
+from unet_ray.imaging.tiling import Box
 
 
 @pytest.fixture
@@ -97,3 +98,46 @@ def bomb(side: int, colour: int = 2, depth: int = 8) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
+
+
+def test_windows_come_out_of_the_child(decoder: Decoder) -> None:
+    """The child asks for ranges; one image after the other may be open, and small ones are decoded in between."""
+    image = random_image(3, 900)
+    data = png(image)
+    for _ in range(2):
+        assert decoder.open(lambda offset, size: data[offset : offset + size], len(data)) == image.shape[:2]
+        for top in (0, 300, 860, 10):
+            window = decoder.window(Box(top, 20, top + 40, 300))
+            assert np.array_equal(window, image[top : top + 40, 20:300])
+            assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
+
+
+def test_a_store_that_fails_is_said_by_its_own_error(decoder: Decoder) -> None:
+    data = png(random_image(3, 900))
+
+    def failing(offset: int, size: int) -> bytes:
+        if offset > 500_000:
+            raise ImageError("network", "gone")
+        return data[offset : offset + size]
+
+    assert decoder.open(failing, len(data)) == (900, 907)
+    with pytest.raises(ImageError, match="network: gone"):
+        decoder.window(Box(0, 0, 900, 907))
+    assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
+
+
+def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder) -> None:
+    data = png(random_image(3, 900))
+
+    def deadly(offset: int, size: int) -> bytes:
+        if offset > 500_000:
+            assert decoder._child is not None
+            decoder._child.kill()
+        return data[offset : offset + size]
+
+    decoder.open(deadly, len(data))
+    with pytest.raises(ImageError, match="the decoder crashed"):
+        decoder.window(Box(0, 0, 900, 907))
+    with pytest.raises(ImageError, match="the decoder crashed"):
+        decoder.window(Box(0, 0, 1, 1))
+    assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)

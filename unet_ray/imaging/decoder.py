@@ -2,7 +2,8 @@
 
 Decoders are C code and archives hold damaged and hostile files. A crash, an endless loop or a file that unfolds into
 all memory ends the child, never the process that asked. Requests and replies are a line of JSON and raw bytes; nothing
-that comes back is executed.
+that comes back is executed. The child opens no file: for windows of a large image it asks for ranges of bytes, and who
+started it fetches them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, one_line
+from unet_ray.imaging.images import decode_image
+from unet_ray.imaging.raster import MAX_PIXELS
+from unet_ray.imaging.tiling import Box
+from unet_ray.imaging.windows import Fetch, WindowReader, open_windows
 
 TIME_LIMIT_S = 60.0
 """For one image: a hundred times what the largest that is decoded whole takes."""
@@ -44,17 +49,41 @@ class Decoder:
         self._time_limit_s, self._memory_limit_bytes = time_limit_s, memory_limit_bytes
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._fetch: Fetch = _nothing
+        self._is_open = False
 
-    def decode(self, data: bytes, page: int | None = None) -> NDArray[Any]:
+    def decode(self, data: bytes, page: int | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
         """Decode an encoded image, as `images.decode_image` does.
 
         Raises: ImageError — as `decode_image`; `unreadable` where the decoder crashed or did not end in time,
             `too_large` where it needed more memory than it may.
         """
+        request = {"do": "decode", "page": page, "size": len(data), "max_pixels": max_pixels}
+        return _samples(*self._asked(request, data))
+
+    def open(self, fetch: Fetch, size: int, page: int | None = None) -> tuple[int, int]:
+        """Open a large image for windows, in place of the one that was open, and return its height and width (px).
+
+        Args: as `windows.open_windows`.
+
+        Raises: ImageError — as `decode`, and what `fetch` raises.
+        """
+        self._fetch = fetch
+        reply, _ = self._asked({"do": "open", "page": page, "size": size})
+        self._is_open = True
+        return int(reply["height"]), int(reply["width"])
+
+    def window(self, box: Box) -> NDArray[Any]:
+        """Return a window of the open image; raise ImageError as `decode`, and what `fetch` raises."""
+        return _samples(*self._asked({"do": "window", "box": [box.top, box.left, box.bottom, box.right]}))
+
+    def _asked(self, request: dict[str, Any], data: bytes = b"") -> tuple[dict[str, Any], bytearray]:
         with self._lock:
             child = self._running()
+            if request["do"] == "window" and not self._is_open:
+                raise ImageError("unreadable", "the decoder crashed on another window of the image")
             try:
-                return self._ask(child, data, page)
+                return self._ask(child, request, data)
             except ImageError:
                 raise
             except TimeoutError:
@@ -85,6 +114,7 @@ class Decoder:
         if self._child is None or self._child.poll() is not None:
             self.close()
             limits = [str(self._time_limit_s), str(self._memory_limit_bytes)]
+            self._is_open = False
             self._child = subprocess.Popen(
                 [sys.executable, "-m", __name__, *limits],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
@@ -92,16 +122,25 @@ class Decoder:
             self._read(self._child, time.monotonic() + 60.0)  # it says when it is ready: its start is no image's time
         return self._child
 
-    def _ask(self, child: subprocess.Popen[bytes], data: bytes, page: int | None) -> NDArray[Any]:
+    def _ask(
+        self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes
+    ) -> tuple[dict[str, Any], bytearray]:
         deadline = time.monotonic() + self._time_limit_s
-        assert child.stdin is not None
-        child.stdin.write(json.dumps({"page": page, "size": len(data)}).encode() + b"\n")
-        for start in range(0, len(data), _PIECE):  # the child reads all of it before it decodes
-            _write_all(child.stdin, memoryview(data)[start : start + _PIECE])
-        reply, samples = self._read(child, deadline)
-        if "error_type" in reply:
-            raise ImageError(str(reply["error_type"]), str(reply["message"]))
-        return np.frombuffer(samples, reply["dtype"]).reshape(reply["shape"])
+        _send(child, json.dumps(request).encode() + b"\n", data)  # the child reads all of it before it decodes
+        while True:
+            reply, samples = self._read(child, deadline)
+            if "error_type" in reply:
+                raise ImageError(str(reply["error_type"]), str(reply["message"]))
+            if "fetch" not in reply:
+                return reply, samples
+            started = time.monotonic()
+            try:
+                piece = self._fetch(int(reply["fetch"]), int(reply["size"]))
+            except BaseException:
+                self.close()  # the child waits for bytes that will not come
+                raise
+            deadline += time.monotonic() - started  # the store's time is not the decoder's
+            _send(child, json.dumps({"size": len(piece)}).encode() + b"\n", piece)
 
     def _read(self, child: subprocess.Popen[bytes], deadline: float) -> tuple[dict[str, Any], bytearray]:
         """Return the child's next reply: its line and the bytes that follow.
@@ -134,6 +173,21 @@ class Decoder:
         return reply, samples
 
 
+def _nothing(offset: int, size: int) -> bytes:
+    raise AssertionError(f"no image is open, yet {size} bytes at {offset} are asked for")
+
+
+def _samples(reply: dict[str, Any], samples: bytearray) -> NDArray[Any]:
+    return np.frombuffer(samples, reply["dtype"]).reshape(reply["shape"])
+
+
+def _send(child: subprocess.Popen[bytes], line: bytes, data: bytes) -> None:
+    assert child.stdin is not None
+    _write_all(child.stdin, memoryview(line))
+    for start in range(0, len(data), _PIECE):
+        _write_all(child.stdin, memoryview(data)[start : start + _PIECE])
+
+
 def _receive(pipe: int, deadline: float) -> bytes:
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
@@ -153,18 +207,16 @@ def _write_all(pipe: Any, data: memoryview) -> None:
 
 def serve(requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_limit_bytes: int) -> None:
     """Decode what is asked for until there are no more requests: what the child does."""
-    from unet_ray.imaging.images import decode_image
-
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    served = _Served(requests, replies)
     _reply(replies, {"ready": True})
     for line in requests:
         request = json.loads(line)
-        data = requests.read(request["size"])
+        data = requests.read(request["size"]) if request["do"] == "decode" else b""
         signal.alarm(int(time_limit_s) + 2)  # who asked may be dead: nobody else would end an endless loop
         try:
-            image = decode_image(data, request["page"])
-            _reply(replies, {"shape": image.shape, "dtype": str(image.dtype)}, image.data.cast("B"))
+            served.answer(request, data)
         except (ImageError, MemoryError) as error:
             if isinstance(error, MemoryError) or error.error_type == "out_of_memory":
                 error = ImageError("too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB")
@@ -173,6 +225,35 @@ def serve(requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_lim
             _reply(replies, {"error_type": "unreadable", "message": one_line(error)})
         finally:
             signal.alarm(0)
+
+
+class _Served:
+    """The child's side: an image at a time, and windows of the one that is open."""
+
+    def __init__(self, requests: BinaryIO, replies: BinaryIO) -> None:
+        self._requests, self._replies = requests, replies
+        self._windows: WindowReader | None = None
+
+    def answer(self, request: dict[str, Any], data: bytes) -> None:
+        if request["do"] == "open":
+            self._windows = None
+            self._windows = open_windows(self._fetch, request["size"], request["page"])
+            _reply(self._replies, {"height": self._windows.height, "width": self._windows.width})
+            return
+        if request["do"] == "window":
+            assert self._windows is not None
+            image = np.ascontiguousarray(self._windows.read(Box(*request["box"])))
+        else:
+            image = decode_image(data, request["page"], request["max_pixels"])
+        _reply(self._replies, {"shape": image.shape, "dtype": str(image.dtype)}, image.data.cast("B"))
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        signal.alarm(0)  # the store's time is not the decoder's; who fetches is alive, or the pipe ends
+        _reply(self._replies, {"fetch": offset, "size": size})
+        found = json.loads(self._requests.readline())
+        piece = self._requests.read(found["size"])
+        signal.alarm(int(TIME_LIMIT_S) + 2)
+        return piece
 
 
 def _reply(replies: BinaryIO, line: dict[str, Any], samples: memoryview | bytes = b"") -> None:

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.raster import MAX_PIXELS, ORIENTATION_TAG, PILLOW_FORMATS, Raster, check_size, mapped_errors
+from unet_ray.imaging.raster import (
+    MAX_PIXELS,
+    ORIENTATION_TAG,
+    PILLOW_FORMATS,
+    Raster,
+    check_samples,
+    check_size,
+    mapped_errors,
+)
 from unet_ray.imaging.tiffs import TIFF_MAGIC, read_tiff
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
@@ -51,12 +59,8 @@ def decode_image(data: bytes, page: int | None = None, max_pixels: int = MAX_PIX
     """
     raster = _read(data, page, max_pixels)
     with mapped_errors():
-        image = _colours(raster)
-    if image.dtype not in (np.uint8, np.uint16, np.float32):
-        raise ImageError("unsupported", f"samples of type {image.dtype}; uint8, uint16 and float32 are read")
-    if image.dtype == np.float32 and not np.isfinite(image).all():
-        raise ImageError("unsupported", "the image holds NaN or infinite samples; replace them")
-    return _upright(image, raster.orientation)
+        image, _ = colours_of(raster)
+    return _upright(check_samples(image), raster.orientation)
 
 
 def decode_label_image(data: bytes, page: int | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
@@ -73,7 +77,7 @@ def decode_label_image(data: bytes, page: int | None = None, max_pixels: int = M
     if raster.inverted and values.dtype.kind == "u":
         values = (2**raster.bits - 1) - values
     if raster.has_alpha:
-        values = _drop_alpha(values)
+        values, _ = _drop_alpha(values)
     if values.dtype.kind not in "iu":
         raise ImageError("unsupported", f"mask samples of type {values.dtype}; masks hold integers")
     if not (values == values[:, :, :1]).all():
@@ -188,19 +192,22 @@ def _from_array(samples: NDArray[Any], orientation: int) -> Raster:
     return Raster(samples, has_alpha=samples.shape[2] in (2, 4), bits=bits, orientation=orientation)
 
 
-def _colours(raster: Raster) -> NDArray[Any]:
-    """Return the image that a raster stands for: palette applied, full range, black at zero, no alpha."""
+def colours_of(raster: Raster) -> tuple[NDArray[Any], float | None]:
+    """Return the image that a raster stands for, HWC, and its alpha: palette applied, full range, black at zero.
+
+    Raises: ImageError — alpha that is not the same everywhere, samples that cannot be inverted.
+    """
     image = raster.samples
     if raster.palette is not None:
         image = _apply_palette(image[:, :, 0], raster.palette)
-        return _drop_alpha(image) if raster.palette.shape[1] == 4 else image
+        return _drop_alpha(image) if raster.palette.shape[1] == 4 else (image, None)
     if raster.bits < 8:
         image = (image.astype(np.uint16) * 255 // (2**raster.bits - 1)).astype(np.uint8)
     if raster.inverted:
         if image.dtype not in (np.uint8, np.uint16) or raster.bits not in (1, 2, 4, 8, 16):
             raise ImageError("unsupported", f"white-is-zero samples of {raster.bits} bits; save as 8 or 16 bits")
         image = np.iinfo(image.dtype).max - image
-    return _drop_alpha(image) if raster.has_alpha else image
+    return _drop_alpha(image) if raster.has_alpha else (image, None)
 
 
 def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -209,11 +216,11 @@ def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray
     return palette[indices]
 
 
-def _drop_alpha(image: NDArray[Any]) -> NDArray[Any]:
+def _drop_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], float | None]:
     alpha = image[:, :, -1]
     if alpha.size and alpha.min() != alpha.max():
         raise ImageError("unsupported", "transparency that varies over the image; flatten it")
-    return image[:, :, :-1]
+    return image[:, :, :-1], float(alpha.flat[0]) if alpha.size else None
 
 
 def _upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:

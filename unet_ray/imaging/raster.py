@@ -62,3 +62,12 @@ def check_size(height: int, width: int, samples: int, max_pixels: int) -> None:
         raise ImageError("too_large", f"{width}×{height} px; images up to {max_pixels} px are decoded whole")
     if samples > 64:
         raise ImageError("unsupported", f"{samples} channels; up to 64 are read")
+
+
+def check_samples(image: NDArray[Any]) -> NDArray[Any]:
+    """Return an image whose samples are of a type that is read; raise ImageError for others, and for NaN."""
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise ImageError("unsupported", f"samples of type {image.dtype}; uint8, uint16 and float32 are read")
+    if image.dtype == np.float32 and not np.isfinite(image).all():
+        raise ImageError("unsupported", "the image holds NaN or infinite samples; replace them")
+    return image

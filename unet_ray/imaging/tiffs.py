@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
@@ -26,10 +27,11 @@ def count_pages(file: BinaryIO) -> int:
     Raises: ImageError — `unreadable`.
     """
     with mapped_errors(), tifffile.TiffFile(file) as tiff:
-        return max(1, len(_image_pages(tiff, file)))
+        return max(1, len(image_pages(tiff, file)))
 
 
-def _image_pages(tiff: tifffile.TiffFile, file: BinaryIO) -> list[Any]:
+def image_pages(tiff: tifffile.TiffFile, file: BinaryIO) -> list[Any]:
+    """Return the pages that are images: no pyramid levels, thumbnails, masks."""
     pages = [tiff.pages[index] for index in range(_count_directories(file))]
     return [p for p in pages if isinstance(p, tifffile.TiffPage) and not p.is_reduced and not p.is_mask]
 
@@ -58,7 +60,7 @@ def read_tiff(data: bytes, page: int | None, max_pixels: int) -> Raster:
     """Read one page of a TIFF; raise ImageError for a stack without page and a page beyond the stack."""
     file = io.BytesIO(data)
     with tifffile.TiffFile(file) as tiff:
-        pages = _image_pages(tiff, file) or [tiff.pages[0]]
+        pages = image_pages(tiff, file) or [tiff.pages[0]]
         if page is None and len(pages) > 1:
             raise ImageError("unsupported", f"a stack of {len(pages)} pages where one image was expected")
         if (page or 1) > len(pages):
@@ -71,9 +73,16 @@ def _read_tiff_page(page: Any, max_pixels: int) -> Raster:
         raise ImageError("unsupported", f"a volume of {page.imagedepth} planes in one page")
     check_size(page.imagelength, page.imagewidth, page.samplesperpixel, max_pixels)
     samples = page.asarray()
-    samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
     samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples
-    samples = samples[:, :, None] if samples.ndim == 2 else samples
+    return raster_of_page(page, samples[:, :, None] if samples.ndim == 2 else samples)
+
+
+def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
+    """Return samples of a page, HWC, all of them or a window, as what they stand for.
+
+    Raises: ImageError — colours that are not known.
+    """
+    samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
     if samples.dtype.kind == "f" and samples.dtype.itemsize != 4:
         samples = samples.astype(np.float32)
     kind = tifffile.PHOTOMETRIC(page.photometric)
