@@ -26,6 +26,8 @@ _LOOP_SHARE = 0.03
 """Of a CPU that Ray Data's scheduling loop may take."""
 _PAUSE_S = (0.03, 0.15)
 """Shortest and longest rest of the loop."""
+_CALLS_PER_ACTOR = 4
+"""Of an actor at a time: two large images, and small ones that are not held up by them."""
 REUSED_MEMORY = {
     "env_vars": {
         "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:"
@@ -120,7 +122,13 @@ class PoolPlan:
 
     def strategy(self) -> ActorPoolStrategy:
         """Return the pool as Ray Data wants it; it starts with `least` actors at once."""
-        return ActorPoolStrategy(min_size=self.least, max_size=self.most, initial_size=self.least)
+        return ActorPoolStrategy(
+            min_size=self.least,
+            max_size=self.most,
+            initial_size=self.least,
+            max_concurrent_calls_per_actor=_CALLS_PER_ACTOR,
+            enable_true_multi_threading=True,
+        )
 
 
 def largest_node_cpus() -> int:

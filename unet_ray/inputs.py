@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from unet_ray.imaging.images import (
 )
 from unet_ray.imaging.labels import ClassSpec, MaskKind
 from unet_ray.imaging.tiffs import count_pages
+from unet_ray.imaging.windows import Fetch
 
 _READ_THREADS = 16
 
@@ -59,11 +61,39 @@ def read_file(access: Storage, uri: str, etag: str | None = None) -> bytes:
     Raises: ImageError — `missing`, `denied`, `network`, `changed`.
     """
     file = Storage(uri, access.options)
-    try:
+    with _as_image_errors():
         data = file.read()
-        if etag is not None and file.entry().etag != etag:
-            raise ImageError("changed", "its content changed since it was listed; the next run takes the new one")
+        if etag is not None:
+            _check_unchanged(file, etag)
         return data
+
+
+def open_ranges(access: Storage, uri: str) -> Fetch:
+    """Return what fetches bytes of a file, (offset, size) → bytes; it raises as `read_file`."""
+    file = Storage(uri, access.options)
+
+    def fetch(offset: int, size: int) -> bytes:
+        with _as_image_errors():
+            return file.read_range(offset, size)
+
+    return fetch
+
+
+def check_unchanged(access: Storage, uri: str, etag: str) -> None:
+    """Raise ImageError (`changed`, or as `read_file`) where a file is no longer what was listed."""
+    with _as_image_errors():
+        _check_unchanged(Storage(uri, access.options), etag)
+
+
+def _check_unchanged(file: Storage, etag: str) -> None:
+    if file.entry().etag != etag:
+        raise ImageError("changed", "its content changed since it was listed; the next run takes the new one")
+
+
+@contextmanager
+def _as_image_errors() -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise ImageError("missing", "the file is gone since it was listed") from None
     except PermissionError as error:

@@ -18,6 +18,8 @@ from unet_ray.inputs import expand_stacks
 from unet_ray.stages.columns import PLAN
 
 _TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
+_IS_LARGE = f"page IS NULL AND image_bytes > {2**26}"
+"""Files that may take minutes: others must not wait in one block with them."""
 _HEADERS = 1024
 """TIFF files whose headers are read together."""
 
@@ -51,9 +53,13 @@ class Plan:
         )
 
     def blocks(self, rows: int) -> list[Any]:
-        """Return the images as tables of `PLAN`, so many rows each, in the order of their URIs."""
-        table = self.database.table("SELECT * FROM plan ORDER BY file_uri, page").select(PLAN.names).cast(PLAN)
-        return [table.slice(start, rows) for start in range(0, len(table), rows)]
+        """Return the images as tables of `PLAN`: first each large file on its own, then so many rows together."""
+        large, small = (
+            self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}").select(PLAN.names).cast(PLAN)
+            for condition, order in ((_IS_LARGE, "image_bytes DESC"), (f"NOT ({_IS_LARGE})", "file_uri, page"))
+        )
+        ones = [large.slice(row, 1) for row in range(len(large))]
+        return ones + [small.slice(start, rows) for start in range(0, len(small), rows)]
 
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
         """Return how many of the images a run did not write, and how many rows it wrote beside one of each."""

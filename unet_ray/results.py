@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from unet_ray.archive.tables import SCHEMAS
 from unet_ray.errors import InputError
 from unet_ray.imaging.masks import decode_rle
 from unet_ray.imaging.pictures import COLOURS, contact_sheet, overlay
+from unet_ray.imaging.tiling import Box
 
-__all__ = ["COLOURS", "Tables", "contact_sheet", "masks_of", "open_tables", "overlay"]
+__all__ = ["COLOURS", "Box", "Tables", "contact_sheet", "masks_of", "open_tables", "overlay"]
 
 _KEY = ["image_uri", "run_id"]
 
@@ -67,7 +69,35 @@ def _rows_of(table: Any, keys: Any) -> Any:
     return table.take(kept["row"].sort())
 
 
-def masks_of(tables: Tables, image_uri: str) -> dict[str, NDArray[np.bool_]]:
-    """Return the masks of an image, class name → (H, W)."""
-    rows = tables.masks.filter(pc.field("image_uri") == image_uri).to_pylist()
-    return {row["class_name"]: decode_rle(row["counts"], row["height"], row["width"]) for row in rows}
+def masks_of(tables: Tables, image_uri: str, window: Box | None = None) -> dict[str, NDArray[np.bool_]]:
+    """Return the masks of an image, class name → (H, W), or those of a window of it.
+
+    Args:
+        tables — with the current rows.
+        image_uri — as in the tables.
+        window — the part that is wanted (px); None: all of the image, which for a large one may be more than fits.
+
+    Raises: InputError — an image that is not in the tables, a window that leaves it.
+    """
+    rows = tables.masks.filter(pc.field("image_uri") == image_uri)
+    if not len(rows):
+        raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")
+    height, width = (
+        pc.max(pc.add(rows[start], rows[size])).as_py() for start, size in (("top", "height"), ("left", "width"))
+    )
+    wanted = window or Box(0, 0, height, width)
+    if not (0 <= wanted.top < wanted.bottom <= height and 0 <= wanted.left < wanted.right <= width):
+        raise InputError(f"{image_uri}: the window {wanted} leaves the image of {width}×{height} px")
+    masks = {name: np.zeros((wanted.height, wanted.width), bool) for name in pc.unique(rows["class_name"]).to_pylist()}
+    below, right = pc.add(rows["top"], rows["height"]), pc.add(rows["left"], rows["width"])
+    meets = [
+        pc.less(rows["top"], wanted.bottom), pc.greater(below, wanted.top),
+        pc.less(rows["left"], wanted.right), pc.greater(right, wanted.left),
+    ]  # fmt: skip
+    for row in rows.filter(reduce(pc.and_, meets)).to_pylist():
+        piece = decode_rle(row["counts"], row["height"], row["width"])
+        top, left = row["top"] - wanted.top, row["left"] - wanted.left
+        inside = piece[max(0, -top) : wanted.height - top, max(0, -left) : wanted.width - left]
+        top, left = max(0, top), max(0, left)
+        masks[row["class_name"]][top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return masks

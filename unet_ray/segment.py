@@ -6,8 +6,8 @@ plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,16 +37,17 @@ from unet_ray.plan import Plan, make_plan
 from unet_ray.segment_config import SegmentConfig, config_digest, thresholds_of
 from unet_ray.shard_sink import SegmentResult, ShardSink
 from unet_ray.stages.decode import Decode
+from unet_ray.stages.large import PredictLarge
 from unet_ray.stages.measure import Measure
 from unet_ray.stages.predict import Predict
 from unet_ray.watchdog import Watchdog
 
 _BUSY = 0.8
 """Share of time at work from which on the predictors are what the others wait for."""
-_IMAGES_PER_CALL = 16
-"""Images that are read together."""
+_IMAGES_PER_TASK = 16
+"""Images that one decode task reads, at least."""
 _TASKS = 4096
-"""Decode tasks of a long run: each reads as many images as that takes."""
+"""Decode tasks of a long run, about: each reads as many images as that takes."""
 
 
 def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
@@ -90,6 +91,19 @@ def _expected(output: Storage, images: int) -> str:
     return "no run has done any image here yet: nothing tells how long it will take"
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What a worker tells the driver."""
+
+    images: int = 0
+    """That were measured."""
+    tiles: int = 0
+    """Of large images, that were measured."""
+    of_tiles: int = 0
+    """Of a large image that was begun."""
+    at: float = field(default_factory=time.time)
+
+
 @dataclass
 class _Run:
     """One run: everything that its chain is made of."""
@@ -104,6 +118,8 @@ class _Run:
     """When the chain began (s, of the performance counter)."""
     measured: int = 0
     """Images that the chain has measured so far."""
+    tiles: tuple[int, int] = (0, 0)
+    """Tiles of large images, done and to do."""
     first_block: tuple[int, float] = (0, 0.0)
     """Images of the first measured block, and when that was (s since the epoch)."""
     watchdog: Watchdog | None = None
@@ -137,19 +153,22 @@ class _Run:
         self.result.predictor_busy_share = self.result.stage_s["predict"] / (self.result.elapsed_s * pool.most)
         self._check_complete()
 
-    def _show_progress(self, blocks: list[tuple[int, float]]) -> None:
+    def _show_progress(self, messages: list[Progress]) -> None:
         if self.watchdog:
             self.watchdog.hear()
-        if not self.measured:
-            self.first_block = min(blocks, key=lambda block: block[1])
-        self.measured += sum(images for images, _ in blocks)
+        blocks = [message for message in messages if message.images]
+        if blocks and not self.measured:
+            first = min(blocks, key=lambda block: block.at)
+            self.first_block = first.images, first.at
+        self.measured += sum(block.images for block in blocks)
+        self.tiles = self.tiles[0] + sum(m.tiles for m in messages), self.tiles[1] + sum(m.of_tiles for m in messages)
         rate = self.measured / (time.perf_counter() - self.started)
-        print(f"{self.measured}/{self.plan.todo} images, {rate:.1f}/s", flush=True)
+        large = f"; large images: {self.tiles[0]}/{self.tiles[1]} tiles" if self.tiles[1] else ""
+        print(f"{self.measured}/{self.plan.todo} images, {rate:.1f}/s{large}", flush=True)
 
-    def _chain(self, pool: PoolPlan, post: Callable[[tuple[int, float]], None]) -> Dataset:
+    def _chain(self, pool: PoolPlan, post: Callable[[Progress], None]) -> Dataset:
         config, model = self.config, self.model
-        per_call = min(_IMAGES_PER_CALL, config.shard_images)
-        per_task = per_call * max(1, self.plan.todo // (_TASKS * per_call))
+        per_task = min(max(_IMAGES_PER_TASK, self.plan.todo // _TASKS), config.shard_images)
         predictor = PredictorConfig(
             config.tile, config.context, "cuda" if pool.uses_gpu else "cpu", threads=pool.threads
         )
@@ -157,7 +176,7 @@ class _Run:
 
         def measured(probabilities: Any) -> Any:
             rows = measure(probabilities)
-            post((len(rows), time.time()))
+            post(Progress(images=len(rows)))
             return rows
 
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
@@ -166,11 +185,11 @@ class _Run:
             .map_batches(
                 Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store),
                 num_cpus=TASK_CPUS,
-                **as_tables | {"batch_size": per_call},
+                **as_tables,
             )
             .map_batches(
                 _PredictActor,
-                fn_constructor_args=(ray.put(model), predictor),
+                fn_constructor_args=(ray.put(model), predictor, self._large(measure, post)),
                 compute=pool.strategy(),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
@@ -178,6 +197,15 @@ class _Run:
             )
             .map_batches(measured, num_cpus=TASK_CPUS, **as_tables)
         )
+
+    def _large(self, measure: Measure, post: Callable[[Progress], None]) -> Callable[[Predictor], PredictLarge]:
+        plan, max_regions = self.plan, self.config.max_regions
+        access, check_etags = plan.access, plan.etags_of_store
+
+        def tell(tiles: int, of_tiles: int) -> None:
+            post(Progress(tiles=tiles, of_tiles=of_tiles))
+
+        return lambda predictor: PredictLarge(access, predictor, measure, max_regions, check_etags, tell)
 
     def _measure(self) -> Measure:
         config, model = self.config, self.model
@@ -249,9 +277,10 @@ def _bottleneck(result: SegmentResult) -> str | None:
 class _PredictActor:
     """The network on its device, built once per actor."""
 
-    def __init__(self, model_ref: Any, config: PredictorConfig) -> None:
+    def __init__(self, model_ref: Any, config: PredictorConfig, large: Callable[[Predictor], PredictLarge]) -> None:
         model: Model = ray.get(model_ref)
-        self._predict = Predict(Predictor(model.build(), model.preprocessing, config))
+        predictor = Predictor(model.build(), model.preprocessing, config)
+        self._predict = Predict(predictor, large(predictor))
 
-    def __call__(self, pixels: Any) -> Any:
+    def __call__(self, pixels: Any) -> Iterator[Any]:
         return self._predict(pixels)

@@ -9,6 +9,7 @@ from datetime import date
 
 from unet_ray.cluster import Device, parse_range
 from unet_ray.errors import InputError
+from unet_ray.imaging.seams import MAX_REGIONS
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import PredictorConfig, effective_context
 
@@ -40,6 +41,8 @@ class SegmentConfig:
     """Probability from which on a pixel is its class; default: the model's own."""
     min_area: int = 1
     """Smaller regions are dropped (px); masks keep them."""
+    max_regions: int = MAX_REGIONS
+    """An image with more regions of a class is the error too_large, where it is read in windows."""
     shard_images: int = 2000
     """Images per shard: what a crash can cost."""
     max_error_rate: float = 0.01
@@ -63,7 +66,7 @@ class SegmentConfig:
                 raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD")
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
-        for name, least in (("min_area", 1), ("shard_images", 1), ("limit", 1)):
+        for name, least in (("min_area", 1), ("max_regions", 1), ("shard_images", 1), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} {value}: choose at least {least}")

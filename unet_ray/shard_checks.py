@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.imaging.masks import decode_rle, encode_rle
-from unet_ray.imaging.regions import Regions, find_regions
+from unet_ray.imaging.regions import Regions
+from unet_ray.imaging.seams import RegionMerger, find_tile_regions
+from unet_ray.imaging.tiling import Box
 
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -92,19 +94,18 @@ def _check_pixels(
     """Yield the breaches that only decoding shows: run lengths, and regions against them."""
     known = _by_class(regions)
     for class_id, pieces in _by_class(masks).items():
-        mask = np.zeros((row["height"], row["width"]), bool)
+        merger = RegionMerger(row["height"], row["width"])
         for piece in pieces:
-            decoded = _decoded(piece)
-            if decoded is None:
+            mask = _decoded(piece)
+            if mask is None:
                 yield "run lengths that do not decode to their size"
                 return
-            if int(decoded.sum()) != piece["area"]:
+            if int(mask.sum()) != piece["area"]:
                 yield "a masks row whose area is not that of its run lengths"
-            rows, columns = piece["top"] + piece["height"], piece["left"] + piece["width"]
-            mask[piece["top"] : rows, piece["left"] : columns] = decoded
+            core = Box(piece["top"], piece["left"], piece["top"] + piece["height"], piece["left"] + piece["width"])
+            merger.add(find_tile_regions(mask, mask.view(np.uint8), core, row["height"], row["width"]))
         if min_area is not None:
-            expected = find_regions(mask, mask.astype(np.uint8) * 255, min_area)
-            yield from _compare(known.pop(class_id, []), expected)
+            yield from _compare(known.pop(class_id, []), merger.regions(min_area))
     if known and min_area is not None:
         yield "regions of a class without masks rows"
 

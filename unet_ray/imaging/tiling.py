@@ -7,7 +7,7 @@ meets the pooling grid at the phase that it has in the whole frame (Ronneberger 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,21 +105,26 @@ def _spans(size: int, reach: Reach, tile: int, context: int) -> Iterator[tuple[i
 
 
 def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:
+    """Read a box of an image's frame, as `read_frame`, from an array."""
+    height, width = image_hwc.shape[:2]
+    return read_frame(lambda b: image_hwc[b.top : b.bottom, b.left : b.right], height, width, box, mirror)
+
+
+def read_frame(read: Callable[[Box], NDArray[Any]], height: int, width: int, box: Box, mirror: bool) -> NDArray[Any]:
     """Read a box of an image's frame; what lies beyond the image is mirrored or replicated.
 
     Args:
-        image_hwc — any dtype.
+        read — gives boxes inside the image, HWC, any dtype.
+        height, width — of the image (px).
         box — frame coordinates: the image's, going on beyond its edges.
         mirror — mirror the image (unpadded networks), or replicate its last row and column (padded ones).
     """
+    if box.top >= 0 and box.left >= 0 and box.bottom <= height and box.right <= width:
+        return read(box)
     extend = mirrored if mirror else replicated
-    height, width = image_hwc.shape[:2]
-    inside = box.top >= 0 and box.left >= 0 and box.bottom <= height and box.right <= width
-    if inside:
-        return image_hwc[box.top : box.bottom, box.left : box.right]
-    rows = extend(box.top, box.bottom, height)
-    columns = extend(box.left, box.right, width)
-    return image_hwc[rows][:, columns]
+    rows, columns = extend(box.top, box.bottom, height), extend(box.left, box.right, width)
+    inside = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+    return read(inside)[rows - inside.top][:, columns - inside.left]
 
 
 def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet_ray.errors import InputError
-from unet_ray.imaging.tiling import Tile, read_box, tiles_of
+from unet_ray.imaging.tiling import Box, Tile, read_box, read_frame, tiles_of
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
 
@@ -65,6 +66,7 @@ class Predictor:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._most = 1 if config.device == "cpu" else _BATCH_MOST
+        self._one_at_a_time = threading.Lock()
         self.batch_divisor = 1
         """What batches are divided by since memory ran out."""
         self._network = _folded(network).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,7 +82,7 @@ class Predictor:
         outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
         groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
-            for tile in tiles_of(image.shape[0], image.shape[1], self._unet.reach, self._tile, self._context):
+            for tile in self.tiles(*image.shape[:2]):
                 groups[tile.read.height, tile.read.width].append((index, tile))
         for shape, members in groups.items():
             while members:
@@ -100,6 +102,23 @@ class Predictor:
                 members = members[size:]
         return outputs
 
+    def tiles(self, height: int, width: int) -> list[Tile]:
+        """Return the tiles that an image of a size (px) is cut into, row by row."""
+        return list(tiles_of(height, width, self._unet.reach, self._tile, self._context))
+
+    def read_tile(self, read: Callable[[Box], NDArray[Any]], height: int, width: int, tile: Tile) -> NDArray[Any]:
+        """Return the pixels that the network needs for a tile, HWC.
+
+        Args:
+            read — gives boxes inside the image, as `Preprocessing.check` returns them.
+            height, width — of the image (px).
+        """
+        return read_frame(read, height, width, tile.read, mirror=self._unet.margin > 0)
+
+    def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
+        """Return q of a tile's core, (classes, H, W) uint8, from what `read_tile` read for it."""
+        return tile.keep(self._forward([pixels_hwc], 1)[0], self._unet.margin)
+
     def _batch_size(self, height: int, width: int) -> int:
         pixels = _BATCH_PIXELS_GPU // self.batch_divisor
         return max(1, min(self._most, pixels // (height * width)))
@@ -114,6 +133,10 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, reads: list[NDArray[Any]], batch_size: int) -> NDArray[np.uint8]:
         """Return q of equally sized reads; a short batch is filled with blanks: its shape is fixed for the run."""
+        with self._one_at_a_time:
+            return self._forward_batch(reads, batch_size)
+
+    def _forward_batch(self, reads: list[NDArray[Any]], batch_size: int) -> NDArray[np.uint8]:
         batch = np.zeros((batch_size, *reads[0].shape), reads[0].dtype)
         for place, read in zip(batch, reads, strict=False):
             place[:] = read

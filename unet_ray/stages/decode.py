@@ -7,20 +7,27 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 from unet_ray.archive.storage import Storage
+from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
+from unet_ray.imaging.windows import WHOLE_PIXELS
 from unet_ray.inputs import read_file
 from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PIXELS, failure
 
 _BLOCK_BYTES = 32 * 2**20
 """Decoded pixels that go on together (bytes)."""
 _READ_THREADS = 8
+_WHOLE_BYTES = 2**28
+"""Larger files are not read whole (bytes)."""
+_LARGE: dict[str, Any] = {"pixels": None, "decode_s": 0.0}
+"""An image without pixels and without error: whoever predicts it reads it in windows."""
 
 
 @cache
@@ -43,8 +50,8 @@ class Decode:
         files = [list(rows) for _, rows in groupby(plan.to_pylist(), key=lambda row: row["file_uri"])]
         pending: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_READ_THREADS) as pool:
-            for row in chain.from_iterable(pool.map(self._decode_file, files)):
-                pending.append(row)
+            for rows in ahead(pool, self._decode_file, files, _READ_THREADS):
+                pending += rows
                 if sum(len(r["pixels"] or b"") for r in pending) >= _BLOCK_BYTES:
                     yield pa.Table.from_pylist(pending, schema=PIXELS)
                     pending = []
@@ -53,20 +60,23 @@ class Decode:
 
     def _decode_file(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Read a file once and decode those of its pages that the plan wants."""
+        if rows[0]["image_bytes"] > _WHOLE_BYTES:
+            return [row | _LARGE for row in rows]
         started = time.perf_counter()
         try:
             data = read_file(self.access, rows[0]["file_uri"], rows[0]["image_etag"] if self.check_etags else None)
         except Exception as error:
-            return [row | failure(error, "read") | {"pixels": None, "decode_s": 0.0} for row in rows]
+            return [row | failure(error, "read") | _LARGE for row in rows]
         read_s = (time.perf_counter() - started) / len(rows)
         return [self._decode(row, data, read_s) for row in rows]
 
     def _decode(self, row: dict[str, Any], data: bytes, read_s: float) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            image = self.preprocessing.check(_decoder().decode(data, row["page"]))
+            image = self.preprocessing.check(_decoder().decode(data, row["page"], WHOLE_PIXELS))
             height, width, channels = image.shape
             found = {"height": height, "width": width, "channels": channels, "pixels": image.tobytes()}
         except Exception as error:
-            found = {**failure(error, "decode"), "pixels": None}
+            is_large = isinstance(error, ImageError) and error.error_type == "too_large"
+            found = _LARGE if is_large else failure(error, "decode") | {"pixels": None}
         return row | found | {"decode_s": read_s + time.perf_counter() - started}

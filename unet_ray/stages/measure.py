@@ -15,6 +15,7 @@ from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.masks import binary_mask, encode_rle
 from unet_ray.imaging.regions import Regions, find_regions
+from unet_ray.imaging.tiling import Box
 from unet_ray.stages.columns import ROWS, failure
 
 
@@ -40,12 +41,17 @@ class Measure:
 
     def __call__(self, probabilities: Any) -> Any:
         """Measure each image of a table."""
-        rows = probabilities.select([f.name for f in probabilities.schema if f.name != "q"]).to_pylist()
-        return self.join([self._measure(row, probabilities["q"][i]) for i, row in enumerate(rows)])
+        nested = ("q", "masks", "regions")
+        rows = probabilities.select([f.name for f in probabilities.schema if f.name not in nested]).to_pylist()
+        columns = [probabilities[name] for name in nested]
+        return self.join([self._measure(row, *(c[i] for c in columns)) for i, row in enumerate(rows)])
 
-    def _measure(self, row: dict[str, Any], q: Any) -> Measured:
+    def _measure(self, row: dict[str, Any], q: Any, masks: Any, regions: Any) -> Measured:
         if row["error_type"] is not None:
             return self._failed(row)
+        if masks.is_valid:  # measured, tile by tile
+            counted = {"region_count": len(regions)}
+            return Measured(row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS))
         try:
             shape = len(self.classes), row["height"], row["width"]
             return self.image(row, np.frombuffer(q.as_buffer(), np.uint8).reshape(shape))
@@ -78,35 +84,45 @@ class Measure:
     def join(measured: list[Measured]) -> Any:
         """Return measured images as a table of ROWS."""
         columns = [pa.array([m.row.get(f.name) for m in measured], f.type) for f in IMAGES]
-        columns.append(_list_of([m.masks for m in measured], MASKS))
-        columns.append(_list_of([m.regions for m in measured], REGIONS))
+        columns.append(list_of([m.masks for m in measured], MASKS))
+        columns.append(list_of([m.regions for m in measured], REGIONS))
         columns += [pa.array([m.row.get(s, 0.0) for m in measured]) for s in ("decode_s", "predict_s", "measure_s")]
         columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
         return pa.Table.from_arrays(columns, schema=ROWS)
 
     def _tables(self, uri: str, q_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
-        masks, regions, ranked = [], [], 0
-        for spec, threshold, q in zip(self.classes, self.thresholds, q_khw, strict=True):
-            mask = binary_mask(q, threshold)
-            masks.append(self._mask_row(uri, spec, mask))
-            found = find_regions(mask, q, self.min_area)
-            regions.append(self._region_rows(uri, spec, found, ranked))
-            ranked += len(found)
-        return pa.Table.from_pylist(masks, schema=MASKS), pa.concat_tables(regions)
+        whole = Box(0, 0, *q_khw.shape[1:])
+        found, masks = [], []
+        for index, q in enumerate(q_khw):
+            mask = self.binary(index, q)
+            masks.append(self.mask_row(uri, index, mask, whole))
+            found.append(find_regions(mask, q, self.min_area))
+        return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
-    def _mask_row(self, uri: str, spec: ClassSpec, mask: NDArray[np.bool_]) -> dict[str, Any]:
+    def binary(self, index: int, q_hw: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return the mask of a class."""
+        return binary_mask(q_hw, self.thresholds[index])
+
+    def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
+        """Return the masks row of a class for a piece of an image."""
         return {
             "image_uri": uri,
             "run_id": self.run_id,
-            "class_id": spec.id,
-            "class_name": spec.name,
-            "top": 0,
-            "left": 0,
-            "height": mask.shape[0],
-            "width": mask.shape[1],
+            "class_id": self.classes[index].id,
+            "class_name": self.classes[index].name,
+            "top": piece.top,
+            "left": piece.left,
+            "height": piece.height,
+            "width": piece.width,
             "counts": encode_rle(mask),
             "area": int(mask.sum()),
         }
+
+    def region_rows(self, uri: str, found: list[Regions]) -> Any:
+        """Return the regions of all classes of an image as rows, ranked class by class."""
+        ranked = np.cumsum([0, *map(len, found)])
+        rows = zip(self.classes, found, ranked[:-1], strict=True)
+        return pa.concat_tables([self._region_rows(uri, spec, regions, int(before)) for spec, regions, before in rows])
 
     def _region_rows(self, uri: str, spec: ClassSpec, found: Regions, ranked: int) -> Any:
         count = len(found)
@@ -132,6 +148,11 @@ class Measure:
         return pa.Table.from_pydict(columns, schema=REGIONS)
 
 
+def _rows(nested: Any, schema: Any) -> Any:
+    """Return the rows that a list of them holds."""
+    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(nested.values)]).cast(schema)
+
+
 def tables_of(rows: Any) -> dict[str, Any]:
     """Part rows of measured images into the three tables."""
     images = rows.select(IMAGES.names).cast(IMAGES)
@@ -147,7 +168,7 @@ def _unnested(column: Any, schema: Any) -> Any:
     return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
 
 
-def _list_of(tables: list[Any], schema: Any) -> Any:
+def list_of(tables: list[Any], schema: Any) -> Any:
     """Return one list of rows per table, as a nested column."""
     joined = pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
     columns = [column.combine_chunks() for column in joined.columns]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, one_line
 from unet_ray.network.predictor import Predictor, is_out_of_memory
 from unet_ray.stages.columns import PROBABILITIES, failure
+from unet_ray.stages.large import PredictLarge
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,21 @@ class Predict:
     """Turns pixels into q, class by class."""
 
     predictor: Predictor
+    large: PredictLarge
 
-    def __call__(self, pixels: Any) -> Any:
+    def __call__(self, pixels: Any) -> Iterator[Any]:
+        """Predict all images of a table together, then those that it has no pixels of, one by one."""
+        has_pixels = pc.or_(pixels["pixels"].is_valid(), pixels["error_type"].is_valid())
+        small, large = pixels.filter(has_pixels), pixels.filter(pc.invert(has_pixels))
+        if len(small):
+            yield self._predict(small)
+        for row in large.drop_columns(["pixels"]).to_pylist():
+            yield self.large(row)
+
+    def _predict(self, pixels: Any) -> Any:
         """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
         started = time.perf_counter()
-        rows = pixels.select([f.name for f in pixels.schema if f.name != "pixels"]).to_pylist()
+        rows = pixels.drop_columns(["pixels"]).to_pylist()
         images = {i: self._image(row, pixels["pixels"][i]) for i, row in enumerate(rows) if row["error_type"] is None}
         try:
             found = dict(zip(images, self.predictor.predict(list(images.values())), strict=True))

@@ -1,0 +1,131 @@
+"""Images that are read in windows: their rows are those of the same image read whole."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tifffile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.results import Box, Tables, masks_of
+from unet_ray.shard_checks import check_shard
+from unet_ray.stages import decode
+from unet_ray.stages.columns import PLAN
+from unet_ray.stages.decode import Decode
+from unet_ray.stages.large import PredictLarge
+from unet_ray.stages.measure import Measure, tables_of
+from unet_ray.stages.predict import Predict
+from unet_ray.synthetic import draw_scene, encode
+
+CLASSES = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
+CONSTANTS = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
+
+
+def make_network(padding: str = "same", seed: int = 0) -> UNet:
+    torch.manual_seed(seed)
+    network = UNet(UNetConfig(in_channels=3, classes=2, base_channels=4, depth=2, padding=padding))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def segment(archive: Storage, network: UNet, tile: int, threshold: float = 0.5, **limits: Any) -> dict[str, Any]:
+    """Take an archive through the stages in a `for` loop."""
+    measure = Measure("run", "model", "config", CLASSES, (threshold,) * 2, limits.pop("min_area", 1))
+    predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile))
+    told: list[tuple[int, int]] = []
+    settings = {"max_regions": 10**6, "check_etags": True} | limits
+    large = PredictLarge(archive, predictor, measure, post=lambda *tiles: told.append(tiles), **settings)
+    rows = [dict(zip(PLAN.names, (e.uri, e.uri, None, e.etag, e.size), strict=True)) for e in archive.entries()]
+    plan = pa.Table.from_pylist(rows, schema=PLAN)
+    found = []
+    for pixels in Decode(archive, CONSTANTS, check_etags=True)(plan):
+        found += [measure(q) for q in Predict(predictor, large)(pixels)]
+    return tables_of(pa.concat_tables(found)) | {"told": told}
+
+
+def comparable(tables: dict[str, Any], whole_masks: bool) -> dict[str, Any]:
+    kept = {}
+    for name in ("images", "masks", "regions"):
+        table = tables[name].drop_columns(["segmented_at"] if name == "images" else [])
+        kept[name] = table.sort_by([(key, "ascending") for key in table.column_names[:1]]).to_pylist()
+    if whole_masks:
+        kept["masks"] = [
+            (uri, name, mask.tobytes())
+            for uri in sorted({row["image_uri"] for row in kept["masks"]})
+            for name, mask in masks_of(Tables(**{k: tables[k] for k in ("images", "masks", "regions")}), uri).items()
+        ]
+    return kept
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
+def test_windows_and_whole_images_give_the_same_rows(
+    tmp_path: Path, padding: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes at several phases of the pooling grid, beside small images; read in windows, everything is as before."""
+    archive, rng, network = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0), make_network(padding)
+    for height, width in ((160, 161), (99, 202), (30, 33)):
+        archive.write(f"{height}.{kind}", encode(draw_scene(height, width, rng)[0], kind))
+    whole = segment(archive, network, tile=48)
+    monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
+    windows = segment(archive, network, tile=48)
+    assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
+    assert len(windows["masks"]) == 2 * (16 + 15 + 1)
+    assert sum(done for done, _ in windows["told"]) == sum(of for _, of in windows["told"]) == 31
+    assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, {"run": 1})
+
+
+def test_an_image_that_fails_on_the_way_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    good = encode(draw_scene(100, 120, rng)[0], "png")
+    archive.write("cut.png", good[: len(good) // 2])
+    archive.write("good.png", good)
+    archive.write("grey.tif", tiff(np.zeros((100, 120), np.uint16)))
+    archive.write("bomb.tif", tiff(np.zeros((2000, 2000, 3), np.uint8), compression="zlib"))
+    monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
+    rows = segment(archive, make_network(), tile=64)["images"].to_pylist()
+    found = {Path(row["image_uri"]).name: (row["error_type"], row["error_stage"], row["error"]) for row in rows}
+    assert found["good.png"] == (None, None, None)
+    assert found["cut.png"][:2] == ("unreadable", "decode")
+    assert found["grey.tif"] == ("unsupported", "decode", "uint16 samples, the model was trained on uint8")
+    assert found["bomb.tif"][:2] == ("too_large", "decode")
+    assert "decompression bomb" in found["bomb.tif"][2]
+    crowded = Storage.of(f"{tmp_path}/crowded")
+    crowded.write("good.png", good)
+    (row,) = segment(crowded, make_network(), 64, 0.4, max_regions=1)["images"].to_pylist()
+    assert (row["error_type"], row["error"].partition(";")[0]) == ("too_large", "more than 1 regions")
+
+
+def tiff(image: NDArray[Any], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, image, photometric="rgb" if image.ndim == 3 else "minisblack", **options)
+    return buffer.getvalue()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(1, 40))
+def test_a_window_of_masks_is_that_of_the_whole(top: int, left: int, height: int, width: int) -> None:
+    """Masks in pieces of 32 px, asked for by windows that cross them."""
+    rng = np.random.default_rng(0)
+    mask = rng.random((110, 110)) < 0.5
+    measure = Measure("run", "model", "config", CLASSES, (0.5, 0.5), 1)
+    pieces = [Box(t, x, min(t + 32, 110), min(x + 32, 110)) for t in range(0, 110, 32) for x in range(0, 110, 32)]
+    rows = [measure.mask_row("a", 0, mask[b.top : b.bottom, b.left : b.right], b) for b in pieces]
+    tables = Tables(None, pa.Table.from_pylist(rows), None)
+    window = Box(top, left, top + height, left + width)
+    np.testing.assert_array_equal(masks_of(tables, "a", window)["cell"], mask[top : top + height, left : left + width])
+    with pytest.raises(InputError, match="leaves the image of 110×110 px"):
+        masks_of(tables, "a", Box(0, 0, 111, 1))

@@ -1,0 +1,179 @@
+"""One large image: windows → q → rows, tile by tile; it is never whole in memory.
+
+    windows (a thread, out of the decoder's child) ─▶ network ─▶ run lengths, regions of tiles (a thread) ─▶ merged
+
+Only what is small is kept: run lengths, finished regions, and what touches a seam.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from unet_ray.archive.storage import Storage
+from unet_ray.archive.tables import MASKS, REGIONS
+from unet_ray.errors import ImageError, one_line
+from unet_ray.imaging.decoder import Decoder
+from unet_ray.imaging.regions import Regions
+from unet_ray.imaging.seams import RegionMerger, TileRegions, find_tile_regions
+from unet_ray.imaging.tiling import Box, Tile
+from unet_ray.inputs import check_unchanged, open_ranges
+from unet_ray.network.predictor import Predictor, is_out_of_memory
+from unet_ray.stages.ahead import ahead
+from unet_ray.stages.columns import PROBABILITIES, failure
+from unet_ray.stages.measure import Measure, list_of
+
+_AHEAD = 2
+"""Windows that are read before they are needed, and tiles whose measuring may wait."""
+_SIDE_BY_SIDE = 2
+"""Large images of one process at a time: one is read and measured while the other computes."""
+_PIXELS_PER_BYTE = 300
+"""Of a large file: more is a decompression bomb, not an image (a blank JPEG has some 250)."""
+_STORE_ERRORS = ("network", "missing", "denied", "changed")
+
+
+@dataclass(frozen=True)
+class PredictLarge:
+    """Predicts and measures images in windows.
+
+    Args:
+        access — opens their URIs.
+        predictor — cuts and computes.
+        measure — thresholds and rows.
+        max_regions — of a class in an image; more are the error `too_large`.
+        check_etags — whether the plan's etags are the store's.
+        post — told of tiles: (done, to do) since the last call.
+    """
+
+    access: Storage
+    predictor: Predictor
+    measure: Measure
+    max_regions: int
+    check_etags: bool
+    post: Callable[[int, int], None]
+    _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SIDE_BY_SIDE))
+
+    def __call__(self, row: dict[str, Any]) -> Any:
+        """Return an image's row of PROBABILITIES, with its masks and regions, or its error."""
+        with self._places:
+            return self._done(_LargeImage(self, row))
+
+    def _done(self, image: _LargeImage) -> Any:
+        try:
+            image.work()
+            found = [[image.masks()], [image.regions()]]
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process
+        except Exception as error:
+            known = ImageError("out_of_memory", one_line(error)) if is_out_of_memory(error) else error
+            image.row |= failure(known, _stage_of(error, image.stage))
+            found = [[None], [None]]
+        finally:
+            image.close()
+        image.row |= {"batch_divisor": self.predictor.batch_divisor}
+        plain = pa.Table.from_pylist([image.row], schema=PROBABILITIES)
+        for name, schema, tables in zip(("masks", "regions"), (MASKS, REGIONS), found, strict=True):
+            if tables[0] is not None:
+                place = PROBABILITIES.get_field_index(name)
+                plain = plain.set_column(place, PROBABILITIES.field(name), list_of(tables, schema))
+        return plain
+
+
+def _stage_of(error: Exception, stage: str) -> str:
+    return "read" if isinstance(error, ImageError) and error.error_type in _STORE_ERRORS else stage
+
+
+@dataclass
+class _LargeImage:
+    """The state of one image while its tiles go by."""
+
+    config: PredictLarge
+    row: dict[str, Any]
+    stage: str = "decode"
+    """What is being done, for errors."""
+    decoder: Decoder = field(default_factory=Decoder)
+    mask_rows: list[dict[str, Any]] = field(default_factory=list)
+    mergers: list[RegionMerger] = field(default_factory=list)
+
+    def work(self) -> None:
+        """Take every tile through the network and the measuring."""
+        config, row = self.config, self.row
+        row |= {"predict_s": 0.0, "measure_s": 0.0}
+        fetch = open_ranges(config.access, row["file_uri"])
+        height, width = self.decoder.open(fetch, row["image_bytes"], row["page"])
+        if height * width > _PIXELS_PER_BYTE * row["image_bytes"]:
+            raise ImageError(
+                "too_large", f"{width}×{height} px out of {row['image_bytes']} bytes: a decompression bomb"
+            )
+        row |= {"height": height, "width": width}
+        self.mergers = [RegionMerger(height, width, config.max_regions) for _ in config.measure.classes]
+        tiles = config.predictor.tiles(height, width)
+        config.post(0, len(tiles))
+        with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as measuring:
+            windows = ahead(reading, self._read, tiles, _AHEAD)
+            for measured in ahead(measuring, self._measured, map(self._predicted, windows), _AHEAD):
+                self._keep(measured)
+                config.post(1, 0)
+        if config.check_etags:
+            check_unchanged(config.access, row["file_uri"], row["image_etag"])
+
+    def _read(self, tile: Tile) -> tuple[Tile, NDArray[Any]]:
+        started = time.perf_counter()
+        pixels = self.config.predictor.read_tile(self._window, self.row["height"], self.row["width"], tile)
+        self.row["decode_s"] += time.perf_counter() - started
+        return tile, pixels
+
+    def _window(self, box: Box) -> NDArray[Any]:
+        window = self.decoder.window(box)
+        self.row["channels"] = window.shape[2]
+        return self.config.predictor.preprocessing.check(window)
+
+    def _predicted(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Box, NDArray[np.uint8]]:
+        self.stage, started = "predict", time.perf_counter()
+        tile, pixels = window
+        q = self.config.predictor.predict_tile(pixels, tile)
+        self.row["predict_s"] += time.perf_counter() - started
+        self.stage = "decode"
+        return tile.core, q
+
+    def _measured(self, predicted: tuple[Box, NDArray[np.uint8]]) -> list[tuple[dict[str, Any], TileRegions]]:
+        started, (core, q_khw) = time.perf_counter(), predicted
+        measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
+        for index, q in enumerate(q_khw):
+            mask = measure.binary(index, q)
+            row = measure.mask_row(self.row["image_uri"], index, mask, core)
+            found.append((row, find_tile_regions(mask, np.ascontiguousarray(q), core, *size)))
+        self.row["measure_s"] += time.perf_counter() - started
+        return found
+
+    def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:
+        for merger, (mask_row, regions) in zip(self.mergers, measured, strict=True):
+            self.mask_rows.append(mask_row)
+            merger.add(regions)
+
+    def masks(self) -> Any:
+        """Return the masks rows: class by class, tile by tile."""
+        ordered = sorted(self.mask_rows, key=lambda row: (row["class_id"], row["top"], row["left"]))
+        return pa.Table.from_pylist(ordered, schema=MASKS)
+
+    def regions(self) -> Any:
+        """Return the regions rows."""
+        self.stage, started = "measure", time.perf_counter()
+        found: list[Regions] = [merger.regions(self.config.measure.min_area) for merger in self.mergers]
+        rows = self.config.measure.region_rows(self.row["image_uri"], found)
+        self.row["merge_s"] = time.perf_counter() - started
+        self.row["measure_s"] += self.row["merge_s"]
+        return rows
+
+    def close(self) -> None:
+        """End the decoder's child."""
+        self.decoder.close()
