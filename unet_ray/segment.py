@@ -18,7 +18,7 @@ from unet_ray.archive.ledger import remove_leftovers
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.runs import new_run_id, run_records, write_run_record
-from unet_ray.archive.scratch import Scratch, scratch
+from unet_ray.archive.scratch import scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.cluster import (
     TASK_CPUS,
@@ -32,9 +32,9 @@ from unet_ray.cluster import (
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import Model, load_model
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor, PredictorConfig, effective_context
 from unet_ray.plan import Plan, make_plan
-from unet_ray.segment_config import SegmentConfig, config_digest, thresholds_of
+from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, thresholds_of
 from unet_ray.shard_sink import SegmentResult, ShardSink
 from unet_ray.stages.decode import Decode
 from unet_ray.stages.large import PredictLarge
@@ -62,24 +62,23 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     model.build()  # a model that does not load fails here, once, and not in every actor
     output = Storage.of(config.output)
     digest = config_digest(config, model)
+    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
     with scratch() as database:
+
+        def make() -> Plan:
+            plan = make_plan(database, scan, output, (model.digest, digest), config.retry_failed, config.limit)
+            print(plan)
+            return plan
+
         if config.dry_run:
-            plan = _plan(config, database, output, (model.digest, digest))
+            plan = make()
             print(_expected(output, plan.todo))
             return SegmentResult("dry-run", "dry run", 0, images_listed=plan.listed, images_skipped=plan.done)
         output.check_writable()
         result = SegmentResult(new_run_id())
         with OutputLock(output, result.run_id):
             remove_leftovers(output)
-            plan = _plan(config, database, output, (model.digest, digest))
-            return _recorded(_Run(config, model, output, digest, plan, result), ray_address)
-
-
-def _plan(config: SegmentConfig, database: Scratch, output: Storage, digests: tuple[str, str]) -> Plan:
-    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
-    plan = make_plan(database, scan, output, digests, config.retry_failed, config.limit)
-    print(plan)
-    return plan
+            return _recorded(_Run(config, model, output, digest, make(), result), ray_address)
 
 
 def _expected(output: Storage, images: int) -> str:
@@ -134,6 +133,7 @@ class _Run:
         print(
             f"run {self.result.run_id}: {self.plan.todo} images, {size} predictors ({device}, {pool.threads} threads)"
         )
+        print(self._tiling())
         self.started = time.perf_counter()
         minutes = self.config.stall_minutes
         self.watchdog = Watchdog(60 * minutes)
@@ -152,6 +152,15 @@ class _Run:
         self.result.steady_images_per_s = (self.plan.todo - first_images) / max(1e-9, time.time() - first_at)
         self.result.predictor_busy_share = self.result.stage_s["predict"] / (self.result.elapsed_s * pool.most)
         self._check_complete()
+
+    def _tiling(self) -> str:
+        """Say how images are cut, and what the context of tiles costs."""
+        network, config = self.model.network, PredictorConfig(self.config.tile, self.config.context)
+        context = effective_context(network, config)
+        around = network.margin or context
+        exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
+        computed = (1 + 2 * around / config.tile) ** 2
+        return f"tiles of {config.tile} px, {around} px read around them{exact}: {computed:.2f} px computed per px kept"
 
     def _show_progress(self, messages: list[Progress]) -> None:
         if self.watchdog:
@@ -228,6 +237,7 @@ class _Run:
 def _recorded(run: _Run, ray_address: str) -> SegmentResult:
     """Execute a run with its record: written when it starts, and with its outcome whatever that is."""
     result, plan = run.result, run.plan
+    result.is_exact = is_exact(run.config, run.model.network)
     result.images_listed, result.images_skipped = plan.listed, plan.done + plan.failed_before
     _write_record(run)
     result.status, result.exit_code = "failed", 1

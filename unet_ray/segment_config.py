@@ -12,6 +12,7 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.seams import MAX_REGIONS
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import PredictorConfig, effective_context
+from unet_ray.network.unet import UNetConfig
 
 RESULTS_VERSION = 1
 """Raised by hand whenever the same input gives other rows than before."""
@@ -82,15 +83,20 @@ class SegmentConfig:
 def config_digest(config: SegmentConfig, model: Model) -> str:
     """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
     context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
-    exact = context >= model.network.exact_context or model.network.padding == "valid"
     meaning = {
         "results_version": RESULTS_VERSION,
         "thresholds": thresholds_of(config, model),
         "min_area": config.min_area,
         "precision": "float32",
-        "inexact": None if exact else [config.tile, context],
+        "inexact": None if is_exact(config, model.network) else [config.tile, context],
     }
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
+    """Tell whether tiles give what whole images do."""
+    context = effective_context(network, PredictorConfig(tile=config.tile, context=config.context))
+    return network.padding == "valid" or context >= network.exact_context
 
 
 def thresholds_of(config: SegmentConfig, model: Model) -> tuple[float, ...]:

@@ -41,6 +41,8 @@ class SegmentResult:
     stage_s: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage worked, summed over its processes."""
     predictor_busy_share: float = 0.0
+    is_exact: bool = True
+    """Whether tiles give what whole images do; not with a --context below the network's reach."""
     batch_divisor: int = 1
     """What batches were divided by since memory ran out in a predictor; 1: it did not."""
     error_types: dict[str, int] = field(default_factory=dict)

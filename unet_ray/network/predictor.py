@@ -66,7 +66,8 @@ class Predictor:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._most = 1 if config.device == "cpu" else _BATCH_MOST
-        self._one_at_a_time = threading.Lock()
+        self.lock = threading.Lock()
+        """For threads that share the predictor: one call at a time."""
         self.batch_divisor = 1
         """What batches are divided by since memory ran out."""
         self._network = _folded(network).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -133,10 +134,6 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, reads: list[NDArray[Any]], batch_size: int) -> NDArray[np.uint8]:
         """Return q of equally sized reads; a short batch is filled with blanks: its shape is fixed for the run."""
-        with self._one_at_a_time:
-            return self._forward_batch(reads, batch_size)
-
-    def _forward_batch(self, reads: list[NDArray[Any]], batch_size: int) -> NDArray[np.uint8]:
         batch = np.zeros((batch_size, *reads[0].shape), reads[0].dtype)
         for place, read in zip(batch, reads, strict=False):
             place[:] = read

@@ -138,10 +138,11 @@ class _LargeImage:
         return self.config.predictor.preprocessing.check(window)
 
     def _predicted(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Box, NDArray[np.uint8]]:
-        self.stage, started = "predict", time.perf_counter()
-        tile, pixels = window
-        q = self.config.predictor.predict_tile(pixels, tile)
-        self.row["predict_s"] += time.perf_counter() - started
+        self.stage, (tile, pixels) = "predict", window
+        with self.config.predictor.lock:
+            started = time.perf_counter()
+            q = self.config.predictor.predict_tile(pixels, tile)
+            self.row["predict_s"] += time.perf_counter() - started
         self.stage = "decode"
         return tile.core, q
 

@@ -37,6 +37,10 @@ class Predict:
 
     def _predict(self, pixels: Any) -> Any:
         """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
+        with self.predictor.lock:
+            return self._predict_alone(pixels)
+
+    def _predict_alone(self, pixels: Any) -> Any:
         started = time.perf_counter()
         rows = pixels.drop_columns(["pixels"]).to_pylist()
         images = {i: self._image(row, pixels["pixels"][i]) for i, row in enumerate(rows) if row["error_type"] is None}
