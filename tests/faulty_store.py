@@ -48,7 +48,7 @@ class FaultyStore(ThreadingHTTPServer):
             self.requests += 1
             if self._random.random() >= self._share:
                 return None
-            fault = self._random.choice(FAULTS)
+            fault = FAULTS[self.spoilt.total() % len(FAULTS)]  # each kind, however few requests there are
             self.spoilt[fault] += 1
             return fault
 
