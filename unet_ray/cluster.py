@@ -26,8 +26,6 @@ _LOOP_SHARE = 0.03
 """Of a CPU that Ray Data's scheduling loop may take."""
 _PAUSE_S = (0.03, 0.15)
 """Shortest and longest rest of the loop."""
-_CALLS_PER_ACTOR = 4
-"""Of an actor at a time: two large images, and small ones that are not held up by them."""
 REUSED_MEMORY = {
     "env_vars": {
         "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:"
@@ -120,14 +118,18 @@ class PoolPlan:
         """Whether the actors run on GPUs."""
         return self.gpus > 0
 
-    def strategy(self) -> ActorPoolStrategy:
-        """Return the pool as Ray Data wants it; it starts with `least` actors at once."""
+    def strategy(self, calls: int = 1) -> ActorPoolStrategy:
+        """Return the pool as Ray Data wants it; it starts with `least` actors at once.
+
+        Args:
+            calls — of an actor at a time, each in a thread.
+        """
         return ActorPoolStrategy(
             min_size=self.least,
             max_size=self.most,
             initial_size=self.least,
-            max_concurrent_calls_per_actor=_CALLS_PER_ACTOR,
-            enable_true_multi_threading=True,
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=calls > 1,
         )
 
 

@@ -23,8 +23,8 @@ from unet_ray.imaging.images import (
     decode_label_image,
 )
 from unet_ray.imaging.labels import ClassSpec, MaskKind
+from unet_ray.imaging.ranges import Fetch
 from unet_ray.imaging.tiffs import count_pages
-from unet_ray.imaging.windows import Fetch
 
 _READ_THREADS = 16
 

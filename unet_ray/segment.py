@@ -44,6 +44,8 @@ from unet_ray.watchdog import Watchdog
 
 _BUSY = 0.8
 """Share of time at work from which on the predictors are what the others wait for."""
+_CALLS_PER_ACTOR = 4
+"""Of a predictor at a time: two large images, and small ones that are not held up by them."""
 _IMAGES_PER_TASK = 16
 """Images that one decode task reads, at least."""
 _TASKS = 4096
@@ -91,7 +93,7 @@ def _expected(output: Storage, images: int) -> str:
 
 
 @dataclass(frozen=True)
-class Progress:
+class WorkDone:
     """What a worker tells the driver."""
 
     images: int = 0
@@ -162,7 +164,7 @@ class _Run:
         computed = (1 + 2 * around / config.tile) ** 2
         return f"tiles of {config.tile} px, {around} px read around them{exact}: {computed:.2f} px computed per px kept"
 
-    def _show_progress(self, messages: list[Progress]) -> None:
+    def _show_progress(self, messages: list[WorkDone]) -> None:
         if self.watchdog:
             self.watchdog.hear()
         blocks = [message for message in messages if message.images]
@@ -175,7 +177,7 @@ class _Run:
         large = f"; large images: {self.tiles[0]}/{self.tiles[1]} tiles" if self.tiles[1] else ""
         print(f"{self.measured}/{self.plan.todo} images, {rate:.1f}/s{large}", flush=True)
 
-    def _chain(self, pool: PoolPlan, post: Callable[[Progress], None]) -> Dataset:
+    def _chain(self, pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
         config, model = self.config, self.model
         per_task = min(max(_IMAGES_PER_TASK, self.plan.todo // _TASKS), config.shard_images)
         predictor = PredictorConfig(
@@ -185,7 +187,7 @@ class _Run:
 
         def measured(probabilities: Any) -> Any:
             rows = measure(probabilities)
-            post(Progress(images=len(rows)))
+            post(WorkDone(images=len(rows)))
             return rows
 
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
@@ -199,7 +201,7 @@ class _Run:
             .map_batches(
                 _PredictActor,
                 fn_constructor_args=(ray.put(model), predictor, self._large(measure, post)),
-                compute=pool.strategy(),
+                compute=pool.strategy(_CALLS_PER_ACTOR),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
                 **as_tables,
@@ -207,12 +209,12 @@ class _Run:
             .map_batches(measured, num_cpus=TASK_CPUS, **as_tables)
         )
 
-    def _large(self, measure: Measure, post: Callable[[Progress], None]) -> Callable[[Predictor], PredictLarge]:
+    def _large(self, measure: Measure, post: Callable[[WorkDone], None]) -> Callable[[Predictor], PredictLarge]:
         plan, max_regions = self.plan, self.config.max_regions
         access, check_etags = plan.access, plan.etags_of_store
 
         def tell(tiles: int, of_tiles: int) -> None:
-            post(Progress(tiles=tiles, of_tiles=of_tiles))
+            post(WorkDone(tiles=tiles, of_tiles=of_tiles))
 
         return lambda predictor: PredictLarge(access, predictor, measure, max_regions, check_etags, tell)
 

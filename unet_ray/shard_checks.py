@@ -94,7 +94,7 @@ def _check_pixels(
     """Yield the breaches that only decoding shows: run lengths, and regions against them."""
     known = _by_class(regions)
     for class_id, pieces in _by_class(masks).items():
-        merger = RegionMerger(row["height"], row["width"])
+        merger = RegionMerger(row["height"], row["width"], max_regions=row["height"] * row["width"])
         for piece in pieces:
             mask = _decoded(piece)
             if mask is None:

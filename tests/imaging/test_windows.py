@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging import windows
+from unet_ray.imaging import tiff_windows, window_reader
 from unet_ray.imaging.images import decode_image
 from unet_ray.imaging.tiling import Box
 from unet_ray.imaging.windows import open_windows
@@ -151,9 +151,9 @@ def test_damaged_files_are_errors(data: Any) -> None:
 
 def test_absurd_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiff(scene("uint8", 3), rowsperstrip=HEIGHT, compression="zlib")
-    monkeypatch.setattr(windows, "_SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(tiff_windows, "_SEGMENT_BYTES", 10_000)
     with pytest.raises(ImageError, match="save it in smaller ones"):
         open_windows(lambda offset, size: data[offset : offset + size], len(data))
-    monkeypatch.setattr(windows, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(window_reader, "MAX_PIXELS", 1000)
     with pytest.raises(ImageError, match="images up to 1000 px"):
         open_windows(lambda offset, size: data[offset : offset + size], len(data))

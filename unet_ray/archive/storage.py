@@ -19,6 +19,7 @@ import s3fs
 from fsspec.implementations.local import LocalFileSystem
 
 from unet_ray.archive.attempts import ATTEMPTS, Result, mapped_errors, tried
+from unet_ray.archive.local_files import link, walk_local, whole_file
 from unet_ray.errors import InputError
 
 _S3_TRIES = 3
@@ -151,9 +152,10 @@ class Storage:
         uri = self.uri_of(path)
 
         def put() -> None:
+            """Make one attempt."""
             may_write()
             if self.is_local:
-                with _whole_file(uri, data) as temporary:
+                with whole_file(uri, data) as temporary:
                     os.replace(temporary, uri)
             else:
                 self.filesystem.pipe_file(uri, data)
@@ -168,8 +170,8 @@ class Storage:
         """
         uri = self.uri_of(path)
         if self.is_local:
-            with _whole_file(uri, data) as temporary:
-                return _link(temporary, uri)
+            with whole_file(uri, data) as temporary:
+                return link(temporary, uri)
         if self.exists(path):
             raise FileExistsError(uri)
         if not isinstance(self.filesystem, s3fs.S3FileSystem):
@@ -225,7 +227,7 @@ class Storage:
 
     def _infos(self, uri: str, root: str) -> Iterator[dict[str, Any]]:
         if self.is_local:
-            yield from _walk_local(uri)
+            yield from walk_local(uri)
         elif isinstance(self.filesystem, s3fs.S3FileSystem):
             yield from self._s3_pages(uri, root)
         else:
@@ -283,35 +285,6 @@ class Storage:
         return FileEntry(path, f"{folder}/{path}", etag, size)
 
 
-@contextmanager
-def _whole_file(path: str, data: bytes) -> Iterator[str]:
-    """Write data to a temporary file beside a path, for the `with` block to put it there in one step."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _link(temporary: str, path: str) -> bool:
-    """Give a file its name unless another has it; return whether that was one step: not all file systems have links."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        with open(path, "xb"):  # from here on there is one, empty for a moment
-            os.replace(temporary, path)
-        return False
-    return True
-
-
 def _scheme(uri: str) -> str:
     return uri.partition("://")[0] if "://" in uri else "file"
 
@@ -325,19 +298,6 @@ def _modified_ns(filesystem: Any, info: dict[str, Any]) -> int:
         return info["mtime_ns"] if "mtime_ns" in info else os.stat(info["name"]).st_mtime_ns
     modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or 0
     return int((modified.timestamp() if hasattr(modified, "timestamp") else float(modified)) * 1e9)
-
-
-def _walk_local(folder: str) -> Iterator[dict[str, Any]]:
-    """Yield all files below a folder of this machine, links followed; what vanishes or dangles is left out."""
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(here))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
-        for name in names:
-            path = os.path.join(here, name)
-            with suppress(FileNotFoundError):
-                found = os.stat(path)
-                yield {"name": path, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
 def _is_hidden(path: str) -> bool:

@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, one_line
 from unet_ray.imaging.images import decode_image
+from unet_ray.imaging.ranges import Fetch
 from unet_ray.imaging.raster import MAX_PIXELS
 from unet_ray.imaging.tiling import Box
-from unet_ray.imaging.windows import Fetch, WindowReader, open_windows
+from unet_ray.imaging.window_reader import WindowReader
+from unet_ray.imaging.windows import open_windows
 
 TIME_LIMIT_S = 60.0
 """For one image: a hundred times what the largest that is decoded whole takes."""
@@ -209,12 +211,12 @@ def serve(requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_lim
     """Decode what is asked for until there are no more requests: what the child does."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    served = _Served(requests, replies)
+    served = _Served(requests, replies, time_limit_s)
     _reply(replies, {"ready": True})
     for line in requests:
         request = json.loads(line)
         data = requests.read(request["size"]) if request["do"] == "decode" else b""
-        signal.alarm(int(time_limit_s) + 2)  # who asked may be dead: nobody else would end an endless loop
+        served.set_alarm()
         try:
             served.answer(request, data)
         except (ImageError, MemoryError) as error:
@@ -230,11 +232,16 @@ def serve(requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_lim
 class _Served:
     """The child's side: an image at a time, and windows of the one that is open."""
 
-    def __init__(self, requests: BinaryIO, replies: BinaryIO) -> None:
-        self._requests, self._replies = requests, replies
+    def __init__(self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float) -> None:
+        self._requests, self._replies, self._time_limit_s = requests, replies, time_limit_s
         self._windows: WindowReader | None = None
 
+    def set_alarm(self) -> None:
+        """End this process where a request takes too long: who asked may be dead, and nobody else would."""
+        signal.alarm(int(self._time_limit_s) + 2)
+
     def answer(self, request: dict[str, Any], data: bytes) -> None:
+        """Do what a request asks for, and reply; raise ImageError, or whatever a decoder raises."""
         if request["do"] == "open":
             self._windows = None
             self._windows = open_windows(self._fetch, request["size"], request["page"])
@@ -252,7 +259,7 @@ class _Served:
         _reply(self._replies, {"fetch": offset, "size": size})
         found = json.loads(self._requests.readline())
         piece = self._requests.read(found["size"])
-        signal.alarm(int(TIME_LIMIT_S) + 2)
+        self.set_alarm()
         return piece
 
 

@@ -8,14 +8,15 @@ jumping (Wyllie 1979, list ranking), in log₂(ring length) rounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cc3d
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+
+from unet_ray.imaging.columns import Columns
 
 
 def outlines_wkb(labels_hw: NDArray[np.int32], count: int, left: int = 0, top: int = 0) -> NDArray[Any]:
@@ -69,7 +70,7 @@ def polygons_wkb(sides: Sides, part_label: NDArray[np.int64], count: int) -> NDA
 
 
 @dataclass(frozen=True)
-class Sides:
+class Sides(Columns):
     """Straight runs of pixel sides between a part and what is not it: arrays of one length.
 
     Horizontal ones run along a row of vertices, vertical ones along a column, the part on their left hand (x right, y
@@ -86,18 +87,6 @@ class Sides:
     """Last vertex along the line (px)."""
     part: NDArray[np.int64]
     """From 0."""
-
-    def __len__(self) -> int:
-        return len(self.kind)
-
-    def of(self, chosen: Any) -> Sides:
-        """Return some of them, in the order of an index."""
-        return Sides(*(getattr(self, f.name)[chosen] for f in fields(self)))
-
-    @staticmethod
-    def concatenated(several: Sequence[Sides]) -> Sides:
-        """Return all of several."""
-        return Sides(*(np.concatenate([getattr(s, f.name) for s in several]) for f in fields(Sides)))
 
     def joined(self) -> Sides:
         """Return them sorted by kind, line and start; what goes on in the same direction becomes one."""

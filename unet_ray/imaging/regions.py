@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_ray.imaging.columns import Columns
 from unet_ray.imaging.outlines import outlines_wkb
 
 
 @dataclass(frozen=True)
-class Sums:
+class Sums(Columns):
     """What pixels of labels add up to, a column per field: integers, so that pieces of a region add up exactly."""
 
     area: NDArray[np.int64]
@@ -31,18 +31,6 @@ class Sums:
     """(regions, 4) xmin, ymin, xmax, ymax; half-open (px)."""
     first: NDArray[np.int64]
     """(regions, 2) row, column of the first pixel in raster order."""
-
-    def __len__(self) -> int:
-        return len(self.area)
-
-    def of(self, chosen: Any) -> Sums:
-        """Return some of them, in the order of an index."""
-        return Sums(*(getattr(self, f.name)[chosen] for f in fields(self)))
-
-    @staticmethod
-    def concatenated(several: Sequence[Sums]) -> Sums:
-        """Return all of several."""
-        return Sums(*(np.concatenate([getattr(s, f.name) for s in several]) for f in fields(Sums)))
 
 
 @dataclass(frozen=True)

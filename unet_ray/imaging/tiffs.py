@@ -60,17 +60,23 @@ def read_tiff(data: bytes, page: int | None, max_pixels: int) -> Raster:
     """Read one page of a TIFF; raise ImageError for a stack without page and a page beyond the stack."""
     file = io.BytesIO(data)
     with tifffile.TiffFile(file) as tiff:
-        pages = image_pages(tiff, file) or [tiff.pages[0]]
-        if page is None and len(pages) > 1:
-            raise ImageError("unsupported", f"a stack of {len(pages)} pages where one image was expected")
-        if (page or 1) > len(pages):
-            raise ImageError("unreadable", f"page {page} of a stack of {len(pages)}")
-        return _read_tiff_page(pages[(page or 1) - 1], max_pixels)
+        return _read_tiff_page(chosen_page(tiff, file, page), max_pixels)
+
+
+def chosen_page(tiff: tifffile.TiffFile, file: BinaryIO, page: int | None) -> Any:
+    """Return the page of a number, from 1; raise ImageError for a stack without it, a page beyond, a volume."""
+    pages = image_pages(tiff, file) or [tiff.pages[0]]
+    if page is None and len(pages) > 1:
+        raise ImageError("unsupported", f"a stack of {len(pages)} pages where one image was expected")
+    if (page or 1) > len(pages):
+        raise ImageError("unreadable", f"page {page} of a stack of {len(pages)}")
+    chosen = pages[(page or 1) - 1]
+    if chosen.imagedepth > 1:
+        raise ImageError("unsupported", f"a volume of {chosen.imagedepth} planes in one page")
+    return chosen
 
 
 def _read_tiff_page(page: Any, max_pixels: int) -> Raster:
-    if page.imagedepth > 1:
-        raise ImageError("unsupported", f"a volume of {page.imagedepth} planes in one page")
     check_size(page.imagelength, page.imagewidth, page.samplesperpixel, max_pixels)
     samples = page.asarray()
     samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from unet_ray.errors import InputError
+from unet_ray.errors import ImageError, InputError, one_line
 from unet_ray.imaging.tiling import Box, Tile, read_box, read_frame, tiles_of
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
@@ -161,6 +161,11 @@ def _up_to_multiple(value: int, multiple: int) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that host or GPU memory ran out; torch has no type of its own for the host's."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def named(error: Exception) -> Exception:
+    """Return an error as it is, or as the ImageError `out_of_memory`: torch has types of its own for that."""
+    return ImageError("out_of_memory", one_line(error)) if is_out_of_memory(error) else error
 
 
 def _folded(network: UNet) -> UNet:

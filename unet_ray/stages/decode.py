@@ -26,8 +26,8 @@ _BLOCK_BYTES = 32 * 2**20
 _READ_THREADS = 8
 _WHOLE_BYTES = 2**28
 """Larger files are not read whole (bytes)."""
-_LARGE: dict[str, Any] = {"pixels": None, "decode_s": 0.0}
-"""An image without pixels and without error: whoever predicts it reads it in windows."""
+_NO_PIXELS: dict[str, Any] = {"pixels": None, "decode_s": 0.0}
+"""Of a failed image, or without an error of a large one: whoever predicts that reads it in windows."""
 
 
 @cache
@@ -61,12 +61,12 @@ class Decode:
     def _decode_file(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Read a file once and decode those of its pages that the plan wants."""
         if rows[0]["image_bytes"] > _WHOLE_BYTES:
-            return [row | _LARGE for row in rows]
+            return [row | _NO_PIXELS for row in rows]
         started = time.perf_counter()
         try:
             data = read_file(self.access, rows[0]["file_uri"], rows[0]["image_etag"] if self.check_etags else None)
         except Exception as error:
-            return [row | failure(error, "read") | _LARGE for row in rows]
+            return [row | failure(error, "read") | _NO_PIXELS for row in rows]
         read_s = (time.perf_counter() - started) / len(rows)
         return [self._decode(row, data, read_s) for row in rows]
 
@@ -78,5 +78,5 @@ class Decode:
             found = {"height": height, "width": width, "channels": channels, "pixels": image.tobytes()}
         except Exception as error:
             is_large = isinstance(error, ImageError) and error.error_type == "too_large"
-            found = _LARGE if is_large else failure(error, "decode") | {"pixels": None}
+            found = _NO_PIXELS | ({} if is_large else failure(error, "decode"))
         return row | found | {"decode_s": read_s + time.perf_counter() - started}

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import MASKS, REGIONS
-from unet_ray.errors import ImageError, one_line
+from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.regions import Regions
 from unet_ray.imaging.seams import RegionMerger, TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Box, Tile
 from unet_ray.inputs import check_unchanged, open_ranges
-from unet_ray.network.predictor import Predictor, is_out_of_memory
+from unet_ray.network.predictor import Predictor, named
 from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PROBABILITIES, failure
 from unet_ray.stages.measure import Measure, list_of
@@ -74,8 +74,7 @@ class PredictLarge:
         except torch.AcceleratorError:
             raise  # the device is lost to this process
         except Exception as error:
-            known = ImageError("out_of_memory", one_line(error)) if is_out_of_memory(error) else error
-            image.row |= failure(known, _stage_of(error, image.stage))
+            image.row |= failure(named(error), _stage_of(error, image.stage))
             found = [[None], [None]]
         finally:
             image.close()
@@ -171,8 +170,7 @@ class _LargeImage:
         self.stage, started = "measure", time.perf_counter()
         found: list[Regions] = [merger.regions(self.config.measure.min_area) for merger in self.mergers]
         rows = self.config.measure.region_rows(self.row["image_uri"], found)
-        self.row["merge_s"] = time.perf_counter() - started
-        self.row["measure_s"] += self.row["merge_s"]
+        self.row["measure_s"] += time.perf_counter() - started
         return rows
 
     def close(self) -> None:

@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from unet_ray.errors import ImageError, one_line
-from unet_ray.network.predictor import Predictor, is_out_of_memory
+from unet_ray.network.predictor import Predictor, named
 from unet_ray.stages.columns import PROBABILITIES, failure
 from unet_ray.stages.large import PredictLarge
 
@@ -67,7 +66,5 @@ class Predict:
             try:
                 found[index] = self.predictor.predict([image])[0]
             except Exception as error:
-                is_memory = is_out_of_memory(error)  # torch has types of its own for it
-                known = ImageError("out_of_memory", one_line(error)) if is_memory else error
-                rows[index].update(failure(known, "predict"))
+                rows[index].update(failure(named(error), "predict"))
         return found

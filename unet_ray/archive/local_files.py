@@ -1,0 +1,51 @@
+"""Files of this machine: written whole or not at all, made by one only, walked with their links."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+@contextmanager
+def whole_file(path: str, data: bytes) -> Iterator[str]:
+    """Write data to a temporary file beside a path, for the `with` block to put it there in one step."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def link(temporary: str, path: str) -> bool:
+    """Give a file its name unless another has it; return whether that was one step: not all file systems have links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(path, "xb"):  # from here on there is one, empty for a moment
+            os.replace(temporary, path)
+        return False
+    return True
+
+
+def walk_local(folder: str) -> Iterator[dict[str, Any]]:
+    """Yield all files below a folder of this machine, links followed; what vanishes or dangles is left out."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(here))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
+        for name in names:
+            path = os.path.join(here, name)
+            with suppress(FileNotFoundError):
+                found = os.stat(path)
+                yield {"name": path, "size": found.st_size, "mtime_ns": found.st_mtime_ns}

@@ -1,0 +1,26 @@
+"""Rows as columns: dataclasses whose fields are arrays of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Base of dataclasses whose fields are arrays with a row per member."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def of(self, chosen: Any) -> Self:
+        """Return some of the members, in the order of an index or mask."""
+        return type(self)(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    @classmethod
+    def concatenated(cls, several: Sequence[Self]) -> Self:
+        """Return the members of several."""
+        return cls(*(np.concatenate([getattr(one, f.name) for one in several]) for f in fields(cls)))
