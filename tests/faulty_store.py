@@ -1,4 +1,7 @@
-"""A proxy in front of an S3 server that fails a share of the requests, as object stores do on a bad day."""
+"""A proxy in front of an S3 server: it fails a share of the requests, as object stores do on a bad day.
+
+It can also keep the condition of a PUT (If-None-Match), which the server behind it takes no notice of.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from urllib.parse import urlsplit
 FAULTS = ("slow_down", "reset", "stall", "cut")
 _STALL_S = 20.0
 """Longer than s3fs waits for an answer (15 s)."""
+_NOT_MET = b"<Error><Code>PreconditionFailed</Code><Message>A condition did not hold.</Message></Error>"
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -27,14 +31,16 @@ class FaultyStore(ThreadingHTTPServer):
         endpoint — of the server, http://127.0.0.1:PORT.
         share — of the requests that are spoilt.
         seed — of the draws.
+        keeps_conditions — answers 412 to a conditional PUT of what was put before.
     """
 
     daemon_threads = True
 
-    def __init__(self, endpoint: str, share: float, seed: int = 0) -> None:
+    def __init__(self, endpoint: str, share: float, seed: int = 0, keeps_conditions: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urlsplit(endpoint)
         self._share, self._random, self._lock = share, random.Random(seed), threading.Lock()
+        self._put: set[str] | None = set() if keeps_conditions else None
         self.requests = 0
         self.spoilt: Counter[str] = Counter()
 
@@ -52,6 +58,19 @@ class FaultyStore(ThreadingHTTPServer):
             self.spoilt[fault] += 1
             return fault
 
+    def meets_condition(self, command: str, path: str, if_none_match: str | None) -> bool:
+        """Tell whether a request may be passed on; of conditional PUTs at the same moment, one."""
+        if self._put is None or command not in ("PUT", "DELETE"):
+            return True
+        with self._lock:
+            if command == "DELETE":
+                self._put.discard(path)
+            elif if_none_match and path in self._put:
+                return False
+            else:
+                self._put.add(path)
+            return True
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients hang up on purpose here."""
 
@@ -62,6 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if not self.server.meets_condition(self.command, urlsplit(self.path).path, self.headers["If-None-Match"]):
+            self._answer(412, {"Content-Type": "application/xml"}, _NOT_MET)
+            return
         fault = self.server.draw()
         if fault == "slow_down":
             self._answer(503, {"Content-Type": "application/xml"}, _SLOW_DOWN)
@@ -106,9 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty_store(endpoint: str, share: float, seed: int = 0) -> Iterator[FaultyStore]:
+def faulty_store(endpoint: str, share: float, seed: int = 0, keeps_conditions: bool = False) -> Iterator[FaultyStore]:
     """Run a faulty store while the `with` block does."""
-    with FaultyStore(endpoint, share, seed) as store:
+    with FaultyStore(endpoint, share, seed, keeps_conditions) as store:
         thread = threading.Thread(target=store.serve_forever, daemon=True)
         thread.start()
         yield store

@@ -46,8 +46,8 @@ PARTS = {
     "raylet": "core/src/ray/raylet/raylet",
 }
 NOT_TASKS = ("MapWorker", "_Messages", "_StatsActor", "Autoscaling", "IDLE", "Dashboard")
-_MOMENTS_S = (4.0, 40.0)
-"""Earliest and latest moment of a kill: from before Ray is up to after most runs have ended."""
+_MOMENTS_S = (3.0, 25.0)
+"""Earliest and latest moment of a kill: from before Ray is up to the end of a run."""
 _GOES_ON_S = 240.0
 """How long a run may take to end after something else than its driver was killed."""
 
@@ -105,6 +105,7 @@ class Soak:
     cluster: SoakCluster | None = None
     killed: Counter[str] = field(default_factory=Counter)
     exit_codes: Counter[int] = field(default_factory=Counter)
+    hung: int = 0
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -115,11 +116,11 @@ class Soak:
         archive.write("broken.png", b"no image")
 
     def run(self, kills: int) -> None:
-        """Kill `kills` runs, let one end, and check what it left.
+        """Start runs until `kills` of them were killed, let one end, and check what they left.
 
         Raises: AssertionError — anything lost, double or different.
         """
-        for _ in range(kills):
+        while self.killed.total() < kills:
             if self._is_complete():
                 self._add_images()
             self._disturb(self._start("disturbed"))
@@ -167,31 +168,31 @@ class Soak:
             time.sleep(0.05)
         family = _family(process)
         others = self.cluster.processes() if self.cluster else family
-        if process.poll() is None and self._kill(part, process, others):
-            self.killed[part] += 1
+        if process.poll() is None:
+            self.killed[self._kill(part, process, others)] += 1
         try:
             process.communicate(timeout=_GOES_ON_S)
         except subprocess.TimeoutExpired:
-            self.killed["hung"] += 1
+            self.hung += 1
         self.exit_codes[process.returncode if process.poll() is not None else 99] += 1
         for one in {*family, *_family(process)}:  # a dead driver's Ray takes a while to notice
             _kill_quietly(one)
         process.wait()
 
-    def _kill(self, part: str, process: subprocess.Popen[str], family: list[psutil.Process]) -> bool:
+    def _kill(self, part: str, process: subprocess.Popen[str], family: list[psutil.Process]) -> str:
+        """Kill the part, or the driver where no such part lives at this moment. Returns what was killed."""
         if part == "server":
             assert self.server
             self.server()
-            return True
-        if part == "driver":
-            process.kill()
-            return True
-        found = [p for p in family if PARTS[part] in title(p)]
+            return part
+        found = [p for p in family if PARTS[part] in title(p)] if part != "driver" else []
         if part == "task":
             found = [p for p in found if not any(name in title(p) for name in NOT_TASKS)]
-        if found:
-            _kill_quietly(self._random.choice(found))
-        return bool(found)
+        if not found:
+            process.kill()
+            return "driver"
+        _kill_quietly(self._random.choice(found))
+        return part
 
     def _is_complete(self) -> bool:
         tables = Storage.of(f"{self.root}/disturbed")
@@ -257,7 +258,8 @@ def main() -> None:
             soak.run(flags.kills)
         finally:
             print(
-                f"killed: {dict(soak.killed)}; exit codes: {dict(soak.exit_codes)}; {time.monotonic() - started:.0f} s"
+                f"killed: {dict(soak.killed)} of {soak.exit_codes.total()} runs; hung: {soak.hung}; "
+                f"exit codes: {dict(soak.exit_codes)}; {time.monotonic() - started:.0f} s"
             )
             if cluster:
                 cluster.stop()

@@ -48,7 +48,7 @@ def segment(archive: Storage, network: UNet, tile: int, threshold: float = 0.5, 
     told: list[tuple[int, int]] = []
     settings = {"max_regions": 10**6, "check_etags": True} | limits
     large = PredictLarge(archive, predictor, measure, post=lambda *tiles: told.append(tiles), **settings)
-    rows = [dict(zip(PLAN.names, (e.uri, e.uri, None, e.etag, e.size), strict=True)) for e in archive.entries()]
+    rows = [dict(zip(PLAN.names, (e.uri, e.uri, None, e.etag, e.size, 1), strict=True)) for e in archive.entries()]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
     for pixels in Decode(archive, CONSTANTS, check_etags=True)(plan):

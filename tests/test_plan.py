@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,21 @@ LEDGER = st.lists(st.tuples(*(st.sampled_from(x) for x in ("abcdef", "12", "mn",
 LISTED = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from("123"), min_size=1)
 
 
-def write_ledger(output: Storage, rows: list[tuple[str, str, str, str, str | None]]) -> None:
-    """Write ledger rows as two shards of two nights."""
+def write_ledger(
+    output: Storage, rows: list[tuple[str, str, str, str, str | None]], pages: Mapping[str, int] = {}
+) -> None:
+    """Write ledger rows as two shards of two nights.
+
+    Args:
+        rows — URI, etag, model, configuration, error.
+        pages — of the files that are stacks.
+    """
     for night in range(2):
         images = [
             dict.fromkeys(IMAGES.names)
             | {"image_uri": uri, "image_etag": etag, "image_bytes": 1, "model_digest": model, "config_digest": config}
             | {"error_type": error, "run_id": f"run-{night}", "segmented_at": datetime.now(UTC)}
+            | {"pages": pages.get(uri.partition("#")[0], 1)}
             for uri, etag, model, config, error in rows[night::2]
         ]
         data = to_parquet(pa.Table.from_pylist(images, schema=IMAGES))
@@ -91,12 +99,35 @@ def test_pages_of_a_stack_are_images(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / f"archive/{name}.tif", np.zeros((pages, 8, 8), np.uint8), photometric="minisblack")
     etags = {entry.uri: entry.etag for entry in archive.entries()}
     stack = f"{archive.uri}/stack.tif"
-    write_ledger(output, [(f"{stack}#page=2", etags[stack], "m", "c", None)])
+    write_ledger(output, [(f"{stack}#page=2", etags[stack], "m", "c", None)], {stack: 3})
     with scratch() as database:
         plan = plan_of(database, archive.uri, output)
         names = [(row["image_uri"].rpartition("/")[2], row["page"]) for row in rows_of(plan)]
     assert names == [("plain.png", None), ("single.tif", None), ("stack.tif#page=1", 1), ("stack.tif#page=3", 3)]
     assert (plan.listed, plan.done, plan.etags_of_store) == (5, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("errors", "retry", "expected"),
+    [
+        ((None, None, None), False, (0, 4, 4, 0)),
+        ((None, None, "unreadable"), False, (0, 4, 3, 1)),
+        ((None, None, "unreadable"), True, (1, 2, 1, 0)),
+        ((None, None, "network"), False, (1, 2, 1, 0)),
+        ((None, None), False, (1, 2, 1, 0)),
+    ],
+)
+def test_a_stack_whose_pages_are_all_done_is_not_touched(
+    tmp_path: Path, errors: tuple[str | None, ...], retry: bool, expected: tuple[int, ...]
+) -> None:
+    """The file is gone, which shows who opens it: what cannot be read is taken for one image."""
+    output, stack = Storage.of(f"{tmp_path}/tables"), f"{tmp_path}/archive/stack.tif"
+    rows = [(f"{stack}#page={page}", "7", "m", "c", error) for page, error in enumerate(errors, 1)]
+    write_ledger(output, [*rows, (f"{tmp_path}/a.png", "1", "m", "c", None)], {stack: 3})
+    manifest = write_manifest(tmp_path / "m.parquet", [(stack, "7"), (f"{tmp_path}/a.png", "1")])
+    with scratch() as database:
+        plan = plan_of(database, manifest, output, retry=retry)
+        assert (plan.todo, plan.listed, plan.done, plan.failed_before) == expected
 
 
 def test_what_a_run_did_not_write_is_counted(tmp_path: Path) -> None:

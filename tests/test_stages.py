@@ -16,7 +16,7 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_liste
     archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
     for name in ("same", "other"):
         archive.write(f"{name}.png", encode(draw_scene(30, 40, rng)[0], "png"))
-    listed = [(e.uri, e.uri, None, e.etag, e.size) for e in archive.entries()]
+    listed = [(e.uri, e.uri, None, e.etag, e.size, 1) for e in archive.entries()]
     archive.write("other.png", encode(draw_scene(50, 60, rng)[0], "png"))
     plan = pa.Table.from_pylist([dict(zip(PLAN.names, row, strict=True)) for row in listed], schema=PLAN)
     constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)

@@ -39,6 +39,8 @@ class ImageSource:
     etag: str
     size: int
     """Bytes of the file."""
+    pages: int = 1
+    """Images in the file."""
 
     @property
     def uri(self) -> str:
@@ -127,7 +129,7 @@ def _pages_of(access: Storage, entry: FileEntry) -> list[ImageSource]:
         except (ImageError, OSError):
             pages = _count_pages_whole(access, entry)
     numbers: list[int | None] = [None] if pages == 1 else list(range(1, pages + 1))
-    return [ImageSource(entry.uri, number, entry.etag, entry.size) for number in numbers]
+    return [ImageSource(entry.uri, number, entry.etag, entry.size, pages) for number in numbers]
 
 
 def _count_pages_whole(access: Storage, entry: FileEntry) -> int:

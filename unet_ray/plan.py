@@ -107,7 +107,8 @@ def make_plan(
 def find_open_images(database: Scratch, scan: FileScan) -> int:
     """Name the images of an archive whose keys are not in `left_out`: `open_images`, with the columns of `PLAN`.
 
-    Of what is left, headers of TIFF files are read: each page of a stack is an image.
+    Of what is left, headers of TIFF files are read: each page of a stack is an image. A stack whose pages are all in
+    `left_out` is not touched.
 
     Returns: images of the archive.
     Raises: InputError — what a scan raises, and a URI that is listed twice.
@@ -116,22 +117,47 @@ def find_open_images(database: Scratch, scan: FileScan) -> int:
     _refuse_twice(database, scan.named)
     database.view(
         "archive",
-        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, size AS image_bytes "
-        "FROM files",
+        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, size AS image_bytes, "
+        "1::INTEGER AS pages FROM files",
     )
-    database.store("open_files", "FROM archive ANTI JOIN left_out USING (image_uri, image_etag)")
+    _name_left_out_stacks(database)
+    database.store(
+        "open_files",
+        "FROM archive ANTI JOIN left_out USING (image_uri, image_etag) "
+        "ANTI JOIN left_out_stacks USING (file_uri, image_etag)",
+    )
     database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
     database.store("open_pages", "FROM pages ANTI JOIN left_out USING (image_uri, image_etag)")
     database.view("open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages")
     more = database.value("SELECT count(*) - count(DISTINCT file_uri) FROM pages")
-    return scan.known + int(more)
+    return int(scan.known + more + database.value("SELECT coalesce(sum(pages - 1), 0) FROM left_out_stacks"))
+
+
+def _name_left_out_stacks(database: Scratch) -> None:
+    """Name the stacks of the archive of which every page is in `left_out`: `left_out_stacks`; the ledger counts pages.
+
+    Columns: file_uri, image_etag, pages.
+    """
+    database.store(
+        "left_out_pages",
+        "SELECT DISTINCT image_uri, regexp_replace(image_uri, '#page=[0-9]+$', '') AS file_uri, image_etag, pages "
+        "FROM left_out WHERE pages > 1",
+    )
+    database.store(
+        "left_out_stacks",
+        "SELECT file_uri, image_etag, pages FROM left_out_pages SEMI JOIN archive USING (file_uri, image_etag) "
+        "GROUP BY ALL HAVING count(*) = pages",
+    )
 
 
 def _count_failed(database: Scratch) -> int:
-    database.view("files_and_pages", "FROM archive UNION ALL FROM pages")
-    return int(
-        database.value("SELECT count(*) FROM files_and_pages SEMI JOIN failed_only USING (image_uri, image_etag)")
+    """Count the images of the archive that were left out for their failure."""
+    database.view(
+        "named",
+        "SELECT image_uri, image_etag FROM archive UNION ALL SELECT image_uri, image_etag FROM pages UNION ALL "
+        "SELECT image_uri, image_etag FROM left_out_pages SEMI JOIN left_out_stacks USING (file_uri, image_etag)",
     )
+    return int(database.value("SELECT count(*) FROM named SEMI JOIN failed_only USING (image_uri, image_etag)"))
 
 
 def _refuse_twice(database: Scratch, named: str) -> None:
@@ -150,7 +176,7 @@ def _pages_of_stacks(database: Scratch, access: Storage) -> Iterator[Any]:
     query = "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size FROM tiffs"
     for batch in database.batches(query, _HEADERS):
         sources = expand_stacks(access, [FileEntry(**row) for row in batch.to_pylist()])
-        pages = [(s.uri, s.file_uri, s.page, s.etag, s.size) for s in sources if s.page is not None]
+        pages = [(s.uri, s.file_uri, s.page, s.etag, s.size, s.pages) for s in sources if s.page is not None]
         columns = zip(*pages, strict=True)
         arrays = [pa.array(values, field.type) for values, field in zip(columns, PLAN, strict=bool(pages))]
         if pages:

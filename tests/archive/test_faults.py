@@ -11,6 +11,7 @@ from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.archive import attempts
 from unet_ray.archive import storage as storage_module
+from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import OutputHeldError
 
@@ -98,6 +99,29 @@ def test_a_file_is_made_by_one_only(root: str) -> None:
     assert Storage.of(root).is_local is all(exclusive for _, exclusive in made)  # the server here knows no conditions
     with pytest.raises(FileExistsError):
         folder.create("lock", b"late")
+
+
+def test_a_store_that_keeps_conditions_gives_the_lock_to_one(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = new_bucket(request)
+    with faulty_store(s3_server, 0.0, keeps_conditions=True) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        output = Storage.of(bucket)
+
+        def take(index: int) -> OutputLock | str:
+            try:
+                return OutputLock(output, f"run-{index}").__enter__()
+            except OutputHeldError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(take, range(8)))
+        ((holder, held),) = [(index, one) for index, one in enumerate(found) if isinstance(one, OutputLock)]
+        refusals = [text for text in found if isinstance(text, str)]
+        assert all(f"run run-{holder} holds this output since" in text for text in refusals)
+        held.__exit__()
+        assert output.create("_lock.json", b"{}")
 
 
 def test_file_systems_without_links_have_locks_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

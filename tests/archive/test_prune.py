@@ -28,8 +28,8 @@ def output(root: str) -> Storage:
     for run_id, (day, digest) in RUNS.items():
         for task in range(2):
             row = {
-                "image_uri": f"{run_id}-{task}.png", "image_etag": "e", "image_bytes": 1, "height": 1, "width": 1,
-                "channels": 1, "model_digest": digest, "config_digest": "c", "run_id": run_id,
+                "image_uri": f"{run_id}-{task}.png", "image_etag": "e", "image_bytes": 1, "pages": 1, "height": 1,
+                "width": 1, "channels": 1, "model_digest": digest, "config_digest": "c", "run_id": run_id,
                 "segmented_at": datetime.now(UTC), "region_count": 0,
             }  # fmt: skip
             tables = {

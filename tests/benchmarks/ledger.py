@@ -86,7 +86,7 @@ def _write(folder: Path, rows: int, model_digest: str, digest: str) -> None:
     listing = f"{names}, md5(i::VARCHAR) AS image_etag, 1000000 + i AS image_bytes FROM range({rows}) t(i)"
     database.execute(f"COPY ({listing}) TO '{folder}/archive.parquet'")
     ledger = f"""{names}, md5((CASE WHEN i < {2 * share} THEN -i ELSE i END)::VARCHAR) AS image_etag,
-        1000000 + i AS image_bytes, 512::INT AS height, 512::INT AS width, 3::INT AS channels,
+        1000000 + i AS image_bytes, 1::INT AS pages, 512::INT AS height, 512::INT AS width, 3::INT AS channels,
         CASE WHEN i >= {rows} THEN repeat('0', 64) ELSE '{model_digest}' END AS model_digest,
         '{digest}' AS config_digest, 'run-a' AS run_id, now() AS segmented_at, 7::INT AS region_count,
         CASE WHEN i BETWEEN {2 * share} AND {3 * share - 1} THEN 'unreadable' END AS error_type,

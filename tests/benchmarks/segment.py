@@ -113,7 +113,7 @@ def _loop(model_uri: str, images: str, tables: str) -> dict[str, float]:
         )
         for source, image in zip(sources, decoded, strict=True):
             (q,) = predictor.predict([image])
-            row = {"image_uri": source.uri, "image_etag": source.etag, "image_bytes": source.size}
+            row = {"image_uri": source.uri, "image_etag": source.etag, "image_bytes": source.size, "pages": 1}
             rows.append(measure.image(row | dict(zip(("height", "width", "channels"), image.shape, strict=True)), q))
             megapixels += q.shape[1] * q.shape[2] / 1e6
     write_shard(

@@ -126,7 +126,7 @@ def test_damaged_files_cost_themselves_only(tiny_model: str, tmp_path: Path) -> 
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     for index in range(20):
         archive.write(f"good/{index}.png", encode(draw_scene(60, 70, rng)[0], "png"))
-    for index in range(100):
+    for index in range(200):
         suffix = ("png", "jpg", "tif")[index % 3]
         data = bytearray(encode(draw_scene(60, 70, rng)[0], suffix))
         for place in rng.integers(0, len(data), rng.integers(0, 30)):
@@ -138,7 +138,7 @@ def test_damaged_files_cost_themselves_only(tiny_model: str, tmp_path: Path) -> 
     segment(config)
     rows = open_tables(config.output, current=False).images.to_pylist()
     files = {row["image_uri"].partition("#")[0] for row in rows}
-    assert len(files) == 120
+    assert len(files) == 220
     assert all(row["error_type"] is None for row in rows if "/good/" in row["image_uri"])
     assert {row["error_type"] for row in rows} <= {None, "unreadable", "unsupported", "too_large"}
     assert not verify(VerifyConfig(tables=config.output, images=archive.uri)).problems

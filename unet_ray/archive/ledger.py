@@ -20,9 +20,9 @@ TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", 
 def open_ledger(database: Scratch, output: Storage, model_digest: str, config_digest: str) -> None:
     """Name what a model and a configuration did in an output; one that is not there yet has an empty ledger.
 
-    done (image_uri, image_etag) — successful.
-    failed (image_uri, image_etag) — failed by the file's own fault.
-    tried (image_uri, image_etag) — every row of that model and configuration.
+    done (image_uri, image_etag, pages) — successful.
+    failed (image_uri, image_etag, pages) — failed by the file's own fault.
+    tried (image_uri, image_etag, pages) — every row of that model and configuration.
     known (image_uri) — done or failed with any content, model or configuration.
     """
     images = open_dataset(output, "images", IMAGES) if output.exists("images") else IMAGES.empty_table()
@@ -34,7 +34,7 @@ def open_ledger(database: Scratch, output: Storage, model_digest: str, config_di
         "tried": ours,
     }
     for name, condition in subsets.items():
-        database.read(name, images.filter(condition), ("image_uri", "image_etag"))
+        database.read(name, images.filter(condition), ("image_uri", "image_etag", "pages"))
     database.read("known", images, ("image_uri",))
 
 

@@ -31,6 +31,7 @@ IMAGES = pa.schema(
         _KEY[0],
         _field("image_etag", pa.string(), "the store's etag without quotes, or size-mtime_ns"),
         _field("image_bytes", pa.int64(), "size of the file (bytes)"),
+        _field("pages", pa.int32(), "images in the file: 1, or the pages of a stack"),
         _field("height", pa.int32(), "px; null where the image was not decoded", nullable=True),
         _field("width", pa.int32(), "px; null where the image was not decoded", nullable=True),
         _field("channels", pa.int32(), "as decoded; null where it was not", nullable=True),

@@ -13,9 +13,10 @@ PLAN = pa.schema(
     [
         ("image_uri", pa.string()),
         ("file_uri", pa.string()),
-        ("page", pa.int32()),
+        ("page", pa.int32()),  # of a stack, from 1
         ("image_etag", pa.string()),
         ("image_bytes", pa.int64()),
+        ("pages", pa.int32()),
     ]
 )
 _FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "error_stage")]
