@@ -45,9 +45,10 @@ def write_ledger(
         output.write(f"images/date=2026-01-0{night + 1}/run-{night}-000000.parquet", data)
 
 
-def write_manifest(path: Path, listed: list[tuple[str, str]]) -> str:
+def write_manifest(path: Path, listed: list[tuple[str, str]], sizes: list[int] | None = None) -> str:
     uris, etags = zip(*listed, strict=True)
-    table = pa.table({"image_uri": uris, "image_etag": etags, "image_bytes": pa.array([7] * len(uris), pa.int64())})
+    sizes = sizes or [7] * len(uris)
+    table = pa.table({"image_uri": uris, "image_etag": etags, "image_bytes": pa.array(sizes, pa.int64())})
     pq.write_table(table, path, row_group_size=3)
     return str(path)
 
@@ -57,7 +58,7 @@ def plan_of(database: Scratch, images: str, output: Storage, *, retry: bool = Fa
 
 
 def rows_of(plan: Plan) -> list[dict[str, Any]]:
-    return [row for block in plan.blocks(2) for row in block.to_pylist()]
+    return [row for block in plan.blocks(2, 2) for row in block.to_pylist()]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,16 @@ def test_what_a_run_did_not_write_is_counted(tmp_path: Path) -> None:
         plan = plan_of(database, f"{tmp_path}/m.parquet", Storage.of(f"{tmp_path}/nothing"))
         assert plan.unwritten(output, "run-0") == (2, 1)  # its rows: a, and a again
         assert not plan.etags_of_store
+
+
+def test_large_files_have_blocks_of_their_own(tmp_path: Path) -> None:
+    listed = [(f"s3://archive/{name}", "1") for name in "abcdefg"]
+    sizes = [1, 5 * 10**6, 1, 9 * 10**6, 1, 1, 1]
+    with scratch() as database:
+        manifest = write_manifest(tmp_path / "m.parquet", listed, sizes)
+        plan = plan_of(database, manifest, Storage.of(f"{tmp_path}/tables"))
+        blocks = [[uri[-1] for uri in block["image_uri"].to_pylist()] for block in plan.blocks(2, 1000)]
+    assert blocks == [["d"], ["b"], ["a", "c"], ["e", "f"], ["g"]]
 
 
 def test_a_manifest_that_lists_an_image_twice_is_refused(tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from unet_ray.inputs import expand_stacks
 from unet_ray.stages.columns import PLAN
 
 _TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
-_IS_LARGE = f"page IS NULL AND image_bytes > {2**26}"
-"""Files that may take minutes: others must not wait in one block with them."""
+_IS_LARGE = f"page IS NULL AND image_bytes > {2**22}"
+"""Files that may take minutes, or a block's memory: others must not wait in one block with them."""
+_BLOCKS = 4096
+"""Of a long run, about, of either kind: each has as many images as that takes."""
 _HEADERS = 1024
 """TIFF files whose headers are read together."""
 
@@ -52,14 +54,21 @@ class Plan:
             f"{self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
         )
 
-    def blocks(self, rows: int) -> list[Any]:
-        """Return the images as tables of `PLAN`: first each large file on its own, then so many rows together."""
+    def blocks(self, least: int, most: int) -> list[Any]:
+        """Return the images as tables of `PLAN`: large files first, each on its own, then small ones together.
+
+        Args:
+            least, most — rows of a block of small files.
+        """
         large, small = (
             self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}").select(PLAN.names).cast(PLAN)
             for condition, order in ((_IS_LARGE, "image_bytes DESC"), (f"NOT ({_IS_LARGE})", "file_uri, page"))
         )
-        ones = [large.slice(row, 1) for row in range(len(large))]
-        return ones + [small.slice(start, rows) for start in range(0, len(small), rows)]
+        blocks = [
+            (large, max(1, len(large) // _BLOCKS)),
+            (small, min(max(least, len(small) // _BLOCKS), most)),
+        ]
+        return [table.slice(start, rows) for table, rows in blocks for start in range(0, len(table), rows)]
 
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
         """Return how many of the images a run did not write, and how many rows it wrote beside one of each."""

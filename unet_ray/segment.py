@@ -48,8 +48,6 @@ _CALLS_PER_ACTOR = 4
 """Of a predictor at a time: two large images, and small ones that are not held up by them."""
 _IMAGES_PER_TASK = 16
 """Images that one decode task reads, at least."""
-_TASKS = 4096
-"""Decode tasks of a long run, about: each reads as many images as that takes."""
 
 
 def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
@@ -179,7 +177,6 @@ class _Run:
 
     def _chain(self, pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
         config, model = self.config, self.model
-        per_task = min(max(_IMAGES_PER_TASK, self.plan.todo // _TASKS), config.shard_images)
         predictor = PredictorConfig(
             config.tile, config.context, "cuda" if pool.uses_gpu else "cpu", threads=pool.threads
         )
@@ -192,7 +189,7 @@ class _Run:
 
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
         return (
-            ray.data.from_arrow(self.plan.blocks(per_task))
+            ray.data.from_arrow(self.plan.blocks(_IMAGES_PER_TASK, config.shard_images))
             .map_batches(
                 Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store),
                 num_cpus=TASK_CPUS,

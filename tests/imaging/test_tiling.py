@@ -25,22 +25,36 @@ def test_a_pointwise_network_gives_the_whole_image_back(
     assert np.array_equal(whole[0], image[:, :, 0] + 1)
 
 
-@given(st.integers(1, 70), st.integers(1, 5), st.integers(1, 3))
-@settings(deadline=None)
-def test_a_box_filter_is_exact_where_the_context_covers_it(size: int, tile: int, radius: int) -> None:
-    multiple = 4
-    reach = Reach(multiple, 0)
-    rng = np.random.default_rng(size)
-    image = rng.integers(0, 1000, (size, 8, 1))
+@given(
+    st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(0, 3),
+    st.integers(0, 20),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=300)
+def test_a_box_filter_is_exact_where_the_context_covers_it(
+    size: tuple[int, int], depth: int, tile: int, more_context: int, radius: int, valid: bool
+) -> None:
+    """Bit by bit, for padded filters (zeros beyond the frame) and unpadded ones (mirrored beyond the image)."""
+    multiple = 2**depth
+    margin = 6 * multiple - 4 if valid else 0
+    reach = Reach(multiple, margin)
+    radius = min(radius, margin) if valid else radius
+    context = (-(-radius // multiple) + more_context) * multiple
+    image = np.random.default_rng(radius).integers(0, 1000, (*size, 1))
 
     def network(read: np.ndarray) -> np.ndarray:
-        padded = np.pad(read[:, :, 0], ((radius, radius), (0, 0)))  # zeros beyond the frame, as convolutions pad
-        return sum(padded[i : i + len(read)] for i in range(2 * radius + 1))[None]
+        padded = np.pad(read[:, :, 0], radius)
+        sums = np.lib.stride_tricks.sliding_window_view(padded, (2 * radius + 1,) * 2).sum((2, 3))
+        return sums[margin : len(sums) - margin, margin : sums.shape[1] - margin][None]
 
-    frame = read_box(image, next(tiles_of(size, 8, reach, 4096, multiple)).read, mirror=False)
-    expected = network(frame)[:, :size, :8]
-    for piece in tiles_of(size, 8, reach, tile * multiple, multiple):
-        found = piece.keep(network(read_box(image, piece.read, mirror=False)), 0)
+    (whole,) = tiles_of(*size, reach, 4096, context)
+    expected = whole.keep(network(read_box(image, whole.read, mirror=valid)), margin)
+    assert expected.shape == (1, *size)
+    for piece in tiles_of(*size, reach, tile * multiple, context):
+        found = piece.keep(network(read_box(image, piece.read, mirror=valid)), margin)
         core = piece.core
         assert np.array_equal(found, expected[:, core.top : core.bottom, core.left : core.right])
 

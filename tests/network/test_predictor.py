@@ -30,6 +30,54 @@ def test_tiles_equal_the_whole_image(padding: str, norm: str) -> None:
         assert whole.size < 100 or whole.std() > 0.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_tiles_are_not_visible_at_any_size_or_phase(padding: str, trained: bool) -> None:
+    """Every residue of the pooling grid, tiles that end at different phases of it, both image borders."""
+    network = UNet(UNetConfig(1, 1, 4, 3, padding))  # type: ignore[arg-type]
+    if trained:
+        _train(network)
+    rng = np.random.default_rng(0)
+    compared = differing = 0
+    for residue in range(8):
+        image = _blobs(72 + residue, 113 - residue, rng)
+        whole = Predictor(network, PREPROCESSING, PredictorConfig(tile=1024)).predict([image])[0]
+        assert whole.std() > 0.5
+        for tile in (24, 40) if residue != 3 else (8, 16, 24, 40, 72):
+            tiled = Predictor(network, PREPROCESSING, PredictorConfig(tile=tile)).predict([image])[0]
+            assert np.abs(whole.astype(int) - tiled).max() <= 1
+            compared, differing = compared + whole.size, differing + ((whole >= 128) != (tiled >= 128)).sum()
+    assert differing <= 1e-6 * compared
+
+
+def _blobs(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Return bright blobs on noise, (height, width, 1) uint8."""
+    y, x = np.mgrid[:height, :width]
+    image = rng.normal(60, 15, (height, width))
+    for cy, cx, radius in zip(rng.uniform(0, height, 9), rng.uniform(0, width, 9), rng.uniform(3, 9, 9), strict=True):
+        image[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] += 90
+    return image.clip(0, 255).astype(np.uint8)[..., None]
+
+
+def _train(network: UNet) -> None:
+    """Teach a network to find the blobs, well enough that it is sure of most pixels."""
+    rng = np.random.default_rng(1)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    margin = network.config.margin
+    size = network.config.reach.input_size(64)
+    for _ in range(60):
+        images = torch.from_numpy(np.stack([_blobs(size, size, rng) for _ in range(4)])).permute(0, 3, 1, 2)
+        logits = network(PREPROCESSING.apply(images))
+        targets = (images > 110).float()[..., margin : size - margin, margin : size - margin]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert loss.item() < 0.2
+    network.eval()
+
+
 def test_images_of_a_batch_do_not_change_each_other() -> None:
     torch.manual_seed(2)
     predictor = Predictor(UNet(UNetConfig(1, 1, 3, 2)), PREPROCESSING, PredictorConfig())

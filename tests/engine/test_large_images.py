@@ -1,0 +1,96 @@
+"""Images that are read in windows, in whole runs: straight from S3, beside small ones, killed in the middle."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from tests.conftest import new_bucket
+from tests.engine.test_nights import fill, start_job
+from unet_ray.archive.storage import Storage
+from unet_ray.imaging.decoder import Decoder
+from unet_ray.imaging.tiling import Box
+from unet_ray.inputs import open_ranges
+from unet_ray.network.model_folder import load_model
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.results import masks_of, open_tables
+from unet_ray.synthetic import draw_scene
+from unet_ray.verify import VerifyConfig, verify
+
+HEIGHT, WIDTH = 8192, 6400
+
+
+def large_scene() -> NDArray[np.uint8]:
+    """Return (HEIGHT, WIDTH, 3) of one scene again and again, a little darker each time, so that places differ."""
+    scene = draw_scene(HEIGHT // 8, WIDTH // 8, np.random.default_rng(0))[0]
+    rows = [np.concatenate([scene // (1 + (x + y) % 3) for x in range(8)], axis=1) for y in range(8)]
+    return np.concatenate(rows)
+
+
+@pytest.mark.slow
+def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
+    request: pytest.FixtureRequest, tiny_model: str, tmp_path: Path
+) -> None:
+    root, image = new_bucket(request), large_scene()
+    tifffile.imwrite(tmp_path / "large.tif", image, tile=(256, 256), compression="zlib", photometric="rgb")
+    archive = Storage.of(f"{root}/archive")
+    fill(archive, 20)
+    archive.write("large.tif", (tmp_path / "large.tif").read_bytes())
+    flags = ["--model", tiny_model, "--images", archive.uri, "--output", f"{root}/tables"]
+
+    first = start_job(*flags)
+    assert first.stdout
+    seen = []
+    for line in first.stdout:
+        seen.append(line)
+        tiles = re.search(r"20/21 images.* (\d+)/56 tiles", line)
+        if tiles and int(tiles[1]) > 2:
+            break  # the small ones did not wait for it
+    first.kill()
+    first.communicate()
+    assert tiles, "".join(seen)
+    assert not any("/date=" in entry.path for entry in Storage.of(f"{root}/tables").entries("images"))
+
+    second = start_job(*flags)
+    assert "21 images done" in second.communicate(timeout=600)[0]
+    assert not verify(VerifyConfig(tables=f"{root}/tables", images=archive.uri)).problems
+    tables = open_tables(f"{root}/tables")
+    (row,) = [row for row in tables.images.to_pylist() if row["image_uri"].endswith("large.tif")]
+    assert (row["height"], row["width"], row["channels"]) == (HEIGHT, WIDTH, 3)
+    assert row["region_count"] == sum(uri.endswith("large.tif") for uri in tables.regions["image_uri"].to_pylist())
+    model = load_model(Storage.of(tiny_model))
+    predictor = Predictor(model.build(), model.preprocessing, PredictorConfig())
+    for top, left in ((1000, 2000), (HEIGHT - 300, WIDTH - 300)):  # over seams, and in the last corner
+        around = Box(top - 100, left - 100, min(top + 400, HEIGHT), min(left + 400, WIDTH))
+        (q,) = predictor.predict([image[around.top : around.bottom, around.left : around.right]])
+        found = masks_of(tables, row["image_uri"], Box(top, left, top + 300, left + 300))
+        for index, spec in enumerate(model.classes):
+            expected = q[index, 100:400, 100:400] >= 128
+            assert (found[spec.name] != expected).mean() <= 1e-4
+
+
+def test_a_window_on_s3_is_fetched_in_ranges(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (2000, 2100, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "large.tif", image, tile=(256, 256), photometric="rgb")
+    archive = Storage.of(new_bucket(request))
+    archive.write("large.tif", (tmp_path / "large.tif").read_bytes())
+    (entry,) = archive.entries()
+    fetch, fetched = open_ranges(archive, entry.uri), []
+
+    def counted(offset: int, size: int) -> bytes:
+        fetched.append(size)
+        return fetch(offset, size)
+
+    decoder = Decoder()
+    try:
+        assert decoder.open(counted, entry.size) == (2000, 2100)
+        window = decoder.window(Box(700, 900, 1200, 1300))
+    finally:
+        decoder.close()
+    assert np.array_equal(window, image[700:1200, 900:1300])
+    assert sum(fetched) < entry.size / 3
