@@ -43,11 +43,10 @@ def make_network(padding: str = "same", seed: int = 0) -> UNet:
 
 def segment(archive: Storage, network: UNet, tile: int, threshold: float = 0.5, **limits: Any) -> dict[str, Any]:
     """Take an archive through the stages in a `for` loop."""
-    measure = Measure("run", "model", "config", CLASSES, (threshold,) * 2, limits.pop("min_area", 1))
+    measure = Measure("run", "model", "config", CLASSES, (threshold,) * 2, min_area=1, **limits)
     predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile))
     told: list[tuple[int, int]] = []
-    settings = {"max_regions": 10**6, "check_etags": True} | limits
-    large = PredictLarge(archive, predictor, measure, post=lambda *tiles: told.append(tiles), **settings)
+    large = PredictLarge(archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles))
     rows = [dict(zip(PLAN.names, (e.uri, e.uri, None, e.etag, e.size, 1), strict=True)) for e in archive.entries()]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
@@ -105,8 +104,11 @@ def test_an_image_that_fails_on_the_way_is_a_row(tmp_path: Path, monkeypatch: py
     assert "decompression bomb" in found["bomb.tif"][2]
     crowded = Storage.of(f"{tmp_path}/crowded")
     crowded.write("good.png", good)
-    (row,) = segment(crowded, make_network(), 64, 0.4, max_regions=1)["images"].to_pylist()
-    assert (row["error_type"], row["error"].partition(";")[0]) == ("too_large", "more than 1 regions")
+    for whole_pixels in (2000, 10**6):
+        monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
+        (row,) = segment(crowded, make_network(), 64, 0.5, max_regions=1)["images"].to_pylist()
+        assert (row["error_type"], row["error_stage"]) == ("too_large", "measure")
+        assert row["error"].startswith("more than 1 regions of a class")
 
 
 def tiff(image: NDArray[Any], **options: Any) -> bytes:

@@ -207,18 +207,17 @@ class _Run:
         )
 
     def _large(self, measure: Measure, post: Callable[[WorkDone], None]) -> Callable[[Predictor], PredictLarge]:
-        plan, max_regions = self.plan, self.config.max_regions
-        access, check_etags = plan.access, plan.etags_of_store
+        access, check_etags = self.plan.access, self.plan.etags_of_store
 
         def tell(tiles: int, of_tiles: int) -> None:
             post(WorkDone(tiles=tiles, of_tiles=of_tiles))
 
-        return lambda predictor: PredictLarge(access, predictor, measure, max_regions, check_etags, tell)
+        return lambda predictor: PredictLarge(access, predictor, measure, check_etags, tell)
 
     def _measure(self) -> Measure:
         config, model = self.config, self.model
-        thresholds = thresholds_of(config, model)
-        return Measure(self.result.run_id, model.digest, self.config_digest, model.classes, thresholds, config.min_area)
+        digests, limits = (model.digest, self.config_digest), (config.min_area, config.max_regions)
+        return Measure(self.result.run_id, *digests, model.classes, thresholds_of(config, model), *limits)
 
     def _sink(self) -> ShardSink:
         day = self.config.date or f"{self.result.started_at:%Y-%m-%d}"

@@ -9,7 +9,7 @@ from datetime import date
 
 from unet_ray.cluster import Device, parse_range
 from unet_ray.errors import InputError
-from unet_ray.imaging.seams import MAX_REGIONS
+from unet_ray.imaging.regions import MAX_REGIONS
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import PredictorConfig, effective_context
 from unet_ray.network.unet import UNetConfig
@@ -43,7 +43,7 @@ class SegmentConfig:
     min_area: int = 1
     """Smaller regions are dropped (px); masks keep them."""
     max_regions: int = MAX_REGIONS
-    """An image with more regions of a class is the error too_large, where it is read in windows."""
+    """An image with more regions of a class, small ones too, is the error too_large."""
     shard_images: int = 2000
     """Images per shard: what a crash can cost."""
     max_error_rate: float = 0.01

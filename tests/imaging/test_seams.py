@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging import seams
-from unet_ray.imaging.regions import Regions, find_regions
+from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions, label_image
 from unet_ray.imaging.seams import RegionMerger, find_tile_regions
 from unet_ray.imaging.tiling import Box
 
@@ -46,10 +46,11 @@ def draw_spiral(height: int, width: int) -> NDArray[np.bool_]:
 
 
 def merged(
-    mask: NDArray[np.bool_], q: NDArray[np.uint8], tile: int, rng: np.random.Generator, min_area: int
-) -> Regions:
+    mask: NDArray[np.bool_], q: NDArray[np.uint8], tile: int, rng: np.random.Generator,
+    min_area: int = 1, max_regions: int = MAX_REGIONS,
+) -> Regions:  # fmt: skip
     height, width = mask.shape
-    merger = RegionMerger(height, width)
+    merger = RegionMerger(height, width, max_regions)
     cores = [
         Box(top, left, min(top + tile, height), min(left + tile, width))
         for top in range(0, height, tile)
@@ -89,11 +90,15 @@ def test_tiles_give_the_regions_of_the_whole(
     assert_equal(merged(mask, q, tile, rng, min_area), find_regions(mask, q, min_area))
 
 
-def test_too_much_is_an_error() -> None:
-    mask, core = np.eye(8, dtype=bool)[::2], Box(0, 0, 4, 8)
-    tile = find_tile_regions(mask, mask.astype(np.uint8), core, 4, 8)
-    with pytest.raises(ImageError, match="more than 3 regions"):
-        RegionMerger(4, 8, max_regions=3).add(tile)
+@pytest.mark.parametrize("tile", [3, 5, 8, 64])
+def test_too_many_are_an_error_whatever_the_tiles(tile: int) -> None:
+    mask = draw("random", 40, 40, np.random.default_rng(1))
+    q, count = mask.astype(np.uint8), int(label_image(mask).max())
+    rng = np.random.default_rng(0)
+    assert len(merged(mask, q, tile, rng, 1, count)) == len(find_regions(mask, q, max_regions=count)) == count
+    for find in (lambda n: merged(mask, q, tile, rng, 1, n), lambda n: find_regions(mask, q, max_regions=n)):
+        with pytest.raises(ImageError, match=f"more than {count - 1} regions"):
+            find(count - 1)
 
 
 def test_an_outline_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,12 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_ray.errors import ImageError
 from unet_ray.imaging.columns import Columns
 from unet_ray.imaging.outlines import outlines_wkb
+
+MAX_REGIONS = 2_000_000
+"""Of one class in one image: what an image's rows may take in memory (a few hundred bytes each)."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +91,26 @@ def label_image(mask_hw: NDArray[np.bool_]) -> NDArray[Any]:
     return labels
 
 
-def find_regions(mask_hw: NDArray[np.bool_], q_hw: NDArray[np.uint8], min_area: int = 1) -> Regions:
+def find_regions(
+    mask_hw: NDArray[np.bool_], q_hw: NDArray[np.uint8], min_area: int = 1, max_regions: int = MAX_REGIONS
+) -> Regions:
     """Label the 8-connected components of a mask and measure them.
 
     Args:
         mask_hw — pixels of one class.
         q_hw — its probabilities, round(255·p).
         min_area — smaller regions are dropped before ranking (px).
+        max_regions — more of them, small ones too, are the error `too_large`.
     """
-    return measure_regions(rank_labels(label_image(mask_hw), min_area), q_hw)
+    labels = label_image(mask_hw)
+    check_count(int(labels.max(initial=0)), max_regions)
+    return measure_regions(rank_labels(labels, min_area), q_hw)
+
+
+def check_count(regions: int, max_regions: int) -> None:
+    """Raise ImageError where an image has more regions of a class than it may."""
+    if regions > max_regions:
+        raise ImageError("too_large", f"more than {max_regions} regions of a class; see --max-regions and --threshold")
 
 
 def rank_labels(labels_hw: NDArray[Any], min_area: int = 1) -> NDArray[np.int32]:

@@ -18,13 +18,11 @@ from scipy.sparse.csgraph import connected_components
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.outlines import Sides, outlines_wkb, parts_of, polygons_wkb, sides_of
-from unet_ray.imaging.regions import Regions, Sums, label_image, rank_labels, sums_of
+from unet_ray.imaging.regions import MAX_REGIONS, Regions, Sums, check_count, label_image, rank_labels, sums_of
 from unet_ray.imaging.tiling import Box
 
 _VERTEX_BYTES = 16
 _MAX_OUTLINE_BYTES = 256 * 2**20
-MAX_REGIONS = 2_000_000
-"""Of one class in one image: what an image's rows may take in memory (a few hundred bytes each)."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +98,18 @@ class RegionMerger:
 
     Args:
         height, width — of the image (px).
-        max_regions — more of them are the error `too_large`.
+        max_regions — more of them, small ones too, are the error `too_large`.
     """
 
     def __init__(self, height: int, width: int, max_regions: int = MAX_REGIONS) -> None:
         self._height, self._width, self._max_regions = height, width, max_regions
         self._tiles: list[TileRegions] = []
-        self._found = 0
+        self._finished = 0
 
     def add(self, tile: TileRegions) -> None:
         """Take in a tile; raise ImageError where the image has too many regions."""
-        self._found += len(tile.inner) + len(tile.pieces)
-        if self._found > self._max_regions:
-            raise ImageError("too_large", f"more than {self._max_regions} regions; see --max-regions and --threshold")
+        self._finished += len(tile.inner)
+        check_count(self._finished, self._max_regions)
         self._tiles.append(tile)
 
     def regions(self, min_area: int = 1) -> Regions:
@@ -138,6 +135,7 @@ class RegionMerger:
         near = [pair for s in seams for pair in s.neighbours()]
         region = _components(part_piece[_pairs(near)], len(pieces), pieces.first)
         sums = _added(pieces, region)
+        check_count(self._finished + len(sums), self._max_regions)
         sides = [
             replace(tile.sides, part=tile.sides.part + offset)
             for tile, offset in zip(self._tiles, offsets.part, strict=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,6 @@ class PredictLarge:
         access — opens their URIs.
         predictor — cuts and computes.
         measure — thresholds and rows.
-        max_regions — of a class in an image; more are the error `too_large`.
         check_etags — whether the plan's etags are the store's.
         post — told of tiles: (done, to do) since the last call.
     """
@@ -57,7 +57,6 @@ class PredictLarge:
     access: Storage
     predictor: Predictor
     measure: Measure
-    max_regions: int
     check_etags: bool
     post: Callable[[int, int], None]
     _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SIDE_BY_SIDE))
@@ -74,7 +73,7 @@ class PredictLarge:
         except torch.AcceleratorError:
             raise  # the device is lost to this process
         except Exception as error:
-            image.row |= failure(named(error), _stage_of(error, image.stage))
+            image.row |= failure(named(error), _stage_of(error, image.failed_at))
             found = [[None], [None]]
         finally:
             image.close()
@@ -97,8 +96,8 @@ class _LargeImage:
 
     config: PredictLarge
     row: dict[str, Any]
-    stage: str = "decode"
-    """What is being done, for errors."""
+    failed_at: str = "measure"
+    """Stage of the first error."""
     decoder: Decoder = field(default_factory=Decoder)
     mask_rows: list[dict[str, Any]] = field(default_factory=list)
     mergers: list[RegionMerger] = field(default_factory=list)
@@ -108,13 +107,13 @@ class _LargeImage:
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0}
         fetch = open_ranges(config.access, row["file_uri"])
-        height, width = self.decoder.open(fetch, row["image_bytes"], row["page"])
-        if height * width > _PIXELS_PER_BYTE * row["image_bytes"]:
-            raise ImageError(
-                "too_large", f"{width}×{height} px out of {row['image_bytes']} bytes: a decompression bomb"
-            )
+        with self._at("decode"):
+            height, width = self.decoder.open(fetch, row["image_bytes"], row["page"])
+            if height * width > _PIXELS_PER_BYTE * row["image_bytes"]:
+                size = f"{width}×{height} px out of {row['image_bytes']} bytes"
+                raise ImageError("too_large", f"{size}: a decompression bomb")
         row |= {"height": height, "width": width}
-        self.mergers = [RegionMerger(height, width, config.max_regions) for _ in config.measure.classes]
+        self.mergers = [RegionMerger(height, width, config.measure.max_regions) for _ in config.measure.classes]
         tiles = config.predictor.tiles(height, width)
         config.post(0, len(tiles))
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as measuring:
@@ -126,9 +125,8 @@ class _LargeImage:
             check_unchanged(config.access, row["file_uri"], row["image_etag"])
 
     def _read(self, tile: Tile) -> tuple[Tile, NDArray[Any]]:
-        started = time.perf_counter()
-        pixels = self.config.predictor.read_tile(self._window, self.row["height"], self.row["width"], tile)
-        self.row["decode_s"] += time.perf_counter() - started
+        with self._at("decode"), self._timed("decode_s"):
+            pixels = self.config.predictor.read_tile(self._window, self.row["height"], self.row["width"], tile)
         return tile, pixels
 
     def _window(self, box: Box) -> NDArray[Any]:
@@ -137,22 +135,19 @@ class _LargeImage:
         return self.config.predictor.preprocessing.check(window)
 
     def _predicted(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Box, NDArray[np.uint8]]:
-        self.stage, (tile, pixels) = "predict", window
-        with self.config.predictor.lock:
-            started = time.perf_counter()
+        tile, pixels = window
+        with self._at("predict"), self.config.predictor.lock, self._timed("predict_s"):
             q = self.config.predictor.predict_tile(pixels, tile)
-            self.row["predict_s"] += time.perf_counter() - started
-        self.stage = "decode"
         return tile.core, q
 
     def _measured(self, predicted: tuple[Box, NDArray[np.uint8]]) -> list[tuple[dict[str, Any], TileRegions]]:
-        started, (core, q_khw) = time.perf_counter(), predicted
+        core, q_khw = predicted
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
-        for index, q in enumerate(q_khw):
-            mask = measure.binary(index, q)
-            row = measure.mask_row(self.row["image_uri"], index, mask, core)
-            found.append((row, find_tile_regions(mask, np.ascontiguousarray(q), core, *size)))
-        self.row["measure_s"] += time.perf_counter() - started
+        with self._at("measure"), self._timed("measure_s"):
+            for index, q in enumerate(q_khw):
+                mask = measure.binary(index, q)
+                row = measure.mask_row(self.row["image_uri"], index, mask, core)
+                found.append((row, find_tile_regions(mask, np.ascontiguousarray(q), core, *size)))
         return found
 
     def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:
@@ -167,11 +162,24 @@ class _LargeImage:
 
     def regions(self) -> Any:
         """Return the regions rows."""
-        self.stage, started = "measure", time.perf_counter()
-        found: list[Regions] = [merger.regions(self.config.measure.min_area) for merger in self.mergers]
-        rows = self.config.measure.region_rows(self.row["image_uri"], found)
-        self.row["measure_s"] += time.perf_counter() - started
-        return rows
+        with self._timed("measure_s"):
+            found: list[Regions] = [merger.regions(self.config.measure.min_area) for merger in self.mergers]
+            return self.config.measure.region_rows(self.row["image_uri"], found)
+
+    @contextmanager
+    def _at(self, stage: str) -> Iterator[None]:
+        """Remember the stage of an error: stages run side by side."""
+        try:
+            yield
+        except Exception:
+            self.failed_at = stage
+            raise
+
+    @contextmanager
+    def _timed(self, column: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.row[column] += time.perf_counter() - started
 
     def close(self) -> None:
         """End the decoder's child."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.masks import binary_mask, encode_rle
-from unet_ray.imaging.regions import Regions, find_regions
+from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.tiling import Box
 from unet_ray.stages.columns import ROWS, failure
 
@@ -38,6 +38,7 @@ class Measure:
     classes: tuple[ClassSpec, ...]
     thresholds: tuple[float, ...]
     min_area: int
+    max_regions: int = MAX_REGIONS
 
     def __call__(self, probabilities: Any) -> Any:
         """Measure each image of a table."""
@@ -96,7 +97,7 @@ class Measure:
         for index, q in enumerate(q_khw):
             mask = self.binary(index, q)
             masks.append(self.mask_row(uri, index, mask, whole))
-            found.append(find_regions(mask, q, self.min_area))
+            found.append(find_regions(mask, q, self.min_area, self.max_regions))
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
     def binary(self, index: int, q_hw: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -1,0 +1,283 @@
+"""Large images: speed against the network alone, memory, cost of seams; and small images beside them.
+
+    python tests/benchmarks/large.py --images PHOTOS --output FILE.json [--sizes 8192,16384,30000] [--jpeg 16384]
+
+Makes square images of many photographs: tiled TIFF of each size, each in a run of `jobs/segment.py` of its own; then a
+JPEG with 200 small images beside it, and those alone. Rates are steady state, from the first tile that the run tells of
+to the last. The network alone predicts tiles of the same size (context included) out of memory with the same threads,
+before and after each run. Seams: regions of the run's own masks found tile by tile and merged, less those found in each
+tile alone, as a share of the run's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from unet_ray.archive.storage import Storage
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.imaging.masks import decode_rle
+from unet_ray.imaging.regions import find_regions
+from unet_ray.imaging.seams import RegionMerger, find_tile_regions
+from unet_ray.imaging.tiling import Box, read_box
+from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.results import open_tables
+
+REPOSITORY = Path(__file__).parent.parent.parent
+_TILE = 512
+"""Of the TIFF files (px)."""
+_SMALL = 200
+_ALONE_S = 20.0
+"""How long the network alone is measured, each time."""
+_PARTS = {"decoder": "unet_ray.imaging.decoder", "predictor": "ray::MapWorker", "driver": "jobs/segment.py"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help="folder of photographs (RGB, 8 bits)")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--model", help="model folder; default: an untrained network of the preset `article`")
+    parser.add_argument("--sizes", default="8192,16384,30000")
+    parser.add_argument("--jpeg", type=int, default=16384)
+    flags = parser.parse_args()
+    photos = Photos(Path(flags.images))
+    report: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        model = flags.model or _untrained(place / "model", photos)
+        for size in map(int, flags.sizes.split(",")):
+            _show(report, f"tiff {size}", _large(place, model, photos, size, "tif", small=0))
+        _show(report, f"{_SMALL} small alone", _small_alone(place, model, photos))
+        beside = f"jpeg {flags.jpeg}, {_SMALL} small beside"
+        _show(report, beside, _large(place, model, photos, flags.jpeg, "jpg", small=_SMALL))
+    Path(flags.output).write_text(json.dumps(report, indent=2))
+
+
+def _show(report: dict[str, Any], name: str, row: dict[str, Any]) -> None:
+    report[name] = row
+    print(name, json.dumps(row), flush=True)
+
+
+class Photos:
+    """Photographs as one endless plane, each repeated after the others."""
+
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".png"))[:20]
+        images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+        self._height, self._width = (min(image.shape[axis] for image in images) for axis in (0, 1))
+        self._images = [image[: self._height, : self._width] for image in images]
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Return a window of the plane."""
+        window = np.empty((height, width, 3), np.uint8)
+        rows, columns = np.arange(top, top + height), np.arange(left, left + width)
+        for down in np.unique(rows // self._height):
+            for across in np.unique(columns // self._width):
+                image = self._images[(3 * down + across) % len(self._images)]
+                at = np.ix_(rows // self._height == down, columns // self._width == across)
+                mine = rows[at[0].ravel()] % self._height, columns[at[1].ravel()] % self._width
+                window[at] = image[np.ix_(*mine)]
+        return window
+
+    def write(self, path: Path, size: int) -> None:
+        """Write a square image, as tiled TIFF or as JPEG."""
+        if path.suffix == ".jpg":
+            Image.fromarray(self.read(0, 0, size, size)).save(path, quality=92)
+            return
+        options = {"tile": (_TILE, _TILE), "compression": "jpeg", "compressionargs": {"level": 92}}
+        with tifffile.TiffWriter(path, bigtiff=True) as writer:
+            writer.write(self._tiles(size), shape=(size, size, 3), dtype="uint8", photometric="rgb", **options)
+
+    def _tiles(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        for top in range(0, size, _TILE):
+            for left in range(0, size, _TILE):
+                yield self.read(top, left, _TILE, _TILE)
+
+
+def _untrained(folder: Path, photos: Photos) -> str:
+    """Write a network whose masks are a tenth of the pixels, in the shapes that it happens to see."""
+    torch.manual_seed(0)
+    config, constants = UNetConfig(3, 1, 8, 3), Preprocessing("uint8", (100.0,) * 3, (50.0,) * 3)
+    network = UNet(config)
+    image = torch.from_numpy(photos.read(300, 300, 512, 512)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        network.head.bias -= network.eval()(constants.apply(image)).quantile(0.9)
+    save_model(
+        Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, (0.5,)), Storage.of(f"{folder}")
+    )
+    return str(folder)
+
+
+def _large(place: Path, model: str, photos: Photos, size: int, suffix: str, small: int) -> dict[str, Any]:
+    """Segment a large image, small ones beside it."""
+    archive = _empty(place)
+    photos.write(archive / f"large.{suffix}", size)
+    _add_small(archive, photos, small)
+    before = _network_alone(model, photos)
+    run = Run(model, archive, place / "tables")
+    alone = (before + _network_alone(model, photos)) / 2
+    seams_s = _seams_s(place / "tables", size)
+    rate = size * size / 1e6 / run.tiles * run.tiles_per_s
+    return {
+        "megapixels_per_s": rate,
+        "network_alone": alone,
+        "ratio": rate / alone,
+        "seconds": run.seconds,
+        "seams_share": seams_s / (run.tiles / run.tiles_per_s),
+        "computed_per_kept": run.computed_per_kept,
+        "peak_gib": run.peak_gib,
+        "small_done_after_s": run.small_done_s,
+    }
+
+
+def _small_alone(place: Path, model: str, photos: Photos) -> dict[str, Any]:
+    archive = _empty(place)
+    _add_small(archive, photos, _SMALL)
+    run = Run(model, archive, place / "tables")
+    return {"seconds": run.seconds, "small_done_after_s": run.small_done_s, "peak_gib": run.peak_gib}
+
+
+def _empty(place: Path) -> Path:
+    subprocess.run(["rm", "-rf", place / "archive", place / "tables"], check=True)
+    (place / "archive").mkdir()
+    return place / "archive"
+
+
+def _add_small(archive: Path, photos: Photos, count: int) -> None:
+    for index in range(count):
+        Image.fromarray(photos.read(400 * index, 300 * index, 384, 512)).save(archive / f"{index:03d}.png")
+
+
+class Run:
+    """One run of the job, watched from outside: what it says and when, and the memory of its processes."""
+
+    def __init__(self, model: str, archive: Path, tables: Path) -> None:
+        flags = [f"--model={model}", f"--images={archive}", f"--output={tables}"]
+        command = [sys.executable, str(REPOSITORY / "jobs/segment.py"), *flags]
+        self.peak_gib: dict[str, float] = defaultdict(float)
+        self.small_done_s: float | None = None
+        self.computed_per_kept, self._told = 0.0, [(0.0, 0)]
+        self.tiles, started = 0, time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        watcher = Watcher(process.pid, self.peak_gib)
+        assert process.stdout
+        for line in process.stdout:
+            now = time.perf_counter() - started
+            if cost := re.search(r"([\d.]+) px computed per px kept", line):
+                self.computed_per_kept = float(cost[1])
+            if tiles := re.search(r"(\d+)/(\d+) tiles", line):
+                self._told.append((now, int(tiles[1])))
+                self.tiles = int(tiles[2])
+            images = re.match(r"(\d+)/\d+ images", line)
+            if images and int(images[1]) >= _SMALL and self.small_done_s is None:
+                self.small_done_s = now
+        self.seconds = time.perf_counter() - started
+        watcher.stop()
+        if process.wait():
+            sys.exit("the job failed")
+
+    @property
+    def tiles_per_s(self) -> float:
+        """Tiles between the first and the last that was told of, over the time between."""
+        told = [(when, tiles) for when, tiles in self._told if tiles]
+        (first_at, first), (last_at, last) = told[0], next(t for t in told if t[1] == told[-1][1])
+        return (last - first) / (last_at - first_at)
+
+
+class Watcher:
+    """Looks at the resident memory of a process and its children, ten times a second."""
+
+    def __init__(self, pid: int, peak_gib: dict[str, float]) -> None:
+        self._process, self._peak_gib, self._stop = psutil.Process(pid), peak_gib, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.1):
+            try:
+                family = [self._process, *self._process.children(recursive=True)]
+            except psutil.Error:
+                return
+            for process in family:
+                try:
+                    title, resident = " ".join(process.cmdline()), process.memory_info().rss / 2**30
+                except psutil.Error:
+                    continue
+                name = next((part for part, words in _PARTS.items() if words in title), "other")
+                self._peak_gib[name] = max(self._peak_gib[name], resident)
+
+
+def _network_alone(model: str, photos: Photos) -> float:
+    """Return kept megapixels per second of the network on inner tiles out of memory, in a process of its own."""
+    found = subprocess.run(
+        [sys.executable, __file__, "--network-alone", model], input=photos.read(0, 0, 2600, 2600).tobytes(),
+        capture_output=True, check=True,
+    )  # fmt: skip
+    return float(found.stdout)
+
+
+def _measure_network(folder: str) -> None:
+    image = np.frombuffer(sys.stdin.buffer.read(), np.uint8).reshape(2600, 2600, 3)
+    model = load_model(Storage.of(folder))
+    predictor = Predictor(model.build(), model.preprocessing, PredictorConfig(threads=psutil.cpu_count()))
+    tile = predictor.tiles(1024 * 3, 1024 * 3)[4]  # context on all sides
+    pixels = read_box(image, Box(0, 0, tile.read.height, tile.read.width), mirror=False)
+    pixels = model.preprocessing.check(pixels)
+    predictor.predict_tile(pixels, tile)
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < _ALONE_S:
+        done += predictor.predict_tile(pixels, tile)[0].size
+    print(done / 1e6 / (time.perf_counter() - started))
+
+
+def _seams_s(tables: Path, size: int) -> float:
+    """Return the seconds that seams cost: tiles merged, less tiles on their own."""
+    opened, seconds = open_tables(str(tables)), 0.0
+    rows = [row for row in opened.masks.to_pylist() if "/large." in row["image_uri"]]
+    for class_id in {row["class_id"] for row in rows}:
+        merger = RegionMerger(size, size)
+        for row in (row for row in rows if row["class_id"] == class_id):
+            mask = decode_rle(row["counts"], row["height"], row["width"])
+            q = mask.astype(np.uint8) * 200
+            core = Box(row["top"], row["left"], row["top"] + row["height"], row["left"] + row["width"])
+            marks = [time.perf_counter()]
+            find_regions(mask, q, 1)
+            marks.append(time.perf_counter())
+            merger.add(find_tile_regions(mask, q, core, size, size))
+            marks.append(time.perf_counter())
+            seconds += (marks[2] - marks[1]) - (marks[1] - marks[0])
+        started = time.perf_counter()
+        merger.regions()
+        seconds += time.perf_counter() - started
+    return seconds
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--network-alone"]:
+        _measure_network(sys.argv[2])
+    else:
+        main()
