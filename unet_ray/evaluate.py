@@ -20,7 +20,7 @@ from unet_ray.imaging.label_notes import labelling_notes
 from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling
 from unet_ray.imaging.masks import binary_mask
 from unet_ray.imaging.metrics import COUNTS, METRICS, bootstrap_intervals, count_image, metrics_of, pool_metrics
-from unet_ray.imaging.regions import label_image
+from unet_ray.imaging.parting import label_image
 from unet_ray.inputs import find_labelled
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.imaging.masks import decode_rle, encode_rle
+from unet_ray.imaging.parting import unparted
 from unet_ray.imaging.regions import Regions
 from unet_ray.imaging.seams import RegionMerger, find_tile_regions
 from unet_ray.imaging.tiling import Box
@@ -103,7 +104,7 @@ def _check_pixels(
             if int(mask.sum()) != piece["area"]:
                 yield "a masks row whose area is not that of its run lengths"
             core = Box(piece["top"], piece["left"], piece["top"] + piece["height"], piece["left"] + piece["width"])
-            merger.add(find_tile_regions(mask, mask.view(np.uint8), core, row["height"], row["width"]))
+            merger.add(find_tile_regions(unparted(mask), mask.view(np.uint8), core, row["height"], row["width"]))
         if min_area is not None:
             yield from _compare(known.pop(class_id, []), merger.regions(min_area))
     if known and min_area is not None:

@@ -34,6 +34,7 @@ from PIL import Image
 from unet_ray.archive.storage import Storage
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.masks import decode_rle
+from unet_ray.imaging.parting import unparted
 from unet_ray.imaging.regions import find_regions
 from unet_ray.imaging.seams import RegionMerger, find_tile_regions
 from unet_ray.imaging.tiling import Box, read_box
@@ -265,9 +266,9 @@ def _seams_s(tables: Path, size: int) -> float:
             q = mask.astype(np.uint8) * 200
             core = Box(row["top"], row["left"], row["top"] + row["height"], row["left"] + row["width"])
             marks = [time.perf_counter()]
-            find_regions(mask, q, 1)
+            find_regions(unparted(mask), q)
             marks.append(time.perf_counter())
-            merger.add(find_tile_regions(mask, q, core, size, size))
+            merger.add(find_tile_regions(unparted(mask), q, core, size, size))
             marks.append(time.perf_counter())
             seconds += (marks[2] - marks[1]) - (marks[1] - marks[0])
         started = time.perf_counter()

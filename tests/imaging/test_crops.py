@@ -7,7 +7,7 @@ from unet_ray.imaging.borders import border_weights
 from unet_ray.imaging.crops import CropConfig, LabelledCrops, count_crops
 from unet_ray.imaging.labels import ClassSpec, Labelling
 from unet_ray.imaging.metrics import IGNORED
-from unet_ray.imaging.regions import label_image
+from unet_ray.imaging.parting import label_image
 
 LABELLING = Labelling("classes", (ClassSpec(1, "a"), ClassSpec(2, "b")), 0, 255)
 

@@ -17,7 +17,7 @@ from unet_ray.imaging.metrics import (
     metrics_of,
     pool_metrics,
 )
-from unet_ray.imaging.regions import label_image
+from unet_ray.imaging.parting import label_image
 
 TWO_SQUARES = np.zeros((12, 12), bool)
 TWO_SQUARES[1:5, 1:5] = TWO_SQUARES[7:11, 6:11] = True

@@ -13,7 +13,7 @@ from skimage.metrics import adapted_rand_error
 
 from unet_ray.imaging.boundaries import count_boundaries, find_boundary, grow
 from unet_ray.imaging.object_metrics import IOU_PERCENT, count_objects
-from unet_ray.imaging.regions import label_image
+from unet_ray.imaging.parting import label_image
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 

@@ -4,6 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from unet_ray.imaging.parting import unparted
 from unet_ray.imaging.regions import find_regions
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
@@ -42,7 +43,7 @@ TWO_HOLES_THAT_TOUCH[1, 1] = TWO_HOLES_THAT_TOUCH[2, 2] = False
 def test_regions_are_the_components_and_outlines_are_exact(mask: np.ndarray, min_area: int) -> None:
     q = np.random.default_rng(mask.size).integers(0, 256, mask.shape).astype(np.uint8)
     expected = [region for region in flood(mask) if len(region) >= min_area]
-    found = find_regions(mask, q, min_area)
+    found = find_regions(unparted(mask), q, min_area)
     geometry = shapely.from_wkb(found.geometry)
     assert len(found) == len(expected)
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
@@ -62,11 +63,11 @@ def test_regions_are_the_components_and_outlines_are_exact(mask: np.ndarray, min
 
 
 def test_parts_that_touch_at_a_corner_are_one_region_and_a_multipolygon() -> None:
-    (geometry,) = shapely.from_wkb(find_regions(np.eye(2, dtype=bool), np.zeros((2, 2), np.uint8)).geometry)
+    (geometry,) = shapely.from_wkb(find_regions(unparted(np.eye(2, dtype=bool)), np.zeros((2, 2), np.uint8)).geometry)
     assert geometry.geom_type == "MultiPolygon"
 
 
 def test_score_is_the_mean_probability() -> None:
-    found = find_regions(np.ones((1, 2), bool), np.array([[255, 128]], np.uint8))
+    found = find_regions(unparted(np.ones((1, 2), bool)), np.array([[255, 128]], np.uint8))
     assert np.isclose(found.score[0], (255 + 128) / 510)
     assert found.score_max[0] == 1

@@ -1,12 +1,16 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.imaging.test_parting import blobs
 from unet_ray.errors import ImageError
 from unet_ray.imaging import seams
-from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions, label_image
+from unet_ray.imaging.parting import Parted, part_touching, unparted
+from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.seams import RegionMerger, find_tile_regions
 from unet_ray.imaging.tiling import Box
 
@@ -46,10 +50,15 @@ def draw_spiral(height: int, width: int) -> NDArray[np.bool_]:
 
 
 def merged(
-    mask: NDArray[np.bool_], q: NDArray[np.uint8], tile: int, rng: np.random.Generator,
+    parted: Callable[[Box], Parted], q: NDArray[np.uint8], tile: int, rng: np.random.Generator,
     min_area: int = 1, max_regions: int = MAX_REGIONS,
 ) -> Regions:  # fmt: skip
-    height, width = mask.shape
+    """Return the regions of an image of q's size from tiles in random order.
+
+    Args:
+        parted — gives the tiles.
+    """
+    height, width = q.shape
     merger = RegionMerger(height, width, max_regions)
     cores = [
         Box(top, left, min(top + tile, height), min(left + tile, width))
@@ -58,9 +67,26 @@ def merged(
     ]
     for index in rng.permutation(len(cores)):
         core = cores[index]
-        part = np.s_[core.top : core.bottom, core.left : core.right]
-        merger.add(find_tile_regions(mask[part], q[part], core, height, width))
+        part = q[core.top : core.bottom, core.left : core.right]
+        merger.add(find_tile_regions(parted(core), part, core, height, width))
     return merger.regions(min_area)
+
+
+def whole(mask: NDArray[np.bool_]) -> Callable[[Box], Parted]:
+    """Return what gives tiles of a mask whose objects are its components."""
+    return lambda box: unparted(mask[box.top : box.bottom, box.left : box.right])
+
+
+def grown(mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int) -> Callable[[Box], Parted]:
+    """Return what gives tiles of a mask whose objects grow from cores: parted with what they need around them."""
+
+    def tile(box: Box) -> Parted:
+        top, left = max(0, box.top - steps), max(0, box.left - steps)
+        wide = np.s_[top : box.bottom + steps, left : box.right + steps]
+        inner = slice(box.top - top, box.bottom - top), slice(box.left - left, box.right - left)
+        return part_touching(mask[wide], core[wide], steps).of(*inner)
+
+    return tile
 
 
 def assert_equal(found: Regions, expected: Regions) -> None:
@@ -87,16 +113,42 @@ def test_tiles_give_the_regions_of_the_whole(
     rng = np.random.default_rng(seed)
     mask = draw(pattern, height, width, rng)
     q = rng.integers(0, 256, mask.shape, np.uint8)
-    assert_equal(merged(mask, q, tile, rng, min_area), find_regions(mask, q, min_area))
+    assert_equal(merged(whole(mask), q, tile, rng, min_area), find_regions(unparted(mask), q, min_area))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from((*PATTERNS, "blobs")),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(1, 20),
+    st.integers(0, 6),
+    st.integers(1, 6),
+    st.integers(0, 2**32 - 1),
+)
+def test_tiles_give_the_objects_of_the_whole(
+    pattern: str, size: tuple[int, int], tile: int, steps: int, min_area: int, seed: int
+) -> None:
+    """Touching objects as well: cores that lie in one tile and grow into others, leftovers over seams."""
+    rng = np.random.default_rng(seed)
+    if pattern == "blobs":
+        mask, core = blobs(*size, seed)
+    else:
+        mask = draw(pattern, *size, rng)
+        core = rng.random(size) < rng.choice([0.02, 0.2, 0.6])
+    q = rng.integers(0, 256, size, np.uint8)
+    expected = find_regions(part_touching(mask, core, steps), q, min_area)
+    assert_equal(merged(grown(mask, core, steps), q, tile, rng, min_area), expected)
+    if min_area == 1:
+        assert expected.area.sum() == mask.sum()
 
 
 @pytest.mark.parametrize("tile", [3, 5, 8, 64])
 def test_too_many_are_an_error_whatever_the_tiles(tile: int) -> None:
     mask = draw("random", 40, 40, np.random.default_rng(1))
-    q, count = mask.astype(np.uint8), int(label_image(mask).max())
-    rng = np.random.default_rng(0)
-    assert len(merged(mask, q, tile, rng, 1, count)) == len(find_regions(mask, q, max_regions=count)) == count
-    for find in (lambda n: merged(mask, q, tile, rng, 1, n), lambda n: find_regions(mask, q, max_regions=n)):
+    q, parted, rng = mask.astype(np.uint8), unparted(mask), np.random.default_rng(0)
+    count = int(parted.labels.max())
+    assert len(merged(whole(mask), q, tile, rng, 1, count)) == len(find_regions(parted, q, 1, count)) == count
+    for find in (lambda n: merged(whole(mask), q, tile, rng, 1, n), lambda n: find_regions(parted, q, 1, n)):
         with pytest.raises(ImageError, match=f"more than {count - 1} regions"):
             find(count - 1)
 
@@ -105,4 +157,4 @@ def test_an_outline_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(seams, "_MAX_OUTLINE_BYTES", 2**10)
     mask = draw("comb", 64, 64, np.random.default_rng(0))
     with pytest.raises(ImageError, match="outline takes"):
-        merged(mask, mask.astype(np.uint8), 16, np.random.default_rng(0), 1)
+        merged(whole(mask), mask.astype(np.uint8), 16, np.random.default_rng(0), 1)

@@ -13,7 +13,7 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.mask_values import MaskValues as MaskValues
 from unet_ray.imaging.mask_values import percent
 from unet_ray.imaging.metrics import IGNORED
-from unet_ray.imaging.regions import label_image
+from unet_ray.imaging.parting import label_image
 
 MaskKind = Literal["classes", "binary", "instances", "folders"]
 

@@ -19,36 +19,60 @@ from numpy.typing import NDArray
 from unet_ray.imaging.columns import Columns
 
 
-def outlines_wkb(labels_hw: NDArray[np.int32], count: int, left: int = 0, top: int = 0) -> NDArray[Any]:
-    """Return the outline of each label 1..count as little-endian WKB (objects of bytes).
+@dataclass(frozen=True)
+class Parts:
+    """The 4-connected parts of the labels of a label image, or of a piece of one."""
 
-    Coordinates are pixel edges: pixel (x, y) covers [x, x+1] × [y, y+1], y down; a polygon's area is its label's
-    number of pixels.
+    image: NDArray[np.uint32]
+    """HW: 1 + the part of each pixel; 0 outside the labels."""
+    first: NDArray[np.int64]
+    """(parts, 2) row, column of each part's first pixel, of the whole image (px)."""
+    label: NDArray[np.int64]
+    """Label of each part, less 1."""
+    sides: Sides
+    """In the order of `joined`."""
+
+    @staticmethod
+    def of(labels_hw: NDArray[np.int32], left: int = 0, top: int = 0) -> Parts:
+        """Find the parts of a label image (0 background), whose first pixel lies at (left, top) in px."""
+        image: NDArray[np.uint32] = cc3d.connected_components(
+            np.ascontiguousarray(labels_hw), connectivity=4, out_dtype=np.uint32
+        )
+        sides = sides_of(image, left, top)
+        first = np.zeros((int(sides.part.max(initial=-1)) + 1, 2), np.int64)
+        above = np.flatnonzero(sides.kind == 0)[::-1]  # a part's first pixel has the first of its low-y sides
+        first[sides.part[above]] = np.stack([sides.line[above], sides.start[above]], axis=1)
+        label = labels_hw[first[:, 0] - top, first[:, 1] - left].astype(np.int64) - 1
+        return Parts(image, first, label, sides)
+
+    def outlines_wkb(self, labels: NDArray[np.intp]) -> NDArray[Any]:
+        """Return the outlines of some labels (from 0) as little-endian WKB (objects of bytes).
+
+        Coordinates are pixel edges: pixel (x, y) covers [x, x+1] × [y, y+1], y down; a polygon's area is its label's
+        number of pixels.
+
+        Example: a single pixel at the origin → POLYGON ((0 0, 1 0, 1 1, 0 1, 0 0)).
+        """
+        number = np.full(max(int(self.label.max(initial=-1)), int(labels.max(initial=-1))) + 1, -1)
+        number[labels] = np.arange(len(labels))
+        return outlines_wkb(self.sides, number[self.label], len(labels))
+
+
+def outlines_wkb(sides: Sides, part_number: NDArray[np.int64], count: int) -> NDArray[Any]:
+    """Return `count` outlines as WKB.
 
     Args:
-        labels_hw — a label image, or a piece of one.
-        left, top — where the piece lies (px).
-
-    Example: a single pixel at the origin → POLYGON ((0 0, 1 0, 1 1, 0 1, 0 0)).
+        sides — all sides of all parts, in the order of `joined`.
+        part_number — which outline each part belongs to; −1: none.
     """
     if count == 0:
         return np.zeros(0, object)
-    parts = parts_of(labels_hw)
-    part_label = np.zeros(int(parts.max()), np.int64)
-    inside = np.flatnonzero(parts)
-    part_label[parts.ravel()[inside] - 1] = labels_hw.ravel()[inside] - 1
-    return polygons_wkb(sides_of(parts, left, top), part_label, count)
+    chosen, place = part_number >= 0, np.cumsum(part_number >= 0) - 1
+    kept = sides.of(chosen[sides.part])
+    return _polygons_wkb(replace(kept, part=place[kept.part]), part_number[chosen], count)
 
 
-def parts_of(labels_hw: NDArray[np.int32]) -> NDArray[np.uint32]:
-    """Return the 4-connected parts of the labels, numbered by their first pixels in raster order."""
-    parts: NDArray[np.uint32] = cc3d.connected_components(
-        np.ascontiguousarray(labels_hw), connectivity=4, out_dtype=np.uint32
-    )
-    return parts
-
-
-def polygons_wkb(sides: Sides, part_label: NDArray[np.int64], count: int) -> NDArray[Any]:
+def _polygons_wkb(sides: Sides, part_label: NDArray[np.int64], count: int) -> NDArray[Any]:
     """Return the outlines of labels as WKB.
 
     Args:
@@ -104,14 +128,21 @@ class Sides(Columns):
 _KINDS = ((False, False), (True, True), (False, True), (True, False))
 
 
-def sides_of(parts_hw: NDArray[np.uint32], left: int = 0, top: int = 0) -> Sides:
-    """Return all sides of parts 1..n, in the order of `joined`: low-y sides of pixels, high-x, high-y, low-x."""
+def sides_of(
+    parts_hw: NDArray[np.uint32], left: int = 0, top: int = 0, groups_hw: NDArray[np.uint32] | None = None
+) -> Sides:
+    """Return all sides of parts 1..n, in the order of `joined`: low-y sides of pixels, high-x, high-y, low-x.
+
+    Args:
+        groups_hw — between pixels of one group there are no sides; None: the parts.
+    """
     pieces = []
-    turned = np.ascontiguousarray(parts_hw.T)
+    groups_hw = parts_hw if groups_hw is None else groups_hw
+    turned = [np.ascontiguousarray(image.T) for image in (parts_hw, groups_hw)]
     for kind, (vertical, far) in enumerate(_KINDS):
-        field = turned if vertical else parts_hw  # a row of `field` is the line along which sides go
+        fields = turned if vertical else (parts_hw, groups_hw)  # their rows are the lines along which sides go
         across, along = (left, top) if vertical else (top, left)
-        line, start, stop, part = _side_runs(field, far)
+        line, start, stop, part = _side_runs(*fields, far)
         kinds = np.full(len(part), kind, np.int8)
         pieces.append(Sides(kinds, line + int(far) + across, start + along, stop + along, part - 1))
     return Sides.concatenated(pieces)
@@ -144,7 +175,7 @@ class _Vertices:
 
 
 def _side_runs(
-    parts: NDArray[np.uint32], far: bool
+    parts: NDArray[np.uint32], groups: NDArray[np.uint32], far: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return the runs of pixel sides between rows: (row, first column, last column + 1, part).
 
@@ -153,9 +184,9 @@ def _side_runs(
     """
     differs = np.ones(parts.shape, bool)
     if far:
-        np.not_equal(parts[:-1], parts[1:], out=differs[:-1])
+        np.not_equal(groups[:-1], groups[1:], out=differs[:-1])
     else:
-        np.not_equal(parts[1:], parts[:-1], out=differs[1:])
+        np.not_equal(groups[1:], groups[:-1], out=differs[1:])
     differs &= parts > 0
     at = np.flatnonzero(differs)
     part = parts.ravel()[at].astype(np.int64)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.columns import Columns
-from unet_ray.imaging.outlines import outlines_wkb
+from unet_ray.imaging.outlines import Parts
+from unet_ray.imaging.parting import Parted
 
 MAX_REGIONS = 2_000_000
 """Of one class in one image: what an image's rows may take in memory (a few hundred bytes each)."""
@@ -84,27 +84,20 @@ class Regions:
         return (xmin == 0) | (ymin == 0) | (xmax == self.width) | (ymax == self.height)
 
 
-def label_image(mask_hw: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return the 8-connected components of a mask as a label image, 0 where the mask is not."""
-    as_bytes = np.ascontiguousarray(mask_hw).view(np.uint8)  # cc3d 4.1.1 labels boolean images wrongly
-    labels: NDArray[Any] = cc3d.connected_components(as_bytes, connectivity=8)
-    return labels
-
-
-def find_regions(
-    mask_hw: NDArray[np.bool_], q_hw: NDArray[np.uint8], min_area: int = 1, max_regions: int = MAX_REGIONS
-) -> Regions:
-    """Label the 8-connected components of a mask and measure them.
+def find_regions(parted: Parted, q_hw: NDArray[np.uint8], min_area: int = 1, max_regions: int = MAX_REGIONS) -> Regions:
+    """Measure the objects of a mask.
 
     Args:
-        mask_hw — pixels of one class.
+        parted — the pixels of one class, parted into objects.
         q_hw — its probabilities, round(255·p).
         min_area — smaller regions are dropped before ranking (px).
         max_regions — more of them, small ones too, are the error `too_large`.
     """
-    labels = label_image(mask_hw)
-    check_count(int(labels.max(initial=0)), max_regions)
-    return measure_regions(rank_labels(labels, min_area), q_hw)
+    check_count(int(parted.labels.max(initial=0)), max_regions)
+    sums = sums_of(parted.labels, q_hw)
+    kept = np.flatnonzero(sums.area >= max(1, min_area))
+    ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
+    return Regions(sums.of(ranked), Parts.of(parted.labels).outlines_wkb(ranked), *parted.labels.shape)
 
 
 def check_count(regions: int, max_regions: int) -> None:
@@ -113,57 +106,42 @@ def check_count(regions: int, max_regions: int) -> None:
         raise ImageError("too_large", f"more than {max_regions} regions of a class; see --max-regions and --threshold")
 
 
-def rank_labels(labels_hw: NDArray[Any], min_area: int = 1) -> NDArray[np.int32]:
-    """Renumber a label image 1..n by first pixel in raster order; labels of fewer than `min_area` px become 0."""
-    flat = labels_hw.ravel()
-    found = np.flatnonzero(flat)
-    first = np.full(int(flat.max(initial=0)) + 1, flat.size, np.int64)
-    first[flat[found[::-1]]] = found[::-1]  # of several writes to one place the last stays: the first pixel's
-    first[np.bincount(flat, minlength=len(first)) < max(1, min_area)] = flat.size
-    kept = np.flatnonzero(first < flat.size)
-    rank = np.zeros(len(first), np.int32)
-    rank[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1, dtype=np.int32)
-    return rank[labels_hw]
-
-
-def measure_regions(labels_hw: NDArray[np.int32], q_hw: NDArray[np.uint8]) -> Regions:
-    """Measure a label image whose labels are 1..n, every one present."""
-    sums = sums_of(labels_hw, q_hw)
-    height, width = labels_hw.shape
-    return Regions(sums, outlines_wkb(labels_hw, len(sums)), height, width)
-
-
 def sums_of(labels_hw: NDArray[np.int32], q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
-    """Add up the pixels of each label 1..n of a label image, or of a piece of one that lies at (left, top) in px."""
-    count = int(labels_hw.max(initial=0))
-    y, x = np.nonzero(labels_hw)
-    label = labels_hw[y, x] - 1
-    q = q_hw[y, x]
-    area = np.bincount(label, minlength=count)
-    low, high = (
-        [_extreme(pick, label, values, count, start) for values in (x, y)]
-        for pick, start in ((np.minimum, np.iinfo(np.int64).max), (np.maximum, -1))
-    )
-    origin = np.array([left, top, left, top])
-    first = np.zeros((count, 2), np.int64)
+    """Add up the pixels of each label 1..n of a label image, or of a piece of one that lies at (left, top) in px.
+
+    What is added are runs of equal labels along the rows, of which there are far fewer than pixels. A label without
+    pixels has area 0, and nothing else of it means anything.
+    """
+    count, width = int(labels_hw.max(initial=0)), labels_hw.shape[1]
+    differs = np.ones(labels_hw.shape, bool)
+    np.not_equal(labels_hw[:, 1:], labels_hw[:, :-1], out=differs[:, 1:])
+    starts = np.flatnonzero(differs)
+    label, length = labels_hw.ravel()[starts] - 1, np.diff(starts, append=labels_hw.size)
+    q_until = np.append(0, np.cumsum(q_hw, dtype=np.int64))
+    q_sum, q_max = q_until[starts + length] - q_until[starts], np.maximum.reduceat(q_hw.ravel(), starts)
+    inside = label >= 0
+    label, length, starts, q_sum, q_max = (of_runs[inside] for of_runs in (label, length, starts, q_sum, q_max))
+    y, x = np.divmod(starts, width)
+    y, x = y + top, x + left
+
+    def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53
+        return np.bincount(label, weights=values, minlength=count).astype(np.int64)
+
+    def extreme(pick: np.ufunc, values: NDArray[Any], start: int) -> NDArray[Any]:
+        found = np.full(count, start, values.dtype)
+        pick.at(found, label, values)
+        return found
+
+    first, far = np.zeros((count, 2), np.int64), np.iinfo(np.int64).max
     first[label[::-1]] = np.stack([y, x], axis=1)[::-1]  # of several writes to one place the last stays
+    low, high = extreme(np.minimum, x, far), extreme(np.maximum, x + length, 0)
     return Sums(
-        area=area,
-        q_sum=_sums(label, q, count),
-        q_max=_extreme(np.maximum, label, q, count, 0).astype(np.uint8),
-        x_sum=_sums(label, x, count) + left * area,
-        y_sum=_sums(label, y, count) + top * area,
-        bbox=np.stack([*low, high[0] + 1, high[1] + 1], axis=1) + origin,
-        first=first + origin[1::-1],
+        area=added(length),
+        q_sum=added(q_sum),
+        q_max=extreme(np.maximum, q_max, 0),
+        x_sum=added(length * (2 * x + length - 1) // 2),
+        y_sum=added(length * y),
+        bbox=np.stack([low, extreme(np.minimum, y, far), high, extreme(np.maximum, y + 1, 0)], axis=1),
+        first=first,
     )
-
-
-def _sums(label: NDArray[Any], values: NDArray[Any], count: int) -> NDArray[np.int64]:
-    # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53
-    return np.bincount(label, weights=values, minlength=count).astype(np.int64)
-
-
-def _extreme(pick: np.ufunc, label: NDArray[Any], values: NDArray[Any], count: int, start: int) -> NDArray[np.int64]:
-    extreme = np.full(count, start, np.int64)
-    pick.at(extreme, label, values.astype(np.int64))
-    return extreme

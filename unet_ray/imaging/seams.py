@@ -1,9 +1,10 @@
 """Regions of an image that is never whole in memory: tile by tile, merged exactly where they cross seams.
 
 A region that lies inside a tile is finished there. Of one that touches a seam each tile keeps a *piece*: its sums, the
-sides of its pixels, and its labels along the tile's edges. At the end pieces are joined over the seams, 8-connected
-into regions and 4-connected into the parts that outlines are made of; sums add up, and sides that meet become one. The
-result is what `regions.find_regions` gives for the whole mask, whatever the tiles and the order in which they come.
+sides of its pixels, and its labels along the tile's edges. At the end pieces are joined over the seams: into regions
+where cores meet (8-connected), where leftovers do, and where a grown pixel got its label from beyond (`parting`); then
+into the 4-connected parts that outlines are made of. Sums add up, and sides that meet become one. The result is what
+`regions.find_regions` gives for the whole mask, whatever the tiles and the order in which they come.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.outlines import Sides, outlines_wkb, parts_of, polygons_wkb, sides_of
-from unet_ray.imaging.regions import MAX_REGIONS, Regions, Sums, check_count, label_image, rank_labels, sums_of
+from unet_ray.imaging.columns import Columns
+from unet_ray.imaging.outlines import Parts, Sides, outlines_wkb, sides_of
+from unet_ray.imaging.parting import CORE, LEFTOVER, Parted, grown_from
+from unet_ray.imaging.regions import MAX_REGIONS, Regions, Sums, check_count, sums_of
 from unet_ray.imaging.tiling import Box
 
+_EDGES = (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1])
 _VERTEX_BYTES = 16
 _MAX_OUTLINE_BYTES = 256 * 2**20
 
@@ -42,46 +46,108 @@ class TileRegions:
     part_first: NDArray[np.int64]
     """(parts, 2) row, column of each part's first pixel."""
     sides: Sides
-    """Of the parts, but for those along seams."""
-    edges: tuple[NDArray[np.int64], ...]
-    """Part along the first row, last row, first column, last column of the tile; −1: none."""
+    """Of the parts, but for those along seams and contacts."""
+    contacts: Contacts
+    """Between parts within the tile, which may turn out to be of one region."""
+    edges: tuple[Edge, ...]
+    """Along the first row, last row, first column, last column of the tile."""
 
 
-def find_tile_regions(
-    mask_hw: NDArray[np.bool_], q_hw: NDArray[np.uint8], core: Box, height: int, width: int
-) -> TileRegions:
-    """Label and measure one tile.
+@dataclass(frozen=True)
+class Edge:
+    """The pixels along a tile's edge."""
+
+    part: NDArray[np.int64]
+    """Part of each; −1: none."""
+    origin: NDArray[np.uint8]
+    """As `Parted.origin`."""
+
+
+@dataclass(frozen=True)
+class Contacts(Columns):
+    """Sides between two pixels of which at least one has a part: arrays of one length."""
+
+    vertical: NDArray[np.bool_]
+    """Whether the side runs along a column of vertices."""
+    line: NDArray[np.int64]
+    """That column, or row (px)."""
+    along: NDArray[np.int64]
+    """Row, or column, of the two pixels (px)."""
+    before: NDArray[np.int64]
+    """Part of the pixel before the line; −1: none."""
+    after: NDArray[np.int64]
+    """Part of the pixel after it."""
+
+    @staticmethod
+    def none() -> Contacts:
+        """Return no contact."""
+        return Contacts(np.zeros(0, bool), *np.zeros((4, 0), np.int64))
+
+    def touching(self, part_region: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return (2, n) the pairs of parts that are of one region."""
+        pairs = np.stack([self.before, self.after])
+        return pairs[:, (pairs >= 0).all(axis=0) & (part_region[pairs[0]] == part_region[pairs[1]])]
+
+    def sides(self, part_region: NDArray[np.int64]) -> Sides:
+        """Return the sides of the others: of pixels that have none of their region beyond the line."""
+        pieces = []
+        for parts, other, kinds in ((self.before, self.after, (2, 1)), (self.after, self.before, (0, 3))):
+            at = np.flatnonzero((parts >= 0) & ((other < 0) | (part_region[parts] != part_region[other])))
+            kind = np.array(kinds, np.int8)[self.vertical[at].astype(int)]
+            pieces.append(Sides(kind, self.line[at], self.along[at], self.along[at] + 1, parts[at]))
+        return Sides.concatenated(pieces)
+
+    def shifted(self, offset: int) -> Contacts:
+        """Return them with other numbers for the parts, all of which are there."""
+        return replace(self, before=self.before + offset, after=self.after + offset)
+
+
+def find_tile_regions(parted: Parted, q_hw: NDArray[np.uint8], core: Box, height: int, width: int) -> TileRegions:
+    """Measure one tile.
 
     Args:
-        mask_hw, q_hw — of the tile's core.
+        parted, q_hw — of the tile's core; parted with as much around it as cores grow.
         core — where that lies.
         height, width — of the image (px).
     """
-    labels = rank_labels(label_image(mask_hw))
+    labels, place = parted.labels, (core.left, core.top)
+    sums, parts = sums_of(labels, q_hw, *place), Parts.of(labels, *place)
     seams = core.top > 0, core.bottom < height, core.left > 0, core.right < width
-    borders = labels[0], labels[-1], labels[:, 0], labels[:, -1]
-    at_seam = np.zeros(int(labels.max(initial=0)) + 1, bool)
-    for border, is_seam in zip(borders, seams, strict=True):
-        at_seam[border] |= is_seam
-    at_seam[0] = False
-    inner, open_labels = (rank_labels(np.where(keep[labels], labels, 0)) for keep in (~at_seam, at_seam))
-    parts = parts_of(open_labels)
-    flat = np.flatnonzero(parts)
-    part = parts.ravel()[flat].astype(np.int64) - 1
-    first = np.zeros(int(parts.max(initial=0)), np.int64)
-    first[part[::-1]] = flat[::-1]  # of several writes to one place the last stays: the first pixel's
-    rows, columns = np.divmod(first, mask_hw.shape[1])
-    finished = sums_of(inner, q_hw, core.left, core.top)
+    at_seam = np.zeros(len(sums) + 1, bool)
+    for at, is_seam in zip(_EDGES, seams, strict=True):
+        at_seam[labels[at]] |= is_seam
+    is_open = at_seam[1:]
+    inner, pieces = np.flatnonzero(~is_open & (sums.area > 0)), np.flatnonzero(is_open)
+    open_part = is_open[parts.label]
+    part_number, piece_number = (np.where(flags, np.cumsum(flags) - 1, -1) for flags in (open_part, is_open))
+    sides, contacts = parts.sides, Contacts.none()
+    if (parted.origin > CORE).any():  # labels may touch, and turn out to be of one region
+        group = np.append(0, np.where(open_part, len(open_part) + 1, np.arange(1, len(open_part) + 1)))
+        sides = sides_of(parts.image, *place, group.astype(np.uint32)[parts.image])
+        contacts = _contacts(np.append(-1, part_number)[parts.image], *place)
+    sides = _without_seams(sides.of(open_part[sides.part]), core, seams)
     return TileRegions(
         core=core,
-        inner=finished,
-        geometry=outlines_wkb(inner, len(finished), core.left, core.top),
-        pieces=sums_of(open_labels, q_hw, core.left, core.top),
-        part_piece=open_labels.ravel()[first].astype(np.int64) - 1,
-        part_first=np.stack([rows + core.top, columns + core.left], axis=1),
-        sides=_without_seams(sides_of(parts, core.left, core.top), core, seams),
-        edges=tuple(edge.astype(np.int64) - 1 for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1])),
+        inner=sums.of(inner),
+        geometry=parts.outlines_wkb(inner),
+        pieces=sums.of(pieces),
+        part_piece=piece_number[parts.label[open_part]],
+        part_first=parts.first[open_part],
+        sides=replace(sides, part=part_number[sides.part]),
+        contacts=contacts,
+        edges=tuple(Edge(np.append(-1, part_number)[parts.image[at]], parted.origin[at]) for at in _EDGES),
     )
+
+
+def _contacts(parts_hw: NDArray[np.int64], left: int, top: int) -> Contacts:
+    """Return where parts of a piece touch others (−1 where there is none)."""
+    found = []
+    for vertical in (False, True):
+        before, after = (parts_hw[:, :-1], parts_hw[:, 1:]) if vertical else (parts_hw[:-1], parts_hw[1:])
+        y, x = np.nonzero((before != after) & (before >= 0) & (after >= 0))
+        line, along = (x + left, y + top) if vertical else (y + top, x + left)
+        found.append(Contacts(np.full(len(y), vertical), line + 1, along, before[y, x], after[y, x]))
+    return Contacts.concatenated(found)
 
 
 def _without_seams(sides: Sides, core: Box, seams: tuple[bool, ...]) -> Sides:
@@ -130,20 +196,27 @@ class RegionMerger:
         part_piece = np.concatenate([t.part_piece + p for t, p in zip(self._tiles, offsets.piece, strict=True)])
         part_first = np.concatenate([tile.part_first for tile in self._tiles])
         seams = [*self._seams(offsets, vertical=True), *self._seams(offsets, vertical=False)]
-        same_part = _pairs([(s.before, s.after) for s in seams])
-        part = _components(same_part, len(part_piece), part_first)
-        near = [pair for s in seams for pair in s.neighbours()]
-        region = _components(part_piece[_pairs(near)], len(pieces), pieces.first)
+        joined = np.concatenate([s.joined() for s in seams], axis=1)
+        region = _components(part_piece[joined], len(pieces), pieces.first)
+        part_region = region[part_piece]
+        contacts = Contacts.concatenated(
+            [
+                *(seam.contacts() for seam in seams),
+                *(tile.contacts.shifted(offset) for tile, offset in zip(self._tiles, offsets.part, strict=True)),
+            ]
+        )
+        touching = contacts.touching(part_region)
+        part = _components(touching, len(part_piece), part_first)
         sums = _added(pieces, region)
         check_count(self._finished + len(sums), self._max_regions)
         sides = [
             replace(tile.sides, part=tile.sides.part + offset)
             for tile, offset in zip(self._tiles, offsets.part, strict=True)
         ]
-        every = Sides.concatenated([*sides, *(s.sides() for s in seams)])
-        part_region = np.zeros(int(part.max()) + 1, np.int64)
-        part_region[part] = region[part_piece]
-        return self._outlined(sums, replace(every, part=part[every.part]).joined(), part_region, min_area)
+        every = Sides.concatenated([*sides, contacts.sides(part_region)])
+        joined_region = np.zeros(int(part.max()) + 1, np.int64)
+        joined_region[part] = part_region
+        return self._outlined(sums, replace(every, part=part[every.part]).joined(), joined_region, min_area)
 
     @staticmethod
     def _outlined(sums: Sums, sides: Sides, part_region: NDArray[np.int64], min_area: int) -> tuple[Sums, NDArray[Any]]:
@@ -153,13 +226,8 @@ class RegionMerger:
         largest = int(vertices[kept].max(initial=0)) * _VERTEX_BYTES
         if largest > _MAX_OUTLINE_BYTES:
             raise ImageError("too_large", f"a region's outline takes {largest / 2**20:.0f} MB; 256 MB are the limit")
-        if not kept.any():
-            return sums.of(kept), np.zeros(0, object)
-        of_kept = kept[part_region]
-        new_part, new_region = np.cumsum(of_kept) - 1, np.cumsum(kept) - 1
-        chosen = sides.of(of_kept[sides.part])
-        chosen = replace(chosen, part=new_part[chosen.part])
-        return sums.of(kept), polygons_wkb(chosen, new_region[part_region[of_kept]], int(kept.sum()))
+        number = np.where(kept, np.cumsum(kept) - 1, -1)
+        return sums.of(kept), outlines_wkb(sides, number[part_region], int(kept.sum()))
 
     def _seams(self, offsets: _Offsets, vertical: bool) -> list[_Seam]:
         """Put the edges of tiles together along each line between tiles, over the whole image."""
@@ -174,8 +242,7 @@ class RegionMerger:
             ):
                 if 0 < line < (self._width if vertical else self._height):
                     seam = lines.setdefault(line, _Seam.empty(line, length, vertical))
-                    place = (seam.after if is_after else seam.before)[start : start + len(edge)]
-                    np.copyto(place, edge + offset, where=edge >= 0)
+                    (seam.after if is_after else seam.before).put(start, edge, int(offset))
         return list(lines.values())
 
 
@@ -194,39 +261,59 @@ class _Offsets:
 
 @dataclass(frozen=True)
 class _Seam:
-    """A line between tiles: the part of each pixel before and after it; −1: none."""
+    """A line between tiles: the pixels before and after it, over the whole image."""
 
     line: int
     vertical: bool
-    before: NDArray[np.int64]
-    after: NDArray[np.int64]
+    before: _Line
+    after: _Line
 
     @staticmethod
     def empty(line: int, length: int, vertical: bool) -> _Seam:
-        return _Seam(line, vertical, np.full(length, -1), np.full(length, -1))
+        return _Seam(line, vertical, _Line.empty(length), _Line.empty(length))
 
-    def neighbours(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Return the pairs of parts that meet over the seam: straight on and across corners."""
-        before, after = self.before, self.after
-        return [(before, after), (before[1:], after[:-1]), (before[:-1], after[1:])]
+    def joined(self) -> NDArray[np.int64]:
+        """Return (2, n) the pairs of parts of one region that meet over the seam, straight on or across corners."""
+        found = []
+        for along in (-1, 0, 1):
+            before = slice(max(0, -along), min(0, -along) or None)
+            after = slice(max(0, along), min(0, along) or None)
+            ours, theirs = self.before.origin[before], self.after.origin[after]
+            onwards, back = (along, 1), (-along, -1)
+            same = (ours == theirs) & ((ours == CORE) | (ours == LEFTOVER))
+            joins = same | (ours == self._grown_from(*onwards)) | (theirs == self._grown_from(*back))
+            pairs = np.stack([self.before.part[before], self.after.part[after]])
+            found.append(pairs[:, joins & (pairs >= 0).all(axis=0)])
+        return np.concatenate(found, axis=1)
 
-    def sides(self) -> Sides:
-        """Return the sides along the seam: of pixels that have none of their class beyond it."""
-        pieces = []
-        for parts, other, kind in (
-            (self.before, self.after, 1 if self.vertical else 2),
-            (self.after, self.before, 3 if self.vertical else 0),
-        ):
-            at = np.flatnonzero((parts >= 0) & (other < 0))
-            count = len(at)
-            pieces.append(Sides(np.full(count, kind, np.int8), np.full(count, self.line), at, at + 1, parts[at]))
-        return Sides.concatenated(pieces)
+    def _grown_from(self, along: int, across: int) -> int:
+        """Return the origin of a pixel that got its label from so many pixels along the seam and across it."""
+        return grown_from((along, across) if self.vertical else (across, along))
+
+    def contacts(self) -> Contacts:
+        """Return where the pixels on both sides touch, or one has none beyond it."""
+        at = np.flatnonzero((self.before.part >= 0) | (self.after.part >= 0))
+        count = len(at)
+        vertical, line = np.full(count, self.vertical), np.full(count, self.line)
+        return Contacts(vertical, line, at, self.before.part[at], self.after.part[at])
 
 
-def _pairs(neighbours: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> NDArray[np.int64]:
-    """Return (2, n) the pairs of which both are there."""
-    both = [np.stack([a, b])[:, (a >= 0) & (b >= 0)] for a, b in neighbours]
-    return np.concatenate(both, axis=1) if both else np.zeros((2, 0), np.int64)
+@dataclass(frozen=True)
+class _Line:
+    """A line of pixels along a seam, as `Edge`, with the numbers of the image."""
+
+    part: NDArray[np.int64]
+    origin: NDArray[np.uint8]
+
+    @staticmethod
+    def empty(length: int) -> _Line:
+        return _Line(np.full(length, -1), np.zeros(length, np.uint8))
+
+    def put(self, start: int, edge: Edge, offset: int) -> None:
+        """Write a tile's edge into the line."""
+        place = slice(start, start + len(edge.part))
+        np.copyto(self.part[place], edge.part + offset, where=edge.part >= 0)
+        self.origin[place] = edge.origin
 
 
 def _components(pairs: NDArray[np.int64], count: int, first: NDArray[np.int64]) -> NDArray[np.int64]:

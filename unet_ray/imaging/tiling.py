@@ -62,15 +62,23 @@ class Tile:
 
     read: Box
     core: Box
+    wide: Box
+    """The core and what is needed around it, within the image."""
 
     def keep(self, output_chw: NDArray[Any], margin: int) -> NDArray[Any]:
-        """Cut the core out of the network's output for the read box (which lacks `margin` px on each side)."""
-        top = self.core.top - self.read.top - margin
-        left = self.core.left - self.read.left - margin
-        return output_chw[:, top : top + self.core.height, left : left + self.core.width]
+        """Cut the wide core out of the network's output for the read box (which lacks `margin` px on each side)."""
+        top = self.wide.top - self.read.top - margin
+        left = self.wide.left - self.read.left - margin
+        return output_chw[:, top : top + self.wide.height, left : left + self.wide.width]
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Rows and columns of the core within the wide core."""
+        top, left = self.core.top - self.wide.top, self.core.left - self.wide.left
+        return slice(top, top + self.core.height), slice(left, left + self.core.width)
 
 
-def tiles_of(height: int, width: int, reach: Reach, tile: int, context: int) -> Iterator[Tile]:
+def tiles_of(height: int, width: int, reach: Reach, tile: int, context: int, around: int = 0) -> Iterator[Tile]:
     """Cut an image's frame into tiles whose cores part the image: every pixel is in exactly one.
 
     Args:
@@ -79,29 +87,37 @@ def tiles_of(height: int, width: int, reach: Reach, tile: int, context: int) -> 
         tile — side of the core (px, a multiple of `reach.multiple`).
         context — pixels read around the core (a multiple of `reach.multiple`); networks with unpadded convolutions
             read exactly their margin instead.
+        around — pixels around the core that are wanted as exactly as those of the core (px).
     """
-    columns = list(_spans(width, reach, tile, context))
-    for core_top, core_bottom, read_top, read_bottom in _spans(height, reach, tile, context):
-        for core_left, core_right, read_left, read_right in columns:
+    columns = list(_spans(width, reach, tile, context, around))
+    for core_y, wide_y, read_y in _spans(height, reach, tile, context, around):
+        for core_x, wide_x, read_x in columns:
             yield Tile(
-                Box(read_top, read_left, read_bottom, read_right),
-                Box(core_top, core_left, core_bottom, core_right),
+                *(Box(y[0], x[0], y[1], x[1]) for y, x in ((read_y, read_x), (core_y, core_x), (wide_y, wide_x)))
             )
 
 
-def _spans(size: int, reach: Reach, tile: int, context: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (core start, core stop, read start, read stop) along one axis.
+_Span = tuple[int, int]
 
-    Example: size 1000, multiple 16, tile 512, context 112 → (0, 512, 0, 624), (512, 1000, 400, 1008).
+
+def _spans(size: int, reach: Reach, tile: int, context: int, around: int) -> Iterator[tuple[_Span, _Span, _Span]]:
+    """Yield where core, wide core and what is read for them start and stop along one axis.
+
+    Example: size 1000, multiple 16, tile 512, context 112, nothing around → (0, 512), (0, 512), (0, 624) and
+    (512, 1000), (512, 1000), (400, 1008).
     """
     frame = reach.input_size(size)  # for padded networks: the size up to the next multiple
+    further = -(-around // reach.multiple) * reach.multiple  # origins stay on the pooling grid
     for start in range(0, size, tile):
         stop = min(start + tile, size)
+        core, wide = (start, stop), (max(0, start - around), min(size, stop + around))
         if reach.margin:
-            read_start = start - reach.margin
-            yield start, stop, read_start, read_start + reach.input_size(stop - start)
+            first = max(0, start - further)
+            read_start = first - reach.margin
+            yield core, wide, (read_start, read_start + reach.input_size(wide[1] - first))
         else:
-            yield start, stop, max(0, start - context), min(frame, start + tile + context)
+            read_from = context + further
+            yield core, wide, (max(0, start - read_from), min(frame, start + tile + read_from))
 
 
 def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
 from unet_ray.imaging.labels import ClassSpec
+from unet_ray.imaging.parting import Parting
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
 
@@ -34,6 +35,11 @@ class Model:
     preprocessing: Preprocessing
     thresholds: tuple[float, ...]
     """Per class: the probability from which on a pixel is the class."""
+    parting: Parting | None = None
+    """How touching objects are parted: the network has a second filter per class then, for cores of its objects; the
+    order is all classes, then all cores. None: objects are the components of the masks."""
+    min_area: int = 1
+    """Smaller regions are noise (px); for who asks for nothing else."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained; not part of the digest."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -48,12 +54,16 @@ class Model:
         return hashlib.sha256(hashlib.sha256(self.weights).digest() + meaning).hexdigest()
 
     def _meaning(self) -> dict[str, Any]:
-        return {
+        meaning = {
             "network": asdict(self.network),
             "classes": [asdict(c) for c in self.classes],
             "preprocessing": asdict(self.preprocessing),
             "thresholds": list(self.thresholds),
         }
+        # only where there is something to say: digests of other models stay what they are
+        if self.parting:
+            meaning["parting"] = {"thresholds": list(self.parting.thresholds), "steps": self.parting.steps}
+        return meaning | ({"min_area": self.min_area} if self.min_area > 1 else {})
 
     def build(self) -> UNet:
         """Return the network with its weights; raise InputError where they do not fit."""
@@ -117,13 +127,22 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
         tuple(ClassSpec(int(c["id"]), str(c["name"])) for c in described["classes"]),
         _parse_preprocessing(described["preprocessing"]),
         tuple(float(t) for t in described["thresholds"]),
+        _parse_parting(described.get("parting")),
+        int(described.get("min_area", 1)),
         described.get("training", {}),
         described.get("metrics", {}),
         described.get("versions", {}),
     )
-    if not len(model.classes) == len(model.thresholds) == network.classes:
-        raise ValueError(f"{len(model.classes)} classes, {len(model.thresholds)} thresholds, {network.classes} filters")
+    classes, thresholds = len(model.classes), [model.thresholds, *([model.parting.thresholds] if model.parting else [])]
+    if any(len(t) != classes for t in thresholds) or network.classes != classes * len(thresholds):
+        raise ValueError(f"{classes} classes, thresholds {thresholds}, {network.classes} filters")
     return model
+
+
+def _parse_parting(described: dict[str, Any] | None) -> Parting | None:
+    if described is None:
+        return None
+    return Parting(tuple(float(t) for t in described["thresholds"]), int(described["steps"]))
 
 
 def _parse_preprocessing(described: dict[str, Any]) -> Preprocessing:

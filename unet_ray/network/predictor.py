@@ -34,6 +34,8 @@ class PredictorConfig:
     """Side of the piece of an image that is predicted at once (px); rounded up to a multiple of 2^depth."""
     context: int | None = None
     """Pixels read around a tile; None: as many as make the result exact."""
+    around: int = 0
+    """Pixels around a tile that are predicted with it: what `tiles` are to know of their neighbours (px)."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the network runs."""
     precision: Precision = "float32"
@@ -83,7 +85,7 @@ class Predictor:
         outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
         groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
-            for tile in self.tiles(*image.shape[:2]):
+            for tile in self._tiles(*image.shape[:2], around=0):
                 groups[tile.read.height, tile.read.width].append((index, tile))
         for shape, members in groups.items():
             while members:
@@ -104,8 +106,11 @@ class Predictor:
         return outputs
 
     def tiles(self, height: int, width: int) -> list[Tile]:
-        """Return the tiles that an image of a size (px) is cut into, row by row."""
-        return list(tiles_of(height, width, self._unet.reach, self._tile, self._context))
+        """Return the tiles that an image of a size (px) is cut into, row by row, with `around` px around each."""
+        return self._tiles(height, width, self.config.around)
+
+    def _tiles(self, height: int, width: int, around: int) -> list[Tile]:
+        return list(tiles_of(height, width, self._unet.reach, self._tile, self._context, around))
 
     def read_tile(self, read: Callable[[Box], NDArray[Any]], height: int, width: int, tile: Tile) -> NDArray[Any]:
         """Return the pixels that the network needs for a tile, HWC.
@@ -117,7 +122,7 @@ class Predictor:
         return read_frame(read, height, width, tile.read, mirror=self._unet.margin > 0)
 
     def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
-        """Return q of a tile's core, (classes, H, W) uint8, from what `read_tile` read for it."""
+        """Return q of a tile's wide core, (classes, H, W) uint8, from what `read_tile` read for it."""
         return tile.keep(self._forward([pixels_hwc], 1)[0], self._unet.margin)
 
     def _batch_size(self, height: int, width: int) -> int:

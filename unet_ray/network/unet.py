@@ -25,7 +25,7 @@ class UNetConfig:
     in_channels: int = 3
     """Channels of the image."""
     classes: int = 1
-    """Output filters, one per class."""
+    """Output filters: one per class, or two where it parts touching objects."""
     base_channels: int = 32
     """Channels of the first level; doubled at each deeper one."""
     depth: int = 4

@@ -134,20 +134,21 @@ class _LargeImage:
         self.row["channels"] = window.shape[2]
         return self.config.predictor.preprocessing.check(window)
 
-    def _predicted(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Box, NDArray[np.uint8]]:
+    def _predicted(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
         tile, pixels = window
         with self._at("predict"), self.config.predictor.lock, self._timed("predict_s"):
             q = self.config.predictor.predict_tile(pixels, tile)
-        return tile.core, q
+        return tile, q
 
-    def _measured(self, predicted: tuple[Box, NDArray[np.uint8]]) -> list[tuple[dict[str, Any], TileRegions]]:
-        core, q_khw = predicted
+    def _measured(self, predicted: tuple[Tile, NDArray[np.uint8]]) -> list[tuple[dict[str, Any], TileRegions]]:
+        tile, q_khw = predicted
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
         with self._at("measure"), self._timed("measure_s"):
-            for index, q in enumerate(q_khw):
-                mask = measure.binary(index, q)
-                row = measure.mask_row(self.row["image_uri"], index, mask, core)
-                found.append((row, find_tile_regions(mask, np.ascontiguousarray(q), core, *size)))
+            for index in range(len(measure.classes)):
+                mask, parted = measure.parted(index, q_khw)
+                row = measure.mask_row(self.row["image_uri"], index, mask[tile.inner], tile.core)
+                q = np.ascontiguousarray(q_khw[index][tile.inner])
+                found.append((row, find_tile_regions(parted.of(*tile.inner), q, tile.core, *size)))
         return found
 
     def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:

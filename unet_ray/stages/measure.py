@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.masks import binary_mask, encode_rle
+from unet_ray.imaging.parting import Parted, Parting, part_touching, unparted
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.tiling import Box
 from unet_ray.stages.columns import ROWS, failure
@@ -39,6 +40,8 @@ class Measure:
     thresholds: tuple[float, ...]
     min_area: int
     max_regions: int = MAX_REGIONS
+    parting: Parting | None = None
+    """Of networks that part touching objects; None: objects are the components of the mask."""
 
     def __call__(self, probabilities: Any) -> Any:
         """Measure each image of a table."""
@@ -54,7 +57,7 @@ class Measure:
             counted = {"region_count": len(regions)}
             return Measured(row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS))
         try:
-            shape = len(self.classes), row["height"], row["width"]
+            shape = -1, row["height"], row["width"]
             return self.image(row, np.frombuffer(q.as_buffer(), np.uint8).reshape(shape))
         except Exception as error:
             return self._failed(row | failure(error, "measure"))
@@ -64,7 +67,7 @@ class Measure:
 
         Args:
             row — what the images table says of it so far.
-            q_khw — round(255·probability) per class.
+            q_khw — round(255·probability) per class, then per class of its cores where there are any.
         """
         started = time.perf_counter()
         masks, regions = self._tables(row["image_uri"], q_khw)
@@ -94,15 +97,19 @@ class Measure:
     def _tables(self, uri: str, q_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
         whole = Box(0, 0, *q_khw.shape[1:])
         found, masks = [], []
-        for index, q in enumerate(q_khw):
-            mask = self.binary(index, q)
+        for index in range(len(self.classes)):
+            mask, parted = self.parted(index, q_khw)
             masks.append(self.mask_row(uri, index, mask, whole))
-            found.append(find_regions(mask, q, self.min_area, self.max_regions))
+            found.append(find_regions(parted, q_khw[index], self.min_area, self.max_regions))
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
-    def binary(self, index: int, q_hw: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Return the mask of a class."""
-        return binary_mask(q_hw, self.thresholds[index])
+    def parted(self, index: int, q_khw: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], Parted]:
+        """Return the mask of a class, and its objects."""
+        mask = binary_mask(q_khw[index], self.thresholds[index])
+        if self.parting is None:
+            return mask, unparted(mask)
+        core = binary_mask(q_khw[len(self.classes) + index], self.parting.thresholds[index])
+        return mask, part_touching(mask, core, self.parting.steps)
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
         """Return the masks row of a class for a piece of an image."""
