@@ -136,16 +136,55 @@ def sides_of(
     Args:
         groups_hw — between pixels of one group there are no sides; None: the parts.
     """
-    pieces = []
     groups_hw = parts_hw if groups_hw is None else groups_hw
-    turned = [np.ascontiguousarray(image.T) for image in (parts_hw, groups_hw)]
-    for kind, (vertical, far) in enumerate(_KINDS):
-        fields = turned if vertical else (parts_hw, groups_hw)  # their rows are the lines along which sides go
+    pieces = {}
+    for vertical in (False, True):
         across, along = (left, top) if vertical else (top, left)
-        line, start, stop, part = _side_runs(*fields, far)
-        kinds = np.full(len(part), kind, np.int8)
-        pieces.append(Sides(kinds, line + int(far) + across, start + along, stop + along, part - 1))
-    return Sides.concatenated(pieces)
+        for far, places in zip((False, True), _pixel_sides(parts_hw, groups_hw, vertical), strict=True):
+            line, start, stop, part = _runs(*places)
+            kind = _KINDS.index((vertical, far))
+            kinds = np.full(len(part), kind, np.int8)
+            pieces[kind] = Sides(kinds, line + across, start + along, stop + along, part - 1)
+    return Sides.concatenated([pieces[kind] for kind in range(4)])
+
+
+_PixelSides = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _pixel_sides(
+    parts: NDArray[np.uint32], groups: NDArray[np.uint32], vertical: bool
+) -> tuple[_PixelSides, _PixelSides]:
+    """Return the sides of pixels that lie after a line between columns, or rows, and those of pixels before one.
+
+    Returns: of each (line, along, part), in the order of lines.
+    """
+    if vertical:
+        differs, ends = groups[:, 1:] != groups[:, :-1], (parts[:, 0], parts[:, -1])
+        y, x = np.divmod(np.flatnonzero(differs), max(1, differs.shape[1]))
+        order = np.argsort(x, kind="stable")
+        line, along = x[order] + 1, y[order]
+        before, after = parts[along, line - 1], parts[along, line]
+    else:
+        differs, ends = groups[1:] != groups[:-1], (parts[0], parts[-1])
+        line, along = np.divmod(np.flatnonzero(differs), parts.shape[1])
+        line = line + 1
+        before, after = parts[line - 1, along], parts[line, along]
+    (first, last), size = map(np.flatnonzero, ends), parts.shape[1 if vertical else 0]
+    lines = np.zeros_like(first), line[after > 0], line[before > 0], np.full_like(last, size)
+    places = first, along[after > 0], along[before > 0], last
+    owners = ends[0][first], after[after > 0], before[before > 0], ends[1][last]
+    near, far = ([np.append(*column[at]) for column in (lines, places, owners)] for at in (np.s_[:2], np.s_[2:]))
+    return (near[0], near[1], near[2]), (far[0], far[1], far[2])
+
+
+def _runs(
+    line: NDArray[np.int64], along: NDArray[np.int64], part: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Join sides that go on: (line, first, last + 1, part) of each run."""
+    starts = np.ones(len(along), bool)
+    starts[1:] = (along[1:] != along[:-1] + 1) | (line[1:] != line[:-1]) | (part[1:] != part[:-1])
+    stops = np.append(starts[1:], True)[: len(along)]
+    return line[starts], along[starts], along[stops] + 1, part[starts].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -172,29 +211,6 @@ class _Vertices:
         # Turn so that a part that touches itself at a corner is parted by its background there:
         # +y → +x and −y → −x; +x → −y and −x → +y.
         return _Vertices(x, y, end_x, end_y, np.where(vertical, ~backwards, backwards), backwards)
-
-
-def _side_runs(
-    parts: NDArray[np.uint32], groups: NDArray[np.uint32], far: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the runs of pixel sides between rows: (row, first column, last column + 1, part).
-
-    Args:
-        far — sides towards the next row, or towards the one before.
-    """
-    differs = np.ones(parts.shape, bool)
-    if far:
-        np.not_equal(groups[:-1], groups[1:], out=differs[:-1])
-    else:
-        np.not_equal(groups[1:], groups[:-1], out=differs[1:])
-    differs &= parts > 0
-    at = np.flatnonzero(differs)
-    part = parts.ravel()[at].astype(np.int64)
-    row, column = np.divmod(at, parts.shape[1])
-    starts = np.ones(len(at), bool)
-    starts[1:] = (at[1:] != at[:-1] + 1) | (column[1:] == 0) | (part[1:] != part[:-1])
-    stops = np.append(starts[1:], True)[: len(at)]
-    return row[starts], column[starts], column[stops] + 1, part[starts]
 
 
 def _next_sides(vertices: _Vertices, part: NDArray[np.int64]) -> NDArray[np.int64]:
