@@ -34,14 +34,14 @@ class PredictorConfig:
     """Side of the piece of an image that is predicted at once (px); rounded up to a multiple of 2^depth."""
     context: int | None = None
     """Pixels read around a tile; None: as many as make the result exact."""
-    around: int = 0
-    """Pixels around a tile that are predicted with it: what `tiles` are to know of their neighbours (px)."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the network runs."""
     precision: Precision = "float32"
     """Arithmetic of the network."""
     threads: int | None = None
     """CPU threads of the network; None: torch's choice."""
+    around: int = 0
+    """Pixels around a tile that are predicted with it: what `tiles` are to know of their neighbours (px)."""
 
     def __post_init__(self) -> None:
         if self.tile < 1:
