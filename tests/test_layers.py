@@ -56,7 +56,16 @@ def test_foreign_packages_stay_out_of_rooms() -> None:
 
 
 def test_tasks_without_a_network_start_without_torch() -> None:
-    modules = ("crop_stream", "readers", "shard_sink", "stages.decode", "stages.measure", "survey", "verify")
+    modules = (
+        "crop_stream",
+        "readers",
+        "shard_sink",
+        "stages.decode",
+        "stages.measure",
+        "stages.work_done",
+        "survey",
+        "verify",
+    )
     imports = ", ".join(f"unet_ray.{module}" for module in modules)
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, {imports}; print('torch' in sys.modules)"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,7 @@ from unet_ray.stages.decode import Decode
 from unet_ray.stages.large import PredictLarge
 from unet_ray.stages.measure import Measure
 from unet_ray.stages.predict import Predict
+from unet_ray.stages.work_done import WorkDone
 from unet_ray.watchdog import Watchdog
 
 _BUSY = 0.8
@@ -88,19 +89,6 @@ def _expected(output: Storage, images: int) -> str:
         if rate > 0:
             return f"{images} images at the {rate:.1f} images/s of run {run_id}: {images / rate / 60:.0f} min"
     return "no run has done any image here yet: nothing tells how long it will take"
-
-
-@dataclass(frozen=True)
-class WorkDone:
-    """What a worker tells the driver."""
-
-    images: int = 0
-    """That were measured."""
-    tiles: int = 0
-    """Of large images, that were measured."""
-    of_tiles: int = 0
-    """Of a large image that was begun."""
-    at: float = field(default_factory=time.time)
 
 
 @dataclass

@@ -206,7 +206,7 @@ class Run:
 
 
 class Watcher:
-    """Looks at the resident memory of a process and its children, ten times a second."""
+    """Looks at the resident memory of a process and its children, twice a second."""
 
     def __init__(self, pid: int, peak_gib: dict[str, float]) -> None:
         self._process, self._peak_gib, self._stop = psutil.Process(pid), peak_gib, threading.Event()
@@ -218,7 +218,7 @@ class Watcher:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.5):
             try:
                 family = [self._process, *self._process.children(recursive=True)]
             except psutil.Error:
