@@ -118,6 +118,13 @@ class PoolPlan:
         """Whether the actors run on GPUs."""
         return self.gpus > 0
 
+    @property
+    def remote_args(self) -> dict[str, Any]:
+        """What Ray is to give each actor."""
+        if self.uses_gpu:
+            return {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        return {"num_cpus": self.cpus, "runtime_env": REUSED_MEMORY}
+
     def strategy(self, calls: int = 1) -> ActorPoolStrategy:
         """Return the pool as Ray Data wants it; it starts with `least` actors at once.
 

@@ -196,8 +196,7 @@ def _count_set(
             _EvaluateActor,
             fn_constructor_args=(shared, predictor, labelling, boundary_tolerance_px),
             compute=pool.strategy(),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus or None,
+            **pool.remote_args,
             batch_size=None,
         )
         .take_all()

@@ -187,8 +187,7 @@ class _Run:
                 _PredictActor,
                 fn_constructor_args=(ray.put(model), predictor, self._large(measure, post)),
                 compute=pool.strategy(_CALLS_PER_ACTOR),
-                num_cpus=pool.cpus,
-                num_gpus=pool.gpus or None,
+                **pool.remote_args,
                 **as_tables,
             )
             .map_batches(measured, num_cpus=TASK_CPUS, **as_tables)

@@ -9,6 +9,7 @@ started it fetches them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ MEMORY_LIMIT_BYTES = 4 * 2**30
 """Address space of the child: 134 megapixels in colour, several times."""
 _DTYPES = ("uint8", "uint16", "float32")
 _PIECE = 2**20
+"""Of what goes through pipes at once (bytes)."""
 
 
 class Decoder:
@@ -120,7 +122,11 @@ class Decoder:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", __name__, *limits],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"},
             )  # fmt: skip
+            for pipe in (self._child.stdin, self._child.stdout):
+                with contextlib.suppress(OSError):  # as large as is allowed: pixels take fewer turns
+                    fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
             self._read(self._child, time.monotonic() + 60.0)  # it says when it is ready: its start is no image's time
         return self._child
 

@@ -117,8 +117,8 @@ def sums_of(labels_hw: NDArray[np.int32], q_hw: NDArray[np.uint8], left: int = 0
     np.not_equal(labels_hw[:, 1:], labels_hw[:, :-1], out=differs[:, 1:])
     starts = np.flatnonzero(differs)
     label, length = labels_hw.ravel()[starts] - 1, np.diff(starts, append=labels_hw.size)
-    q_until = np.append(0, np.cumsum(q_hw, dtype=np.int64))
-    q_sum, q_max = q_until[starts + length] - q_until[starts], np.maximum.reduceat(q_hw.ravel(), starts)
+    q_sum = np.add.reduceat(q_hw.ravel(), starts, dtype=np.int64)
+    q_max = np.maximum.reduceat(q_hw.ravel(), starts)
     inside = label >= 0
     label, length, starts, q_sum, q_max = (of_runs[inside] for of_runs in (label, length, starts, q_sum, q_max))
     y, x = np.divmod(starts, width)

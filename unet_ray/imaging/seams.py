@@ -135,7 +135,7 @@ def find_tile_regions(parted: Parted, q_hw: NDArray[np.uint8], core: Box, height
         part_first=parts.first[open_part],
         sides=replace(sides, part=part_number[sides.part]),
         contacts=contacts,
-        edges=tuple(Edge(np.append(-1, part_number)[parts.image[at]], parted.origin[at]) for at in _EDGES),
+        edges=tuple(Edge(np.append(-1, part_number)[parts.image[at]], parted.origin[at].copy()) for at in _EDGES),
     )
 
 
