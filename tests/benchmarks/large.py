@@ -4,8 +4,8 @@
 
 Makes square images of many photographs: tiled TIFF of each size, each in a run of `jobs/segment.py` of its own; then a
 JPEG with 200 small images beside it, and those alone. Rates are steady state, from the first tile that the run tells of
-to the last. The network alone predicts tiles of the same size (context included) out of memory with the same threads,
-before and after each run. Seams: regions of the run's own masks found tile by tile and merged, less those found in each
+to the last. The network alone predicts tiles of the same size (context included) out of memory with the same threads
+and memory settings as in the run (and, for comparison, with those of the C library), before and after each run. Seams: regions of the run's own masks found tile by tile and merged, less those found in each
 tile alone, as a share of the run's time.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.archive.storage import Storage
+from unet_ray.cluster import REUSED_MEMORY
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.masks import decode_rle
 from unet_ray.imaging.parting import unparted
@@ -134,15 +136,16 @@ def _large(place: Path, model: str, photos: Photos, size: int, suffix: str, smal
     archive = _empty(place)
     photos.write(archive / f"large.{suffix}", size)
     _add_small(archive, photos, small)
-    before = _network_alone(model, photos)
+    plain, before = _network_alone(model, photos, {}), _network_alone(model, photos, REUSED_MEMORY["env_vars"])
     run = Run(model, archive, place / "tables")
-    alone = (before + _network_alone(model, photos)) / 2
+    alone = (before + _network_alone(model, photos, REUSED_MEMORY["env_vars"])) / 2
     seams_s = _seams_s(place / "tables", size)
     rate = size * size / 1e6 / run.tiles * run.tiles_per_s
     return {
         "megapixels_per_s": rate,
         "network_alone": alone,
         "ratio": rate / alone,
+        "ratio_to_plain_memory": rate / plain,
         "seconds": run.seconds,
         "seams_share": seams_s / (run.tiles / run.tiles_per_s),
         "computed_per_kept": run.computed_per_kept,
@@ -232,11 +235,11 @@ class Watcher:
                 self._peak_gib[name] = max(self._peak_gib[name], resident)
 
 
-def _network_alone(model: str, photos: Photos) -> float:
+def _network_alone(model: str, photos: Photos, environment: dict[str, str]) -> float:
     """Return kept megapixels per second of the network on inner tiles out of memory, in a process of its own."""
     found = subprocess.run(
         [sys.executable, __file__, "--network-alone", model], input=photos.read(0, 0, 2600, 2600).tobytes(),
-        capture_output=True, check=True,
+        capture_output=True, check=True, env=os.environ | environment,
     )  # fmt: skip
     return float(found.stdout)
 

@@ -11,39 +11,93 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cc3d
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from unet_ray.imaging.columns import Columns
+from unet_ray.imaging.runs import Runs, overlaps, ranges, uncovered
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The 4-connected parts of the labels of a label image, or of a piece of one."""
+    """The 4-connected parts of the labels of an image, or of a piece of one."""
 
-    image: NDArray[np.uint32]
-    """HW: 1 + the part of each pixel; 0 outside the labels."""
-    first: NDArray[np.int64]
-    """(parts, 2) row, column of each part's first pixel, of the whole image (px)."""
+    runs: Runs
+    """Of the piece."""
+    part: NDArray[np.int64]
+    """Part of each run, numbered by first pixels in raster order."""
     label: NDArray[np.int64]
-    """Label of each part, less 1."""
-    sides: Sides
-    """In the order of `joined`."""
+    """Label of each part."""
+    first: NDArray[np.int64]
+    """(parts, 2) row, column of each part's first pixel, in the image (px)."""
+    left: int
+    """Where the piece lies in the image (px)."""
+    top: int
+    _pairs: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """Runs of neighbouring rows that share a column."""
 
     @staticmethod
-    def of(labels_hw: NDArray[np.int32], left: int = 0, top: int = 0) -> Parts:
-        """Find the parts of a label image (0 background), whose first pixel lies at (left, top) in px."""
-        image: NDArray[np.uint32] = cc3d.connected_components(
-            np.ascontiguousarray(labels_hw), connectivity=4, out_dtype=np.uint32
+    def of(runs: Runs, left: int = 0, top: int = 0) -> Parts:
+        """Find the parts of labelled runs, of a piece that lies at (left, top) in px."""
+        upper, lower = pairs = runs.pairs(corners=False)
+        same = runs.label[upper] == runs.label[lower]
+        part = runs.components((upper[same], lower[same]))
+        first = np.zeros(int(part.max(initial=-1)) + 1, np.int64)
+        first[part[::-1]] = np.arange(len(runs))[::-1]  # of several writes to one place the last stays: the first run
+        places = np.stack([runs.row[first] + top, runs.start[first] + left], axis=1)
+        return Parts(runs, part, runs.label[first], places, left, top, pairs)
+
+    def sides(self, group: NDArray[np.int64] | None = None) -> Sides:
+        """Return all sides of the parts, in the order of `joined`: low-y sides of pixels, high-x, high-y, low-x.
+
+        Args:
+            group — of each part: between parts of one group there are no sides; None: of its own.
+        """
+        runs, (upper, lower) = self.runs, self._pairs
+        grouped = self.part if group is None else group[self.part]
+        same = grouped[upper] == grouped[lower]
+        shared = [np.array(columns) for columns in overlaps(runs, (upper[same], lower[same]))]
+        order = np.argsort(lower[same], kind="stable")
+        goes_on = np.zeros(len(runs) + 1, bool)  # whether a run is followed by one of its group, in its row
+        goes_on[1:-1] = (runs.stop[:-1] == runs.start[1:]) & (runs.row[:-1] == runs.row[1:])
+        goes_on[1:-1] &= grouped[:-1] == grouped[1:]
+        above = uncovered(runs, lower[same][order], shared[0][order], shared[1][order])
+        below = uncovered(runs, upper[same], *shared)
+        return Sides.concatenated(
+            [
+                self._horizontal(0, *above),
+                self._vertical(1, np.flatnonzero(~goes_on[1:])),
+                self._horizontal(2, *below),
+                self._vertical(3, np.flatnonzero(~goes_on[:-1])),
+            ]
         )
-        sides = sides_of(image, left, top)
-        first = np.zeros((int(sides.part.max(initial=-1)) + 1, 2), np.int64)
-        above = np.flatnonzero(sides.kind == 0)[::-1]  # a part's first pixel has the first of its low-y sides
-        first[sides.part[above]] = np.stack([sides.line[above], sides.start[above]], axis=1)
-        label = labels_hw[first[:, 0] - top, first[:, 1] - left].astype(np.int64) - 1
-        return Parts(image, first, label, sides)
+
+    def _horizontal(
+        self, kind: int, run: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
+    ) -> Sides:
+        line = self.runs.row[run] + self.top + kind // 2
+        return Sides(np.full(len(run), kind, np.int8), line, start + self.left, stop + self.left, self.part[run])
+
+    def _vertical(self, kind: int, run: NDArray[np.int64]) -> Sides:
+        line = (self.runs.stop if kind == 1 else self.runs.start)[run] + self.left
+        row = self.runs.row[run] + self.top
+        return Sides(np.full(len(run), kind, np.int8), line, row, row + 1, self.part[run]).joined()
+
+    def touching(self) -> list[tuple[NDArray[np.int64], ...]]:
+        """Return where different parts have a common side: first for sides along rows, then along columns.
+
+        Returns: (line, along, part before the line, part after it) of each pixel's side, in the image (px).
+        """
+        runs, (upper, lower) = self.runs, self._pairs
+        differ = self.part[upper] != self.part[lower]
+        upper, lower = upper[differ], lower[differ]
+        first, after = overlaps(runs, (upper, lower))
+        at, along = np.repeat(np.arange(len(upper)), after - first), ranges(first, after - first)
+        rows = runs.row[lower][at] + self.top, along + self.left, self.part[upper][at], self.part[lower][at]
+        next_to = np.flatnonzero((runs.stop[:-1] == runs.start[1:]) & (runs.row[:-1] == runs.row[1:]))
+        places = runs.stop[next_to] + self.left, runs.row[next_to] + self.top
+        return [rows, (*places, self.part[next_to], self.part[next_to + 1])]
 
     def outlines_wkb(self, labels: NDArray[np.intp]) -> NDArray[Any]:
         """Return the outlines of some labels (from 0) as little-endian WKB (objects of bytes).
@@ -55,7 +109,7 @@ class Parts:
         """
         number = np.full(max(int(self.label.max(initial=-1)), int(labels.max(initial=-1))) + 1, -1)
         number[labels] = np.arange(len(labels))
-        return outlines_wkb(self.sides, number[self.label], len(labels))
+        return outlines_wkb(self.sides(), number[self.label], len(labels))
 
 
 def outlines_wkb(sides: Sides, part_number: NDArray[np.int64], count: int) -> NDArray[Any]:
@@ -126,65 +180,6 @@ class Sides(Columns):
 
 
 _KINDS = ((False, False), (True, True), (False, True), (True, False))
-
-
-def sides_of(
-    parts_hw: NDArray[np.uint32], left: int = 0, top: int = 0, groups_hw: NDArray[np.uint32] | None = None
-) -> Sides:
-    """Return all sides of parts 1..n, in the order of `joined`: low-y sides of pixels, high-x, high-y, low-x.
-
-    Args:
-        groups_hw — between pixels of one group there are no sides; None: the parts.
-    """
-    groups_hw = parts_hw if groups_hw is None else groups_hw
-    pieces = {}
-    for vertical in (False, True):
-        across, along = (left, top) if vertical else (top, left)
-        for far, places in zip((False, True), _pixel_sides(parts_hw, groups_hw, vertical), strict=True):
-            line, start, stop, part = _runs(*places)
-            kind = _KINDS.index((vertical, far))
-            kinds = np.full(len(part), kind, np.int8)
-            pieces[kind] = Sides(kinds, line + across, start + along, stop + along, part - 1)
-    return Sides.concatenated([pieces[kind] for kind in range(4)])
-
-
-_PixelSides = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-
-
-def _pixel_sides(
-    parts: NDArray[np.uint32], groups: NDArray[np.uint32], vertical: bool
-) -> tuple[_PixelSides, _PixelSides]:
-    """Return the sides of pixels that lie after a line between columns, or rows, and those of pixels before one.
-
-    Returns: of each (line, along, part), in the order of lines.
-    """
-    if vertical:
-        differs, ends = groups[:, 1:] != groups[:, :-1], (parts[:, 0], parts[:, -1])
-        y, x = np.divmod(np.flatnonzero(differs), max(1, differs.shape[1]))
-        order = np.argsort(x, kind="stable")
-        line, along = x[order] + 1, y[order]
-        before, after = parts[along, line - 1], parts[along, line]
-    else:
-        differs, ends = groups[1:] != groups[:-1], (parts[0], parts[-1])
-        line, along = np.divmod(np.flatnonzero(differs), parts.shape[1])
-        line = line + 1
-        before, after = parts[line - 1, along], parts[line, along]
-    (first, last), size = map(np.flatnonzero, ends), parts.shape[1 if vertical else 0]
-    lines = np.zeros_like(first), line[after > 0], line[before > 0], np.full_like(last, size)
-    places = first, along[after > 0], along[before > 0], last
-    owners = ends[0][first], after[after > 0], before[before > 0], ends[1][last]
-    near, far = ([np.append(*column[at]) for column in (lines, places, owners)] for at in (np.s_[:2], np.s_[2:]))
-    return (near[0], near[1], near[2]), (far[0], far[1], far[2])
-
-
-def _runs(
-    line: NDArray[np.int64], along: NDArray[np.int64], part: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Join sides that go on: (line, first, last + 1, part) of each run."""
-    starts = np.ones(len(along), bool)
-    starts[1:] = (along[1:] != along[:-1] + 1) | (line[1:] != line[:-1]) | (part[1:] != part[:-1])
-    stops = np.append(starts[1:], True)[: len(along)]
-    return line[starts], along[starts], along[stops] + 1, part[starts].astype(np.int64)
 
 
 @dataclass(frozen=True)

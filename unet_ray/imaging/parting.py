@@ -15,6 +15,8 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_ray.imaging.runs import Runs
+
 DIRECTIONS = ((-1, 0), (0, -1), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
 """(row, column) steps to the neighbours of a pixel, in the order in which it asks them: sides before corners."""
 STEPS = 8
@@ -36,22 +38,29 @@ class Parting:
 
 @dataclass(frozen=True)
 class Parted:
-    """A mask as a label image, and how each pixel came to its label."""
+    """The objects of a mask, and how each pixel came to its label."""
 
-    labels: NDArray[np.int32]
-    """HW, 0 where the mask is not."""
+    runs: Runs
+    """With the objects as labels."""
     origin: NDArray[np.uint8]
     """HW: 0 outside the mask, CORE, LEFTOVER, or 3 + the index in DIRECTIONS of the neighbour that gave the label."""
+    may_touch: bool
+    """Whether pixels of different objects may be neighbours."""
 
-    def of(self, rows: slice, columns: slice) -> Parted:
-        """Return a piece, its leftovers labelled by themselves: what joins them outside may be no leftover there."""
-        labels, origin = self.labels[rows, columns], self.origin[rows, columns]
-        return _with_leftovers(labels, origin, origin == LEFTOVER)
+    @property
+    def count(self) -> int:
+        """Largest number of an object, + 1: their number, where this is a whole image."""
+        return int(self.runs.label.max(initial=-1)) + 1
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """The objects as a label image, from 1; 0 where the mask is not."""
+        return self.runs.image(*self.origin.shape)
 
 
 def unparted(mask_hw: NDArray[np.bool_]) -> Parted:
-    """Return a mask whose objects do not touch: all of it is core."""
-    return Parted(label_image(mask_hw), mask_hw.astype(np.uint8) * CORE)
+    """Return the 8-connected components of a mask, whose objects do not touch: all of it is core."""
+    return Parted(Runs.of_mask(mask_hw), np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE), False)
 
 
 def grown_from(direction: tuple[int, int]) -> int:
@@ -59,13 +68,19 @@ def grown_from(direction: tuple[int, int]) -> int:
     return _GROWN + DIRECTIONS.index(direction)
 
 
-def part_touching(mask_hw: NDArray[np.bool_], core_hw: NDArray[np.bool_], steps: int) -> Parted:
+def part_touching(
+    mask_hw: NDArray[np.bool_],
+    core_hw: NDArray[np.bool_],
+    steps: int,
+    inner: tuple[slice, slice] = (slice(None), slice(None)),
+) -> Parted:
     """Part a mask into objects.
 
     Args:
         mask_hw — pixels of one class.
         core_hw — pixels of its objects' cores; those outside the mask do not count.
         steps — by how many pixels cores grow at most.
+        inner — rows and columns of the piece that is wanted; what surrounds it is there for its sake.
 
     Example: mask 1 1 1 1 1 1, cores 1 0 0 0 0 1, 2 steps → labels 1 1 1 2 2 2; 1 step → 1 1 3 3 2 2.
     """
@@ -80,14 +95,11 @@ def part_touching(mask_hw: NDArray[np.bool_], core_hw: NDArray[np.bool_], steps:
         if not len(front):
             break
         front = grown.step(front)
-    inner = np.s_[1:-1, 1:-1]
-    return _with_leftovers(labels[inner], origin[inner], is_open[inner])
-
-
-def _with_leftovers(labels: NDArray[np.int32], origin: NDArray[np.uint8], left: NDArray[np.bool_]) -> Parted:
-    """Label the components of what is left, after all other labels."""
-    numbers = label_image(left) + labels.max(initial=0)
-    return Parted(np.where(left, numbers, labels), np.where(left, np.uint8(LEFTOVER), origin))
+    labels, origin, is_open = labels[1:-1, 1:-1][inner], origin[1:-1, 1:-1][inner], is_open[1:-1, 1:-1][inner]
+    # what joins leftovers outside the piece may be none there: they are labelled by themselves
+    left = label_image(is_open) + labels.max(initial=0)
+    origin = np.where(is_open, np.uint8(LEFTOVER), origin)
+    return Parted(Runs.of_labels(np.where(is_open, left, labels)), origin, True)
 
 
 @dataclass(frozen=True)

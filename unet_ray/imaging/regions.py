@@ -12,6 +12,7 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.columns import Columns
 from unet_ray.imaging.outlines import Parts
 from unet_ray.imaging.parting import Parted
+from unet_ray.imaging.runs import Runs
 
 MAX_REGIONS = 2_000_000
 """Of one class in one image: what an image's rows may take in memory (a few hundred bytes each)."""
@@ -93,11 +94,11 @@ def find_regions(parted: Parted, q_hw: NDArray[np.uint8], min_area: int = 1, max
         min_area — smaller regions are dropped before ranking (px).
         max_regions — more of them, small ones too, are the error `too_large`.
     """
-    check_count(int(parted.labels.max(initial=0)), max_regions)
-    sums = sums_of(parted.labels, q_hw)
+    check_count(parted.count, max_regions)
+    sums = sums_of(parted.runs, q_hw)
     kept = np.flatnonzero(sums.area >= max(1, min_area))
     ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
-    return Regions(sums.of(ranked), Parts.of(parted.labels).outlines_wkb(ranked), *parted.labels.shape)
+    return Regions(sums.of(ranked), Parts.of(parted.runs).outlines_wkb(ranked), *q_hw.shape)
 
 
 def check_count(regions: int, max_regions: int) -> None:
@@ -106,23 +107,17 @@ def check_count(regions: int, max_regions: int) -> None:
         raise ImageError("too_large", f"more than {max_regions} regions of a class; see --max-regions and --threshold")
 
 
-def sums_of(labels_hw: NDArray[np.int32], q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
-    """Add up the pixels of each label 1..n of a label image, or of a piece of one that lies at (left, top) in px.
+def sums_of(runs: Runs, q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
+    """Add up the pixels of each label 0..n of an image, or of a piece of one that lies at (left, top) in px.
 
-    What is added are runs of equal labels along the rows, of which there are far fewer than pixels. A label without
-    pixels has area 0, and nothing else of it means anything.
+    A label without pixels has area 0, and nothing else of it means anything.
     """
-    count, width = int(labels_hw.max(initial=0)), labels_hw.shape[1]
-    differs = np.ones(labels_hw.shape, bool)
-    np.not_equal(labels_hw[:, 1:], labels_hw[:, :-1], out=differs[:, 1:])
-    starts = np.flatnonzero(differs)
-    label, length = labels_hw.ravel()[starts] - 1, np.diff(starts, append=labels_hw.size)
-    q_sum = np.add.reduceat(q_hw.ravel(), starts, dtype=np.int64)
-    q_max = np.maximum.reduceat(q_hw.ravel(), starts)
-    inside = label >= 0
-    label, length, starts, q_sum, q_max = (of_runs[inside] for of_runs in (label, length, starts, q_sum, q_max))
-    y, x = np.divmod(starts, width)
-    y, x = y + top, x + left
+    count, label, length = int(runs.label.max(initial=-1)) + 1, runs.label, runs.stop - runs.start
+    y, x = runs.row + top, runs.start + left
+    ends = np.stack([runs.row * q_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1).ravel()
+    ends = ends[: len(ends) - int(len(ends) > 0 and ends[-1] == q_hw.size)]  # the image's end is the last one's anyway
+    q_sum = np.add.reduceat(q_hw.ravel(), ends, dtype=np.int64)[::2]
+    q_max = np.maximum.reduceat(q_hw.ravel(), ends)[::2]
 
     def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
         # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53

@@ -19,12 +19,13 @@ from scipy.sparse.csgraph import connected_components
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.columns import Columns
-from unet_ray.imaging.outlines import Parts, Sides, outlines_wkb, sides_of
+from unet_ray.imaging.outlines import Parts, Sides, outlines_wkb
 from unet_ray.imaging.parting import CORE, LEFTOVER, Parted, grown_from
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, Sums, check_count, sums_of
+from unet_ray.imaging.runs import line_of
 from unet_ray.imaging.tiling import Box
 
-_EDGES = (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1])
+_EDGES: dict[str, Any] = {"top": np.s_[0], "bottom": np.s_[-1], "left": np.s_[:, 0], "right": np.s_[:, -1]}
 _VERTEX_BYTES = 16
 _MAX_OUTLINE_BYTES = 256 * 2**20
 
@@ -110,22 +111,21 @@ def find_tile_regions(parted: Parted, q_hw: NDArray[np.uint8], core: Box, height
         core — where that lies.
         height, width — of the image (px).
     """
-    labels, place = parted.labels, (core.left, core.top)
-    sums, parts = sums_of(labels, q_hw, *place), Parts.of(labels, *place)
+    runs, place = parted.runs, (core.left, core.top)
+    sums, parts = sums_of(runs, q_hw, *place), Parts.of(runs, *place)
     seams = core.top > 0, core.bottom < height, core.left > 0, core.right < width
-    at_seam = np.zeros(len(sums) + 1, bool)
-    for at, is_seam in zip(_EDGES, seams, strict=True):
-        at_seam[labels[at]] |= is_seam
-    is_open = at_seam[1:]
+    at_edge = runs.row == 0, runs.row == core.height - 1, runs.start == 0, runs.stop == core.width
+    is_open = np.zeros(len(sums), bool)
+    for at, is_seam in zip(at_edge, seams, strict=True):
+        is_open[runs.label[at]] |= is_seam
     inner, pieces = np.flatnonzero(~is_open & (sums.area > 0)), np.flatnonzero(is_open)
     open_part = is_open[parts.label]
     part_number, piece_number = (np.where(flags, np.cumsum(flags) - 1, -1) for flags in (open_part, is_open))
-    sides, contacts = parts.sides, Contacts.none()
-    if (parted.origin > CORE).any():  # labels may touch, and turn out to be of one region
-        group = np.append(0, np.where(open_part, len(open_part) + 1, np.arange(1, len(open_part) + 1)))
-        sides = sides_of(parts.image, *place, group.astype(np.uint32)[parts.image])
-        contacts = _contacts(np.append(-1, part_number)[parts.image], *place)
+    # parts of pieces that touch may turn out to be of one region: what lies between them is told apart
+    group = np.where(open_part, -1, np.arange(len(open_part))) if parted.may_touch else None
+    sides = parts.sides(group)
     sides = _without_seams(sides.of(open_part[sides.part]), core, seams)
+    edges = (line_of(runs, part_number[parts.part], which, *q_hw.shape) for which in _EDGES)
     return TileRegions(
         core=core,
         inner=sums.of(inner),
@@ -134,19 +134,18 @@ def find_tile_regions(parted: Parted, q_hw: NDArray[np.uint8], core: Box, height
         part_piece=piece_number[parts.label[open_part]],
         part_first=parts.first[open_part],
         sides=replace(sides, part=part_number[sides.part]),
-        contacts=contacts,
-        edges=tuple(Edge(np.append(-1, part_number)[parts.image[at]], parted.origin[at].copy()) for at in _EDGES),
+        contacts=_contacts(parts, part_number) if parted.may_touch else Contacts.none(),
+        edges=tuple(Edge(edge, parted.origin[_EDGES[at]].copy()) for at, edge in zip(_EDGES, edges, strict=True)),
     )
 
 
-def _contacts(parts_hw: NDArray[np.int64], left: int, top: int) -> Contacts:
-    """Return where parts of a piece touch others (−1 where there is none)."""
+def _contacts(parts: Parts, part_number: NDArray[np.int64]) -> Contacts:
+    """Return where parts touch that have a number."""
     found = []
-    for vertical in (False, True):
-        before, after = (parts_hw[:, :-1], parts_hw[:, 1:]) if vertical else (parts_hw[:-1], parts_hw[1:])
-        y, x = np.nonzero((before != after) & (before >= 0) & (after >= 0))
-        line, along = (x + left, y + top) if vertical else (y + top, x + left)
-        found.append(Contacts(np.full(len(y), vertical), line + 1, along, before[y, x], after[y, x]))
+    for vertical, (line, along, *sides) in zip((False, True), parts.touching(), strict=True):
+        before, after = (part_number[part] for part in sides)
+        every = Contacts(np.full(len(line), vertical), line, along, before, after)
+        found.append(every.of((before >= 0) & (after >= 0)))
     return Contacts.concatenated(found)
 
 

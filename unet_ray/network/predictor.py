@@ -85,7 +85,8 @@ class Predictor:
         outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
         groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
-            for tile in self._tiles(*image.shape[:2], around=0):
+            height, width = image.shape[:2]
+            for tile in self._tiles(height, width, around=0):
                 groups[tile.read.height, tile.read.width].append((index, tile))
         for shape, members in groups.items():
             while members:

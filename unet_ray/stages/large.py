@@ -145,10 +145,10 @@ class _LargeImage:
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
         with self._at("measure"), self._timed("measure_s"):
             for index in range(len(measure.classes)):
-                mask, parted = measure.parted(index, q_khw)
-                row = measure.mask_row(self.row["image_uri"], index, mask[tile.inner], tile.core)
+                mask, parted = measure.parted(index, q_khw, tile.inner)
+                row = measure.mask_row(self.row["image_uri"], index, mask, tile.core)
                 q = np.ascontiguousarray(q_khw[index][tile.inner])
-                found.append((row, find_tile_regions(parted.of(*tile.inner), q, tile.core, *size)))
+                found.append((row, find_tile_regions(parted, q, tile.core, *size)))
         return found
 
     def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:

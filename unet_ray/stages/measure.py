@@ -98,18 +98,20 @@ class Measure:
         whole = Box(0, 0, *q_khw.shape[1:])
         found, masks = [], []
         for index in range(len(self.classes)):
-            mask, parted = self.parted(index, q_khw)
+            mask, parted = self.parted(index, q_khw, (slice(None), slice(None)))
             masks.append(self.mask_row(uri, index, mask, whole))
             found.append(find_regions(parted, q_khw[index], self.min_area, self.max_regions))
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
-    def parted(self, index: int, q_khw: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], Parted]:
-        """Return the mask of a class, and its objects."""
+    def parted(
+        self, index: int, q_khw: NDArray[np.uint8], inner: tuple[slice, slice]
+    ) -> tuple[NDArray[np.bool_], Parted]:
+        """Return the mask of a class, and its objects, of the inner rows and columns."""
         mask = binary_mask(q_khw[index], self.thresholds[index])
         if self.parting is None:
-            return mask, unparted(mask)
+            return mask[inner], unparted(mask[inner])
         core = binary_mask(q_khw[len(self.classes) + index], self.parting.thresholds[index])
-        return mask, part_touching(mask, core, self.parting.steps)
+        return mask[inner], part_touching(mask, core, self.parting.steps, inner)
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
         """Return the masks row of a class for a piece of an image."""
@@ -123,7 +125,7 @@ class Measure:
             "height": piece.height,
             "width": piece.width,
             "counts": encode_rle(mask),
-            "area": int(mask.sum()),
+            "area": int(np.count_nonzero(mask)),
         }
 
     def region_rows(self, uri: str, found: list[Regions]) -> Any:
