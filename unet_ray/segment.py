@@ -166,7 +166,11 @@ class _Run:
     def _chain(self, pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
         config, model = self.config, self.model
         predictor = PredictorConfig(
-            config.tile, config.context, "cuda" if pool.uses_gpu else "cpu", threads=pool.threads
+            tile=config.tile,
+            context=config.context,
+            device="cuda" if pool.uses_gpu else "cpu",
+            threads=pool.threads,
+            around=model.parting.steps if model.parting else 0,
         )
         measure = self._measure()
 
@@ -204,7 +208,9 @@ class _Run:
     def _measure(self) -> Measure:
         config, model = self.config, self.model
         digests, limits = (model.digest, self.config_digest), (config.min_area, config.max_regions)
-        return Measure(self.result.run_id, *digests, model.classes, thresholds_of(config, model), *limits)
+        return Measure(
+            self.result.run_id, *digests, model.classes, thresholds_of(config, model), *limits, model.parting
+        )
 
     def _sink(self) -> ShardSink:
         day = self.config.date or f"{self.result.started_at:%Y-%m-%d}"

@@ -5,8 +5,9 @@
 Makes square images of many photographs: tiled TIFF of each size, each in a run of `jobs/segment.py` of its own; then a
 JPEG with 200 small images beside it, and those alone. Rates are steady state, from the first tile that the run tells of
 to the last. The network alone predicts tiles of the same size (context included) out of memory with the same threads
-and memory settings as in the run (and, for comparison, with those of the C library), before and after each run. Seams: regions of the run's own masks found tile by tile and merged, less those found in each
-tile alone, as a share of the run's time.
+and memory settings as in the run (and, for comparison, with those of the C library), before and after each run. Seams:
+regions of the run's own masks found tile by tile and merged, less those found in each tile alone, as a share of the
+run's time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,62 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+from skimage.measure import label
+
+from unet_ray.imaging.runs import Runs, line_of, overlaps, ranges, uncovered
+
+SIZES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
+LABELS = arrays(np.int32, SIZES, elements=st.integers(0, 3))
+
+
+@settings(deadline=None)
+@given(arrays(bool, SIZES))
+def test_a_mask_becomes_its_components(mask: NDArray[np.bool_]) -> None:
+    found = Runs.of_mask(mask).image(*mask.shape)
+    assert np.array_equal(found, label(mask, connectivity=2))
+
+
+@settings(deadline=None)
+@given(LABELS)
+def test_label_images_come_back(labels: NDArray[np.int32]) -> None:
+    runs = Runs.of_labels(labels)
+    assert np.array_equal(runs.image(*labels.shape), labels)
+    assert np.array_equal(np.lexsort((runs.start, runs.row)), np.arange(len(runs)))
+    for which, edge in {"top": labels[0], "bottom": labels[-1], "left": labels[:, 0], "right": labels[:, -1]}.items():
+        assert np.array_equal(line_of(runs, runs.label, which, *labels.shape), edge - 1)
+
+
+@settings(deadline=None)
+@given(LABELS, st.booleans())
+def test_pairs_are_neighbours_in_the_next_row(labels: NDArray[np.int32], corners: bool) -> None:
+    runs = Runs.of_labels(labels)
+    boxes = list(zip(runs.row.tolist(), runs.start.tolist(), runs.stop.tolist(), strict=True))
+    reach = int(corners)
+    expected = [
+        (i, j)
+        for i, (y, first, after) in enumerate(boxes)
+        for j, (below, start, stop) in enumerate(boxes)
+        if below == y + 1 and start < after + reach and stop > first - reach
+    ]
+    assert list(zip(*(side.tolist() for side in runs.pairs(corners)), strict=True)) == expected
+
+
+@settings(deadline=None)
+@given(LABELS)
+def test_what_is_uncovered_has_nothing_of_its_label_below(labels: NDArray[np.int32]) -> None:
+    runs = Runs.of_labels(labels)
+    upper, lower = runs.pairs(corners=False)
+    same = runs.label[upper] == runs.label[lower]
+    run, start, stop = uncovered(runs, upper[same], *overlaps(runs, (upper[same], lower[same])))
+    found = np.zeros(labels.shape, bool)
+    for y, first, after in zip(runs.row[run], start, stop, strict=True):
+        assert not found[y, first:after].any()
+        found[y, first:after] = True
+    below = np.append(labels[1:], np.zeros_like(labels[:1]), axis=0)
+    assert np.array_equal(found, (labels > 0) & (labels != below))
+
+
+def test_the_example_of_ranges() -> None:
+    assert ranges(np.array([4, 9]), np.array([2, 1])).tolist() == [4, 5, 9]
