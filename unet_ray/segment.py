@@ -5,6 +5,7 @@ plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measu
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -45,6 +46,8 @@ from unet_ray.watchdog import Watchdog
 
 _BUSY = 0.8
 """Share of time at work from which on the predictors are what the others wait for."""
+_SWITCH_S = 5e-4
+"""After how long a thread that measures lets the one go on that drives the network; by default ten times as long."""
 _CALLS_PER_ACTOR = 4
 """Of a predictor at a time: two large images, and small ones that are not held up by them."""
 _IMAGES_PER_TASK = 16
@@ -279,6 +282,7 @@ class _PredictActor:
     """The network on its device, built once per actor."""
 
     def __init__(self, model_ref: Any, config: PredictorConfig, large: Callable[[Predictor], PredictLarge]) -> None:
+        sys.setswitchinterval(_SWITCH_S)
         model: Model = ray.get(model_ref)
         predictor = Predictor(model.build(), model.preprocessing, config)
         self._predict = Predict(predictor, large(predictor))
