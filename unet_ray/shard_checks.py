@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from unet_ray.imaging.masks import decode_rle, encode_rle
 from unet_ray.imaging.parting import unparted
 from unet_ray.imaging.regions import Regions
-from unet_ray.imaging.seams import RegionMerger, find_tile_regions
+from unet_ray.imaging.seams import RegionMerger
+from unet_ray.imaging.tile_regions import find_tile_regions
 from unet_ray.imaging.tiling import Box
 
 Rows = dict[tuple[str, str], list[dict[str, Any]]]

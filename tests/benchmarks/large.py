@@ -39,7 +39,8 @@ from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.masks import decode_rle
 from unet_ray.imaging.parting import unparted
 from unet_ray.imaging.regions import find_regions
-from unet_ray.imaging.seams import RegionMerger, find_tile_regions
+from unet_ray.imaging.seams import RegionMerger
+from unet_ray.imaging.tile_regions import find_tile_regions
 from unet_ray.imaging.tiling import Box, read_box
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor, PredictorConfig

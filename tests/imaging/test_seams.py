@@ -11,7 +11,8 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging import seams
 from unet_ray.imaging.parting import Parted, part_touching, unparted
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
-from unet_ray.imaging.seams import RegionMerger, find_tile_regions
+from unet_ray.imaging.seams import RegionMerger
+from unet_ray.imaging.tile_regions import find_tile_regions
 from unet_ray.imaging.tiling import Box
 
 PATTERNS = ("random", "sparse", "spiral", "checkerboard", "comb", "full", "empty", "rings", "diagonals")

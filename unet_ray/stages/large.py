@@ -25,7 +25,8 @@ from unet_ray.archive.tables import MASKS, REGIONS
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.regions import Regions
-from unet_ray.imaging.seams import RegionMerger, TileRegions, find_tile_regions
+from unet_ray.imaging.seams import RegionMerger
+from unet_ray.imaging.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Box, Tile
 from unet_ray.inputs import check_unchanged, open_ranges
 from unet_ray.network.predictor import Predictor, named
