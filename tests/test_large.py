@@ -79,11 +79,11 @@ def test_windows_and_whole_images_give_the_same_rows(
 ) -> None:
     """Sizes at several phases of the pooling grid, beside small images; read in windows, everything is as before."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
-    network = make_network(padding, filters=4 if parting else 2)
+    network = make_network(padding, seed=5, filters=4) if parting else make_network(padding)
     for height, width in ((160, 161), (99, 202), (30, 33)):
         archive.write(f"{height}.{kind}", encode(draw_scene(height, width, rng)[0], kind))
     whole = segment(archive, network, tile=48, parting=parting)
-    assert len(whole["regions"]) > 20
+    assert len(whole["regions"]) > 10
     monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
     windows = segment(archive, network, tile=48, parting=parting)
     assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
