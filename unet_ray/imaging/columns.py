@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,8 @@ class Columns:
     def concatenated(cls, several: Sequence[Self]) -> Self:
         """Return the members of several."""
         return cls(*(np.concatenate([getattr(one, f.name) for one in several]) for f in fields(cls)))
+
+
+def numbered(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the place of each chosen member among the chosen, from 0; −1 for the others."""
+    return np.where(chosen, np.cumsum(chosen) - 1, -1)

@@ -121,6 +121,7 @@ class Decoder:
             self._is_open = False
             self._child = subprocess.Popen(
                 [sys.executable, "-m", __name__, *limits],
+                # not the predictor's memory settings: what they hold ready would count against the child's limit
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
                 env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"},
             )  # fmt: skip

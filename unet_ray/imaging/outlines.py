@@ -15,8 +15,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from unet_ray.imaging.columns import Columns
-from unet_ray.imaging.runs import Runs, overlaps, ranges, uncovered
+from unet_ray.imaging.columns import Columns, numbered
+from unet_ray.imaging.runs import Runs, components, overlaps, ranges, uncovered
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Parts:
         """Find the parts of labelled runs, of a piece that lies at (left, top) in px."""
         upper, lower = pairs = runs.pairs(corners=False)
         same = runs.label[upper] == runs.label[lower]
-        part = runs.components((upper[same], lower[same]))
+        part = components(np.stack([upper[same], lower[same]]), len(runs))
         first = np.zeros(int(part.max(initial=-1)) + 1, np.int64)
         first[part[::-1]] = np.arange(len(runs))[::-1]  # of several writes to one place the last stays: the first run
         places = np.stack([runs.row[first] + top, runs.start[first] + left], axis=1)
@@ -60,8 +60,7 @@ class Parts:
         shared = [np.array(columns) for columns in overlaps(runs, (upper[same], lower[same]))]
         order = np.argsort(lower[same], kind="stable")
         goes_on = np.zeros(len(runs) + 1, bool)  # whether a run is followed by one of its group, in its row
-        goes_on[1:-1] = (runs.stop[:-1] == runs.start[1:]) & (runs.row[:-1] == runs.row[1:])
-        goes_on[1:-1] &= grouped[:-1] == grouped[1:]
+        goes_on[1:-1] = runs.meets_next() & (grouped[:-1] == grouped[1:])
         above = uncovered(runs, lower[same][order], shared[0][order], shared[1][order])
         below = uncovered(runs, upper[same], *shared)
         return Sides.concatenated(
@@ -95,35 +94,28 @@ class Parts:
         first, after = overlaps(runs, (upper, lower))
         at, along = np.repeat(np.arange(len(upper)), after - first), ranges(first, after - first)
         rows = runs.row[lower][at] + self.top, along + self.left, self.part[upper][at], self.part[lower][at]
-        next_to = np.flatnonzero((runs.stop[:-1] == runs.start[1:]) & (runs.row[:-1] == runs.row[1:]))
+        next_to = np.flatnonzero(runs.meets_next())
         places = runs.stop[next_to] + self.left, runs.row[next_to] + self.top
         return [rows, (*places, self.part[next_to], self.part[next_to + 1])]
 
-    def outlines_wkb(self, labels: NDArray[np.intp]) -> NDArray[Any]:
-        """Return the outlines of some labels (from 0) as little-endian WKB (objects of bytes).
-
-        Coordinates are pixel edges: pixel (x, y) covers [x, x+1] × [y, y+1], y down; a polygon's area is its label's
-        number of pixels.
-
-        Example: a single pixel at the origin → POLYGON ((0 0, 1 0, 1 1, 0 1, 0 0)).
-        """
-        number = np.full(max(int(self.label.max(initial=-1)), int(labels.max(initial=-1))) + 1, -1)
-        number[labels] = np.arange(len(labels))
-        return outlines_wkb(self.sides(), number[self.label], len(labels))
-
 
 def outlines_wkb(sides: Sides, part_number: NDArray[np.int64], count: int) -> NDArray[Any]:
-    """Return `count` outlines as WKB.
+    """Return `count` outlines as little-endian WKB (objects of bytes).
+
+    Coordinates are pixel edges: pixel (x, y) covers [x, x+1] × [y, y+1], y down; a polygon's area is its parts' number
+    of pixels.
 
     Args:
         sides — all sides of all parts, in the order of `joined`.
         part_number — which outline each part belongs to; −1: none.
+
+    Example: a single pixel at the origin → POLYGON ((0 0, 1 0, 1 1, 0 1, 0 0)).
     """
     if count == 0:
         return np.zeros(0, object)
-    chosen, place = part_number >= 0, np.cumsum(part_number >= 0) - 1
+    chosen = part_number >= 0
     kept = sides.of(chosen[sides.part])
-    return _polygons_wkb(replace(kept, part=place[kept.part]), part_number[chosen], count)
+    return _polygons_wkb(replace(kept, part=numbered(chosen)[kept.part]), part_number[chosen], count)
 
 
 def _polygons_wkb(sides: Sides, part_label: NDArray[np.int64], count: int) -> NDArray[Any]:

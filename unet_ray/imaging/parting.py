@@ -24,6 +24,8 @@ STEPS = 8
 CORE = 1
 LEFTOVER = 2
 _GROWN = 3
+WHOLE = slice(None), slice(None)
+"""Rows and columns of a piece that is the whole."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def part_touching(
     mask_hw: NDArray[np.bool_],
     core_hw: NDArray[np.bool_],
     steps: int,
-    inner: tuple[slice, slice] = (slice(None), slice(None)),
+    inner: tuple[slice, slice] = WHOLE,
 ) -> Parted:
     """Part a mask into objects.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.columns import Columns
-from unet_ray.imaging.outlines import Parts
+from unet_ray.imaging.outlines import Parts, outlines_wkb
 from unet_ray.imaging.parting import Parted
 from unet_ray.imaging.runs import Runs
 
@@ -98,7 +98,9 @@ def find_regions(parted: Parted, q_hw: NDArray[np.uint8], min_area: int = 1, max
     sums = sums_of(parted.runs, q_hw)
     kept = np.flatnonzero(sums.area >= max(1, min_area))
     ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
-    return Regions(sums.of(ranked), Parts.of(parted.runs).outlines_wkb(ranked), *q_hw.shape)
+    number, parts = np.full(len(sums), -1), Parts.of(parted.runs)
+    number[ranked] = np.arange(len(ranked))
+    return Regions(sums.of(ranked), outlines_wkb(parts.sides(), number[parts.label], len(ranked)), *q_hw.shape)
 
 
 def check_count(regions: int, max_regions: int) -> None:

@@ -35,7 +35,7 @@ class Runs(Columns):
         changes = np.flatnonzero(padded[:, 1:] != padded[:, :-1])  # in each row a start, its stop, the next start, …
         row, start = np.divmod(changes[::2], width)
         found = Runs(row, start, changes[1::2] - row * width, np.arange(len(row)))
-        return replace(found, label=found.components(found.pairs(corners=True)))
+        return replace(found, label=components(np.stack(found.pairs(corners=True)), len(found)))
 
     @staticmethod
     def of_labels(labels_hw: NDArray[np.int32]) -> Runs:
@@ -68,15 +68,24 @@ class Runs(Columns):
         upper = np.repeat(np.arange(len(self)), after - first)
         return upper, ranges(first, after - first)
 
-    def components(self, pairs: tuple[NDArray[np.int64], NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Return the component of each run, numbered by the first runs."""
-        graph = coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(len(self), len(self)))
-        count, found = connected_components(graph, directed=False)
-        first = np.zeros(count, np.int64)
-        first[found[::-1]] = np.arange(len(self))[::-1]  # of several writes to one place the last stays
-        rank = np.empty(count, np.int64)
-        rank[np.argsort(first)] = np.arange(count)
-        return rank[found]
+    def meets_next(self) -> NDArray[np.bool_]:
+        """Return whether each run but the last ends where the next one, of another label, starts."""
+        return (self.stop[:-1] == self.start[1:]) & (self.row[:-1] == self.row[1:])
+
+
+def components(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the component of each of `count` members, numbered by their first members.
+
+    Args:
+        pairs — (2, n) members that belong together.
+    """
+    graph = coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(count, count))
+    number, found = connected_components(graph, directed=False)
+    first = np.zeros(number, np.int64)
+    first[found[::-1]] = np.arange(count)[::-1]  # of several writes to one place the last stays
+    rank = np.empty(number, np.int64)
+    rank[np.argsort(first)] = np.arange(number)
+    return rank[found]
 
 
 def ranges(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

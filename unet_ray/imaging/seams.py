@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.columns import numbered
 from unet_ray.imaging.outlines import Sides, outlines_wkb
 from unet_ray.imaging.parting import CORE, LEFTOVER, grown_from
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, Sums, check_count
+from unet_ray.imaging.runs import components
 from unet_ray.imaging.tile_regions import Contacts, Edge, TileRegions
 
 _VERTEX_BYTES = 16
@@ -64,7 +64,7 @@ class RegionMerger:
         part_first = np.concatenate([tile.part_first for tile in self._tiles])
         seams = [*self._seams(offsets, vertical=True), *self._seams(offsets, vertical=False)]
         joined = np.concatenate([s.joined() for s in seams], axis=1)
-        region = _components(part_piece[joined], len(pieces), pieces.first)
+        region = _components(part_piece[joined], pieces.first)
         part_region = region[part_piece]
         contacts = Contacts.concatenated(
             [
@@ -72,8 +72,7 @@ class RegionMerger:
                 *(tile.contacts.shifted(offset) for tile, offset in zip(self._tiles, offsets.part, strict=True)),
             ]
         )
-        touching = contacts.touching(part_region)
-        part = _components(touching, len(part_piece), part_first)
+        part = _components(contacts.touching(part_region), part_first)
         sums = _added(pieces, region)
         check_count(self._finished + len(sums), self._max_regions)
         sides = [
@@ -93,8 +92,7 @@ class RegionMerger:
         largest = int(vertices[kept].max(initial=0)) * _VERTEX_BYTES
         if largest > _MAX_OUTLINE_BYTES:
             raise ImageError("too_large", f"a region's outline takes {largest / 2**20:.0f} MB; 256 MB are the limit")
-        number = np.where(kept, np.cumsum(kept) - 1, -1)
-        return sums.of(kept), outlines_wkb(sides, number[part_region], int(kept.sum()))
+        return sums.of(kept), outlines_wkb(sides, numbered(kept)[part_region], int(kept.sum()))
 
     def _seams(self, offsets: _Offsets, vertical: bool) -> list[_Seam]:
         """Put the edges of tiles together along each line between tiles, over the whole image."""
@@ -183,16 +181,12 @@ class _Line:
         self.origin[place] = edge.origin
 
 
-def _components(pairs: NDArray[np.int64], count: int, first: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the component of each of `count` members, numbered by the first pixels (row, column) of the members."""
-    graph = coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(count, count))
-    components, found = connected_components(graph, directed=False)
+def _components(pairs: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the component of each member, numbered by the first pixels (row, column) of the members."""
     order = np.lexsort((first[:, 1], first[:, 0]))
-    lowest = np.zeros(components, np.int64)
-    lowest[found[order[::-1]]] = np.arange(count)[::-1]  # of several writes the last stays: the lowest place
-    rank = np.empty(components, np.int64)
-    rank[np.argsort(lowest)] = np.arange(components)
-    return rank[found]
+    place = np.empty(len(first), np.int64)
+    place[order] = np.arange(len(first))
+    return components(place[pairs], len(first))[place]
 
 
 def _added(pieces: Sums, region: NDArray[np.int64]) -> Sums:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_ray.imaging.columns import Columns
-from unet_ray.imaging.outlines import Parts, Sides
+from unet_ray.imaging.columns import Columns, numbered
+from unet_ray.imaging.outlines import Parts, Sides, outlines_wkb
 from unet_ray.imaging.parting import Parted
 from unet_ray.imaging.regions import Sums, sums_of
 from unet_ray.imaging.runs import line_of
@@ -110,22 +110,21 @@ def find_tile_regions(parted: Parted, q_hw: NDArray[np.uint8], core: Box, height
     is_open = np.zeros(len(sums), bool)
     for at, is_seam in zip(at_edge, seams, strict=True):
         is_open[runs.label[at]] |= is_seam
-    inner, pieces = np.flatnonzero(~is_open & (sums.area > 0)), np.flatnonzero(is_open)
-    open_part = is_open[parts.label]
-    part_number, piece_number = (np.where(flags, np.cumsum(flags) - 1, -1) for flags in (open_part, is_open))
+    is_inner, open_part = ~is_open & (sums.area > 0), is_open[parts.label]
+    inner_number, piece_number, part_number = map(numbered, (is_inner, is_open, open_part))
     # parts of pieces that touch may turn out to be of one region: what lies between them is told apart
     group = np.where(open_part, -1, np.arange(len(open_part))) if parted.may_touch else None
     sides = parts.sides(group)
-    sides = _without_seams(sides.of(open_part[sides.part]), core, seams)
+    open_sides = _without_seams(sides.of(open_part[sides.part]), core, seams)
     edges = (line_of(runs, part_number[parts.part], which, *q_hw.shape) for which in _EDGES)
     return TileRegions(
         core=core,
-        inner=sums.of(inner),
-        geometry=parts.outlines_wkb(inner),
-        pieces=sums.of(pieces),
+        inner=sums.of(is_inner),
+        geometry=outlines_wkb(sides, inner_number[parts.label], int(is_inner.sum())),
+        pieces=sums.of(is_open),
         part_piece=piece_number[parts.label[open_part]],
         part_first=parts.first[open_part],
-        sides=replace(sides, part=part_number[sides.part]),
+        sides=replace(open_sides, part=part_number[open_sides.part]),
         contacts=_contacts(parts, part_number) if parted.may_touch else Contacts.none(),
         edges=tuple(Edge(edge, parted.origin[_EDGES[at]].copy()) for at, edge in zip(_EDGES, edges, strict=True)),
     )

@@ -38,8 +38,6 @@ class Model:
     parting: Parting | None = None
     """How touching objects are parted: the network has a second filter per class then, for cores of its objects; the
     order is all classes, then all cores. None: objects are the components of the masks."""
-    min_area: int = 1
-    """Smaller regions are noise (px); for who asks for nothing else."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained; not part of the digest."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -60,10 +58,9 @@ class Model:
             "preprocessing": asdict(self.preprocessing),
             "thresholds": list(self.thresholds),
         }
-        # only where there is something to say: digests of other models stay what they are
-        if self.parting:
-            meaning["parting"] = {"thresholds": list(self.parting.thresholds), "steps": self.parting.steps}
-        return meaning | ({"min_area": self.min_area} if self.min_area > 1 else {})
+        if self.parting is None:
+            return meaning  # digests of such models stay what they are
+        return meaning | {"parting": {"thresholds": list(self.parting.thresholds), "steps": self.parting.steps}}
 
     def build(self) -> UNet:
         """Return the network with its weights; raise InputError where they do not fit."""
@@ -128,7 +125,6 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
         _parse_preprocessing(described["preprocessing"]),
         tuple(float(t) for t in described["thresholds"]),
         _parse_parting(described.get("parting")),
-        int(described.get("min_area", 1)),
         described.get("training", {}),
         described.get("metrics", {}),
         described.get("versions", {}),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.masks import binary_mask, encode_rle
-from unet_ray.imaging.parting import Parted, Parting, part_touching, unparted
+from unet_ray.imaging.parting import WHOLE, Parted, Parting, part_touching, unparted
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.tiling import Box
 from unet_ray.stages.columns import ROWS, failure
@@ -98,13 +98,13 @@ class Measure:
         whole = Box(0, 0, *q_khw.shape[1:])
         found, masks = [], []
         for index in range(len(self.classes)):
-            mask, parted = self.parted(index, q_khw, (slice(None), slice(None)))
+            mask, parted = self.parted(index, q_khw)
             masks.append(self.mask_row(uri, index, mask, whole))
             found.append(find_regions(parted, q_khw[index], self.min_area, self.max_regions))
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
     def parted(
-        self, index: int, q_khw: NDArray[np.uint8], inner: tuple[slice, slice]
+        self, index: int, q_khw: NDArray[np.uint8], inner: tuple[slice, slice] = WHOLE
     ) -> tuple[NDArray[np.bool_], Parted]:
         """Return the mask of a class, and its objects, of the inner rows and columns."""
         mask = binary_mask(q_khw[index], self.thresholds[index])
