@@ -23,6 +23,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
+from itertools import repeat, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
 from unet_ray.results import open_tables
+from unet_ray.stages.ahead import ahead
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _TILE = 512
@@ -253,10 +256,11 @@ def _measure_network(folder: str) -> None:
     tile = predictor.tiles(1024 * 3, 1024 * 3)[4]  # context on all sides
     pixels = read_box(image, Box(0, 0, tile.read.height, tile.read.width), mirror=False)
     pixels = model.preprocessing.check(pixels)
-    predictor.predict_tile(pixels, tile)
+    list(predictor.lanes.map(lambda _: predictor.predict_tile(pixels, tile), range(predictor.lane_count)))
     done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < _ALONE_S:
-        done += predictor.predict_tile(pixels, tile)[0].size
+    again = takewhile(lambda _: time.perf_counter() - started < _ALONE_S, repeat(pixels))
+    for q in ahead(predictor.lanes, partial(predictor.predict_tile, tile=tile), again, predictor.lane_count):
+        done += q[0].size
     print(done / 1e6 / (time.perf_counter() - started))
 
 

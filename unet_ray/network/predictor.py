@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +26,10 @@ Precision = Literal["float32", "bfloat16"]
 _BATCH_PIXELS_GPU = 4 * 2**20
 """Pixels of one batch on a GPU; on a CPU one tile at a time is as fast and needs the least memory."""
 _BATCH_MOST = 64
+_LANE_BYTES = 2 * 2**30
+"""What the activations of all lanes may take on a CPU."""
+_ACTIVATIONS = 10
+"""Planes of the first level's channels that one forward pass holds at a time, about (measured)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class PredictorConfig:
     precision: Precision = "float32"
     """Arithmetic of the network."""
     threads: int | None = None
-    """CPU threads of the network; None: torch's choice."""
+    """CPU threads of the network, all lanes together; None: one lane and torch's choice."""
     around: int = 0
     """Pixels around a tile that are predicted with it: what `tiles` are to know of their neighbours (px)."""
 
@@ -65,14 +71,24 @@ class Predictor:
         self._unet = network.config
         self._tile = _up_to_multiple(config.tile, self._unet.multiple)
         self._context = effective_context(self._unet, config)
-        if config.threads:
-            torch.set_num_threads(config.threads)
         self._most = 1 if config.device == "cpu" else _BATCH_MOST
-        self.lock = threading.Lock()
-        """For threads that share the predictor: one call at a time."""
+        self.lane_count = self._lanes_of(config)
+        threads = config.threads // self.lane_count if config.threads else torch.get_num_threads()
+        self.lanes = ThreadPoolExecutor(self.lane_count, "lane", torch.set_num_threads, (threads,))
+        """Where forward passes run, whoever asks for them. On a CPU several tiles with few threads each are faster than
+        one with many, which wait for each other after every layer."""
         self.batch_divisor = 1
         """What batches are divided by since memory ran out."""
-        self._network = _folded(network).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A lane is a thread of its own, which knows nothing of the GPU that was chosen in this one.
+        self._device = torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else "cpu"
+        self._network = _folded(network).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _lanes_of(self, config: PredictorConfig) -> int:
+        if config.device != "cpu" or not config.threads:
+            return 1
+        side = self._tile + 2 * max(self._context, self._unet.margin)
+        tile_bytes = _ACTIVATIONS * 4 * self._unet.base_channels * side * side
+        return max(1, min(config.threads, _LANE_BYTES // tile_bytes))
 
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
         """Return q = round(255·probability) of each image, (classes, H, W) uint8.
@@ -82,29 +98,49 @@ class Predictor:
         Args:
             images — HWC, as `Preprocessing.check` returns them.
         """
+        return self.predict_timed(images)[0]
+
+    def predict_timed(self, images: Sequence[NDArray[Any]]) -> tuple[list[NDArray[np.uint8]], float]:
+        """Return what `predict` does, and the seconds that all lanes would have taken for it, without waiting."""
         outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
         groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
             height, width = image.shape[:2]
             for tile in self._tiles(height, width, around=0):
                 groups[tile.read.height, tile.read.width].append((index, tile))
+        work = []
         for shape, members in groups.items():
-            while members:
-                size = self._batch_size(*shape)
-                batch = members[:size]
-                reads = [read_box(images[i], tile.read, mirror=self._unet.margin > 0) for i, tile in batch]
-                try:
-                    found = self._forward(reads, size)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error) or size == 1:
-                        raise
-                    self._halve(size)
-                    continue
-                for (i, tile), q in zip(batch, found, strict=False):
-                    core = tile.core
-                    outputs[i][:, core.top : core.bottom, core.left : core.right] = tile.keep(q, self._unet.margin)
-                members = members[size:]
-        return outputs
+            size = self._batch_size(*shape)
+            for first in range(0, len(members), size):
+                work.append((shape, members[first : first + size]))
+        seconds = sum(self.lanes.map(partial(self._predict_some, images, outputs), *zip(*work, strict=True)))
+        return outputs, seconds / self.lane_count
+
+    def _predict_some(
+        self,
+        images: Sequence[NDArray[Any]],
+        outputs: list[NDArray[np.uint8]],
+        shape: tuple[int, int],
+        members: list[tuple[int, Tile]],
+    ) -> float:
+        """Predict tiles of a shape, as many at once as fit into memory, and return the seconds."""
+        started = time.perf_counter()
+        while members:
+            size = self._batch_size(*shape)
+            batch = members[:size]
+            reads = [read_box(images[i], tile.read, mirror=self._unet.margin > 0) for i, tile in batch]
+            try:
+                found = self._forward(reads, size)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                self._halve(size)
+                continue
+            for (i, tile), q in zip(batch, found, strict=False):
+                core = tile.core
+                outputs[i][:, core.top : core.bottom, core.left : core.right] = tile.keep(q, self._unet.margin)
+            members = members[size:]
+        return time.perf_counter() - started
 
     def tiles(self, height: int, width: int) -> list[Tile]:
         """Return the tiles that an image of a size (px) is cut into, row by row, with `around` px around each."""
@@ -123,7 +159,7 @@ class Predictor:
         return read_frame(read, height, width, tile.read, mirror=self._unet.margin > 0)
 
     def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
-        """Return q of a tile's wide core, (classes, H, W) uint8, from what `read_tile` read for it."""
+        """Return q of a tile's wide core, (classes, H, W) uint8, from what `read_tile` read for it; in this thread."""
         return tile.keep(self._forward([pixels_hwc], 1)[0], self._unet.margin)
 
     def _batch_size(self, height: int, width: int) -> int:
@@ -143,7 +179,7 @@ class Predictor:
         batch = np.zeros((batch_size, *reads[0].shape), reads[0].dtype)
         for place, read in zip(batch, reads, strict=False):
             place[:] = read
-        images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.config.device)
+        images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self._device)
         device_type = self.config.device
         with torch.autocast(device_type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             logits: Tensor = self._network(

@@ -36,20 +36,18 @@ class Predict:
 
     def _predict(self, pixels: Any) -> Any:
         """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
-        with self.predictor.lock:
-            return self._predict_alone(pixels)
-
-    def _predict_alone(self, pixels: Any) -> Any:
-        started = time.perf_counter()
         rows = pixels.drop_columns(["pixels"]).to_pylist()
         images = {i: self._image(row, pixels["pixels"][i]) for i, row in enumerate(rows) if row["error_type"] is None}
         try:
-            found = dict(zip(images, self.predictor.predict(list(images.values())), strict=True))
+            outputs, seconds = self.predictor.predict_timed(list(images.values()))
+            found = dict(zip(images, outputs, strict=True))
         except torch.AcceleratorError:
             raise  # the device is lost to this process: every later image would fail
         except Exception:
+            started = time.perf_counter()
             found = self._one_by_one(rows, images)
-        each_s = (time.perf_counter() - started) / max(1, len(images))
+            seconds = time.perf_counter() - started
+        each_s = seconds / max(1, len(images))
         for index, row in enumerate(rows):
             row["q"] = found[index].tobytes() if index in found else None
             row["predict_s"] = each_s if index in images else 0.0
