@@ -123,7 +123,7 @@ class Decoder:
                 [sys.executable, "-m", __name__, *limits],
                 # not the predictor's memory settings: what they hold ready would count against the child's limit
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
-                env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"},
+                env={name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "MALLOC_CONF")},
             )  # fmt: skip
             for pipe in (self._child.stdin, self._child.stdout):
                 with contextlib.suppress(OSError):  # as large as is allowed: pixels take fewer turns

@@ -123,9 +123,8 @@ class UNet(nn.Module):
         for level in self.contracting[1:]:
             skips.append(features)
             features = level(nn.functional.max_pool2d(features, 2))
-        for up, level, skip in zip(reversed(self.up), reversed(self.expansive), reversed(skips), strict=True):
-            features = up(features)
-            features = level(torch.cat([_crop(skip, features), features], dim=1))
+        for up, level in zip(reversed(self.up), reversed(self.expansive), strict=True):
+            features = level(_joined(skips.pop(), up(features)))
         logits: Tensor = self.head(features)
         return logits
 
@@ -141,11 +140,12 @@ def _double_conv(inputs: int, outputs: int, config: UNetConfig) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
-def _crop(skip: Tensor, like: Tensor) -> Tensor:
-    """Cut the centre of a skip connection to the size of the features that it joins."""
-    top = (skip.shape[-2] - like.shape[-2]) // 2
-    left = (skip.shape[-1] - like.shape[-1]) // 2
-    return skip[..., top : top + like.shape[-2], left : left + like.shape[-1]]
+def _joined(skip: Tensor, features: Tensor) -> Tensor:
+    """Return the centre of a skip connection and the features of the level below, channels of both; holds neither."""
+    top = (skip.shape[-2] - features.shape[-2]) // 2
+    left = (skip.shape[-1] - features.shape[-1]) // 2
+    centre = skip[..., top : top + features.shape[-2], left : left + features.shape[-1]]
+    return torch.cat([centre, features], dim=1)
 
 
 def _initialise(module: nn.Module) -> None:
