@@ -19,6 +19,8 @@ COLUMNS = {
     "pq": "PQ",
     "boundary_f1": "boundary F1",
     "adapted_rand_error": "Rand error",
+    "split_objects": "split",
+    "merged_objects": "merged",
 }
 """Metric → its heading."""
 
@@ -63,7 +65,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def _span(interval: list[Any] | None) -> str:

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
 from unet_ray.imaging.labels import ClassSpec
+from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
 from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
 from unet_ray.results import Box, Tables, masks_of
-from unet_ray.shard_checks import check_shard
+from unet_ray.shard_checks import RegionRules, check_shard
 from unet_ray.stages import decode
 from unet_ray.stages.columns import PLAN
 from unet_ray.stages.decode import Decode
@@ -42,11 +43,17 @@ def make_network(padding: str = "same", seed: int = 0, filters: int = 2) -> UNet
     return network
 
 
-def segment(archive: Storage, network: UNet, tile: int, threshold: float = 0.5, **limits: Any) -> dict[str, Any]:
+def segment(
+    archive: Storage,
+    network: UNet,
+    tile: int,
+    threshold: float = 0.5,
+    parting: Parting | None = None,
+    **limits: Any,
+) -> dict[str, Any]:
     """Take an archive through the stages in a `for` loop."""
-    measure = Measure("run", "model", "config", CLASSES, (threshold,) * 2, min_area=1, **limits)
-    around = measure.parting.steps if measure.parting else 0
-    predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile, around=around))
+    measure = Measure("run", "model", "config", CLASSES, ObjectRule((threshold,) * 2, (1, 1), parting), **limits)
+    predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile, around=parting.steps if parting else 0))
     told: list[tuple[int, int]] = []
     large = PredictLarge(archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles))
     rows = [dict(zip(PLAN.names, (e.uri, e.uri, None, e.etag, e.size, 1), strict=True)) for e in archive.entries()]
@@ -71,7 +78,7 @@ def comparable(tables: dict[str, Any], whole_masks: bool) -> dict[str, Any]:
     return kept
 
 
-@pytest.mark.parametrize("parting", [None, Parting((0.6, 0.4), steps=5)], ids=["components", "parted"])
+@pytest.mark.parametrize("parting", [None, Parting((0.6, 0.4), (1, 1), steps=5)], ids=["components", "parted"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
 def test_windows_and_whole_images_give_the_same_rows(
@@ -89,8 +96,8 @@ def test_windows_and_whole_images_give_the_same_rows(
     assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
     assert len(windows["masks"]) == 2 * (16 + 15 + 1)
     assert sum(done for done, _ in windows["told"]) == sum(of for _, of in windows["told"]) == 31
-    if not parting:  # else the masks alone do not tell the regions
-        assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, {"run": 1})
+    rules = {"run": RegionRules({spec.id: 1 for spec in CLASSES}, parting is not None)}
+    assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, rules)
 
 
 def test_an_image_that_fails_on_the_way_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +136,7 @@ def test_a_window_of_masks_is_that_of_the_whole(top: int, left: int, height: int
     """Masks in pieces of 32 px, asked for by windows that cross them."""
     rng = np.random.default_rng(0)
     mask = rng.random((110, 110)) < 0.5
-    measure = Measure("run", "model", "config", CLASSES, (0.5, 0.5), 1)
+    measure = Measure("run", "model", "config", CLASSES, ObjectRule((0.5, 0.5), (1, 1)))
     pieces = [Box(t, x, min(t + 32, 110), min(x + 32, 110)) for t in range(0, 110, 32) for x in range(0, 110, 32)]
     rows = [measure.mask_row("a", 0, mask[b.top : b.bottom, b.left : b.right], b) for b in pieces]
     tables = Tables(None, pa.Table.from_pylist(rows), None)

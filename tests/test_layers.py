@@ -8,7 +8,18 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "unet_ray"
 ROOMS = ("network", "imaging", "archive")
 RAY_MODULES = {
-    *("cluster", "crop_stream", "evaluate", "readers", "segment", "shard_sink", "survey", "train", "train_worker"),
+    *(
+        "cluster",
+        "crop_stream",
+        "evaluate",
+        "labelled_counts",
+        "readers",
+        "segment",
+        "shard_sink",
+        "survey",
+        "train",
+        "train_worker",
+    ),
     "verify",
 }
 MAY_IMPORT = {

@@ -36,7 +36,8 @@ REUSED_MEMORY = {
 """Runtime environment of a process that computes on CPUs: freed memory stays with it, in large pages.
 
 By default the C library gives every large tensor back to the kernel and takes it anew, page by page, at each step:
-60,000 page faults a second, a tenth of two CPUs. jemalloc comes with Ray; where it does not, the linker goes on without.
+60,000 page faults a second, a tenth of two CPUs. jemalloc comes with Ray; where it does not, the linker goes
+on without.
 """
 TASK_CPUS = 0.5
 """Logical CPUs of a Ray Data task; other than an actor's, or Ray would run the tasks inside the actor."""

@@ -49,7 +49,7 @@ class CropSampler:
     @property
     def crop_bytes(self) -> int:
         """Bytes of one crop with its targets and weights."""
-        planes = len(self.labelling.classes) * (3 if self.config.border_weight else 1)
+        planes = len(self.labelling.classes) * self.config.filters_per_class * (3 if self.config.border_weight else 1)
         sample = np.dtype(self.preprocessing.dtype).itemsize * self.preprocessing.channels
         return (self.config.side + 2 * self.config.margin) ** 2 * (sample + planes)
 

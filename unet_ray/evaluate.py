@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 from numpy.typing import NDArray
 
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import to_parquet
-from unet_ray.cluster import Device, PoolPlan, connect, ordinals, parse_range, plan_pool
+from unet_ray.cluster import Device, connect, parse_range, plan_pool
 from unet_ray.errors import InputError
 from unet_ray.imaging.label_notes import labelling_notes
 from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling
-from unet_ray.imaging.masks import binary_mask
 from unet_ray.imaging.metrics import COUNTS, METRICS, bootstrap_intervals, count_image, metrics_of, pool_metrics
-from unet_ray.imaging.parting import label_image
+from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.inputs import find_labelled
+from unet_ray.labelled_counts import count_labelled
 from unet_ray.network.model_folder import Model, load_model
-from unet_ray.network.predictor import Predictor, PredictorConfig
-from unet_ray.readers import Reader
-from unet_ray.survey import Survey, survey_set
+from unet_ray.survey import survey_set
 
-_IMAGES_PER_TASK = 4
 _SEED = 0
-_TOTALS = ("true_positive", "false_positive", "false_negative", "pixels", "true_objects", "found_objects")
+_TOTALS = (
+    *("true_positive", "false_positive", "false_negative", "pixels"),
+    *("true_objects", "found_objects", "split_objects", "merged_objects"),
+)
 """Counts that the JSON file has; the Parquet file has all."""
 
 
@@ -175,7 +174,8 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     )
     for note in [*notes, *labelling_notes(survey.values, labelling, len(survey.usable))]:
         print(f"note: {note}")
-    counts = _count_set(survey, labelling, model, config.boundary_tolerance, pool)
+    count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
+    counts = count_labelled(model, survey.reader, survey.usable, pool, count)
     result = EvaluateResult(config, model, tuple(survey.facts[i].uri for i in survey.usable), counts)
     if config.per_image:
         _write("--per-image", config.per_image, to_parquet(result.table()))
@@ -184,68 +184,19 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     return result
 
 
-def _count_set(
-    survey: Survey, labelling: Labelling, model: Model, boundary_tolerance_px: int, pool: PoolPlan
-) -> NDArray[np.float64]:
-    """Return the counts (images, classes, COUNTS) of a set, from a pool of predictor actors."""
-    count, shared = len(survey.usable), ray.put((model, survey.reader, survey.usable))
-    predictor = PredictorConfig(device="cuda" if pool.uses_gpu else "cpu", threads=pool.threads)
-    rows = (
-        ordinals(count, count // _IMAGES_PER_TASK)
-        .map_batches(
-            _EvaluateActor,
-            fn_constructor_args=(shared, predictor, labelling, boundary_tolerance_px),
-            compute=pool.strategy(),
-            **pool.remote_args,
-            batch_size=None,
-        )
-        .take_all()
-    )
-    return np.stack([row["counts"] for row in sorted(rows, key=lambda row: int(row["id"]))])
-
-
-class _EvaluateActor:
-    """Predicts and counts labelled images, the network built once."""
-
-    def __init__(
-        self,
-        shared: Any,
-        config: PredictorConfig,
-        labelling: Labelling,
-        boundary_tolerance_px: int,
-    ) -> None:
-        loaded: Model
-        loaded, self._reader, self._indices = ray.get(shared)
-        self._thresholds = loaded.thresholds
-        self._predictor = Predictor(loaded.build(), loaded.preprocessing, config)
-        self._labelling, self._tolerance_px = labelling, boundary_tolerance_px
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        counts = [
-            evaluate_image(
-                self._predictor, self._labelling, self._reader, self._indices[i], self._thresholds, self._tolerance_px
-            )
-            for i in batch["id"].tolist()
-        ]
-        return {"id": batch["id"], "counts": np.stack(counts)}
-
-
-def evaluate_image(
-    predictor: Predictor,
+def count_against(
+    rule: ObjectRule,
     labelling: Labelling,
-    reader: Reader,
-    index: int,
-    thresholds: tuple[float, ...],
     boundary_tolerance_px: int,
+    q_khw: NDArray[np.uint8],
+    masks: list[NDArray[Any]],
 ) -> NDArray[np.float64]:
-    """Predict one labelled image; return its counts against its masks, (classes, COUNTS)."""
-    image, masks = reader.read(index)
-    (q,) = predictor.predict([predictor.preprocessing.check(image)])
-    found = np.stack([binary_mask(plane, threshold) for plane, threshold in zip(q, thresholds, strict=True)])
+    """Count what a rule makes of an image's q against its masks: (classes, COUNTS)."""
     targets = labelling.targets(masks)
+    found = [rule.objects(place, q_khw) for place in range(len(targets))]
     truth = [labelling.objects(masks, place) for place in range(len(targets))]
-    found_objects = [label_image(mask) for mask in found]
-    return count_image(found, targets, found_objects, truth, boundary_tolerance_px)
+    planes = np.stack([mask for mask, _ in found])
+    return count_image(planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px)
 
 
 def _field(name: str, kind: Any, meaning: str, nullable: bool = False) -> Any:

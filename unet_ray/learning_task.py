@@ -69,11 +69,18 @@ def understand(
     if validation:
         notes += validation.check_readable(config.max_error_rate)
         _check_validation(config, labelling, preprocessing, validation)
+    notes += _separation_notes(config, labelling, survey, initial)
     classes = len(labelling.classes)
-    network = replace(initial.network, classes=classes) if initial else config.network(preprocessing.channels, classes)
+    filters = classes * config.filters_per_class
+    network = replace(initial.network, classes=filters) if initial else config.network(preprocessing.channels, filters)
     config.check_crop(network)
     crops = CropConfig(
-        config.crop_px(network), network.margin, config.foreground_share, config.border_weight, config.border_sigma
+        config.crop_px(network),
+        network.margin,
+        config.foreground_share,
+        config.border_weight,
+        config.border_sigma,
+        config.separate,
     )
     notes += _size_notes(survey, crops.side) + _class_notes(labelling, survey, learnt, "learn from")
     notes += _class_notes(labelling, survey, held, "validate on")
@@ -105,6 +112,29 @@ def _labelling_of(config: TrainConfig, labelled: LabelledSet, survey: Survey, no
     place = "decoded once, kept in memory" if survey.decoded_once else "read anew each epoch: too large for memory"
     print(f"{len(survey.usable)} labelled images ({place}); masks of the kind {labelling.kind}, classes {names}")
     return labelling
+
+
+def _separation_notes(config: TrainConfig, labelling: Labelling, survey: Survey, initial: Model | None) -> list[str]:
+    """Return a line where objects will be parted less well than could be thought.
+
+    Raises: InputError — nothing to learn the parting of objects from.
+    """
+    if not config.separate:
+        parts = initial is not None and initial.parting is not None
+        return ["the model of --init-from parts touching objects, this one will not; see --separate"] if parts else []
+    if labelling.kind != "instances":
+        return [
+            f"--separate: masks of the kind {labelling.kind} have no ids, objects that touch are learnt as one; "
+            "give one id per object (--mask-kind instances) to part them"
+        ]
+    uncounted = {labelling.background, labelling.ignored}
+    ids = [sum(value not in uncounted for value, _ in survey.facts[i].values[0]) for i in survey.usable]
+    if max(ids) < 2:
+        raise InputError(
+            f"--separate: no mask holds more than one object ({len(ids)} masks with an id per object); "
+            "give masks in which objects have ids of their own, or leave out --separate"
+        )
+    return []
 
 
 def _split(config: TrainConfig, survey: Survey) -> tuple[list[int], list[int]]:
@@ -164,9 +194,12 @@ def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) 
     weights = load_tensors(initial.weights)
     places = {c.name: place for place, c in enumerate(initial.classes)}
     known = [(place, places[c.name]) for place, c in enumerate(labelling.classes) if c.name in places]
+    filters = list(known)
+    if network.classes > len(labelling.classes) and initial.parting:  # the cores' filters follow those of the classes
+        filters += [(place + len(labelling.classes), before + len(places)) for place, before in known]
     for name in ("head.weight", "head.bias"):
         head = fresh.state_dict()[name]
-        for place, before in known:
+        for place, before in filters:
             head[place] = weights[name][before]
         weights[name] = head
     fresh.load_state_dict(weights)

@@ -15,11 +15,12 @@ from unet_ray.archive.ledger import open_dataset
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
 from unet_ray.errors import InputError
+from unet_ray.imaging.filling import fill_outlines
 from unet_ray.imaging.masks import decode_rle
 from unet_ray.imaging.pictures import COLOURS, contact_sheet, overlay
 from unet_ray.imaging.tiling import Box
 
-__all__ = ["COLOURS", "Box", "Tables", "contact_sheet", "masks_of", "open_tables", "overlay"]
+__all__ = ["COLOURS", "Box", "Tables", "contact_sheet", "masks_of", "objects_of", "open_tables", "overlay"]
 
 _KEY = ["image_uri", "run_id"]
 
@@ -79,15 +80,7 @@ def masks_of(tables: Tables, image_uri: str, window: Box | None = None) -> dict[
 
     Raises: InputError — an image that is not in the tables, a window that leaves it.
     """
-    rows = tables.masks.filter(pc.field("image_uri") == image_uri)
-    if not len(rows):
-        raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")
-    height, width = (
-        pc.max(pc.add(rows[start], rows[size])).as_py() for start, size in (("top", "height"), ("left", "width"))
-    )
-    wanted = window or Box(0, 0, height, width)
-    if not (0 <= wanted.top < wanted.bottom <= height and 0 <= wanted.left < wanted.right <= width):
-        raise InputError(f"{image_uri}: the window {wanted} leaves the image of {width}×{height} px")
+    rows, wanted = _masks_rows(tables, image_uri, window)
     masks = {name: np.zeros((wanted.height, wanted.width), bool) for name in pc.unique(rows["class_name"]).to_pylist()}
     below, right = pc.add(rows["top"], rows["height"]), pc.add(rows["left"], rows["width"])
     meets = [
@@ -101,3 +94,44 @@ def masks_of(tables: Tables, image_uri: str, window: Box | None = None) -> dict[
         top, left = max(0, top), max(0, left)
         masks[row["class_name"]][top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     return masks
+
+
+def objects_of(tables: Tables, image_uri: str, window: Box | None = None) -> dict[str, NDArray[np.int64]]:
+    """Return the regions of an image as label images, class name → (H, W) of region_id, 0 where there is none.
+
+    They are made of the regions' outlines, which are exact: each pixel of a region has its id, neighbours theirs.
+    Regions smaller than the run's `--min-area` are in the masks, and not here.
+
+    Args:
+        tables, image_uri, window — as for `masks_of`.
+
+    Raises: InputError — as `masks_of`.
+    """
+    rows, wanted = _masks_rows(tables, image_uri, window)
+    regions = tables.regions.filter(pc.field("image_uri") == image_uri)
+    box = {side: pc.struct_field(regions["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax")}
+    meets = [
+        pc.less(box["ymin"], wanted.bottom), pc.greater(box["ymax"], wanted.top),
+        pc.less(box["xmin"], wanted.right), pc.greater(box["xmax"], wanted.left),
+    ]  # fmt: skip
+    regions = regions.filter(reduce(pc.and_, meets))
+    found = {}
+    for name in pc.unique(rows["class_name"]).to_pylist():
+        of_class = regions.filter(pc.field("class_name") == name)
+        outlines = of_class["geometry"].to_numpy(zero_copy_only=False)
+        found[name] = fill_outlines(outlines, of_class["region_id"].to_numpy(), wanted)
+    return found
+
+
+def _masks_rows(tables: Tables, image_uri: str, window: Box | None) -> tuple[Any, Box]:
+    """Return the masks rows of an image, and the window that is wanted: the image, where none is given."""
+    rows = tables.masks.filter(pc.field("image_uri") == image_uri)
+    if not len(rows):
+        raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")
+    height, width = (
+        pc.max(pc.add(rows[start], rows[size])).as_py() for start, size in (("top", "height"), ("left", "width"))
+    )
+    wanted = window or Box(0, 0, height, width)
+    if not (0 <= wanted.top < wanted.bottom <= height and 0 <= wanted.left < wanted.right <= width):
+        raise InputError(f"{image_uri}: the window {wanted} leaves the image of {width}×{height} px")
+    return rows, wanted

@@ -35,7 +35,7 @@ from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig, effective_context
 from unet_ray.plan import Plan, make_plan
-from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, thresholds_of
+from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, rule_of
 from unet_ray.shard_sink import SegmentResult, ShardSink
 from unet_ray.stages.decode import Decode
 from unet_ray.stages.large import PredictLarge
@@ -148,7 +148,7 @@ class _Run:
         """Say how images are cut, and what the context of tiles costs."""
         network, config = self.model.network, PredictorConfig(self.config.tile, self.config.context)
         context = effective_context(network, config)
-        around = network.margin or context
+        around = (network.margin or context) + (self.model.parting.steps if self.model.parting else 0)
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         computed = (1 + 2 * around / config.tile) ** 2
         return f"tiles of {config.tile} px, {around} px read around them{exact}: {computed:.2f} px computed per px kept"
@@ -209,11 +209,9 @@ class _Run:
         return lambda predictor: PredictLarge(access, predictor, measure, check_etags, tell)
 
     def _measure(self) -> Measure:
-        config, model = self.config, self.model
-        digests, limits = (model.digest, self.config_digest), (config.min_area, config.max_regions)
-        return Measure(
-            self.result.run_id, *digests, model.classes, thresholds_of(config, model), *limits, model.parting
-        )
+        model, rule = self.model, rule_of(self.config, self.model)
+        run = self.result.run_id, model.digest, self.config_digest
+        return Measure(*run, model.classes, rule, self.config.max_regions)
 
     def _sink(self) -> ShardSink:
         day = self.config.date or f"{self.result.started_at:%Y-%m-%d}"
@@ -256,7 +254,7 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
 
 
 def _write_record(run: _Run) -> None:
-    result = run.result
+    result, rule = run.result, rule_of(run.config, run.model)
     rate = result.images_done / result.elapsed_s if result.elapsed_s else 0.0
     record = asdict(result) | {
         "config": asdict(run.config),
@@ -265,6 +263,10 @@ def _write_record(run: _Run) -> None:
         "images_per_s": rate,
         "megapixels_per_s": result.megapixels / result.elapsed_s if result.elapsed_s else 0.0,
         "bottleneck": _bottleneck(result),
+        "objects": {
+            "parted": run.model.parting is not None,
+            "min_areas": {spec.id: area for spec, area in zip(run.model.classes, rule.min_areas, strict=True)},
+        },
         "versions": software_versions(),
     }
     write_run_record(run.output, result.run_id, record)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from unet_ray.cluster import Device, parse_range
 from unet_ray.errors import InputError
+from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import PredictorConfig, effective_context
@@ -40,8 +41,8 @@ class SegmentConfig:
     """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
     threshold: float | None = None
     """Probability from which on a pixel is its class; default: the model's own."""
-    min_area: int = 1
-    """Smaller regions are dropped (px); masks keep them."""
+    min_area: int | None = None
+    """Smaller regions are dropped (px); masks keep them. Default: the model's own, else 1."""
     max_regions: int = MAX_REGIONS
     """An image with more regions of a class, small ones too, is the error too_large."""
     shard_images: int = 2000
@@ -83,10 +84,11 @@ class SegmentConfig:
 def config_digest(config: SegmentConfig, model: Model) -> str:
     """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
     context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
+    rule = rule_of(config, model)
     meaning = {
         "results_version": RESULTS_VERSION,
-        "thresholds": thresholds_of(config, model),
-        "min_area": config.min_area,
+        "thresholds": rule.thresholds,
+        "min_area": rule.min_areas[0] if len(set(rule.min_areas)) == 1 else rule.min_areas,
         "precision": "float32",
         "inexact": None if is_exact(config, model.network) else [config.tile, context],
     }
@@ -99,6 +101,9 @@ def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
     return network.padding == "valid" or context >= network.exact_context
 
 
-def thresholds_of(config: SegmentConfig, model: Model) -> tuple[float, ...]:
-    """Return the threshold of each class: the one given, or the model's own."""
-    return model.thresholds if config.threshold is None else (config.threshold,) * len(model.classes)
+def rule_of(config: SegmentConfig, model: Model) -> ObjectRule:
+    """Return what of q is a class and what its objects: as the flags say, else as the model does."""
+    rule, classes = model.rule, len(model.classes)
+    thresholds = rule.thresholds if config.threshold is None else (config.threshold,) * classes
+    areas = rule.min_areas if config.min_area is None else (config.min_area,) * classes
+    return replace(rule, thresholds=thresholds, min_areas=areas)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
+from unet_ray.imaging.filling import fill_outlines
 from unet_ray.imaging.masks import decode_rle, encode_rle
 from unet_ray.imaging.parting import unparted
 from unet_ray.imaging.regions import Regions
@@ -30,12 +32,28 @@ class Problem:
     """The image or file."""
 
 
-def check_shard(tables: dict[str, Any], min_areas: dict[str, int], pixels: bool = True) -> list[Problem]:
+@dataclass(frozen=True)
+class RegionRules:
+    """How the regions of a run follow from its masks."""
+
+    min_areas: dict[int, int]
+    """Of each class id: smaller regions were dropped (px)."""
+    parted: bool = False
+    """Whether touching objects were parted: the masks alone do not tell the regions then."""
+
+    @staticmethod
+    def of_record(record: dict[str, Any]) -> RegionRules:
+        """Read them from a run record."""
+        objects = record["objects"]
+        return RegionRules({int(spec): area for spec, area in objects["min_areas"].items()}, objects["parted"])
+
+
+def check_shard(tables: dict[str, Any], rules: dict[str, RegionRules], pixels: bool = True) -> list[Problem]:
     """Check the three tables of one shard against each other.
 
     Args:
         tables — images, masks, regions.
-        min_areas — `--min-area` of each run, as its record has it; regions of other runs are not measured again.
+        rules — of each run; regions of other runs are not measured again.
         pixels — decode every mask, and measure its regions again.
     """
     rows = {name: table.to_pylist() for name, table in tables.items()}
@@ -54,7 +72,7 @@ def check_shard(tables: dict[str, Any], min_areas: dict[str, int], pixels: bool 
         of_image = masks.get(key, []), regions.get(key, [])
         found += [Problem(kind, key[0]) for kind in _check_rows(row, *of_image)]
         if pixels:
-            found += [Problem(kind, key[0]) for kind in _check_pixels(row, *of_image, min_areas.get(key[1]))]
+            found += [Problem(kind, key[0]) for kind in _check_pixels(row, *of_image, rules.get(key[1]))]
     return found
 
 
@@ -91,25 +109,70 @@ def _check_rows(row: dict[str, Any], masks: list[dict[str, Any]], regions: list[
 
 
 def _check_pixels(
-    row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]], min_area: int | None
+    row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]], rules: RegionRules | None
 ) -> Iterator[str]:
     """Yield the breaches that only decoding shows: run lengths, and regions against them."""
     known = _by_class(regions)
     for class_id, pieces in _by_class(masks).items():
-        merger = RegionMerger(row["height"], row["width"], max_regions=row["height"] * row["width"])
-        for piece in pieces:
-            mask = _decoded(piece)
-            if mask is None:
-                yield "run lengths that do not decode to their size"
-                return
-            if int(mask.sum()) != piece["area"]:
-                yield "a masks row whose area is not that of its run lengths"
-            core = Box(piece["top"], piece["left"], piece["top"] + piece["height"], piece["left"] + piece["width"])
-            merger.add(find_tile_regions(unparted(mask), mask.view(np.uint8), core, row["height"], row["width"]))
-        if min_area is not None:
-            yield from _compare(known.pop(class_id, []), merger.regions(min_area))
-    if known and min_area is not None:
+        decoded = [(_box_of(piece), _decoded(piece), piece["area"]) for piece in pieces]
+        whole = [(box, mask) for box, mask, _ in decoded if mask is not None]
+        if len(whole) < len(decoded):
+            yield "run lengths that do not decode to their size"
+            return
+        if any(int(mask.sum()) != area for _, mask, area in decoded if mask is not None):
+            yield "a masks row whose area is not that of its run lengths"
+        if rules is None:
+            continue
+        rows, min_area = known.pop(class_id, []), rules.min_areas.get(class_id, 1)
+        if rules.parted:
+            yield from _check_parted(rows, whole, min_area, row["height"], row["width"])
+        else:
+            yield from _compare(rows, _components(whole, min_area, row["height"], row["width"]))
+    if known and rules is not None:
         yield "regions of a class without masks rows"
+
+
+def _box_of(piece: dict[str, Any]) -> Box:
+    return Box(piece["top"], piece["left"], piece["top"] + piece["height"], piece["left"] + piece["width"])
+
+
+def _components(pieces: list[tuple[Box, NDArray[np.bool_]]], min_area: int, height: int, width: int) -> Regions:
+    """Measure the regions of a mask that is given in pieces."""
+    merger = RegionMerger(height, width, max_regions=height * width)
+    for box, mask in pieces:
+        merger.add(find_tile_regions(unparted(mask), mask.view(np.uint8), box, height, width))
+    return merger.regions(min_area)
+
+
+def _check_parted(
+    rows: list[dict[str, Any]], pieces: list[tuple[Box, NDArray[np.bool_]]], min_area: int, height: int, width: int
+) -> Iterator[str]:
+    """Yield where regions of parted objects contradict their outlines, their mask, or each other."""
+    outlines = np.array([row["geometry"] for row in rows], object)
+    areas = np.zeros(len(rows) + 1, np.int64)
+    for box, mask in pieces:
+        if (fill_outlines(outlines, np.ones(len(rows)), box) > 1).any():
+            yield "regions that overlap"
+            return
+        labels = fill_outlines(outlines, np.arange(1, len(rows) + 1), box)
+        if (labels[~mask] > 0).any():
+            yield "a region that leaves its mask"
+        if min_area == 1 and (labels[mask] == 0).any():
+            yield "pixels of a mask that no region has"
+        areas += np.bincount(labels.ravel(), minlength=len(areas))
+    shapes = shapely.from_wkb(outlines)
+    sides = np.reshape([[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows], (-1, 4))
+    centres = np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))
+    xmin, ymin, xmax, ymax = sides.T
+    at_border = (xmin == 0) | (ymin == 0) | (xmax == width) | (ymax == height)
+    stated = np.array([row["area"] for row in rows], np.int64)
+    agree = {
+        "area": np.array_equal(stated, areas[1:]) and (stated >= min_area).all(),
+        "box": np.array_equal(sides, shapely.bounds(shapes).reshape(-1, 4)),
+        "centroid": np.allclose(centres, shapely.get_coordinates(shapely.centroid(shapes)), rtol=0, atol=1e-3),
+        "touches_border": np.array_equal([row["touches_border"] for row in rows], at_border),
+    }
+    yield from (f"a region whose {name} is not its outline's" for name, is_equal in agree.items() if not is_equal)
 
 
 def _by_class(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -18,15 +18,17 @@ from ray.train.torch import TorchTrainer
 from unet_ray.archive.runs import new_run_id
 from unet_ray.archive.storage import Storage
 from unet_ray.checkpoints import BEST
-from unet_ray.cluster import REUSED_MEMORY, ProgressBoard, connect, parse_range, software_versions
+from unet_ray.cluster import REUSED_MEMORY, ProgressBoard, connect, parse_range, plan_pool, software_versions
 from unet_ray.crop_stream import CropSampler, StreamFromCheckpoint
 from unet_ray.errors import InputError, UnetRayError, one_line
 from unet_ray.imaging.labels import parse_classes
+from unet_ray.imaging.parting import Parting
 from unet_ray.inputs import LabelledSet, find_labelled
 from unet_ray.learning_task import LearningTask, understand
 from unet_ray.network.augment import parse_augmentations
 from unet_ray.network.learner import LearnerConfig
 from unet_ray.network.model_folder import Model, load_model, save_model
+from unet_ray.object_tuning import METRIC, tune_objects
 from unet_ray.progress import PROGRESS, Progress, crops_seen, last_progress, remove_strays
 from unet_ray.survey import survey_set
 from unet_ray.train_config import TrainConfig
@@ -167,7 +169,7 @@ def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTas
         learner=LearnerConfig(
             config.learning_rate,
             config.loss,
-            config.weights_of(task.network.classes),
+            (config.weights_of(len(task.sampler.labelling.classes)) or ()) * config.filters_per_class or None,
             parse_augmentations(config.augment),
         ),
         reader=task.validation_reader,
@@ -230,21 +232,41 @@ def cpus_of_worker(nodes: list[dict[str, float]], least: int) -> float:
     return share
 
 
+def _tuned(config: TrainConfig, task: LearningTask, model: Model) -> Model:
+    """Choose thresholds and areas of objects on the validation images, and say what they came to."""
+    labelling, indices = task.sampler.labelling, [index for index, _ in task.validation]
+    tuned = tune_objects(model, labelling, task.validation_reader, indices, plan_pool(None, config.device))
+    rule, found, cores = tuned.model.rule, {}, tuned.model.parting
+    assert cores
+    for place, spec in enumerate(labelling.classes):
+        found[spec.name] = {METRIC: tuned.ap50[place], f"{METRIC}_of_components": tuned.ap50_of_components[place]}
+        print(
+            f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images (components alone "
+            f"{tuned.ap50_of_components[place]:.3f}) with threshold {rule.thresholds[place]}, core threshold "
+            f"{cores.thresholds[place]}, objects from {rule.min_areas[place]} px"
+        )
+    return replace(tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}})
+
+
 def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: LearningTask, result: Any) -> TrainResult:
     with result.checkpoint.as_directory() as folder:
         saved = Storage.of(folder)
         weights, progress = saved.read(BEST), Progress.of_json(saved.read(PROGRESS))
     labelling, best = task.sampler.labelling, progress.best
+    classes = len(labelling.classes)
     model = Model(
         task.network,
         weights,
         labelling.classes,
         task.sampler.preprocessing,
         tuple(best.thresholds[c.name] for c in labelling.classes),
+        Parting((0.5,) * classes, (1,) * classes) if config.separate else None,
         training=asdict(config) | {"labelling": asdict(labelling), "run_folder": run_folder.uri},
         metrics=asdict(best),
         versions=software_versions(),
     )
+    if config.separate and task.validation:
+        model = _tuned(config, task, model)
     save_model(model, output)
     summary = {"digest": model.digest, "output": output.uri, "epochs": progress.epochs, "best": asdict(best)}
     run_folder.write("summary.json", json.dumps(summary, indent=2).encode())

@@ -74,6 +74,8 @@ class TrainConfig:
     """bce: per-class binary cross entropy; bce_dice: with soft Dice."""
     class_weights: str | None = None
     """What a pixel of each class weighs against one that is not of it, in the order of --classes: 1,5."""
+    separate: bool = False
+    """Learn to part touching objects as well: from the ids of instance masks (of others, their components)."""
     border_weight: float = 0.0
     """Weight of the narrowest gaps between objects, w0 of the U-Net paper (which takes 10); 0: none."""
     border_sigma: float = 5.0
@@ -138,6 +140,11 @@ class TrainConfig:
             wanted = f"{classes} numbers" if classes else "numbers"
             raise InputError(f"--class-weights {self.class_weights}: give {wanted} above 0 with commas, one per class")
         return weights
+
+    @property
+    def filters_per_class(self) -> int:
+        """Output filters of the network for each class: its pixels and, to part objects, their cores."""
+        return 2 if self.separate else 1
 
     def crop_px(self, network: UNetConfig) -> int:
         """Return the side of the labelled square of a crop (px)."""

@@ -48,7 +48,7 @@ class Validation:
         image_dice = np.zeros(len(self.images))
         for place in range(rank, len(self.images), world):
             image, targets = self._read(self.images[place][0])
-            counted = count_q(predictor.predict([image])[0], targets)
+            counted = count_q(predictor.predict([image])[0][: len(classes)], targets)
             histograms += counted
             image_dice[place] = _mean(counts_at(counted, (0.5,) * len(classes)).dice, otherwise=1.0)
         indices = tuple(index for index, _ in self.images)
@@ -63,7 +63,7 @@ class Validation:
         for index, dice in worst:
             image, targets = self._read(index)
             (q,) = predictor.predict([image])
-            masks = np.stack([binary_mask(plane, t) for plane, t in zip(q, thresholds, strict=True)])
+            masks = np.stack([binary_mask(plane, t) for plane, t in zip(q, thresholds, strict=False)])  # no cores
             rows.append(Comparison(uris[index].rpartition("/")[2], dice, image, targets, masks, names))
         return rows
 

@@ -22,7 +22,7 @@ from unet_ray.cluster import TASK_CPUS, connect
 from unet_ray.errors import InputError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.plan import find_open_images
-from unet_ray.shard_checks import Problem, check_shard
+from unet_ray.shard_checks import Problem, RegionRules, check_shard
 
 _EXAMPLES = 3
 _NO_TABLE = "a file that is not a table of its schema"
@@ -115,8 +115,8 @@ def _check_shards(
     output: Storage, paths: list[str], records: dict[str, dict[str, Any]], pixels: bool
 ) -> Iterator[tuple[Counter[str], list[Problem]]]:
     """Check all shards, many at a time; yield rows and breaches of each."""
-    min_areas = {run_id: int(record["config"]["min_area"]) for run_id, record in records.items()}
-    shared, waiting = ray.put((output, min_areas, pixels)), list(paths)
+    rules = {run_id: RegionRules.of_record(record) for run_id, record in records.items()}
+    shared, waiting = ray.put((output, rules, pixels)), list(paths)
     pending: list[Any] = []
     while waiting or pending:
         while waiting and len(pending) < _SHARDS_IN_FLIGHT:
@@ -126,8 +126,8 @@ def _check_shards(
 
 
 @ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
-def _check_one(shared: tuple[Storage, dict[str, int], bool], path: str) -> tuple[Counter[str], list[Problem]]:
-    output, min_areas, pixels = shared
+def _check_one(shared: tuple[Storage, dict[str, RegionRules], bool], path: str) -> tuple[Counter[str], list[Problem]]:
+    output, rules, pixels = shared
     tables = {}
     for name, schema in SCHEMAS.items():
         try:
@@ -136,7 +136,7 @@ def _check_one(shared: tuple[Storage, dict[str, int], bool], path: str) -> tuple
             tables[name] = schema.empty_table()  # named already, by the files
         except Exception as error:
             return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
-    found = check_shard(tables, min_areas, pixels)
+    found = check_shard(tables, rules, pixels)
     foreign = set(tables["images"]["run_id"].to_pylist()) - {path.rpartition("/")[2].rpartition("-")[0]}
     found += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
     return Counter({name: table.num_rows for name, table in tables.items()}), found

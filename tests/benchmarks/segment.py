@@ -103,7 +103,7 @@ def _loop(model_uri: str, images: str, tables: str) -> dict[str, float]:
     predictor = Predictor(model.build(), model.preprocessing, PredictorConfig())
     listing = list_files(images, IMAGE_SUFFIXES, "--images")
     sources = list(expand_stacks(listing.root, listing.entries))
-    measure = Measure("loop", model.digest, "", model.classes, model.thresholds, 1)
+    measure = Measure("loop", model.digest, "", model.classes, model.rule)
     started = time.perf_counter()
     rows: list[Any] = []
     megapixels = 0.0

@@ -12,7 +12,7 @@ import pytest
 
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
-from unet_ray.evaluate import EvaluateConfig, EvaluateResult, evaluate, evaluate_image
+from unet_ray.evaluate import EvaluateConfig, EvaluateResult, count_against, evaluate
 from unet_ray.imaging.labels import ClassSpec, Labelling
 from unet_ray.imaging.metrics import COUNTS, MEANS, METRICS
 from unet_ray.inputs import find_labelled
@@ -74,9 +74,12 @@ def counts_of_a_loop(config: EvaluateConfig) -> np.ndarray:
     labelled = find_labelled(config.images, config.masks, model.classes, None)
     predictor = Predictor(model.build(), model.preprocessing, PredictorConfig(threads=1))
     labelling, reader = Labelling("classes", model.classes, 0, 255), FileReader(labelled.access, labelled.items)
-    return np.stack(
-        [evaluate_image(predictor, labelling, reader, i, model.thresholds, 2) for i in range(len(labelled.items))]
-    )
+    counts = []
+    for index in range(len(labelled.items)):
+        image, masks = reader.read(index)
+        (q,) = predictor.predict([model.preprocessing.check(image)])
+        counts.append(count_against(model.rule, labelling, 2, q, masks))
+    return np.stack(counts)
 
 
 def result_of(dice: list[tuple[float, float]], tiny_model: str, **more: int) -> EvaluateResult:

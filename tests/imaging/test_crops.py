@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unet_ray.imaging.borders import border_weights
+from unet_ray.imaging.cores import cores_of
 from unet_ray.imaging.crops import CropConfig, LabelledCrops, count_crops
 from unet_ray.imaging.labels import ClassSpec, Labelling
 from unet_ray.imaging.metrics import IGNORED
@@ -71,3 +72,23 @@ def test_border_weights_know_what_lies_beyond_the_crop(kind: str) -> None:
         inside = crop["targets"][0] != IGNORED
         assert np.allclose(crop["weights"][0][inside], whole[rows, columns][inside], rtol=2e-3)
         assert (crop["weights"][0][~inside] == 1).all()
+
+
+@pytest.mark.parametrize("border_weight", [0.0, 10.0])
+def test_cores_are_those_of_the_whole_image(border_weight: float) -> None:
+    """Beside the classes' planes, and not counted where those are not; each kind of plane has its weights."""
+    labels = np.kron(np.arange(1, 17).reshape(4, 4), np.ones((20, 20), int)).astype(np.uint16)
+    labels[:, 38:43], labels[5, 5] = 0, 255
+    labelling = Labelling("instances", (ClassSpec(1, "a"),), 0, 255)
+    config = CropConfig(24, 4, border_weight=border_weight, cores=True)
+    source = LabelledCrops(ramp(80, 80), [labels], labelling, config)
+    whole = cores_of(labelling.objects([labels], 0))
+    for seed in range(20):
+        crop = source.draw(np.random.default_rng(seed))
+        rows, columns = crop["image"][..., 0], crop["image"][..., 1]
+        classes, cores = crop["targets"]
+        counted = classes != IGNORED
+        assert np.array_equal(counted, cores != IGNORED)
+        assert np.array_equal(cores[counted], whole[rows, columns][counted])
+        if border_weight:
+            assert crop["weights"].shape == crop["targets"].shape

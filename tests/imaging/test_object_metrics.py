@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from skimage.metrics import adapted_rand_error
 
 from unet_ray.imaging.boundaries import count_boundaries, find_boundary, grow
-from unet_ray.imaging.object_metrics import IOU_PERCENT, count_objects
+from unet_ray.imaging.object_metrics import IOU_PERCENT, count_objects, matches_by_area
 from unet_ray.imaging.parting import label_image
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -43,7 +43,10 @@ def slow_counts(true: np.ndarray, found: np.ndarray, counted: np.ndarray) -> dic
     seen = [pixels & valid for pixels in objects(found) if 2 * len(pixels & valid) >= len(pixels)]
     iou = np.array([[Fraction(len(a & b), len(a | b)) for b in seen] for a in wanted], object)
     iou = iou.reshape(len(wanted), len(seen))
+    split = sum(sum(2 * len(a & b) > len(b) for b in seen) > 1 for a in wanted)
+    merged = sum(sum(2 * len(a & b) > len(a) for a in wanted) > 1 for b in seen)
     counts: dict[str, float] = {"true_objects": len(wanted), "found_objects": len(seen)}
+    counts |= {"split_objects": split, "merged_objects": merged}
     for percent in IOU_PERCENT:
         rows, columns = linear_sum_assignment((iou >= Fraction(percent, 100)).astype(float), maximize=True)
         matches = [iou[i, j] for i, j in zip(rows, columns, strict=True) if iou[i, j] >= Fraction(percent, 100)]
@@ -81,6 +84,18 @@ def test_sixty_percent_of_five_pixels_is_no_rounding_error() -> None:
     assert (counts["matched_60"], counts["matched_65"]) == (1, 0)
 
 
+@given(label_pairs(), st.integers(1, 12))
+def test_matches_of_objects_that_are_not_small(labels: tuple[np.ndarray, np.ndarray], area: int) -> None:
+    """Against counting again without the small ones."""
+    true, found = labels
+    found = label_image(found > 0)  # TP, FP and FN need no ties: a union of two is found as one
+    counted = np.ones(true.shape, bool)
+    kept = np.where(np.bincount(found.ravel())[found] >= area, found, 0)
+    counts = count_objects(true, kept)
+    expected = counts["matched_50"], counts["found_objects"], counts["true_objects"]
+    assert matches_by_area(true, found, counted, np.array([1, area]))[1].tolist() == list(expected)
+
+
 @given(label_pairs(), st.permutations([1, 2, 3, 70000]))
 def test_ids_do_not_matter_and_swapping_sides_swaps_their_counts(
     labels: tuple[np.ndarray, np.ndarray], ids: list[int]
@@ -92,7 +107,8 @@ def test_ids_do_not_matter_and_swapping_sides_swaps_their_counts(
     swapped = count_objects(found, true)
     for name, value in counts.items():
         if not name.endswith("_pairs"):
-            other = {"true_objects": "found_objects", "found_objects": "true_objects"}.get(name, name)
+            swaps = {"true_objects": "found_objects", "split_objects": "merged_objects"}
+            other = (swaps | {theirs: ours for ours, theirs in swaps.items()}).get(name, name)
             assert swapped[other] == pytest.approx(value)
 
 

@@ -33,7 +33,7 @@ def border_weights(labels_hw: NDArray[Any], strength: float = 10.0, sigma_px: fl
     Example: ids 1 0 2, σ 5, strength 10 → 1, 1 + 10·exp(−2²/50) = 10.2, 1; ids 1 1 2 2 → 1, 10.8, 10.8, 1.
     """
     assert sigma_px > 0, sigma_px
-    nearest, second = _two_distances(_dense_ids(labels_hw), context_px(sigma_px))
+    nearest, second = _two_distances(dense_ids(labels_hw), context_px(sigma_px))
     reach = nearest + second
     counted = (reach <= _REACH_SIGMAS * sigma_px) & ((labels_hw == 0) | (second < _SEAM_PX))
     weights = np.ones(labels_hw.shape, np.float32)
@@ -50,7 +50,7 @@ def context_px(sigma_px: float) -> int:
     return math.ceil(_REACH_SIGMAS * sigma_px)
 
 
-def _dense_ids(labels_hw: NDArray[Any]) -> NDArray[Any]:
+def dense_ids(labels_hw: NDArray[Any]) -> NDArray[Any]:
     """Renumber ids that are too large to list every number up to them."""
     if labels_hw.max(initial=0) <= labels_hw.size:
         return labels_hw

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.imaging.borders import border_weights, context_px
+from unet_ray.imaging.cores import CONTEXT_PX, cores_of
 from unet_ray.imaging.labels import Labelling
 from unet_ray.imaging.metrics import IGNORED
 from unet_ray.imaging.tiling import Box, read_box
@@ -28,6 +31,13 @@ class CropConfig:
     """w₀ of the border weight map (Ronneberger et al. 2015, equation 2); 0: no map."""
     border_sigma: float = 5.0
     """σ of the map (px)."""
+    cores: bool = False
+    """Whether there are targets of the objects' cores as well, which tell touching objects apart."""
+
+    @property
+    def filters_per_class(self) -> int:
+        """Planes of targets for each class."""
+        return 2 if self.cores else 1
 
 
 def count_crops(height: int, width: int, side: int) -> int:
@@ -55,8 +65,8 @@ class LabelledCrops:
     def draw(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """Cut one square of side + 2·margin px.
 
-        Returns: `image` HWC, mirrored beyond the image; `targets` KHW uint8, IGNORED beyond it; with a border weight
-            also `weights` KHW float16.
+        Returns: `image` HWC, mirrored beyond the image; `targets` KHW uint8, IGNORED beyond it: all classes, then with
+            `cores` those of all classes; with a border weight also `weights` KHW float16.
         """
         top, left = self._corner(rng)
         margin, size = self._config.margin, self._config.side + 2 * self._config.margin
@@ -88,19 +98,31 @@ class LabelledCrops:
     def _targets(self, box: Box) -> NDArray[np.uint8]:
         inside, pad = self._inside(box)
         targets = self._labelling.targets([mask[inside] for mask in self._masks])
-        return np.pad(targets, ((0, 0), *pad), constant_values=IGNORED) if any(map(any, pad)) else targets
+        targets = np.pad(targets, ((0, 0), *pad), constant_values=IGNORED) if any(map(any, pad)) else targets
+        if not self._config.cores:
+            return targets
+        cores = self._of_objects(box, CONTEXT_PX, cores_of, beyond=0)
+        return np.concatenate([targets, np.where(targets == IGNORED, targets, cores)])
 
     def _weights(self, box: Box) -> NDArray[np.float16]:
-        """Weigh the pixels between objects; objects beyond the box count as far as the map reaches."""
-        context = context_px(self._config.border_sigma)
-        wide = Box(box.top - context, box.left - context, box.bottom + context, box.right + context)
+        """Weigh the pixels between objects, for the cores as for the classes."""
+        strength, sigma_px = self._config.border_weight, self._config.border_sigma
+        weigh = partial(border_weights, strength=strength, sigma_px=sigma_px)
+        weights = self._of_objects(box, context_px(sigma_px), weigh, beyond=1).astype(np.float16)
+        return np.tile(weights, (self._config.filters_per_class, 1, 1))
+
+    def _of_objects(
+        self, box: Box, context_px: int, plane_of: Callable[[NDArray[Any]], NDArray[Any]], beyond: float
+    ) -> NDArray[Any]:
+        """Return a plane per class, made of its objects in a box and so far around it; `beyond` the image a constant.
+
+        The objects are those of the whole image: labelling a piece anew could make two of the ends of one.
+        """
+        wide = Box(box.top - context_px, box.left - context_px, box.bottom + context_px, box.right + context_px)
         (rows, columns), pad = self._inside(wide)
-        planes = [
-            border_weights(self._objects_of(k)[rows, columns], self._config.border_weight, self._config.border_sigma)
-            for k in range(len(self._labelling.classes))
-        ]
-        padded = np.pad(np.stack(planes), ((0, 0), *pad), constant_values=1.0)
-        return padded[:, context:-context, context:-context].astype(np.float16)
+        planes = [plane_of(self._objects_of(k)[rows, columns]) for k in range(len(self._labelling.classes))]
+        padded = np.pad(np.stack(planes), ((0, 0), *pad), constant_values=beyond)
+        return padded[:, context_px:-context_px, context_px:-context_px]
 
     def _objects_of(self, index: int) -> NDArray[Any]:
         if index not in self._objects:

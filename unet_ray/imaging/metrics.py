@@ -24,6 +24,8 @@ COUNTS = {
     "found_objects": "objects found",
     "iou_sum": "IoU of the objects matched at 0.5, added up",
     **{f"matched_{percent}": f"objects matched at IoU ≥ {percent / 100}" for percent in IOU_PERCENT},
+    "split_objects": "objects in the masks that hold more than half of each of several found ones",
+    "merged_objects": "found objects that hold more than half of each of several in the masks",
     "true_boundary": "boundary pixels in the masks",
     "true_boundary_matched": "of these, those within the tolerance of one found",
     "found_boundary": "boundary pixels found",

@@ -29,18 +29,44 @@ def count_objects(
         true_hw, found_hw — label images: 0 background, any other value below 2^31 an object.
         counted_hw — pixels that count; None: all.
 
-    Returns: true_objects; found_objects; iou_sum, of the matches at 0.5; matched_50 … matched_95; true_pairs,
-        found_pairs and common_pairs (see `_count_pairs`).
+    Returns: true_objects; found_objects; iou_sum, of the matches at 0.5; matched_50 … matched_95; split_objects and
+        merged_objects (see `_count_splits`); true_pairs, found_pairs and common_pairs (see `_count_pairs`).
     """
+    table, kept = _table_of(true_hw, found_hw, counted_hw)
+    return _count_matches(table, kept) | _count_splits(table, kept) | _count_pairs(table)
+
+
+def matches_by_area(
+    true_hw: NDArray[Any], found_hw: NDArray[Any], counted_hw: NDArray[np.bool_], areas: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Count matches at IoU ≥ 0.5 and objects, for several smallest areas that a found object may have.
+
+    Args:
+        true_hw, found_hw, counted_hw — as for `count_objects`.
+        areas — ascending (px).
+
+    Returns: (areas, 3): matches, found objects, true objects.
+    """
+    table, kept = _table_of(true_hw, found_hw, counted_hw)
+    _, one_each = np.unique(np.where(kept, table.found, 0), return_index=True)
+    found = one_each[kept[one_each]]
+    sizes = [np.sort(table.found_area[cells]) for cells in (_matches(table, kept), found)]
+    not_small = [len(size) - np.searchsorted(size, areas) for size in sizes]
+    true_objects = len(np.unique(table.true[table.true != 0]))
+    return np.stack([*not_small, np.full(len(areas), true_objects)], axis=1)
+
+
+def _table_of(
+    true_hw: NDArray[Any], found_hw: NDArray[Any], counted_hw: NDArray[np.bool_] | None
+) -> tuple[_Contingency, NDArray[np.bool_]]:
+    """Return the contingency table of the pixels that count, and which cells are of found objects that count."""
     true, found = true_hw.ravel(), found_hw.ravel()
     if counted_hw is None or counted_hw.all():
         table = _Contingency.of(true, found)
-        kept = table.found != 0
-    else:
-        table = _Contingency.of(true[counted_hw.ravel()], found[counted_hw.ravel()])
-        total = np.bincount(found)[table.found]
-        kept = (table.found != 0) & (2 * table.found_area >= total)
-    return _count_matches(table, kept) | _count_pairs(table)
+        return table, table.found != 0
+    table = _Contingency.of(true[counted_hw.ravel()], found[counted_hw.ravel()])
+    total = np.bincount(found)[table.found]
+    return table, (table.found != 0) & (2 * table.found_area >= total)
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,11 @@ class _Contingency:
         """Pixels of each cell's found label."""
         return _area_of(self.found, self.pixels)
 
+    @property
+    def union(self) -> NDArray[np.int64]:
+        """Pixels of each cell's true or found label."""
+        return self.true_area + self.found_area - self.pixels
+
     def where(self, kept: NDArray[np.bool_]) -> _Contingency:
         """Return some of the cells."""
         return _Contingency(self.true[kept], self.found[kept], self.pixels[kept])
@@ -87,24 +118,44 @@ class _Contingency:
 def _count_matches(table: _Contingency, kept: NDArray[np.bool_]) -> dict[str, float]:
     """Count objects, and matches at each threshold.
 
-    Above 0.5 matches are one to one by themselves: sharing more than half of the union is sharing more than half of
-    each object (Kirillov et al. 2019). At 0.5 exactly an object may be the union of two that tie; one of them counts.
     The IoU is compared in integers, 100·intersection ≥ percent·union, so that no rounding decides a tie.
 
     Args:
         kept — cells of found objects that count.
     """
-    union = table.true_area + table.found_area - table.pixels
-    matches = np.flatnonzero(kept & (table.true != 0) & (2 * table.pixels >= union))
-    for label in (table.true, table.found):
-        matches = matches[np.unique(label[matches], return_index=True)[1]]
-    shared, union = table.pixels[matches], union[matches]
+    matches = _matches(table, kept)
+    shared, union = table.pixels[matches], table.union[matches]
     return {
         "true_objects": len(np.unique(table.true[table.true != 0])),
         "found_objects": len(np.unique(table.found[kept])),
         "iou_sum": math.fsum(shared / union),  # rounded once: the order of the ids does not matter
         **{f"matched_{percent}": int((100 * shared >= percent * union).sum()) for percent in IOU_PERCENT},
     }
+
+
+def _matches(table: _Contingency, kept: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the cells of objects that match at 0.5.
+
+    Above 0.5 matches are one to one by themselves: sharing more than half of the union is sharing more than half of
+    each object (Kirillov et al. 2019). At 0.5 exactly an object may be the union of two that tie; one of them counts.
+    """
+    matches = np.flatnonzero(kept & (table.true != 0) & (2 * table.pixels >= table.union))
+    for label in (table.true, table.found):
+        matches = matches[np.unique(label[matches], return_index=True)[1]]
+    return matches
+
+
+def _count_splits(table: _Contingency, kept: NDArray[np.bool_]) -> dict[str, float]:
+    """Count true objects that were split, and found ones that merge.
+
+    Returns: split_objects — true ones that hold more than half of each of several found ones; merged_objects — found
+        ones that hold more than half of each of several true ones.
+    """
+    both = kept & (table.true != 0)
+    split = table.true[both & (2 * table.pixels > table.found_area)]
+    merged = table.found[both & (2 * table.pixels > table.true_area)]
+    counts = [int((np.unique(labels, return_counts=True)[1] > 1).sum()) for labels in (split, merged)]
+    return dict(zip(("split_objects", "merged_objects"), counts, strict=True))
 
 
 def _count_pairs(table: _Contingency) -> dict[str, float]:

@@ -34,6 +34,8 @@ class Parting:
 
     thresholds: tuple[float, ...]
     """Per class: the probability from which on a pixel is of an object's core."""
+    min_areas: tuple[int, ...]
+    """Per class: smaller objects are dropped (px)."""
     steps: int = STEPS
     """By how many pixels cores grow at most."""
 

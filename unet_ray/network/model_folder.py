@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
 from unet_ray.imaging.labels import ClassSpec
+from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
@@ -60,7 +61,13 @@ class Model:
         }
         if self.parting is None:
             return meaning  # digests of such models stay what they are
-        return meaning | {"parting": {"thresholds": list(self.parting.thresholds), "steps": self.parting.steps}}
+        return meaning | {"parting": asdict(self.parting)}
+
+    @property
+    def rule(self) -> ObjectRule:
+        """What its output means."""
+        areas = self.parting.min_areas if self.parting else (1,) * len(self.classes)
+        return ObjectRule(self.thresholds, areas, self.parting)
 
     def build(self) -> UNet:
         """Return the network with its weights; raise InputError where they do not fit."""
@@ -129,16 +136,18 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
         described.get("metrics", {}),
         described.get("versions", {}),
     )
-    classes, thresholds = len(model.classes), [model.thresholds, *([model.parting.thresholds] if model.parting else [])]
-    if any(len(t) != classes for t in thresholds) or network.classes != classes * len(thresholds):
-        raise ValueError(f"{classes} classes, thresholds {thresholds}, {network.classes} filters")
+    classes, parting = len(model.classes), model.parting
+    per_class = [model.thresholds, *((parting.thresholds, parting.min_areas) if parting else ())]
+    if any(len(values) != classes for values in per_class) or network.classes != classes * (2 if parting else 1):
+        raise ValueError(f"{classes} classes, for each {per_class}, {network.classes} filters")
     return model
 
 
 def _parse_parting(described: dict[str, Any] | None) -> Parting | None:
     if described is None:
         return None
-    return Parting(tuple(float(t) for t in described["thresholds"]), int(described["steps"]))
+    areas = tuple(int(area) for area in described["min_areas"])
+    return Parting(tuple(float(t) for t in described["thresholds"]), areas, int(described["steps"]))
 
 
 def _parse_preprocessing(described: dict[str, Any]) -> Preprocessing:

@@ -24,7 +24,6 @@ from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import MASKS, REGIONS
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
-from unet_ray.imaging.regions import Regions
 from unet_ray.imaging.seams import RegionMerger
 from unet_ray.imaging.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Box, Tile
@@ -149,7 +148,7 @@ class _LargeImage:
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
         with self._at("measure"), self._timed("measure_s"):
             for index in range(len(measure.classes)):
-                mask, parted = measure.parted(index, q_khw, tile.inner)
+                mask, parted = measure.rule.cut(index, q_khw, tile.inner)
                 row = measure.mask_row(self.row["image_uri"], index, mask, tile.core)
                 q = np.ascontiguousarray(q_khw[index][tile.inner])
                 found.append((row, find_tile_regions(parted, q, tile.core, *size)))
@@ -168,8 +167,9 @@ class _LargeImage:
     def regions(self) -> Any:
         """Return the regions rows."""
         with self._timed("measure_s"):
-            found: list[Regions] = [merger.regions(self.config.measure.min_area) for merger in self.mergers]
-            return self.config.measure.region_rows(self.row["image_uri"], found)
+            measure = self.config.measure
+            areas = zip(self.mergers, measure.rule.min_areas, strict=True)
+            return measure.region_rows(self.row["image_uri"], [merger.regions(least) for merger, least in areas])
 
     @contextmanager
     def _at(self, stage: str) -> Iterator[None]:

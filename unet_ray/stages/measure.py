@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.imaging.labels import ClassSpec
-from unet_ray.imaging.masks import binary_mask, encode_rle
-from unet_ray.imaging.parting import WHOLE, Parted, Parting, part_touching, unparted
+from unet_ray.imaging.masks import encode_rle
+from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.tiling import Box
 from unet_ray.stages.columns import ROWS, failure
@@ -37,11 +37,8 @@ class Measure:
     model_digest: str
     config_digest: str
     classes: tuple[ClassSpec, ...]
-    thresholds: tuple[float, ...]
-    min_area: int
+    rule: ObjectRule
     max_regions: int = MAX_REGIONS
-    parting: Parting | None = None
-    """Of networks that part touching objects; None: objects are the components of the mask."""
 
     def __call__(self, probabilities: Any) -> Any:
         """Measure each image of a table."""
@@ -98,20 +95,10 @@ class Measure:
         whole = Box(0, 0, *q_khw.shape[1:])
         found, masks = [], []
         for index in range(len(self.classes)):
-            mask, parted = self.parted(index, q_khw)
+            mask, parted = self.rule.cut(index, q_khw)
             masks.append(self.mask_row(uri, index, mask, whole))
-            found.append(find_regions(parted, q_khw[index], self.min_area, self.max_regions))
+            found.append(find_regions(parted, q_khw[index], self.rule.min_areas[index], self.max_regions))
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
-
-    def parted(
-        self, index: int, q_khw: NDArray[np.uint8], inner: tuple[slice, slice] = WHOLE
-    ) -> tuple[NDArray[np.bool_], Parted]:
-        """Return the mask of a class, and its objects, of the inner rows and columns."""
-        mask = binary_mask(q_khw[index], self.thresholds[index])
-        if self.parting is None:
-            return mask[inner], unparted(mask[inner])
-        core = binary_mask(q_khw[len(self.classes) + index], self.parting.thresholds[index])
-        return mask[inner], part_touching(mask, core, self.parting.steps, inner)
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
         """Return the masks row of a class for a piece of an image."""

@@ -1,0 +1,83 @@
+"""Regions of touching objects: what parting them costs, against plain components of the same mask.
+
+    python tests/benchmarks/regions.py [--output FILE.json]
+
+Masks of 512×512 px with 10, 100 and 1,000 round objects, most of which touch others; their true cores; outlines and all
+measures included. Both sides alternate in one process; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from unet_ray.imaging.cores import cores_of
+from unet_ray.imaging.parting import STEPS, part_touching, unparted
+from unet_ray.imaging.regions import find_regions
+
+_SIDE = 512
+_ROUNDS = 41
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output")
+    flags = parser.parse_args()
+    report = {}
+    for count in (10, 100, 1000):
+        labels = touching_objects(count, np.random.default_rng(count))
+        mask, core = labels > 0, cores_of(labels)
+        q = np.where(mask, 200, 20).astype(np.uint8)
+        plain_s, parted_s = _alternating(
+            lambda: len(find_regions(unparted(mask), q)),  # noqa: B023
+            lambda: len(find_regions(part_touching(mask, core, STEPS), q)),  # noqa: B023
+        )
+        found = len(find_regions(unparted(mask), q)), len(find_regions(part_touching(mask, core, STEPS), q))
+        report[count] = {
+            "components": found[0],
+            "parted": found[1],
+            "components_ms": 1e3 * plain_s,
+            "parted_ms": 1e3 * parted_s,
+            "ratio": parted_s / plain_s,
+        }
+        print(
+            f"{count} objects: {found[0]} components in {1e3 * plain_s:.2f} ms, {found[1]} parted in "
+            f"{1e3 * parted_s:.2f} ms, ratio {parted_s / plain_s:.2f}"
+        )
+    if flags.output:
+        Path(flags.output).write_text(json.dumps(report, indent=2))
+
+
+def touching_objects(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return a label image of discs that are cut where they meet their neighbours."""
+    radius = 0.62 * _SIDE / np.sqrt(count)
+    centres = rng.uniform(0, _SIDE, (8 * count, 2))
+    kept: list[NDArray[np.float64]] = []
+    for centre in centres:  # not nearer than a radius: nothing is swallowed
+        if len(kept) < count and all(np.hypot(*(centre - other)) > radius for other in kept):
+            kept.append(centre)
+    distance, nearest = KDTree(np.array(kept)).query(np.indices((_SIDE, _SIDE)).reshape(2, -1).T)
+    return np.where(distance < radius * 0.9, nearest + 1, 0).reshape(_SIDE, _SIDE)
+
+
+def _alternating(one: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
+    """Return the median seconds of each."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(_ROUNDS):
+        for times, function in zip(seconds, (one, other), strict=True):
+            started = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - started)
+    return median(seconds[0]), median(seconds[1])
+
+
+if __name__ == "__main__":
+    main()

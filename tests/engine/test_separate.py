@@ -1,0 +1,123 @@
+"""Touching objects, from instance masks to tables: a training that learns to part them, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError
+from unet_ray.evaluate import EvaluateConfig, evaluate
+from unet_ray.imaging.tiling import Box
+from unet_ray.network.model_folder import load_model
+from unet_ray.results import Tables, masks_of, objects_of, open_tables
+from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
+from unet_ray.synthetic import encode
+from unet_ray.train import train
+from unet_ray.train_config import TrainConfig
+from unet_ray.verify import VerifyConfig, verify
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def draw_cells(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image (HWC uint8) of bright cells that touch, and their ids (HW uint16), with gaps between ids."""
+    y, x = np.mgrid[:size, :size]
+    nearest, ids = np.full((size, size), np.inf), np.zeros((size, size), np.uint16)
+    count, centre = size * size // 350, rng.uniform(0, size, 2)
+    for number in range(count):
+        if number % 3 == 0:
+            centre = rng.uniform(0, size, 2)
+        distance = np.hypot(y - centre[0], x - centre[1])
+        ids = np.where((distance < 9) & (distance < nearest), 7 * number + 3, ids)
+        nearest = np.minimum(nearest, distance)
+        angle = rng.uniform(0, 2 * np.pi)
+        centre = centre + 14 * np.array([np.sin(angle), np.cos(angle)])
+    grey = gaussian_filter(np.where(ids > 0, 150 - 6 * nearest.clip(0, 9), 30.0), 1) + rng.normal(0, 4, ids.shape)
+    return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, 2), ids
+
+
+def write_cells(folder: Path, count: int, size: int = 96) -> None:
+    images, masks, rng = Storage.of(f"{folder}/images"), Storage.of(f"{folder}/masks"), np.random.default_rng(0)
+    for index in range(count):
+        image, ids = draw_cells(size, rng)
+        images.write(f"{index}.png", encode(image, "png"))
+        masks.write(f"{index}.png", encode(ids, "png"))
+
+
+def config(folder: Path, **more: object) -> TrainConfig:
+    given = {"base_channels": 8, "depth": 2, "crop": 64, "epochs": 1, "batch_size": 4, "val_fraction": 0.2}
+    places = {"images": f"{folder}/images", "masks": f"{folder}/masks", "output": f"{folder}/model"}
+    return TrainConfig(**(places | given | {"mask_kind": "instances", "separate": True} | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_cells_that_touch_are_parted_from_training_to_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cells(tmp_path, 30)
+    train(config(tmp_path, epochs=30, learning_rate=5e-3, loss="bce_dice", border_weight=5.0))
+    assert "objects of object: AP@0.5" in capsys.readouterr().out
+    model = load_model(Storage.of(f"{tmp_path}/model"))
+    assert model.network.classes == 2
+    objects = model.metrics["objects"]["classes"]["object"]
+    assert objects["ap50"] > objects["ap50_of_components"] + 0.2
+    labelled = {"images": f"{tmp_path}/images", "masks": f"{tmp_path}/masks", "mask_kind": "instances"}
+    metrics = evaluate(EvaluateConfig(model=f"{tmp_path}/model", bootstrap=0, **labelled)).metrics()  # type: ignore[arg-type]
+    found = metrics["classes"]["object"]
+    assert found["ap50"] > 0.7
+    assert found["merged_objects"] < 0.1 * found["true_objects"]
+
+    tables = []
+    for tile in (32, 1024):  # of tile size nothing is seen; 32 px cut many objects
+        segmented = SegmentConfig(
+            model=f"{tmp_path}/model", images=f"{tmp_path}/images", output=f"{tmp_path}/{tile}", tile=tile
+        )
+        assert segment(segmented).images_done == 30
+        assert not verify(VerifyConfig(tables=segmented.output, images=segmented.images)).problems
+        tables.append(open_tables(segmented.output))
+    same = ["image_uri", "region_id", "area", "geometry", "centroid_x"]
+    one, other = (t.regions.select(same).sort_by([(name, "ascending") for name in same[:2]]) for t in tables)
+    assert one.equals(other)
+    assert abs(len(one) - found["found_objects"]) == 0
+    check_objects(tables[0], model.rule.min_areas[0])
+
+
+def check_objects(tables: Tables, min_area: int) -> None:
+    """Hold label images against masks and rows."""
+    for uri in tables.images["image_uri"].to_pylist()[:5]:
+        labels, mask = objects_of(tables, uri)["object"], masks_of(tables, uri)["object"]
+        rows = [row for row in tables.regions.to_pylist() if row["image_uri"] == uri]
+        assert np.array_equal(np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:], [r["area"] for r in rows])
+        assert not (labels > 0)[~mask].any()
+        if min_area == 1:
+            assert np.array_equal(labels > 0, mask)
+        window = Box(11, 40, 75, 90)
+        assert np.array_equal(objects_of(tables, uri, window)["object"], labels[11:75, 40:90])
+
+
+def test_nothing_to_part_is_said_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cells(tmp_path, 3)
+    masks = Storage.of(f"{tmp_path}/masks")
+    for index in range(3):
+        ids = np.zeros((96, 96), np.uint16)
+        ids[10:20, 10:20] = 5
+        masks.write(f"{index}.png", encode(ids, "png"))
+    with pytest.raises(InputError, match="no mask holds more than one object"):
+        train(config(tmp_path))
+    binary = [np.zeros((96, 96), np.uint8) for _ in range(3)]
+    for index, mask in enumerate(binary):
+        mask[10:20, 10:20] = mask[40:60, 40:60] = 1
+        masks.write(f"{index}.png", encode(mask, "png"))
+    train(config(tmp_path, mask_kind="binary"))
+    printed = capsys.readouterr().out
+    assert "masks of the kind binary have no ids, objects that touch are learnt as one" in printed
+    assert load_model(Storage.of(f"{tmp_path}/model")).parting
+    train(config(tmp_path, mask_kind="binary", separate=False, init_from=f"{tmp_path}/model", output=f"{tmp_path}/m2",
+                 base_channels=None, depth=None))  # fmt: skip
+    assert "parts touching objects, this one will not" in capsys.readouterr().out
+    assert load_model(Storage.of(f"{tmp_path}/m2")).network.classes == 1

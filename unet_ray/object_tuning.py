@@ -1,0 +1,86 @@
+"""Thresholds and smallest areas of a model that parts touching objects, chosen on validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.cluster import PoolPlan
+from unet_ray.imaging.labels import Labelling
+from unet_ray.imaging.masks import binary_mask
+from unet_ray.imaging.metrics import IGNORED
+from unet_ray.imaging.object_metrics import matches_by_area
+from unet_ray.imaging.parting import Parting, part_touching, unparted
+from unet_ray.labelled_counts import count_labelled
+from unet_ray.network.model_folder import Model
+from unet_ray.readers import Reader
+
+METRIC = "ap50"
+"""What is made as large as it gets: TP / (TP + FP + FN) of objects matched at IoU ≥ 0.5, over all images."""
+_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_CORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_AREAS = np.array([1, 2, 4, 7, 12, 20, 30, 45, 70, 100, 150, 200])
+_AS_GOOD = 2e-3
+"""AP this close to the best is as good: of those the thresholds nearest to ½ are the least a matter of chance."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was chosen, and what it came to on the validation images."""
+
+    model: Model
+    ap50: tuple[float, ...]
+    """Per class."""
+    ap50_of_components: tuple[float, ...]
+    """Per class: the best that the masks' components reach with thresholds and areas of their own."""
+
+
+def tune_objects(model: Model, labelling: Labelling, reader: Reader, indices: Sequence[int], pool: PoolPlan) -> Tuned:
+    """Return a model with the thresholds and areas that part its objects best.
+
+    Args:
+        model — with a `parting`.
+        labelling — what masks mean.
+        reader, indices — the validation images.
+        pool — predicts them.
+    """
+    assert model.parting
+    counts = count_labelled(model, reader, indices, pool, partial(_count_grid, labelling, model.parting.steps))
+    best = [_choose(of_class) for of_class in counts.sum(0)]
+    thresholds, cores, areas, found, plain = zip(*best, strict=True)
+    tuned = replace(model, thresholds=thresholds, parting=Parting(cores, areas, model.parting.steps))
+    return Tuned(tuned, found, plain)
+
+
+def _count_grid(
+    labelling: Labelling, steps: int, q_khw: NDArray[np.uint8], masks: list[NDArray[Any]]
+) -> NDArray[np.float64]:
+    """Count matches for every choice: (classes, thresholds, cores and then none, areas, 3 of `matches_by_area`)."""
+    targets = labelling.targets(masks)
+    classes = len(targets)
+    counts = np.zeros((classes, len(_THRESHOLDS), len(_CORES) + 1, len(_AREAS), 3))
+    for index, target in enumerate(targets):
+        truth, counted = labelling.objects(masks, index), target != IGNORED
+        cores = [binary_mask(q_khw[classes + index], level) for level in _CORES]
+        for place, threshold in enumerate(_THRESHOLDS):
+            mask = binary_mask(q_khw[index], threshold)
+            parted = [*(part_touching(mask, core, steps) for core in cores), unparted(mask)]
+            counts[index, place] = [matches_by_area(truth, p.labels, counted, _AREAS) for p in parted]
+    return counts
+
+
+def _choose(counts: NDArray[np.float64]) -> tuple[float, float, int, float, float]:
+    """Return threshold, core threshold, area, their AP, and the best AP without cores, from added counts of a class."""
+    matched, found, true = np.moveaxis(counts, -1, 0)
+    ap = matched / np.maximum(1, found + true - matched)
+    parted = ap[:, :-1]
+    rows, columns, areas = np.nonzero(parted >= parted.max() - _AS_GOOD)
+    off = np.abs(np.array(_THRESHOLDS)[rows] - 0.5) + np.abs(np.array(_CORES)[columns] - 0.5)
+    first = np.lexsort((areas, off.round(6)))[0]
+    at = rows[first], columns[first], areas[first]
+    return _THRESHOLDS[at[0]], _CORES[at[1]], int(_AREAS[at[2]]), float(parted[at]), float(ap[:, -1].max())
