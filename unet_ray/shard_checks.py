@@ -151,15 +151,15 @@ def _check_parted(
     outlines = np.array([row["geometry"] for row in rows], object)
     areas = np.zeros(len(rows) + 1, np.int64)
     for box, mask in pieces:
-        if (fill_outlines(outlines, np.ones(len(rows)), box) > 1).any():
+        covered = fill_outlines(outlines, np.ones(len(rows)), box)
+        if (covered[~mask] > 0).any():
+            yield "a region that leaves its mask"
+        if min_area == 1 and (covered[mask] == 0).any():
+            yield "pixels of a mask that no region has"
+        if (covered > 1).any():
             yield "regions that overlap"
             return
-        labels = fill_outlines(outlines, np.arange(1, len(rows) + 1), box)
-        if (labels[~mask] > 0).any():
-            yield "a region that leaves its mask"
-        if min_area == 1 and (labels[mask] == 0).any():
-            yield "pixels of a mask that no region has"
-        areas += np.bincount(labels.ravel(), minlength=len(areas))
+        areas += np.bincount(fill_outlines(outlines, np.arange(1, len(rows) + 1), box).ravel(), minlength=len(areas))
     shapes = shapely.from_wkb(outlines)
     sides = np.reshape([[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows], (-1, 4))
     centres = np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))

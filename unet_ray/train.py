@@ -162,6 +162,7 @@ def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
 
 
 def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTask) -> WorkerSettings:
+    weights = config.weights_of(len(task.sampler.labelling.classes))
     return WorkerSettings(
         network=task.network,
         preprocessing=task.sampler.preprocessing,
@@ -169,7 +170,7 @@ def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTas
         learner=LearnerConfig(
             config.learning_rate,
             config.loss,
-            (config.weights_of(len(task.sampler.labelling.classes)) or ()) * config.filters_per_class or None,
+            weights * config.filters_per_class if weights else None,
             parse_augmentations(config.augment),
         ),
         reader=task.validation_reader,

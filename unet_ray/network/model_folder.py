@@ -64,6 +64,12 @@ class Model:
         return meaning | {"parting": asdict(self.parting)}
 
     @property
+    def channels(self) -> list[str]:
+        """What each of the network's output filters finds."""
+        names = [spec.name for spec in self.classes]
+        return names + [f"core of {name}" for name in names] if self.parting else names
+
+    @property
     def rule(self) -> ObjectRule:
         """What its output means."""
         areas = self.parting.min_areas if self.parting else (1,) * len(self.classes)
@@ -93,6 +99,7 @@ def save_model(model: Model, folder: Storage) -> None:
         "format": _FORMAT,
         "digest": model.digest,
         **model._meaning(),
+        "channels": model.channels,
         "training": model.training,
         "metrics": model.metrics,
         "versions": model.versions,
