@@ -30,10 +30,10 @@ _PAUSE_S = (0.03, 0.15)
 REUSED_MEMORY = {
     "env_vars": {
         "LD_PRELOAD": JEMALLOC_SO,
-        "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always",
+        "MALLOC_CONF": "dirty_decay_ms:3000,oversize_threshold:0,thp:always",
     }
 }
-"""Runtime environment of a process that computes on CPUs: freed memory stays with it, in large pages.
+"""Runtime environment of a process that computes on CPUs: freed memory stays with it for seconds, in large pages.
 
 By default the C library gives every large tensor back to the kernel and takes it anew, page by page, at each step:
 60,000 page faults a second, a tenth of two CPUs. jemalloc comes with Ray; where it does not, the linker goes
