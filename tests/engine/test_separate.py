@@ -100,7 +100,7 @@ def check_objects(tables: Tables, min_area: int) -> None:
         assert np.array_equal(objects_of(tables, uri, window)["object"], labels[11:75, 40:90])
 
 
-def test_nothing_to_part_is_said_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_part_is_said_before_the_first_step(tmp_path: Path) -> None:
     write_cells(tmp_path, 3)
     masks = Storage.of(f"{tmp_path}/masks")
     for index in range(3):
@@ -109,6 +109,12 @@ def test_nothing_to_part_is_said_before_the_first_step(tmp_path: Path, capsys: p
         masks.write(f"{index}.png", encode(ids, "png"))
     with pytest.raises(InputError, match="no mask holds more than one object"):
         train(config(tmp_path))
+
+
+@pytest.mark.slow
+def test_masks_without_ids_and_models_that_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cells(tmp_path, 3)
+    masks = Storage.of(f"{tmp_path}/masks")
     binary = [np.zeros((96, 96), np.uint8) for _ in range(3)]
     for index, mask in enumerate(binary):
         mask[10:20, 10:20] = mask[40:60, 40:60] = 1
