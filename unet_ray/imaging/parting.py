@@ -122,9 +122,9 @@ class _Growth:
         for index in reversed(range(len(DIRECTIONS))):  # of several writes to a pixel the last stays: the first asked
             down, right = DIRECTIONS[index]
             asking = front - (down * self.width + right)
-            chosen = self.is_open[asking]
-            at = asking[chosen]
-            self.labels[at] = self.labels[front[chosen]]
+            chosen = np.flatnonzero(self.is_open.take(asking))
+            at = asking.take(chosen)
+            self.labels[at] = self.labels.take(front.take(chosen))
             self.origin[at] = grown_from(DIRECTIONS[index])
             reached.append(at)
         new = np.concatenate(reached)
