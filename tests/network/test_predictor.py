@@ -88,6 +88,19 @@ def test_images_of_a_batch_do_not_change_each_other() -> None:
         assert np.array_equal(predictor.predict([image])[0], q)
 
 
+def test_lanes_change_nothing_and_fit_into_memory() -> None:
+    torch.manual_seed(2)
+    network = UNet(UNetConfig(1, 1, 3, 2))
+    one, two = (Predictor(network, PREPROCESSING, PredictorConfig(tile=24, threads=threads)) for threads in (1, 2))
+    assert (one.lane_count, two.lane_count) == (1, 2)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((20, 30), (90, 70), (33, 8), (20, 30))]
+    for alone, beside in zip(one.predict(images), two.predict(images), strict=True):
+        assert np.abs(alone.astype(int) - beside).max() <= 1
+    wide = Predictor(UNet(UNetConfig(1, 1, 64, 1)), PREPROCESSING, PredictorConfig(threads=8))
+    assert wide.lane_count == 1  # a second tile of 1,024 px would take some 3 GiB more
+
+
 def test_folding_changes_nothing() -> None:
     torch.manual_seed(3)
     network = UNet(UNetConfig(1, 1, 3, 2))
