@@ -20,14 +20,17 @@ CLASSES = (ClassSpec(1, "a"), ClassSpec(4, "b"))
 RULE = ObjectRule((0.5, 0.55), (1, 6), Parting((0.6, 0.6), (1, 6), 3))
 
 
+def draw_q() -> np.ndarray:
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(4, 70, 90)), (0, 3, 3))
+    return ((noise / noise.std() * 40) + 140).clip(0, 255).astype(np.uint8)
+
+
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[dict[str, Any]]]:
-    noise = gaussian_filter(np.random.default_rng(0).normal(size=(4, 70, 90)), (0, 3, 3))
-    q = ((noise / noise.std() * 40) + 140).clip(0, 255).astype(np.uint8)
     measure = Measure("run", "model", "config", CLASSES, RULE)
     row = {"image_uri": "i", "image_etag": "e", "image_bytes": 9, "pages": 1, "error_type": None}
     row |= {"height": 70, "width": 90, "channels": 3}
-    tables = tables_of(Measure.join([measure.image(row, q)]))
+    tables = tables_of(Measure.join([measure.image(row, draw_q())]))
     return {name: table.to_pylist() for name, table in tables.items()}
 
 
@@ -43,12 +46,10 @@ def test_rows_as_they_are_written_pass(rows: dict[str, list[dict[str, Any]]]) ->
 
 
 def test_label_images_are_the_rule_s(rows: dict[str, list[dict[str, Any]]]) -> None:
-    noise = gaussian_filter(np.random.default_rng(0).normal(size=(4, 70, 90)), (0, 3, 3))
-    q = ((noise / noise.std() * 40) + 140).clip(0, 255).astype(np.uint8)
     tables = Tables(*(pa.Table.from_pylist(rows[name]) for name in ("images", "masks", "regions")))
     found = objects_of(tables, "i")
     for index, spec in enumerate(CLASSES):
-        _, labels = RULE.objects(index, q)
+        _, labels = RULE.objects(index, draw_q())
         pairs = np.unique(np.stack([labels.ravel(), found[spec.name].ravel()]), axis=1)
         assert len(pairs[0]) == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))  # one to one
         assert ((labels > 0) == (found[spec.name] > 0)).all()
@@ -74,6 +75,13 @@ def of_another_class(regions: list[dict[str, Any]]) -> None:
         regions[0][name] = regions[last][name]
 
 
+def test_records_of_runs_before_parting_are_understood() -> None:
+    old = RegionRules.of_record({"config": {"min_area": 6}})
+    new = RegionRules.of_record({"config": {}, "objects": {"parted": False, "min_areas": {"1": 6}}})
+    for rules in (old, new):
+        assert (rules.parted, rules.min_areas.get(1, rules.min_area)) == (False, 6)
+
+
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
@@ -83,6 +91,7 @@ def of_another_class(regions: list[dict[str, Any]]) -> None:
         (lambda r: r[0].update(touches_border=not r[0]["touches_border"]), "touches_border is not its outline's"),
         (swapped_outlines, "a region whose box is not its outline's"),
         (one_outline_twice, "regions that overlap"),
+        (lambda r: r[0].update(geometry=b"\x01none"), "an outline that is none"),
         (lost, "pixels of a mask that no region has"),
         (of_another_class, "a region that leaves its mask"),
     ],

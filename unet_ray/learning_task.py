@@ -71,7 +71,7 @@ def understand(
         _check_validation(config, labelling, preprocessing, validation)
     notes += _separation_notes(config, labelling, survey, initial)
     classes = len(labelling.classes)
-    filters = classes * config.filters_per_class
+    filters = classes * (2 if config.separate else 1)
     network = replace(initial.network, classes=filters) if initial else config.network(preprocessing.channels, filters)
     config.check_crop(network)
     crops = CropConfig(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import shapely
 from numpy.typing import NDArray
 
 from unet_ray.archive.ledger import open_dataset
@@ -118,7 +119,7 @@ def objects_of(tables: Tables, image_uri: str, window: Box | None = None) -> dic
     found = {}
     for name in pc.unique(rows["class_name"]).to_pylist():
         of_class = regions.filter(pc.field("class_name") == name)
-        outlines = of_class["geometry"].to_numpy(zero_copy_only=False)
+        outlines = shapely.from_wkb(of_class["geometry"].to_numpy(zero_copy_only=False))
         found[name] = fill_outlines(outlines, of_class["region_id"].to_numpy(), wanted)
     return found
 

@@ -40,12 +40,23 @@ class RegionRules:
     """Of each class id: smaller regions were dropped (px)."""
     parted: bool = False
     """Whether touching objects were parted: the masks alone do not tell the regions then."""
+    min_area: int = 1
+    """Of classes that `min_areas` does not name."""
 
     @staticmethod
     def of_record(record: dict[str, Any]) -> RegionRules:
-        """Read them from a run record."""
+        """Read them from a run record; runs from before there was parting have one area for all classes."""
+        if "objects" not in record:
+            return RegionRules({}, min_area=int(record["config"]["min_area"]))
         objects = record["objects"]
         return RegionRules({int(spec): area for spec, area in objects["min_areas"].items()}, objects["parted"])
+
+    def check_of(
+        self, class_id: int, rows: list[dict[str, Any]], height: int, width: int
+    ) -> _ComponentsCheck | _PartedCheck:
+        """Return what holds the regions rows of a class against its mask."""
+        check = _PartedCheck if self.parted else _ComponentsCheck
+        return check(rows, self.min_areas.get(class_id, self.min_area), height, width)
 
 
 def check_shard(tables: dict[str, Any], rules: dict[str, RegionRules], pixels: bool = True) -> list[Problem]:
@@ -114,65 +125,86 @@ def _check_pixels(
     """Yield the breaches that only decoding shows: run lengths, and regions against them."""
     known = _by_class(regions)
     for class_id, pieces in _by_class(masks).items():
-        decoded = [(_box_of(piece), _decoded(piece), piece["area"]) for piece in pieces]
-        whole = [(box, mask) for box, mask, _ in decoded if mask is not None]
-        if len(whole) < len(decoded):
-            yield "run lengths that do not decode to their size"
-            return
-        if any(int(mask.sum()) != area for _, mask, area in decoded if mask is not None):
-            yield "a masks row whose area is not that of its run lengths"
-        if rules is None:
-            continue
-        rows, min_area = known.pop(class_id, []), rules.min_areas.get(class_id, 1)
-        if rules.parted:
-            yield from _check_parted(rows, whole, min_area, row["height"], row["width"])
-        else:
-            yield from _compare(rows, _components(whole, min_area, row["height"], row["width"]))
+        check = rules and rules.check_of(class_id, known.pop(class_id, []), row["height"], row["width"])
+        for piece in pieces:
+            mask = _decoded(piece)
+            if mask is None:
+                yield "run lengths that do not decode to their size"
+                return
+            if int(mask.sum()) != piece["area"]:
+                yield "a masks row whose area is not that of its run lengths"
+            if check:
+                core = Box(piece["top"], piece["left"], piece["top"] + piece["height"], piece["left"] + piece["width"])
+                check.add(core, mask)
+        if check:
+            yield from check.breaches()
     if known and rules is not None:
         yield "regions of a class without masks rows"
 
 
-def _box_of(piece: dict[str, Any]) -> Box:
-    return Box(piece["top"], piece["left"], piece["top"] + piece["height"], piece["left"] + piece["width"])
+class _ComponentsCheck:
+    """Holds the regions rows of a class against the components of its mask, which comes in pieces."""
+
+    def __init__(self, rows: list[dict[str, Any]], min_area: int, height: int, width: int) -> None:
+        self._rows, self._min_area = rows, min_area
+        self._merger = RegionMerger(height, width, max_regions=height * width)
+        self._size = height, width
+
+    def add(self, box: Box, mask_hw: NDArray[np.bool_]) -> None:
+        """Take a piece of the mask."""
+        self._merger.add(find_tile_regions(unparted(mask_hw), mask_hw.view(np.uint8), box, *self._size))
+
+    def breaches(self) -> Iterator[str]:
+        """Yield what does not hold, after the last piece."""
+        yield from _compare(self._rows, self._merger.regions(self._min_area))
 
 
-def _components(pieces: list[tuple[Box, NDArray[np.bool_]]], min_area: int, height: int, width: int) -> Regions:
-    """Measure the regions of a mask that is given in pieces."""
-    merger = RegionMerger(height, width, max_regions=height * width)
-    for box, mask in pieces:
-        merger.add(find_tile_regions(unparted(mask), mask.view(np.uint8), box, height, width))
-    return merger.regions(min_area)
+class _PartedCheck:
+    """Holds the regions rows of a class, parted objects, against their outlines, their mask, and each other."""
 
+    def __init__(self, rows: list[dict[str, Any]], min_area: int, height: int, width: int) -> None:
+        self._rows, self._min_area, self._size = rows, min_area, (height, width)
+        outlines = np.array([row["geometry"] for row in rows], object)
+        self._shapes = shapely.from_wkb(outlines, on_invalid="ignore")
+        self._bounds = shapely.bounds(self._shapes).reshape(-1, 4)
+        self._areas = np.zeros(len(rows), np.int64)
+        self._found = {"an outline that is none": None} if shapely.is_missing(self._shapes).any() else {}
 
-def _check_parted(
-    rows: list[dict[str, Any]], pieces: list[tuple[Box, NDArray[np.bool_]]], min_area: int, height: int, width: int
-) -> Iterator[str]:
-    """Yield where regions of parted objects contradict their outlines, their mask, or each other."""
-    outlines = np.array([row["geometry"] for row in rows], object)
-    areas = np.zeros(len(rows) + 1, np.int64)
-    for box, mask in pieces:
-        covered = fill_outlines(outlines, np.ones(len(rows)), box)
-        if (covered[~mask] > 0).any():
-            yield "a region that leaves its mask"
-        if min_area == 1 and (covered[mask] == 0).any():
-            yield "pixels of a mask that no region has"
+    def add(self, box: Box, mask_hw: NDArray[np.bool_]) -> None:
+        """Take a piece of the mask."""
+        xmin, ymin, xmax, ymax = self._bounds.T
+        met = np.flatnonzero((xmin < box.right) & (xmax > box.left) & (ymin < box.bottom) & (ymax > box.top))
+        covered = fill_outlines(self._shapes[met], np.ones(len(met)), box)
+        if (covered[~mask_hw] > 0).any():
+            self._found["a region that leaves its mask"] = None
+        if self._min_area == 1 and (covered[mask_hw] == 0).any():
+            self._found["pixels of a mask that no region has"] = None
         if (covered > 1).any():
-            yield "regions that overlap"
-            return
-        areas += np.bincount(fill_outlines(outlines, np.arange(1, len(rows) + 1), box).ravel(), minlength=len(areas))
-    shapes = shapely.from_wkb(outlines)
-    sides = np.reshape([[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows], (-1, 4))
-    centres = np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))
-    xmin, ymin, xmax, ymax = sides.T
-    at_border = (xmin == 0) | (ymin == 0) | (xmax == width) | (ymax == height)
-    stated = np.array([row["area"] for row in rows], np.int64)
-    agree = {
-        "area": np.array_equal(stated, areas[1:]) and (stated >= min_area).all(),
-        "box": np.array_equal(sides, shapely.bounds(shapes).reshape(-1, 4)),
-        "centroid": np.allclose(centres, shapely.get_coordinates(shapely.centroid(shapes)), rtol=0, atol=1e-3),
-        "touches_border": np.array_equal([row["touches_border"] for row in rows], at_border),
-    }
-    yield from (f"a region whose {name} is not its outline's" for name, is_equal in agree.items() if not is_equal)
+            self._found["regions that overlap"] = None
+        else:
+            labels = fill_outlines(self._shapes[met], np.arange(1, len(met) + 1), box)
+            self._areas[met] += np.bincount(labels.ravel(), minlength=len(met) + 1)[1:]
+
+    def breaches(self) -> Iterator[str]:
+        """Yield what does not hold, after the last piece."""
+        yield from self._found
+        if "regions that overlap" in self._found:
+            return  # whose pixels are whose is not known
+        rows, (height, width) = self._rows, self._size
+        sides = np.reshape([[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows], (-1, 4))
+        centres = np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))
+        middle = shapely.centroid(self._shapes)
+        middles = np.stack([shapely.get_x(middle), shapely.get_y(middle)], axis=1)
+        xmin, ymin, xmax, ymax = sides.T
+        at_border = (xmin == 0) | (ymin == 0) | (xmax == width) | (ymax == height)
+        stated = np.array([row["area"] for row in rows], np.int64)
+        agree = {
+            "area": np.array_equal(stated, self._areas) and (stated >= self._min_area).all(),
+            "box": np.array_equal(sides, self._bounds),
+            "centroid": np.allclose(centres, middles, rtol=0, atol=1e-3),
+            "touches_border": np.array_equal([row["touches_border"] for row in rows], at_border),
+        }
+        yield from (f"a region whose {name} is not its outline's" for name, is_equal in agree.items() if not is_equal)
 
 
 def _by_class(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

@@ -170,7 +170,7 @@ def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTas
         learner=LearnerConfig(
             config.learning_rate,
             config.loss,
-            weights * config.filters_per_class if weights else None,
+            weights * task.sampler.config.filters_per_class if weights else None,
             parse_augmentations(config.augment),
         ),
         reader=task.validation_reader,
@@ -237,7 +237,7 @@ def _tuned(config: TrainConfig, task: LearningTask, model: Model) -> Model:
     """Choose thresholds and areas of objects on the validation images, and say what they came to."""
     labelling, indices = task.sampler.labelling, [index for index, _ in task.validation]
     tuned = tune_objects(model, labelling, task.validation_reader, indices, plan_pool(None, config.device))
-    rule, found, cores = tuned.model.rule, {}, tuned.model.parting
+    rule, cores, found = tuned.model.rule, tuned.model.parting, {}
     assert cores
     for place, spec in enumerate(labelling.classes):
         found[spec.name] = {METRIC: tuned.ap50[place], f"{METRIC}_of_components": tuned.ap50_of_components[place]}

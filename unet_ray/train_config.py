@@ -141,11 +141,6 @@ class TrainConfig:
             raise InputError(f"--class-weights {self.class_weights}: give {wanted} above 0 with commas, one per class")
         return weights
 
-    @property
-    def filters_per_class(self) -> int:
-        """Output filters of the network for each class: its pixels and, to part objects, their cores."""
-        return 2 if self.separate else 1
-
     def crop_px(self, network: UNetConfig) -> int:
         """Return the side of the labelled square of a crop (px)."""
         if self.crop is not None:

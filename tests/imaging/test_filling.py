@@ -1,4 +1,5 @@
 import numpy as np
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,7 +15,7 @@ IMAGES = st.integers(1, 12).flatmap(lambda h: st.integers(1, 12).map(lambda w: (
 
 def outlines_of(labels: np.ndarray) -> np.ndarray:
     parts = Parts.of(Runs.of_labels(labels))
-    return outlines_wkb(parts.sides(), parts.label, int(labels.max(initial=0)))
+    return shapely.from_wkb(outlines_wkb(parts.sides(), parts.label, int(labels.max(initial=0))))
 
 
 @settings(max_examples=200)

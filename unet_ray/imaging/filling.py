@@ -20,11 +20,11 @@ def fill_outlines(outlines: NDArray[Any], values: NDArray[Any], window: Box) -> 
     difference image); all sides at once, without a loop over outlines.
 
     Args:
-        outlines — WKB of polygons or multipolygons whose sides lie between pixels, y down.
+        outlines — polygons or multipolygons (shapely) whose sides lie between pixels, y down.
         values — of each outline, integers.
         window — the part of the image that is wanted (px).
     """
-    parts, outline = shapely.get_parts(shapely.from_wkb(outlines), return_index=True)
+    parts, outline = shapely.get_parts(outlines, return_index=True)
     rings, part = shapely.get_rings(parts, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     start, end = points[:-1].astype(np.int64), points[1:].astype(np.int64)

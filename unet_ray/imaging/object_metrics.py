@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -95,17 +96,17 @@ class _Contingency:
         true, found = np.divmod(cells, stride)
         return _Contingency(true, found, _added_up(cell, np.diff(starts, append=true_n.size)))
 
-    @property
+    @cached_property
     def true_area(self) -> NDArray[np.int64]:
         """Pixels of each cell's true label."""
         return _area_of(self.true, self.pixels)
 
-    @property
+    @cached_property
     def found_area(self) -> NDArray[np.int64]:
         """Pixels of each cell's found label."""
         return _area_of(self.found, self.pixels)
 
-    @property
+    @cached_property
     def union(self) -> NDArray[np.int64]:
         """Pixels of each cell's true or found label."""
         return self.true_area + self.found_area - self.pixels
