@@ -10,8 +10,8 @@ from scipy.ndimage import distance_transform_edt
 
 from unet_ray.imaging.borders import dense_ids
 
-DEPTH_PX = 2.0
-"""How far inside its object a core lies: the cores of two objects that touch are four pixels apart."""
+DEPTH_PX = 4.0
+"""How far inside its object a core lies: the cores of two objects that touch are eight pixels apart."""
 CONTEXT_PX = 32
 """How far beyond a window objects matter for the cores within it."""
 

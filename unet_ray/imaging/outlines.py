@@ -2,8 +2,8 @@
 
 The sides of pixels that part a label from what is not it are joined to straight runs, the runs to rings, the rings to
 polygons with holes. Each 4-connected part of a label is one polygon; parts that touch only at a corner make a
-multipolygon, since a ring must not touch itself there. All steps are array operations: rings are found by pointer
-jumping (Wyllie 1979, list ranking), in log₂(ring length) rounds.
+multipolygon, since a ring must not touch itself there. All steps are array operations, rings are walks in a graph of
+sides.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components, depth_first_order
 
 from unet_ray.imaging.columns import Columns, numbered
 from unet_ray.imaging.runs import Runs, components, overlaps, ranges, uncovered
@@ -214,20 +216,25 @@ def _next_sides(vertices: _Vertices, part: NDArray[np.int64]) -> NDArray[np.int6
 
 def _rings(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Part a permutation into its cycles: (members in order, cycle by cycle; where each cycle starts)."""
+    count, members = len(following), np.arange(len(following))
+    number, ring = connected_components(_links(following), connection="weak")
+    roots = np.empty(number, np.int64)
+    roots[ring[::-1]] = members[::-1]  # of several writes to one place the last stays: the first member
+    roots.sort()
+    before = np.empty(count, np.int64)
+    before[following] = members
+    path = following.copy()  # each ring opened and led on to the next one: one walk visits them all
+    path[before[roots]] = np.roll(roots, -1)
+    order = depth_first_order(_links(path), roots[0], return_predecessors=False)
+    is_root = np.zeros(count, bool)
+    is_root[roots] = True
+    return order, np.flatnonzero(is_root[order])
+
+
+def _links(following: NDArray[np.int64]) -> csr_array:
+    """Return the graph in which each member leads to another one."""
     count = len(following)
-    ring, jump = np.arange(count), following
-    while True:
-        lowest = np.minimum(ring, ring[jump])
-        if (lowest == ring).all():
-            break
-        ring, jump = lowest, jump[jump]
-    root = ring == np.arange(count)
-    steps, jump = np.where(root, 0, 1), np.where(root, np.arange(count), following)
-    while not root[jump].all():
-        steps, jump = steps + steps[jump], jump[jump]
-    steps[root] = count  # the root is a ring's first member, then those farthest from coming back to it
-    order = np.lexsort((-steps, ring))
-    return order, np.flatnonzero(root[order])
+    return csr_array((np.ones(count), following, np.arange(count + 1)), shape=(count, count))
 
 
 def _gathered(polygons: NDArray[Any], part_label: NDArray[np.int64], count: int) -> NDArray[Any]:

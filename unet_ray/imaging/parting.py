@@ -88,57 +88,41 @@ def part_touching(
 
     Example: mask 1 1 1 1 1 1, cores 1 0 0 0 0 1, 2 steps → labels 1 1 1 2 2 2; 1 step → 1 1 3 3 2 2.
     """
-    width = mask_hw.shape[1] + 2  # a pixel of nothing all around: no neighbour lies outside
+    # a pixel of nothing all around: no neighbour lies outside
     mask, core = np.pad(mask_hw, 1), np.pad(core_hw & mask_hw, 1)
-    labels = label_image(core)
-    origin = np.where(core, np.uint8(CORE), np.uint8(0))
-    is_open = mask & ~core
-    grown = _Growth(labels.ravel(), origin.ravel(), is_open.ravel(), width)
-    front = np.flatnonzero(core & _near(is_open))
+    labels, origin, is_open = label_image(core), core.view(np.uint8) * np.uint8(CORE), mask & ~core
     for _ in range(steps):
-        if not len(front):
+        reached = np.flatnonzero(is_open & _near(labels != 0))
+        if not len(reached):
             break
-        front = grown.step(front)
+        _take_labels(labels.ravel(), origin.ravel(), reached, mask.shape[1])
+        is_open.ravel()[reached] = False
     labels, origin, is_open = labels[1:-1, 1:-1][inner], origin[1:-1, 1:-1][inner], is_open[1:-1, 1:-1][inner]
-    # what joins leftovers outside the piece may be none there: they are labelled by themselves
-    left = label_image(is_open) + labels.max(initial=0)
-    origin = np.where(is_open, np.uint8(LEFTOVER), origin)
-    return Parted(Runs.of_labels(np.where(is_open, left, labels)), origin, True)
+    if is_open.any():  # what joins leftovers outside the piece may be none there: they are labelled by themselves
+        labels = np.where(is_open, label_image(is_open) + labels.max(initial=0), labels)
+        origin = np.where(is_open, np.uint8(LEFTOVER), origin)
+    return Parted(Runs.of_labels(labels), origin, True)
 
 
-@dataclass(frozen=True)
-class _Growth:
-    """The state of growing labels, flat; changed in place."""
+def _take_labels(
+    labels: NDArray[np.int32], origin: NDArray[np.uint8], reached: NDArray[np.intp], width: int
+) -> None:
+    """Give pixels the labels of their first labelled neighbours, all at once; every one of them has some.
 
-    labels: NDArray[np.int32]
-    origin: NDArray[np.uint8]
-    is_open: NDArray[np.bool_]
-    """Of the mask, and without label yet."""
-    width: int
-
-    def step(self, front: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Give the labels of the front, the pixels labelled last, to its open neighbours; return those."""
-        reached = []
-        for index in reversed(range(len(DIRECTIONS))):  # of several writes to a pixel the last stays: the first asked
-            down, right = DIRECTIONS[index]
-            asking = front - (down * self.width + right)
-            chosen = np.flatnonzero(self.is_open.take(asking))
-            at = asking.take(chosen)
-            self.labels[at] = self.labels.take(front.take(chosen))
-            self.origin[at] = grown_from(DIRECTIONS[index])
-            reached.append(at)
-        new = np.concatenate(reached)
-        self.is_open[new] = False
-        return _distinct(new, len(self.labels))
-
-
-def _distinct(indices: NDArray[np.intp], size: int) -> NDArray[np.intp]:
-    """Return the indices, each once."""
-    if len(indices) * 20 < size:
-        return np.unique(indices)
-    marked = np.zeros(size, bool)
-    marked[indices] = True
-    return np.flatnonzero(marked)
+    Args:
+        labels, origin — flat; changed in place.
+        reached — the pixels.
+        width — of the image (px).
+    """
+    taken, source = np.zeros(len(reached), np.int32), np.zeros(len(reached), np.uint8)
+    waiting = np.arange(len(reached))
+    for index, (down, right) in enumerate(DIRECTIONS):
+        found = labels.take(reached.take(waiting) + (down * width + right))
+        has_label = found != 0
+        answered = waiting.compress(has_label)
+        taken[answered], source[answered] = found.compress(has_label), _GROWN + index
+        waiting = waiting.compress(~has_label)
+    labels[reached], origin[reached] = taken, source
 
 
 def _near(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from unet_ray.network.augment import Batch, augment
@@ -17,6 +18,10 @@ from unet_ray.network.unet import UNet
 
 _WARM_UP_SHARE = 0.05
 _CLIP_NORM = 1.0
+_SETTLED_SHARE = 0.6
+"""Of the training: from here on batch normalisation no longer takes its statistics from the batch but, as inference
+will, from its running ones. Where images differ much (fluorescence and stained tissue), those of a small batch are
+never those of an image, and a network that only ever saw the former segments the latter worse."""
 _WEIGHT_DECAY = 1e-4
 
 
@@ -53,6 +58,7 @@ class Learner:
         self._device = next(network.parameters()).device
         is_cuda = self._device.type == "cuda"
         self._has_bfloat16 = is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        self._norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
         self._weights = torch.tensor(config.class_weights, device=self._device) if config.class_weights else None
 
     @property
@@ -90,6 +96,8 @@ class Learner:
         """
         images, targets = images.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
         weights = None if weights is None else weights.to(self._device, non_blocking=True)
+        for norm in self._norms:
+            norm.train(progress < _SETTLED_SHARE)
         inputs = self._preprocessing.apply(images.permute(0, 3, 1, 2))
         batch = augment(Batch(inputs, targets, weights), self.config.augmentations, self._generator)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._has_bfloat16):
