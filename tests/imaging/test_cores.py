@@ -5,7 +5,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import distance_transform_edt
 
 from unet_ray.imaging.cores import cores_of, depths_of
-from unet_ray.imaging.parting import label_image, part_touching
+from unet_ray.imaging.parting import STEPS, label_image, part_touching
 
 LABELS = arrays(np.uint16, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.sampled_from([0, 1, 2, 900]))
 
@@ -37,9 +37,9 @@ def test_cores_of_large_touching_objects_lie_apart_and_grow_back() -> None:
     labels = np.zeros((40, 60), np.uint16)
     labels[5:35, 5:30], labels[5:35, 30:55] = 7, 300
     core = cores_of(labels)
-    assert core[20].nonzero()[0].tolist() == [*range(7, 28), *range(32, 53)]
+    assert core[20].nonzero()[0].tolist() == [*range(9, 26), *range(34, 51)]
     assert label_image(core).max() == 2
-    grown = part_touching(labels > 0, core, 3).labels
+    grown = part_touching(labels > 0, core, STEPS).labels
     assert np.array_equal(grown > 0, labels > 0)
     assert len(np.unique(grown[labels == 7])) == len(np.unique(grown[labels == 300])) == 1
 
@@ -47,12 +47,13 @@ def test_cores_of_large_touching_objects_lie_apart_and_grow_back() -> None:
 def test_one_pixel_several_parts_and_holes() -> None:
     labels = np.zeros((30, 30), int)
     labels[2, 2] = 5  # one pixel
-    labels[10:20, 2:12], labels[10:20, 20:28] = 9, 9  # two parts
+    labels[10:24, 2:14], labels[10:20, 18:28] = 9, 9  # two parts
     labels[13:16, 5:8] = 0  # a hole
     core = cores_of(labels)
     assert core[2, 2]
-    assert core[11:19, 22:26].any()
-    assert not core[12, 5:8].any()  # beside the hole
+    assert core[14:16, 22:24].all()
+    assert core[19:20, 6:10].any()
+    assert not core[10:18, 2:9].any()  # around the hole
 
 
 def test_an_object_that_fills_the_image_is_all_core() -> None:

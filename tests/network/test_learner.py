@@ -155,6 +155,27 @@ def test_a_batch_without_a_counted_pixel_changes_next_to_nothing() -> None:
         assert torch.allclose(parameter, before[name], rtol=1e-5), name  # weight decay
 
 
+def test_normalisation_settles_late_in_training() -> None:
+    """First statistics follow the batches; later they stay, and a step sees what inference sees."""
+    learner = learner_of(LearnerConfig(1e-3), UNetConfig(1, 2, 2, 1))
+    norm = next(layer for layer in learner.unet.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    seen = []
+    for progress in (0.5, 0.59, 0.7, 1.0):
+        learner.unet.train()
+        before = norm.running_mean.clone()
+        loss = learner.step(*samples(4, seed=int(100 * progress)), progress)
+        seen.append(not torch.equal(before, norm.running_mean))
+    assert seen == [True, True, False, False]
+    images, targets, _ = samples(4, seed=3)
+    learner.unet.eval()
+    with torch.inference_mode():
+        logits = learner.unet(PREPROCESSING.apply(images.permute(0, 3, 1, 2)))
+        total, count = cross_entropy_sum(logits, targets)
+    learner.unet.train()
+    loss = learner.step(images, targets, None, 1.0)
+    assert float(loss) == pytest.approx(float(total / count), rel=1e-5)
+
+
 def test_gradients_are_clipped() -> None:
     learner = learner_of(LearnerConfig(1e-2, class_weights=(1e4, 1e4)))
     learner.step(*samples(2), 0.5)

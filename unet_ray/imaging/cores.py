@@ -25,7 +25,7 @@ def cores_of(labels_hw: NDArray[Any], depth_px: float = DEPTH_PX) -> NDArray[np.
         labels_hw — integer ids of objects, 0 the background; an object may have several parts, and touch others.
         depth_px — a core's pixels are deeper, see `depths_of`.
 
-    Example: ids 1 1 1 1 1 2 2 2 2 2, in many equal rows, depth 2 → cores 1 1 1 0 0 0 0 1 1 1.
+    Example: ids 1 1 1 1 1 2 2 2 2 2, in many equal rows, depth_px 2 → cores 1 1 1 0 0 0 0 1 1 1.
     """
     ids = dense_ids(labels_hw)
     depth = depths_of(ids)

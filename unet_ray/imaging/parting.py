@@ -89,14 +89,14 @@ def part_touching(
     Example: mask 1 1 1 1 1 1, cores 1 0 0 0 0 1, 2 steps → labels 1 1 1 2 2 2; 1 step → 1 1 3 3 2 2.
     """
     # a pixel of nothing all around: no neighbour lies outside
-    mask, core = np.pad(mask_hw, 1), np.pad(core_hw & mask_hw, 1)
-    labels, origin, is_open = label_image(core), core.view(np.uint8) * np.uint8(CORE), mask & ~core
+    mask, labelled = np.pad(mask_hw, 1), np.pad(core_hw & mask_hw, 1)
+    labels, origin, is_open = label_image(labelled), labelled.view(np.uint8) * np.uint8(CORE), mask & ~labelled
     for _ in range(steps):
-        reached = np.flatnonzero(is_open & _near(labels != 0))
+        reached = np.flatnonzero(is_open.ravel() & _near(labelled.ravel(), mask.shape[1]))
         if not len(reached):
             break
         _take_labels(labels.ravel(), origin.ravel(), reached, mask.shape[1])
-        is_open.ravel()[reached] = False
+        is_open.ravel()[reached], labelled.ravel()[reached] = False, True
     labels, origin, is_open = labels[1:-1, 1:-1][inner], origin[1:-1, 1:-1][inner], is_open[1:-1, 1:-1][inner]
     if is_open.any():  # what joins leftovers outside the piece may be none there: they are labelled by themselves
         labels = np.where(is_open, label_image(is_open) + labels.max(initial=0), labels)
@@ -104,9 +104,7 @@ def part_touching(
     return Parted(Runs.of_labels(labels), origin, True)
 
 
-def _take_labels(
-    labels: NDArray[np.int32], origin: NDArray[np.uint8], reached: NDArray[np.intp], width: int
-) -> None:
+def _take_labels(labels: NDArray[np.int32], origin: NDArray[np.uint8], reached: NDArray[np.intp], width: int) -> None:
     """Give pixels the labels of their first labelled neighbours, all at once; every one of them has some.
 
     Args:
@@ -114,25 +112,22 @@ def _take_labels(
         reached — the pixels.
         width — of the image (px).
     """
-    taken, source = np.zeros(len(reached), np.int32), np.zeros(len(reached), np.uint8)
-    waiting = np.arange(len(reached))
-    for index, (down, right) in enumerate(DIRECTIONS):
-        found = labels.take(reached.take(waiting) + (down * width + right))
-        has_label = found != 0
-        answered = waiting.compress(has_label)
-        taken[answered], source[answered] = found.compress(has_label), _GROWN + index
-        waiting = waiting.compress(~has_label)
+    first, *others = (down * width + right for down, right in DIRECTIONS)
+    taken, source = labels.take(reached + first), np.full(len(reached), _GROWN, np.uint8)
+    for index, offset in enumerate(others, start=1):
+        waiting = np.flatnonzero(taken == 0)
+        taken[waiting], source[waiting] = labels.take(reached.take(waiting) + offset), _GROWN + index
     labels[reached], origin[reached] = taken, source
 
 
-def _near(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels of a mask and their neighbours; its outermost ones are empty."""
-    wide = mask_hw.copy()
-    wide[:, 1:] |= mask_hw[:, :-1]
-    wide[:, :-1] |= mask_hw[:, 1:]
+def _near(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Return the pixels of a mask and their neighbours, flat; the outermost pixels of the mask are empty."""
+    wide = mask.copy()
+    wide[1:] |= mask[:-1]
+    wide[:-1] |= mask[1:]
     near = wide.copy()
-    near[1:] |= wide[:-1]
-    near[:-1] |= wide[1:]
+    near[width:] |= wide[:-width]
+    near[:-width] |= wide[width:]
     return near
 
 
