@@ -84,6 +84,12 @@ class _PauseBetweenSteps(ExecutionCallback):
         self._used_s = time.thread_time()
 
 
+def bytes_between(stats: Any) -> int:
+    """Return the bytes that the operators of a dataset gave each other, from its `get_stats_summary()`."""
+    sizes = [operator.output_size_bytes for operator in stats.operators_stats]
+    return int(sum(size.sum for size in sizes if size)) + sum(map(bytes_between, stats.parents))
+
+
 def ordinals(count: int, tasks: int) -> Any:
     """Return the dataset of the numbers 0 to count − 1, as `id`, in so many tasks.
 

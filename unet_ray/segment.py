@@ -25,6 +25,7 @@ from unet_ray.cluster import (
     TASK_CPUS,
     PoolPlan,
     ProgressBoard,
+    bytes_between,
     calm_ray_data,
     connect,
     plan_pool,
@@ -110,8 +111,6 @@ class _Run:
     """Images that the chain has measured so far."""
     tiles: tuple[int, int] = (0, 0)
     """Tiles of large images, done and to do."""
-    first_block: tuple[int, float] = (0, 0.0)
-    """Images of the first measured block, and when that was (s since the epoch)."""
     watchdog: Watchdog | None = None
 
     def execute(self, ray_address: str) -> None:
@@ -130,7 +129,8 @@ class _Run:
         self.watchdog = Watchdog(60 * minutes)
         try:
             with self.watchdog, ProgressBoard(self._show_progress, interval_s=5.0) as board:
-                self._chain(pool, board.post).write_datasink(self._sink())
+                chain = self._chain(pool, board.post)
+                chain.write_datasink(self._sink())
         except KeyboardInterrupt:
             if not self.watchdog.has_barked:
                 raise
@@ -139,9 +139,12 @@ class _Run:
                 f"{self.plan.todo} were before; whole shards are kept: run again with the same flags to go on"
             ) from None
         self.result.elapsed_s = time.perf_counter() - self.started
-        first_images, first_at = self.first_block
-        self.result.steady_images_per_s = (self.plan.todo - first_images) / max(1e-9, time.time() - first_at)
+        if self.result.first_images_at:
+            steady_s = (datetime.now(UTC) - self.result.first_images_at).total_seconds()
+            self.result.steady_images_per_s = (self.plan.todo - self.result.first_images) / max(1e-9, steady_s)
         self.result.predictor_busy_share = self.result.stage_s["predict"] / (self.result.elapsed_s * pool.most)
+        stats = chain.get_stats_summary()
+        self.result.object_store_bytes, self.result.spilled_bytes = bytes_between(stats), stats.global_bytes_spilled
         self._check_complete()
 
     def _tiling(self) -> str:
@@ -159,7 +162,8 @@ class _Run:
         blocks = [message for message in messages if message.images]
         if blocks and not self.measured:
             first = min(blocks, key=lambda block: block.at)
-            self.first_block = first.images, first.at
+            self.result.first_images = first.images
+            self.result.first_images_at = datetime.fromtimestamp(first.at, UTC)
         self.measured += sum(block.images for block in blocks)
         self.tiles = self.tiles[0] + sum(m.tiles for m in messages), self.tiles[1] + sum(m.of_tiles for m in messages)
         rate = self.measured / (time.perf_counter() - self.started)

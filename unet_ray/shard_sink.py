@@ -36,11 +36,19 @@ class SegmentResult:
     regions: dict[str, int] = field(default_factory=dict)
     megapixels: float = 0.0
     elapsed_s: float = 0.0
+    first_images: int = 0
+    """Images of the first measured block."""
+    first_images_at: datetime | None = None
+    """When they were measured: what lies before is start-up."""
     steady_images_per_s: float = 0.0
     """After the first block of images, which waits for actors to start."""
     stage_s: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage worked, summed over its processes."""
     predictor_busy_share: float = 0.0
+    object_store_bytes: int = 0
+    """What the stages gave each other."""
+    spilled_bytes: int = 0
+    """What Ray wrote to disk for want of memory, of this run and whatever else ran on the cluster."""
     is_exact: bool = True
     """Whether tiles give what whole images do; not with a --context below the network's reach."""
     batch_divisor: int = 1

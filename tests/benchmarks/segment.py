@@ -1,163 +1,201 @@
-"""Images per second of jobs/segment.py against a plain hand-written loop with the same network, in one run.
+"""Speed of jobs/segment.py against the network alone and other ways to do the same, in one run.
 
-    python tests/benchmarks/segment.py --images DIR --output FILE.json [--model MODEL] [--runs 3]
+    python tests/benchmarks/segment.py --images DIR --output FILE.json [--device gpu] [--model MODEL] [--runs 3]
 
-Both sides alternate on the same images and weights and write the same tables. The loop decodes in threads, predicts
-one image at a time with all CPUs, measures and writes one shard. Steady state is what the pipeline reports after its
-first measured block, until its last shard; start-up (Ray, actors) is printed apart. Peak memory is the largest
-proportional set size of the process tree.
+On the same images and weights, alternating, each in a process of its own:
+
+bare   the network on whole frames out of memory, with the threads and the memory settings of the job
+plain  the same with the memory settings of any script
+loop   a good loop by hand: a DataLoader decodes, the network runs, the same measures, one shard of Parquet
+docs   Ray Data's chain as its documentation has it: read_images, map_batches, write_parquet
+monai  the loop with MONAI's sliding window (needs `pip install monai`; left out where it is missing)
+ours   jobs/segment.py
+
+Steady state is from the first predicted images to the last written ones; start-up and shut-down are apart. CPU outside
+the network: of the whole process tree in steady state, less what `plain` takes for the same images.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from watching import Watcher
 
-from unet_ray.archive.listing import list_files
-from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
-from unet_ray.imaging.images import IMAGE_SUFFIXES, decode_image
+from unet_ray.cluster import REUSED_MEMORY
 from unet_ray.imaging.labels import ClassSpec
-from unet_ray.inputs import expand_stacks, read_file
-from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
-from unet_ray.stages.measure import Measure, tables_of
 
-REPOSITORY = Path(__file__).parent.parent.parent
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+_SIDES = ("bare", "plain", "loop", "docs", "monai", "ours")
+_PARTS = {
+    "decode": "MapBatches(Decode)",
+    "predict": "_PredictActor",
+    "measure": "MapBatches(measured)",
+    "write": "Write",
+    "driver": "jobs/segment.py",
+}
+"""Of the job's processes, whose titles Ray sets."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", required=True)
-    parser.add_argument("--output", required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help="folder of images")
+    parser.add_argument("--output", required=True, help="JSON file")
     parser.add_argument("--model", help="model folder; default: an untrained network of 16 channels, depth 4")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--limit", type=int, help="so many of the images, spread over the folder")
+    parser.add_argument("--sides", help="of " + ",".join(_SIDES))
     flags = parser.parse_args()
+    sides = flags.sides.split(",") if flags.sides else [s for s in _SIDES if s != "monai" or find_spec("monai")]
+    rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
-        model = flags.model or _untrained(f"{folder}/model")
-        runs: dict[str, list[dict[str, float]]] = {"ours": [], "loop": []}
-        sides: dict[str, Callable[[str, str, str], dict[str, float]]] = {"ours": _ours, "loop": _loop}
+        work = Path(folder)
+        megapixels = _archive(Path(flags.images), work / "images", flags.limit)
+        model = flags.model or _untrained(work / "model")
         for _ in range(flags.runs):
-            for name, side in sides.items():
-                tables = f"{folder}/tables"
-                runs[name].append(_with_peak_memory(lambda s=side, t=tables: s(model, flags.images, t)))
-                shutil.rmtree(tables)
-                print(name, {key: round(value, 2) for key, value in runs[name][-1].items()}, flush=True)
-    medians = {name: {key: statistics.median(r[key] for r in rs) for key in rs[0]} for name, rs in runs.items()}
-    ratios = [o["images_per_s"] / p["images_per_s"] for o, p in zip(runs["ours"], runs["loop"], strict=True)]
-    report = {"ratios": {"loop": statistics.median(ratios)}, "ratios_of_runs": ratios, "medians": medians}
+            for side in sides:
+                rows[side].append(_run(side, model, work, flags.device) | {"megapixels": megapixels})
+                print(side, json.dumps(rows[side][-1]), flush=True)
+    report = _report(rows, flags.device)
     Path(flags.output).write_text(json.dumps(report, indent=2))
-    print(f"ours / loop: {report['ratios']['loop']:.2f} (of {', '.join(f'{r:.2f}' for r in ratios)})")
+    _show(report)
 
 
-def _untrained(folder: str) -> str:
+def _archive(source: Path, target: Path, limit: int | None) -> float:
+    """Copy images, every nth, and return their megapixels."""
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    chosen = files[:: max(1, len(files) // limit)][:limit] if limit else files
+    target.mkdir()
+    pixels = 0
+    for path in chosen:
+        shutil.copy(path, target)
+        with Image.open(path) as image:
+            pixels += image.width * image.height
+    return pixels / 1e6
+
+
+def _untrained(folder: Path) -> str:
     """Write a network whose masks are a few blobs and not noise: its last bias keeps most pixels out."""
     torch.manual_seed(0)
     config = UNetConfig(3, 1, 16, 4)
     network = UNet(config)
     torch.nn.init.constant_(network.head.bias, -2.0)  # type: ignore[arg-type]
     constants = Preprocessing("uint8", (60.0,) * 3, (50.0,) * 3)
-    save_model(Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, (0.5,)), Storage.of(folder))
-    return folder
+    model = Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, (0.5,))
+    save_model(model, Storage.of(str(folder)))
+    return str(folder)
 
 
-def _ours(model: str, images: str, tables: str) -> dict[str, float]:
-    started = time.perf_counter()
-    command = [sys.executable, REPOSITORY / "jobs/segment.py", "--model", model, "--images", images]
-    done = subprocess.run([*command, "--output", tables, "--max-error-rate", "1"], capture_output=True, text=True)
-    total = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(done.stderr)
-    (record_file,) = Path(tables, "runs").iterdir()
-    record = json.loads(record_file.read_text())
-    images_done = record["images_done"] + record["images_failed"]
-    steady = images_done / record["steady_images_per_s"]
-    return {
-        "images_per_s": images_done / steady,
-        "megapixels_per_s": record["megapixels"] / steady,
-        "steady_s": steady,
-        "start_and_stop_s": total - steady,
-        "predictor_busy_share": record["predictor_busy_share"],
-    }
-
-
-def _loop(model_uri: str, images: str, tables: str) -> dict[str, float]:
-    """Do it by hand: threads decode ahead, one predictor with all CPUs, one shard."""
-    loaded = time.perf_counter()
-    model = load_model(Storage.of(model_uri))
-    predictor = Predictor(model.build(), model.preprocessing, PredictorConfig())
-    listing = list_files(images, IMAGE_SUFFIXES, "--images")
-    sources = list(expand_stacks(listing.root, listing.entries))
-    measure = Measure("loop", model.digest, "", model.classes, model.rule)
-    started = time.perf_counter()
-    rows: list[Any] = []
-    megapixels = 0.0
-    with ThreadPoolExecutor(2) as pool:
-        decoded = pool.map(
-            lambda s: model.preprocessing.check(decode_image(read_file(listing.root, s.file_uri), s.page)), sources
-        )
-        for source, image in zip(sources, decoded, strict=True):
-            (q,) = predictor.predict([image])
-            row = {"image_uri": source.uri, "image_etag": source.etag, "image_bytes": source.size, "pages": 1}
-            rows.append(measure.image(row | dict(zip(("height", "width", "channels"), image.shape, strict=True)), q))
-            megapixels += q.shape[1] * q.shape[2] / 1e6
-    write_shard(
-        Storage.of(tables), ShardName("2026-01-01", "loop", 0), tables_of(measure.join(rows)), may_commit=lambda: None
+def _run(side: str, model: str, work: Path, device: str) -> dict[str, Any]:
+    """Run one side and return its figures."""
+    tables, events = work / "tables", work / "events"
+    for left in (tables, events):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    images = sorted((work / "images").iterdir())
+    flags = ["--model", model, "--images", str(work / "images")]
+    if side == "ours":
+        command = [str(REPOSITORY / "jobs/segment.py"), *flags, "--output", str(tables), "--max-error-rate", "1"]
+    else:
+        name = "bare" if side == "plain" else side
+        command = [str(HERE / "sides.py"), name, *flags, "--tables", str(tables), "--events", str(events)]
+    environment = REUSED_MEMORY["env_vars"] if side == "bare" and device == "cpu" else {}
+    started = time.time()
+    process = subprocess.Popen(
+        [sys.executable, *command, "--device", device],
+        env=os.environ | environment | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    steady = time.perf_counter() - started
+    watcher = Watcher(process.pid, _PARTS if side == "ours" else {})
+    _, errors = process.communicate()
+    ended = time.time()
+    watcher.stop()
+    if process.returncode:
+        sys.exit(f"{side} failed:\n{errors}")
+    first, last, done, found = _of_record(tables) if side == "ours" else _of_events(events)
+    cpu_s = watcher.cpu_s(first, last)
     return {
-        "images_per_s": len(sources) / steady,
-        "megapixels_per_s": megapixels / steady,
-        "steady_s": steady,
-        "start_and_stop_s": started - loaded,
-        "predictor_busy_share": 1.0,
+        "images": len(images),
+        "start_s": first - started,
+        "steady_s": last - first,
+        "stop_s": ended - last,
+        "images_per_s": done / (last - first),
+        "cpu_s_per_image": cpu_s.total() / done,
+        "cpu_s": dict(cpu_s),
+        "memory_gib": watcher.together_gib,
+        **found,
     }
 
 
-def _with_peak_memory(side: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Add the largest resident memory of this process and its children (GiB) while a side runs."""
-    stop, peak = threading.Event(), [0.0]
-
-    def watch() -> None:
-        while not stop.wait(0.5):
-            peak[0] = max(peak[0], _tree_memory_gib())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        found = side()
-    finally:
-        stop.set()
-        watcher.join()
-    return found | {"peak_memory_gib": peak[0]}
+def _of_events(events: Path) -> tuple[float, float, int, dict[str, Any]]:
+    """Return when the first images were predicted and the last written, and how many were between."""
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    return told[0]["at"], told[-1]["at"], sum(event["images"] for event in told[1:]), {}
 
 
-def _tree_memory_gib() -> float:
-    """Return the proportional set size of this process and all below it, so that shared memory counts once."""
-    import psutil
+def _of_record(tables: Path) -> tuple[float, float, int, dict[str, Any]]:
+    (file,) = (tables / "runs").iterdir()
+    record = json.loads(file.read_text())
+    images = record["images_done"] + record["images_failed"]
+    first = datetime.fromisoformat(record["first_images_at"]).timestamp()
+    done = images - record["first_images"]
+    last = first + done / record["steady_images_per_s"]
+    kept = ("predictor_busy_share", "stage_s", "object_store_bytes", "spilled_bytes")
+    return first, last, done, {name: record[name] for name in kept}
 
-    total = 0
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        try:
-            total += process.memory_full_info().pss
-        except psutil.Error:
-            continue
-    return total / 2**30
+
+def _report(rows: dict[str, list[dict[str, Any]]], device: str) -> dict[str, Any]:
+    """Return medians, and the medians of the ratios within each round."""
+    medians = {
+        side: {
+            key: statistics.median(run[key] for run in runs) for key in runs[0] if not isinstance(runs[0][key], dict)
+        }
+        for side, runs in rows.items()
+    }
+    for row in medians.values():
+        row["megapixels_per_s"] = row["images_per_s"] * row["megapixels"] / row["images"]
+    report: dict[str, Any] = {"device": device, "medians": medians, "runs": rows}
+    if "ours" in rows:
+        pairs = {side: zip(rows["ours"], runs, strict=True) for side, runs in rows.items() if side != "ours"}
+        report["ratios"] = {
+            side: statistics.median(ours["images_per_s"] / other["images_per_s"] for ours, other in runs)
+            for side, runs in pairs.items()
+        }
+        if "plain" in rows:
+            network_s = medians["plain"]["cpu_s_per_image"]
+            report["cpu_s_outside"] = {side: row["cpu_s_per_image"] - network_s for side, row in medians.items()}
+    return report
+
+
+def _show(report: dict[str, Any]) -> None:
+    head = "side    images/s  MP/s   ours/it  start s  stop s  CPU s/image  outside  GiB"
+    print(head)
+    for side, row in report["medians"].items():
+        ratio = report.get("ratios", {}).get(side)
+        outside = report.get("cpu_s_outside", {}).get(side, 0.0)
+        rates = f"{row['images_per_s']:8.2f} {row['megapixels_per_s']:6.2f} {ratio or 1:8.2f}"
+        apart = f"{row['start_s']:8.1f} {row['stop_s']:7.1f}"
+        print(f"{side:7} {rates} {apart} {row['cpu_s_per_image']:12.3f} {outside:8.3f} {row['memory_gib']:5.2f}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_ray.imaging.tiling import Reach, mirrored, read_box, tiles_of
+from unet_ray.imaging.tiling import Box, Reach, mirrored, read_box, tiles_of
+
+
+def cut(output_chw: np.ndarray, box: Box) -> np.ndarray:
+    return output_chw[:, box.top : box.bottom, box.left : box.right]
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 3), st.integers(1, 4), st.booleans())
@@ -21,7 +25,7 @@ def test_a_pointwise_network_gives_the_whole_image_back(
         assert read.shape[:2] == (piece.read.height, piece.read.width)
         output = read[margin : len(read) - margin, margin : read.shape[1] - margin].transpose(2, 0, 1)
         core = piece.core
-        whole[:, core.top : core.bottom, core.left : core.right] += piece.keep(output + 1, margin)
+        whole[:, core.top : core.bottom, core.left : core.right] += cut(output + 1, piece.wanted(margin))
     assert np.array_equal(whole[0], image[:, :, 0] + 1)
 
 
@@ -51,10 +55,10 @@ def test_a_box_filter_is_exact_where_the_context_covers_it(
         return sums[margin : len(sums) - margin, margin : sums.shape[1] - margin][None]
 
     (whole,) = tiles_of(*size, reach, 4096, context)
-    expected = whole.keep(network(read_box(image, whole.read, mirror=valid)), margin)
+    expected = cut(network(read_box(image, whole.read, mirror=valid)), whole.wanted(margin))
     assert expected.shape == (1, *size)
     for piece in tiles_of(*size, reach, tile * multiple, context):
-        found = piece.keep(network(read_box(image, piece.read, mirror=valid)), margin)
+        found = cut(network(read_box(image, piece.read, mirror=valid)), piece.wanted(margin))
         core = piece.core
         assert np.array_equal(found, expected[:, core.top : core.bottom, core.left : core.right])
 

@@ -199,7 +199,7 @@ def test_memory_that_runs_out_halves_the_batch_for_good() -> None:
         if len(inputs[0]) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    predictor._network.register_forward_pre_hook(refuse)
+    predictor.network.register_forward_pre_hook(refuse)
     limit = 2
     found = predictor.predict(images)
     assert seen == [8, 4, 2, 2, 2, 2, 2]

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from unet_ray.errors import InputError
+from unet_ray.imaging.tiling import Box
 from unet_ray.network.losses import cross_entropy_sum
 from unet_ray.network.unet import PRESETS, UNet, UNetConfig
 
@@ -73,3 +75,20 @@ def test_loss_leaves_ignored_pixels_out() -> None:
     total.backward()
     assert logits.grad is not None
     assert logits.grad[0, 0, 0, 2] == 0
+
+
+@pytest.mark.parametrize(("padding", "depth"), [("same", 1), ("same", 2), ("same", 3), ("valid", 2)])
+def test_a_wanted_part_is_that_part_of_the_whole(padding: str, depth: int) -> None:
+    torch.manual_seed(depth)
+    config = UNetConfig(2, 2, 2, depth, padding)  # type: ignore[arg-type]
+    network = UNet(config).double().eval()
+    height, width = config.reach.input_size(5 * 2**depth), config.reach.input_size(3 * 2**depth + 5)
+    images = torch.randn(2, 2, height, width, dtype=torch.float64)
+    rng = np.random.default_rng(depth)
+    with torch.inference_mode():
+        whole = network(images)
+        for _ in range(60):
+            top, bottom = sorted(rng.choice(whole.shape[-2] + 1, 2, replace=False).tolist())
+            left, right = sorted(rng.choice(whole.shape[-1] + 1, 2, replace=False).tolist())
+            part = network(images, Box(top, left, bottom, right))
+            torch.testing.assert_close(part, whole[..., top:bottom, left:right], rtol=1e-12, atol=1e-12)

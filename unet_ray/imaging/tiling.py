@@ -55,6 +55,15 @@ class Box:
         """Columns."""
         return self.right - self.left
 
+    def grown(self, by: int, height: int, width: int) -> Box:
+        """Return the box with so much around it, within 0..height and 0..width (px)."""
+        bottom, right = min(height, self.bottom + by), min(width, self.right + by)
+        return Box(max(0, self.top - by), max(0, self.left - by), bottom, right)
+
+    def scaled(self, factor: int) -> Box:
+        """Return the box in pixels that are so much smaller."""
+        return Box(*(factor * side for side in (self.top, self.left, self.bottom, self.right)))
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -65,11 +74,10 @@ class Tile:
     wide: Box
     """The core and what is needed around it, within the image."""
 
-    def keep(self, output_chw: NDArray[Any], margin: int) -> NDArray[Any]:
-        """Cut the wide core out of the network's output for the read box (which lacks `margin` px on each side)."""
-        top = self.wide.top - self.read.top - margin
-        left = self.wide.left - self.read.left - margin
-        return output_chw[:, top : top + self.wide.height, left : left + self.wide.width]
+    def wanted(self, margin: int) -> Box:
+        """Return where the wide core lies in the network's output for the read box, which lacks `margin` px around."""
+        top, left = self.wide.top - self.read.top - margin, self.wide.left - self.read.left - margin
+        return Box(top, left, top + self.wide.height, left + self.wide.width)
 
     @property
     def inner(self) -> tuple[slice, slice]:

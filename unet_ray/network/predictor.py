@@ -22,6 +22,8 @@ from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
 
 Precision = Literal["float32", "bfloat16"]
+_Shape = tuple[int, int, Box]
+"""Of tiles that can share a batch: height and width of what is read, and the part of the output that is wanted."""
 
 _BATCH_PIXELS_GPU = 4 * 2**20
 """Pixels of one batch on a GPU; on a CPU one tile at a time is as fast and needs the least memory."""
@@ -81,7 +83,8 @@ class Predictor:
         """What batches are divided by since memory ran out."""
         # A lane is a thread of its own, which knows nothing of the GPU that was chosen in this one.
         self._device = torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else "cpu"
-        self._network = _folded(network).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = _folded(network).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """With batch normalisation folded, on its device."""
 
     def _lanes_of(self, config: PredictorConfig) -> int:
         if config.device != "cpu" or not config.threads:
@@ -93,7 +96,7 @@ class Predictor:
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
         """Return q = round(255·probability) of each image, (classes, H, W) uint8.
 
-        Tiles of equal shape share a batch, and nothing else does.
+        Tiles of equal shape, alike within what is read for them, share a batch, and nothing else does.
 
         Args:
             images — HWC, as `Preprocessing.check` returns them.
@@ -103,14 +106,14 @@ class Predictor:
     def predict_timed(self, images: Sequence[NDArray[Any]]) -> tuple[list[NDArray[np.uint8]], float]:
         """Return what `predict` does, and the seconds that all lanes would have taken for it, without waiting."""
         outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
-        groups: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
+        groups: dict[_Shape, list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
             height, width = image.shape[:2]
             for tile in self._tiles(height, width, around=0):
-                groups[tile.read.height, tile.read.width].append((index, tile))
+                groups[tile.read.height, tile.read.width, tile.wanted(self._unet.margin)].append((index, tile))
         work = []
         for shape, members in groups.items():
-            size = self._batch_size(*shape)
+            size = self._batch_size(shape)
             for first in range(0, len(members), size):
                 work.append((shape, members[first : first + size]))
         seconds = sum(self.lanes.map(partial(self._predict_some, images, outputs), *zip(*work, strict=True)))
@@ -120,17 +123,17 @@ class Predictor:
         self,
         images: Sequence[NDArray[Any]],
         outputs: list[NDArray[np.uint8]],
-        shape: tuple[int, int],
+        shape: _Shape,
         members: list[tuple[int, Tile]],
     ) -> float:
         """Predict tiles of a shape, as many at once as fit into memory, and return the seconds."""
         started = time.perf_counter()
         while members:
-            size = self._batch_size(*shape)
+            size = self._batch_size(shape)
             batch = members[:size]
             reads = [read_box(images[i], tile.read, mirror=self._unet.margin > 0) for i, tile in batch]
             try:
-                found = self._forward(reads, size)
+                found = self._forward(reads, size, shape[2])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
@@ -138,7 +141,7 @@ class Predictor:
                 continue
             for (i, tile), q in zip(batch, found, strict=False):
                 core = tile.core
-                outputs[i][:, core.top : core.bottom, core.left : core.right] = tile.keep(q, self._unet.margin)
+                outputs[i][:, core.top : core.bottom, core.left : core.right] = q
             members = members[size:]
         return time.perf_counter() - started
 
@@ -160,9 +163,10 @@ class Predictor:
 
     def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
         """Return q of a tile's wide core, (classes, H, W) uint8, from what `read_tile` read for it; in this thread."""
-        return tile.keep(self._forward([pixels_hwc], 1)[0], self._unet.margin)
+        return self._forward([pixels_hwc], 1, tile.wanted(self._unet.margin))[0]
 
-    def _batch_size(self, height: int, width: int) -> int:
+    def _batch_size(self, shape: _Shape) -> int:
+        height, width, _ = shape
         pixels = _BATCH_PIXELS_GPU // self.batch_divisor
         return max(1, min(self._most, pixels // (height * width)))
 
@@ -174,16 +178,16 @@ class Predictor:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _forward(self, reads: list[NDArray[Any]], batch_size: int) -> NDArray[np.uint8]:
-        """Return q of equally sized reads; a short batch is filled with blanks: its shape is fixed for the run."""
+    def _forward(self, reads: list[NDArray[Any]], batch_size: int, wanted: Box) -> NDArray[np.uint8]:
+        """Return q of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size."""
         batch = np.zeros((batch_size, *reads[0].shape), reads[0].dtype)
         for place, read in zip(batch, reads, strict=False):
             place[:] = read
         images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self._device)
         device_type = self.config.device
         with torch.autocast(device_type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            logits: Tensor = self._network(
-                self.preprocessing.apply(images).contiguous(memory_format=torch.channels_last)
+            logits: Tensor = self.network(
+                self.preprocessing.apply(images).contiguous(memory_format=torch.channels_last), wanted
             )
         q = logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
         return np.asarray(q.cpu().numpy())

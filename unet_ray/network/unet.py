@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unet_ray.errors import InputError
-from unet_ray.imaging.tiling import Reach
+from unet_ray.imaging.tiling import Box, Reach
 
 Padding = Literal["same", "valid"]
 Norm = Literal["none", "batch"]
@@ -86,6 +86,9 @@ class UNetConfig:
                 )
 
 
+_REACH = 2
+"""Of the two 3×3 convolutions of a level (px)."""
+
 PRESETS: dict[str, dict[str, int | str]] = {
     "paper": {"base_channels": 64, "depth": 4, "padding": "valid", "norm": "none"},
     "article": {"base_channels": 8, "depth": 3, "padding": "same", "norm": "none"},
@@ -107,13 +110,15 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], config.classes, 1)
         self.apply(_initialise)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, wanted: Box | None = None) -> Tensor:
         """Map images to logits.
 
         Args:
             images — float N, in_channels, H, W; sizes that `UNetConfig.check_size` accepts.
+            wanted — the part of the output to return; None: all. Of a `same` network the expansive path, the larger
+                part of the work, is computed for it alone.
 
-        Returns: N, classes, H − 2·margin, W − 2·margin.
+        Returns: N, classes, H − 2·margin, W − 2·margin, or the wanted part of that.
 
         Raises: InputError — a size that does not work.
         """
@@ -123,10 +128,22 @@ class UNet(nn.Module):
         for level in self.contracting[1:]:
             skips.append(features)
             features = level(nn.functional.max_pool2d(features, 2))
+        if wanted and not self.config.margin:
+            part: Tensor = self.head(self._expand_part(features, skips, wanted))
+            return part
         for up, level in zip(reversed(self.up), reversed(self.expansive), strict=True):
             features = level(_joined(skips.pop(), up(features)))
         logits: Tensor = self.head(features)
-        return logits
+        return _cut(logits, wanted) if wanted else logits
+
+    def _expand_part(self, features: Tensor, skips: list[Tensor], wanted: Box) -> Tensor:
+        """Run the expansive path of a `same` network for a part of the output; empties the list of skips."""
+        place = Box(0, 0, *features.shape[-2:])  # where the features lie in their level
+        for up, level, need in zip(reversed(self.up), reversed(self.expansive), _needs(wanted, skips), strict=True):
+            below, corner = up(_cut(features, need.below, place)), need.below.scaled(2)
+            place = need.computed
+            features = level(torch.cat([_cut(skips.pop(), place), _cut(below, place, corner)], dim=1))
+        return _cut(features, wanted, place)
 
 
 def _double_conv(inputs: int, outputs: int, config: UNetConfig) -> nn.Sequential:
@@ -146,6 +163,32 @@ def _joined(skip: Tensor, features: Tensor) -> Tensor:
     left = (skip.shape[-1] - features.shape[-1]) // 2
     centre = skip[..., top : top + features.shape[-2], left : left + features.shape[-1]]
     return torch.cat([centre, features], dim=1)
+
+
+def _cut(planes: Tensor, box: Box, place: Box | None = None) -> Tensor:
+    """Return the part of some planes that lies in a box; the planes lie at `place`, else at the origin."""
+    top, left = (place.top, place.left) if place else (0, 0)
+    return planes[..., box.top - top : box.bottom - top, box.left - left : box.right - left]
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What of a level of the expansive path a part of the output needs."""
+
+    computed: Box
+    """What its convolutions are given (px of the level): they spoil their reach along its edges, but at the image's."""
+    below: Box
+    """What that takes of the level below (px of that)."""
+
+
+def _needs(wanted: Box, skips: list[Tensor]) -> list[_Need]:
+    """Return what each level has to compute, from the deepest to the first; skips are in the other order."""
+    needs = []
+    for skip in skips:
+        computed = wanted.grown(_REACH, *skip.shape[-2:])
+        wanted = Box(computed.top // 2, computed.left // 2, -(-computed.bottom // 2), -(-computed.right // 2))
+        needs.append(_Need(computed, wanted))
+    return needs[::-1]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,0 +1,224 @@
+"""Other ways to segment an archive, each in a process of its own, for `segment.py` to compare with the job.
+
+    python tests/benchmarks/sides.py SIDE --model MODEL --images DIR --tables DIR --events FILE [--device gpu]
+
+All use the same weights (batch normalisation folded, channels_last), the same measures and the same Parquet writer.
+Each appends to the events file how many images it has predicted so far, and when.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader, Dataset
+
+from unet_ray.archive.shards import ShardName, write_shard
+from unet_ray.archive.storage import Storage
+from unet_ray.imaging.images import decode_image
+from unet_ray.network.model_folder import Model, load_model
+from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.stages.measure import Measure, tables_of
+
+_GPU_BATCH = 16
+_WINDOW = 512
+_DOCS_BATCH = 8
+Image = tuple[str, NDArray[np.uint8]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side", choices=_SIDES)
+    for name in ("model", "images", "tables", "events"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    flags = parser.parse_args()
+    model = load_model(Storage.of(flags.model))
+    place = Place(model, Path(flags.images), Path(flags.tables), Path(flags.events), flags.device)
+    _SIDES[flags.side](place)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What each side works with."""
+
+    model: Model
+    images: Path
+    tables: Path
+    events: Path
+    device: str
+
+    @property
+    def paths(self) -> list[str]:
+        """Of all images."""
+        return [str(path) for path in sorted(self.images.iterdir())]
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device == "gpu"
+
+    def predictor(self) -> Predictor:
+        device = "cuda" if self.is_gpu else "cpu"
+        return Predictor(self.model.build(), self.model.preprocessing, PredictorConfig(device=device, threads=_cpus()))
+
+    def measure(self) -> Measure:
+        return Measure("side", self.model.digest, "", self.model.classes, self.model.rule)
+
+    def tell(self, images: int) -> None:
+        """Note that so many more images are predicted."""
+        with open(self.events, "a") as file:  # one short line: whole, whoever else writes
+            file.write(json.dumps({"images": images, "at": time.time()}) + "\n")
+
+
+def _cpus() -> int:
+    return os.cpu_count() or 1
+
+
+def bare(place: Place) -> None:
+    """Nothing but the network, on whole frames that are network input already; as many lanes as the job has."""
+    predictor, network = place.predictor(), place.predictor().network
+    inputs = [_input(place, image) for path in place.paths for image in [_decoded(place.model, path)]]
+
+    @torch.inference_mode()
+    def forward(pixels: Tensor) -> None:
+        network(pixels)
+        if place.is_gpu:
+            torch.cuda.synchronize()
+        place.tell(1)
+
+    list(predictor.lanes.map(forward, inputs[: predictor.lane_count]))
+    list(predictor.lanes.map(forward, inputs))
+
+
+def loop(place: Place) -> None:
+    """What a competent engineer writes: a DataLoader that decodes ahead, batches of equal frames, one shard."""
+    network = place.predictor().network
+
+    @torch.inference_mode()
+    def predict(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        logits = network(torch.cat([_input(place, image) for image in images]))
+        return _q(logits)
+
+    _by_hand(place, predict)
+
+
+def monai(place: Place) -> None:
+    """The same loop with MONAI's sliding window as the network's caller, window 512, its default overlap."""
+    from monai.inferers import SlidingWindowInferer
+
+    network, inferer = place.predictor().network, SlidingWindowInferer((_WINDOW, _WINDOW))
+
+    @torch.inference_mode()
+    def predict(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        inputs = torch.cat([_input(place, image, multiple=1) for image in images])
+        return _q(inferer(inputs, network))
+
+    _by_hand(place, predict)
+
+
+def docs(place: Place) -> None:
+    """Ray Data as its documentation has it: read_images, map_batches of an actor and of a function, write_parquet."""
+    import ray
+
+    class Predict:
+        def __init__(self) -> None:
+            self.network = place.predictor().network
+
+        @torch.inference_mode()
+        def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
+            outputs = [_q(self.network(_input(place, image)), image)[0] for image in batch["image"]]
+            place.tell(len(outputs))
+            found = np.empty(len(outputs), object)
+            found[:] = outputs
+            return {"path": batch["path"], "q": found}
+
+    def measured(batch: dict[str, NDArray[Any]]) -> Any:
+        rows = zip(batch["path"], batch["q"], strict=True)
+        return Measure.join([place.measure().image(_row(path, q), q) for path, q in rows])
+
+    gpus = {"num_gpus": 1} if place.is_gpu else {"num_cpus": 1}
+    images = ray.data.read_images(str(place.images), mode="RGB", include_paths=True)
+    predicted = images.map_batches(Predict, batch_size=_DOCS_BATCH, concurrency=1, **gpus)
+    predicted.map_batches(measured).write_parquet(str(place.tables))
+    place.tell(0)
+
+
+def _by_hand(place: Place, predict: Callable[[list[NDArray[np.uint8]]], NDArray[np.uint8]]) -> None:
+    torch.set_num_threads(_cpus())
+    measure, rows = place.measure(), []
+    for images in _batches(place):
+        found = predict([image for _, image in images])
+        for (path, image), q in zip(images, found, strict=True):
+            inner = np.ascontiguousarray(q[:, : image.shape[0], : image.shape[1]])
+            rows.append(measure.image(_row(path, inner), inner))
+        place.tell(len(images))
+    tables = tables_of(Measure.join(rows))
+    write_shard(Storage.of(str(place.tables)), ShardName("2026-01-01", "side", 0), tables, may_commit=lambda: None)
+    place.tell(0)
+
+
+def _batches(place: Place) -> Iterator[list[Image]]:
+    """Yield decoded images of equal shape together: one on CPUs, where more are no faster."""
+    size = _GPU_BATCH if place.is_gpu else 1
+    workers = max(1, _cpus() // 2)
+    waiting: dict[tuple[int, ...], list[Image]] = defaultdict(list)
+    for path, image in DataLoader(_Files(place), batch_size=None, num_workers=workers, prefetch_factor=4):
+        alike = waiting[image.shape]
+        alike.append((path, image))
+        if len(alike) == size:
+            yield waiting.pop(image.shape)
+    yield from waiting.values()
+
+
+class _Files(Dataset[Image]):
+    def __init__(self, place: Place) -> None:
+        self._model, self._paths = place.model, place.paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Image:
+        return self._paths[index], _decoded(self._model, self._paths[index])
+
+
+def _decoded(model: Model, path: str) -> NDArray[np.uint8]:
+    return model.preprocessing.check(decode_image(Path(path).read_bytes()))
+
+
+def _input(place: Place, image: NDArray[np.uint8], multiple: int | None = None) -> Tensor:
+    """Return an image as network input, 1, C, H, W float32, filled up to what the network can pool."""
+    multiple = multiple or place.model.network.multiple
+    pixels = torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2)
+    pixels = pixels.to("cuda" if place.is_gpu else "cpu")
+    inputs = place.model.preprocessing.apply(pixels)
+    height, width = image.shape[:2]
+    return pad(inputs, (0, -width % multiple, 0, -height % multiple)).contiguous(memory_format=torch.channels_last)
+
+
+def _q(logits: Tensor, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    q = logits.float().sigmoid().mul(255).round().to(torch.uint8).cpu().numpy()
+    return q if image is None else q[:, :, : image.shape[0], : image.shape[1]]
+
+
+def _row(path: str, q: NDArray[np.uint8]) -> dict[str, Any]:
+    size = {"height": q.shape[1], "width": q.shape[2], "channels": 3}
+    return {"image_uri": path, "image_etag": "", "image_bytes": Path(path).stat().st_size, "pages": 1} | size
+
+
+_SIDES: dict[str, Callable[[Place], None]] = {"bare": bare, "loop": loop, "docs": docs, "monai": monai}
+
+
+if __name__ == "__main__":
+    main()

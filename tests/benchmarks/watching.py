@@ -1,0 +1,62 @@
+"""What a process and its children take while they run, seen from outside: memory, and CPU time by part."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+import psutil
+
+_INTERVAL_S = 0.5
+
+
+class Watcher:
+    """Looks at a process tree twice a second, until it is stopped or the process has gone.
+
+    Args:
+        pid — of the tree's root.
+        parts — name of each part and words of the command lines of its processes; all others are `other`.
+    """
+
+    def __init__(self, pid: int, parts: dict[str, str]) -> None:
+        self._root, self._parts, self._stop = psutil.Process(pid), parts, threading.Event()
+        self.largest_gib: dict[str, float] = {}
+        """Largest resident memory of one process of each part."""
+        self.together_gib = 0.0
+        """Largest proportional memory of all processes: what they share counts once."""
+        self._cpu_s = [(time.time(), Counter[str]())]
+        self._used: dict[int, float] = {}
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no longer."""
+        self._stop.set()
+        self._thread.join()
+
+    def cpu_s(self, since: float = 0.0, until: float = float("inf")) -> Counter[str]:
+        """Return the CPU seconds of each part between two times (s since the epoch), to half a second."""
+        seen = [used for at, used in self._cpu_s if since <= at <= until] or [self._cpu_s[-1][1]]
+        return Counter({part: seen[-1][part] - seen[0][part] for part in seen[-1]})
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_INTERVAL_S):
+            try:
+                family = [self._root, *self._root.children(recursive=True)]
+            except psutil.Error:
+                return
+            used, together = Counter(self._cpu_s[-1][1]), 0.0
+            for process in family:
+                try:
+                    title, memory, cpu = " ".join(process.cmdline()), process.memory_full_info(), process.cpu_times()
+                except psutil.Error:
+                    continue
+                part = next((part for part, words in self._parts.items() if words in title), "other")
+                together += memory.pss / 2**30
+                self.largest_gib[part] = max(self.largest_gib.get(part, 0.0), memory.rss / 2**30)
+                seconds = cpu.user + cpu.system
+                used[part] += seconds - self._used.get(process.pid, 0.0)
+                self._used[process.pid] = seconds
+            self.together_gib = max(self.together_gib, together)
+            self._cpu_s.append((time.time(), used))
