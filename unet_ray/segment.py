@@ -176,6 +176,7 @@ class _Run:
             tile=config.tile,
             context=config.context,
             device="cuda" if pool.uses_gpu else "cpu",
+            precision=config.precision,
             threads=pool.threads,
             around=model.parting.steps if model.parting else 0,
         )

@@ -12,7 +12,7 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import PredictorConfig, effective_context
+from unet_ray.network.predictor import Precision, PredictorConfig, effective_context
 from unet_ray.network.unet import UNetConfig
 
 RESULTS_VERSION = 1
@@ -35,6 +35,8 @@ class SegmentConfig:
     """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
     device: Device = "auto"
     """Where the network runs; auto: GPUs where the cluster has them."""
+    precision: Precision = PredictorConfig.precision
+    """Arithmetic of the network; bfloat16 is several times as fast on GPUs that have it, and q differs by a few."""
     tile: int = PredictorConfig.tile
     """Side of the pieces in which larger images are predicted (px); not visible in the result."""
     context: int | None = None
@@ -89,7 +91,7 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
         "results_version": RESULTS_VERSION,
         "thresholds": rule.thresholds,
         "min_area": rule.min_areas[0] if len(set(rule.min_areas)) == 1 else rule.min_areas,
-        "precision": "float32",
+        "precision": config.precision,
         "inexact": None if is_exact(config, model.network) else [config.tile, context],
     }
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,49 @@
+from dataclasses import replace
+
+import pytest
+
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.network.model_folder import Model, state_bytes
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.segment_config import SegmentConfig, config_digest
+
+CONFIG = SegmentConfig(model="m", images="i", output="o")
+NETWORK = UNetConfig(1, 1, 2, 2)
+MODEL = Model(
+    NETWORK, state_bytes(UNet(NETWORK)), (ClassSpec(1, "cell"),), Preprocessing("uint8", (0.0,), (1.0,)), (0.5,)
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 0.6},
+        {"min_area": 2},
+        {"precision": "bfloat16"},
+        {"context": 4},
+        {"context": 4, "tile": 512},
+    ],
+    ids=str,
+)
+def test_what_can_change_a_row_changes_the_digest(change: dict[str, object]) -> None:
+    assert config_digest(replace(CONFIG, **change), MODEL) != config_digest(CONFIG, MODEL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 0.5},
+        {"min_area": 1},
+        {"device": "gpu"},
+        {"actors": "2"},
+        {"tile": 64},
+        {"context": 10_000},
+        {"shard_images": 3},
+        {"limit": 3},
+        {"date": "2026-01-01"},
+    ],
+    ids=str,
+)
+def test_what_cannot_change_a_row_does_not(change: dict[str, object]) -> None:
+    assert config_digest(replace(CONFIG, **change), MODEL) == config_digest(CONFIG, MODEL)
