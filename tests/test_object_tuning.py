@@ -4,7 +4,7 @@ from unet_ray.imaging.labels import ClassSpec, Labelling
 from unet_ray.imaging.object_metrics import count_objects
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
-from unet_ray.object_tuning import _AREAS, _CORES, _THRESHOLDS, _choose, _count_grid
+from unet_ray.object_tuning import _AREAS, _CORES, _THRESHOLDS, _count_grid, choose
 
 LABELLING = Labelling("instances", (ClassSpec(1, "a"),), 0, 255)
 
@@ -28,11 +28,20 @@ def test_every_choice_is_counted_as_the_rule_would_have_it() -> None:
 
 
 def test_the_best_is_chosen_and_of_equals_the_one_nearest_to_a_half() -> None:
-    grid = np.zeros((len(_THRESHOLDS), len(_CORES) + 1, len(_AREAS), 3))
+    grid = np.zeros((4, len(_THRESHOLDS), len(_CORES) + 1, len(_AREAS), 3))
     grid[..., 0], grid[..., 1], grid[..., 2] = 60, 100, 100
-    assert _choose(grid)[:3] == (0.5, 0.5, 1)
-    grid[3, 5, 2:4, 0] = 90
-    threshold, core, area, found, plain = _choose(grid)
+    assert choose(grid)[:3] == (0.5, 0.5, 1)
+    grid[:, 3, 5, 2:4, 0] = 90  # in every image
+    threshold, core, area, found, plain = choose(grid)
     assert (threshold, core, area) == (_THRESHOLDS[3], _CORES[5], _AREAS[2])
     assert found == 90 / 110
     assert plain == 60 / 140
+
+
+def test_what_is_better_in_one_image_alone_is_chance() -> None:
+    grid = np.zeros((10, len(_THRESHOLDS), len(_CORES) + 1, len(_AREAS), 3))
+    grid[..., 0], grid[..., 1], grid[..., 2] = 60, 100, 100
+    grid[0, 4, 6, 3, 0] = 90
+    assert choose(grid)[:3] == (0.5, 0.5, 1)
+    grid[1:8, 4, 6, 3, 0] = 90
+    assert choose(grid)[:3] == (_THRESHOLDS[4], _CORES[6], _AREAS[3])

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from unet_ray.errors import InputError
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.network.model_folder import Model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
@@ -47,3 +48,14 @@ def test_what_can_change_a_row_changes_the_digest(change: dict[str, object]) -> 
 )
 def test_what_cannot_change_a_row_does_not(change: dict[str, object]) -> None:
     assert config_digest(replace(CONFIG, **change), MODEL) == config_digest(CONFIG, MODEL)
+
+
+@pytest.mark.parametrize("exact", [{"context": 4}, {"precision": "bfloat16"}], ids=str)
+def test_the_tile_can_change_a_row_where_tiles_are_not_exact(exact: dict[str, object]) -> None:
+    config = replace(CONFIG, **exact)
+    assert config_digest(replace(config, tile=64), MODEL) != config_digest(config, MODEL)
+
+
+def test_an_unknown_precision_is_one_line() -> None:
+    with pytest.raises(InputError, match="--precision fp16: choose float32 or bfloat16"):
+        replace(CONFIG, precision="fp16")

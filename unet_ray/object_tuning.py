@@ -24,9 +24,9 @@ METRIC = "ap50"
 """What is made as large as it gets: TP / (TP + FP + FN) of objects matched at IoU ≥ 0.5, over all images."""
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _CORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_AREAS = np.array([1, 2, 4, 7, 12, 20, 30, 45, 70, 100, 150, 200])
 _AS_GOOD = 2e-3
-"""AP this close to the best is as good: of those the thresholds nearest to ½ are the least a matter of chance."""
+"""AP this close to the best is always as good: of few images the standard error says nothing."""
+_AREAS = np.array([1, 2, 4, 7, 12, 20, 30, 45, 70, 100, 150, 200])
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def tune_objects(model: Model, labelling: Labelling, reader: Reader, indices: Se
     """
     assert model.parting
     counts = count_labelled(model, reader, indices, pool, partial(_count_grid, labelling, model.parting.steps))
-    best = [_choose(of_class) for of_class in counts.sum(0)]
+    best = [choose(counts[:, index]) for index in range(counts.shape[1])]
     thresholds, cores, areas, found, plain = zip(*best, strict=True)
     tuned = replace(model, thresholds=thresholds, parting=Parting(cores, areas, model.parting.steps))
     return Tuned(tuned, found, plain)
@@ -74,13 +74,34 @@ def _count_grid(
     return counts
 
 
-def _choose(counts: NDArray[np.float64]) -> tuple[float, float, int, float, float]:
-    """Return threshold, core threshold, area, their AP, and the best AP without cores, from added counts of a class."""
-    matched, found, true = np.moveaxis(counts, -1, 0)
-    ap = matched / np.maximum(1, found + true - matched)
+def choose(counts: NDArray[np.float64]) -> tuple[float, float, int, float, float]:
+    """Choose by the rule of one standard error: of what is as good as the best, the least a matter of chance.
+
+    As good is a choice whose AP is behind the best one's by no more than the standard error of that difference, by the
+    jackknife over images (Breiman et al. 1984, section 3.4.3, on the difference; Efron 1979). Of those the thresholds
+    nearest to ½ are taken, then the smallest area.
+
+    Args:
+        counts — (images, thresholds, cores and then none, areas, 3) of one class, as `_count_grid`.
+
+    Returns: threshold, core threshold, area, their AP, and the best AP without cores.
+    """
+    total = counts.sum(0)
+    ap = _average_precision(total)
     parted = ap[:, :-1]
-    rows, columns, areas = np.nonzero(parted >= parted.max() - _AS_GOOD)
+    without = _average_precision(total - counts)[:, :, :-1]
+    best = int(parted.argmax())
+    behind = without.reshape(len(counts), -1)[:, best, None, None, None] - without
+    images = len(counts)
+    error = np.maximum(_AS_GOOD, np.sqrt((images - 1) * behind.var(0)))
+    rows, columns, areas = np.nonzero(parted.flat[best] - parted <= error)
     off = np.abs(np.array(_THRESHOLDS)[rows] - 0.5) + np.abs(np.array(_CORES)[columns] - 0.5)
     first = np.lexsort((areas, off.round(6)))[0]
     at = rows[first], columns[first], areas[first]
     return _THRESHOLDS[at[0]], _CORES[at[1]], int(_AREAS[at[2]]), float(parted[at]), float(ap[:, -1].max())
+
+
+def _average_precision(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return TP / (TP + FP + FN) of `matches_by_area`."""
+    matched, found, true = np.moveaxis(counts, -1, 0)
+    return matched / np.maximum(1, found + true - matched)

@@ -153,8 +153,8 @@ class _Run:
         context = effective_context(network, config)
         around = (network.margin or context) + (self.model.parting.steps if self.model.parting else 0)
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
-        computed = (1 + 2 * around / config.tile) ** 2
-        return f"tiles of {config.tile} px, {around} px read around them{exact}: {computed:.2f} px computed per px kept"
+        read = (1 + 2 * around / config.tile) ** 2
+        return f"tiles of {config.tile} px, {around} px read around them{exact}: {read:.2f} px read per px kept"
 
     def _show_progress(self, messages: list[WorkDone]) -> None:
         if self.watchdog:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from datetime import date
+from typing import get_args
 
 from unet_ray.cluster import Device, parse_range
 from unet_ray.errors import InputError
@@ -80,6 +81,8 @@ class SegmentConfig:
             raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
         if self.actors is not None:
             parse_range(self.actors, "--actors")
+        if self.precision not in get_args(Precision):
+            raise InputError(f"--precision {self.precision}: choose {' or '.join(get_args(Precision))}")
         PredictorConfig(tile=self.tile, context=self.context)
 
 
@@ -98,9 +101,9 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
 
 
 def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
-    """Tell whether tiles give what whole images do."""
+    """Tell whether tiles give what whole images do; in bfloat16 another shape may round otherwise."""
     context = effective_context(network, PredictorConfig(tile=config.tile, context=config.context))
-    return network.padding == "valid" or context >= network.exact_context
+    return config.precision == "float32" and (network.padding == "valid" or context >= network.exact_context)
 
 
 def rule_of(config: SegmentConfig, model: Model) -> ObjectRule:

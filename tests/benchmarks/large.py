@@ -19,9 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from itertools import repeat, takewhile
@@ -34,6 +32,7 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from watching import Watcher
 
 from unet_ray.archive.storage import Storage
 from unet_ray.cluster import REUSED_MEMORY
@@ -153,7 +152,7 @@ def _large(place: Path, model: str, photos: Photos, size: int, suffix: str, smal
         "ratio_to_plain_memory": rate / plain,
         "seconds": run.seconds,
         "seams_share": seams_s / (run.tiles / run.tiles_per_s),
-        "computed_per_kept": run.computed_per_kept,
+        "read_per_kept": run.read_per_kept,
         "peak_gib": run.peak_gib,
         "small_done_after_s": run.small_done_s,
     }
@@ -183,17 +182,16 @@ class Run:
     def __init__(self, model: str, archive: Path, tables: Path) -> None:
         flags = [f"--model={model}", f"--images={archive}", f"--output={tables}"]
         command = [sys.executable, str(REPOSITORY / "jobs/segment.py"), *flags]
-        self.peak_gib: dict[str, float] = defaultdict(float)
         self.small_done_s: float | None = None
-        self.computed_per_kept, self._told = 0.0, [(0.0, 0)]
+        self.read_per_kept, self._told = 0.0, [(0.0, 0)]
         self.tiles, started = 0, time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        watcher = Watcher(process.pid, self.peak_gib)
+        watcher = Watcher(process.pid, _PARTS)
         assert process.stdout
         for line in process.stdout:
             now = time.perf_counter() - started
-            if cost := re.search(r"([\d.]+) px computed per px kept", line):
-                self.computed_per_kept = float(cost[1])
+            if cost := re.search(r"([\d.]+) px read per px kept", line):
+                self.read_per_kept = float(cost[1])
             if tiles := re.search(r"(\d+)/(\d+) tiles", line):
                 self._told.append((now, int(tiles[1])))
                 self.tiles = int(tiles[2])
@@ -202,6 +200,7 @@ class Run:
                 self.small_done_s = now
         self.seconds = time.perf_counter() - started
         watcher.stop()
+        self.peak_gib = watcher.largest_gib
         if process.wait():
             sys.exit("the job failed")
 
@@ -211,33 +210,6 @@ class Run:
         told = [(when, tiles) for when, tiles in self._told if tiles]
         (first_at, first), (last_at, last) = told[0], next(t for t in told if t[1] == told[-1][1])
         return (last - first) / (last_at - first_at)
-
-
-class Watcher:
-    """Looks at the resident memory of a process and its children, twice a second."""
-
-    def __init__(self, pid: int, peak_gib: dict[str, float]) -> None:
-        self._process, self._peak_gib, self._stop = psutil.Process(pid), peak_gib, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.5):
-            try:
-                family = [self._process, *self._process.children(recursive=True)]
-            except psutil.Error:
-                return
-            for process in family:
-                try:
-                    title, resident = " ".join(process.cmdline()), process.memory_info().rss / 2**30
-                except psutil.Error:
-                    continue
-                name = next((part for part, words in _PARTS.items() if words in title), "other")
-                self._peak_gib[name] = max(self._peak_gib[name], resident)
 
 
 def _network_alone(model: str, photos: Photos, environment: dict[str, str]) -> float:

@@ -11,8 +11,9 @@ docs   Ray Data's chain as its documentation has it: read_images, map_batches, w
 monai  the loop with MONAI's sliding window (needs `pip install monai`; left out where it is missing)
 ours   jobs/segment.py
 
-Steady state is from the first predicted images to the last written ones; start-up and shut-down are apart. CPU outside
-the network: of the whole process tree in steady state, less what `plain` takes for the same images.
+Steady state: the slope of images over the times when each was measured (`bare`, `plain`: predicted), between the first
+and the last tenth of them. Start-up is up to the first of them, shut-down from the last. CPU outside the network: that
+of the whole process tree in steady state, less what the network alone takes (`bare` for ours, `plain` for the others).
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from watching import Watcher
@@ -44,6 +46,7 @@ from unet_ray.network.unet import UNet, UNetConfig
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
+_LEAST, _MOST_PIXELS = 40, 8 * 2**20
 _SIDES = ("bare", "plain", "loop", "docs", "monai", "ours")
 _PARTS = {
     "decode": "MapBatches(Decode)",
@@ -53,6 +56,7 @@ _PARTS = {
     "driver": "jobs/segment.py",
 }
 """Of the job's processes, whose titles Ray sets."""
+_RECORDED = ("predictor_busy_share", "stage_s", "object_store_bytes", "spilled_bytes")
 
 
 def main() -> None:
@@ -75,13 +79,13 @@ def main() -> None:
             for side in sides:
                 rows[side].append(_run(side, model, work, flags.device) | {"megapixels": megapixels})
                 print(side, json.dumps(rows[side][-1]), flush=True)
-    report = _report(rows, flags.device)
-    Path(flags.output).write_text(json.dumps(report, indent=2))
+            report = _report(rows, flags.device)
+            Path(flags.output).write_text(json.dumps(report, indent=2))
     _show(report)
 
 
 def _archive(source: Path, target: Path, limit: int | None) -> float:
-    """Copy images, every nth, and return their megapixels."""
+    """Copy images, every nth, and return their megapixels; the sides take whole frames, which must not be large."""
     files = sorted(path for path in source.iterdir() if path.is_file())
     chosen = files[:: max(1, len(files) // limit)][:limit] if limit else files
     target.mkdir()
@@ -90,6 +94,10 @@ def _archive(source: Path, target: Path, limit: int | None) -> float:
         shutil.copy(path, target)
         with Image.open(path) as image:
             pixels += image.width * image.height
+            if image.width * image.height > _MOST_PIXELS:
+                sys.exit(f"{path}: {image.width}×{image.height} px; give images up to 8 megapixels")
+    if len(chosen) < _LEAST:
+        sys.exit(f"--images {source}: {len(chosen)} images; a steady state takes at least {_LEAST}")
     return pixels / 1e6
 
 
@@ -110,7 +118,6 @@ def _run(side: str, model: str, work: Path, device: str) -> dict[str, Any]:
     tables, events = work / "tables", work / "events"
     for left in (tables, events):
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-    images = sorted((work / "images").iterdir())
     flags = ["--model", model, "--images", str(work / "images")]
     if side == "ours":
         command = [str(REPOSITORY / "jobs/segment.py"), *flags, "--output", str(tables), "--max-error-rate", "1"]
@@ -132,36 +139,38 @@ def _run(side: str, model: str, work: Path, device: str) -> dict[str, Any]:
     watcher.stop()
     if process.returncode:
         sys.exit(f"{side} failed:\n{errors}")
-    first, last, done, found = _of_record(tables) if side == "ours" else _of_events(events)
-    cpu_s = watcher.cpu_s(first, last)
+    times, found = np.sort(_times(tables, events)), {}
+    if side == "ours":
+        (file,) = (tables / "runs").iterdir()
+        record = json.loads(file.read_text())
+        found = {name: record[name] for name in _RECORDED}
+    inner = slice(len(times) // 10, -(len(times) // 10))
+    rate = float(np.polyfit(times[inner], np.arange(len(times))[inner], 1)[0])
+    since, until = times[inner][[0, -1]]
+    cpu_s = {part: s / (rate * (until - since)) for part, s in watcher.cpu_s(since, until).items()}
     return {
-        "images": len(images),
-        "start_s": first - started,
-        "steady_s": last - first,
-        "stop_s": ended - last,
-        "images_per_s": done / (last - first),
-        "cpu_s_per_image": cpu_s.total() / done,
-        "cpu_s": dict(cpu_s),
+        "images": len(times),
+        "start_s": times[0] - started,
+        "stop_s": ended - times[-1],
+        "images_per_s": rate,
+        "cpu_s_per_image": sum(cpu_s.values()),
+        "cpu_s_per_image_of": cpu_s,
         "memory_gib": watcher.together_gib,
         **found,
     }
 
 
-def _of_events(events: Path) -> tuple[float, float, int, dict[str, Any]]:
-    """Return when the first images were predicted and the last written, and how many were between."""
-    told = [json.loads(line) for line in events.read_text().splitlines()]
-    return told[0]["at"], told[-1]["at"], sum(event["images"] for event in told[1:]), {}
+def _times(tables: Path, events: Path) -> list[float]:
+    """Return when each image was measured, where there are tables, else when it was predicted."""
+    files = list(tables.rglob("*.parquet"))
+    if not files:
+        return [float(line) for line in events.read_text().split()]
+    measured = [pq.read_table(file, columns=["segmented_at"], partitioning=None) for file in files if _is_ledger(file)]
+    return [at.timestamp() for table in measured for at in table["segmented_at"].to_pylist()]
 
 
-def _of_record(tables: Path) -> tuple[float, float, int, dict[str, Any]]:
-    (file,) = (tables / "runs").iterdir()
-    record = json.loads(file.read_text())
-    images = record["images_done"] + record["images_failed"]
-    first = datetime.fromisoformat(record["first_images_at"]).timestamp()
-    done = images - record["first_images"]
-    last = first + done / record["steady_images_per_s"]
-    kept = ("predictor_busy_share", "stage_s", "object_store_bytes", "spilled_bytes")
-    return first, last, done, {name: record[name] for name in kept}
+def _is_ledger(file: Path) -> bool:
+    return "images" in file.parts
 
 
 def _report(rows: dict[str, list[dict[str, Any]]], device: str) -> dict[str, Any]:
@@ -181,9 +190,11 @@ def _report(rows: dict[str, list[dict[str, Any]]], device: str) -> dict[str, Any
             side: statistics.median(ours["images_per_s"] / other["images_per_s"] for ours, other in runs)
             for side, runs in pairs.items()
         }
-        if "plain" in rows:
-            network_s = medians["plain"]["cpu_s_per_image"]
-            report["cpu_s_outside"] = {side: row["cpu_s_per_image"] - network_s for side, row in medians.items()}
+        if {"bare", "plain"} <= rows.keys():
+            network_s = {side: medians["bare" if side in ("ours", "bare") else "plain"] for side in rows}
+            report["cpu_s_outside"] = {
+                side: row["cpu_s_per_image"] - network_s[side]["cpu_s_per_image"] for side, row in medians.items()
+            }
     return report
 
 

@@ -3,17 +3,16 @@
     python tests/benchmarks/sides.py SIDE --model MODEL --images DIR --tables DIR --events FILE [--device gpu]
 
 All use the same weights (batch normalisation folded, channels_last), the same measures and the same Parquet writer.
-Each appends to the events file how many images it has predicted so far, and when.
+Each appends to the events file when an image was predicted; all but `bare` write when each was measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,27 +75,28 @@ class Place:
     def measure(self) -> Measure:
         return Measure("side", self.model.digest, "", self.model.classes, self.model.rule)
 
-    def tell(self, images: int) -> None:
+    def tell(self, images: int = 1) -> None:
         """Note that so many more images are predicted."""
-        with open(self.events, "a") as file:  # one short line: whole, whoever else writes
-            file.write(json.dumps({"images": images, "at": time.time()}) + "\n")
+        with open(self.events, "a") as file:  # one short piece: whole, whoever else writes
+            file.write(f"{time.time()}\n" * images)
 
 
 def _cpus() -> int:
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def bare(place: Place) -> None:
     """Nothing but the network, on whole frames that are network input already; as many lanes as the job has."""
-    predictor, network = place.predictor(), place.predictor().network
-    inputs = [_input(place, image) for path in place.paths for image in [_decoded(place.model, path)]]
+    predictor = place.predictor()
+    frames = ((path, _decoded(place.model, path)) for path in place.paths)
+    inputs = [_stacked(place, [image for _, image in alike]) for alike in _batches(place, frames)]
 
     @torch.inference_mode()
     def forward(pixels: Tensor) -> None:
-        network(pixels)
+        predictor.network(pixels)
         if place.is_gpu:
             torch.cuda.synchronize()
-        place.tell(1)
+        place.tell(len(pixels))
 
     list(predictor.lanes.map(forward, inputs[: predictor.lane_count]))
     list(predictor.lanes.map(forward, inputs))
@@ -108,8 +108,7 @@ def loop(place: Place) -> None:
 
     @torch.inference_mode()
     def predict(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        logits = network(torch.cat([_input(place, image) for image in images]))
-        return _q(logits)
+        return _q(network(_stacked(place, images)))
 
     _by_hand(place, predict)
 
@@ -118,12 +117,12 @@ def monai(place: Place) -> None:
     """The same loop with MONAI's sliding window as the network's caller, window 512, its default overlap."""
     from monai.inferers import SlidingWindowInferer
 
-    network, inferer = place.predictor().network, SlidingWindowInferer((_WINDOW, _WINDOW))
+    network = place.predictor().network
+    inferer = SlidingWindowInferer((_WINDOW, _WINDOW), sw_batch_size=_GPU_BATCH if place.is_gpu else 1)
 
     @torch.inference_mode()
     def predict(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        inputs = torch.cat([_input(place, image, multiple=1) for image in images])
-        return _q(inferer(inputs, network))
+        return _q(inferer(_stacked(place, images, multiple=1), network))
 
     _by_hand(place, predict)
 
@@ -134,47 +133,61 @@ def docs(place: Place) -> None:
 
     class Predict:
         def __init__(self) -> None:
+            torch.set_num_threads(_cpus())  # Ray gives an actor of one CPU one thread
             self.network = place.predictor().network
 
         @torch.inference_mode()
         def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
-            outputs = [_q(self.network(_input(place, image)), image)[0] for image in batch["image"]]
-            place.tell(len(outputs))
-            found = np.empty(len(outputs), object)
-            found[:] = outputs
+            found = np.empty(len(batch["path"]), object)
+            images = list(zip(map(str, range(len(found))), batch["image"], strict=True))
+            for alike in _batches(place, images):
+                logits = self.network(_stacked(place, [image for _, image in alike]))
+                for (index, image), q in zip(alike, _q(logits), strict=True):
+                    found[int(index)] = _inner(q, image)
+            place.tell(len(found))
             return {"path": batch["path"], "q": found}
+
+    measure = place.measure()
 
     def measured(batch: dict[str, NDArray[Any]]) -> Any:
         rows = zip(batch["path"], batch["q"], strict=True)
-        return Measure.join([place.measure().image(_row(path, q), q) for path, q in rows])
+        return Measure.join([measure.image(_row(path, q), q) for path, q in rows])
 
     gpus = {"num_gpus": 1} if place.is_gpu else {"num_cpus": 1}
     images = ray.data.read_images(str(place.images), mode="RGB", include_paths=True)
     predicted = images.map_batches(Predict, batch_size=_DOCS_BATCH, concurrency=1, **gpus)
-    predicted.map_batches(measured).write_parquet(str(place.tables))
-    place.tell(0)
+    predicted.map_batches(measured).write_parquet(str(place.tables / "images"))
 
 
 def _by_hand(place: Place, predict: Callable[[list[NDArray[np.uint8]]], NDArray[np.uint8]]) -> None:
     torch.set_num_threads(_cpus())
     measure, rows = place.measure(), []
-    for images in _batches(place):
-        found = predict([image for _, image in images])
-        for (path, image), q in zip(images, found, strict=True):
-            inner = np.ascontiguousarray(q[:, : image.shape[0], : image.shape[1]])
+    loader = DataLoader(
+        _Files(place),
+        batch_size=None,
+        num_workers=max(1, _cpus() // 2),
+        prefetch_factor=4,
+        collate_fn=_as_it_is,
+    )
+    for alike in _batches(place, loader):
+        found = predict([image for _, image in alike])
+        place.tell(len(alike))
+        for (path, image), q in zip(alike, found, strict=True):
+            inner = _inner(q, image)
             rows.append(measure.image(_row(path, inner), inner))
-        place.tell(len(images))
     tables = tables_of(Measure.join(rows))
     write_shard(Storage.of(str(place.tables)), ShardName("2026-01-01", "side", 0), tables, may_commit=lambda: None)
-    place.tell(0)
 
 
-def _batches(place: Place) -> Iterator[list[Image]]:
-    """Yield decoded images of equal shape together: one on CPUs, where more are no faster."""
+def _as_it_is(image: Image) -> Image:
+    return image
+
+
+def _batches(place: Place, images: Iterable[Image]) -> Iterator[list[Image]]:
+    """Yield images of equal shape together: one on CPUs, where more are no faster."""
     size = _GPU_BATCH if place.is_gpu else 1
-    workers = max(1, _cpus() // 2)
     waiting: dict[tuple[int, ...], list[Image]] = defaultdict(list)
-    for path, image in DataLoader(_Files(place), batch_size=None, num_workers=workers, prefetch_factor=4):
+    for path, image in images:
         alike = waiting[image.shape]
         alike.append((path, image))
         if len(alike) == size:
@@ -207,9 +220,16 @@ def _input(place: Place, image: NDArray[np.uint8], multiple: int | None = None) 
     return pad(inputs, (0, -width % multiple, 0, -height % multiple)).contiguous(memory_format=torch.channels_last)
 
 
-def _q(logits: Tensor, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    q = logits.float().sigmoid().mul(255).round().to(torch.uint8).cpu().numpy()
-    return q if image is None else q[:, :, : image.shape[0], : image.shape[1]]
+def _stacked(place: Place, images: list[NDArray[np.uint8]], multiple: int | None = None) -> Tensor:
+    return torch.cat([_input(place, image, multiple) for image in images])
+
+
+def _q(logits: Tensor) -> NDArray[np.uint8]:
+    return logits.float().sigmoid().mul(255).round().to(torch.uint8).cpu().numpy()
+
+
+def _inner(q_khw: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(q_khw[:, : image.shape[0], : image.shape[1]])
 
 
 def _row(path: str, q: NDArray[np.uint8]) -> dict[str, Any]:

@@ -60,6 +60,11 @@ class Box:
         bottom, right = min(height, self.bottom + by), min(width, self.right + by)
         return Box(max(0, self.top - by), max(0, self.left - by), bottom, right)
 
+    def on_grid(self, multiple: int) -> Box:
+        """Return the smallest box around it whose sides lie on multiples (px)."""
+        bottom, right = (-(-side // multiple) * multiple for side in (self.bottom, self.right))
+        return Box(self.top // multiple * multiple, self.left // multiple * multiple, bottom, right)
+
     def scaled(self, factor: int) -> Box:
         """Return the box in pixels that are so much smaller."""
         return Box(*(factor * side for side in (self.top, self.left, self.bottom, self.right)))

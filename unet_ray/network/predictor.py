@@ -23,7 +23,7 @@ from unet_ray.network.unet import UNet, UNetConfig
 
 Precision = Literal["float32", "bfloat16"]
 _Shape = tuple[int, int, Box]
-"""Of tiles that can share a batch: height and width of what is read, and the part of the output that is wanted."""
+"""Of tiles that can share a batch: height and width of what is read, and the part of the output that is computed."""
 
 _BATCH_PIXELS_GPU = 4 * 2**20
 """Pixels of one batch on a GPU; on a CPU one tile at a time is as fast and needs the least memory."""
@@ -110,7 +110,7 @@ class Predictor:
         for index, image in enumerate(images):
             height, width = image.shape[:2]
             for tile in self._tiles(height, width, around=0):
-                groups[tile.read.height, tile.read.width, tile.wanted(self._unet.margin)].append((index, tile))
+                groups[self._shape_of(tile)].append((index, tile))
         work = []
         for shape, members in groups.items():
             size = self._batch_size(shape)
@@ -141,7 +141,7 @@ class Predictor:
                 continue
             for (i, tile), q in zip(batch, found, strict=False):
                 core = tile.core
-                outputs[i][:, core.top : core.bottom, core.left : core.right] = q
+                outputs[i][:, core.top : core.bottom, core.left : core.right] = self._own(q, tile, shape)
             members = members[size:]
         return time.perf_counter() - started
 
@@ -163,7 +163,24 @@ class Predictor:
 
     def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
         """Return q of a tile's wide core, (classes, H, W) uint8, from what `read_tile` read for it; in this thread."""
-        return self._forward([pixels_hwc], 1, tile.wanted(self._unet.margin))[0]
+        shape = self._shape_of(tile)
+        return self._own(self._forward([pixels_hwc], 1, shape[2])[0], tile, shape)
+
+    def _shape_of(self, tile: Tile) -> _Shape:
+        """Return what a tile shares with those that can be in a batch with it: its wide core, on the pooling grid.
+
+        Unpadded networks are given what their output needs, and all of that is wanted.
+        """
+        height, width = tile.read.height, tile.read.width
+        margin, multiple = self._unet.margin, self._unet.multiple
+        if margin:
+            return height, width, Box(0, 0, height - 2 * margin, width - 2 * margin)
+        return height, width, tile.wanted(margin).on_grid(multiple)
+
+    def _own(self, q_khw: NDArray[np.uint8], tile: Tile, shape: _Shape) -> NDArray[np.uint8]:
+        """Cut a tile's wide core out of what was computed for its shape."""
+        box, (_, _, part) = tile.wanted(self._unet.margin), shape
+        return q_khw[:, box.top - part.top : box.bottom - part.top, box.left - part.left : box.right - part.left]
 
     def _batch_size(self, shape: _Shape) -> int:
         height, width, _ = shape

@@ -86,8 +86,8 @@ class UNetConfig:
                 )
 
 
-_REACH = 2
-"""Of the two 3×3 convolutions of a level (px)."""
+_SPOILT = 2
+"""By how much two 3×3 convolutions see beyond the edge of what they are given (px)."""
 
 PRESETS: dict[str, dict[str, int | str]] = {
     "paper": {"base_channels": 64, "depth": 4, "padding": "valid", "norm": "none"},
@@ -140,9 +140,8 @@ class UNet(nn.Module):
         """Run the expansive path of a `same` network for a part of the output; empties the list of skips."""
         place = Box(0, 0, *features.shape[-2:])  # where the features lie in their level
         for up, level, need in zip(reversed(self.up), reversed(self.expansive), _needs(wanted, skips), strict=True):
-            below, corner = up(_cut(features, need.below, place)), need.below.scaled(2)
+            features = level(_joined_part(skips.pop(), up(_cut(features, need.below, place)), need))
             place = need.computed
-            features = level(torch.cat([_cut(skips.pop(), place), _cut(below, place, corner)], dim=1))
         return _cut(features, wanted, place)
 
 
@@ -171,12 +170,17 @@ def _cut(planes: Tensor, box: Box, place: Box | None = None) -> Tensor:
     return planes[..., box.top - top : box.bottom - top, box.left - left : box.right - left]
 
 
+def _joined_part(skip: Tensor, features: Tensor, need: _Need) -> Tensor:
+    """Return what a level needs of its skip connection and of the level below, channels of both; holds neither."""
+    return torch.cat([_cut(skip, need.computed), _cut(features, need.computed, need.below.scaled(2))], dim=1)
+
+
 @dataclass(frozen=True)
 class _Need:
     """What of a level of the expansive path a part of the output needs."""
 
     computed: Box
-    """What its convolutions are given (px of the level): they spoil their reach along its edges, but at the image's."""
+    """What its convolutions are given (px of the level); the outer two come out wrong, but at the image's edge."""
     below: Box
     """What that takes of the level below (px of that)."""
 
@@ -185,7 +189,7 @@ def _needs(wanted: Box, skips: list[Tensor]) -> list[_Need]:
     """Return what each level has to compute, from the deepest to the first; skips are in the other order."""
     needs = []
     for skip in skips:
-        computed = wanted.grown(_REACH, *skip.shape[-2:])
+        computed = wanted.grown(_SPOILT, *skip.shape[-2:])
         wanted = Box(computed.top // 2, computed.left // 2, -(-computed.bottom // 2), -(-computed.right // 2))
         needs.append(_Need(computed, wanted))
     return needs[::-1]

@@ -1,0 +1,60 @@
+"""Every number of actors on every small machine: either it runs to its end, or it is refused in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY
+
+_IMAGES = 5
+_ASKED = ("1", "2", "3", "4", "1,4")
+_RUNS = """
+import json, sys
+import ray
+from unet_ray.errors import InputError
+from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
+
+cpus, model, archive, tables, *asked = sys.argv[1:]
+ray.init(num_cpus=int(cpus), include_dashboard=False, log_to_driver=False, runtime_env={})
+found = {}
+for actors in asked:
+    flags = {"model": model, "images": archive, "output": f"{tables}-{actors}", "actors": actors}
+    config = SegmentConfig(**flags, device="cpu", stall_minutes=2)
+    try:
+        found[actors] = segment(config).images_done
+    except InputError as error:
+        found[actors] = str(error)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_no_number_of_actors_hangs(tmp_path: Path, tiny_model: str, cpus: int) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for index in range(_IMAGES):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(archive / f"{index}.png")
+    done = subprocess.run(
+        [sys.executable, "-c", _RUNS, str(cpus), tiny_model, archive, tmp_path / "tables", *_ASKED],
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": REPOSITORY},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    most = max(1, cpus - 1)
+    for actors in _ASKED:
+        if int(actors.split(",")[0]) <= most:
+            assert found[actors] == _IMAGES
+        else:
+            assert found[actors] == (f"--actors {actors}: {cpus} CPUs, one of them for reading; give at most {most}")
