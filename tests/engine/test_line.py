@@ -128,6 +128,9 @@ def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tm
     assert failed["height"].isna().all()
     record = json.loads(next(Path(tables, "runs").iterdir()).read_text())
     assert (record["status"], record["exit_code"], record["images_listed"]) == ("done", 0, 6)
+    assert record["started_at"] < record["first_images_at"] < record["ended_at"]
+    assert record["object_store_bytes"] > 6 * 128 * 128  # pixels and q went from stage to stage
+    assert record["spilled_bytes"] == 0
 
     images = polars.read_parquet(f"{tables}/images/**/*.parquet").filter(polars.col("error").is_null())
     assert images["image_uri"].str.contains("#page=").sum() == 2

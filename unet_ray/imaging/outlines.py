@@ -217,7 +217,7 @@ def _next_sides(vertices: _Vertices, part: NDArray[np.int64]) -> NDArray[np.int6
 def _rings(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Part a permutation into its cycles: (members in order, cycle by cycle; where each cycle starts)."""
     count, members = len(following), np.arange(len(following))
-    number, ring = connected_components(_links(following), connection="weak")
+    number, ring = connected_components(_links(following), directed=False)
     roots = np.empty(number, np.int64)
     roots[ring[::-1]] = members[::-1]  # of several writes to one place the last stays: the first member
     roots.sort()
@@ -234,7 +234,7 @@ def _rings(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
 def _links(following: NDArray[np.int64]) -> csr_array:
     """Return the graph in which each member leads to another one."""
     count = len(following)
-    return csr_array((np.ones(count), following, np.arange(count + 1)), shape=(count, count))
+    return csr_array((np.ones(count), following.astype(np.int32), np.arange(count + 1, dtype=np.int32)), (count, count))
 
 
 def _gathered(polygons: NDArray[Any], part_label: NDArray[np.int64], count: int) -> NDArray[Any]:
