@@ -189,7 +189,7 @@ class _Run:
 
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
         return (
-            ray.data.from_arrow(self.plan.blocks(_IMAGES_PER_TASK, config.shard_images))
+            ray.data.from_blocks(self.plan.blocks(_IMAGES_PER_TASK, config.shard_images))
             .map_batches(
                 Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store),
                 num_cpus=TASK_CPUS,
