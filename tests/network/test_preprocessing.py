@@ -10,6 +10,7 @@ from unet_ray.archive.storage import Storage
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.crops import CropConfig, LabelledCrops
 from unet_ray.imaging.labels import ClassSpec, Labelling
+from unet_ray.imaging.tiling import Box
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor, PredictorConfig
@@ -68,9 +69,9 @@ def predicted_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing)
     predictor = Predictor(network, preprocessing, PredictorConfig(tile=64))
     forward = UNet.forward
 
-    def spy(module: UNet, images: Tensor) -> Tensor:
+    def spy(module: UNet, images: Tensor, wanted: Box | None = None) -> Tensor:
         calls.append(images.clone())
-        return forward(module, images)
+        return forward(module, images, wanted)
 
     with mock.patch.object(UNet, "forward", spy):
         predictor.predict([preprocessing.check(image)])
