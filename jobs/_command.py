@@ -42,7 +42,7 @@ def run(config_type: type[Config], verb: Callable[[Config, str], None], help_tex
         _end(2, f"{' '.join(str(error).split())} See --help.")
     except UnetRayError as error:
         _end(error.exit_code, str(getattr(error, "cause", None) or error))  # Ray adds a traceback around the cause
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, which Ray turns into the latter
         _end(1, "interrupted; what is written is kept, run again to go on")
     except Exception as error:
         traceback.print_exc()

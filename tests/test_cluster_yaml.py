@@ -1,18 +1,24 @@
-"""cluster.yaml passes Ray's own schema and preparation code, and names the versions of pyproject.toml."""
+"""cluster.yaml passes Ray's own schema and preparation code; it and the Kubernetes manifests name our versions."""
 
 import re
+import shlex
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from unet_ray.segment_config import SegmentConfig
+
 REPOSITORY = Path(__file__).parent.parent
-CLUSTER = yaml.safe_load((REPOSITORY / "cluster.yaml").read_text())
+TEXT = (REPOSITORY / "cluster.yaml").read_text()
+CLUSTER = yaml.safe_load(TEXT)
+NODE_TYPES = CLUSTER["available_node_types"]
 
 
 def test_it_passes_rays_schema_and_preparation() -> None:
-    prepared = prepare_config(CLUSTER)
+    prepared = prepare_config(yaml.safe_load(TEXT))
     validate_config(prepared)
     assert prepared["available_node_types"]["gpu"]["resources"]["GPU"] == 1
 
@@ -23,8 +29,52 @@ def test_it_names_the_versions_of_pyproject() -> None:
     assert set(re.findall(r'"([^" ]+==[^" ]+)"', " ".join(CLUSTER["setup_commands"]))) == pinned
 
 
+def test_nothing_is_paid_for_while_nobody_works_but_a_head_that_does_no_work() -> None:
+    head = NODE_TYPES[CLUSTER["head_node_type"]]
+    assert head["resources"]["CPU"] == 0
+    assert "InstanceMarketOptions" not in head["node_config"]
+    workers = [node for name, node in NODE_TYPES.items() if name != CLUSTER["head_node_type"]]
+    assert all(node["min_workers"] == 0 for node in workers)
+    assert all(node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"} for node in workers)
+    assert sum(node["max_workers"] for node in workers) >= CLUSTER["max_workers"]
+    assert CLUSTER["idle_timeout_minutes"] <= 10
+
+
 def test_nothing_listens_beyond_loopback_and_no_keys_are_in_it() -> None:
-    text = (REPOSITORY / "cluster.yaml").read_text()
-    assert "--dashboard-host=127.0.0.1" in text
-    assert "0.0.0.0" not in text
-    assert "AWS_SECRET" not in text
+    starts = CLUSTER["head_start_ray_commands"][-1], CLUSTER["worker_start_ray_commands"][-1]
+    assert all("RAY_AUTH_MODE=token" in start for start in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    assert "~/.ray/auth_token" in CLUSTER["file_mounts"]
+    assert all(node["node_config"]["IamInstanceProfile"]["Name"] for node in NODE_TYPES.values())
+    for forbidden in ("0.0.0.0", "AWS_SECRET", "AWS_ACCESS", "auth_token="):
+        assert forbidden not in TEXT
+
+
+def test_what_must_be_changed_is_marked() -> None:
+    assert TEXT.count("# CHANGE:") == 4
+    for changed in ("ami-0000", "example.com", "region:", "IamInstanceProfile"):
+        assert "CHANGE" in next(line for line in TEXT.splitlines() if changed in line)
+
+
+def test_the_kubernetes_job_is_of_the_same_versions_and_its_flags_exist() -> None:
+    """Checked once against KubeRay's own schema (v1, strict); here against what may drift."""
+    job = yaml.safe_load((REPOSITORY / "jobs/rayjob.yaml").read_text())["spec"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert f"ray[data,train,default]=={job['rayClusterSpec']['rayVersion']}" in project["dependencies"]
+    groups = job["rayClusterSpec"]["workerGroupSpecs"]
+    specs = [group["template"]["spec"] for group in (job["rayClusterSpec"]["headGroupSpec"], *groups)]
+    assert {spec["containers"][0]["image"].split(":")[-1] for spec in specs} == {project["version"]}
+    words = shlex.split(job["entrypoint"])
+    known = {f"--{field.name.replace('_', '-')}" for field in fields(SegmentConfig)}
+    assert {word for word in words if word.startswith("--")} <= known
+    assert words[1].endswith("jobs/segment.py")
+    most = sum(group["maxReplicas"] for group in groups if group["groupName"] == "gpu")
+    assert words[words.index("--actors") + 1] == f"1,{most}"
+
+
+def test_the_cron_job_creates_that_job() -> None:
+    documents = list(yaml.safe_load_all((REPOSITORY / "jobs/cronjob.yaml").read_text()))
+    pod = documents[-1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["command"][-1] == "/night/rayjob.yaml"
+    assert pod["volumes"][0]["configMap"]["name"] in (REPOSITORY / "README.md").read_text()
+    assert pod["serviceAccountName"] in {document["metadata"]["name"] for document in documents}

@@ -9,11 +9,14 @@ PACKAGE = Path(__file__).parent.parent / "unet_ray"
 ROOMS = ("network", "imaging", "archive")
 RAY_MODULES = {
     *(
+        "capacity",
         "cluster",
+        "costs",
         "crop_stream",
         "evaluate",
         "labelled_counts",
         "readers",
+        "run_metrics",
         "segment",
         "shard_sink",
         "survey",

@@ -8,9 +8,11 @@ import duckdb
 import pytest
 
 from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import SCHEMAS
+from unet_ray.archive.tables import SCHEMAS, described
 from unet_ray.evaluate import EvaluateConfig
+from unet_ray.export import ExportConfig
 from unet_ray.prune import PruneConfig
+from unet_ray.report import ReportConfig
 from unet_ray.segment import segment
 from unet_ray.segment_config import SegmentConfig
 from unet_ray.synthetic import make_archive
@@ -25,6 +27,8 @@ CONFIGS = {
     "evaluate.py": EvaluateConfig,
     "verify.py": VerifyConfig,
     "prune.py": PruneConfig,
+    "report.py": ReportConfig,
+    "export.py": ExportConfig,
 }
 
 
@@ -60,10 +64,10 @@ def test_its_flags_are_the_flags(job: str) -> None:
     assert set(re.findall(r"--[a-z-]+", row)) == flags
 
 
-def test_its_columns_are_the_columns() -> None:
-    for table, schema in SCHEMAS.items():
-        (row,) = re.findall(rf"^\| `{table}` \| (.*) \|$", README.split("## What comes out")[1], re.MULTILINE)
-        assert re.findall(r"`([a-z_]+)`", row) == schema.names
+def test_its_fields_are_those_of_the_schemas() -> None:
+    (block,) = re.findall(r"<!-- fields -->\n(.*?)\n<!-- end of fields -->", README, re.DOTALL)
+    assert block == described()
+    assert all(f"| `{name}` |" in block for name in SCHEMAS)
 
 
 def test_ci_calls_its_test_command() -> None:

@@ -1,3 +1,28 @@
-"""Train a U-Net and segment image archives with it, on Ray."""
+"""Train a U-Net and segment image archives with it, on Ray.
+
+For notebooks, names below need no import of their own: `unet_ray.load_model(uri)`, `unet_ray.open_tables(uri)`,
+`unet_ray.mask(…)`, `unet_ray.overlay(…)`. Jobs (`jobs/`) and verbs (`unet_ray.train`, `unet_ray.segment`, …) do the
+work on clusters.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unet_ray.notebook import Prediction, Segmenter, load_model, mask, overlay
+    from unet_ray.results import Box, Tables, open_tables
 
 __version__ = "0.1.0"
+__all__ = ["Box", "Prediction", "Segmenter", "Tables", "load_model", "mask", "open_tables", "overlay"]
+
+_HOMES = {name: "unet_ray.notebook" for name in ("Prediction", "Segmenter", "load_model", "mask", "overlay")}
+_HOMES |= {name: "unet_ray.results" for name in ("Box", "Tables", "open_tables")}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for: torch and Arrow take seconds, and most processes need neither."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'unet_ray' has no attribute {name!r}")

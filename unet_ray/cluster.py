@@ -1,4 +1,4 @@
-"""The Ray that a verb runs on: joining or starting it, and the arithmetic of its CPUs and GPUs before a run."""
+"""The Ray that a verb runs on: joining or starting it, and how it leaves the machine to the work."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray._private.services import JEMALLOC_SO
-from ray.data import ActorPoolStrategy, DataContext, read_datasource
+from ray.data import DataContext, read_datasource
 from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from unet_ray.errors import InputError
-
-Device = Literal["auto", "cpu", "gpu"]
 
 _LOOP_SHARE = 0.03
 """Of a CPU that Ray Data's scheduling loop may take."""
@@ -39,6 +34,9 @@ By default the C library gives every large tensor back to the kernel and takes i
 60,000 page faults a second, a tenth of two CPUs. jemalloc comes with Ray; where it does not, the linker goes
 on without.
 """
+_KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 120_000}
+"""Ray ends a process that had no task for a second wherever more processes than CPUs are alive, actors included: with
+ten small actors each of Ray Data's tasks would start Python and load everything anew (seen: an eighth of two CPUs)."""
 TASK_CPUS = 0.5
 """Logical CPUs of a Ray Data task; other than an actor's, or Ray would run the tasks inside the actor."""
 
@@ -52,7 +50,7 @@ def connect(address: str) -> None:
     if not ray.is_initialized():
         # Workers' prints stay in Ray's log files: what people should see goes over the progress board.
         # A Ray of this process's own has no dashboard: its ten processes would take a fifth of two CPUs.
-        own = {"include_dashboard": False} if address == "local" else {}
+        own = {"include_dashboard": False, "_system_config": _KEEP_WORKERS} if address == "local" else {}
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
@@ -104,99 +102,6 @@ def software_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: version(name) for name in ("unet_ray", "torch", "ray", "pyarrow")
     }
-
-
-@dataclass(frozen=True)
-class PoolPlan:
-    """A pool of predictor actors and what each of them is given."""
-
-    least: int
-    """Actors to start with."""
-    most: int
-    """Actors at most."""
-    cpus: float
-    """Logical CPUs of each."""
-    gpus: float
-    """GPUs of each."""
-    threads: int
-    """Torch's CPU threads in each."""
-
-    @property
-    def uses_gpu(self) -> bool:
-        """Whether the actors run on GPUs."""
-        return self.gpus > 0
-
-    @property
-    def remote_args(self) -> dict[str, Any]:
-        """What Ray is to give each actor."""
-        if self.uses_gpu:
-            return {"num_cpus": self.cpus, "num_gpus": self.gpus}
-        return {"num_cpus": self.cpus, "runtime_env": REUSED_MEMORY}
-
-    def strategy(self, calls: int = 1) -> ActorPoolStrategy:
-        """Return the pool as Ray Data wants it; it starts with `least` actors at once.
-
-        Args:
-            calls — of an actor at a time, each in a thread.
-        """
-        return ActorPoolStrategy(
-            min_size=self.least,
-            max_size=self.most,
-            initial_size=self.least,
-            max_concurrent_calls_per_actor=calls,
-            enable_true_multi_threading=calls > 1,
-        )
-
-
-def largest_node_cpus() -> int:
-    """Return the CPUs of the largest node: no actor can be given more."""
-    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-
-
-def node_cpus() -> int:
-    """Return the CPUs of the node that this process runs on."""
-    mine = ray.get_runtime_context().get_node_id()
-    return next((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == mine), 1)
-
-
-def parse_range(text: str, flag: str) -> tuple[int, int]:
-    """Return `N` or `MIN,MAX` as a pair; raise InputError for anything else."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    least, most = (numbers * 2)[:2] if len(numbers) in (1, 2) else (0, 0)
-    if not 1 <= least <= most:
-        raise InputError(f"{flag} {text}: give a number from 1, or MIN,MAX with MIN ≤ MAX")
-    return least, most
-
-
-def plan_pool(actors: str | None, device: Device) -> PoolPlan:
-    """Decide size and resources of the predictor pool from the cluster, leaving CPUs for reading and writing.
-
-    Args:
-        actors — `N`, `MIN,MAX`, or None: one per GPU, or on CPUs one per four of them.
-
-    Raises: InputError — a pool that the cluster cannot hold.
-    """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if cpus < 1:
-        raise InputError("the cluster has no CPU; add one for reading and writing")
-    if device == "gpu" and gpus < 1:
-        raise InputError("--device gpu: the cluster has no GPU; add one, or give --device cpu")
-    if device == "gpu" or (device == "auto" and gpus > 0):
-        least, most = parse_range(actors, "--actors") if actors else (gpus, gpus)
-        if least > gpus:
-            raise InputError(f"--actors {actors}: the cluster has {gpus} GPUs; give at most {gpus}")
-        return PoolPlan(least, most, cpus=min(1.0, cpus / (2 * least)), gpus=1.0, threads=1)
-    least, most = parse_range(actors, "--actors") if actors else (max(1, cpus // 4),) * 2
-    if least > max(1, cpus - 1):
-        raise InputError(f"--actors {actors}: {cpus} CPUs, one of them for reading; give at most {max(1, cpus - 1)}")
-    most = min(most, max(1, cpus - 1))
-    largest = largest_node_cpus()
-    share = max(1, min((cpus - max(1, cpus // 4)) // most, largest - 1)) if cpus > 1 else 0.5
-    return PoolPlan(least, most, cpus=share, gpus=0.0, threads=max(1, min(cpus // most, largest)))
 
 
 @ray.remote(num_cpus=0)

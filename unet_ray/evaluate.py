@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import to_parquet
-from unet_ray.cluster import Device, connect, parse_range, plan_pool
+from unet_ray.capacity import Device, parse_range, plan_pool
+from unet_ray.cluster import connect
 from unet_ray.errors import InputError
 from unet_ray.imaging.label_notes import labelling_notes
 from unet_ray.imaging.labels import Labelling, MaskKind, find_labelling

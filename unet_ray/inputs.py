@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_ray.archive.listing import list_files, suffix_of
+from unet_ray.archive.listing import Listing, list_files, suffix_of
 from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files
 from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.errors import ImageError, InputError
+from unet_ray.imaging.coco_labels import Objects, draw_objects, parse_coco
 from unet_ray.imaging.images import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -147,6 +148,8 @@ class LabelledImage:
     image: ImageSource
     masks: tuple[ImageSource, ...]
     """One, or one per class."""
+    objects: Objects | None = None
+    """Where the masks come from a COCO JSON: what it says of this image."""
 
     def read(self, access: LabelAccess) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Return the image (HWC) and its masks (HW each), decoded and of one size.
@@ -154,12 +157,20 @@ class LabelledImage:
         Raises: ImageError — unreadable files, sizes that differ.
         """
         image = decode_image(read_file(access.images, self.image.file_uri), self.image.page)
+        if self.objects is not None:
+            return image, self._draw(image.shape[0], image.shape[1])
         masks = [decode_label_image(read_file(access.masks, m.file_uri), m.page) for m in self.masks]
         for mask, source in zip(masks, self.masks, strict=True):
             if mask.shape != image.shape[:2]:
                 sizes = f"{image.shape[1]}×{image.shape[0]}", f"{mask.shape[1]}×{mask.shape[0]}"
                 raise ImageError("unreadable", f"the image has {sizes[0]} px, its mask {source.uri} {sizes[1]} px")
         return image, masks
+
+    def _draw(self, height: int, width: int) -> list[NDArray[Any]]:
+        """Return ids of one class, or the mask of each of several."""
+        assert self.objects is not None
+        labels = [draw_objects(objects, height, width) for objects in self.objects]
+        return labels if len(labels) == 1 else [(ids > 0).astype(np.uint8) for ids in labels]
 
 
 @dataclass(frozen=True)
@@ -188,6 +199,8 @@ def find_labelled(images: str, masks: str, classes: tuple[ClassSpec, ...], kind:
     Raises: InputError — missing or empty folders, images or masks without partner, stacks of different lengths.
     """
     image_list = list_files(images, IMAGE_SUFFIXES, "--images")
+    if masks.lower().endswith(".json"):
+        return _find_in_coco(image_list, masks, classes, kind)
     mask_list = list_files(masks, IMAGE_SUFFIXES, "--masks")
     access = LabelAccess(image_list.root, mask_list.root)
     if kind == "folders" or (kind is None and looks_like_folders(image_list, mask_list)):
@@ -199,6 +212,30 @@ def find_labelled(images: str, masks: str, classes: tuple[ClassSpec, ...], kind:
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         items = pool.map(lambda p: _labelled_pages(access, p.image, p.masks), pairs)
         return LabelledSet(access, tuple(item for some in items for item in some), kind, classes)
+
+
+def _find_in_coco(images: Listing, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None) -> LabelledSet:
+    """Pair images with a JSON's by their paths without suffix; one class has ids, several have a mask each."""
+    file = Storage.of(masks)
+    try:
+        labels, entry = parse_coco(file.read(), f"--masks {masks}", classes), file.entry()
+    except OSError:
+        raise InputError(f"--masks {masks}: no such file, or no permission to read it") from None
+    found: MaskKind = "instances" if len(labels.classes) == 1 else "folders"
+    if kind not in (None, found):
+        raise InputError(f"--masks {masks} holds masks of the kind {found}, --mask-kind says {kind}; leave it out")
+    source = ImageSource(masks, None, entry.etag, entry.size)
+    names = [FileEntry(name, f"{masks}#{name}", entry.etag, entry.size) for name in labels.objects]
+    pairs = pair_files(images, Listing(file, tuple(names), 0))
+    items = (
+        LabelledImage(
+            ImageSource(pair.image.uri, None, pair.image.etag, pair.image.size),
+            (source,) * len(labels.classes),
+            labels.objects[pair.masks[0].path],
+        )
+        for pair in pairs
+    )
+    return LabelledSet(LabelAccess(images.root, file), tuple(items), found, labels.classes)
 
 
 def _labelled_pages(access: LabelAccess, image: FileEntry, masks: tuple[FileEntry, ...]) -> list[LabelledImage]:

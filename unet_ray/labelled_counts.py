@@ -9,7 +9,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from unet_ray.cluster import PoolPlan, ordinals
+from unet_ray.capacity import PoolPlan
+from unet_ray.cluster import ordinals
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.readers import Reader

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_ray.cluster import PoolPlan
+from unet_ray.capacity import PoolPlan
 from unet_ray.imaging.labels import Labelling
 from unet_ray.imaging.masks import binary_mask
 from unet_ray.imaging.metrics import IGNORED

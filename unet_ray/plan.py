@@ -22,6 +22,8 @@ _IS_LARGE = f"page IS NULL AND image_bytes > {2**22}"
 """Files that may take minutes, or a block's memory: others must not wait in one block with them."""
 _BLOCKS = 4096
 """Of a long run, about, of either kind: each has as many images as that takes."""
+_FIRST_ROWS = 2
+"""Of the first block of small files; each has twice as many as the one before, so that no predictor waits long."""
 _HEADERS = 1024
 """TIFF files whose headers are read together."""
 
@@ -64,11 +66,8 @@ class Plan:
             self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}").select(PLAN.names).cast(PLAN)
             for condition, order in ((_IS_LARGE, "image_bytes DESC"), (f"NOT ({_IS_LARGE})", "file_uri, page"))
         )
-        blocks = [
-            (large, max(1, len(large) // _BLOCKS)),
-            (small, min(max(least, len(small) // _BLOCKS), most)),
-        ]
-        return [table.slice(start, rows) for table, rows in blocks for start in range(0, len(table), rows)]
+        alone, together = max(1, len(large) // _BLOCKS), min(max(least, len(small) // _BLOCKS), most)
+        return [*_cut(large, alone, alone), *_cut(small, min(_FIRST_ROWS, together), together)]
 
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
         """Return how many of the images a run did not write, and how many rows it wrote beside one of each."""
@@ -76,6 +75,14 @@ class Plan:
         open_run(database, output, run_id)
         missing = database.value("SELECT count(*) FROM plan ANTI JOIN written USING (image_uri, image_etag)")
         return missing, database.value("SELECT count(*) FROM written") - (self.todo - missing)
+
+
+def _cut(table: Any, first: int, most: int) -> Iterator[Any]:
+    """Yield pieces of a table: the first of so many rows, each other of twice as many as the one before, up to most."""
+    start, rows = 0, first
+    while start < len(table):
+        yield table.slice(start, rows)
+        start, rows = start + rows, min(2 * rows, most)
 
 
 def make_plan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
@@ -21,7 +24,18 @@ from unet_ray.imaging.masks import decode_rle
 from unet_ray.imaging.pictures import COLOURS, contact_sheet, overlay
 from unet_ray.imaging.tiling import Box
 
-__all__ = ["COLOURS", "Box", "Tables", "contact_sheet", "masks_of", "objects_of", "open_tables", "overlay"]
+__all__ = [
+    "COLOURS",
+    "Box",
+    "Tables",
+    "contact_sheet",
+    "current_keys",
+    "masks_of",
+    "objects_of",
+    "open_tables",
+    "overlay",
+    "shards_of",
+]
 
 _KEY = ["image_uri", "run_id"]
 
@@ -55,6 +69,46 @@ def open_tables(uri: str, current: bool = True) -> Tables:
         for name in ("masks", "regions"):
             tables[name] = _rows_of(tables[name], keys)
     return Tables(**tables)
+
+
+def current_keys(uri: str, date: str | None = None) -> Any:
+    """Return the keys (image_uri, run_id) of the latest successful row of each image, as an Arrow table.
+
+    Args:
+        uri — the output of segmentation.
+        date — of this partition alone.
+
+    Raises: InputError — no tables there, or nothing in them.
+    """
+    output = Storage.of(uri)
+    if not output.exists("images"):
+        raise InputError(f"{uri}: no tables here (images/); check --tables")
+    rows = open_dataset(output, "images", SCHEMAS["images"]).filter(pc.field("error_type").is_null())
+    rows = rows if date is None else rows.filter(pc.field("date") == date)
+    keys = _latest(rows.to_table(columns=[*_KEY, "segmented_at", "error_type"])).select(_KEY)
+    if not len(keys):
+        raise InputError(f"{uri}: no successful image{'' if date is None else f' of --date {date}'} in these tables")
+    return keys
+
+
+def shards_of(uri: str, keys: Any) -> Iterator[Tables]:
+    """Yield the rows of some images shard by shard: the memory is that of one shard, whatever the archive.
+
+    Args:
+        uri — the output of segmentation.
+        keys — of the images, as `current_keys` returns them.
+    """
+    output = Storage.of(uri)
+    for entry in output.entries("images"):
+        images = _rows_of(_read(output, "images", entry.path), keys)
+        if len(images):
+            ours = images.select(_KEY)
+            masks, regions = (_rows_of(_read(output, name, entry.path), ours) for name in ("masks", "regions"))
+            yield Tables(images, masks, regions)
+
+
+def _read(output: Storage, table: str, path: str) -> Any:
+    return pq.read_table(io.BytesIO(output.read(f"{table}/{path}")), schema=SCHEMAS[table])
 
 
 def _latest(images: Any) -> Any:

@@ -12,30 +12,25 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow.compute as pc
 import ray
 from ray.data import Dataset
 
 from unet_ray.archive.ledger import remove_leftovers
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.runs import new_run_id, run_records, write_run_record
+from unet_ray.archive.runs import close_lost_runs, new_run_id, run_records, write_run_record
 from unet_ray.archive.scratch import scratch
 from unet_ray.archive.storage import Storage
-from unet_ray.cluster import (
-    TASK_CPUS,
-    PoolPlan,
-    ProgressBoard,
-    bytes_between,
-    calm_ray_data,
-    connect,
-    plan_pool,
-    software_versions,
-)
+from unet_ray.capacity import PoolPlan, plan_pool
+from unet_ray.cluster import TASK_CPUS, ProgressBoard, bytes_between, calm_ray_data, connect, software_versions
+from unet_ray.costs import NodeHours, cost_of, parse_prices
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig, effective_context
 from unet_ray.plan import Plan, make_plan
+from unet_ray.run_metrics import RunMetrics
 from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, rule_of
 from unet_ray.shard_sink import SegmentResult, ShardSink
 from unet_ray.stages.decode import Decode
@@ -83,6 +78,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         result = SegmentResult(new_run_id())
         with OutputLock(output, result.run_id):
             remove_leftovers(output)
+            close_lost_runs(output, result.run_id)
             return _recorded(_Run(config, model, output, digest, make(), result), ray_address)
 
 
@@ -112,24 +108,24 @@ class _Run:
     tiles: tuple[int, int] = (0, 0)
     """Tiles of large images, done and to do."""
     watchdog: Watchdog | None = None
+    metrics: RunMetrics | None = None
 
     def execute(self, ray_address: str) -> None:
         """Run the chain and check that each planned image was written once."""
         connect(ray_address)
         calm_ray_data()
-        pool = plan_pool(self.config.actors, self.config.device)
-        device = "GPU" if pool.uses_gpu else "CPU"
-        size = f"{pool.least}" if pool.least == pool.most else f"{pool.least} to {pool.most}"
-        print(
-            f"run {self.result.run_id}: {self.plan.todo} images, {size} predictors ({device}, {pool.threads} threads)"
-        )
+        blocks = self.plan.blocks(_IMAGES_PER_TASK, self.config.shard_images)
+        pool = plan_pool(self.config.actors, self.config.device, len(blocks))
+        print(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
         print(self._tiling())
+        self.metrics = RunMetrics(self.result.run_id, self.plan.todo, pool.most)
         self.started = time.perf_counter()
         minutes = self.config.stall_minutes
         self.watchdog = Watchdog(60 * minutes)
+        hours = NodeHours()
         try:
-            with self.watchdog, ProgressBoard(self._show_progress, interval_s=5.0) as board:
-                chain = self._chain(pool, board.post)
+            with self.watchdog, hours, ProgressBoard(self._show_progress, interval_s=5.0) as board:
+                chain = self._chain(blocks, pool, board.post)
                 chain.write_datasink(self._sink())
         except KeyboardInterrupt:
             if not self.watchdog.has_barked:
@@ -138,7 +134,9 @@ class _Run:
                 f"no image was measured for {minutes:g} min (--stall-minutes), {self.measured} of "
                 f"{self.plan.todo} were before; whole shards are kept: run again with the same flags to go on"
             ) from None
-        self.result.elapsed_s = time.perf_counter() - self.started
+        finally:
+            self.result.elapsed_s = time.perf_counter() - self.started
+            self.result.node_hours = hours.by_type
         if self.result.first_images_at:
             steady_s = (datetime.now(UTC) - self.result.first_images_at).total_seconds()
             self.result.steady_images_per_s = (self.plan.todo - self.result.first_images) / max(1e-9, steady_s)
@@ -159,6 +157,9 @@ class _Run:
     def _show_progress(self, messages: list[WorkDone]) -> None:
         if self.watchdog:
             self.watchdog.hear()
+        if self.metrics:
+            for message in messages:
+                self.metrics.add(message)
         blocks = [message for message in messages if message.images]
         if blocks and not self.measured:
             first = min(blocks, key=lambda block: block.at)
@@ -170,7 +171,7 @@ class _Run:
         large = f"; large images: {self.tiles[0]}/{self.tiles[1]} tiles" if self.tiles[1] else ""
         print(f"{self.measured}/{self.plan.todo} images, {rate:.1f}/s{large}", flush=True)
 
-    def _chain(self, pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
+    def _chain(self, blocks: list[Any], pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
         config, model = self.config, self.model
         predictor = PredictorConfig(
             tile=config.tile,
@@ -180,16 +181,16 @@ class _Run:
             threads=pool.threads,
             around=model.parting.steps if model.parting else 0,
         )
-        measure = self._measure()
+        as_rows = self._measure()
 
-        def measured(probabilities: Any) -> Any:
-            rows = measure(probabilities)
-            post(WorkDone(images=len(rows)))
+        def measure(probabilities: Any) -> Any:
+            rows = as_rows(probabilities)
+            post(work_of(rows))
             return rows
 
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
         return (
-            ray.data.from_blocks(self.plan.blocks(_IMAGES_PER_TASK, config.shard_images))
+            ray.data.from_blocks(blocks)
             .map_batches(
                 Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store),
                 num_cpus=TASK_CPUS,
@@ -197,12 +198,12 @@ class _Run:
             )
             .map_batches(
                 _PredictActor,
-                fn_constructor_args=(ray.put(model), predictor, self._large(measure, post)),
+                fn_constructor_args=(ray.put(model), predictor, self._large(as_rows, post)),
                 compute=pool.strategy(_CALLS_PER_ACTOR),
                 **pool.remote_args,
                 **as_tables,
             )
-            .map_batches(measured, num_cpus=TASK_CPUS, **as_tables)
+            .map_batches(measure, num_cpus=TASK_CPUS, **as_tables)
         )
 
     def _large(self, measure: Measure, post: Callable[[WorkDone], None]) -> Callable[[Predictor], PredictLarge]:
@@ -249,6 +250,8 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
             )
         result.status, result.exit_code = "done", 0
     except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Ctrl-C; SIGTERM, as of `ray job stop`
+            result.status = "stopped"
         result.message = one_line(error)
         result.exit_code = error.exit_code if isinstance(error, UnetRayError) else 1
         raise
@@ -260,6 +263,9 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
 
 def _write_record(run: _Run) -> None:
     result, rule = run.result, rule_of(run.config, run.model)
+    if run.config.node_price and result.node_hours:
+        prices = parse_prices(run.config.node_price)
+        result.cost = cost_of(result.node_hours, prices, result.images_done, result.megapixels)
     rate = result.images_done / result.elapsed_s if result.elapsed_s else 0.0
     record = asdict(result) | {
         "config": asdict(run.config),
@@ -283,6 +289,13 @@ def _bottleneck(result: SegmentResult) -> str | None:
         return "predict"
     others = {stage: seconds for stage, seconds in result.stage_s.items() if stage != "predict"}
     return max(others, key=lambda stage: others[stage]) if others else None
+
+
+def work_of(rows: Any) -> WorkDone:
+    """Return what a table of measured images tells the driver."""
+    pixels = pc.sum(pc.multiply(rows["height"].cast("float64"), rows["width"])).as_py() or 0.0
+    failed = len(rows) - rows["error_type"].null_count
+    return WorkDone(len(rows), failed, pixels / 1e6, pc.sum(rows["predict_s"]).as_py() or 0.0)
 
 
 class _PredictActor:

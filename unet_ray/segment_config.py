@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import get_args
 
-from unet_ray.cluster import Device, parse_range
+from unet_ray.capacity import Device, parse_range
+from unet_ray.costs import parse_prices
 from unet_ray.errors import InputError
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS
@@ -54,6 +55,8 @@ class SegmentConfig:
     """Share of failed images above which the exit code is 3."""
     stall_minutes: float = 30.0
     """The run ends where no image was measured for so long (min); what is written is kept, run it again."""
+    node_price: str | None = None
+    """Price of a node hour, or TYPE=PRICE,… by node type of the cluster; the run record then has the cost."""
     retry_failed: bool = False
     """Try images again that failed before with the same content."""
     limit: int | None = None
@@ -81,6 +84,8 @@ class SegmentConfig:
             raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
         if self.actors is not None:
             parse_range(self.actors, "--actors")
+        if self.node_price is not None:
+            parse_prices(self.node_price)
         if self.precision not in get_args(Precision):
             raise InputError(f"--precision {self.precision}: choose {' or '.join(get_args(Precision))}")
         PredictorConfig(tile=self.tile, context=self.context)

@@ -45,6 +45,10 @@ class SegmentResult:
     stage_s: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage worked, summed over its processes."""
     predictor_busy_share: float = 0.0
+    node_hours: dict[str, float] = field(default_factory=dict)
+    """Hours that nodes were up while the chain ran, by type of node."""
+    cost: dict[str, Any] | None = None
+    """Of these hours, where their price was given."""
     object_store_bytes: int = 0
     """What the stages gave each other."""
     spilled_bytes: int = 0

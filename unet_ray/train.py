@@ -17,8 +17,9 @@ from ray.train.torch import TorchTrainer
 
 from unet_ray.archive.runs import new_run_id
 from unet_ray.archive.storage import Storage
+from unet_ray.capacity import Capacity, cpus_of_gpu_worker, cpus_of_worker, parse_range, plan_pool
 from unet_ray.checkpoints import BEST
-from unet_ray.cluster import REUSED_MEMORY, ProgressBoard, connect, parse_range, plan_pool, software_versions
+from unet_ray.cluster import REUSED_MEMORY, ProgressBoard, connect, software_versions
 from unet_ray.crop_stream import CropSampler, StreamFromCheckpoint
 from unet_ray.errors import InputError, UnetRayError, one_line
 from unet_ray.imaging.labels import parse_classes
@@ -192,15 +193,15 @@ def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTas
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     """Give workers their CPUs and GPUs, and leave some CPUs to Ray Data."""
     least, most = parse_range(config.workers, "--workers")
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    use_gpu = config.device == "gpu" or (config.device == "auto" and gpus >= least)
-    if use_gpu and gpus < least:
-        raise InputError(f"--workers {config.workers} --device gpu: the cluster has {gpus} GPUs; give fewer workers")
-    if not use_gpu and least > cpus:
-        raise InputError(f"--workers {config.workers}: the cluster has {cpus} CPUs; give at most {cpus}")
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
-    each = {"CPU": _cpus_of_gpu_worker(nodes), "GPU": 1} if use_gpu else {"CPU": cpus_of_worker(nodes, least)}
+    have = Capacity.of_cluster()
+    use_gpu = config.device == "gpu" or (config.device == "auto" and have.gpus >= least)
+    if use_gpu:
+        each = {"CPU": cpus_of_gpu_worker(have), "GPU": 1.0}
+        have.require_gpus(least, each["CPU"], f"--workers {config.workers} on GPUs", "give fewer, or --device cpu")
+    elif least > have.cpus and not have.grows:
+        raise InputError(f"--workers {config.workers}: the cluster has {have.cpus} CPUs; give at most {have.cpus}")
+    else:
+        each = {"CPU": cpus_of_worker(have, least)}
     device = "GPU" if use_gpu else "CPU"
     print(f"training on {config.workers} worker{'s' * (most > 1)} ({device}), batch {config.batch_size} each")
     return ray.train.ScalingConfig(
@@ -209,28 +210,6 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         resources_per_worker=each,
         elastic_resize_monitor_interval_s=config.resize_check_s,
     )
-
-
-def _cpus_of_gpu_worker(nodes: list[dict[str, float]]) -> float:
-    """Return the logical CPUs of a GPU worker: with a worker on every GPU, a quarter is left to Ray Data's tasks."""
-    return min([4.0, *(0.75 * node["CPU"] / node["GPU"] for node in nodes if node.get("GPU"))])
-
-
-def cpus_of_worker(nodes: list[dict[str, float]], least: int) -> float:
-    """Return the logical CPUs of a CPU worker: as many as let `least` workers start and leave some to Ray Data's tasks.
-
-    Elastic training fills each node with as many workers as its CPUs hold, so that the largest node must have half a
-    CPU over when it is full.
-
-    Example: one node of 2 CPUs: 1.5 for one worker, 0.75 for two; 8 CPUs: 6, 3, 2.07, …
-    """
-    largest = max(node["CPU"] for node in nodes)
-    for on_largest in range(1, least + 1):
-        rest = max(0.5, min(largest / 4, 0.9 * largest / (on_largest + 1)))
-        share = (largest - rest) / on_largest
-        if sum(node["CPU"] // share for node in nodes) >= least:
-            break
-    return share
 
 
 def _tuned(config: TrainConfig, task: LearningTask, model: Model) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unet_ray.cluster import Device, parse_range
+from unet_ray.capacity import Device, parse_range
 from unet_ray.errors import InputError
 from unet_ray.imaging.labels import MaskKind, parse_classes
 from unet_ray.network.augment import parse_augmentations
@@ -25,7 +25,7 @@ class TrainConfig:
     images: str
     """Folder or glob (URI) of the labelled images."""
     masks: str
-    """Folder or glob (URI) of their masks, paired by relative path without suffix."""
+    """Folder or glob (URI) of their masks, paired by relative path without suffix; or a COCO instances JSON."""
     output: str
     """Model folder to write (URI)."""
     classes: str | None = None

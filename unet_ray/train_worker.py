@@ -20,8 +20,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from unet_ray.archive.storage import Storage
+from unet_ray.capacity import node_cpus
 from unet_ray.checkpoints import load_optimizer, read_state, write_state
-from unet_ray.cluster import node_cpus
 from unet_ray.imaging.labels import Labelling
 from unet_ray.network.learner import Learner, LearnerConfig, summed
 from unet_ray.network.model_folder import state_bytes

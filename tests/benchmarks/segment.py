@@ -51,7 +51,7 @@ _SIDES = ("bare", "plain", "loop", "docs", "monai", "ours")
 _PARTS = {
     "decode": "MapBatches(Decode)",
     "predict": "_PredictActor",
-    "measure": "MapBatches(measured)",
+    "measure": "MapBatches(measure)",
     "write": "Write",
     "driver": "jobs/segment.py",
 }

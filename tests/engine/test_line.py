@@ -1,6 +1,8 @@
 """The whole line on a real Ray: train → resume → evaluate → segment, on a local folder and on S3."""
 
 import json
+import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import numpy as np
 import polars
 import pyarrow.parquet as pq
 import pytest
+import ray
 from pycocotools import mask as coco
 
+from unet_ray.archive.runs import run_records, write_run_record
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
@@ -157,6 +161,30 @@ def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tm
     assert sorted(of_image.region_id) == list(range(1, len(of_image) + 1))
 
 
+def test_prometheus_can_scrape_a_run(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+    result = segment(night(archive, tiny_model, tmp_path))
+    port = next(node["MetricsExportPort"] for node in ray.nodes() if node["Alive"])
+    wanted, deadline = {"images_measured_total": 6.0, "images_failed_total": 1.0, "predictors": 1.0}, time.time() + 30
+    found: dict[str, float] = {}
+    while found != wanted and time.time() < deadline:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            lines = [line for line in answer.read().decode().splitlines() if result.run_id in line]
+        values = {line.split("{")[0].removeprefix("ray_unet_ray_"): float(line.split()[-1]) for line in lines}
+        found = {name: value for name, value in values.items() if name in wanted}
+        time.sleep(0.5)
+    assert found == wanted
+    assert values["megapixels_total"] == pytest.approx(result.megapixels)
+    assert values["predict_seconds_total"] == pytest.approx(result.stage_s["predict"])
+
+
+def test_a_run_whose_driver_vanished_is_called_lost(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+    output = Storage.of(f"{tmp_path}/tables")
+    write_run_record(output, "20260101T000000Z-aaaaaa", {"status": "done", "exit_code": 0})
+    write_run_record(output, "20260102T000000Z-bbbbbb", {"status": "running", "exit_code": None})
+    segment(night(archive, tiny_model, tmp_path, limit=1))
+    assert [record["status"] for _, record in run_records(output)] == ["done", "lost", "done"]
+
+
 def test_a_second_night_does_what_is_new_or_changed(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
     config = night(archive, tiny_model, tmp_path)
     segment(config)
@@ -217,7 +245,9 @@ def test_a_held_output_is_left_alone(archive: Storage, tiny_model: str, tmp_path
 def test_resources_that_cannot_work_are_refused(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--actors 64: . CPUs, one of them for reading"):
         segment(night(archive, tiny_model, tmp_path, actors="64"))
-    with pytest.raises(InputError, match="--device gpu: the cluster has no GPU"):
+    with pytest.raises(
+        InputError, match="--device gpu: needs 1 GPU; this cluster has none and may add none; give --device cpu"
+    ):
         segment(night(archive, tiny_model, tmp_path, device="gpu"))
 
 

@@ -26,10 +26,11 @@ from ray.cluster_utils import Cluster
 from tests.conftest import REPOSITORY, S3_KEYS, new_bucket
 from tests.soak import title
 from unet_ray.archive.storage import Storage
+from unet_ray.capacity import Capacity, cpus_of_worker
 from unet_ray.errors import InputError, UnetRayError
 from unet_ray.network.model_folder import load_model
 from unet_ray.synthetic import CLASSES, encode, make_archive
-from unet_ray.train import cpus_of_worker, train
+from unet_ray.train import train
 from unet_ray.train_config import TrainConfig
 
 
@@ -43,7 +44,7 @@ def small_network(root: str, **more: object) -> TrainConfig:
 def test_workers_fit_and_leave_something_to_ray_data(cpus: list[int], least: int) -> None:
     """Even elastic training, which fills every node, leaves a task's half CPU on the largest one."""
     assume(least <= max(cpus))
-    share = cpus_of_worker([{"CPU": float(c)} for c in cpus], least)
+    share = cpus_of_worker(Capacity(tuple({"CPU": float(c)} for c in cpus), grows=False), least)
     assert sum(c // share for c in cpus) >= least
     full = max(cpus) // share
     assert max(cpus) - min(full, least) * share >= 0.5 - 1e-9

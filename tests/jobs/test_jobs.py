@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +16,15 @@ import duckdb
 import numpy as np
 import pytest
 from PIL import Image
+from ray._private.runtime_env.packaging import create_package
 
-from tests.conftest import REPOSITORY, free_port, run_job
+from tests.clusters import started_cluster
+from tests.conftest import REPOSITORY, S3_KEYS, free_port, new_bucket, run_job
+from unet_ray.archive.runs import run_records
 from unet_ray.archive.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
+_EXCLUDES = [".git", ".venv", "quickstart"]
 NOT_YET = ("Failed to connect", "Connection refused", "No available agent")
 """What the job server says while the cluster is still starting."""
 
@@ -96,58 +102,108 @@ def test_quickstart(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Start a Ray cluster as an administrator would, tokens on; return the environment of its users."""
-    dashboard, agent = free_port(), free_port()  # another Ray of this machine may hold the default ones
-    ray_files = tempfile.mkdtemp(prefix="unet-ray-")  # sockets lie in it: its path must be short
-    token = tmp_path / "token"
-    token.write_text("0123456789abcdef" * 4)
-    token.chmod(0o600)
-    binaries = Path(sys.executable).parent
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment |= {
-        "PATH": f"{binaries}:{environment['PATH']}",  # as in an activated environment
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    head = [
-        f"{binaries}/ray",
-        "start",
-        "--head",
-        "--num-cpus=2",
-        "--port=0",
-        f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={agent}",
-        f"--temp-dir={ray_files}",
-        "--block",
-    ]
-    with (tmp_path / "head.log").open("wb") as log:
-        process = subprocess.Popen(head, env=environment, stdout=log, stderr=log)
-    try:
-        yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    finally:
-        process.terminate()
-        process.wait(60)
-        shutil.rmtree(ray_files, ignore_errors=True)
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Start two CPUs that know the S3 server, as a machine's role would; return the environment of their users."""
+    request.getfixturevalue("s3_server")
+    with started_cluster(tmp_path, free_port(), "--num-cpus=2") as users:
+        yield {name: value for name, value in users.items() if not name.startswith("AWS_")}
+
+
+class Submitter:
+    """A laptop: a copy of the repository, and `ray job` of a cluster that does not have the package."""
+
+    def __init__(self, cluster: dict[str, str], folder: Path) -> None:
+        self.cluster, self._folder = cluster, folder
+        not_ours = shutil.ignore_patterns(".git", ".venv*", "quickstart", "__pycache__", ".*_cache", "*.egg-info")
+        shutil.copytree(REPOSITORY, folder, ignore=not_ours)
+        for waste in (".git/objects/pack", ".venv/lib/torch.so", "quickstart/tables/masks.parquet"):
+            (folder / waste).parent.mkdir(parents=True, exist_ok=True)
+            (folder / waste).write_bytes(os.urandom(2**22))
+
+    def ray_job(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).parent / "ray"), "job", *words]
+        return subprocess.run(command, env=self.cluster, cwd=self._folder, capture_output=True, text=True, timeout=300)
+
+    def submit(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Submit as the README says, once the cluster listens."""
+        excludes = json.dumps({"excludes": _EXCLUDES})
+        for _ in range(30):
+            done = self.ray_job("submit", "--working-dir", ".", "--runtime-env-json", excludes, *words)
+            if not any(reason in done.stdout + done.stderr for reason in NOT_YET):
+                break
+            time.sleep(1)
+        return done
 
 
 @pytest.mark.slow
-def test_ray_job_submit(cluster: dict[str, str], images: str, tiny_model: str, tmp_path: Path) -> None:
-    job = f"python jobs/segment.py --model {tiny_model} --images {images} --output {tmp_path}/tables"
-    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", str(REPOSITORY)]
-    excludes = json.dumps({"excludes": [".git", ".venv*", "quickstart"]})
-    for _ in range(15):
-        done = subprocess.run(
-            [*command, "--runtime-env-json", excludes, "--", *job.split()], env=cluster, capture_output=True, text=True
-        )
-        if not any(reason in done.stdout + done.stderr for reason in NOT_YET):
-            break
-        time.sleep(1)
+def test_ray_job_submit(
+    cluster: dict[str, str], tiny_model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """From a laptop, onto S3: what comes out, what travels, what is told of secrets, and how jobs end."""
+    bucket, laptop = new_bucket(request), Submitter(cluster, tmp_path / "laptop")
+    scenes = [draw_scene(64, 64, np.random.default_rng(index))[0] for index in range(40)]
+    for index, scene in enumerate(scenes):
+        Storage.of(bucket).write(f"images/{index}.png", encode(scene, "png"))
+    job = f"python jobs/segment.py --model {tiny_model} --images {bucket}/images --output {bucket}/tables"
+
+    done = laptop.submit("--submission-id", "first", "--", *job.split())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "3 images done, 0 failed" in done.stdout
-    rows = duckdb.sql(f"select count(*), sum(region_count) from '{tmp_path}/tables/images/*/*.parquet'").fetchall()
-    assert rows[0][0] == 3
-    wrong = subprocess.run([*command, "--", *job.split(), "--foo"], env=cluster, capture_output=True, text=True)
+    assert "40 images done, 0 failed" in done.stdout
+    where = laptop.submit("--", "python", "-c", "import unet_ray; print(unet_ray.__file__)")
+    assert "/working_dir_files/" in where.stdout, where.stdout
+
+    wrong = laptop.submit("--", *job.split(), "--foo")
     assert wrong.returncode == 1
     assert "Unknown option" in wrong.stdout + wrong.stderr
+
+    _check_no_secret(laptop, "first")
+    _check_stop(laptop, job, bucket)
+
+
+def _check_no_secret(laptop: Submitter, job: str) -> None:
+    """Look for the S3 keys in what Ray tells of the job and of its workers, and in the logs."""
+    cluster = laptop.cluster
+    token = Path(cluster["RAY_AUTH_TOKEN_PATH"]).read_text()
+    for path in (f"api/jobs/{job}", "api/jobs/", "api/v0/actors?detail=1", "api/v0/tasks?detail=1", "api/v0/workers"):
+        asked = urllib.request.Request(f"{cluster['RAY_API_SERVER_ADDRESS']}/{path}")
+        asked.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(asked) as answer:
+            text = answer.read().decode()
+        assert len(text) > 50
+        assert S3_KEYS["AWS_SECRET_ACCESS_KEY"] not in text, path
+    logs = [file for file in Path(cluster["RAY_FILES"]).rglob("*") if file.is_file() and "/logs/" in str(file)]
+    assert len(logs) > 10
+    for file in logs:
+        assert S3_KEYS["AWS_SECRET_ACCESS_KEY"].encode() not in file.read_bytes(), file
+
+
+def _check_stop(laptop: Submitter, job: str, bucket: str) -> None:
+    """Stop a job in its middle: its record says so, the output is free, and the same command does the rest."""
+    slow = job.replace("/tables", "/stopped") + " --shard-images 4"
+    laptop.submit("--submission-id", "stopped", "--no-wait", "--", *slow.split())
+    stopped = Storage.of(f"{bucket}/stopped")
+    deadline = time.monotonic() + 120
+    while not stopped.exists("runs") and time.monotonic() < deadline:
+        time.sleep(0.5)
+    laptop.ray_job("stop", "stopped")
+    (record,) = [record for _, record in run_records(stopped)]
+    assert (record["status"], record["exit_code"]) == ("stopped", 1)
+    assert not stopped.exists("_lock.json")
+    rest = laptop.submit("--", *slow.split())
+    assert rest.returncode == 0, rest.stdout[-3000:]
+    done, skipped = re.search(r"(\d+) images done, 0 failed, (\d+) left out", rest.stdout).groups()  # type: ignore[union-attr]
+    assert int(done) + int(skipped) == 40
+
+
+def test_what_a_submit_uploads_is_small(tmp_path: Path) -> None:
+    """Ray's own packaging of the repository, with the README's excludes."""
+    readme = (REPOSITORY / "README.md").read_text()
+    assert json.dumps({"excludes": _EXCLUDES}) in readme
+    laptop = tmp_path / "laptop"
+    Submitter({}, laptop)
+    package = tmp_path / "package.zip"
+    create_package(str(laptop), package, include_gitignore=True, excludes=_EXCLUDES)
+    assert package.stat().st_size < 2**20
+    names = zipfile.ZipFile(package).namelist()
+    assert any(name.endswith("unet_ray/segment.py") for name in names)
+    assert not any(".git/" in name or ".venv" in name or "quickstart/" in name for name in names)

@@ -125,6 +125,20 @@ def test_gpu_in_bfloat16_agrees_with_cpu() -> None:
         assert np.abs(Predictor(network, PREPROCESSING, config).predict([image])[0] - cpu).max() <= tolerance
 
 
+@pytest.mark.gpu
+def test_streams_of_a_gpu_do_not_mix_images() -> None:
+    """Many images of two sizes in two lanes at once, each as it is alone."""
+    torch.manual_seed(5)
+    network = UNet(UNetConfig(1, 1, 8, 3))
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((256, 256), (200, 320)) * 100]
+    predictor = Predictor(network, PREPROCESSING, PredictorConfig(device="cuda"))
+    assert predictor.lane_count == 2
+    together = predictor.predict(images)
+    for image, q in list(zip(images, together, strict=True))[::7]:
+        assert np.abs(predictor.predict([image])[0].astype(int) - q).max() <= 1
+
+
 def test_preprocessing_refuses_other_samples() -> None:
     with pytest.raises(ImageError, match="uint16 samples, the model was trained on uint8"):
         PREPROCESSING.check(np.zeros((2, 2, 1), np.uint16))

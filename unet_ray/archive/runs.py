@@ -25,3 +25,12 @@ def run_records(output: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield run id and record of every run, the newest first; each is read when its turn comes."""
     for entry in reversed(output.entries("runs") if output.exists("runs") else []):
         yield entry.path.removesuffix(".json"), json.loads(output.read(f"runs/{entry.path}"))
+
+
+def close_lost_runs(output: Storage, run_id: str) -> None:
+    """Give runs that vanished with their driver an end in their record, on behalf of the run that holds the output."""
+    for other, record in run_records(output):
+        if record.get("status") != "running":
+            return  # whoever came before that has looked
+        lost = {"status": "lost", "exit_code": 1, "message": f"the driver vanished, as run {run_id} found"}
+        write_run_record(output, other, record | lost)

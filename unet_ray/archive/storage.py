@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
@@ -161,6 +161,16 @@ class Storage:
                 self.filesystem.pipe_file(uri, data)
 
         self._tried(uri, put)
+
+    def put(self, path: str, file: Path) -> None:
+        """Store a file of this machine, which may be larger than memory, as one whole object."""
+        uri = self.uri_of(path)
+        if self.is_local:
+            with whole_file(uri, b"") as temporary:
+                shutil.copyfile(file, temporary)
+                os.replace(temporary, uri)
+        else:
+            self._tried(uri, lambda: self.filesystem.put_file(str(file), uri))
 
     def create(self, path: str, data: bytes) -> bool:
         """Store a file as one whole object where there is none yet; raise FileExistsError where there is one.

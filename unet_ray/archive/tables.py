@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyproj import CRS
 
 TABLES = ("masks", "regions", "images")
 """In the order in which a shard's files are written: `images` last, it is the commit record."""
@@ -100,7 +101,30 @@ REGIONS = pa.schema(
     }
 )
 
+
+def on_a_map(regions: pa.Schema, epsg: int) -> pa.Schema:
+    """Return the schema of regions with `map_geometry` before all others: GeoParquet's primary column, in map units."""
+    geo = json.loads(regions.metadata[b"geo"])
+    on_map = geo["columns"]["geometry"] | {"crs": CRS.from_epsg(epsg).to_json_dict()}
+    del on_map["covering"]  # `bbox` is in pixels
+    columns = geo["columns"] | {"map_geometry": on_map}
+    first = _field("map_geometry", pa.binary(), f"WKB, the outline on the map (EPSG:{epsg})")
+    metadata = {"geo": json.dumps(geo | {"primary_column": "map_geometry", "columns": columns})}
+    return pa.schema([first, *regions]).with_metadata(metadata)
+
+
 SCHEMAS = {"images": IMAGES, "masks": MASKS, "regions": REGIONS}
+
+
+def described() -> str:
+    """Return the fields of all tables as Markdown, from their own metadata: what the README shows."""
+    lines = ["| table | field | type | meaning |", "|---|---|---|---|"]
+    for name, schema in (("images", IMAGES), ("masks", MASKS), ("regions", REGIONS)):
+        for entry in schema:
+            kind = "struct<xmin, ymin, xmax, ymax: double>" if pa.types.is_struct(entry.type) else str(entry.type)
+            meaning = entry.metadata[b"description"].decode()
+            lines.append(f"| `{name}` | `{entry.name}` | {kind} | {meaning} |")
+    return "\n".join(lines)
 
 
 def to_parquet(table: Any) -> bytes:

@@ -28,6 +28,8 @@ _Shape = tuple[int, int, Box]
 _BATCH_PIXELS_GPU = 4 * 2**20
 """Pixels of one batch on a GPU; on a CPU one tile at a time is as fast and needs the least memory."""
 _BATCH_MOST = 64
+_LANES_GPU = 2
+"""While one computes, the other's pixels and results are on their way between host and device."""
 _LANE_BYTES = 2 * 2**30
 """What the activations of all lanes may take on a CPU."""
 _ACTIVATIONS = 10
@@ -76,18 +78,28 @@ class Predictor:
         self._most = 1 if config.device == "cpu" else _BATCH_MOST
         self.lane_count = self._lanes_of(config)
         threads = config.threads // self.lane_count if config.threads else torch.get_num_threads()
-        self.lanes = ThreadPoolExecutor(self.lane_count, "lane", torch.set_num_threads, (threads,))
-        """Where forward passes run, whoever asks for them. On a CPU several tiles with few threads each are faster than
-        one with many, which wait for each other after every layer."""
-        self.batch_divisor = 1
-        """What batches are divided by since memory ran out."""
         # A lane is a thread of its own, which knows nothing of the GPU that was chosen in this one.
         self._device = torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else "cpu"
-        self.network = _folded(network).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        """With batch normalisation folded, on its device."""
+        self.lanes = ThreadPoolExecutor(self.lane_count, "lane", self._start_lane, (threads,))
+        """Where forward passes run, whoever asks for them. On a CPU several tiles with few threads each are faster than
+        one with many, which wait for each other after every layer; on a GPU each lane has a stream of its own."""
+        self.batch_divisor = 1
+        """What batches are divided by since memory ran out."""
+        self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        self.network = _folded(network).to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """With batch normalisation folded, on its device, in its precision."""
+        if config.device == "cuda":
+            torch.cuda.synchronize()  # the lanes' streams do not wait for the one that brought the weights
+
+    def _start_lane(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        if self.config.device == "cuda":
+            torch.cuda.set_stream(torch.cuda.Stream(self._device))
 
     def _lanes_of(self, config: PredictorConfig) -> int:
-        if config.device != "cpu" or not config.threads:
+        if config.device == "cuda":
+            return _LANES_GPU
+        if not config.threads:
             return 1
         side = self._tile + 2 * max(self._context, self._unet.margin)
         tile_bytes = _ACTIVATIONS * 4 * self._unet.base_channels * side * side
@@ -197,15 +209,14 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, reads: list[NDArray[Any]], batch_size: int, wanted: Box) -> NDArray[np.uint8]:
         """Return q of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size."""
-        batch = np.zeros((batch_size, *reads[0].shape), reads[0].dtype)
-        for place, read in zip(batch, reads, strict=False):
+        dtype = torch.from_numpy(reads[0][:0]).dtype
+        is_cuda = self.config.device == "cuda"
+        batch = torch.zeros((batch_size, *reads[0].shape), dtype=dtype, pin_memory=is_cuda)
+        for place, read in zip(batch.numpy(), reads, strict=False):
             place[:] = read
-        images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self._device)
-        device_type = self.config.device
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            logits: Tensor = self.network(
-                self.preprocessing.apply(images).contiguous(memory_format=torch.channels_last), wanted
-            )
+        images = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        inputs = self.preprocessing.apply(images).to(self._dtype, memory_format=torch.channels_last)
+        logits: Tensor = self.network(inputs, wanted)
         q = logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
         return np.asarray(q.cpu().numpy())
 

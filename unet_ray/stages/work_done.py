@@ -11,7 +11,12 @@ class WorkDone:
     """What a worker tells the driver."""
 
     images: int = 0
-    """That were measured."""
+    """That were measured, failed ones included."""
+    failed: int = 0
+    """Of these."""
+    megapixels: float = 0.0
+    predict_s: float = 0.0
+    """Seconds that predictors worked for them."""
     tiles: int = 0
     """Of large images, that were measured."""
     of_tiles: int = 0

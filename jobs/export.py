@@ -1,0 +1,22 @@
+"""Take the current results of an output elsewhere: COCO, label PNGs, GeoJSON, GeoParquet on a map.
+
+python jobs/export.py --tables tables --format coco --output instances.json
+python jobs/export.py --tables s3://b/tables --format geojson --output s3://b/for-qgis
+"""
+
+from _command import run
+
+from unet_ray.export import ExportConfig, export
+
+
+def main(config: ExportConfig, _: str) -> None:
+    """Export and say what."""
+    result = export(config)
+    print(f"{result.images} images, {result.regions} regions, {result.files} files: {config.output}")
+    for note, count in sorted(result.notes.items()):
+        if count:
+            print(f"note: {count} × {note}")
+
+
+if __name__ == "__main__":
+    run(ExportConfig, main, __doc__)

@@ -1,0 +1,112 @@
+"""Ray clusters as an administrator starts them: `ray start`, tokens on, and with an autoscaler whose nodes are here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+from tests.conftest import REPOSITORY, free_port
+
+_NODE_BYTES = 150 * 2**20
+"""Of the object store of a node that an autoscaler starts here."""
+
+
+@contextmanager
+def started_cluster(folder: Path, port: int, *flags: str, **environment: str) -> Iterator[dict[str, str]]:
+    """Start a head; yield the environment of its users. Every process of the cluster ends with it.
+
+    Args:
+        folder — for the token and the head's log.
+        port — of the head.
+        flags — more flags of `ray start --head`.
+        environment — more variables of the head, which jobs on it inherit.
+    """
+    dashboard, agent = free_port(), free_port()  # another Ray of this machine may hold the defaults
+    ray_files = tempfile.mkdtemp(prefix="unet-ray-")  # sockets lie in it: its path must be short
+    token = folder / "token"
+    token.write_text("0123456789abcdef" * 4)
+    token.chmod(0o600)
+    binaries = Path(sys.executable).parent
+    users = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    users |= {
+        "PATH": f"{binaries}:{users['PATH']}",  # as in an activated environment
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    command = [f"{binaries}/ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command += [f"--dashboard-agent-listen-port={agent}", f"--temp-dir={ray_files}"]
+    with (folder / "head.log").open("wb") as log:
+        process = subprocess.Popen([*command, *flags], env=users | environment, stdout=log, stderr=log)
+    try:
+        yield users | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_FILES": ray_files}
+    finally:
+        process.terminate()
+        process.wait(60)
+        for left in psutil.process_iter(["cmdline"]):  # nodes of an autoscaler are nobody's children
+            if ray_files in " ".join(left.info["cmdline"] or []):
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
+        shutil.rmtree(ray_files, ignore_errors=True)
+
+
+@contextmanager
+def autoscaling_cluster(folder: Path, most: dict[str, int]) -> Iterator[dict[str, str]]:
+    """Start a head that adds nodes of the types of cluster.yaml, each a raylet on this machine.
+
+    Args:
+        folder — for its files.
+        most — nodes of each type at most; types that are not in it stay away.
+    """
+    gcs = free_port()
+    types = yaml.safe_load((REPOSITORY / "cluster.yaml").read_text())["available_node_types"]
+    nodes: dict[str, dict[str, Any]] = {
+        name: {
+            "resources": types[name]["resources"] | {"object_store_memory": _NODE_BYTES},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": count,
+        }
+        for name, count in most.items()
+    }
+    head = {"resources": types["head"]["resources"], "node_config": {}, "max_workers": 0}
+    config = {
+        "cluster_name": "here",
+        "max_workers": sum(most.values()),
+        "idle_timeout_minutes": 0.15,
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": f"127.0.0.1:{gcs}",
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+        },
+        "available_node_types": nodes | {"ray.head.default": head},
+        "head_node_type": "ray.head.default",
+    }
+    file = folder / "autoscaling.yaml"
+    file.write_text(json.dumps(config))
+    environment = {
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_enable_worker_prestart": "0",  # a node would start a process per logical CPU
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    flags = ["--num-cpus=0", f"--autoscaling-config={file}", f"--object-store-memory={_NODE_BYTES}"]
+    with started_cluster(folder, gcs, *flags, **environment) as users:
+        yield users | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"}

@@ -1,0 +1,83 @@
+"""The node types of cluster.yaml on an autoscaler whose nodes are raylets here: up from none, and away again.
+
+GPUs are logical here: the network of each GPU actor runs on the CPU.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.clusters import autoscaling_cluster
+
+_GPU_NODES = 3
+_RUN = """
+import json, sys, threading, time
+from dataclasses import replace
+import ray
+import unet_ray.segment
+from unet_ray.cluster import connect
+from unet_ray.network.predictor import PredictorConfig
+from unet_ray.segment_config import SegmentConfig
+
+unet_ray.segment.PredictorConfig = lambda **given: PredictorConfig(**(given | {"device": "cpu"}))
+
+def gpu_nodes():
+    return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))
+
+def watch():
+    while True:
+        seen.append((time.monotonic() - started, gpu_nodes()))
+        time.sleep(0.5)
+
+flags = json.loads(sys.argv[1])
+connect("auto")
+started, seen = time.monotonic(), []
+threading.Thread(target=watch, daemon=True).start()
+try:
+    done = unet_ray.segment.segment(unet_ray.segment.SegmentConfig(**flags), "auto").images_done
+except Exception as error:
+    done = f"{type(error).__name__}: {error}"
+ended = time.monotonic() - started
+while gpu_nodes() and time.monotonic() - started < ended + 120:
+    time.sleep(0.5)
+print(json.dumps({"done": done, "ended": ended, "gone": time.monotonic() - started, "seen": seen}))
+"""
+
+
+def _run(environment: dict[str, str], **flags: object) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, json.dumps(flags)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for index in range(400):
+        pixels = np.random.default_rng(index).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(archive / f"{index}.png")
+    flags = {"model": tiny_model, "images": str(archive), "output": f"{tmp_path}/tables", "device": "gpu"}
+    with autoscaling_cluster(tmp_path, {"cpu": 1, "gpu": _GPU_NODES}) as environment:
+        refused = _run(environment, **flags, actors=f"{_GPU_NODES + 1}")
+        assert refused["done"].startswith(f"InputError: --actors {_GPU_NODES + 1} on GPUs: needs {_GPU_NODES + 1} GPUs")
+        assert refused["ended"] < 30
+        found = _run(environment, **flags, actors=f"1,{_GPU_NODES}", node_price="gpu=1,cpu=0.1")
+    assert found["done"] == 400
+    up = {count: min(at for at, nodes in found["seen"] if nodes >= count) for count in range(1, _GPU_NODES + 1)}
+    print(f"nodes up after {up} s, run ended after {found['ended']:.0f} s, nodes gone at {found['gone']:.0f} s")
+    assert up[_GPU_NODES] - up[1] < 15
+    assert found["gone"] - found["ended"] < 90
+    records = [json.loads(file.read_text()) for file in (tmp_path / "tables/runs").iterdir()]
+    (record,) = [record for record in records if record["status"] == "done"]
+    assert record["node_hours"]["gpu"] > 0
+    assert record["cost"]["total"] == pytest.approx(record["node_hours"]["gpu"] + 0.1 * record["node_hours"]["cpu"])

@@ -1,0 +1,164 @@
+"""Results in other tools' formats, and back: what pycocotools, Pillow and GeoPandas read of them."""
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from tests.conftest import make_tiny_model
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError
+from unet_ray.export import ExportConfig, export
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.inputs import find_labelled
+from unet_ray.results import Tables, masks_of, objects_of, open_tables
+from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
+from unet_ray.synthetic import draw_scene, encode
+from unet_ray.train import train
+from unet_ray.train_config import TrainConfig
+
+EPSG, CORNER, PIXEL_M = 32633, (500_000.0, 5_400_000.0), 0.5
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+    """Return a folder with an archive (PNG in folders, a stack, a GeoTIFF), a model and two nights of tables."""
+    folder = tmp_path_factory.mktemp("export")
+    archive, rng = Storage.of(f"{folder}/archive"), np.random.default_rng(0)
+    for name in ("a/one.png", "b/two.png"):
+        archive.write(name, encode(draw_scene(50, 70, rng)[0], "png"))
+    tifffile.imwrite(
+        folder / "archive/map.tif",
+        draw_scene(40, 60, rng)[0],
+        photometric="rgb",
+        extratags=[
+            (33550, "d", 3, (PIXEL_M, PIXEL_M, 0.0), False),
+            (33922, "d", 6, (0.0, 0.0, 0.0, *CORNER, 0.0), False),
+            (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, EPSG), False),
+        ],
+    )
+    tifffile.imwrite(folder / "archive/stack.tif", np.stack([draw_scene(30, 30, rng)[0] for _ in range(2)]))
+    flags = {"images": archive.uri, "output": f"{folder}/tables", "threshold": 0.45}
+    model = make_tiny_model(folder)
+    segment(SegmentConfig(model=model, shard_images=2, limit=2, **flags))  # type: ignore[arg-type]
+    segment(SegmentConfig(model=model, shard_images=2, **flags))  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture
+def tables(place: Path) -> Tables:
+    return open_tables(f"{place}/tables")
+
+
+def test_coco_holds_every_region_exactly(place: Path, tables: Tables, tmp_path: Path) -> None:
+    result = export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json"))
+    assert (result.images, result.regions) == (5, len(tables.regions))
+    assert result.regions > 20
+    found = COCO(tmp_path / "all.json")
+    assert {c["name"]: c["id"] for c in found.loadCats(found.getCatIds())} == {"cell": 1, "fibre": 2}
+    assert {i["file_name"] for i in found.imgs.values()} == {
+        *("a/one.png", "b/two.png", "map.tif", "stack.tif#page=1", "stack.tif#page=2"),
+    }
+    for number, image in found.imgs.items():
+        objects = objects_of(tables, image["image_uri"])
+        rows = found.loadAnns(found.getAnnIds(number))
+        ids = [r for u, r in zip(*(tables.regions[c].to_pylist() for c in ("image_uri", "region_id")), strict=True)
+               if u == image["image_uri"]]  # fmt: skip
+        assert len(rows) == len(ids)
+        for region_id, annotation in zip(sorted(ids), rows, strict=True):
+            name = found.cats[annotation["category_id"]]["name"]
+            assert np.array_equal(found.annToMask(annotation) > 0, objects[name] == region_id)
+            assert annotation["area"] == coco_mask.area(annotation["segmentation"])
+            assert annotation["bbox"] == coco_mask.toBbox(annotation["segmentation"]).tolist()
+    assert len(found.loadRes(json.loads((tmp_path / "all.json").read_text())["annotations"]).anns) == result.regions
+
+
+def test_coco_polygons_fill_holes_and_say_so(place: Path, tmp_path: Path) -> None:
+    result = export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/p.json", polygons=True))
+    found = COCO(tmp_path / "p.json")
+    areas = [(found.annToMask(annotation).sum(), annotation["area"]) for annotation in found.anns.values()]
+    assert all(drawn >= area for drawn, area in areas)
+    (note,) = result.notes
+    assert (result.notes[note] > 0) == any(drawn > area for drawn, area in areas)
+
+
+def test_label_images_are_the_masks(place: Path, tables: Tables, tmp_path: Path) -> None:
+    export(ExportConfig(tables=f"{place}/tables", format="png", output=f"{tmp_path}/png"))
+    names = {str(path.relative_to(tmp_path / "png")) for path in (tmp_path / "png").rglob("*.png")}
+    assert names == {"a/one.png.png", "b/two.png.png", "map.tif.png", "stack.tif.page1.png", "stack.tif.page2.png"}
+    picture = Image.open(tmp_path / "png/a/one.png.png")
+    assert picture.mode == "P"
+    masks = masks_of(tables, f"{place}/archive/a/one.png")
+    expected = np.where(masks["fibre"], 2, np.where(masks["cell"], 1, 0))
+    assert np.array_equal(np.asarray(picture), expected)
+
+
+def test_geopandas_opens_regions_on_the_map(place: Path, tables: Tables, tmp_path: Path) -> None:
+    for format in ("geojson", "geoparquet"):
+        export(ExportConfig(tables=f"{place}/tables", format=format, output=f"{tmp_path}/{format}"))  # type: ignore[arg-type]
+    ours = tables.regions.filter([uri.endswith("map.tif") for uri in tables.regions["image_uri"].to_pylist()])
+    frames = [
+        geopandas.read_file(tmp_path / "geojson/map.tif.geojson"),
+        geopandas.read_parquet(tmp_path / f"geoparquet/epsg={EPSG}.parquet"),
+    ]
+    for frame in frames:
+        assert frame.crs.to_epsg() == EPSG
+        assert len(frame) == len(ours) > 0
+        frame = frame.sort_values("region_id")
+        box = ours["bbox"][0].as_py()
+        left, top = CORNER[0] + PIXEL_M * box["xmin"], CORNER[1] - PIXEL_M * box["ymin"]
+        assert frame.geometry.iloc[0].bounds[0] == left
+        assert frame.geometry.iloc[0].bounds[3] == top
+        assert np.allclose(frame.geometry.area, PIXEL_M**2 * frame["area"])
+    assert list((tmp_path / "geoparquet").iterdir()) == [tmp_path / f"geoparquet/epsg={EPSG}.parquet"]
+    pixels = json.loads((tmp_path / "geojson/a/one.png.geojson").read_text())
+    assert "crs" not in pixels
+
+
+def test_a_night_alone_and_tables_that_are_not_there(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no successful image of --date 2020-01-01"):
+        export(ExportConfig(tables=f"{place}/tables", format="png", output=f"{tmp_path}/x", date="2020-01-01"))
+    with pytest.raises(InputError, match="no tables here"):
+        export(ExportConfig(tables=f"{place}/nothing", format="png", output=f"{tmp_path}/x"))
+    with pytest.raises(InputError, match="name a .json file"):
+        ExportConfig(tables="t", format="coco", output="folder")
+
+
+@pytest.mark.slow
+def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_path: Path) -> None:
+    """Export → correct (an object less) → train from the model → segment."""
+    for name in ("a/one.png", "b/two.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes((place / "archive" / name).read_bytes())
+    model = str(place / "tiny-model")
+    flags = {"images": f"{tmp_path}/images", "model": model, "output": f"{tmp_path}/tables", "threshold": 0.45}
+    segment(SegmentConfig(**flags))  # type: ignore[arg-type]
+    labels = tmp_path / "labels.json"
+    export(ExportConfig(tables=f"{tmp_path}/tables", format="coco", output=str(labels)))
+    corrected = json.loads(labels.read_text())
+    removed = corrected["annotations"].pop()
+    labels.write_text(json.dumps(corrected))
+    labelled = find_labelled(f"{tmp_path}/images", str(labels), (), None)
+    assert [spec.name for spec in labelled.classes] == ["cell", "fibre"]
+    tables = open_tables(f"{tmp_path}/tables")
+    item = labelled.items[removed["image_id"] - 1]
+    masks = dict(zip(("cell", "fibre"), item.read(labelled.access)[1], strict=True))
+    before = masks_of(tables, item.image.uri)
+    assert np.array_equal(masks["cell"] > 0, before["cell"])
+    assert before["fibre"].sum() - (masks["fibre"] > 0).sum() == removed["area"]
+    config = TrainConfig(
+        images=f"{tmp_path}/images", masks=str(labels), output=f"{tmp_path}/model-2", init_from=model,
+        base_channels=4, depth=2, crop=32, epochs=1, batch_size=2, val_fraction=0.0,
+    )  # fmt: skip
+    train(config)
+    again = segment(SegmentConfig(**(flags | {"model": f"{tmp_path}/model-2"})))  # type: ignore[arg-type]
+    assert again.images_done == 2
+    with pytest.raises(InputError, match="no category leaf; there are cell, fibre"):
+        find_labelled(f"{tmp_path}/images", str(labels), (ClassSpec(1, "leaf"),), None)

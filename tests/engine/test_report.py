@@ -1,0 +1,166 @@
+"""The page of a night: its facts against the tables, its drift sign, and itself in a browser."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import make_tiny_model
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError
+from unet_ray.report import ReportConfig, ReportResult, report
+from unet_ray.reporting.drift import _compared, compare
+from unet_ray.reporting.facts import Estimate
+from unet_ray.reporting.page import figure
+from unet_ray.results import open_tables
+from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
+from unet_ray.synthetic import draw_scene, encode
+
+NIGHTS = ("2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+    """Return a folder with the tables of four nights of a growing archive, the last with images of another kind."""
+    folder = tmp_path_factory.mktemp("report")
+    model, rng = make_tiny_model(folder), np.random.default_rng(0)
+    for night, date in enumerate(NIGHTS):
+        for index in range(6):
+            scene = draw_scene(60, 80, rng)[0]
+            pixels = 255 - scene // 3 if night == len(NIGHTS) - 1 else scene
+            name = "<b>bold.png" if night == index == 0 else f"{night}-{index}.png"
+            Storage.of(f"{folder}/archive").write(name, encode(pixels, "png"))
+        Storage.of(f"{folder}/archive").write(f"broken-{night}.png", b"no image")
+        flags = {"model": model, "images": f"{folder}/archive", "output": f"{folder}/tables", "date": date}
+        segment(SegmentConfig(**flags, threshold=0.45, max_error_rate=0.5))  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(place: Path) -> ReportResult:
+    return report(ReportConfig(tables=f"{place}/tables", output=f"{place}/report.html", pictures=3))
+
+
+def test_facts_are_those_of_the_tables(place: Path, made: ReportResult) -> None:
+    facts, tables = made.facts, open_tables(f"{place}/tables")
+    assert (facts.date, facts.images, len(facts.earlier)) == (NIGHTS[-1], 6, 3)
+    assert [(kind, count) for kind, count, _ in facts.errors] == [("unreadable", 1)]
+    for number, name in facts.classes.items():
+        for date, night in facts.nights.items():
+            masks, regions = (
+                [r for r in table.to_pylist() if r["date"] == date and r["class_id"] == number]
+                for table in (tables.masks, tables.regions)
+            )
+            assert night[number].regions == len(regions), name
+            shares = [row["area"] / (row["height"] * row["width"]) for row in masks]
+            found = night[number].figures
+            assert found["share of pixels"].value == pytest.approx(np.mean(shares))  # images of one size
+            assert found["share of pixels"].error == pytest.approx(np.std(shares) / len(shares) ** 0.5)
+            assert found["regions per image"].value == pytest.approx(len(regions) / 6)
+            assert found["mean score"].value == pytest.approx(np.mean([row["score"] for row in regions]))
+            typical = np.exp(np.mean(np.log([row["area"] for row in regions])))
+            assert found["typical area (px)"].value == pytest.approx(typical)
+        assert sum(facts.areas[number].night.values()) == facts.nights[NIGHTS[-1]][number].regions
+        assert sum(facts.scores[number].before.values()) == sum(facts.nights[d][number].regions for d in facts.earlier)
+
+
+def test_a_night_of_another_kind_has_the_sign_and_others_have_not(place: Path, made: ReportResult) -> None:
+    assert any(row.differs for number in made.facts.classes for row in compare(made.facts, number))
+    before = report(ReportConfig(tables=f"{place}/tables", output=f"{place}/third.html", date=NIGHTS[2], pictures=0))
+    assert not any(row.differs for number in before.facts.classes for row in compare(before.facts, number))
+    assert "▲ differs" in (place / "report.html").read_text()
+    assert "▲ differs" not in (place / "third.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "differs"),
+    [
+        (13.1, [10, 11, 12], True),  # beyond twice what the nights differ
+        (12.9, [10, 11, 12], False),
+        (11.2, [11, 11, 11], False),  # within three standard errors
+        (11.5, [11, 11, 11], True),
+        (99, [11], False),  # nothing can be said
+    ],
+)
+def test_the_sign_means_more_than_nights_and_chance_do(now: float, before: list[float], differs: bool) -> None:
+    earlier = [Estimate(value, 0.1) for value in before]
+    assert _compared("x", Estimate(now, 0.1), earlier).differs == differs
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(place: Path, made: ReportResult) -> None:
+    page = (place / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    first = report(ReportConfig(tables=f"{place}/tables", output=f"{place}/first.html", date=NIGHTS[0], pictures=6))
+    assert "&lt;b&gt;bold.png" in (place / "first.html").read_text()
+    assert "<b>bold" not in (place / "first.html").read_text()
+    assert first.pictures == 24
+    assert made.pictures == 12
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [figure(value) for value in (None, 0, 1234567, 12.345, 0.00012345)] == [
+        *("–", "0", "1,234,567", "12.3", "0.000123"),
+    ]
+
+
+def test_what_cannot_be_reported_is_one_line(place: Path) -> None:
+    with pytest.raises(InputError, match="no images of --date 2020-01-01; there are 2026-03-01, "):
+        report(ReportConfig(tables=f"{place}/tables", output=f"{place}/x.html", date="2020-01-01"))
+    with pytest.raises(InputError, match="no tables here"):
+        report(ReportConfig(tables=f"{place}/archive", output=f"{place}/x.html"))
+    with pytest.raises(InputError, match="name a .html file"):
+        ReportConfig(tables="t", output="folder")
+    with pytest.raises(InputError, match="--date monday"):
+        ReportConfig(tables="t", output="x.html", date="monday")
+
+
+@pytest.fixture
+def browser_page(place: Path, made: ReportResult) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.problems = []
+        page.on("console", lambda message: page.problems.append(message.text))
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.goto(f"file://{place}/report.html")
+        yield page
+        browser.close()
+
+
+@pytest.mark.slow
+def test_filters_work_in_a_browser(browser_page: Any) -> None:
+    page = browser_page
+    cards = page.locator(".card")
+    described = [json.loads(cards.nth(i).get_attribute("data-regions")) for i in range(cards.count())]
+    visible = page.locator(".card:visible")
+    assert visible.count() == 12
+    page.fill("[name=area]", "40")
+    page.fill("[name=score]", "0.47")
+    page.select_option("[name=class]", "cell")
+    expected = sum(any(n == "cell" and a >= 40 and s >= 0.47 for n, a, s in found) for found in described)
+    assert visible.count() == expected
+    page.fill("[name=area]", "0")
+    page.fill("[name=score]", "0")
+    page.select_option("[name=class]", "")
+    page.fill("[name=text]", "3-1.PNG")
+    names = {visible.nth(i).get_attribute("data-uri").rpartition("/")[2] for i in range(visible.count())}
+    assert names <= {"3-1.png"}
+    assert page.locator("#count").inner_text() == f"{visible.count()} picture{'s' * (visible.count() != 1)} of 12"
+    page.fill("[name=text]", "")
+    page.select_option("[name=kind]", "random")
+    assert visible.count() == 3
+    page.locator(".card:visible .zoom").first.press("Enter")
+    assert page.locator("dialog img").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog img").is_visible()
+    assert page.problems == []

@@ -1,0 +1,89 @@
+"""What a run cost: hours of each type of node while it ran, and their price."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
+from typing import Any
+
+import ray
+
+from unet_ray.errors import InputError
+
+_LOOK_S = 5.0
+_TYPE_LABEL = "ray.io/node-group"
+_ANY = "node"
+"""Of nodes whose type nobody named, and of a price for all types."""
+
+
+class NodeHours:
+    """Counts how long each node of the cluster is up while the `with` block runs."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def by_type(self) -> dict[str, float]:
+        """Hours by the type that the cluster's configuration gives a node, else `node`."""
+        return {kind: seconds / 3600 for kind, seconds in sorted(self._seconds.items())}
+
+    def __enter__(self) -> NodeHours:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        seen_at, stopping = time.monotonic(), False
+        while not stopping:
+            stopping = self._stop.wait(_LOOK_S)
+            now = time.monotonic()
+            with suppress(Exception):  # a cluster that is lost: what was counted stands
+                for node in ray.nodes():
+                    if node["Alive"]:
+                        self._seconds[node.get("Labels", {}).get(_TYPE_LABEL, _ANY)] += now - seen_at
+            seen_at = now
+
+
+def parse_prices(text: str) -> dict[str, float]:
+    """Return the price of an hour by type of node; `node` for one price of all.
+
+    Example: `0.98`, or `head=0.2,gpu=0.98`.
+
+    Raises: InputError — anything else.
+    """
+    prices = {}
+    for part in text.split(","):
+        kind, _, price = part.rpartition("=")
+        try:
+            prices[kind or _ANY] = float(price)
+        except ValueError:
+            prices[kind] = -1.0
+    if min(prices.values()) < 0 or (_ANY in prices and len(prices) > 1):
+        raise InputError(f"--node-price {text}: give a price per hour, or TYPE=PRICE,… as in head=0.2,gpu=0.98")
+    return prices
+
+
+def cost_of(hours: dict[str, float], prices: dict[str, float], images: int, megapixels: float) -> dict[str, Any]:
+    """Return the cost of a run in all, per thousand images and per gigapixel, and the types that no price was given of.
+
+    Args:
+        hours — by type of node.
+        prices — of an hour, as `parse_prices` returns them.
+        images, megapixels — that were done.
+    """
+    every = prices.get(_ANY)
+    priced = {kind: prices.get(kind, every) for kind in hours}
+    total = sum(hours[kind] * price for kind, price in priced.items() if price is not None)
+    return {
+        "total": total,
+        "per_1000_images": 1000 * total / images if images else None,
+        "per_gigapixel": 1000 * total / megapixels if megapixels else None,
+        "types_without_price": [kind for kind, price in priced.items() if price is None],
+    }

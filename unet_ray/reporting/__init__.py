@@ -1,0 +1,1 @@
+"""What a night found, as one page: facts, drift, charts, pictures."""

@@ -1,0 +1,52 @@
+"""Whether a night is like the nights before it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from unet_ray.reporting.facts import Estimate, Facts
+
+_BEYOND = 2.0
+"""How many times farther from the middle of the earlier nights than any of them."""
+_ERRORS = 3.0
+"""How many standard errors at least: what chance alone hardly does."""
+LEAST_NIGHTS = 2
+"""Earlier nights without which nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of a night beside those of earlier nights."""
+
+    name: str
+    now: float
+    middle: float | None
+    """Median of the earlier nights; None: there are too few."""
+    least: float | None
+    most: float | None
+    differs: bool
+
+
+def compare(facts: Facts, class_id: int) -> list[Comparison]:
+    """Hold each figure of a class against the earlier nights."""
+    night = facts.nights[facts.date][class_id]
+    return [
+        _compared(name, figure, [facts.nights[date][class_id].figures[name] for date in facts.earlier])
+        for name, figure in night.figures.items()
+    ]
+
+
+def _compared(name: str, now: Estimate, before: list[Estimate]) -> Comparison:
+    """Call a figure different where it lies beyond what earlier nights did among themselves, and beyond chance.
+
+    Example: nights of 10, 11, 12, each ± 0.1: 13 lies twice as far from 11 as any of them, 12.5 does not.
+    """
+    if len(before) < LEAST_NIGHTS:
+        return Comparison(name, now.value, None, None, None, False)
+    values = [figure.value for figure in before]
+    middle = statistics.median(values)
+    chance = (now.error**2 + statistics.fmean(f.error**2 for f in before) / len(before)) ** 0.5
+    limit = max(_BEYOND * max(abs(value - middle) for value in values), _ERRORS * chance)
+    differs = abs(now.value - middle) > limit
+    return Comparison(name, now.value, middle, min(values), max(values), differs)
