@@ -26,20 +26,18 @@ from PIL import Image
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import REGIONS, on_a_map
 from unet_ray.errors import InputError
-from unet_ray.imaging.filling import fill_outlines
 from unet_ray.imaging.georeference import Georeference, find_georeference
 from unet_ray.imaging.images import TIFF_SUFFIXES
-from unet_ray.imaging.object_runs import encode_objects
+from unet_ray.imaging.object_runs import encode_outlines
 from unet_ray.imaging.pictures import class_colour
-from unet_ray.imaging.tiling import Box
 from unet_ray.results import Tables, current_keys, masks_of, shards_of
 
 Format = Literal["coco", "png", "geojson", "geoparquet"]
 
+_ANNOTATION = ["class_id", "score", "area", "bbox"]
+"""Of a region, what COCO keeps beside its pixels."""
 _FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_max", "area"]
 """Of a region, what GeoJSON keeps."""
-_TOGETHER_PX = 2**26
-"""Larger images are not labelled whole: their objects are encoded one by one."""
 _MOST_PALETTE = 255
 _PAGE = re.compile(r"#page=(\d+)$")
 
@@ -171,9 +169,9 @@ def _annotations(row: dict[str, Any], regions: Any, as_polygons: bool, notes: Co
         notes["holes filled: COCO's polygons have none"] += holes
         codes: Iterator[Any] = (_rings(outline) for outline in outlines)
     else:
-        codes = _run_lengths(row["height"], row["width"], regions, outlines)
-    columns = regions.select(["class_id", "score", "area", "bbox"]).to_pylist()
-    for code, found in zip(codes, columns, strict=True):
+        size = [row["height"], row["width"]]
+        codes = ({"size": size, "counts": counts.decode()} for counts in encode_outlines(outlines, *size))
+    for code, found in zip(codes, regions.select(_ANNOTATION).to_pylist(), strict=True):
         box = found["bbox"]
         yield {
             "category_id": found["class_id"],
@@ -188,23 +186,6 @@ def _annotations(row: dict[str, Any], regions: Any, as_polygons: bool, notes: Co
 def _rings(outline: Any) -> list[list[float]]:
     """Return the outer rings of an outline as COCO's flat lists of coordinates."""
     return [shapely.get_coordinates(part.exterior)[:-1].ravel().tolist() for part in shapely.get_parts(outline)]
-
-
-def _run_lengths(height: int, width: int, regions: Any, outlines: NDArray[Any]) -> Iterator[dict[str, Any]]:
-    """Yield each region's run lengths: those of a class together, which do not overlap, or one by one."""
-    codes: dict[int, bytes] = {}
-    ids, classes = regions["region_id"].to_numpy(), regions["class_id"].to_numpy()
-    boxes = shapely.bounds(outlines).astype(int) if len(outlines) else np.zeros((0, 4), int)
-    together = height * width <= _TOGETHER_PX
-    for chosen in (
-        [np.flatnonzero(classes == c) for c in np.unique(classes)] if together else np.arange(len(ids))[:, None]
-    ):
-        (left, top), (right, bottom) = boxes[chosen, :2].min(0), boxes[chosen, 2:].max(0)
-        window = Box(int(top), int(left), int(bottom), int(right))
-        labels = fill_outlines(outlines[chosen], ids[chosen], window)
-        codes |= encode_objects(labels, window, height, width)
-    for number in ids.tolist():
-        yield {"size": [height, width], "counts": codes[number].decode()}
 
 
 def _to_png(shards: Iterator[Tables], names: _Names, output: Storage) -> ExportResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,18 +19,19 @@ from ray.data import Dataset
 from unet_ray.archive.ledger import remove_leftovers
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.runs import close_lost_runs, new_run_id, run_records, write_run_record
+from unet_ray.archive.runs import close_lost_runs, new_run_id, run_records
 from unet_ray.archive.scratch import scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.capacity import PoolPlan, plan_pool
-from unet_ray.cluster import TASK_CPUS, ProgressBoard, bytes_between, calm_ray_data, connect, software_versions
-from unet_ray.costs import NodeHours, cost_of, parse_prices
+from unet_ray.cluster import TASK_CPUS, ProgressBoard, bytes_between, calm_ray_data, connect
+from unet_ray.costs import NodeHours
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig, effective_context
 from unet_ray.plan import Plan, make_plan
 from unet_ray.run_metrics import RunMetrics
+from unet_ray.run_record import write_record
 from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, rule_of
 from unet_ray.shard_sink import SegmentResult, ShardSink
 from unet_ray.stages.decode import Decode
@@ -40,8 +41,6 @@ from unet_ray.stages.predict import Predict
 from unet_ray.stages.work_done import WorkDone
 from unet_ray.watchdog import Watchdog
 
-_BUSY = 0.8
-"""Share of time at work from which on the predictors are what the others wait for."""
 _SWITCH_S = 5e-4
 """After how long a thread that measures lets the one go on that drives the network; by default ten times as long."""
 _CALLS_PER_ACTOR = 4
@@ -197,7 +196,7 @@ class _Run:
                 **as_tables,
             )
             .map_batches(
-                _PredictActor,
+                PredictActor,
                 fn_constructor_args=(ray.put(model), predictor, self._large(as_rows, post)),
                 compute=pool.strategy(_CALLS_PER_ACTOR),
                 **pool.remote_args,
@@ -237,7 +236,7 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
     result, plan = run.result, run.plan
     result.is_exact = is_exact(run.config, run.model.network)
     result.images_listed, result.images_skipped = plan.listed, plan.done + plan.failed_before
-    _write_record(run)
+    write_record(run.output, result, run.config, run.model, run.config_digest)
     result.status, result.exit_code = "failed", 1
     try:
         if plan.todo:
@@ -257,38 +256,8 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
         raise
     finally:
         result.ended_at = datetime.now(UTC)
-        _write_record(run)
+        write_record(run.output, result, run.config, run.model, run.config_digest)
     return result
-
-
-def _write_record(run: _Run) -> None:
-    result, rule = run.result, rule_of(run.config, run.model)
-    if run.config.node_price and result.node_hours:
-        prices = parse_prices(run.config.node_price)
-        result.cost = cost_of(result.node_hours, prices, result.images_done, result.megapixels)
-    rate = result.images_done / result.elapsed_s if result.elapsed_s else 0.0
-    record = asdict(result) | {
-        "config": asdict(run.config),
-        "config_digest": run.config_digest,
-        "model_digest": run.model.digest,
-        "images_per_s": rate,
-        "megapixels_per_s": result.megapixels / result.elapsed_s if result.elapsed_s else 0.0,
-        "bottleneck": _bottleneck(result),
-        "objects": {
-            "parted": run.model.parting is not None,
-            "min_areas": {spec.id: area for spec, area in zip(run.model.classes, rule.min_areas, strict=True)},
-        },
-        "versions": software_versions(),
-    }
-    write_run_record(run.output, result.run_id, record)
-
-
-def _bottleneck(result: SegmentResult) -> str | None:
-    """Return the stage that the others wait for: the predictors where they are busy, else the longest of the others."""
-    if result.predictor_busy_share >= _BUSY:
-        return "predict"
-    others = {stage: seconds for stage, seconds in result.stage_s.items() if stage != "predict"}
-    return max(others, key=lambda stage: others[stage]) if others else None
 
 
 def work_of(rows: Any) -> WorkDone:
@@ -298,7 +267,7 @@ def work_of(rows: Any) -> WorkDone:
     return WorkDone(len(rows), failed, pixels / 1e6, pc.sum(rows["predict_s"]).as_py() or 0.0)
 
 
-class _PredictActor:
+class PredictActor:
     """The network on its device, built once per actor."""
 
     def __init__(self, model_ref: Any, config: PredictorConfig, large: Callable[[Predictor], PredictLarge]) -> None:
@@ -308,4 +277,5 @@ class _PredictActor:
         self._predict = Predict(predictor, large(predictor))
 
     def __call__(self, pixels: Any) -> Iterator[Any]:
+        """Predict a table of images."""
         return self._predict(pixels)

@@ -50,7 +50,7 @@ _LEAST, _MOST_PIXELS = 40, 8 * 2**20
 _SIDES = ("bare", "plain", "loop", "docs", "monai", "ours")
 _PARTS = {
     "decode": "MapBatches(Decode)",
-    "predict": "_PredictActor",
+    "predict": "PredictActor",
     "measure": "MapBatches(measure)",
     "write": "Write",
     "driver": "jobs/segment.py",

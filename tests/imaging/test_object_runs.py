@@ -1,22 +1,22 @@
 import numpy as np
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from unet_ray.imaging.object_runs import encode_objects
-from unet_ray.imaging.tiling import Box
+from unet_ray.imaging.object_runs import encode_outlines
+from unet_ray.imaging.parting import unparted
+from unet_ray.imaging.regions import find_regions
 
-_SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
-
-@given(arrays(np.int64, _SIDES, elements=st.integers(0, 3)), st.integers(0, 3), st.integers(0, 3), _SIDES)
-def test_each_label_is_encoded_as_pycocotools_would(labels: np.ndarray, top: int, left: int, rest: tuple) -> None:
-    """Byte by byte, in a window anywhere in the image, also where it is as high as the image."""
-    box = Box(top, left, top + labels.shape[0], left + labels.shape[1])
-    whole = np.zeros((box.bottom + rest[0] - 1, box.right + rest[1] - 1), np.int64)
-    whole[box.top : box.bottom, box.left : box.right] = labels
-    found = encode_objects(labels, box, *whole.shape)
-    assert set(found) == set(np.unique(labels)) - {0}
-    for label, counts in found.items():
-        assert counts == coco.encode(np.asfortranarray(whole == label, np.uint8))["counts"]
+@given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_each_outline_is_encoded_as_pycocotools_encodes_its_pixels(mask: np.ndarray) -> None:
+    """Byte by byte: holes, parts that touch at corners, runs from the foot of a column to the head of the next."""
+    outlines = shapely.from_wkb(find_regions(unparted(mask), np.full(mask.shape, 200, np.uint8), 1).geometry)
+    found = encode_outlines(np.atleast_1d(outlines), *mask.shape)
+    pixels = [coco.decode({"size": list(mask.shape), "counts": counts}) for counts in found]
+    assert np.array_equal(sum(pixels, np.zeros(mask.shape, int)), mask)
+    for drawn, counts, outline in zip(pixels, found, outlines, strict=True):
+        assert drawn.sum() == outline.area
+        assert counts == coco.encode(np.asfortranarray(drawn))["counts"]

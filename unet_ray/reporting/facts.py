@@ -93,7 +93,7 @@ def gather(database: Scratch, output: Storage, date: str | None) -> Facts:
     columns = ("date", "run_id", "model_digest", "config_digest", "error_type", "segmented_at", "image_uri", "error")
     database.read("images", images, columns)
     named = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
-    date = date or max(named, default=None)
+    date = date or max(named, default="")
     if date not in named:
         raise InputError(f"{output.uri}: no images of --date {date}; there are {', '.join(sorted(named)) or 'none'}")
     night = f"date = '{date}'"

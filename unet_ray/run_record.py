@@ -1,0 +1,48 @@
+"""What a run leaves of itself: `runs/RUN_ID.json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from unet_ray.archive.runs import write_run_record
+from unet_ray.archive.storage import Storage
+from unet_ray.cluster import software_versions
+from unet_ray.costs import cost_of, parse_prices
+from unet_ray.network.model_folder import Model
+from unet_ray.segment_config import SegmentConfig, rule_of
+from unet_ray.shard_sink import SegmentResult
+
+_BUSY = 0.8
+"""Share of time at work from which on the predictors are what the others wait for."""
+
+
+def write_record(
+    output: Storage, result: SegmentResult, config: SegmentConfig, model: Model, config_digest: str
+) -> None:
+    """Write the record of a run as it stands."""
+    rule = rule_of(config, model)
+    if config.node_price and result.node_hours:
+        prices = parse_prices(config.node_price)
+        result.cost = cost_of(result.node_hours, prices, result.images_done, result.megapixels)
+    record = asdict(result) | {
+        "config": asdict(config),
+        "config_digest": config_digest,
+        "model_digest": model.digest,
+        "images_per_s": result.images_done / result.elapsed_s if result.elapsed_s else 0.0,
+        "megapixels_per_s": result.megapixels / result.elapsed_s if result.elapsed_s else 0.0,
+        "bottleneck": _bottleneck(result),
+        "objects": {
+            "parted": model.parting is not None,
+            "min_areas": {spec.id: area for spec, area in zip(model.classes, rule.min_areas, strict=True)},
+        },
+        "versions": software_versions(),
+    }
+    write_run_record(output, result.run_id, record)
+
+
+def _bottleneck(result: SegmentResult) -> str | None:
+    """Return the stage that the others wait for: the predictors where they are busy, else the longest of the others."""
+    if result.predictor_busy_share >= _BUSY:
+        return "predict"
+    others = {stage: seconds for stage, seconds in result.stage_s.items() if stage != "predict"}
+    return max(others, key=lambda stage: others[stage]) if others else None
