@@ -154,8 +154,7 @@ def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_
     assert np.array_equal(masks["cell"] > 0, before["cell"])
     assert before["fibre"].sum() - (masks["fibre"] > 0).sum() == removed["area"]
     config = TrainConfig(
-        images=f"{tmp_path}/images", masks=str(labels), output=f"{tmp_path}/model-2", init_from=model,
-        base_channels=4, depth=2, crop=32, epochs=1, batch_size=2, val_fraction=0.0,
+        images=f"{tmp_path}/images", masks=str(labels), output=f"{tmp_path}/model-2", init_from=model, crop=32, epochs=1, batch_size=2, val_fraction=0.0,
     )  # fmt: skip
     train(config)
     again = segment(SegmentConfig(**(flags | {"model": f"{tmp_path}/model-2"})))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 from numpy.typing import NDArray
@@ -107,7 +108,7 @@ def _choose(database: Scratch, facts: Facts, each: int) -> Iterator[tuple[str, s
 
 
 def _regions_of(output: Storage, facts: Facts, uris: list[str]) -> Any:
-    wanted = pc.field("image_uri").isin(uris) & pc.field("run_id").isin(facts.run_ids)
+    wanted = pc.field("image_uri").isin(pa.array(uris, pa.string())) & pc.field("run_id").isin(facts.run_ids)
     dataset = open_dataset(output, "regions", SCHEMAS["regions"])
     columns = ["image_uri", "region_id", "class_id", "class_name", "area", "score", "bbox", "geometry"]
     return dataset.to_table(columns=columns, filter=wanted & (pc.field("date") == facts.date))
