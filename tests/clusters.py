@@ -75,6 +75,7 @@ def autoscaling_cluster(folder: Path, most: dict[str, int]) -> Iterator[dict[str
     nodes: dict[str, dict[str, Any]] = {
         name: {
             "resources": types[name]["resources"] | {"object_store_memory": _NODE_BYTES},
+            "labels": {"ray.io/node-group": name},  # which Ray takes from what starts a node, elsewhere
             "node_config": {},
             "min_workers": 0,
             "max_workers": count,
@@ -95,6 +96,13 @@ def autoscaling_cluster(folder: Path, most: dict[str, int]) -> Iterator[dict[str
         },
         "available_node_types": nodes | {"ray.head.default": head},
         "head_node_type": "ray.head.default",
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "initialization_commands": [],
+        **{f"{part}setup_commands": [] for part in ("", "head_", "worker_")},
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
     }
     file = folder / "autoscaling.yaml"
     file.write_text(json.dumps(config))

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from unet_ray.costs import cost_of, parse_prices
 from unet_ray.errors import InputError
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.network.model_folder import Model, state_bytes
@@ -59,3 +60,15 @@ def test_the_tile_can_change_a_row_where_tiles_are_not_exact(exact: dict[str, ob
 def test_an_unknown_precision_is_one_line() -> None:
     with pytest.raises(InputError, match="--precision fp16: choose float32 or bfloat16"):
         replace(CONFIG, precision="fp16")
+
+
+def test_costs_are_those_of_the_hours() -> None:
+    hours = {"cpu": 2.0, "gpu": 1.0, "node": 3.0}
+    found = cost_of(hours, parse_prices("0.2,gpu=1.5"), images=4000, megapixels=2000)
+    assert found["total"] == pytest.approx(1.5 + 0.2 * 5)
+    assert found["per_1000_images"] == pytest.approx(2.5 / 4)
+    assert found["per_gigapixel"] == pytest.approx(2.5 / 2)
+    assert cost_of(hours, parse_prices("gpu=1.5"), 0, 0.0)["types_without_price"] == ["cpu", "node"]
+    for wrong in ("", "gpu", "gpu=x", "-1", "gpu=nan"):
+        with pytest.raises(InputError, match="--node-price"):
+            parse_prices(wrong)

@@ -52,9 +52,9 @@ class NodeHours:
 
 
 def parse_prices(text: str) -> dict[str, float]:
-    """Return the price of an hour by type of node; `node` for one price of all.
+    """Return the price of an hour by type of node; a price without type is that of all others, `node`.
 
-    Example: `0.98`, or `head=0.2,gpu=0.98`.
+    Example: `0.98`, or `0.2,cpu=0.36,gpu=0.98`.
 
     Raises: InputError — anything else.
     """
@@ -65,8 +65,8 @@ def parse_prices(text: str) -> dict[str, float]:
             prices[kind or _ANY] = float(price)
         except ValueError:
             prices[kind] = -1.0
-    if min(prices.values()) < 0 or (_ANY in prices and len(prices) > 1):
-        raise InputError(f"--node-price {text}: give a price per hour, or TYPE=PRICE,… as in head=0.2,gpu=0.98")
+    if not min(prices.values()) >= 0:
+        raise InputError(f"--node-price {text}: give a price per hour, or one and TYPE=PRICE,… as in 0.2,gpu=0.98")
     return prices
 
 

@@ -36,7 +36,7 @@ def count_labelled(
     predictor = PredictorConfig(device="cuda" if pool.uses_gpu else "cpu", threads=pool.threads)
     rows = (
         ordinals(len(indices), len(indices) // _IMAGES_PER_TASK)
-        .map_batches(
+        .map_batches_internal(  # `map_batches` takes no whole blocks where GPUs are asked for
             _CountActor,
             fn_constructor_args=(shared, predictor, count),
             compute=pool.strategy(),

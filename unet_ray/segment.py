@@ -195,7 +195,7 @@ class _Run:
                 num_cpus=TASK_CPUS,
                 **as_tables,
             )
-            .map_batches(
+            .map_batches_internal(  # `map_batches` takes no whole blocks where GPUs are asked for
                 PredictActor,
                 fn_constructor_args=(ray.put(model), predictor, self._large(as_rows, post)),
                 compute=pool.strategy(_CALLS_PER_ACTOR),

@@ -56,7 +56,7 @@ class SegmentConfig:
     stall_minutes: float = 30.0
     """The run ends where no image was measured for so long (min); what is written is kept, run it again."""
     node_price: str | None = None
-    """Price of a node hour, or TYPE=PRICE,… by node type of the cluster; the run record then has the cost."""
+    """Price of a node hour, and TYPE=PRICE,… of node types that have another; the run record then has the cost."""
     retry_failed: bool = False
     """Try images again that failed before with the same content."""
     limit: int | None = None

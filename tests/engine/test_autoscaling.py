@@ -25,7 +25,7 @@ from unet_ray.cluster import connect
 from unet_ray.network.predictor import PredictorConfig
 from unet_ray.segment_config import SegmentConfig
 
-unet_ray.segment.PredictorConfig = lambda **given: PredictorConfig(**(given | {"device": "cpu"}))
+unet_ray.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")
 
 def gpu_nodes():
     return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))
@@ -71,7 +71,7 @@ def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> N
         refused = _run(environment, **flags, actors=f"{_GPU_NODES + 1}")
         assert refused["done"].startswith(f"InputError: --actors {_GPU_NODES + 1} on GPUs: needs {_GPU_NODES + 1} GPUs")
         assert refused["ended"] < 30
-        found = _run(environment, **flags, actors=f"1,{_GPU_NODES}", node_price="gpu=1,cpu=0.1")
+        found = _run(environment, **flags, actors=f"1,{_GPU_NODES}", node_price="0.2,gpu=1")
     assert found["done"] == 400
     up = {count: min(at for at, nodes in found["seen"] if nodes >= count) for count in range(1, _GPU_NODES + 1)}
     print(f"nodes up after {up} s, run ended after {found['ended']:.0f} s, nodes gone at {found['gone']:.0f} s")
@@ -80,4 +80,5 @@ def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> N
     records = [json.loads(file.read_text()) for file in (tmp_path / "tables/runs").iterdir()]
     (record,) = [record for record in records if record["status"] == "done"]
     assert record["node_hours"]["gpu"] > 0
-    assert record["cost"]["total"] == pytest.approx(record["node_hours"]["gpu"] + 0.1 * record["node_hours"]["cpu"])
+    hours = record["node_hours"]
+    assert record["cost"]["total"] == pytest.approx(hours["gpu"] + 0.2 * (sum(hours.values()) - hours["gpu"]))

@@ -153,9 +153,10 @@ def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_
     before = masks_of(tables, item.image.uri)
     assert np.array_equal(masks["cell"] > 0, before["cell"])
     assert before["fibre"].sum() - (masks["fibre"] > 0).sum() == removed["area"]
+    flags_of_training = {"crop": 32, "epochs": 1, "batch_size": 2, "val_fraction": 0.0, "init_from": model}
     config = TrainConfig(
-        images=f"{tmp_path}/images", masks=str(labels), output=f"{tmp_path}/model-2", init_from=model, crop=32, epochs=1, batch_size=2, val_fraction=0.0,
-    )  # fmt: skip
+        images=f"{tmp_path}/images", masks=str(labels), output=f"{tmp_path}/model-2", **flags_of_training
+    )  # type: ignore[arg-type]
     train(config)
     again = segment(SegmentConfig(**(flags | {"model": f"{tmp_path}/model-2"})))  # type: ignore[arg-type]
     assert again.images_done == 2
