@@ -113,6 +113,7 @@ def autoscaling_cluster(folder: Path, most: dict[str, int]) -> Iterator[dict[str
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_enable_worker_prestart": "0",  # a node would start a process per logical CPU
+        "RAY_idle_worker_killing_time_threshold_ms": "120000",  # as in cluster.yaml
         "PYTHONPATH": str(REPOSITORY),
     }
     flags = ["--num-cpus=0", f"--autoscaling-config={file}", f"--object-store-memory={_NODE_BYTES}"]
