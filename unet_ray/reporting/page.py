@@ -57,7 +57,7 @@ def _tiles(facts: Facts) -> list[dict[str, Any]]:
         ("images done", figure(facts.images), False),
         ("failed", figure(failed), failed > 0),
         ("done before", figure(total["images_skipped"]), False),
-        ("gigapixels", figure(total["megapixels"] / 1000), False),
+        (*_pixels(total["megapixels"]), False),
     ]
     if total["elapsed_s"]:
         tiles.append(("duration", _duration(total["elapsed_s"]), False))
@@ -68,6 +68,11 @@ def _tiles(facts: Facts) -> list[dict[str, Any]]:
     bad = sorted({str(record["status"]) for record in records} - {"done"})
     tiles.append(("status", ", ".join(bad) or "done", bool(bad)))
     return [{"name": name, "value": value, "warn": warn} for name, value, warn in tiles]
+
+
+def _pixels(megapixels: float) -> tuple[str, str]:
+    is_large = megapixels >= 1000
+    return ("gigapixels", figure(megapixels / 1000)) if is_large else ("megapixels", figure(megapixels))
 
 
 def _duration(seconds: float) -> str:
