@@ -4,6 +4,7 @@ GPUs are logical here: the network of each GPU actor runs on the CPU.
 """
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 from PIL import Image
 
 from tests.clusters import autoscaling_cluster
+from tests.training_job import Job
+from unet_ray.archive.storage import Storage
+from unet_ray.synthetic import make_archive
 
 _GPU_NODES = 3
 _RUN = """
@@ -82,3 +86,17 @@ def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> N
     assert record["node_hours"]["gpu"] > 0
     hours = record["node_hours"]
     assert record["cost"]["total"] == pytest.approx(hours["gpu"] + 0.2 * (sum(hours.values()) - hours["gpu"]))
+
+
+@pytest.mark.slow
+def test_training_brings_up_the_nodes_that_it_may_have(tmp_path: Path) -> None:
+    """From no worker node to MAX of them, a training worker on each."""
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=8, check=0, archive=0)
+    flags = ["--workers", "1,2", "--device", "cpu", "--resize-check-s", "2", "--epochs", "400", "--patience", "0"]
+    with (
+        autoscaling_cluster(tmp_path, {"cpu": 2}) as environment,
+        Job(str(tmp_path), *flags, **environment) as job,
+    ):
+        job.wait_for(r"2 workers, effective batch 8, .* from epoch \d+\n(.*\n)+.*epoch +\d+/400")
+        job.process.send_signal(signal.SIGINT)
+        job.process.wait(60)

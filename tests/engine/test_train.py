@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from tests.conftest import REPOSITORY, S3_KEYS, new_bucket
-from tests.soak import title
+from tests.conftest import S3_KEYS, new_bucket
+from tests.training_job import Job
 from unet_ray.archive.storage import Storage
 from unet_ray.capacity import Capacity, cpus_of_worker
 from unet_ray.errors import InputError, UnetRayError
@@ -154,53 +147,6 @@ def archive(request: pytest.FixtureRequest) -> str:
     root = new_bucket(request)
     make_archive(Storage.of(f"{root}/data"), labelled=8, check=0, archive=0)
     return root
-
-
-class Job:
-    """jobs/train.py in a process of its own; its lines are read as they come."""
-
-    def __init__(self, root: str, *flags: object, **environment: str) -> None:
-        labelled = ["--images", f"{root}/data/labelled/images", "--masks", f"{root}/data/labelled/masks"]
-        network = ["--classes", CLASSES, "--base-channels", "4", "--depth", "2", "--crop", "64", "--batch-size", "4"]
-        command = [sys.executable, str(REPOSITORY / "jobs/train.py"), *labelled, *network, "--output", f"{root}/model"]
-        clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | environment
-        self.process = subprocess.Popen(
-            [*command, "--storage", f"{root}/run", *map(str, flags)],
-            env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self.lines: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        self.lines.extend(iter(self.process.stdout.readline, ""))
-
-    @property
-    def output(self) -> str:
-        return "".join(self.lines)
-
-    def wait_for(self, pattern: str, timeout_s: float = 240) -> None:
-        end = time.monotonic() + timeout_s
-        while not re.search(pattern, self.output):
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < end, f"no {pattern} in {self.output}"
-            time.sleep(0.2)
-
-    def children(self, name: str) -> list[psutil.Process]:
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in found if name in title(child)]
-
-    def __enter__(self) -> Job:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave nothing running, however the test went."""
-        family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
-        self.process.kill()
-        self.process.wait()
-        for child in family:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
 
 
 @pytest.mark.slow

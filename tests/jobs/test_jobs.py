@@ -19,7 +19,7 @@ from PIL import Image
 from ray._private.runtime_env.packaging import create_package
 
 from tests.clusters import started_cluster
-from tests.conftest import REPOSITORY, S3_KEYS, free_port, new_bucket, run_job
+from tests.conftest import REPOSITORY, S3_KEYS, free_port, make_tiny_model, new_bucket, run_job
 from unet_ray.archive.runs import run_records
 from unet_ray.archive.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
@@ -31,50 +31,78 @@ NOT_YET = ("Failed to connect", "Connection refused", "No available agent")
 READ_ONLY = "/proc/nothing-can-be-written-here"
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> str:
-    folder = Storage.of(f"{tmp_path}/images")
+WRONG = [
+    ("segment", "--model {model} --images {images} --output {tmp}/t --foo 3", "Unknown option: --foo"),
+    ("segment", "--images {images} --output {tmp}/t", "--model requires an argument"),
+    ("segment", "--model {images} --images {images} --output {tmp}/t", "no model here"),
+    ("segment", "--model {model} --images {tmp}/nowhere --output {tmp}/t", "no such folder or file"),
+    ("segment", "--model {model} --images {model} --output {tmp}/t", "none with a known image suffix"),
+    (
+        "segment",
+        f"--model {{model}} --images {{images}} --output {READ_ONLY}",
+        "check the URI|no permission",
+    ),
+    (
+        "segment",
+        "--model {model} --images {images} --output {tmp}/t --date today",
+        "--date today: give a day",
+    ),
+    ("segment", "--model {model} --images s3://No_Bucket!/x --output {tmp}/t", "not a name that the store allows"),
+    ("segment", "--model {model} --images {tmp}/empty --output {tmp}/t", "no files"),
+    ("train", "--images {images} --masks {tmp}/nowhere --output {tmp}/m", "no such folder or file"),
+    ("train", "--images {images} --masks {images} --output {tmp}/m --crop 100", "nearest: 96 and 112"),
+    ("train", "--images {images} --masks {images} --output {tmp}/m --workers 2,1", "--workers 2,1"),
+    ("evaluate", "--model {model} --images {images} --masks {model}", "none with a known image suffix"),
+]
+_RUN_ALL = """
+import contextlib, io, json, runpy, sys
+found = []
+for job, flags in json.loads(sys.argv[1]):
+    sys.argv, said, code = [job, *flags], io.StringIO(), 0
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            runpy.run_path(job, run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+    found.append((code, said.getvalue()))
+print(json.dumps(found))
+"""
+"""Runs jobs one after the other in one process, which loads torch and Ray once."""
+
+
+def _write_images(place: Path) -> str:
+    folder = Storage.of(f"{place}/images")
     for index in range(3):
         folder.write(f"{index}.png", encode(draw_scene(64, 64, np.random.default_rng(index))[0], "png"))
     return folder.uri
 
 
-@pytest.mark.parametrize(
-    ("job", "flags", "message"),
-    [
-        ("segment", "--model {model} --images {images} --output {tmp}/t --foo 3", "Unknown option: --foo"),
-        ("segment", "--images {images} --output {tmp}/t", "--model requires an argument"),
-        ("segment", "--model {images} --images {images} --output {tmp}/t", "no model here"),
-        ("segment", "--model {model} --images {tmp}/nowhere --output {tmp}/t", "no such folder or file"),
-        ("segment", "--model {model} --images {model} --output {tmp}/t", "none with a known image suffix"),
-        (
-            "segment",
-            f"--model {{model}} --images {{images}} --output {READ_ONLY}",
-            "check the URI|no permission",
-        ),
-        (
-            "segment",
-            "--model {model} --images {images} --output {tmp}/t --date today",
-            "--date today: give a day",
-        ),
-        ("segment", "--model {model} --images s3://No_Bucket!/x --output {tmp}/t", "not a name that the store allows"),
-        ("segment", "--model {model} --images {tmp}/empty --output {tmp}/t", "no files"),
-        ("train", "--images {images} --masks {tmp}/nowhere --output {tmp}/m", "no such folder or file"),
-        ("train", "--images {images} --masks {images} --output {tmp}/m --crop 100", "nearest: 96 and 112"),
-        ("train", "--images {images} --masks {images} --output {tmp}/m --workers 2,1", "--workers 2,1"),
-        ("evaluate", "--model {model} --images {images} --masks {model}", "none with a known image suffix"),
-    ],
-)
-def test_wrong_input_is_one_line_and_exit_code_2(
-    job: str, flags: str, message: str, images: str, tiny_model: str, tmp_path: Path
-) -> None:
-    (tmp_path / "empty").mkdir()
-    filled = flags.format(model=tiny_model, images=images, tmp=tmp_path).split()
-    done = run_job(job, *filled)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: ")
-    assert any(part in done.stderr for part in message.split("|")), done.stderr
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """Return exit code and stderr of each wrong command line."""
+    place = tmp_path_factory.mktemp("wrong")
+    (place / "empty").mkdir()
+    known = {"model": make_tiny_model(place), "images": _write_images(place), "tmp": place}
+    jobs = [(str(REPOSITORY / f"jobs/{job}.py"), flags.format(**known).split()) for job, flags, _ in WRONG]
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_ALL, json.dumps(jobs)],
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY}/jobs"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip((flags for _, flags, _ in WRONG), json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize(("flags", "message"), [(flags, message) for _, flags, message in WRONG])
+def test_wrong_input_is_one_line_and_exit_code_2(flags: str, message: str, said: dict[str, tuple[int, str]]) -> None:
+    code, stderr = said[flags]
+    assert code == 2, stderr
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("error: ")
+    assert any(part in stderr for part in message.split("|")), stderr
 
 
 def test_help_names_every_flag() -> None:

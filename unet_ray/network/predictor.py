@@ -209,7 +209,7 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, reads: list[NDArray[Any]], batch_size: int, wanted: Box) -> NDArray[np.uint8]:
         """Return q of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size."""
-        dtype = torch.from_numpy(reads[0][:0]).dtype
+        dtype = torch.from_numpy(np.empty(0, reads[0].dtype)).dtype
         is_cuda = self.config.device == "cuda"
         batch = torch.zeros((batch_size, *reads[0].shape), dtype=dtype, pin_memory=is_cuda)
         for place, read in zip(batch.numpy(), reads, strict=False):

@@ -1,0 +1,69 @@
+"""A GPU node that dies in the middle of a segmentation costs nothing: what it held is done again elsewhere."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ray.cluster_utils import Cluster
+
+from tests.conftest import REPOSITORY, run_job
+from unet_ray.archive.storage import Storage
+from unet_ray.results import open_tables
+
+_IMAGES = 120
+_RUN = """
+import sys
+from dataclasses import replace
+import unet_ray.segment
+from unet_ray.network.predictor import PredictorConfig
+from unet_ray.segment_config import SegmentConfig
+
+unet_ray.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")
+model, images, output = sys.argv[1:]
+config = SegmentConfig(model=model, images=images, output=output, device="gpu", actors="1,2", shard_images=16)
+print("done", unet_ray.segment.segment(config, "auto").images_done)
+"""
+
+
+@pytest.mark.slow
+def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for index in range(_IMAGES):
+        pixels = np.random.default_rng(index).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(archive / f"{index}.png")
+    small = {"object_store_memory": 200 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
+    nodes = [cluster.add_node(num_cpus=1, num_gpus=1, **small) for _ in range(2)]
+    command = [sys.executable, "-u", "-c", _RUN, tiny_model, str(archive), f"{tmp_path}/tables"]
+    environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    watchdog = threading.Timer(300, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            measured = re.match(rf"(\d+)/{_IMAGES} images", line)
+            if measured and len(nodes) == 2 and 0 < int(measured[1]) < _IMAGES:
+                cluster.remove_node(nodes.pop(), allow_graceful=False)
+        assert process.wait() == 0, "".join(said[-30:])
+        assert len(nodes) == 1, "the run was over before a node could be killed"
+    finally:
+        watchdog.cancel()
+        process.kill()
+        cluster.shutdown()
+    assert f"done {_IMAGES}" in "".join(said)
+    (record,) = [json.loads(file.read_text()) for file in (tmp_path / "tables/runs").iterdir()]
+    assert (record["status"], record["images_done"]) == ("done", _IMAGES)
+    assert len(open_tables(f"{tmp_path}/tables").images) == _IMAGES
+    verified = run_job("verify", "--tables", f"{tmp_path}/tables", "--images", Storage.of(str(archive)).uri)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
