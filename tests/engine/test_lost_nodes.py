@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY, run_job
 from unet_ray.archive.storage import Storage
 from unet_ray.results import open_tables
 
-_IMAGES = 120
+_IMAGES = 60
 _RUN = """
 import sys
 from dataclasses import replace
@@ -33,7 +33,8 @@ print("done", unet_ray.segment.segment(config, "auto").images_done)
 
 
 @pytest.mark.slow
-def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str) -> None:
+def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")  # as in cluster.yaml
     archive = tmp_path / "archive"
     archive.mkdir()
     for index in range(_IMAGES):
@@ -45,7 +46,7 @@ def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str) -> 
     command = [sys.executable, "-u", "-c", _RUN, tiny_model, str(archive), f"{tmp_path}/tables"]
     environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    watchdog = threading.Timer(300, process.kill)
+    watchdog = threading.Timer(900, process.kill)
     watchdog.start()
     try:
         assert process.stdout
