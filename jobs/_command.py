@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def run(config_type: type[Config], verb: Callable[[Config, str], None], help_tex
 
     Exit codes: 0 done; 2 wrong flags or input; 3 too many failed images; 4 the output is held; 1 anything else.
     """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does, from the first moment on
     configs: list[Any] = []
 
     def keep(config: Any) -> None:

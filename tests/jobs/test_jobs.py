@@ -206,7 +206,11 @@ def _check_no_secret(laptop: Submitter, job: str) -> None:
 
 
 def _check_stop(laptop: Submitter, job: str, bucket: str) -> None:
-    """Stop a job in its middle: its record says so, the output is free, and the same command does the rest."""
+    """Stop a job in its middle: its record says so, the output is free, and the same command does the rest.
+
+    Ray kills a job that has not ended three seconds after it was asked to, which one that is starting Ray may not have:
+    then the next run calls it lost.
+    """
     slow = job.replace("/tables", "/stopped") + " --shard-images 4"
     laptop.submit("--submission-id", "stopped", "--no-wait", "--", *slow.split())
     stopped = Storage.of(f"{bucket}/stopped")
@@ -214,13 +218,14 @@ def _check_stop(laptop: Submitter, job: str, bucket: str) -> None:
     while not stopped.exists("runs") and time.monotonic() < deadline:
         time.sleep(0.5)
     laptop.ray_job("stop", "stopped")
-    (record,) = [record for _, record in run_records(stopped)]
-    assert (record["status"], record["exit_code"]) == ("stopped", 1)
-    assert not stopped.exists("_lock.json")
     rest = laptop.submit("--", *slow.split())
     assert rest.returncode == 0, rest.stdout[-3000:]
     done, skipped = re.search(r"(\d+) images done, 0 failed, (\d+) left out", rest.stdout).groups()  # type: ignore[union-attr]
     assert int(done) + int(skipped) == 40
+    last, first = [record for _, record in run_records(stopped)]
+    assert last["status"] == "done"
+    assert (first["status"], first["exit_code"]) in (("stopped", 1), ("lost", 1))
+    assert not stopped.exists("_lock.json")
 
 
 def test_what_a_submit_uploads_is_small(tmp_path: Path) -> None:
