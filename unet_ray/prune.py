@@ -6,13 +6,12 @@ import io
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import date
 
 import pyarrow.parquet as pq
 
 from unet_ray.archive.ledger import remove_leftovers
 from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.runs import new_run_id
+from unet_ray.archive.runs import check_day, new_run_id
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import TABLES
 from unet_ray.errors import InputError
@@ -42,12 +41,7 @@ class PruneConfig:
         if self.model_digest is not None and len(self.model_digest) < _DIGITS:
             raise InputError(f"--model-digest {self.model_digest}: give at least {_DIGITS} digits")
         for flag, day in (("first", self.first_date), ("last", self.last_date)):
-            try:
-                is_day = day is None or date.fromisoformat(day).isoformat() == day
-            except ValueError:
-                is_day = False
-            if not is_day:
-                raise InputError(f"--{flag}-date {day}: give a day as YYYY-MM-DD")
+            check_day(f"--{flag}-date", day)
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 
+from unet_ray.archive.runs import check_day
 from unet_ray.archive.scratch import scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
@@ -31,12 +31,7 @@ class ReportConfig:
             raise InputError(f"--output {self.output}: name a .html file")
         if self.pictures < 0:
             raise InputError(f"--pictures {self.pictures}: choose 0 or more")
-        try:
-            is_day = self.date is None or date.fromisoformat(self.date).isoformat() == self.date
-        except ValueError:
-            is_day = False
-        if not is_day:
-            raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD")
+        check_day("--date", self.date)
 
 
 @dataclass(frozen=True)

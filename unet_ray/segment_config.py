@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import get_args
 
+from unet_ray.archive.runs import check_day
 from unet_ray.capacity import Device, parse_range
 from unet_ray.costs import parse_prices
 from unet_ray.errors import InputError
@@ -65,13 +65,7 @@ class SegmentConfig:
     """Say what there is to do, and do nothing."""
 
     def __post_init__(self) -> None:
-        if self.date is not None:
-            try:
-                written = date.fromisoformat(self.date).isoformat()
-            except ValueError:
-                written = ""
-            if written != self.date:
-                raise InputError(f"--date {self.date}: give a day as YYYY-MM-DD")
+        check_day("--date", self.date)
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
         for name, least in (("min_area", 1), ("max_regions", 1), ("shard_images", 1), ("limit", 1)):

@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError
 
 
 def new_run_id() -> str:
     """Return an id that sorts by time: 20261122T031500Z-4f2a9c."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def check_day(flag: str, day: str | None) -> None:
+    """Raise InputError unless the day of a partition is written YYYY-MM-DD, or not given."""
+    try:
+        is_day = day is None or date.fromisoformat(day).isoformat() == day
+    except ValueError:
+        is_day = False
+    if not is_day:
+        raise InputError(f"{flag} {day}: give a day as YYYY-MM-DD")
 
 
 def write_run_record(output: Storage, run_id: str, record: dict[str, Any]) -> None:
