@@ -2,6 +2,9 @@
 
 python jobs/export.py --tables tables --format coco --output instances.json
 python jobs/export.py --tables s3://b/tables --format geojson --output s3://b/for-qgis
+
+geojson is in map coordinates where an image has them, else in pixels, y upwards from 0 to minus the height; geoparquet
+has the regions of georeferenced images only, in a file per coordinate system.
 """
 
 from _command import run

@@ -49,9 +49,7 @@ class ExportConfig:
     tables: str
     """Output of segmentation (URI)."""
     format: Format
-    """`coco`: one JSON of instances. `png`: a palette image of class ids per image. `geojson`: a file per image, in map
-    coordinates where the image has them, else in pixels with y growing upwards from 0 to minus the height.
-    `geoparquet`: the regions of georeferenced images on the map, a file per coordinate system."""
+    """coco: one JSON; png: palette images of class ids; geojson: a file per image; geoparquet: regions on the map."""
     output: str
     """JSON file for `coco`, else a folder (URI)."""
     date: str | None = None

@@ -93,8 +93,7 @@ class TrainConfig:
     patience: int = 0
     """Epochs without gain after which training ends; 0: never."""
     storage: str | None = None
-    """Run folder (URI): checkpoints, curves, TensorBoard; a rerun with the same one resumes. Default: a new one below
-    --output."""
+    """Run folder (URI): checkpoints, curves; a rerun with the same one resumes. Default: a new one below --output."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints, beside the one after each epoch (min)."""
     keep_checkpoints: int = 2

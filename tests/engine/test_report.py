@@ -1,19 +1,28 @@
 """The page of a night: its facts against the tables, its drift sign, and itself in a browser."""
 
+import base64
+import io
 import json
 import re
 import shutil
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import shapely
+import tifffile
+from PIL import Image
 
 from tests.conftest import make_tiny_model
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
+from unet_ray.imaging.decoder import Decoder
 from unet_ray.report import ReportConfig, ReportResult, report
+from unet_ray.reporting import gallery
 from unet_ray.reporting.drift import _compared, compare
 from unet_ray.reporting.facts import Estimate
 from unet_ray.reporting.page import figure
@@ -102,6 +111,44 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(place: Path, made: Repo
     assert "<b>bold" not in (place / "first.html").read_text()
     assert first.pictures == 24
     assert made.pictures == 12
+
+
+@pytest.mark.parametrize("side", [1200, 6000])  # decoded whole, and read in strips
+def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(side: int, tmp_path: Path) -> None:
+    facts = Namespace(classes={1: "cell"})
+    corner = np.arange(5)[:, None] * [20, 0, 20, 0] + [side - 300, side - 200, side - 290, side - 190]
+    boxes = np.concatenate([[[10, 20, 40, 50]], corner]).astype(float)
+    rows = pa.table(
+        {
+            "region_id": range(1, 7),
+            "class_id": [1] * 6,
+            "class_name": ["cell"] * 6,
+            "area": [900] + [100] * 5,
+            "score": [0.9] * 6,
+            "bbox": [dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)) for box in boxes.tolist()],
+            "geometry": shapely.to_wkb(shapely.box(*boxes.T)),
+        }
+    )
+    pixels = np.random.default_rng(0).integers(0, 255, (side, side + 7, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "large.tif", pixels, tile=(512, 512), photometric="rgb")
+    decoder = Decoder()
+    image = gallery._OpenImage(f"{tmp_path}/large.tif", decoder, Storage.of(str(tmp_path)))
+    step = (side + 7) // 1024
+    assert np.array_equal(image.thumbnail, pixels[::step, ::step])
+    found = gallery._Found.of(rows, facts)  # type: ignore[arg-type]
+    most, largest = (
+        gallery._card(kind, image, found, region) for kind, region in (("most regions", None), ("largest", 1))
+    )
+    decoder.close()
+    assert f"6 regions; {side + 7}×{side} px, of which 768×768 at x " in most.caption
+    assert (len(most.regions), len(largest.regions)) == (5, 1)
+    for card in (most, largest):
+        assert card.whole
+        whole = np.asarray(Image.open(io.BytesIO(base64.b64decode(card.whole))))
+        assert max(whole.shape) == 512
+    overview = np.asarray(Image.open(io.BytesIO(base64.b64decode(most.whole or ""))).convert("RGB")).astype(int)
+    white = (overview.min(2) > 225) @ np.ones(overview.shape[1])  # pixels of the box in each row
+    assert white.argmax() > 100
 
 
 def test_numbers_are_written_for_people() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,18 +23,25 @@ from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
-from unet_ray.imaging.pictures import class_colour, image_panel
+from unet_ray.imaging.pictures import PANEL_PX, class_colour, image_panel
 from unet_ray.imaging.tiling import Box
 from unet_ray.imaging.windows import WHOLE_PIXELS
 from unet_ray.inputs import open_ranges, read_file
 from unet_ray.reporting.facts import Facts
 
+_DETAIL_PX = 2 * PANEL_PX
+"""Images with a longer side lose so much as a panel that their densest part is shown, beside the whole."""
 _ZOOM_PX = 768
 """Side of the part of a large image that is shown."""
 _AROUND = 2.0
 """How many times a region's own size is shown around it."""
 _LEAST_ZOOM_PX = 96
 _DENSITY_CELL_PX = 256
+_MOST_OUTLINED = 4000
+"""Regions of a picture that are outlined; of more of them each is a dot in its middle."""
+_MOST_THUMBNAIL_PIXELS = 2**30
+"""Largest image whose pixels are all read for a thumbnail (px): some four seconds; of larger ones it is grey."""
+_STRIP_PIXELS = 2**24
 _MOST_LISTED = 200
 """Regions of a picture that the page's filters know."""
 _QUALITY = 80
@@ -54,6 +63,8 @@ class Card:
     caption: str
     jpeg: str
     """Base64."""
+    whole: str | None
+    """Thumbnail of a large image with a box around the part that `jpeg` shows (base64)."""
     regions: list[tuple[str, int, float]]
     """(class, px, score) of those in the picture, the largest first."""
 
@@ -67,21 +78,24 @@ def draw_gallery(database: Scratch, output: Storage, facts: Facts, each: int) ->
         facts — of the night.
         each — pictures of each kind.
     """
-    chosen = list(_choose(database, facts, each))
-    uris = sorted({uri for _, uri, _ in chosen})
-    rows = _regions_of(output, facts, uris)
-    access, decoder = Storage.of(uris[0]) if uris else output, Decoder()
-    cards, problems = [], []
+    chosen = list(enumerate(_choose(database, facts, each)))
+    by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
+    for place, (kind, uri, region_id) in chosen:
+        by_image[uri].append((place, kind, region_id))
+    rows = _regions_of(output, facts, [*by_image])
+    access, decoder = Storage.of(chosen[0][1][1]) if chosen else output, Decoder()
+    cards, problems = dict[int, Card](), []
     try:
-        for kind, uri, region_id in chosen:
-            regions = rows.filter(pc.equal(rows["image_uri"], uri))
+        for uri, wanted in sorted(by_image.items()):
+            found = _Found.of(rows.filter(pc.equal(rows["image_uri"], uri)), facts)
             try:
-                cards.append(_card(kind, uri, region_id, regions, decoder, access, facts))
+                image = _OpenImage(uri, decoder, access)
+                cards |= {place: _card(kind, image, found, region_id) for place, kind, region_id in wanted}
             except ImageError as error:
                 problems.append(f"{uri}: {error.message}")
     finally:
         decoder.close()
-    return cards, sorted(set(problems))
+    return [cards[place] for place in sorted(cards)], problems
 
 
 def _choose(database: Scratch, facts: Facts, each: int) -> Iterator[tuple[str, str, int | None]]:
@@ -114,56 +128,99 @@ def _regions_of(output: Storage, facts: Facts, uris: list[str]) -> Any:
     return dataset.to_table(columns=columns, filter=wanted & (pc.field("date") == facts.date))
 
 
-def _card(
-    kind: str, uri: str, region_id: int | None, regions: Any, decoder: Decoder, access: Storage, facts: Facts
-) -> Card:
-    boxes = _boxes(regions)
-    image, place, (height, width) = _view(uri, region_id, regions, boxes, decoder, access)
-    inside = np.flatnonzero(
-        (boxes[:, 0] < place.right) & (boxes[:, 2] > place.left)
-        & (boxes[:, 1] < place.bottom) & (boxes[:, 3] > place.top)
-    )  # fmt: skip
-    shown = regions.take(inside)
-    listed = shown.sort_by([("area", "descending")]).slice(0, _MOST_LISTED)
-    columns = (listed[name].to_pylist() for name in ("class_name", "area", "score"))
-    values = [(name, area, round(score, 4)) for name, area, score in zip(*columns, strict=True)]
-    picture = _drawn(image, place, shown, region_id, facts)
-    jpeg = io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=_QUALITY)
-    return Card(kind, uri, _caption(regions, region_id, place, height, width), _base64(jpeg.getvalue()), values)
+@dataclass(frozen=True)
+class _Found:
+    """The regions of one image."""
+
+    rows: Any
+    boxes: NDArray[np.float64]
+    """x0, y0, x1, y1 of each."""
+    colours: dict[int, tuple[int, int, int]]
+    """Class id → colour."""
+
+    @staticmethod
+    def of(rows: Any, facts: Facts) -> _Found:
+        sides = [pc.struct_field(rows["bbox"], side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax")]
+        boxes = np.stack(sides, axis=1) if len(rows) else np.zeros((0, 4))
+        return _Found(rows, boxes, {number: class_colour(index) for index, number in enumerate(facts.classes)})
+
+    def within(self, place: Box) -> _Found:
+        """Return those that reach into a part of the image."""
+        left, top, right, bottom = self.boxes.T
+        inside = (left < place.right) & (right > place.left) & (top < place.bottom) & (bottom > place.top)
+        return _Found(self.rows.take(np.flatnonzero(inside)), self.boxes[inside], self.colours)
+
+    def listed(self) -> list[tuple[str, int, float]]:
+        """Return class, px and score of the largest."""
+        largest = self.rows.sort_by([("area", "descending")]).slice(0, _MOST_LISTED)
+        columns = (largest[name].to_pylist() for name in ("class_name", "area", "score"))
+        return [(name, area, round(score, 4)) for name, area, score in zip(*columns, strict=True)]
 
 
-def _boxes(regions: Any) -> NDArray[np.float64]:
-    sides = [pc.struct_field(regions["bbox"], side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax")]
-    return np.stack(sides, axis=1) if len(regions) else np.zeros((0, 4))
+class _OpenImage:
+    """An image that pictures are made of, whatever its size.
+
+    Raises: ImageError — it cannot be read any more; so do the methods.
+    """
+
+    def __init__(self, uri: str, decoder: Decoder, access: Storage) -> None:
+        self.uri, self._decoder = uri, decoder
+        file, _, page = uri.partition("#page=")
+        number = int(page) if page else None
+        try:
+            size = Storage(file, access.options).entry().size
+        except OSError as error:
+            raise ImageError("missing", f"the file cannot be read: {error}") from None
+        self.height, self.width = decoder.open(open_ranges(access, file), size, number)
+        is_small = self.height * self.width <= WHOLE_PIXELS
+        self._pixels = decoder.decode(read_file(access, file), number) if is_small else None
+
+    @property
+    def all(self) -> Box:
+        """All of it."""
+        return Box(0, 0, self.height, self.width)
+
+    def read(self, place: Box) -> NDArray[Any]:
+        """Return a part, HWC."""
+        if self._pixels is None:
+            return self._decoder.window(place)
+        return self._pixels[place.top : place.bottom, place.left : place.right]
+
+    @cached_property
+    def thumbnail(self) -> NDArray[Any]:
+        """Every so many-th pixel of all rows and columns, HWC, at most some 1024 a side."""
+        step = max(1, max(self.height, self.width) // _DETAIL_PX)
+        if self._pixels is not None:
+            return self._pixels[::step, ::step]
+        if self.height * self.width > _MOST_THUMBNAIL_PIXELS:
+            return np.full((-(-self.height // step), -(-self.width // step), 1), 128, np.uint8)
+        rows = max(1, _STRIP_PIXELS // (self.width * step)) * step
+        strips = [Box(top, 0, min(top + rows, self.height), self.width) for top in range(0, self.height, rows)]
+        return np.concatenate([self._decoder.window(strip)[::step, ::step] for strip in strips])
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _view(
-    uri: str, region_id: int | None, regions: Any, boxes: NDArray[np.float64], decoder: Decoder, access: Storage
-) -> tuple[NDArray[Any], Box, tuple[int, int]]:
-    """Return pixels, where in the image they lie, and the image's size: all of it, or the part that matters."""
-    file, _, page = uri.partition("#page=")
-    number = int(page) if page else None
-    try:
-        size = Storage(file, access.options).entry().size
-    except OSError as error:
-        raise ImageError("missing", f"the file cannot be read: {error}") from None
-    height, width = decoder.open(open_ranges(access, file), size, number)
-    place = Box(0, 0, height, width)
+def _card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
+    """Draw an image, or the part of it that matters and where that lies."""
+    place, marked = image.all, None
     if region_id is not None:
-        place = _around(boxes[regions["region_id"].to_pylist().index(region_id)], height, width)
-    elif height * width > WHOLE_PIXELS:
-        place = _densest(boxes, height, width)
+        marked = found.boxes[found.rows["region_id"].to_pylist().index(region_id)]
+        place = _around(marked, image.height, image.width)
+    elif max(image.height, image.width) > _DETAIL_PX:
+        place = _densest(found.boxes, image.height, image.width)
     if place.height * place.width > WHOLE_PIXELS:  # one region as large as that: its upper left part
         place = Box(place.top, place.left, place.top + _ZOOM_PX, place.left + _ZOOM_PX)
-    if height * width <= WHOLE_PIXELS:
-        whole = decoder.decode(read_file(access, file), number)
-        return whole[place.top : place.bottom, place.left : place.right], place, (height, width)
-    return decoder.window(place), place, (height, width)
+    shown, whole = found.within(place), None
+    if place != image.all and max(image.height, image.width) > _DETAIL_PX:
+        corners = np.array([place.left, place.top, place.right, place.bottom])
+        whole = _jpeg(_drawn(image.thumbnail, image.all, found, corners))
+    picture = _jpeg(_drawn(image.read(place), place, shown, marked))
+    return Card(kind, image.uri, _caption(image, found.rows, region_id, place), picture, whole, shown.listed())
+
+
+def _jpeg(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _around(box: NDArray[np.float64], height: int, width: int) -> Box:
@@ -186,30 +243,37 @@ def _densest(boxes: NDArray[np.float64], height: int, width: int) -> Box:
     return Box(top, left, min(height, top + _ZOOM_PX), min(width, left + _ZOOM_PX))
 
 
-def _drawn(image_hwc: NDArray[Any], place: Box, regions: Any, region_id: int | None, facts: Facts) -> Image.Image:
-    """Draw outlines over the pixels; the region that a picture is about has its box as well."""
-    panel = image_panel(image_hwc)
+def _drawn(pixels_hwc: NDArray[Any], place: Box, found: _Found, marked: NDArray[np.float64] | None) -> Image.Image:
+    """Draw regions over the pixels of a part of an image, and a white box around what the picture is about."""
+    panel = image_panel(pixels_hwc)
+    scale = np.array([panel.shape[1] / place.width, panel.shape[0] / place.height])
+
+    def put(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (points - [place.left, place.top]) * scale
+
     picture = Image.fromarray(panel)
     draw = ImageDraw.Draw(picture)
-    scale = np.array([panel.shape[1] / place.width, panel.shape[0] / place.height])
-    colours = {number: class_colour(index) for index, number in enumerate(facts.classes)}
-    for row in regions.select(["region_id", "class_id", "geometry", "bbox"]).to_pylist():
-        colour, outline = colours[row["class_id"]], shapely.from_wkb(row["geometry"])
-        for ring in shapely.get_rings(outline):
-            points = (shapely.get_coordinates(ring) - [place.left, place.top]) * scale
-            draw.line([tuple(point) for point in points.tolist()], fill=colour, width=2)
-        if row["region_id"] == region_id:
-            corners = np.array(shapely.bounds(outline)).reshape(2, 2)
-            (left, top), (right, bottom) = (corners - [place.left, place.top]) * scale
-            draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline="white", width=2)
+    classes = found.rows["class_id"].to_numpy()
+    if len(classes) > _MOST_OUTLINED:
+        middles = put((found.boxes[:, :2] + found.boxes[:, 2:]) / 2)
+        for number, colour in found.colours.items():
+            draw.point(middles[classes == number].ravel().tolist(), fill=colour)
+    else:
+        for number, outline in zip(classes, shapely.from_wkb(found.rows["geometry"].to_numpy()), strict=True):
+            for ring in shapely.get_rings(outline):
+                points = put(shapely.get_coordinates(ring))
+                draw.line([tuple(point) for point in points.tolist()], fill=found.colours[number], width=2)
+    if marked is not None:
+        (left, top), (right, bottom) = put(marked.reshape(2, 2))
+        draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline="white", width=2)
     return picture
 
 
-def _caption(regions: Any, region_id: int | None, place: Box, height: int, width: int) -> str:
-    size = f"{width}×{height} px"
-    if (place.height, place.width) != (height, width):
+def _caption(image: _OpenImage, rows: Any, region_id: int | None, place: Box) -> str:
+    size = f"{image.width}×{image.height} px"
+    if place != image.all:
         size += f", of which {place.width}×{place.height} at x {place.left}, y {place.top}"
     if region_id is None:
-        return f"{len(regions)} regions; {size}"
-    row = regions.filter(pc.equal(regions["region_id"], region_id)).to_pylist()[0]
+        return f"{len(rows):,} regions; {size}"
+    row = rows.filter(pc.equal(rows["region_id"], region_id)).to_pylist()[0]
     return f"{row['class_name']}, {row['area']} px, score {row['score']:.3f}; {size}"
