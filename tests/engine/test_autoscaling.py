@@ -75,7 +75,7 @@ def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> N
         refused = _run(environment, **flags, actors=f"{_GPU_NODES + 1}")
         assert refused["done"].startswith(f"InputError: --actors {_GPU_NODES + 1} on GPUs: needs {_GPU_NODES + 1} GPUs")
         assert refused["ended"] < 30
-        found = _run(environment, **flags, actors=f"1,{_GPU_NODES}", node_price="0.2,gpu=1")
+        found = _run(environment, **flags, actors=f"1,{_GPU_NODES + 2}", node_price="0.2,gpu=1")  # two never come
     assert found["done"] == 40
     up = {count: min(at for at, nodes in found["seen"] if nodes >= count) for count in range(1, _GPU_NODES + 1)}
     print(f"nodes up after {up} s, run ended after {found['ended']:.0f} s, nodes gone at {found['gone']:.0f} s")

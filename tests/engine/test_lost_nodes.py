@@ -1,4 +1,4 @@
-"""A GPU node that dies in the middle of a segmentation costs nothing: what it held is done again elsewhere."""
+"""A GPU node that dies in the middle of a segmentation costs nothing; of a head that dies, what was not yet written."""
 
 import json
 import os
@@ -6,14 +6,18 @@ import re
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from tests.conftest import REPOSITORY, run_job
+from tests.clusters import started_cluster
+from tests.conftest import REPOSITORY, free_port, run_job
 from unet_ray.archive.storage import Storage
 from unet_ray.results import open_tables
 
@@ -32,14 +36,24 @@ print("done", unet_ray.segment.segment(config, "auto").images_done)
 """
 
 
-@pytest.mark.slow
-def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")  # as in cluster.yaml
-    archive = tmp_path / "archive"
+def _make_archive(folder: Path) -> Path:
+    archive = folder / "archive"
     archive.mkdir()
     for index in range(_IMAGES):
         pixels = np.random.default_rng(index).integers(0, 256, (300, 300, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(archive / f"{index}.png")
+    return archive
+
+
+def _statuses(tables: Path) -> list[tuple[str, int]]:
+    records = [json.loads(file.read_text()) for file in sorted((tables / "runs").iterdir())]
+    return [(record["status"], record.get("images_done", 0)) for record in records]
+
+
+@pytest.mark.slow
+def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")  # as in cluster.yaml
+    archive = _make_archive(tmp_path)
     small = {"object_store_memory": 200 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
     nodes = [cluster.add_node(num_cpus=1, num_gpus=1, **small) for _ in range(2)]
@@ -63,8 +77,37 @@ def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, mon
         process.kill()
         cluster.shutdown()
     assert f"done {_IMAGES}" in "".join(said)
-    (record,) = [json.loads(file.read_text()) for file in (tmp_path / "tables/runs").iterdir()]
-    assert (record["status"], record["images_done"]) == ("done", _IMAGES)
+    assert _statuses(tmp_path / "tables") == [("done", _IMAGES)]
     assert len(open_tables(f"{tmp_path}/tables").images) == _IMAGES
     verified = run_job("verify", "--tables", f"{tmp_path}/tables", "--images", Storage.of(str(archive)).uri)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.slow
+def test_a_run_whose_head_dies_ends_and_the_next_goes_on(tmp_path: Path, tiny_model: str) -> None:
+    """The driver notices within a minute or so, and ends; the same command does the rest and calls the first lost."""
+    archive, tables = _make_archive(tmp_path), tmp_path / "tables"
+    flags = ["--model", tiny_model, "--images", str(archive), "--output", str(tables), "--shard-images", "8"]
+    port = free_port()
+    with started_cluster(tmp_path, port, "--num-cpus=2", f"--object-store-memory={200 * 2**20}") as environment:
+        command = [sys.executable, "-u", str(REPOSITORY / "jobs/segment.py"), *flags]
+        driver = subprocess.Popen(
+            command, env=environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, stdout=subprocess.DEVNULL
+        )
+        while not [*tables.glob("images/*/*.parquet")]:
+            assert driver.poll() is None
+            time.sleep(0.1)
+        for process in psutil.process_iter(["cmdline"]):
+            if environment["RAY_FILES"] in " ".join(process.info["cmdline"] or []):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        assert driver.wait(200) != 0
+    ((status, _),) = _statuses(tables)
+    assert status in ("running", "failed", "stopped")
+    done = run_job("segment", *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (first, _), (second, rest) = _statuses(tables)
+    assert (first, second) == ("lost" if status == "running" else status, "done")
+    assert 0 < rest < _IMAGES
+    verified = run_job("verify", "--tables", str(tables), "--images", Storage.of(str(archive)).uri)
     assert verified.returncode == 0, verified.stdout + verified.stderr
