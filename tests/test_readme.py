@@ -73,4 +73,4 @@ def test_its_fields_are_those_of_the_schemas() -> None:
 def test_ci_calls_its_test_command() -> None:
     assert "<!-- tests -->" in (REPOSITORY / ".ci/run").read_text()
     (command,) = re.findall(r"<!-- tests -->\n```bash\n(.*?)\n```", README, re.DOTALL)
-    assert command.endswith('-m pytest -m "not gpu"')
+    assert command.endswith('-m pytest -m "not soak and not gpu"')

@@ -63,7 +63,7 @@ def _run(environment: dict[str, str], **flags: object) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
@@ -88,7 +88,7 @@ def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> N
     assert record["cost"]["total"] == pytest.approx(hours["gpu"] + 0.2 * (sum(hours.values()) - hours["gpu"]))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_training_brings_up_the_nodes_that_it_may_have(tmp_path: Path) -> None:
     """From no worker node to MAX of them, a training worker on each."""
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=8, check=0, archive=0)

@@ -32,7 +32,7 @@ def large_scene() -> NDArray[np.uint8]:
     return np.concatenate(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
     request: pytest.FixtureRequest, tiny_model: str, tmp_path: Path
 ) -> None:

@@ -50,7 +50,7 @@ def _statuses(tables: Path) -> list[tuple[str, int]]:
     return [(record["status"], record.get("images_done", 0)) for record in records]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")  # as in cluster.yaml
     archive = _make_archive(tmp_path)
@@ -83,7 +83,7 @@ def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, mon
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_whose_head_dies_ends_and_the_next_goes_on(tmp_path: Path, tiny_model: str) -> None:
     """The driver notices within a minute or so, and ends; the same command does the rest and calls the first lost."""
     archive, tables = _make_archive(tmp_path), tmp_path / "tables"

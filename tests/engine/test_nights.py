@@ -37,7 +37,7 @@ def fill(archive: Storage, count: int) -> None:
         archive.write(f"{index:03d}.png", encode(draw_scene(60, 70, rng)[0], "png"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_that_hangs_ends(tiny_model: str, tmp_path: Path) -> None:
     """An actor that is stopped does not fail, it just never answers."""
     fill(Storage.of(f"{tmp_path}/archive"), 120)
@@ -64,7 +64,7 @@ def test_a_run_that_hangs_ends(tiny_model: str, tmp_path: Path) -> None:
     assert "120 images done" in again.communicate(timeout=300)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_of_two_runs_at_once_one_works(request: pytest.FixtureRequest, tiny_model: str) -> None:
     """On a store without conditional PUT; then with the holder killed, whose machine is this one: known to be dead."""
     root = new_bucket(request)
@@ -87,7 +87,7 @@ def test_of_two_runs_at_once_one_works(request: pytest.FixtureRequest, tiny_mode
     assert "5 images done" in second.communicate(timeout=300)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.usefixtures("ray_local")
 def test_a_store_that_fails_now_and_then_costs_nothing(
     request: pytest.FixtureRequest, s3_server: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
@@ -104,7 +104,7 @@ def test_a_store_that_fails_now_and_then_costs_nothing(
     assert not verify(VerifyConfig(tables=f"{root}/tables", images=f"{root}/archive")).problems
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_nights_leave_the_tables_of_undisturbed_ones(tmp_path: Path) -> None:
     """Three kills of the soak, on a server of its own that may be killed as well."""
     before = {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL",)}

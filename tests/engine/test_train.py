@@ -149,7 +149,7 @@ def archive(request: pytest.FixtureRequest) -> str:
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.usefixtures("s3_server")
 def test_a_run_survives_its_worker_and_its_driver(archive: str) -> None:
     """Kill the worker: training goes on. Kill the driver: the same command goes on. Every epoch is there once."""
@@ -183,7 +183,7 @@ def cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_elastic_training_takes_in_nodes_and_outlives_them(archive: str, cluster: Cluster) -> None:
     flags = ["--workers", "1,2", "--resize-check-s", "2", "--epochs", "400", "--patience", "0"]
     environment = {"RAY_ADDRESS": cluster.address, "AWS_DEFAULT_REGION": "us-east-1"} | S3_KEYS
