@@ -15,6 +15,7 @@ RAY_MODULES = {
         "crop_stream",
         "evaluate",
         "labelled_counts",
+        "predict_actor",
         "readers",
         "run_metrics",
         "segment",

@@ -5,14 +5,12 @@ plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measu
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow.compute as pc
 import ray
 from ray.data import Dataset
 
@@ -30,19 +28,17 @@ from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig, effective_context
 from unet_ray.plan import Plan, make_plan
+from unet_ray.predict_actor import PredictActor
 from unet_ray.run_metrics import RunMetrics
 from unet_ray.run_record import write_record
 from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, rule_of
 from unet_ray.shard_sink import SegmentResult, ShardSink
 from unet_ray.stages.decode import Decode
 from unet_ray.stages.large import PredictLarge
-from unet_ray.stages.measure import Measure
-from unet_ray.stages.predict import Predict
+from unet_ray.stages.measure import Measure, work_of
 from unet_ray.stages.work_done import WorkDone
 from unet_ray.watchdog import Watchdog
 
-_SWITCH_S = 5e-4
-"""After how long a thread that measures lets the one go on that drives the network; by default ten times as long."""
 _CALLS_PER_ACTOR = 4
 """Of a predictor at a time: two large images, and small ones that are not held up by them."""
 _IMAGES_PER_TASK = 16
@@ -258,24 +254,3 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
         result.ended_at = datetime.now(UTC)
         write_record(run.output, result, run.config, run.model, run.config_digest)
     return result
-
-
-def work_of(rows: Any) -> WorkDone:
-    """Return what a table of measured images tells the driver."""
-    pixels = pc.sum(pc.multiply(rows["height"].cast("float64"), rows["width"])).as_py() or 0.0
-    failed = len(rows) - rows["error_type"].null_count
-    return WorkDone(len(rows), failed, pixels / 1e6, pc.sum(rows["predict_s"]).as_py() or 0.0)
-
-
-class PredictActor:
-    """The network on its device, built once per actor."""
-
-    def __init__(self, model_ref: Any, config: PredictorConfig, large: Callable[[Predictor], PredictLarge]) -> None:
-        sys.setswitchinterval(_SWITCH_S)
-        model: Model = ray.get(model_ref)
-        predictor = Predictor(model.build(), model.preprocessing, config)
-        self._predict = Predict(predictor, large(predictor))
-
-    def __call__(self, pixels: Any) -> Iterator[Any]:
-        """Predict a table of images."""
-        return self._predict(pixels)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
@@ -18,6 +19,7 @@ from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.tiling import Box
 from unet_ray.stages.columns import ROWS, failure
+from unet_ray.stages.work_done import WorkDone
 
 
 @dataclass(frozen=True)
@@ -172,3 +174,10 @@ def list_of(tables: list[Any], schema: Any) -> Any:
     rows = pa.StructArray.from_arrays(columns, fields=list(schema))
     offsets = np.cumsum([0, *map(len, tables)], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), rows, type=pa.list_(pa.struct(list(schema))))
+
+
+def work_of(rows: Any) -> WorkDone:
+    """Return what a table of measured images tells the driver."""
+    pixels = pc.sum(pc.multiply(rows["height"].cast("float64"), rows["width"])).as_py() or 0.0
+    failed = len(rows) - rows["error_type"].null_count
+    return WorkDone(len(rows), failed, pixels / 1e6, pc.sum(rows["predict_s"]).as_py() or 0.0)
