@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, S3_KEYS, free_port, make_tiny_model, new_bucket, run_job
 from unet_ray.archive.runs import run_records
 from unet_ray.archive.storage import Storage
+from unet_ray.costs import cost_of
+from unet_ray.segment_config import SegmentConfig
+from unet_ray.shard_sink import SegmentResult
 from unet_ray.synthetic import draw_scene, encode
 
 _EXCLUDES = [".git", ".venv", "quickstart"]
@@ -110,6 +114,14 @@ def test_help_names_every_flag() -> None:
     assert done.returncode == 0
     for flag in ("--model", "--shard-images", "--max-error-rate", "--retry-failed", "--dry-run"):
         assert flag in done.stdout
+
+
+def test_a_run_says_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "jobs"))
+    job = runpy.run_path(str(REPOSITORY / "jobs/segment.py"))
+    result = SegmentResult("r", images_done=500, cost=cost_of({"gpu": 2.0, "cpu": 1.0}, {"gpu": 0.5}, 500, 100.0))
+    said = job["summary"](SegmentConfig(model="m", images="i", output="o"), result)
+    assert "\ncost: 1, 2 per thousand images\n  without a price, and not in it: nodes of cpu\nregions: none\n" in said
 
 
 @pytest.mark.slow
