@@ -17,6 +17,9 @@ from unet_ray.errors import UnetRayError, one_line
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+# Ray's own ten small actors are no mistake of the user's; Ray reads this when it is imported, which jobs do later.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
+
 Config = TypeVar("Config", bound="DataclassInstance")
 
 

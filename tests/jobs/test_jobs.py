@@ -129,6 +129,7 @@ def test_quickstart(tmp_path: Path) -> None:
     done = run_job("quickstart", "--output", tmp_path / "q")
     assert done.returncode == 0, done.stderr
     assert "29 images done, 1 failed" in done.stdout
+    assert "(raylet)" not in done.stdout + done.stderr
     assert Image.open(tmp_path / "q/overlays.png").width > 500
     found = duckdb.sql(
         f"select class_name, count(*) from '{tmp_path}/q/tables/regions/*/*.parquet' group by 1 order by 1"
