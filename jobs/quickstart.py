@@ -3,11 +3,12 @@
 python jobs/quickstart.py --output quickstart
 """
 
+import io
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import evaluate as evaluate_job
+import pyarrow.compute as pc
 import segment as segment_job
 from _command import run
 
@@ -60,20 +61,21 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
     )
     print(segment_job.summary(config_of_night, segment(config_of_night, ray_address)))
 
-    picture = Path(config.output) / "overlays.png"
-    _draw(tables, picture)
-    say(f"done: look at {picture}; query {tables}; the model is {model}")
+    root.write("overlays.png", _draw(tables))
+    say(f"done: look at {config.output}/overlays.png; query {tables}; the model is {model}")
 
 
-def _draw(tables_uri: str, target: Path) -> None:
-    """Save a sheet of the first images: as they are, and with their regions."""
+def _draw(tables_uri: str) -> bytes:
+    """Return a PNG of the first images: as they are, and with their regions."""
     tables = open_tables(tables_uri)
     pictures = []
     for uri in sorted(tables.images["image_uri"].to_pylist())[:6]:
         image = decode_image(Storage.of(uri).read())
-        found = tables.regions.filter([u == uri for u in tables.regions["image_uri"].to_pylist()])
+        found = tables.regions.filter(pc.field("image_uri") == uri)
         pictures += [overlay(image, found.slice(0, 0)), overlay(image, found)]
-    contact_sheet(pictures, columns=4).save(target)
+    png = io.BytesIO()
+    contact_sheet(pictures, columns=4).save(png, "PNG")
+    return png.getvalue()
 
 
 if __name__ == "__main__":

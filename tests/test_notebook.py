@@ -4,9 +4,12 @@ import doctest
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import shapely
 
 import unet_ray
 from unet_ray import notebook
@@ -47,6 +50,30 @@ def test_predict_is_what_the_job_writes(here: Path) -> None:
     assert len(prediction.geodataframe) == len(ours)
     assert prediction.overlay().size == (70, 50)
     assert unet_ray.overlay(uri, tables.regions).tobytes() == prediction.overlay().tobytes()
+
+
+def test_an_overlay_keeps_what_lies_in_a_hole_and_each_class_its_colour() -> None:
+    inner, ring = shapely.box(8, 8, 12, 12), shapely.box(2, 2, 18, 18).difference(shapely.box(6, 6, 14, 14))
+    image = np.zeros((20, 20, 3), np.uint8)
+
+    def drawn(*regions: tuple[int, Any]) -> Any:
+        numbers, outlines = zip(*regions, strict=True)
+        return np.asarray(
+            unet_ray.overlay(image, pa.table({"class_id": numbers, "geometry": shapely.to_wkb(outlines)}))
+        )
+
+    both, alone = drawn((1, inner), (2, ring)), drawn((2, ring))
+    assert both[10, 10].any()
+    assert not both[7, 7].any()
+    assert np.array_equal(both[4, 4], alone[4, 4])
+    assert alone[4, 4].any()
+
+
+def test_paths_are_what_the_tables_call_them(here: Path) -> None:
+    tables = unet_ray.open_tables("tables")
+    named, whole = (unet_ray.overlay(uri, tables.regions) for uri in ("images/0.png", f"{here}/images/0.png"))
+    assert named.tobytes() == whole.tobytes() != unet_ray.overlay("images/0.png", tables.regions.slice(0, 0)).tobytes()
+    assert unet_ray.mask(tables, "images/0.png", "cell").shape == (50, 70)
 
 
 def test_bad_input_is_one_line(here: Path) -> None:

@@ -114,7 +114,8 @@ class PoolPlan:
 
     def __str__(self) -> str:
         size = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
-        return f"{size} predictors ({'GPU' if self.uses_gpu else 'CPU'}, {self.threads} threads)"
+        plurals = "s" * (self.most > 1), "s" * (self.threads > 1)
+        return f"{size} predictor{plurals[0]} ({'GPU' if self.uses_gpu else 'CPU'}, {self.threads} thread{plurals[1]})"
 
     @property
     def uses_gpu(self) -> bool:
@@ -170,14 +171,13 @@ def plan_pool(actors: str | None, device: Device, work: int | None = None) -> Po
 
 def _gpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -> PoolPlan:
     least, most = _useful(asked or (max(1, have.gpus),) * 2, work)
-    cpus = 1.0 if have.grows else min(1.0, have.cpus / (2 * least))
+    most = most if have.grows else max(least, min(most, have.gpus))
+    cpus = 1.0 if have.grows else min(1.0, have.cpus / (2 * most))
     flag = f"--actors {least} on GPUs" if asked else "--device gpu"
     have.require_gpus(least, cpus, flag, "give --device cpu" if least == 1 else "give fewer --actors, or --device cpu")
     if have.cpus < 1 and not have.grows:
         raise InputError("the cluster has no CPU; add one for reading and writing")
-    return PoolPlan(
-        least, most if have.grows else min(most, have.gpus), cpus=cpus, gpus=1.0, threads=1, grows=have.grows
-    )
+    return PoolPlan(least, most, cpus=cpus, gpus=1.0, threads=1, grows=have.grows)
 
 
 def _cpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -> PoolPlan:

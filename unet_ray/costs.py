@@ -60,7 +60,7 @@ def parse_prices(text: str) -> dict[str, float]:
     """
     prices = {}
     for part in text.split(","):
-        kind, _, price = part.rpartition("=")
+        kind, _, price = (piece.strip() for piece in part.rpartition("="))
         try:
             prices[kind or _ANY] = float(price)
         except ValueError:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from unet_ray.archive.storage import Storage
+from unet_ray.archive.storage import OutputFile, Storage
 from unet_ray.archive.tables import to_parquet
 from unet_ray.capacity import Device, parse_range, plan_pool
 from unet_ray.cluster import connect
@@ -161,9 +161,10 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     Raises: InputError — anything that cannot work.
     """
     model = load_model(Storage.of(config.model))
-    for flag, uri in (("--output", config.output), ("--per-image", config.per_image)):
-        if uri:
-            _target(flag, uri)[0].check_writable()
+    summary, details = (
+        OutputFile.of(flag, uri) if uri else None
+        for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
+    )
     labelled = find_labelled(config.images, config.masks, model.classes, config.mask_kind)
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
@@ -173,15 +174,15 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     labelling = find_labelling(
         survey.values, model.classes, labelled.kind, config.background_value, config.ignore_value
     )
-    for note in [*notes, *labelling_notes(survey.values, labelling, len(survey.usable))]:
+    for note in [*labelled.notes, *notes, *labelling_notes(survey.values, labelling, len(survey.usable))]:
         print(f"note: {note}")
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
     counts = count_labelled(model, survey.reader, survey.usable, pool, count)
     result = EvaluateResult(config, model, tuple(survey.facts[i].uri for i in survey.usable), counts)
-    if config.per_image:
-        _write("--per-image", config.per_image, to_parquet(result.table()))
-    if config.output:
-        _write("--output", config.output, json.dumps(result.metrics(), indent=2).encode())
+    if details:
+        details.write(to_parquet(result.table()))
+    if summary:
+        summary.write(json.dumps(result.metrics(), indent=2).encode())
     return result
 
 
@@ -207,19 +208,3 @@ def _field(name: str, kind: Any, meaning: str, nullable: bool = False) -> Any:
 def _plain(value: Any) -> Any:
     """Return a number or an array of numbers for JSON; None where it is undefined."""
     return None if np.isnan(value).any() else value.tolist()
-
-
-def _target(flag: str, uri: str) -> tuple[Storage, str]:
-    """Return folder and name of a file to be written."""
-    folder, slash, name = uri.rpartition("/")
-    if not name:
-        raise InputError(f"{flag} {uri}: a folder; name a file")
-    return Storage.of(folder or ("/" if slash else ".")), name
-
-
-def _write(flag: str, uri: str, data: bytes) -> None:
-    folder, name = _target(flag, uri)
-    try:
-        folder.write(name, data)
-    except OSError as error:
-        raise InputError(f"{flag} {uri}: cannot be written: {error}") from None

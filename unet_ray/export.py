@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -23,13 +22,14 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from unet_ray.archive.storage import Storage
+from unet_ray.archive.storage import OutputFile, Storage
 from unet_ray.archive.tables import REGIONS, on_a_map
 from unet_ray.errors import InputError
 from unet_ray.imaging.georeference import Georeference, find_georeference
 from unet_ray.imaging.images import TIFF_SUFFIXES
 from unet_ray.imaging.object_runs import encode_outlines
 from unet_ray.imaging.pictures import class_colour
+from unet_ray.inputs import split_page
 from unet_ray.results import Tables, current_keys, masks_of, shards_of
 
 Format = Literal["coco", "png", "geojson", "geoparquet"]
@@ -39,7 +39,10 @@ _ANNOTATION = ["class_id", "score", "area", "bbox"]
 _FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_max", "area"]
 """Of a region, what GeoJSON keeps."""
 _MOST_PALETTE = 255
-_PAGE = re.compile(r"#page=(\d+)$")
+_COCO_PIXELS = 2**32
+"""pycocotools counts in 32 bits."""
+_PNG_PIXELS = 2**28
+"""Largest image that becomes a label PNG (px): it is drawn whole, in half a gigabyte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ class ExportResult:
     images: int = 0
     regions: int = 0
     files: int = 0
+    root: str = ""
+    """Folder that the names in a COCO file are relative to (URI)."""
     notes: Counter[str] = field(default_factory=Counter)
     """What was left out or changed, counted."""
 
@@ -87,13 +92,12 @@ def export(config: ExportConfig) -> ExportResult:
     Raises: InputError — no tables there, an output that cannot be written, what a format cannot hold.
     """
     keys = current_keys(config.tables, config.date)
-    parent, _, name = config.output.rpartition("/") if config.format == "coco" else (config.output, "", "")
-    output = Storage.of(parent or ".")
-    output.check_writable()
     names = _Names(keys)
     shards = shards_of(config.tables, keys)
     if config.format == "coco":
-        return _to_coco(shards, names, output, name, config.polygons)
+        return _to_coco(shards, names, OutputFile.of("--output", config.output), config.polygons)
+    output = Storage.of(config.output)
+    output.check_writable()
     write = {"png": _to_png, "geojson": _to_geojson, "geoparquet": _to_geoparquet}[config.format]
     return write(shards, names, output)
 
@@ -111,8 +115,8 @@ class _Names:
 
     def with_suffix(self, uri: str, suffix: str) -> str:
         """Return the path of an image's own file; pages of stacks have one each."""
-        path, _, page = self.of(uri).partition("#page=")
-        return f"{path}{'.page' + page if page else ''}{suffix}"
+        path, page = split_page(self.of(uri))
+        return f"{path}{'' if page is None else f'.page{page}'}{suffix}"
 
 
 def _by_image(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -128,15 +132,15 @@ def _outlines(regions: Any) -> NDArray[Any]:
     return shapely.from_wkb(regions["geometry"].to_numpy(zero_copy_only=False))
 
 
-def _to_coco(shards: Iterator[Tables], names: _Names, output: Storage, name: str, as_polygons: bool) -> ExportResult:
+def _to_coco(shards: Iterator[Tables], names: _Names, output: OutputFile, as_polygons: bool) -> ExportResult:
     """Write COCO instances (cocodataset.org, "data format"); scores are kept, so that they load as results too."""
-    result, classes = ExportResult(files=1), dict[int, str]()
+    result, classes = ExportResult(files=1, root=names.root), dict[int, str]()
     with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
         whole, annotations = Path(folder) / "whole.json", Path(folder) / "annotations"
         with whole.open("w") as head, annotations.open("w") as body:
             head.write('{"info": {"description": "exported by unet_ray"}, "licenses": [], "images": [')
             for shard in shards:
-                classes |= dict(zip(*(shard.masks[c].to_pylist() for c in ("class_id", "class_name")), strict=True))
+                _add_classes(classes, shard)
                 for row, regions in _by_image(shard):
                     result.images += 1
                     size = {"height": row["height"], "width": row["width"]}
@@ -152,8 +156,18 @@ def _to_coco(shards: Iterator[Tables], names: _Names, output: Storage, name: str
         with whole.open("ab") as target, annotations.open("rb") as source:
             shutil.copyfileobj(source, target)
             target.write(b"\n]}\n")
-        output.put(name, whole)
+        output.write(whole)
     return result
+
+
+def _add_classes(classes: dict[int, str], shard: Tables) -> None:
+    """Add a shard's classes, id → name; raise InputError where they are not those of the shards before."""
+    for number, name in set(zip(*(shard.masks[c].to_pylist() for c in ("class_id", "class_name")), strict=True)):
+        if classes.setdefault(number, name) != name or list(classes.values()).count(name) > 1:
+            raise InputError(
+                f"class {number} is {name} in some rows and not in others: they are of several models; "
+                "give --date of a night with one, or let the newer model do all images first"
+            )
 
 
 def _item(value: dict[str, Any], number: int) -> str:
@@ -168,6 +182,10 @@ def _annotations(row: dict[str, Any], regions: Any, as_polygons: bool, notes: Co
         codes: Iterator[Any] = (_rings(outline) for outline in outlines)
     else:
         size = [row["height"], row["width"]]
+        if size[0] * size[1] >= _COCO_PIXELS:
+            raise InputError(
+                f"{row['image_uri']}: {size[1]}×{size[0]} px; COCO's run lengths end at 2^32 px, give --polygons"
+            )
         codes = ({"size": size, "counts": counts.decode()} for counts in encode_outlines(outlines, *size))
     for code, found in zip(codes, regions.select(_ANNOTATION).to_pylist(), strict=True):
         box = found["bbox"]
@@ -188,19 +206,23 @@ def _rings(outline: Any) -> list[list[float]]:
 
 def _to_png(shards: Iterator[Tables], names: _Names, output: Storage) -> ExportResult:
     """Write images of class ids, 0 where there is none; where classes overlap, the last one is seen."""
-    result = ExportResult()
+    result, classes = ExportResult(), dict[int, str]()
     for shard in shards:
-        classes = dict(zip(*(shard.masks[c].to_pylist() for c in ("class_name", "class_id")), strict=True))
-        if max(classes.values(), default=0) > _MOST_PALETTE:
-            raise InputError(f"class id {max(classes.values())}: a palette image holds 1 to {_MOST_PALETTE}")
+        _add_classes(classes, shard)
+        if max(classes, default=0) > _MOST_PALETTE:
+            raise InputError(f"class id {max(classes)}: a palette image holds 1 to {_MOST_PALETTE}")
         palette = [0, 0, 0] * 256
-        for index, number in enumerate(sorted(classes.values())):
+        for index, number in enumerate(sorted(classes)):
             palette[3 * number : 3 * number + 3] = class_colour(index)
+        numbers = {name: number for number, name in classes.items()}
         for row in shard.images.to_pylist():
+            if row["height"] * row["width"] > _PNG_PIXELS:
+                result.notes[f"images left out: larger than {_PNG_PIXELS} px"] += 1
+                continue
             ids = np.zeros((row["height"], row["width"]), np.uint8)
             for name, mask in masks_of(shard, row["image_uri"]).items():
                 result.notes["pixels of several classes: the last is shown"] += int(np.count_nonzero(ids[mask]))
-                ids[mask] = classes[name]
+                ids[mask] = numbers[name]
             picture = Image.fromarray(ids, "P")
             picture.putpalette(palette)
             png = io.BytesIO()
@@ -265,12 +287,11 @@ def _to_geoparquet(shards: Iterator[Tables], _: _Names, output: Storage) -> Expo
 
 def _place_of(uri: str) -> Georeference | None:
     """Read the place of an image from its file; None where it has none, or is gone."""
-    page = _PAGE.search(uri)
-    file = uri[: page.start()] if page else uri
+    file, page = split_page(uri)
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)):
         return None
     try:
         with Storage.of(file).open() as opened:
-            return find_georeference(opened, int(page[1]) if page else None)
+            return find_georeference(opened, page)
     except OSError:
         return None

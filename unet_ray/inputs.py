@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.archive.listing import Listing, list_files, suffix_of
-from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files
+from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files, pair_names
 from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.coco_labels import Objects, draw_objects, parse_coco
@@ -28,6 +29,7 @@ from unet_ray.imaging.ranges import Fetch
 from unet_ray.imaging.tiffs import count_pages
 
 _READ_THREADS = 16
+_PAGE = re.compile(r"#page=(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,18 @@ class ImageSource:
     @property
     def uri(self) -> str:
         """The image's name in the tables."""
-        return self.file_uri if self.page is None else f"{self.file_uri}#page={self.page}"
+        return page_uri(self.file_uri, self.page)
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """(image_uri, image_etag)."""
-        return self.uri, self.etag
+
+def page_uri(file_uri: str, page: int | None) -> str:
+    """Return what the tables call an image, `split_page` the other way round."""
+    return file_uri if page is None else f"{file_uri}#page={page}"
+
+
+def split_page(uri: str) -> tuple[str, int | None]:
+    """Return the file of an image of the tables, and its page: `stack.tif#page=3` → `stack.tif`, 3."""
+    page = _PAGE.search(uri)
+    return (uri[: page.start()], int(page[1])) if page else (uri, None)
 
 
 def read_file(access: Storage, uri: str, etag: str | None = None) -> bytes:
@@ -191,6 +199,8 @@ class LabelledSet:
     """`folders` where masks lie in a folder per class; else as given, or None: to be inferred from the values."""
     classes: tuple[ClassSpec, ...]
     """As named, or the folders' names."""
+    notes: tuple[str, ...] = ()
+    """What was left out."""
 
 
 def find_labelled(images: str, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None) -> LabelledSet:
@@ -211,11 +221,12 @@ def find_labelled(images: str, masks: str, classes: tuple[ClassSpec, ...], kind:
         pairs = pair_files(image_list, mask_list)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         items = pool.map(lambda p: _labelled_pages(access, p.image, p.masks), pairs)
-        return LabelledSet(access, tuple(item for some in items for item in some), kind, classes)
+        found = tuple(item for some in items for item in some)
+    return LabelledSet(access, found, kind, classes, tuple(_others(image_list, mask_list)))
 
 
 def _find_in_coco(images: Listing, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None) -> LabelledSet:
-    """Pair images with a JSON's by their paths without suffix; one class has ids, several have a mask each."""
+    """Take the images that a JSON names; objects of one class have ids, of several classes each has a mask."""
     file = Storage.of(masks)
     try:
         labels, entry = parse_coco(file.read(), f"--masks {masks}", classes), file.entry()
@@ -225,17 +236,31 @@ def _find_in_coco(images: Listing, masks: str, classes: tuple[ClassSpec, ...], k
     if kind not in (None, found):
         raise InputError(f"--masks {masks} holds masks of the kind {found}, --mask-kind says {kind}; leave it out")
     source = ImageSource(masks, None, entry.etag, entry.size)
-    names = [FileEntry(name, f"{masks}#{name}", entry.etag, entry.size) for name in labels.objects]
-    pairs = pair_files(images, Listing(file, tuple(names), 0))
-    items = (
+    pages = {name: split_page(name) for name in labels.objects}
+    files = {
+        path: uri and split_page(uri)[0] for (path, _), uri in zip(pages.values(), labels.uris.values(), strict=True)
+    }
+    image_of = pair_names(images, files, f"--masks {masks}")
+    items = tuple(
         LabelledImage(
-            ImageSource(pair.image.uri, None, pair.image.etag, pair.image.size),
+            ImageSource(image_of[path].uri, page, image_of[path].etag, image_of[path].size),
             (source,) * len(labels.classes),
-            labels.objects[pair.masks[0].path],
+            labels.objects[name],
         )
-        for pair in pairs
+        for name, (path, page) in sorted(pages.items())
     )
-    return LabelledSet(LabelAccess(images.root, file), tuple(items), found, labels.classes)
+    rest = len(images.entries) - len({entry.uri for entry in image_of.values()})
+    notes = [f"{rest} of {len(images.entries)} images in {images.root.uri} are not in {masks}: left out"] * (rest > 0)
+    return LabelledSet(LabelAccess(images.root, file), items, found, labels.classes, (*notes, *_others(images)))
+
+
+def _others(*listings: Listing) -> list[str]:
+    """Return a line for each listing among whose files some are no images."""
+    return [
+        f"{some.others} files in {some.root.uri} are no images by their suffix: left out"
+        for some in listings
+        if some.others
+    ]
 
 
 def _labelled_pages(access: LabelAccess, image: FileEntry, masks: tuple[FileEntry, ...]) -> list[LabelledImage]:

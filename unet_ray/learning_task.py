@@ -57,7 +57,7 @@ def understand(
 
     Raises: InputError — images or masks that cannot be learnt from.
     """
-    notes = survey.check_readable(config.max_error_rate) + survey.check_types()
+    notes = [*labelled.notes, *survey.check_readable(config.max_error_rate), *survey.check_types()]
     if not survey.usable:
         raise InputError(f"--images {config.images}: no labelled image can be read; the first: {survey.facts[0].error}")
     labelling = _labelling_of(config, labelled, survey, notes)

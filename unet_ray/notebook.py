@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unet_ray.archive.storage import Storage
@@ -14,6 +15,7 @@ from unet_ray.errors import InputError
 from unet_ray.imaging import pictures
 from unet_ray.imaging.images import decode_image
 from unet_ray.imaging.tiling import Box
+from unet_ray.inputs import page_uri, split_page
 from unet_ray.network import model_folder
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import Predictor, PredictorConfig
@@ -92,7 +94,7 @@ class Segmenter:
             >>> found.regions.column_names[:4]
             ['image_uri', 'run_id', 'region_id', 'class_id']
         """
-        name, pixels = (image, _decoded(image)) if isinstance(image, str) else (_HERE, image)
+        name, pixels = (_named(image), _decoded(image)) if isinstance(image, str) else (_HERE, image)
         pixels = self.model.preprocessing.check(pixels if pixels.ndim == 3 else pixels[:, :, None])
         q_khw = self._predictor.predict([pixels])[0]
         classes, rule = self.model.classes, self.model.rule
@@ -130,7 +132,7 @@ def mask(tables: Tables | str, image_uri: str, class_name: str, window: Box | No
 
     Args:
         tables — what `open_tables` returned, or the URI of an output.
-        image_uri — as in the tables.
+        image_uri — as in the tables; of a local file its path will do.
         class_name — of the model.
         window — unet_ray.Box(top, left, bottom, right) in px; None: all of the image.
 
@@ -143,7 +145,7 @@ def mask(tables: Tables | str, image_uri: str, class_name: str, window: Box | No
         >>> unet_ray.mask(tables, uri, "cell", unet_ray.Box(0, 0, 20, 30)).shape
         (20, 30)
     """
-    masks = masks_of(open_tables(tables) if isinstance(tables, str) else tables, image_uri, window)
+    masks = masks_of(open_tables(tables) if isinstance(tables, str) else tables, _named(image_uri), window)
     if class_name not in masks:
         raise InputError(f"{class_name}: no class of {image_uri}; there are {', '.join(sorted(masks))}")
     return masks[class_name]
@@ -165,15 +167,21 @@ def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
         'RGB'
     """
     if isinstance(image, str):
-        regions = regions.filter([uri == image for uri in regions["image_uri"].to_pylist()])
+        regions = regions.filter(pc.field("image_uri") == _named(image))
         image = _decoded(image)
     return pictures.overlay(image, regions)
 
 
+def _named(uri: str) -> str:
+    """Return what the tables call an image: relative paths become absolute."""
+    file, page = split_page(uri)
+    return page_uri(Storage.of(file).uri, page)
+
+
 def _decoded(uri: str) -> NDArray[Any]:
-    file, _, page = uri.partition("#page=")
+    file, page = split_page(uri)
     try:
         data = Storage.of(file).read()
     except OSError as error:
         raise InputError(f"{uri}: cannot be read ({error})") from None
-    return decode_image(data, int(page)) if page else decode_image(data)
+    return decode_image(data, page)

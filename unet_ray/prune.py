@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from unet_ray.archive.ledger import remove_leftovers
+from unet_ray.archive.ledger import remove_leftovers, tables_at
 from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.runs import check_day, new_run_id
+from unet_ray.archive.runs import check_day, new_run_id, read_run_record, write_run_record
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import TABLES
 from unet_ray.errors import InputError
@@ -60,9 +59,7 @@ def prune(config: PruneConfig) -> PruneResult:
 
     Raises: InputError — no tables there; OutputHeldError — a run writes to them.
     """
-    output = Storage.of(config.tables)
-    if not output.exists("images"):
-        raise InputError(f"{config.tables}: no tables here (images/); check --tables")
+    output = tables_at(config.tables)
     if config.dry_run:
         chosen = _chosen(output, config)
         return PruneResult(sorted(chosen), sum(map(len, chosen.values())))
@@ -96,6 +93,6 @@ def _digest_of(output: Storage, path: str) -> str:
 
 def _mark(output: Storage, run_id: str) -> None:
     """Say in a run's record that its rows are gone."""
-    name = f"runs/{run_id}.json"
-    if output.exists(name):
-        output.write(name, json.dumps(json.loads(output.read(name)) | {"status": "pruned"}, indent=2).encode())
+    record = read_run_record(output, run_id)
+    if record is not None:
+        write_run_record(output, run_id, record | {"status": "pruned"})

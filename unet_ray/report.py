@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unet_ray.archive.ledger import tables_at
 from unet_ray.archive.runs import check_day
 from unet_ray.archive.scratch import scratch
-from unet_ray.archive.storage import Storage
+from unet_ray.archive.storage import OutputFile
 from unet_ray.errors import InputError
 from unet_ray.reporting.facts import Facts, gather
 from unet_ray.reporting.gallery import draw_gallery
@@ -50,13 +51,10 @@ def report(config: ReportConfig) -> ReportResult:
 
     Raises: InputError — no tables there, no images of that date, an output that cannot be written.
     """
-    folder, _, name = config.output.rpartition("/")
-    target = Storage.of(folder or ".")
-    target.check_writable()
-    output = Storage.of(config.tables)
+    target, output = OutputFile.of("--output", config.output), tables_at(config.tables)
     with scratch() as database:
         facts = gather(database, output, config.date)
         cards, problems = draw_gallery(database, output, facts, config.pictures)
     page = draw_page(facts, cards, problems, config.tables).encode()
-    target.write(name, page)
+    target.write(page)
     return ReportResult(facts, len(cards), problems, len(page))

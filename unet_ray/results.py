@@ -15,17 +15,16 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
-from unet_ray.archive.ledger import open_dataset
+from unet_ray.archive.ledger import open_dataset, tables_at
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
 from unet_ray.errors import InputError
 from unet_ray.imaging.filling import fill_outlines
 from unet_ray.imaging.masks import decode_rle
-from unet_ray.imaging.pictures import COLOURS, contact_sheet, overlay
+from unet_ray.imaging.pictures import contact_sheet, overlay
 from unet_ray.imaging.tiling import Box
 
 __all__ = [
-    "COLOURS",
     "Box",
     "Tables",
     "contact_sheet",
@@ -59,9 +58,7 @@ def open_tables(uri: str, current: bool = True) -> Tables:
 
     Raises: InputError — no tables there.
     """
-    output = Storage.of(uri)
-    if not output.exists("images"):
-        raise InputError(f"{uri}: no tables here (images/); check --tables")
+    output = tables_at(uri)
     tables = {name: open_dataset(output, name, schema).to_table() for name, schema in SCHEMAS.items()}
     if current:
         tables["images"] = _latest(tables["images"])
@@ -72,7 +69,7 @@ def open_tables(uri: str, current: bool = True) -> Tables:
 
 
 def current_keys(uri: str, date: str | None = None) -> Any:
-    """Return the keys (image_uri, run_id) of the latest successful row of each image, as an Arrow table.
+    """Return (image_uri, run_id, shard) of the latest successful row of each image, as an Arrow table.
 
     Args:
         uri — the output of segmentation.
@@ -80,12 +77,11 @@ def current_keys(uri: str, date: str | None = None) -> Any:
 
     Raises: InputError — no tables there, or nothing in them.
     """
-    output = Storage.of(uri)
-    if not output.exists("images"):
-        raise InputError(f"{uri}: no tables here (images/); check --tables")
+    output = tables_at(uri)
     rows = open_dataset(output, "images", SCHEMAS["images"]).filter(pc.field("error_type").is_null())
     rows = rows if date is None else rows.filter(pc.field("date") == date)
-    keys = _latest(rows.to_table(columns=[*_KEY, "segmented_at", "error_type"])).select(_KEY)
+    columns = {name: pc.field(name) for name in (*_KEY, "segmented_at", "error_type")}
+    keys = _latest(rows.to_table(columns=columns | {"shard": pc.field("__filename")})).select([*_KEY, "shard"])
     if not len(keys):
         raise InputError(f"{uri}: no successful image{'' if date is None else f' of --date {date}'} in these tables")
     return keys
@@ -98,13 +94,13 @@ def shards_of(uri: str, keys: Any) -> Iterator[Tables]:
         uri — the output of segmentation.
         keys — of the images, as `current_keys` returns them.
     """
-    output = Storage.of(uri)
-    for entry in output.entries("images"):
-        images = _rows_of(_read(output, "images", entry.path), keys)
-        if len(images):
-            ours = images.select(_KEY)
-            masks, regions = (_rows_of(_read(output, name, entry.path), ours) for name in ("masks", "regions"))
-            yield Tables(images, masks, regions)
+    output, shards = Storage.of(uri), pc.dictionary_encode(keys["shard"]).combine_chunks()
+    order = np.argsort(shards.indices, kind="stable")
+    starts = np.searchsorted(shards.indices.to_numpy()[order], np.arange(len(shards.dictionary) + 1))
+    keys, paths = keys.select(_KEY).take(order), ["/".join(p.split("/")[-2:]) for p in shards.dictionary.to_pylist()]
+    for path, first, last in sorted(zip(paths, starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+        ours = keys.slice(first, last - first)
+        yield Tables(*(_rows_of(_read(output, name, path), ours) for name in ("images", "masks", "regions")))
 
 
 def _read(output: Storage, table: str, path: str) -> Any:

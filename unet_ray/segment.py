@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from unet_ray.archive.ledger import remove_leftovers
+from unet_ray.archive.ledger import remove_leftovers, sums_of_run
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.runs import close_lost_runs, new_run_id, run_records
@@ -252,5 +252,8 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
         raise
     finally:
         result.ended_at = datetime.now(UTC)
+        if result.status != "done":  # the chain adds sums up at its end, and what is committed before stays
+            for name, value in sums_of_run(run.output, result.run_id).items():
+                setattr(result, name, value)
         write_record(run.output, result, run.config, run.model, run.config_digest)
     return result

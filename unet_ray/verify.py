@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 
-from unet_ray.archive.ledger import open_dataset, open_ledger
+from unet_ray.archive.ledger import open_dataset, open_ledger, tables_at
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import read_lock
 from unet_ray.archive.runs import run_records
@@ -19,7 +19,7 @@ from unet_ray.archive.scratch import Scratch, scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, SCHEMAS
 from unet_ray.cluster import TASK_CPUS, connect
-from unet_ray.errors import InputError, one_line
+from unet_ray.errors import one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.plan import find_open_images
 from unet_ray.shard_checks import Problem, RegionRules, check_shard
@@ -69,9 +69,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
 
     Raises: InputError — no tables there.
     """
-    output = Storage.of(config.tables)
-    if not output.exists("images"):
-        raise InputError(f"{config.tables}: no tables here (images/); check --tables")
+    output = tables_at(config.tables)
     records = dict(reversed(list(run_records(output))))  # in the order of time
     result = VerifyResult()
     files = {name: {e.path for e in output.entries(name)} if output.exists(name) else set() for name in SCHEMAS}
@@ -171,10 +169,10 @@ def _check_archive(
 ) -> Iterator[Problem]:
     """Check that each image of the archive has a row, good or failed, of the newest run's model and configuration."""
     scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
-    if not records:
+    newest = next((record for record in reversed(records.values()) if record["status"] != "pruned"), None)
+    if newest is None:
         yield Problem("no run record: nothing tells which model the archive was segmented with", "runs/")
         return
-    newest = next(reversed(records.values()))
     open_ledger(database, output, newest["model_digest"], newest["config_digest"])
     database.view("left_out", "FROM tried")
     find_open_images(database, scan)

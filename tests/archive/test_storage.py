@@ -12,7 +12,7 @@ from unet_ray.archive import lock
 from unet_ray.archive.ledger import remove_leftovers
 from unet_ray.archive.listing import list_files
 from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.pairs import looks_like_folders, pair_class_folders, pair_files
+from unet_ray.archive.pairs import looks_like_folders, pair_class_folders, pair_files, pair_names
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError, OutputHeldError
 
@@ -211,3 +211,22 @@ def test_arrow_sees_and_deletes_what_is_stored(root: str) -> None:
     arrow = pickle.loads(pickle.dumps(storage.arrow_filesystem))
     arrow.delete_dir(f"{storage.path}/run/one")
     assert [entry.path for entry in storage.entries()] == ["run/two/c"]
+
+
+def test_names_in_a_file_of_labels_find_their_images(tmp_path: Path) -> None:
+    storage = Storage.of(str(tmp_path))
+    for name in ("day1/a.jpg", "day1/b.png", "day2/b.png", "c.png"):
+        storage.write(name, b"x")
+    images = list_files(str(tmp_path), {".png", ".jpg"}, "--images")
+
+    def found(**names: str | None) -> dict[str, str]:
+        listed = {name.replace("__", "/").replace("_", "."): uri for name, uri in names.items()}
+        return {name: entry.path for name, entry in pair_names(images, listed, "labels").items()}
+
+    assert found(a_jpg=None, day2__b_png=None) == {"a.jpg": "day1/a.jpg", "day2/b.png": "day2/b.png"}
+    assert found(a_tif=None) == {"a.tif": "day1/a.jpg"}  # tools may change the suffix
+    assert found(b_png=f"{tmp_path}/day2/b.png") == {"b.png": "day2/b.png"}
+    with pytest.raises(InputError, match="labels: b.png may be day1/b.png or day2/b.png"):
+        found(b_png=None)
+    with pytest.raises(InputError, match="1 names of labels without image in .*: d.png"):
+        found(d_png="/elsewhere/d.png")

@@ -1,10 +1,13 @@
 """Results in other tools' formats, and back: what pycocotools, Pillow and GeoPandas read of them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import geopandas
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 from PIL import Image
@@ -122,6 +125,45 @@ def test_geopandas_opens_regions_on_the_map(place: Path, tables: Tables, tmp_pat
     assert "crs" not in pixels
 
 
+def test_labels_find_pages_and_images_below_the_folder_that_names_start_from(place: Path, tmp_path: Path) -> None:
+    """Without the URIs, as after another tool; the names in the file start at the images' own folder."""
+    export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json"))
+    content = json.loads((tmp_path / "all.json").read_text())
+    for image in content["images"]:
+        del image["image_uri"]
+        image["file_name"] = image["file_name"].removeprefix("a/")
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    labelled = find_labelled(f"{place}/archive", f"{tmp_path}/all.json", (), None)
+    found = {item.image.uri.removeprefix(f"{place}/archive/"): item for item in labelled.items}
+    assert set(found) == {"a/one.png", "b/two.png", "map.tif", "stack.tif#page=1", "stack.tif#page=2"}
+    tables = open_tables(f"{place}/tables")
+    image, masks = found["stack.tif#page=2"].read(labelled.access)
+    assert image.shape[:2] == (30, 30)
+    assert np.array_equal(masks[0] > 0, masks_of(tables, found["stack.tif#page=2"].image.uri)["cell"])
+
+
+def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "tables", tmp_path / "tables")
+    file = sorted((tmp_path / "tables/masks").rglob("*.parquet"))[0]
+    rows = pq.read_table(file, partitioning=None)
+    other = {"cell": "fibre", "fibre": "cell"}
+    names = pa.array([other[name] for name in rows["class_name"].to_pylist()])
+    pq.write_table(rows.set_column(rows.column_names.index("class_name"), "class_name", names), file)
+    for format, output in (("coco", "all.json"), ("png", "labels")):
+        with pytest.raises(InputError, match="they are of several models"):
+            export(ExportConfig(tables=f"{tmp_path}/tables", format=format, output=f"{tmp_path}/{output}"))  # type: ignore[arg-type]
+
+
+def test_what_formats_cannot_hold_is_said(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unet_ray.export._COCO_PIXELS", 2000)
+    monkeypatch.setattr("unet_ray.export._PNG_PIXELS", 2000)
+    with pytest.raises(InputError, match=r"COCO's run lengths end at 2\^32 px, give --polygons"):
+        export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json"))
+    result = export(ExportConfig(tables=f"{place}/tables", format="png", output=f"{tmp_path}/png"))
+    assert result.images == 2
+    assert result.notes["images left out: larger than 2000 px"] == 3
+
+
 def test_a_night_alone_and_tables_that_are_not_there(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no successful image of --date 2020-01-01"):
         export(ExportConfig(tables=f"{place}/tables", format="png", output=f"{tmp_path}/x", date="2020-01-01"))
@@ -137,8 +179,10 @@ def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_
     for name in ("a/one.png", "b/two.png"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes((place / "archive" / name).read_bytes())
+    (tmp_path / "images/a/corrupt.png").write_bytes(b"no image")
     model = str(place / "tiny-model")
     flags = {"images": f"{tmp_path}/images", "model": model, "output": f"{tmp_path}/tables", "threshold": 0.45}
+    flags["max_error_rate"] = 0.5  # type: ignore[assignment]
     segment(SegmentConfig(**flags))  # type: ignore[arg-type]
     labels = tmp_path / "labels.json"
     export(ExportConfig(tables=f"{tmp_path}/tables", format="coco", output=str(labels)))
@@ -147,6 +191,7 @@ def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_
     labels.write_text(json.dumps(corrected))
     labelled = find_labelled(f"{tmp_path}/images", str(labels), (), None)
     assert [spec.name for spec in labelled.classes] == ["cell", "fibre"]
+    assert labelled.notes == (f"1 of 3 images in {tmp_path}/images are not in {labels}: left out",)
     tables = open_tables(f"{tmp_path}/tables")
     item = labelled.items[removed["image_id"] - 1]
     masks = dict(zip(("cell", "fibre"), item.read(labelled.access)[1], strict=True))

@@ -19,8 +19,9 @@ from PIL import Image
 
 from tests.conftest import make_tiny_model
 from unet_ray.archive.storage import Storage
-from unet_ray.errors import InputError
+from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.decoder import Decoder
+from unet_ray.imaging.tiling import Box
 from unet_ray.report import ReportConfig, ReportResult, report
 from unet_ray.reporting import gallery
 from unet_ray.reporting.drift import _compared, compare
@@ -69,7 +70,7 @@ def test_facts_are_those_of_the_tables(place: Path, made: ReportResult) -> None:
             )
             assert night[number].regions == len(regions), name
             shares = [row["area"] / (row["height"] * row["width"]) for row in masks]
-            found = night[number].figures
+            found = {name: figure or Estimate(0, 0) for name, figure in night[number].figures.items()}
             assert found["share of pixels"].value == pytest.approx(np.mean(shares))  # images of one size
             assert found["share of pixels"].error == pytest.approx(np.std(shares) / len(shares) ** 0.5)
             assert found["regions per image"].value == pytest.approx(len(regions) / 6)
@@ -96,11 +97,15 @@ def test_a_night_of_another_kind_has_the_sign_and_others_have_not(place: Path, m
         (11.2, [11, 11, 11], False),  # within three standard errors
         (11.5, [11, 11, 11], True),
         (99, [11], False),  # nothing can be said
+        (99, [11, None, None], False),  # of nights in which the class did not occur neither
+        (None, [11, 12, 11], False),
     ],
 )
-def test_the_sign_means_more_than_nights_and_chance_do(now: float, before: list[float], differs: bool) -> None:
-    earlier = [Estimate(value, 0.1) for value in before]
-    assert _compared("x", Estimate(now, 0.1), earlier).differs == differs
+def test_the_sign_means_more_than_nights_and_chance_do(
+    now: float | None, before: list[float | None], differs: bool
+) -> None:
+    current, *earlier = (None if value is None else Estimate(value, 0.1) for value in (now, *before))
+    assert _compared("x", current, earlier).differs == differs
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows(place: Path, made: ReportResult) -> None:
@@ -115,7 +120,6 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(place: Path, made: Repo
 
 @pytest.mark.parametrize("side", [1200, 6000])  # decoded whole, and read in strips
 def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(side: int, tmp_path: Path) -> None:
-    facts = Namespace(classes={1: "cell"})
     corner = np.arange(5)[:, None] * [20, 0, 20, 0] + [side - 300, side - 200, side - 290, side - 190]
     boxes = np.concatenate([[[10, 20, 40, 50]], corner]).astype(float)
     rows = pa.table(
@@ -132,16 +136,19 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(side: int, tm
     pixels = np.random.default_rng(0).integers(0, 255, (side, side + 7, 3), np.uint8)
     tifffile.imwrite(tmp_path / "large.tif", pixels, tile=(512, 512), photometric="rgb")
     decoder = Decoder()
-    image = gallery._OpenImage(f"{tmp_path}/large.tif", decoder, Storage.of(str(tmp_path)))
+    uri = f"{tmp_path}/large.tif"
+    known = {"height": side, "width": side + 7, "image_bytes": Path(uri).stat().st_size}
+    image = gallery._OpenImage(uri, known, decoder)
     step = (side + 7) // 1024
     assert np.array_equal(image.thumbnail, pixels[::step, ::step])
-    found = gallery._Found.of(rows, facts)  # type: ignore[arg-type]
+    found = gallery._Found.of(rows, Namespace(classes={1: "cell"}))  # type: ignore[arg-type]
     most, largest = (
         gallery._card(kind, image, found, region) for kind, region in (("most regions", None), ("largest", 1))
     )
     decoder.close()
     assert f"6 regions; {side + 7}×{side} px, of which 768×768 at x " in most.caption
-    assert (len(most.regions), len(largest.regions)) == (5, 1)
+    assert most.regions == [("cell", 100, 0.9)]
+    assert largest.regions == [("cell", 900, 0.9)]
     for card in (most, largest):
         assert card.whole
         whole = np.asarray(Image.open(io.BytesIO(base64.b64decode(card.whole))))
@@ -149,6 +156,24 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(side: int, tm
     overview = np.asarray(Image.open(io.BytesIO(base64.b64decode(most.whole or ""))).convert("RGB")).astype(int)
     white = (overview.min(2) > 225) @ np.ones(overview.shape[1])  # pixels of the box in each row
     assert white.argmax() > 100
+
+
+def test_images_that_only_large_readers_refuse_have_pictures_and_changed_ones_have_none(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    uri, decoder = f"{tmp_path}/phone.jpg", Decoder()
+    Image.new("RGB", (40, 30), "red").save(uri, exif=exif)
+    known = {"height": 40, "width": 30, "image_bytes": Path(uri).stat().st_size}
+    assert gallery._OpenImage(uri, known, decoder).read(Box(0, 0, 40, 30)).shape == (40, 30, 3)
+    with pytest.raises(ImageError, match="another one than was segmented"):
+        gallery._OpenImage(uri, known | {"image_bytes": 7}, decoder)
+    decoder.close()
+
+
+def test_filters_know_all_regions_that_no_other_beats() -> None:
+    columns = {"class_name": ["a", "a", "a", "b"], "area": [9, 5, 5, 1], "score": [0.5, 0.4, 0.75, 0.1]}
+    found = gallery._Found(pa.table(columns), np.zeros((4, 4)), {})
+    assert found.listed() == [("a", 9, 0.5), ("a", 5, 0.75), ("b", 1, 0.1)]
 
 
 def test_numbers_are_written_for_people() -> None:

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from unet_ray.archive.scratch import Scratch
+from unet_ray.archive.scratch import Scratch, scratch
 from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import IMAGES
+from unet_ray.archive.tables import IMAGES, SCHEMAS
+from unet_ray.errors import InputError
 
 TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
 """Failures that were not the file's: such an image is tried again on the next night."""
@@ -38,9 +39,42 @@ def open_ledger(database: Scratch, output: Storage, model_digest: str, config_di
     database.read("known", images, ("image_uri",))
 
 
+def tables_at(uri: str) -> Storage:
+    """Return the output of segmentation at a URI; raise InputError where there is none, or none that can be read."""
+    output = Storage.of(uri)
+    try:
+        is_there = output.exists("images")
+    except OSError as error:
+        raise InputError(f"{uri}: the tables cannot be read: {error}") from None
+    if not is_there:
+        raise InputError(f"{uri}: no tables here (images/); check --tables")
+    return output
+
+
+def sums_of_run(output: Storage, run_id: str) -> dict[str, Any]:
+    """Return what a run wrote, counted: the fields of its record that only a run which ends well knows."""
+    paths = _paths_of_run(output, run_id)
+    if not paths:
+        return {}
+    with scratch() as database:
+        for name, columns in (("images", ("height", "width", "error_type")), ("regions", ("class_name",))):
+            database.read(name, open_dataset(output, name, SCHEMAS[name], paths), columns)
+        (sums,) = database.table(
+            "SELECT count(*) FILTER (error_type IS NULL) AS images_done, count(error_type) AS images_failed, "
+            "coalesce(sum(height::DOUBLE * width), 0) / 1e6 AS megapixels FROM images"
+        ).to_pylist()
+        for field, table, column in (("error_types", "images", "error_type"), ("regions", "regions", "class_name")):
+            rows = database.table(
+                f"SELECT {column} AS kind, count(*) AS n FROM {table} WHERE {column} IS NOT NULL "  # noqa: S608
+                "GROUP BY kind ORDER BY n DESC, kind"
+            )
+            sums[field] = dict(zip(rows["kind"].to_pylist(), rows["n"].to_pylist(), strict=True))
+    return dict(sums)
+
+
 def open_run(database: Scratch, output: Storage, run_id: str) -> None:
     """Name the keys that a run wrote: `written` (image_uri, image_etag)."""
-    paths = [e.path for e in output.entries("images") if run_id in e.path] if output.exists("images") else []
+    paths = _paths_of_run(output, run_id)
     images = open_dataset(output, "images", IMAGES, paths) if paths else IMAGES.empty_table()
     database.read("written", images, ("image_uri", "image_etag"))
 
@@ -64,6 +98,10 @@ def remove_leftovers(output: Storage) -> list[str]:
     for path in leftovers:
         output.delete(path)
     return leftovers
+
+
+def _paths_of_run(output: Storage, run_id: str) -> list[str]:
+    return [entry.path for entry in _entries(output, "images") if run_id in entry.path]
 
 
 def _entries(output: Storage, folder: str) -> list[Any]:

@@ -66,11 +66,51 @@ def class_folders(masks: Listing) -> list[str]:
     return sorted({entry.path.partition("/")[0] for entry in masks.entries})
 
 
+def pair_names(images: Listing, names: dict[str, str | None], where: str) -> dict[str, FileEntry]:
+    """Return the image of each name that labels have in a file of their own, as COCO has them.
+
+    It is the one of the URI that the name came from; where that is unknown or elsewhere, the one whose path ends in the
+    name, with its suffix or else without.
+
+    Args:
+        images — to choose from; those without name are left over.
+        names — path → URI that it came from, or None.
+        where — they come from, for messages.
+
+    Raises: InputError — a name that no image has, or several.
+    """
+    by_uri, by_stem = {entry.uri: entry for entry in images.entries}, defaultdict(list)
+    for entry in images.entries:
+        by_stem[_stem(entry.path).rpartition("/")[2]].append(entry)
+
+    def named(name: str, uri: str | None) -> list[FileEntry]:
+        alike = by_stem[_stem(name).rpartition("/")[2]]
+        exactly = [entry for entry in alike if f"/{entry.path}".endswith(f"/{name}")]
+        return (
+            [by_uri[uri]]
+            if uri in by_uri
+            else exactly or [entry for entry in alike if f"/{_stem(entry.path)}".endswith(f"/{_stem(name)}")]
+        )
+
+    found = {name: named(name, uri) for name, uri in names.items()}
+    _refuse_missing(
+        {name for name, entries in found.items() if not entries}, f"names of {where} without image", images.root.uri
+    )
+    for name, entries in found.items():
+        if len(entries) > 1:
+            raise InputError(f"{where}: {name} may be {entries[0].path} or {entries[1].path}; give more of its path")
+    return {name: entries[0] for name, entries in found.items()}
+
+
+def _stem(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
+
+
 def _by_stem(entries: Iterable[FileEntry], flag: str) -> dict[str, FileEntry]:
     stems: dict[str, FileEntry] = {}
     for entry in entries:
-        folder, slash, name = entry.path.rpartition("/")
-        stem = folder + slash + name.rpartition(".")[0]
+        stem = _stem(entry.path)
         if stem in stems:
             raise InputError(f"{flag}: {stems[stem].path} and {entry.path} differ only in their suffix; keep one")
         stems[stem] = entry

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
+from unet_ray.archive.ledger import sums_of_run
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
 
@@ -32,10 +33,26 @@ def write_run_record(output: Storage, run_id: str, record: dict[str, Any]) -> No
     output.write(f"runs/{run_id}.json", json.dumps(record, indent=2, default=str).encode())
 
 
+def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
+    """Return the record of a run; None where there is none that can be read."""
+    try:
+        record = json.loads(output.read(f"runs/{run_id}.json"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def run_records(output: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield run id and record of every run, the newest first; each is read when its turn comes."""
+    """Yield run id and record of every run, the newest first; each is read when its turn comes.
+
+    Whatever else lies in `runs/`, as the folders of trainings do, is none.
+    """
     for entry in reversed(output.entries("runs") if output.exists("runs") else []):
-        yield entry.path.removesuffix(".json"), json.loads(output.read(f"runs/{entry.path}"))
+        run_id, _, suffix = entry.path.rpartition(".")
+        if suffix == "json" and "/" not in run_id:
+            record = read_run_record(output, run_id)
+            if record is not None:
+                yield run_id, record
 
 
 def close_lost_runs(output: Storage, run_id: str) -> None:
@@ -44,4 +61,4 @@ def close_lost_runs(output: Storage, run_id: str) -> None:
         if record.get("status") != "running":
             return  # whoever came before that has looked
         lost = {"status": "lost", "exit_code": 1, "message": f"the driver vanished, as run {run_id} found"}
-        write_run_record(output, other, record | lost)
+        write_run_record(output, other, record | lost | sums_of_run(output, other))

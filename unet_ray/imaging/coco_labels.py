@@ -25,6 +25,8 @@ class CocoLabels:
     classes: tuple[ClassSpec, ...]
     objects: dict[str, Objects]
     """By `file_name`."""
+    uris: dict[str, str | None]
+    """`file_name` → the URI that an export of ours names, None where there is none."""
 
 
 def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLabels:
@@ -41,6 +43,7 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
         found = json.loads(data)
         categories = {entry["name"]: entry["id"] for entry in found["categories"]}
         names = {entry["id"]: entry["file_name"] for entry in found["images"]}
+        uris = {entry["file_name"]: entry.get("image_uri") for entry in found["images"]}
         annotations = [(a["image_id"], a["category_id"], a["segmentation"]) for a in found["annotations"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{name}: no COCO instances JSON ({type(error).__name__}: {error})") from None
@@ -57,7 +60,7 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
             raise InputError(f"{name}: an annotation of image {image}, which is not among the images")
         if category in places:
             objects[image][places[category]].append(segmentation)
-    return CocoLabels(classes, {path: tuple(map(tuple, objects[image])) for image, path in names.items()})
+    return CocoLabels(classes, {path: tuple(map(tuple, objects[image])) for image, path in names.items()}, uris)
 
 
 def draw_objects(segmentations: tuple[Any, ...], height: int, width: int) -> NDArray[Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
 import shapely
 import tifffile
 from numpy.typing import NDArray
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 _SCALE, _TIEPOINT, _TRANSFORMATION = 33550, 33922, 34264
 _KEYS = 34735
@@ -49,12 +52,22 @@ def find_georeference(file: BinaryIO, page: int | None = None) -> Georeference |
     values = {int(key): int(value) for key, place, _, value in keys if place == 0}
     epsg = values.get(_PROJECTED, values.get(_GEOGRAPHIC, 0))
     affine = _affine(found)
-    if affine is None or epsg in (0, _USER_DEFINED):
+    if affine is None or epsg in (0, _USER_DEFINED) or not _is_known(epsg):
         return None
     if values.get(_RASTER_TYPE) == _PIXEL_IS_POINT:  # the tie lies in the middle of its pixel
         a, b, c, d, e, f = affine
         affine = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
     return Georeference(epsg, affine)
+
+
+@cache
+def _is_known(epsg: int) -> bool:
+    """Tell whether a code is one of EPSG's: some programs write others' codes, of ESRI for instance."""
+    try:
+        CRS.from_epsg(epsg)
+    except CRSError:
+        return False
+    return True
 
 
 def _affine(found: dict[int, Any]) -> tuple[float, float, float, float, float, float] | None:

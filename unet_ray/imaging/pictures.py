@@ -35,6 +35,8 @@ _LEAST_TITLE_PX = 400
 _SMALL_PX = 384
 """Panels are enlarged by a whole factor up to this longest side."""
 _FILL = 0.4
+_LIGHT = 70
+"""Of 255: how much of its colour a region is filled with in an overlay."""
 _DIM_RANGE = 128
 _CUT_PERCENT = 0.5
 
@@ -47,25 +49,26 @@ def class_colour(index: int) -> tuple[int, int, int]:
 
 
 def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
-    """Draw regions over their image: filled lightly, outlined, in one colour per class.
+    """Draw regions over their image: filled lightly, outlined, each class id with a colour of its own.
 
     Args:
         image_hwc — as decoded; other types than uint8 are stretched to it.
         regions — rows of the regions table that belong to the image.
     """
-    picture = Image.fromarray(_displayable(image_hwc)).convert("RGBA")
-    layer = Image.new("RGBA", picture.size)
-    draw = ImageDraw.Draw(layer)
-    ids = sorted(set(regions["class_id"].to_pylist()))
+    picture = Image.fromarray(_displayable(image_hwc))
+    draw = ImageDraw.Draw(picture)
     for row in regions.select(["class_id", "geometry"]).to_pylist():
-        colour = COLOURS[ids.index(row["class_id"]) % len(COLOURS)]
+        colour = class_colour(row["class_id"] - 1)
         for polygon in shapely.get_parts(shapely.from_wkb(row["geometry"])):
-            draw.polygon(list(polygon.exterior.coords), fill=(*colour, 70))
-            for hole in polygon.interiors:
-                draw.polygon(list(hole.coords), fill=(0, 0, 0, 0))
+            left, top, right, bottom = map(int, polygon.bounds)
+            stencil = Image.new("L", (right - left + 1, bottom - top + 1))  # what lies in a hole is not touched
+            for ring, light in ((polygon.exterior, _LIGHT), *((hole, 0) for hole in polygon.interiors)):
+                corners = shapely.get_coordinates(ring) - [left, top]
+                ImageDraw.Draw(stencil).polygon(corners.ravel().tolist(), fill=light)
+            picture.paste(colour, (left, top), stencil)
             for ring in (polygon.exterior, *polygon.interiors):
-                draw.line(list(ring.coords), fill=(*colour, 255), width=1)
-    return Image.alpha_composite(picture, layer).convert("RGB")
+                draw.line(list(ring.coords), fill=colour, width=1)
+    return picture
 
 
 def _displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ class Comparison:
     """A figure of a night beside those of earlier nights."""
 
     name: str
-    now: float
+    now: float | None
     middle: float | None
     """Median of the earlier nights; None: there are too few."""
     least: float | None
@@ -37,13 +37,14 @@ def compare(facts: Facts, class_id: int) -> list[Comparison]:
     ]
 
 
-def _compared(name: str, now: Estimate, before: list[Estimate]) -> Comparison:
+def _compared(name: str, now: Estimate | None, nights: list[Estimate | None]) -> Comparison:
     """Call a figure different where it lies beyond what earlier nights did among themselves, and beyond chance.
 
     Example: nights of 10, 11, 12, each ± 0.1: 13 lies twice as far from 11 as any of them, 12.5 does not.
     """
-    if len(before) < LEAST_NIGHTS:
-        return Comparison(name, now.value, None, None, None, False)
+    before = [figure for figure in nights if figure]
+    if now is None or len(before) < LEAST_NIGHTS:
+        return Comparison(name, now.value if now else None, None, None, None, False)
     values = [figure.value for figure in before]
     middle = statistics.median(values)
     chance = (now.error**2 + statistics.fmean(f.error**2 for f in before) / len(before)) ** 0.5

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from unet_ray.archive.ledger import open_dataset
-from unet_ray.archive.runs import run_records
+from unet_ray.archive.runs import read_run_record
 from unet_ray.archive.scratch import Scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
@@ -19,6 +19,7 @@ from unet_ray.errors import InputError
 AREA_BINS_PER_DOUBLING = 2
 SCORE_BINS = 20
 _EXAMPLES = 3
+_TONIGHT = "date = (SELECT max(date) FROM runs)"
 _NIGHTS = 60
 """Earlier nights that are compared with, at most."""
 
@@ -38,8 +39,8 @@ class ClassNight:
 
     pixels: int
     regions: int
-    figures: dict[str, Estimate]
-    """By name: share of pixels, regions per image, mean score, typical area."""
+    figures: dict[str, Estimate | None]
+    """By name: share of pixels, regions per image, mean score, typical area; None: there is nothing to tell it from."""
 
 
 @dataclass
@@ -62,7 +63,6 @@ class Facts:
     model_digest: str
     images: int
     """That went well."""
-    images_by_night: dict[str, int]
     classes: dict[int, str]
     nights: dict[str, dict[int, ClassNight]]
     """Date → class id → what was found; the last is the night itself."""
@@ -80,55 +80,65 @@ class Facts:
 def gather(database: Scratch, output: Storage, date: str | None) -> Facts:
     """Ask the tables for the facts of a night.
 
+    What the tables hold never becomes part of a query: who may write them may not run SQL here.
+
     Args:
-        database — to ask with; it spills.
-        output — root of the tables.
+        database — to ask with; it spills. Named afterwards: the night's rows `tonight` of the images and `found` of the
+            regions.
+        output — root of the tables, as `tables_at` returns it.
         date — of the night; None: the last one.
 
-    Raises: InputError — no tables, or no image of that date.
+    Raises: InputError — no image of that date.
     """
-    if not output.exists("images"):
-        raise InputError(f"{output.uri}: no tables here (images/); check --tables")
     images = open_dataset(output, "images", SCHEMAS["images"])
-    columns = ("date", "run_id", "model_digest", "config_digest", "error_type", "segmented_at", "image_uri", "error")
-    database.read("images", images, columns)
-    named = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
-    date = date or max(named, default="")
-    if date not in named:
-        raise InputError(f"{output.uri}: no images of --date {date}; there are {', '.join(sorted(named)) or 'none'}")
-    night = f"date = '{date}'"
-    model, config = (
-        database.table(
-            f"SELECT model_digest, config_digest FROM images WHERE {night} ORDER BY segmented_at DESC LIMIT 1"  # noqa: S608
-        )
-        .to_pylist()[0]
-        .values()
-    )
-    ours = f"model_digest = '{model}' AND config_digest = '{config}' AND date <= '{date}'"
+    night = _night_of(database, images, output, date)
+    model, config = _settings_of(database, images, night)
+    ours = images.filter((pc.field("model_digest") == model) & (pc.field("config_digest") == config))
+    database.read("ours", ours.filter(pc.field("date") <= night), ("date", "run_id", "error_type"))
+    columns = ("image_uri", "run_id", "segmented_at", "error_type", "error", "height", "width", "image_bytes")
+    database.read("tonight", ours.filter(pc.field("date") == night), columns)
     database.store(
-        "runs",
-        f"SELECT date, run_id, count(*) FILTER (error_type IS NULL) AS images FROM images WHERE {ours} GROUP BY ALL",  # noqa: S608
+        "runs", "SELECT date, run_id, count(*) FILTER (error_type IS NULL) AS images FROM ours GROUP BY date, run_id"
     )
-    by_night = database.table("SELECT date, sum(images)::BIGINT AS images FROM runs GROUP BY date ORDER BY date")
+    by_night = database.table(
+        f"SELECT date, sum(images)::BIGINT AS images FROM runs GROUP BY date HAVING sum(images) > 0 OR {_TONIGHT} "
+        "ORDER BY date"
+    )
     counts = dict(zip(by_night["date"].to_pylist(), by_night["images"].to_pylist(), strict=True))
     counts = dict([*counts.items()][-_NIGHTS - 1 :])
-    run_ids = database.table(f"SELECT run_id FROM runs WHERE {night} ORDER BY run_id")["run_id"].to_pylist()  # noqa: S608
+    run_ids = database.table(f"SELECT run_id FROM runs WHERE {_TONIGHT} ORDER BY run_id")["run_id"].to_pylist()
     classes, pixels = _pixels(database, output, list(counts))
     nights = _nights(database, output, counts, classes, pixels)
-    records = dict(run_records(output))
     return Facts(
-        date=date,
+        date=night,
         run_ids=run_ids,
-        records=[records[run_id] for run_id in run_ids if run_id in records],
+        records=[record for run_id in run_ids if (record := read_run_record(output, run_id))],
         model_digest=model,
-        images=counts[date],
-        images_by_night=counts,
+        images=counts[night],
         classes=classes,
         nights=nights,
-        areas=_histograms(database, classes, date, f"floor({AREA_BINS_PER_DOUBLING} * log2(area))"),
-        scores=_histograms(database, classes, date, f"least(floor({SCORE_BINS} * score), {SCORE_BINS - 1})"),
-        errors=_errors(database, night),
+        areas=_histograms(database, classes, f"floor({AREA_BINS_PER_DOUBLING} * log2(area))"),
+        scores=_histograms(database, classes, f"least(floor({SCORE_BINS} * score), {SCORE_BINS - 1})"),
+        errors=_errors(database),
     )
+
+
+def _night_of(database: Scratch, images: Any, output: Storage, date: str | None) -> str:
+    database.read("images", images, ("date",))
+    named = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
+    night = date or max(named, default="")
+    if night not in named:
+        raise InputError(f"{output.uri}: no images of --date {night}; there are {', '.join(sorted(named)) or 'none'}")
+    return night
+
+
+def _settings_of(database: Scratch, images: Any, night: str) -> tuple[str, str]:
+    """Return the digests of the model and the settings that were used last."""
+    columns = ("model_digest", "config_digest", "segmented_at")
+    database.read("of_any_model", images.filter(pc.field("date") == night), columns)
+    last = "SELECT model_digest, config_digest FROM of_any_model ORDER BY segmented_at DESC LIMIT 1"
+    model, config = database.table(last).to_pylist()[0].values()
+    return model, config
 
 
 def _pixels(
@@ -153,18 +163,21 @@ def _nights(
     classes: dict[int, str],
     pixels: dict[tuple[str, int], dict[str, float]],
 ) -> dict[str, dict[int, ClassNight]]:
-    regions = open_dataset(output, "regions", SCHEMAS["regions"]).filter(pc.field("date").isin(list(images)))
-    database.read("named", regions, ("date", "run_id", "image_uri", "region_id", "class_id", "area", "score"))
+    regions = open_dataset(output, "regions", SCHEMAS["regions"])
+    columns = ("date", "run_id", "image_uri", "region_id", "class_id", "area", "score")
+    database.read("regions", regions.filter(pc.field("date").isin(list(images))), columns)
+    database.read("found_then", regions.filter(pc.field("date") == max(images)), columns)
+    database.view("found", "FROM found_then SEMI JOIN runs USING (date, run_id)")
     database.store(
-        "ours",
-        "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM named "
+        "measured",
+        "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions "
         "SEMI JOIN runs USING (date, run_id)",
     )
     sums = {
         (row["date"], row["class_id"]): row
         for row in database.table(
             "WITH i AS (SELECT date, class_id, count(*)::DOUBLE AS c, sum(score)::DOUBLE AS s, sum(log2(area)) AS l "
-            "FROM ours GROUP BY date, class_id, image) SELECT date, class_id, sum(c) AS c, sum(c * c) AS cc, "
+            "FROM measured GROUP BY date, class_id, image) SELECT date, class_id, sum(c) AS c, sum(c * c) AS cc, "
             "sum(s) AS s, sum(s * s) AS ss, sum(s * c) AS sc, sum(l) AS l, sum(l * l) AS ll, sum(l * c) AS lc "
             "FROM i GROUP BY date, class_id"
         ).to_pylist()
@@ -180,29 +193,29 @@ def _nights(
 
 
 def _class_night(p: dict[str, float], r: dict[str, float], images: int) -> ClassNight:
-    figures = {"share of pixels": _ratio(p["a"], p["p"], p["aa"], p["ap"], p["pp"])}
+    figures: dict[str, Estimate | None] = {"share of pixels": _ratio(p["a"], p["p"], p["aa"], p["ap"], p["pp"])}
     per_image = r["c"] / max(1, images)
     spread = max(0.0, r["cc"] / max(1, images) - per_image**2)
     figures["regions per image"] = Estimate(per_image, math.sqrt(spread / max(1, images)))
     figures["mean score"] = _ratio(r["s"], r["c"], r["ss"], r["sc"], r["cc"])
     log_area = _ratio(r["l"], r["c"], r["ll"], r["lc"], r["cc"])
-    area = 2**log_area.value
-    figures["typical area (px)"] = Estimate(area, area * math.log(2) * log_area.error)
+    area = 2**log_area.value if log_area else 0.0
+    figures["typical area (px)"] = Estimate(area, area * math.log(2) * log_area.error) if log_area else None
     return ClassNight(int(p["a"]), int(r["c"]), figures)
 
 
-def _ratio(top: float, bottom: float, top2: float, cross: float, bottom2: float) -> Estimate:
+def _ratio(top: float, bottom: float, top2: float, cross: float, bottom2: float) -> Estimate | None:
     """Return Σt/Σb over images and its standard error (Cochran 1977, Sampling Techniques, section 6.4)."""
     if not bottom:
-        return Estimate(0.0, 0.0)
+        return None
     ratio = top / bottom
     return Estimate(ratio, math.sqrt(max(0.0, top2 - 2 * ratio * cross + ratio**2 * bottom2)) / bottom)
 
 
-def _histograms(database: Scratch, classes: dict[int, str], date: str, bin_of: str) -> dict[int, Histogram]:
+def _histograms(database: Scratch, classes: dict[int, str], bin_of: str) -> dict[int, Histogram]:
     found = {number: Histogram() for number in classes}
     rows = database.table(
-        f"SELECT class_id, date = '{date}' AS now, ({bin_of})::INTEGER AS bin, count(*) AS n FROM ours GROUP BY ALL"  # noqa: S608
+        f"SELECT class_id, {_TONIGHT} AS now, ({bin_of})::INTEGER AS bin, count(*) AS n FROM measured GROUP BY ALL"
     )
     for row in rows.to_pylist():
         histogram = found[row["class_id"]]
@@ -210,16 +223,17 @@ def _histograms(database: Scratch, classes: dict[int, str], date: str, bin_of: s
     return found
 
 
-def _errors(database: Scratch, night: str) -> list[tuple[str, int, list[tuple[str, str]]]]:
-    failed = f"FROM images WHERE {night} AND error_type IS NOT NULL"
-    kinds = database.table(
-        f"SELECT error_type, count(*) AS n {failed} GROUP BY error_type ORDER BY n DESC, error_type"
-    ).to_pylist()
-    found = []
-    for kind in kinds:
-        some = database.table(
-            f"SELECT image_uri, error {failed} AND error_type = '{kind['error_type']}' "
-            f"ORDER BY image_uri LIMIT {_EXAMPLES}"
-        ).to_pylist()
-        found.append((kind["error_type"], kind["n"], [(row["image_uri"], row["error"]) for row in some]))
-    return found
+def _errors(database: Scratch) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """Return what kept images from being done that night; those that a later run of it did are none."""
+    rows = database.table(
+        "WITH failed AS (SELECT image_uri, max_by(error_type, segmented_at) AS error_type, "
+        "max_by(error, segmented_at) AS error FROM tonight WHERE error_type IS NOT NULL GROUP BY image_uri), "
+        "left_over AS (FROM failed ANTI JOIN (FROM tonight WHERE error_type IS NULL) AS good USING (image_uri)) "
+        "SELECT error_type, image_uri, error, count(*) OVER (PARTITION BY error_type) AS n FROM left_over "
+        f"QUALIFY row_number() OVER (PARTITION BY error_type ORDER BY image_uri) <= {_EXAMPLES} "
+        "ORDER BY n DESC, error_type, image_uri"
+    )
+    found: dict[str, tuple[int, list[tuple[str, str]]]] = {}
+    for row in rows.to_pylist():
+        found.setdefault(row["error_type"], (row["n"], []))[1].append((row["image_uri"], row["error"]))
+    return [(kind, count, examples) for kind, (count, examples) in found.items()]

@@ -26,7 +26,7 @@ from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.pictures import PANEL_PX, class_colour, image_panel
 from unet_ray.imaging.tiling import Box
 from unet_ray.imaging.windows import WHOLE_PIXELS
-from unet_ray.inputs import open_ranges, read_file
+from unet_ray.inputs import open_ranges, read_file, split_page
 from unet_ray.reporting.facts import Facts
 
 _DETAIL_PX = 2 * PANEL_PX
@@ -42,8 +42,6 @@ _MOST_OUTLINED = 4000
 _MOST_THUMBNAIL_PIXELS = 2**30
 """Largest image whose pixels are all read for a thumbnail (px): some four seconds; of larger ones it is grey."""
 _STRIP_PIXELS = 2**24
-_MOST_LISTED = 200
-"""Regions of a picture that the page's filters know."""
 _QUALITY = 80
 
 KINDS = {
@@ -66,7 +64,7 @@ class Card:
     whole: str | None
     """Thumbnail of a large image with a box around the part that `jpeg` shows (base64)."""
     regions: list[tuple[str, int, float]]
-    """(class, px, score) of those in the picture, the largest first."""
+    """(class, px, score) of those in the picture that the page's filters can ask for, the largest first."""
 
 
 def draw_gallery(database: Scratch, output: Storage, facts: Facts, each: int) -> tuple[list[Card], list[str]]:
@@ -78,18 +76,16 @@ def draw_gallery(database: Scratch, output: Storage, facts: Facts, each: int) ->
         facts — of the night.
         each — pictures of each kind.
     """
-    chosen = list(enumerate(_choose(database, facts, each)))
     by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
-    for place, (kind, uri, region_id) in chosen:
+    for place, (kind, uri, region_id) in enumerate(_choose(database, each)):
         by_image[uri].append((place, kind, region_id))
-    rows = _regions_of(output, facts, [*by_image])
-    access, decoder = Storage.of(chosen[0][1][1]) if chosen else output, Decoder()
-    cards, problems = dict[int, Card](), []
+    rows, files = _regions_of(output, facts, [*by_image]), _files_of(database, [*by_image])
+    cards, problems, decoder = dict[int, Card](), [], Decoder()
     try:
         for uri, wanted in sorted(by_image.items()):
-            found = _Found.of(rows.filter(pc.equal(rows["image_uri"], uri)), facts)
+            found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts)
             try:
-                image = _OpenImage(uri, decoder, access)
+                image = _OpenImage(uri, files[uri], decoder)
                 cards |= {place: _card(kind, image, found, region_id) for place, kind, region_id in wanted}
             except ImageError as error:
                 problems.append(f"{uri}: {error.message}")
@@ -98,27 +94,29 @@ def draw_gallery(database: Scratch, output: Storage, facts: Facts, each: int) ->
     return [cards[place] for place in sorted(cards)], problems
 
 
-def _choose(database: Scratch, facts: Facts, each: int) -> Iterator[tuple[str, str, int | None]]:
+def _choose(database: Scratch, each: int) -> Iterator[tuple[str, str, int | None]]:
     """Yield kind, image and, where it is about one, region."""
-    runs = ", ".join(f"'{run_id}'" for run_id in facts.run_ids)
-    ours = f"FROM named WHERE run_id IN ({runs}) AND date = '{facts.date}'"
-    counted = f"SELECT image_uri, count(*) AS n {ours} GROUP BY image_uri ORDER BY n DESC, image_uri LIMIT {each}"
+    counted = f"SELECT image_uri, count(*) AS n FROM found GROUP BY image_uri ORDER BY n DESC, image_uri LIMIT {each}"
     for row in database.table(counted).to_pylist():
         yield "most regions", row["image_uri"], None
-    typical = database.value(f"SELECT coalesce(median(area), 0) {ours}")
     for kind, condition, order in (
-        ("largest", "", "area DESC"),
-        ("least certain", f"AND area >= {typical}", "score"),
+        ("largest", "true", "area DESC"),
+        ("least certain", "area >= (SELECT median(area) FROM found)", "score"),
     ):
-        query = f"SELECT image_uri, region_id {ours} {condition} ORDER BY {order}, image_uri, region_id LIMIT {each}"
-        for row in database.table(query).to_pylist():
+        query = f"SELECT image_uri, region_id FROM found WHERE {condition} ORDER BY {order}, image_uri, region_id"
+        for row in database.table(f"{query} LIMIT {each}").to_pylist():
             yield kind, row["image_uri"], row["region_id"]
-    drawn = (
-        f"SELECT image_uri FROM images WHERE run_id IN ({runs}) AND date = '{facts.date}' AND error_type IS NULL "  # noqa: S608
-        f"ORDER BY hash(image_uri), image_uri LIMIT {each}"
-    )
-    for row in database.table(drawn).to_pylist():
+    drawn = f"FROM tonight WHERE error_type IS NULL ORDER BY hash(image_uri), image_uri LIMIT {each}"
+    for row in database.table(f"SELECT image_uri {drawn}").to_pylist():
         yield "random", row["image_uri"], None
+
+
+def _files_of(database: Scratch, uris: list[str]) -> dict[str, dict[str, Any]]:
+    """Return height, width and bytes of some images as they were when they were segmented."""
+    database.read("chosen", pa.table({"image_uri": pa.array(uris, pa.string())}), ("image_uri",))
+    good = "FROM tonight SEMI JOIN chosen USING (image_uri) WHERE error_type IS NULL ORDER BY segmented_at"
+    rows = database.table(f"SELECT image_uri, height, width, image_bytes {good}").to_pylist()
+    return {row["image_uri"]: row for row in rows}
 
 
 def _regions_of(output: Storage, facts: Facts, uris: list[str]) -> Any:
@@ -151,29 +149,43 @@ class _Found:
         return _Found(self.rows.take(np.flatnonzero(inside)), self.boxes[inside], self.colours)
 
     def listed(self) -> list[tuple[str, int, float]]:
-        """Return class, px and score of the largest."""
-        largest = self.rows.sort_by([("area", "descending")]).slice(0, _MOST_LISTED)
-        columns = (largest[name].to_pylist() for name in ("class_name", "area", "score"))
-        return [(name, area, round(score, 4)) for name, area, score in zip(*columns, strict=True)]
+        """Return class, px and score of those that no other of their class beats in both: what filters can ask for."""
+        columns = (self.rows[name].to_pylist() for name in ("class_name", "area", "score"))
+        best: dict[str, float] = {}
+        kept = []
+        for name, area, score in sorted(zip(*columns, strict=True), key=lambda row: (-row[1], -row[2])):
+            if score > best.get(name, -1.0):
+                best[name] = score
+                kept.append((name, area, round(score, 4)))
+        return kept
 
 
 class _OpenImage:
     """An image that pictures are made of, whatever its size.
 
+    Args:
+        uri — of the tables.
+        known — its row's height, width and image_bytes.
+        decoder — decodes it.
+
     Raises: ImageError — it cannot be read any more; so do the methods.
     """
 
-    def __init__(self, uri: str, decoder: Decoder, access: Storage) -> None:
-        self.uri, self._decoder = uri, decoder
-        file, _, page = uri.partition("#page=")
-        number = int(page) if page else None
+    def __init__(self, uri: str, known: dict[str, Any], decoder: Decoder) -> None:
+        self.uri, self.height, self.width, self._decoder = uri, known["height"], known["width"], decoder
+        file, page = split_page(uri)
+        access = Storage.of(file)
         try:
-            size = Storage(file, access.options).entry().size
+            size = access.entry().size
         except OSError as error:
             raise ImageError("missing", f"the file cannot be read: {error}") from None
-        self.height, self.width = decoder.open(open_ranges(access, file), size, number)
-        is_small = self.height * self.width <= WHOLE_PIXELS
-        self._pixels = decoder.decode(read_file(access, file), number) if is_small else None
+        if size != known["image_bytes"]:
+            raise ImageError("changed", "the file is another one than was segmented")
+        self._pixels: NDArray[Any] | None = None
+        if self.height * self.width <= WHOLE_PIXELS:
+            self._pixels = decoder.decode(read_file(access, file), page)
+        else:
+            decoder.open(open_ranges(access, file), size, page)
 
     @property
     def all(self) -> Box:

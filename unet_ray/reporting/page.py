@@ -49,14 +49,12 @@ def figure(value: float | None) -> str:
 
 def _tiles(facts: Facts) -> list[dict[str, Any]]:
     records = facts.records
-    total = {
-        key: sum(record.get(key) or 0 for record in records) for key in ("images_skipped", "elapsed_s", "megapixels")
-    }
+    total = {key: sum(record.get(key) or 0 for record in records) for key in ("elapsed_s", "megapixels")}
     failed = sum(count for _, count, _ in facts.errors)
     tiles = [
         ("images done", figure(facts.images), False),
         ("failed", figure(failed), failed > 0),
-        ("done before", figure(total["images_skipped"]), False),
+        ("done before", figure(records[0].get("images_skipped") if records else None), False),
         (*_pixels(total["megapixels"]), False),
     ]
     if total["elapsed_s"]:
