@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -55,7 +55,7 @@ def run(config_type: type[Config], verb: Callable[[Config, str], None], help_tex
     _end(0)
 
 
-def _end(code: int, message: str | None = None) -> None:
+def _end(code: int, message: str | None = None) -> NoReturn:
     if message:
         print(f"error: {message}", file=sys.stderr)
     sys.stdout.flush()

@@ -8,7 +8,7 @@ from _command import run
 
 from unet_ray.segment import segment
 from unet_ray.segment_config import SegmentConfig
-from unet_ray.shard_sink import SegmentResult
+from unet_ray.segment_result import SegmentResult
 
 _NAMED = 3
 """Error messages that are printed."""
@@ -23,7 +23,6 @@ def main(config: SegmentConfig, ray_address: str) -> None:
 
 def summary(config: SegmentConfig, result: SegmentResult) -> str:
     """Return what a run did, in a few lines."""
-    rate = result.images_done / result.elapsed_s if result.elapsed_s else 0.0
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(result.error_types.items()))
     notes = [f"failed: {failed}"] if failed else []
     notes += [f"  {count} × {message}" for message, count in list(result.error_messages.items())[:_NAMED]]
@@ -38,8 +37,8 @@ def summary(config: SegmentConfig, result: SegmentResult) -> str:
     regions = ", ".join(f"{count} {name}" for name, count in sorted(result.regions.items())) or "none"
     return (
         f"{result.images_done} images done, {result.images_failed} failed, {result.images_skipped} left out as done; "
-        f"{rate:.1f} images/s\n{said}regions: {regions}\ntables: {config.output}/{{images,masks,regions}} "
-        f"(run {result.run_id})"
+        f"{result.images_per_s:.1f} images/s\n{said}regions: {regions}\n"
+        f"tables: {config.output}/{{images,masks,regions}} (run {result.run_id})"
     )
 
 

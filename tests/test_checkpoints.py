@@ -13,8 +13,7 @@ from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
-from unet_ray.progress import PROGRESS, Progress, as_metrics, last_progress, remove_strays
-from unet_ray.train_report import EpochRecord
+from unet_ray.progress import PROGRESS, EpochRecord, Progress, as_metrics, last_progress, remove_strays
 
 
 def record(epoch: int, score: float | None = None) -> EpochRecord:

@@ -75,11 +75,9 @@ def of_another_class(regions: list[dict[str, Any]]) -> None:
         regions[0][name] = regions[last][name]
 
 
-def test_records_of_runs_before_parting_are_understood() -> None:
-    old = RegionRules.of_record({"config": {"min_area": 6}})
-    new = RegionRules.of_record({"config": {}, "objects": {"parted": False, "min_areas": {"1": 6}}})
-    for rules in (old, new):
-        assert (rules.parted, rules.min_areas.get(1, rules.min_area)) == (False, 6)
+def test_rules_come_from_run_records() -> None:
+    rules = RegionRules.of_record({"config": {}, "objects": {"parted": False, "min_areas": {"1": 6}}})
+    assert rules == RegionRules({1: 6}, parted=False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unet_ray.archive.storage import OutputFile, Storage
-from unet_ray.archive.tables import to_parquet
+from unet_ray.archive.tables import column, to_parquet
 from unet_ray.capacity import Device, parse_range, plan_pool
 from unet_ray.cluster import connect
 from unet_ray.errors import InputError
@@ -135,15 +135,15 @@ class EvaluateResult:
         """Return all counts and metrics as an Arrow table, one row per image and class, in the order of the images."""
         count, classes = self.counts.shape[:2]
         columns = {
-            _field("image_uri", pa.string(), "URI of the image"): np.repeat(np.array(self.image_uris, object), classes),
-            _field("class_id", pa.int32(), "id of the class"): [c.id for c in self.model.classes] * count,
-            _field("class_name", pa.string(), "name of the class"): [c.name for c in self.model.classes] * count,
+            column("image_uri", pa.string(), "URI of the image"): np.repeat(np.array(self.image_uris, object), classes),
+            column("class_id", pa.int32(), "id of the class"): [c.id for c in self.model.classes] * count,
+            column("class_name", pa.string(), "name of the class"): [c.name for c in self.model.classes] * count,
         }
         for (name, meaning), values in zip(COUNTS.items(), np.moveaxis(self.counts, -1, 0), strict=True):
-            columns[_field(name, pa.float64() if name == "iou_sum" else pa.int64(), meaning)] = values.ravel()
+            columns[column(name, pa.float64() if name == "iou_sum" else pa.int64(), meaning)] = values.ravel()
         metrics = metrics_of(self.counts)
         for name, meaning in METRICS.items():
-            columns[_field(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[name].ravel()
+            columns[column(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[name].ravel()
         arrays = [pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()]
         return pa.table(arrays, pa.schema(list(columns)))
 
@@ -199,10 +199,6 @@ def count_against(
     truth = [labelling.objects(masks, place) for place in range(len(targets))]
     planes = np.stack([mask for mask, _ in found])
     return count_image(planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px)
-
-
-def _field(name: str, kind: Any, meaning: str, nullable: bool = False) -> Any:
-    return pa.field(name, kind, nullable=nullable, metadata={"description": meaning})
 
 
 def _plain(value: Any) -> Any:

@@ -193,7 +193,7 @@ def _pages_of_stacks(database: Scratch, access: Storage) -> Iterator[Any]:
     for batch in database.batches(query, _HEADERS):
         sources = expand_stacks(access, [FileEntry(**row) for row in batch.to_pylist()])
         pages = [(s.uri, s.file_uri, s.page, s.etag, s.size, s.pages) for s in sources if s.page is not None]
-        columns = zip(*pages, strict=True)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, PLAN, strict=bool(pages))]
         if pages:
+            columns = zip(zip(*pages, strict=True), PLAN, strict=True)
+            arrays = [pa.array(values, field.type) for values, field in columns]
             yield pa.RecordBatch.from_arrays(arrays, schema=PLAN)

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from unet_ray.archive.ledger import entries_of
 from unet_ray.archive.storage import Storage
-from unet_ray.train_report import EpochRecord
 
 PROGRESS = "progress.json"
 """The file of a checkpoint that holds its progress."""
@@ -17,6 +17,47 @@ _AS_GOOD = 0.005
 a lower rate, does better on images that nobody has seen (on 106 nuclei images: AP@0.5 0.60 against 0.56)."""
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's own list of the checkpoints of a run."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to; plain values: it travels as JSON, by `dataclasses.asdict` and `EpochRecord(**values)`."""
+
+    epoch: int
+    """Epochs done, this one included."""
+    crops_seen: int
+    """By all workers since the start."""
+    loss: float
+    learning_rate: float
+    """At the end of the epoch."""
+    iou: dict[str, float | None]
+    """Class name → pooled over all validation pixels, at `thresholds`; None: undefined; empty without validation."""
+    dice: dict[str, float | None]
+    """As `iou`."""
+    thresholds: dict[str, float]
+    """Class name → tuned probability threshold."""
+    score: float | None
+    """What the best epoch is chosen by."""
+    crops_per_s: float
+    """Of all workers, while training."""
+    data_wait: float
+    """Share of the training time in which workers waited for data, 0..1."""
+    elapsed_s: float
+    """Validation included."""
+    validation_s: float
+    workers: int
+    gpu_memory_bytes: int | None
+    """Largest that was allocated on a worker; None on CPUs."""
+    worst: list[tuple[int, float]]
+    """Index of a validation image and its mean Dice, the worst first."""
+
+    def __post_init__(self) -> None:  # JSON knows no tuples
+        object.__setattr__(self, "worst", [(int(index), float(dice)) for index, dice in self.worst])
+
+    @property
+    def training_s(self) -> float:
+        """Wall time without validation."""
+        return max(0.0, self.elapsed_s - self.validation_s)
 
 
 @dataclass(frozen=True)
@@ -90,7 +131,7 @@ def remove_strays(storage: Storage, run_name: str) -> list[str]:
 
     Returns: the names of their folders.
     """
-    entries = storage.entries(run_name) if storage.exists(run_name) else []
+    entries = entries_of(storage, run_name)
     folders = {entry.path.split("/")[0] for entry in entries if entry.path.startswith("checkpoint_20")}
     named = _named_checkpoints(storage, run_name) if folders else set()
     if named is None:

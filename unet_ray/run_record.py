@@ -10,7 +10,7 @@ from unet_ray.cluster import software_versions
 from unet_ray.costs import cost_of, parse_prices
 from unet_ray.network.model_folder import Model
 from unet_ray.segment_config import SegmentConfig, rule_of
-from unet_ray.shard_sink import SegmentResult
+from unet_ray.segment_result import SegmentResult
 
 _BUSY = 0.8
 """Share of time at work from which on the predictors are what the others wait for."""
@@ -28,8 +28,8 @@ def write_record(
         "config": asdict(config),
         "config_digest": config_digest,
         "model_digest": model.digest,
-        "images_per_s": result.images_done / result.elapsed_s if result.elapsed_s else 0.0,
-        "megapixels_per_s": result.megapixels / result.elapsed_s if result.elapsed_s else 0.0,
+        "images_per_s": result.images_per_s,
+        "megapixels_per_s": result.megapixels_per_s,
         "bottleneck": _bottleneck(result),
         "objects": {
             "parted": model.parting is not None,

@@ -32,7 +32,8 @@ from unet_ray.predict_actor import PredictActor
 from unet_ray.run_metrics import RunMetrics
 from unet_ray.run_record import write_record
 from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, rule_of
-from unet_ray.shard_sink import SegmentResult, ShardSink
+from unet_ray.segment_result import SegmentResult
+from unet_ray.shard_sink import ShardSink
 from unet_ray.stages.decode import Decode
 from unet_ray.stages.large import PredictLarge
 from unet_ray.stages.measure import Measure, work_of

@@ -40,14 +40,10 @@ class RegionRules:
     """Of each class id: smaller regions were dropped (px)."""
     parted: bool = False
     """Whether touching objects were parted: the masks alone do not tell the regions then."""
-    min_area: int = 1
-    """Of classes that `min_areas` does not name."""
 
     @staticmethod
     def of_record(record: dict[str, Any]) -> RegionRules:
-        """Read them from a run record; runs from before there was parting have one area for all classes."""
-        if "objects" not in record:
-            return RegionRules({}, min_area=int(record["config"]["min_area"]))
+        """Read them from a run record."""
         objects = record["objects"]
         return RegionRules({int(spec): area for spec, area in objects["min_areas"].items()}, objects["parted"])
 
@@ -56,7 +52,7 @@ class RegionRules:
     ) -> _ComponentsCheck | _PartedCheck:
         """Return what holds the regions rows of a class against its mask."""
         check = _PartedCheck if self.parted else _ComponentsCheck
-        return check(rows, self.min_areas.get(class_id, self.min_area), height, width)
+        return check(rows, self.min_areas.get(class_id, 1), height, width)
 
 
 def check_shard(tables: dict[str, Any], rules: dict[str, RegionRules], pixels: bool = True) -> list[Problem]:

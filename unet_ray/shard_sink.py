@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -14,54 +12,11 @@ from ray.data import Datasink
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
+from unet_ray.segment_result import SegmentResult
 from unet_ray.stages.measure import tables_of
 
 _MESSAGES = 10
 """Error messages that a run record names."""
-
-
-@dataclass
-class SegmentResult:
-    """What a run did, as its record has it."""
-
-    run_id: str
-    status: str = "running"
-    exit_code: int | None = None
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    ended_at: datetime | None = None
-    images_listed: int = 0
-    images_skipped: int = 0
-    images_done: int = 0
-    images_failed: int = 0
-    regions: dict[str, int] = field(default_factory=dict)
-    megapixels: float = 0.0
-    elapsed_s: float = 0.0
-    first_images: int = 0
-    """Images of the first measured block."""
-    first_images_at: datetime | None = None
-    """When they were measured: what lies before is start-up."""
-    steady_images_per_s: float = 0.0
-    """After the first block of images, which waits for actors to start."""
-    stage_s: dict[str, float] = field(default_factory=dict)
-    """Seconds that each stage worked, summed over its processes."""
-    predictor_busy_share: float = 0.0
-    node_hours: dict[str, float] = field(default_factory=dict)
-    """Hours that nodes were up while the chain ran, by type of node."""
-    cost: dict[str, Any] | None = None
-    """Of these hours, where their price was given."""
-    object_store_bytes: int = 0
-    """What the stages gave each other."""
-    spilled_bytes: int = 0
-    """What Ray wrote to disk for want of memory, of this run and whatever else ran on the cluster."""
-    is_exact: bool = True
-    """Whether tiles give what whole images do; not with a --context below the network's reach."""
-    batch_divisor: int = 1
-    """What batches were divided by since memory ran out in a predictor; 1: it did not."""
-    error_types: dict[str, int] = field(default_factory=dict)
-    """Failed images by type."""
-    error_messages: dict[str, int] = field(default_factory=dict)
-    """The most frequent messages."""
-    message: str = ""
 
 
 class ShardSink(Datasink[dict[str, Any]]):

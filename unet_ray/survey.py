@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from unet_ray.cluster import TASK_CPUS, ordinals
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.images import is_grey
-from unet_ray.imaging.labels import MaskValues
-from unet_ray.inputs import LabelledSet, mask_values
+from unet_ray.imaging.mask_values import MaskValues, add_up, mask_values
+from unet_ray.inputs import LabelledSet
 from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.readers import FileReader, Reader, decoded_row, decoded_schema, fits_in_store, store_reader
 
@@ -153,17 +152,6 @@ def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
     facts = {row["id"]: json.loads(row["facts"]) for row in rows.select_columns(["id", "facts"]).take_all()}
     reader = store_reader(rows, count) if keep else files
     return Survey(tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep)
-
-
-def add_up(masks: Sequence[tuple[Sequence[tuple[int, int]], str]]) -> MaskValues:
-    """Return what several masks hold, each given as its (value, pixels) and its URI."""
-    pixels, holders, examples = Counter[int](), Counter[int](), dict[int, str]()
-    for values, uri in masks:
-        for value, count in values:
-            pixels[value] += count
-            holders[value] += 1
-            examples.setdefault(value, uri)
-    return MaskValues(dict(pixels), dict(holders), max((len(values) for values, _ in masks), default=0), examples)
 
 
 def _row(files: FileReader, index: int, sampled: int, keep: bool) -> dict[str, Any]:

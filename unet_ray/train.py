@@ -216,14 +216,14 @@ def _tuned(config: TrainConfig, task: LearningTask, model: Model) -> Model:
     """Choose thresholds and areas of objects on the validation images, and say what they came to."""
     labelling, indices = task.sampler.labelling, [index for index, _ in task.validation]
     tuned = tune_objects(model, labelling, task.validation_reader, indices, plan_pool(None, config.device))
-    rule, cores, found = tuned.model.rule, tuned.model.parting, {}
-    assert cores
+    rule, parting, found = tuned.model.rule, tuned.model.parting, {}
+    assert parting
     for place, spec in enumerate(labelling.classes):
         found[spec.name] = {METRIC: tuned.ap50[place], f"{METRIC}_of_components": tuned.ap50_of_components[place]}
         print(
             f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images (components alone "
             f"{tuned.ap50_of_components[place]:.3f}) with threshold {rule.thresholds[place]}, core threshold "
-            f"{cores.thresholds[place]}, objects from {rule.min_areas[place]} px"
+            f"{parting.thresholds[place]}, objects from {rule.min_areas[place]} px"
         )
     return replace(tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}})
 

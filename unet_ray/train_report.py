@@ -9,65 +9,21 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unet_ray.archive.storage import Storage
-from unet_ray.imaging.pictures import Comparison as Comparison
 from unet_ray.imaging.pictures import class_colour
-from unet_ray.imaging.pictures import draw_comparison as draw_comparison
+from unet_ray.progress import EpochRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-TENSORBOARD_FOLDER = "tensorboard"
 _LINE_CHARS = 159
 _GIB = 2**30
 _MARKED_EPOCHS = 30
 _NAMED_CLASSES = 20
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch came to; plain values: it travels as JSON, by `dataclasses.asdict` and `EpochRecord(**values)`."""
-
-    epoch: int
-    """Epochs done, this one included."""
-    crops_seen: int
-    """By all workers since the start."""
-    loss: float
-    learning_rate: float
-    """At the end of the epoch."""
-    iou: dict[str, float | None]
-    """Class name → pooled over all validation pixels, at `thresholds`; None: undefined; empty without validation."""
-    dice: dict[str, float | None]
-    """As `iou`."""
-    thresholds: dict[str, float]
-    """Class name → tuned probability threshold."""
-    score: float | None
-    """What the best epoch is chosen by."""
-    crops_per_s: float
-    """Of all workers, while training."""
-    data_wait: float
-    """Share of the training time in which workers waited for data, 0..1."""
-    elapsed_s: float
-    """Validation included."""
-    validation_s: float
-    workers: int
-    gpu_memory_bytes: int | None
-    """Largest that was allocated on a worker; None on CPUs."""
-    worst: list[tuple[int, float]]
-    """Index of a validation image and its mean Dice, the worst first."""
-
-    def __post_init__(self) -> None:  # JSON knows no tuples
-        object.__setattr__(self, "worst", [(int(index), float(dice)) for index, dice in self.worst])
-
-    @property
-    def training_s(self) -> float:
-        """Wall time without validation."""
-        return max(0.0, self.elapsed_s - self.validation_s)
 
 
 def epoch_line(record: EpochRecord, epochs: int, eta_s: float, is_best: bool) -> str:

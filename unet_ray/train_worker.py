@@ -23,13 +23,14 @@ from unet_ray.archive.storage import Storage
 from unet_ray.capacity import node_cpus
 from unet_ray.checkpoints import load_optimizer, read_state, write_state
 from unet_ray.imaging.labels import Labelling
+from unet_ray.imaging.pictures import draw_comparison
 from unet_ray.network.learner import Learner, LearnerConfig, summed
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
-from unet_ray.progress import Progress, as_metrics
+from unet_ray.progress import EpochRecord, Progress, as_metrics
 from unet_ray.readers import Reader
-from unet_ray.train_report import EpochRecord, EventLog, draw_comparison, draw_curves, epoch_line, summary_lines
+from unet_ray.train_report import EventLog, draw_curves, epoch_line, summary_lines
 from unet_ray.validation import Validation
 
 _EXPLODED = 1e4

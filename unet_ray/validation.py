@@ -13,12 +13,12 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.labels import Labelling
 from unet_ray.imaging.masks import binary_mask
 from unet_ray.imaging.metrics import PixelCounts
+from unet_ray.imaging.pictures import Comparison
 from unet_ray.imaging.thresholds import best_thresholds, count_q, counts_at
 from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.readers import Reader
-from unet_ray.train_report import Comparison
 
 
 @dataclass(frozen=True)

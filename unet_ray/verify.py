@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 
-from unet_ray.archive.ledger import open_dataset, open_ledger, tables_at
+from unet_ray.archive.ledger import entries_of, open_dataset, open_ledger, tables_at
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import read_lock
 from unet_ray.archive.runs import run_records
@@ -72,7 +72,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     output = tables_at(config.tables)
     records = dict(reversed(list(run_records(output))))  # in the order of time
     result = VerifyResult()
-    files = {name: {e.path for e in output.entries(name)} if output.exists(name) else set() for name in SCHEMAS}
+    files = {name: {entry.path for entry in entries_of(output, name)} for name in SCHEMAS}
     result.add(_check_files(files, _running(output)))
     result.shards = len(files["images"])
     connect(ray_address)
@@ -113,7 +113,7 @@ def _check_shards(
     output: Storage, paths: list[str], records: dict[str, dict[str, Any]], pixels: bool
 ) -> Iterator[tuple[Counter[str], list[Problem]]]:
     """Check all shards, many at a time; yield rows and breaches of each."""
-    rules = {run_id: RegionRules.of_record(record) for run_id, record in records.items()}
+    rules = {run_id: RegionRules.of_record(record) for run_id, record in records.items() if "objects" in record}
     shared, waiting = ray.put((output, rules, pixels)), list(paths)
     pending: list[Any] = []
     while waiting or pending:

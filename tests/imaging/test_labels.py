@@ -3,7 +3,8 @@ import pytest
 
 from unet_ray.errors import InputError
 from unet_ray.imaging.label_notes import labelling_notes
-from unet_ray.imaging.labels import ClassSpec, Labelling, MaskValues, find_labelling, parse_classes
+from unet_ray.imaging.labels import ClassSpec, Labelling, find_labelling, parse_classes
+from unet_ray.imaging.mask_values import MaskValues
 from unet_ray.imaging.metrics import IGNORED
 
 TWO = parse_classes("leaf,symptom")

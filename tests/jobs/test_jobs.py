@@ -25,7 +25,7 @@ from unet_ray.archive.runs import run_records
 from unet_ray.archive.storage import Storage
 from unet_ray.costs import cost_of
 from unet_ray.segment_config import SegmentConfig
-from unet_ray.shard_sink import SegmentResult
+from unet_ray.segment_result import SegmentResult
 from unet_ray.synthetic import draw_scene, encode
 
 _EXCLUDES = [".git", ".venv", "quickstart"]

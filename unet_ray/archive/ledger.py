@@ -10,7 +10,7 @@ import pyarrow.dataset as pds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from unet_ray.archive.scratch import Scratch, scratch
-from unet_ray.archive.storage import Storage
+from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.archive.tables import IMAGES, SCHEMAS
 from unet_ray.errors import InputError
 
@@ -93,7 +93,7 @@ def open_dataset(output: Storage, table: str, schema: Any, paths: list[str] | No
 
 def remove_leftovers(output: Storage) -> list[str]:
     """Remove masks and regions files without an images file of the same name: what a crash left; return their paths."""
-    present = {table: {e.path for e in _entries(output, table)} for table in ("masks", "regions", "images")}
+    present = {table: {e.path for e in entries_of(output, table)} for table in ("masks", "regions", "images")}
     leftovers = [f"{t}/{path}" for t in ("masks", "regions") for path in sorted(present[t] - present["images"])]
     for path in leftovers:
         output.delete(path)
@@ -101,8 +101,9 @@ def remove_leftovers(output: Storage) -> list[str]:
 
 
 def _paths_of_run(output: Storage, run_id: str) -> list[str]:
-    return [entry.path for entry in _entries(output, "images") if run_id in entry.path]
+    return [entry.path for entry in entries_of(output, "images") if run_id in entry.path]
 
 
-def _entries(output: Storage, folder: str) -> list[Any]:
+def entries_of(output: Storage, folder: str) -> list[FileEntry]:
+    """Return all files below a folder that may not be there."""
     return output.entries(folder) if output.exists(folder) else []

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
-from unet_ray.archive.storage import FileEntry, Storage
+from unet_ray.archive.storage import FileEntry, Storage, scheme_of
 from unet_ray.errors import InputError
 
 FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
@@ -196,17 +196,17 @@ class _ManifestNames:
         folder, root = self.folder, self.root
         name = Storage.of(name).uri if name.startswith("file://") else name
         uri = name if "://" in name or (folder.is_local and name.startswith("/")) else folder.uri_of(name)
-        if not folder.is_local and "://" in uri and uri.partition("://")[0] != folder.uri.partition("://")[0]:
+        if not folder.is_local and scheme_of(uri) != scheme_of(folder.uri):
             raise InputError(f"{name}: a manifest on {folder.uri} may only name files of the same store")
-        if uri.partition("://")[:2] != root.uri.partition("://")[:2] and "://" in uri + root.uri:
+        if scheme_of(uri) != scheme_of(root.uri):
             raise InputError(f"{name}: a manifest names files of one store only, this one began with {root.uri}")
         return uri
 
     @property
     def prefix(self) -> str | None:
         """What a URI that needs no second look starts with: the scheme of a remote store; None: there is none."""
-        scheme = self.root.uri.partition("://")[0]
-        same = self.folder.is_local or self.folder.uri.startswith(f"{scheme}://")
+        scheme = scheme_of(self.root.uri)
+        same = self.folder.is_local or scheme_of(self.folder.uri) == scheme
         return f"{scheme}://" if not self.root.is_local and same else None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
-from unet_ray.archive.ledger import sums_of_run
+from unet_ray.archive.ledger import entries_of, sums_of_run
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
 
@@ -47,7 +47,7 @@ def run_records(output: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Whatever else lies in `runs/`, as the folders of trainings do, is none.
     """
-    for entry in reversed(output.entries("runs") if output.exists("runs") else []):
+    for entry in reversed(entries_of(output, "runs")):
         run_id, _, suffix = entry.path.rpartition(".")
         if suffix == "json" and "/" not in run_id:
             record = read_run_record(output, run_id)

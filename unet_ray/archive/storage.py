@@ -24,7 +24,7 @@ from unet_ray.errors import InputError
 
 _S3_TRIES = 3
 """Of one request within s3fs, 20 s each before it times out; botocore's own are off, or they would multiply."""
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure", "adl": "azure"}
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "adl": "adlfs"}
 
 
 class _DeleteOneByOne(pyarrow.fs.FSSpecHandler):
@@ -69,9 +69,9 @@ class Storage:
     def of(uri: str) -> Storage:
         """Return the folder at a URI, with the standard AWS_* variables of this process.
 
-        Raises: InputError — an unknown scheme, or an extra that is not installed.
+        Raises: InputError — an unknown scheme, or one whose package is not installed.
         """
-        scheme = _scheme(uri)
+        scheme = scheme_of(uri)
         if scheme == "file":
             return Storage(os.path.abspath(_local_path(uri)))
         try:
@@ -79,8 +79,8 @@ class Storage:
         except ValueError:
             raise InputError(f"{uri}: no store with the scheme {scheme}:// is known") from None
         except ImportError as error:
-            extra = _EXTRAS.get(scheme)
-            remedy = f"pip install 'unet-ray[{extra}]'" if extra else str(error)
+            package = _PACKAGES.get(scheme)
+            remedy = f"pip install {package}" if package else str(error)
             raise InputError(f"{uri}: {scheme}:// needs a package that is not installed: {remedy}") from None
         return Storage(uri.rstrip("/"), _s3_options() if scheme == "s3" else {})
 
@@ -88,7 +88,7 @@ class Storage:
     def filesystem(self) -> Any:
         """The fsspec file system; fsspec keeps one per process and set of options. Listings are never remembered."""
         with mapped_errors(self.uri):
-            filesystem = fsspec.filesystem(_scheme(self.uri), use_listings_cache=False, **self.options)
+            filesystem = fsspec.filesystem(scheme_of(self.uri), use_listings_cache=False, **self.options)
         if isinstance(filesystem, s3fs.S3FileSystem):
             filesystem.retries = _S3_TRIES
         return filesystem
@@ -188,7 +188,7 @@ class Storage:
             self.write(path, data)
             return False
         self._tried(uri, lambda: self._put_if_absent(uri, data))
-        try:
+        try:  # again: whether it is refused tells whether the store honours the condition
             self._tried(uri, lambda: self._put_if_absent(uri, data))
         except FileExistsError:
             return True
@@ -282,7 +282,7 @@ class Storage:
     @property
     def is_local(self) -> bool:
         """Whether this is a folder of this machine."""
-        return _scheme(self.uri) == "file"
+        return scheme_of(self.uri) == "file"
 
     def _tried(self, uri: str, operation: Callable[[], Result]) -> Result:
         return tried(uri, operation, attempts=1 if self.is_local else ATTEMPTS)
@@ -326,7 +326,8 @@ class OutputFile:
             raise InputError(f"{self.flag} {self.uri}: cannot be written: {error}") from None
 
 
-def _scheme(uri: str) -> str:
+def scheme_of(uri: str) -> str:
+    """Return the scheme of a URI; that of a path is `file`."""
     return uri.partition("://")[0] if "://" in uri else "file"
 
 

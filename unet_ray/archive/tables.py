@@ -14,36 +14,37 @@ TABLES = ("masks", "regions", "images")
 """In the order in which a shard's files are written: `images` last, it is the commit record."""
 
 
-def _field(name: str, kind: Any, meaning: str, nullable: bool = False) -> Any:
+def column(name: str, kind: Any, meaning: str, nullable: bool = False) -> Any:
+    """Return a field with its meaning in its metadata."""
     return pa.field(name, kind, nullable=nullable, metadata={"description": meaning})
 
 
 _KEY = [
-    _field("image_uri", pa.string(), "URI of the image; page n of a stack is `uri#page=n`, from 1"),
-    _field("run_id", pa.string(), "run that wrote the row; (image_uri, run_id) joins the tables"),
+    column("image_uri", pa.string(), "URI of the image; page n of a stack is `uri#page=n`, from 1"),
+    column("run_id", pa.string(), "run that wrote the row; (image_uri, run_id) joins the tables"),
 ]
 _CLASS = [
-    _field("class_id", pa.int32(), "id of the class"),
-    _field("class_name", pa.string(), "name of the class"),
+    column("class_id", pa.int32(), "id of the class"),
+    column("class_name", pa.string(), "name of the class"),
 ]
 
 IMAGES = pa.schema(
     [
         _KEY[0],
-        _field("image_etag", pa.string(), "the store's etag without quotes, or size-mtime_ns"),
-        _field("image_bytes", pa.int64(), "size of the file (bytes)"),
-        _field("pages", pa.int32(), "images in the file: 1, or the pages of a stack"),
-        _field("height", pa.int32(), "px; null where the image was not decoded", nullable=True),
-        _field("width", pa.int32(), "px; null where the image was not decoded", nullable=True),
-        _field("channels", pa.int32(), "as decoded; null where it was not", nullable=True),
-        _field("model_digest", pa.string(), "sha256 of weights, network, classes, preprocessing and thresholds"),
-        _field("config_digest", pa.string(), "sha256 of the settings that can change a row"),
+        column("image_etag", pa.string(), "the store's etag without quotes, or size-mtime_ns"),
+        column("image_bytes", pa.int64(), "size of the file (bytes)"),
+        column("pages", pa.int32(), "images in the file: 1, or the pages of a stack"),
+        column("height", pa.int32(), "px; null where the image was not decoded", nullable=True),
+        column("width", pa.int32(), "px; null where the image was not decoded", nullable=True),
+        column("channels", pa.int32(), "as decoded; null where it was not", nullable=True),
+        column("model_digest", pa.string(), "sha256 of weights, network, classes, preprocessing and thresholds"),
+        column("config_digest", pa.string(), "sha256 of the settings that can change a row"),
         _KEY[1],
-        _field("segmented_at", pa.timestamp("us", tz="UTC"), "when the image was measured"),
-        _field("region_count", pa.int32(), "rows in `regions`; null where it failed", nullable=True),
-        _field("error_type", pa.string(), "null where it went well", nullable=True),
-        _field("error", pa.string(), "one line; null where it went well", nullable=True),
-        _field(
+        column("segmented_at", pa.timestamp("us", tz="UTC"), "when the image was measured"),
+        column("region_count", pa.int32(), "rows in `regions`; null where it failed", nullable=True),
+        column("error_type", pa.string(), "null where it went well", nullable=True),
+        column("error", pa.string(), "one line; null where it went well", nullable=True),
+        column(
             "error_stage",
             pa.string(),
             "read, decode, predict or measure; null where it went well",
@@ -56,12 +57,12 @@ MASKS = pa.schema(
     [
         *_KEY,
         *_CLASS,
-        _field("top", pa.int32(), "first row of the piece that this row covers (px)"),
-        _field("left", pa.int32(), "first column of the piece (px)"),
-        _field("height", pa.int32(), "rows of the piece (px)"),
-        _field("width", pa.int32(), "columns of the piece (px)"),
-        _field("counts", pa.binary(), "COCO compressed run lengths, column-major, size [height, width]"),
-        _field("area", pa.int64(), "pixels of the class in the piece"),
+        column("top", pa.int32(), "first row of the piece that this row covers (px)"),
+        column("left", pa.int32(), "first column of the piece (px)"),
+        column("height", pa.int32(), "rows of the piece (px)"),
+        column("width", pa.int32(), "columns of the piece (px)"),
+        column("counts", pa.binary(), "COCO compressed run lengths, column-major, size [height, width]"),
+        column("area", pa.int64(), "pixels of the class in the piece"),
     ]
 )
 
@@ -70,16 +71,16 @@ BBOX = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in ("xmi
 REGIONS = pa.schema(
     [
         *_KEY,
-        _field("region_id", pa.int32(), "1..n within the image: class by class, by first pixel in raster order"),
+        column("region_id", pa.int32(), "1..n within the image: class by class, by first pixel in raster order"),
         *_CLASS,
-        _field("score", pa.float32(), "mean probability of its pixels"),
-        _field("score_max", pa.float32(), "largest probability of its pixels"),
-        _field("area", pa.int64(), "px"),
-        _field("bbox", BBOX, "px, half-open: xmax − xmin is the width"),
-        _field("centroid_x", pa.float64(), "px; pixel centres lie at +0.5"),
-        _field("centroid_y", pa.float64(), "px; pixel centres lie at +0.5"),
-        _field("touches_border", pa.bool_(), "a pixel of it lies on the image's edge"),
-        _field("geometry", pa.binary(), "WKB, pixel-exact outline with holes, y down; its area is `area`"),
+        column("score", pa.float32(), "mean probability of its pixels"),
+        column("score_max", pa.float32(), "largest probability of its pixels"),
+        column("area", pa.int64(), "px"),
+        column("bbox", BBOX, "px, half-open: xmax − xmin is the width"),
+        column("centroid_x", pa.float64(), "px; pixel centres lie at +0.5"),
+        column("centroid_y", pa.float64(), "px; pixel centres lie at +0.5"),
+        column("touches_border", pa.bool_(), "a pixel of it lies on the image's edge"),
+        column("geometry", pa.binary(), "WKB, pixel-exact outline with holes, y down; its area is `area`"),
     ]
 ).with_metadata(
     {
@@ -108,7 +109,7 @@ def on_a_map(regions: pa.Schema, epsg: int) -> pa.Schema:
     on_map = geo["columns"]["geometry"] | {"crs": CRS.from_epsg(epsg).to_json_dict()}
     del on_map["covering"]  # `bbox` is in pixels
     columns = geo["columns"] | {"map_geometry": on_map}
-    first = _field("map_geometry", pa.binary(), f"WKB, the outline on the map (EPSG:{epsg})")
+    first = column("map_geometry", pa.binary(), f"WKB, the outline on the map (EPSG:{epsg})")
     metadata = {"geo": json.dumps(geo | {"primary_column": "map_geometry", "columns": columns})}
     return pa.schema([first, *regions]).with_metadata(metadata)
 

@@ -16,22 +16,22 @@ CONTEXT_PX = 32
 """How far beyond a window objects matter for the cores within it."""
 
 
-def cores_of(labels_hw: NDArray[Any], depth_px: float = DEPTH_PX) -> NDArray[np.bool_]:
-    """Return the pixels that lie deep in their object; every object has some.
+def cores_of(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return the pixels that lie deeper than DEPTH_PX in their object; every object has some.
 
-    Of an object that is nowhere twice as deep as `depth_px`, the core is what is deeper than half of its depth.
+    Of an object that is nowhere twice as deep, the core is what is deeper than half of its depth.
 
     Args:
         labels_hw — integer ids of objects, 0 the background; an object may have several parts, and touch others.
-        depth_px — a core's pixels are deeper, see `depths_of`.
 
-    Example: ids 1 1 1 1 1 2 2 2 2 2, in many equal rows, depth_px 2 → cores 1 1 1 0 0 0 0 1 1 1.
+    Example: ids 1 1 1 1 1 1 2 2 2 2 2 2 in many equal rows, at depths 6 5 4 3 2 1 1 2 3 4 5 6 → cores 1 1 1 0 0 0 0 0 0
+    1 1 1.
     """
     ids = dense_ids(labels_hw)
     depth = depths_of(ids)
     deepest = np.zeros(int(ids.max(initial=0)) + 1, depth.dtype)
     np.maximum.at(deepest, ids.ravel(), depth.ravel())
-    return (ids != 0) & (depth > np.minimum(depth_px, deepest[ids] / 2))
+    return (ids != 0) & (depth > np.minimum(DEPTH_PX, deepest[ids] / 2))
 
 
 def depths_of(labels_hw: NDArray[Any]) -> NDArray[np.float32]:

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
-from unet_ray.imaging.mask_values import MaskValues as MaskValues
-from unet_ray.imaging.mask_values import percent
+from unet_ray.imaging.mask_values import MaskValues, percent
 from unet_ray.imaging.metrics import IGNORED
 from unet_ray.imaging.parting import label_image
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _NAMED = 6
 """Values that a message names."""
@@ -64,6 +69,28 @@ class MaskValues:
     def nothing_to_learn(self) -> str:
         """What to say of masks without any object, or of nothing else."""
         return f"all masks hold only {self.show(self.pixels)}: there is nothing to learn; check --masks"
+
+
+def mask_values(mask_hw: NDArray[Any]) -> dict[int, int]:
+    """Return the values of a mask and the number of pixels of each."""
+    if mask_hw.dtype in (np.uint8, np.uint16):  # many times as fast as sorting the pixels
+        counts = np.bincount(mask_hw.ravel())
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(mask_hw, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def add_up(masks: Sequence[tuple[Sequence[tuple[int, int]], str]]) -> MaskValues:
+    """Return what several masks hold, each given as its (value, pixels) and its URI."""
+    pixels, holders, examples = Counter[int](), Counter[int](), dict[int, str]()
+    for values, uri in masks:
+        for value, count in values:
+            pixels[value] += count
+            holders[value] += 1
+            examples.setdefault(value, uri)
+    return MaskValues(dict(pixels), dict(holders), max((len(values) for values, _ in masks), default=0), examples)
 
 
 def percent(share: float) -> str:

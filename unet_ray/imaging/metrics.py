@@ -65,9 +65,6 @@ class PixelCounts:
     false_negative: NDArray[np.int64]
     total: NDArray[np.int64]
 
-    def __add__(self, other: PixelCounts) -> PixelCounts:
-        return PixelCounts.of_array(self.as_array() + other.as_array())
-
     def as_array(self) -> NDArray[np.int64]:
         """Return the counts as (4, classes), in the order of the fields."""
         return np.stack([self.true_positive, self.false_positive, self.false_negative, self.total])
@@ -86,11 +83,6 @@ class PixelCounts:
     def dice(self) -> NDArray[np.float64]:
         """Dice coefficient (F1) per class; NaN for a class that is neither present nor found."""
         return _ratio(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
-
-    @property
-    def pixel_error(self) -> NDArray[np.float64]:
-        """Share of the counted pixels that are wrong, per class."""
-        return _ratio(self.false_positive + self.false_negative, self.total)
 
 
 def count_pixels(masks_khw: NDArray[np.bool_], targets_khw: NDArray[np.uint8]) -> PixelCounts:

@@ -11,6 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from unet_ray.imaging.metrics import IGNORED
 
 Loss = Literal["bce", "bce_dice"]
+_SMOOTH_PX = 1.0
+"""Added above and below in Dice, so that a class that is absent and not found scores 1."""
 
 
 def cross_entropy_sum(
@@ -38,17 +40,16 @@ def cross_entropy_sum(
     return total, counted.sum(dtype=torch.float32)
 
 
-def dice_loss(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """1 − soft Dice of each image and class, averaged over both (Milletari et al. 2016, with sums, not squares).
 
     Each image counts alike, so the mean over workers of equal batches is the mean over all images.
 
     Args:
         logits, targets — as `cross_entropy_sum`.
-        smooth — pixels added above and below, so that a class that is absent and not found scores 1.
     """
     counted = targets != IGNORED
     probability = logits.float().sigmoid() * counted
     wanted = (targets == 1).float()
     both = (probability * wanted).sum((2, 3))
-    return (1 - (2 * both + smooth) / (probability.sum((2, 3)) + wanted.sum((2, 3)) + smooth)).mean()
+    return (1 - (2 * both + _SMOOTH_PX) / (probability.sum((2, 3)) + wanted.sum((2, 3)) + _SMOOTH_PX)).mean()

@@ -237,7 +237,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def named(error: Exception) -> Exception:
+def as_image_error(error: Exception) -> Exception:
     """Return an error as it is, or as the ImageError `out_of_memory`: torch has types of its own for that."""
     return ImageError("out_of_memory", one_line(error)) if is_out_of_memory(error) else error
 

@@ -28,7 +28,7 @@ from unet_ray.imaging.seams import RegionMerger
 from unet_ray.imaging.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Box, Tile
 from unet_ray.inputs import check_unchanged, open_ranges
-from unet_ray.network.predictor import Predictor, named
+from unet_ray.network.predictor import Predictor, as_image_error
 from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PROBABILITIES, failure
 from unet_ray.stages.measure import Measure, list_of
@@ -73,7 +73,7 @@ class PredictLarge:
         except torch.AcceleratorError:
             raise  # the device is lost to this process
         except Exception as error:
-            image.row |= failure(named(error), _stage_of(error, image.failed_at))
+            image.row |= failure(as_image_error(error), _stage_of(error, image.failed_at))
             found = [[None], [None]]
         finally:
             image.close()

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from unet_ray.network.predictor import Predictor, named
+from unet_ray.network.predictor import Predictor, as_image_error
 from unet_ray.stages.columns import PROBABILITIES, failure
 from unet_ray.stages.large import PredictLarge
 
@@ -64,5 +64,5 @@ class Predict:
             try:
                 found[index] = self.predictor.predict([image])[0]
             except Exception as error:
-                rows[index].update(failure(named(error), "predict"))
+                rows[index].update(failure(as_image_error(error), "predict"))
         return found
