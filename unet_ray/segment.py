@@ -87,6 +87,38 @@ def _expected(output: Storage, images: int) -> str:
     return "no run has done any image here yet: nothing tells how long it will take"
 
 
+class _Progress:
+    """What the driver hears of a chain: counted, shown, and passed on to all who wait for it."""
+
+    def __init__(self, result: SegmentResult, todo: int, watchdog: Watchdog, metrics: RunMetrics) -> None:
+        self._result, self._todo, self._watchdog, self._metrics = result, todo, watchdog, metrics
+        self._started = time.perf_counter()
+        self.measured = 0
+        """Images so far."""
+        self._tiles = self._of_tiles = 0
+        """Of large images, done and to do."""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the chain began."""
+        return time.perf_counter() - self._started
+
+    def __call__(self, messages: list[WorkDone]) -> None:
+        self._watchdog.hear()
+        for message in messages:
+            self._metrics.add(message)
+        blocks = [message for message in messages if message.images]
+        if blocks and not self.measured:
+            first = min(blocks, key=lambda block: block.at)
+            self._result.first_images = first.images
+            self._result.first_images_at = datetime.fromtimestamp(first.at, UTC)
+        self.measured += sum(block.images for block in blocks)
+        self._tiles += sum(message.tiles for message in messages)
+        self._of_tiles += sum(message.of_tiles for message in messages)
+        large = f"; large images: {self._tiles}/{self._of_tiles} tiles" if self._of_tiles else ""
+        print(f"{self.measured}/{self._todo} images, {self.measured / self.elapsed_s:.1f}/s{large}", flush=True)
+
+
 @dataclass
 class _Run:
     """One run: everything that its chain is made of."""
@@ -97,14 +129,6 @@ class _Run:
     config_digest: str
     plan: Plan
     result: SegmentResult
-    started: float = 0.0
-    """When the chain began (s, of the performance counter)."""
-    measured: int = 0
-    """Images that the chain has measured so far."""
-    tiles: tuple[int, int] = (0, 0)
-    """Tiles of large images, done and to do."""
-    watchdog: Watchdog | None = None
-    metrics: RunMetrics | None = None
 
     def execute(self, ray_address: str) -> None:
         """Run the chain and check that each planned image was written once."""
@@ -114,32 +138,34 @@ class _Run:
         pool = plan_pool(self.config.actors, self.config.device, len(blocks))
         print(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
         print(self._tiling())
-        self.metrics = RunMetrics(self.result.run_id, self.plan.todo, pool.most)
-        self.started = time.perf_counter()
-        minutes = self.config.stall_minutes
-        self.watchdog = Watchdog(60 * minutes)
-        hours = NodeHours()
+        minutes, todo = self.config.stall_minutes, self.plan.todo
+        watchdog, hours = Watchdog(60 * minutes), NodeHours()
+        progress = _Progress(self.result, todo, watchdog, RunMetrics(self.result.run_id, todo, pool.most))
         try:
-            with self.watchdog, hours, ProgressBoard(self._show_progress, interval_s=5.0) as board:
+            with watchdog, hours, ProgressBoard(progress, interval_s=5.0) as board:
                 chain = self._chain(blocks, pool, board.post)
                 chain.write_datasink(self._sink())
         except KeyboardInterrupt:
-            if not self.watchdog.has_barked:
+            if not watchdog.has_barked:
                 raise
             raise UnetRayError(
-                f"no image was measured for {minutes:g} min (--stall-minutes), {self.measured} of "
-                f"{self.plan.todo} were before; whole shards are kept: run again with the same flags to go on"
+                f"no image was measured for {minutes:g} min (--stall-minutes), {progress.measured} of {todo} were "
+                "before; whole shards are kept: run again with the same flags to go on"
             ) from None
         finally:
-            self.result.elapsed_s = time.perf_counter() - self.started
+            self.result.elapsed_s = progress.elapsed_s
             self.result.node_hours = hours.by_type
-        if self.result.first_images_at:
-            steady_s = (datetime.now(UTC) - self.result.first_images_at).total_seconds()
-            self.result.steady_images_per_s = (self.plan.todo - self.result.first_images) / max(1e-9, steady_s)
-        self.result.predictor_busy_share = self.result.stage_s["predict"] / (self.result.elapsed_s * pool.most)
-        stats = chain.get_stats_summary()
-        self.result.object_store_bytes, self.result.spilled_bytes = bytes_between(stats), stats.global_bytes_spilled
+        self._describe(chain, pool)
         self._check_complete()
+
+    def _describe(self, chain: Dataset, pool: PoolPlan) -> None:
+        """Add what only the whole chain tells to the result."""
+        result, stats = self.result, chain.get_stats_summary()
+        if result.first_images_at:
+            steady_s = (datetime.now(UTC) - result.first_images_at).total_seconds()
+            result.steady_images_per_s = (self.plan.todo - result.first_images) / max(1e-9, steady_s)
+        result.predictor_busy_share = result.stage_s["predict"] / (result.elapsed_s * pool.most)
+        result.object_store_bytes, result.spilled_bytes = bytes_between(stats), stats.global_bytes_spilled
 
     def _tiling(self) -> str:
         """Say how images are cut, and what the context of tiles costs."""
@@ -149,23 +175,6 @@ class _Run:
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         read = (1 + 2 * around / config.tile) ** 2
         return f"tiles of {config.tile} px, {around} px read around them{exact}: {read:.2f} px read per px kept"
-
-    def _show_progress(self, messages: list[WorkDone]) -> None:
-        if self.watchdog:
-            self.watchdog.hear()
-        if self.metrics:
-            for message in messages:
-                self.metrics.add(message)
-        blocks = [message for message in messages if message.images]
-        if blocks and not self.measured:
-            first = min(blocks, key=lambda block: block.at)
-            self.result.first_images = first.images
-            self.result.first_images_at = datetime.fromtimestamp(first.at, UTC)
-        self.measured += sum(block.images for block in blocks)
-        self.tiles = self.tiles[0] + sum(m.tiles for m in messages), self.tiles[1] + sum(m.of_tiles for m in messages)
-        rate = self.measured / (time.perf_counter() - self.started)
-        large = f"; large images: {self.tiles[0]}/{self.tiles[1]} tiles" if self.tiles[1] else ""
-        print(f"{self.measured}/{self.plan.todo} images, {rate:.1f}/s{large}", flush=True)
 
     def _chain(self, blocks: list[Any], pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
         config, model = self.config, self.model
