@@ -22,6 +22,7 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
+from unet_ray.archive.image_files import split_page
 from unet_ray.archive.storage import OutputFile, Storage
 from unet_ray.archive.tables import REGIONS, on_a_map
 from unet_ray.errors import InputError
@@ -29,7 +30,6 @@ from unet_ray.imaging.georeference import Georeference, find_georeference
 from unet_ray.imaging.images import TIFF_SUFFIXES
 from unet_ray.imaging.object_runs import encode_outlines
 from unet_ray.imaging.pictures import class_colour
-from unet_ray.inputs import split_page
 from unet_ray.results import Tables, current_keys, masks_of, shards_of
 
 Format = Literal["coco", "png", "geojson", "geoparquet"]

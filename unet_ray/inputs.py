@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_ray.archive.image_files import page_uri, read_file, split_page
 from unet_ray.archive.listing import Listing, list_files, suffix_of
 from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files, pair_names
 from unet_ray.archive.storage import FileEntry, Storage
@@ -25,11 +24,9 @@ from unet_ray.imaging.images import (
     decode_label_image,
 )
 from unet_ray.imaging.labels import ClassSpec, MaskKind
-from unet_ray.imaging.ranges import Fetch
 from unet_ray.imaging.tiffs import count_pages
 
 _READ_THREADS = 16
-_PAGE = re.compile(r"#page=(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -49,70 +46,6 @@ class ImageSource:
     def uri(self) -> str:
         """The image's name in the tables."""
         return page_uri(self.file_uri, self.page)
-
-
-def page_uri(file_uri: str, page: int | None) -> str:
-    """Return what the tables call an image, `split_page` the other way round."""
-    return file_uri if page is None else f"{file_uri}#page={page}"
-
-
-def split_page(uri: str) -> tuple[str, int | None]:
-    """Return the file of an image of the tables, and its page: `stack.tif#page=3` → `stack.tif`, 3."""
-    page = _PAGE.search(uri)
-    return (uri[: page.start()], int(page[1])) if page else (uri, None)
-
-
-def read_file(access: Storage, uri: str, etag: str | None = None) -> bytes:
-    """Return a file's bytes.
-
-    Args:
-        access — opens the URI.
-        etag — the store's, as listed; None: any content will do.
-
-    Raises: ImageError — `missing`, `denied`, `network`, `changed`.
-    """
-    file = Storage(uri, access.options)
-    with _as_image_errors():
-        data = file.read()
-        if etag is not None:
-            _check_unchanged(file, etag)
-        return data
-
-
-def open_ranges(access: Storage, uri: str) -> Fetch:
-    """Return what fetches bytes of a file, (offset, size) → bytes; it raises as `read_file`."""
-    file = Storage(uri, access.options)
-
-    def fetch(offset: int, size: int) -> bytes:
-        with _as_image_errors():
-            return file.read_range(offset, size)
-
-    return fetch
-
-
-def check_unchanged(access: Storage, uri: str, etag: str) -> None:
-    """Raise ImageError (`changed`, or as `read_file`) where a file is no longer what was listed."""
-    with _as_image_errors():
-        _check_unchanged(Storage(uri, access.options), etag)
-
-
-def _check_unchanged(file: Storage, etag: str) -> None:
-    if file.entry().etag != etag:
-        raise ImageError("changed", "its content changed since it was listed; the next run takes the new one")
-
-
-@contextmanager
-def _as_image_errors() -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise ImageError("missing", "the file is gone since it was listed") from None
-    except PermissionError as error:
-        raise ImageError("denied", f"no permission to read it: {error}") from None
-    except IsADirectoryError:
-        raise ImageError("unreadable", "a folder, not a file") from None
-    except OSError as error:
-        raise ImageError("network", f"reading failed: {error}") from None
 
 
 def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[ImageSource]:

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from unet_ray.archive.image_files import page_uri, split_page
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
 from unet_ray.imaging import pictures
 from unet_ray.imaging.images import decode_image
 from unet_ray.imaging.tiling import Box
-from unet_ray.inputs import page_uri, split_page
 from unet_ray.network import model_folder
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import Predictor, PredictorConfig

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tests.conftest import new_bucket
 from tests.engine.test_nights import fill, start_job
+from unet_ray.archive.image_files import open_ranges
 from unet_ray.archive.storage import Storage
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.tiling import Box
-from unet_ray.inputs import open_ranges
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.results import masks_of, open_tables

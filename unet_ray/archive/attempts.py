@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import errno
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import aiohttp
-from botocore import exceptions as boto
-
 from unet_ray.errors import InputError
 
 Result = TypeVar("Result")
 
-_CONNECTION_ERRORS = (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError, aiohttp.ClientError)
 _BUSY_CODES = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "500", "503")
 _PASSING = (errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.EPIPE)
 """What s3fs makes of a store's "slow down", "internal error" and the like."""
@@ -55,15 +52,28 @@ def mapped_errors(uri: str) -> Iterator[None]:
     """Map a store's errors to built-in ones."""
     try:
         yield
-    except _CONNECTION_ERRORS as error:
-        raise ConnectionError(f"{uri}: {error}") from error
-    except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
-        raise PermissionError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-    except boto.ParamValidationError as error:
-        raise InputError(f"{uri}: not a name that the store allows: {' '.join(str(error).split())}") from error
-    except boto.ClientError as error:
+    except Exception as error:
+        mapped = _mapped(uri, error)
+        if mapped is None:
+            raise
+        raise mapped from error
+
+
+def _mapped(uri: str, error: Exception) -> Exception | None:
+    """Return what to raise for a store's own error; None for all others."""
+    if "aiohttp" not in sys.modules:  # which all remote stores use; loading it takes a local process half a second
+        return None
+    import aiohttp
+    from botocore import exceptions as boto
+
+    if isinstance(error, (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError, aiohttp.ClientError)):
+        return ConnectionError(f"{uri}: {error}")
+    if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError)):
+        return PermissionError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if isinstance(error, boto.ParamValidationError):
+        return InputError(f"{uri}: not a name that the store allows: {' '.join(str(error).split())}")
+    if isinstance(error, boto.ClientError):
         code = str(error.response.get("Error", {}).get("Code"))
         kind = PermissionError if code in _DENIED_CODES else ConnectionError if code in _BUSY_CODES else OSError
-        raise kind(f"{uri}: {error}") from error
-    except boto.BotoCoreError as error:
-        raise OSError(f"{uri}: {error}") from error
+        return kind(f"{uri}: {error}")
+    return OSError(f"{uri}: {error}") if isinstance(error, boto.BotoCoreError) else None

@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow.fs
-import s3fs
 from fsspec.implementations.local import LocalFileSystem
 
 from unet_ray.archive.attempts import ATTEMPTS, Result, mapped_errors, tried
@@ -89,7 +88,7 @@ class Storage:
         """The fsspec file system; fsspec keeps one per process and set of options. Listings are never remembered."""
         with mapped_errors(self.uri):
             filesystem = fsspec.filesystem(scheme_of(self.uri), use_listings_cache=False, **self.options)
-        if isinstance(filesystem, s3fs.S3FileSystem):
+        if self.is_s3:
             filesystem.retries = _S3_TRIES
         return filesystem
 
@@ -118,10 +117,10 @@ class Storage:
 
     def read(self, path: str = "") -> bytes:
         """Return the content of a file."""
-        uri, filesystem = self.uri_of(path), self.filesystem
+        uri = self.uri_of(path)
         # One request: s3fs would ask for the size first, to fetch large objects in pieces.
-        whole = {"max_concurrency": 1} if isinstance(filesystem, s3fs.S3FileSystem) else {}
-        data: bytes = self._tried(uri, lambda: filesystem.cat_file(uri, **whole))
+        whole = {"max_concurrency": 1} if self.is_s3 else {}
+        data: bytes = self._tried(uri, lambda: self.filesystem.cat_file(uri, **whole))
         return data
 
     def read_range(self, offset: int, size: int) -> bytes:
@@ -184,7 +183,7 @@ class Storage:
                 return link(temporary, uri)
         if self.exists(path):
             raise FileExistsError(uri)
-        if not isinstance(self.filesystem, s3fs.S3FileSystem):
+        if not self.is_s3:
             self.write(path, data)
             return False
         self._tried(uri, lambda: self._put_if_absent(uri, data))
@@ -238,7 +237,7 @@ class Storage:
     def _infos(self, uri: str, root: str) -> Iterator[dict[str, Any]]:
         if self.is_local:
             yield from walk_local(uri)
-        elif isinstance(self.filesystem, s3fs.S3FileSystem):
+        elif self.is_s3:
             yield from self._s3_pages(uri, root)
         else:
             with mapped_errors(uri):
@@ -278,6 +277,11 @@ class Storage:
             raise InputError(f"{self.uri}: no permission to write here ({error}); choose another place") from None
         except OSError as error:
             raise InputError(f"{self.uri}: cannot be written ({error}); check the URI and the credentials") from None
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether s3fs opens it."""
+        return scheme_of(self.uri) in ("s3", "s3a")
 
     @property
     def is_local(self) -> bool:

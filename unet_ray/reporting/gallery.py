@@ -17,6 +17,7 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from unet_ray.archive.image_files import open_ranges, read_file, split_page
 from unet_ray.archive.ledger import open_dataset
 from unet_ray.archive.scratch import Scratch
 from unet_ray.archive.storage import Storage
@@ -26,7 +27,6 @@ from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.pictures import PANEL_PX, class_colour, image_panel
 from unet_ray.imaging.tiling import Box
 from unet_ray.imaging.windows import WHOLE_PIXELS
-from unet_ray.inputs import open_ranges, read_file, split_page
 from unet_ray.reporting.facts import Facts
 
 _DETAIL_PX = 2 * PANEL_PX

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from unet_ray.archive.image_files import read_file
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.windows import WHOLE_PIXELS
-from unet_ray.inputs import read_file
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PIXELS, failure

@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from unet_ray.archive.image_files import check_unchanged, open_ranges
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import MASKS, REGIONS
 from unet_ray.errors import ImageError
@@ -27,7 +28,6 @@ from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.seams import RegionMerger
 from unet_ray.imaging.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Box, Tile
-from unet_ray.inputs import check_unchanged, open_ranges
 from unet_ray.network.predictor import Predictor, as_image_error
 from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PROBABILITIES, failure
