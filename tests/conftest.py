@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from hypothesis import settings
 
 from unet_ray.archive.storage import Storage
 from unet_ray.cluster import connect
@@ -21,6 +22,9 @@ from unet_ray.imaging.labels import ClassSpec
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 REPOSITORY = Path(__file__).parent.parent
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "unetray", "AWS_SECRET_ACCESS_KEY": "unetray-secret"}

@@ -16,17 +16,19 @@ import pytest
 from PIL import Image
 
 from unet_ray.archive.storage import Storage
-from unet_ray.imaging.pictures import COLOURS, GREY, PANEL_PX, class_colour, image_panel, mask_panel, panel_size
-from unet_ray.train_report import (
+from unet_ray.imaging.pictures import (
+    COLOURS,
+    GREY,
+    PANEL_PX,
     Comparison,
-    EpochRecord,
-    EventLog,
+    class_colour,
     draw_comparison,
-    draw_curves,
-    duration_text,
-    epoch_line,
-    summary_lines,
+    image_panel,
+    mask_panel,
+    panel_size,
 )
+from unet_ray.progress import EpochRecord
+from unet_ray.train_report import EventLog, draw_curves, duration_text, epoch_line, summary_lines
 
 RECORD = EpochRecord(
     epoch=7,

@@ -71,8 +71,8 @@ def test_credentials_travel_but_do_not_show(s3_server: str) -> None:
 def test_unknown_schemes_and_missing_extras_are_one_line() -> None:
     with pytest.raises(InputError, match="no store with the scheme nope://"):
         Storage.of("nope://x")
-    for uri, extra in (("gs://b", "gcs"), ("az://b", "azure")):
-        with pytest.raises(InputError, match=rf"unet-ray\[{extra}\]"):
+    for uri, package in (("gs://b", "gcsfs"), ("az://b", "adlfs")):
+        with pytest.raises(InputError, match=f"needs a package that is not installed: pip install {package}"):
             Storage.of(uri)
 
 

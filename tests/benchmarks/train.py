@@ -28,13 +28,13 @@ import torch
 from unet_ray.cluster import REUSED_MEMORY
 from unet_ray.imaging.crops import CropConfig, LabelledCrops
 from unet_ray.imaging.labels import find_labelling
-from unet_ray.inputs import find_labelled, mask_values
+from unet_ray.imaging.mask_values import add_up, mask_values
+from unet_ray.inputs import find_labelled
 from unet_ray.network.augment import AUGMENTATIONS
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
 from unet_ray.readers import FileReader
-from unet_ray.survey import add_up
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _CROP, _BATCH, _LOOP_STEPS = 256, 8, 15
