@@ -80,11 +80,12 @@ def current_keys(uri: str, date: str | None = None) -> Any:
     output = tables_at(uri)
     rows = open_dataset(output, "images", SCHEMAS["images"]).filter(pc.field("error_type").is_null())
     rows = rows if date is None else rows.filter(pc.field("date") == date)
-    columns = {name: pc.field(name) for name in (*_KEY, "segmented_at", "error_type")}
-    keys = _latest(rows.to_table(columns=columns | {"shard": pc.field("__filename")})).select([*_KEY, "shard"])
+    keys = _latest(rows.to_table(columns=[*_KEY, "segmented_at", "error_type", "__filename"])).select(
+        [*_KEY, "__filename"]
+    )
     if not len(keys):
         raise InputError(f"{uri}: no successful image{'' if date is None else f' of --date {date}'} in these tables")
-    return keys
+    return keys.rename_columns([*_KEY, "shard"])
 
 
 def shards_of(uri: str, keys: Any) -> Iterator[Tables]:
