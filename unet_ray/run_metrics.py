@@ -19,17 +19,27 @@ class RunMetrics:
         self._failed = self._counter("images_failed", "Images that became rows with an error")
         self._megapixels = self._counter("megapixels", "Megapixels of the images that were measured")
         self._predict_s = self._counter("predict_seconds", "Seconds that predictors worked, summed over them")
-        for name, value, text in (
-            ("images_planned", todo, "Images that the run has to do"),
-            ("predictors", predictors, "Predictors at most: the rate of predict_seconds over it is how busy they are"),
-        ):
-            Gauge(f"unet_ray_{name}", text, tag_keys=("run_id",)).set(value, self._tags)
+        busy = "Predictors at most: the rate of predict_seconds over it is how busy they are"
+        self._gauges = (
+            (self._gauge("images_planned", "Images that the run has to do"), todo),
+            (self._gauge("predictors", busy), predictors),
+        )
+        self._set_gauges()
+
+    def _set_gauges(self) -> None:
+        """Say again what does not change: Ray forgets a gauge that is not set for some twenty seconds."""
+        for gauge, value in self._gauges:
+            gauge.set(value, self._tags)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"unet_ray_{name}", text, tag_keys=("run_id",))
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"unet_ray_{name}", text, tag_keys=("run_id",))
 
     def add(self, work: WorkDone) -> None:
         """Count what a worker told."""
+        self._set_gauges()
         for counter, value in (
             (self._images, work.images),
             (self._failed, work.failed),

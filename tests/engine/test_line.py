@@ -165,11 +165,11 @@ def test_prometheus_can_scrape_a_run(archive: Storage, tiny_model: str, tmp_path
     result = segment(night(archive, tiny_model, tmp_path))
     port = next(node["MetricsExportPort"] for node in ray.nodes() if node["Alive"])
     wanted, deadline = {"images_measured_total": 6.0, "images_failed_total": 1.0, "predictors": 1.0}, time.time() + 30
-    found: dict[str, float] = {}
+    found, values = dict[str, float](), dict[str, float]()
     while found != wanted and time.time() < deadline:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             lines = [line for line in answer.read().decode().splitlines() if result.run_id in line]
-        values = {line.split("{")[0].removeprefix("ray_unet_ray_"): float(line.split()[-1]) for line in lines}
+        values |= {line.split("{")[0].removeprefix("ray_unet_ray_"): float(line.split()[-1]) for line in lines}
         found = {name: value for name, value in values.items() if name in wanted}
         time.sleep(0.5)
     assert found == wanted
