@@ -107,8 +107,13 @@ def gather(database: Scratch, output: Storage, date: str | None) -> Facts:
     counts = dict(zip(by_night["date"].to_pylist(), by_night["images"].to_pylist(), strict=True))
     counts = dict([*counts.items()][-_NIGHTS - 1 :])
     run_ids = database.table(f"SELECT run_id FROM runs WHERE {_TONIGHT} ORDER BY run_id")["run_id"].to_pylist()
-    classes, pixels = _pixels(database, output, list(counts))
-    nights = _nights(database, output, counts, classes, pixels)
+    runs = database.table("SELECT run_id FROM runs")["run_id"].combine_chunks()
+    rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)  # joins of millions take more memory
+    classes, pixels = _pixels(database, open_dataset(output, "masks", SCHEMAS["masks"]).filter(rows))
+    regions = open_dataset(output, "regions", SCHEMAS["regions"]).filter(rows)
+    columns = ("run_id", "image_uri", "region_id", "area", "score")
+    database.read("found", regions.filter(pc.field("date") == night), columns)
+    nights = _nights(database, regions, counts, classes, pixels)
     return Facts(
         date=night,
         run_ids=run_ids,
@@ -141,15 +146,11 @@ def _settings_of(database: Scratch, images: Any, night: str) -> tuple[str, str]:
     return model, config
 
 
-def _pixels(
-    database: Scratch, output: Storage, dates: list[str]
-) -> tuple[dict[int, str], dict[tuple[str, int], dict[str, float]]]:
+def _pixels(database: Scratch, masks: Any) -> tuple[dict[int, str], dict[tuple[str, int], dict[str, float]]]:
     """Return the classes, and of each night and class the sums of its masks."""
-    masks = open_dataset(output, "masks", SCHEMAS["masks"]).filter(pc.field("date").isin(dates))
-    database.read("masks", masks, ("date", "run_id", "class_id", "class_name", "area", "height", "width"))
+    database.read("masks", masks, ("date", "class_id", "class_name", "area", "height", "width"))
     found = database.table(
-        "WITH m AS (SELECT date, class_id, class_name, area::DOUBLE AS a, height::DOUBLE * width AS p FROM masks "
-        "SEMI JOIN runs USING (date, run_id)) "
+        "WITH m AS (SELECT date, class_id, class_name, area::DOUBLE AS a, height::DOUBLE * width AS p FROM masks) "
         "SELECT date, class_id, any_value(class_name) AS class_name, sum(a) AS a, sum(p) AS p, sum(a * a) AS aa, "
         "sum(a * p) AS ap, sum(p * p) AS pp FROM m GROUP BY date, class_id ORDER BY class_id"
     ).to_pylist()
@@ -158,21 +159,13 @@ def _pixels(
 
 def _nights(
     database: Scratch,
-    output: Storage,
+    regions: Any,
     images: dict[str, int],
     classes: dict[int, str],
     pixels: dict[tuple[str, int], dict[str, float]],
 ) -> dict[str, dict[int, ClassNight]]:
-    regions = open_dataset(output, "regions", SCHEMAS["regions"])
-    columns = ("date", "run_id", "image_uri", "region_id", "class_id", "area", "score")
-    database.read("regions", regions.filter(pc.field("date").isin(list(images))), columns)
-    database.read("found_then", regions.filter(pc.field("date") == max(images)), columns)
-    database.view("found", "FROM found_then SEMI JOIN runs USING (date, run_id)")
-    database.store(
-        "measured",
-        "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions "
-        "SEMI JOIN runs USING (date, run_id)",
-    )
+    database.read("regions", regions, ("date", "run_id", "image_uri", "class_id", "area", "score"))
+    database.store("measured", "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions")
     sums = {
         (row["date"], row["class_id"]): row
         for row in database.table(
