@@ -111,8 +111,8 @@ def gather(database: Scratch, output: Storage, date: str | None) -> Facts:
     rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)  # joins of millions take more memory
     classes, pixels = _pixels(database, open_dataset(output, "masks", SCHEMAS["masks"]).filter(rows))
     regions = open_dataset(output, "regions", SCHEMAS["regions"]).filter(rows)
-    columns = ("run_id", "image_uri", "region_id", "area", "score")
-    database.read("found", regions.filter(pc.field("date") == night), columns)
+    found = ("run_id", "image_uri", "region_id", "area", "score")
+    database.read("found", regions.filter(pc.field("date") == night), found)
     nights = _nights(database, regions, counts, classes, pixels)
     return Facts(
         date=night,
