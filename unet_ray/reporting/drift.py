@@ -40,6 +40,8 @@ def compare(facts: Facts, class_id: int) -> list[Comparison]:
 def _compared(name: str, now: Estimate | None, nights: list[Estimate | None]) -> Comparison:
     """Call a figure different where it lies beyond what earlier nights did among themselves, and beyond chance.
 
+    What an earlier night was off by counts less its standard error: a small night is off by chance.
+
     Example: nights of 10, 11, 12, each ± 0.1: 13 lies twice as far from 11 as any of them, 12.5 does not.
     """
     before = [figure for figure in nights if figure]
@@ -48,6 +50,7 @@ def _compared(name: str, now: Estimate | None, nights: list[Estimate | None]) ->
     values = [figure.value for figure in before]
     middle = statistics.median(values)
     chance = (now.error**2 + statistics.fmean(f.error**2 for f in before) / len(before)) ** 0.5
-    limit = max(_BEYOND * max(abs(value - middle) for value in values), _ERRORS * chance)
+    spread = max(abs(figure.value - middle) - figure.error for figure in before)
+    limit = max(_BEYOND * spread, _ERRORS * chance)
     differs = abs(now.value - middle) > limit
     return Comparison(name, now.value, middle, min(values), max(values), differs)
