@@ -170,6 +170,15 @@ def test_images_that_only_large_readers_refuse_have_pictures_and_changed_ones_ha
     decoder.close()
 
 
+def test_regions_of_several_parts_are_outlined() -> None:
+    parts = shapely.MultiPolygon([shapely.box(5, 5, 20, 20), shapely.box(20, 20, 35, 35)])
+    rows = pa.table({"class_id": [1], "geometry": [shapely.to_wkb(parts)]})
+    found = gallery._Found(rows, np.array([[5.0, 5.0, 35.0, 35.0]]), {1: (255, 0, 0)})
+    drawn = np.asarray(gallery._drawn(np.zeros((384, 384, 3), np.uint8), Box(0, 0, 384, 384), found, None))
+    assert drawn[5, 10].tolist() == drawn[35, 30].tolist() == [255, 0, 0]
+    assert not drawn[12, 12].any()
+
+
 def test_filters_know_all_regions_that_no_other_beats() -> None:
     columns = {"class_name": ["a", "a", "a", "b"], "area": [9, 5, 5, 1], "score": [0.5, 0.4, 0.75, 0.1]}
     found = gallery._Found(pa.table(columns), np.zeros((4, 4)), {})

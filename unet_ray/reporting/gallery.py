@@ -272,7 +272,7 @@ def _drawn(pixels_hwc: NDArray[Any], place: Box, found: _Found, marked: NDArray[
             draw.point(middles[classes == number].ravel().tolist(), fill=colour)
     else:
         for number, outline in zip(classes, shapely.from_wkb(found.rows["geometry"].to_numpy()), strict=True):
-            for ring in shapely.get_rings(outline):
+            for ring in shapely.get_rings(shapely.get_parts(outline)):  # a multipolygon itself has none
                 points = put(shapely.get_coordinates(ring))
                 draw.line([tuple(point) for point in points.tolist()], fill=found.colours[number], width=2)
     if marked is not None:
