@@ -59,8 +59,11 @@ def test_counts_of_an_image_hold_its_pixel_counts_and_metrics_stay_between_0_and
     pixels = count_pixels(found, targets)
     assert counts[:, :4].T.tolist() == pixels.as_array().tolist()
     metrics = metrics_of(counts)
-    for name in ("iou", "dice", "pixel_error"):
+    for name in ("iou", "dice"):
         assert np.array_equal(metrics[name], getattr(pixels, name), equal_nan=True)
+    wrong = pixels.false_positive + pixels.false_negative
+    if pixels.total[0]:
+        assert metrics["pixel_error"] == pytest.approx(wrong / pixels.total)
     assert all(0 <= value[0] <= 1 for value in metrics.values() if not np.isnan(value[0]))
 
 
