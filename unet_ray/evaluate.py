@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from unet_ray.archive.storage import OutputFile, Storage
+from unet_ray.archive.output_file import OutputFile
+from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import column, to_parquet
 from unet_ray.capacity import Device, parse_range, plan_pool
 from unet_ray.cluster import connect

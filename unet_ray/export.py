@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.archive.image_files import split_page
-from unet_ray.archive.storage import OutputFile, Storage
+from unet_ray.archive.output_file import OutputFile
+from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import REGIONS, on_a_map
 from unet_ray.errors import InputError
 from unet_ray.imaging.georeference import Georeference, find_georeference

@@ -170,9 +170,8 @@ def _find_in_coco(images: Listing, masks: str, classes: tuple[ClassSpec, ...], k
         raise InputError(f"--masks {masks} holds masks of the kind {found}, --mask-kind says {kind}; leave it out")
     source = ImageSource(masks, None, entry.etag, entry.size)
     pages = {name: split_page(name) for name in labels.objects}
-    files = {
-        path: uri and split_page(uri)[0] for (path, _), uri in zip(pages.values(), labels.uris.values(), strict=True)
-    }
+    uris = {path: labels.uris[name] for name, (path, _) in pages.items()}
+    files = {path: uri and split_page(uri)[0] for path, uri in uris.items()}
     image_of = pair_names(images, files, f"--masks {masks}")
     items = tuple(
         LabelledImage(

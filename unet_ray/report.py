@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.archive.ledger import tables_at
+from unet_ray.archive.output_file import OutputFile
 from unet_ray.archive.runs import check_day
 from unet_ray.archive.scratch import scratch
-from unet_ray.archive.storage import OutputFile
 from unet_ray.errors import InputError
 from unet_ray.reporting.facts import Facts, gather
 from unet_ray.reporting.gallery import draw_gallery

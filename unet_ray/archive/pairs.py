@@ -83,16 +83,10 @@ def pair_names(images: Listing, names: dict[str, str | None], where: str) -> dic
     for entry in images.entries:
         by_stem[_stem(entry.path).rpartition("/")[2]].append(entry)
 
-    def named(name: str, uri: str | None) -> list[FileEntry]:
-        alike = by_stem[_stem(name).rpartition("/")[2]]
-        exactly = [entry for entry in alike if f"/{entry.path}".endswith(f"/{name}")]
-        return (
-            [by_uri[uri]]
-            if uri in by_uri
-            else exactly or [entry for entry in alike if f"/{_stem(entry.path)}".endswith(f"/{_stem(name)}")]
-        )
-
-    found = {name: named(name, uri) for name, uri in names.items()}
+    found = {
+        name: [by_uri[uri]] if uri in by_uri else _ending_in(name, by_stem[_stem(name).rpartition("/")[2]])
+        for name, uri in names.items()
+    }
     _refuse_missing(
         {name for name, entries in found.items() if not entries}, f"names of {where} without image", images.root.uri
     )
@@ -100,6 +94,11 @@ def pair_names(images: Listing, names: dict[str, str | None], where: str) -> dic
         if len(entries) > 1:
             raise InputError(f"{where}: {name} may be {entries[0].path} or {entries[1].path}; give more of its path")
     return {name: entries[0] for name, entries in found.items()}
+
+
+def _ending_in(name: str, entries: list[FileEntry]) -> list[FileEntry]:
+    exactly = [entry for entry in entries if f"/{entry.path}".endswith(f"/{name}")]
+    return exactly or [entry for entry in entries if f"/{_stem(entry.path)}".endswith(f"/{_stem(name)}")]
 
 
 def _stem(path: str) -> str:

@@ -299,37 +299,6 @@ class Storage:
         return FileEntry(path, f"{folder}/{path}", etag, size)
 
 
-@dataclass(frozen=True)
-class OutputFile:
-    """One file that a job writes."""
-
-    flag: str
-    """That names it, for messages."""
-    uri: str
-    folder: Storage
-    name: str
-
-    @staticmethod
-    def of(flag: str, uri: str) -> OutputFile:
-        """Return the file at a URI; raise InputError where it names none or its folder cannot be written to."""
-        folder, slash, name = uri.rpartition("/")
-        if not name:
-            raise InputError(f"{flag} {uri}: a folder; name a file")
-        file = OutputFile(flag, uri, Storage.of(folder or ("/" if slash else ".")), name)
-        file.folder.check_writable()
-        return file
-
-    def write(self, data: bytes | Path) -> None:
-        """Write bytes, or a local file's; raise InputError where that fails."""
-        try:
-            if isinstance(data, Path):
-                self.folder.put(self.name, data)
-            else:
-                self.folder.write(self.name, data)
-        except OSError as error:
-            raise InputError(f"{self.flag} {self.uri}: cannot be written: {error}") from None
-
-
 def scheme_of(uri: str) -> str:
     """Return the scheme of a URI; that of a path is `file`."""
     return uri.partition("://")[0] if "://" in uri else "file"
