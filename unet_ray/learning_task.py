@@ -63,31 +63,17 @@ def understand(
     labelling = _labelling_of(config, labelled, survey, notes)
     check_metric(config.best_by, [c.name for c in labelling.classes])
     learnt, held = _split(config, survey)
-    preprocessing = initial.preprocessing if initial else survey.preprocessing_of(config.normalise, learnt)
-    if initial:
-        survey.check_fits(preprocessing, f"--images {config.images} with --init-from {config.init_from}")
+    preprocessing = _preprocessing_of(config, survey, learnt, initial)
     if validation:
         notes += validation.check_readable(config.max_error_rate)
         _check_validation(config, labelling, preprocessing, validation)
     notes += _separation_notes(config, labelling, survey, initial)
-    classes = len(labelling.classes)
-    filters = classes * (2 if config.separate else 1)
-    network = replace(initial.network, classes=filters) if initial else config.network(preprocessing.channels, filters)
-    config.check_crop(network)
-    crops = CropConfig(
-        config.crop_px(network),
-        network.margin,
-        config.foreground_share,
-        config.border_weight,
-        config.border_sigma,
-        config.separate,
-    )
+    network = _network_of(config, len(labelling.classes), preprocessing.channels, initial)
+    crops = _crops_of(config, network)
     notes += _size_notes(survey, crops.side) + _class_notes(labelling, survey, learnt, "learn from")
     notes += _class_notes(labelling, survey, held, "validate on")
     if not held and not validation:
-        if config.patience:
-            raise InputError(f"--patience {config.patience} needs validation images; give --val-fraction above 0")
-        notes.append("there are no validation images: the last epoch becomes the model, thresholds stay at 0.5")
+        notes.append(_without_validation(config))
     for note in notes:
         print(f"note: {note}")
     counts = np.array([count_crops(survey.facts[i].height, survey.facts[i].width, crops.side) for i in learnt])
@@ -101,6 +87,41 @@ def understand(
         held_in.reader,
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
     )
+
+
+def _preprocessing_of(
+    config: TrainConfig, survey: Survey, learnt: Sequence[int], initial: Model | None
+) -> Preprocessing:
+    """Return that of --init-from, where the images fit it, else what the images to learn from need."""
+    if initial is None:
+        return survey.preprocessing_of(config.normalise, learnt)
+    survey.check_fits(initial.preprocessing, f"--images {config.images} with --init-from {config.init_from}")
+    return initial.preprocessing
+
+
+def _network_of(config: TrainConfig, classes: int, channels: int, initial: Model | None) -> UNetConfig:
+    """Return that of --init-from, else that of the flags, with an output per class and one more for its cores."""
+    filters = classes * (2 if config.separate else 1)
+    network = replace(initial.network, classes=filters) if initial else config.network(channels, filters)
+    config.check_crop(network)
+    return network
+
+
+def _crops_of(config: TrainConfig, network: UNetConfig) -> CropConfig:
+    return CropConfig(
+        config.crop_px(network),
+        network.margin,
+        config.foreground_share,
+        config.border_weight,
+        config.border_sigma,
+        config.separate,
+    )
+
+
+def _without_validation(config: TrainConfig) -> str:
+    if config.patience:
+        raise InputError(f"--patience {config.patience} needs validation images; give --val-fraction above 0")
+    return "there are no validation images: the last epoch becomes the model, thresholds stay at 0.5"
 
 
 def _labelling_of(config: TrainConfig, labelled: LabelledSet, survey: Survey, notes: list[str]) -> Labelling:
