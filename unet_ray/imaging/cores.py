@@ -41,8 +41,8 @@ def cores_of(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
 def gap_weights(labels_hw: NDArray[Any], strength: float) -> NDArray[np.float32]:
     """Return the border weights of the objects' cores: what lies between two of them counts more, all of the gap.
 
-    σ is the gap of two objects that touch, and w₀ twice the strength, so that this gap weighs 1 + 1.2 · strength: what
-    `border_weights` of that strength gives to the seam of such objects.
+    σ is the gap between two objects that touch and w₀ twice the strength, so that this gap weighs some 1 + strength,
+    as the seam of such objects does in `border_weights`.
 
     Args:
         labels_hw — integer ids of objects, 0 the background.
