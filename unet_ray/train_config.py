@@ -77,9 +77,9 @@ class TrainConfig:
     separate: bool = False
     """Learn to part touching objects as well: from the ids of instance masks (of others, their components)."""
     border_weight: float = 0.0
-    """Weight of the narrowest gaps between objects, and between cores: w0 of the U-Net paper (there 10); 0: none."""
+    """Weight of the narrowest gaps between objects, w0 of the U-Net paper (which takes 10); 0: none."""
     border_sigma: float = 5.0
-    """How far apart objects may be for their gap to count, σ of the U-Net paper (px); of cores it is 8."""
+    """How far apart objects may be for their gap to count, σ of the U-Net paper (px)."""
     learning_rate: float = 1e-3
     """Of AdamW, at its peak: it warms up over the first steps and falls as a cosine."""
     val_fraction: float = 0.1

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import distance_transform_edt
 
-from unet_ray.imaging.cores import cores_of, depths_of, gap_weights
+from unet_ray.imaging.cores import cores_of, depths_of
 from unet_ray.imaging.parting import STEPS, label_image, part_touching
 
 LABELS = arrays(np.uint16, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.sampled_from([0, 1, 2, 900]))
@@ -42,15 +42,6 @@ def test_cores_of_large_touching_objects_lie_apart_and_grow_back() -> None:
     grown = part_touching(labels > 0, core, STEPS).labels
     assert np.array_equal(grown > 0, labels > 0)
     assert len(np.unique(grown[labels == 7])) == len(np.unique(grown[labels == 300])) == 1
-
-
-def test_all_of_the_gap_between_two_cores_weighs_more() -> None:
-    labels = np.zeros((40, 60), np.uint16)
-    labels[5:35, 5:30], labels[5:35, 30:55] = 7, 300
-    weights = gap_weights(labels, 10.0)
-    assert np.allclose(weights[20, 26:34], 1 + 20 * np.exp(-(9**2) / (2 * 8**2)))  # cores end at 25 and begin at 34
-    assert (weights[cores_of(labels)] == 1).all()
-    assert weights[20, 2] < 1.01  # beside one core only
 
 
 def test_one_pixel_several_parts_and_holes() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unet_ray.imaging.borders import border_weights
-from unet_ray.imaging.cores import cores_of, gap_weights
+from unet_ray.imaging.cores import cores_of
 from unet_ray.imaging.crops import CropConfig, LabelledCrops, count_crops
 from unet_ray.imaging.labels import ClassSpec, Labelling
 from unet_ray.imaging.metrics import IGNORED
@@ -92,5 +92,3 @@ def test_cores_are_those_of_the_whole_image(border_weight: float) -> None:
         assert np.array_equal(cores[counted], whole[rows, columns][counted])
         if border_weight:
             assert crop["weights"].shape == crop["targets"].shape
-            expected = gap_weights(labelling.objects([labels], 0), border_weight)[rows, columns]
-            assert np.allclose(crop["weights"][1][counted], expected[counted], rtol=2e-3)

@@ -8,16 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from unet_ray.imaging.borders import border_weights, context_px, dense_ids
+from unet_ray.imaging.borders import dense_ids
 
 DEPTH_PX = 4.0
 """How far inside its object a core lies: the cores of two objects that touch are eight pixels apart."""
 CONTEXT_PX = 32
 """How far beyond a window objects matter for the cores within it."""
-_GAP_PX = 2 * DEPTH_PX
-"""Between the cores of two objects that touch."""
-GAP_CONTEXT_PX = CONTEXT_PX + context_px(_GAP_PX)
-"""How far beyond a window objects matter for the weights between the cores within it."""
 
 
 def cores_of(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
@@ -36,20 +32,6 @@ def cores_of(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
     deepest = np.zeros(int(ids.max(initial=0)) + 1, depth.dtype)
     np.maximum.at(deepest, ids.ravel(), depth.ravel())
     return (ids != 0) & (depth > np.minimum(DEPTH_PX, deepest[ids] / 2))
-
-
-def gap_weights(labels_hw: NDArray[Any], strength: float) -> NDArray[np.float32]:
-    """Return the border weights of the objects' cores: what lies between two of them counts more, all of the gap.
-
-    σ is the gap between two objects that touch and w₀ twice the strength, so that this gap weighs some 1 + strength,
-    as the seam of such objects does in `border_weights`.
-
-    Args:
-        labels_hw — integer ids of objects, 0 the background.
-        strength — w₀ of the objects' own map.
-    """
-    cores = np.where(cores_of(labels_hw), labels_hw, 0)
-    return border_weights(cores, 2 * strength, _GAP_PX)
 
 
 def depths_of(labels_hw: NDArray[Any]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.imaging.borders import border_weights, context_px
-from unet_ray.imaging.cores import CONTEXT_PX, GAP_CONTEXT_PX, cores_of, gap_weights
+from unet_ray.imaging.cores import CONTEXT_PX, cores_of
 from unet_ray.imaging.labels import Labelling
 from unet_ray.imaging.metrics import IGNORED
 from unet_ray.imaging.tiling import Box, read_box
@@ -105,14 +105,11 @@ class LabelledCrops:
         return np.concatenate([targets, np.where(targets == IGNORED, targets, cores)])
 
     def _weights(self, box: Box) -> NDArray[np.float16]:
-        """Weigh the pixels between objects, and those between cores in the planes of the cores."""
+        """Weigh the pixels between objects, for the cores as for the classes."""
         strength, sigma_px = self._config.border_weight, self._config.border_sigma
         weigh = partial(border_weights, strength=strength, sigma_px=sigma_px)
-        weights = self._of_objects(box, context_px(sigma_px), weigh, beyond=1)
-        if self._config.cores:
-            between_cores = self._of_objects(box, GAP_CONTEXT_PX, partial(gap_weights, strength=strength), beyond=1)
-            weights = np.concatenate([weights, between_cores])
-        return weights.astype(np.float16)
+        weights = self._of_objects(box, context_px(sigma_px), weigh, beyond=1).astype(np.float16)
+        return np.tile(weights, (self._config.filters_per_class, 1, 1))
 
     def _of_objects(
         self, box: Box, context_px: int, plane_of: Callable[[NDArray[Any]], NDArray[Any]], beyond: float
