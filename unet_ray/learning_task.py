@@ -100,7 +100,7 @@ def _preprocessing_of(
 
 
 def _network_of(config: TrainConfig, classes: int, channels: int, initial: Model | None) -> UNetConfig:
-    """Return that of --init-from, else that of the flags, with an output per class and one more for its cores."""
+    """Return that of --init-from, else that of the flags; outputs are the classes, and with --separate their cores."""
     filters = classes * (2 if config.separate else 1)
     network = replace(initial.network, classes=filters) if initial else config.network(channels, filters)
     config.check_crop(network)
