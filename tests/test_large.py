@@ -59,7 +59,7 @@ def segment(
     rows = [dict(zip(PLAN.names, (e.uri, e.uri, None, e.etag, e.size, 1), strict=True)) for e in archive.entries()]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
-    for pixels in Decode(archive, CONSTANTS, check_etags=True)(plan):
+    for pixels in Decode(archive, CONSTANTS, check_etags=True, block_bytes=2**25)(plan):
         found += [measure(q) for q in Predict(predictor, large)(pixels)]
     return tables_of(pa.concat_tables(found)) | {"told": told}
 

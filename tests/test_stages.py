@@ -20,6 +20,6 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_liste
     archive.write("other.png", encode(draw_scene(50, 60, rng)[0], "png"))
     plan = pa.Table.from_pylist([dict(zip(PLAN.names, row, strict=True)) for row in listed], schema=PLAN)
     constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
-    rows = [row for table in Decode(archive, constants, check)(plan) for row in table.to_pylist()]
+    rows = [row for table in Decode(archive, constants, check, 2**25)(plan) for row in table.to_pylist()]
     found = {Path(row["image_uri"]).stem: (row["error_type"], row["height"]) for row in rows}
     assert found == {"same": (None, 30), "other": ("changed", None) if check else (None, 50)}

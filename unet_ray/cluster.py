@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import threading
 import time
@@ -18,8 +19,8 @@ from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-_LOOP_SHARE = 0.03
-"""Of a CPU that Ray Data's scheduling loop may take."""
+_LOOP_SHARE = 0.015
+"""Of this machine's CPUs that Ray Data's scheduling loop may take."""
 _PAUSE_S = (0.03, 0.15)
 """Shortest and longest rest of the loop."""
 REUSED_MEMORY = {
@@ -78,7 +79,7 @@ class _PauseBetweenSteps(ExecutionCallback):
     def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002
         """Sleep for longer than a step takes, and for less than a task does."""
         used_s = time.thread_time() - self._used_s
-        time.sleep(min(max(used_s / _LOOP_SHARE, _PAUSE_S[0]), _PAUSE_S[1]))
+        time.sleep(min(max(used_s / (_LOOP_SHARE * (os.cpu_count() or 1)), _PAUSE_S[0]), _PAUSE_S[1]))
         self._used_s = time.thread_time()
 
 

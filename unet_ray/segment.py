@@ -42,8 +42,10 @@ from unet_ray.watchdog import Watchdog
 
 _CALLS_PER_ACTOR = 4
 """Of a predictor at a time: two large images, and small ones that are not held up by them."""
-_IMAGES_PER_TASK = 16
-"""Images that one decode task reads, at least."""
+_IMAGES_PER_TASK, _BLOCK_BYTES = 16, 32 * 2**20
+"""Images that one decode task reads, at least, and bytes of pixels that go on together."""
+_GPU_TASKS = 4
+"""How many times that for GPUs, which take more images in a second than Ray Data could hand over tasks of so few."""
 
 
 def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
@@ -134,8 +136,9 @@ class _Run:
         """Run the chain and check that each planned image was written once."""
         connect(ray_address)
         calm_ray_data()
-        blocks = self.plan.blocks(_IMAGES_PER_TASK, self.config.shard_images)
+        blocks = self._blocks(_IMAGES_PER_TASK)
         pool = plan_pool(self.config.actors, self.config.device, len(blocks))
+        blocks = self._blocks(_GPU_TASKS * _IMAGES_PER_TASK) if pool.uses_gpu else blocks
         print(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
         print(self._tiling())
         minutes, todo = self.config.stall_minutes, self.plan.todo
@@ -176,6 +179,9 @@ class _Run:
         read = (1 + 2 * around / config.tile) ** 2
         return f"tiles of {config.tile} px, {around} px read around them{exact}: {read:.2f} px read per px kept"
 
+    def _blocks(self, least: int) -> list[Any]:
+        return self.plan.blocks(least, self.config.shard_images)
+
     def _chain(self, blocks: list[Any], pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
         config, model = self.config, self.model
         predictor = PredictorConfig(
@@ -186,6 +192,7 @@ class _Run:
             threads=pool.threads,
             around=model.parting.steps if model.parting else 0,
         )
+        block_bytes = (_GPU_TASKS if pool.uses_gpu else 1) * _BLOCK_BYTES
         as_rows = self._measure()
 
         def measure(probabilities: Any) -> Any:
@@ -197,7 +204,7 @@ class _Run:
         return (
             ray.data.from_blocks(blocks)
             .map_batches(
-                Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store),
+                Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store, block_bytes),
                 num_cpus=TASK_CPUS,
                 **as_tables,
             )

@@ -46,6 +46,7 @@ from unet_ray.network.unet import UNet, UNetConfig
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
+_PATHS = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 _LEAST, _MOST_PIXELS = 40, 8 * 2**20
 _SIDES = ("bare", "plain", "loop", "docs", "monai", "ours")
 _PARTS = {
@@ -63,18 +64,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, help="folder of images")
     parser.add_argument("--output", required=True, help="JSON file")
-    parser.add_argument("--model", help="model folder; default: an untrained network of 16 channels, depth 4")
+    parser.add_argument(
+        "--model", help="model folder; default: an untrained network of depth 4, 16 channels (64 on a GPU)"
+    )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--limit", type=int, help="so many of the images, spread over the folder")
+    parser.add_argument("--copies", type=int, default=1, help="of each image: a GPU takes thousands to be steady")
     parser.add_argument("--sides", help="of " + ",".join(_SIDES))
     flags = parser.parse_args()
     sides = flags.sides.split(",") if flags.sides else [s for s in _SIDES if s != "monai" or find_spec("monai")]
     rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        megapixels = _archive(Path(flags.images), work / "images", flags.limit)
-        model = flags.model or _untrained(work / "model")
+        megapixels = _archive(Path(flags.images), work / "images", flags.limit, flags.copies)
+        model = flags.model or _untrained(work / "model", 64 if flags.device == "gpu" else 16)
         for _ in range(flags.runs):
             for side in sides:
                 rows[side].append(_run(side, model, work, flags.device) | {"megapixels": megapixels})
@@ -84,27 +88,28 @@ def main() -> None:
     _show(report)
 
 
-def _archive(source: Path, target: Path, limit: int | None) -> float:
+def _archive(source: Path, target: Path, limit: int | None, copies: int) -> float:
     """Copy images, every nth, and return their megapixels; the sides take whole frames, which must not be large."""
     files = sorted(path for path in source.iterdir() if path.is_file())
     chosen = files[:: max(1, len(files) // limit)][:limit] if limit else files
     target.mkdir()
     pixels = 0
     for path in chosen:
-        shutil.copy(path, target)
+        for copy in range(copies):
+            shutil.copy(path, target / f"{copy:04}-{path.name}")
         with Image.open(path) as image:
             pixels += image.width * image.height
             if image.width * image.height > _MOST_PIXELS:
                 sys.exit(f"{path}: {image.width}×{image.height} px; give images up to 8 megapixels")
-    if len(chosen) < _LEAST:
-        sys.exit(f"--images {source}: {len(chosen)} images; a steady state takes at least {_LEAST}")
-    return pixels / 1e6
+    if len(chosen) * copies < _LEAST:
+        sys.exit(f"--images {source}: {len(chosen) * copies} images; a steady state takes at least {_LEAST}")
+    return copies * pixels / 1e6
 
 
-def _untrained(folder: Path) -> str:
+def _untrained(folder: Path, base_channels: int) -> str:
     """Write a network whose masks are a few blobs and not noise: its last bias keeps most pixels out."""
     torch.manual_seed(0)
-    config = UNetConfig(3, 1, 16, 4)
+    config = UNetConfig(3, 1, base_channels, 4)
     network = UNet(config)
     torch.nn.init.constant_(network.head.bias, -2.0)  # type: ignore[arg-type]
     constants = Preprocessing("uint8", (60.0,) * 3, (50.0,) * 3)
@@ -120,7 +125,8 @@ def _run(side: str, model: str, work: Path, device: str) -> dict[str, Any]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     flags = ["--model", model, "--images", str(work / "images")]
     if side == "ours":
-        command = [str(REPOSITORY / "jobs/segment.py"), *flags, "--output", str(tables), "--max-error-rate", "1"]
+        job = [str(REPOSITORY / "jobs/segment.py"), *flags, "--output", str(tables)]
+        command = job + (["--precision", "bfloat16"] if device == "gpu" else [])
     else:
         name = "bare" if side == "plain" else side
         command = [str(HERE / "sides.py"), name, *flags, "--tables", str(tables), "--events", str(events)]
@@ -128,7 +134,7 @@ def _run(side: str, model: str, work: Path, device: str) -> dict[str, Any]:
     started = time.time()
     process = subprocess.Popen(
         [sys.executable, *command, "--device", device],
-        env=os.environ | environment | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | environment | {"PYTHONPATH": _PATHS},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

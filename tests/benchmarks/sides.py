@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.stages.measure import Measure, tables_of
 
 _GPU_BATCH = 16
+_BARE_BATCHES = 64
+"""That `bare` keeps on a GPU, and takes again and again."""
 _WINDOW = 512
 _DOCS_BATCH = 8
 Image = tuple[str, NDArray[np.uint8]]
@@ -69,8 +72,8 @@ class Place:
         return self.device == "gpu"
 
     def predictor(self) -> Predictor:
-        device = "cuda" if self.is_gpu else "cpu"
-        return Predictor(self.model.build(), self.model.preprocessing, PredictorConfig(device=device, threads=_cpus()))
+        how = PredictorConfig(device="cuda", precision="bfloat16") if self.is_gpu else PredictorConfig(threads=_cpus())
+        return Predictor(self.model.build(), self.model.preprocessing, how)
 
     def measure(self) -> Measure:
         return Measure("side", self.model.digest, "", self.model.classes, self.model.rule)
@@ -89,17 +92,21 @@ def bare(place: Place) -> None:
     """Nothing but the network, on whole frames that are network input already; as many lanes as the job has."""
     predictor = place.predictor()
     frames = ((path, _decoded(place.model, path)) for path in place.paths)
-    inputs = [_stacked(place, [image for _, image in alike]) for alike in _batches(place, frames)]
+    batches = islice(_batches(place, frames), _BARE_BATCHES if place.is_gpu else None)
+    inputs = [_stacked(place, [image for _, image in alike]) for alike in batches]
+    turns = range(len(place.paths) // len(inputs[0]) if place.is_gpu else len(inputs))
+    if place.is_gpu:
+        torch.cuda.synchronize()  # the lanes' streams do not wait for the one that brought the frames
 
     @torch.inference_mode()
     def forward(pixels: Tensor) -> None:
         predictor.network(pixels)
         if place.is_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()
         place.tell(len(pixels))
 
     list(predictor.lanes.map(forward, inputs[: predictor.lane_count]))
-    list(predictor.lanes.map(forward, inputs))
+    list(predictor.lanes.map(lambda turn: forward(inputs[turn % len(inputs)]), turns))
 
 
 def loop(place: Place) -> None:
@@ -211,11 +218,11 @@ def _decoded(model: Model, path: str) -> NDArray[np.uint8]:
 
 
 def _input(place: Place, image: NDArray[np.uint8], multiple: int | None = None) -> Tensor:
-    """Return an image as network input, 1, C, H, W float32, filled up to what the network can pool."""
+    """Return an image as network input, 1, C, H, W float or bfloat16, filled up to what the network can pool."""
     multiple = multiple or place.model.network.multiple
     pixels = torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2)
-    pixels = pixels.to("cuda" if place.is_gpu else "cpu")
-    inputs = place.model.preprocessing.apply(pixels)
+    inputs = place.model.preprocessing.apply(pixels.to("cuda" if place.is_gpu else "cpu"))
+    inputs = inputs.to(torch.bfloat16) if place.is_gpu else inputs
     height, width = image.shape[:2]
     return pad(inputs, (0, -width % multiple, 0, -height % multiple)).contiguous(memory_format=torch.channels_last)
 

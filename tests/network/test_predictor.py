@@ -7,10 +7,11 @@ import torch
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.labels import ClassSpec
+from unet_ray.imaging.tiling import Box
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import Padding, UNet, UNetConfig
 
 PREPROCESSING = Preprocessing("uint8", (100.0,), (50.0,))
 
@@ -122,7 +123,24 @@ def test_gpu_in_bfloat16_agrees_with_cpu() -> None:
     cpu = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0].astype(int)
     for precision, tolerance in (("float32", 2), ("bfloat16", 12)):
         config = PredictorConfig(device="cuda", precision=precision)  # type: ignore[arg-type]
-        assert np.abs(Predictor(network, PREPROCESSING, config).predict([image])[0] - cpu).max() <= tolerance
+        predictor = Predictor(network, PREPROCESSING, config)
+        assert type(predictor.network).__name__ == "FusedUNet"
+        assert np.abs(predictor.predict([image])[0] - cpu).max() <= tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_fewer_passes_over_memory_change_nothing(padding: Padding) -> None:
+    from unet_ray.network.fused import FusedUNet  # needs Triton, which comes with torch for CUDA
+
+    torch.manual_seed(6)
+    plain = UNet(UNetConfig(3, 2, 8, 2, padding, norm="none")).eval()
+    plain = plain.to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.rand(2, 3, 60, 68, device="cuda").contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for wanted in (None, Box(4, 4, 12, 16)):
+            expected, found = plain(images, wanted), FusedUNet(plain)(images, wanted)
+            assert torch.allclose(expected, found, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
 
 
 @pytest.mark.gpu
@@ -132,7 +150,7 @@ def test_streams_of_a_gpu_do_not_mix_images() -> None:
     network = UNet(UNetConfig(1, 1, 8, 3))
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((256, 256), (200, 320)) * 100]
-    predictor = Predictor(network, PREPROCESSING, PredictorConfig(device="cuda"))
+    predictor = Predictor(network, PREPROCESSING, PredictorConfig(device="cuda", threads=1))
     assert predictor.lane_count == 2
     together = predictor.predict(images)
     for image, q in list(zip(images, together, strict=True))[::7]:

@@ -3,7 +3,7 @@
 Decoders are C code and archives hold damaged and hostile files. A crash, an endless loop or a file that unfolds into
 all memory ends the child, never the process that asked. Requests and replies are a line of JSON and raw bytes; nothing
 that comes back is executed. The child opens no file: for windows of a large image it asks for ranges of bytes, and who
-started it fetches them.
+started it fetches them. Samples of all but the largest images come back in memory that both share.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import resource
 import selectors
@@ -39,6 +40,8 @@ MEMORY_LIMIT_BYTES = 4 * 2**30
 _DTYPES = ("uint8", "uint16", "float32")
 _PIECE = 2**20
 """Of what goes through pipes at once (bytes)."""
+_SHARED_BYTES = 2**25
+"""Images up to this size come back through shared memory: pipes would copy them twice, in pieces."""
 
 
 class Decoder:
@@ -52,6 +55,7 @@ class Decoder:
     def __init__(self, time_limit_s: float = TIME_LIMIT_S, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
         self._time_limit_s, self._memory_limit_bytes = time_limit_s, memory_limit_bytes
         self._child: subprocess.Popen[bytes] | None = None
+        self._shared: mmap.mmap | None = None
         self._lock = threading.Lock()
         self._fetch: Fetch = _nothing
         self._is_open = False
@@ -81,7 +85,7 @@ class Decoder:
         """Return a window of the open image; raise ImageError as `decode`, and what `fetch` raises."""
         return _samples(*self._asked({"do": "window", "box": [box.top, box.left, box.bottom, box.right]}))
 
-    def _asked(self, request: dict[str, Any], data: bytes = b"") -> tuple[dict[str, Any], bytearray]:
+    def _asked(self, request: dict[str, Any], data: bytes = b"") -> tuple[dict[str, Any], bytes | bytearray]:
         with self._lock:
             child = self._running()
             if request["do"] == "window" and not self._is_open:
@@ -105,7 +109,9 @@ class Decoder:
 
     def close(self) -> None:
         """End the child; the next image starts another."""
-        child, self._child = self._child, None
+        child, shared, self._child, self._shared = self._child, self._shared, None, None
+        if shared is not None:
+            shared.close()
         if child:
             child.kill()
             child.wait()
@@ -117,14 +123,17 @@ class Decoder:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self.close()
-            limits = [str(self._time_limit_s), str(self._memory_limit_bytes)]
+            shared = _sealed_memory()
+            self._shared = mmap.mmap(shared, _SHARED_BYTES)
+            settings = self._time_limit_s, self._memory_limit_bytes, shared
             self._is_open = False
             self._child = subprocess.Popen(
-                [sys.executable, "-m", __name__, *limits],
+                [sys.executable, "-m", __name__, *map(str, settings)],
                 # not the predictor's memory settings: what they hold ready would count against the child's limit
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, pass_fds=(shared,),
                 env={name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "MALLOC_CONF")},
             )  # fmt: skip
+            os.close(shared)
             for pipe in (self._child.stdin, self._child.stdout):
                 with contextlib.suppress(OSError):  # as large as is allowed: pixels take fewer turns
                     fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
@@ -133,7 +142,7 @@ class Decoder:
 
     def _ask(
         self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes
-    ) -> tuple[dict[str, Any], bytearray]:
+    ) -> tuple[dict[str, Any], bytes | bytearray]:
         deadline = time.monotonic() + self._time_limit_s
         _send(child, json.dumps(request).encode() + b"\n", data)  # the child reads all of it before it decodes
         while True:
@@ -151,7 +160,7 @@ class Decoder:
             deadline += time.monotonic() - started  # the store's time is not the decoder's
             _send(child, json.dumps({"size": len(piece)}).encode() + b"\n", piece)
 
-    def _read(self, child: subprocess.Popen[bytes], deadline: float) -> tuple[dict[str, Any], bytearray]:
+    def _read(self, child: subprocess.Popen[bytes], deadline: float) -> tuple[dict[str, Any], bytes | bytearray]:
         """Return the child's next reply: its line and the bytes that follow.
 
         Raises: TimeoutError — not there by the deadline; EOFError — the child ended, or wrote something else.
@@ -164,12 +173,18 @@ class Decoder:
         try:
             reply = json.loads(line)
             if "dtype" not in reply:
-                return reply, bytearray()
+                return reply, b""
             if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3:
                 raise ValueError(reply)
             size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
+            is_shared = bool(reply["shared"])
+            if size < 0 or (is_shared and size > _SHARED_BYTES):
+                raise ValueError(reply)
         except (ValueError, TypeError, KeyError) as error:
             raise EOFError from error
+        if is_shared:
+            assert self._shared is not None
+            return reply, self._shared[:size]  # a copy: the next image takes its place
         samples = bytearray(size)
         samples[: len(rest)] = rest
         filled = len(rest)
@@ -182,11 +197,19 @@ class Decoder:
         return reply, samples
 
 
+def _sealed_memory() -> int:
+    """Return the file descriptor of memory whose size nobody can change: reading beyond its end would kill."""
+    memory = os.memfd_create("samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, _SHARED_BYTES)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return memory
+
+
 def _nothing(offset: int, size: int) -> bytes:
     raise AssertionError(f"no image is open, yet {size} bytes at {offset} are asked for")
 
 
-def _samples(reply: dict[str, Any], samples: bytearray) -> NDArray[Any]:
+def _samples(reply: dict[str, Any], samples: bytes | bytearray) -> NDArray[Any]:
     return np.frombuffer(samples, reply["dtype"]).reshape(reply["shape"])
 
 
@@ -214,11 +237,13 @@ def _write_all(pipe: Any, data: memoryview) -> None:
         written += pipe.write(data[written:])
 
 
-def serve(requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_limit_bytes: int) -> None:
+def serve(
+    requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_limit_bytes: int, shared: mmap.mmap
+) -> None:
     """Decode what is asked for until there are no more requests: what the child does."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    served = _Served(requests, replies, time_limit_s)
+    served = _Served(requests, replies, time_limit_s, shared)
     _reply(replies, {"ready": True})
     for line in requests:
         request = json.loads(line)
@@ -239,8 +264,8 @@ def serve(requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_lim
 class _Served:
     """The child's side: an image at a time, and windows of the one that is open."""
 
-    def __init__(self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float) -> None:
-        self._requests, self._replies, self._time_limit_s = requests, replies, time_limit_s
+    def __init__(self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float, shared: mmap.mmap) -> None:
+        self._requests, self._replies, self._time_limit_s, self._shared = requests, replies, time_limit_s, shared
         self._windows: WindowReader | None = None
 
     def set_alarm(self) -> None:
@@ -259,7 +284,10 @@ class _Served:
             image = np.ascontiguousarray(self._windows.read(Box(*request["box"])))
         else:
             image = decode_image(data, request["page"], request["max_pixels"])
-        _reply(self._replies, {"shape": image.shape, "dtype": str(image.dtype)}, image.data.cast("B"))
+        samples, is_shared = image.data.cast("B"), image.nbytes <= _SHARED_BYTES
+        if is_shared:
+            self._shared[: len(samples)], samples = samples, memoryview(b"")
+        _reply(self._replies, {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared}, samples)
 
     def _fetch(self, offset: int, size: int) -> bytes:
         signal.alarm(0)  # the store's time is not the decoder's; who fetches is alive, or the pipe ends
@@ -280,7 +308,9 @@ def main() -> None:
     """Serve the process that started this one; what decoders print goes nowhere."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    serve(sys.stdin.buffer, replies, float(sys.argv[1]), int(sys.argv[2]))
+    time_limit_s, memory_limit_bytes, shared = sys.argv[1:]
+    with mmap.mmap(int(shared), _SHARED_BYTES) as memory:
+        serve(sys.stdin.buffer, replies, float(time_limit_s), int(memory_limit_bytes), memory)
 
 
 if __name__ == "__main__":

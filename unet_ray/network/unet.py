@@ -127,12 +127,12 @@ class UNet(nn.Module):
         features = self.contracting[0](images)
         for level in self.contracting[1:]:
             skips.append(features)
-            features = level(nn.functional.max_pool2d(features, 2))
+            features = level(self._pooled(features))
         if wanted and not self.config.margin:
             part: Tensor = self.head(self._expand_part(features, skips, wanted))
             return part
         for up, level in zip(reversed(self.up), reversed(self.expansive), strict=True):
-            features = level(_joined(skips.pop(), up(features)))
+            features = level(self._lifted(up, features, skips.pop()))
         logits: Tensor = self.head(features)
         return _cut(logits, wanted) if wanted else logits
 
@@ -140,9 +140,26 @@ class UNet(nn.Module):
         """Run the expansive path of a `same` network for a part of the output; empties the list of skips."""
         place = Box(0, 0, *features.shape[-2:])  # where the features lie in their level
         for up, level, need in zip(reversed(self.up), reversed(self.expansive), _needs(wanted, skips), strict=True):
-            features = level(_joined_part(skips.pop(), up(_cut(features, need.below, place)), need))
+            features = level(self._lifted(up, _cut(features, need.below, place), skips.pop(), need))
             place = need.computed
         return _cut(features, wanted, place)
+
+    def _lifted(self, up: nn.Module, features: Tensor, skip: Tensor, need: _Need | None = None) -> Tensor:
+        """Return what a level of the expansive path is given, of features from below and its skip connection."""
+        raised = self._raised(up, features)
+        if need:
+            skip, raised = _cut(skip, need.computed), _cut(raised, need.computed, need.below.scaled(2))
+        return self._joined(_centre(skip, raised), raised, up)
+
+    def _pooled(self, features: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(features, 2)
+
+    def _raised(self, up: nn.Module, features: Tensor) -> Tensor:
+        raised: Tensor = up(features)
+        return raised
+
+    def _joined(self, skip: Tensor, raised: Tensor, up: nn.Module) -> Tensor:  # noqa: ARG002
+        return torch.cat([skip, raised], dim=1)
 
 
 def _double_conv(inputs: int, outputs: int, config: UNetConfig) -> nn.Sequential:
@@ -156,23 +173,17 @@ def _double_conv(inputs: int, outputs: int, config: UNetConfig) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
-def _joined(skip: Tensor, features: Tensor) -> Tensor:
-    """Return the centre of a skip connection and the features of the level below, channels of both; holds neither."""
-    top = (skip.shape[-2] - features.shape[-2]) // 2
-    left = (skip.shape[-1] - features.shape[-1]) // 2
-    centre = skip[..., top : top + features.shape[-2], left : left + features.shape[-1]]
-    return torch.cat([centre, features], dim=1)
+def _centre(skip: Tensor, raised: Tensor) -> Tensor:
+    """Return the centre of a skip connection, as large as what comes from below."""
+    top = (skip.shape[-2] - raised.shape[-2]) // 2
+    left = (skip.shape[-1] - raised.shape[-1]) // 2
+    return skip[..., top : top + raised.shape[-2], left : left + raised.shape[-1]]
 
 
 def _cut(planes: Tensor, box: Box, place: Box | None = None) -> Tensor:
     """Return the part of some planes that lies in a box; the planes lie at `place`, else at the origin."""
     top, left = (place.top, place.left) if place else (0, 0)
     return planes[..., box.top - top : box.bottom - top, box.left - left : box.right - left]
-
-
-def _joined_part(skip: Tensor, features: Tensor, need: _Need) -> Tensor:
-    """Return what a level needs of its skip connection and of the level below, channels of both; holds neither."""
-    return torch.cat([_cut(skip, need.computed), _cut(features, need.computed, need.below.scaled(2))], dim=1)
 
 
 @dataclass(frozen=True)

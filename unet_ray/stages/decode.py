@@ -10,7 +10,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
 from unet_ray.archive.image_files import read_file
 from unet_ray.archive.storage import Storage
@@ -19,10 +19,8 @@ from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.windows import WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.stages.ahead import ahead
-from unet_ray.stages.columns import PIXELS, failure
+from unet_ray.stages.columns import PIXELS, failure, table_of
 
-_BLOCK_BYTES = 32 * 2**20
-"""Decoded pixels that go on together (bytes)."""
 _READ_THREADS = 8
 _WHOLE_BYTES = 2**28
 """Larger files are not read whole (bytes)."""
@@ -44,6 +42,8 @@ class Decode:
     preprocessing: Preprocessing
     check_etags: bool
     """Whether the plan's etags are the store's: a file with another one has changed since."""
+    block_bytes: int
+    """Decoded pixels that go on together, at least."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode images in the order of the plan, several files at a time."""
@@ -52,11 +52,11 @@ class Decode:
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             for rows in ahead(pool, self._decode_file, files, _READ_THREADS):
                 pending += rows
-                if sum(len(r["pixels"] or b"") for r in pending) >= _BLOCK_BYTES:
-                    yield pa.Table.from_pylist(pending, schema=PIXELS)
+                if sum(0 if row["pixels"] is None else row["pixels"].nbytes for row in pending) >= self.block_bytes:
+                    yield table_of(pending, PIXELS, "pixels")
                     pending = []
         if pending:
-            yield pa.Table.from_pylist(pending, schema=PIXELS)
+            yield table_of(pending, PIXELS, "pixels")
 
     def _decode_file(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Read a file once and decode those of its pages that the plan wants."""
@@ -75,7 +75,7 @@ class Decode:
         try:
             image = self.preprocessing.check(_decoder().decode(data, row["page"], WHOLE_PIXELS))
             height, width, channels = image.shape
-            found = {"height": height, "width": width, "channels": channels, "pixels": image.tobytes()}
+            found = {"height": height, "width": width, "channels": channels, "pixels": np.ascontiguousarray(image)}
         except Exception as error:
             is_large = isinstance(error, ImageError) and error.error_type == "too_large"
             found = _NO_PIXELS | ({} if is_large else failure(error, "decode"))

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from unet_ray.network.predictor import Predictor, as_image_error
-from unet_ray.stages.columns import PROBABILITIES, failure
+from unet_ray.stages.columns import PROBABILITIES, failure, table_of
 from unet_ray.stages.large import PredictLarge
 
 
@@ -49,10 +48,10 @@ class Predict:
             seconds = time.perf_counter() - started
         each_s = seconds / max(1, len(images))
         for index, row in enumerate(rows):
-            row["q"] = found[index].tobytes() if index in found else None
+            row["q"] = found.get(index)
             row["predict_s"] = each_s if index in images else 0.0
             row["batch_divisor"] = self.predictor.batch_divisor
-        return pa.Table.from_pylist(rows, schema=PROBABILITIES)
+        return table_of(rows, PROBABILITIES, "q")
 
     def _image(self, row: dict[str, Any], pixels: Any) -> NDArray[Any]:
         shape = row["height"], row["width"], row["channels"]
