@@ -57,7 +57,7 @@ _PARTS = {
     "driver": "jobs/segment.py",
 }
 """Of the job's processes, whose titles Ray sets."""
-_RECORDED = ("predictor_busy_share", "stage_s", "object_store_bytes", "spilled_bytes")
+_RECORDED = ("stage_s", "object_store_bytes", "spilled_bytes")
 
 
 def main() -> None:
@@ -154,6 +154,8 @@ def _run(side: str, model: str, work: Path, device: str) -> dict[str, Any]:
     rate = float(np.polyfit(times[inner], np.arange(len(times))[inner], 1)[0])
     since, until = times[inner][[0, -1]]
     cpu_s = {part: s / (rate * (until - since)) for part, s in watcher.cpu_s(since, until).items()}
+    if side == "ours":
+        found["predictors_busy"] = rate * found["stage_s"]["predict"] / len(times)
     return {
         "images": len(times),
         "start_s": times[0] - started,
@@ -212,7 +214,9 @@ def _show(report: dict[str, Any]) -> None:
         outside = report.get("cpu_s_outside", {}).get(side, 0.0)
         rates = f"{row['images_per_s']:8.2f} {row['megapixels_per_s']:6.2f} {ratio or 1:8.2f}"
         apart = f"{row['start_s']:8.1f} {row['stop_s']:7.1f}"
-        print(f"{side:7} {rates} {apart} {row['cpu_s_per_image']:12.3f} {outside:8.3f} {row['memory_gib']:5.2f}")
+        print(f"{side:7} {rates} {apart} {row['cpu_s_per_image']:12.4f} {outside:8.4f} {row['memory_gib']:5.2f}")
+    if "ours" in report["medians"]:
+        print(f"predictors busy, of ours, on average: {report['medians']['ours']['predictors_busy']:.2f}")
 
 
 if __name__ == "__main__":

@@ -145,13 +145,13 @@ def test_fewer_passes_over_memory_change_nothing(padding: Padding) -> None:
 
 @pytest.mark.gpu
 def test_streams_of_a_gpu_do_not_mix_images() -> None:
-    """Many images of two sizes in two lanes at once, each as it is alone."""
+    """Many images of two sizes in all lanes at once, each as it is alone."""
     torch.manual_seed(5)
     network = UNet(UNetConfig(1, 1, 8, 3))
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((256, 256), (200, 320)) * 100]
     predictor = Predictor(network, PREPROCESSING, PredictorConfig(device="cuda", threads=1))
-    assert predictor.lane_count == 2
+    assert predictor.lane_count == 3
     together = predictor.predict(images)
     for image, q in list(zip(images, together, strict=True))[::7]:
         assert np.abs(predictor.predict([image])[0].astype(int) - q).max() <= 1

@@ -136,5 +136,6 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def is_distributed() -> bool:
-    """Tell whether this process is one of several workers' group."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    """Tell whether this process is one of several workers."""
+    initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return initialized and torch.distributed.get_world_size() > 1

@@ -27,6 +27,9 @@ class Predict:
     def __call__(self, pixels: Any) -> Iterator[Any]:
         """Predict all images of a table together, then those that it has no pixels of, one by one."""
         has_pixels = pc.or_(pixels["pixels"].is_valid(), pixels["error_type"].is_valid())
+        if pc.all(has_pixels).as_py():  # as nearly always; to filter would copy all pixels
+            yield self._predict(pixels)
+            return
         small, large = pixels.filter(has_pixels), pixels.filter(pc.invert(has_pixels))
         if len(small):
             yield self._predict(small)
