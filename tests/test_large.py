@@ -18,6 +18,7 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
+from unet_ray.imaging.regions import ANY
 from unet_ray.network.predictor import Predictor, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
@@ -52,7 +53,7 @@ def segment(
     **limits: Any,
 ) -> dict[str, Any]:
     """Take an archive through the stages in a `for` loop."""
-    measure = Measure("run", "model", "config", CLASSES, ObjectRule((threshold,) * 2, (1, 1), parting), **limits)
+    measure = Measure("run", "model", "config", CLASSES, ObjectRule((threshold,) * 2, (ANY, ANY), parting), **limits)
     predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile, around=parting.steps if parting else 0))
     told: list[tuple[int, int]] = []
     large = PredictLarge(archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles))
@@ -96,7 +97,7 @@ def test_windows_and_whole_images_give_the_same_rows(
     assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
     assert len(windows["masks"]) == 2 * (16 + 15 + 1)
     assert sum(done for done, _ in windows["told"]) == sum(of for _, of in windows["told"]) == 31
-    rules = {"run": RegionRules({spec.id: 1 for spec in CLASSES}, parting is not None)}
+    rules = {"run": RegionRules({spec.id: ANY for spec in CLASSES}, parting is not None)}
     assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, rules)
 
 
@@ -136,7 +137,7 @@ def test_a_window_of_masks_is_that_of_the_whole(top: int, left: int, height: int
     """Masks in pieces of 32 px, asked for by windows that cross them."""
     rng = np.random.default_rng(0)
     mask = rng.random((110, 110)) < 0.5
-    measure = Measure("run", "model", "config", CLASSES, ObjectRule((0.5, 0.5), (1, 1)))
+    measure = Measure("run", "model", "config", CLASSES, ObjectRule((0.5, 0.5), (ANY, ANY)))
     pieces = [Box(t, x, min(t + 32, 110), min(x + 32, 110)) for t in range(0, 110, 32) for x in range(0, 110, 32)]
     rows = [measure.mask_row("a", 0, mask[b.top : b.bottom, b.left : b.right], b) for b in pieces]
     tables = Tables(None, pa.Table.from_pylist(rows), None)

@@ -4,7 +4,8 @@ from unet_ray.imaging.labels import ClassSpec, Labelling
 from unet_ray.imaging.object_metrics import count_objects
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
-from unet_ray.object_tuning import _AREAS, _CORES, _THRESHOLDS, _count_grid, choose
+from unet_ray.imaging.regions import ANY
+from unet_ray.object_tuning import _CORES, _LEAST, _THRESHOLDS, _count_grid, choose
 
 LABELLING = Labelling("instances", (ClassSpec(1, "a"),), 0, 255)
 
@@ -16,32 +17,34 @@ def test_every_choice_is_counted_as_the_rule_would_have_it() -> None:
     q = np.stack([(ids > 0) * 150, np.kron(rng.integers(0, 256, (16, 16)), np.ones((3, 3), int))]).astype(np.uint8)
     q += rng.integers(0, 60, q.shape).astype(np.uint8)
     grid = _count_grid(LABELLING, 4, q, [ids])
-    assert grid.shape == (1, len(_THRESHOLDS), len(_CORES) + 1, len(_AREAS), 3)
+    assert grid.shape == (1, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3)
     truth = LABELLING.objects([ids], 0)
-    for t, c, a in ((0, 0, 0), (2, 3, 2), (4, 6, 5), (1, len(_CORES), 3)):
+    fewer = 0
+    for t, c, at in ((0, 0, 0), (2, 3, 16), (4, 6, 39), (1, len(_CORES), 22), (2, 2, 3)):
         parting = Parting((_CORES[c],), (1,), 4) if c < len(_CORES) else None
-        _, found = ObjectRule((_THRESHOLDS[t],), (int(_AREAS[a]),), parting).objects(0, q)
+        _, found = ObjectRule((_THRESHOLDS[t],), (_LEAST[at],), parting).objects(0, q)
         counts = count_objects(truth, found, ids != 255)
-        expected = counts["true_objects"], counts["found_objects"]
-        assert (grid[0, t, c, a, 2], grid[0, t, c, a, 1]) == expected or a > 0  # areas count what is counted
-        assert grid[0, t, c, a, 0] == counts["matched_50"]
+        expected = counts["matched_50"], counts["found_objects"], counts["true_objects"]
+        assert tuple(grid[0, t, c, at]) == expected
+        fewer += grid[0, t, c, at, 1] < grid[0, t, c, 0, 1]
+    assert fewer == 3
 
 
 def test_the_best_is_chosen_and_of_equals_the_one_nearest_to_a_half() -> None:
-    grid = np.zeros((4, len(_THRESHOLDS), len(_CORES) + 1, len(_AREAS), 3))
+    grid = np.zeros((4, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3))
     grid[..., 0], grid[..., 1], grid[..., 2] = 60, 100, 100
-    assert choose(grid)[:3] == (0.5, 0.5, 1)
+    assert choose(grid)[:3] == (0.5, 0.5, ANY)
     grid[:, 3, 5, 2:4, 0] = 90  # in every image
-    threshold, core, area, found, plain = choose(grid)
-    assert (threshold, core, area) == (_THRESHOLDS[3], _CORES[5], _AREAS[2])
+    threshold, core, least, found, plain = choose(grid)
+    assert (threshold, core, least) == (_THRESHOLDS[3], _CORES[5], _LEAST[2])
     assert found == 90 / 110
     assert plain == 60 / 140
 
 
 def test_what_is_better_in_one_image_alone_is_chance() -> None:
-    grid = np.zeros((10, len(_THRESHOLDS), len(_CORES) + 1, len(_AREAS), 3))
+    grid = np.zeros((10, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3))
     grid[..., 0], grid[..., 1], grid[..., 2] = 60, 100, 100
     grid[0, 4, 6, 3, 0] = 90
-    assert choose(grid)[:3] == (0.5, 0.5, 1)
+    assert choose(grid)[:3] == (0.5, 0.5, ANY)
     grid[1:8, 4, 6, 3, 0] = 90
-    assert choose(grid)[:3] == (_THRESHOLDS[4], _CORES[6], _AREAS[3])
+    assert choose(grid)[:3] == (_THRESHOLDS[4], _CORES[6], _LEAST[3])

@@ -12,12 +12,14 @@ from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
+from unet_ray.imaging.regions import ANY, Least
 from unet_ray.results import Tables, objects_of
 from unet_ray.shard_checks import RegionRules, check_shard
 from unet_ray.stages.measure import Measure, tables_of
 
 CLASSES = (ClassSpec(1, "a"), ClassSpec(4, "b"))
-RULE = ObjectRule((0.5, 0.55), (1, 6), Parting((0.6, 0.6), (1, 6), 3))
+LEAST = (ANY, Least(6, 0.6))
+RULE = ObjectRule((0.5, 0.55), LEAST, Parting((0.6, 0.6), (1, 6), 3))
 
 
 def draw_q() -> np.ndarray:
@@ -37,7 +39,10 @@ def rows() -> dict[str, list[dict[str, Any]]]:
 def check(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
     schemas = {"images": IMAGES, "masks": MASKS, "regions": REGIONS}
     tables = {name: pa.Table.from_pylist(rows[name], schema=schema) for name, schema in schemas.items()}
-    return {problem.kind for problem in check_shard(tables, {"run": RegionRules({1: 1, 4: 6}, parted=True)})}
+    return {
+        problem.kind
+        for problem in check_shard(tables, {"run": RegionRules(dict(zip((1, 4), LEAST, strict=True)), parted=True)})
+    }
 
 
 def test_rows_as_they_are_written_pass(rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -76,8 +81,10 @@ def of_another_class(regions: list[dict[str, Any]]) -> None:
 
 
 def test_rules_come_from_run_records() -> None:
-    rules = RegionRules.of_record({"config": {}, "objects": {"parted": False, "min_areas": {"1": 6}}})
-    assert rules == RegionRules({1: 6}, parted=False)
+    objects = {"parted": False, "min_areas": {"1": 6}}
+    assert RegionRules.of_record({"objects": objects}) == RegionRules({1: Least(6)}, parted=False)
+    objects["min_scores"] = {"1": 0.5}
+    assert RegionRules.of_record({"objects": objects}) == RegionRules({1: Least(6, 0.5)}, parted=False)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +97,7 @@ def test_rules_come_from_run_records() -> None:
         (swapped_outlines, "a region whose box is not its outline's"),
         (one_outline_twice, "regions that overlap"),
         (lambda r: r[0].update(geometry=b"\x01none"), "an outline that is none"),
+        (lambda r: r[-1].update(score=0.59), "a region of a smaller score than the run's least"),
         (lost, "pixels of a mask that no region has"),
         (of_another_class, "a region that leaves its mask"),
     ],

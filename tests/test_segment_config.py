@@ -22,6 +22,7 @@ MODEL = Model(
     [
         {"threshold": 0.6},
         {"min_area": 2},
+        {"min_score": 0.5},
         {"precision": "bfloat16"},
         {"context": 4},
         {"context": 4, "tile": 512},
@@ -37,6 +38,7 @@ def test_what_can_change_a_row_changes_the_digest(change: dict[str, object]) -> 
     [
         {"threshold": 0.5},
         {"min_area": 1},
+        {"min_score": 0.0},
         {"device": "gpu"},
         {"actors": "2"},
         {"tile": 64},

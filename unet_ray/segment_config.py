@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 from unet_ray.archive.runs import check_day
 from unet_ray.capacity import Device, parse_range
@@ -47,6 +47,8 @@ class SegmentConfig:
     """Probability from which on a pixel is its class; default: the model's own."""
     min_area: int | None = None
     """Smaller regions are dropped (px); masks keep them. Default: the model's own, else 1."""
+    min_score: float | None = None
+    """Regions of a smaller mean probability are dropped; masks keep them. Default: the model's own, else 0."""
     max_regions: int = MAX_REGIONS
     """An image with more regions of a class, small ones too, is the error too_large."""
     shard_images: int = 2000
@@ -68,6 +70,8 @@ class SegmentConfig:
         check_day("--date", self.date)
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise InputError(f"--min-score {self.min_score}: choose 0 to 1")
         for name, least in (("min_area", 1), ("max_regions", 1), ("shard_images", 1), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -89,13 +93,16 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
     """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
     context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
     rule = rule_of(config, model)
+    areas, scores = [least.area for least in rule.least], [least.score for least in rule.least]
     meaning = {
         "results_version": RESULTS_VERSION,
         "thresholds": rule.thresholds,
-        "min_area": rule.min_areas[0] if len(set(rule.min_areas)) == 1 else rule.min_areas,
+        "min_area": areas[0] if len(set(areas)) == 1 else areas,
         "precision": config.precision,
         "inexact": None if is_exact(config, model.network) else [config.tile, context],
     }
+    if any(scores):
+        meaning["min_score"] = scores  # digests without stay what they are
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,5 +116,6 @@ def rule_of(config: SegmentConfig, model: Model) -> ObjectRule:
     """Return what of q is a class and what its objects: as the flags say, else as the model does."""
     rule, classes = model.rule, len(model.classes)
     thresholds = rule.thresholds if config.threshold is None else (config.threshold,) * classes
-    areas = rule.min_areas if config.min_area is None else (config.min_area,) * classes
-    return replace(rule, thresholds=thresholds, min_areas=areas)
+    given = {"area": config.min_area, "score": config.min_score}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(rule, thresholds=thresholds, least=tuple(replace(least, **chosen) for least in rule.least))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unet_ray.imaging.filling import fill_outlines
 from unet_ray.imaging.masks import decode_rle, encode_rle
 from unet_ray.imaging.parting import unparted
-from unet_ray.imaging.regions import Regions
+from unet_ray.imaging.regions import ANY, Least, Regions
 from unet_ray.imaging.seams import RegionMerger
 from unet_ray.imaging.tile_regions import find_tile_regions
 from unet_ray.imaging.tiling import Box
@@ -36,8 +36,8 @@ class Problem:
 class RegionRules:
     """How the regions of a run follow from its masks."""
 
-    min_areas: dict[int, int]
-    """Of each class id: smaller regions were dropped (px)."""
+    least: dict[int, Least]
+    """Of each class id: other regions were dropped."""
     parted: bool = False
     """Whether touching objects were parted: the masks alone do not tell the regions then."""
 
@@ -45,14 +45,16 @@ class RegionRules:
     def of_record(record: dict[str, Any]) -> RegionRules:
         """Read them from a run record."""
         objects = record["objects"]
-        return RegionRules({int(spec): area for spec, area in objects["min_areas"].items()}, objects["parted"])
+        scores = objects.get("min_scores", {})  # runs before 2026-11-26 have none
+        least = {int(spec): Least(area, scores.get(spec, 0.0)) for spec, area in objects["min_areas"].items()}
+        return RegionRules(least, objects["parted"])
 
     def check_of(
         self, class_id: int, rows: list[dict[str, Any]], height: int, width: int
     ) -> _ComponentsCheck | _PartedCheck:
         """Return what holds the regions rows of a class against its mask."""
         check = _PartedCheck if self.parted else _ComponentsCheck
-        return check(rows, self.min_areas.get(class_id, 1), height, width)
+        return check(rows, self.least.get(class_id, ANY), height, width)
 
 
 def check_shard(tables: dict[str, Any], rules: dict[str, RegionRules], pixels: bool = True) -> list[Problem]:
@@ -141,8 +143,8 @@ def _check_pixels(
 class _ComponentsCheck:
     """Holds the regions rows of a class against the components of its mask, which comes in pieces."""
 
-    def __init__(self, rows: list[dict[str, Any]], min_area: int, height: int, width: int) -> None:
-        self._rows, self._min_area = rows, min_area
+    def __init__(self, rows: list[dict[str, Any]], least: Least, height: int, width: int) -> None:
+        self._rows, self._least = rows, least
         self._merger = RegionMerger(height, width, max_regions=height * width)
         self._size = height, width
 
@@ -152,14 +154,19 @@ class _ComponentsCheck:
 
     def breaches(self) -> Iterator[str]:
         """Yield what does not hold, after the last piece."""
-        yield from _compare(self._rows, self._merger.regions(self._min_area))
+        expected = self._merger.regions(Least(self._least.area))
+        if self._least.score:  # the masks do not tell which regions that leaves
+            stated = {row["geometry"] for row in self._rows}
+            expected = expected.of(np.array([outline in stated for outline in expected.geometry], bool))
+        yield from _compare(self._rows, expected)
+        yield from _unlikely(self._rows, self._least)
 
 
 class _PartedCheck:
     """Holds the regions rows of a class, parted objects, against their outlines, their mask, and each other."""
 
-    def __init__(self, rows: list[dict[str, Any]], min_area: int, height: int, width: int) -> None:
-        self._rows, self._min_area, self._size = rows, min_area, (height, width)
+    def __init__(self, rows: list[dict[str, Any]], least: Least, height: int, width: int) -> None:
+        self._rows, self._least, self._size = rows, least, (height, width)
         outlines = np.array([row["geometry"] for row in rows], object)
         self._shapes = shapely.from_wkb(outlines, on_invalid="ignore")
         self._bounds = shapely.bounds(self._shapes).reshape(-1, 4)
@@ -173,7 +180,7 @@ class _PartedCheck:
         covered = fill_outlines(self._shapes[met], np.ones(len(met)), box)
         if (covered[~mask_hw] > 0).any():
             self._found["a region that leaves its mask"] = None
-        if self._min_area == 1 and (covered[mask_hw] == 0).any():
+        if self._least == ANY and (covered[mask_hw] == 0).any():
             self._found["pixels of a mask that no region has"] = None
         if (covered > 1).any():
             self._found["regions that overlap"] = None
@@ -195,12 +202,18 @@ class _PartedCheck:
         at_border = (xmin == 0) | (ymin == 0) | (xmax == width) | (ymax == height)
         stated = np.array([row["area"] for row in rows], np.int64)
         agree = {
-            "area": np.array_equal(stated, self._areas) and (stated >= self._min_area).all(),
+            "area": np.array_equal(stated, self._areas) and (stated >= self._least.area).all(),
             "box": np.array_equal(sides, self._bounds),
             "centroid": np.allclose(centres, middles, rtol=0, atol=1e-3),
             "touches_border": np.array_equal([row["touches_border"] for row in rows], at_border),
         }
         yield from (f"a region whose {name} is not its outline's" for name, is_equal in agree.items() if not is_equal)
+        yield from _unlikely(rows, self._least)
+
+
+def _unlikely(rows: list[dict[str, Any]], least: Least) -> Iterator[str]:
+    if any(row["score"] < np.float32(least.score) for row in rows):
+        yield "a region of a smaller score than the run's least"
 
 
 def _by_class(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

@@ -223,7 +223,8 @@ def _tuned(config: TrainConfig, task: LearningTask, model: Model) -> Model:
         print(
             f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images (components alone "
             f"{tuned.ap50_of_components[place]:.3f}) with threshold {rule.thresholds[place]}, core threshold "
-            f"{parting.thresholds[place]}, objects from {rule.min_areas[place]} px"
+            f"{parting.thresholds[place]}, objects from {rule.least[place].area} px and a mean probability of "
+            f"{rule.least[place].score}"
         )
     return replace(tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}})
 

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
 from unet_ray.evaluate import EvaluateConfig, evaluate
+from unet_ray.imaging.regions import ANY, Least
 from unet_ray.imaging.tiling import Box
 from unet_ray.network.model_folder import load_model
 from unet_ray.results import Tables, masks_of, objects_of, open_tables
@@ -84,17 +85,17 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
     one, other = (t.regions.select(same).sort_by([(name, "ascending") for name in same[:2]]) for t in tables)
     assert one.equals(other)
     assert abs(len(one) - found["found_objects"]) == 0
-    check_objects(tables[0], model.rule.min_areas[0])
+    check_objects(tables[0], model.rule.least[0])
 
 
-def check_objects(tables: Tables, min_area: int) -> None:
+def check_objects(tables: Tables, least: Least) -> None:
     """Hold label images against masks and rows."""
     for uri in tables.images["image_uri"].to_pylist()[:5]:
         labels, mask = objects_of(tables, uri)["object"], masks_of(tables, uri)["object"]
         rows = [row for row in tables.regions.to_pylist() if row["image_uri"] == uri]
         assert np.array_equal(np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:], [r["area"] for r in rows])
         assert not (labels > 0)[~mask].any()
-        if min_area == 1:
+        if least == ANY:
             assert np.array_equal(labels > 0, mask)
         window = Box(11, 40, 75, 90)
         assert np.array_equal(objects_of(tables, uri, window)["object"], labels[11:75, 40:90])

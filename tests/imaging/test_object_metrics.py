@@ -12,8 +12,9 @@ from scipy.optimize import linear_sum_assignment
 from skimage.metrics import adapted_rand_error
 
 from unet_ray.imaging.boundaries import count_boundaries, find_boundary, grow
-from unet_ray.imaging.object_metrics import IOU_PERCENT, count_objects, matches_by_area
+from unet_ray.imaging.object_metrics import IOU_PERCENT, count_objects, matches_by_least
 from unet_ray.imaging.parting import label_image
+from unet_ray.imaging.regions import ANY, Least
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -84,16 +85,22 @@ def test_sixty_percent_of_five_pixels_is_no_rounding_error() -> None:
     assert (counts["matched_60"], counts["matched_65"]) == (1, 0)
 
 
-@given(label_pairs(), st.integers(1, 12))
-def test_matches_of_objects_that_are_not_small(labels: tuple[np.ndarray, np.ndarray], area: int) -> None:
-    """Against counting again without the small ones."""
+@given(label_pairs(), st.integers(1, 12), st.sampled_from([0.0, 0.4, 0.6]), st.integers(0, 2**32 - 1))
+def test_matches_of_objects_that_come_to_something(
+    labels: tuple[np.ndarray, np.ndarray], area: int, score: float, seed: int
+) -> None:
+    """Against counting again without the others."""
     true, found = labels
     found = label_image(found > 0)  # TP, FP and FN need no ties: a union of two is found as one
     counted = np.ones(true.shape, bool)
-    kept = np.where(np.bincount(found.ravel())[found] >= area, found, 0)
+    q = np.random.default_rng(seed).integers(0, 256, found.shape, np.uint8)
+    kept = found.copy()
+    for label in np.unique(found):
+        if (found == label).sum() < area or q[found == label].mean() < 255 * score:
+            kept[found == label] = 0
     counts = count_objects(true, kept)
     expected = counts["matched_50"], counts["found_objects"], counts["true_objects"]
-    assert matches_by_area(true, found, counted, np.array([1, area]))[1].tolist() == list(expected)
+    assert matches_by_least(true, found, counted, q, [ANY, Least(area, score)])[1].tolist() == list(expected)
 
 
 @given(label_pairs(), st.permutations([1, 2, 3, 70000]))

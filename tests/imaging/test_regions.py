@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from unet_ray.imaging.parting import unparted
-from unet_ray.imaging.regions import find_regions
+from unet_ray.imaging.regions import ANY, Least, find_regions
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
 
@@ -34,16 +34,20 @@ TWO_HOLES_THAT_TOUCH = np.ones((4, 4), bool)
 TWO_HOLES_THAT_TOUCH[1, 1] = TWO_HOLES_THAT_TOUCH[2, 2] = False
 
 
-@given(masks, st.integers(1, 3))
-@example(RING_CLOSED_AT_A_CORNER, 1)
-@example(TWO_HOLES_THAT_TOUCH, 1)
-@example(np.eye(5, dtype=bool), 1)
-@example(~np.eye(5, dtype=bool), 1)
+@given(masks, st.builds(Least, st.integers(1, 3), st.sampled_from([0.0, 0.5])))
+@example(RING_CLOSED_AT_A_CORNER, ANY)
+@example(TWO_HOLES_THAT_TOUCH, ANY)
+@example(np.eye(5, dtype=bool), ANY)
+@example(~np.eye(5, dtype=bool), ANY)
 @settings(deadline=None, max_examples=300)
-def test_regions_are_the_components_and_outlines_are_exact(mask: np.ndarray, min_area: int) -> None:
+def test_regions_are_the_components_and_outlines_are_exact(mask: np.ndarray, least: Least) -> None:
     q = np.random.default_rng(mask.size).integers(0, 256, mask.shape).astype(np.uint8)
-    expected = [region for region in flood(mask) if len(region) >= min_area]
-    found = find_regions(unparted(mask), q, min_area)
+    expected = [
+        region
+        for region in flood(mask)
+        if len(region) >= least.area and np.mean([q[pixel] for pixel in region]) >= 255 * least.score
+    ]
+    found = find_regions(unparted(mask), q, least)
     geometry = shapely.from_wkb(found.geometry)
     assert len(found) == len(expected)
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]

@@ -10,11 +10,12 @@ from tests.imaging.test_parting import blobs
 from unet_ray.errors import ImageError
 from unet_ray.imaging import seams
 from unet_ray.imaging.parting import Parted, part_touching, unparted
-from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
+from unet_ray.imaging.regions import ANY, MAX_REGIONS, Least, Regions, find_regions
 from unet_ray.imaging.seams import RegionMerger
 from unet_ray.imaging.tile_regions import find_tile_regions
 from unet_ray.imaging.tiling import Box
 
+LEASTS = st.builds(Least, st.integers(1, 6), st.sampled_from([0.0, 0.0, 0.5]))
 PATTERNS = ("random", "sparse", "spiral", "checkerboard", "comb", "full", "empty", "rings", "diagonals")
 
 
@@ -52,7 +53,7 @@ def draw_spiral(height: int, width: int) -> NDArray[np.bool_]:
 
 def merged(
     parted: Callable[[Box], Parted], q: NDArray[np.uint8], tile: int, rng: np.random.Generator,
-    min_area: int = 1, max_regions: int = MAX_REGIONS,
+    least: Least = ANY, max_regions: int = MAX_REGIONS,
 ) -> Regions:  # fmt: skip
     """Return the regions of an image of q's size from tiles in random order.
 
@@ -70,7 +71,7 @@ def merged(
         core = cores[index]
         part = q[core.top : core.bottom, core.left : core.right]
         merger.add(find_tile_regions(parted(core), part, core, height, width))
-    return merger.regions(min_area)
+    return merger.regions(least)
 
 
 def whole(mask: NDArray[np.bool_]) -> Callable[[Box], Parted]:
@@ -104,17 +105,17 @@ def assert_equal(found: Regions, expected: Regions) -> None:
     st.integers(1, 40),
     st.integers(1, 40),
     st.integers(1, 20),
-    st.integers(1, 6),
+    LEASTS,
     st.integers(0, 2**32 - 1),
 )
 def test_tiles_give_the_regions_of_the_whole(
-    pattern: str, height: int, width: int, tile: int, min_area: int, seed: int
+    pattern: str, height: int, width: int, tile: int, least: Least, seed: int
 ) -> None:
     """Any tile size, tiles in any order: ids, sums, boxes and the bytes of outlines are those of the whole mask."""
     rng = np.random.default_rng(seed)
     mask = draw(pattern, height, width, rng)
     q = rng.integers(0, 256, mask.shape, np.uint8)
-    assert_equal(merged(whole(mask), q, tile, rng, min_area), find_regions(unparted(mask), q, min_area))
+    assert_equal(merged(whole(mask), q, tile, rng, least), find_regions(unparted(mask), q, least))
 
 
 @settings(max_examples=300, deadline=None)
@@ -123,11 +124,11 @@ def test_tiles_give_the_regions_of_the_whole(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
     st.integers(1, 20),
     st.integers(0, 6),
-    st.integers(1, 6),
+    LEASTS,
     st.integers(0, 2**32 - 1),
 )
 def test_tiles_give_the_objects_of_the_whole(
-    pattern: str, size: tuple[int, int], tile: int, steps: int, min_area: int, seed: int
+    pattern: str, size: tuple[int, int], tile: int, steps: int, least: Least, seed: int
 ) -> None:
     """Touching objects as well: cores that lie in one tile and grow into others, leftovers over seams."""
     rng = np.random.default_rng(seed)
@@ -137,9 +138,9 @@ def test_tiles_give_the_objects_of_the_whole(
         mask = draw(pattern, *size, rng)
         core = rng.random(size) < rng.choice([0.02, 0.2, 0.6])
     q = rng.integers(0, 256, size, np.uint8)
-    expected = find_regions(part_touching(mask, core, steps), q, min_area)
-    assert_equal(merged(grown(mask, core, steps), q, tile, rng, min_area), expected)
-    if min_area == 1:
+    expected = find_regions(part_touching(mask, core, steps), q, least)
+    assert_equal(merged(grown(mask, core, steps), q, tile, rng, least), expected)
+    if least == ANY:
         assert expected.area.sum() == mask.sum()
 
 
@@ -148,8 +149,8 @@ def test_too_many_are_an_error_whatever_the_tiles(tile: int) -> None:
     mask = draw("random", 40, 40, np.random.default_rng(1))
     q, parted, rng = mask.astype(np.uint8), unparted(mask), np.random.default_rng(0)
     count = parted.count
-    assert len(merged(whole(mask), q, tile, rng, 1, count)) == len(find_regions(parted, q, 1, count)) == count
-    for find in (lambda n: merged(whole(mask), q, tile, rng, 1, n), lambda n: find_regions(parted, q, 1, n)):
+    assert len(merged(whole(mask), q, tile, rng, ANY, count)) == len(find_regions(parted, q, ANY, count)) == count
+    for find in (lambda n: merged(whole(mask), q, tile, rng, ANY, n), lambda n: find_regions(parted, q, ANY, n)):
         with pytest.raises(ImageError, match=f"more than {count - 1} regions"):
             find(count - 1)
 

@@ -7,12 +7,15 @@ is made from the runs of equal pairs along the rows: no loop over objects or pix
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from unet_ray.imaging.regions import Least
 
 IOU_PERCENT = tuple(range(50, 100, 5))
 """IoU thresholds of the mean average precision (%), as in the Data Science Bowl 2018."""
@@ -37,24 +40,33 @@ def count_objects(
     return _count_matches(table, kept) | _count_splits(table, kept) | _count_pairs(table)
 
 
-def matches_by_area(
-    true_hw: NDArray[Any], found_hw: NDArray[Any], counted_hw: NDArray[np.bool_], areas: NDArray[np.int64]
+def matches_by_least(
+    true_hw: NDArray[Any],
+    found_hw: NDArray[Any],
+    counted_hw: NDArray[np.bool_],
+    q_hw: NDArray[np.uint8],
+    leasts: Sequence[Least],
 ) -> NDArray[np.int64]:
-    """Count matches at IoU ≥ 0.5 and objects, for several smallest areas that a found object may have.
+    """Count matches at IoU ≥ 0.5 and objects, for several demands on what a found object must come to.
 
     Args:
-        true_hw, found_hw, counted_hw — as for `count_objects`.
-        areas — ascending (px).
+        true_hw, found_hw, counted_hw — as for `count_objects`; labels of `found_hw` are small.
+        q_hw — round(255·probability).
+        leasts — the demands.
 
-    Returns: (areas, 3): matches, found objects, true objects.
+    Returns: (leasts, 3): matches, found objects, true objects.
     """
     table, kept = _table_of(true_hw, found_hw, counted_hw)
     _, one_each = np.unique(np.where(kept, table.found, 0), return_index=True)
     found = one_each[kept[one_each]]
-    sizes = [np.sort(table.found_area[cells]) for cells in (_matches(table, kept), found)]
-    not_small = [len(size) - np.searchsorted(size, areas) for size in sizes]
+    q_sum = np.bincount(found_hw.ravel(), q_hw.ravel())
+    whole = np.bincount(found_hw.ravel())
     true_objects = len(np.unique(table.true[table.true != 0]))
-    return np.stack([*not_small, np.full(len(areas), true_objects)], axis=1)
+    counts = np.full((len(leasts), 3), true_objects)
+    for column, cells in enumerate((_matches(table, kept), found)):
+        labels = table.found[cells]
+        counts[:, column] = [least.met_by(whole[labels], q_sum[labels]).sum() for least in leasts]
+    return counts
 
 
 def _table_of(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unet_ray.imaging.masks import binary_mask
 from unet_ray.imaging.parting import WHOLE, Parted, Parting, part_touching, unparted
+from unet_ray.imaging.regions import Least
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class ObjectRule:
 
     thresholds: tuple[float, ...]
     """Per class: the probability from which on a pixel is the class."""
-    min_areas: tuple[int, ...]
-    """Per class: smaller objects do not count (px); masks keep their pixels."""
+    least: tuple[Least, ...]
+    """Per class: what an object must come to, to count."""
     parting: Parting | None = None
     """Of networks that part touching objects; None: objects are the components of the mask."""
 
@@ -42,5 +43,5 @@ class ObjectRule:
         """Return the mask of a class, and the objects that count as a label image (HW, 0 background)."""
         mask, parted = self.cut(index, q_khw)
         labels = parted.labels
-        areas = np.bincount(labels.ravel())
-        return mask, np.where(areas[labels] >= self.min_areas[index], labels, 0)
+        area, q_sum = np.bincount(labels.ravel()), np.bincount(labels.ravel(), q_khw[index].ravel())
+        return mask, np.where(self.least[index].met_by(area, q_sum)[labels], labels, 0)

@@ -38,6 +38,8 @@ class Parting:
     """Per class: smaller objects are dropped (px)."""
     steps: int = STEPS
     """By how many pixels cores grow at most."""
+    min_scores: tuple[float, ...] = ()
+    """Per class: objects of a smaller mean probability are dropped; none given: none are."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,23 @@ MAX_REGIONS = 2_000_000
 
 
 @dataclass(frozen=True)
+class Least:
+    """What an object must come to; others are dropped, and masks keep their pixels."""
+
+    area: int = 1
+    """Pixels."""
+    score: float = 0.0
+    """Mean probability, 0..1."""
+
+    def met_by(self, area: NDArray[Any], q_sum: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell which objects do, from their pixels and the sum of q over them."""
+        return (area >= max(1, self.area)) & (q_sum >= 255 * self.score * area)
+
+
+ANY = Least()
+
+
+@dataclass(frozen=True)
 class Sums(Columns):
     """What pixels of labels add up to, a column per field: integers, so that pieces of a region add up exactly."""
 
@@ -53,6 +70,10 @@ class Regions:
     def __len__(self) -> int:
         return len(self.sums)
 
+    def of(self, kept: NDArray[np.bool_]) -> Regions:
+        """Return some of them."""
+        return Regions(self.sums.of(kept), self.geometry[kept], self.height, self.width)
+
     @property
     def area(self) -> NDArray[np.int64]:
         """Pixels."""
@@ -85,18 +106,20 @@ class Regions:
         return (xmin == 0) | (ymin == 0) | (xmax == self.width) | (ymax == self.height)
 
 
-def find_regions(parted: Parted, q_hw: NDArray[np.uint8], min_area: int = 1, max_regions: int = MAX_REGIONS) -> Regions:
+def find_regions(
+    parted: Parted, q_hw: NDArray[np.uint8], least: Least = ANY, max_regions: int = MAX_REGIONS
+) -> Regions:
     """Measure the objects of a mask.
 
     Args:
         parted — the pixels of one class, parted into objects.
         q_hw — its probabilities, round(255·p).
-        min_area — smaller regions are dropped before ranking (px).
+        least — other regions are dropped before ranking.
         max_regions — more of them, small ones too, are the error `too_large`.
     """
     check_count(parted.count, max_regions)
     sums = sums_of(parted.runs, q_hw)
-    kept = np.flatnonzero(sums.area >= max(1, min_area))
+    kept = np.flatnonzero(least.met_by(sums.area, sums.q_sum))
     ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
     number, parts = np.full(len(sums), -1), Parts.of(parted.runs)
     number[ranked] = np.arange(len(ranked))

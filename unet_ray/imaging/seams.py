@@ -18,7 +18,7 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.columns import numbered
 from unet_ray.imaging.outlines import Sides, outlines_wkb
 from unet_ray.imaging.parting import CORE, LEFTOVER, grown_from
-from unet_ray.imaging.regions import MAX_REGIONS, Regions, Sums, check_count
+from unet_ray.imaging.regions import ANY, MAX_REGIONS, Least, Regions, Sums, check_count
 from unet_ray.imaging.runs import components
 from unet_ray.imaging.tile_regions import Contacts, Edge, TileRegions
 
@@ -45,16 +45,16 @@ class RegionMerger:
         check_count(self._finished, self._max_regions)
         self._tiles.append(tile)
 
-    def regions(self, min_area: int = 1) -> Regions:
+    def regions(self, least: Least = ANY) -> Regions:
         """Return the regions of the whole image, as `find_regions` does; raise ImageError for an outline too large."""
-        merged, outlines = self._merged(min_area)
+        merged, outlines = self._merged(least)
         sums = Sums.concatenated([*(tile.inner for tile in self._tiles), merged])
         geometry = np.concatenate([*(tile.geometry for tile in self._tiles), outlines])
         ranked = np.lexsort((sums.first[:, 1], sums.first[:, 0]))
-        ranked = ranked[sums.area[ranked] >= min_area]
+        ranked = ranked[least.met_by(sums.area, sums.q_sum)[ranked]]
         return Regions(sums.of(ranked), geometry[ranked], self._height, self._width)
 
-    def _merged(self, min_area: int) -> tuple[Sums, NDArray[Any]]:
+    def _merged(self, least: Least) -> tuple[Sums, NDArray[Any]]:
         """Join the pieces of all tiles: their sums and outlines."""
         pieces = Sums.concatenated([tile.pieces for tile in self._tiles])
         if not len(pieces):
@@ -82,12 +82,12 @@ class RegionMerger:
         every = Sides.concatenated([*sides, contacts.sides(part_region)])
         joined_region = np.zeros(int(part.max()) + 1, np.int64)
         joined_region[part] = part_region
-        return self._outlined(sums, replace(every, part=part[every.part]).joined(), joined_region, min_area)
+        return self._outlined(sums, replace(every, part=part[every.part]).joined(), joined_region, least)
 
     @staticmethod
-    def _outlined(sums: Sums, sides: Sides, part_region: NDArray[np.int64], min_area: int) -> tuple[Sums, NDArray[Any]]:
-        """Draw the outlines of the regions that are large enough."""
-        kept = sums.area >= min_area
+    def _outlined(sums: Sums, sides: Sides, part_region: NDArray[np.int64], least: Least) -> tuple[Sums, NDArray[Any]]:
+        """Draw the outlines of the regions that count."""
+        kept = least.met_by(sums.area, sums.q_sum)
         vertices = np.bincount(part_region[sides.part], minlength=len(sums))
         largest = int(vertices[kept].max(initial=0)) * _VERTEX_BYTES
         if largest > _MAX_OUTLINE_BYTES:

@@ -19,6 +19,7 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
+from unet_ray.imaging.regions import ANY, Least
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet, UNetConfig
 
@@ -61,7 +62,10 @@ class Model:
         }
         if self.parting is None:
             return meaning  # digests of such models stay what they are
-        return meaning | {"parting": asdict(self.parting)}
+        parting = asdict(self.parting)
+        if not self.parting.min_scores:
+            del parting["min_scores"]
+        return meaning | {"parting": parting}
 
     @property
     def channels(self) -> list[str]:
@@ -72,8 +76,10 @@ class Model:
     @property
     def rule(self) -> ObjectRule:
         """What its output means."""
-        areas = self.parting.min_areas if self.parting else (1,) * len(self.classes)
-        return ObjectRule(self.thresholds, areas, self.parting)
+        if self.parting is None:
+            return ObjectRule(self.thresholds, (ANY,) * len(self.classes))
+        scores = self.parting.min_scores or (0.0,) * len(self.classes)
+        return ObjectRule(self.thresholds, tuple(map(Least, self.parting.min_areas, scores)), self.parting)
 
     def build(self) -> UNet:
         """Return the network with its weights; raise InputError where they do not fit."""
@@ -144,7 +150,9 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
         described.get("versions", {}),
     )
     classes, parting = len(model.classes), model.parting
-    per_class = [model.thresholds, *((parting.thresholds, parting.min_areas) if parting else ())]
+    per_class = [model.thresholds]
+    if parting:
+        per_class += [parting.thresholds, parting.min_areas, parting.min_scores or parting.thresholds]
     if any(len(values) != classes for values in per_class) or network.classes != classes * (2 if parting else 1):
         raise ValueError(f"{classes} classes, for each {per_class}, {network.classes} filters")
     return model
@@ -153,8 +161,12 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
 def _parse_parting(described: dict[str, Any] | None) -> Parting | None:
     if described is None:
         return None
-    areas = tuple(int(area) for area in described["min_areas"])
-    return Parting(tuple(float(t) for t in described["thresholds"]), areas, int(described["steps"]))
+    return Parting(
+        tuple(float(t) for t in described["thresholds"]),
+        tuple(int(area) for area in described["min_areas"]),
+        int(described["steps"]),
+        tuple(float(score) for score in described.get("min_scores", ())),
+    )
 
 
 def _parse_preprocessing(described: dict[str, Any]) -> Preprocessing:

@@ -168,8 +168,8 @@ class _LargeImage:
         """Return the regions rows."""
         with self._timed("measure_s"):
             measure = self.config.measure
-            areas = zip(self.mergers, measure.rule.min_areas, strict=True)
-            return measure.region_rows(self.row["image_uri"], [merger.regions(least) for merger, least in areas])
+            found = [merger.regions(least) for merger, least in zip(self.mergers, measure.rule.least, strict=True)]
+            return measure.region_rows(self.row["image_uri"], found)
 
     @contextmanager
     def _at(self, stage: str) -> Iterator[None]:

@@ -99,7 +99,7 @@ class Measure:
         for index in range(len(self.classes)):
             mask, parted = self.rule.cut(index, q_khw)
             masks.append(self.mask_row(uri, index, mask, whole))
-            found.append(find_regions(parted, q_khw[index], self.rule.min_areas[index], self.max_regions))
+            found.append(find_regions(parted, q_khw[index], self.rule.least[index], self.max_regions))
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
