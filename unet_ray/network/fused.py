@@ -1,8 +1,8 @@
 """The network for inference on an NVIDIA GPU, with fewer passes over memory.
 
 With the usual layers more than half of a forward pass is moving activations, on an H200: bias and ReLU of each
-convolution, the bias of each up-convolution, its concatenation with the skip connection, and pooling are passes of their
-own. Here cuDNN adds bias and ReLU while it convolves, and one Triton kernel each joins and pools. Results are the same.
+convolution, the bias of each up-convolution, its concatenation with the skip connection, and pooling are passes of
+their own. Here cuDNN adds bias and ReLU while it convolves, and a Triton kernel each joins and pools. Results stay.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
