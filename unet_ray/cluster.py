@@ -7,8 +7,8 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +17,7 @@ from ray._private.services import JEMALLOC_SO
 from ray.data import DataContext, read_datasource
 from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _LOOP_SHARE = 0.015
@@ -63,6 +64,21 @@ def calm_ray_data() -> None:
     context = DataContext.get_current()
     if _PauseBetweenSteps not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(_PauseBetweenSteps)
+
+
+@contextmanager
+def blocks_within(limit_bytes: int) -> Iterator[None]:
+    """Keep the datasets of a `with` block from working further ahead than so many bytes in the object store.
+
+    By default a fast stage runs ahead of a slow one until the store is half full, whatever that is good for.
+    """
+    options = DataContext.get_current().execution_options
+    before = options.resource_limits
+    options.resource_limits = ExecutionResources.for_limits(object_store_memory=limit_bytes)
+    try:
+        yield
+    finally:
+        options.resource_limits = before
 
 
 class _PauseBetweenSteps(ExecutionCallback):

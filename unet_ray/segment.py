@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,7 @@ from unet_ray.archive.runs import close_lost_runs, new_run_id, run_records
 from unet_ray.archive.scratch import scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.capacity import PoolPlan, plan_pool
-from unet_ray.cluster import TASK_CPUS, ProgressBoard, bytes_between, calm_ray_data, connect
+from unet_ray.cluster import TASK_CPUS, ProgressBoard, blocks_within, bytes_between, calm_ray_data, connect
 from unet_ray.costs import NodeHours
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
@@ -44,6 +45,9 @@ _CALLS_PER_ACTOR = 4
 """Of a predictor at a time: two large images, and small ones that are not held up by them."""
 _IMAGES_PER_TASK, _BLOCK_BYTES = 16, 32 * 2**20
 """Images that one decode task reads, at least, and bytes of pixels that go on together."""
+_BLOCKS_AHEAD = 16
+"""Blocks in the object store for each predictor on CPUs: ten times the images take no more. GPUs are fed by all that
+Ray Data's own limit, half of the store, lets it decode."""
 _GPU_TASKS = 4
 """How many times that for GPUs, which take more images in a second than Ray Data could hand over tasks of so few."""
 
@@ -143,9 +147,10 @@ class _Run:
         print(self._tiling())
         minutes, todo = self.config.stall_minutes, self.plan.todo
         watchdog, hours = Watchdog(60 * minutes), NodeHours()
+        ahead = nullcontext() if pool.uses_gpu else blocks_within(_BLOCKS_AHEAD * _BLOCK_BYTES * pool.most)
         progress = _Progress(self.result, todo, watchdog, RunMetrics(self.result.run_id, todo, pool.most))
         try:
-            with watchdog, hours, ProgressBoard(progress, interval_s=5.0) as board:
+            with watchdog, hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
                 chain = self._chain(blocks, pool, board.post)
                 chain.write_datasink(self._sink())
         except KeyboardInterrupt:
@@ -192,7 +197,6 @@ class _Run:
             threads=pool.threads,
             around=model.parting.steps if model.parting else 0,
         )
-        block_bytes = (_GPU_TASKS if pool.uses_gpu else 1) * _BLOCK_BYTES
         as_rows = self._measure()
 
         def measure(probabilities: Any) -> Any:
@@ -204,7 +208,7 @@ class _Run:
         return (
             ray.data.from_blocks(blocks)
             .map_batches(
-                Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store, block_bytes),
+                Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store, _block_bytes(pool)),
                 num_cpus=TASK_CPUS,
                 **as_tables,
             )
@@ -242,6 +246,10 @@ class _Run:
                 f"of {self.plan.todo} planned images {missing} were not written and {extra} more than once; "
                 "run again with the same flags: what is there is kept"
             )
+
+
+def _block_bytes(pool: PoolPlan) -> int:
+    return (_GPU_TASKS if pool.uses_gpu else 1) * _BLOCK_BYTES
 
 
 def _recorded(run: _Run, ray_address: str) -> SegmentResult:

@@ -2,7 +2,8 @@
 
 With the usual layers more than half of a forward pass is moving activations, on an H200: bias and ReLU of each
 convolution, the bias of each up-convolution, its concatenation with the skip connection, and pooling are passes of
-their own. Here cuDNN adds bias and ReLU while it convolves, and a Triton kernel each joins and pools. Results stay.
+their own. Here cuDNN adds bias and ReLU while it convolves, and a Triton kernel each joins and pools. Results stay the
+same.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
