@@ -61,7 +61,7 @@ def failure(error: Exception, stage: str) -> dict[str, Any]:
     return {"error_type": kind, "error": text, "error_stage": stage}
 
 
-def table_of(rows: list[dict[str, Any]], schema: Any, samples: str) -> Any:
+def table_with(rows: list[dict[str, Any]], schema: Any, samples: str) -> Any:
     """Return rows as a table; its column of samples is written in one piece, without a Python copy of each.
 
     Args:
@@ -70,12 +70,11 @@ def table_of(rows: list[dict[str, Any]], schema: Any, samples: str) -> Any:
         samples — name of a `large_binary` column.
     """
     found = [row[samples] for row in rows]
+    is_there = [each is not None for each in found]
     offsets = np.cumsum([0, *(0 if each is None else each.nbytes for each in found)], dtype=np.int64)
     joined = b"".join([each for each in found if each is not None])
-    present = pa.array([each is not None for each in found], pa.bool_()).buffers()[1]
-    buffers = [present, pa.py_buffer(offsets), pa.py_buffer(joined)]
-    missing = sum(each is None for each in found)
-    column = pa.Array.from_buffers(pa.large_binary(), len(rows), buffers, null_count=missing)
+    buffers = [pa.array(is_there, pa.bool_()).buffers()[1], pa.py_buffer(offsets), pa.py_buffer(joined)]
+    column = pa.Array.from_buffers(pa.large_binary(), len(rows), buffers, null_count=is_there.count(False))
     place = schema.get_field_index(samples)
     others = pa.Table.from_pylist(rows, schema=schema.remove(place))
     return others.add_column(place, schema.field(place), column)

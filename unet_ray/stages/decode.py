@@ -19,7 +19,7 @@ from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.windows import WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.stages.ahead import ahead
-from unet_ray.stages.columns import PIXELS, failure, table_of
+from unet_ray.stages.columns import PIXELS, failure, table_with
 
 _READ_THREADS = 8
 _WHOLE_BYTES = 2**28
@@ -53,10 +53,10 @@ class Decode:
             for rows in ahead(pool, self._decode_file, files, _READ_THREADS):
                 pending += rows
                 if sum(0 if row["pixels"] is None else row["pixels"].nbytes for row in pending) >= self.block_bytes:
-                    yield table_of(pending, PIXELS, "pixels")
+                    yield table_with(pending, PIXELS, "pixels")
                     pending = []
         if pending:
-            yield table_of(pending, PIXELS, "pixels")
+            yield table_with(pending, PIXELS, "pixels")
 
     def _decode_file(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Read a file once and decode those of its pages that the plan wants."""

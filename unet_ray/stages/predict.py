@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from unet_ray.network.predictor import Predictor, as_image_error
-from unet_ray.stages.columns import PROBABILITIES, failure, table_of
+from unet_ray.stages.columns import PROBABILITIES, failure, table_with
 from unet_ray.stages.large import PredictLarge
 
 
@@ -54,7 +54,7 @@ class Predict:
             row["q"] = found.get(index)
             row["predict_s"] = each_s if index in images else 0.0
             row["batch_divisor"] = self.predictor.batch_divisor
-        return table_of(rows, PROBABILITIES, "q")
+        return table_with(rows, PROBABILITIES, "q")
 
     def _image(self, row: dict[str, Any], pixels: Any) -> NDArray[Any]:
         shape = row["height"], row["width"], row["channels"]
