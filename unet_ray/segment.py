@@ -45,11 +45,11 @@ _CALLS_PER_ACTOR = 4
 """Of a predictor at a time: two large images, and small ones that are not held up by them."""
 _IMAGES_PER_TASK, _BLOCK_BYTES = 16, 32 * 2**20
 """Images that one decode task reads, at least, and bytes of pixels that go on together."""
+_GPU_TASKS = 4
+"""How many times that for GPUs, which take more images in a second than Ray Data could hand over tasks of so few."""
 _BLOCKS_AHEAD = 16
 """Blocks in the object store for each predictor on CPUs: ten times the images take no more. GPUs are fed by all that
 Ray Data's own limit, half of the store, lets it decode."""
-_GPU_TASKS = 4
-"""How many times that for GPUs, which take more images in a second than Ray Data could hand over tasks of so few."""
 
 
 def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
@@ -197,6 +197,7 @@ class _Run:
             threads=pool.threads,
             around=model.parting.steps if model.parting else 0,
         )
+        block_bytes = _BLOCK_BYTES * (_GPU_TASKS if pool.uses_gpu else 1)
         as_rows = self._measure()
 
         def measure(probabilities: Any) -> Any:
@@ -208,7 +209,7 @@ class _Run:
         return (
             ray.data.from_blocks(blocks)
             .map_batches(
-                Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store, _block_bytes(pool)),
+                Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store, block_bytes),
                 num_cpus=TASK_CPUS,
                 **as_tables,
             )
@@ -246,10 +247,6 @@ class _Run:
                 f"of {self.plan.todo} planned images {missing} were not written and {extra} more than once; "
                 "run again with the same flags: what is there is kept"
             )
-
-
-def _block_bytes(pool: PoolPlan) -> int:
-    return (_GPU_TASKS if pool.uses_gpu else 1) * _BLOCK_BYTES
 
 
 def _recorded(run: _Run, ray_address: str) -> SegmentResult:

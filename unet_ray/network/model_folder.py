@@ -152,7 +152,7 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
     classes, parting = len(model.classes), model.parting
     per_class = [model.thresholds]
     if parting:
-        per_class += [parting.thresholds, parting.min_areas, parting.min_scores or parting.thresholds]
+        per_class += [parting.thresholds, parting.min_areas, *([parting.min_scores] if parting.min_scores else [])]
     if any(len(values) != classes for values in per_class) or network.classes != classes * (2 if parting else 1):
         raise ValueError(f"{classes} classes, for each {per_class}, {network.classes} filters")
     return model
