@@ -159,4 +159,4 @@ def test_an_outline_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(seams, "_MAX_OUTLINE_BYTES", 2**10)
     mask = draw("comb", 64, 64, np.random.default_rng(0))
     with pytest.raises(ImageError, match="outline takes"):
-        merged(whole(mask), mask.astype(np.uint8), 16, np.random.default_rng(0), 1)
+        merged(whole(mask), mask.astype(np.uint8), 16, np.random.default_rng(0), Least(1))
