@@ -33,9 +33,9 @@ REUSED_MEMORY = {
 """Runtime environment of a process that computes on CPUs: freed memory stays with it.
 
 By default the C library gives every large tensor back to the kernel and takes it anew, page by page, at each step:
-60,000 page faults a second, a tenth of two CPUs. Memory that is given back after some seconds costs nearly as much:
-Ray's own threads, which share the arenas, have jemalloc do it all the time, whatever the seconds. Few arenas keep small
-what stays. jemalloc comes with Ray; where it does not, the linker goes on without.
+60,000 page faults a second, a tenth of two CPUs. In a Ray worker jemalloc does so too where it may give anything back,
+after however many seconds (seen: a quarter of the rate on large photographs). Few arenas keep small what stays.
+jemalloc comes with Ray; where it does not, the linker goes on without.
 """
 _KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 120_000}
 """Ray ends a process that had no task for a second wherever more processes than CPUs are alive, actors included: with
