@@ -15,11 +15,11 @@ class Columns:
     """Base of dataclasses whose fields are arrays with a row per member."""
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))
+        return len(next(iter(vars(self).values())))
 
     def of(self, chosen: Any) -> Self:
         """Return some of the members, in the order of an index or mask."""
-        return type(self)(*(getattr(self, f.name)[chosen] for f in fields(self)))
+        return type(self)(*(column[chosen] for column in vars(self).values()))
 
     @classmethod
     def concatenated(cls, several: Sequence[Self]) -> Self:

@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components, depth_first_order
+from scipy.sparse.csgraph import depth_first_order
 
 from unet_ray.imaging.columns import Columns, numbered
 from unet_ray.imaging.runs import Runs, components, overlaps, ranges, uncovered
@@ -60,7 +60,7 @@ class Parts:
         grouped = self.part if group is None else group[self.part]
         same = grouped[upper] == grouped[lower]
         shared = [np.array(columns) for columns in overlaps(runs, (upper[same], lower[same]))]
-        order = np.argsort(lower[same], kind="stable")
+        order = np.argsort(lower[same] * len(runs) + upper[same])  # unique keys: twice as fast as a stable sort
         goes_on = np.zeros(len(runs) + 1, bool)  # whether a run is followed by one of its group, in its row
         goes_on[1:-1] = runs.meets_next() & (grouped[:-1] == grouped[1:])
         above = uncovered(runs, lower[same][order], shared[0][order], shared[1][order])
@@ -162,7 +162,9 @@ class Sides(Columns):
 
     def joined(self) -> Sides:
         """Return them sorted by kind, line and start; what goes on in the same direction becomes one."""
-        ordered = self.of(np.lexsort((self.start, self.line, self.kind)))
+        lines, places = (int(values.max(initial=0)) + 1 for values in (self.line, self.start))
+        one_key = (self.kind.astype(np.int64) * lines + self.line) * places + self.start
+        ordered = self.of(np.argsort(one_key))  # unique: half the time that three keys take
         goes_on = (
             (ordered.kind[1:] == ordered.kind[:-1])
             & (ordered.line[1:] == ordered.line[:-1])
@@ -210,31 +212,25 @@ def _next_sides(vertices: _Vertices, part: NDArray[np.int64]) -> NDArray[np.int6
     arriving = ((vertices.end_y * width + vertices.end_x) * parts + part) * 2 + vertices.arrives_late
     following = np.empty(len(leaving), np.int64)
     # As many sides of a part leave a vertex as arrive there, so both orders name the same vertices, place by place.
-    following[np.argsort(arriving, kind="stable")] = np.argsort(leaving, kind="stable")
+    following[np.argsort(arriving)] = np.argsort(leaving)
     return following
 
 
 def _rings(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Part a permutation into its cycles: (members in order, cycle by cycle; where each cycle starts)."""
-    count, members = len(following), np.arange(len(following))
-    number, ring = connected_components(_links(following), directed=False)
-    roots = np.empty(number, np.int64)
-    roots[ring[::-1]] = members[::-1]  # of several writes to one place the last stays: the first member
-    roots.sort()
-    before = np.empty(count, np.int64)
-    before[following] = members
-    path = following.copy()  # each ring opened and led on to the next one: one walk visits them all
-    path[before[roots]] = np.roll(roots, -1)
-    order = depth_first_order(_links(path), roots[0], return_predecessors=False)
-    is_root = np.zeros(count, bool)
-    is_root[roots] = True
-    return order, np.flatnonzero(is_root[order])
+    """Part a permutation into its cycles: (members in order, cycle by cycle; where each cycle starts).
 
-
-def _links(following: NDArray[np.int64]) -> csr_array:
-    """Return the graph in which each member leads to another one."""
+    One walk: a chain of as many guides as members leads on, and each guide, before the next one, to its member, from
+    which all of a new cycle is visited.
+    """
     count = len(following)
-    return csr_array((np.ones(count), following.astype(np.int32), np.arange(count + 1, dtype=np.int32)), (count, count))
+    links, starts = np.empty(3 * count - 1, np.int32), np.empty(2 * count + 1, np.int32)
+    links[:count], starts[:count] = following, np.arange(count)
+    links[count::2], starts[count:-1] = np.arange(count), np.arange(count, 3 * count, 2)
+    links[count + 1 :: 2], starts[-1] = np.arange(count + 1, 2 * count), len(links)
+    graph = csr_array((np.ones(len(links)), links, starts), (2 * count, 2 * count))
+    visited, came_from = depth_first_order(graph, count)
+    order = visited[visited < count]
+    return order, np.flatnonzero(came_from[order] >= count)
 
 
 def _gathered(polygons: NDArray[Any], part_label: NDArray[np.int64], count: int) -> NDArray[Any]:

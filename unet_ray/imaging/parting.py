@@ -90,15 +90,16 @@ def part_touching(
 
     Example: mask 1 1 1 1 1 1, cores 1 0 0 0 0 1, 2 steps → labels 1 1 1 2 2 2; 1 step → 1 1 3 3 2 2.
     """
-    # a pixel of nothing all around: no neighbour lies outside
-    mask, labelled = np.pad(mask_hw, 1), np.pad(core_hw & mask_hw, 1)
-    labels, origin, is_open = label_image(labelled), labelled.view(np.uint8) * np.uint8(CORE), mask & ~labelled
+    mask, labelled = _framed(mask_hw), _framed(core_hw & mask_hw)
+    labels, origin, is_open = label_image(labelled), labelled.astype(np.uint8) * np.uint8(CORE), mask & ~labelled
     for _ in range(steps):
-        reached = np.flatnonzero(is_open.ravel() & _near(labelled.ravel(), mask.shape[1]))
+        reached_hw = is_open & _near(labelled)
+        reached = np.flatnonzero(reached_hw)
         if not len(reached):
             break
-        _take_labels(labels.ravel(), origin.ravel(), reached, mask.shape[1])
-        is_open.ravel()[reached], labelled.ravel()[reached] = False, True
+        _take_labels(labels.ravel(), origin.ravel(), reached, _first_labelled(labelled, reached), mask.shape[1])
+        is_open ^= reached_hw
+        labelled |= reached_hw
     labels, origin, is_open = labels[1:-1, 1:-1][inner], origin[1:-1, 1:-1][inner], is_open[1:-1, 1:-1][inner]
     if is_open.any():  # what joins leftovers outside the piece may be none there: they are labelled by themselves
         labels = np.where(is_open, label_image(is_open) + labels.max(initial=0), labels)
@@ -106,31 +107,57 @@ def part_touching(
     return Parted(Runs.of_labels(labels), origin, True)
 
 
-def _take_labels(labels: NDArray[np.int32], origin: NDArray[np.uint8], reached: NDArray[np.intp], width: int) -> None:
-    """Give pixels the labels of their first labelled neighbours, all at once; every one of them has some.
-
-    Args:
-        labels, origin — flat; changed in place.
-        reached — the pixels.
-        width — of the image (px).
-    """
-    first, *others = (down * width + right for down, right in DIRECTIONS)
-    taken, source = labels.take(reached + first), np.full(len(reached), _GROWN, np.uint8)
-    for index, offset in enumerate(others, start=1):
-        waiting = np.flatnonzero(taken == 0)
-        taken[waiting], source[waiting] = labels.take(reached.take(waiting) + offset), _GROWN + index
-    labels[reached], origin[reached] = taken, source
+def _framed(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask with a pixel of nothing all around: so no neighbour lies outside."""
+    framed = np.zeros((mask_hw.shape[0] + 2, mask_hw.shape[1] + 2), bool)
+    framed[1:-1, 1:-1] = mask_hw
+    return framed
 
 
-def _near(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Return the pixels of a mask and their neighbours, flat; the outermost pixels of the mask are empty."""
+def _near(framed_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of a framed mask and their neighbours."""
+    mask, width = framed_hw.ravel(), framed_hw.shape[1]  # flat: a row's end and the next one's begin are empty
     wide = mask.copy()
     wide[1:] |= mask[:-1]
     wide[:-1] |= mask[1:]
     near = wide.copy()
     near[width:] |= wide[:-width]
     near[:-width] |= wide[width:]
-    return near
+    return near.reshape(framed_hw.shape)
+
+
+def _first_labelled(labelled_hw: NDArray[np.bool_], reached: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Return the index in DIRECTIONS of the first labelled neighbour of pixels, each of which has one.
+
+    Args:
+        labelled_hw — framed.
+        reached — the pixels, as places in it when flat.
+    """
+    labelled, width = labelled_hw.ravel().view(np.uint8), labelled_hw.shape[1]
+    rank = np.zeros(len(reached), np.uint8)  # the first direction ranks highest: comparing costs less than branching
+    for index, (down, right) in enumerate(DIRECTIONS):
+        there = labelled.take(reached + (down * width + right))
+        np.maximum(rank, there * np.uint8(len(DIRECTIONS) - index), out=rank)
+    return np.uint8(len(DIRECTIONS)) - rank
+
+
+def _take_labels(
+    labels: NDArray[np.int32],
+    origin: NDArray[np.uint8],
+    reached: NDArray[np.intp],
+    first: NDArray[np.uint8],
+    width: int,
+) -> None:
+    """Give pixels the labels of their neighbours, all at once.
+
+    Args:
+        labels, origin — flat; changed in place.
+        reached — the pixels.
+        first — the neighbour of each, as index in DIRECTIONS.
+        width — of the image (px).
+    """
+    offsets = np.array([down * width + right for down, right in DIRECTIONS])
+    labels[reached], origin[reached] = labels.take(reached + offsets.take(first)), _GROWN + first
 
 
 def label_image(mask_hw: NDArray[np.bool_]) -> NDArray[np.int32]:

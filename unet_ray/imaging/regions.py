@@ -153,15 +153,17 @@ def sums_of(runs: Runs, q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) ->
         pick.at(found, label, values)
         return found
 
-    first, far = np.zeros((count, 2), np.int64), np.iinfo(np.int64).max
+    first, last_row = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
     first[label[::-1]] = np.stack([y, x], axis=1)[::-1]  # of several writes to one place the last stays
-    low, high = extreme(np.minimum, x, far), extreme(np.maximum, x + length, 0)
+    last_row[label] = y
+    left_most = extreme(np.minimum, x, np.iinfo(np.int64).max)
+    right_most = extreme(np.maximum, x + length, 0)
     return Sums(
         area=added(length),
         q_sum=added(q_sum),
         q_max=extreme(np.maximum, q_max, 0),
         x_sum=added(length * (2 * x + length - 1) // 2),
         y_sum=added(length * y),
-        bbox=np.stack([low, extreme(np.minimum, y, far), high, extreme(np.maximum, y + 1, 0)], axis=1),
+        bbox=np.stack([left_most, first[:, 0], right_most, last_row + 1], axis=1),
         first=first,
     )
