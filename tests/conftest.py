@@ -21,7 +21,8 @@ from unet_ray.cluster import connect
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

@@ -12,7 +12,8 @@ from unet_ray.checkpoints import BEST, load_optimizer, read_state, write_state
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 from unet_ray.progress import PROGRESS, EpochRecord, Progress, as_metrics, last_progress, remove_strays
 
 

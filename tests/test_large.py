@@ -19,9 +19,11 @@ from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
 from unet_ray.imaging.regions import ANY
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 from unet_ray.results import Box, Tables, masks_of
 from unet_ray.shard_checks import RegionRules, check_shard
 from unet_ray.stages import decode

@@ -7,7 +7,8 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.network.model_folder import Model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 from unet_ray.segment_config import SegmentConfig, config_digest
 
 CONFIG = SegmentConfig(model="m", images="i", output="o")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
-from unet_ray.network.unet import PRESETS
+from unet_ray.network.unet_config import PRESETS
 from unet_ray.train_config import TrainConfig
 
 

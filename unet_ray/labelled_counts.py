@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from unet_ray.capacity import PoolPlan
 from unet_ray.cluster import ordinals
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.readers import Reader
 
 _IMAGES_PER_TASK = 4

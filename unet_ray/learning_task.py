@@ -17,7 +17,8 @@ from unet_ray.imaging.labels import Labelling, find_labelling
 from unet_ray.inputs import LabelledSet
 from unet_ray.network.model_folder import Model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 from unet_ray.readers import Reader
 from unet_ray.survey import Survey
 from unet_ray.train_config import TrainConfig

@@ -18,7 +18,8 @@ from unet_ray.imaging.images import decode_image
 from unet_ray.imaging.tiling import Box
 from unet_ray.network import model_folder
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.results import Tables, masks_of, open_tables
 from unet_ray.stages.measure import Measure
 

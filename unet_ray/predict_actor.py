@@ -8,9 +8,12 @@ from typing import Any
 
 import ray
 
+from unet_ray.archive.storage import Storage
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.stages.large import PredictLarge
+from unet_ray.stages.measure import Measure
 from unet_ray.stages.predict import Predict
 
 _SWITCH_S = 5e-4
@@ -18,13 +21,30 @@ _SWITCH_S = 5e-4
 
 
 class PredictActor:
-    """The network on its device, built once per actor."""
+    """The network on its device, built once per actor.
 
-    def __init__(self, model_ref: Any, config: PredictorConfig, large: Callable[[Predictor], PredictLarge]) -> None:
+    Args:
+        model_ref — a Model in the object store.
+        config — how to cut and compute.
+        access — opens the URIs of large images.
+        check_etags — whether the plan's etags are the store's.
+        measure — thresholds and rows of large images.
+        tell — told of tiles of large images: (done, to do) since the last call.
+    """
+
+    def __init__(
+        self,
+        model_ref: Any,
+        config: PredictorConfig,
+        access: Storage,
+        check_etags: bool,
+        measure: Measure,
+        tell: Callable[[int, int], None],
+    ) -> None:
         sys.setswitchinterval(_SWITCH_S)
         model: Model = ray.get(model_ref)
         predictor = Predictor(model.build(), model.preprocessing, config)
-        self._predict = Predict(predictor, large(predictor))
+        self._predict = Predict(predictor, PredictLarge(access, predictor, measure, check_etags, tell))
 
     def __call__(self, pixels: Any) -> Iterator[Any]:
         """Predict a table of images."""

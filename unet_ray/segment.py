@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,16 +28,14 @@ from unet_ray.costs import NodeHours
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import Model, load_model
-from unet_ray.network.predictor import Predictor, PredictorConfig, effective_context
+from unet_ray.network.predictor_config import PredictorConfig, effective_context
 from unet_ray.plan import Plan, make_plan
-from unet_ray.predict_actor import PredictActor
 from unet_ray.run_metrics import RunMetrics
 from unet_ray.run_record import write_record
 from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, rule_of
 from unet_ray.segment_result import SegmentResult
 from unet_ray.shard_sink import ShardSink
 from unet_ray.stages.decode import Decode
-from unet_ray.stages.large import PredictLarge
 from unet_ray.stages.measure import Measure, work_of
 from unet_ray.stages.work_done import WorkDone
 from unet_ray.watchdog import Watchdog
@@ -61,7 +60,6 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         TooManyFailuresError — finished, but with more failed images than allowed.
     """
     model = load_model(Storage.of(config.model))
-    model.build()  # a model that does not load fails here, once, and not in every actor
     output = Storage.of(config.output)
     digest = config_digest(config, model)
     scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
@@ -73,6 +71,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
             return plan
 
         if config.dry_run:
+            model.build()
             plan = make()
             print(_expected(output, plan.todo))
             return SegmentResult("dry-run", "dry run", 0, images_listed=plan.listed, images_skipped=plan.done)
@@ -138,7 +137,10 @@ class _Run:
 
     def execute(self, ray_address: str) -> None:
         """Run the chain and check that each planned image was written once."""
-        connect(ray_address)
+        with ThreadPoolExecutor(1) as beside:  # torch loads while Ray starts, each takes seconds
+            built = beside.submit(self.model.build)
+            connect(ray_address)
+            built.result()  # a model that does not load fails here, once, and not in every actor
         calm_ray_data()
         blocks = self._blocks(_IMAGES_PER_TASK)
         pool = plan_pool(self.config.actors, self.config.device, len(blocks))
@@ -188,7 +190,9 @@ class _Run:
         return self.plan.blocks(least, self.config.shard_images)
 
     def _chain(self, blocks: list[Any], pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
-        config, model = self.config, self.model
+        from unet_ray.predict_actor import PredictActor  # which loads torch
+
+        config, model, access, check_etags = self.config, self.model, self.plan.access, self.plan.etags_of_store
         predictor = PredictorConfig(
             tile=config.tile,
             context=config.context,
@@ -205,31 +209,26 @@ class _Run:
             post(work_of(rows))
             return rows
 
+        def tell(tiles: int, of_tiles: int) -> None:
+            post(WorkDone(tiles=tiles, of_tiles=of_tiles))
+
         as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
         return (
             ray.data.from_blocks(blocks)
             .map_batches(
-                Decode(self.plan.access, model.preprocessing, self.plan.etags_of_store, block_bytes),
+                Decode(access, model.preprocessing, check_etags, block_bytes),
                 num_cpus=TASK_CPUS,
                 **as_tables,
             )
             .map_batches_internal(  # `map_batches` takes no whole blocks where GPUs are asked for
                 PredictActor,
-                fn_constructor_args=(ray.put(model), predictor, self._large(as_rows, post)),
+                fn_constructor_args=(ray.put(model), predictor, access, check_etags, as_rows, tell),
                 compute=pool.strategy(_CALLS_PER_ACTOR),
                 **pool.remote_args,
                 **as_tables,
             )
             .map_batches(measure, num_cpus=TASK_CPUS, **as_tables)
         )
-
-    def _large(self, measure: Measure, post: Callable[[WorkDone], None]) -> Callable[[Predictor], PredictLarge]:
-        access, check_etags = self.plan.access, self.plan.etags_of_store
-
-        def tell(tiles: int, of_tiles: int) -> None:
-            post(WorkDone(tiles=tiles, of_tiles=of_tiles))
-
-        return lambda predictor: PredictLarge(access, predictor, measure, check_etags, tell)
 
     def _measure(self) -> Measure:
         model, rule = self.model, rule_of(self.config, self.model)

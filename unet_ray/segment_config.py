@@ -14,8 +14,8 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import Precision, PredictorConfig, effective_context
-from unet_ray.network.unet import UNetConfig
+from unet_ray.network.predictor_config import Precision, PredictorConfig, effective_context
+from unet_ray.network.unet_config import UNetConfig
 
 RESULTS_VERSION = 1
 """Raised by hand whenever the same input gives other rows than before."""

@@ -10,7 +10,7 @@ from unet_ray.imaging.labels import MaskKind, parse_classes
 from unet_ray.network.augment import parse_augmentations
 from unet_ray.network.losses import Loss
 from unet_ray.network.preprocessing import Normalisation
-from unet_ray.network.unet import PRESETS, Norm, Padding, UNetConfig
+from unet_ray.network.unet_config import PRESETS, Norm, Padding, UNetConfig
 from unet_ray.validation import check_metric
 
 _DEFAULT_CROP = 256

@@ -27,7 +27,8 @@ from unet_ray.imaging.pictures import draw_comparison
 from unet_ray.network.learner import Learner, LearnerConfig, summed
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 from unet_ray.progress import EpochRecord, Progress, as_metrics
 from unet_ray.readers import Reader
 from unet_ray.train_report import EventLog, draw_curves, epoch_line, summary_lines

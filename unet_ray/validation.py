@@ -15,7 +15,8 @@ from unet_ray.imaging.masks import binary_mask
 from unet_ray.imaging.metrics import PixelCounts
 from unet_ray.imaging.pictures import Comparison
 from unet_ray.imaging.thresholds import best_thresholds, count_q, counts_at
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.readers import Reader

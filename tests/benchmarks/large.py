@@ -44,9 +44,11 @@ from unet_ray.imaging.seams import RegionMerger
 from unet_ray.imaging.tile_regions import find_tile_regions
 from unet_ray.imaging.tiling import Box, read_box
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 from unet_ray.results import open_tables
 from unet_ray.stages.ahead import ahead
 

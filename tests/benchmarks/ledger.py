@@ -30,7 +30,8 @@ from unet_ray.archive.tables import IMAGES, to_parquet
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 from unet_ray.segment_config import SegmentConfig, config_digest
 
 REPOSITORY = Path(__file__).parent.parent.parent

@@ -42,7 +42,8 @@ from unet_ray.cluster import REUSED_MEMORY
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent

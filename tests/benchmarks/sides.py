@@ -29,7 +29,8 @@ from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
 from unet_ray.imaging.images import decode_image
 from unet_ray.network.model_folder import Model, load_model
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.stages.measure import Measure, tables_of
 
 _GPU_BATCH = 16

@@ -33,7 +33,8 @@ from unet_ray.inputs import find_labelled
 from unet_ray.network.augment import AUGMENTATIONS
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 from unet_ray.readers import FileReader
 
 REPOSITORY = Path(__file__).parent.parent.parent

@@ -26,7 +26,7 @@ from dataclasses import replace
 import ray
 import unet_ray.segment
 from unet_ray.cluster import connect
-from unet_ray.network.predictor import PredictorConfig
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.segment_config import SegmentConfig
 
 unet_ray.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")

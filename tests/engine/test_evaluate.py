@@ -17,7 +17,8 @@ from unet_ray.imaging.labels import ClassSpec, Labelling
 from unet_ray.imaging.metrics import COUNTS, MEANS, METRICS
 from unet_ray.inputs import find_labelled
 from unet_ray.network.model_folder import load_model
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.readers import FileReader
 from unet_ray.synthetic import draw_scene, encode
 

@@ -17,7 +17,8 @@ from unet_ray.archive.storage import Storage
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.tiling import Box
 from unet_ray.network.model_folder import load_model
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.results import masks_of, open_tables
 from unet_ray.synthetic import draw_scene
 from unet_ray.verify import VerifyConfig, verify

@@ -22,7 +22,8 @@ from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
 from unet_ray.evaluate import EvaluateConfig, evaluate
 from unet_ray.imaging.images import decode_image
 from unet_ray.network.model_folder import load_model
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.results import masks_of, open_tables
 from unet_ray.segment import segment
 from unet_ray.segment_config import SegmentConfig

@@ -26,7 +26,7 @@ _RUN = """
 import sys
 from dataclasses import replace
 import unet_ray.segment
-from unet_ray.network.predictor import PredictorConfig
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.segment_config import SegmentConfig
 
 unet_ray.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")

@@ -9,9 +9,11 @@ from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.tiling import Box
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import Padding, UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import Padding, UNetConfig
 
 PREPROCESSING = Preprocessing("uint8", (100.0,), (50.0,))
 

@@ -13,9 +13,11 @@ from unet_ray.imaging.labels import ClassSpec, Labelling
 from unet_ray.imaging.tiling import Box
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
-from unet_ray.network.predictor import Predictor, PredictorConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import ChannelStatistics, Normalisation, Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import UNetConfig
 
 SIDE = 24
 KINDS = ("mean", "percentile", "range")

@@ -5,7 +5,8 @@ import torch
 from unet_ray.errors import InputError
 from unet_ray.imaging.tiling import Box
 from unet_ray.network.losses import cross_entropy_sum
-from unet_ray.network.unet import PRESETS, UNet, UNetConfig
+from unet_ray.network.unet import UNet
+from unet_ray.network.unet_config import PRESETS, UNetConfig
 
 
 def test_paper_preset_is_the_paper() -> None:

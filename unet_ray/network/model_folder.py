@@ -1,6 +1,7 @@
 """A model folder: `model.safetensors` and `model.json`, everything that inference needs, and no code.
 
-Loading reads tensors and JSON only; what does not fit together is one clear line.
+Loading reads tensors and JSON only; what does not fit together is one clear line. Torch takes seconds to load: that
+happens only where a network is built.
 """
 
 from __future__ import annotations
@@ -8,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
@@ -21,7 +20,10 @@ from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
 from unet_ray.imaging.regions import ANY, Least
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet_config import UNetConfig
+
+if TYPE_CHECKING:
+    from unet_ray.network.unet import UNet
 
 _FORMAT = 2
 
@@ -83,9 +85,13 @@ class Model:
 
     def build(self) -> UNet:
         """Return the network with its weights; raise InputError where they do not fit."""
+        from safetensors.torch import load
+
+        from unet_ray.network.unet import UNet
+
         network = UNet(self.network)
         try:
-            network.load_state_dict(load_tensors(self.weights))
+            network.load_state_dict(load(self.weights))
         except (RuntimeError, SafetensorError, KeyError) as error:
             raise InputError(
                 f"the weights do not fit the network of model.json: {str(error).splitlines()[0]}"
@@ -95,7 +101,9 @@ class Model:
 
 def state_bytes(network: UNet) -> bytes:
     """Return a network's weights as safetensors."""
-    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
 
 
 def save_model(model: Model, folder: Storage) -> None:

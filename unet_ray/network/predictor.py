@@ -7,9 +7,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from unet_ray.errors import ImageError, InputError, one_line
+from unet_ray.errors import ImageError, one_line
 from unet_ray.imaging.tiling import Box, Tile, read_box, read_frame, tiles_of
+from unet_ray.network.predictor_config import PredictorConfig, effective_context, up_to_multiple
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet, UNetConfig
+from unet_ray.network.unet import UNet
 
-Precision = Literal["float32", "bfloat16"]
 _Shape = tuple[int, int, Box]
 """Of tiles that can share a batch: height and width of what is read, and the part of the output that is computed."""
 
@@ -39,30 +38,6 @@ _ACTIVATIONS = 10
 """Planes of the first level's channels that one forward pass holds at a time, about (measured)."""
 
 
-@dataclass(frozen=True)
-class PredictorConfig:
-    """How images are cut and computed; none of it changes results but precision and a context below the exact one."""
-
-    tile: int = 1024
-    """Side of the piece of an image that is predicted at once (px); rounded up to a multiple of 2^depth."""
-    context: int | None = None
-    """Pixels read around a tile; None: as many as make the result exact."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network runs."""
-    precision: Precision = "float32"
-    """Arithmetic of the network."""
-    threads: int | None = None
-    """CPU threads of the network, all lanes together; None: one lane and torch's choice."""
-    around: int = 0
-    """Pixels around a tile that are predicted with it: what `tiles` are to know of their neighbours (px)."""
-
-    def __post_init__(self) -> None:
-        if self.tile < 1:
-            raise InputError(f"--tile {self.tile}: choose at least 1 px")
-        if self.context is not None and self.context < 0:
-            raise InputError(f"--context {self.context}: choose 0 px or more")
-
-
 class Predictor:
     """A network ready to predict images of any size.
 
@@ -76,7 +51,7 @@ class Predictor:
         self.preprocessing = preprocessing
         self.config = config
         self._unet = network.config
-        self._tile = _up_to_multiple(config.tile, self._unet.multiple)
+        self._tile = up_to_multiple(config.tile, self._unet.multiple)
         self._context = effective_context(self._unet, config)
         self._most = 1 if config.device == "cpu" else _BATCH_MOST
         self.lane_count = self._lanes_of(config)
@@ -242,17 +217,6 @@ class Predictor:
         logits: Tensor = self.network(inputs, wanted)
         q = logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
         return np.asarray(q.cpu().numpy())
-
-
-def effective_context(unet: UNetConfig, config: PredictorConfig) -> int:
-    """Return the context in px: the given one up to a multiple of 2^depth, at most (and by default) the exact one."""
-    if config.context is None:
-        return unet.exact_context
-    return min(unet.exact_context, _up_to_multiple(config.context, unet.multiple))
-
-
-def _up_to_multiple(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
 
 
 def is_out_of_memory(error: BaseException) -> bool:
