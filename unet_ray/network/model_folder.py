@@ -93,9 +93,8 @@ class Model:
         try:
             network.load_state_dict(load(self.weights))
         except (RuntimeError, SafetensorError, KeyError) as error:
-            raise InputError(
-                f"the weights do not fit the network of model.json: {str(error).splitlines()[0]}"
-            ) from None
+            first = " ".join(" ".join(str(error).splitlines()[:2]).split())  # of what may be a line per layer
+            raise InputError(f"the weights do not fit the network of model.json: {first}") from None
         return network
 
 
