@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Columns:
-    """Base of dataclasses whose fields are arrays with a row per member."""
+    """Base of dataclasses whose fields are arrays with a row per member, and that keep nothing else in `vars`."""
 
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))

@@ -109,7 +109,7 @@ def part_touching(
 
 def _framed(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return a mask with a pixel of nothing all around: so no neighbour lies outside."""
-    framed = np.zeros((mask_hw.shape[0] + 2, mask_hw.shape[1] + 2), bool)
+    framed = np.zeros((mask_hw.shape[0] + 2, mask_hw.shape[1] + 2), bool)  # half the time of np.pad
     framed[1:-1, 1:-1] = mask_hw
     return framed
 
