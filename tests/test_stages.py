@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from unet_ray.archive.storage import Storage
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.stages.columns import PIXELS, PLAN, table_with
+from unet_ray.stages.columns import PIXELS, PLAN, samples_of, table_with
 from unet_ray.stages.decode import Decode
 from unet_ray.synthetic import draw_scene, encode
 
@@ -35,3 +35,6 @@ def test_a_table_with_samples_is_what_rows_of_bytes_make(samples: list[np.ndarra
     found.validate(full=True)
     plain = [row | {"pixels": None if row["pixels"] is None else row["pixels"].tobytes()} for row in rows]
     assert found.equals(pa.Table.from_pylist(plain, schema=PIXELS))
+    parts = pa.concat_tables([found.slice(3), found.slice(0, 3), found.filter(found["pixels"].is_valid())])
+    back = [None if each is None else each.tobytes() for each in samples_of(parts["pixels"])]
+    assert back == parts["pixels"].to_pylist()

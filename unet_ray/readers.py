@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.inputs import LabelAccess, LabelledImage
+from unet_ray.stages.columns import samples_of
 
 _STORE_SHARE = 0.3
 """Of the smallest node's object store that decoded images may fill: every node may come to hold all of them."""
@@ -77,13 +78,9 @@ def decoded_row(image_hwc: NDArray[Any], masks: list[NDArray[Any]]) -> dict[str,
 
 
 def _array(table: Any, name: str, row: int) -> NDArray[Any]:
-    chunks, offset = table.column(name), row
-    for chunk in chunks.iterchunks():
-        if offset < len(chunk):
-            flat = np.frombuffer(chunk[offset].as_buffer(), table.column(f"{name}_dtype")[row].as_py())
-            return flat.reshape(table.column(f"{name}_shape")[row].as_py())
-        offset -= len(chunk)
-    raise IndexError(row)
+    (flat,) = samples_of(table.column(name).slice(row, 1))
+    assert flat is not None
+    return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(table.column(f"{name}_shape")[row].as_py())
 
 
 def _count_masks(table: Any) -> int:

@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet_ray.errors import ImageError, one_line
 from unet_ray.imaging.tiling import Box, Tile, read_box, read_frame, tiles_of
+from unet_ray.network.graphs import BatchGraphs
 from unet_ray.network.predictor_config import PredictorConfig, effective_context, up_to_multiple
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
@@ -57,10 +58,14 @@ class Predictor:
         self.lane_count = self._lanes_of(config)
         threads = max(1, config.threads // self.lane_count) if config.threads else torch.get_num_threads()
         # A lane is a thread of its own, which knows nothing of the GPU that was chosen in this one.
-        self._device = torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else "cpu"
+        self._device = (
+            torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
+        )
         self.lanes = ThreadPoolExecutor(self.lane_count, "lane", self._start_lane, (threads,))
         """Where forward passes run, whoever asks for them. On a CPU several tiles with few threads each are faster than
         one with many, which wait for each other after every layer; on a GPU each lane has a stream of its own."""
+        self._graphs: BatchGraphs | None = None
+        """Of each lane's batches, on a GPU."""
         self.batch_divisor = 1
         """What batches are divided by since memory ran out."""
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
@@ -68,6 +73,7 @@ class Predictor:
         """With batch normalisation folded, on its device, in its precision."""
         if config.device == "cuda":
             self.network = self._fused_if_possible(self.network)
+            self._graphs = BatchGraphs(self._q, self._device)
             torch.cuda.synchronize()  # the lanes' streams do not wait for the one that brought the weights
 
     def _placed(self, network: UNet) -> UNet:
@@ -173,7 +179,7 @@ class Predictor:
     def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
         """Return q of a tile's wide core, (classes, H, W) uint8, from what `read_tile` read for it; in this thread."""
         shape = self._shape_of(tile)
-        return self._own(self._forward([pixels_hwc], 1, shape[2])[0], tile, shape)
+        return self._own(self._forward([pixels_hwc], 1, shape[2])[0], tile, shape).copy()
 
     def _shape_of(self, tile: Tile) -> _Shape:
         """Return what a tile shares with those that can be in a batch with it: its wide core, on the pooling grid.
@@ -200,23 +206,32 @@ class Predictor:
         """Take batches of at most half that size from now on: what did not fit once will not fit again."""
         self.batch_divisor *= 2
         self._most = size // 2
-        if self.config.device == "cuda":
+        if self._graphs:
+            self._graphs = BatchGraphs(self._q, self._device)  # those of larger batches hold memory
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _forward(self, reads: list[NDArray[Any]], batch_size: int, wanted: Box) -> NDArray[np.uint8]:
-        """Return q of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size."""
-        dtype = torch.from_numpy(np.empty(0, reads[0].dtype)).dtype
-        is_cuda = self.config.device == "cuda"
-        batch = torch.empty((batch_size, *reads[0].shape), dtype=dtype, pin_memory=is_cuda)
+        """Return q of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size.
+
+        Lasts until this thread's next forward pass.
+        """
+        shape, dtype = (batch_size, *reads[0].shape), torch.from_numpy(np.empty(0, reads[0].dtype)).dtype
+        graph = self._graphs.of(shape, dtype, wanted) if self._graphs else None
+        batch = graph.pixels if graph else torch.empty(shape, dtype=dtype, pin_memory=self._graphs is not None)
         for place, read in zip(batch.numpy(), reads, strict=False):
             place[:] = read
         batch[len(reads) :] = 0
-        images = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        if graph:
+            return graph()
+        return np.asarray(self._q(batch.to(self._device, non_blocking=True), wanted).cpu().numpy())
+
+    def _q(self, batch_nhwc: Tensor, wanted: Box) -> Tensor:
+        """Return q of the wanted part of a batch on the device, there."""
+        images = batch_nhwc.permute(0, 3, 1, 2)
         inputs = self.preprocessing.apply(images).to(self._dtype, memory_format=torch.channels_last)
         logits: Tensor = self.network(inputs, wanted)
-        q = logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
-        return np.asarray(q.cpu().numpy())
+        return logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

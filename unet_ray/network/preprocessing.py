@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.images import match_channels
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Normalisation = Literal["mean", "percentile", "range"]
@@ -92,10 +94,15 @@ class Preprocessing:
 
     def apply(self, images: Tensor) -> Tensor:
         """Normalise images, N, C, H, W of any dtype → float32, on their device."""
-        import torch  # not above: tasks that only decode need these constants, and torch takes seconds to load
-
-        shape = (1, -1, 1, 1)
-        offset = torch.tensor(self.offset, device=images.device, dtype=torch.float32).view(shape)
-        scale = torch.tensor(self.scale, device=images.device, dtype=torch.float32).view(shape)
+        offset, scale = (_on_device(values, images.device) for values in (self.offset, self.scale))
         normalised = (images.float() - offset) / scale
         return normalised.clamp_(*self.limits) if self.limits else normalised
+
+
+@lru_cache(maxsize=64)
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return one value per channel as 1, channels, 1, 1, kept: to bring it to a GPU waits for all that is under way."""
+    import torch  # not above: tasks that only decode need these constants, and torch takes seconds to load
+
+    with torch.inference_mode(False):  # training uses the same
+        return torch.tensor(values, device=device, dtype=torch.float32).view(1, -1, 1, 1)

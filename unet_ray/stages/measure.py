@@ -18,7 +18,7 @@ from unet_ray.imaging.masks import encode_rle
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.tiling import Box
-from unet_ray.stages.columns import ROWS, failure
+from unet_ray.stages.columns import ROWS, failure, samples_of
 from unet_ray.stages.work_done import WorkDone
 
 
@@ -46,18 +46,18 @@ class Measure:
         """Measure each image of a table."""
         nested = ("q", "masks", "regions")
         rows = probabilities.select([f.name for f in probabilities.schema if f.name not in nested]).to_pylist()
-        columns = [probabilities[name] for name in nested]
-        return self.join([self._measure(row, *(c[i] for c in columns)) for i, row in enumerate(rows)])
+        columns = samples_of(probabilities["q"]), probabilities["masks"], probabilities["regions"]
+        return self.join([self._measure(*each) for each in zip(rows, *columns, strict=True)])
 
-    def _measure(self, row: dict[str, Any], q: Any, masks: Any, regions: Any) -> Measured:
+    def _measure(self, row: dict[str, Any], q: NDArray[np.uint8] | None, masks: Any, regions: Any) -> Measured:
         if row["error_type"] is not None:
             return self._failed(row)
         if masks.is_valid:  # measured, tile by tile
             counted = {"region_count": len(regions)}
             return Measured(row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS))
         try:
-            shape = -1, row["height"], row["width"]
-            return self.image(row, np.frombuffer(q.as_buffer(), np.uint8).reshape(shape))
+            assert q is not None
+            return self.image(row, q.reshape(-1, row["height"], row["width"]))
         except Exception as error:
             return self._failed(row | failure(error, "measure"))
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from unet_ray.network.predictor import Predictor, as_image_error
-from unet_ray.stages.columns import PROBABILITIES, failure, table_with
+from unet_ray.stages.columns import PROBABILITIES, failure, samples_of, table_with
 from unet_ray.stages.large import PredictLarge
 
 
@@ -39,7 +39,8 @@ class Predict:
     def _predict(self, pixels: Any) -> Any:
         """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
         rows = pixels.drop_columns(["pixels"]).to_pylist()
-        images = {i: self._image(row, pixels["pixels"][i]) for i, row in enumerate(rows) if row["error_type"] is None}
+        samples = zip(rows, samples_of(pixels["pixels"]), strict=True)
+        images = {i: self._image(row, found) for i, (row, found) in enumerate(samples) if found is not None}
         try:
             outputs, seconds = self.predictor.predict_timed(list(images.values()))
             found = dict(zip(images, outputs, strict=True))
@@ -56,9 +57,8 @@ class Predict:
             row["batch_divisor"] = self.predictor.batch_divisor
         return table_with(rows, PROBABILITIES, "q")
 
-    def _image(self, row: dict[str, Any], pixels: Any) -> NDArray[Any]:
-        shape = row["height"], row["width"], row["channels"]
-        return np.frombuffer(pixels.as_buffer(), self.predictor.preprocessing.dtype).reshape(shape)
+    def _image(self, row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
+        return samples.view(self.predictor.preprocessing.dtype).reshape(row["height"], row["width"], row["channels"])
 
     def _one_by_one(self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]) -> dict[int, NDArray[np.uint8]]:
         found = {}

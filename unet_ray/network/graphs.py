@@ -1,0 +1,87 @@
+"""CUDA graphs of the batch shapes that come again: all kernels of a forward pass launched at once.
+
+One by one, some sixty kernels ask for Python's lock as often, and each time a thread that packs, copies or measures may
+hold it, while the GPU has nothing to do. A graph asks once.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unet_ray.errors import one_line
+from unet_ray.imaging.tiling import Box
+
+Compute = Callable[[Tensor, Box], Tensor]
+"""(batch, H, W, channels) on the device, and the part wanted of the output → the result, there."""
+_Key = tuple[tuple[int, ...], torch.dtype, Box]
+
+_SEEN_BEFORE = 2
+"""Batches of a shape that a lane launches kernel by kernel: a shape that comes no more is not worth a graph."""
+_MOST = 16
+"""Graphs of one lane; images of further shapes are launched kernel by kernel."""
+_capturing = threading.Lock()
+"""The device must have no other capture under way while one begins."""
+
+
+class BatchGraph:
+    """A batch's way to the device, through the network and back, in buffers that stay.
+
+    Args:
+        compute — what to capture.
+        key — shape and type of the batch, and the part wanted.
+        pool — memory shared with graphs that never run at the same time.
+    """
+
+    def __init__(self, compute: Compute, key: _Key, device: torch.device, pool: Any) -> None:
+        shape, dtype, wanted = key
+        self.pixels = torch.empty(shape, dtype=dtype, pin_memory=True)
+        """The batch; filled before each call."""
+        self._given = torch.empty(shape, dtype=dtype, device=device)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other lanes go on allocating while this one captures, which only this mode lets them.
+        with _capturing, torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._result = compute(self._given, wanted)
+        self._found = torch.empty(self._result.shape, dtype=self._result.dtype, pin_memory=True)
+
+    def __call__(self) -> NDArray[Any]:
+        """Return the result of what `pixels` holds; it lasts until the next call."""
+        self._given.copy_(self.pixels, non_blocking=True)
+        self._graph.replay()
+        self._found.copy_(self._result, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return self._found.numpy()
+
+
+class BatchGraphs(threading.local):
+    """The graphs of a lane: each thread has its own.
+
+    Args:
+        compute — what to capture.
+        device — a GPU.
+    """
+
+    def __init__(self, compute: Compute, device: torch.device) -> None:
+        self._compute, self._device = compute, device
+        self._seen: Counter[_Key] = Counter()
+        self._graphs: dict[_Key, BatchGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._most = _MOST
+
+    def of(self, *key: Any) -> BatchGraph | None:
+        """Return the graph of a shape, type and wanted part; None where it came too rarely or there are enough."""
+        self._seen[key] += 1
+        if key not in self._graphs and self._seen[key] > _SEEN_BEFORE and len(self._graphs) < self._most:
+            try:
+                self._graphs[key] = BatchGraph(self._compute, key, self._device, self._pool)
+            except RuntimeError as error:  # of memory, or of an operation that cannot be captured
+                self._most = 0
+                warnings.warn(f"the GPU is given one kernel at a time, slower: {one_line(error)}", stacklevel=2)
+        return self._graphs.get(key)
