@@ -8,6 +8,7 @@ from unet_ray.archive.storage import Storage
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.tiling import Box
+from unet_ray.network.graphs import BatchGraph
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor
 from unet_ray.network.predictor_config import PredictorConfig
@@ -157,6 +158,28 @@ def test_streams_of_a_gpu_do_not_mix_images() -> None:
     together = predictor.predict(images)
     for image, q in list(zip(images, together, strict=True))[::7]:
         assert np.abs(predictor.predict([image])[0].astype(int) - q).max() <= 1
+
+
+@pytest.mark.gpu
+def test_a_graph_computes_what_its_kernels_do_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batches of a shape are launched kernel by kernel, later ones as a graph, until memory runs out."""
+    torch.manual_seed(7)
+    constants = Preprocessing("uint8", (100.0,) * 3, (50.0,) * 3)
+    config = PredictorConfig(tile=128, device="cuda", threads=1)
+    predictor = Predictor(UNet(UNetConfig(3, 2, 8, 3)), constants, config)
+    replays, replay = [], BatchGraph.__call__
+    monkeypatch.setattr(BatchGraph, "__call__", lambda graph: replays.append(graph.pixels.shape[0]) or replay(graph))
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (200, 300, 3), dtype=np.uint8) for _ in range(5)]
+    by_kernels = predictor.predict(images[:3])
+    assert not replays
+    for expected_most in (64, 4):
+        for _ in range(30):
+            for found, expected in zip(predictor.predict(images), by_kernels, strict=False):
+                assert np.abs(found.astype(int) - expected).max() <= 1
+        assert 0 < max(replays) <= expected_most
+        predictor._halve(8)  # as where memory runs out: what is captured is given up
+        replays.clear()
 
 
 def test_preprocessing_refuses_other_samples() -> None:

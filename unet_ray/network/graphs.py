@@ -27,6 +27,8 @@ _SEEN_BEFORE = 2
 """Batches of a shape that a lane launches kernel by kernel: a shape that comes no more is not worth a graph."""
 _MOST = 16
 """Graphs of one lane; images of further shapes are launched kernel by kernel."""
+_REMEMBERED = 1000
+"""Shapes that are counted at a time: an archive may have as many as images."""
 _capturing = threading.Lock()
 """The device must have no other capture under way while one begins."""
 
@@ -77,11 +79,16 @@ class BatchGraphs(threading.local):
 
     def of(self, *key: Any) -> BatchGraph | None:
         """Return the graph of a shape, type and wanted part; None where it came too rarely or there are enough."""
-        self._seen[key] += 1
-        if key not in self._graphs and self._seen[key] > _SEEN_BEFORE and len(self._graphs) < self._most:
+        if key not in self._graphs and len(self._graphs) < self._most and self._comes_again(key):
             try:
                 self._graphs[key] = BatchGraph(self._compute, key, self._device, self._pool)
             except RuntimeError as error:  # of memory, or of an operation that cannot be captured
                 self._most = 0
                 warnings.warn(f"the GPU is given one kernel at a time, slower: {one_line(error)}", stacklevel=2)
         return self._graphs.get(key)
+
+    def _comes_again(self, key: _Key) -> bool:
+        if len(self._seen) == _REMEMBERED:
+            self._seen.clear()
+        self._seen[key] += 1
+        return self._seen[key] > _SEEN_BEFORE
