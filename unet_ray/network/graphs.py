@@ -21,10 +21,12 @@ from unet_ray.imaging.tiling import Box
 
 Compute = Callable[[Tensor, Box], Tensor]
 """(batch, H, W, channels) on the device, and the part wanted of the output → the result, there."""
-_Key = tuple[tuple[int, ...], torch.dtype, Box]
+Key = tuple[tuple[int, ...], torch.dtype, Box]
+"""Shape and type of a batch, and the part wanted of the output."""
 
 _SEEN_BEFORE = 2
-"""Batches of a shape that a lane launches kernel by kernel: a shape that comes no more is not worth a graph."""
+"""Batches that a lane launches kernel by kernel before it makes a graph: a shape that comes no more is not worth one;
+the first also builds and chooses kernels, which must not be captured."""
 _MOST = 16
 """Graphs of one lane; images of further shapes are launched kernel by kernel."""
 _REMEMBERED = 1000
@@ -38,11 +40,12 @@ class BatchGraph:
 
     Args:
         compute — what to capture.
-        key — shape and type of the batch, and the part wanted.
+        key — of the batch.
+        device — a GPU.
         pool — memory shared with graphs that never run at the same time.
     """
 
-    def __init__(self, compute: Compute, key: _Key, device: torch.device, pool: Any) -> None:
+    def __init__(self, compute: Compute, key: Key, device: torch.device, pool: Any) -> None:
         shape, dtype, wanted = key
         self.pixels = torch.empty(shape, dtype=dtype, pin_memory=True)
         """The batch; filled before each call."""
@@ -72,13 +75,13 @@ class BatchGraphs(threading.local):
 
     def __init__(self, compute: Compute, device: torch.device) -> None:
         self._compute, self._device = compute, device
-        self._seen: Counter[_Key] = Counter()
-        self._graphs: dict[_Key, BatchGraph] = {}
+        self._seen: Counter[Key] = Counter()
+        self._graphs: dict[Key, BatchGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._most = _MOST
 
-    def of(self, *key: Any) -> BatchGraph | None:
-        """Return the graph of a shape, type and wanted part; None where it came too rarely or there are enough."""
+    def of(self, key: Key) -> BatchGraph | None:
+        """Return the graph of such batches; None where they came too rarely or there are enough graphs."""
         if key not in self._graphs and len(self._graphs) < self._most and self._comes_again(key):
             try:
                 self._graphs[key] = BatchGraph(self._compute, key, self._device, self._pool)
@@ -87,7 +90,7 @@ class BatchGraphs(threading.local):
                 warnings.warn(f"the GPU is given one kernel at a time, slower: {one_line(error)}", stacklevel=2)
         return self._graphs.get(key)
 
-    def _comes_again(self, key: _Key) -> bool:
+    def _comes_again(self, key: Key) -> bool:
         if len(self._seen) == _REMEMBERED:
             self._seen.clear()
         self._seen[key] += 1

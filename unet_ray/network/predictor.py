@@ -31,8 +31,7 @@ _BATCH_PIXELS_GPU = 2 * 2**20
 CPU one tile at a time is as fast and needs the least memory."""
 _BATCH_MOST = 64
 _LANES_GPU = 3
-"""While one computes, the others' pixels and results are on their way between host and device; with two the GPU of an
-H200 was busy for three quarters of the time only."""
+"""While one computes, the others' pixels and results are on their way between host and device."""
 _LANE_BYTES = 2 * 2**30
 """What the activations of all lanes may take on a CPU."""
 _ACTIVATIONS = 10
@@ -217,7 +216,7 @@ class Predictor:
         Lasts until this thread's next forward pass.
         """
         shape, dtype = (batch_size, *reads[0].shape), torch.from_numpy(np.empty(0, reads[0].dtype)).dtype
-        graph = self._graphs.of(shape, dtype, wanted) if self._graphs else None
+        graph = self._graphs.of((shape, dtype, wanted)) if self._graphs else None
         batch = graph.pixels if graph else torch.empty(shape, dtype=dtype, pin_memory=self._graphs is not None)
         for place, read in zip(batch.numpy(), reads, strict=False):
             place[:] = read
