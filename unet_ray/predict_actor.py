@@ -17,8 +17,8 @@ from unet_ray.stages.measure import Measure
 from unet_ray.stages.predict import Predict
 
 _SWITCH_S = {"cpu": 5e-4, "cuda": 5e-5}
-"""After how long a thread that measures lets the one go on that drives the network; Python's default is 5e-3. A GPU
-waits for that."""
+"""After how long a thread that measures or copies lets one go on that drives the network; by default 5e-3. A GPU has
+nothing to do in the meantime."""
 
 
 class PredictActor:

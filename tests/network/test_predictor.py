@@ -1,3 +1,4 @@
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,15 @@ def test_folding_changes_nothing() -> None:
     assert np.abs(q - expected[0].numpy()).max() <= 0.51
 
 
+def test_a_predictor_that_nobody_needs_gives_its_memory_back() -> None:
+    """Its lanes must not keep it: a training makes one for each validation."""
+    predictor = Predictor(UNet(UNetConfig(1, 1, 3, 2)), PREPROCESSING, PredictorConfig(threads=2))
+    predictor.predict([np.zeros((20, 30, 1), np.uint8)] * 4)
+    still_there = weakref.ref(predictor)
+    del predictor
+    assert still_there() is None
+
+
 @pytest.mark.gpu
 def test_gpu_in_bfloat16_agrees_with_cpu() -> None:
     torch.manual_seed(4)
@@ -171,11 +181,11 @@ def test_a_graph_computes_what_its_kernels_do_one_by_one(monkeypatch: pytest.Mon
     monkeypatch.setattr(BatchGraph, "__call__", lambda graph: replays.append(graph.pixels.shape[0]) or replay(graph))
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (200, 300, 3), dtype=np.uint8) for _ in range(5)]
-    by_kernels = predictor.predict(images[:3])
+    by_kernels = predictor.predict(images)
     assert not replays
     for expected_most in (64, 4):
         for _ in range(30):
-            for found, expected in zip(predictor.predict(images), by_kernels, strict=False):
+            for found, expected in zip(predictor.predict(images), by_kernels, strict=True):
                 assert np.abs(found.astype(int) - expected).max() <= 1
         assert 0 < max(replays) <= expected_most
         predictor._halve(8)  # as where memory runs out: what is captured is given up

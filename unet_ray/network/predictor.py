@@ -60,7 +60,7 @@ class Predictor:
         self._device = (
             torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
         )
-        self.lanes = ThreadPoolExecutor(self.lane_count, "lane", self._start_lane, (threads,))
+        self.lanes = ThreadPoolExecutor(self.lane_count, "lane", _start_lane, (self._device, threads))
         """Where forward passes run, whoever asks for them. On a CPU several tiles with few threads each are faster than
         one with many, which wait for each other after every layer; on a GPU each lane has a stream of its own."""
         self._graphs: BatchGraphs | None = None
@@ -72,7 +72,7 @@ class Predictor:
         """With batch normalisation folded, on its device, in its precision."""
         if config.device == "cuda":
             self.network = self._fused_if_possible(self.network)
-            self._graphs = BatchGraphs(self._q, self._device)
+            self._graphs = BatchGraphs(self._device)
             torch.cuda.synchronize()  # the lanes' streams do not wait for the one that brought the weights
 
     def _placed(self, network: UNet) -> UNet:
@@ -92,11 +92,6 @@ class Predictor:
             warnings.warn(f"the network runs unfused, slower by a third: {one_line(error)}", stacklevel=2)
             return network
         return fused
-
-    def _start_lane(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-        if self.config.device == "cuda":
-            torch.cuda.set_stream(torch.cuda.Stream(self._device))
 
     def _lanes_of(self, config: PredictorConfig) -> int:
         if config.device == "cuda":
@@ -206,7 +201,7 @@ class Predictor:
         self.batch_divisor *= 2
         self._most = size // 2
         if self._graphs:
-            self._graphs = BatchGraphs(self._q, self._device)  # those of larger batches hold memory
+            self._graphs = BatchGraphs(self._device)  # those of larger batches hold memory
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
@@ -216,21 +211,28 @@ class Predictor:
         Lasts until this thread's next forward pass.
         """
         shape, dtype = (batch_size, *reads[0].shape), torch.from_numpy(np.empty(0, reads[0].dtype)).dtype
-        graph = self._graphs.of((shape, dtype, wanted)) if self._graphs else None
+        graph = self._graphs.of(self._q_of, (shape, dtype, wanted)) if self._graphs else None
         batch = graph.pixels if graph else torch.empty(shape, dtype=dtype, pin_memory=self._graphs is not None)
         for place, read in zip(batch.numpy(), reads, strict=False):
             place[:] = read
         batch[len(reads) :] = 0
         if graph:
             return graph()
-        return np.asarray(self._q(batch.to(self._device, non_blocking=True), wanted).cpu().numpy())
+        return np.asarray(self._q_of(batch.to(self._device, non_blocking=True), wanted).cpu().numpy())
 
-    def _q(self, batch_nhwc: Tensor, wanted: Box) -> Tensor:
+    def _q_of(self, batch_nhwc: Tensor, wanted: Box) -> Tensor:
         """Return q of the wanted part of a batch on the device, there."""
         images = batch_nhwc.permute(0, 3, 1, 2)
         inputs = self.preprocessing.apply(images).to(self._dtype, memory_format=torch.channels_last)
         logits: Tensor = self.network(inputs, wanted)
         return logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
+
+
+def _start_lane(device: torch.device, threads: int) -> None:
+    """Make a thread a lane; it knows nothing of its predictor, which it would keep alive."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -99,9 +99,12 @@ class Preprocessing:
         return normalised.clamp_(*self.limits) if self.limits else normalised
 
 
-@lru_cache(maxsize=64)
+@cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return one value per channel as 1, channels, 1, 1, kept: to bring it to a GPU waits for all that is under way."""
+    """Return one value per channel as 1, channels, 1, 1.
+
+    They are kept: to bring them to a GPU waits for all that is under way there, and graphs read them where they lie.
+    """
     import torch  # not above: tasks that only decode need these constants, and torch takes seconds to load
 
     with torch.inference_mode(False):  # training uses the same

@@ -85,7 +85,7 @@ def table_with(rows: list[dict[str, Any]], schema: Any, samples: str) -> Any:
 
 
 def samples_of(column: Any) -> list[NDArray[np.uint8] | None]:
-    """Return the bytes of each row that `table_with` wrote, where they lie: a scalar of Arrow's would be a copy."""
+    """Return the bytes of each row of a `large_binary` column, where they lie: a scalar of Arrow's would be a copy."""
     found: list[NDArray[np.uint8] | None] = []
     for chunk in column.chunks:
         _, ends, data = chunk.buffers()
