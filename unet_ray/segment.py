@@ -27,6 +27,7 @@ from unet_ray.cluster import TASK_CPUS, ProgressBoard, blocks_within, bytes_betw
 from unet_ray.costs import NodeHours
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
+from unet_ray.imaging.tiling import WHOLE_TILES
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor_config import PredictorConfig, effective_context
 from unet_ray.plan import Plan, make_plan
@@ -147,6 +148,7 @@ class _Run:
         blocks = self._blocks(_GPU_TASKS * _IMAGES_PER_TASK) if pool.uses_gpu else blocks
         print(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
         print(self._tiling())
+        self._warn_of_slow_precision(pool)
         minutes, todo = self.config.stall_minutes, self.plan.todo
         watchdog, hours = Watchdog(60 * minutes), NodeHours()
         ahead = nullcontext() if pool.uses_gpu else blocks_within(_BLOCKS_AHEAD * _BLOCK_BYTES * pool.most)
@@ -184,7 +186,14 @@ class _Run:
         around = (network.margin or context) + (self.model.parting.steps if self.model.parting else 0)
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         read = (1 + 2 * around / config.tile) ** 2
-        return f"tiles of {config.tile} px, {around} px read around them{exact}: {read:.2f} px read per px kept"
+        tiles = f"images of up to {WHOLE_TILES} tiles whole, others in tiles of {config.tile} px"
+        return f"{tiles}, {around} px read around them{exact}: {read:.2f} px read per px kept"
+
+    def _warn_of_slow_precision(self, pool: PoolPlan) -> None:
+        from unet_ray.network.predictor import cpu_has_bfloat16  # which loads torch
+
+        if self.config.precision == "bfloat16" and not pool.uses_gpu and not cpu_has_bfloat16():
+            print("--precision bfloat16: this CPU has no instructions for it, float32 is 4 to 8 times as fast here")
 
     def _blocks(self, least: int) -> list[Any]:
         return self.plan.blocks(least, self.config.shard_images)

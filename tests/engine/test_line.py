@@ -220,6 +220,20 @@ def test_results_do_not_depend_on_tile_or_shards(archive: Storage, tiny_model: s
     assert different <= 1e-4 * pixels
 
 
+def test_a_precision_that_the_cpu_has_not_is_said(
+    archive: Storage,
+    tiny_model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for capabilities in ({"avx512_bf16": True}, {"avx2": True}):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=capabilities: found)
+        config = night(archive, tiny_model, tmp_path, precision="bfloat16", limit=1)
+        assert segment(config).images_done == 1
+        assert ("float32 is 4 to 8 times as fast" in capsys.readouterr().out) == ("avx2" in capabilities)
+
+
 def test_limits_and_dry_runs(
     archive: Storage, tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

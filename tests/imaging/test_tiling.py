@@ -69,8 +69,19 @@ def test_mirroring_goes_on_as_often_as_it_takes() -> None:
 
 
 def test_spans_of_the_docstring() -> None:
-    pieces = list(tiles_of(1000, 16, Reach(16, 0), 512, 112))
-    assert [(p.core.top, p.core.bottom, p.read.top, p.read.bottom) for p in pieces] == [
+    pieces = list(tiles_of(1000, 1000, Reach(16, 0), 512, 112))
+    assert [(p.core.top, p.core.bottom, p.read.top, p.read.bottom) for p in pieces if p.core.left == 0] == [
         (0, 512, 0, 624),
         (512, 1000, 400, 1008),
     ]
+
+
+def test_an_image_of_up_to_two_tiles_is_one() -> None:
+    same, valid = Reach(16, 0), Reach(16, 92)
+    for reach, one, more in ((same, (1080, 1920), (1080, 1952)), (same, (5, 131_072), (5, 131_073))):
+        (whole,) = tiles_of(*one, reach, 1024, 112)
+        assert whole.core == Box(0, 0, *one)
+        assert whole.read == Box(0, 0, *map(reach.input_size, one))
+        assert len(list(tiles_of(*more, reach, 1024, 112))) > 1
+    assert len(list(tiles_of(1024, 2048, valid, 1024, 96))) == 1
+    assert len(list(tiles_of(5, 20_000, valid, 1024, 96))) > 1  # its margins are most of what is read

@@ -1,5 +1,6 @@
 import weakref
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from unet_ray.imaging.tiling import Box
 from unet_ray.network.graphs import BatchGraph
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
+from unet_ray.network.predictor_config import Precision, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.network.unet_config import Padding, UNetConfig
@@ -128,17 +129,23 @@ def test_a_predictor_that_nobody_needs_gives_its_memory_back() -> None:
     assert still_there() is None
 
 
-@pytest.mark.gpu
-def test_gpu_in_bfloat16_agrees_with_cpu() -> None:
+@pytest.mark.parametrize(
+    ("device", "precision", "tolerance"),
+    [
+        ("cpu", "bfloat16", 12),
+        pytest.param("cuda", "float32", 2, marks=pytest.mark.gpu),
+        pytest.param("cuda", "bfloat16", 12, marks=pytest.mark.gpu),
+    ],
+)
+def test_devices_and_precisions_agree(device: Literal["cpu", "cuda"], precision: Precision, tolerance: int) -> None:
     torch.manual_seed(4)
     network = UNet(UNetConfig(1, 1, 8, 3))
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 1), dtype=np.uint8)
-    cpu = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0].astype(int)
-    for precision, tolerance in (("float32", 2), ("bfloat16", 12)):
-        config = PredictorConfig(device="cuda", precision=precision)  # type: ignore[arg-type]
-        predictor = Predictor(network, PREPROCESSING, config)
-        assert type(predictor.network).__name__ == "FusedUNet"
-        assert np.abs(predictor.predict([image])[0] - cpu).max() <= tolerance
+    expected = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0].astype(int)
+    predictor = Predictor(network, PREPROCESSING, PredictorConfig(device=device, precision=precision))
+    assert (type(predictor.network).__name__ == "FusedUNet") == (device == "cuda")
+    assert str(predictor.network.head.weight.dtype) == f"torch.{precision}"
+    assert np.abs(predictor.predict([image])[0] - expected).max() <= tolerance
 
 
 @pytest.mark.gpu

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+WHOLE_TILES = 2
+"""An image whose frame has no more pixels than those of so many tiles is one tile: each cut costs its context twice."""
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -97,11 +100,14 @@ def tiles_of(height: int, width: int, reach: Reach, tile: int, context: int, aro
     Args:
         height, width — image size (px).
         reach — the network's.
-        tile — side of the core (px, a multiple of `reach.multiple`).
+        tile — side of the core (px, a multiple of `reach.multiple`); see `WHOLE_TILES`.
         context — pixels read around the core (a multiple of `reach.multiple`); networks with unpadded convolutions
             read exactly their margin instead.
         around — pixels around the core that are wanted as exactly as those of the core (px).
     """
+    frame = reach.input_size(height), reach.input_size(width)
+    if frame[0] * frame[1] <= WHOLE_TILES * reach.input_size(tile) ** 2:
+        tile = max(frame)
     columns = list(_spans(width, reach, tile, context, around))
     for core_y, wide_y, read_y in _spans(height, reach, tile, context, around):
         for core_x, wide_x, read_x in columns:
