@@ -53,12 +53,14 @@ def started_cluster(folder: Path, port: int, *flags: str, **environment: str) ->
     try:
         yield users | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_FILES": ray_files}
     finally:
-        process.terminate()
-        process.wait(60)
-        for left in psutil.process_iter(["cmdline"]):  # nodes of an autoscaler are nobody's children
-            if ray_files in " ".join(left.info["cmdline"] or []):
-                with suppress(psutil.NoSuchProcess):
-                    left.kill()
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for other in psutil.process_iter(["cmdline"]):  # nodes of an autoscaler are nobody's children
+            if ray_files in " ".join(other.info["cmdline"] or []):
+                family += [other, *other.children(recursive=True)]
+        for member in family:  # asked politely, a head takes half a minute
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
         shutil.rmtree(ray_files, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 FAULTS = ("slow_down", "reset", "stall", "cut")
-_STALL_S = 20.0
+STALL_S = 20.0
 """Longer than s3fs waits for an answer (15 s)."""
 _NOT_MET = b"<Error><Code>PreconditionFailed</Code><Message>A condition did not hold.</Message></Error>"
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         if fault == "stall":
-            time.sleep(_STALL_S)
+            time.sleep(STALL_S)
         upstream = http.client.HTTPConnection(
             self.server.upstream.hostname or "", self.server.upstream.port, timeout=60
         )

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
@@ -23,6 +24,8 @@ def test_what_may_pass_is_tried_again(
     """A twelfth of all requests spoilt: every object arrives, whole, once."""
     bucket = new_bucket(request)
     contents = {f"folder/{index:03d}": bytes([index]) * (1000 * index + 1) for index in range(40)}
+    monkeypatch.setattr(S3FileSystem, "read_timeout", 2)
+    monkeypatch.setattr("tests.faulty_store.STALL_S", 3)
     with faulty_store(s3_server, 0.08, seed=3) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
         root = Storage.of(bucket)

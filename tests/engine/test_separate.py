@@ -60,8 +60,8 @@ def config(folder: Path, **more: object) -> TrainConfig:
 def test_cells_that_touch_are_parted_from_training_to_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_cells(tmp_path, 30)
-    train(config(tmp_path, epochs=30, learning_rate=5e-3, loss="bce_dice", border_weight=5.0))
+    write_cells(tmp_path, 20, size=256)
+    train(config(tmp_path, epochs=8, learning_rate=5e-3, loss="bce_dice", border_weight=5.0))
     assert "objects of object: AP@0.5" in capsys.readouterr().out
     model = load_model(Storage.of(f"{tmp_path}/model"))
     assert model.network.classes == 2
@@ -78,7 +78,7 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
         segmented = SegmentConfig(
             model=f"{tmp_path}/model", images=f"{tmp_path}/images", output=f"{tmp_path}/{tile}", tile=tile
         )
-        assert segment(segmented).images_done == 30
+        assert segment(segmented).images_done == 20
         assert not verify(VerifyConfig(tables=segmented.output, images=segmented.images)).problems
         tables.append(open_tables(segmented.output))
     same = ["image_uri", "region_id", "area", "geometry", "centroid_x"]
