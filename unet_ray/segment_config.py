@@ -42,7 +42,7 @@ class SegmentConfig:
     """Arithmetic of the network; bfloat16 is several times as fast on GPUs, nearly twice on CPUs, that have it, and q
     differs by a few."""
     tile: int = PredictorConfig.tile
-    """Side of the pieces in which larger images are predicted (px); not visible in the result."""
+    """Side of the pieces in which images larger than two of them are predicted (px); not visible in the result."""
     context: int | None = None
     """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
     threshold: float | None = None

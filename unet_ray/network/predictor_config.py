@@ -16,7 +16,8 @@ class PredictorConfig:
     """How images are cut and computed; none of it changes results but precision and a context below the exact one."""
 
     tile: int = 1024
-    """Side of the piece of an image that is predicted at once (px); rounded up to a multiple of 2^depth."""
+    """Side of the piece of an image that is predicted at once (px); rounded up to a multiple of 2^depth. An image of up
+    to two pieces is one (`tiling.WHOLE_TILES`)."""
     context: int | None = None
     """Pixels read around a tile; None: as many as make the result exact."""
     device: Literal["cpu", "cuda"] = "cpu"
