@@ -49,6 +49,8 @@ def matches_by_least(
 ) -> NDArray[np.int64]:
     """Count matches at IoU ≥ 0.5 and objects, for several demands on what a found object must come to.
 
+    Of two found objects that tie at 0.5, the halves of a true one, the same one counts for all demands.
+
     Args:
         true_hw, found_hw, counted_hw — as for `count_objects`; labels of `found_hw` are small.
         q_hw — round(255·probability).
