@@ -53,10 +53,11 @@ def started_cluster(folder: Path, port: int, *flags: str, **environment: str) ->
     try:
         yield users | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_FILES": ray_files}
     finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for other in psutil.process_iter(["cmdline"]):  # nodes of an autoscaler are nobody's children
-            if ray_files in " ".join(other.info["cmdline"] or []):
-                family += [other, *other.children(recursive=True)]
+        family = []
+        for member in psutil.process_iter(["cmdline"]):  # nodes of an autoscaler are nobody's children
+            if member.pid == process.pid or ray_files in " ".join(member.info["cmdline"] or []):
+                with suppress(psutil.NoSuchProcess):
+                    family += [member, *member.children(recursive=True)]
         for member in family:  # asked politely, a head takes half a minute
             with suppress(psutil.NoSuchProcess):
                 member.kill()

@@ -27,7 +27,6 @@ from unet_ray.cluster import TASK_CPUS, ProgressBoard, blocks_within, bytes_betw
 from unet_ray.costs import NodeHours
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
-from unet_ray.imaging.tiling import WHOLE_TILES
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor_config import PredictorConfig, effective_context
 from unet_ray.plan import Plan, make_plan
@@ -186,8 +185,7 @@ class _Run:
         around = (network.margin or context) + (self.model.parting.steps if self.model.parting else 0)
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         read = (1 + 2 * around / config.tile) ** 2
-        tiles = f"images of up to {WHOLE_TILES} tiles whole, others in tiles of {config.tile} px"
-        return f"{tiles}, {around} px read around them{exact}: {read:.2f} px read per px kept"
+        return f"tiles of {config.tile} px, {around} px read around them{exact}: {read:.2f} px read per px kept"
 
     def _warn_of_slow_precision(self, pool: PoolPlan) -> None:
         from unet_ray.network.predictor import cpu_has_bfloat16  # which loads torch

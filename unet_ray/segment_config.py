@@ -13,7 +13,6 @@ from unet_ray.costs import parse_prices
 from unet_ray.errors import InputError
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS
-from unet_ray.imaging.tiling import WHOLE_TILES
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor_config import Precision, PredictorConfig, effective_context
 from unet_ray.network.unet_config import UNetConfig
@@ -42,7 +41,7 @@ class SegmentConfig:
     """Arithmetic of the network; bfloat16 is several times as fast on GPUs, nearly twice on CPUs, that have it, and q
     differs by a few."""
     tile: int = PredictorConfig.tile
-    """Side of the pieces in which images larger than two of them are predicted (px); not visible in the result."""
+    """Side of the pieces in which larger images are predicted (px); not visible in the result."""
     context: int | None = None
     """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
     threshold: float | None = None
@@ -101,7 +100,7 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
         "thresholds": rule.thresholds,
         "min_area": areas[0] if len(set(areas)) == 1 else areas,
         "precision": config.precision,
-        "inexact": None if is_exact(config, model.network) else [config.tile, context, WHOLE_TILES],
+        "inexact": None if is_exact(config, model.network) else [config.tile, context],
     }
     if any(scores):
         meaning["min_score"] = scores  # digests without stay what they are

@@ -20,7 +20,7 @@ def test_a_pointwise_network_gives_the_whole_image_back(
     reach = Reach(multiple, margin)
     image = np.arange(height * width).reshape(height, width, 1)
     whole = np.zeros((1, height, width), int)
-    for piece in tiles_of(height, width, reach, tile * multiple, multiple):
+    for piece in tiles_of(height, width, reach, tile * multiple, multiple, whole_tiles=depth):
         read = read_box(image, piece.read, mirror=valid)
         assert read.shape[:2] == (piece.read.height, piece.read.width)
         output = read[margin : len(read) - margin, margin : read.shape[1] - margin].transpose(2, 0, 1)
@@ -57,7 +57,7 @@ def test_a_box_filter_is_exact_where_the_context_covers_it(
     (whole,) = tiles_of(*size, reach, 4096, context)
     expected = cut(network(read_box(image, whole.read, mirror=valid)), whole.wanted(margin))
     assert expected.shape == (1, *size)
-    for piece in tiles_of(*size, reach, tile * multiple, context):
+    for piece in tiles_of(*size, reach, tile * multiple, context, whole_tiles=radius % 3):
         found = cut(network(read_box(image, piece.read, mirror=valid)), piece.wanted(margin))
         core = piece.core
         assert np.array_equal(found, expected[:, core.top : core.bottom, core.left : core.right])
@@ -78,10 +78,10 @@ def test_spans_of_the_docstring() -> None:
 
 def test_an_image_of_up_to_two_tiles_is_one() -> None:
     same, valid = Reach(16, 0), Reach(16, 92)
-    for reach, one, more in ((same, (1080, 1920), (1080, 1952)), (same, (5, 131_072), (5, 131_073))):
-        (whole,) = tiles_of(*one, reach, 1024, 112)
+    for one, more in (((1080, 1920), (1080, 1952)), ((5, 131_072), (5, 131_073))):
+        (whole,) = tiles_of(*one, same, 1024, 112, whole_tiles=2)
         assert whole.core == Box(0, 0, *one)
-        assert whole.read == Box(0, 0, *map(reach.input_size, one))
-        assert len(list(tiles_of(*more, reach, 1024, 112))) > 1
-    assert len(list(tiles_of(1024, 2048, valid, 1024, 96))) == 1
-    assert len(list(tiles_of(5, 20_000, valid, 1024, 96))) > 1  # its margins are most of what is read
+        assert whole.read == Box(0, 0, *map(same.input_size, one))
+        assert len(list(tiles_of(*more, same, 1024, 112, whole_tiles=2))) > 1
+    assert len(list(tiles_of(1024, 2048, valid, 1024, 96, whole_tiles=2))) == 1
+    assert len(list(tiles_of(5, 20_000, valid, 1024, 96, whole_tiles=2))) > 1  # its margins are most of what is read

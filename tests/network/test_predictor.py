@@ -285,3 +285,29 @@ def test_memory_that_runs_out_halves_the_batch_for_good() -> None:
     limit = 0
     with pytest.raises(torch.OutOfMemoryError):
         predictor.predict(images[:1])
+
+
+def test_an_image_of_two_tiles_is_one_piece_as_long_as_memory_lasts() -> None:
+    torch.manual_seed(4)
+    network = UNet(UNetConfig(1, 1, 3, 2))
+    image = np.random.default_rng(0).integers(0, 256, (30, 240, 1), dtype=np.uint8)
+    predictor = Predictor(network, PREPROCESSING, PredictorConfig(tile=64))
+    widths: list[int] = []
+
+    def refuse(_: object, inputs: tuple[torch.Tensor]) -> None:
+        widths.append(inputs[0].shape[-1])
+        if widths[-1] > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    predictor.network.register_forward_pre_hook(refuse)
+    limit = 240
+    whole = predictor.predict([image])[0].astype(int)
+    assert widths == [240]
+    limit = 200
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.predict([image])
+    assert np.abs(predictor.predict([image])[0] - whole).max() <= 1  # as the stage does, image by image
+    assert len(widths) == 2 + 4
+    for config in (PredictorConfig(tile=64, context=4), PredictorConfig(tile=2048, threads=2)):
+        wide_or_inexact = Predictor(UNet(UNetConfig(1, 1, 64, 2)), PREPROCESSING, config)
+        assert len(wide_or_inexact.tiles(config.tile, config.tile + 16)) == 2

@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WHOLE_TILES = 2
-"""An image whose frame has no more pixels than those of so many tiles is one tile: each cut costs its context twice."""
-
 
 @dataclass(frozen=True)
 class Reach:
@@ -94,19 +91,22 @@ class Tile:
         return slice(top, top + self.core.height), slice(left, left + self.core.width)
 
 
-def tiles_of(height: int, width: int, reach: Reach, tile: int, context: int, around: int = 0) -> Iterator[Tile]:
+def tiles_of(
+    height: int, width: int, reach: Reach, tile: int, context: int, around: int = 0, whole_tiles: int = 0
+) -> Iterator[Tile]:
     """Cut an image's frame into tiles whose cores part the image: every pixel is in exactly one.
 
     Args:
         height, width — image size (px).
         reach — the network's.
-        tile — side of the core (px, a multiple of `reach.multiple`); see `WHOLE_TILES`.
+        tile — side of the core (px, a multiple of `reach.multiple`).
         context — pixels read around the core (a multiple of `reach.multiple`); networks with unpadded convolutions
             read exactly their margin instead.
         around — pixels around the core that are wanted as exactly as those of the core (px).
+        whole_tiles — an image whose frame has no more pixels than the frames of so many tiles is one tile.
     """
     frame = reach.input_size(height), reach.input_size(width)
-    if frame[0] * frame[1] <= WHOLE_TILES * reach.input_size(tile) ** 2:
+    if frame[0] * frame[1] <= whole_tiles * reach.input_size(tile) ** 2:
         tile = max(frame)
     columns = list(_spans(width, reach, tile, context, around))
     for core_y, wide_y, read_y in _spans(height, reach, tile, context, around):

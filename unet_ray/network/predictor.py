@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet_ray.errors import ImageError, one_line
-from unet_ray.imaging.tiling import WHOLE_TILES, Box, Tile, read_box, read_frame, tiles_of
+from unet_ray.imaging.tiling import Box, Tile, read_box, read_frame, tiles_of
 from unet_ray.network.graphs import BatchGraphs
 from unet_ray.network.predictor_config import PredictorConfig, effective_context, up_to_multiple
 from unet_ray.network.preprocessing import Preprocessing
@@ -32,6 +32,8 @@ CPU one tile at a time is as fast and needs the least memory."""
 _BATCH_MOST = 64
 _LANES_GPU = 3
 """While one computes, the others' pixels and results are on their way between host and device."""
+_WHOLE_TILES = 2
+"""Images of up to so many tiles are one: each cut costs its context twice (camera frames of 1920×1080 px: a third)."""
 _LANE_BYTES = 3 * 2**30
 """What the activations of all lanes may take on a CPU."""
 _ACTIVATIONS = 10
@@ -54,6 +56,7 @@ class Predictor:
         self._tile = up_to_multiple(config.tile, self._unet.multiple)
         self._context = effective_context(self._unet, config)
         self._most = 1 if config.device == "cpu" else _BATCH_MOST
+        self._whole_tiles = self._whole_tiles_of(config)
         self.lane_count = self._lanes_of(config)
         threads = max(1, config.threads // self.lane_count) if config.threads else torch.get_num_threads()
         # A lane is a thread of its own, which knows nothing of the GPU that was chosen in this one.
@@ -99,8 +102,22 @@ class Predictor:
         if not config.threads:
             return 1
         side = self._tile + 2 * max(self._context, self._unet.margin)
-        pixels = max(side**2, WHOLE_TILES * self._unet.reach.input_size(self._tile) ** 2)
-        return max(1, min(config.threads, _LANE_BYTES // (_ACTIVATIONS * 4 * self._unet.base_channels * pixels)))
+        largest = max(self._bytes(side**2), self._bytes(self._whole_tiles * self._frame_pixels))
+        return max(1, min(config.threads, _LANE_BYTES // largest))
+
+    def _whole_tiles_of(self, config: PredictorConfig) -> int:
+        """Return how many tiles an image may have that is predicted in one piece; where tiles are not exact, none."""
+        is_exact = self._unet.margin > 0 or self._context >= self._unet.exact_context
+        fits = config.device == "cuda" or self._bytes(_WHOLE_TILES * self._frame_pixels) <= _LANE_BYTES
+        return _WHOLE_TILES if is_exact and fits else 0
+
+    @property
+    def _frame_pixels(self) -> int:
+        return self._unet.reach.input_size(self._tile) ** 2
+
+    def _bytes(self, pixels: int) -> int:
+        """Return what the activations of a piece take on a CPU, about."""
+        return _ACTIVATIONS * 4 * self._unet.base_channels * pixels
 
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
         """Return q = round(255·probability) of each image, (classes, H, W) uint8.
@@ -144,7 +161,10 @@ class Predictor:
             try:
                 found = self._forward(reads, size, shape[2])
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or size == 1:
+                if not is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    self._whole_tiles = 0  # whoever tries again does so in tiles
                     raise
                 self._halve(size)
                 continue
@@ -159,7 +179,7 @@ class Predictor:
         return self._tiles(height, width, self.config.around)
 
     def _tiles(self, height: int, width: int, around: int) -> list[Tile]:
-        return list(tiles_of(height, width, self._unet.reach, self._tile, self._context, around))
+        return list(tiles_of(height, width, self._unet.reach, self._tile, self._context, around, self._whole_tiles))
 
     def read_tile(self, read: Callable[[Box], NDArray[Any]], height: int, width: int, tile: Tile) -> NDArray[Any]:
         """Return the pixels that the network needs for a tile, HWC.

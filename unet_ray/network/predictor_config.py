@@ -17,7 +17,7 @@ class PredictorConfig:
 
     tile: int = 1024
     """Side of the piece of an image that is predicted at once (px); rounded up to a multiple of 2^depth. An image of up
-    to two pieces is one (`tiling.WHOLE_TILES`)."""
+    to two such pieces is one, where that is exact and fits."""
     context: int | None = None
     """Pixels read around a tile; None: as many as make the result exact."""
     device: Literal["cpu", "cuda"] = "cpu"
