@@ -68,18 +68,27 @@ def calm_ray_data() -> None:
 
 
 @contextmanager
-def blocks_within(limit_bytes: int) -> Iterator[None]:
-    """Keep the datasets of a `with` block from working further ahead than so many bytes in the object store.
+def blocks_of(block_bytes: int, limit_bytes: int | None = None) -> Iterator[None]:
+    """Keep the blocks of the datasets of a `with` block small, and what is worked ahead within a limit.
 
-    By default a fast stage runs ahead of a slow one until the store is half full, whatever that is good for.
+    By default Ray Data joins what a task yields until it has 128 MiB, and a fast stage runs ahead of a slow one until
+    the object store is half full, whatever that is good for. Blocks that are a good part of the limit starve the slow
+    one: no task starts while the limit has no room for what it may yield.
+
+    Args:
+        block_bytes — up to which what a task yields is joined.
+        limit_bytes — in the object store; None leaves it to Ray Data.
     """
-    options = DataContext.get_current().execution_options
-    before = options.resource_limits
-    options.resource_limits = ExecutionResources.for_limits(object_store_memory=limit_bytes)
+    context = DataContext.get_current()
+    options = context.execution_options
+    before = context.target_max_block_size, options.resource_limits
+    context.target_max_block_size = block_bytes
+    if limit_bytes is not None:
+        options.resource_limits = ExecutionResources.for_limits(object_store_memory=limit_bytes)
     try:
         yield
     finally:
-        options.resource_limits = before
+        context.target_max_block_size, options.resource_limits = before
 
 
 class _PauseBetweenSteps(ExecutionCallback):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +22,7 @@ from unet_ray.archive.runs import close_lost_runs, new_run_id, run_records
 from unet_ray.archive.scratch import scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.capacity import PoolPlan, plan_pool
-from unet_ray.cluster import TASK_CPUS, ProgressBoard, blocks_within, bytes_between, calm_ray_data, connect
+from unet_ray.cluster import TASK_CPUS, ProgressBoard, blocks_of, bytes_between, calm_ray_data, connect
 from unet_ray.costs import NodeHours
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
@@ -150,11 +149,12 @@ class _Run:
         self._warn_of_slow_precision(pool)
         minutes, todo = self.config.stall_minutes, self.plan.todo
         watchdog, hours = Watchdog(60 * minutes), NodeHours()
-        ahead = nullcontext() if pool.uses_gpu else blocks_within(_BLOCKS_AHEAD * _BLOCK_BYTES * pool.most)
+        block_bytes = _BLOCK_BYTES * (_GPU_TASKS if pool.uses_gpu else 1)
+        ahead = blocks_of(block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most)
         progress = _Progress(self.result, todo, watchdog, RunMetrics(self.result.run_id, todo, pool.most))
         try:
             with watchdog, hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
-                chain = self._chain(blocks, pool, board.post)
+                chain = self._chain(blocks, block_bytes, pool, board.post)
                 chain.write_datasink(self._sink())
         except KeyboardInterrupt:
             if not watchdog.has_barked:
@@ -196,7 +196,7 @@ class _Run:
     def _blocks(self, least: int) -> list[Any]:
         return self.plan.blocks(least, self.config.shard_images)
 
-    def _chain(self, blocks: list[Any], pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
+    def _chain(self, blocks: list[Any], block_bytes: int, pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
         from unet_ray.predict_actor import PredictActor  # which loads torch
 
         config, model, access, check_etags = self.config, self.model, self.plan.access, self.plan.etags_of_store
@@ -208,7 +208,6 @@ class _Run:
             threads=pool.threads,
             around=model.parting.steps if model.parting else 0,
         )
-        block_bytes = _BLOCK_BYTES * (_GPU_TASKS if pool.uses_gpu else 1)
         as_rows = self._measure()
 
         def measure(probabilities: Any) -> Any:
