@@ -41,8 +41,8 @@ _KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 120_000}
 """Ray ends a process that had no task for a second wherever more processes than CPUs are alive, actors included: with
 ten small actors each of Ray Data's tasks would start Python and load everything anew (seen: an eighth of two CPUs)."""
 _ARENAS = "MALLOC_ARENA_MAX"
-"""By default each thread of a process gets an arena of the C library's, up to eight for each CPU, and what is freed stays
-there: processes that decode grow for many minutes. One arena for each CPU is as fast (seen: half the memory)."""
+"""By default each thread of a process gets an arena of the C library's, up to eight for each CPU, and what is freed
+stays there: processes that decode grow for many minutes. One for each CPU is as fast (seen: half the memory)."""
 TASK_CPUS = 0.5
 """Logical CPUs of a Ray Data task; other than an actor's, or Ray would run the tasks inside the actor."""
 
