@@ -127,6 +127,27 @@ def test_an_image_that_fails_on_the_way_is_a_row(tmp_path: Path, monkeypatch: py
         assert row["error"].startswith("more than 1 regions of a class")
 
 
+@pytest.mark.parametrize("whole_pixels", [2000, 10**6], ids=["windows", "whole"])
+def test_a_lost_gpu_is_no_fault_of_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_pixels: int
+) -> None:
+    """The stage ends, so that its actor is replaced; a memory that is full is an image's fault."""
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    archive.write("good.png", encode(draw_scene(100, 120, rng)[0], "png"))
+    monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
+    reason = "an illegal memory access was encountered"
+
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError(f"CUDA error: {reason}")
+
+    monkeypatch.setattr(UNet, "forward", fail)
+    with pytest.raises(torch.AcceleratorError, match=reason):
+        segment(archive, make_network(), tile=64)
+    reason = "out of memory"
+    (row,) = segment(archive, make_network(), tile=64)["images"].to_pylist()
+    assert row["error_type"] == "out_of_memory"
+
+
 def tiff(image: NDArray[Any], **options: Any) -> bytes:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, image, photometric="rgb" if image.ndim == 3 else "minisblack", **options)

@@ -3,9 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
 
-from unet_ray.imaging.runs import Runs, line_of, overlaps, ranges, uncovered
+from unet_ray.imaging.runs import Runs, components, line_of, overlaps, ranges, uncovered
 
 SIZES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
 LABELS = arrays(np.int32, SIZES, elements=st.integers(0, 3))
@@ -16,6 +18,18 @@ LABELS = arrays(np.int32, SIZES, elements=st.integers(0, 3))
 def test_a_mask_becomes_its_components(mask: NDArray[np.bool_]) -> None:
     found = Runs.of_mask(mask).image(*mask.shape)
     assert np.array_equal(found, label(mask, connectivity=2))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=60))
+def test_components_are_numbered_by_their_first_members(belong_together: list[tuple[int, int]]) -> None:
+    pairs = np.array(belong_together, np.int64).reshape(-1, 2).T
+    found = components(pairs, 40)
+    _, expected = connected_components(coo_array((np.ones(pairs.shape[1]), tuple(pairs)), shape=(40, 40)))
+    numbers, first = np.unique(found, return_index=True)
+    assert numbers.tolist() == list(range(len(numbers)))
+    assert np.all(np.diff(first) > 0)
+    assert np.array_equal(found[:, None] == found, expected[:, None] == expected)
 
 
 @settings(deadline=None)

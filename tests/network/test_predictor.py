@@ -1,3 +1,4 @@
+import threading
 import weakref
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.tiling import Box
 from unet_ray.network.graphs import BatchGraph
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
-from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor import Predictor, is_device_lost, is_out_of_memory
 from unet_ray.network.predictor_config import Precision, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
@@ -285,6 +286,39 @@ def test_memory_that_runs_out_halves_the_batch_for_good() -> None:
     limit = 0
     with pytest.raises(torch.OutOfMemoryError):
         predictor.predict(images[:1])
+
+
+def test_lanes_that_run_out_of_memory_together_halve_the_batch_once() -> None:
+    predictor = Predictor(UNet(UNetConfig(1, 1, 3, 2)), PREPROCESSING, PredictorConfig(threads=2))
+    predictor._most = 8  # as on a GPU
+    both, seen = threading.Barrier(2), []
+
+    def refuse(_: object, inputs: tuple[torch.Tensor]) -> None:
+        seen.append(len(inputs[0]))
+        if len(inputs[0]) > 4:
+            both.wait(timeout=60)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    predictor.network.register_forward_pre_hook(refuse)
+    predictor.predict([np.zeros((20, 30, 1), np.uint8)] * 16)
+    assert seen.count(8) == 2
+    assert seen.count(4) == 4
+    assert predictor.batch_divisor == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "full", "lost"),
+    [
+        (MemoryError(), True, False),
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (torch.AcceleratorError("CUDA error: out of memory"), True, False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True, False),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, False),
+    ],
+)
+def test_a_full_memory_is_told_from_a_lost_device(error: Exception, full: bool, lost: bool) -> None:
+    assert (is_out_of_memory(error), is_device_lost(error)) == (full, lost)
 
 
 def test_an_image_of_two_tiles_is_one_piece_as_long_as_memory_lasts() -> None:

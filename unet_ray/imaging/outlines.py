@@ -20,6 +20,9 @@ from scipy.sparse.csgraph import depth_first_order
 from unet_ray.imaging.columns import Columns, numbered
 from unet_ray.imaging.runs import Runs, components, overlaps, ranges, uncovered
 
+LOW_Y, HIGH_Y, HIGH_X, LOW_X = range(4)
+"""Which sides of their pixels: along an outline they lead towards +x, −x, +y, −y."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -51,7 +54,7 @@ class Parts:
         return Parts(runs, part, runs.label[first], places, left, top, pairs)
 
     def sides(self, group: NDArray[np.int64] | None = None) -> Sides:
-        """Return all sides of the parts, in the order of `joined`: low-y sides of pixels, high-x, high-y, low-x.
+        """Return all sides of the parts, in the order of `joined`: low-y sides of pixels, high-y, high-x, low-x.
 
         Args:
             group — of each part: between parts of one group there are no sides; None: of its own.
@@ -65,25 +68,20 @@ class Parts:
         goes_on[1:-1] = runs.meets_next() & (grouped[:-1] == grouped[1:])
         above = uncovered(runs, lower[same][order], shared[0][order], shared[1][order])
         below = uncovered(runs, upper[same], *shared)
-        return Sides.concatenated(
-            [
-                self._horizontal(0, *above),
-                self._vertical(1, np.flatnonzero(~goes_on[1:])),
-                self._horizontal(2, *below),
-                self._vertical(3, np.flatnonzero(~goes_on[:-1])),
-            ]
-        )
+        right, left = (self._vertical(kind, ~flags) for kind, flags in ((HIGH_X, goes_on[1:]), (LOW_X, goes_on[:-1])))
+        vertical = Sides.concatenated([right, left]).joined()
+        return Sides.concatenated([self._horizontal(LOW_Y, *above), self._horizontal(HIGH_Y, *below), vertical])
 
     def _horizontal(
         self, kind: int, run: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
     ) -> Sides:
-        line = self.runs.row[run] + self.top + kind // 2
+        line = self.runs.row[run] + self.top + int(kind == HIGH_Y)
         return Sides(np.full(len(run), kind, np.int8), line, start + self.left, stop + self.left, self.part[run])
 
-    def _vertical(self, kind: int, run: NDArray[np.int64]) -> Sides:
-        line = (self.runs.stop if kind == 1 else self.runs.start)[run] + self.left
+    def _vertical(self, kind: int, run: NDArray[np.bool_]) -> Sides:
+        line = (self.runs.stop if kind == HIGH_X else self.runs.start)[run] + self.left
         row = self.runs.row[run] + self.top
-        return Sides(np.full(len(run), kind, np.int8), line, row, row + 1, self.part[run]).joined()
+        return Sides(np.full(len(row), kind, np.int8), line, row, row + 1, self.part[run])
 
     def touching(self) -> list[tuple[NDArray[np.int64], ...]]:
         """Return where different parts have a common side: first for sides along rows, then along columns.
@@ -150,7 +148,7 @@ class Sides(Columns):
     """
 
     kind: NDArray[np.int8]
-    """Place of (vertical, far) in `_KINDS`; far: the side of the pixels towards larger coordinates."""
+    """LOW_Y, HIGH_Y, HIGH_X or LOW_X."""
     line: NDArray[np.int64]
     """The row or column of vertices (px)."""
     start: NDArray[np.int64]
@@ -175,9 +173,6 @@ class Sides(Columns):
         return replace(ordered.of(first), stop=ordered.stop[last])
 
 
-_KINDS = ((False, False), (True, True), (False, True), (True, False))
-
-
 @dataclass(frozen=True)
 class _Vertices:
     """Where each of some sides begins and ends, and which of two goes on there."""
@@ -193,15 +188,14 @@ class _Vertices:
 
     @staticmethod
     def of(sides: Sides) -> _Vertices:
-        """Low-y sides run towards +x, high-x ones +y, high-y −x, low-x −y."""
-        vertical, far = (np.array(flags)[sides.kind] for flags in zip(*_KINDS, strict=True))
-        backwards = far != vertical
+        vertical = sides.kind >= HIGH_X
+        backwards = (sides.kind == HIGH_Y) | (sides.kind == LOW_X)
         begin, end = np.where(backwards, sides.stop, sides.start), np.where(backwards, sides.start, sides.stop)
         x, y = np.where(vertical, sides.line, begin), np.where(vertical, begin, sides.line)
         end_x, end_y = np.where(vertical, sides.line, end), np.where(vertical, end, sides.line)
         # Turn so that a part that touches itself at a corner is parted by its background there:
         # +y → +x and −y → −x; +x → −y and −x → +y.
-        return _Vertices(x, y, end_x, end_y, np.where(vertical, ~backwards, backwards), backwards)
+        return _Vertices(x, y, end_x, end_y, vertical != backwards, backwards)
 
 
 def _next_sides(vertices: _Vertices, part: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -141,7 +141,7 @@ def sums_of(runs: Runs, q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) ->
     y, x = runs.row + top, runs.start + left
     ends = np.stack([runs.row * q_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1).ravel()
     ends = ends[: len(ends) - int(len(ends) > 0 and ends[-1] == q_hw.size)]  # the image's end is the last one's anyway
-    q_sum = np.add.reduceat(q_hw.ravel(), ends, dtype=np.int64)[::2]
+    q_sum = np.add.reduceat(q_hw.ravel(), ends, dtype=np.uint32)[::2]  # of a run: far below 2^32, half of int64's time
     q_max = np.maximum.reduceat(q_hw.ravel(), ends)[::2]
 
     def added(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from unet_ray.imaging.columns import Columns
 
@@ -29,10 +27,10 @@ class Runs(Columns):
     @staticmethod
     def of_mask(mask_hw: NDArray[np.bool_]) -> Runs:
         """Return the 8-connected components of a mask, labelled by their first pixels in raster order."""
-        width = mask_hw.shape[1] + 1
-        padded = np.zeros((mask_hw.shape[0], width + 1), bool)
-        padded[:, 1:-1] = mask_hw
-        changes = np.flatnonzero(padded[:, 1:] != padded[:, :-1])  # in each row a start, its stop, the next start, …
+        height, width = mask_hw.shape[0], mask_hw.shape[1] + 1
+        padded = np.zeros(1 + height * width, bool)  # a pixel of nothing before the first row and after each
+        padded[1:].reshape(height, width)[:, :-1] = mask_hw
+        changes = np.flatnonzero(padded[1:] != padded[:-1])  # in each row a start, its stop, the next start, …
         row, start = np.divmod(changes[::2], width)
         found = Runs(row, start, changes[1::2] - row * width, np.arange(len(row)))
         return replace(found, label=components(np.stack(found.pairs(corners=True)), len(found)))
@@ -76,19 +74,23 @@ class Runs(Columns):
 def components(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Return the component of each of `count` members, numbered by their first members.
 
+    Of each pair the later member is led by the earlier one, of several by the first; then leaders take the place of the
+    pairs' members, until no pair has two. With the runs of an image that is done once or twice, of noise six times
+    (minimum labelling with shortcutting: Liu and Tarjan, arXiv 1812.06177).
+
     Args:
         pairs — (2, n) members that belong together.
     """
-    order, starts = np.argsort(pairs[0], kind="stable"), np.zeros(count + 1, np.int32)
-    np.cumsum(np.bincount(pairs[0], minlength=count), out=starts[1:])
-    # as scipy wants it in the end: with few regions its conversions took longer than all else
-    links = np.ones(pairs.shape[1]), pairs[1][order].astype(np.int32), starts
-    number, found = connected_components(csr_array(links, shape=(count, count)), directed=False)
-    first = np.zeros(number, np.int64)
-    first[found[::-1]] = np.arange(count)[::-1]  # of several writes to one place the last stays
-    rank = np.empty(number, np.int64)
-    rank[np.argsort(first)] = np.arange(number)
-    return rank[found]
+    members = np.arange(count)
+    leader, (one, other) = members.copy(), pairs
+    while len(one):
+        np.minimum.at(leader, np.maximum(one, other), np.minimum(one, other))
+        while np.any((further := leader[leader]) != leader):
+            leader = further
+        one, other = leader[one], leader[other]
+        apart = np.flatnonzero(one != other)
+        one, other = one[apart], other[apart]
+    return (np.cumsum(leader == members) - 1)[leader]
 
 
 def ranges(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.imaging.columns import Columns, numbered
-from unet_ray.imaging.outlines import Parts, Sides, outlines_wkb
+from unet_ray.imaging.outlines import HIGH_X, HIGH_Y, LOW_X, LOW_Y, Parts, Sides, outlines_wkb
 from unet_ray.imaging.parting import Parted
 from unet_ray.imaging.regions import Sums, sums_of
 from unet_ray.imaging.runs import line_of
@@ -84,7 +84,8 @@ class Contacts(Columns):
     def sides(self, part_region: NDArray[np.int64]) -> Sides:
         """Return the sides of the others: of pixels that have none of their region beyond the line."""
         pieces = []
-        for parts, other, kinds in ((self.before, self.after, (2, 1)), (self.after, self.before, (0, 3))):
+        both = (self.before, self.after, (HIGH_Y, HIGH_X)), (self.after, self.before, (LOW_Y, LOW_X))
+        for parts, other, kinds in both:
             at = np.flatnonzero((parts >= 0) & ((other < 0) | (part_region[parts] != part_region[other])))
             kind = np.array(kinds, np.int8)[self.vertical[at].astype(int)]
             pieces.append(Sides(kind, self.line[at], self.along[at], self.along[at] + 1, parts[at]))
@@ -144,6 +145,6 @@ def _without_seams(sides: Sides, core: Box, seams: tuple[bool, ...]) -> Sides:
     """Return the sides but for those along seams: whether there are any, the neighbour's pixels tell."""
     lines = core.top, core.bottom, core.left, core.right
     along = np.zeros(len(sides), bool)
-    for kind, line, is_seam in zip((0, 2, 3, 1), lines, seams, strict=True):
+    for kind, line, is_seam in zip((LOW_Y, HIGH_Y, LOW_X, HIGH_X), lines, seams, strict=True):
         along |= is_seam & (sides.kind == kind) & (sides.line == line)
     return sides.of(~along)

@@ -10,6 +10,8 @@ same.
 
 from __future__ import annotations
 
+import threading
+
 import torch
 import triton
 import triton.language as tl
@@ -20,6 +22,9 @@ from unet_ray.network.unet import UNet
 
 _BLOCK = 1024
 """Elements of one Triton program."""
+_launching = threading.Lock()
+"""Lanes that want a kernel at the same time would each build it, and Triton unloads all but the last (since 3.7), even
+where a CUDA graph holds it."""
 
 
 class FusedUNet(UNet):
@@ -39,7 +44,7 @@ class FusedUNet(UNet):
         channels, height, width = features.shape[1:]
         pooled = _empty(features, channels, height // 2, width // 2)
         size = pooled.numel(), *_steps(features), channels, *pooled.shape[2:]
-        with torch.cuda.device_of(features):
+        with _launching, torch.cuda.device_of(features):
             _pool[_programs(pooled)](features, pooled, *size, _BLOCK)
         return pooled
 
@@ -51,7 +56,7 @@ class FusedUNet(UNet):
         channels, height, width = skip.shape[1:]
         joined = _empty(skip, 2 * channels, height, width)
         size = skip.numel(), *_steps(skip), *_steps(raised), channels, height, width
-        with torch.cuda.device_of(skip):
+        with _launching, torch.cuda.device_of(skip):
             _join[_programs(skip)](skip, raised, up.bias, joined, *size, _BLOCK)
         return joined
 

@@ -6,10 +6,12 @@ hold it, while the GPU has nothing to do. A graph asks four times.
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,11 +31,24 @@ _SEEN_BEFORE = 2
 the first also builds and chooses kernels, which must not be captured."""
 _MOST_GRAPHS = 32
 """Of one lane: of the first shapes that come again. Their buffers stay, some 8 MB of each on the device and as much off
-it; what activations take is shared. Batches of further shapes are launched kernel by kernel."""
+it; what activations take is shared, as far as a shape fits into what those before it took. Batches of further shapes
+are launched kernel by kernel."""
 _REMEMBERED = 1000
 """Shapes that are counted at a time: an archive may have as many as images."""
 _capturing = threading.Lock()
 """A process may capture one graph at a time."""
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from freeing cycles: the thread that captures may not unload a kernel or a graph among them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class BatchGraph:
@@ -54,7 +69,7 @@ class BatchGraph:
         self._graph = torch.cuda.CUDAGraph()
         # Other lanes go on allocating while this one captures, which the default mode forbids.
         capture = torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local")
-        with _capturing, capture:
+        with _capturing, _no_collection(), capture:
             self._result = compute(self._given, wanted)
         self._found = torch.empty(self._result.shape, dtype=self._result.dtype, pin_memory=True)
 

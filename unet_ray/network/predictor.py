@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections import defaultdict
@@ -38,6 +39,8 @@ _LANE_BYTES = 3 * 2**30
 """What the activations of all lanes may take on a CPU."""
 _ACTIVATIONS = 10
 """Planes of the first level's channels that one forward pass holds at a time, about (measured)."""
+_OUT_OF_MEMORY = "can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED"
+"""What errors without a type of their own say: torch's of the host, CUDA's and Triton's, cuDNN's."""
 
 
 class Predictor:
@@ -70,13 +73,16 @@ class Predictor:
         """Of each lane's batches, on a GPU."""
         self.batch_divisor = 1
         """What batches are divided by since memory ran out."""
+        self._halving = threading.Lock()
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         self.network = self._placed(_folded(network))
         """With batch normalisation folded, on its device, in its precision."""
         if config.device == "cuda":
             self.network = self._fused_if_possible(self.network)
             self._graphs = BatchGraphs(self._device)
-            torch.cuda.synchronize()  # the lanes' streams do not wait for the one that brought the weights
+            # The lanes' streams do not wait for the one that brought the weights. To wait for the whole device would
+            # spoil what another predictor's lanes capture.
+            torch.cuda.current_stream().synchronize()
 
     def _placed(self, network: UNet) -> UNet:
         return network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -166,7 +172,9 @@ class Predictor:
                 if size == 1:
                     self._whole_tiles = 0  # whoever tries again does so in tiles
                     raise
-                self._halve(size)
+                with self._halving:
+                    if self._batch_size(shape) >= size:  # else another lane was faster
+                        self._halve(size)
                 continue
             for (i, tile), q in zip(batch, found, strict=False):
                 core = tile.core
@@ -262,8 +270,14 @@ def cpu_has_bfloat16() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that host or GPU memory ran out; torch has no type of its own for the host's."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Tell whether an error says that host or GPU memory ran out."""
+    typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return typed or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def is_device_lost(error: Exception) -> bool:
+    """Tell whether an error says that this process can use its GPU no more: every later image would fail."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def as_image_error(error: Exception) -> Exception:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from unet_ray.archive.image_files import check_unchanged, open_ranges
@@ -28,7 +27,7 @@ from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.seams import RegionMerger
 from unet_ray.imaging.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Box, Tile
-from unet_ray.network.predictor import Predictor, as_image_error
+from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PROBABILITIES, failure
 from unet_ray.stages.measure import Measure, list_of
@@ -70,9 +69,9 @@ class PredictLarge:
         try:
             image.work()
             found = [[image.masks()], [image.regions()]]
-        except torch.AcceleratorError:
-            raise  # the device is lost to this process
         except Exception as error:
+            if is_device_lost(error):
+                raise
             image.row |= failure(as_image_error(error), _stage_of(error, image.failed_at))
             found = [[None], [None]]
         finally:

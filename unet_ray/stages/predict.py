@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 
-from unet_ray.network.predictor import Predictor, as_image_error
+from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.stages.columns import PROBABILITIES, failure, samples_of, table_with
 from unet_ray.stages.large import PredictLarge
 
@@ -44,8 +43,6 @@ class Predict:
         try:
             outputs, seconds = self.predictor.predict_timed(list(images.values()))
             found = dict(zip(images, outputs, strict=True))
-        except torch.AcceleratorError:
-            raise  # the device is lost to this process: every later image would fail
         except Exception:
             started = time.perf_counter()
             found = self._one_by_one(rows, images)
@@ -66,5 +63,7 @@ class Predict:
             try:
                 found[index] = self.predictor.predict([image])[0]
             except Exception as error:
+                if is_device_lost(error):
+                    raise
                 rows[index].update(failure(as_image_error(error), "predict"))
         return found
