@@ -23,8 +23,8 @@ from unet_ray.network.unet import UNet
 _BLOCK = 1024
 """Elements of one Triton program."""
 _launching = threading.Lock()
-"""Lanes that want a kernel at the same time would each build it, and Triton unloads all but the last (since 3.7), even
-where a CUDA graph holds it."""
+"""Triton builds and loads a kernel when it is first launched, and not safely from several threads: a second lane may be
+given one that is half loaded (3.7), or the first lane's may be unloaded under its CUDA graph (3.8)."""
 
 
 class FusedUNet(UNet):
