@@ -265,6 +265,7 @@ def main() -> None:
                 cluster.stop()
             if flags.place == "s3":
                 store.stop()
+        assert soak.hung == 0
         print(f"{soak.images} images: nothing lost, nothing double, all rows as undisturbed")
 
 

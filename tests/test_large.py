@@ -131,7 +131,7 @@ def test_an_image_that_fails_on_the_way_is_a_row(tmp_path: Path, monkeypatch: py
 def test_a_lost_gpu_is_no_fault_of_the_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_pixels: int
 ) -> None:
-    """The stage ends, so that its actor is replaced; a memory that is full is an image's fault."""
+    """It is an error of the stage; a memory that is full is one of the image."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     archive.write("good.png", encode(draw_scene(100, 120, rng)[0], "png"))
     monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)

@@ -189,7 +189,7 @@ class ProgressBoard:
         stopping = False
         while not stopping:
             stopping = self._stop.wait(self._interval_s)
-            with suppress(ray.exceptions.RayError):  # progress is never worth a run
+            with suppress(Exception):  # progress is never worth a run, nor is a terminal that went away
                 taken = ray.get(self._messages.take.remote(), timeout=30)
                 if taken:
                     self._show(taken)

@@ -25,6 +25,7 @@ from unet_ray.imaging.images import (
 )
 from unet_ray.imaging.labels import ClassSpec, MaskKind
 from unet_ray.imaging.tiffs import count_pages
+from unet_ray.imaging.windows import WHOLE_BYTES
 
 _READ_THREADS = 16
 
@@ -69,7 +70,7 @@ def _pages_of(access: Storage, entry: FileEntry) -> list[ImageSource]:
             with Storage(entry.uri, access.options).open() as file:
                 pages = count_pages(file)
         except (ImageError, OSError):
-            pages = _count_pages_whole(access, entry)
+            pages = _count_pages_whole(access, entry) if entry.size <= WHOLE_BYTES else 1
     numbers: list[int | None] = [None] if pages == 1 else list(range(1, pages + 1))
     return [ImageSource(entry.uri, number, entry.etag, entry.size, pages) for number in numbers]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import ray
 
 from unet_ray.archive.storage import Storage
+from unet_ray.errors import one_line
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor import Predictor, is_device_lost
 from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.stages.large import PredictLarge
 from unet_ray.stages.measure import Measure
@@ -48,5 +50,15 @@ class PredictActor:
         self._predict = Predict(predictor, PredictLarge(access, predictor, measure, check_etags, tell))
 
     def __call__(self, pixels: Any) -> Iterator[Any]:
-        """Predict a table of images."""
-        return self._predict(pixels)
+        """Predict a table of images.
+
+        Where the GPU is lost the process ends: Ray starts another and repeats the calls, while it would take an
+        exception for the end of the run.
+        """
+        try:
+            yield from self._predict(pixels)
+        except Exception as error:
+            if is_device_lost(error):
+                print(f"this process lost its GPU, another takes over: {one_line(error)}", file=sys.stderr, flush=True)
+                os._exit(1)
+            raise

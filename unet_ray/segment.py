@@ -40,7 +40,7 @@ from unet_ray.stages.work_done import WorkDone
 from unet_ray.watchdog import Watchdog
 
 _CALLS_PER_ACTOR = 4
-"""Of a predictor at a time: two large images, and small ones that are not held up by them."""
+"""Of a predictor at a time: two large images work, so that small ones are not held up by the last three of these."""
 _IMAGES_PER_TASK, _BLOCK_BYTES = 16, 32 * 2**20
 """Images that one decode task reads, at least, and bytes of pixels that go on together."""
 _GPU_TASKS = 4

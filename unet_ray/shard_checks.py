@@ -113,7 +113,8 @@ def _check_rows(row: dict[str, Any], masks: list[dict[str, Any]], regions: list[
             and p["left"] + p["width"] <= row["width"]
             for p in pieces
         )
-        if not inside or sum(p["height"] * p["width"] for p in pieces) != row["height"] * row["width"]:
+        twice = len({(p["top"], p["left"]) for p in pieces}) < len(pieces)
+        if not inside or twice or sum(p["height"] * p["width"] for p in pieces) != row["height"] * row["width"]:
             yield "masks rows that do not cover their image"
 
 

@@ -113,6 +113,7 @@ def test_killed_nights_leave_the_tables_of_undisturbed_ones(tmp_path: Path) -> N
         Storage.of("s3://soak").filesystem.mkdir("s3://soak")
         soak = Soak("s3://soak", make_tiny_model(tmp_path), images=80, seed=5, server=server.restart)
         soak.run(kills=3)
+        assert soak.hung == 0
     finally:
         server.stop()
         for name, value in before.items():

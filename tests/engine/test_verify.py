@@ -84,6 +84,16 @@ def twice(root: Path) -> None:
         shutil.copy(first, first.with_name(first.name.replace("000000", "000077")))
 
 
+def upper_half_twice(root: Path) -> None:
+    """Put the upper half of a mask in the place of the lower one as well."""
+    path = min(root.glob("masks/*/*.parquet"))
+    content = pq.read_table(path, partitioning=None)
+    whole, *rows = content.to_pylist()
+    assert whole["height"] % 2 == 0
+    half = whole | {"height": whole["height"] // 2}
+    pq.write_table(pa.Table.from_pylist([half, half, *rows], schema=content.schema), path)
+
+
 def unlink(pattern: str) -> Callable[[Path], None]:
     return lambda root: min(root.glob(pattern)).unlink()
 
@@ -106,6 +116,7 @@ DAMAGES = {
     "masks rows without a successful": change("masks", "image_uri", lambda uri: uri + "x", anything),
     "regions rows without a successful": change("regions", "run_id", lambda name: name + "x", anything),
     "do not cover their image": change("masks", "height", lambda px: px - 1, anything),
+    "masks rows that do not cover": upper_half_twice,
     "do not decode to their size": change("masks", "counts", lambda _: OTHER_MASK, anything),
     "run lengths that do not": change("masks", "counts", lambda _: b"\xff\x01zz", anything),
     "area is not that of its run lengths": change("masks", "area", lambda px: px + 1, anything),

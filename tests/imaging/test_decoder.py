@@ -142,3 +142,40 @@ def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder)
     with pytest.raises(ImageError, match="the decoder crashed"):
         decoder.window(Box(0, 0, 1, 1))
     assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
+
+
+def test_a_slow_start_costs_one_image_and_mixes_up_none(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [random_image(seed) for seed in range(3)]
+    monkeypatch.setattr("unet_ray.imaging.decoder._START_LIMIT_S", 0.0)
+    with pytest.raises(TimeoutError, match="the decoder did not start in 0 s"):
+        decoder.decode(png(images[0]))
+    monkeypatch.undo()
+    for image in images:
+        assert np.array_equal(decoder.decode(png(image)), image)
+
+
+def test_a_large_file_that_cannot_be_read_in_windows_is_not_fetched(decoder: Decoder) -> None:
+    def fetch(offset: int, size: int) -> bytes:
+        assert size < 2**20
+        return (b"no image" * 2**17)[offset : offset + size]
+
+    with pytest.raises(ImageError, match="a file of 300000000 bytes that is no TIFF, PNG or JPEG") as error:
+        decoder.open(fetch, 300_000_000)
+    assert error.value.error_type == "too_large"
+
+
+def test_a_file_that_asks_for_more_than_fits_is_not_fetched() -> None:
+    """A TIFF of 64 GiB that says that its list of strips takes 2 GiB."""
+    tags = {256: (3, 1, 100), 257: (3, 1, 100), 273: (4, 2**29, 200), 278: (3, 1, 1), 279: (4, 2**29, 200)}
+    entries = [struct.pack("<HHII", tag, *values) for tag, values in tags.items()]
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+
+    def fetch(offset: int, size: int) -> bytes:
+        assert size < 2**20
+        return (header + bytes(2**20))[offset : offset + size]
+
+    small = Decoder(memory_limit_bytes=2**30)
+    with pytest.raises(ImageError, match="decoding it needs 2147483648 bytes of the file at once") as error:
+        small.open(fetch, 2**36)
+    assert error.value.error_type == "too_large"
+    small.close()

@@ -35,6 +35,8 @@ from unet_ray.imaging.windows import open_windows
 
 TIME_LIMIT_S = 60.0
 """For one image: a hundred times what the largest that is decoded whole takes."""
+_START_LIMIT_S = 60.0
+"""For the child itself, which is no image's time."""
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Address space of the child: 134 megapixels in colour, several times."""
 _DTYPES = ("uint8", "uint16", "float32")
@@ -137,7 +139,13 @@ class Decoder:
             for pipe in (self._child.stdin, self._child.stdout):
                 with contextlib.suppress(OSError):  # as large as is allowed: pixels take fewer turns
                     fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
-            self._read(self._child, time.monotonic() + 60.0)  # it says when it is ready: its start is no image's time
+            try:
+                self._read(self._child, time.monotonic() + _START_LIMIT_S)  # it says when it is ready
+            except BaseException as error:
+                self.close()  # what it says later would be taken for the reply to an image
+                if isinstance(error, TimeoutError):
+                    raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
+                raise
         return self._child
 
     def _ask(
@@ -151,6 +159,9 @@ class Decoder:
                 raise ImageError(str(reply["error_type"]), str(reply["message"]))
             if "fetch" not in reply:
                 return reply, samples
+            if reply["size"] > self._memory_limit_bytes:
+                self.close()
+                raise ImageError("too_large", f"decoding it needs {reply['size']} bytes of the file at once")
             started = time.monotonic()
             try:
                 piece = self._fetch(int(reply["fetch"]), int(reply["size"]))

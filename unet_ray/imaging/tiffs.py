@@ -67,7 +67,7 @@ def chosen_page(tiff: tifffile.TiffFile, file: BinaryIO, page: int | None) -> An
     """Return the page of a number, from 1; raise ImageError for a stack without it, a page beyond, a volume."""
     pages = image_pages(tiff, file) or [tiff.pages[0]]
     if page is None and len(pages) > 1:
-        raise ImageError("unsupported", f"a stack of {len(pages)} pages where one image was expected")
+        raise ImageError("changed", f"a stack of {len(pages)} pages, listed as one image; the next run takes its pages")
     if (page or 1) > len(pages):
         raise ImageError("unreadable", f"page {page} of a stack of {len(pages)}")
     chosen = pages[(page or 1) - 1]

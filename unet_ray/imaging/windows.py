@@ -22,6 +22,8 @@ from unet_ray.imaging.window_reader import WindowReader
 
 WHOLE_PIXELS = 2**25
 """Largest image that is decoded whole (px): 34 megapixels. Larger ones are read in windows, where their format can."""
+WHOLE_BYTES = 2**28
+"""Largest file that is read whole (bytes)."""
 
 
 def open_windows(fetch: Fetch, size: int, page: int | None = None) -> WindowReader:
@@ -50,9 +52,11 @@ def open_windows(fetch: Fetch, size: int, page: int | None = None) -> WindowRead
 
 
 class _WholeImage(WindowReader):
-    """A format that cannot be read in pieces: decoded whole, up to the limit of small images."""
+    """A format that cannot be read in pieces: decoded whole, up to the limits of small images."""
 
     def __init__(self, fetch: Fetch, size: int) -> None:
+        if size > WHOLE_BYTES:
+            raise ImageError("too_large", f"a file of {size} bytes that is no TIFF, PNG or JPEG; {WHOLE_BYTES} at most")
         self._image = decode_image(fetch(0, size))
         self.height, self.width = self._image.shape[:2]
 

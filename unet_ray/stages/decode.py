@@ -16,14 +16,12 @@ from unet_ray.archive.image_files import read_file
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
-from unet_ray.imaging.windows import WHOLE_PIXELS
+from unet_ray.imaging.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PIXELS, failure, table_with
 
 _READ_THREADS = 8
-_WHOLE_BYTES = 2**28
-"""Larger files are not read whole (bytes)."""
 _NO_PIXELS: dict[str, Any] = {"pixels": None, "decode_s": 0.0}
 """Of a failed image, or without an error of a large one: whoever predicts that reads it in windows."""
 
@@ -60,7 +58,7 @@ class Decode:
 
     def _decode_file(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Read a file once and decode those of its pages that the plan wants."""
-        if rows[0]["image_bytes"] > _WHOLE_BYTES:
+        if rows[0]["image_bytes"] > WHOLE_BYTES:
             return [row | _NO_PIXELS for row in rows]
         started = time.perf_counter()
         try:

@@ -68,20 +68,18 @@ class PredictLarge:
     def _done(self, image: _LargeImage) -> Any:
         try:
             image.work()
-            found = [[image.masks()], [image.regions()]]
+            found = {"masks": list_of([image.masks()], MASKS), "regions": list_of([image.regions()], REGIONS)}
         except Exception as error:
             if is_device_lost(error):
                 raise
             image.row |= failure(as_image_error(error), _stage_of(error, image.failed_at))
-            found = [[None], [None]]
+            found = {}
         finally:
             image.close()
         image.row |= {"batch_divisor": self.predictor.batch_divisor}
         plain = pa.Table.from_pylist([image.row], schema=PROBABILITIES)
-        for name, schema, tables in zip(("masks", "regions"), (MASKS, REGIONS), found, strict=True):
-            if tables[0] is not None:
-                place = PROBABILITIES.get_field_index(name)
-                plain = plain.set_column(place, PROBABILITIES.field(name), list_of(tables, schema))
+        for name, rows in found.items():
+            plain = plain.set_column(PROBABILITIES.get_field_index(name), PROBABILITIES.field(name), rows)
         return plain
 
 

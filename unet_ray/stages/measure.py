@@ -155,15 +155,12 @@ def _rows(nested: Any, schema: Any) -> Any:
 def tables_of(rows: Any) -> dict[str, Any]:
     """Part rows of measured images into the three tables."""
     images = rows.select(IMAGES.names).cast(IMAGES)
-    nested = {name: rows[name].combine_chunks() for name in ("masks", "regions")}
-    schemas = {"masks": MASKS, "regions": REGIONS}
-    tables = {name: _unnested(column, schemas[name]) for name, column in nested.items()}
-    return {"images": images, **tables}
+    return {"images": images, "masks": _unnested(rows["masks"], MASKS), "regions": _unnested(rows["regions"], REGIONS)}
 
 
 def _unnested(column: Any, schema: Any) -> Any:
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in chunks]
+    # chunk by chunk: one array of a shard's outlines could pass the 2 GiB that its 32-bit offsets can tell
+    batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
     return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
 
 

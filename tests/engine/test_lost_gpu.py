@@ -1,0 +1,34 @@
+"""A predictor that loses its GPU, on a real Ray: without a GPU, since losing it is all that this one does with it."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from ray.data import ActorPoolStrategy
+
+from unet_ray.predict_actor import PredictActor
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_another_process_takes_over(tmp_path: Path) -> None:
+    class Actor(PredictActor):
+        def __init__(self) -> None:
+            self._predict = self.predict_or_lose_gpu
+
+        def predict_or_lose_gpu(self, table: Any) -> Any:
+            is_first = not any(tmp_path.iterdir())
+            (tmp_path / str(table["id"][0])).touch()
+            if is_first:
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            yield table
+
+    tables = [pa.table({"id": [index]}) for index in range(5)]
+    pool = ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=2)
+    chain = ray.data.from_blocks(tables).map_batches_internal(
+        Actor, compute=pool, batch_format="pyarrow", batch_size=None
+    )
+    assert sorted(row["id"] for row in chain.take_all()) == list(range(5))
+    assert len(list(tmp_path.iterdir())) == 5
