@@ -46,6 +46,10 @@ stays there: processes that decode grow for many minutes. One for each CPU is as
 TASK_CPUS = 0.5
 """Logical CPUs of a Ray Data task; other than an actor's, or Ray would run the tasks inside the actor."""
 
+WRITE_CPUS = 0
+"""Of a task that writes. Ray Data keeps CPUs for its stages from the first to the last: with predictors on CPUs nothing
+is left for the last one, which would write its first shard when all images are decoded."""
+
 
 def connect(address: str) -> None:
     """Join the Ray at an address, or start one for this process with `local`; do nothing where one is joined already.
@@ -67,9 +71,14 @@ def connect(address: str) -> None:
 
 def calm_ray_data() -> None:
     """Keep the scheduling loops of this process's datasets from spinning, where a slow consumer holds outputs back."""
-    context = DataContext.get_current()
-    if _PauseBetweenSteps not in context.custom_execution_callback_classes:
-        context.custom_execution_callback_classes.append(_PauseBetweenSteps)
+    call_back(_PauseBetweenSteps)
+
+
+def call_back(kind: type[ExecutionCallback]) -> None:
+    """Have each dataset that this process makes from now on call one of these back."""
+    kinds = DataContext.get_current().custom_execution_callback_classes
+    if kind not in kinds:
+        kinds.append(kind)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 import ray
@@ -65,7 +66,7 @@ def parse_prices(text: str) -> dict[str, float]:
             prices[kind or _ANY] = float(price)
         except ValueError:
             prices[kind] = -1.0
-    if not min(prices.values()) >= 0:
+    if not all(0 <= price < inf for price in prices.values()):
         raise InputError(f"--node-price {text}: give a price per hour, or one and TYPE=PRICE,… as in 0.2,gpu=0.98")
     return prices
 

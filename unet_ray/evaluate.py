@@ -70,6 +70,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.actors is not None:
             parse_range(self.actors, "--actors")
+        if self.output is not None and self.output == self.per_image:
+            raise InputError(f"--output and --per-image: both are {self.output}; name two files")
         for name in ("worst", "bootstrap", "boundary_tolerance"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose 0 or more")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from unet_ray.archive.ledger import remove_leftovers, tables_at
+from unet_ray.archive.ledger import refuse_other_files, remove_leftovers, tables_at
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.runs import check_day, new_run_id, read_run_record, write_run_record
 from unet_ray.archive.storage import Storage
@@ -61,6 +61,7 @@ def prune(config: PruneConfig) -> PruneResult:
     """
     output = tables_at(config.tables)
     if config.dry_run:
+        refuse_other_files(output)
         chosen = _chosen(output, config)
         return PruneResult(sorted(chosen), sum(map(len, chosen.values())))
     output.check_writable()
@@ -87,7 +88,8 @@ def _chosen(output: Storage, config: PruneConfig) -> dict[str, list[str]]:
 
 
 def _digest_of(output: Storage, path: str) -> str:
-    table = pq.read_table(io.BytesIO(output.read(f"images/{path}")), columns=["model_digest"])
+    # threads of Arrow's that still read from Python end the process with SIGABRT where it ends at that moment
+    table = pq.read_table(io.BytesIO(output.read(f"images/{path}")), columns=["model_digest"], use_threads=False)
     return str(table["model_digest"][0])
 
 

@@ -15,14 +15,23 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from unet_ray.archive.ledger import remove_leftovers, sums_of_run
+from unet_ray.archive.ledger import refuse_other_files, remove_leftovers, sums_of_run
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.runs import close_lost_runs, new_run_id, run_records
 from unet_ray.archive.scratch import scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.capacity import PoolPlan, plan_pool
-from unet_ray.cluster import TASK_CPUS, ProgressBoard, blocks_of, bytes_between, calm_ray_data, connect
+from unet_ray.cluster import (
+    TASK_CPUS,
+    WRITE_CPUS,
+    ProgressBoard,
+    blocks_of,
+    bytes_between,
+    call_back,
+    calm_ray_data,
+    connect,
+)
 from unet_ray.costs import NodeHours
 from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
@@ -33,7 +42,7 @@ from unet_ray.run_metrics import RunMetrics
 from unet_ray.run_record import write_record
 from unet_ray.segment_config import SegmentConfig, config_digest, is_exact, rule_of
 from unet_ray.segment_result import SegmentResult
-from unet_ray.shard_sink import ShardSink
+from unet_ray.shard_sink import ShardBundles, ShardSink
 from unet_ray.stages.decode import Decode
 from unet_ray.stages.measure import Measure, work_of
 from unet_ray.stages.work_done import WorkDone
@@ -70,6 +79,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
             return plan
 
         if config.dry_run:
+            refuse_other_files(output)
             model.build()
             plan = make()
             print(_expected(output, plan.todo))
@@ -141,6 +151,7 @@ class _Run:
             connect(ray_address)
             built.result()  # a model that does not load fails here, once, and not in every actor
         calm_ray_data()
+        call_back(ShardBundles)
         blocks = self._blocks(_IMAGES_PER_TASK)
         pool = plan_pool(self.config.actors, self.config.device, len(blocks))
         blocks = self._blocks(_GPU_TASKS * _IMAGES_PER_TASK) if pool.uses_gpu else blocks
@@ -155,7 +166,7 @@ class _Run:
         try:
             with watchdog, hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
                 chain = self._chain(blocks, block_bytes, pool, board.post)
-                chain.write_datasink(self._sink())
+                chain.write_datasink(self._sink(), ray_remote_args={"num_cpus": WRITE_CPUS})
         except KeyboardInterrupt:
             if not watchdog.has_barked:
                 raise

@@ -53,7 +53,7 @@ class SegmentConfig:
     max_regions: int = MAX_REGIONS
     """An image with more regions of a class, small ones too, is the error too_large."""
     shard_images: int = 2000
-    """Images per shard: what a crash can cost."""
+    """Images per shard: what a crash can cost. A shard closes sooner where its rows are 64 MiB."""
     max_error_rate: float = 0.01
     """Share of failed images above which the exit code is 3."""
     stall_minutes: float = 30.0
@@ -75,8 +75,8 @@ class SegmentConfig:
             raise InputError(f"--min-score {self.min_score}: choose 0 to 1")
         for name, least in (("min_area", 1), ("max_regions", 1), ("shard_images", 1), ("limit", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} {value}: choose at least {least}")
+            if value is not None and not least <= value < 2**31:
+                raise InputError(f"--{name.replace('_', '-')} {value}: choose {least} to {2**31 - 1}")
         if not self.stall_minutes > 0:
             raise InputError(f"--stall-minutes {self.stall_minutes}: choose above 0")
         if not 0 <= self.max_error_rate <= 1:

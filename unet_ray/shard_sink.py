@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 from ray.data import Datasink
+from ray.data._internal.execution.bundle_queue import EstimateSize, RebundleQueue
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.shards import ShardName, write_shard
@@ -15,6 +17,8 @@ from unet_ray.archive.storage import Storage
 from unet_ray.segment_result import SegmentResult
 from unet_ray.stages.measure import tables_of
 
+_SHARD_BYTES = 2**26
+"""Of rows, in memory, at which a shard closes: a fifth of what may wait for it in the object store, at the least."""
 _MESSAGES = 10
 """Error messages that a run record names."""
 
@@ -35,7 +39,7 @@ class ShardSink(Datasink[dict[str, Any]]):
 
     @property
     def min_rows_per_write(self) -> int:
-        """Images per write task."""
+        """Images per write task, unless `ShardBundles` closes it sooner."""
         return self._shard_images
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> dict[str, Any]:
@@ -71,6 +75,29 @@ class ShardSink(Datasink[dict[str, Any]]):
                 counts.update(sums[name])
         for name, counts in by_name.items():
             setattr(result, name, dict(counts.most_common(_MESSAGES if name == "error_messages" else None)))
+
+
+class ShardBundles(ExecutionCallback):
+    """Closes a shard at its number of images or at so many bytes of rows, whichever comes first.
+
+    Ray Data's own rules know one of the two. Rows that wait for their shard count as the output of who measured them,
+    and where those are more than it may put out nothing is measured any more until Ray Data sees a standstill: with
+    300 KB of regions an image, the rate fell from 39 images/s to 1.6.
+    """
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Give the write operator its rule."""
+        for operator in executor._topology:
+            for logical in operator._logical_operators:
+                sink = getattr(logical, "datasink_or_legacy_datasource", None)
+                if isinstance(sink, ShardSink):
+                    operator._block_ref_bundler = RebundleQueue(_ImagesOrBytes(sink.min_rows_per_write))
+
+
+class _ImagesOrBytes(EstimateSize):
+    def can_build_ready_bundle(self, state: Any) -> bool:
+        is_full = state.num_rows > 0 and state.size_bytes >= _SHARD_BYTES
+        return is_full or bool(super().can_build_ready_bundle(state))
 
 
 def _not_empty(blocks: Iterable[Any]) -> Iterator[Any]:

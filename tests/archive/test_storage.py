@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unet_ray.archive import lock
-from unet_ray.archive.ledger import remove_leftovers
+from unet_ray.archive.ledger import refuse_other_files, remove_leftovers
 from unet_ray.archive.listing import list_files
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.pairs import looks_like_folders, pair_class_folders, pair_files, pair_names
@@ -103,9 +103,15 @@ def test_odd_local_folders_are_listed_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "odd[1]/link").symlink_to(tmp_path / "real")
     (tmp_path / "odd[1]/loop").symlink_to(tmp_path / "odd[1]")
     (tmp_path / "odd[1]/gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "odd[1]/pipe.png")
     found = list_files(f"{tmp_path}/odd[1]", PNG, "--images").entries
     assert [e.path for e in found] == ["a b#1.png", "link/b.png"]
     assert [e.path for e in list_files(f"{tmp_path}/real/b.png", PNG, "--images").entries] == ["b.png"]
+    Storage.of(str(tmp_path)).write("twice/z/deep/c.png", b"x")
+    for name in ("a", "y"):
+        (tmp_path / "twice" / name).symlink_to(tmp_path / "twice/z")
+    found = list_files(f"{tmp_path}/twice", PNG, "--images").entries
+    assert [e.path for e in found] == [f"{name}/deep/c.png" for name in "ayz"]
     table = pa.table({"image_uri": [f"file://{tmp_path}/real/b.png"]})
     pq.write_table(table, tmp_path / "m.parquet")
     assert [e.uri for e in list_files(f"{tmp_path}/m.parquet", PNG, "--images").entries] == [f"{tmp_path}/real/b.png"]
@@ -180,6 +186,19 @@ def test_leftovers_without_images_file_are_removed(root: str) -> None:
         output.write(f"{table}/date=2026-01-01/broken-000000.parquet", b"x")
     assert remove_leftovers(output) == [f"{t}/date=2026-01-01/broken-000000.parquet" for t in ("masks", "regions")]
     assert len(output.entries()) == 3
+
+
+def test_what_is_no_part_of_tables_is_never_removed(root: str) -> None:
+    output = Storage.of(root)
+    output.write("masks/date=2026-01-01/broken-000000.parquet", b"x")
+    for name in ("masks/a.png", "images/a.jpg", "regions/date=2026-01-01/notes.txt"):
+        output.write("masks/date=2026-01-01/broken-000000.parquet", b"x")
+        output.write(name, b"somebody's")
+        for check in (remove_leftovers, refuse_other_files):
+            with pytest.raises(InputError, match=r"is no part of tables \(1 such files here\)"):
+                check(output)
+        assert len(output.entries()) == 2
+        output.delete(name)
 
 
 def test_one_run_holds_an_output(root: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,3 +281,24 @@ def test_labelled_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         train(small_network(str(tmp_path), classes="cell=1,other=7"))
     with pytest.raises(InputError, match="may be classes or objects"):
         train(small_network(str(tmp_path), classes=None))
+
+
+def test_shards_are_written_while_others_are_still_decoded(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash costs a shard, not all that was measured; and a shard of crowded images closes by its bytes."""
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    images = [encode(draw_scene(256, 300, rng)[0], "png") for _ in range(10)]
+    for index in range(400):
+        archive.write(f"{index:03}.png", images[index % 10])
+    segment(SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/tables", shard_images=20))
+    tables = open_tables(f"{tmp_path}/tables")
+    committed = min(path.stat().st_mtime for path in tmp_path.glob("tables/images/*/*.parquet"))
+    measured = sorted(at.timestamp() for at in tables.images["segmented_at"].to_pylist())
+    assert len(measured) == 400
+    assert committed < measured[200]
+    monkeypatch.setattr("unet_ray.shard_sink._SHARD_BYTES", 2**14)
+    segment(SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/more", limit=100))
+    shards = list(tmp_path.glob("more/images/*/*.parquet"))
+    assert len(shards) > 3
+    assert sum(pq.read_metadata(path).num_rows for path in shards) == 100

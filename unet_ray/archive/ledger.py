@@ -10,8 +10,9 @@ import pyarrow.dataset as pds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from unet_ray.archive.scratch import Scratch, scratch
+from unet_ray.archive.shards import is_shard
 from unet_ray.archive.storage import FileEntry, Storage
-from unet_ray.archive.tables import IMAGES, SCHEMAS
+from unet_ray.archive.tables import IMAGES, SCHEMAS, TABLES
 from unet_ray.errors import InputError
 
 TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
@@ -91,9 +92,30 @@ def open_dataset(output: Storage, table: str, schema: Any, paths: list[str] | No
     )
 
 
+def refuse_other_files(output: Storage) -> None:
+    """Raise InputError where folders of tables hold files that are no part of them, such as somebody's images."""
+    for table in TABLES:
+        _shards_of(output, table)
+
+
+def _shards_of(output: Storage, table: str) -> set[str]:
+    """Return the paths of a table's shards; raise InputError for others."""
+    paths = {entry.path for entry in entries_of(output, table)}
+    others = sorted(path for path in paths if not is_shard(path))
+    if others:
+        raise InputError(
+            f"{output.uri}/{table}: {others[0]} is no part of tables ({len(others)} such files here); choose another "
+            "folder for the tables, or move what is not theirs"
+        )
+    return paths
+
+
 def remove_leftovers(output: Storage) -> list[str]:
-    """Remove masks and regions files without an images file of the same name: what a crash left; return their paths."""
-    present = {table: {e.path for e in entries_of(output, table)} for table in ("masks", "regions", "images")}
+    """Remove masks and regions files without an images file of the same name: what a crash left; return their paths.
+
+    Raises: InputError — files that are none of tables'; nothing is removed.
+    """
+    present = {table: _shards_of(output, table) for table in TABLES}
     leftovers = [f"{t}/{path}" for t in ("masks", "regions") for path in sorted(present[t] - present["images"])]
     for path in leftovers:
         output.delete(path)

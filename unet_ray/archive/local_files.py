@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,13 +40,20 @@ def link(temporary: str, path: str) -> bool:
 
 
 def walk_local(folder: str) -> Iterator[dict[str, Any]]:
-    """Yield all files below a folder of this machine, links followed; what vanishes or dangles is left out."""
-    seen = set()
+    """Yield all files below a folder of this machine, links followed but for loops.
+
+    What vanishes or dangles is left out, and what is no file: a pipe would keep its reader waiting.
+    """
+    above = {folder: {os.path.realpath(folder)}}
+    """Of each folder that is still to be walked: where it and those that it lies in really are."""
     for here, folders, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(here))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
+        around = above.pop(here)
+        real = {name: os.path.realpath(os.path.join(here, name)) for name in folders}
+        folders[:] = [name for name in folders if real[name] not in around]
+        above.update({os.path.join(here, name): around | {real[name]} for name in folders})
         for name in names:
             path = os.path.join(here, name)
             with suppress(FileNotFoundError):
                 found = os.stat(path)
-                yield {"name": path, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+                if stat.S_ISREG(found.st_mode):
+                    yield {"name": path, "size": found.st_size, "mtime_ns": found.st_mtime_ns}

@@ -26,6 +26,8 @@ class OutputFile:
         if not name:
             raise InputError(f"{flag} {uri}: a folder; name a file")
         file = OutputFile(flag, uri, Storage.of(folder or ("/" if slash else ".")), name)
+        if file.folder.is_local and Path(file.folder.path, name).is_dir():
+            raise InputError(f"{flag} {uri}: a folder; name a file")
         file.folder.check_writable()
         return file
 

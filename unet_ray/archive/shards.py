@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS, TABLES, to_parquet
+
+_SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,11 @@ class ShardName:
     def path(self, table: str) -> str:
         """Return the path of one of the three files below the output."""
         return f"{table}/date={self.date}/{self.run_id}-{self.task:06d}.parquet"
+
+
+def is_shard(path: str) -> bool:
+    """Tell whether a path below a table's folder is that of a shard."""
+    return _SHARD.fullmatch(path) is not None
 
 
 def write_shard(output: Storage, name: ShardName, tables: dict[str, Any], may_commit: Callable[[], None]) -> None:

@@ -70,6 +70,8 @@ class Storage:
 
         Raises: InputError — an unknown scheme, or one whose package is not installed.
         """
+        if not uri:
+            raise InputError("an empty URI; name a folder (. is the current one)")
         scheme = scheme_of(uri)
         if scheme == "file":
             return Storage(os.path.abspath(_local_path(uri)))
