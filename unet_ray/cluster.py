@@ -45,7 +45,6 @@ _ARENAS = "MALLOC_ARENA_MAX"
 stays there: processes that decode grow for many minutes. One for each CPU is as fast (seen: half the memory)."""
 TASK_CPUS = 0.5
 """Logical CPUs of a Ray Data task; other than an actor's, or Ray would run the tasks inside the actor."""
-
 WRITE_CPUS = 0
 """Of a task that writes. Ray Data keeps CPUs for its stages from the first to the last: with predictors on CPUs nothing
 is left for the last one, which would write its first shard when all images are decoded."""

@@ -44,8 +44,8 @@ def walk_local(folder: str) -> Iterator[dict[str, Any]]:
 
     What vanishes or dangles is left out, and what is no file: a pipe would keep its reader waiting.
     """
+    # of each folder that is still to be walked: where it and those that it lies in really are
     above = {folder: {os.path.realpath(folder)}}
-    """Of each folder that is still to be walked: where it and those that it lies in really are."""
     for here, folders, names in os.walk(folder, followlinks=True):
         around = above.pop(here)
         real = {name: os.path.realpath(os.path.join(here, name)) for name in folders}

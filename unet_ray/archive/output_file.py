@@ -23,10 +23,8 @@ class OutputFile:
     def of(flag: str, uri: str) -> OutputFile:
         """Return the file at a URI; raise InputError where it names none or its folder cannot be written to."""
         folder, slash, name = uri.rpartition("/")
-        if not name:
-            raise InputError(f"{flag} {uri}: a folder; name a file")
         file = OutputFile(flag, uri, Storage.of(folder or ("/" if slash else ".")), name)
-        if file.folder.is_local and Path(file.folder.path, name).is_dir():
+        if not name or (file.folder.is_local and Path(file.folder.path, name).is_dir()):
             raise InputError(f"{flag} {uri}: a folder; name a file")
         file.folder.check_writable()
         return file

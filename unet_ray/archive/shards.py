@@ -10,7 +10,7 @@ from typing import Any
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS, TABLES, to_parquet
 
-_SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6}\.parquet")
+_SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6,}\.parquet")
 
 
 @dataclass(frozen=True)

@@ -141,10 +141,11 @@ class Decoder:
                     fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
             try:
                 self._read(self._child, time.monotonic() + _START_LIMIT_S)  # it says when it is ready
-            except BaseException as error:
+            except TimeoutError:
                 self.close()  # what it says later would be taken for the reply to an image
-                if isinstance(error, TimeoutError):
-                    raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
+                raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
+            except BaseException:
+                self.close()
                 raise
         return self._child
 

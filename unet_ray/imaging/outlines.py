@@ -188,6 +188,7 @@ class _Vertices:
 
     @staticmethod
     def of(sides: Sides) -> _Vertices:
+        """Return the two ends of sides, in the direction in which each leads."""
         vertical = sides.kind >= HIGH_X
         backwards = (sides.kind == HIGH_Y) | (sides.kind == LOW_X)
         begin, end = np.where(backwards, sides.stop, sides.start), np.where(backwards, sides.start, sides.stop)
