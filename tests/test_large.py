@@ -19,11 +19,13 @@ from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.parting import Parting
 from unet_ray.imaging.regions import ANY
+from unet_ray.inputs import expand_stacks
 from unet_ray.network.predictor import Predictor
 from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.network.unet_config import UNetConfig
+from unet_ray.plan import plan_row
 from unet_ray.results import Box, Tables, masks_of
 from unet_ray.shard_checks import RegionRules, check_shard
 from unet_ray.stages import decode
@@ -59,7 +61,7 @@ def segment(
     predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile, around=parting.steps if parting else 0))
     told: list[tuple[int, int]] = []
     large = PredictLarge(archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles))
-    rows = [dict(zip(PLAN.names, (e.uri, e.uri, None, e.etag, e.size, 1), strict=True)) for e in archive.entries()]
+    rows = [plan_row(source) for source in expand_stacks(archive, archive.entries())]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
     for pixels in Decode(archive, CONSTANTS, check_etags=True, block_bytes=2**25)(plan):
@@ -83,15 +85,19 @@ def comparable(tables: dict[str, Any], whole_masks: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("parting", [None, Parting((0.6, 0.4), (1, 1), steps=5)], ids=["components", "parted"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "stack"])
 def test_windows_and_whole_images_give_the_same_rows(
     tmp_path: Path, padding: str, kind: str, parting: Parting | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sizes at several phases of the pooling grid, beside small images; read in windows, everything is as before."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     network = make_network(padding, seed=5, filters=4) if parting else make_network(padding)
-    for height, width in ((160, 161), (99, 202), (30, 33)):
-        archive.write(f"{height}.{kind}", encode(draw_scene(height, width, rng)[0], kind))
+    scenes = [draw_scene(height, width, rng)[0] for height, width in ((160, 161), (99, 202), (30, 33))]
+    if kind == "stack":
+        archive.write("stack.tif", tiff(*scenes))
+    else:
+        for scene in scenes:
+            archive.write(f"{len(scene)}.{kind}", encode(scene, kind))
     whole = segment(archive, network, tile=48, parting=parting)
     assert len(whole["regions"]) > 10
     monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
@@ -148,9 +154,11 @@ def test_a_lost_gpu_is_no_fault_of_the_images(
     assert row["error_type"] == "out_of_memory"
 
 
-def tiff(image: NDArray[Any], **options: Any) -> bytes:
+def tiff(*pages: NDArray[Any], **options: Any) -> bytes:
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, image, photometric="rgb" if image.ndim == 3 else "minisblack", **options)
+    with tifffile.TiffWriter(buffer) as writer:
+        for page in pages:
+            writer.write(page, photometric="rgb" if page.ndim == 3 else "minisblack", **options)
     return buffer.getvalue()
 
 

@@ -58,7 +58,7 @@ def plan_of(database: Scratch, images: str, output: Storage, *, retry: bool = Fa
 
 
 def rows_of(plan: Plan) -> list[dict[str, Any]]:
-    return [row for block in plan.blocks(2, 2) for row in block.to_pylist()]
+    return [row for block in plan.blocks(2, 0, 2) for row in block.to_pylist()]
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,28 @@ def test_large_files_have_blocks_of_their_own(tmp_path: Path) -> None:
     with scratch() as database:
         manifest = write_manifest(tmp_path / "m.parquet", listed, sizes)
         plan = plan_of(database, manifest, Storage.of(f"{tmp_path}/tables"))
-        blocks = [[uri[-1] for uri in block["image_uri"].to_pylist()] for block in plan.blocks(2, 1000)]
+        blocks = [[uri[-1] for uri in block["image_uri"].to_pylist()] for block in plan.blocks(2, 0, 1000)]
     assert blocks == [["d"], ["b"], ["a", "c"], ["e", "f"], ["g"]]
+
+
+def test_blocks_of_tiny_images_have_many(tmp_path: Path) -> None:
+    """The first ones are small, no other has more than twice as many rows; all are there, in order."""
+    with scratch() as database:
+        sizes = [10] * 1500 + [400] * 30
+        listed = [(f"s3://archive/{index:04}", "1") for index in range(len(sizes))]
+        manifest = write_manifest(tmp_path / "m.parquet", listed, sizes)
+        plan = plan_of(database, manifest, Storage.of(f"{tmp_path}/tables"))
+        blocks = plan.blocks(16, 1000, 2000)
+    lengths = [len(block) for block in blocks]
+    assert lengths[:7] == [2, 4, 8, 16, 32, 64, 100]
+    assert set(lengths[7:-3]) == {100}
+    assert lengths[-1] <= 16
+    assert [uri for block in blocks for uri in block["image_uri"].to_pylist()] == [uri for uri, _ in listed]
+    with scratch() as database:
+        lying = write_manifest(tmp_path / "m.parquet", listed, [0] * len(sizes))
+        plan = plan_of(database, lying, Storage.of(f"{tmp_path}/tables"))
+        assert max(len(block) for block in plan.blocks(16, 1000, 2000)) == 256
+        assert max(len(block) for block in plan.blocks(16, 1000, 50)) == 50
 
 
 def test_a_manifest_that_lists_an_image_twice_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,21 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_ray.archive.image_files import page_uri, read_file, split_page
-from unet_ray.archive.listing import Listing, list_files, suffix_of
+from unet_ray.archive.image_files import page_uri, split_page
+from unet_ray.archive.listing import Listing, list_files
 from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files, pair_names
 from unet_ray.archive.storage import FileEntry, Storage
+from unet_ray.encoded_images import find_places, read_encoded
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.coco_labels import Objects, draw_objects, parse_coco
-from unet_ray.imaging.images import (
-    IMAGE_SUFFIXES,
-    TIFF_SUFFIXES,
-    decode_image,
-    decode_label_image,
-)
+from unet_ray.imaging.images import IMAGE_SUFFIXES, decode_image, decode_label_image
 from unet_ray.imaging.labels import ClassSpec, MaskKind
-from unet_ray.imaging.tiffs import count_pages
-from unet_ray.imaging.windows import WHOLE_BYTES
+from unet_ray.imaging.ranges import PageFile
+from unet_ray.imaging.tiffs import PagePlace
 
 _READ_THREADS = 16
 
@@ -42,6 +37,8 @@ class ImageSource:
     """Bytes of the file."""
     pages: int = 1
     """Images in the file."""
+    place: PagePlace | None = None
+    """Where the page of a stack lies in it."""
 
     @property
     def uri(self) -> str:
@@ -58,29 +55,22 @@ def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[Ima
         yield from (source for sources in pool.map(lambda e: _pages_of(access, e), entries) for source in sources)
 
 
-def is_stackable(entry: FileEntry) -> bool:
-    """Tell whether a file may hold several images."""
-    return suffix_of(entry.path) in TIFF_SUFFIXES
-
-
 def _pages_of(access: Storage, entry: FileEntry) -> list[ImageSource]:
-    pages = 1
-    if is_stackable(entry):
-        try:
-            with Storage(entry.uri, access.options).open() as file:
-                pages = count_pages(file)
-        except (ImageError, OSError):
-            pages = _count_pages_whole(access, entry) if entry.size <= WHOLE_BYTES else 1
-    numbers: list[int | None] = [None] if pages == 1 else list(range(1, pages + 1))
-    return [ImageSource(entry.uri, number, entry.etag, entry.size, pages) for number in numbers]
+    places = find_places(access, entry)
+    if not places:
+        return [_whole(entry)]
+    return [
+        ImageSource(entry.uri, number, entry.etag, entry.size, len(places), place)
+        for number, place in enumerate(places, 1)
+    ]
 
 
-def _count_pages_whole(access: Storage, entry: FileEntry) -> int:
-    """Count the pages of a file whose header could not be read in pieces; 1 where decoding it will tell why."""
-    try:
-        return count_pages(io.BytesIO(read_file(access, entry.uri)))
-    except ImageError:
-        return 1
+def _whole(entry: FileEntry) -> ImageSource:
+    return ImageSource(entry.uri, None, entry.etag, entry.size)
+
+
+def _encoded(access: Storage, source: ImageSource) -> bytes | PageFile:
+    return read_encoded(access, source.file_uri, source.size, source.place)
 
 
 @dataclass(frozen=True)
@@ -98,10 +88,10 @@ class LabelledImage:
 
         Raises: ImageError — unreadable files, sizes that differ.
         """
-        image = decode_image(read_file(access.images, self.image.file_uri), self.image.page)
+        image = decode_image(_encoded(access.images, self.image))
         if self.objects is not None:
             return image, self._draw(image.shape[0], image.shape[1])
-        masks = [decode_label_image(read_file(access.masks, m.file_uri), m.page) for m in self.masks]
+        masks = [decode_label_image(_encoded(access.masks, mask)) for mask in self.masks]
         for mask, source in zip(masks, self.masks, strict=True):
             if mask.shape != image.shape[:2]:
                 sizes = f"{image.shape[1]}×{image.shape[0]}", f"{mask.shape[1]}×{mask.shape[0]}"
@@ -169,22 +159,23 @@ def _find_in_coco(images: Listing, masks: str, classes: tuple[ClassSpec, ...], k
     found: MaskKind = "instances" if len(labels.classes) == 1 else "folders"
     if kind not in (None, found):
         raise InputError(f"--masks {masks} holds masks of the kind {found}, --mask-kind says {kind}; leave it out")
-    source = ImageSource(masks, None, entry.etag, entry.size)
+    source = _whole(entry)
     pages = {name: split_page(name) for name in labels.objects}
     uris = {path: labels.uris[name] for name, (path, _) in pages.items()}
     files = {path: uri and split_page(uri)[0] for path, uri in uris.items()}
     image_of = pair_names(images, files, f"--masks {masks}")
-    items = tuple(
-        LabelledImage(
-            ImageSource(image_of[path].uri, page, image_of[path].etag, image_of[path].size),
-            (source,) * len(labels.classes),
-            labels.objects[name],
-        )
-        for name, (path, page) in sorted(pages.items())
-    )
+    stacks = sorted({path for path, page in pages.values() if page is not None})
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        pages_of = dict(zip(stacks, pool.map(lambda path: _pages_of(images.root, image_of[path]), stacks), strict=True))
+    items = []
+    for name, (path, page) in sorted(pages.items()):
+        sources = [_whole(image_of[path])] if page is None else pages_of[path][page - 1 : page]
+        if not sources:
+            raise InputError(f"--masks {masks} names {name}, and the file has {len(pages_of[path])} pages")
+        items.append(LabelledImage(sources[0], (source,) * len(labels.classes), labels.objects[name]))
     rest = len(images.entries) - len({entry.uri for entry in image_of.values()})
     notes = [f"{rest} of {len(images.entries)} images in {images.root.uri} are not in {masks}: left out"] * (rest > 0)
-    return LabelledSet(LabelAccess(images.root, file), items, found, labels.classes, (*notes, *_others(images)))
+    return LabelledSet(LabelAccess(images.root, file), tuple(items), found, labels.classes, (*notes, *_others(images)))
 
 
 def _others(*listings: Listing) -> list[str]:

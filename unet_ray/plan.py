@@ -5,23 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from unet_ray.archive.ledger import open_ledger, open_run
 from unet_ray.archive.listing import FILES, FileScan, listed_twice
 from unet_ray.archive.scratch import Scratch
 from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.imaging.images import TIFF_SUFFIXES
-from unet_ray.inputs import expand_stacks
+from unet_ray.inputs import ImageSource, expand_stacks
 from unet_ray.stages.columns import PLAN
 
 _TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
-_IS_LARGE = f"page IS NULL AND image_bytes > {2**22}"
-"""Files that may take minutes, or a block's memory: others must not wait in one block with them."""
+_BYTES = "coalesce(page_size, image_bytes)"
+"""Of an image."""
+_IS_LARGE = f"{_BYTES} > {2**22}"
+"""Images that may take minutes, or a block's memory: others must not wait in one block with them."""
 _BLOCKS = 4096
 """Of a long run, about, of either kind: each has as many images as that takes."""
+_MOST_TIMES = 16
+"""As many rows as that are in a block, at most, for their bytes: sizes in a manifest are what somebody wrote there."""
 _FIRST_ROWS = 2
 """Of the first block of small files; each has twice as many as the one before, so that no predictor waits long."""
 _HEADERS = 1024
@@ -56,18 +63,21 @@ class Plan:
             f"{self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
         )
 
-    def blocks(self, least: int, most: int) -> list[Any]:
-        """Return the images as tables of `PLAN`: large files first, each on its own, then small ones together.
+    def blocks(self, rows: int, stored_bytes: int, most: int) -> list[Any]:
+        """Return the images as tables of `PLAN`: large ones first, each on its own, then small ones together.
 
         Args:
-            least, most — rows of a block of small files.
+            rows, stored_bytes — a block of small ones has so many, at least, and of those so small that Ray's own work
+                would be more than theirs, as many as have so many bytes in their files.
+            most — rows of a block.
         """
         large, small = (
             self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}").select(PLAN.names).cast(PLAN)
-            for condition, order in ((_IS_LARGE, "image_bytes DESC"), (f"NOT ({_IS_LARGE})", "file_uri, page"))
+            for condition, order in ((_IS_LARGE, f"{_BYTES} DESC"), (f"NOT ({_IS_LARGE})", "file_uri, page"))
         )
-        alone, together = max(1, len(large) // _BLOCKS), min(max(least, len(small) // _BLOCKS), most)
-        return [*_cut(large, alone, alone), *_cut(small, min(_FIRST_ROWS, together), together)]
+        alone, together = max(1, len(large) // _BLOCKS), min(max(rows, len(small) // _BLOCKS), most)
+        most = min(_MOST_TIMES * together, most)
+        return [*_cut(large, alone, alone, 0, alone), *_cut(small, _FIRST_ROWS, together, stored_bytes, most)]
 
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
         """Return how many of the images a run did not write, and how many rows it wrote beside one of each."""
@@ -77,12 +87,18 @@ class Plan:
         return missing, database.value("SELECT count(*) FROM written") - (self.todo - missing)
 
 
-def _cut(table: Any, first: int, most: int) -> Iterator[Any]:
-    """Yield pieces of a table: the first of so many rows, each other of twice as many as the one before, up to most."""
-    start, rows = 0, first
-    while start < len(table):
-        yield table.slice(start, rows)
-        start, rows = start + rows, min(2 * rows, most)
+def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iterator[Any]:
+    """Yield pieces of a plan: of so many rows at least, and up to most of them until they have so many bytes.
+
+    The first is smaller, and no other has more than twice as many rows as the one before.
+    """
+    until = np.cumsum(pc.coalesce(plan["page_size"], plan["image_bytes"]).to_numpy())
+    start, ramp = 0, first
+    while start < len(plan):
+        enough = np.searchsorted(until, (until[start - 1] if start else 0) + stored_bytes) + 1
+        taken = min(max(rows, int(enough) - start), most, ramp)
+        yield plan.slice(start, taken)
+        start, ramp = start + taken, 2 * taken
 
 
 def make_plan(
@@ -134,7 +150,8 @@ def find_open_images(database: Scratch, scan: FileScan) -> int:
     database.view(
         "archive",
         "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, size AS image_bytes, "
-        "1::INTEGER AS pages FROM files",
+        "1::INTEGER AS pages, NULL::BLOB AS page_header, NULL::BIGINT AS page_size, NULL::BIGINT[] AS page_ranges "
+        "FROM files",
     )
     _name_left_out_stacks(database)
     database.store(
@@ -192,8 +209,16 @@ def _pages_of_stacks(database: Scratch, access: Storage) -> Iterator[Any]:
     query = "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size FROM tiffs"
     for batch in database.batches(query, _HEADERS):
         sources = expand_stacks(access, [FileEntry(**row) for row in batch.to_pylist()])
-        pages = [(s.uri, s.file_uri, s.page, s.etag, s.size, s.pages) for s in sources if s.page is not None]
-        if pages:
-            columns = zip(zip(*pages, strict=True), PLAN, strict=True)
-            arrays = [pa.array(values, field.type) for values, field in columns]
-            yield pa.RecordBatch.from_arrays(arrays, schema=PLAN)
+        rows = [plan_row(source) for source in sources if source.place is not None]
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=PLAN)
+
+
+def plan_row(source: ImageSource) -> dict[str, Any]:
+    """Return the row of PLAN of an image."""
+    row: dict[str, Any] = {"image_uri": source.uri, "file_uri": source.file_uri, "page": source.page}
+    row |= {"image_etag": source.etag, "image_bytes": source.size, "pages": source.pages}
+    if source.place is not None:
+        ranges = [*chain.from_iterable(source.place.ranges)]
+        row |= {"page_header": source.place.header, "page_size": source.place.size, "page_ranges": ranges}
+    return row

@@ -50,8 +50,10 @@ from unet_ray.watchdog import Watchdog
 
 _CALLS_PER_ACTOR = 4
 """Of a predictor at a time: two large images work, so that small ones are not held up by the last three of these."""
-_IMAGES_PER_TASK, _BLOCK_BYTES = 16, 32 * 2**20
-"""Images that one decode task reads, at least, and bytes of pixels that go on together."""
+_IMAGES_PER_TASK, _FILE_BYTES_PER_TASK = 16, 2 * 2**20
+"""What one decode task reads, at least: Ray's own work for a block is that for some thirty images of 256² px."""
+_BLOCK_BYTES = 32 * 2**20
+"""Of pixels that go on together."""
 _GPU_TASKS = 4
 """How many times that for GPUs, which take more images in a second than Ray Data could hand over tasks of so few."""
 _BLOCKS_AHEAD = 16
@@ -152,9 +154,9 @@ class _Run:
             built.result()  # a model that does not load fails here, once, and not in every actor
         calm_ray_data()
         call_back(ShardBundles)
-        blocks = self._blocks(_IMAGES_PER_TASK)
+        blocks = self._blocks(1)
         pool = plan_pool(self.config.actors, self.config.device, len(blocks))
-        blocks = self._blocks(_GPU_TASKS * _IMAGES_PER_TASK) if pool.uses_gpu else blocks
+        blocks = self._blocks(_GPU_TASKS) if pool.uses_gpu else blocks
         print(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
         print(self._tiling())
         self._warn_of_slow_precision(pool)
@@ -204,8 +206,8 @@ class _Run:
         if self.config.precision == "bfloat16" and not pool.uses_gpu and not cpu_has_bfloat16():
             print("--precision bfloat16: this CPU has no instructions for it, float32 is 4 to 8 times as fast here")
 
-    def _blocks(self, least: int) -> list[Any]:
-        return self.plan.blocks(least, self.config.shard_images)
+    def _blocks(self, times: int) -> list[Any]:
+        return self.plan.blocks(times * _IMAGES_PER_TASK, times * _FILE_BYTES_PER_TASK, self.config.shard_images)
 
     def _chain(self, blocks: list[Any], block_bytes: int, pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
         from unet_ray.predict_actor import PredictActor  # which loads torch

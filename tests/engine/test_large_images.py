@@ -15,6 +15,7 @@ from tests.engine.test_nights import fill, start_job
 from unet_ray.archive.image_files import open_ranges
 from unet_ray.archive.storage import Storage
 from unet_ray.imaging.decoder import Decoder
+from unet_ray.imaging.ranges import RangeFile
 from unet_ray.imaging.tiling import Box
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor
@@ -89,7 +90,7 @@ def test_a_window_on_s3_is_fetched_in_ranges(request: pytest.FixtureRequest, tmp
 
     decoder = Decoder()
     try:
-        assert decoder.open(counted, entry.size) == (2000, 2100)
+        assert decoder.open(RangeFile(counted, entry.size)) == (2000, 2100)
         window = decoder.window(Box(700, 900, 1200, 1300))
     finally:
         decoder.close()

@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 from unet_ray.archive.runs import run_records, write_run_record
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
+from unet_ray.encoded_images import find_place, read_encoded
 from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
 from unet_ray.evaluate import EvaluateConfig, evaluate
 from unet_ray.imaging.images import decode_image
@@ -150,7 +151,9 @@ def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tm
     assert len(rows) == 5 * 2
     for row in images.to_dicts():
         uri, _, page = row["image_uri"].partition("#page=")
-        image = model.preprocessing.check(decode_image(Storage.of(uri).read(), int(page) if page else None))
+        file = Storage.of(uri).entry()
+        place = find_place(archive, file, int(page) if page else None)
+        image = model.preprocessing.check(decode_image(read_encoded(archive, uri, file.size, place)))
         (q,) = predictor.predict([image])
         for index, spec in enumerate(model.classes):
             mask = rows[(rows.image_uri == row["image_uri"]) & (rows.class_id == spec.id)].iloc[0]

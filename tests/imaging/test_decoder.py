@@ -18,6 +18,7 @@ from PIL import Image
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.images import decode_image
+from unet_ray.imaging.ranges import RangeFile
 from unet_ray.imaging.tiling import Box
 
 
@@ -106,7 +107,7 @@ def test_windows_come_out_of_the_child(decoder: Decoder) -> None:
     image = random_image(3, 900)
     data = png(image)
     for _ in range(2):
-        assert decoder.open(lambda offset, size: data[offset : offset + size], len(data)) == image.shape[:2]
+        assert decoder.open(RangeFile(lambda offset, size: data[offset : offset + size], len(data))) == image.shape[:2]
         for top in (0, 300, 860, 10):
             window = decoder.window(Box(top, 20, top + 40, 300))
             assert np.array_equal(window, image[top : top + 40, 20:300])
@@ -121,7 +122,7 @@ def test_a_store_that_fails_is_said_by_its_own_error(decoder: Decoder) -> None:
             raise ImageError("network", "gone")
         return data[offset : offset + size]
 
-    assert decoder.open(failing, len(data)) == (900, 907)
+    assert decoder.open(RangeFile(failing, len(data))) == (900, 907)
     with pytest.raises(ImageError, match="network: gone"):
         decoder.window(Box(0, 0, 900, 907))
     assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
@@ -136,7 +137,7 @@ def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder)
             decoder._child.kill()
         return data[offset : offset + size]
 
-    decoder.open(deadly, len(data))
+    decoder.open(RangeFile(deadly, len(data)))
     with pytest.raises(ImageError, match="the decoder crashed"):
         decoder.window(Box(0, 0, 900, 907))
     with pytest.raises(ImageError, match="the decoder crashed"):
@@ -160,7 +161,7 @@ def test_a_large_file_that_cannot_be_read_in_windows_is_not_fetched(decoder: Dec
         return (b"no image" * 2**17)[offset : offset + size]
 
     with pytest.raises(ImageError, match="a file of 300000000 bytes that is no TIFF, PNG or JPEG") as error:
-        decoder.open(fetch, 300_000_000)
+        decoder.open(RangeFile(fetch, 300_000_000))
     assert error.value.error_type == "too_large"
 
 
@@ -176,6 +177,6 @@ def test_a_file_that_asks_for_more_than_fits_is_not_fetched() -> None:
 
     small = Decoder(memory_limit_bytes=2**30)
     with pytest.raises(ImageError, match="decoding it needs 2147483648 bytes of the file at once") as error:
-        small.open(fetch, 2**36)
+        small.open(RangeFile(fetch, 2**36))
     assert error.value.error_type == "too_large"
     small.close()

@@ -8,7 +8,6 @@ from PIL import Image
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.images import decode_image, decode_label_image, match_channels
-from unet_ray.imaging.tiffs import count_pages
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -141,30 +140,6 @@ def test_bad_files_are_image_errors(data: bytes, error: str) -> None:
 def test_size_limit_is_checked_before_decoding() -> None:
     with pytest.raises(ImageError, match=r"too_large: 7×5 px; images up to 34 px"):
         decode_image(encoded(Image.fromarray(RGB)), max_pixels=34)
-
-
-def test_pages_of_a_stack_are_images_and_thumbnails_are_not() -> None:
-    buffer = io.BytesIO()
-    with tifffile.TiffWriter(buffer) as writer:
-        writer.write(GREY)
-        writer.write(GREY[::2, ::2], subfiletype=1)
-        writer.write(GREY[::-1])
-    data = buffer.getvalue()
-    assert count_pages(io.BytesIO(data)) == 2
-    assert np.array_equal(decode_image(data, page=2)[:, :, 0], GREY[::-1])
-    with pytest.raises(ImageError, match="a stack of 2 pages") as error:
-        decode_image(data)
-    assert error.value.error_type == "changed"  # not for good: the next night lists its pages
-
-
-def test_a_chain_of_directories_that_loops_ends() -> None:
-    data = bytearray(tiff(np.stack([GREY, GREY]), photometric="minisblack"))
-    first = struct.unpack_from("<I", data, 4)[0]
-    entries = struct.unpack_from("<H", data, first)[0]
-    second = struct.unpack_from("<I", data, first + 2 + 12 * entries)[0]
-    entries = struct.unpack_from("<H", data, second)[0]
-    struct.pack_into("<I", data, second + 2 + 12 * entries, first)
-    assert count_pages(io.BytesIO(bytes(data))) == 2
 
 
 def test_match_channels() -> None:

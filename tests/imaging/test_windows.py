@@ -11,6 +11,7 @@ from PIL import Image
 from unet_ray.errors import ImageError
 from unet_ray.imaging import tiff_windows, window_reader
 from unet_ray.imaging.images import decode_image
+from unet_ray.imaging.ranges import RangeFile
 from unet_ray.imaging.tiling import Box
 from unet_ray.imaging.windows import open_windows
 
@@ -55,7 +56,7 @@ def encoded(image: NDArray[Any], kind: str, **options: Any) -> bytes:
 
 def assert_windows_are_the_image(data: bytes) -> None:
     expected = decode_image(data)
-    reader = open_windows(lambda offset, size: data[offset : offset + size], len(data))
+    reader = open_windows(RangeFile(lambda offset, size: data[offset : offset + size], len(data)))
     assert (reader.height, reader.width) == expected.shape[:2]
     rng = np.random.default_rng(0)
     boxes = [Box(y, x, min(y + 100, HEIGHT), min(x + 130, WIDTH)) for y in range(0, HEIGHT, 70) for x in (0, 90, 300)]
@@ -115,7 +116,7 @@ def test_little_of_a_file_is_read() -> None:
         requests.append(size)
         return data[offset : offset + size]
 
-    reader = open_windows(fetch, len(data))
+    reader = open_windows(RangeFile(fetch, len(data)))
     requests.clear()
     reader.read(Box(1000, 1000, 1200, 1200))
     assert len(requests) == 3  # rows of tiles
@@ -140,7 +141,7 @@ def test_damaged_files_are_errors(data: Any) -> None:
     content = data()
 
     def read_all() -> None:
-        reader = open_windows(lambda offset, size: content[offset : offset + size], len(content))
+        reader = open_windows(RangeFile(lambda offset, size: content[offset : offset + size], len(content)))
         for top in range(0, reader.height, 50):
             reader.read(Box(top, 0, min(top + 50, reader.height), reader.width))
 
@@ -153,7 +154,7 @@ def test_absurd_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiff(scene("uint8", 3), rowsperstrip=HEIGHT, compression="zlib")
     monkeypatch.setattr(tiff_windows, "_SEGMENT_BYTES", 10_000)
     with pytest.raises(ImageError, match="save it in smaller ones"):
-        open_windows(lambda offset, size: data[offset : offset + size], len(data))
+        open_windows(RangeFile(lambda offset, size: data[offset : offset + size], len(data)))
     monkeypatch.setattr(window_reader, "MAX_PIXELS", 1000)
     with pytest.raises(ImageError, match="images up to 1000 px"):
-        open_windows(lambda offset, size: data[offset : offset + size], len(data))
+        open_windows(RangeFile(lambda offset, size: data[offset : offset + size], len(data)))

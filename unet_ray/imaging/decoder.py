@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import accumulate
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, one_line
 from unet_ray.imaging.images import decode_image
-from unet_ray.imaging.ranges import Fetch
+from unet_ray.imaging.ranges import Fetch, PageFile, RangeFile
 from unet_ray.imaging.raster import MAX_PIXELS
 from unet_ray.imaging.tiling import Box
 from unet_ray.imaging.window_reader import WindowReader
@@ -46,6 +47,10 @@ _SHARED_BYTES = 2**25
 """Images up to this size come back through shared memory: pipes would copy them twice, in pieces."""
 
 
+def _nothing(offset: int, size: int) -> bytes:
+    raise AssertionError(f"no file is open, yet {size} bytes at {offset} are asked for")
+
+
 class Decoder:
     """Decodes one image at a time in a child process, which is started at the first and after each that it dies of.
 
@@ -62,38 +67,41 @@ class Decoder:
         self._fetch: Fetch = _nothing
         self._is_open = False
 
-    def decode(self, data: bytes, page: int | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    def decode(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
         """Decode an encoded image, as `images.decode_image` does.
 
-        Raises: ImageError — as `decode_image`; `unreadable` where the decoder crashed or did not end in time,
-            `too_large` where it needed more memory than it may.
+        Raises: ImageError — as `decode_image`, and what a file raises that is read; `unreadable` where the decoder
+            crashed or did not end in time, `too_large` where it needed more memory than it may.
         """
-        request = {"do": "decode", "page": page, "size": len(data), "max_pixels": max_pixels}
+        request = {"do": "decode", "max_pixels": max_pixels}
+        if isinstance(data, PageFile):
+            return _samples(*self._asked(request | _described(data), _pieces_of(data), data.fetch))
         return _samples(*self._asked(request, data))
 
-    def open(self, fetch: Fetch, size: int, page: int | None = None) -> tuple[int, int]:
+    def open(self, file: RangeFile) -> tuple[int, int]:
         """Open a large image for windows, in place of the one that was open, and return its height and width (px).
 
-        Args: as `windows.open_windows`.
-
-        Raises: ImageError — as `decode`, and what `fetch` raises.
+        Raises: ImageError — as `decode`.
         """
-        self._fetch = fetch
-        reply, _ = self._asked({"do": "open", "page": page, "size": size})
+        self._fetch = file.fetch
+        reply, _ = self._asked({"do": "open"} | _described(file), _pieces_of(file), file.fetch)
         self._is_open = True
         return int(reply["height"]), int(reply["width"])
 
     def window(self, box: Box) -> NDArray[Any]:
-        """Return a window of the open image; raise ImageError as `decode`, and what `fetch` raises."""
-        return _samples(*self._asked({"do": "window", "box": [box.top, box.left, box.bottom, box.right]}))
+        """Return a window of the open image; raise ImageError as `decode`."""
+        request = {"do": "window", "box": [box.top, box.left, box.bottom, box.right]}
+        return _samples(*self._asked(request, fetch=self._fetch))
 
-    def _asked(self, request: dict[str, Any], data: bytes = b"") -> tuple[dict[str, Any], bytes | bytearray]:
+    def _asked(
+        self, request: dict[str, Any], data: bytes = b"", fetch: Fetch = _nothing
+    ) -> tuple[dict[str, Any], bytes | bytearray]:
         with self._lock:
             child = self._running()
             if request["do"] == "window" and not self._is_open:
                 raise ImageError("unreadable", "the decoder crashed on another window of the image")
             try:
-                return self._ask(child, request, data)
+                return self._ask(child, request | {"size": len(data)}, data, fetch)
             except ImageError:
                 raise
             except TimeoutError:
@@ -150,7 +158,7 @@ class Decoder:
         return self._child
 
     def _ask(
-        self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes
+        self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, fetch: Fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         deadline = time.monotonic() + self._time_limit_s
         _send(child, json.dumps(request).encode() + b"\n", data)  # the child reads all of it before it decodes
@@ -165,7 +173,7 @@ class Decoder:
                 raise ImageError("too_large", f"decoding it needs {reply['size']} bytes of the file at once")
             started = time.monotonic()
             try:
-                piece = self._fetch(int(reply["fetch"]), int(reply["size"]))
+                piece = fetch(int(reply["fetch"]), int(reply["size"]))
             except BaseException:
                 self.close()  # the child waits for bytes that will not come
                 raise
@@ -217,8 +225,14 @@ def _sealed_memory() -> int:
     return memory
 
 
-def _nothing(offset: int, size: int) -> bytes:
-    raise AssertionError(f"no image is open, yet {size} bytes at {offset} are asked for")
+def _described(file: RangeFile) -> dict[str, Any]:
+    """Return what the child is told of a file; the bytes of its pieces follow the request."""
+    held = [(start, len(piece)) for start, piece in file.pieces]
+    return {"file_size": file.size, "is_page": isinstance(file, PageFile), "held": held}
+
+
+def _pieces_of(file: RangeFile) -> bytes:
+    return b"".join(piece for _, piece in file.pieces)
 
 
 def _samples(reply: dict[str, Any], samples: bytes | bytearray) -> NDArray[Any]:
@@ -259,7 +273,7 @@ def serve(
     _reply(replies, {"ready": True})
     for line in requests:
         request = json.loads(line)
-        data = requests.read(request["size"]) if request["do"] == "decode" else b""
+        data = requests.read(request["size"])
         served.set_alarm()
         try:
             served.answer(request, data)
@@ -288,18 +302,24 @@ class _Served:
         """Do what a request asks for, and reply; raise ImageError, or whatever a decoder raises."""
         if request["do"] == "open":
             self._windows = None
-            self._windows = open_windows(self._fetch, request["size"], request["page"])
+            self._windows = open_windows(self._file(request, data))
             _reply(self._replies, {"height": self._windows.height, "width": self._windows.width})
             return
         if request["do"] == "window":
             assert self._windows is not None
             image = np.ascontiguousarray(self._windows.read(Box(*request["box"])))
         else:
-            image = decode_image(data, request["page"], request["max_pixels"])
+            image = decode_image(self._file(request, data) if "held" in request else data, request["max_pixels"])
         samples, is_shared = image.data.cast("B"), image.nbytes <= _SHARED_BYTES
         if is_shared:
             self._shared[: len(samples)], samples = samples, memoryview(b"")
         _reply(self._replies, {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared}, samples)
+
+    def _file(self, request: dict[str, Any], data: bytes) -> Any:
+        """Return the file that `_described` describes."""
+        ends = accumulate(size for _, size in request["held"])
+        pieces = [(start, data[end - size : end]) for (start, size), end in zip(request["held"], ends, strict=True)]
+        return (PageFile if request["is_page"] else RangeFile)(self._fetch, request["file_size"], pieces)
 
     def _fetch(self, offset: int, size: int) -> bytes:
         signal.alarm(0)  # the store's time is not the decoder's; who fetches is alive, or the pipe ends

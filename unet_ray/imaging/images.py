@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.ranges import PageFile
 from unet_ray.imaging.raster import (
     MAX_PIXELS,
     ORIENTATION_TAG,
@@ -44,12 +45,11 @@ _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def decode_image(data: bytes, page: int | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Decode an encoded image.
 
     Args:
-        data — the whole file.
-        page — 1-based page of a TIFF stack; None for a file that holds one image.
+        data — the whole of a file that holds one image, or a page of a TIFF stack.
         max_pixels — largest height × width that is decoded.
 
     Returns: HWC, contiguous, uint8, uint16 or float32, 1 to n channels; upright (EXIF), palettes and CMYK as RGB,
@@ -57,13 +57,13 @@ def decode_image(data: bytes, page: int | None = None, max_pixels: int = MAX_PIX
 
     Raises: ImageError — `unreadable`, `too_large` or `unsupported`.
     """
-    raster = _read(data, page, max_pixels)
+    raster = _read(data, max_pixels)
     with mapped_errors():
         image, _ = colours_of(raster)
     return _upright(check_samples(image), raster.orientation)
 
 
-def decode_label_image(data: bytes, page: int | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Decode a mask file to its values: palette indices and grey values as they are, never colours.
 
     Args: as `decode_image`.
@@ -72,7 +72,7 @@ def decode_label_image(data: bytes, page: int | None = None, max_pixels: int = M
 
     Raises: ImageError — as `decode_image`, and `unsupported` for colours and floats.
     """
-    raster = _read(data, page, max_pixels)
+    raster = _read(data, max_pixels)
     values = raster.samples
     if raster.inverted and values.dtype.kind == "u":
         values = (2**raster.bits - 1) - values
@@ -107,14 +107,14 @@ def is_grey(image: NDArray[Any]) -> bool:
     return bool((image[:, :, 1:] == image[:, :, :1]).all())
 
 
-def _read(data: bytes, page: int | None, max_pixels: int) -> Raster:
-    if not data:
+def _read(data: bytes | PageFile, max_pixels: int) -> Raster:
+    if not isinstance(data, PageFile) and not data:
         raise ImageError("unreadable", "the file is empty (0 bytes)")
     with mapped_errors():
+        if isinstance(data, PageFile):
+            return read_tiff(data, max_pixels)
         if data[:4] in TIFF_MAGIC:
-            return read_tiff(data, page, max_pixels)
-        if page is not None:
-            raise ImageError("unreadable", f"page {page} of a file that is no TIFF")
+            return read_tiff(io.BytesIO(data), max_pixels)
         return _read_with_pillow(data, max_pixels)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+GAP_BYTES = 2**16
+"""Ranges so close together are read as one."""
 _READ_AHEAD = 2**18
 
 Fetch = Callable[[int, int], bytes]
@@ -18,11 +20,13 @@ class RangeFile(io.RawIOBase):
     Args:
         fetch — gives the bytes.
         size — of the file (bytes).
+        pieces — what need not be fetched: (offset, bytes) each.
     """
 
-    def __init__(self, fetch: Fetch, size: int) -> None:
-        self._fetch, self._size, self._at = fetch, size, 0
-        self._start, self._held = 0, b""
+    def __init__(self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]] = ()) -> None:
+        self.fetch, self.size, self.pieces = fetch, size, tuple(pieces)
+        self._at = 0
+        self._ahead = (0, b"")
 
     def seekable(self) -> bool:
         """Return True."""
@@ -34,7 +38,7 @@ class RangeFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move, as files do."""
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
         return self._at
 
     def tell(self) -> int:
@@ -43,20 +47,26 @@ class RangeFile(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         """Return so many bytes, fewer at the end."""
-        left = max(0, self._size - self._at)
+        left = max(0, self.size - self._at)
         wanted = left if size is None or size < 0 else min(size, left)
         if not wanted:
             return b""
-        begin = self._at - self._start
-        if begin < 0 or begin + wanted > len(self._held):
-            self._start, begin = self._at, 0
-            self._held = self._fetch(self._at, max(wanted, min(_READ_AHEAD, left)))
-        piece = self._held[begin : begin + wanted]
+        for start, held in (*self.pieces, self._ahead):
+            if start <= self._at and self._at + wanted <= start + len(held):
+                break
+        else:
+            start, held = self._ahead = self._at, self.fetch(self._at, max(wanted, min(_READ_AHEAD, left)))
+        piece = held[self._at - start : self._at - start + wanted]
         self._at += len(piece)
         return piece
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer and return how far."""
-        piece = self.read(len(buffer))
-        buffer[: len(piece)] = piece
+        samples = memoryview(buffer).cast("B")
+        piece = self.read(len(samples))
+        samples[: len(piece)] = piece
         return len(piece)
+
+
+class PageFile(RangeFile):
+    """A TIFF file of which only the first page counts: one of a stack, behind a header that points to it."""

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.ranges import Fetch, RangeFile
+from unet_ray.imaging.ranges import GAP_BYTES, RangeFile
 from unet_ray.imaging.raster import ORIENTATION_TAG, Raster
-from unet_ray.imaging.tiffs import chosen_page, raster_of_page
+from unet_ray.imaging.tiffs import open_page, raster_of_page
 from unet_ray.imaging.tiling import Box
 from unet_ray.imaging.window_reader import STRIP_ROWS, WindowReader, check_large
 
@@ -21,18 +20,15 @@ _SEGMENT_BYTES = 2**28
 """Largest tile or strip of a TIFF that is decoded (bytes)."""
 _CACHE_BYTES = 2**28
 """Decoded tiles and strips that are kept for the next window."""
-_GAP_BYTES = 2**16
-"""Ranges so close together are read as one."""
 
 
 class TiffWindows(WindowReader):
     """A page of a TIFF: the tiles or strips that a window meets are fetched and decoded."""
 
-    def __init__(self, fetch: Fetch, file: RangeFile, page: int | None) -> None:
-        self._fetch = fetch
+    def __init__(self, file: RangeFile) -> None:
+        self._fetch = file.fetch
         self._cache: OrderedDict[tuple[int, int, int], NDArray[Any] | None] = OrderedDict()
-        tiff = tifffile.TiffFile(file)
-        self._page = found = chosen_page(tiff, cast(BinaryIO, file), page)
+        self._page = found = open_page(cast(BinaryIO, file))
         self.height, self.width = int(found.imagelength), int(found.imagewidth)
         check_large(self.height, self.width, found.samplesperpixel)
         if int(found.tags.valueof(ORIENTATION_TAG, 1)) != 1:
@@ -120,7 +116,7 @@ class TiffWindows(WindowReader):
             stop, taken = start, 0
             for index in order:
                 offset, size = ranges[index]
-                if offset > stop + _GAP_BYTES or (max(stop, offset + size) - start > _SEGMENT_BYTES and taken):
+                if offset > stop + GAP_BYTES or (max(stop, offset + size) - start > _SEGMENT_BYTES and taken):
                     break
                 stop, taken = max(stop, offset + size), taken + 1
             piece = memoryview(self._fetch(start, stop - start)) if stop > start else memoryview(b"")

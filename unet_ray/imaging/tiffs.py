@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import json
 import logging
-from typing import Any, BinaryIO, Literal
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -12,75 +17,140 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.ranges import GAP_BYTES, PageFile
 from unet_ray.imaging.raster import ORIENTATION_TAG, Raster, check_size, mapped_errors
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PAGES = 2**16
 """Most pages of one TIFF stack."""
+_MOST_RANGES = 16
+"""Of a page: one that has more is fetched piece by piece while it is decoded."""
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs each bad tag; we raise one error
 
 
-def count_pages(file: BinaryIO) -> int:
-    """Return the number of images in an open TIFF; pyramid levels, thumbnails and masks are not counted.
+@dataclass(frozen=True)
+class PagePlace:
+    """Where a page of a stack lies in its file: what reads it needs nothing of the other pages."""
 
-    Raises: ImageError — `unreadable`.
+    header: bytes
+    """Of a TIFF file whose first page is this one: 8 bytes, or 16."""
+    size: int
+    """Of its stored samples (bytes)."""
+    ranges: tuple[tuple[int, int], ...]
+    """(offset, size) of what holds its directory and its samples; none where they lie scattered over the file."""
+
+
+def find_pages(file: BinaryIO) -> list[PagePlace]:
+    """Return the pages of an open TIFF that are images: pyramid levels, thumbnails and masks are not.
+
+    Raises: ImageError — `unreadable`, `too_large`.
     """
-    with mapped_errors(), tifffile.TiffFile(file) as tiff:
-        return max(1, len(image_pages(tiff, file)))
+    with mapped_errors(), _open_tiff(file) as tiff:
+        return [_place_of(page, end, tiff) for page, end in _image_pages(tiff)]
 
 
-def image_pages(tiff: tifffile.TiffFile, file: BinaryIO) -> list[Any]:
-    """Return the pages that are images: no pyramid levels, thumbnails, masks."""
-    pages = [tiff.pages[index] for index in range(_count_directories(file))]
-    return [p for p in pages if isinstance(p, tifffile.TiffPage) and not p.is_reduced and not p.is_mask]
+def _place_of(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> PagePlace:
+    magic = b"II" if tiff.byteorder == "<" else b"MM"
+    kind, fields = ("2sHHHQ", (43, 8, 0)) if tiff.is_bigtiff else ("2sHI", (42,))
+    samples = [(at, size) for at, size in zip(page.dataoffsets, page.databytecounts, strict=False) if at]
+    values = [(tag.valueoffset, tag.valuebytecount) for tag in page.tags]
+    ranges = _joined([(page.offset, end - page.offset), *values, *samples], tiff.filehandle.size)
+    return PagePlace(
+        struct.pack(tiff.byteorder + kind, magic, *fields, page.offset),
+        sum(size for _, size in samples),
+        tuple(ranges) if len(ranges) <= _MOST_RANGES else (),
+    )
 
 
-def _count_directories(file: BinaryIO) -> int:
-    """Return the length of a TIFF's chain of directories, up to where it loops: tifffile would follow it for ever."""
-    file.seek(0)
-    header = file.read(16)
-    order: Literal["little", "big"] = "little" if header[:2] == b"II" else "big"
-    big = header[2:4] in (b"+\0", b"\0+")
-    count_bytes, entry_bytes, offset_bytes = (8, 20, 8) if big else (2, 12, 4)
-    offset = int.from_bytes(header[8:16] if big else header[4:8], order)
-    seen: set[int] = set()
-    while offset and offset not in seen:
+def _joined(ranges: list[tuple[int, int]], file_size: int) -> list[tuple[int, int]]:
+    """Return ranges with those as one that lie close together; without what lies beyond the file."""
+    joined: list[tuple[int, int]] = []
+    for start, size in sorted(ranges):
+        if start + size > file_size:
+            continue
+        first, length = joined[-1] if joined else (0, -GAP_BYTES - 1)
+        if start <= first + length + GAP_BYTES:
+            joined[-1] = first, max(length, start + size - first)
+        else:
+            joined.append((start, size))
+    return joined
+
+
+def _open_tiff(file: Any) -> tifffile.TiffFile:
+    # False: else it takes later pages of these for copies of the first, without reading their directories
+    return tifffile.TiffFile(file, is_scanimage=False)
+
+
+def _image_pages(tiff: tifffile.TiffFile) -> Iterator[tuple[tifffile.TiffPage, int]]:
+    """Yield the pages that are images, and where their directories end: no pyramid levels, thumbnails, masks."""
+    for index, (offset, end) in enumerate(_directories(tiff)):
+        tiff.filehandle.seek(offset)
+        page = tifffile.TiffPage(tiff, index=index)
+        if not page.is_reduced and not page.is_mask:
+            yield page, end
+
+
+def _directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
+    """Yield where directories begin and end, up to where their chain loops: tifffile would follow it for ever."""
+    file, kind = tiff.filehandle, tiff.tiff
+    at, seen = kind.offsetsize, set[int]()  # 4, or 8 of a BigTIFF
+    while True:
+        file.seek(at)
+        (offset,) = struct.unpack(kind.offsetformat, file.read(kind.offsetsize))
+        if not offset or offset in seen:
+            return
         if len(seen) == MAX_PAGES:
             raise ImageError("too_large", f"more than {MAX_PAGES} pages; split the stack")
         seen.add(offset)
         file.seek(offset)
-        entries = int.from_bytes(file.read(count_bytes), order)
-        file.seek(offset + count_bytes + entries * entry_bytes)
-        offset = int.from_bytes(file.read(offset_bytes), order)
-    return len(seen)
+        (entries,) = struct.unpack(kind.tagnoformat, file.read(kind.tagnosize))
+        at = offset + kind.tagnosize + entries * kind.tagsize
+        yield offset, at
 
 
-def read_tiff(data: bytes, page: int | None, max_pixels: int) -> Raster:
-    """Read one page of a TIFF; raise ImageError for a stack without page and a page beyond the stack."""
-    file = io.BytesIO(data)
-    with tifffile.TiffFile(file) as tiff:
-        return _read_tiff_page(chosen_page(tiff, file, page), max_pixels)
+def read_tiff(file: BinaryIO | PageFile, max_pixels: int) -> Raster:
+    """Read the one image of a TIFF, or the page of a stack that a PageFile is.
 
-
-def chosen_page(tiff: tifffile.TiffFile, file: BinaryIO, page: int | None) -> Any:
-    """Return the page of a number, from 1; raise ImageError for a stack without it, a page beyond, a volume."""
-    pages = image_pages(tiff, file) or [tiff.pages[0]]
-    if page is None and len(pages) > 1:
-        raise ImageError("changed", f"a stack of {len(pages)} pages, listed as one image; the next run takes its pages")
-    if (page or 1) > len(pages):
-        raise ImageError("unreadable", f"page {page} of a stack of {len(pages)}")
-    chosen = pages[(page or 1) - 1]
-    if chosen.imagedepth > 1:
-        raise ImageError("unsupported", f"a volume of {chosen.imagedepth} planes in one page")
-    return chosen
-
-
-def _read_tiff_page(page: Any, max_pixels: int) -> Raster:
+    Raises: ImageError — as `open_page`; `too_large`, `unsupported`.
+    """
+    page = open_page(file)
     check_size(page.imagelength, page.imagewidth, page.samplesperpixel, max_pixels)
     samples = page.asarray()
     samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples
     return raster_of_page(page, samples[:, :, None] if samples.ndim == 2 else samples)
+
+
+def open_page(file: BinaryIO | PageFile) -> Any:
+    """Return the one image of a TIFF, or the page of a stack that a PageFile is, as a `tifffile.TiffPage`.
+
+    Raises: ImageError — `changed` for a stack; `unsupported` for a volume, and for images without a directory.
+    """
+    tiff = _open_tiff(file)
+    if isinstance(file, PageFile):
+        page: Any = tiff.pages[0]
+    else:
+        pages = [page for page, _ in islice(_image_pages(tiff), 2)] or [tiff.pages[0]]
+        if len(pages) > 1:
+            raise ImageError("changed", "a stack of several pages, listed as one image; the next run takes its pages")
+        page = pages[0]
+        _refuse_hidden(tiff, page)
+    if page.imagedepth > 1:
+        raise ImageError("unsupported", f"a volume of {page.imagedepth} planes in one page")
+    return page
+
+
+def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
+    """Raise ImageError for a file that says that more images follow its only page, which no directory names."""
+    images = 1
+    if page.is_imagej:
+        images = int((tiff.imagej_metadata or {}).get("images", 1))
+    elif page.is_shaped and page.shaped_description.startswith("{"):
+        images = prod(json.loads(page.shaped_description)["shape"]) // prod(page.shape)
+    elif page.is_stk and "UIC2tag" in page.tags:
+        images = page.tags["UIC2tag"].count
+    if images > 1 and page.is_contiguous and page.dataoffsets[0] + images * page.nbytes <= tiff.filehandle.size:
+        raise ImageError("unsupported", f"{images} images of which only the first has a directory; save each as a page")
 
 
 def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:

@@ -26,29 +26,21 @@ WHOLE_BYTES = 2**28
 """Largest file that is read whole (bytes)."""
 
 
-def open_windows(fetch: Fetch, size: int, page: int | None = None) -> WindowReader:
-    """Open an image for windows.
-
-    Args:
-        fetch — gives the file's bytes.
-        size — of the file (bytes).
-        page — 1-based page of a TIFF stack.
+def open_windows(file: RangeFile) -> WindowReader:
+    """Open the image of a file for windows.
 
     Raises: ImageError — `unreadable`, `too_large` or `unsupported`.
     """
     with mapped_errors():
-        file = RangeFile(fetch, size)
         magic = file.read(8)
         file.seek(0)
         if not magic:
             raise ImageError("unreadable", "the file is empty (0 bytes)")
         if magic[:4] in TIFF_MAGIC:
-            return TiffWindows(fetch, file, page)
-        if page is not None:
-            raise ImageError("unreadable", f"page {page} of a file that is no TIFF")
+            return TiffWindows(file)
         if magic[:3] == b"\xff\xd8\xff" or magic == b"\x89PNG\r\n\x1a\n":
-            return RowWindows(fetch, size, is_png=magic[:1] == b"\x89")
-        return _WholeImage(fetch, size)
+            return RowWindows(file.fetch, file.size, is_png=magic[:1] == b"\x89")
+        return _WholeImage(file.fetch, file.size)
 
 
 class _WholeImage(WindowReader):

@@ -17,11 +17,12 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from unet_ray.archive.image_files import open_ranges, read_file, split_page
+from unet_ray.archive.image_files import split_page
 from unet_ray.archive.ledger import open_dataset
 from unet_ray.archive.scratch import Scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
+from unet_ray.encoded_images import find_place, open_encoded, read_encoded
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.pictures import PANEL_PX, class_colour, image_panel
@@ -176,16 +177,17 @@ class _OpenImage:
         file, page = split_page(uri)
         access = Storage.of(file)
         try:
-            size = access.entry().size
+            entry = access.entry()
         except OSError as error:
             raise ImageError("missing", f"the file cannot be read: {error}") from None
-        if size != known["image_bytes"]:
+        if entry.size != known["image_bytes"]:
             raise ImageError("changed", "the file is another one than was segmented")
+        place = find_place(access, entry, page)
         self._pixels: NDArray[Any] | None = None
         if self.height * self.width <= WHOLE_PIXELS:
-            self._pixels = decoder.decode(read_file(access, file), page)
+            self._pixels = decoder.decode(read_encoded(access, access.uri, entry.size, place))
         else:
-            decoder.open(open_ranges(access, file), size, page)
+            decoder.open(open_encoded(access, access.uri, entry.size, place))
 
     @property
     def all(self) -> Box:

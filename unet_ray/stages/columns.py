@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.errors import ImageError, one_line
+from unet_ray.imaging.tiffs import PagePlace
 
 PLAN = pa.schema(
     [
@@ -19,6 +20,9 @@ PLAN = pa.schema(
         ("image_etag", pa.string()),
         ("image_bytes", pa.int64()),
         ("pages", pa.int32()),
+        ("page_header", pa.binary()),  # a `tiffs.PagePlace`: where the page of a stack lies
+        ("page_size", pa.int64()),
+        ("page_ranges", pa.list_(pa.int64())),  # offset, size, offset, size …
     ]
 )
 _FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "error_stage")]
@@ -51,6 +55,14 @@ ROWS = pa.schema(
         ("batch_divisor", pa.int32()),
     ]
 )
+
+
+def place_of(row: dict[str, Any]) -> PagePlace | None:
+    """Return where the page of a stack lies; None for a row whose image is a file."""
+    if row["page"] is None:
+        return None
+    flat = row["page_ranges"]
+    return PagePlace(row["page_header"], row["page_size"], tuple(zip(flat[::2], flat[1::2], strict=True)))
 
 
 def failure(error: Exception, stage: str) -> dict[str, Any]:

@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from unet_ray.archive.image_files import check_unchanged, open_ranges
+from unet_ray.archive.image_files import check_unchanged
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import MASKS, REGIONS
+from unet_ray.encoded_images import open_encoded
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.seams import RegionMerger
@@ -29,7 +30,7 @@ from unet_ray.imaging.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Box, Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.stages.ahead import ahead
-from unet_ray.stages.columns import PROBABILITIES, failure
+from unet_ray.stages.columns import PROBABILITIES, failure, place_of
 from unet_ray.stages.measure import Measure, list_of
 
 _AHEAD = 2
@@ -104,9 +105,9 @@ class _LargeImage:
         """Take every tile through the network and the measuring."""
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0}
-        fetch = open_ranges(config.access, row["file_uri"])
+        file = open_encoded(config.access, row["file_uri"], row["image_bytes"], place_of(row))
         with self._at("decode"):
-            height, width = self.decoder.open(fetch, row["image_bytes"], row["page"])
+            height, width = self.decoder.open(file)
             if height * width > _PIXELS_PER_BYTE * row["image_bytes"]:
                 size = f"{width}×{height} px out of {row['image_bytes']} bytes"
                 raise ImageError("too_large", f"{size}: a decompression bomb")

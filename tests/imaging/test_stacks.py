@@ -1,0 +1,159 @@
+"""Pages of TIFF stacks: which there are, and each read without the others."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from unet_ray.errors import ImageError
+from unet_ray.imaging.decoder import Decoder
+from unet_ray.imaging.images import decode_image
+from unet_ray.imaging.ranges import PageFile
+from unet_ray.imaging.tiffs import PagePlace, find_pages
+from unet_ray.imaging.tiling import Box
+from unet_ray.imaging.windows import open_windows
+
+PAGES = np.random.default_rng(0).integers(0, 60_000, (6, 120, 173), np.uint16)
+WRITERS: dict[str, dict[str, Any]] = {
+    "samples together, directories behind": {},
+    "page after page": {"contiguous": False},
+    "big endian": {"byteorder": ">"},
+    "BigTIFF": {"bigtiff": True, "contiguous": False},
+    "BigTIFF, big endian": {"bigtiff": True, "byteorder": ">"},
+    "ImageJ": {"imagej": True},
+    "OME": {"ome": True},
+    "strips": {"rowsperstrip": 7, "contiguous": False},
+    "strips, deflate": {"rowsperstrip": 7, "compression": "zlib", "predictor": True},
+    "tiles": {"tile": (64, 48), "contiguous": False},
+}
+
+
+def written(name: str, pages: np.ndarray = PAGES, **more: Any) -> bytes:
+    """Return a stack as `WRITERS` say."""
+    options, buffer = {"photometric": "minisblack"} | WRITERS.get(name, {}) | more, io.BytesIO()
+    kind = {key: options.pop(key) for key in ("byteorder", "bigtiff", "imagej", "ome") if key in options}
+    with tifffile.TiffWriter(buffer, **kind) as writer:
+        if "contiguous" in options:
+            for page in pages:
+                writer.write(page, **options)
+        else:
+            writer.write(pages, **options)
+    return buffer.getvalue()
+
+
+def pillow_stack() -> bytes:
+    buffer = io.BytesIO()
+    first, *others = (Image.fromarray(page) for page in PAGES)
+    first.save(buffer, "tiff", save_all=True, append_images=others, compression="tiff_lzw")
+    return buffer.getvalue()
+
+
+def page_file(data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]) -> tuple[PageFile, list[int]]:
+    """Return a page with these ranges of its file, and the sizes of whatever else is fetched."""
+    fetched: list[int] = []
+
+    def fetch(offset: int, size: int) -> bytes:
+        fetched.append(size)
+        return data[offset : offset + size]
+
+    pieces = [(offset, data[offset : offset + size]) for offset, size in ranges]
+    return PageFile(fetch, len(data), [(0, place.header), *pieces]), fetched
+
+
+@pytest.mark.parametrize("data", [*map(written, WRITERS), pillow_stack()], ids=[*WRITERS, "libtiff"])
+def test_a_page_is_read_from_its_own_ranges(data: bytes) -> None:
+    """Here and in the decoder's child; as windows too; and without the ranges, it fetches them itself."""
+    places, decoder = find_pages(io.BytesIO(data)), Decoder()
+    assert len(places) == len(PAGES)
+    for page, place in zip(PAGES, places, strict=True):
+        assert sum(size for _, size in place.ranges) <= place.size + 2**17
+        for ranges in (place.ranges, ()):
+            for decode in (decode_image, decoder.decode):
+                file, fetched = page_file(data, place, ranges)
+                np.testing.assert_array_equal(decode(file)[:, :, 0], page)
+                assert bool(fetched) == (not ranges)
+        file, _ = page_file(data, place, ())
+        np.testing.assert_array_equal(open_windows(file).read(Box(30, 40, 99, 173))[:, :, 0], page[30:99, 40:])
+        assert decoder.open(page_file(data, place, ())[0]) == page.shape
+        np.testing.assert_array_equal(decoder.window(Box(3, 4, 9, 17))[:, :, 0], page[3:9, 4:17])
+    decoder.close()
+
+
+def test_pages_whose_samples_are_scattered_are_read_all_the_same() -> None:
+    """Strips of two pages that take turns."""
+    data = bytearray(written("strips", PAGES[:2]))
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        (first, second) = ([*page.dataoffsets] for page in tiff.pages)
+        tags = [page.tags["StripOffsets"].valueoffset for page in tiff.pages]
+        sizes = tiff.pages[0].databytecounts
+    strips = [[bytes(data[at : at + size]) for at, size in zip(each, sizes, strict=True)] for each in (first, second)]
+    end = len(data)
+    for index, (one, other) in enumerate(zip(*strips, strict=True)):
+        for tag, strip in zip(tags, (one, other), strict=True):
+            struct.pack_into("<I", data, tag + 4 * index, len(data))
+            data += strip + bytes(2**17)
+    places = find_pages(io.BytesIO(bytes(data)))
+    assert [place.ranges for place in places] == [(), ()]
+    assert len(data) > end
+    for page, place in zip(PAGES[:2], places, strict=True):
+        file, fetched = page_file(bytes(data), place, place.ranges)
+        np.testing.assert_array_equal(decode_image(file)[:, :, 0], page)
+        assert fetched
+
+
+def test_pages_of_a_stack_are_images_and_thumbnails_are_not() -> None:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(PAGES[0])
+        writer.write(PAGES[0][::2, ::2], subfiletype=1)
+        writer.write(PAGES[1])
+    data = buffer.getvalue()
+    _, place = find_pages(io.BytesIO(data))
+    np.testing.assert_array_equal(decode_image(page_file(data, place, ())[0])[:, :, 0], PAGES[1])
+    with pytest.raises(ImageError, match="a stack of several pages") as error:
+        decode_image(data)
+    assert error.value.error_type == "changed"  # not for good: the next night lists its pages
+
+
+def test_a_chain_of_directories_that_loops_ends() -> None:
+    data = bytearray(written("page after page", PAGES[:2]))
+    first = struct.unpack_from("<I", data, 4)[0]
+    entries = struct.unpack_from("<H", data, first)[0]
+    second = struct.unpack_from("<I", data, first + 2 + 12 * entries)[0]
+    entries = struct.unpack_from("<H", data, second)[0]
+    struct.pack_into("<I", data, second + 2 + 12 * entries, first)
+    assert len(find_pages(io.BytesIO(bytes(data)))) == 2
+
+
+def test_a_stack_cut_short_is_an_error_of_the_pages_that_are_gone() -> None:
+    data = written("page after page")
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        cut = data[: tiff.pages[5].dataoffsets[0] + 100]
+    *whole, last = find_pages(io.BytesIO(cut))
+    for page, place in zip(PAGES, whole, strict=False):
+        np.testing.assert_array_equal(decode_image(page_file(cut, place, place.ranges)[0])[:, :, 0], page)
+    with pytest.raises(ImageError, match="unreadable"):
+        decode_image(page_file(cut, last, last.ranges)[0])
+
+
+@pytest.mark.parametrize("kind", ["imagej", "shaped"])
+def test_images_without_a_directory_are_not_left_out_in_silence(kind: str) -> None:
+    """ImageJ writes stacks beyond 4 GiB so."""
+    data = written("ImageJ" if kind == "imagej" else "", truncate=True)
+    assert len(find_pages(io.BytesIO(data))) == 1
+    with pytest.raises(ImageError, match="unsupported: 6 images of which only the first has a directory"):
+        decode_image(data)
+
+
+def test_every_page_of_a_scanimage_stack_is_an_image() -> None:
+    data = written("", description="state.configPath = 1", software="SI.LINE", metadata=None)
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        assert tiff.is_scanimage
+    assert len(find_pages(io.BytesIO(data))) == len(PAGES)

@@ -1,0 +1,77 @@
+"""Encoded images of an archive: files that are read whole or in ranges, and pages of TIFF stacks without the others."""
+
+from __future__ import annotations
+
+import io
+
+from unet_ray.archive.image_files import check_unchanged, open_ranges, read_file
+from unet_ray.archive.listing import suffix_of
+from unet_ray.archive.storage import FileEntry, Storage
+from unet_ray.errors import ImageError
+from unet_ray.imaging.images import TIFF_SUFFIXES
+from unet_ray.imaging.ranges import PageFile, RangeFile
+from unet_ray.imaging.tiffs import PagePlace, find_pages
+from unet_ray.imaging.windows import WHOLE_BYTES
+
+
+def open_encoded(access: Storage, uri: str, size: int, place: PagePlace | None = None) -> RangeFile:
+    """Return an image whose bytes are fetched when they are asked for, which raises as `read_encoded`.
+
+    Args:
+        access — opens the URI.
+        uri, size — of the file (bytes).
+        place — of the page of a stack; None for a file with one image.
+    """
+    if place is None:
+        return RangeFile(open_ranges(access, uri), size)
+    return PageFile(open_ranges(access, uri), size, [(0, place.header)])
+
+
+def read_encoded(
+    access: Storage, uri: str, size: int, place: PagePlace | None = None, etag: str | None = None
+) -> bytes | PageFile:
+    """Return an image with its bytes.
+
+    Args:
+        access, uri, size, place — as `open_encoded`.
+        etag — the store's, as listed; None: any content will do.
+
+    Raises: ImageError — `missing`, `denied`, `network`, `changed`.
+    """
+    if place is None:
+        return read_file(access, uri, etag)
+    fetch = open_ranges(access, uri)
+    pieces = [(start, fetch(start, length)) for start, length in place.ranges]
+    if etag is not None:
+        check_unchanged(access, uri, etag)
+    return PageFile(fetch, size, [(0, place.header), *pieces])
+
+
+def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:
+    """Return where the pages of a stack lie; none for a file with one image, or whose headers cannot be read."""
+    if suffix_of(entry.path) not in TIFF_SUFFIXES:
+        return []
+    try:
+        with Storage(entry.uri, access.options).open() as file:
+            places = find_pages(file)
+    except (ImageError, OSError):
+        places = _find_in_whole(access, entry) if entry.size <= WHOLE_BYTES else []
+    return places if len(places) > 1 else []
+
+
+def find_place(access: Storage, entry: FileEntry, page: int | None) -> PagePlace | None:
+    """Return where a page lies, by its number from 1; raise ImageError where there is no such page."""
+    if page is None:
+        return None
+    places = find_places(access, entry)
+    if not 1 <= page <= len(places):
+        raise ImageError("unreadable", f"page {page} of a stack of {len(places)}")
+    return places[page - 1]
+
+
+def _find_in_whole(access: Storage, entry: FileEntry) -> list[PagePlace]:
+    """Find the pages of a file whose headers could not be read in pieces; none where decoding it will tell why."""
+    try:
+        return find_pages(io.BytesIO(read_file(access, entry.uri)))
+    except ImageError:
+        return []
