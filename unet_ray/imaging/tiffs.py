@@ -53,12 +53,13 @@ def find_pages(file: BinaryIO) -> list[PagePlace]:
 def _place_of(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> PagePlace:
     magic = b"II" if tiff.byteorder == "<" else b"MM"
     kind, fields = ("2sHHHQ", (43, 8, 0)) if tiff.is_bigtiff else ("2sHI", (42,))
+    file_size = tiff.filehandle.size
     samples = [(at, size) for at, size in zip(page.dataoffsets, page.databytecounts, strict=False) if at]
     values = [(tag.valueoffset, tag.valuebytecount) for tag in page.tags]
-    ranges = _joined([(page.offset, end - page.offset), *values, *samples], tiff.filehandle.size)
+    ranges = _joined([(page.offset, end - page.offset), *values, *samples], file_size)
     return PagePlace(
         struct.pack(tiff.byteorder + kind, magic, *fields, page.offset),
-        sum(size for _, size in samples),
+        min(sum(size for _, size in samples), file_size),  # what a damaged directory says may be any number
         tuple(ranges) if len(ranges) <= _MOST_RANGES else (),
     )
 
