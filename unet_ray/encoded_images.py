@@ -22,18 +22,19 @@ def open_encoded(access: Storage, uri: str, size: int, place: PagePlace | None =
         uri, size — of the file (bytes).
         place — of the page of a stack; None for a file with one image.
     """
+    fetch = open_ranges(access, uri)
     if place is None:
-        return RangeFile(open_ranges(access, uri), size)
-    return PageFile(open_ranges(access, uri), size, [(0, place.header)])
+        return RangeFile(fetch, size)
+    return PageFile(fetch, place.file_size, [(0, place.header)], place.index)
 
 
 def read_encoded(
-    access: Storage, uri: str, size: int, place: PagePlace | None = None, etag: str | None = None
+    access: Storage, uri: str, place: PagePlace | None = None, etag: str | None = None
 ) -> bytes | PageFile:
     """Return an image with its bytes.
 
     Args:
-        access, uri, size, place — as `open_encoded`.
+        access, uri, place — as `open_encoded`.
         etag — the store's, as listed; None: any content will do.
 
     Raises: ImageError — `missing`, `denied`, `network`, `changed`.
@@ -44,19 +45,26 @@ def read_encoded(
     pieces = [(start, fetch(start, length)) for start, length in place.ranges]
     if etag is not None:
         check_unchanged(access, uri, etag)
-    return PageFile(fetch, size, [(0, place.header), *pieces])
+    return PageFile(fetch, place.file_size, [(0, place.header), *pieces], place.index)
+
+
+def is_stackable(entry: FileEntry) -> bool:
+    """Tell whether a file may hold several images, by its name."""
+    return suffix_of(entry.path) in TIFF_SUFFIXES
 
 
 def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:
-    """Return where the pages of a stack lie; none for a file with one image, or whose headers cannot be read."""
-    if suffix_of(entry.path) not in TIFF_SUFFIXES:
-        return []
+    """Return where the pages of a TIFF lie; none where its headers cannot be read: decoding it will tell why."""
     try:
         with Storage(entry.uri, access.options).open() as file:
-            places = find_pages(file)
+            return find_pages(file)
     except (ImageError, OSError):
-        places = _find_in_whole(access, entry) if entry.size <= WHOLE_BYTES else []
-    return places if len(places) > 1 else []
+        if entry.size > WHOLE_BYTES:
+            return []
+    try:  # the store may not give pieces
+        return find_pages(io.BytesIO(read_file(access, entry.uri)))
+    except ImageError:
+        return []
 
 
 def find_place(access: Storage, entry: FileEntry, page: int | None) -> PagePlace | None:
@@ -65,13 +73,5 @@ def find_place(access: Storage, entry: FileEntry, page: int | None) -> PagePlace
         return None
     places = find_places(access, entry)
     if not 1 <= page <= len(places):
-        raise ImageError("unreadable", f"page {page} of a stack of {len(places)}")
+        raise ImageError("unreadable", f"page {page} of {len(places)}")
     return places[page - 1]
-
-
-def _find_in_whole(access: Storage, entry: FileEntry) -> list[PagePlace]:
-    """Find the pages of a file whose headers could not be read in pieces; none where decoding it will tell why."""
-    try:
-        return find_pages(io.BytesIO(read_file(access, entry.uri)))
-    except ImageError:
-        return []

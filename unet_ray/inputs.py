@@ -14,7 +14,7 @@ from unet_ray.archive.image_files import page_uri, split_page
 from unet_ray.archive.listing import Listing, list_files
 from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files, pair_names
 from unet_ray.archive.storage import FileEntry, Storage
-from unet_ray.encoded_images import find_places, read_encoded
+from unet_ray.encoded_images import find_places, is_stackable, read_encoded
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.coco_labels import Objects, draw_objects, parse_coco
 from unet_ray.imaging.images import IMAGE_SUFFIXES, decode_image, decode_label_image
@@ -56,21 +56,22 @@ def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[Ima
 
 
 def _pages_of(access: Storage, entry: FileEntry) -> list[ImageSource]:
-    places = find_places(access, entry)
-    if not places:
+    places = find_places(access, entry) if is_stackable(entry) else []
+    if len(places) < 2:
         return [_whole(entry)]
-    return [
-        ImageSource(entry.uri, number, entry.etag, entry.size, len(places), place)
-        for number, place in enumerate(places, 1)
-    ]
+    return [_page(entry, number, places) for number in range(1, len(places) + 1)]
 
 
 def _whole(entry: FileEntry) -> ImageSource:
     return ImageSource(entry.uri, None, entry.etag, entry.size)
 
 
+def _page(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource:
+    return ImageSource(entry.uri, number, entry.etag, entry.size, len(places), places[number - 1])
+
+
 def _encoded(access: Storage, source: ImageSource) -> bytes | PageFile:
-    return read_encoded(access, source.file_uri, source.size, source.place)
+    return read_encoded(access, source.file_uri, source.place)
 
 
 @dataclass(frozen=True)
@@ -166,13 +167,17 @@ def _find_in_coco(images: Listing, masks: str, classes: tuple[ClassSpec, ...], k
     image_of = pair_names(images, files, f"--masks {masks}")
     stacks = sorted({path for path, page in pages.values() if page is not None})
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        pages_of = dict(zip(stacks, pool.map(lambda path: _pages_of(images.root, image_of[path]), stacks), strict=True))
+        places_of = dict(
+            zip(stacks, pool.map(lambda path: find_places(images.root, image_of[path]), stacks), strict=True)
+        )
     items = []
     for name, (path, page) in sorted(pages.items()):
-        sources = [_whole(image_of[path])] if page is None else pages_of[path][page - 1 : page]
-        if not sources:
-            raise InputError(f"--masks {masks} names {name}, and the file has {len(pages_of[path])} pages")
-        items.append(LabelledImage(sources[0], (source,) * len(labels.classes), labels.objects[name]))
+        image, places = image_of[path], places_of.get(path, [])
+        is_unreadable = not places and is_stackable(image)  # decoding it will tell why
+        if page is not None and not is_unreadable and not 1 <= page <= len(places):
+            raise InputError(f"--masks {masks} names {name}, and the file has {len(places)} pages")
+        found_image = _whole(image) if page is None or is_unreadable else _page(image, page, places)
+        items.append(LabelledImage(found_image, (source,) * len(labels.classes), labels.objects[name]))
     rest = len(images.entries) - len({entry.uri for entry in image_of.values()})
     notes = [f"{rest} of {len(images.entries)} images in {images.root.uri} are not in {masks}: left out"] * (rest > 0)
     return LabelledSet(LabelAccess(images.root, file), tuple(items), found, labels.classes, (*notes, *_others(images)))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unet_ray.archive.image_files import page_uri, split_page
 from unet_ray.archive.storage import Storage
 from unet_ray.encoded_images import find_place, read_encoded
-from unet_ray.errors import InputError
+from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging import pictures
 from unet_ray.imaging.images import decode_image
 from unet_ray.imaging.tiling import Box
@@ -184,7 +184,7 @@ def _decoded(uri: str) -> NDArray[Any]:
     file, page = split_page(uri)
     try:
         access = Storage.of(file)
-        entry = access.entry()
-    except OSError as error:
+        data = read_encoded(access, access.uri, find_place(access, access.entry(), page))
+    except (OSError, ImageError) as error:
         raise InputError(f"{uri}: cannot be read ({error})") from None
-    return decode_image(read_encoded(access, access.uri, entry.size, find_place(access, entry, page)))
+    return decode_image(data)

@@ -21,7 +21,7 @@ from unet_ray.inputs import ImageSource, expand_stacks
 from unet_ray.stages.columns import PLAN
 
 _TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
-_BYTES = "coalesce(page_size, image_bytes)"
+_BYTES = "coalesce(place.size, image_bytes)"
 """Of an image."""
 _IS_LARGE = f"{_BYTES} > {2**22}"
 """Images that may take minutes, or a block's memory: others must not wait in one block with them."""
@@ -92,7 +92,8 @@ def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iter
 
     The first is smaller, and no other has more than twice as many rows as the one before.
     """
-    until = np.cumsum(pc.coalesce(plan["page_size"], plan["image_bytes"]).to_numpy())
+    sizes = pc.coalesce(pc.struct_field(plan["place"], "size"), plan["image_bytes"])
+    until = np.cumsum(np.clip(sizes.to_numpy(), 0, stored_bytes))
     start, ramp = 0, first
     while start < len(plan):
         enough = np.searchsorted(until, (until[start - 1] if start else 0) + stored_bytes) + 1
@@ -150,8 +151,8 @@ def find_open_images(database: Scratch, scan: FileScan) -> int:
     database.view(
         "archive",
         "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, size AS image_bytes, "
-        "1::INTEGER AS pages, NULL::BLOB AS page_header, NULL::BIGINT AS page_size, NULL::BIGINT[] AS page_ranges "
-        "FROM files",
+        '1::INTEGER AS pages, NULL::STRUCT(header BLOB, "index" INTEGER, file_size BIGINT, size BIGINT, '
+        "ranges BIGINT[]) AS place FROM files",
     )
     _name_left_out_stacks(database)
     database.store(
@@ -219,6 +220,5 @@ def plan_row(source: ImageSource) -> dict[str, Any]:
     row: dict[str, Any] = {"image_uri": source.uri, "file_uri": source.file_uri, "page": source.page}
     row |= {"image_etag": source.etag, "image_bytes": source.size, "pages": source.pages}
     if source.place is not None:
-        ranges = [*chain.from_iterable(source.place.ranges)]
-        row |= {"page_header": source.place.header, "page_size": source.place.size, "page_ranges": ranges}
+        row["place"] = vars(source.place) | {"ranges": [*chain.from_iterable(source.place.ranges)]}
     return row

@@ -153,7 +153,7 @@ def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tm
         uri, _, page = row["image_uri"].partition("#page=")
         file = Storage.of(uri).entry()
         place = find_place(archive, file, int(page) if page else None)
-        image = model.preprocessing.check(decode_image(read_encoded(archive, uri, file.size, place)))
+        image = model.preprocessing.check(decode_image(read_encoded(archive, uri, place)))
         (q,) = predictor.predict([image])
         for index, spec in enumerate(model.classes):
             mask = rows[(rows.image_uri == row["image_uri"]) & (rows.class_id == spec.id)].iloc[0]

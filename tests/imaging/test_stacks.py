@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tifffile
 from PIL import Image
@@ -19,6 +20,9 @@ from unet_ray.imaging.ranges import PageFile
 from unet_ray.imaging.tiffs import PagePlace, find_pages
 from unet_ray.imaging.tiling import Box
 from unet_ray.imaging.windows import open_windows
+from unet_ray.inputs import ImageSource
+from unet_ray.plan import plan_row
+from unet_ray.stages.columns import PLAN, place_of
 
 PAGES = np.random.default_rng(0).integers(0, 60_000, (6, 120, 173), np.uint16)
 WRITERS: dict[str, dict[str, Any]] = {
@@ -64,7 +68,7 @@ def page_file(data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]) 
         return data[offset : offset + size]
 
     pieces = [(offset, data[offset : offset + size]) for offset, size in ranges]
-    return PageFile(fetch, len(data), [(0, place.header), *pieces]), fetched
+    return PageFile(fetch, len(data), [(0, place.header), *pieces], place.index), fetched
 
 
 @pytest.mark.parametrize("data", [*map(written, WRITERS), pillow_stack()], ids=[*WRITERS, "libtiff"])
@@ -117,7 +121,7 @@ def test_pages_of_a_stack_are_images_and_thumbnails_are_not() -> None:
     data = buffer.getvalue()
     _, place = find_pages(io.BytesIO(data))
     np.testing.assert_array_equal(decode_image(page_file(data, place, ())[0])[:, :, 0], PAGES[1])
-    with pytest.raises(ImageError, match="a stack of several pages") as error:
+    with pytest.raises(ImageError, match="a stack of 2 pages") as error:
         decode_image(data)
     assert error.value.error_type == "changed"  # not for good: the next night lists its pages
 
@@ -157,3 +161,87 @@ def test_every_page_of_a_scanimage_stack_is_an_image() -> None:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         assert tiff.is_scanimage
     assert len(find_pages(io.BytesIO(data))) == len(PAGES)
+
+
+HOSTILE: dict[str, tuple[int, int, int, bytes]] = {  # tag, its type, count and value
+    "bytes beyond 2^63": (279, 16, 1, struct.pack("<Q", 2**63 + 5)),
+    "NaN bytes": (279, 12, 1, struct.pack("<d", np.nan)),
+    "bytes below zero": (279, 17, 1, struct.pack("<q", -(2**63))),
+    "bytes that are text": (279, 2, 4, b"abcd"),
+    "offset beyond 2^63": (273, 16, 1, struct.pack("<Q", 2**63 + 5)),
+    "infinite offset": (273, 12, 1, struct.pack("<d", np.inf)),
+    "offset below zero": (273, 17, 1, struct.pack("<q", -100)),
+    "offset that is text": (273, 2, 4, b"abcd"),
+    "a value of exabytes": (305, 16, 2**60, struct.pack("<Q", 8)),
+}
+
+
+@pytest.mark.parametrize("entry", HOSTILE.values(), ids=list(HOSTILE))
+def test_a_damaged_directory_costs_its_page_only(entry: tuple[int, int, int, bytes]) -> None:
+    """And its numbers fit into the plan's columns."""
+    data = bytearray(written("BigTIFF", PAGES[:3]))
+    tag, kind, count, value = entry
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        tags = tiff.pages[1].tags
+        place = (tags.get(tag) or tags[282]).offset
+    struct.pack_into("<HHQ8s", data, place, tag, kind, count, value)
+    places = find_pages(io.BytesIO(bytes(data)))
+    rows = [plan_row(ImageSource("a.tif", n, "1", len(data), 3, place)) for n, place in enumerate(places, 1)]
+    assert [place_of(row) for row in pa.Table.from_pylist(rows, schema=PLAN).to_pylist()] == places
+    for index in (0, 2):
+        file, _ = page_file(bytes(data), places[index], places[index].ranges)
+        np.testing.assert_array_equal(decode_image(file)[:, :, 0], PAGES[index])
+    file, _ = page_file(bytes(data), places[1], places[1].ranges)
+    if tag == 273:
+        with pytest.raises(ImageError, match="unreadable"):
+            decode_image(file)
+    else:  # the size of samples that are not compressed needs no telling
+        np.testing.assert_array_equal(decode_image(file)[:, :, 0], PAGES[1])
+
+
+def test_values_that_no_decoder_needs_are_not_read_with_a_page() -> None:
+    notes = [(65000, 7, 2**22, bytes(2**22), True)]
+    data = written("page after page", PAGES[:2], extratags=notes)
+    for page, place in zip(PAGES, find_pages(io.BytesIO(data)), strict=False):
+        assert sum(size for _, size in place.ranges) < 2**20
+        np.testing.assert_array_equal(decode_image(page_file(data, place, place.ranges)[0])[:, :, 0], page)
+
+
+def test_what_the_first_page_says_of_all_holds_for_each() -> None:
+    """IndicaLabs' 32 bits are floats, which only the first page tells by its software."""
+    pages = np.random.default_rng(0).random((3, 40, 50), np.float32)
+    data = bytearray(written("page after page", pages, software="IndicaLabsImageWriter", metadata=None))
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        for index, page in enumerate(tiff.pages):
+            struct.pack_into("<H", data, page.tags["SampleFormat"].offset, 65001)
+            if index:
+                struct.pack_into("<H", data, page.tags["Software"].offset, 65002)
+    places = find_pages(io.BytesIO(bytes(data)))
+    for page, place in zip(pages, places, strict=True):
+        file, _ = page_file(bytes(data), place, place.ranges)
+        np.testing.assert_array_equal(decode_image(file)[:, :, 0], page)
+
+
+def test_a_stack_that_planning_could_not_read_is_no_changed_file() -> None:
+    """It would be tried again each night; but one whose last pointer alone is missing is read."""
+    data = written("samples together, directories behind")
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        last = tiff.pages[5].offset
+    with pytest.raises(ImageError, match="unreadable"):
+        decode_image(data[: last + 20])
+    single = written("", PAGES[:1])
+    with tifffile.TiffFile(io.BytesIO(single)) as tiff:
+        page = tiff.pages[0]
+        assert page.offset < page.dataoffsets[0]
+    moved = bytearray(single + single[page.offset : page.offset + 2 + 12 * len(page.tags)])  # without the next pointer
+    struct.pack_into("<I", moved, 4, len(single))
+    np.testing.assert_array_equal(decode_image(bytes(moved))[:, :, 0], PAGES[0])
+
+
+TEXTS = ['{"shape": null}', '{"shape": "round"}', '{"shape": [6, 64, 64]', '{"cell": {"shape": [6, 120, 173]}}']
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "ImageJ=1.53t\nimages=\n", "ImageJ=1.53t\nimages=many\n"])
+def test_descriptions_may_hold_anything(text: str) -> None:
+    data = written("", PAGES[:1], description=text, metadata=None) + bytes(10**6)
+    np.testing.assert_array_equal(decode_image(data)[:, :, 0], PAGES[0])

@@ -228,7 +228,7 @@ def _sealed_memory() -> int:
 def _described(file: RangeFile) -> dict[str, Any]:
     """Return what the child is told of a file; the bytes of its pieces follow the request."""
     held = [(start, len(piece)) for start, piece in file.pieces]
-    return {"file_size": file.size, "is_page": isinstance(file, PageFile), "held": held}
+    return {"file_size": file.size, "index": file.index if isinstance(file, PageFile) else None, "held": held}
 
 
 def _pieces_of(file: RangeFile) -> bytes:
@@ -309,17 +309,20 @@ class _Served:
             assert self._windows is not None
             image = np.ascontiguousarray(self._windows.read(Box(*request["box"])))
         else:
-            image = decode_image(self._file(request, data) if "held" in request else data, request["max_pixels"])
+            source = cast(PageFile, self._file(request, data)) if "held" in request else data
+            image = decode_image(source, request["max_pixels"])
         samples, is_shared = image.data.cast("B"), image.nbytes <= _SHARED_BYTES
         if is_shared:
             self._shared[: len(samples)], samples = samples, memoryview(b"")
         _reply(self._replies, {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared}, samples)
 
-    def _file(self, request: dict[str, Any], data: bytes) -> Any:
+    def _file(self, request: dict[str, Any], data: bytes) -> RangeFile:
         """Return the file that `_described` describes."""
         ends = accumulate(size for _, size in request["held"])
         pieces = [(start, data[end - size : end]) for (start, size), end in zip(request["held"], ends, strict=True)]
-        return (PageFile if request["is_page"] else RangeFile)(self._fetch, request["file_size"], pieces)
+        if request["index"] is None:
+            return RangeFile(self._fetch, request["file_size"], pieces)
+        return PageFile(self._fetch, request["file_size"], pieces, request["index"])
 
     def _fetch(self, offset: int, size: int) -> bytes:
         signal.alarm(0)  # the store's time is not the decoder's; who fetches is alive, or the pipe ends

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 GAP_BYTES = 2**16
@@ -37,9 +38,12 @@ class RangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move, as files do."""
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
-        return self._at
+        """Move, as files do; raise TypeError and ValueError for what is no place in a file."""
+        at = index(offset) + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        if at < 0:
+            raise ValueError(f"a place before the file's begin: {at}")
+        self._at = at
+        return at
 
     def tell(self) -> int:
         """Return where it is (bytes)."""
@@ -69,4 +73,13 @@ class RangeFile(io.RawIOBase):
 
 
 class PageFile(RangeFile):
-    """A TIFF file of which only the first page counts: one of a stack, behind a header that points to it."""
+    """A TIFF file of which one page counts: one of a stack, by rule the first behind a header that points to it.
+
+    Args:
+        fetch, size, pieces — as `RangeFile`.
+        index — of the page, as its header counts.
+    """
+
+    def __init__(self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]], index: int) -> None:
+        super().__init__(fetch, size, pieces)
+        self.index = index

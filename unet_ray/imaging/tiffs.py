@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from math import prod
+from numbers import Integral
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,6 +23,8 @@ from unet_ray.imaging.raster import ORIENTATION_TAG, Raster, check_size, mapped_
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PAGES = 2**16
 """Most pages of one TIFF stack."""
+_VALUE_BYTES = 2**20
+"""Largest value of a tag that is read with its page: no decoder needs a longer one."""
 _MOST_RANGES = 16
 """Of a page: one that has more is fetched piece by piece while it is decoded."""
 
@@ -34,7 +36,11 @@ class PagePlace:
     """Where a page of a stack lies in its file: what reads it needs nothing of the other pages."""
 
     header: bytes
-    """Of a TIFF file whose first page is this one: 8 bytes, or 16."""
+    """Of the TIFF file that a reader is shown: 8 bytes, or 16; it points to the page's directory."""
+    index: int
+    """Of the page behind that header: 0, or more where tifffile reads pages by what the first one says of the file."""
+    file_size: int
+    """Bytes."""
     size: int
     """Of its stored samples (bytes)."""
     ranges: tuple[tuple[int, int], ...]
@@ -51,27 +57,35 @@ def find_pages(file: BinaryIO) -> list[PagePlace]:
 
 
 def _place_of(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> PagePlace:
-    magic = b"II" if tiff.byteorder == "<" else b"MM"
+    """Return where a page lies; what a damaged directory says is left out, reading the page will tell."""
+    magic, file_size = b"II" if tiff.byteorder == "<" else b"MM", tiff.filehandle.size
     kind, fields = ("2sHHHQ", (43, 8, 0)) if tiff.is_bigtiff else ("2sHI", (42,))
-    file_size = tiff.filehandle.size
-    samples = [(at, size) for at, size in zip(page.dataoffsets, page.databytecounts, strict=False) if at]
-    values = [(tag.valueoffset, tag.valuebytecount) for tag in page.tags]
-    ranges = _joined([(page.offset, end - page.offset), *values, *samples], file_size)
+    is_marked = tiff.is_lsm or tiff.is_indica or tiff.is_vista or tiff.is_philips or tiff.is_eer
+    first = tiff.pages.first.offset if is_marked else page.offset
+    samples = _inside(zip(page.dataoffsets, page.databytecounts, strict=False), file_size)
+    values = _inside(((tag.valueoffset, tag.valuebytecount) for tag in page.tags), file_size)
+    ranges = _joined([(page.offset, end - page.offset), *(v for v in values if v[1] <= _VALUE_BYTES), *samples])
     return PagePlace(
-        struct.pack(tiff.byteorder + kind, magic, *fields, page.offset),
-        min(sum(size for _, size in samples), file_size),  # what a damaged directory says may be any number
+        struct.pack(tiff.byteorder + kind, magic, *fields, first),
+        page.index if is_marked else 0,
+        file_size,
+        min(sum(size for _, size in samples), file_size),
         tuple(ranges) if len(ranges) <= _MOST_RANGES else (),
     )
 
 
-def _joined(ranges: list[tuple[int, int]], file_size: int) -> list[tuple[int, int]]:
-    """Return ranges with those as one that lie close together; without what lies beyond the file."""
+def _inside(ranges: Iterable[tuple[Any, Any]], file_size: int) -> list[tuple[int, int]]:
+    """Return the ranges, (offset, size), that lie in the file and are not empty; their numbers may be of any type."""
+    whole = ((int(at), int(size)) for at, size in ranges if isinstance(at, Integral) and isinstance(size, Integral))
+    return [(at, size) for at, size in whole if at > 0 and size > 0 and at + size <= file_size]
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges with those as one that lie close together."""
     joined: list[tuple[int, int]] = []
     for start, size in sorted(ranges):
-        if start + size > file_size:
-            continue
-        first, length = joined[-1] if joined else (0, -GAP_BYTES - 1)
-        if start <= first + length + GAP_BYTES:
+        first, length = joined[-1] if joined else (start, 0)
+        if joined and start <= first + length + GAP_BYTES:
             joined[-1] = first, max(length, start + size - first)
         else:
             joined.append((start, size))
@@ -98,8 +112,9 @@ def _directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
     at, seen = kind.offsetsize, set[int]()  # 4, or 8 of a BigTIFF
     while True:
         file.seek(at)
-        (offset,) = struct.unpack(kind.offsetformat, file.read(kind.offsetsize))
-        if not offset or offset in seen:
+        found = file.read(kind.offsetsize)
+        offset = int.from_bytes(found, "little" if tiff.byteorder == "<" else "big")
+        if len(found) < kind.offsetsize or not offset or offset in seen:  # the end of a file ends the chain
             return
         if len(seen) == MAX_PAGES:
             raise ImageError("too_large", f"more than {MAX_PAGES} pages; split the stack")
@@ -129,11 +144,12 @@ def open_page(file: BinaryIO | PageFile) -> Any:
     """
     tiff = _open_tiff(file)
     if isinstance(file, PageFile):
-        page: Any = tiff.pages[0]
+        page: Any = tiff.pages[file.index]
     else:
-        pages = [page for page, _ in islice(_image_pages(tiff), 2)] or [tiff.pages[0]]
+        pages = [page for page, _ in _image_pages(tiff)] or [tiff.pages[0]]  # all: what planning met is met again
         if len(pages) > 1:
-            raise ImageError("changed", "a stack of several pages, listed as one image; the next run takes its pages")
+            message = f"a stack of {len(pages)} pages, listed as one image; the next run takes its pages"
+            raise ImageError("changed", message)
         page = pages[0]
         _refuse_hidden(tiff, page)
     if page.imagedepth > 1:
@@ -143,15 +159,23 @@ def open_page(file: BinaryIO | PageFile) -> Any:
 
 def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
     """Raise ImageError for a file that says that more images follow its only page, which no directory names."""
-    images = 1
-    if page.is_imagej:
-        images = int((tiff.imagej_metadata or {}).get("images", 1))
-    elif page.is_shaped and page.shaped_description.startswith("{"):
-        images = prod(json.loads(page.shaped_description)["shape"]) // prod(page.shape)
-    elif page.is_stk and "UIC2tag" in page.tags:
-        images = page.tags["UIC2tag"].count
+    images = _images_said(tiff, page)
     if images > 1 and page.is_contiguous and page.dataoffsets[0] + images * page.nbytes <= tiff.filehandle.size:
         raise ImageError("unsupported", f"{images} images of which only the first has a directory; save each as a page")
+
+
+def _images_said(tiff: tifffile.TiffFile, page: Any) -> int:
+    """Return how many images a file's own description speaks of; descriptions may hold anything."""
+    try:
+        if page.is_imagej:
+            return int((tiff.imagej_metadata or {}).get("images", 1))
+        if page.is_shaped:
+            return int(prod(json.loads(page.shaped_description)["shape"])) // prod(page.shape)
+        if page.is_stk:
+            return int(page.tags["UIC2tag"].count)
+    except (ValueError, TypeError, KeyError, ArithmeticError):
+        pass
+    return 1
 
 
 def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:

@@ -185,7 +185,7 @@ class _OpenImage:
         place = find_place(access, entry, page)
         self._pixels: NDArray[Any] | None = None
         if self.height * self.width <= WHOLE_PIXELS:
-            self._pixels = decoder.decode(read_encoded(access, access.uri, entry.size, place))
+            self._pixels = decoder.decode(read_encoded(access, access.uri, place))
         else:
             decoder.open(open_encoded(access, access.uri, entry.size, place))
 

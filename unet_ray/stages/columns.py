@@ -12,6 +12,15 @@ from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.errors import ImageError, one_line
 from unet_ray.imaging.tiffs import PagePlace
 
+_PLACE = pa.struct(
+    [
+        ("header", pa.binary()),
+        ("index", pa.int32()),
+        ("file_size", pa.int64()),
+        ("size", pa.int64()),
+        ("ranges", pa.list_(pa.int64())),  # offset, size, offset, size …
+    ]
+)
 PLAN = pa.schema(
     [
         ("image_uri", pa.string()),
@@ -20,9 +29,7 @@ PLAN = pa.schema(
         ("image_etag", pa.string()),
         ("image_bytes", pa.int64()),
         ("pages", pa.int32()),
-        ("page_header", pa.binary()),  # a `tiffs.PagePlace`: where the page of a stack lies
-        ("page_size", pa.int64()),
-        ("page_ranges", pa.list_(pa.int64())),  # offset, size, offset, size …
+        ("place", _PLACE),  # of the page of a stack: a `tiffs.PagePlace`
     ]
 )
 _FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "error_stage")]
@@ -59,10 +66,10 @@ ROWS = pa.schema(
 
 def place_of(row: dict[str, Any]) -> PagePlace | None:
     """Return where the page of a stack lies; None for a row whose image is a file."""
-    if row["page"] is None:
+    if row["place"] is None:
         return None
-    flat = row["page_ranges"]
-    return PagePlace(row["page_header"], row["page_size"], tuple(zip(flat[::2], flat[1::2], strict=True)))
+    flat = row["place"]["ranges"]
+    return PagePlace(**row["place"] | {"ranges": tuple(zip(flat[::2], flat[1::2], strict=True))})
 
 
 def failure(error: Exception, stage: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Decode:
         uri, etag = row["file_uri"], row["image_etag"] if self.check_etags else None
         stage = "read"
         try:
-            data = read_encoded(self.access, uri, row["image_bytes"], place, etag)
+            data = read_encoded(self.access, uri, place, etag)
             stage = "decode"
             image = self.preprocessing.check(_decoder().decode(data, WHOLE_PIXELS))
             height, width, channels = image.shape
