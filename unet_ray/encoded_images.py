@@ -73,5 +73,5 @@ def find_place(access: Storage, entry: FileEntry, page: int | None) -> PagePlace
         return None
     places = find_places(access, entry)
     if not 1 <= page <= len(places):
-        raise ImageError("unreadable", f"page {page} of {len(places)}")
+        raise ImageError("unreadable", f"page {page} of a file with {len(places)}")
     return places[page - 1]

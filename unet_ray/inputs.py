@@ -70,6 +70,15 @@ def _page(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource
     return ImageSource(entry.uri, number, entry.etag, entry.size, len(places), places[number - 1])
 
 
+def _page_named(entry: FileEntry, number: int, places: list[PagePlace], masks: str) -> ImageSource:
+    """Return a page that a JSON names; where its stack cannot be read, the file, whose decoding will tell why."""
+    if not places and is_stackable(entry):
+        return _whole(entry)
+    if not 1 <= number <= len(places):
+        raise InputError(f"--masks {masks} names page {number} of {entry.path}, and the file has {len(places)} pages")
+    return _page(entry, number, places)
+
+
 def _encoded(access: Storage, source: ImageSource) -> bytes | PageFile:
     return read_encoded(access, source.file_uri, source.place)
 
@@ -172,12 +181,8 @@ def _find_in_coco(images: Listing, masks: str, classes: tuple[ClassSpec, ...], k
         )
     items = []
     for name, (path, page) in sorted(pages.items()):
-        image, places = image_of[path], places_of.get(path, [])
-        is_unreadable = not places and is_stackable(image)  # decoding it will tell why
-        if page is not None and not is_unreadable and not 1 <= page <= len(places):
-            raise InputError(f"--masks {masks} names {name}, and the file has {len(places)} pages")
-        found_image = _whole(image) if page is None or is_unreadable else _page(image, page, places)
-        items.append(LabelledImage(found_image, (source,) * len(labels.classes), labels.objects[name]))
+        image = _whole(image_of[path]) if page is None else _page_named(image_of[path], page, places_of[path], masks)
+        items.append(LabelledImage(image, (source,) * len(labels.classes), labels.objects[name]))
     rest = len(images.entries) - len({entry.uri for entry in image_of.values()})
     notes = [f"{rest} of {len(images.entries)} images in {images.root.uri} are not in {masks}: left out"] * (rest > 0)
     return LabelledSet(LabelAccess(images.root, file), tuple(items), found, labels.classes, (*notes, *_others(images)))

@@ -51,7 +51,7 @@ from unet_ray.watchdog import Watchdog
 _CALLS_PER_ACTOR = 4
 """Of a predictor at a time: two large images work, so that small ones are not held up by the last three of these."""
 _IMAGES_PER_TASK, _FILE_BYTES_PER_TASK = 16, 2 * 2**20
-"""What one decode task reads, at least: Ray's own work for a block is that for some thirty images of 256² px."""
+"""What one decode task reads, at least: Ray's own work for a block takes as long as some five images of 256² px."""
 _BLOCK_BYTES = 32 * 2**20
 """Of pixels that go on together."""
 _GPU_TASKS = 4

@@ -3,7 +3,8 @@
 Decoders are C code and archives hold damaged and hostile files. A crash, an endless loop or a file that unfolds into
 all memory ends the child, never the process that asked. Requests and replies are a line of JSON and raw bytes; nothing
 that comes back is executed. The child opens no file: for windows of a large image it asks for ranges of bytes, and who
-started it fetches them. Samples of all but the largest images come back in memory that both share.
+started it fetches them. Samples of all but the largest images come back in memory that both share. What the child does is
+`decoder_child.py`.
 """
 
 from __future__ import annotations
@@ -13,26 +14,21 @@ import fcntl
 import json
 import mmap
 import os
-import resource
 import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
-from itertools import accumulate
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_ray.errors import ImageError, one_line
-from unet_ray.imaging.images import decode_image
+from unet_ray.errors import ImageError
 from unet_ray.imaging.ranges import Fetch, PageFile, RangeFile
 from unet_ray.imaging.raster import MAX_PIXELS
 from unet_ray.imaging.tiling import Box
-from unet_ray.imaging.window_reader import WindowReader
-from unet_ray.imaging.windows import open_windows
 
 TIME_LIMIT_S = 60.0
 """For one image: a hundred times what the largest that is decoded whole takes."""
@@ -43,7 +39,7 @@ MEMORY_LIMIT_BYTES = 4 * 2**30
 _DTYPES = ("uint8", "uint16", "float32")
 _PIECE = 2**20
 """Of what goes through pipes at once (bytes)."""
-_SHARED_BYTES = 2**25
+SHARED_BYTES = 2**25
 """Images up to this size come back through shared memory: pipes would copy them twice, in pieces."""
 
 
@@ -134,11 +130,11 @@ class Decoder:
         if self._child is None or self._child.poll() is not None:
             self.close()
             shared = _sealed_memory()
-            self._shared = mmap.mmap(shared, _SHARED_BYTES)
+            self._shared = mmap.mmap(shared, SHARED_BYTES)
             settings = self._time_limit_s, self._memory_limit_bytes, shared
             self._is_open = False
             self._child = subprocess.Popen(
-                [sys.executable, "-m", __name__, *map(str, settings)],
+                [sys.executable, "-m", f"{__name__}_child", *map(str, settings)],
                 # not the predictor's memory settings: what they hold ready would count against the child's limit
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, pass_fds=(shared,),
                 env={name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "MALLOC_CONF")},
@@ -198,7 +194,7 @@ class Decoder:
                 raise ValueError(reply)
             size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
             is_shared = bool(reply["shared"])
-            if size < 0 or (is_shared and size > _SHARED_BYTES):
+            if size < 0 or (is_shared and size > SHARED_BYTES):
                 raise ValueError(reply)
         except (ValueError, TypeError, KeyError) as error:
             raise EOFError from error
@@ -220,7 +216,7 @@ class Decoder:
 def _sealed_memory() -> int:
     """Return the file descriptor of memory whose size nobody can change: reading beyond its end would kill."""
     memory = os.memfd_create("samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(memory, _SHARED_BYTES)
+    os.ftruncate(memory, SHARED_BYTES)
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return memory
 
@@ -261,92 +257,3 @@ def _write_all(pipe: Any, data: memoryview) -> None:
     written = 0
     while written < len(data):
         written += pipe.write(data[written:])
-
-
-def serve(
-    requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_limit_bytes: int, shared: mmap.mmap
-) -> None:
-    """Decode what is asked for until there are no more requests: what the child does."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    served = _Served(requests, replies, time_limit_s, shared)
-    _reply(replies, {"ready": True})
-    for line in requests:
-        request = json.loads(line)
-        data = requests.read(request["size"])
-        served.set_alarm()
-        try:
-            served.answer(request, data)
-        except (ImageError, MemoryError) as error:
-            if isinstance(error, MemoryError) or error.error_type == "out_of_memory":
-                error = ImageError("too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB")
-            _reply(replies, {"error_type": error.error_type, "message": error.message})
-        except Exception as error:
-            _reply(replies, {"error_type": "unreadable", "message": one_line(error)})
-        finally:
-            signal.alarm(0)
-
-
-class _Served:
-    """The child's side: an image at a time, and windows of the one that is open."""
-
-    def __init__(self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float, shared: mmap.mmap) -> None:
-        self._requests, self._replies, self._time_limit_s, self._shared = requests, replies, time_limit_s, shared
-        self._windows: WindowReader | None = None
-
-    def set_alarm(self) -> None:
-        """End this process where a request takes too long: who asked may be dead, and nobody else would."""
-        signal.alarm(int(self._time_limit_s) + 2)
-
-    def answer(self, request: dict[str, Any], data: bytes) -> None:
-        """Do what a request asks for, and reply; raise ImageError, or whatever a decoder raises."""
-        if request["do"] == "open":
-            self._windows = None
-            self._windows = open_windows(self._file(request, data))
-            _reply(self._replies, {"height": self._windows.height, "width": self._windows.width})
-            return
-        if request["do"] == "window":
-            assert self._windows is not None
-            image = np.ascontiguousarray(self._windows.read(Box(*request["box"])))
-        else:
-            source = cast(PageFile, self._file(request, data)) if "held" in request else data
-            image = decode_image(source, request["max_pixels"])
-        samples, is_shared = image.data.cast("B"), image.nbytes <= _SHARED_BYTES
-        if is_shared:
-            self._shared[: len(samples)], samples = samples, memoryview(b"")
-        _reply(self._replies, {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared}, samples)
-
-    def _file(self, request: dict[str, Any], data: bytes) -> RangeFile:
-        """Return the file that `_described` describes."""
-        ends = accumulate(size for _, size in request["held"])
-        pieces = [(start, data[end - size : end]) for (start, size), end in zip(request["held"], ends, strict=True)]
-        if request["index"] is None:
-            return RangeFile(self._fetch, request["file_size"], pieces)
-        return PageFile(self._fetch, request["file_size"], pieces, request["index"])
-
-    def _fetch(self, offset: int, size: int) -> bytes:
-        signal.alarm(0)  # the store's time is not the decoder's; who fetches is alive, or the pipe ends
-        _reply(self._replies, {"fetch": offset, "size": size})
-        found = json.loads(self._requests.readline())
-        piece = self._requests.read(found["size"])
-        self.set_alarm()
-        return piece
-
-
-def _reply(replies: BinaryIO, line: dict[str, Any], samples: memoryview | bytes = b"") -> None:
-    replies.write(json.dumps(line).encode() + b"\n")
-    replies.write(samples)
-    replies.flush()
-
-
-def main() -> None:
-    """Serve the process that started this one; what decoders print goes nowhere."""
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    time_limit_s, memory_limit_bytes, shared = sys.argv[1:]
-    with mmap.mmap(int(shared), _SHARED_BYTES) as memory:
-        serve(sys.stdin.buffer, replies, float(time_limit_s), int(memory_limit_bytes), memory)
-
-
-if __name__ == "__main__":
-    main()
