@@ -3,8 +3,8 @@
 Decoders are C code and archives hold damaged and hostile files. A crash, an endless loop or a file that unfolds into
 all memory ends the child, never the process that asked. Requests and replies are a line of JSON and raw bytes; nothing
 that comes back is executed. The child opens no file: for windows of a large image it asks for ranges of bytes, and who
-started it fetches them. Samples of all but the largest images come back in memory that both share. What the child does is
-`decoder_child.py`.
+started it fetches them. Samples of all but the largest images come back in memory that both share. What the
+child does: `decoder_child.py`.
 """
 
 from __future__ import annotations
