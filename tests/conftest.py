@@ -41,10 +41,14 @@ class S3Server:
     """A real S3 server on disk.
 
     The port is free when we ask for it; another process may take it before the server does, so a few are tried.
+
+    Args:
+        folder — where it keeps its objects.
+        tells_etags — whether it has etags to tell.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, tells_etags: bool = True) -> None:
+        self._folder, self._tells_etags = folder, tells_etags
         self._juicefs = Path(sys.executable).parent / "juicefs"
         self._meta = f"sqlite3://{folder}/meta.db"
         subprocess.run(
@@ -68,7 +72,8 @@ class S3Server:
             "MINIO_ROOT_USER": S3_KEYS["AWS_ACCESS_KEY_ID"],
             "MINIO_ROOT_PASSWORD": S3_KEYS["AWS_SECRET_ACCESS_KEY"],
         }
-        command = [self._juicefs, "gateway", "--multi-buckets", "--keep-etag", "--no-banner", self._meta]
+        kept = ["--keep-etag"] * self._tells_etags
+        command = [self._juicefs, "gateway", "--multi-buckets", *kept, "--no-banner", self._meta]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, f"127.0.0.1:{self._port}"], env=environment, stdout=log, stderr=log, start_new_session=True

@@ -1,6 +1,6 @@
 """A proxy in front of an S3 server: it fails a share of the requests, as object stores do on a bad day.
 
-It can also keep the condition of a PUT (If-None-Match), which the server behind it takes no notice of.
+It can also keep the condition of a PUT (If-None-Match), which the server behind it takes no notice of, and be far away.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 FAULTS = ("slow_down", "reset", "stall", "cut")
@@ -32,16 +33,24 @@ class FaultyStore(ThreadingHTTPServer):
         share — of the requests that are spoilt.
         seed — of the draws.
         keeps_conditions — answers 412 to a conditional PUT of what was put before.
+        delay_s — passes before a request is answered.
     """
 
     daemon_threads = True
+    request_queue_size = 128
 
-    def __init__(self, endpoint: str, share: float, seed: int = 0, keeps_conditions: bool = False) -> None:
+    def __init__(
+        self, endpoint: str, share: float = 0.0, seed: int = 0, keeps_conditions: bool = False, delay_s: float = 0.0
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._delay_s = delay_s
         self.upstream = urlsplit(endpoint)
         self._share, self._random, self._lock = share, random.Random(seed), threading.Lock()
         self._put: set[str] | None = set() if keeps_conditions else None
         self.requests = 0
+        self._under_way = 0
+        self.most_under_way = 0
+        """Requests that were waiting for their answers at the same time."""
         self.spoilt: Counter[str] = Counter()
 
     @property
@@ -57,6 +66,15 @@ class FaultyStore(ThreadingHTTPServer):
             fault = FAULTS[self.spoilt.total() % len(FAULTS)]  # each kind, however few requests there are
             self.spoilt[fault] += 1
             return fault
+
+    def wait(self) -> None:
+        """Let the time of a far way pass."""
+        with self._lock:
+            self._under_way += 1
+            self.most_under_way = max(self.most_under_way, self._under_way)
+        time.sleep(self._delay_s)
+        with self._lock:
+            self._under_way -= 1
 
     def meets_condition(self, command: str, path: str, if_none_match: str | None) -> bool:
         """Tell whether a request may be passed on; of conditional PUTs at the same moment, one."""
@@ -84,6 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.meets_condition(self.command, urlsplit(self.path).path, self.headers["If-None-Match"]):
             self._answer(412, {"Content-Type": "application/xml"}, _NOT_MET)
             return
+        self.server.wait()
         fault = self.server.draw()
         if fault == "slow_down":
             self._answer(503, {"Content-Type": "application/xml"}, _SLOW_DOWN)
@@ -128,9 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty_store(endpoint: str, share: float, seed: int = 0, keeps_conditions: bool = False) -> Iterator[FaultyStore]:
-    """Run a faulty store while the `with` block does."""
-    with FaultyStore(endpoint, share, seed, keeps_conditions) as store:
+def faulty_store(endpoint: str, *settings: Any, **more: Any) -> Iterator[FaultyStore]:
+    """Run a FaultyStore while the `with` block does."""
+    with FaultyStore(endpoint, *settings, **more) as store:
         thread = threading.Thread(target=store.serve_forever, daemon=True)
         thread.start()
         yield store

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from tests.conftest import new_bucket
+from tests.faulty_store import faulty_store
 from unet_ray.archive.storage import Storage
 from unet_ray.inputs import expand_stacks
 from unet_ray.network.preprocessing import Preprocessing
@@ -28,6 +30,31 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_liste
     rows = [row for table in Decode(archive, constants, check, 2**25)(plan) for row in table.to_pylist()]
     found = {Path(row["image_uri"]).stem: (row["error_type"], row["height"]) for row in rows}
     assert found == {"same": (None, 30), "other": ("changed", None) if check else (None, 50)}
+
+
+def test_an_image_costs_one_request_and_waits_beside_others(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers of TIFF files and images, etags compared, on a store that takes half a second to answer."""
+    bucket, rng = new_bucket(request), np.random.default_rng(0)
+    scene = draw_scene(30, 40, rng)[0]
+    for index in range(40):
+        Storage.of(bucket).write(f"{index:02}.tif", encode(scene, "tif"))
+    with faulty_store(s3_server, delay_s=0.5) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        archive = Storage.of(bucket)
+        entries = archive.entries()
+        before = store.requests
+        listed = [plan_row(source) for source in expand_stacks(archive, entries)]
+        assert store.requests - before == 40
+        assert store.most_under_way > 20
+        before, store.most_under_way = store.requests, 0
+        plan = pa.Table.from_pylist(listed, schema=PLAN)
+        (found,) = Decode(archive, Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3), True, 2**25)(plan)
+        assert found["error"].null_count == 40
+        assert store.requests - before == 40
+        assert store.most_under_way > 20
+        assert min(found["read_s"].to_pylist()) > 0.5 / 32
 
 
 @given(st.lists(st.none() | arrays(np.uint8, array_shapes(min_side=0, max_side=5)), max_size=20))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
-
-from unet_ray.archive.image_files import check_unchanged, open_ranges, read_file
+from unet_ray.archive.image_files import open_ranges, read_file
 from unet_ray.archive.listing import suffix_of
 from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.errors import ImageError
 from unet_ray.imaging.images import TIFF_SUFFIXES
 from unet_ray.imaging.ranges import PageFile, RangeFile
 from unet_ray.imaging.tiffs import PagePlace, find_pages
-from unet_ray.imaging.windows import WHOLE_BYTES
+
+_HEADER_BYTES = 2**16
+"""That are fetched at once of a file of which only directories are read."""
 
 
 def open_encoded(access: Storage, uri: str, size: int, place: PagePlace | None = None) -> RangeFile:
@@ -41,10 +41,8 @@ def read_encoded(
     """
     if place is None:
         return read_file(access, uri, etag)
-    fetch = open_ranges(access, uri)
+    fetch = open_ranges(access, uri, etag)
     pieces = [(start, fetch(start, length)) for start, length in place.ranges]
-    if etag is not None:
-        check_unchanged(access, uri, etag)
     return PageFile(fetch, place.file_size, [(0, place.header), *pieces], place.index)
 
 
@@ -55,15 +53,12 @@ def is_stackable(entry: FileEntry) -> bool:
 
 def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:
     """Return where the pages of a TIFF lie; none where its headers cannot be read: decoding it will tell why."""
+    file = Storage(entry.uri, access.options)
     try:
-        with Storage(entry.uri, access.options).open() as file:
-            return find_pages(file)
+        first = file.read_content(0, _HEADER_BYTES)  # with the size, of which a manifest may say anything
+        pieces = [(0, first.data)]
+        return find_pages(RangeFile(open_ranges(access, entry.uri), first.size, pieces, _HEADER_BYTES))
     except (ImageError, OSError):
-        if entry.size > WHOLE_BYTES:
-            return []
-    try:  # the store may not give pieces
-        return find_pages(io.BytesIO(read_file(access, entry.uri)))
-    except ImageError:
         return []
 
 

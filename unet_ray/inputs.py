@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unet_ray.archive.image_files import page_uri, split_page
 from unet_ray.archive.listing import Listing, list_files
 from unet_ray.archive.pairs import class_folders, looks_like_folders, pair_class_folders, pair_files, pair_names
+from unet_ray.archive.s3 import CONNECTIONS
 from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.encoded_images import find_places, is_stackable, read_encoded
 from unet_ray.errors import ImageError, InputError
@@ -21,8 +22,6 @@ from unet_ray.imaging.images import IMAGE_SUFFIXES, decode_image, decode_label_i
 from unet_ray.imaging.labels import ClassSpec, MaskKind
 from unet_ray.imaging.ranges import PageFile
 from unet_ray.imaging.tiffs import PagePlace
-
-_READ_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[Ima
 
     Only the headers of TIFF files are read. A header that cannot be read makes one source: decoding it will tell why.
     """
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         yield from (source for sources in pool.map(lambda e: _pages_of(access, e), entries) for source in sources)
 
 
@@ -153,7 +152,7 @@ def find_labelled(images: str, masks: str, classes: tuple[ClassSpec, ...], kind:
         pairs = pair_class_folders(image_list, mask_list, [c.name for c in classes])
     else:
         pairs = pair_files(image_list, mask_list)
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         items = pool.map(lambda p: _labelled_pages(access, p.image, p.masks), pairs)
         found = tuple(item for some in items for item in some)
     return LabelledSet(access, found, kind, classes, tuple(_others(image_list, mask_list)))
@@ -175,7 +174,7 @@ def _find_in_coco(images: Listing, masks: str, classes: tuple[ClassSpec, ...], k
     files = {path: uri and split_page(uri)[0] for path, uri in uris.items()}
     image_of = pair_names(images, files, f"--masks {masks}")
     stacks = sorted({path for path, page in pages.values() if page is not None})
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         places_of = dict(
             zip(stacks, pool.map(lambda path: find_places(images.root, image_of[path]), stacks), strict=True)
         )

@@ -15,6 +15,7 @@ from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
 from unet_ray.segment_result import SegmentResult
+from unet_ray.stages.columns import STAGES
 from unet_ray.stages.measure import tables_of
 
 _SHARD_BYTES = 2**26
@@ -59,7 +60,7 @@ class ShardSink(Datasink[dict[str, Any]]):
             "batch_divisor": max(rows["batch_divisor"].to_pylist()),
             "megapixels": sum(h * w for h, w in pixels if h) / 1e6,
             "regions": dict(Counter(tables["regions"]["class_name"].to_pylist())),
-            "stage_s": {s: sum(rows[f"{s}_s"].to_pylist()) for s in ("decode", "predict", "measure")},
+            "stage_s": {s: sum(rows[f"{s}_s"].to_pylist()) for s in STAGES},
         }
 
     def on_write_complete(self, write_result: Any) -> None:

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import S3_KEYS, S3Server
 from unet_ray.archive import lock
+from unet_ray.archive.image_files import read_file
 from unet_ray.archive.ledger import refuse_other_files, remove_leftovers
 from unet_ray.archive.listing import list_files
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.pairs import looks_like_folders, pair_class_folders, pair_files, pair_names
-from unet_ray.archive.storage import Storage
-from unet_ray.errors import InputError, OutputHeldError
+from unet_ray.archive.storage import Content, Storage
+from unet_ray.errors import ImageError, InputError, OutputHeldError
 
 PNG = {".png"}
 
@@ -48,6 +50,39 @@ def test_the_etag_changes_with_the_content(root: str) -> None:
     assert before.etag
     assert '"' not in before.etag
     assert before.etag != after.etag
+
+
+def test_bytes_come_with_the_etag_and_size_of_their_file(root: str) -> None:
+    storage = Storage.of(root)
+    for content in (b"0123456789", b"others", b""):
+        storage.write("folder/x", content)
+        (entry,) = storage.entries()
+        file = Storage(entry.uri, storage.options)
+        assert file.read_content() == Content(content, entry.etag, len(content))
+        assert file.entry().etag == entry.etag
+        if content:
+            assert file.read_content(2, 3) == Content(content[2:5], entry.etag, len(content))
+            assert file.read_content(4, 100) == Content(content[4:], entry.etag, len(content))
+            assert file.read_range(4, 100) == content[4:]
+
+
+def test_a_store_without_etags_says_the_same_of_a_file_that_did_not_change(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = S3Server(tmp_path, tells_etags=False)
+    request.addfinalizer(server.stop)
+    for name, value in (S3_KEYS | {"AWS_ENDPOINT_URL": server.endpoint, "AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    storage = Storage.of("s3://no-etags/images")
+    storage.filesystem.mkdir("no-etags")
+    for name, content in {"a": b"1", "b": b"22", "c": b"333"}.items():
+        storage.write(name, content)
+        time.sleep(0.4)  # so that some of them end in another fraction of a second
+    entries = storage.entries()
+    assert [read_file(storage, entry.uri, entry.etag) for entry in entries] == [b"1", b"22", b"333"]
+    storage.write("a", b"4444")
+    with pytest.raises(ImageError, match="changed"):
+        read_file(storage, entries[0].uri, entries[0].etag)
 
 
 def test_a_local_etag_is_size_and_mtime_in_nanoseconds(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from unet_ray.archive.storage import Storage
+from unet_ray.archive.storage import Content, Storage
 from unet_ray.errors import ImageError
 
 _PAGE = re.compile(r"#page=(\d+)$")
@@ -34,19 +34,18 @@ def read_file(access: Storage, uri: str, etag: str | None = None) -> bytes:
     """
     file = Storage(uri, access.options)
     with _as_image_errors():
-        data = file.read()
-        if etag is not None:
-            _check_unchanged(file, etag)
-        return data
+        return file.read() if etag is None else _unchanged(file.read_content(), etag)
 
 
-def open_ranges(access: Storage, uri: str) -> Callable[[int, int], bytes]:
-    """Return what fetches bytes of a file, (offset, size) → bytes; it raises as `read_file`."""
+def open_ranges(access: Storage, uri: str, etag: str | None = None) -> Callable[[int, int], bytes]:
+    """Return what fetches bytes of a file, (offset, size) → bytes; arguments and errors as of `read_file`."""
     file = Storage(uri, access.options)
 
     def fetch(offset: int, size: int) -> bytes:
         with _as_image_errors():
-            return file.read_range(offset, size)
+            if etag is None:
+                return file.read_range(offset, size)
+            return _unchanged(file.read_content(offset, size), etag)
 
     return fetch
 
@@ -54,11 +53,16 @@ def open_ranges(access: Storage, uri: str) -> Callable[[int, int], bytes]:
 def check_unchanged(access: Storage, uri: str, etag: str) -> None:
     """Raise ImageError (`changed`, or as `read_file`) where a file is no longer what was listed."""
     with _as_image_errors():
-        _check_unchanged(Storage(uri, access.options), etag)
+        _compare(Storage(uri, access.options).entry().etag, etag)
 
 
-def _check_unchanged(file: Storage, etag: str) -> None:
-    if file.entry().etag != etag:
+def _unchanged(content: Content, etag: str) -> bytes:
+    _compare(content.etag, etag)
+    return content.data
+
+
+def _compare(found: str, listed: str) -> None:
+    if found != listed:
         raise ImageError("changed", "its content changed since it was listed; the next run takes the new one")
 
 

@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
+from unet_ray.archive.s3 import CONNECTIONS
 from unet_ray.archive.storage import FileEntry, Storage, scheme_of
 from unet_ray.errors import InputError
 
 FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
 """Columns of a scan, those of `FileEntry`."""
 _BATCH = 10_000
-_HEAD_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
         columns = [names_of, uris, etags, batch["image_bytes"].cast(pa.int64())]
         return pa.RecordBatch.from_arrays(columns, schema=FILES)
     rows = batch.to_pylist()
-    with ThreadPoolExecutor(_HEAD_THREADS) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         entries = pool.map(lambda row, uri: _manifest_entry(row, uri, names.root), rows, uris.to_pylist())
         return next(_in_batches(entries))
 

@@ -26,6 +26,15 @@ def whole_file(path: str, data: bytes) -> Iterator[str]:
             os.unlink(temporary)
 
 
+def read_local(path: str, offset: int, size: int | None) -> tuple[bytes, dict[str, Any]]:
+    """Return bytes of a file from an offset on, all or so many, and of which content they are, as `walk_local`."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+        found = os.fstat(file.fileno())
+    return data, {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
 def link(temporary: str, path: str) -> bool:
     """Give a file its name unless another has it; return whether that was one step: not all file systems have links."""
     try:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow.fs
-from fsspec.implementations.local import LocalFileSystem
 
+from unet_ray.archive import s3
 from unet_ray.archive.attempts import ATTEMPTS, Result, mapped_errors, tried
-from unet_ray.archive.local_files import link, walk_local, whole_file
+from unet_ray.archive.local_files import link, read_local, walk_local, whole_file
 from unet_ray.errors import InputError
 
-_S3_TRIES = 3
-"""Of one request within s3fs, 20 s each before it times out; botocore's own are off, or they would multiply."""
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "adl": "adlfs"}
 
 
@@ -50,6 +48,17 @@ class FileEntry:
     """What changes when the content does: the store's etag without quotes, or `size-mtime_ns`."""
     size: int
     """Bytes."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Bytes of a file, and of which one."""
+
+    data: bytes
+    etag: str
+    """Of the whole file, as that of its entry."""
+    size: int
+    """Of the whole file (bytes)."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class Storage:
             package = _PACKAGES.get(scheme)
             remedy = f"pip install {package}" if package else str(error)
             raise InputError(f"{uri}: {scheme}:// needs a package that is not installed: {remedy}") from None
-        return Storage(uri.rstrip("/"), _s3_options() if scheme == "s3" else {})
+        return Storage(uri.rstrip("/"), s3.options() if scheme == "s3" else {})
 
     @property
     def filesystem(self) -> Any:
@@ -91,7 +100,7 @@ class Storage:
         with mapped_errors(self.uri):
             filesystem = fsspec.filesystem(scheme_of(self.uri), use_listings_cache=False, **self.options)
         if self.is_s3:
-            filesystem.retries = _S3_TRIES
+            filesystem.retries = s3.TRIES
         return filesystem
 
     @property
@@ -120,21 +129,31 @@ class Storage:
     def read(self, path: str = "") -> bytes:
         """Return the content of a file."""
         uri = self.uri_of(path)
-        # One request: s3fs would ask for the size first, to fetch large objects in pieces.
-        whole = {"max_concurrency": 1} if self.is_s3 else {}
-        data: bytes = self._tried(uri, lambda: self.filesystem.cat_file(uri, **whole))
-        return data
+        return self._tried(uri, lambda: self._read(uri))[0]
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Return bytes of the one file that this is, fewer at its end."""
+        return self._tried(self.uri, lambda: self._read(self.uri, offset, size))[0]
 
-        def fetch() -> bytes:
-            if self.is_local:
-                with open(self.uri, "rb") as file:
-                    return os.pread(file.fileno(), size, offset)
-            return bytes(self.filesystem.cat_file(self.uri, start=offset, end=offset + size))
+    def read_content(self, offset: int = 0, size: int | None = None) -> Content:
+        """Return bytes of the one file that this is, or a range of them, and of which content they are.
 
-        return self._tried(self.uri, fetch)
+        A store that does not say so with the bytes is asked after them.
+        """
+        data, info = self._tried(self.uri, lambda: self._read(self.uri, offset, size))
+        if info is None:
+            entry = self.entry()
+            return Content(data, entry.etag, entry.size)
+        return Content(data, _etag_of(info), info["size"])
+
+    def _read(self, uri: str, offset: int = 0, size: int | None = None) -> tuple[bytes, dict[str, Any] | None]:
+        """Return bytes, and what the store says with them of their file."""
+        if self.is_local:
+            return read_local(uri, offset, size)
+        if self.is_s3:
+            return s3.get(self.filesystem, uri, offset, size)
+        end = None if size is None else offset + size
+        return bytes(self.filesystem.cat_file(uri, start=offset or None, end=end)), None
 
     @contextmanager
     def open(self, path: str = "") -> Iterator[BinaryIO]:
@@ -188,21 +207,12 @@ class Storage:
         if not self.is_s3:
             self.write(path, data)
             return False
-        self._tried(uri, lambda: self._put_if_absent(uri, data))
+        self._tried(uri, lambda: s3.put_if_absent(self.filesystem, uri, data))
         try:  # again: whether it is refused tells whether the store honours the condition
-            self._tried(uri, lambda: self._put_if_absent(uri, data))
+            self._tried(uri, lambda: s3.put_if_absent(self.filesystem, uri, data))
         except FileExistsError:
             return True
         return False
-
-    def _put_if_absent(self, uri: str, data: bytes) -> None:
-        """PUT with If-None-Match: stores that do not know the condition take no notice of it."""
-        try:
-            self.filesystem.pipe_file(uri, data, mode="create")
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # 412 without the words that s3fs looks for
-                raise FileExistsError(uri) from error
-            raise
 
     def delete(self, path: str) -> None:
         """Remove a file; it is no error if it is not there."""
@@ -240,24 +250,12 @@ class Storage:
         if self.is_local:
             yield from walk_local(uri)
         elif self.is_s3:
-            yield from self._s3_pages(uri, root)
+            list_page = partial(self.filesystem.call_s3, "list_objects_v2")
+            yield from s3.pages(root, lambda **wanted: self._tried(uri, lambda: list_page(**wanted)))
         else:
             with mapped_errors(uri):
                 for _, _, files in self.filesystem.walk(uri, detail=True):
                     yield from files.values()
-
-    def _s3_pages(self, uri: str, root: str) -> Iterator[dict[str, Any]]:
-        """Yield the objects of an S3 prefix: `find` of s3fs holds all of them, a kilobyte each."""
-        bucket, _, prefix = root.partition("/")
-        wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
-        while True:
-            page = self._tried(uri, lambda: self.filesystem.call_s3("list_objects_v2", **wanted))
-            for found in page.get("Contents", []):
-                if not found["Key"].endswith("/"):  # the mark of a folder
-                    yield {**found, "name": f"{bucket}/{found['Key']}", "size": found["Size"]}
-            if not page.get("IsTruncated"):
-                return
-            wanted["ContinuationToken"] = page["NextContinuationToken"]
 
     def is_file(self) -> bool:
         """Tell whether this is one file."""
@@ -294,11 +292,9 @@ class Storage:
         return tried(uri, operation, attempts=1 if self.is_local else ATTEMPTS)
 
     def _entry(self, path: str, folder: str, info: dict[str, Any]) -> FileEntry:
-        size = int(info.get("size") or 0)
-        etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-        if not etag:
-            etag = f"{size}-{_modified_ns(self.filesystem, info)}"
-        return FileEntry(path, f"{folder}/{path}", etag, size)
+        if self.is_local and "mtime_ns" not in info:  # fsspec rounds it
+            info = info | {"mtime_ns": os.stat(info["name"]).st_mtime_ns}
+        return FileEntry(path, f"{folder}/{path}", _etag_of(info), int(info.get("size") or 0))
 
 
 def scheme_of(uri: str) -> str:
@@ -310,29 +306,18 @@ def _local_path(uri: str) -> str:
     return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
 
 
-def _modified_ns(filesystem: Any, info: dict[str, Any]) -> int:
-    if isinstance(filesystem, LocalFileSystem):
-        return info["mtime_ns"] if "mtime_ns" in info else os.stat(info["name"]).st_mtime_ns
+def _etag_of(info: dict[str, Any]) -> str:
+    etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    return etag or f"{int(info.get('size') or 0)}-{_modified_ns(info)}"
+
+
+def _modified_ns(info: dict[str, Any]) -> int:
+    if "mtime_ns" in info:
+        return int(info["mtime_ns"])
     modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or 0
-    return int((modified.timestamp() if hasattr(modified, "timestamp") else float(modified)) * 1e9)
+    # whole seconds: listings of S3 have fractions of them, answers to requests have none
+    return 10**9 * int(modified.timestamp() if hasattr(modified, "timestamp") else float(modified))
 
 
 def _is_hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
-
-
-def _s3_options() -> dict[str, Any]:
-    """Return what the driver's AWS_* variables say, so that workers elsewhere act alike; no key: the machine's role."""
-    environment = os.environ
-    options: dict[str, Any] = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
-    if environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY"):
-        options |= {"key": environment["AWS_ACCESS_KEY_ID"], "secret": environment["AWS_SECRET_ACCESS_KEY"]}
-        if environment.get("AWS_SESSION_TOKEN"):
-            options["token"] = environment["AWS_SESSION_TOKEN"]
-    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        options["endpoint_url"] = endpoint
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    if region:
-        options["client_kwargs"] = {"region_name": region}
-    return options

@@ -22,10 +22,13 @@ class RangeFile(io.RawIOBase):
         fetch — gives the bytes.
         size — of the file (bytes).
         pieces — what need not be fetched: (offset, bytes) each.
+        read_ahead — bytes that are fetched at once, at least.
     """
 
-    def __init__(self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]] = ()) -> None:
-        self.fetch, self.size, self.pieces = fetch, size, tuple(pieces)
+    def __init__(
+        self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]] = (), read_ahead: int = _READ_AHEAD
+    ) -> None:
+        self.fetch, self.size, self.pieces, self._read_ahead = fetch, size, tuple(pieces), read_ahead
         self._at = 0
         self._ahead = (0, b"")
 
@@ -59,7 +62,7 @@ class RangeFile(io.RawIOBase):
             if start <= self._at and self._at + wanted <= start + len(held):
                 break
         else:
-            start, held = self._ahead = self._at, self.fetch(self._at, max(wanted, min(_READ_AHEAD, left)))
+            start, held = self._ahead = self._at, self.fetch(self._at, max(wanted, min(self._read_ahead, left)))
         piece = held[self._at - start : self._at - start + wanted]
         self._at += len(piece)
         return piece

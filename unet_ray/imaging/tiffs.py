@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.ranges import GAP_BYTES, PageFile
+from unet_ray.imaging.ranges import GAP_BYTES, PageFile, RangeFile
 from unet_ray.imaging.raster import ORIENTATION_TAG, Raster, check_size, mapped_errors
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -47,7 +47,7 @@ class PagePlace:
     """(offset, size) of what holds its directory and its samples; none where they lie scattered over the file."""
 
 
-def find_pages(file: BinaryIO) -> list[PagePlace]:
+def find_pages(file: BinaryIO | RangeFile) -> list[PagePlace]:
     """Return the pages of an open TIFF that are images: pyramid levels, thumbnails and masks are not.
 
     Raises: ImageError — `unreadable`, `too_large`.

@@ -34,7 +34,9 @@ PLAN = pa.schema(
 )
 _FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "error_stage")]
 _SHAPE = [pa.field(name, pa.int32()) for name in ("height", "width", "channels")]
-PIXELS = pa.schema([*PLAN, *_SHAPE, *_FAILURE, ("pixels", pa.large_binary()), ("decode_s", pa.float64())])
+STAGES = ("read", "decode", "predict", "measure")
+_SECONDS = [pa.field(f"{stage}_s", pa.float64()) for stage in STAGES]
+PIXELS = pa.schema([*PLAN, *_SHAPE, *_FAILURE, ("pixels", pa.large_binary()), *_SECONDS[:2]])
 _MASKS = pa.field("masks", pa.list_(pa.struct(list(MASKS))))
 _REGIONS = pa.field("regions", pa.list_(pa.struct(list(REGIONS))))
 PROBABILITIES = pa.schema(
@@ -45,9 +47,7 @@ PROBABILITIES = pa.schema(
         ("q", pa.large_binary()),
         _MASKS,  # of an image that was measured tile by tile
         _REGIONS,
-        ("decode_s", pa.float64()),
-        ("predict_s", pa.float64()),
-        ("measure_s", pa.float64()),
+        *_SECONDS,
         ("batch_divisor", pa.int32()),
     ]
 )
@@ -56,9 +56,7 @@ ROWS = pa.schema(
         *IMAGES,
         _MASKS,
         _REGIONS,
-        ("decode_s", pa.float64()),
-        ("predict_s", pa.float64()),
-        ("measure_s", pa.float64()),
+        *_SECONDS,
         ("batch_divisor", pa.int32()),
     ]
 )

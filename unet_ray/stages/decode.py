@@ -15,13 +15,17 @@ from unet_ray.archive.storage import Storage
 from unet_ray.encoded_images import read_encoded
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
+from unet_ray.imaging.ranges import PageFile
 from unet_ray.imaging.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PIXELS, failure, place_of, table_with
 
-_READ_THREADS = 8
-_NO_PIXELS: dict[str, Any] = {"pixels": None, "decode_s": 0.0}
+_READS = (8, 32)
+"""Least and most files that are read side by side: a store answers after 50 to 200 ms, a decoder takes 5."""
+_READ_BYTES = 2**27
+"""Of files that are read side by side, where the least are not more."""
+_NO_PIXELS: dict[str, Any] = {"pixels": None, "read_s": 0.0, "decode_s": 0.0}
 """Of a failed image, or without an error of a large one: whoever predicts that reads it in windows."""
 
 
@@ -43,31 +47,44 @@ class Decode:
     """Decoded pixels that go on together, at least."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
-        """Decode images in the order of the plan, several at a time."""
+        """Decode images in the order of the plan, while the next ones are read."""
+        rows = plan.to_pylist()
+        reads = int(np.clip(_READ_BYTES // max(1, *map(_stored_bytes, rows)), *_READS))
         pending: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(_READ_THREADS) as pool:
-            for row in ahead(pool, self._decoded, plan.to_pylist(), _READ_THREADS):
-                pending.append(row)
+        with ThreadPoolExecutor(reads) as pool:
+            for row, data in ahead(pool, self._read, rows, reads):
+                row["read_s"] /= min(reads, len(rows))  # each waited beside the others
+                pending.append(row if data is None else self._decoded(row, data))
                 if sum(0 if row["pixels"] is None else row["pixels"].nbytes for row in pending) >= self.block_bytes:
                     yield table_with(pending, PIXELS, "pixels")
                     pending = []
         if pending:
             yield table_with(pending, PIXELS, "pixels")
 
-    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
-        place = place_of(row)
-        if (row["image_bytes"] if place is None else place.size) > WHOLE_BYTES:
-            return row | _NO_PIXELS
+    def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], bytes | PageFile | None]:
+        """Return an image's row and its file, or the page of it; none of a large one, and where reading fails."""
+        row |= _NO_PIXELS
+        if _stored_bytes(row) > WHOLE_BYTES:
+            return row, None
         started = time.perf_counter()
-        uri, etag = row["file_uri"], row["image_etag"] if self.check_etags else None
-        stage = "read"
         try:
-            data = read_encoded(self.access, uri, place, etag)
-            stage = "decode"
+            etag = row["image_etag"] if self.check_etags else None
+            data = read_encoded(self.access, row["file_uri"], place_of(row), etag)
+        except Exception as error:
+            return row | failure(error, "read"), None
+        return row | {"read_s": time.perf_counter() - started}, data
+
+    def _decoded(self, row: dict[str, Any], data: bytes | PageFile) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
             image = self.preprocessing.check(_decoder().decode(data, WHOLE_PIXELS))
             height, width, channels = image.shape
             found = {"height": height, "width": width, "channels": channels, "pixels": np.ascontiguousarray(image)}
         except Exception as error:
-            is_large = isinstance(error, ImageError) and error.error_type == "too_large" and stage == "decode"
-            found = _NO_PIXELS | ({} if is_large else failure(error, stage))
+            is_large = isinstance(error, ImageError) and error.error_type == "too_large"
+            found = {} if is_large else failure(error, "decode")
         return row | found | {"decode_s": time.perf_counter() - started}
+
+
+def _stored_bytes(row: dict[str, Any]) -> int:
+    return int(row["image_bytes"] if row["place"] is None else row["place"]["size"])

@@ -18,7 +18,7 @@ from unet_ray.imaging.masks import encode_rle
 from unet_ray.imaging.object_rule import ObjectRule
 from unet_ray.imaging.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.tiling import Box
-from unet_ray.stages.columns import ROWS, failure, samples_of
+from unet_ray.stages.columns import ROWS, STAGES, failure, samples_of
 from unet_ray.stages.work_done import WorkDone
 
 
@@ -89,7 +89,7 @@ class Measure:
         columns = [pa.array([m.row.get(f.name) for m in measured], f.type) for f in IMAGES]
         columns.append(list_of([m.masks for m in measured], MASKS))
         columns.append(list_of([m.regions for m in measured], REGIONS))
-        columns += [pa.array([m.row.get(s, 0.0) for m in measured]) for s in ("decode_s", "predict_s", "measure_s")]
+        columns += [pa.array([m.row.get(f"{stage}_s", 0.0) for m in measured]) for stage in STAGES]
         columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
         return pa.Table.from_arrays(columns, schema=ROWS)
 
