@@ -28,7 +28,8 @@ RAY_MODULES = {
 }
 MAY_IMPORT = {
     "imaging": {"imaging", "errors"},
-    "archive": {"archive", "errors"},
+    "archive": {"archive", "ahead", "errors"},
+    "ahead": set(),
     "network": {"network", "imaging", "errors"},
     "errors": set(),
 }

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 
-from unet_ray.archive.ledger import entries_of, open_dataset, open_ledger, tables_at
+from unet_ray.archive.ledger import entries_of, open_ledger, read_images, tables_at
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import read_lock
 from unet_ray.archive.runs import run_records
 from unet_ray.archive.scratch import Scratch, scratch
 from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import IMAGES, SCHEMAS
+from unet_ray.archive.tables import SCHEMAS
 from unet_ray.cluster import TASK_CPUS, connect
 from unet_ray.errors import one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
@@ -143,20 +143,20 @@ def _check_one(shared: tuple[Storage, dict[str, RegionRules], bool], path: str) 
 def _check_ledger(database: Scratch, output: Storage, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
     """Check what holds over all shards: keys, and the counts of the run records."""
     columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
-    database.read("ledger", open_dataset(output, "images", IMAGES), columns)
+    read_images(database, "rows", output, columns)
     for twice, kind in (
         (
-            "SELECT image_uri FROM ledger WHERE error_type IS NULL "
+            "SELECT image_uri FROM rows WHERE error_type IS NULL "
             "GROUP BY image_uri, image_etag, model_digest, config_digest HAVING count(*) > 1",
             "more than one successful row of an image, content, model and configuration",
         ),
         (
-            "SELECT image_uri FROM ledger GROUP BY image_uri, run_id HAVING count(*) > 1",
+            "SELECT image_uri FROM rows GROUP BY image_uri, run_id HAVING count(*) > 1",
             "an image more than once in a run",
         ),
     ):
         yield from (Problem(kind, uri) for uri in _uris(database, twice))
-    counts = database.table("SELECT run_id, count(*) AS images FROM ledger GROUP BY run_id").to_pylist()
+    counts = database.table("SELECT run_id, count(*) AS images FROM rows GROUP BY run_id").to_pylist()
     written = {row["run_id"]: row["images"] for row in counts}
     yield from (Problem("a run without a record", run_id) for run_id in written.keys() - records.keys())
     for run_id, record in records.items():

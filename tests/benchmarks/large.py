@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from watching import Watcher
 
+from unet_ray.ahead import ahead
 from unet_ray.archive.storage import Storage
 from unet_ray.cluster import REUSED_MEMORY
 from unet_ray.imaging.labels import ClassSpec
@@ -50,7 +51,6 @@ from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.network.unet_config import UNetConfig
 from unet_ray.results import open_tables
-from unet_ray.stages.ahead import ahead
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _TILE = 512

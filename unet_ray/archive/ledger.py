@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from unet_ray.archive.scratch import Scratch, scratch
-from unet_ray.archive.shards import is_shard
+from unet_ray.archive.shards import is_shard, read_shards
 from unet_ray.archive.storage import FileEntry, Storage
-from unet_ray.archive.tables import IMAGES, SCHEMAS, TABLES
+from unet_ray.archive.tables import SCHEMAS, TABLES
 from unet_ray.errors import InputError
 
+_SETTINGS = ("model_digest", "config_digest")
 TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
 """Failures that were not the file's: such an image is tried again on the next night."""
 
@@ -27,17 +28,31 @@ def open_ledger(database: Scratch, output: Storage, model_digest: str, config_di
     tried (image_uri, image_etag, pages) — every row of that model and configuration.
     known (image_uri) — done or failed with any content, model or configuration.
     """
-    images = open_dataset(output, "images", IMAGES) if output.exists("images") else IMAGES.empty_table()
-    ours = (pc.field("model_digest") == model_digest) & (pc.field("config_digest") == config_digest)
-    faults = ~pc.field("error_type").isin(TRANSIENT_ERRORS)
-    subsets = {
-        "done": ours & pc.field("error_type").is_null(),
-        "failed": ours & pc.field("error_type").is_valid() & faults,
-        "tried": ours,
-    }
-    for name, condition in subsets.items():
-        database.read(name, images.filter(condition), ("image_uri", "image_etag", "pages"))
-    database.read("known", images, ("image_uri",))
+    read_images(database, "ledger", output, ("image_uri", "image_etag", "pages", *_SETTINGS, "error_type"))
+    ours = f"FROM ledger WHERE model_digest = {_text(model_digest)} AND config_digest = {_text(config_digest)}"
+    faults = ", ".join(map(_text, TRANSIENT_ERRORS))
+    keys = f"SELECT image_uri, image_etag, pages {ours}"
+    database.view("done", f"{keys} AND error_type IS NULL")
+    database.view("failed", f"{keys} AND error_type NOT IN ({faults})")
+    database.view("tried", keys)
+    database.view("known", "SELECT image_uri FROM ledger")
+
+
+def read_images(database: Scratch, name: str, output: Storage, columns: Sequence[str], run_id: str = "") -> None:
+    """Name columns of an output's images, of all or of a run's: they are read now, once; none where there are none."""
+    _read(database, name, output, "images", columns, _entries_of_run(output, "images", run_id))
+
+
+def _read(
+    database: Scratch, name: str, output: Storage, table: str, columns: Sequence[str], entries: list[FileEntry]
+) -> None:
+    schema = pa.schema([SCHEMAS[table].field(column) for column in columns])
+    database.write(name, schema, (rows.cast(schema) for rows in read_shards(output, entries, columns)))
+
+
+def _text(text: str) -> str:
+    """Return a text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def tables_at(uri: str) -> Storage:
@@ -54,12 +69,14 @@ def tables_at(uri: str) -> Storage:
 
 def sums_of_run(output: Storage, run_id: str) -> dict[str, Any]:
     """Return what a run wrote, counted: the fields of its record that only a run which ends well knows."""
-    paths = _paths_of_run(output, run_id)
-    if not paths:
+    images = _entries_of_run(output, "images", run_id)
+    if not images:
         return {}
+    committed = {entry.path for entry in images}
+    regions = [entry for entry in _entries_of_run(output, "regions", run_id) if entry.path in committed]
     with scratch() as database:
-        for name, columns in (("images", ("height", "width", "error_type")), ("regions", ("class_name",))):
-            database.read(name, open_dataset(output, name, SCHEMAS[name], paths), columns)
+        _read(database, "images", output, "images", ("height", "width", "error_type"), images)
+        _read(database, "regions", output, "regions", ("class_name",), regions)
         (sums,) = database.table(
             "SELECT count(*) FILTER (error_type IS NULL) AS images_done, count(error_type) AS images_failed, "
             "coalesce(sum(height::DOUBLE * width), 0) / 1e6 AS megapixels FROM images"
@@ -75,16 +92,14 @@ def sums_of_run(output: Storage, run_id: str) -> dict[str, Any]:
 
 def open_run(database: Scratch, output: Storage, run_id: str) -> None:
     """Name the keys that a run wrote: `written` (image_uri, image_etag)."""
-    paths = _paths_of_run(output, run_id)
-    images = open_dataset(output, "images", IMAGES, paths) if paths else IMAGES.empty_table()
-    database.read("written", images, ("image_uri", "image_etag"))
+    read_images(database, "written", output, ("image_uri", "image_etag"), run_id)
 
 
-def open_dataset(output: Storage, table: str, schema: Any, paths: list[str] | None = None) -> Any:
-    """Open one table of an output as an Arrow dataset with its hive partition `date`; of all its files, or of some."""
+def open_dataset(output: Storage, table: str, schema: Any) -> Any:
+    """Open one table of an output as an Arrow dataset with its hive partition `date`."""
     root = output.join(table)
     return pds.dataset(
-        root.path if paths is None else [f"{root.path}/{path}" for path in paths],
+        root.path,
         schema=schema.append(pa.field("date", pa.string())),
         format="parquet",
         filesystem=LocalFileSystem() if root.is_local else PyFileSystem(FSSpecHandler(root.filesystem)),
@@ -122,8 +137,8 @@ def remove_leftovers(output: Storage) -> list[str]:
     return leftovers
 
 
-def _paths_of_run(output: Storage, run_id: str) -> list[str]:
-    return [entry.path for entry in entries_of(output, "images") if run_id in entry.path]
+def _entries_of_run(output: Storage, table: str, run_id: str) -> list[FileEntry]:
+    return [entry for entry in entries_of(output, table) if run_id in entry.path]
 
 
 def entries_of(output: Storage, folder: str) -> list[FileEntry]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
+from unet_ray.ahead import ahead
 from unet_ray.archive.ledger import entries_of, sums_of_run
 from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
+
+_READS = 16
 
 
 def new_run_id() -> str:
@@ -43,14 +48,15 @@ def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
 
 
 def run_records(output: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield run id and record of every run, the newest first; each is read when its turn comes.
+    """Yield run id and record of every run, the newest first; few are read that nobody asks for.
 
     Whatever else lies in `runs/`, as the folders of trainings do, is none.
     """
-    for entry in reversed(entries_of(output, "runs")):
-        run_id, _, suffix = entry.path.rpartition(".")
-        if suffix == "json" and "/" not in run_id:
-            record = read_run_record(output, run_id)
+    names = [entry.path.rpartition(".") for entry in reversed(entries_of(output, "runs"))]
+    run_ids = [run_id for run_id, _, suffix in names if suffix == "json" and "/" not in run_id]
+    with ThreadPoolExecutor(_READS) as pool:
+        records = ahead(pool, partial(read_run_record, output), run_ids, _READS)
+        for run_id, record in zip(run_ids, records, strict=True):
             if record is not None:
                 yield run_id, record
 

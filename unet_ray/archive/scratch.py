@@ -65,10 +65,16 @@ class Scratch:
         self._open(name)
 
     def write(self, name: str, schema: pa.Schema, batches: Iterable[Any]) -> None:
-        """Give the rows of Arrow batches a name; they are taken as they come."""
+        """Give the rows of Arrow batches or tables a name; they are taken as they come."""
+        pending: list[Any] = []
         with pq.ParquetWriter(self._path(name), schema, compression="zstd", compression_level=1) as writer:
             for batch in batches:
-                writer.write_batch(batch)
+                pending.append(pa.table(batch))
+                if sum(map(len, pending)) >= _ROW_GROUP:
+                    writer.write_table(pa.concat_tables(pending))
+                    pending = []
+            if pending:
+                writer.write_table(pa.concat_tables(pending))
         self._open(name)
 
     def _path(self, name: str) -> Path:

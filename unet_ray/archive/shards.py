@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import SCHEMAS, TABLES, to_parquet
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from unet_ray.ahead import ahead
+from unet_ray.archive.s3 import CONNECTIONS
+from unet_ray.archive.storage import FileEntry, Storage
+from unet_ray.archive.tables import SCHEMAS, TABLES, to_parquet
+from unet_ray.errors import InputError
+
+_WHOLE_BYTES = 2**21
+"""Shards up to this size are read by one request."""
 _SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6,}\.parquet")
 
 
@@ -26,6 +35,32 @@ class ShardName:
     def path(self, table: str) -> str:
         """Return the path of one of the three files below the output."""
         return f"{table}/date={self.date}/{self.run_id}-{self.task:06d}.parquet"
+
+
+def read_shards(output: Storage, entries: Sequence[FileEntry], columns: Sequence[str]) -> Iterator[Any]:
+    """Yield columns of shards as tables, one for each, in their order; many are read side by side.
+
+    A dataset of Arrow's would open one after the other, by three requests or four.
+
+    Raises: InputError — a file that is no shard.
+    """
+
+    def read(entry: FileEntry) -> Any:
+        file = Storage(entry.uri, output.options)
+        try:
+            if entry.size <= _WHOLE_BYTES:
+                return _columns_of(pa.BufferReader(file.read()), columns)
+            with file.open() as ranges:
+                return _columns_of(ranges, columns)
+        except (pa.ArrowException, KeyError) as error:
+            raise InputError(f"{entry.uri}: not a shard of tables: {error}; move it away") from None
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        yield from ahead(pool, read, entries, CONNECTIONS)
+
+
+def _columns_of(file: Any, columns: Sequence[str]) -> Any:
+    return pq.ParquetFile(file).read(list(columns), use_threads=False).select(columns)
 
 
 def is_shard(path: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unet_ray.ahead import ahead
 from unet_ray.archive.storage import Storage
 from unet_ray.encoded_images import read_encoded
 from unet_ray.errors import ImageError
@@ -18,7 +19,6 @@ from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.ranges import PageFile
 from unet_ray.imaging.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PIXELS, failure, place_of, table_with
 
 _READS = (8, 32)

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from unet_ray.ahead import ahead
 from unet_ray.archive.image_files import check_unchanged
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import MASKS, REGIONS
@@ -29,7 +30,6 @@ from unet_ray.imaging.seams import RegionMerger
 from unet_ray.imaging.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Box, Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
-from unet_ray.stages.ahead import ahead
 from unet_ray.stages.columns import PROBABILITIES, failure, place_of
 from unet_ray.stages.measure import Measure, list_of
 
