@@ -42,7 +42,8 @@ def read_encoded(
     if place is None:
         return read_file(access, uri, etag)
     fetch = open_ranges(access, uri, etag)
-    pieces = [(start, fetch(start, length)) for start, length in place.ranges]
+    starts = [start for start, _ in place.ranges]
+    pieces = zip(starts, fetch(place.ranges), strict=True)
     return PageFile(fetch, place.file_size, [(0, place.header), *pieces], place.index)
 
 

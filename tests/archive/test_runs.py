@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
-from unet_ray.archive.ledger import sums_of_run
+from tests.conftest import new_bucket
+from tests.faulty_store import faulty_store
+from unet_ray.archive import shards
+from unet_ray.archive.ledger import open_ledger, sums_of_run
 from unet_ray.archive.runs import close_lost_runs, read_run_record, run_records, write_run_record
+from unet_ray.archive.scratch import scratch
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import SCHEMAS
+from unet_ray.archive.tables import SCHEMAS, to_parquet
+from unet_ray.errors import InputError
 
 _ANYTHING = {
     "string": "",
@@ -30,6 +36,40 @@ def _table(name: str, **columns: Any) -> Any:
         for f in SCHEMAS[name]
     }
     return pa.Table.from_pydict(whole, SCHEMAS[name])
+
+
+def test_the_ledger_costs_a_request_a_shard(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a store that takes half a second to answer; shards too large for one request say the same."""
+    bucket = new_bucket(request)
+    plain = {"config_digest": ["c", "c", "d"], "pages": [1, 1, 1], "error_type": [None, "unreadable", None]}
+    for index in range(40):
+        uris = [f"s3://archive/{index}-{row}" for row in range(3)]
+        tables = {name: SCHEMAS[name].empty_table() for name in ("masks", "regions")}
+        rows = _table("images", image_uri=uris, model_digest=["m"] * 3, **plain)
+        write_shard(Storage.of(bucket), ShardName("2026-01-01", "run", index), tables | {"images": rows}, lambda: None)
+    with faulty_store(s3_server, delay_s=0.5) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        for whole_bytes in (2**20, 0):
+            monkeypatch.setattr(shards, "_WHOLE_BYTES", whole_bytes)
+            before, store.most_under_way = store.requests, 0
+            with scratch() as database:
+                open_ledger(database, Storage.of(bucket), "m", "c")
+                counts = [database.value(f"SELECT count(*) FROM {n}") for n in ("done", "failed", "tried", "known")]
+                assert counts == [40, 40, 80, 120]
+                assert database.value("SELECT count(DISTINCT image_uri) FROM known") == 120
+            assert store.most_under_way > 20
+            if whole_bytes:
+                assert store.requests - before < 50
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    output = Storage.of(str(tmp_path))
+    for data in (b"", b"PAR1 and nothing else", to_parquet(pa.table({"other": [1]}))):
+        output.write("images/date=2026-01-01/run-000000.parquet", data)
+        with scratch() as database, pytest.raises(InputError, match="run-000000.parquet: not a shard"):
+            open_ledger(database, output, "m", "c")
 
 
 def test_what_else_lies_in_runs_is_no_record(tmp_path: Path) -> None:

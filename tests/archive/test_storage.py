@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import S3_KEYS, S3Server
+from tests.conftest import S3_KEYS, S3Server, new_bucket
+from tests.faulty_store import faulty_store
 from unet_ray.archive import lock
-from unet_ray.archive.image_files import read_file
+from unet_ray.archive.image_files import open_ranges, read_file
 from unet_ray.archive.ledger import refuse_other_files, remove_leftovers
 from unet_ray.archive.listing import list_files
 from unet_ray.archive.lock import OutputLock
@@ -64,6 +65,19 @@ def test_bytes_come_with_the_etag_and_size_of_their_file(root: str) -> None:
             assert file.read_content(2, 3) == Content(content[2:5], entry.etag, len(content))
             assert file.read_content(4, 100) == Content(content[4:], entry.etag, len(content))
             assert file.read_range(4, 100) == content[4:]
+
+
+def test_ranges_of_a_file_wait_beside_each_other(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, content = new_bucket(request), bytes(range(256))
+    Storage.of(bucket).write("x", content)
+    with faulty_store(s3_server, delay_s=0.5) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        fetch = open_ranges(Storage.of(bucket), f"{bucket}/x")
+        assert fetch([(start, 10) for start in range(0, 100, 10)]) == [content[i : i + 10] for i in range(0, 100, 10)]
+        assert store.requests == 10
+        assert store.most_under_way > 5
 
 
 def test_a_store_without_etags_says_the_same_of_a_file_that_did_not_change(

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.range_files import file_of
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.images import decode_image
-from unet_ray.imaging.ranges import RangeFile
 from unet_ray.imaging.tiling import Box
 
 
@@ -107,7 +107,7 @@ def test_windows_come_out_of_the_child(decoder: Decoder) -> None:
     image = random_image(3, 900)
     data = png(image)
     for _ in range(2):
-        assert decoder.open(RangeFile(lambda offset, size: data[offset : offset + size], len(data))) == image.shape[:2]
+        assert decoder.open(file_of(data)) == image.shape[:2]
         for top in (0, 300, 860, 10):
             window = decoder.window(Box(top, 20, top + 40, 300))
             assert np.array_equal(window, image[top : top + 40, 20:300])
@@ -117,12 +117,11 @@ def test_windows_come_out_of_the_child(decoder: Decoder) -> None:
 def test_a_store_that_fails_is_said_by_its_own_error(decoder: Decoder) -> None:
     data = png(random_image(3, 900))
 
-    def failing(offset: int, size: int) -> bytes:
+    def failing(offset: int, _: int) -> None:
         if offset > 500_000:
             raise ImageError("network", "gone")
-        return data[offset : offset + size]
 
-    assert decoder.open(RangeFile(failing, len(data))) == (900, 907)
+    assert decoder.open(file_of(data, failing)) == (900, 907)
     with pytest.raises(ImageError, match="network: gone"):
         decoder.window(Box(0, 0, 900, 907))
     assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
@@ -131,13 +130,12 @@ def test_a_store_that_fails_is_said_by_its_own_error(decoder: Decoder) -> None:
 def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder) -> None:
     data = png(random_image(3, 900))
 
-    def deadly(offset: int, size: int) -> bytes:
+    def deadly(offset: int, _: int) -> None:
         if offset > 500_000:
             assert decoder._child is not None
             decoder._child.kill()
-        return data[offset : offset + size]
 
-    decoder.open(RangeFile(deadly, len(data)))
+    decoder.open(file_of(data, deadly))
     with pytest.raises(ImageError, match="the decoder crashed"):
         decoder.window(Box(0, 0, 900, 907))
     with pytest.raises(ImageError, match="the decoder crashed"):
@@ -156,12 +154,11 @@ def test_a_slow_start_costs_one_image_and_mixes_up_none(decoder: Decoder, monkey
 
 
 def test_a_large_file_that_cannot_be_read_in_windows_is_not_fetched(decoder: Decoder) -> None:
-    def fetch(offset: int, size: int) -> bytes:
+    def small(_: int, size: int) -> None:
         assert size < 2**20
-        return (b"no image" * 2**17)[offset : offset + size]
 
     with pytest.raises(ImageError, match="a file of 300000000 bytes that is no TIFF, PNG or JPEG") as error:
-        decoder.open(RangeFile(fetch, 300_000_000))
+        decoder.open(file_of(b"no image" * 2**17, small, 300_000_000))
     assert error.value.error_type == "too_large"
 
 
@@ -171,12 +168,11 @@ def test_a_file_that_asks_for_more_than_fits_is_not_fetched() -> None:
     entries = [struct.pack("<HHII", tag, *values) for tag, values in tags.items()]
     header = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
 
-    def fetch(offset: int, size: int) -> bytes:
+    def small(_: int, size: int) -> None:
         assert size < 2**20
-        return (header + bytes(2**20))[offset : offset + size]
 
-    small = Decoder(memory_limit_bytes=2**30)
+    decoder = Decoder(memory_limit_bytes=2**30)
     with pytest.raises(ImageError, match="decoding it needs 2147483648 bytes of the file at once") as error:
-        small.open(RangeFile(fetch, 2**36))
+        decoder.open(file_of(header + bytes(2**20), small, 2**36))
     assert error.value.error_type == "too_large"
-    small.close()
+    decoder.close()

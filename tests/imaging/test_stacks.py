@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.range_files import fetch_of
 from unet_ray.errors import ImageError
 from unet_ray.imaging.decoder import Decoder
 from unet_ray.imaging.images import decode_image
@@ -63,10 +64,7 @@ def page_file(data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]) 
     """Return a page with these ranges of its file, and the sizes of whatever else is fetched."""
     fetched: list[int] = []
 
-    def fetch(offset: int, size: int) -> bytes:
-        fetched.append(size)
-        return data[offset : offset + size]
-
+    fetch = fetch_of(data, lambda _, size: fetched.append(size))
     pieces = [(offset, data[offset : offset + size]) for offset, size in ranges]
     return PageFile(fetch, len(data), [(0, place.header), *pieces], place.index), fetched
 

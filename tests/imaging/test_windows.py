@@ -1,4 +1,5 @@
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import imagecodecs
@@ -8,6 +9,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.range_files import file_of
 from unet_ray.errors import ImageError
 from unet_ray.imaging import tiff_windows, window_reader
 from unet_ray.imaging.images import decode_image
@@ -56,7 +58,7 @@ def encoded(image: NDArray[Any], kind: str, **options: Any) -> bytes:
 
 def assert_windows_are_the_image(data: bytes) -> None:
     expected = decode_image(data)
-    reader = open_windows(RangeFile(lambda offset, size: data[offset : offset + size], len(data)))
+    reader = open_windows(file_of(data))
     assert (reader.height, reader.width) == expected.shape[:2]
     rng = np.random.default_rng(0)
     boxes = [Box(y, x, min(y + 100, HEIGHT), min(x + 130, WIDTH)) for y in range(0, HEIGHT, 70) for x in (0, 90, 300)]
@@ -109,17 +111,20 @@ def test_level_0_of_a_pyramid_is_the_image() -> None:
 
 
 def test_little_of_a_file_is_read() -> None:
-    """A window of a tiled file takes its header and the tiles that it meets, those close together in one request."""
-    data, requests = tiff(np.tile(scene("uint8", 3), (8, 8, 1)), tile=(128, 128)), []
+    """A window of a tiled file takes its header and the tiles that it meets, those close together in one range, and all
+    ranges side by side."""
+    data, requests, calls = tiff(np.tile(scene("uint8", 3), (8, 8, 1)), tile=(128, 128)), [], []
 
-    def fetch(offset: int, size: int) -> bytes:
-        requests.append(size)
-        return data[offset : offset + size]
+    def fetch(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        calls.append(len(ranges))
+        requests.extend(size for _, size in ranges)
+        return [data[offset : offset + size] for offset, size in ranges]
 
     reader = open_windows(RangeFile(fetch, len(data)))
     requests.clear()
+    calls.clear()
     reader.read(Box(1000, 1000, 1200, 1200))
-    assert len(requests) == 3  # rows of tiles
+    assert calls == [3]  # rows of tiles
     assert sum(requests) == 9 * 128 * 128 * 3
     requests.clear()
     reader.read(Box(1000, 1050, 1150, 1200))
@@ -141,7 +146,7 @@ def test_damaged_files_are_errors(data: Any) -> None:
     content = data()
 
     def read_all() -> None:
-        reader = open_windows(RangeFile(lambda offset, size: content[offset : offset + size], len(content)))
+        reader = open_windows(file_of(content))
         for top in range(0, reader.height, 50):
             reader.read(Box(top, 0, min(top + 50, reader.height), reader.width))
 
@@ -154,7 +159,7 @@ def test_absurd_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiff(scene("uint8", 3), rowsperstrip=HEIGHT, compression="zlib")
     monkeypatch.setattr(tiff_windows, "_SEGMENT_BYTES", 10_000)
     with pytest.raises(ImageError, match="save it in smaller ones"):
-        open_windows(RangeFile(lambda offset, size: data[offset : offset + size], len(data)))
+        open_windows(file_of(data))
     monkeypatch.setattr(window_reader, "MAX_PIXELS", 1000)
     with pytest.raises(ImageError, match="images up to 1000 px"):
-        open_windows(RangeFile(lambda offset, size: data[offset : offset + size], len(data)))
+        open_windows(file_of(data))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from unet_ray.archive.storage import Content, Storage
 from unet_ray.errors import ImageError
 
+_RANGES_AT_ONCE = 16
+"""Of one file."""
 _PAGE = re.compile(r"#page=(\d+)$")
 
 
@@ -37,15 +40,23 @@ def read_file(access: Storage, uri: str, etag: str | None = None) -> bytes:
         return file.read() if etag is None else _unchanged(file.read_content(), etag)
 
 
-def open_ranges(access: Storage, uri: str, etag: str | None = None) -> Callable[[int, int], bytes]:
-    """Return what fetches bytes of a file, (offset, size) → bytes; arguments and errors as of `read_file`."""
+def open_ranges(
+    access: Storage, uri: str, etag: str | None = None
+) -> Callable[[Sequence[tuple[int, int]]], list[bytes]]:
+    """Return what fetches ranges of a file, (offset, size) each; arguments and errors as of `read_file`."""
     file = Storage(uri, access.options)
 
-    def fetch(offset: int, size: int) -> bytes:
+    def fetch_one(offset_size: tuple[int, int]) -> bytes:
         with _as_image_errors():
             if etag is None:
-                return file.read_range(offset, size)
-            return _unchanged(file.read_content(offset, size), etag)
+                return file.read_range(*offset_size)
+            return _unchanged(file.read_content(*offset_size), etag)
+
+    def fetch(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        if file.is_local or len(ranges) < 2:
+            return [*map(fetch_one, ranges)]
+        with ThreadPoolExecutor(min(len(ranges), _RANGES_AT_ONCE)) as pool:
+            return [*pool.map(fetch_one, ranges)]
 
     return fetch
 

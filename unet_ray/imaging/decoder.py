@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -43,8 +44,8 @@ SHARED_BYTES = 2**25
 """Images up to this size come back through shared memory: pipes would copy them twice, in pieces."""
 
 
-def _nothing(offset: int, size: int) -> bytes:
-    raise AssertionError(f"no file is open, yet {size} bytes at {offset} are asked for")
+def _nothing(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    raise AssertionError(f"no file is open, yet {ranges} are asked for")
 
 
 class Decoder:
@@ -164,17 +165,19 @@ class Decoder:
                 raise ImageError(str(reply["error_type"]), str(reply["message"]))
             if "fetch" not in reply:
                 return reply, samples
-            if reply["size"] > self._memory_limit_bytes:
+            ranges = [(int(offset), int(length)) for offset, length in reply["fetch"]]
+            size = sum(length for _, length in ranges)
+            if size > self._memory_limit_bytes:
                 self.close()
-                raise ImageError("too_large", f"decoding it needs {reply['size']} bytes of the file at once")
+                raise ImageError("too_large", f"decoding it needs {size} bytes of the file at once")
             started = time.monotonic()
             try:
-                piece = fetch(int(reply["fetch"]), int(reply["size"]))
+                pieces = fetch(ranges)
             except BaseException:
                 self.close()  # the child waits for bytes that will not come
                 raise
             deadline += time.monotonic() - started  # the store's time is not the decoder's
-            _send(child, json.dumps({"size": len(piece)}).encode() + b"\n", piece)
+            _send(child, json.dumps({"sizes": [*map(len, pieces)]}).encode() + b"\n", b"".join(pieces))
 
     def _read(self, child: subprocess.Popen[bytes], deadline: float) -> tuple[dict[str, Any], bytes | bytearray]:
         """Return the child's next reply: its line and the bytes that follow.

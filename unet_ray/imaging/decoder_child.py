@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO, cast
 
@@ -83,13 +84,13 @@ class _Served:
             return RangeFile(self._fetch, request["file_size"], pieces)
         return PageFile(self._fetch, request["file_size"], pieces, request["index"])
 
-    def _fetch(self, offset: int, size: int) -> bytes:
+    def _fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         signal.alarm(0)  # the store's time is not the decoder's; who fetches is alive, or the pipe ends
-        _reply(self._replies, {"fetch": offset, "size": size})
+        _reply(self._replies, {"fetch": ranges})
         found = json.loads(self._requests.readline())
-        piece = self._requests.read(found["size"])
+        pieces = [self._requests.read(size) for size in found["sizes"]]
         self.set_alarm()
-        return piece
+        return pieces
 
 
 def _reply(replies: BinaryIO, line: dict[str, Any], samples: memoryview | bytes = b"") -> None:

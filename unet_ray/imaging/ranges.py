@@ -11,8 +11,8 @@ GAP_BYTES = 2**16
 """Ranges so close together are read as one."""
 _READ_AHEAD = 2**18
 
-Fetch = Callable[[int, int], bytes]
-"""Gives bytes of a file: (offset, size) → at most so many, fewer at its end."""
+Fetch = Callable[[Sequence[tuple[int, int]]], list[bytes]]
+"""Gives ranges of a file, (offset, size) each, side by side where the store is far: so many bytes, fewer at its end."""
 
 
 class RangeFile(io.RawIOBase):
@@ -62,7 +62,8 @@ class RangeFile(io.RawIOBase):
             if start <= self._at and self._at + wanted <= start + len(held):
                 break
         else:
-            start, held = self._ahead = self._at, self.fetch(self._at, max(wanted, min(self._read_ahead, left)))
+            (held,) = self.fetch([(self._at, max(wanted, min(self._read_ahead, left)))])
+            start, self._ahead = self._at, (self._at, held)
         piece = held[self._at - start : self._at - start + wanted]
         self._at += len(piece)
         return piece

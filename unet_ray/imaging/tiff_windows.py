@@ -110,7 +110,8 @@ class TiffWindows(WindowReader):
     def _fetched(self, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of ranges; those that lie close together are read in one piece."""
         order = sorted(range(len(ranges)), key=lambda index: ranges[index])
-        data: list[bytes] = [b""] * len(ranges)
+        pieces: list[tuple[int, int]] = []
+        members: list[list[int]] = []
         while order:
             start = ranges[order[0]][0]
             stop, taken = start, 0
@@ -119,11 +120,15 @@ class TiffWindows(WindowReader):
                 if offset > stop + GAP_BYTES or (max(stop, offset + size) - start > _SEGMENT_BYTES and taken):
                     break
                 stop, taken = max(stop, offset + size), taken + 1
-            piece = memoryview(self._fetch(start, stop - start)) if stop > start else memoryview(b"")
-            for index in order[:taken]:
-                offset, size = ranges[index]
-                data[index] = bytes(piece[offset - start : offset - start + size])
+            if stop > start:
+                pieces.append((start, stop - start))
+                members.append(order[:taken])
             order = order[taken:]
+        data: list[bytes] = [b""] * len(ranges)
+        for (start, _), piece, indices in zip(pieces, self._fetch(pieces), members, strict=True):
+            for index in indices:
+                offset, size = ranges[index]
+                data[index] = bytes(memoryview(piece)[offset - start : offset - start + size])
         return data
 
     def _decoded(self, place: tuple[int, int, int], data: bytes) -> NDArray[Any] | None:

@@ -49,7 +49,8 @@ class _WholeImage(WindowReader):
     def __init__(self, fetch: Fetch, size: int) -> None:
         if size > WHOLE_BYTES:
             raise ImageError("too_large", f"a file of {size} bytes that is no TIFF, PNG or JPEG; {WHOLE_BYTES} at most")
-        self._image = decode_image(fetch(0, size))
+        (data,) = fetch([(0, size)])
+        self._image = decode_image(data)
         self.height, self.width = self._image.shape[:2]
 
     def read(self, box: Box) -> NDArray[Any]:
