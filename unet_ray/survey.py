@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.readers import FileReader, Reader, decoded_row, decoded_schema, fits_in_store, store_reader
 
 _IMAGES_PER_TASK = 16
+_READS = 8
 _SAMPLED_PIXELS = 2**19
 """Of the whole set, for mean, deviation and percentiles: each image gives as many as every other."""
 _NAMED = 3
@@ -143,7 +145,8 @@ def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
 
     def survey(batch: dict[str, Any]) -> Any:
         mine: FileReader = ray.get(shared)
-        rows = [_row(mine, int(index), sampled, keep) for index in batch["id"]]
+        with ThreadPoolExecutor(_READS) as pool:  # stores answer late
+            rows = [*pool.map(lambda index: _row(mine, int(index), sampled, keep), batch["id"])]
         return pa.Table.from_pylist(rows, schema=schema)
 
     rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(survey, batch_size=None, num_cpus=TASK_CPUS)
