@@ -23,6 +23,9 @@ from unet_ray.imaging.labels import ClassSpec, MaskKind
 from unet_ray.imaging.ranges import PageFile
 from unet_ray.imaging.tiffs import PagePlace
 
+Encoded = list[bytes | PageFile]
+"""The files of an image and of its masks, or pages of them."""
+
 
 @dataclass(frozen=True)
 class ImageSource:
@@ -97,10 +100,19 @@ class LabelledImage:
 
         Raises: ImageError — unreadable files, sizes that differ.
         """
-        image = decode_image(_encoded(access.images, self.image))
+        return self.decode(self.read_encoded(access))
+
+    def read_encoded(self, access: LabelAccess) -> Encoded:
+        """Return the files of image and masks, or pages of them; raise ImageError as `read`."""
+        masks = [] if self.objects is not None else self.masks
+        return [_encoded(access.images, self.image), *(_encoded(access.masks, mask) for mask in masks)]
+
+    def decode(self, encoded: Encoded) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """Return what `read` does, out of what `read_encoded` returned."""
+        image = decode_image(encoded[0])
         if self.objects is not None:
             return image, self._draw(image.shape[0], image.shape[1])
-        masks = [decode_label_image(_encoded(access.masks, mask)) for mask in self.masks]
+        masks = [*map(decode_label_image, encoded[1:])]
         for mask, source in zip(masks, self.masks, strict=True):
             if mask.shape != image.shape[:2]:
                 sizes = f"{image.shape[1]}×{image.shape[0]}", f"{mask.shape[1]}×{mask.shape[0]}"

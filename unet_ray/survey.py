@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,18 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from unet_ray.ahead import ahead
 from unet_ray.cluster import TASK_CPUS, ordinals
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.images import is_grey
 from unet_ray.imaging.mask_values import MaskValues, add_up, mask_values
-from unet_ray.inputs import LabelledSet
+from unet_ray.inputs import Encoded, LabelledSet
 from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.readers import FileReader, Reader, decoded_row, decoded_schema, fits_in_store, store_reader
 
 _IMAGES_PER_TASK = 16
 _READS = 8
+"""Images whose files are read side by side: stores answer late."""
 _SAMPLED_PIXELS = 2**19
 """Of the whole set, for mean, deviation and percentiles: each image gives as many as every other."""
 _NAMED = 3
@@ -145,8 +148,10 @@ def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
 
     def survey(batch: dict[str, Any]) -> Any:
         mine: FileReader = ray.get(shared)
-        with ThreadPoolExecutor(_READS) as pool:  # stores answer late
-            rows = [*pool.map(lambda index: _row(mine, int(index), sampled, keep), batch["id"])]
+        indices = batch["id"].tolist()
+        with ThreadPoolExecutor(_READS) as pool:
+            encoded = ahead(pool, partial(_encoded, mine), indices, _READS)
+            rows = [_row(mine, *each, sampled, keep) for each in zip(indices, encoded, strict=True)]
         return pa.Table.from_pylist(rows, schema=schema)
 
     rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(survey, batch_size=None, num_cpus=TASK_CPUS)
@@ -157,11 +162,21 @@ def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
     return Survey(tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep)
 
 
-def _row(files: FileReader, index: int, sampled: int, keep: bool) -> dict[str, Any]:
+def _encoded(files: FileReader, index: int) -> Encoded | ImageError:
+    """Return the files of an image, or why they cannot be read: others are read beside them."""
+    try:
+        return files.items[index].read_encoded(files.access)
+    except ImageError as error:
+        return error
+
+
+def _row(files: FileReader, index: int, encoded: Encoded | ImageError, sampled: int, keep: bool) -> dict[str, Any]:
     item = files.items[index]
     named = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
     try:
-        image, masks = files.read(index)
+        if isinstance(encoded, ImageError):
+            raise encoded
+        image, masks = item.decode(encoded)
     except ImageError as error:
         return {"id": index, "facts": json.dumps(vars(replace(named, error=str(error))))}
     facts = replace(named, **_describe(image, masks, np.random.default_rng(index), sampled))

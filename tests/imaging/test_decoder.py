@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import threading
 import time
@@ -140,6 +141,21 @@ def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder)
         decoder.window(Box(0, 0, 900, 907))
     with pytest.raises(ImageError, match="the decoder crashed"):
         decoder.window(Box(0, 0, 1, 1))
+    assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
+
+
+@pytest.mark.parametrize("ranges", [[[0, -1]], [[-1, 5]], [[0, 2**40], [0, -(2**40)]], [[0, 1]] * 70_000, 5, [["a"]]])
+def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges: object) -> None:
+    """What a hostile file made of the child asks for bytes before the file, or for more than it may hold."""
+    asked: list[int] = []
+    child, received = decoder._running(), io.BytesIO(json.dumps({"fetch": ranges}).encode() + b"\n")
+    file = file_of(b"data", lambda offset, _: asked.append(offset))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unet_ray.imaging.decoder._receive", lambda *_: received.read(2**16))
+        with pytest.raises(ImageError, match="the decoder crashed"):
+            decoder.open(file)
+    assert not asked
+    assert child.poll() is not None
     assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
 
 

@@ -131,6 +131,21 @@ def test_little_of_a_file_is_read() -> None:
     assert not requests  # kept
 
 
+def test_a_window_asks_for_a_bounded_size_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiff_windows, "_SEGMENT_BYTES", 300_000)
+    image, calls = np.tile(scene("uint8", 3), (8, 8, 1)), []
+    data = tiff(image, tile=(128, 128))
+
+    def fetch(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        calls.append(sum(size for _, size in ranges))
+        return [data[offset : offset + size] for offset, size in ranges]
+
+    window = open_windows(RangeFile(fetch, len(data))).read(Box(1000, 1000, 1500, 1200))
+    assert np.array_equal(window, image[1000:1500, 1000:1200])
+    assert len(calls) > 3
+    assert max(calls) <= 300_000
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -46,13 +46,14 @@ def read_images(database: Scratch, name: str, output: Storage, columns: Sequence
 def _read(
     database: Scratch, name: str, output: Storage, table: str, columns: Sequence[str], entries: list[FileEntry]
 ) -> None:
-    schema = pa.schema([SCHEMAS[table].field(column) for column in columns])
-    database.write(name, schema, (rows.cast(schema) for rows in read_shards(output, entries, columns)))
+    # nulls are no reason to refuse what somebody else may have written
+    schema = pa.schema([SCHEMAS[table].field(column).with_nullable(True) for column in columns])
+    database.write(name, schema, read_shards(output, entries, schema))
 
 
-def _text(text: str) -> str:
+def _text(text: object) -> str:
     """Return a text as SQL has it."""
-    return "'" + text.replace("'", "''") + "'"
+    return "'" + str(text).replace("'", "''") + "'"
 
 
 def tables_at(uri: str) -> Storage:

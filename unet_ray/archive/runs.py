@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from unet_ray.ahead import ahead
@@ -48,14 +49,15 @@ def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
 
 
 def run_records(output: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield run id and record of every run, the newest first; few are read that nobody asks for.
+    """Yield run id and record of every run, the newest first; the next few are read ahead when two are asked for.
 
     Whatever else lies in `runs/`, as the folders of trainings do, is none.
     """
     names = [entry.path.rpartition(".") for entry in reversed(entries_of(output, "runs"))]
     run_ids = [run_id for run_id, _, suffix in names if suffix == "json" and "/" not in run_id]
+    read = partial(read_run_record, output)
     with ThreadPoolExecutor(_READS) as pool:
-        records = ahead(pool, partial(read_run_record, output), run_ids, _READS)
+        records = chain(map(read, run_ids[:1]), ahead(pool, read, run_ids[1:], _READS))
         for run_id, record in zip(run_ids, records, strict=True):
             if record is not None:
                 yield run_id, record

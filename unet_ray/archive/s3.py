@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from fsspec.asyn import sync
 
@@ -36,7 +36,8 @@ def options() -> dict[str, Any]:
 def get(filesystem: Any, uri: str, offset: int = 0, size: int | None = None) -> tuple[bytes, dict[str, Any]]:
     """Return bytes of an object, fewer at its end, and its fields as in a listing, which came with them.
 
-    `cat_file` would ask for the size first to fetch large objects in pieces, and tells no etag.
+    The size is None where the store does not tell it with a range. `cat_file` would ask for the size first, to fetch
+    large objects in pieces, and tells no etag.
     """
     data, fields = sync(filesystem.loop, _get, filesystem, uri, offset, size)
     return data, fields
@@ -48,8 +49,11 @@ async def _get(filesystem: Any, uri: str, offset: int, size: int | None) -> tupl
     answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **piece)
     async with answer["Body"] as body:
         data = await body.read()
-    whole = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]  # bytes 0-99/1000
-    return data, {name: answer.get(name) for name in ("ETag", "LastModified")} | {"size": int(whole)}
+    whole = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]  # bytes 0-99/1000, bytes 0-99/*
+    fields = {name: answer.get(name) for name in ("ETag", "LastModified")}
+    if piece and "ContentRange" not in answer:  # a store that knows no ranges
+        data = data[offset : offset + cast(int, size)]
+    return data, fields | {"size": int(whole) if whole.isdigit() else None}
 
 
 def pages(root: str, ask: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:

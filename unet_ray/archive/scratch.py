@@ -67,12 +67,14 @@ class Scratch:
     def write(self, name: str, schema: pa.Schema, batches: Iterable[Any]) -> None:
         """Give the rows of Arrow batches or tables a name; they are taken as they come."""
         pending: list[Any] = []
+        rows = 0
         with pq.ParquetWriter(self._path(name), schema, compression="zstd", compression_level=1) as writer:
             for batch in batches:
                 pending.append(pa.table(batch))
-                if sum(map(len, pending)) >= _ROW_GROUP:
+                rows += len(batch)
+                if rows >= _ROW_GROUP:
                     writer.write_table(pa.concat_tables(pending))
-                    pending = []
+                    pending, rows = [], 0
             if pending:
                 writer.write_table(pa.concat_tables(pending))
         self._open(name)

@@ -17,8 +17,9 @@ from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.archive.tables import SCHEMAS, TABLES, to_parquet
 from unet_ray.errors import InputError
 
-_WHOLE_BYTES = 2**21
+_WHOLE_BYTES = 2**20
 """Shards up to this size are read by one request."""
+_LARGE_AT_ONCE = 4
 _SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6,}\.parquet")
 
 
@@ -37,30 +38,47 @@ class ShardName:
         return f"{table}/date={self.date}/{self.run_id}-{self.task:06d}.parquet"
 
 
-def read_shards(output: Storage, entries: Sequence[FileEntry], columns: Sequence[str]) -> Iterator[Any]:
-    """Yield columns of shards as tables, one for each, in their order; many are read side by side.
+def read_shards(output: Storage, entries: Sequence[FileEntry], schema: Any) -> Iterator[Any]:
+    """Yield columns of shards as tables, one for each; many are read side by side, large ones last and few at a time.
 
     A dataset of Arrow's would open one after the other, by three requests or four.
+
+    Args:
+        output — root of the tables.
+        entries — the shards.
+        schema — of the columns; those that a shard has not are null.
 
     Raises: InputError — a file that is no shard.
     """
 
     def read(entry: FileEntry) -> Any:
         file = Storage(entry.uri, output.options)
-        try:
-            if entry.size <= _WHOLE_BYTES:
-                return _columns_of(pa.BufferReader(file.read()), columns)
-            with file.open() as ranges:
-                return _columns_of(ranges, columns)
-        except (pa.ArrowException, KeyError) as error:
-            raise InputError(f"{entry.uri}: not a shard of tables: {error}; move it away") from None
+        if entry.size <= _WHOLE_BYTES:
+            return _columns_of(pa.BufferReader(file.read()), schema, entry)
+        with file.open() as ranges:
+            return _columns_of(ranges, schema, entry)
 
+    small = [entry for entry in entries if entry.size <= _WHOLE_BYTES]
+    large = [entry for entry in entries if entry.size > _WHOLE_BYTES]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        yield from ahead(pool, read, entries, CONNECTIONS)
+        yield from ahead(pool, read, small, CONNECTIONS)
+        yield from ahead(pool, read, large, _LARGE_AT_ONCE)
 
 
-def _columns_of(file: Any, columns: Sequence[str]) -> Any:
-    return pq.ParquetFile(file).read(list(columns), use_threads=False).select(columns)
+def _columns_of(file: Any, schema: Any, entry: FileEntry) -> Any:
+    try:
+        shard = pq.ParquetFile(file)
+        there = [field for field in schema if field.name in shard.schema_arrow.names]
+        if not there:
+            raise pa.ArrowInvalid(f"it has none of {', '.join(schema.names)}")
+        found = shard.read([field.name for field in there], use_threads=False)
+        columns = [
+            found[field.name].cast(field.type) if field in there else pa.nulls(len(found), field.type)
+            for field in schema
+        ]
+        return pa.Table.from_arrays(columns, schema=schema)
+    except pa.ArrowException as error:
+        raise InputError(f"{entry.uri}: not a shard of tables: {error}; move it away") from None
 
 
 def is_shard(path: str) -> bool:

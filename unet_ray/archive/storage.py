@@ -141,7 +141,7 @@ class Storage:
         A store that does not say so with the bytes is asked after them.
         """
         data, info = self._tried(self.uri, lambda: self._read(self.uri, offset, size))
-        if info is None:
+        if info is None or info["size"] is None:
             entry = self.entry()
             return Content(data, entry.etag, entry.size)
         return Content(data, _etag_of(info), info["size"])
@@ -314,9 +314,10 @@ def _etag_of(info: dict[str, Any]) -> str:
 def _modified_ns(info: dict[str, Any]) -> int:
     if "mtime_ns" in info:
         return int(info["mtime_ns"])
-    modified = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or 0
-    # whole seconds: listings of S3 have fractions of them, answers to requests have none
-    return 10**9 * int(modified.timestamp() if hasattr(modified, "timestamp") else float(modified))
+    if info.get("LastModified"):  # of S3: listings have fractions of seconds, answers to requests have none
+        return 10**9 * int(info["LastModified"].timestamp())
+    modified = info.get("mtime") or info.get("last_modified") or 0
+    return int((modified.timestamp() if hasattr(modified, "timestamp") else float(modified)) * 1e9)
 
 
 def _is_hidden(path: str) -> bool:

@@ -40,6 +40,8 @@ MEMORY_LIMIT_BYTES = 4 * 2**30
 _DTYPES = ("uint8", "uint16", "float32")
 _PIECE = 2**20
 """Of what goes through pipes at once (bytes)."""
+_MOST_RANGES = 2**16
+"""That a child may ask for at once."""
 SHARED_BYTES = 2**25
 """Images up to this size come back through shared memory: pipes would copy them twice, in pieces."""
 
@@ -165,7 +167,7 @@ class Decoder:
                 raise ImageError(str(reply["error_type"]), str(reply["message"]))
             if "fetch" not in reply:
                 return reply, samples
-            ranges = [(int(offset), int(length)) for offset, length in reply["fetch"]]
+            ranges = _ranges_of(reply["fetch"])
             size = sum(length for _, length in ranges)
             if size > self._memory_limit_bytes:
                 self.close()
@@ -177,7 +179,7 @@ class Decoder:
                 self.close()  # the child waits for bytes that will not come
                 raise
             deadline += time.monotonic() - started  # the store's time is not the decoder's
-            _send(child, json.dumps({"sizes": [*map(len, pieces)]}).encode() + b"\n", b"".join(pieces))
+            _send(child, json.dumps({"sizes": [*map(len, pieces)]}).encode() + b"\n", *pieces)
 
     def _read(self, child: subprocess.Popen[bytes], deadline: float) -> tuple[dict[str, Any], bytes | bytearray]:
         """Return the child's next reply: its line and the bytes that follow.
@@ -238,11 +240,23 @@ def _samples(reply: dict[str, Any], samples: bytes | bytearray) -> NDArray[Any]:
     return np.frombuffer(samples, reply["dtype"]).reshape(reply["shape"])
 
 
-def _send(child: subprocess.Popen[bytes], line: bytes, data: bytes) -> None:
+def _ranges_of(asked: Any) -> list[tuple[int, int]]:
+    """Return the ranges that a child asks for; raise EOFError where it asks for what no decoder of ours would."""
+    try:
+        ranges = [(int(offset), int(size)) for offset, size in asked]
+    except (TypeError, ValueError) as error:
+        raise EOFError from error
+    if len(ranges) > _MOST_RANGES or any(offset < 0 or size < 1 for offset, size in ranges):
+        raise EOFError
+    return ranges
+
+
+def _send(child: subprocess.Popen[bytes], line: bytes, *data: bytes) -> None:
     assert child.stdin is not None
     _write_all(child.stdin, memoryview(line))
-    for start in range(0, len(data), _PIECE):
-        _write_all(child.stdin, memoryview(data)[start : start + _PIECE])
+    for piece in data:
+        for start in range(0, len(piece), _PIECE):
+            _write_all(child.stdin, memoryview(piece)[start : start + _PIECE])
 
 
 def _receive(pipe: int, deadline: float) -> bytes:

@@ -108,10 +108,20 @@ class TiffWindows(WindowReader):
         return (plane * self._down + row) * self._across + column
 
     def _fetched(self, ranges: list[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of ranges; those that lie close together are read in one piece."""
+        """Return the bytes of ranges; those that lie close together are read in one piece, pieces side by side."""
         order = sorted(range(len(ranges)), key=lambda index: ranges[index])
+        data: list[bytes] = [b""] * len(ranges)
         pieces: list[tuple[int, int]] = []
         members: list[list[int]] = []
+
+        def fetch() -> None:
+            for (start, _), piece, indices in zip(pieces, self._fetch(pieces), members, strict=True):
+                for index in indices:
+                    offset, size = ranges[index]
+                    data[index] = bytes(memoryview(piece)[offset - start : offset - start + size])
+            pieces.clear()
+            members.clear()
+
         while order:
             start = ranges[order[0]][0]
             stop, taken = start, 0
@@ -120,15 +130,14 @@ class TiffWindows(WindowReader):
                 if offset > stop + GAP_BYTES or (max(stop, offset + size) - start > _SEGMENT_BYTES and taken):
                     break
                 stop, taken = max(stop, offset + size), taken + 1
+            if pieces and sum(size for _, size in pieces) + stop - start > _SEGMENT_BYTES:
+                fetch()
             if stop > start:
                 pieces.append((start, stop - start))
                 members.append(order[:taken])
             order = order[taken:]
-        data: list[bytes] = [b""] * len(ranges)
-        for (start, _), piece, indices in zip(pieces, self._fetch(pieces), members, strict=True):
-            for index in indices:
-                offset, size = ranges[index]
-                data[index] = bytes(memoryview(piece)[offset - start : offset - start + size])
+        if pieces:
+            fetch()
         return data
 
     def _decoded(self, place: tuple[int, int, int], data: bytes) -> NDArray[Any] | None:

@@ -49,7 +49,7 @@ class Decode:
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode images in the order of the plan, while the next ones are read."""
         rows = plan.to_pylist()
-        reads = int(np.clip(_READ_BYTES // max(1, *map(_stored_bytes, rows)), *_READS))
+        reads = int(np.clip(_READ_BYTES // max([1, *map(_stored_bytes, rows)]), *_READS))
         pending: list[dict[str, Any]] = []
         with ThreadPoolExecutor(reads) as pool:
             for row, data in ahead(pool, self._read, rows, reads):
