@@ -147,6 +147,7 @@ def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
         schema = pa.unify_schemas([schema, decoded_schema(len(labelled.items[0].masks))])
 
     def survey(batch: dict[str, Any]) -> Any:
+        """Describe some images: their files are read side by side, and decoded one after the other."""
         mine: FileReader = ray.get(shared)
         indices = batch["id"].tolist()
         with ThreadPoolExecutor(_READS) as pool:

@@ -52,6 +52,7 @@ def read_shards(output: Storage, entries: Sequence[FileEntry], schema: Any) -> I
     """
 
     def read(entry: FileEntry) -> Any:
+        """Read the columns of one shard."""
         file = Storage(entry.uri, output.options)
         if entry.size <= _WHOLE_BYTES:
             return _columns_of(pa.BufferReader(file.read()), schema, entry)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -109,35 +110,12 @@ class TiffWindows(WindowReader):
 
     def _fetched(self, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of ranges; those that lie close together are read in one piece, pieces side by side."""
-        order = sorted(range(len(ranges)), key=lambda index: ranges[index])
         data: list[bytes] = [b""] * len(ranges)
-        pieces: list[tuple[int, int]] = []
-        members: list[list[int]] = []
-
-        def fetch() -> None:
-            for (start, _), piece, indices in zip(pieces, self._fetch(pieces), members, strict=True):
-                for index in indices:
+        for pieces in _together(_pieces_of(ranges)):
+            for piece, found in zip(pieces, self._fetch([(p.start, p.size) for p in pieces]), strict=True):
+                for index in piece.members:
                     offset, size = ranges[index]
-                    data[index] = bytes(memoryview(piece)[offset - start : offset - start + size])
-            pieces.clear()
-            members.clear()
-
-        while order:
-            start = ranges[order[0]][0]
-            stop, taken = start, 0
-            for index in order:
-                offset, size = ranges[index]
-                if offset > stop + GAP_BYTES or (max(stop, offset + size) - start > _SEGMENT_BYTES and taken):
-                    break
-                stop, taken = max(stop, offset + size), taken + 1
-            if pieces and sum(size for _, size in pieces) + stop - start > _SEGMENT_BYTES:
-                fetch()
-            if stop > start:
-                pieces.append((start, stop - start))
-                members.append(order[:taken])
-            order = order[taken:]
-        if pieces:
-            fetch()
+                    data[index] = bytes(memoryview(found)[offset - piece.start : offset - piece.start + size])
         return data
 
     def _decoded(self, place: tuple[int, int, int], data: bytes) -> NDArray[Any] | None:
@@ -152,3 +130,43 @@ class TiffWindows(WindowReader):
         if segment is None:
             return None
         return np.asarray(segment).reshape(segment.shape[-3:])[: shape[1], : shape[2]]
+
+
+@dataclass
+class _Piece:
+    """Ranges that are read as one."""
+
+    start: int
+    stop: int
+    members: list[int]
+    """Indices of the ranges."""
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+def _pieces_of(ranges: list[tuple[int, int]]) -> list[_Piece]:
+    """Join ranges, (offset, size) each, that lie close together; empty ones are in none."""
+    pieces: list[_Piece] = []
+    for index in sorted(range(len(ranges)), key=lambda index: ranges[index]):
+        offset, size = ranges[index]
+        stop, last = offset + size, pieces[-1] if pieces else None
+        if last and offset <= last.stop + GAP_BYTES and max(last.stop, stop) - last.start <= _SEGMENT_BYTES:
+            last.stop = max(last.stop, stop)
+            last.members.append(index)
+        elif size:
+            pieces.append(_Piece(offset, stop, [index]))
+    return pieces
+
+
+def _together(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    """Yield pieces that are fetched at once: no more bytes than one may have."""
+    group: list[_Piece] = []
+    for piece in pieces:
+        if group and sum(other.size for other in group) + piece.size > _SEGMENT_BYTES:
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
