@@ -2,11 +2,14 @@
 
 python jobs/prune.py --tables tables --model-digest 3f2a9c01
 python jobs/prune.py --tables s3://b/tables --last-date 2026-06-30 --dry-run
+python jobs/prune.py --tables tables --leftovers
 """
 
 from _command import run
 
 from unet_ray.prune import PruneConfig, prune
+
+_SHOWN = 3
 
 
 def main(config: PruneConfig, _: str) -> None:
@@ -16,6 +19,8 @@ def main(config: PruneConfig, _: str) -> None:
     print(
         f"{len(result.runs)} runs, {result.shards} shards {verb}{': ' if result.runs else ''}{', '.join(result.runs)}"
     )
+    if result.leftovers:
+        print(f"{len(result.leftovers)} leftovers {verb}: {', '.join(result.leftovers[:_SHOWN])}")
 
 
 if __name__ == "__main__":

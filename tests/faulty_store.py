@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,6 +22,10 @@ FAULTS = ("slow_down", "reset", "stall", "cut")
 STALL_S = 20.0
 """Longer than s3fs waits for an answer (15 s)."""
 _NOT_MET = b"<Error><Code>PreconditionFailed</Code><Message>A condition did not hold.</Message></Error>"
+_ERRORS = {
+    403: b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>",
+    500: b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
+}
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -34,16 +38,25 @@ class FaultyStore(ThreadingHTTPServer):
         seed — of the draws.
         keeps_conditions — answers 412 to a conditional PUT of what was put before.
         delay_s — passes before a request is answered.
+        refuse — takes the method and the path with its query of each request; returns the status to answer with, or
+            None to pass it on.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(
-        self, endpoint: str, share: float = 0.0, seed: int = 0, keeps_conditions: bool = False, delay_s: float = 0.0
+        self,
+        endpoint: str,
+        share: float = 0.0,
+        seed: int = 0,
+        keeps_conditions: bool = False,
+        delay_s: float = 0.0,
+        refuse: Callable[[str, str], int | None] = lambda _command, _path: None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self._delay_s = delay_s
+        self.refuse = refuse
         self.upstream = urlsplit(endpoint)
         self._share, self._random, self._lock = share, random.Random(seed), threading.Lock()
         self._put: set[str] | None = set() if keeps_conditions else None
@@ -101,6 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if not self.server.meets_condition(self.command, urlsplit(self.path).path, self.headers["If-None-Match"]):
             self._answer(412, {"Content-Type": "application/xml"}, _NOT_MET)
+            return
+        status = self.server.refuse(self.command, self.path)
+        if status is not None:
+            self._answer(status, {"Content-Type": "application/xml"}, _ERRORS[status])
             return
         self.server.wait()
         fault = self.server.draw()

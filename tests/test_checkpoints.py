@@ -8,13 +8,14 @@ from safetensors.torch import load
 from torch import Tensor
 
 from unet_ray.archive.storage import Storage
-from unet_ray.checkpoints import BEST, load_optimizer, read_state, write_state
+from unet_ray.checkpoints import load_optimizer, read_state, write_state
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.network.unet_config import UNetConfig
-from unet_ray.progress import PROGRESS, EpochRecord, Progress, as_metrics, last_progress, remove_strays
+from unet_ray.progress import PROGRESS, EpochRecord, Progress, as_metrics, last_progress
+from unet_ray.run_folder import BEST
 
 
 def record(epoch: int, score: float | None = None) -> EpochRecord:
@@ -168,24 +169,3 @@ def test_of_two_checkpoints_at_the_end_of_an_epoch_the_one_with_its_record_count
     for name, progress in zip(names, (before, after), strict=True):
         Storage.of(str(tmp_path)).write(f"train/{name}/{PROGRESS}", progress.to_json())
     assert last_progress(Storage.of(str(tmp_path)), "train") == after
-
-
-def test_checkpoints_that_ray_train_does_not_know_are_removed(root: str) -> None:
-    storage = Storage.of(root)
-    assert remove_strays(storage, "run") == []
-    for name in ("checkpoint_2026-11-24_a", "checkpoint_2026-11-24_b", "checkpoint_2026-11-24_c"):
-        storage.write(f"run/{name}/{PROGRESS}", b"{}")
-    storage.write("run/notes.txt", b"not a checkpoint")
-    kept = {"checkpoint_dir_name": "checkpoint_2026-11-24_b"}
-    snapshot = {"checkpoint_results": [kept], "pending_training_results": [], "latest_checkpoint_result": kept}
-    storage.write("run/checkpoint_manager_snapshot.json", b"half a file {")
-    assert remove_strays(storage, "run") == []
-    storage.write("run/checkpoint_manager_snapshot.json", json.dumps(snapshot).encode())
-    assert remove_strays(storage, "run") == ["checkpoint_2026-11-24_a", "checkpoint_2026-11-24_c"]
-    left = {entry.path.split("/")[0] for entry in storage.entries("run")}
-    assert left == {"checkpoint_2026-11-24_b", "notes.txt", "checkpoint_manager_snapshot.json"}
-
-
-def test_without_a_snapshot_no_checkpoint_can_be_gone_on_from(root: str) -> None:
-    Storage.of(root).write(f"run/checkpoint_2026-11-24_a/{PROGRESS}", b"{}")
-    assert remove_strays(Storage.of(root), "run") == ["checkpoint_2026-11-24_a"]

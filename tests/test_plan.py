@@ -11,6 +11,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unet_ray.archive.inventory import take_inventory
 from unet_ray.archive.ledger import TRANSIENT_ERRORS
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.scratch import Scratch, scratch
@@ -54,7 +55,8 @@ def write_manifest(path: Path, listed: list[tuple[str, str]], sizes: list[int] |
 
 
 def plan_of(database: Scratch, images: str, output: Storage, *, retry: bool = False, limit: int | None = None) -> Plan:
-    return make_plan(database, scan_files(images, {".png", ".tif"}, "--images"), output, ("m", "c"), retry, limit)
+    scan = scan_files(images, {".png", ".tif"}, "--images")
+    return make_plan(database, scan, take_inventory(output), ("m", "c"), retry, limit)
 
 
 def rows_of(plan: Plan) -> list[dict[str, Any]]:

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unet_ray.network.learner import Learner
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.progress import PROGRESS, Progress
-
-WEIGHTS, BEST, OPTIMIZER = "model.safetensors", "best.safetensors", "optimizer.safetensors"
+from unet_ray.run_folder import BEST, DIGESTS, OPTIMIZER, WEIGHTS, digests_of
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,14 @@ class State:
 
 
 def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes | None) -> None:
-    """Write a checkpoint's files."""
-    (folder / WEIGHTS).write_bytes(state_bytes(learner.unet))
+    """Write a checkpoint's files, and what tells later that they are whole."""
     state = learner.optimizer.state_dict()["state"]
     flat = {f"{i}.{name}": t.cpu().contiguous() for i, values in state.items() for name, t in values.items()}
-    save_file(flat, folder / OPTIMIZER)
+    files = {WEIGHTS: state_bytes(learner.unet), OPTIMIZER: save(flat), PROGRESS: progress.to_json()}
     if best is not None:
-        (folder / BEST).write_bytes(best)
-    (folder / PROGRESS).write_bytes(progress.to_json())
+        files[BEST] = best
+    for name, data in {**files, DIGESTS: digests_of(files)}.items():
+        (folder / name).write_bytes(data)
 
 
 def read_state(folder: Path) -> State:

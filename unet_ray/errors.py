@@ -2,6 +2,7 @@
 
 UnetRayError            1   anything that we can name but not classify
 ├── InputError          2   flags or input that cannot work
+│   └── ListingError        a folder of which not everything could be listed
 ├── TooManyFailuresError 3  finished, but more images failed than allowed
 └── OutputHeldError     4   another run holds the output
 ImageError                  one image failed: it becomes a row of the ledger, never an exit code
@@ -22,6 +23,10 @@ class InputError(UnetRayError):
     """Flags or input that cannot work: the message names the value, the limit and the remedy."""
 
     exit_code = 2
+
+
+class ListingError(InputError):
+    """A folder could not be listed to its end: what is absent from such a listing may well be there."""
 
 
 class TooManyFailuresError(UnetRayError):

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unet_ray.archive.inventory import Inventory
 from unet_ray.archive.ledger import open_ledger, open_run
 from unet_ray.archive.listing import FILES, FileScan, listed_twice
 from unet_ray.archive.scratch import Scratch
 from unet_ray.archive.storage import FileEntry, Storage
+from unet_ray.errors import InputError
 from unet_ray.imaging.images import TIFF_SUFFIXES
 from unet_ray.inputs import ImageSource, expand_stacks
 from unet_ray.stages.columns import PLAN
@@ -103,25 +105,33 @@ def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iter
 
 
 def make_plan(
-    database: Scratch, scan: FileScan, output: Storage, digests: tuple[str, str], retry_failed: bool, limit: int | None
+    database: Scratch,
+    scan: FileScan,
+    inventory: Inventory,
+    digests: tuple[str, str],
+    retry_failed: bool = False,
+    limit: int | None = None,
+    allow_empty: bool = False,
 ) -> Plan:
     """Leave out what the ledger has, before any image is read; of what is left, read only headers of TIFF files.
 
     Args:
         database — keeps the plan.
         scan — the archive.
-        output — whose images table is the ledger.
+        inventory — of the output whose images table is the ledger.
         digests — model and configuration.
         retry_failed — do what failed before by its own fault.
         limit — images to do at most.
+        allow_empty — an archive without any image has nothing to do; else it is an error.
 
-    Raises: InputError — what a scan raises, and a URI that is listed twice.
+    Raises: InputError — what a scan raises, a URI that is listed twice, rows that are no longer there.
     """
-    open_ledger(database, output, *digests)
+    rows = open_ledger(database, inventory.output, inventory.images, *digests)
+    inventory.check_rows(rows)
     database.store("failed_once", "SELECT DISTINCT * FROM failed")
     database.store("failed_only", "FROM failed_once ANTI JOIN done USING (image_uri, image_etag)")
     database.view("left_out", "FROM done" if retry_failed else "FROM done UNION ALL FROM failed_only")
-    listed = find_open_images(database, scan)
+    listed = find_open_images(database, scan, allow_empty)
     database.view("plan", "FROM open_images" + ("" if limit is None else f" ORDER BY file_uri, page LIMIT {limit:d}"))
     failed = 0 if retry_failed else _count_failed(database)
     return Plan(
@@ -137,16 +147,23 @@ def make_plan(
     )
 
 
-def find_open_images(database: Scratch, scan: FileScan) -> int:
+def find_open_images(database: Scratch, scan: FileScan, allow_empty: bool = False) -> int:
     """Name the images of an archive whose keys are not in `left_out`: `open_images`, with the columns of `PLAN`.
 
     Of what is left, headers of TIFF files are read: each page of a stack is an image. A stack whose pages are all in
     `left_out` is not touched.
 
+    Args:
+        database — with the views of `open_ledger`, and `left_out`.
+        scan — the archive.
+        allow_empty — whether an archive without any image is one.
+
     Returns: images of the archive.
-    Raises: InputError — what a scan raises, and a URI that is listed twice.
+    Raises: InputError — what a scan raises, no image, and a URI that is listed twice.
     """
     database.write("files", FILES, scan)
+    if scan.emptiness and not allow_empty:
+        raise InputError(scan.emptiness + _known_of(database, scan))
     _refuse_twice(database, scan.named)
     database.view(
         "archive",
@@ -165,6 +182,18 @@ def find_open_images(database: Scratch, scan: FileScan) -> int:
     database.view("open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages")
     more = database.value("SELECT count(*) - count(DISTINCT file_uri) FROM pages")
     return int(scan.known + more + database.value("SELECT coalesce(sum(pages - 1), 0) FROM left_out_stacks"))
+
+
+def _known_of(database: Scratch, scan: FileScan) -> str:
+    """Return what the ledger has of an archive that seems to be empty, for a message."""
+    prefix = scan.root.uri.rstrip("/").replace("'", "''")
+    known = database.value(f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, '{prefix}/')")  # noqa: S608
+    if not known:
+        return ""
+    return (
+        f": 0 images listed, and the tables have rows of {known} of its images; is a disk not mounted? "
+        "--allow-empty goes on"
+    )
 
 
 def _name_left_out_stacks(database: Scratch) -> None:

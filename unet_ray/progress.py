@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from unet_ray.archive.ledger import entries_of
 from unet_ray.archive.storage import Storage
 
 PROGRESS = "progress.json"
@@ -15,7 +13,7 @@ PROGRESS = "progress.json"
 _AS_GOOD = 0.005
 """Scores this close to the highest are as good: few images cannot tell them apart, and the later epoch, which learnt at
 a lower rate, does better on images that nobody has seen (on 106 nuclei images: AP@0.5 0.60 against 0.56)."""
-_SNAPSHOT = "checkpoint_manager_snapshot.json"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's own list of the checkpoints of a run."""
 
 
@@ -108,50 +106,46 @@ class Progress:
 
 
 def last_progress(storage: Storage, run_name: str) -> Progress | None:
-    """Return the progress of the newest checkpoint of a storage, or None; files that a kill cut short are left out."""
-    if not storage.exists(run_name):
+    """Return the progress that a training goes on from, or None.
+
+    It is that of the newest checkpoint in Ray Train's list. Where there is no list, or that checkpoint has none, it is
+    the newest of all that can be read.
+    """
+    listed = listed_checkpoints(storage, run_name)
+    if listed:
+        newest = _read_progress(storage, f"{run_name}/{listed[-1]}/{PROGRESS}")
+        if newest is not None:
+            return newest
+    elif listed is not None:
         return None
-    found = [e.path for e in storage.entries(run_name) if e.path.endswith(f"/{PROGRESS}")]
-    states = []
-    for path in found:
-        with suppress(ValueError, FileNotFoundError):
-            states.append(Progress.of_json(storage.read(f"{run_name}/{path}")))
+    found = [e.path for e in storage.entries(run_name, missing_ok=True) if e.path.endswith(f"/{PROGRESS}")]
+    states = [state for path in found if (state := _read_progress(storage, f"{run_name}/{path}"))]
     return max(states, key=lambda progress: (progress.crops_seen, progress.epochs), default=None)
+
+
+def _read_progress(storage: Storage, path: str) -> Progress | None:
+    try:
+        return Progress.of_json(storage.read(path))
+    except (ValueError, TypeError, KeyError, FileNotFoundError):
+        return None
+
+
+def listed_checkpoints(storage: Storage, run_name: str) -> list[str] | None:
+    """Return the folders of the checkpoints in Ray Train's list, the newest last; None: there is no whole list."""
+    try:
+        snapshot = json.loads(storage.read(f"{run_name}/{SNAPSHOT}"))
+        results = [*snapshot["checkpoint_results"], *snapshot["pending_training_results"]]
+        names = [str(result["checkpoint_dir_name"]) for result in results]
+        latest = snapshot["latest_checkpoint_result"]
+        newest = [str(latest["checkpoint_dir_name"])] if latest else []
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return [*(name for name in dict.fromkeys(names) if name not in newest), *newest]
 
 
 def crops_seen(storage: Storage, run_name: str) -> int:
     """Return the crops that the newest checkpoint of a storage has seen."""
     return (last_progress(storage, run_name) or Progress()).crops_seen
-
-
-def remove_strays(storage: Storage, run_name: str) -> list[str]:
-    """Remove checkpoints that Ray Train's snapshot does not name: what was being stored when something was killed.
-
-    Nothing can go on from them, and nobody else would ever remove them. Not to be called while a training runs.
-
-    Returns: the names of their folders.
-    """
-    entries = entries_of(storage, run_name)
-    folders = {entry.path.split("/")[0] for entry in entries if entry.path.startswith("checkpoint_20")}
-    named = _named_checkpoints(storage, run_name) if folders else set()
-    if named is None:
-        return []
-    strays = sorted(folders - named)
-    for folder in strays:
-        storage.delete_folder(f"{run_name}/{folder}")
-    return strays
-
-
-def _named_checkpoints(storage: Storage, run_name: str) -> set[str] | None:
-    """Return the checkpoints of the snapshot; None where it cannot be read: then nothing is known to be a stray."""
-    try:
-        snapshot = json.loads(storage.read(f"{run_name}/{_SNAPSHOT}"))
-    except FileNotFoundError:
-        return set()
-    except ValueError:
-        return None
-    results = [*snapshot["checkpoint_results"], *snapshot["pending_training_results"]]
-    return {found["checkpoint_dir_name"] for found in [*results, snapshot["latest_checkpoint_result"]] if found}
 
 
 def as_metrics(progress: Progress) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from unet_ray.archive.ledger import refuse_other_files, remove_leftovers, tables_at
+from unet_ray.archive.inventory import Inventory, finish_prunes, remove_leftovers, remove_run, take_inventory
+from unet_ray.archive.ledger import tables_at
 from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.runs import check_day, new_run_id, read_run_record, write_run_record
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import TABLES
+from unet_ray.archive.runs import PRUNED, check_day, has_finished, new_run_id, recorded_images
+from unet_ray.archive.shards import run_of
 from unet_ray.errors import InputError
 
 _DIGITS = 8
@@ -31,16 +32,28 @@ class PruneConfig:
     """Rows of partitions from this day on, YYYY-MM-DD."""
     last_date: str | None = None
     """Rows of partitions up to and with this day, YYYY-MM-DD."""
+    leftovers: bool = False
+    """Masks and regions files without an images file go, though no record says that their run did not finish."""
     dry_run: bool = False
     """Say what would be removed, and remove nothing."""
 
     def __post_init__(self) -> None:
-        if self.model_digest is None and self.first_date is None and self.last_date is None:
-            raise InputError("nothing to remove is named; give --model-digest, --first-date or --last-date")
+        if not self.names_runs and not self.leftovers:
+            conditions = "--model-digest, --first-date, --last-date or --leftovers"
+            raise InputError(f"nothing to remove is named; give {conditions}")
         if self.model_digest is not None and len(self.model_digest) < _DIGITS:
             raise InputError(f"--model-digest {self.model_digest}: give at least {_DIGITS} digits")
         for flag, day in (("first", self.first_date), ("last", self.last_date)):
             check_day(f"--{flag}-date", day)
+
+    @property
+    def names_runs(self) -> bool:
+        """Whether runs are to be removed."""
+        return any(condition is not None for condition in (self.model_digest, self.first_date, self.last_date))
+
+    def includes(self, day: str) -> bool:
+        """Tell whether a partition is among the dates."""
+        return (self.first_date or day) <= day <= (self.last_date or day)
 
 
 @dataclass
@@ -49,52 +62,69 @@ class PruneResult:
 
     runs: list[str]
     shards: int
+    leftovers: list[str]
+    """Masks and regions files without their images file."""
 
 
 def prune(config: PruneConfig) -> PruneResult:
-    """Remove the shards of every run that meets the conditions.
+    """Remove the shards of every run that meets the conditions, and leftovers.
 
-    A run has one model and one date, so that whole files go and nothing is rewritten. Of each run first the masks and
-    regions, then the images: what a crash leaves is found again, by the ledger, when the same command runs again.
+    A run has one model and one date, so that whole files go and nothing is rewritten. A run's record says that it is
+    being removed before its first file goes: what a crash leaves of it is removed by the next run or prune.
 
     Raises: InputError — no tables there; OutputHeldError — a run writes to them.
     """
     output = tables_at(config.tables)
     if config.dry_run:
-        refuse_other_files(output)
-        chosen = _chosen(output, config)
-        return PruneResult(sorted(chosen), sum(map(len, chosen.values())))
+        inventory = take_inventory(output)
+        chosen = _chosen(inventory, config)
+        would_go = [left.path for left in inventory.leftovers if left.is_unfinished or config.leftovers]
+        return PruneResult(sorted(chosen), sum(map(len, chosen.values())), would_go)
     output.check_writable()
     with OutputLock(output, new_run_id()):
-        remove_leftovers(output)
-        chosen = _chosen(output, config)
+        finish_prunes(take_inventory(output))
+        leftovers, _ = remove_leftovers(output, of_any_run=config.leftovers)
+        inventory = take_inventory(output)
+        chosen = _chosen(inventory, config)
         for run_id, paths in chosen.items():
-            for table in TABLES:
-                for path in paths:
-                    output.delete(f"{table}/{path}")
-            _mark(output, run_id)
-    return PruneResult(sorted(chosen), sum(map(len, chosen.values())))
+            known = {"model_digest": _digest_of(inventory, run_id, paths), "date": _date_of(inventory, run_id, paths)}
+            remove_run(inventory, run_id, known)
+    return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers)
 
 
-def _chosen(output: Storage, config: PruneConfig) -> dict[str, list[str]]:
-    """Return the shards to remove, by run."""
-    shards: dict[str, list[str]] = defaultdict(list)
-    for entry in output.entries("images"):
-        day, _, name = entry.path.removeprefix("date=").partition("/")
-        if (config.first_date or day) <= day <= (config.last_date or day):
-            shards[name.rpartition("-")[0]].append(entry.path)
-    wanted = config.model_digest or ""
-    return {run_id: paths for run_id, paths in shards.items() if _digest_of(output, paths[0]).startswith(wanted)}
+def _chosen(inventory: Inventory, config: PruneConfig) -> dict[str, list[str]]:
+    """Return the runs to remove, and the images files of each: none where they are gone and the record counts them."""
+    if not config.names_runs:
+        return {}
+    counted: dict[str, list[str]] = {run_id: [] for run_id, record in inventory.records.items() if _is_counted(record)}
+    shards: dict[str, list[str]] = defaultdict(list, counted)
+    for path in inventory.shards["images"]:
+        shards[run_of(path)].append(path)
+    return {
+        run_id: paths
+        for run_id, paths in shards.items()
+        if config.includes(_date_of(inventory, run_id, paths))
+        and _digest_of(inventory, run_id, paths).startswith(config.model_digest or "")
+    }
 
 
-def _digest_of(output: Storage, path: str) -> str:
+def _is_counted(record: dict[str, Any]) -> bool:
+    return record.get("status") != PRUNED and has_finished(record) and recorded_images(record) > 0
+
+
+def _date_of(inventory: Inventory, run_id: str, paths: list[str]) -> str:
+    """Return the partition of a run: that of its shards, or what its record says."""
+    if paths:
+        return paths[0].partition("/")[0].removeprefix("date=")
+    record = inventory.records[run_id]
+    named = record.get("date") or record.get("config", {}).get("date")  # runs before 2026-11-29: of the flag only
+    return str(named or record.get("started_at", ""))[:10]
+
+
+def _digest_of(inventory: Inventory, run_id: str, paths: list[str]) -> str:
+    """Return the model of a run: what its shards say, or its record."""
+    if not paths:
+        return str(inventory.records[run_id].get("model_digest", ""))
     # threads of Arrow's that still read from Python end the process with SIGABRT where it ends at that moment
-    table = pq.read_table(io.BytesIO(output.read(f"images/{path}")), columns=["model_digest"], use_threads=False)
-    return str(table["model_digest"][0])
-
-
-def _mark(output: Storage, run_id: str) -> None:
-    """Say in a run's record that its rows are gone."""
-    record = read_run_record(output, run_id)
-    if record is not None:
-        write_run_record(output, run_id, record | {"status": "pruned"})
+    content = io.BytesIO(inventory.output.read(f"images/{paths[0]}"))
+    return str(pq.read_table(content, columns=["model_digest"], use_threads=False)["model_digest"][0])

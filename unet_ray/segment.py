@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from unet_ray.archive.ledger import refuse_other_files, remove_leftovers, sums_of_run
+from unet_ray.archive.inventory import Inventory, finish_prunes, remove_leftovers, take_inventory
+from unet_ray.archive.ledger import sums_of_run
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.runs import close_lost_runs, new_run_id, run_records
+from unet_ray.archive.runs import close_lost_runs, new_run_id
 from unet_ray.archive.scratch import scratch
 from unet_ray.archive.storage import Storage
 from unet_ray.capacity import PoolPlan, plan_pool
@@ -33,7 +35,7 @@ from unet_ray.cluster import (
     connect,
 )
 from unet_ray.costs import NodeHours
-from unet_ray.errors import TooManyFailuresError, UnetRayError, one_line
+from unet_ray.errors import InputError, TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.images import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor_config import PredictorConfig, effective_context
@@ -75,28 +77,59 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
     with scratch() as database:
 
-        def make() -> Plan:
-            plan = make_plan(database, scan, output, (model.digest, digest), config.retry_failed, config.limit)
+        def make(inventory: Inventory) -> Plan:
+            digests, wanted = (model.digest, digest), (config.retry_failed, config.limit, config.allow_empty)
+            plan = make_plan(database, scan, inventory, digests, *wanted)
             print(plan)
             return plan
 
         if config.dry_run:
-            refuse_other_files(output)
+            inventory = _look_at(output)
             model.build()
-            plan = make()
-            print(_expected(output, plan.todo))
-            return SegmentResult("dry-run", "dry run", 0, images_listed=plan.listed, images_skipped=plan.done)
+            plan = make(inventory)
+            print(_expected(inventory, plan.todo))
+            return SegmentResult(
+                "dry-run", status="dry run", exit_code=0, images_listed=plan.listed, images_skipped=plan.done
+            )
         output.check_writable()
         result = SegmentResult(new_run_id())
+        result.date = config.date or f"{result.started_at:%Y-%m-%d}"
         with OutputLock(output, result.run_id):
-            remove_leftovers(output)
-            close_lost_runs(output, result.run_id)
-            return _recorded(_Run(config, model, output, digest, make(), result), ray_address)
+            inventory = _look_at(output)
+            plan = make(inventory)
+            _tidy(inventory, result.run_id)  # nothing is removed before all that may be wrong was looked for
+            return _recorded(_Run(config, model, output, digest, plan, result), ray_address)
 
 
-def _expected(output: Storage, images: int) -> str:
+def _look_at(output: Storage) -> Inventory:
+    """Return what lies in an output; raise InputError where that is not what its records say."""
+    inventory = take_inventory(output)
+    inventory.check_shards()
+    for path in inventory.unreadable:
+        print(f"{path} is no record of a run: what its run left is not touched")
+    if inventory.is_new:
+        print(f"{output.uri}: nothing here yet, a new output starts")
+    return inventory
+
+
+def _tidy(inventory: Inventory, run_id: str) -> None:
+    """Remove what runs and prunes that did not finish left, and close their records."""
+    for pruned in finish_prunes(inventory):
+        print(f"run {pruned}: its rows are removed, as a prune that did not finish had begun")
+    removed, kept = remove_leftovers(inventory.output)
+    if removed:
+        print(f"{len(removed)} files of runs that did not finish are removed")
+    if kept:
+        print(
+            f"{len(kept)} files of masks and regions have no images file, and no record says that their run did not "
+            f"finish: kept, the first is {kept[0]} (jobs/verify.py lists them, jobs/prune.py --leftovers removes them)"
+        )
+    close_lost_runs(inventory.output, inventory.records, run_id)
+
+
+def _expected(inventory: Inventory, images: int) -> str:
     """Return how long so many images will take at the rate of the last run that did any."""
-    for run_id, record in run_records(output):
+    for run_id, record in inventory.records.items():
         rate = record.get("images_per_s", 0.0)
         if rate > 0:
             return f"{images} images at the {rate:.1f} images/s of run {run_id}: {images / rate / 60:.0f} min"
@@ -255,8 +288,7 @@ class _Run:
         return Measure(*run, model.classes, rule, self.config.max_regions)
 
     def _sink(self) -> ShardSink:
-        day = self.config.date or f"{self.result.started_at:%Y-%m-%d}"
-        return ShardSink(self.output, day, self.result, self.config.shard_images)
+        return ShardSink(self.output, self.result, self.config.shard_images)
 
     def _check_complete(self) -> None:
         missing, extra = self.plan.unwritten(self.output, self.result.run_id)
@@ -293,7 +325,8 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
     finally:
         result.ended_at = datetime.now(UTC)
         if result.status != "done":  # the chain adds sums up at its end, and what is committed before stays
-            for name, value in sums_of_run(run.output, result.run_id).items():
-                setattr(result, name, value)
+            with suppress(OSError, InputError):  # where the store is gone, the record says what it can
+                for name, value in sums_of_run(run.output, result.run_id).items():
+                    setattr(result, name, value)
         write_record(run.output, result, run.config, run.model, run.config_digest)
     return result

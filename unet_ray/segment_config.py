@@ -64,6 +64,8 @@ class SegmentConfig:
     """Try images again that failed before with the same content."""
     limit: int | None = None
     """Do only so many images."""
+    allow_empty: bool = False
+    """Go on where the archive has no image at all, though the tables have rows of it."""
     dry_run: bool = False
     """Say what there is to do, and do nothing."""
 

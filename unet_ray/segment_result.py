@@ -12,6 +12,8 @@ class SegmentResult:
     """The fields of a run's record that the run itself finds out."""
 
     run_id: str
+    date: str = ""
+    """Partition of its rows, YYYY-MM-DD."""
     status: str = "running"
     exit_code: int | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -20,6 +22,8 @@ class SegmentResult:
     images_skipped: int = 0
     images_done: int = 0
     images_failed: int = 0
+    shards: list[int] = field(default_factory=list)
+    """Numbers of the shards that it wrote: `date=DATE/RUN_ID-NUMBER.parquet` in each table."""
     regions: dict[str, int] = field(default_factory=dict)
     megapixels: float = 0.0
     elapsed_s: float = 0.0

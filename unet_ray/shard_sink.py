@@ -29,13 +29,12 @@ class ShardSink(Datasink[dict[str, Any]]):
 
     Args:
         output — root of the tables.
-        day — partition.
         result — receives the sums on the driver.
         shard_images — images at which a shard closes.
     """
 
-    def __init__(self, output: Storage, day: str, result: SegmentResult, shard_images: int) -> None:
-        self._output, self._day, self._result = output, day, result
+    def __init__(self, output: Storage, result: SegmentResult, shard_images: int) -> None:
+        self._output, self._day, self._result = output, result.date, result
         self._run_id, self._shard_images = result.run_id, shard_images
 
     @property
@@ -53,6 +52,7 @@ class ShardSink(Datasink[dict[str, Any]]):
         failed = Counter(images["error_type"].drop_null().to_pylist())
         pixels = zip(images["height"].to_pylist(), images["width"].to_pylist(), strict=True)
         return {
+            "shard": ctx.task_idx,
             "done": len(images) - failed.total(),
             "failed": failed.total(),
             "error_types": dict(failed),
@@ -67,6 +67,7 @@ class ShardSink(Datasink[dict[str, Any]]):
         """Add the sums of all shards up."""
         by_name = {name: Counter[str]() for name in ("stage_s", "regions", "error_types", "error_messages")}
         result = self._result
+        result.shards = sorted(sums["shard"] for sums in write_result.write_returns)
         for sums in write_result.write_returns:
             result.images_done += sums["done"]
             result.images_failed += sums["failed"]

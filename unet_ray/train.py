@@ -18,7 +18,6 @@ from ray.train.torch import TorchTrainer
 from unet_ray.archive.runs import new_run_id
 from unet_ray.archive.storage import Storage
 from unet_ray.capacity import Capacity, cpus_of_gpu_worker, cpus_of_worker, parse_range, plan_pool
-from unet_ray.checkpoints import BEST
 from unet_ray.cluster import REUSED_MEMORY, ProgressBoard, connect, software_versions
 from unet_ray.crop_stream import CropSampler, StreamFromCheckpoint
 from unet_ray.errors import InputError, UnetRayError, one_line
@@ -30,7 +29,8 @@ from unet_ray.network.augment import parse_augmentations
 from unet_ray.network.learner import LearnerConfig
 from unet_ray.network.model_folder import Model, load_model, save_model
 from unet_ray.object_tuning import METRIC, tune_objects
-from unet_ray.progress import PROGRESS, Progress, crops_seen, last_progress, remove_strays
+from unet_ray.progress import PROGRESS, Progress, crops_seen, last_progress
+from unet_ray.run_folder import BEST, settle_checkpoints
 from unet_ray.survey import survey_set
 from unet_ray.train_config import TrainConfig
 from unet_ray.train_worker import WorkerSettings, train_worker
@@ -70,6 +70,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     run_folder.check_writable()
     settings = {f.name: getattr(config, f.name) for f in fields(config)} | {"labelled_images": len(training.items)}
     _check_same_run(settings, run_folder)
+    _settle(run_folder)
     connect(ray_address)
     survey = survey_set(training, decode_once=True)
     held = survey_set(validation, decode_once=True) if validation else None
@@ -131,7 +132,6 @@ def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage
     """Train; after a failure go on from the last checkpoint, as long as there was progress since the failure before."""
     idle, seen = 0, crops_seen(run_folder, _RUN_NAME)
     while True:
-        remove_strays(run_folder, _RUN_NAME)
         try:
             return make_trainer().fit()
         except ray.train.TrainingFailedError as error:
@@ -143,6 +143,12 @@ def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage
                     f"training failed: {cause}; rerun with --storage {run_folder.uri} to resume"
                 ) from error
             print(f"a worker failed ({cause}); going on from the last checkpoint", flush=True)
+            _settle(run_folder)
+
+
+def _settle(run_folder: Storage) -> None:
+    for line in settle_checkpoints(run_folder, _RUN_NAME):
+        print(line, flush=True)
 
 
 def _first_cause(error: Exception) -> BaseException:

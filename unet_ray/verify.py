@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 
-from unet_ray.archive.ledger import entries_of, open_ledger, read_images, tables_at
+from unet_ray.archive.inventory import Inventory, take_inventory
+from unet_ray.archive.ledger import open_ledger, read_images, tables_at
 from unet_ray.archive.listing import scan_files
 from unet_ray.archive.lock import read_lock
-from unet_ray.archive.runs import run_records
+from unet_ray.archive.runs import PRUNED, PRUNING, recorded_images
 from unet_ray.archive.scratch import Scratch, scratch
+from unet_ray.archive.shards import run_of
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import SCHEMAS
 from unet_ray.cluster import TASK_CPUS, connect
@@ -26,6 +28,9 @@ from unet_ray.shard_checks import Problem, RegionRules, check_shard
 
 _EXAMPLES = 3
 _NO_TABLE = "a file that is not a table of its schema"
+_LEFTOVER = "a leftover of a run that did not finish (the next run removes it)"
+_UNKNOWN = "a file without its images file, of a run that no record calls unfinished (prune.py --leftovers removes it)"
+_HALF_PRUNED = "a run that a prune had begun to remove (the next run or prune removes the rest)"
 _SHARDS_IN_FLIGHT = 64
 _ROWS = 10_000
 """Of a query's answer that are looked at together."""
@@ -70,21 +75,21 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     Raises: InputError — no tables there.
     """
     output = tables_at(config.tables)
-    records = dict(reversed(list(run_records(output))))  # in the order of time
-    result = VerifyResult()
-    files = {name: {entry.path for entry in entries_of(output, name)} for name in SCHEMAS}
-    result.add(_check_files(files, _running(output)))
-    result.shards = len(files["images"])
+    inventory, result = take_inventory(output, others_ok=True), VerifyResult()
+    records = dict(reversed(inventory.records.items()))  # in the order of time
+    result.add(_check_files(inventory, _running(output)))
+    images = sorted(entry.path for entry in inventory.images)
+    result.shards = len(images)
     connect(ray_address)
-    for rows, problems in _check_shards(output, sorted(files["images"]), records, config.pixels):
+    for rows, problems in _check_shards(output, images, records, config.pixels):
         result.rows.update(rows)
         result.add(problems)
     if _NO_TABLE in result.problems:
         return result  # what holds over all shards cannot be asked of a table that does not open
     with scratch() as database:
-        result.add(_check_ledger(database, output, records))
+        result.add(_check_ledger(database, inventory, records))
         if config.images:
-            result.add(_check_archive(database, output, config.images, records))
+            result.add(_check_archive(database, inventory, config.images, records))
     return result
 
 
@@ -94,19 +99,19 @@ def _running(output: Storage) -> str | None:
     return lock["run_id"] if lock else None
 
 
-def _check_files(files: dict[str, set[str]], running: str | None) -> list[Problem]:
-    found = []
+def _check_files(inventory: Inventory, running: str | None) -> Iterator[Problem]:
+    """Yield what the names of files and the records of runs say: what is absent, what is left over."""
+    shards, half_pruned = inventory.shards, inventory.half_pruned
     for table in ("masks", "regions"):
-        found += [
-            Problem(f"an images file without its {table} file", f"images/{path}")
-            for path in sorted(files["images"] - files[table])
-        ]
-        found += [
-            Problem("a leftover of a run that died (the next run removes it)", f"{table}/{path}")
-            for path in sorted(files[table] - files["images"])
-            if running is None or running not in path
-        ]
-    return found
+        absent = sorted(shards["images"].keys() - shards[table].keys())
+        kind = f"an images file without its {table} file"
+        yield from (Problem(kind, f"images/{path}") for path in absent if run_of(path) not in half_pruned)
+    for left in inventory.leftovers:
+        if left.run_id != running:
+            yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
+    yield from (Problem(_HALF_PRUNED, f"runs/{run_id}.json") for run_id in half_pruned)
+    yield from (Problem(_NO_TABLE, path) for path in inventory.others)
+    yield from (Problem("a record of a run that cannot be read", path) for path in inventory.unreadable)
 
 
 def _check_shards(
@@ -135,15 +140,15 @@ def _check_one(shared: tuple[Storage, dict[str, RegionRules], bool], path: str) 
         except Exception as error:
             return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
     found = check_shard(tables, rules, pixels)
-    foreign = set(tables["images"]["run_id"].to_pylist()) - {path.rpartition("/")[2].rpartition("-")[0]}
+    foreign = set(tables["images"]["run_id"].to_pylist()) - {run_of(path)}
     found += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
     return Counter({name: table.num_rows for name, table in tables.items()}), found
 
 
-def _check_ledger(database: Scratch, output: Storage, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _check_ledger(database: Scratch, inventory: Inventory, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
     """Check what holds over all shards: keys, and the counts of the run records."""
     columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
-    read_images(database, "rows", output, columns)
+    read_images(database, "rows", inventory.output, inventory.images, columns)
     for twice, kind in (
         (
             "SELECT image_uri FROM rows WHERE error_type IS NULL "
@@ -160,20 +165,22 @@ def _check_ledger(database: Scratch, output: Storage, records: dict[str, dict[st
     written = {row["run_id"]: row["images"] for row in counts}
     yield from (Problem("a run without a record", run_id) for run_id in written.keys() - records.keys())
     for run_id, record in records.items():
-        if record["status"] == "done" and record["images_done"] + record["images_failed"] != written.get(run_id, 0):
+        if record.get("status") == "done" and recorded_images(record) != written.get(run_id, 0):
             yield Problem("a run record whose counts are not those of its rows", f"runs/{run_id}.json")
 
 
 def _check_archive(
-    database: Scratch, output: Storage, uri: str, records: dict[str, dict[str, Any]]
+    database: Scratch, inventory: Inventory, uri: str, records: dict[str, dict[str, Any]]
 ) -> Iterator[Problem]:
     """Check that each image of the archive has a row, good or failed, of the newest run's model and configuration."""
     scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
-    newest = next((record for record in reversed(records.values()) if record["status"] != "pruned"), None)
+    kept = (record for record in reversed(records.values()) if record.get("status") not in (PRUNING, PRUNED))
+    newest = next(kept, None)
     if newest is None:
         yield Problem("no run record: nothing tells which model the archive was segmented with", "runs/")
         return
-    open_ledger(database, output, newest["model_digest"], newest["config_digest"])
+    digests = newest["model_digest"], newest["config_digest"]
+    open_ledger(database, inventory.output, inventory.images, *digests)
     database.view("left_out", "FROM tried")
     find_open_images(database, scan)
     for missing in _uris(database, "SELECT image_uri FROM open_images"):

@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from unet_ray.archive.inventory import finish_prunes, take_inventory
 from unet_ray.archive.ledger import open_ledger
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.scratch import scratch
-from unet_ray.archive.shards import ShardName, write_shard
+from unet_ray.archive.shards import ShardName, run_of, write_shard
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.errors import InputError, OutputHeldError
@@ -69,15 +70,18 @@ def test_whole_runs_go(output: Storage, conditions: dict[str, str], removed: set
         status = json.loads(output.read(f"runs/{run_id}.json"))["status"]
         assert status == ("pruned" if run_id in removed else "done")
     with scratch() as database:
-        open_ledger(database, output, "1" * 64, "c")
+        open_ledger(database, output, take_inventory(output).images, "1" * 64, "c")
         kept = database.table("FROM done")["image_uri"].to_pylist()
     assert {uri.rpartition("-")[0] for uri in kept} == {"run-a", "run-c"} - removed
 
 
-def test_a_prune_that_was_killed_is_finished_by_the_next(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It dies after each number of deletions; the ledger knows of what is left until the end."""
+@pytest.mark.parametrize("command", ["the same", "another", "segment"])
+def test_a_prune_that_was_killed_is_finished_by_the_next(
+    output: Storage, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It dies after each deletion; its record says so from before the first, and the ledger knows nothing of it."""
     delete, config = Storage.delete, PruneConfig(tables=output.uri, model_digest="22222222")
-    for survived in range(6):
+    for survived in (0, 2, 3):  # of six files
         count = iter(range(survived))
 
         def dying(storage: Storage, path: str, count: object = count) -> None:
@@ -89,9 +93,53 @@ def test_a_prune_that_was_killed_is_finished_by_the_next(output: Storage, monkey
         with pytest.raises(ConnectionError):
             prune(config)
         monkeypatch.undo()
+        inventory = take_inventory(output)
+        assert inventory.records["run-b"]["status"] == "pruning"
         assert "run-b" in left(output)
-    prune(config)
+        inventory.check_shards()
+        assert not inventory.leftovers
+        assert {run_of(entry.path) for entry in inventory.images} == {"run-a", "run-c"}
+    if command == "segment":
+        assert finish_prunes(take_inventory(output)) == ["run-b"]
+    else:
+        prune(config if command == "the same" else PruneConfig(tables=output.uri, model_digest="33333333"))
     assert left(output) == {"run-a", "run-c"}
+    assert take_inventory(output).records["run-b"]["status"] == "pruned"
+
+
+def test_runs_without_shards_or_without_records_can_be_pruned(output: Storage) -> None:
+    """Somebody removed a day by hand: its run is still recorded. Of another run the record is gone."""
+    for table in ("images", "masks", "regions"):
+        for task in range(2):
+            output.delete(f"{table}/date=2026-01-02/run-b-{task:06d}.parquet")
+    record = {"status": "done", "images_done": 2, "date": "2026-01-02", "model_digest": "2" * 64}
+    output.write("runs/run-b.json", json.dumps(record).encode())
+    output.delete("runs/run-c.json")
+    with pytest.raises(InputError, match=r"images/date=\*/run-b-\*.parquet: not there, and runs/run-b.json counts them"):
+        take_inventory(output).check_shards()
+    assert prune(PruneConfig(tables=output.uri, first_date="2026-01-02")).runs == ["run-b", "run-c"]
+    assert left(output) == {"run-a"}
+    records = take_inventory(output).records
+    assert {run_id: record["status"] for run_id, record in records.items()} == {
+        "run-a": "done", "run-b": "pruned", "run-c": "pruned",
+    }  # fmt: skip
+    assert records["run-c"]["model_digest"] == "1" * 64
+    take_inventory(output).check_shards()
+
+
+def test_leftovers_of_unknown_runs_go_when_asked(output: Storage) -> None:
+    output.write("masks/date=2026-01-02/unknown-000000.parquet", b"x")
+    output.write("masks/date=2026-01-02/run-b-000007.parquet", b"x")
+    output.write("masks/date=2026-01-02/lost-000000.parquet", b"x")
+    output.write("runs/lost.json", b'{"status": "lost"}')
+    assert prune(PruneConfig(tables=output.uri, model_digest="33333333")).leftovers == [
+        "masks/date=2026-01-02/lost-000000.parquet"
+    ]
+    would_go = [f"masks/date=2026-01-02/{name}.parquet" for name in ("run-b-000007", "unknown-000000")]
+    assert prune(PruneConfig(tables=output.uri, leftovers=True, dry_run=True)).leftovers == would_go
+    result = prune(PruneConfig(tables=output.uri, leftovers=True))
+    assert (result.runs, result.leftovers) == ([], would_go)
+    assert left(output) == set(RUNS)
 
 
 def test_it_waits_for_nobody_and_takes_no_guesses(output: Storage, tmp_path: Path) -> None:

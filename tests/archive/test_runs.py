@@ -11,7 +11,7 @@ from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.archive import shards
 from unet_ray.archive.ledger import open_ledger, sums_of_run
-from unet_ray.archive.runs import close_lost_runs, read_run_record, run_records, write_run_record
+from unet_ray.archive.runs import close_lost_runs, read_records, read_run_record, write_run_record
 from unet_ray.archive.scratch import scratch
 from unet_ray.archive.shards import ShardName, write_shard
 from unet_ray.archive.storage import Storage
@@ -55,7 +55,7 @@ def test_the_ledger_costs_a_request_a_shard(
             monkeypatch.setattr(shards, "_WHOLE_BYTES", whole_bytes)
             before, store.most_under_way = store.requests, 0
             with scratch() as database:
-                open_ledger(database, Storage.of(bucket), "m", "c")
+                open_ledger(database, Storage.of(bucket), Storage.of(bucket).entries("images"), "m", "c")
                 counts = [database.value(f"SELECT count(*) FROM {n}") for n in ("done", "failed", "tried", "known")]
                 assert counts == [40, 40, 80, 120]
                 assert database.value("SELECT count(DISTINCT image_uri) FROM known") == 120
@@ -69,7 +69,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     for data in (b"", b"PAR1 and nothing else", to_parquet(pa.table({"other": [1]}))):
         output.write("images/date=2026-01-01/run-000000.parquet", data)
         with scratch() as database, pytest.raises(InputError, match="run-000000.parquet: not a shard"):
-            open_ledger(database, output, "m", "c")
+            open_ledger(database, output, output.entries("images"), "m", "c")
 
 
 def test_a_shard_that_lacks_a_column_or_a_value_counts(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_shard_that_lacks_a_column_or_a_value_counts(tmp_path: Path) -> None:
     for index, shard in enumerate((pa.table(rows), whole.drop_columns(["pages"]))):
         output.write(f"images/date=2026-01-01/run-{index:06}.parquet", to_parquet(shard))
     with scratch() as database:
-        open_ledger(database, output, "m", "c")
+        open_ledger(database, output, output.entries("images"), "m", "c")
         counts = [database.value(f"SELECT count(*) FROM {name}") for name in ("done", "failed", "tried", "known")]
     assert counts == [3, 1, 4, 4]
 
@@ -98,7 +98,9 @@ def test_what_else_lies_in_runs_is_no_record(tmp_path: Path) -> None:
         ("a/b.json", b"{}"),
     ):
         output.write(f"runs/{name}", data)
-    assert dict(run_records(output)) == {"20260101T000000Z-aaaaaa": {"status": "done"}}
+    records, unreadable = read_records(output)
+    assert records == {"20260101T000000Z-aaaaaa": {"status": "done"}}
+    assert unreadable == ("runs/20260102T000000Z-bbbbbb.json",)
     assert read_run_record(output, "20260102T000000Z-bbbbbb") is None
     assert read_run_record(output, "nothing") is None
 
@@ -118,10 +120,11 @@ def test_the_record_of_a_lost_run_has_what_it_wrote(tmp_path: Path) -> None:
     }
     write_shard(output, ShardName("2026-01-01", run_id, 0), tables, may_commit=lambda: None)
     write_run_record(output, run_id, {"status": "running", "images_done": 0})
-    close_lost_runs(output, "20260102T000000Z-bbbbbb")
+    close_lost_runs(output, read_records(output)[0], "20260102T000000Z-bbbbbb")
     record = read_run_record(output, run_id)
     assert record is not None
     assert record["status"] == "lost"
     assert (record["images_done"], record["images_failed"], record["megapixels"]) == (2, 1, 1.0)
+    assert record["shards"] == [0]
     assert (record["error_types"], record["regions"]) == ({"unreadable": 1}, {"cell": 2, "fibre": 1})
     assert sums_of_run(output, "20260103T000000Z-cccccc") == {}

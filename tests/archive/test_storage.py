@@ -12,7 +12,7 @@ from tests.conftest import S3_KEYS, S3Server, new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.archive import lock
 from unet_ray.archive.image_files import open_ranges, read_file
-from unet_ray.archive.ledger import refuse_other_files, remove_leftovers
+from unet_ray.archive.inventory import remove_leftovers, take_inventory
 from unet_ray.archive.listing import list_files
 from unet_ray.archive.lock import OutputLock
 from unet_ray.archive.pairs import looks_like_folders, pair_class_folders, pair_files, pair_names
@@ -154,7 +154,7 @@ def test_odd_local_folders_are_listed_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "odd[1]/gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "odd[1]/pipe.png")
     found = list_files(f"{tmp_path}/odd[1]", PNG, "--images").entries
-    assert [e.path for e in found] == ["a b#1.png", "link/b.png"]
+    assert [(e.path, bool(e.etag)) for e in found] == [("a b#1.png", True), ("gone.png", False), ("link/b.png", True)]
     assert [e.path for e in list_files(f"{tmp_path}/real/b.png", PNG, "--images").entries] == ["b.png"]
     Storage.of(str(tmp_path)).write("twice/z/deep/c.png", b"x")
     for name in ("a", "y"):
@@ -227,23 +227,13 @@ def test_a_folder_per_class_is_recognised(tmp_path: Path) -> None:
         pair_class_folders(images, masks, ["leaf", "stem"])
 
 
-def test_leftovers_without_images_file_are_removed(root: str) -> None:
-    output = Storage.of(root)
-    for table in ("masks", "regions", "images"):
-        output.write(f"{table}/date=2026-01-01/whole-000000.parquet", b"x")
-    for table in ("masks", "regions"):
-        output.write(f"{table}/date=2026-01-01/broken-000000.parquet", b"x")
-    assert remove_leftovers(output) == [f"{t}/date=2026-01-01/broken-000000.parquet" for t in ("masks", "regions")]
-    assert len(output.entries()) == 3
-
-
 def test_what_is_no_part_of_tables_is_never_removed(root: str) -> None:
     output = Storage.of(root)
     output.write("masks/date=2026-01-01/broken-000000.parquet", b"x")
     for name in ("masks/a.png", "images/a.jpg", "regions/date=2026-01-01/notes.txt"):
         output.write("masks/date=2026-01-01/broken-000000.parquet", b"x")
         output.write(name, b"somebody's")
-        for check in (remove_leftovers, refuse_other_files):
+        for check in (remove_leftovers, take_inventory):
             with pytest.raises(InputError, match=r"is no part of tables \(1 such files here\)"):
                 check(output)
         assert len(output.entries()) == 2

@@ -15,7 +15,7 @@ import pytest
 import ray
 from pycocotools import mask as coco
 
-from unet_ray.archive.runs import run_records, write_run_record
+from unet_ray.archive.runs import read_records, write_run_record
 from unet_ray.archive.storage import Storage
 from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.encoded_images import find_place, read_encoded
@@ -186,7 +186,7 @@ def test_a_run_whose_driver_vanished_is_called_lost(archive: Storage, tiny_model
     write_run_record(output, "20260101T000000Z-aaaaaa", {"status": "done", "exit_code": 0})
     write_run_record(output, "20260102T000000Z-bbbbbb", {"status": "running", "exit_code": None})
     segment(night(archive, tiny_model, tmp_path, limit=1))
-    assert [record["status"] for _, record in run_records(output)] == ["done", "lost", "done"]
+    assert [record["status"] for record in read_records(output)[0].values()] == ["done", "lost", "done"]
 
 
 def test_a_second_night_does_what_is_new_or_changed(archive: Storage, tiny_model: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, S3_KEYS, free_port, make_tiny_model, new_bucket, run_job
-from unet_ray.archive.runs import run_records
+from unet_ray.archive.runs import read_records
 from unet_ray.archive.storage import Storage
 from unet_ray.costs import cost_of
 from unet_ray.segment_config import SegmentConfig
@@ -235,7 +235,7 @@ def _check_stop(laptop: Submitter, job: str, bucket: str) -> None:
     assert rest.returncode == 0, rest.stdout[-3000:]
     done, skipped = re.search(r"(\d+) images done, 0 failed, (\d+) left out", rest.stdout).groups()  # type: ignore[union-attr]
     assert int(done) + int(skipped) == 40
-    last, first = [record for _, record in run_records(stopped)]
+    last, first = read_records(stopped)[0].values()
     assert last["status"] == "done"
     assert (first["status"], first["exit_code"]) in (("stopped", 1), ("lost", 1))
     assert not stopped.exists("_lock.json")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pds
-from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+from pyarrow.fs import FileInfo, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from unet_ray.archive.scratch import Scratch, scratch
-from unet_ray.archive.shards import is_shard, read_shards
+from unet_ray.archive.shards import read_shards, run_of, task_of
 from unet_ray.archive.storage import FileEntry, Storage
-from unet_ray.archive.tables import SCHEMAS, TABLES
+from unet_ray.archive.tables import SCHEMAS
 from unet_ray.errors import InputError
 
 _SETTINGS = ("model_digest", "config_digest")
@@ -20,15 +21,26 @@ TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", 
 """Failures that were not the file's: such an image is tried again on the next night."""
 
 
-def open_ledger(database: Scratch, output: Storage, model_digest: str, config_digest: str) -> None:
-    """Name what a model and a configuration did in an output; one that is not there yet has an empty ledger.
+def open_ledger(
+    database: Scratch, output: Storage, images: Sequence[FileEntry], model_digest: str, config_digest: str
+) -> Counter[str]:
+    """Name what a model and a configuration did in an output; one without images files has an empty ledger.
 
     done (image_uri, image_etag, pages) — successful.
     failed (image_uri, image_etag, pages) — failed by the file's own fault.
     tried (image_uri, image_etag, pages) — every row of that model and configuration.
     known (image_uri) — done or failed with any content, model or configuration.
+
+    Args:
+        database — where they are named.
+        output — root of the tables.
+        images — its images files.
+        model_digest, config_digest — of the model and the configuration.
+
+    Returns: run id → rows in its images files.
     """
-    read_images(database, "ledger", output, ("image_uri", "image_etag", "pages", *_SETTINGS, "error_type"))
+    columns = ("image_uri", "image_etag", "pages", *_SETTINGS, "error_type")
+    rows = read_images(database, "ledger", output, images, columns)
     ours = f"FROM ledger WHERE model_digest = {_text(model_digest)} AND config_digest = {_text(config_digest)}"
     faults = ", ".join(map(_text, TRANSIENT_ERRORS))
     keys = f"SELECT image_uri, image_etag, pages {ours}"
@@ -36,19 +48,30 @@ def open_ledger(database: Scratch, output: Storage, model_digest: str, config_di
     database.view("failed", f"{keys} AND error_type NOT IN ({faults})")
     database.view("tried", keys)
     database.view("known", "SELECT image_uri FROM ledger")
+    return rows
 
 
-def read_images(database: Scratch, name: str, output: Storage, columns: Sequence[str], run_id: str = "") -> None:
-    """Name columns of an output's images, of all or of a run's: they are read now, once; none where there are none."""
-    _read(database, name, output, "images", columns, _entries_of_run(output, "images", run_id))
+def read_images(
+    database: Scratch, name: str, output: Storage, images: Sequence[FileEntry], columns: Sequence[str]
+) -> Counter[str]:
+    """Name columns of images files, which are read now, once; return run id → rows."""
+    return _read(database, name, output, "images", columns, images)
 
 
 def _read(
-    database: Scratch, name: str, output: Storage, table: str, columns: Sequence[str], entries: list[FileEntry]
-) -> None:
+    database: Scratch, name: str, output: Storage, table: str, columns: Sequence[str], entries: Sequence[FileEntry]
+) -> Counter[str]:
     # nulls are no reason to refuse what somebody else may have written
     schema = pa.schema([SCHEMAS[table].field(column).with_nullable(True) for column in columns])
-    database.write(name, schema, read_shards(output, entries, schema))
+    rows = Counter[str]()
+
+    def counted() -> Iterator[Any]:
+        for entry, shard in read_shards(output, entries, schema):
+            rows[run_of(entry.path)] += len(shard)
+            yield shard
+
+    database.write(name, schema, counted())
+    return rows
 
 
 def _text(text: object) -> str:
@@ -70,11 +93,11 @@ def tables_at(uri: str) -> Storage:
 
 def sums_of_run(output: Storage, run_id: str) -> dict[str, Any]:
     """Return what a run wrote, counted: the fields of its record that only a run which ends well knows."""
-    images = _entries_of_run(output, "images", run_id)
+    images = entries_of_run(output, "images", run_id)
     if not images:
         return {}
     committed = {entry.path for entry in images}
-    regions = [entry for entry in _entries_of_run(output, "regions", run_id) if entry.path in committed]
+    regions = [entry for entry in entries_of_run(output, "regions", run_id) if entry.path in committed]
     with scratch() as database:
         _read(database, "images", output, "images", ("height", "width", "error_type"), images)
         _read(database, "regions", output, "regions", ("class_name",), regions)
@@ -88,60 +111,39 @@ def sums_of_run(output: Storage, run_id: str) -> dict[str, Any]:
                 "GROUP BY kind ORDER BY n DESC, kind"
             )
             sums[field] = dict(zip(rows["kind"].to_pylist(), rows["n"].to_pylist(), strict=True))
-    return dict(sums)
+    return dict(sums) | {"shards": sorted(task_of(entry.path) for entry in images)}
 
 
 def open_run(database: Scratch, output: Storage, run_id: str) -> None:
     """Name the keys that a run wrote: `written` (image_uri, image_etag)."""
-    read_images(database, "written", output, ("image_uri", "image_etag"), run_id)
+    images = entries_of_run(output, "images", run_id)
+    read_images(database, "written", output, images, ("image_uri", "image_etag"))
 
 
 def open_dataset(output: Storage, table: str, schema: Any) -> Any:
-    """Open one table of an output as an Arrow dataset with its hive partition `date`."""
-    root = output.join(table)
+    """Open one table of an output as an Arrow dataset with its hive partition `date`.
+
+    Its files are those that a listing finds, whose errors are known; Arrow's own is not asked.
+    """
+    root, with_date = output.join(table), schema.append(pa.field("date", pa.string()))
+    entries = output.entries(table, missing_ok=True)
+    shards = [
+        FileInfo(f"{root.path}/{entry.path}", FileType.File, size=entry.size)
+        for entry in entries
+        if entry.path.endswith(".parquet")
+    ]
+    if not shards:
+        return pds.dataset(with_date.empty_table())
     return pds.dataset(
-        root.path,
-        schema=schema.append(pa.field("date", pa.string())),
+        shards,
+        schema=with_date,
         format="parquet",
         filesystem=LocalFileSystem() if root.is_local else PyFileSystem(FSSpecHandler(root.filesystem)),
         partitioning=pds.partitioning(pa.schema([pa.field("date", pa.string())]), flavor="hive"),
+        partition_base_dir=root.path,
     )
 
 
-def refuse_other_files(output: Storage) -> None:
-    """Raise InputError where folders of tables hold files that are no part of them, such as somebody's images."""
-    for table in TABLES:
-        _shards_of(output, table)
-
-
-def _shards_of(output: Storage, table: str) -> set[str]:
-    """Return the paths of a table's shards; raise InputError for others."""
-    paths = {entry.path for entry in entries_of(output, table)}
-    others = sorted(path for path in paths if not is_shard(path))
-    if others:
-        raise InputError(
-            f"{output.uri}/{table}: {others[0]} is no part of tables ({len(others)} such files here); choose another "
-            "folder for the tables, or move what is not theirs"
-        )
-    return paths
-
-
-def remove_leftovers(output: Storage) -> list[str]:
-    """Remove masks and regions files without an images file of the same name: what a crash left; return their paths.
-
-    Raises: InputError — files that are none of tables'; nothing is removed.
-    """
-    present = {table: _shards_of(output, table) for table in TABLES}
-    leftovers = [f"{t}/{path}" for t in ("masks", "regions") for path in sorted(present[t] - present["images"])]
-    for path in leftovers:
-        output.delete(path)
-    return leftovers
-
-
-def _entries_of_run(output: Storage, table: str, run_id: str) -> list[FileEntry]:
-    return [entry for entry in entries_of(output, table) if run_id in entry.path]
-
-
-def entries_of(output: Storage, folder: str) -> list[FileEntry]:
-    """Return all files below a folder that may not be there."""
-    return output.entries(folder) if output.exists(folder) else []
+def entries_of_run(output: Storage, table: str, run_id: str) -> list[FileEntry]:
+    """Return the shards of a run in a table that may not be there."""
+    return [entry for entry in output.entries(table, missing_ok=True) if run_of(entry.path) == run_id]

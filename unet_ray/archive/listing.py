@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from unet_ray.archive.s3 import CONNECTIONS
-from unet_ray.archive.storage import FileEntry, Storage, scheme_of
+from unet_ray.archive.storage import FileEntry, Storage, dangling_link, scheme_of
 from unet_ray.errors import InputError
 
 FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
 """Columns of a scan, those of `FileEntry`."""
 _BATCH = 10_000
+_NOTHING_THERE = "there is no such folder or file"
 
 
 @dataclass(frozen=True)
@@ -41,35 +42,55 @@ class FileScan:
     """The files of a folder, a glob or a manifest, read as they are asked for, once."""
 
     def __init__(
-        self, source: tuple[Storage, Iterator[Any], bool], suffixes: Collection[str] | None, named: str
+        self, source: tuple[Storage, Iterator[Any] | None, bool], suffixes: Collection[str] | None, named: str
     ) -> None:
-        self.root, self._batches, self.etags_of_store = source
+        self.root, batches, self.etags_of_store = source
         """What opens the files' URIs, and whether the etags are the store's: a manifest may have others."""
         self.known = self.others = 0
-        """Files read so far: given, and left out for their suffix."""
+        """Files read so far: given, and left out for their suffix. Links to nothing count as given, they may be back
+        tomorrow; of those without a known suffix nobody knows that they are no folders."""
         self.named = named
         """Flag and URI, for messages."""
+        self._is_there, self._batches = batches is not None, batches or iter(())
         self._suffixes = suffixes
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield Arrow batches of FILES.
+        """Yield Arrow batches of FILES; there may be none.
 
-        Raises: InputError — no file of a known kind, no permission, a file name that is not UTF-8.
+        Raises: InputError — a folder that cannot be listed to its end, a link to what may be a folder, a file name
+            that is not UTF-8.
         """
         with _as_input_errors(self.named):
             for batch in self._batches:
-                known = batch.filter(self._is_known(batch["path"])) if self._suffixes else batch
+                known = batch
+                if self._suffixes:
+                    is_known = self._is_known(batch["path"])
+                    known = batch.filter(is_known)
+                    _refuse_dangling_links(batch.filter(pc.invert(is_known)))
                 self.known += len(known)
                 self.others += len(batch) - len(known)
                 yield known
-        if not self.known:
-            what = f"{self.others} files, none with a known image suffix" if self.others else "no files"
-            suffixes = f" ({', '.join(sorted(self._suffixes))})" if self._suffixes else ""
-            raise InputError(f"{self.named}: {what}{suffixes}")
+
+    @property
+    def emptiness(self) -> str | None:
+        """What is wrong where the files that were read are none of a known kind, for a message; else None."""
+        if self.known:
+            return None
+        if not self._is_there:
+            return f"{self.named}: {_NOTHING_THERE}"
+        what = f"{self.others} files, none with a known image suffix" if self.others else "no files"
+        suffixes = f" ({', '.join(sorted(self._suffixes))})" if self._suffixes else ""
+        return f"{self.named}: {what}{suffixes}"
 
     def _is_known(self, paths: Any) -> Any:
         found = pc.extract_regex(pc.utf8_lower(paths), r"(?P<suffix>\.[^./]+)$")
         return pc.is_in(pc.struct_field(found, "suffix"), pa.array(sorted(self._suffixes or ())))
+
+
+def _refuse_dangling_links(files: Any) -> None:
+    dangling = files.filter(pc.equal(files["etag"], ""))
+    if len(dangling):
+        raise dangling_link(dangling["uri"][0].as_py())
 
 
 @contextmanager
@@ -77,7 +98,7 @@ def _as_input_errors(named: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{named}: there is no such folder or file") from None
+        raise InputError(f"{named}: {_NOTHING_THERE}") from None
     except OSError as error:
         raise InputError(f"{named}: cannot be listed: {error}") from None
 
@@ -103,10 +124,12 @@ def scan_files(uri: str, suffixes: Collection[str], flag: str) -> FileScan:
 def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
     """List the files of a folder, a glob or a manifest, as `scan_files`.
 
-    Raises: InputError — as `scan_files`, and a URI that is listed twice.
+    Raises: InputError — as `scan_files`, no file of a known kind, and a URI that is listed twice.
     """
     scan = scan_files(uri, suffixes, flag)
     entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
+    if scan.emptiness:
+        raise InputError(scan.emptiness)
     twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
     if twice:
         raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
@@ -123,7 +146,8 @@ def suffix_of(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _found(uri: str) -> tuple[Storage, Iterator[Any]]:
+def _found(uri: str) -> tuple[Storage, Iterator[Any] | None]:
+    """Return what opens the files at a URI, and the files; None where nothing is, on a store that knows no folders."""
     root = Storage.of(uri)
     if root.is_file():
         return Storage(root.uri.rpartition("/")[0] or "/", root.options), _in_batches([root.entry()])
@@ -131,7 +155,9 @@ def _found(uri: str) -> tuple[Storage, Iterator[Any]]:
         return root, _in_batches(root.walk())
     if any(c in uri for c in "*?["):
         return _glob(uri)
-    raise FileNotFoundError(uri)
+    if root.is_local:
+        raise FileNotFoundError(uri)
+    return root, None
 
 
 def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
@@ -139,8 +165,21 @@ def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
     root = Storage.of(fixed or ".")
     if not root.exists():
         raise FileNotFoundError(uri)
-    pattern = re.compile(glob_translate(uri[len(fixed) :].lstrip("/")))
-    return root, _in_batches(entry for entry in root.walk() if pattern.match(entry.path))
+    wanted = uri[len(fixed) :].lstrip("/")
+    pattern = re.compile(glob_translate(wanted))
+
+    def matches(entry: FileEntry) -> bool:
+        """Tell whether a file is asked for, or a link to nothing that may hide some."""
+        return bool(pattern.match(entry.path)) or (not entry.etag and _may_hold(entry.path, wanted.split("/")))
+
+    return root, _in_batches(filter(matches, root.walk()))
+
+
+def _may_hold(folder: str, parts: list[str]) -> bool:
+    """Tell whether files that match a glob, which is given part by part, may lie below a folder."""
+    depth = folder.count("/") + 1
+    above = parts[:depth]
+    return "**" in above or (depth < len(parts) and bool(re.match(glob_translate("/".join(above)), folder)))
 
 
 def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_ray.archive.storage import Storage
-from unet_ray.errors import OutputHeldError
+from unet_ray.errors import InputError, OutputHeldError
 
 LOCK_LEASE_S = 600.0
 """A lock without heartbeat for so long is taken over: ten times the longest PUT, three times 20 s."""
@@ -35,7 +35,7 @@ class OutputLock:
         output — the root of the tables.
         run_id — the run that wants it.
 
-    Raises: OutputHeldError — another run holds it.
+    Raises: OutputHeldError — another run holds it; InputError — the store does not let it be read or written.
     """
 
     def __init__(self, output: Storage, run_id: str) -> None:
@@ -45,6 +45,14 @@ class OutputLock:
         self._beat = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> OutputLock:
+        try:
+            self._take()
+        except OSError as error:
+            raise InputError(f"{self._output.uri}/{_LOCK}: cannot be read or written: {error}") from error
+        self._beat.start()
+        return self
+
+    def _take(self) -> None:
         held = read_lock(self._output)
         if held and not _is_dead(held):
             raise self._refusal(held)
@@ -56,8 +64,6 @@ class OutputLock:
         held = read_lock(self._output)
         if not held or held["run_id"] != self._run_id:
             raise self._refusal(held)
-        self._beat.start()
-        return self
 
     def _create(self) -> bool:
         """Make the lock's file; return whether the store kept others from doing so at the same moment."""

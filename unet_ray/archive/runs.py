@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from functools import partial
-from itertools import chain
 from typing import Any
 
-from unet_ray.ahead import ahead
-from unet_ray.archive.ledger import entries_of, sums_of_run
+from unet_ray.archive.ledger import sums_of_run
+from unet_ray.archive.s3 import CONNECTIONS
 from unet_ray.archive.storage import Storage
-from unet_ray.errors import InputError
+from unet_ray.errors import InputError, TooManyFailuresError
 
-_READS = 16
+PRUNING, PRUNED = "pruning", "pruned"
+"""Status of a run whose rows are being removed, written before the first file goes, and of one whose rows are gone."""
 
 
 def new_run_id() -> str:
@@ -34,39 +34,57 @@ def check_day(flag: str, day: str | None) -> None:
         raise InputError(f"{flag} {day}: give a day as YYYY-MM-DD")
 
 
-def write_run_record(output: Storage, run_id: str, record: dict[str, Any]) -> None:
+def has_finished(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record says that its run did all images, well or with too many failures."""
+    return record.get("status") == "done" or record.get("exit_code") == TooManyFailuresError.exit_code
+
+
+def is_unfinished(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record says that its run did not come to its end; a run that holds the output does not."""
+    return record.get("status") in ("running", "lost", "failed", "stopped") and not has_finished(record)
+
+
+def recorded_images(record: Mapping[str, Any]) -> int:
+    """Return the images that a record counts, done and failed."""
+    return int(record.get("images_done") or 0) + int(record.get("images_failed") or 0)
+
+
+def write_run_record(output: Storage, run_id: str, record: Mapping[str, Any]) -> None:
     """Write `runs/RUN_ID.json`."""
     output.write(f"runs/{run_id}.json", json.dumps(record, indent=2, default=str).encode())
 
 
 def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
-    """Return the record of a run; None where there is none that can be read."""
+    """Return the record of a run, or None where it is not there or not a JSON object.
+
+    Raises: InputError — a record that cannot be read.
+    """
+    path = f"runs/{run_id}.json"
     try:
-        record = json.loads(output.read(f"runs/{run_id}.json"))
+        record = json.loads(output.read(path))
     except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise InputError(f"{output.uri}/{path}: cannot be read: {error}") from error
     return record if isinstance(record, dict) else None
 
 
-def run_records(output: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield run id and record of every run, the newest first; the next few are read ahead when two are asked for.
+def read_records(output: Storage) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """Return run id and record of every run, the newest first, and the names of records that are none.
 
     Whatever else lies in `runs/`, as the folders of trainings do, is none.
     """
-    names = [entry.path.rpartition(".") for entry in reversed(entries_of(output, "runs"))]
+    names = [entry.path.rpartition(".") for entry in reversed(output.entries("runs", missing_ok=True))]
     run_ids = [run_id for run_id, _, suffix in names if suffix == "json" and "/" not in run_id]
-    read = partial(read_run_record, output)
-    with ThreadPoolExecutor(_READS) as pool:
-        records = chain(map(read, run_ids[:1]), ahead(pool, read, run_ids[1:], _READS))
-        for run_id, record in zip(run_ids, records, strict=True):
-            if record is not None:
-                yield run_id, record
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        records = dict(zip(run_ids, pool.map(partial(read_run_record, output), run_ids), strict=True))
+    unreadable = tuple(f"runs/{run_id}.json" for run_id, record in records.items() if record is None)
+    return {run_id: record for run_id, record in records.items() if record is not None}, unreadable
 
 
-def close_lost_runs(output: Storage, run_id: str) -> None:
+def close_lost_runs(output: Storage, records: Mapping[str, Mapping[str, Any]], run_id: str) -> None:
     """Give runs that vanished with their driver an end in their record, on behalf of the run that holds the output."""
-    for other, record in run_records(output):
-        if record.get("status") != "running":
-            return  # whoever came before that has looked
-        lost = {"status": "lost", "exit_code": 1, "message": f"the driver vanished, as run {run_id} found"}
-        write_run_record(output, other, record | lost | sums_of_run(output, other))
+    for other, record in records.items():
+        if record.get("status") == "running":
+            lost = {"status": "lost", "exit_code": 1, "message": f"the driver vanished, as run {run_id} found"}
+            write_run_record(output, other, {**record, **lost, **sums_of_run(output, other)})

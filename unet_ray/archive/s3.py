@@ -56,15 +56,16 @@ async def _get(filesystem: Any, uri: str, offset: int, size: int | None) -> tupl
     return data, fields | {"size": int(whole) if whole.isdigit() else None}
 
 
-def pages(root: str, ask: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def pages(root: str, ask: Callable[..., dict[str, Any]], page_keys: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield the objects below a prefix, `bucket/…/`: `find` of s3fs holds all of them, a kilobyte each.
 
     Args:
         root — the prefix.
         ask — calls `list_objects_v2`.
+        page_keys — objects of a page; None: as many as the store likes.
     """
     bucket, _, prefix = root.partition("/")
-    wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix} | ({"MaxKeys": page_keys} if page_keys else {})
     while True:
         page = ask(**wanted)
         for found in page.get("Contents", []):
@@ -72,6 +73,8 @@ def pages(root: str, ask: Callable[..., dict[str, Any]]) -> Iterator[dict[str, A
                 yield {**found, "name": f"{bucket}/{found['Key']}", "size": found["Size"]}
         if not page.get("IsTruncated"):
             return
+        if not page.get("NextContinuationToken"):
+            raise OSError(f"s3://{root}: the store says that there is more to list, and not how to go on")
         wanted["ContinuationToken"] = page["NextContinuationToken"]
 
 

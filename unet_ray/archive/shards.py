@@ -35,11 +35,26 @@ class ShardName:
 
     def path(self, table: str) -> str:
         """Return the path of one of the three files below the output."""
-        return f"{table}/date={self.date}/{self.run_id}-{self.task:06d}.parquet"
+        return f"{table}/{shard_path(self.date, self.run_id, self.task)}"
 
 
-def read_shards(output: Storage, entries: Sequence[FileEntry], schema: Any) -> Iterator[Any]:
-    """Yield columns of shards as tables, one for each; many are read side by side, large ones last and few at a time.
+def shard_path(date: str, run_id: str, task: int) -> str:
+    """Return the path of a shard below a table's folder."""
+    return f"date={date}/{run_id}-{task:06d}.parquet"
+
+
+def run_of(path: str) -> str:
+    """Return the run that wrote the shard at a path."""
+    return path.rpartition("/")[2].rpartition("-")[0]
+
+
+def task_of(path: str) -> int:
+    """Return the number of the write task that wrote the shard at a path."""
+    return int(path.rpartition("-")[2].removesuffix(".parquet"))
+
+
+def read_shards(output: Storage, entries: Sequence[FileEntry], schema: Any) -> Iterator[tuple[FileEntry, Any]]:
+    """Yield shards and their columns as tables; many are read side by side, large ones last and few at a time.
 
     A dataset of Arrow's would open one after the other, by three requests or four.
 
@@ -48,16 +63,19 @@ def read_shards(output: Storage, entries: Sequence[FileEntry], schema: Any) -> I
         entries — the shards.
         schema — of the columns; those that a shard has not are null.
 
-    Raises: InputError — a file that is no shard.
+    Raises: InputError — a file that is no shard, or that cannot be read.
     """
 
-    def read(entry: FileEntry) -> Any:
+    def read(entry: FileEntry) -> tuple[FileEntry, Any]:
         """Read the columns of one shard."""
         file = Storage(entry.uri, output.options)
-        if entry.size <= _WHOLE_BYTES:
-            return _columns_of(pa.BufferReader(file.read()), schema, entry)
-        with file.open() as ranges:
-            return _columns_of(ranges, schema, entry)
+        try:
+            if entry.size <= _WHOLE_BYTES:
+                return entry, _columns_of(pa.BufferReader(file.read()), schema, entry)
+            with file.open() as ranges:
+                return entry, _columns_of(ranges, schema, entry)
+        except OSError as error:
+            raise InputError(f"{entry.uri}: cannot be read: {error}") from error
 
     small = [entry for entry in entries if entry.size <= _WHOLE_BYTES]
     large = [entry for entry in entries if entry.size > _WHOLE_BYTES]

@@ -14,24 +14,36 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import fsspec
+import pyarrow
 import pyarrow.fs
+from fsspec.implementations.local import LocalFileSystem
 
 from unet_ray.archive import s3
 from unet_ray.archive.attempts import ATTEMPTS, Result, mapped_errors, tried
-from unet_ray.archive.local_files import link, read_local, walk_local, whole_file
-from unet_ray.errors import InputError
+from unet_ray.archive.local_files import FileBeside, link, read_local, walk_local, whole_file
+from unet_ray.errors import InputError, ListingError
 
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "adl": "adlfs"}
 
 
-class _DeleteOneByOne(pyarrow.fs.FSSpecHandler):
-    """Deletes a folder's objects one by one.
+class _ArrowHandler(pyarrow.fs.FSSpecHandler):
+    """Writes each file whole or not at all, and deletes a folder's objects one by one.
 
-    Deleting many at once needs a checksum on which S3 clients and stores differ: boto sends CRC32, MinIO wants MD5.
+    What Ray Train keeps of a training is written by it. Deleting many objects at once needs a checksum on which S3
+    clients and stores differ: boto sends CRC32, MinIO wants MD5.
     """
+
+    def open_output_stream(self, path: str, metadata: Any) -> pyarrow.PythonFile:  # noqa: ARG002
+        """Return what stores all that is written to it when it is closed."""
+        if isinstance(self.fs, LocalFileSystem):
+            return pyarrow.PythonFile(FileBeside(path), mode="w")
+        return pyarrow.PythonFile(FileBeside(path, lambda file: self.fs.put_file(file, path)), mode="w")
 
     def delete_dir(self, path: str) -> None:
         """Delete all objects below a folder."""
+        if isinstance(self.fs, LocalFileSystem):
+            super().delete_dir(path)
+            return
         for name in self.fs.find(path):
             self.fs.rm_file(name)
 
@@ -45,7 +57,8 @@ class FileEntry:
     uri: str
     """Whole URI."""
     etag: str
-    """What changes when the content does: the store's etag without quotes, or `size-mtime_ns`."""
+    """What changes when the content does: the store's etag without quotes, or `size-mtime_ns`; empty for what is not
+    there, a link to nothing."""
     size: int
     """Bytes."""
 
@@ -106,8 +119,7 @@ class Storage:
     @property
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         """The same file system for Arrow and Ray Train."""
-        handler = pyarrow.fs.FSSpecHandler if self.is_local else _DeleteOneByOne
-        return pyarrow.fs.PyFileSystem(handler(self.filesystem))
+        return pyarrow.fs.PyFileSystem(_ArrowHandler(self.filesystem))
 
     @property
     def path(self) -> str:
@@ -229,22 +241,55 @@ class Storage:
             self.delete(f"{path}/{entry.path}")
 
     def exists(self, path: str = "") -> bool:
-        """Tell whether a file or folder is there."""
-        uri = self.uri_of(path)
-        return bool(self._tried(uri, lambda: self.filesystem.exists(uri)))
+        """Tell whether a file or folder is there; raise OSError where that cannot be told, as of a link to nothing."""
+        return self._info(self.uri_of(path)) is not None
 
-    def entries(self, path: str = "") -> list[FileEntry]:
-        """Return all files below a folder, sorted by path; hidden ones (a part that starts with a dot) left out."""
-        return sorted(self.walk(path), key=lambda entry: entry.path)
+    def entries(self, path: str = "", missing_ok: bool = False) -> list[FileEntry]:
+        """Return all files below a folder, sorted by path; hidden ones (a part that starts with a dot) left out.
+
+        Args:
+            path — of the folder.
+            missing_ok — whether a folder that is not there has no files, or is an error.
+
+        Raises: ListingError — a folder that cannot be listed to its end, a link to nothing.
+        """
+        with self._listing(path):
+            if missing_ok and not self.exists(path):
+                return []
+        entries = []
+        for entry in self.walk(path):
+            if not entry.etag:
+                raise dangling_link(entry.uri)
+            entries.append(entry)
+        return sorted(entries, key=lambda entry: entry.path)
 
     def walk(self, path: str = "") -> Iterator[FileEntry]:
-        """Yield what `entries` returns as the store lists it: the memory is that of one page, or of one folder."""
+        """Yield files as the store lists them: the memory is that of one page, or of one folder.
+
+        They are those of `entries`, and links to nothing, whose etag is empty.
+
+        Raises: ListingError — a folder that cannot be listed to its end.
+        """
         uri = self.uri_of(path)
-        root = str(self.filesystem._strip_protocol(uri)).rstrip("/") + "/"
-        for info in self._infos(uri, root):
-            below = str(info["name"]).removeprefix(root)
-            if not _is_hidden(below):
-                yield self._entry(below, uri, info)
+        with self._listing(path):
+            root = str(self.filesystem._strip_protocol(uri)).rstrip("/") + "/"
+            for info in self._infos(uri, root):
+                below = str(info["name"]).removeprefix(root)
+                if not _is_hidden(below):
+                    yield self._entry(below, uri, info)
+
+    @contextmanager
+    def _listing(self, path: str) -> Iterator[None]:
+        """Make an error of the store one of a listing: to its caller a folder listed by half must not look whole."""
+        uri = self.uri_of(path)
+        try:
+            yield
+        except OSError as error:
+            where = error.filename if isinstance(error.filename, str) else uri
+            raise ListingError(
+                f"{where}: not everything in this folder can be listed ({error.strerror or error}); nothing was "
+                "concluded from what is absent: make it readable, or mount it, and run again"
+            ) from error
 
     def _infos(self, uri: str, root: str) -> Iterator[dict[str, Any]]:
         if self.is_local:
@@ -253,13 +298,33 @@ class Storage:
             list_page = partial(self.filesystem.call_s3, "list_objects_v2")
             yield from s3.pages(root, lambda **wanted: self._tried(uri, lambda: list_page(**wanted)))
         else:
-            with mapped_errors(uri):
-                for _, _, files in self.filesystem.walk(uri, detail=True):
-                    yield from files.values()
+            folders = [root.rstrip("/")]  # `walk` of fsspec takes a folder below that cannot be listed for an empty one
+            while folders:
+                folder = folders.pop()
+                for info in self._tried(uri, partial(self.filesystem.ls, folder, detail=True)):
+                    if info["type"] != "directory":
+                        yield info
+                    elif str(info["name"]).rstrip("/") != folder:
+                        folders.append(str(info["name"]).rstrip("/"))
+
+    def _info(self, uri: str) -> dict[str, Any] | None:
+        """Return what the store says of a file or folder, None where there is none.
+
+        `exists` and `isfile` of fsspec make False of every error, and nothing of a disk that is not mounted.
+        """
+        try:
+            return dict(self._tried(uri, lambda: self.filesystem.info(uri)))
+        except NotADirectoryError:
+            return None
+        except FileNotFoundError:
+            if self.is_local and os.path.islink(uri):
+                raise OSError(f"{uri} is a link to nothing ({os.readlink(uri)})") from None
+            return None
 
     def is_file(self) -> bool:
         """Tell whether this is one file."""
-        return bool(self._tried(self.uri, lambda: self.filesystem.isfile(self.uri)))
+        info = self._info(self.uri)
+        return info is not None and info["type"] == "file"
 
     def entry(self) -> FileEntry:
         """Return the entry of the one file that this is; raise FileNotFoundError where there is none."""
@@ -292,9 +357,16 @@ class Storage:
         return tried(uri, operation, attempts=1 if self.is_local else ATTEMPTS)
 
     def _entry(self, path: str, folder: str, info: dict[str, Any]) -> FileEntry:
+        if self.is_local and info["size"] is None:
+            return FileEntry(path, f"{folder}/{path}", "", 0)
         if self.is_local and "mtime_ns" not in info:  # fsspec rounds it
             info = info | {"mtime_ns": os.stat(info["name"]).st_mtime_ns}
         return FileEntry(path, f"{folder}/{path}", _etag_of(info), int(info.get("size") or 0))
+
+
+def dangling_link(uri: str) -> ListingError:
+    """Return the error of a link to nothing, behind which a file or a whole folder may be missing."""
+    return ListingError(f"{uri}: a link to nothing; mount what it leads to, or remove the link")
 
 
 def scheme_of(uri: str) -> str:

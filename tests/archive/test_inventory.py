@@ -1,0 +1,120 @@
+"""What lies in an output is held against the records of its runs; nothing is removed because something is absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from unet_ray.archive.inventory import remove_leftovers, take_inventory
+from unet_ray.archive.storage import Storage
+from unet_ray.archive.tables import TABLES
+from unet_ray.errors import InputError
+
+DAY = "date=2026-01-01"
+
+
+def write_run(output: Storage, run_id: str, record: Mapping[str, Any] | None, tasks: int = 2) -> None:
+    """Write the files of a run, without content, and its record."""
+    for table in TABLES:
+        for task in range(tasks):
+            output.write(f"{table}/{DAY}/{run_id}-{task:06d}.parquet", b"x")
+    if record is not None:
+        output.write(f"runs/{run_id}.json", json.dumps(record).encode())
+
+
+def leave(output: Storage, run_id: str) -> list[str]:
+    """Write what a crash of a run leaves between its masks and its images."""
+    paths = [f"{table}/{DAY}/{run_id}-000009.parquet" for table in ("masks", "regions")]
+    for path in paths:
+        output.write(path, b"x")
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("record", "goes"),
+    [
+        ({"status": "running"}, True),
+        ({"status": "lost", "exit_code": 1}, True),
+        ({"status": "failed", "exit_code": 1}, True),
+        ({"status": "stopped", "exit_code": 1}, True),
+        ({"status": "failed", "exit_code": 3}, False),  # it finished, with too many failed images
+        ({"status": "done", "exit_code": 0}, False),
+        ({"status": "pruned"}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_leftovers_go_where_their_run_says_that_it_did_not_finish(
+    root: str, record: dict[str, Any] | None, goes: bool
+) -> None:
+    output = Storage.of(root)
+    write_run(output, "whole", {"status": "done"})
+    paths = leave(output, "broken")
+    if record is not None:
+        output.write("runs/broken.json", json.dumps(record).encode())
+    before = {entry.path for entry in output.entries()}
+    assert remove_leftovers(output) == ((paths, []) if goes else ([], paths))
+    assert {entry.path for entry in output.entries()} == before - set(paths if goes else [])
+    assert remove_leftovers(output, of_any_run=True) == ([] if goes else paths, [])
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"status": "run', b"[1]", b"\xff"])
+def test_a_damaged_record_says_nothing(root: str, damaged: bytes) -> None:
+    output = Storage.of(root)
+    paths = leave(output, "broken")
+    output.write("runs/broken.json", damaged)
+    assert remove_leftovers(output) == ([], paths)
+    assert take_inventory(output).unreadable == ("runs/broken.json",)
+
+
+def test_nothing_is_a_new_output(root: str) -> None:
+    inventory = take_inventory(Storage.of(root).join("nowhere"))
+    assert inventory.is_new
+    inventory.check_shards()
+    inventory.check_rows({})
+
+
+WHOLE = {"status": "done", "images_done": 30, "images_failed": 1}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("table", TABLES)
+def test_shards_that_a_record_counts_must_be_there(root: str, table: str, listed: bool) -> None:
+    """A record of today lists its shards; an earlier one counts images."""
+    output = Storage.of(root)
+    record = WHOLE | ({"date": "2026-01-01", "shards": [0, 1]} if listed else {})
+    write_run(output, "run-a", record)
+    write_run(output, "run-b", {"status": "failed", "exit_code": 1}, tasks=1)
+    take_inventory(output).check_shards()
+    if table == "images" and not listed:
+        for task in range(2):
+            output.delete(f"images/{DAY}/run-a-{task:06d}.parquet")
+        absent = r"images/date=\*/run-a-\*.parquet: not there"
+    else:
+        output.delete(f"{table}/{DAY}/run-a-000001.parquet")
+        absent = f"{table}/{DAY}/run-a-000001.parquet: not there"
+    with pytest.raises(InputError, match=f"{absent}, and runs/run-a.json counts them"):
+        take_inventory(output).check_shards()
+
+
+def test_rows_that_a_finished_run_counts_must_be_there(root: str) -> None:
+    output = Storage.of(root)
+    write_run(output, "run-a", WHOLE)
+    write_run(output, "run-b", {"status": "lost", "images_done": 500})
+    inventory = take_inventory(output)
+    inventory.check_rows({"run-a": 31})
+    inventory.check_rows({"run-a": 40, "run-b": 2})
+    with pytest.raises(InputError, match="of 31 images of run run-a its shards here have 16"):
+        inventory.check_rows({"run-a": 16})
+
+
+def test_runs_that_a_prune_removed_are_not_missed(root: str) -> None:
+    output = Storage.of(root)
+    for status in ("pruned", "pruning"):
+        output.write("runs/run-a.json", json.dumps(WHOLE | {"status": status, "shards": [0]}).encode())
+        inventory = take_inventory(output)
+        inventory.check_shards()
+        inventory.check_rows({})

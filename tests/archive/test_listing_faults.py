@@ -1,0 +1,172 @@
+"""A listing that breaks off is an error wherever it does: what it did not show may well be there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from tests.conftest import new_bucket
+from tests.faulty_store import faulty_store
+from unet_ray.archive import s3
+from unet_ray.archive import storage as storage_module
+from unet_ray.archive.listing import list_files, scan_files
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError, ListingError
+
+PNG = {".png"}
+
+
+@contextmanager
+def failing_scandir(at: int, code: int) -> Iterator[list[str]]:
+    """Let the listing of the n-th folder fail, and yield the folders that were listed."""
+    scandir, listed = os.scandir, list[str]()
+
+    def fail(path: Any = ".") -> Any:
+        listed.append(str(path))
+        if len(listed) == at:
+            raise OSError(code, os.strerror(code), str(path))
+        return scandir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", fail)
+        yield listed
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOENT])
+def test_a_local_folder_that_cannot_be_listed_is_named(tmp_path: Path, code: int) -> None:
+    storage = Storage.of(str(tmp_path))
+    for name in ("a/1.png", "a/deep/2.png", "b/3.png"):
+        storage.write(name, b"x")
+    with failing_scandir(0, code) as listed:
+        assert len(storage.entries()) == 3
+    assert len(listed) == 4
+    for number, folder in enumerate(listed, 1):
+        with failing_scandir(number, code), pytest.raises(ListingError) as error:
+            list_files(str(tmp_path), PNG, "--images")
+        assert str(error.value).startswith(f"{folder}: not everything in this folder can be listed")
+        assert os.strerror(code) in str(error.value)
+        with failing_scandir(number, code), pytest.raises(ListingError):
+            storage.entries()
+
+
+def test_hidden_folders_and_those_of_the_file_system_are_not_entered(tmp_path: Path) -> None:
+    for name in ("1.png", ".snapshot/old/1.png", "lost+found/2.png", "a/.trash/3.png"):
+        Storage.of(str(tmp_path)).write(name, b"x")
+    with failing_scandir(0, 0) as listed:
+        assert [entry.path for entry in Storage.of(str(tmp_path)).entries()] == ["1.png"]
+    assert listed == [str(tmp_path), f"{tmp_path}/a"]
+
+
+def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
+    """As of a disk that is not mounted. One that is named like an image is an image that cannot be read."""
+    storage = Storage.of(str(tmp_path))
+    storage.write("archive/1.png", b"x")
+    (tmp_path / "archive/2.png").symlink_to(tmp_path / "unmounted/2.png")
+    scan = scan_files(f"{tmp_path}/archive", PNG, "--images")
+    assert sorted(path for batch in scan for path in batch["path"].to_pylist()) == ["1.png", "2.png"]
+    (tmp_path / "archive/more").symlink_to(tmp_path / "unmounted/more")
+    for uri in (f"{tmp_path}/archive", f"{tmp_path}/archive/*/*.png", f"{tmp_path}/**/*.png"):
+        with pytest.raises(ListingError, match="archive/more: a link to nothing; mount what it leads to"):
+            list_files(uri, PNG, "--images")
+    assert len(list_files(f"{tmp_path}/archive/*.png", PNG, "--images").entries) == 2
+    with pytest.raises(ListingError, match="a link to nothing"):
+        storage.entries("archive")
+    (tmp_path / "images").symlink_to(tmp_path / "unmounted/images")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    for name in ("images", "self"):
+        with pytest.raises(OSError, match=rf"{name} is a link to nothing|symbolic links: '.*/{name}'"):
+            storage.exists(name)
+        with pytest.raises(ListingError, match=rf"{name} is a link to nothing|{name}: .*symbolic links"):
+            storage.entries(name, missing_ok=True)
+    assert storage.entries("nowhere", missing_ok=True) == []
+    with pytest.raises(ListingError):
+        storage.entries("nowhere")
+
+
+def test_what_cannot_be_looked_at_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, stat = Storage.of(str(tmp_path)), os.stat
+
+    def stale(path: Any, **more: Any) -> os.stat_result:
+        if str(path).endswith("images"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", stale)
+    with pytest.raises(OSError, match="Stale"):
+        storage.exists("images")
+    with pytest.raises(ListingError, match="Stale"):
+        storage.entries("images", missing_ok=True)
+
+
+def is_listing(command: str, path: str) -> bool:
+    return command == "GET" and "list-type" in parse_qs(urlsplit(path).query)
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_page_of_a_listing_that_fails_is_named(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """The first page has come; the second never does."""
+    bucket = new_bucket(request)
+    for index in range(30):
+        Storage.of(bucket).write(f"archive/{index}.png", b"x")
+    pages = list[str]()
+
+    def refuse(command: str, path: str) -> int | None:
+        if not is_listing(command, path):
+            return None
+        pages.append(path)
+        return status if "continuation-token" in path else None
+
+    monkeypatch.setattr(storage_module, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3, "pages", partial(s3.pages, page_keys=20))
+    assert len(Storage.of(bucket).entries("archive")) == 30
+    with faulty_store(s3_server, refuse=refuse) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        for listing in (
+            lambda: list_files(f"{bucket}/archive", PNG, "--images"),
+            lambda: Storage.of(bucket).entries("archive"),
+            lambda: Storage.of(bucket).entries("archive", missing_ok=True),
+        ):
+            with pytest.raises(ListingError, match=r"archive: not everything in this folder can be listed"):
+                listing()
+    assert any("continuation-token" in path for path in pages)
+
+
+def test_whether_something_is_there_is_not_answered_by_an_error(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = new_bucket(request)
+    monkeypatch.setattr(storage_module, "ATTEMPTS", 1)
+    with faulty_store(s3_server, refuse=lambda command, _: 403 if command in ("HEAD", "GET") else None) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        for storage in (Storage.of(bucket), Storage.of(f"{bucket}/archive")):
+            with pytest.raises(PermissionError):
+                storage.exists()
+            with pytest.raises(InputError, match="cannot be listed"):
+                list_files(storage.uri, PNG, "--images")
+
+
+def test_other_stores_name_what_cannot_be_listed_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, ls = Storage.of("memory://archive"), MemoryFileSystem.ls
+    for name in ("a/1.png", "b/2.png"):
+        storage.write(name, b"x")
+    assert len(storage.entries()) == 2
+
+    def denied(self: MemoryFileSystem, path: str, **more: Any) -> Any:
+        if path.endswith("/b"):
+            raise PermissionError(path)
+        return ls(self, path, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", denied)
+    with pytest.raises(ListingError, match="not everything in this folder can be listed"):
+        storage.entries()

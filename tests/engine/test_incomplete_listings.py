@@ -1,0 +1,227 @@
+"""Runs over a finished output of which something cannot be seen: nothing is removed, nothing done twice."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.archive.test_listing_faults import failing_scandir, is_listing
+from tests.conftest import REPOSITORY, make_tiny_model, new_bucket
+from tests.faulty_store import faulty_store
+from unet_ray.archive import storage as storage_module
+from unet_ray.archive.inventory import take_inventory
+from unet_ray.archive.storage import Storage
+from unet_ray.errors import InputError
+from unet_ray.prune import PruneConfig, prune
+from unet_ray.segment import segment
+from unet_ray.segment_config import SegmentConfig
+from unet_ray.synthetic import draw_scene, encode
+from unet_ray.verify import VerifyConfig, verify
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+_CODES = (errno.EACCES, errno.EIO, errno.ESTALE)
+_DAC_OVERRIDE, _DAC_READ_SEARCH, _PR_CAPBSET_DROP = 1, 2, 24
+
+
+def finished(root: str, model: str) -> SegmentConfig:
+    """Segment a small archive into two shards, and leave what a crash of another run would have left."""
+    archive, rng = Storage.of(f"{root}/archive"), np.random.default_rng(0)
+    for index in range(3):
+        archive.write(f"{index % 2}/{index}.png", encode(draw_scene(40, 40, rng)[0], "png"))
+    config = SegmentConfig(
+        model=model, images=archive.uri, output=f"{root}/tables", shard_images=2, date="2026-01-01", stall_minutes=5
+    )
+    segment(config)
+    output = Storage.of(config.output)
+    output.write("runs/20260101T000000Z-aaaaaa.json", b'{"status": "failed", "exit_code": 1}')
+    output.write("masks/date=2026-01-01/20260101T000000Z-aaaaaa-000000.parquet", b"left")
+    return replace(config, date="2026-01-02")
+
+
+def contents(config: SegmentConfig) -> dict[str, str]:
+    """Return the digest of every file of an output."""
+    output = Storage.of(config.output)
+    return {entry.path: hashlib.sha256(output.read(entry.path)).hexdigest() for entry in output.entries()}
+
+
+def check_that_it_goes_on(config: SegmentConfig, before: dict[str, str]) -> None:
+    """Check that nothing was changed, and that the next run is whole and does nothing."""
+    assert contents(config) == before
+    result = segment(config)
+    assert (result.images_done, result.images_skipped, result.exit_code) == (0, 3, 0)
+    assert not verify(VerifyConfig(tables=config.output, images=config.images)).problems
+    left = {path for path in before if "aaaaaa" in path and path.startswith("masks")}
+    assert before.keys() - contents(config).keys() == left
+
+
+def test_each_listing_of_a_run_may_fail(tmp_path: Path, tiny_model: str) -> None:
+    config = finished(str(tmp_path), tiny_model)
+    before = contents(config)
+    with failing_scandir(0, 0) as listed:
+        segment(replace(config, dry_run=True))
+    ours = [folder for folder in listed if folder.startswith(str(tmp_path))]
+    assert {folder.removeprefix(f"{tmp_path}/") for folder in ours} >= {
+        "archive", "archive/0", "archive/1", "tables/runs", "tables/images", "tables/masks/date=2026-01-01",
+    }  # fmt: skip
+    for number, folder in enumerate(listed, 1):
+        if folder in ours:
+            with (
+                failing_scandir(number, _CODES[number % 3]),
+                pytest.raises(InputError, match=f"{folder}: not everything in this folder can be listed"),
+            ):
+                segment(config)
+    check_that_it_goes_on(config, before)
+
+
+@pytest.mark.slow
+def test_each_listing_of_a_store_may_fail(
+    request: pytest.FixtureRequest, s3_server: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = finished(new_bucket(request), tiny_model)
+    before, listings = contents(config), list[str]()
+    fails_at, status = 0, 403
+
+    def refuse(command: str, path: str) -> int | None:
+        if not is_listing(command, path):
+            return None
+        listings.append(path)
+        return status if len(listings) == fails_at else None
+
+    monkeypatch.setattr(storage_module, "ATTEMPTS", 1)
+    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1, raising=False)
+    with faulty_store(s3_server, refuse=refuse) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        segment(replace(config, dry_run=True))
+        count = len(listings)
+        assert count >= 5
+        for fails_at in range(1, count + 1):
+            status = (403, 500)[fails_at % 2]
+            listings.clear()
+            with pytest.raises(InputError, match="can be listed|cannot be listed"):
+                segment(config)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    check_that_it_goes_on(config, before)
+
+
+def without_capabilities() -> None:
+    """Let root be denied what others are denied, in the child that is about to be started."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (_DAC_OVERRIDE, _DAC_READ_SEARCH):
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+@pytest.fixture
+def closed_folder(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Return what takes all permissions of a folder away until the test ends."""
+    closed = list[Path]()
+
+    def close(folder: Path) -> None:
+        closed.append(folder)
+        folder.chmod(0)
+
+    yield close
+    for folder in closed:
+        folder.chmod(0o755)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["tables/images/date=2026-01-01", "archive/1"])
+def test_folders_of_others_end_a_night_with_exit_code_2(
+    tmp_path: Path, tiny_model: str, closed_folder: Any, place: str
+) -> None:
+    """The case that deleted a finished run: jobs/segment.py as a user who may not read one folder."""
+    config = finished(str(tmp_path), tiny_model)
+    before = contents(config)
+    closed_folder(tmp_path / place)
+    command = [sys.executable, REPOSITORY / "jobs/segment.py", "--model", tiny_model, "--images", config.images]
+    done = subprocess.run(
+        [*command, "--output", config.output, "--date", "2026-01-02"],
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        preexec_fn=without_capabilities,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith(f"error: {tmp_path}/{place}: not everything in this folder can be listed (Permission")
+    (tmp_path / place).chmod(0o755)
+    check_that_it_goes_on(config, before)
+
+
+@pytest.mark.parametrize("absent", ["images", "masks/date=2026-01-01", "regions"])
+def test_a_disk_that_is_not_mounted_is_no_empty_output(tmp_path: Path, tiny_model: str, absent: str) -> None:
+    """What the output holds is elsewhere: behind a link, or below a mount point that is an empty folder now."""
+    config = finished(str(tmp_path), tiny_model)
+    before, place = contents(config), tmp_path / "tables" / absent
+    shutil.move(place, tmp_path / "disk")
+    place.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="a link to nothing"):
+        segment(config)
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(InputError, match=r"not there, and runs/.*.json counts them; bring them back"):
+        segment(config)
+    with pytest.raises(InputError, match=r"not there, and runs/.*.json counts them; bring them back"):
+        segment(replace(config, dry_run=True))
+    place.rmdir()
+    shutil.move(tmp_path / "disk", place)
+    check_that_it_goes_on(config, before)
+
+
+def test_an_empty_archive_is_told_from_one_that_is_gone(
+    root: str, tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = finished(root, tiny_model)
+    assert "nothing here yet, a new output starts" in capsys.readouterr().out
+    before, archive = contents(config), Storage.of(config.images)
+    for entry in archive.entries():
+        archive.delete(entry.path)
+    both = "0 images listed, and the tables have rows of 3 of its images; is a disk not mounted"
+    with pytest.raises(InputError, match=both):
+        segment(config)
+    with pytest.raises(InputError, match=both):
+        segment(replace(config, dry_run=True))
+    assert contents(config) == before
+    assert segment(replace(config, allow_empty=True)).images_listed == 0
+    assert "a new output starts" not in capsys.readouterr().out
+    other = replace(config, output=f"{tmp_path}/other")
+    with pytest.raises(InputError) as error:
+        segment(other)
+    assert "tables have rows" not in str(error.value)
+    assert segment(replace(other, allow_empty=True)).exit_code == 0
+
+
+def test_leftovers_without_a_record_stay_until_somebody_asks(
+    tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = finished(str(tmp_path), tiny_model)
+    output = Storage.of(config.output)
+    output.delete("runs/20260101T000000Z-aaaaaa.json")
+    before = contents(config)
+    segment(config)
+    assert "1 files of masks and regions have no images file" in capsys.readouterr().out
+    assert before.items() <= contents(config).items()
+    (found,) = verify(VerifyConfig(tables=config.output)).problems
+    assert found.startswith("a file without its images file, of a run that no record calls unfinished")
+    assert len(prune(PruneConfig(tables=config.output, leftovers=True)).leftovers) == 1
+    assert not take_inventory(output).leftovers
+    assert not verify(VerifyConfig(tables=config.output)).problems
+
+
+def test_a_record_lists_the_shards_of_its_run(tmp_path: Path) -> None:
+    config = finished(str(tmp_path), make_tiny_model(tmp_path))
+    inventory = take_inventory(Storage.of(config.output))
+    record = next(record for record in inventory.records.values() if record["status"] == "done")
+    assert (record["date"], record["shards"]) == ("2026-01-01", [0, 1])
