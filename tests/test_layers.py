@@ -17,6 +17,7 @@ RAY_MODULES = {
         "labelled_counts",
         "predict_actor",
         "readers",
+        "run_folder",
         "run_metrics",
         "segment",
         "shard_sink",

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from unet_ray.archive.storage import FileEntry, Storage
 from unet_ray.errors import InputError, one_line
 from unet_ray.progress import PROGRESS, SNAPSHOT, Progress, as_metrics, listed_checkpoints
@@ -170,24 +172,20 @@ def _check_tensors(folder: Storage, entry: FileEntry) -> None:
 
 
 def _snapshot(checkpoints: list[_Checkpoint]) -> bytes:
-    """Return Ray Train's own list of checkpoints, the oldest first, as Ray 2.60 reads it."""
-    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
-        _CheckpointManagerState,
-        _TrainingResultState,
-    )
-
+    """Return Ray Train's own list of checkpoints, the oldest first (its `_CheckpointManagerState`, of Ray 2.60)."""
     results = [
-        _TrainingResultState(checkpoint_dir_name=one.name, metrics=as_metrics(one.progress)) for one in checkpoints
+        {"version": 0, "checkpoint_dir_name": one.name, "metrics": as_metrics(one.progress)} for one in checkpoints
     ]
-    state = _CheckpointManagerState(
-        checkpoint_results=results,
-        checkpoint_report_indices=list(range(len(results))),
-        latest_checkpoint_result=results[-1] if results else None,
-        pending_training_results=[],
-        pending_validation_specs=[],
-        current_report_index=len(results),
-        validated_checkpoint_dir_names=[],
-        timed_out_validation_checkpoint_dir_names=[],
-        failed_validation_checkpoint_dir_names=[],
-    )
-    return str(state.json()).encode()
+    state = {
+        "ray_version": ray.__version__,
+        "checkpoint_results": results,
+        "checkpoint_report_indices": list(range(len(results))),
+        "latest_checkpoint_result": results[-1] if results else None,
+        "pending_training_results": [],
+        "pending_validation_specs": [],
+        "current_report_index": len(results),
+        "validated_checkpoint_dir_names": [],
+        "timed_out_validation_checkpoint_dir_names": [],
+        "failed_validation_checkpoint_dir_names": [],
+    }
+    return json.dumps(state).encode()

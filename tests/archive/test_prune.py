@@ -115,7 +115,9 @@ def test_runs_without_shards_or_without_records_can_be_pruned(output: Storage) -
     record = {"status": "done", "images_done": 2, "date": "2026-01-02", "model_digest": "2" * 64}
     output.write("runs/run-b.json", json.dumps(record).encode())
     output.delete("runs/run-c.json")
-    with pytest.raises(InputError, match=r"images/date=\*/run-b-\*.parquet: not there, and runs/run-b.json counts them"):
+    with pytest.raises(
+        InputError, match=r"images/date=\*/run-b-\*.parquet: not there, and runs/run-b.json counts them"
+    ):
         take_inventory(output).check_shards()
     assert prune(PruneConfig(tables=output.uri, first_date="2026-01-02")).runs == ["run-b", "run-c"]
     assert left(output) == {"run-a"}

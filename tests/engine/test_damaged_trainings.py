@@ -1,0 +1,90 @@
+"""Trainings whose disk is full, or whose checkpoints are damaged, go on from what is whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_job
+from unet_ray.archive.storage import Storage
+from unet_ray.progress import SNAPSHOT, last_progress, listed_checkpoints
+from unet_ray.run_folder import WEIGHTS
+from unet_ray.synthetic import CLASSES, make_archive
+
+RUN = "unet_ray"
+
+
+def train(root: Path, storage: Path, epochs: int) -> subprocess.CompletedProcess[str]:
+    labelled = ["--images", f"{root}/data/labelled/images", "--masks", f"{root}/data/labelled/masks"]
+    network = ["--classes", CLASSES, "--base-channels", 4, "--depth", 2, "--crop", 64, "--batch-size", 4]
+    places = ["--output", f"{root}/model", "--storage", storage, "--epochs", epochs, "--keep-checkpoints", 3]
+    return run_job("train", *labelled, *network, *places)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """Train for three epochs; return the run folder."""
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=4, check=0, archive=0)
+    done = train(tmp_path, tmp_path / "run", 3)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+def epochs_done(run_folder: Path) -> int:
+    progress = last_progress(Storage.of(str(run_folder)), RUN)
+    return progress.epochs if progress else 0
+
+
+@pytest.mark.slow
+def test_it_goes_on_without_its_list_and_without_its_newest_checkpoint(tmp_path: Path, trained: Path) -> None:
+    (trained / RUN / SNAPSHOT).unlink()  # the obvious remedy for one that a full disk left empty
+    done = train(tmp_path, trained, 4)
+    assert done.returncode == 0, done.stderr
+    assert f"{SNAPSHOT}, the list of checkpoints, is missing or damaged" in done.stdout
+    assert "after epoch 3" in done.stdout
+    assert "from epoch 4\n" in done.stdout
+    assert epochs_done(trained) == 4
+
+    listed = listed_checkpoints(Storage.of(str(trained)), RUN)
+    assert listed is not None
+    assert len(listed) == 3
+    weights = trained / RUN / listed[-1] / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    done = train(tmp_path, trained, 4)
+    assert done.returncode == 0, done.stderr
+    assert f"{listed[-1]} does not load: {WEIGHTS} has 1000 of" in done.stdout
+    assert f"going on from {listed[-2]}, after epoch 3" in done.stdout
+    assert epochs_done(trained) == 4
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 700 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.soak
+def test_a_full_disk_costs_the_epochs_that_did_not_fit(tmp_path: Path, small_disk: Path) -> None:
+    """With more room the same command goes on; what was listed before is still there and whole."""
+    make_archive(Storage.of(f"{tmp_path}/data"), labelled=4, check=0, archive=0)
+    full = train(tmp_path, small_disk / "run", 12)
+    assert full.returncode == 1
+    assert "No space left on device" in full.stderr + full.stdout
+    reached = epochs_done(small_disk / "run")
+    assert 1 <= reached < 12
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    again = train(tmp_path, small_disk / "run", 12)
+    assert again.returncode == 0, again.stderr
+    (first,) = re.findall(r"from epoch (\d+)\n", again.stdout)
+    assert int(first) == reached + 1
+    assert epochs_done(small_disk / "run") == 12
