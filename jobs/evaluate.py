@@ -8,7 +8,8 @@ from typing import Any
 
 from _command import run
 
-from unet_ray.evaluate import EvaluateConfig, EvaluateResult, evaluate
+from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.evaluation.evaluate import EvaluateResult, evaluate
 
 COLUMNS = {
     "iou": "IoU",

@@ -9,7 +9,8 @@ has the regions of georeferenced images only, in a file per coordinate system.
 
 from _command import run
 
-from unet_ray.export import ExportConfig, export
+from unet_ray.output.config import ExportConfig
+from unet_ray.output.export import export
 
 
 def main(config: ExportConfig, _: str) -> None:

@@ -7,7 +7,8 @@ python jobs/prune.py --tables tables --leftovers
 
 from _command import run
 
-from unet_ray.prune import PruneConfig, prune
+from unet_ray.output.config import PruneConfig
+from unet_ray.output.prune import prune
 
 _SHOWN = 3
 

@@ -12,15 +12,16 @@ import pyarrow.compute as pc
 import segment as segment_job
 from _command import run
 
-from unet_ray.archive.storage import Storage
-from unet_ray.evaluate import EvaluateConfig, evaluate
-from unet_ray.imaging.images import decode_image
-from unet_ray.results import contact_sheet, open_tables, overlay
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.evaluation.evaluate import evaluate
+from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.output.reader import contact_sheet, open_tables, overlay
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import CLASSES, make_archive
-from unet_ray.train import train
-from unet_ray.train_config import TrainConfig
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.train import train
 
 
 @dataclass(frozen=True, kw_only=True)

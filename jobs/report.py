@@ -6,7 +6,8 @@ python jobs/report.py --tables s3://b/tables --output s3://b/reports/2026-11-22.
 
 from _command import run
 
-from unet_ray.report import ReportConfig, report
+from unet_ray.output.config import ReportConfig
+from unet_ray.output.report.report import report
 
 
 def main(config: ReportConfig, _: str) -> None:

@@ -6,9 +6,9 @@ ray job submit --working-dir . -- python jobs/segment.py --model s3://b/m --imag
 
 from _command import run
 
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
-from unet_ray.segment_result import SegmentResult
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.result import SegmentResult
+from unet_ray.segmentation.segment import segment
 
 _NAMED = 3
 """Error messages that are printed."""

@@ -6,8 +6,8 @@ ray job submit --working-dir . -- python jobs/train.py --images s3://b/images --
 
 from _command import run
 
-from unet_ray.train import train
-from unet_ray.train_config import TrainConfig
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.train import train
 
 
 def main(config: TrainConfig, ray_address: str) -> None:

@@ -7,7 +7,8 @@ ray job submit --working-dir . -- python jobs/verify.py --tables s3://b/tables -
 from _command import run
 
 from unet_ray.errors import UnetRayError
-from unet_ray.verify import VerifyConfig, VerifyResult, verify
+from unet_ray.output.config import VerifyConfig
+from unet_ray.output.verify import VerifyResult, verify
 
 
 def main(config: VerifyConfig, ray_address: str) -> None:

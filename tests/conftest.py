@@ -16,13 +16,13 @@ import ray
 import torch
 from hypothesis import settings
 
-from unet_ray.archive.storage import Storage
-from unet_ray.cluster import connect
-from unet_ray.imaging.labels import ClassSpec
+from unet_ray.cluster.session import connect
+from unet_ray.flags import ClassSpec
+from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
+from unet_ray.storage.storage import Storage
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from unet_ray.imaging.ranges import Fetch, RangeFile
+from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
 
 
 def fetch_of(data: bytes, asked: Callable[[int, int], None] = lambda *_: None) -> Fetch:

@@ -34,8 +34,8 @@ import numpy as np
 import psutil
 from ray.cluster_utils import Cluster
 
-from unet_ray.archive.storage import Storage
-from unet_ray.results import open_tables
+from unet_ray.output.reader import open_tables
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
 REPOSITORY = Path(__file__).parent.parent

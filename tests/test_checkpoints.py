@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from unet_ray.archive.storage import Storage
-from unet_ray.checkpoints import load_optimizer, read_state, write_state
+from unet_ray.network.config import UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
-from unet_ray.progress import PROGRESS, EpochRecord, Progress, as_metrics, last_progress
-from unet_ray.run_folder import BEST
+from unet_ray.storage.storage import Storage
+from unet_ray.training.checkpoint_writer import load_optimizer, read_state, write_state
+from unet_ray.training.checkpoints import BEST
+from unet_ray.training.progress import PROGRESS, EpochRecord, Progress, as_metrics, last_progress
 
 
 def record(epoch: int, score: float | None = None) -> EpochRecord:

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.segmentation.config import SegmentConfig
 
 REPOSITORY = Path(__file__).parent.parent
 TEXT = (REPOSITORY / "cluster.yaml").read_text()

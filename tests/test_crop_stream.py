@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_ray.crop_stream import CropSampler, plan_visits
 from unet_ray.errors import ImageError
-from unet_ray.imaging.crops import CropConfig
-from unet_ray.imaging.labels import ClassSpec, Labelling
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.labels.crops import CropConfig
+from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.training.crop_stream import CropSampler, plan_visits
 
 LABELLING = Labelling("classes", (ClassSpec(1, "a"), ClassSpec(2, "b")), 0, 255)
 COUNTS = st.lists(st.integers(1, 6), min_size=1, max_size=8)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_ray.archive.image_files import page_uri, split_page
-from unet_ray.archive.storage import Storage
-from unet_ray.inputs import find_labelled
+from unet_ray.image_sources.names import page_uri, split_page
+from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import encode
 
 

@@ -13,27 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
-from unet_ray.imaging.labels import ClassSpec
-from unet_ray.imaging.object_rule import ObjectRule
-from unet_ray.imaging.parting import Parting
-from unet_ray.imaging.regions import ANY
-from unet_ray.inputs import expand_stacks
+from unet_ray.flags import ClassSpec
+from unet_ray.image_sources.sources import expand_stacks
+from unet_ray.imaging.regions.filter import ANY
+from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.imaging.regions.separation import Parting
+from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
-from unet_ray.plan import plan_row
-from unet_ray.results import Box, Tables, masks_of
-from unet_ray.shard_checks import RegionRules, check_shard
-from unet_ray.stages import decode
-from unet_ray.stages.columns import PLAN
-from unet_ray.stages.decode import Decode
-from unet_ray.stages.large import PredictLarge
-from unet_ray.stages.measure import Measure, tables_of
-from unet_ray.stages.predict import Predict
+from unet_ray.output.reader import Box, Tables, masks_of
+from unet_ray.output.shard_checks import RegionRules, check_shard
+from unet_ray.segmentation.plan import plan_row
+from unet_ray.segmentation.stages import decode
+from unet_ray.segmentation.stages.columns import PLAN
+from unet_ray.segmentation.stages.decode import Decode
+from unet_ray.segmentation.stages.large_image import PredictLarge
+from unet_ray.segmentation.stages.measure import Measure, tables_of
+from unet_ray.segmentation.stages.predict import Predict
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
 CLASSES = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))

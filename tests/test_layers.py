@@ -58,7 +58,7 @@ def test_rooms_import_only_what_lies_below() -> None:
             continue
         inner = {name.split(".")[1] for name in imports_of(file) if name.startswith("unet_ray.")}
         if file.name == "model_folder.py":
-            assert "unet_ray.archive.storage" in imports_of(file)
+            assert "unet_ray.storage.storage" in imports_of(file)
             inner.discard("archive")
         assert inner <= MAY_IMPORT[room], f"{file} imports {inner - MAY_IMPORT[room]}"
 

@@ -12,11 +12,11 @@ import pytest
 import shapely
 
 import unet_ray
-from unet_ray import notebook
-from unet_ray.archive.storage import Storage
+from unet_ray import prediction as notebook
 from unet_ray.errors import ImageError, InputError
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
 

@@ -1,11 +1,12 @@
 import numpy as np
 
-from unet_ray.imaging.labels import ClassSpec, Labelling
-from unet_ray.imaging.object_metrics import count_objects
-from unet_ray.imaging.object_rule import ObjectRule
-from unet_ray.imaging.parting import Parting
-from unet_ray.imaging.regions import ANY
-from unet_ray.object_tuning import _CORES, _LEAST, _THRESHOLDS, _count_grid, choose
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.imaging.metrics.objects import count_objects
+from unet_ray.imaging.regions.filter import ANY
+from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.imaging.regions.separation import Parting
+from unet_ray.training.object_tuning import _CORES, _LEAST, _THRESHOLDS, _count_grid, choose
 
 LABELLING = Labelling("instances", (ClassSpec(1, "a"),), 0, 255)
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from unet_ray.archive.storage import Storage
 from unet_ray.network.model_folder import load_model
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig, config_digest
+from unet_ray.output.config import VerifyConfig
+from unet_ray.output.verify import verify
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.digest import config_digest
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
-from unet_ray.train import train
-from unet_ray.train_config import TrainConfig
-from unet_ray.verify import VerifyConfig, verify
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.train import train
 
 OLD = Path(__file__).parent / "old_output"
 EXPECTED = json.loads((OLD / "expected.json").read_text())

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
-from unet_ray.imaging.labels import ClassSpec
-from unet_ray.imaging.object_rule import ObjectRule
-from unet_ray.imaging.parting import Parting
-from unet_ray.imaging.regions import ANY, Least
-from unet_ray.results import Tables, objects_of
-from unet_ray.shard_checks import RegionRules, check_shard
-from unet_ray.stages.measure import Measure, tables_of
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.imaging.regions.separation import Parting
+from unet_ray.output.reader import Tables, objects_of
+from unet_ray.output.shard_checks import RegionRules, check_shard
+from unet_ray.segmentation.stages.measure import Measure, tables_of
+from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 CLASSES = (ClassSpec(1, "a"), ClassSpec(4, "b"))
 LEAST = (ANY, Least(6, 0.6))

@@ -11,14 +11,14 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_ray.archive.inventory import take_inventory
-from unet_ray.archive.ledger import TRANSIENT_ERRORS
-from unet_ray.archive.listing import scan_files
-from unet_ray.archive.scratch import Scratch, scratch
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import IMAGES, to_parquet
 from unet_ray.errors import InputError
-from unet_ray.plan import Plan, make_plan
+from unet_ray.segmentation.plan import Plan, make_plan
+from unet_ray.storage.listing import scan_files
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.duckdb_workspace import Scratch, scratch
+from unet_ray.tables.ledger import TRANSIENT_ERRORS
+from unet_ray.tables.output_folder import take_inventory
+from unet_ray.tables.schemas import IMAGES, to_parquet
 
 ERRORS = [None, None, "unreadable", "too_large", *TRANSIENT_ERRORS]
 LEDGER = st.lists(st.tuples(*(st.sampled_from(x) for x in ("abcdef", "12", "mn", "cd", ERRORS))), max_size=30)

@@ -7,17 +7,14 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import SCHEMAS, described
-from unet_ray.evaluate import EvaluateConfig
-from unet_ray.export import ExportConfig
-from unet_ray.prune import PruneConfig
-from unet_ray.report import ReportConfig
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.output.config import ExportConfig, PruneConfig, ReportConfig, VerifyConfig
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import make_archive
-from unet_ray.train_config import TrainConfig
-from unet_ray.verify import VerifyConfig
+from unet_ray.tables.schemas import SCHEMAS, described
+from unet_ray.training.config import TrainConfig
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()

@@ -16,12 +16,12 @@ import torch
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
 
 from tests.test_checkpoints import learner_of, progress_of
-from unet_ray.archive.storage import Storage
-from unet_ray.checkpoints import read_state, write_state
 from unet_ray.errors import InputError
 from unet_ray.network.model_folder import state_bytes
-from unet_ray.progress import PROGRESS, SNAPSHOT, last_progress, listed_checkpoints
-from unet_ray.run_folder import BEST, DIGESTS, OPTIMIZER, WEIGHTS, settle_checkpoints
+from unet_ray.storage.storage import Storage
+from unet_ray.training.checkpoint_writer import read_state, write_state
+from unet_ray.training.checkpoints import BEST, DIGESTS, OPTIMIZER, WEIGHTS, settle_checkpoints
+from unet_ray.training.progress import PROGRESS, SNAPSHOT, last_progress, listed_checkpoints
 
 RUN = "unet_ray"
 

@@ -2,14 +2,15 @@ from dataclasses import replace
 
 import pytest
 
-from unet_ray.costs import cost_of, parse_prices
+from unet_ray.cluster.node_hours import cost_of
 from unet_ray.errors import InputError
-from unet_ray.imaging.labels import ClassSpec
+from unet_ray.flags import ClassSpec, parse_prices
+from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
-from unet_ray.segment_config import SegmentConfig, config_digest
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.digest import config_digest
 
 CONFIG = SegmentConfig(model="m", images="i", output="o")
 NETWORK = UNetConfig(1, 1, 2, 2)

@@ -9,13 +9,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.archive.storage import Content, Storage
-from unet_ray.inputs import expand_stacks
+from unet_ray.image_sources.sources import expand_stacks
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.plan import plan_row
-from unet_ray.stages.columns import PIXELS, PLAN, samples_of, table_with
-from unet_ray.stages.decode import Decode
+from unet_ray.segmentation.plan import plan_row
+from unet_ray.segmentation.stages.columns import PIXELS, PLAN
+from unet_ray.segmentation.stages.decode import Decode
+from unet_ray.storage.storage import Content, Storage
 from unet_ray.synthetic import draw_scene, encode
+from unet_ray.tables.binary_columns import samples_of, table_with
 
 
 @pytest.mark.parametrize("check", [True, False])

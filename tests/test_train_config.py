@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
-from unet_ray.network.unet_config import PRESETS
-from unet_ray.train_config import TrainConfig
+from unet_ray.network.config import PRESETS
+from unet_ray.training.config import TrainConfig
 
 
 def config_of(**flags: Any) -> TrainConfig:

@@ -15,20 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unet_ray.archive.storage import Storage
-from unet_ray.imaging.pictures import (
-    COLOURS,
-    GREY,
-    PANEL_PX,
-    Comparison,
-    class_colour,
-    draw_comparison,
-    image_panel,
-    mask_panel,
-    panel_size,
-)
-from unet_ray.progress import EpochRecord
-from unet_ray.train_report import EventLog, draw_curves, duration_text, epoch_line, summary_lines
+from unet_ray.imaging.drawing.overlay import COLOURS, GREY, class_colour
+from unet_ray.imaging.drawing.panels import PANEL_PX, Comparison, draw_comparison, image_panel, mask_panel, panel_size
+from unet_ray.storage.storage import Storage
+from unet_ray.training.console import duration_text, epoch_line, summary_lines
+from unet_ray.training.curves import draw_curves
+from unet_ray.training.progress import EpochRecord
+from unet_ray.training.tensorboard import EventLog
 
 RECORD = EpochRecord(
     epoch=7,
@@ -195,7 +188,7 @@ def test_event_log_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest
 
 
 def test_importing_is_cheap() -> None:
-    code = "import sys, unet_ray.train_report; print({'ray', 'torch', 'matplotlib', 'tensorboardX'} & set(sys.modules))"
+    code = "import sys, unet_ray.training.console; print({'ray', 'torch', 'matplotlib', 'tensorboardX'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -3,14 +3,14 @@ import pytest
 import torch
 
 from unet_ray.errors import InputError
-from unet_ray.imaging.labels import ClassSpec, Labelling
-from unet_ray.imaging.metrics import count_pixels
+from unet_ray.flags import ClassSpec, check_metric
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.imaging.metrics.metrics import count_pixels
+from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
-from unet_ray.validation import Validation, check_metric
+from unet_ray.training.validation import Validation
 
 
 class Arrays:

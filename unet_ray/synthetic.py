@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from unet_ray.archive.storage import Storage
+from unet_ray.storage.storage import Storage
 
 CELL, FIBRE = 1, 2
 CLASSES = "cell=1,fibre=2"

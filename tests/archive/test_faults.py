@@ -10,11 +10,11 @@ from s3fs import S3FileSystem
 
 from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.archive import attempts
-from unet_ray.archive import storage as storage_module
-from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import OutputHeldError
+from unet_ray.storage import retry as attempts
+from unet_ray.storage import storage as storage_module
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.lock import OutputLock
 
 
 @pytest.mark.slow

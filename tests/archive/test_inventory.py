@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from unet_ray.archive.inventory import remove_leftovers, take_inventory
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import TABLES
 from unet_ray.errors import InputError
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.output_folder import remove_leftovers, take_inventory
+from unet_ray.tables.schemas import TABLES
 
 DAY = "date=2026-01-01"
 

@@ -16,11 +16,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.archive import s3
-from unet_ray.archive import storage as storage_module
-from unet_ray.archive.listing import list_files, scan_files
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError, ListingError
+from unet_ray.storage import storage as storage_module
+from unet_ray.storage.backends import s3_requests as s3
+from unet_ray.storage.listing import list_files, scan_files
+from unet_ray.storage.storage import Storage
 
 PNG = {".png"}
 

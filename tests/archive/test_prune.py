@@ -9,15 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from unet_ray.archive.inventory import finish_prunes, take_inventory
-from unet_ray.archive.ledger import open_ledger
-from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.scratch import scratch
-from unet_ray.archive.shards import ShardName, run_of, write_shard
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
 from unet_ray.errors import InputError, OutputHeldError
-from unet_ray.prune import PruneConfig, prune
+from unet_ray.output.config import PruneConfig
+from unet_ray.output.prune import prune
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.duckdb_workspace import scratch
+from unet_ray.tables.ledger import open_ledger
+from unet_ray.tables.lock import OutputLock
+from unet_ray.tables.output_folder import finish_prunes, take_inventory
+from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
+from unet_ray.tables.shards import ShardName, run_of, write_shard
 
 RUNS = {"run-a": ("2026-01-01", "1" * 64), "run-b": ("2026-01-02", "2" * 64), "run-c": ("2026-01-03", "1" * 64)}
 

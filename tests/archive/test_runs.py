@@ -9,14 +9,14 @@ import pytest
 
 from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.archive import shards
-from unet_ray.archive.ledger import open_ledger, sums_of_run
-from unet_ray.archive.runs import close_lost_runs, read_records, read_run_record, write_run_record
-from unet_ray.archive.scratch import scratch
-from unet_ray.archive.shards import ShardName, write_shard
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import SCHEMAS, to_parquet
 from unet_ray.errors import InputError
+from unet_ray.storage.storage import Storage
+from unet_ray.tables import shards
+from unet_ray.tables.duckdb_workspace import scratch
+from unet_ray.tables.ledger import open_ledger, sums_of_run
+from unet_ray.tables.runs import close_lost_runs, read_records, read_run_record, write_run_record
+from unet_ray.tables.schemas import SCHEMAS, to_parquet
+from unet_ray.tables.shards import ShardName, write_shard
 
 _ANYTHING = {
     "string": "",

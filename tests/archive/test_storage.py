@@ -10,14 +10,14 @@ import pytest
 
 from tests.conftest import S3_KEYS, S3Server, new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.archive import lock
-from unet_ray.archive.image_files import open_ranges, read_file
-from unet_ray.archive.inventory import remove_leftovers, take_inventory
-from unet_ray.archive.listing import list_files
-from unet_ray.archive.lock import OutputLock
-from unet_ray.archive.pairs import looks_like_folders, pair_class_folders, pair_files, pair_names
-from unet_ray.archive.storage import Content, Storage
 from unet_ray.errors import ImageError, InputError, OutputHeldError
+from unet_ray.image_sources.image_files import open_ranges, read_file
+from unet_ray.labelled_data.pairs import looks_like_folders, pair_class_folders, pair_files, pair_names
+from unet_ray.storage.listing import list_files
+from unet_ray.storage.storage import Content, Storage
+from unet_ray.tables import lock
+from unet_ray.tables.lock import OutputLock
+from unet_ray.tables.output_folder import remove_leftovers, take_inventory
 
 PNG = {".png"}
 

@@ -26,9 +26,9 @@ import pyarrow as pa
 
 from tests.conftest import s3_server_in
 from tests.faulty_store import faulty_store
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import IMAGES, to_parquet
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import encode
+from unet_ray.tables.schemas import IMAGES, to_parquet
 
 JOB = Path(__file__).parent.parent.parent / "jobs/segment.py"
 _ROOT = "s3://bucket"

@@ -34,23 +34,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from watching import Watcher
 
-from unet_ray.ahead import ahead
-from unet_ray.archive.storage import Storage
-from unet_ray.cluster import REUSED_MEMORY
-from unet_ray.imaging.labels import ClassSpec
-from unet_ray.imaging.masks import decode_rle
-from unet_ray.imaging.parting import unparted
-from unet_ray.imaging.regions import find_regions
-from unet_ray.imaging.seams import RegionMerger
-from unet_ray.imaging.tile_regions import find_tile_regions
-from unet_ray.imaging.tiling import Box, read_box
+from unet_ray.cluster.session import REUSED_MEMORY
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.geometry import Box, read_box
+from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.regions import find_regions
+from unet_ray.imaging.regions.run_lengths import decode_rle
+from unet_ray.imaging.regions.separation import unparted
+from unet_ray.imaging.regions.tile_regions import find_tile_regions
+from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
-from unet_ray.results import open_tables
+from unet_ray.output.reader import open_tables
+from unet_ray.prefetch import ahead
+from unet_ray.storage.storage import Storage
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _TILE = 512
@@ -58,7 +57,7 @@ _TILE = 512
 _SMALL = 200
 _ALONE_S = 20.0
 """How long the network alone is measured, each time."""
-_PARTS = {"decoder": "unet_ray.imaging.decoder", "predictor": "ray::MapWorker", "driver": "jobs/segment.py"}
+_PARTS = {"decoder": "unet_ray.imaging.codecs.sandbox", "predictor": "ray::MapWorker", "driver": "jobs/segment.py"}
 
 
 def main() -> None:

@@ -25,14 +25,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import IMAGES, to_parquet
-from unet_ray.imaging.labels import ClassSpec
+from unet_ray.flags import ClassSpec
+from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
-from unet_ray.segment_config import SegmentConfig, config_digest
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.digest import config_digest
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.schemas import IMAGES, to_parquet
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _SHARD = 2000

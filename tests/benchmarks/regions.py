@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from skimage import measure
 
-from unet_ray.imaging.cores import cores_of
-from unet_ray.imaging.parting import STEPS, part_touching, unparted
-from unet_ray.imaging.regions import find_regions
+from unet_ray.imaging.labels.markers import cores_of
+from unet_ray.imaging.regions.regions import find_regions
+from unet_ray.imaging.regions.separation import STEPS, part_touching, unparted
 
 _SIDE = 512
 _ROUNDS = 41

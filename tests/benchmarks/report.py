@@ -22,11 +22,11 @@ import psutil
 import pyarrow as pa
 import shapely
 
-from unet_ray.archive.runs import write_run_record
-from unet_ray.archive.shards import ShardName, write_shard
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
-from unet_ray.imaging.masks import encode_rle
+from unet_ray.imaging.regions.run_lengths import encode_rle
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.runs import write_run_record
+from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
+from unet_ray.tables.shards import ShardName, write_shard
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _SHARD, _EACH, _SIDE = 2000, 20, 512

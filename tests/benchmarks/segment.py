@@ -37,13 +37,13 @@ import torch
 from PIL import Image
 from watching import Watcher
 
-from unet_ray.archive.storage import Storage
-from unet_ray.cluster import REUSED_MEMORY
-from unet_ray.imaging.labels import ClassSpec
+from unet_ray.cluster.session import REUSED_MEMORY
+from unet_ray.flags import ClassSpec
+from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
+from unet_ray.storage.storage import Storage
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent

@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
-from unet_ray.archive.shards import ShardName, write_shard
-from unet_ray.archive.storage import Storage
-from unet_ray.imaging.images import decode_image
+from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
-from unet_ray.stages.measure import Measure, tables_of
+from unet_ray.segmentation.stages.measure import Measure, tables_of
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.shards import ShardName, write_shard
 
 _GPU_BATCH = 16
 _BARE_BATCHES = 64

@@ -25,17 +25,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unet_ray.cluster import REUSED_MEMORY
-from unet_ray.imaging.crops import CropConfig, LabelledCrops
-from unet_ray.imaging.labels import find_labelling
-from unet_ray.imaging.mask_values import add_up, mask_values
-from unet_ray.inputs import find_labelled
-from unet_ray.network.augment import AUGMENTATIONS
+from unet_ray.cluster.session import REUSED_MEMORY
+from unet_ray.imaging.labels.crops import CropConfig, LabelledCrops
+from unet_ray.imaging.labels.labelling import find_labelling
+from unet_ray.imaging.labels.mask_values import add_up, mask_values
+from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.readers import FileReader
+from unet_ray.network.config import AUGMENTATIONS, UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
-from unet_ray.readers import FileReader
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _CROP, _BATCH, _LOOP_STEPS = 256, 8, 15

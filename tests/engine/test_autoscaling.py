@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.clusters import autoscaling_cluster
 from tests.training_job import Job
-from unet_ray.archive.storage import Storage
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import make_archive
 
 _GPU_NODES = 3
@@ -29,7 +29,7 @@ from unet_ray.cluster import connect
 from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.segment_config import SegmentConfig
 
-unet_ray.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")
+unet_ray.segmentation.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")
 
 def gpu_nodes():
     return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))
@@ -44,7 +44,7 @@ connect("auto")
 started, seen = time.monotonic(), []
 threading.Thread(target=watch, daemon=True).start()
 try:
-    done = unet_ray.segment.segment(unet_ray.segment.SegmentConfig(**flags), "auto").images_done
+    done = unet_ray.segmentation.segment.segment(unet_ray.segmentation.segment.SegmentConfig(**flags), "auto").images_done
 except Exception as error:
     done = f"{type(error).__name__}: {error}"
 ended = time.monotonic() - started

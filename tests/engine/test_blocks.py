@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.data import DataContext
 
-from unet_ray.cluster import TASK_CPUS, blocks_of
+from unet_ray.cluster.ray_data import TASK_CPUS, blocks_of
 
 
 @pytest.mark.usefixtures("ray_local")

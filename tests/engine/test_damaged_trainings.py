@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run_job
-from unet_ray.archive.storage import Storage
-from unet_ray.progress import SNAPSHOT, last_progress, listed_checkpoints
-from unet_ray.run_folder import WEIGHTS
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import CLASSES, make_archive
+from unet_ray.training.checkpoints import WEIGHTS
+from unet_ray.training.progress import SNAPSHOT, last_progress, listed_checkpoints
 
 RUN = "unet_ray"
 

@@ -10,16 +10,18 @@ import polars
 import pyarrow.parquet as pq
 import pytest
 
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
-from unet_ray.evaluate import EvaluateConfig, EvaluateResult, count_against, evaluate
-from unet_ray.imaging.labels import ClassSpec, Labelling
-from unet_ray.imaging.metrics import COUNTS, MEANS, METRICS
-from unet_ray.inputs import find_labelled
+from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.evaluation.evaluate import EvaluateResult, count_against, evaluate
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.imaging.metrics.metrics import COUNTS, MEANS, METRICS
+from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.readers import FileReader
+from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
-from unet_ray.readers import FileReader
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
 

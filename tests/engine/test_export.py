@@ -15,17 +15,18 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from tests.conftest import make_tiny_model
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
-from unet_ray.export import ExportConfig, export
-from unet_ray.imaging.labels import ClassSpec
-from unet_ray.inputs import find_labelled
-from unet_ray.results import Tables, masks_of, objects_of, open_tables
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.flags import ClassSpec
+from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.output.config import ExportConfig
+from unet_ray.output.export import export
+from unet_ray.output.reader import Tables, masks_of, objects_of, open_tables
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
-from unet_ray.train import train
-from unet_ray.train_config import TrainConfig
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.train import train
 
 EPSG, CORNER, PIXEL_M = 32633, (500_000.0, 5_400_000.0), 0.5
 
@@ -155,8 +156,8 @@ def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> 
 
 
 def test_what_formats_cannot_hold_is_said(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unet_ray.export._COCO_PIXELS", 2000)
-    monkeypatch.setattr("unet_ray.export._PNG_PIXELS", 2000)
+    monkeypatch.setattr("unet_ray.output.formats.coco._COCO_PIXELS", 2000)
+    monkeypatch.setattr("unet_ray.output.formats.png._PNG_PIXELS", 2000)
     with pytest.raises(InputError, match=r"COCO's run lengths end at 2\^32 px, give --polygons"):
         export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json"))
     result = export(ExportConfig(tables=f"{place}/tables", format="png", output=f"{tmp_path}/png"))

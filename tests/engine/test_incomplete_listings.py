@@ -20,15 +20,16 @@ import pytest
 from tests.archive.test_listing_faults import failing_scandir, is_listing
 from tests.conftest import REPOSITORY, make_tiny_model, new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.archive import storage as storage_module
-from unet_ray.archive.inventory import take_inventory
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
-from unet_ray.prune import PruneConfig, prune
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.output.config import PruneConfig, VerifyConfig
+from unet_ray.output.prune import prune
+from unet_ray.output.verify import verify
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage import storage as storage_module
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
-from unet_ray.verify import VerifyConfig, verify
+from unet_ray.tables.output_folder import take_inventory
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

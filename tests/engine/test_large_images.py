@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 
 from tests.conftest import new_bucket
 from tests.engine.test_nights import fill, start_job
-from unet_ray.archive.image_files import open_ranges
-from unet_ray.archive.storage import Storage
-from unet_ray.imaging.decoder import Decoder
-from unet_ray.imaging.ranges import RangeFile
-from unet_ray.imaging.tiling import Box
+from unet_ray.image_sources.image_files import open_ranges
+from unet_ray.imaging.codecs.range_file import RangeFile
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.geometry import Box
+from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
-from unet_ray.results import masks_of, open_tables
+from unet_ray.output.config import VerifyConfig
+from unet_ray.output.reader import masks_of, open_tables
+from unet_ray.output.verify import verify
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene
-from unet_ray.verify import VerifyConfig, verify
 
 HEIGHT, WIDTH = 8192, 6400
 

@@ -15,22 +15,23 @@ import pytest
 import ray
 from pycocotools import mask as coco
 
-from unet_ray.archive.runs import read_records, write_run_record
-from unet_ray.archive.storage import Storage
-from unet_ray.archive.tables import IMAGES, MASKS, REGIONS
-from unet_ray.encoded_images import find_place, read_encoded
 from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
-from unet_ray.evaluate import EvaluateConfig, evaluate
-from unet_ray.imaging.images import decode_image
+from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.evaluation.evaluate import evaluate
+from unet_ray.image_sources.encoded import find_place, read_encoded
+from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
-from unet_ray.results import masks_of, open_tables
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.output.reader import masks_of, open_tables
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import CLASSES, draw_scene, encode, make_archive
-from unet_ray.train import train
-from unet_ray.train_config import TrainConfig
+from unet_ray.tables.runs import read_records, write_run_record
+from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.train import train
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -251,7 +252,7 @@ def test_limits_and_dry_runs(
 
 
 def test_a_held_output_is_left_alone(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
-    from unet_ray.archive.lock import OutputLock
+    from unet_ray.tables.lock import OutputLock
 
     with (
         OutputLock(Storage.of(f"{tmp_path}/tables"), "other"),
@@ -300,7 +301,7 @@ def test_shards_are_written_while_others_are_still_decoded(
     measured = sorted(at.timestamp() for at in tables.images["segmented_at"].to_pylist())
     assert len(measured) == 400
     assert committed < measured[200]
-    monkeypatch.setattr("unet_ray.shard_sink._SHARD_BYTES", 2**14)
+    monkeypatch.setattr("unet_ray.segmentation.shard_sink._SHARD_BYTES", 2**14)
     segment(SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/more", limit=100))
     shards = list(tmp_path.glob("more/images/*/*.parquet"))
     assert len(shards) > 3

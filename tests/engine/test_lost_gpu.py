@@ -9,7 +9,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from unet_ray.predict_actor import PredictActor
+from unet_ray.segmentation.predict_actor import PredictActor
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -18,8 +18,8 @@ from ray.cluster_utils import Cluster
 
 from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, free_port, run_job
-from unet_ray.archive.storage import Storage
-from unet_ray.results import open_tables
+from unet_ray.output.reader import open_tables
+from unet_ray.storage.storage import Storage
 
 _IMAGES = 60
 _RUN = """
@@ -29,10 +29,10 @@ import unet_ray.segment
 from unet_ray.network.predictor_config import PredictorConfig
 from unet_ray.segment_config import SegmentConfig
 
-unet_ray.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")
+unet_ray.segmentation.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")
 model, images, output = sys.argv[1:]
 config = SegmentConfig(model=model, images=images, output=output, device="gpu", actors="1,2", shard_images=16)
-print("done", unet_ray.segment.segment(config, "auto").images_done)
+print("done", unet_ray.segmentation.segment.segment(config, "auto").images_done)
 """
 
 

@@ -17,12 +17,13 @@ import pytest
 from tests.conftest import REPOSITORY, make_tiny_model, new_bucket, s3_server_in
 from tests.faulty_store import faulty_store
 from tests.soak import Soak, title
-from unet_ray.archive.storage import Storage
-from unet_ray.results import open_tables
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.output.config import VerifyConfig
+from unet_ray.output.reader import open_tables
+from unet_ray.output.verify import verify
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
-from unet_ray.verify import VerifyConfig, verify
 
 
 def start_job(*flags: object) -> subprocess.Popen[str]:

@@ -18,18 +18,19 @@ import tifffile
 from PIL import Image
 
 from tests.conftest import make_tiny_model
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import ImageError, InputError
-from unet_ray.imaging.decoder import Decoder
-from unet_ray.imaging.tiling import Box
-from unet_ray.report import ReportConfig, ReportResult, report
-from unet_ray.reporting import gallery
-from unet_ray.reporting.drift import _compared, compare
-from unet_ray.reporting.facts import Estimate
-from unet_ray.reporting.page import figure
-from unet_ray.results import open_tables
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.geometry import Box
+from unet_ray.output.config import ReportConfig
+from unet_ray.output.reader import open_tables
+from unet_ray.output.report import gallery
+from unet_ray.output.report.drift import _compared, compare
+from unet_ray.output.report.facts import Estimate
+from unet_ray.output.report.page import figure
+from unet_ray.output.report.report import ReportResult, report
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
 NIGHTS = ("2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04")

@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
-from unet_ray.evaluate import EvaluateConfig, evaluate
-from unet_ray.imaging.regions import ANY, Least
-from unet_ray.imaging.tiling import Box
+from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.evaluation.evaluate import evaluate
+from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions.filter import ANY, Least
 from unet_ray.network.model_folder import load_model
-from unet_ray.results import Tables, masks_of, objects_of, open_tables
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.output.config import VerifyConfig
+from unet_ray.output.reader import Tables, masks_of, objects_of, open_tables
+from unet_ray.output.verify import verify
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import encode
-from unet_ray.train import train
-from unet_ray.train_config import TrainConfig
-from unet_ray.verify import VerifyConfig, verify
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.train import train
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

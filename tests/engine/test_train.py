@@ -18,13 +18,13 @@ from ray.cluster_utils import Cluster
 
 from tests.conftest import S3_KEYS, new_bucket
 from tests.training_job import Job
-from unet_ray.archive.storage import Storage
-from unet_ray.capacity import Capacity, cpus_of_worker
+from unet_ray.cluster.resources import Capacity, cpus_of_worker
 from unet_ray.errors import InputError, UnetRayError
 from unet_ray.network.model_folder import load_model
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import CLASSES, encode, make_archive
-from unet_ray.train import train
-from unet_ray.train_config import TrainConfig
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.train import train
 
 
 def small_network(root: str, **more: object) -> TrainConfig:

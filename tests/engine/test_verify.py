@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import run_job
-from unet_ray.archive.storage import Storage
-from unet_ray.imaging.masks import encode_rle
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.imaging.regions.run_lengths import encode_rle
+from unet_ray.output.config import VerifyConfig
+from unet_ray.output.verify import verify
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
-from unet_ray.verify import VerifyConfig, verify
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from unet_ray.imaging.borders import border_weights, context_px
+from unet_ray.imaging.labels.border_weights import border_weights, context_px
 
 SMALL = arrays(
     np.uint16, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0, 0, 1, 2, 5])

@@ -4,8 +4,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import distance_transform_edt
 
-from unet_ray.imaging.cores import cores_of, depths_of
-from unet_ray.imaging.parting import STEPS, label_image, part_touching
+from unet_ray.imaging.labels.markers import cores_of, depths_of
+from unet_ray.imaging.regions.components import label_image
+from unet_ray.imaging.regions.separation import STEPS, part_touching
 
 LABELS = arrays(np.uint16, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.sampled_from([0, 1, 2, 900]))
 

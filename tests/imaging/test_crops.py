@@ -3,12 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unet_ray.imaging.borders import border_weights
-from unet_ray.imaging.cores import cores_of
-from unet_ray.imaging.crops import CropConfig, LabelledCrops, count_crops
-from unet_ray.imaging.labels import ClassSpec, Labelling
-from unet_ray.imaging.metrics import IGNORED
-from unet_ray.imaging.parting import label_image
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.labels.border_weights import border_weights
+from unet_ray.imaging.labels.crops import CropConfig, LabelledCrops, count_crops
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.imaging.labels.markers import cores_of
+from unet_ray.imaging.labels.targets import IGNORED
+from unet_ray.imaging.regions.components import label_image
 
 LABELLING = Labelling("classes", (ClassSpec(1, "a"), ClassSpec(2, "b")), 0, 255)
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from tests.range_files import file_of
 from unet_ray.errors import ImageError
-from unet_ray.imaging.decoder import Decoder
-from unet_ray.imaging.images import decode_image
-from unet_ray.imaging.tiling import Box
+from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.geometry import Box
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges:
     child, received = decoder._running(), io.BytesIO(json.dumps({"fetch": ranges}).encode() + b"\n")
     file = file_of(b"data", lambda offset, _: asked.append(offset))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unet_ray.imaging.decoder._receive", lambda *_: received.read(2**16))
+        patch.setattr("unet_ray.imaging.codecs.sandbox._receive", lambda *_: received.read(2**16))
         with pytest.raises(ImageError, match="the decoder crashed"):
             decoder.open(file)
     assert not asked
@@ -161,7 +161,7 @@ def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges:
 
 def test_a_slow_start_costs_one_image_and_mixes_up_none(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [random_image(seed) for seed in range(3)]
-    monkeypatch.setattr("unet_ray.imaging.decoder._START_LIMIT_S", 0.0)
+    monkeypatch.setattr("unet_ray.imaging.codecs.sandbox._START_LIMIT_S", 0.0)
     with pytest.raises(TimeoutError, match="the decoder did not start in 0 s"):
         decoder.decode(png(images[0]))
     monkeypatch.undo()

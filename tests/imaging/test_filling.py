@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unet_ray.imaging.filling import fill_outlines
-from unet_ray.imaging.outlines import Parts, outlines_wkb
-from unet_ray.imaging.parting import part_touching
-from unet_ray.imaging.runs import Runs
-from unet_ray.imaging.tiling import Box
+from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions.outlines import Parts, outlines_wkb
+from unet_ray.imaging.regions.rasterize import fill_outlines
+from unet_ray.imaging.regions.runs import Runs
+from unet_ray.imaging.regions.separation import part_touching
 
 IMAGES = st.integers(1, 12).flatmap(lambda h: st.integers(1, 12).map(lambda w: (h, w)))
 

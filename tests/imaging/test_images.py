@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.images import decode_image, decode_label_image, match_channels
+from unet_ray.imaging.codecs.decode import decode_image, decode_label_image, match_channels
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from unet_ray.errors import InputError
-from unet_ray.imaging.label_notes import labelling_notes
-from unet_ray.imaging.labels import ClassSpec, Labelling, find_labelling, parse_classes
-from unet_ray.imaging.mask_values import MaskValues
-from unet_ray.imaging.metrics import IGNORED
+from unet_ray.flags import ClassSpec, parse_classes
+from unet_ray.imaging.labels.labelling import Labelling, find_labelling
+from unet_ray.imaging.labels.mask_values import MaskValues
+from unet_ray.imaging.labels.notes import labelling_notes
+from unet_ray.imaging.labels.targets import IGNORED
 
 TWO = parse_classes("leaf,symptom")
 ONE = parse_classes("nucleus")

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from unet_ray.imaging.masks import binary_mask, decode_rle, encode_rle, threshold_level
-from unet_ray.imaging.metrics import IGNORED, PixelCounts, count_pixels
+from unet_ray.imaging.labels.targets import IGNORED
+from unet_ray.imaging.metrics.metrics import PixelCounts, count_pixels
+from unet_ray.imaging.regions.run_lengths import binary_mask, decode_rle, encode_rle, threshold_level
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=20)))

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unet_ray.imaging.metrics import (
+from unet_ray.imaging.labels.targets import IGNORED
+from unet_ray.imaging.metrics.metrics import (
     COUNTS,
-    IGNORED,
     MEANS,
     METRICS,
     bootstrap_intervals,
@@ -17,7 +17,7 @@ from unet_ray.imaging.metrics import (
     metrics_of,
     pool_metrics,
 )
-from unet_ray.imaging.parting import label_image
+from unet_ray.imaging.regions.components import label_image
 
 TWO_SQUARES = np.zeros((12, 12), bool)
 TWO_SQUARES[1:5, 1:5] = TWO_SQUARES[7:11, 6:11] = True

@@ -12,10 +12,10 @@ from scipy.optimize import linear_sum_assignment
 from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 
-from unet_ray.imaging.boundaries import count_boundaries, find_boundary, grow
-from unet_ray.imaging.object_metrics import IOU_PERCENT, count_objects, matches_by_least
-from unet_ray.imaging.parting import label_image
-from unet_ray.imaging.regions import ANY, Least
+from unet_ray.imaging.metrics.boundaries import count_boundaries, find_boundary, grow
+from unet_ray.imaging.metrics.objects import IOU_PERCENT, count_objects, matches_by_least
+from unet_ray.imaging.regions.components import label_image
+from unet_ray.imaging.regions.filter import ANY, Least
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 

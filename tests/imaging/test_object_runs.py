@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from unet_ray.imaging.object_runs import encode_outlines
-from unet_ray.imaging.parting import unparted
-from unet_ray.imaging.regions import find_regions
+from unet_ray.imaging.regions.outline_rle import encode_outlines
+from unet_ray.imaging.regions.regions import find_regions
+from unet_ray.imaging.regions.separation import unparted
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))

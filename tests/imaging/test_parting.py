@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import label
 
-from unet_ray.imaging.parting import CORE, DIRECTIONS, LEFTOVER, Parted, part_touching
+from unet_ray.imaging.regions.separation import CORE, DIRECTIONS, LEFTOVER, Parted, part_touching
 
 
 def reference(mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int) -> NDArray[np.int64]:

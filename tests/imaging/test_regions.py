@@ -4,8 +4,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from unet_ray.imaging.parting import unparted
-from unet_ray.imaging.regions import ANY, Least, find_regions
+from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.regions import find_regions
+from unet_ray.imaging.regions.separation import unparted
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
 

@@ -7,7 +7,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
 
-from unet_ray.imaging.runs import Runs, components, line_of, overlaps, ranges, uncovered
+from unet_ray.imaging.regions.runs import Runs, components, line_of, overlaps, ranges, uncovered
 
 SIZES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
 LABELS = arrays(np.int32, SIZES, elements=st.integers(0, 3))

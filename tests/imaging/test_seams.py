@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from tests.imaging.test_parting import blobs
 from unet_ray.errors import ImageError
-from unet_ray.imaging import seams
-from unet_ray.imaging.parting import Parted, part_touching, unparted
-from unet_ray.imaging.regions import ANY, MAX_REGIONS, Least, Regions, find_regions
-from unet_ray.imaging.seams import RegionMerger
-from unet_ray.imaging.tile_regions import find_tile_regions
-from unet_ray.imaging.tiling import Box
+from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions import merge as seams
+from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, find_regions
+from unet_ray.imaging.regions.separation import Parted, part_touching, unparted
+from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
 LEASTS = st.builds(Least, st.integers(1, 6), st.sampled_from([0.0, 0.0, 0.5]))
 PATTERNS = ("random", "sparse", "spiral", "checkerboard", "comb", "full", "empty", "rings", "diagonals")

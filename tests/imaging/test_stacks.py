@@ -15,15 +15,15 @@ from PIL import Image
 
 from tests.range_files import fetch_of
 from unet_ray.errors import ImageError
-from unet_ray.imaging.decoder import Decoder
-from unet_ray.imaging.images import decode_image
-from unet_ray.imaging.ranges import PageFile
-from unet_ray.imaging.tiffs import PagePlace, find_pages
-from unet_ray.imaging.tiling import Box
-from unet_ray.imaging.windows import open_windows
-from unet_ray.inputs import ImageSource
-from unet_ray.plan import plan_row
-from unet_ray.stages.columns import PLAN, place_of
+from unet_ray.image_sources.sources import ImageSource
+from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.codecs.tiff import PagePlace, find_pages
+from unet_ray.imaging.codecs.windows import open_windows
+from unet_ray.imaging.geometry import Box
+from unet_ray.segmentation.plan import plan_row
+from unet_ray.segmentation.stages.columns import PLAN, place_of
 
 PAGES = np.random.default_rng(0).integers(0, 60_000, (6, 120, 173), np.uint16)
 WRITERS: dict[str, dict[str, Any]] = {

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_ray.imaging.masks import binary_mask
-from unet_ray.imaging.metrics import IGNORED, count_pixels
-from unet_ray.imaging.thresholds import best_thresholds, count_q, counts_at
+from unet_ray.imaging.labels.targets import IGNORED
+from unet_ray.imaging.metrics.metrics import count_pixels
+from unet_ray.imaging.metrics.thresholds import best_thresholds, count_q, counts_at
+from unet_ray.imaging.regions.run_lengths import binary_mask
 
 CLASSES = 2
 THRESHOLDS = st.one_of(

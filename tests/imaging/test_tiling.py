@@ -2,7 +2,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_ray.imaging.tiling import Box, Reach, mirrored, read_box, tiles_of
+from unet_ray.imaging.geometry import Box, mirrored, read_box
+from unet_ray.imaging.tiling import tiles_of
+from unet_ray.imaging.tiling_config import Reach
 
 
 def cut(output_chw: np.ndarray, box: Box) -> np.ndarray:

@@ -11,11 +11,11 @@ from PIL import Image
 
 from tests.range_files import file_of
 from unet_ray.errors import ImageError
-from unet_ray.imaging import tiff_windows, window_reader
-from unet_ray.imaging.images import decode_image
-from unet_ray.imaging.ranges import RangeFile
-from unet_ray.imaging.tiling import Box
-from unet_ray.imaging.windows import open_windows
+from unet_ray.imaging.codecs import tiff_windows, window_reader
+from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.range_file import RangeFile
+from unet_ray.imaging.codecs.windows import open_windows
+from unet_ray.imaging.geometry import Box
 
 HEIGHT, WIDTH = 300, 421
 TIFFS: dict[str, dict[str, Any]] = {

@@ -21,12 +21,12 @@ from ray._private.runtime_env.packaging import create_package
 
 from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, S3_KEYS, free_port, make_tiny_model, new_bucket, run_job
-from unet_ray.archive.runs import read_records
-from unet_ray.archive.storage import Storage
-from unet_ray.costs import cost_of
-from unet_ray.segment_config import SegmentConfig
-from unet_ray.segment_result import SegmentResult
+from unet_ray.cluster.node_hours import cost_of
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.result import SegmentResult
+from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
+from unet_ray.tables.runs import read_records
 
 _EXCLUDES = [".git", ".venv", "quickstart"]
 NOT_YET = ("Failed to connect", "Connection refused", "No available agent")

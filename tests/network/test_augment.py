@@ -7,17 +7,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from unet_ray.errors import InputError
-from unet_ray.imaging.metrics import IGNORED
+from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.network import augment as augment_module
-from unet_ray.network.augment import (
-    AUGMENTATIONS,
-    SPATIAL,
-    VALUES,
-    Batch,
-    augment,
-    parse_augmentations,
-    sampling_grid,
-)
+from unet_ray.network.augment import Batch, augment, sampling_grid
+from unet_ray.network.config import AUGMENTATIONS, SPATIAL, VALUES, parse_augmentations
 
 SIDE = 64
 

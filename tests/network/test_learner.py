@@ -12,14 +12,13 @@ import torch.multiprocessing
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from unet_ray.imaging.metrics import IGNORED
+from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.network import learner as learner_module
-from unet_ray.network.augment import AUGMENTATIONS
+from unet_ray.network.config import AUGMENTATIONS, UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig, summed, world_size
 from unet_ray.network.losses import cross_entropy_sum, dice_loss
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
 
 PREPROCESSING = Preprocessing("uint8", (128.0,), (64.0,))
 PLAIN = UNetConfig(1, 2, 2, 1, "same", "none")

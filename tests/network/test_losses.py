@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unet_ray.imaging.metrics import IGNORED
+from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.network.losses import cross_entropy_sum, dice_loss
 
 SURE = 50.0

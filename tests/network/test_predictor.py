@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import ImageError, InputError
-from unet_ray.imaging.labels import ClassSpec
-from unet_ray.imaging.tiling import Box
-from unet_ray.network.graphs import BatchGraph
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.geometry import Box
+from unet_ray.network.config import Padding, Precision, PredictorConfig, UNetConfig
+from unet_ray.network.cuda_graphs import BatchGraph
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor, is_device_lost, is_out_of_memory
-from unet_ray.network.predictor_config import Precision, PredictorConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import Padding, UNetConfig
+from unet_ray.storage.storage import Storage
 
 PREPROCESSING = Preprocessing("uint8", (100.0,), (50.0,))
 
@@ -152,7 +151,7 @@ def test_devices_and_precisions_agree(device: Literal["cpu", "cuda"], precision:
 @pytest.mark.gpu
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_fewer_passes_over_memory_change_nothing(padding: Padding) -> None:
-    from unet_ray.network.fused import FusedUNet  # needs Triton, which comes with torch for CUDA
+    from unet_ray.network.fused_unet import FusedUNet  # needs Triton, which comes with torch for CUDA
 
     torch.manual_seed(6)
     plain = UNet(UNetConfig(3, 2, 8, 2, padding, norm="none")).eval()

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import ImageError, InputError
-from unet_ray.imaging.crops import CropConfig, LabelledCrops
-from unet_ray.imaging.labels import ClassSpec, Labelling
-from unet_ray.imaging.tiling import Box
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.labels.crops import CropConfig, LabelledCrops
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.network.config import Normalisation, PredictorConfig, UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor
-from unet_ray.network.predictor_config import PredictorConfig
-from unet_ray.network.preprocessing import ChannelStatistics, Normalisation, Preprocessing
+from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import UNetConfig
+from unet_ray.storage.storage import Storage
 
 SIDE = 24
 KINDS = ("mean", "percentile", "range")

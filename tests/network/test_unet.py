@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from unet_ray.errors import InputError
-from unet_ray.imaging.tiling import Box
+from unet_ray.imaging.geometry import Box
+from unet_ray.network.config import PRESETS, UNetConfig
 from unet_ray.network.losses import cross_entropy_sum
 from unet_ray.network.unet import UNet
-from unet_ray.network.unet_config import PRESETS, UNetConfig
 
 
 def test_paper_preset_is_the_paper() -> None:

@@ -18,20 +18,20 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
-
-from tests.conftest import S3Server
 from unet_ray.archive.storage import Storage
-from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.parting import Parting
-from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
-from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet
 from unet_ray.network.unet_config import UNetConfig
 from unet_ray.segment import segment
 from unet_ray.segment_config import SegmentConfig, config_digest
-from unet_ray.synthetic import draw_scene, encode
 from unet_ray.train import train
 from unet_ray.train_config import TrainConfig
+
+from tests.conftest import S3Server
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet
+from unet_ray.synthetic import draw_scene, encode
 
 BUCKET = "s3://old-output"
 CLASSES = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))

@@ -14,11 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, pad
 
-from unet_ray.errors import InputError
-
-SPATIAL = ("flip", "rotate", "scale", "elastic")
-VALUES = ("brightness", "contrast", "gamma", "noise", "blur")
-AUGMENTATIONS = SPATIAL + VALUES
+from unet_ray.network.config import VALUES
 
 _WARPED_SHARE = 0.5
 _ELASTIC_PX = 10.0
@@ -43,18 +39,6 @@ class Batch:
     def planes(self) -> tuple[Tensor, ...]:
         """Return the tensors that are there."""
         return (self.images, self.targets) if self.weights is None else (self.images, self.targets, self.weights)
-
-
-def parse_augmentations(text: str) -> frozenset[str]:
-    """Return the augmentations of `--augment`: `all`, `none`, or names with commas.
-
-    Raises: InputError — an unknown name.
-    """
-    names = {"all": list(AUGMENTATIONS), "none": []}.get(text, [name.strip() for name in text.split(",")])
-    unknown = [name for name in names if name not in AUGMENTATIONS]
-    if unknown:
-        raise InputError(f"--augment {text}: {unknown[0]} is unknown; give all, none, or {','.join(AUGMENTATIONS)}")
-    return frozenset(names)
 
 
 def augment(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:

@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from unet_ray.network.augment import Batch, augment
-from unet_ray.network.losses import Loss, cross_entropy_sum, dice_loss
+from unet_ray.network.config import Loss
+from unet_ray.network.losses import cross_entropy_sum, dice_loss
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from unet_ray.imaging.metrics import IGNORED
+from unet_ray.imaging.labels.targets import IGNORED
 
-Loss = Literal["bce", "bce_dice"]
 _SMOOTH_PX = 1.0
 """Added above and below in Dice, so that a class that is absent and not found scores 1."""
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from unet_ray.archive.storage import Storage
 from unet_ray.errors import InputError
-from unet_ray.imaging.labels import ClassSpec
-from unet_ray.imaging.object_rule import ObjectRule
-from unet_ray.imaging.parting import Parting
-from unet_ray.imaging.regions import ANY, Least
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.imaging.regions.separation import Parting
+from unet_ray.network.config import UNetConfig
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet_config import UNetConfig
+from unet_ray.storage.storage import Storage
 
 if TYPE_CHECKING:
     from unet_ray.network.unet import UNet

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet_ray.errors import ImageError, one_line
-from unet_ray.imaging.tiling import Box, Tile, read_box, read_frame, tiles_of
-from unet_ray.network.graphs import BatchGraphs
-from unet_ray.network.predictor_config import PredictorConfig, effective_context, up_to_multiple
+from unet_ray.imaging.geometry import Box, read_box, read_frame
+from unet_ray.imaging.tiling import Tile, tiles_of
+from unet_ray.network.config import PredictorConfig, effective_context, up_to_multiple
+from unet_ray.network.cuda_graphs import BatchGraphs
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 
@@ -91,7 +92,7 @@ class Predictor:
     def _fused_if_possible(self, network: UNet) -> UNet:
         """Return the network with fewer passes over memory, where its kernels can be built, else as it is."""
         try:
-            from unet_ray.network.fused import FusedUNet
+            from unet_ray.network.fused_unet import FusedUNet
 
             fused = self._placed(FusedUNet(network))
             side = self._unet.reach.input_size(1)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.imaging.images import match_channels
+from unet_ray.imaging.codecs.decode import match_channels
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-Normalisation = Literal["mean", "percentile", "range"]
+from unet_ray.network.config import Normalisation
 
 _PERCENTILES = (0.5, 99.5)
 """As nnU-Net takes them (Isensee et al. 2021): robust against hot and dead pixels."""

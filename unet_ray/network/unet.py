@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unet_ray.imaging.tiling import Box
-from unet_ray.network.unet_config import UNetConfig
+from unet_ray.imaging.geometry import Box
+from unet_ray.network.config import UNetConfig
 
 _SPOILT = 2
 """By how much two 3×3 convolutions see beyond the edge of what they are given (px)."""

@@ -1,0 +1,68 @@
+"""How long each type of node was up during a run, and what that cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
+from typing import Any
+
+import ray
+
+from unet_ray.flags import _ANY
+
+_LOOK_S = 5.0
+_TYPE_LABEL = "ray.io/node-group"
+
+
+class NodeHours:
+    """Counts how long each node of the cluster is up while the `with` block runs."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def by_type(self) -> dict[str, float]:
+        """Hours by the type that the cluster's configuration gives a node, else `node`."""
+        return {kind: seconds / 3600 for kind, seconds in sorted(self._seconds.items())}
+
+    def __enter__(self) -> NodeHours:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        seen_at, stopping = time.monotonic(), False
+        while not stopping:
+            stopping = self._stop.wait(_LOOK_S)
+            now = time.monotonic()
+            with suppress(Exception):  # a cluster that is lost: what was counted stands
+                for node in ray.nodes():
+                    if node["Alive"]:
+                        self._seconds[node.get("Labels", {}).get(_TYPE_LABEL, _ANY)] += now - seen_at
+            seen_at = now
+
+
+def cost_of(hours: dict[str, float], prices: dict[str, float], images: int, megapixels: float) -> dict[str, Any]:
+    """Return the cost of a run in all, per thousand images and per gigapixel, and the types that no price was given of.
+
+    Args:
+        hours — by type of node.
+        prices — of an hour, as `parse_prices` returns them.
+        images, megapixels — that were done.
+    """
+    every = prices.get(_ANY)
+    priced = {kind: prices.get(kind, every) for kind in hours}
+    total = sum(hours[kind] * price for kind, price in priced.items() if price is not None)
+    return {
+        "total": total,
+        "per_1000_images": 1000 * total / images if images else None,
+        "per_gigapixel": 1000 * total / megapixels if megapixels else None,
+        "types_without_price": [kind for kind, price in priced.items() if price is None],
+    }

@@ -1,0 +1,166 @@
+"""Hold a trained model against masks: metrics of pixels, objects and boundaries per class, from counts per image."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unet_ray.cluster.actor_pool import plan_pool
+from unet_ray.cluster.session import connect
+from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.imaging.labels.labelling import Labelling, find_labelling
+from unet_ray.imaging.labels.notes import labelling_notes
+from unet_ray.imaging.metrics.metrics import COUNTS, METRICS, bootstrap_intervals, count_image, metrics_of, pool_metrics
+from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.predict_labelled import count_labelled
+from unet_ray.labelled_data.statistics import survey_set
+from unet_ray.network.model_folder import Model, load_model
+from unet_ray.storage.output_file import OutputFile
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.schemas import column, to_parquet
+
+_SEED = 0
+_TOTALS = (
+    *("true_positive", "false_positive", "false_negative", "pixels"),
+    *("true_objects", "found_objects", "split_objects", "merged_objects"),
+)
+"""Counts that the JSON file has; the Parquet file has all."""
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Counts of every image, and what they mean."""
+
+    config: EvaluateConfig
+    model: Model
+    image_uris: tuple[str, ...]
+    counts: NDArray[np.float64]
+    """(images, classes, COUNTS)."""
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return len(self.image_uris)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what goes into the JSON file; what is undefined is null.
+
+        `image_iou`, `image_dice` and `adapted_rand_error` are means over the images in which they are defined: those in
+        which the class is present or found (for the last one: present). All others come from counts added up over all
+        images.
+        """
+        values = {name: found[0] for name, found in pool_metrics(self.counts).items()}
+        totals = dict(zip(COUNTS, self.counts.sum(0).T, strict=True))
+        values |= {name: totals[name].astype(np.int64) for name in _TOTALS}
+        return {
+            "model_digest": self.model.digest,
+            "config": asdict(self.config),
+            "images": self.images,
+            "classes": self._by_class(values),
+            "intervals": self._by_class(self.intervals),
+            "worst": self.worst,
+        }
+
+    @cached_property
+    def intervals(self) -> dict[str, NDArray[np.float64]]:
+        """95 % confidence intervals (classes, 2) of each metric; empty where none are wanted."""
+        resamples = self.config.bootstrap
+        return bootstrap_intervals(self.counts, resamples, _SEED) if resamples else {}
+
+    @cached_property
+    def worst(self) -> list[dict[str, Any]]:
+        """The worst images by the mean Dice over those classes that they hold or were found in them, worst first."""
+        dice = metrics_of(self.counts)["dice"]
+        defined = (~np.isnan(dice)).sum(1)
+        mean = np.nansum(dice, 1) / np.maximum(defined, 1)
+        order = [i for i in np.argsort(mean, kind="stable") if defined[i]]
+        names = [c.name for c in self.model.classes]
+        return [
+            {
+                "image_uri": self.image_uris[i],
+                "dice": _plain(mean[i]),
+                "classes": dict(zip(names, map(_plain, dice[i]), strict=True)),
+            }
+            for i in order[: self.config.worst]
+        ]
+
+    def table(self) -> Any:
+        """Return all counts and metrics as an Arrow table, one row per image and class, in the order of the images."""
+        count, classes = self.counts.shape[:2]
+        columns = {
+            column("image_uri", pa.string(), "URI of the image"): np.repeat(np.array(self.image_uris, object), classes),
+            column("class_id", pa.int32(), "id of the class"): [c.id for c in self.model.classes] * count,
+            column("class_name", pa.string(), "name of the class"): [c.name for c in self.model.classes] * count,
+        }
+        for (name, meaning), values in zip(COUNTS.items(), np.moveaxis(self.counts, -1, 0), strict=True):
+            columns[column(name, pa.float64() if name == "iou_sum" else pa.int64(), meaning)] = values.ravel()
+        metrics = metrics_of(self.counts)
+        for name, meaning in METRICS.items():
+            columns[column(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[name].ravel()
+        arrays = [pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()]
+        return pa.table(arrays, pa.schema(list(columns)))
+
+    def _by_class(self, values: dict[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
+        """Return class name → name → value, from arrays whose first axis is the classes."""
+        return {
+            c.name: {name: _plain(of_classes[i]) for name, of_classes in values.items()}
+            for i, c in enumerate(self.model.classes)
+        }
+
+
+def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResult:
+    """Predict every labelled image and count it against its masks.
+
+    Raises: InputError — anything that cannot work.
+    """
+    model = load_model(Storage.of(config.model))
+    summary, details = (
+        OutputFile.of(flag, uri) if uri else None
+        for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
+    )
+    labelled = find_labelled(config.images, config.masks, model.classes, config.mask_kind)
+    connect(ray_address)
+    pool = plan_pool(config.actors, config.device)
+    survey = survey_set(labelled, decode_once=True)
+    notes = survey.check_readable(config.max_error_rate)
+    survey.check_fits(model.preprocessing, f"--images {config.images}")
+    labelling = find_labelling(
+        survey.values, model.classes, labelled.kind, config.background_value, config.ignore_value
+    )
+    for note in [*labelled.notes, *notes, *labelling_notes(survey.values, labelling, len(survey.usable))]:
+        print(f"note: {note}")
+    count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
+    counts = count_labelled(model, survey.reader, survey.usable, pool, count)
+    result = EvaluateResult(config, model, tuple(survey.facts[i].uri for i in survey.usable), counts)
+    if details:
+        details.write(to_parquet(result.table()))
+    if summary:
+        summary.write(json.dumps(result.metrics(), indent=2).encode())
+    return result
+
+
+def count_against(
+    rule: ObjectRule,
+    labelling: Labelling,
+    boundary_tolerance_px: int,
+    q_khw: NDArray[np.uint8],
+    masks: list[NDArray[Any]],
+) -> NDArray[np.float64]:
+    """Count what a rule makes of an image's q against its masks: (classes, COUNTS)."""
+    targets = labelling.targets(masks)
+    found = [rule.objects(place, q_khw) for place in range(len(targets))]
+    truth = [labelling.objects(masks, place) for place in range(len(targets))]
+    planes = np.stack([mask for mask, _ in found])
+    return count_image(planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or an array of numbers for JSON; None where it is undefined."""
+    return None if np.isnan(value).any() else value.tolist()

@@ -1,0 +1,105 @@
+"""Values that flags take, and how their text is parsed; nothing here needs Ray, torch or numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from math import inf
+from typing import Literal
+
+from unet_ray.errors import InputError
+
+Device = Literal["auto", "cpu", "gpu"]
+
+
+def parse_range(text: str, flag: str) -> tuple[int, int]:
+    """Return `N` or `MIN,MAX` as a pair; raise InputError for anything else."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    least, most = (numbers * 2)[:2] if len(numbers) in (1, 2) else (0, 0)
+    if not 1 <= least <= most:
+        raise InputError(f"{flag} {text}: give a number from 1, or MIN,MAX with MIN ≤ MAX")
+    return least, most
+
+
+_ANY = "node"
+"""Of nodes whose type nobody named, and of a price for all types."""
+
+
+def parse_prices(text: str) -> dict[str, float]:
+    """Return the price of an hour by type of node; a price without type is that of all others, `node`.
+
+    Example: `0.98`, or `0.2,cpu=0.36,gpu=0.98`.
+
+    Raises: InputError — anything else.
+    """
+    prices = {}
+    for part in text.split(","):
+        kind, _, price = (piece.strip() for piece in part.rpartition("="))
+        try:
+            prices[kind or _ANY] = float(price)
+        except ValueError:
+            prices[kind] = -1.0
+    if not all(0 <= price < inf for price in prices.values()):
+        raise InputError(f"--node-price {text}: give a price per hour, or one and TYPE=PRICE,… as in 0.2,gpu=0.98")
+    return prices
+
+
+def check_metric(metric: str, classes: Sequence[str] = ()) -> None:
+    """Raise InputError unless `score` knows a metric; with classes: unless it names one of them."""
+    name, colon, class_name = metric.partition(":")
+    if name not in ("dice", "iou"):
+        raise InputError(f"--best-by {metric}: give dice, iou, or one of them and a class, as in dice:leaf")
+    if colon and classes and class_name not in classes:
+        raise InputError(f"--best-by {metric}: there is no class {class_name}; there are {', '.join(classes)}")
+
+
+MaskKind = Literal["classes", "binary", "instances", "folders"]
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class: its id in masks and tables, and its name."""
+
+    id: int
+    name: str
+
+
+def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
+    """Return the classes of `--classes`: names alone number from 1, `name=id` gives the id.
+
+    Example: "leaf,symptom" → leaf 1, symptom 2; "a=1,b=7" → a 1, b 7.
+
+    Raises: InputError — empty, repeated or half-numbered classes.
+    """
+    if text is None:
+        return ()
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    numbered = [bool(equals) for _, equals, _ in pairs]
+    if any(numbered) and not all(numbered):
+        raise InputError(f"--classes {text}: number all classes or none (a,b or a=1,b=7)")
+    try:
+        classes = tuple(
+            ClassSpec(int(number) if equals else index, name.strip())
+            for index, (name, equals, number) in enumerate(pairs, 1)
+        )
+    except ValueError:
+        raise InputError(f"--classes {text}: an id is no whole number (a=1,b=7)") from None
+    if not all(c.name for c in classes) or len({c.name for c in classes}) < len(classes):
+        raise InputError(f"--classes {text}: class names must be there and differ")
+    if len({c.id for c in classes}) < len(classes) or any(c.id < 0 for c in classes):
+        raise InputError(f"--classes {text}: class ids must differ and be 0 or more")
+    return classes
+
+
+def check_day(flag: str, day: str | None) -> None:
+    """Raise InputError unless the day of a partition is written YYYY-MM-DD, or not given."""
+    try:
+        is_day = day is None or date.fromisoformat(day).isoformat() == day
+    except ValueError:
+        is_day = False
+    if not is_day:
+        raise InputError(f"{flag} {day}: give a day as YYYY-MM-DD")

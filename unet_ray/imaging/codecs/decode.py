@@ -1,0 +1,228 @@
+"""Encoded images to arrays: the type is decided by content, nothing is guessed and no value is lost.
+
+Pillow reads the everyday formats; tifffile reads TIFF with its pages, bit depths and planes; imagecodecs reads
+the two formats of which Pillow keeps only 8 bits (16-bit colour PNG, JPEG 2000). Decoders meet damaged files
+with every kind of exception, so each is mapped to one `ImageError` here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.raster import (
+    MAX_PIXELS,
+    ORIENTATION_TAG,
+    PILLOW_FORMATS,
+    Raster,
+    check_samples,
+    check_size,
+    mapped_errors,
+)
+from unet_ray.imaging.codecs.tiff import TIFF_MAGIC, read_tiff
+
+TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
+IMAGE_SUFFIXES = TIFF_SUFFIXES | frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".j2k", ".pgm", ".ppm", ".pnm", ".pbm")
+)
+
+_ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image.swapaxes(0, 1)[:, ::-1],
+    7: lambda image: image.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda image: image.swapaxes(0, 1)[::-1],
+}
+
+
+def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Decode an encoded image.
+
+    Args:
+        data — the whole of a file that holds one image, or a page of a TIFF stack.
+        max_pixels — largest height × width that is decoded.
+
+    Returns: HWC, contiguous, uint8, uint16 or float32, 1 to n channels; upright (EXIF), palettes and CMYK as RGB,
+        samples of fewer than 8 bits scaled to 0..255, a constant alpha channel dropped.
+
+    Raises: ImageError — `unreadable`, `too_large` or `unsupported`.
+    """
+    raster = _read(data, max_pixels)
+    with mapped_errors():
+        image, _ = colours_of(raster)
+    return _upright(check_samples(image), raster.orientation)
+
+
+def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Decode a mask file to its values: palette indices and grey values as they are, never colours.
+
+    Args: as `decode_image`.
+
+    Returns: HW, an integer type.
+
+    Raises: ImageError — as `decode_image`, and `unsupported` for colours and floats.
+    """
+    raster = _read(data, max_pixels)
+    values = raster.samples
+    if raster.inverted and values.dtype.kind == "u":
+        values = (2**raster.bits - 1) - values
+    if raster.has_alpha:
+        values, _ = _drop_alpha(values)
+    if values.dtype.kind not in "iu":
+        raise ImageError("unsupported", f"mask samples of type {values.dtype}; masks hold integers")
+    if not (values == values[:, :, :1]).all():
+        raise ImageError("unsupported", "a mask with colours; save class ids as grey values or palette indices")
+    return _upright(values[:, :, 0], raster.orientation)
+
+
+def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Return an HWC image with the channels that a model wants, where that loses nothing.
+
+    Grey is repeated to RGB; RGB becomes grey only where its channels are equal.
+
+    Raises: ImageError — `unsupported`.
+    """
+    found = image.shape[2]
+    if found == channels:
+        return image
+    if found == 1:
+        return np.repeat(image, channels, axis=2)
+    if channels == 1 and is_grey(image):
+        return np.ascontiguousarray(image[:, :, :1])
+    raise ImageError("unsupported", f"{found} channels, the model was trained on {channels}; convert the image")
+
+
+def is_grey(image: NDArray[Any]) -> bool:
+    """Tell whether all channels of an HWC image are equal."""
+    return bool((image[:, :, 1:] == image[:, :, :1]).all())
+
+
+def _read(data: bytes | PageFile, max_pixels: int) -> Raster:
+    if not isinstance(data, PageFile) and not data:
+        raise ImageError("unreadable", "the file is empty (0 bytes)")
+    with mapped_errors():
+        if isinstance(data, PageFile):
+            return read_tiff(data, max_pixels)
+        if data[:4] in TIFF_MAGIC:
+            return read_tiff(io.BytesIO(data), max_pixels)
+        return _read_with_pillow(data, max_pixels)
+
+
+def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
+        width, height = image.size
+        check_size(height, width, len(image.getbands()), max_pixels)
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # MPO: a photograph with its thumbnails
+            raise ImageError("unsupported", f"{frames} frames of an animation; save them as single images")
+        orientation = _exif_orientation(image)
+        if image.format == "JPEG2000":
+            return _from_array(imagecodecs.jpeg2k_decode(data), orientation)
+        if image.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
+            return _from_array(imagecodecs.png_decode(data), orientation)
+        if image.format == "PPM" and image.mode == "RGB" and _pnm_maximum(data) > 255:
+            raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
+        image.load()
+        if image.format == "PNG" and data[24] in (2, 4) and data[25] == 0:  # Pillow scales these greys to 0..255
+            bits = data[24]
+            samples = np.asarray(image.convert("L"))[:, :, None] // (255 // (2**bits - 1))
+            return Raster(samples, bits=bits, orientation=orientation)
+        return _from_pillow(image, orientation)
+
+
+def _from_pillow(image: Image.Image, orientation: int) -> Raster:
+    if image.mode == "1":
+        return Raster(np.asarray(image)[:, :, None].astype(np.uint8), bits=1, orientation=orientation)
+    if image.mode == "P":
+        return Raster(np.asarray(image)[:, :, None], _palette_of(image), orientation=orientation)
+    if "transparency" in image.info and image.mode in ("L", "RGB"):
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        image = image.convert("RGB")
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I", "F"):
+        raise ImageError("unsupported", f"pixel format {image.mode}")
+    samples = np.asarray(image)
+    if image.mode.startswith("I"):
+        samples = _narrowed(samples)
+    samples = samples[:, :, None] if samples.ndim == 2 else samples
+    bits = samples.dtype.itemsize * 8
+    return Raster(samples, has_alpha=image.mode.endswith("A"), bits=bits, orientation=orientation)
+
+
+def _palette_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the 256 colours of a palette image: what Pillow makes of each index."""
+    ramp = image.resize((256, 1))
+    ramp.info = image.info
+    ramp.putdata(range(256))
+    return np.asarray(ramp.convert("RGBA" if "transparency" in image.info else "RGB"))[0]
+
+
+def _narrowed(samples: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return 32-bit integers, as Pillow holds 16-bit PNM, as uint16."""
+    if samples.size and (samples.min() < 0 or samples.max() > 65535):
+        raise ImageError("unsupported", f"values {samples.min()}..{samples.max()}; 8 and 16 bits are read")
+    return samples.astype(np.uint16)
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF: viewers show such an image as it is stored
+        return 1
+
+
+def _pnm_maximum(data: bytes) -> int:
+    fields = [line.split(b"#")[0] for line in data[:4096].split(b"\n")]
+    return int(b" ".join(fields).split()[3])
+
+
+def _from_array(samples: NDArray[Any], orientation: int) -> Raster:
+    samples = samples[:, :, None] if samples.ndim == 2 else samples
+    bits = samples.dtype.itemsize * 8
+    return Raster(samples, has_alpha=samples.shape[2] in (2, 4), bits=bits, orientation=orientation)
+
+
+def colours_of(raster: Raster) -> tuple[NDArray[Any], float | None]:
+    """Return the image that a raster stands for, HWC, and its alpha: palette applied, full range, black at zero.
+
+    Raises: ImageError — alpha that is not the same everywhere, samples that cannot be inverted.
+    """
+    image = raster.samples
+    if raster.palette is not None:
+        image = _apply_palette(image[:, :, 0], raster.palette)
+        return _drop_alpha(image) if raster.palette.shape[1] == 4 else (image, None)
+    if raster.bits < 8:
+        image = (image.astype(np.uint16) * 255 // (2**raster.bits - 1)).astype(np.uint8)
+    if raster.inverted:
+        if image.dtype not in (np.uint8, np.uint16) or raster.bits not in (1, 2, 4, 8, 16):
+            raise ImageError("unsupported", f"white-is-zero samples of {raster.bits} bits; save as 8 or 16 bits")
+        image = np.iinfo(image.dtype).max - image
+    return _drop_alpha(image) if raster.has_alpha else (image, None)
+
+
+def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if indices.size and int(indices.max()) >= len(palette):
+        raise ImageError("unreadable", f"palette index {int(indices.max())} of {len(palette)} colours")
+    return palette[indices]
+
+
+def _drop_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], float | None]:
+    alpha = image[:, :, -1]
+    if alpha.size and alpha.min() != alpha.max():
+        raise ImageError("unsupported", "transparency that varies over the image; flatten it")
+    return image[:, :, :-1], float(alpha.flat[0]) if alpha.size else None
+
+
+def _upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    orient = _ORIENT.get(orientation)
+    return np.ascontiguousarray(orient(image) if orient else image)

@@ -1,0 +1,112 @@
+"""What the child process of `decoder.Decoder` does: it decodes what it is asked for, within its limits."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from unet_ray.errors import ImageError, one_line
+from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
+from unet_ray.imaging.codecs.sandbox import SHARED_BYTES
+from unet_ray.imaging.codecs.window_reader import WindowReader
+from unet_ray.imaging.codecs.windows import open_windows
+from unet_ray.imaging.geometry import Box
+
+
+def serve(
+    requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_limit_bytes: int, shared: mmap.mmap
+) -> None:
+    """Decode what is asked for until there are no more requests."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    served = _Served(requests, replies, time_limit_s, shared)
+    _reply(replies, {"ready": True})
+    for line in requests:
+        request = json.loads(line)
+        data = requests.read(request["size"])
+        served.set_alarm()
+        try:
+            served.answer(request, data)
+        except (ImageError, MemoryError) as error:
+            if isinstance(error, MemoryError) or error.error_type == "out_of_memory":
+                error = ImageError("too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB")
+            _reply(replies, {"error_type": error.error_type, "message": error.message})
+        except Exception as error:
+            _reply(replies, {"error_type": "unreadable", "message": one_line(error)})
+        finally:
+            signal.alarm(0)
+
+
+class _Served:
+    """An image at a time, and windows of the one that is open."""
+
+    def __init__(self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float, shared: mmap.mmap) -> None:
+        self._requests, self._replies, self._time_limit_s, self._shared = requests, replies, time_limit_s, shared
+        self._windows: WindowReader | None = None
+
+    def set_alarm(self) -> None:
+        """End this process where a request takes too long: who asked may be dead, and nobody else would."""
+        signal.alarm(int(self._time_limit_s) + 2)
+
+    def answer(self, request: dict[str, Any], data: bytes) -> None:
+        """Do what a request asks for, and reply; raise ImageError, or whatever a decoder raises."""
+        if request["do"] == "open":
+            self._windows = None
+            self._windows = open_windows(self._file(request, data))
+            _reply(self._replies, {"height": self._windows.height, "width": self._windows.width})
+            return
+        if request["do"] == "window":
+            assert self._windows is not None
+            image = np.ascontiguousarray(self._windows.read(Box(*request["box"])))
+        else:
+            source = cast(PageFile, self._file(request, data)) if "held" in request else data
+            image = decode_image(source, request["max_pixels"])
+        samples, is_shared = image.data.cast("B"), image.nbytes <= SHARED_BYTES
+        if is_shared:
+            self._shared[: len(samples)], samples = samples, memoryview(b"")
+        _reply(self._replies, {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared}, samples)
+
+    def _file(self, request: dict[str, Any], data: bytes) -> RangeFile:
+        """Return the file that a request describes; the bytes of its pieces came with it."""
+        ends = accumulate(size for _, size in request["held"])
+        pieces = [(start, data[end - size : end]) for (start, size), end in zip(request["held"], ends, strict=True)]
+        if request["index"] is None:
+            return RangeFile(self._fetch, request["file_size"], pieces)
+        return PageFile(self._fetch, request["file_size"], pieces, request["index"])
+
+    def _fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        signal.alarm(0)  # the store's time is not the decoder's; who fetches is alive, or the pipe ends
+        _reply(self._replies, {"fetch": ranges})
+        found = json.loads(self._requests.readline())
+        pieces = [self._requests.read(size) for size in found["sizes"]]
+        self.set_alarm()
+        return pieces
+
+
+def _reply(replies: BinaryIO, line: dict[str, Any], samples: memoryview | bytes = b"") -> None:
+    replies.write(json.dumps(line).encode() + b"\n")
+    replies.write(samples)
+    replies.flush()
+
+
+def main() -> None:
+    """Serve the process that started this one; what decoders print goes nowhere."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    time_limit_s, memory_limit_bytes, shared = sys.argv[1:]
+    with mmap.mmap(int(shared), SHARED_BYTES) as memory:
+        serve(sys.stdin.buffer, replies, float(time_limit_s), int(memory_limit_bytes), memory)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Regions drawn over their image, and sheets of such pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+    (240, 228, 66),
+)
+"""Class colours that colour-blind people can tell apart (Okabe and Ito 2008)."""
+
+GREY = (128, 128, 128)
+_FILL = 0.4
+_LIGHT = 70
+"""Of 255: how much of its colour a region is filled with in an overlay."""
+_DIM_RANGE = 128
+_CUT_PERCENT = 0.5
+
+
+def class_colour(index: int) -> tuple[int, int, int]:
+    """Return the colour of the class at an index: COLOURS, then darker rounds of them."""
+    red, green, blue = COLOURS[index % len(COLOURS)]
+    shade = 0.6 ** (index // len(COLOURS) % 3)
+    return round(red * shade), round(green * shade), round(blue * shade)
+
+
+def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
+    """Draw regions over their image: filled lightly, outlined, each class id with a colour of its own.
+
+    Args:
+        image_hwc — as decoded; other types than uint8 are stretched to it.
+        regions — rows of the regions table that belong to the image.
+    """
+    picture = Image.fromarray(_displayable(image_hwc))
+    draw = ImageDraw.Draw(picture)
+    for row in regions.select(["class_id", "geometry"]).to_pylist():
+        colour = class_colour(row["class_id"] - 1)
+        for polygon in shapely.get_parts(shapely.from_wkb(row["geometry"])):
+            left, top, right, bottom = map(int, polygon.bounds)
+            stencil = Image.new("L", (right - left + 1, bottom - top + 1))  # what lies in a hole is not touched
+            for ring, light in ((polygon.exterior, _LIGHT), *((hole, 0) for hole in polygon.interiors)):
+                corners = shapely.get_coordinates(ring) - [left, top]
+                ImageDraw.Draw(stencil).polygon(corners.ravel().tolist(), fill=light)
+            picture.paste(colour, (left, top), stencil)
+            for ring in (polygon.exterior, *polygon.interiors):
+                draw.line(list(ring.coords), fill=colour, width=1)
+    return picture
+
+
+def _displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
+    image = image_hwc if image_hwc.shape[2] in (1, 3) else image_hwc[:, :, :1]
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        image = ((image - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
+
+
+def contact_sheet(pictures: list[Image.Image], columns: int, gap_px: int = 8) -> Image.Image:
+    """Lay pictures out in rows on white, each row as high as its highest picture."""
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    width = max(sum(p.width + gap_px for p in row) for row in rows) + gap_px
+    sheet = Image.new("RGB", (width, sum(max(p.height for p in row) + gap_px for row in rows) + gap_px), "white")
+    top = gap_px
+    for row in rows:
+        left = gap_px
+        for picture in row:
+            sheet.paste(picture, (left, top))
+            left += picture.width + gap_px
+        top += max(p.height for p in row) + gap_px
+    return sheet
+
+
+def _stretched(image: NDArray[Any]) -> NDArray[Any]:
+    """Return samples over the range of uint8, unless they are uint8 that use much of it already.
+
+    The extreme half per cent is cut off: one hot pixel of a 16-bit image would leave the rest black.
+    """
+    low, high = np.percentile(image, (_CUT_PERCENT, 100 - _CUT_PERCENT))
+    if image.dtype == np.uint8 and not 0 < high - low < _DIM_RANGE:
+        return image
+    if high <= low:
+        low, high = float(image.min()), float(image.max())
+    scaled = (image.astype(np.float32) - low) * (255 / max(high - low, 1e-9))
+    return scaled.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,196 @@
+"""Panels small enough to look at: images, masks, comparisons of truth and prediction."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from unet_ray.imaging.drawing.overlay import _FILL, GREY, _displayable, _stretched, class_colour, contact_sheet
+from unet_ray.imaging.labels.targets import IGNORED
+
+PANEL_PX = 512
+"""Longest side of a panel."""
+
+_LEAST_TITLE_PX = 400
+_SMALL_PX = 384
+"""Panels are enlarged by a whole factor up to this longest side."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A labelled image and what was predicted for it."""
+
+    name: str
+    dice: float
+    """Mean over its classes; NaN: undefined."""
+    image_hwc: NDArray[Any]
+    """uint8, uint16 or float32; of other than 1 or 3 channels the first is shown."""
+    targets_khw: NDArray[np.uint8]
+    """0, 1, or IGNORED."""
+    masks_khw: NDArray[np.bool_]
+    class_names: tuple[str, ...]
+
+
+def draw_comparison(rows: Iterable[Comparison], title: str = "Worst validation images") -> bytes:
+    """Return a PNG with a row per image: the image, the truth over it, the prediction over it.
+
+    Args:
+        rows — one or more, of the same classes; taken one by one, so a generator keeps one large image in memory.
+        title — above all rows.
+    """
+    pictures, names, some_ignored = [], tuple[str, ...](), False
+    for row in rows:
+        pictures.append(_comparison_row(row))
+        names = row.class_names
+        some_ignored |= bool((row.targets_khw == IGNORED).any())
+    legend = [(name, class_colour(index)) for index, name in enumerate(names)]
+    if some_ignored:
+        legend.append(("ignored (hatched)", GREY))
+    width_px = max(picture.width for picture in pictures)
+    heads = [text_line([(title, None)], width_px, 20), text_line(legend, width_px, 15)]
+    png = io.BytesIO()
+    contact_sheet([*heads, *pictures], columns=1).save(png, format="PNG")
+    return png.getvalue()
+
+
+def _comparison_row(row: Comparison) -> Image.Image:
+    panel = image_panel(row.image_hwc)
+    wanted = [mask_panel(plane == 1) for plane in row.targets_khw]
+    found = [mask_panel(plane) for plane in row.masks_khw]
+    ignored = mask_panel((row.targets_khw == IGNORED).any(axis=0)) & ~np.any(wanted, axis=0)
+    channels = row.image_hwc.shape[2]
+    shown = {
+        "image" if channels in (1, 3) else f"image (channel 1 of {channels})": panel,
+        "truth": hatch(paint_masks(panel, wanted), ignored),
+        "prediction": paint_masks(panel, found),
+    }
+    columns = [
+        contact_sheet([text_line([(name, None)], panel.shape[1], 13), Image.fromarray(painted)], 1, gap_px=0)
+        for name, painted in shown.items()
+    ]
+    panels = contact_sheet(columns, 3)
+    panels = panels.crop((8, 8, panels.width, panels.height))  # flush with the heading
+    dice = "undefined" if np.isnan(row.dice) else f"{row.dice:.3f}"
+    heading = text_line([(row.name, None), (f"mean Dice {dice}", None)], max(panels.width, _LEAST_TITLE_PX), 15)
+    return contact_sheet([heading, panels], 1, gap_px=0)
+
+
+def panel_size(height: int, width: int) -> tuple[int, int]:
+    """Return the height and width at which an image is shown: at most PANEL_PX a side, small ones enlarged.
+
+    Example: 1024 × 2048 → 256 × 512; 64 × 48 → 384 × 288; 400 × 300 as it is.
+    """
+    longest = max(height, width)
+    if longest > PANEL_PX:
+        return max(1, round(height * PANEL_PX / longest)), max(1, round(width * PANEL_PX / longest))
+    factor = max(1, _SMALL_PX // longest)
+    return height * factor, width * factor
+
+
+def image_panel(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an image as a panel (`panel_size`), uint8 RGB: shrunk first, then brightened where it would look black.
+
+    Args:
+        image_hwc — uint8, uint16 or float32; of other than 1 or 3 channels the first is shown.
+    """
+    height, width = panel_size(*image_hwc.shape[:2])
+    step = max(1, max(image_hwc.shape[:2]) // (2 * PANEL_PX))  # a large image is never converted as a whole
+    picture = Image.fromarray(_displayable(_stretched(image_hwc[::step, ::step])))
+    kind = Image.Resampling.NEAREST if picture.width < width else Image.Resampling.BOX
+    return np.asarray(picture.resize((width, height), kind))
+
+
+def mask_panel(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask as a panel (`panel_size`): a pixel is set if any that it stands for is, so thin objects stay.
+
+    Example: 1 row of 1024 pixels with only the last set → 512 pixels with only the last set.
+    """
+    height, width = panel_size(*mask_hw.shape)
+    if max(mask_hw.shape) <= PANEL_PX:
+        return mask_hw.repeat(height // mask_hw.shape[0], axis=0).repeat(width // mask_hw.shape[1], axis=1)
+    rows, columns = _starts(mask_hw.shape[0], height), _starts(mask_hw.shape[1], width)
+    shrunk: NDArray[np.bool_] = np.logical_or.reduceat(np.logical_or.reduceat(mask_hw, rows, 0), columns, 1)
+    return shrunk
+
+
+def _starts(size: int, panel: int) -> NDArray[np.intp]:
+    """Return where the pixels of a panel start in the image: 5 to 2 → 0, 2."""
+    return np.arange(panel) * size // panel
+
+
+def paint_masks(panel: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Return an RGB panel with masks over it, one colour per class: filled lightly, full colour at their edges."""
+    painted = panel.astype(np.float32)
+    for index, mask in enumerate(masks):
+        colour = np.array(class_colour(index), np.float32)
+        painted[mask] += (colour - painted[mask]) * _FILL
+        painted[_edge_of(mask)] = colour
+    return painted.round().astype(np.uint8)
+
+
+def hatch(panel: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return an RGB panel with diagonal grey stripes where a mask is set."""
+    rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    hatched = panel.copy()
+    hatched[mask] = hatched[mask] // 2 + 64
+    hatched[mask & ((rows + columns) % 8 < 3)] = GREY
+    return hatched
+
+
+def text_line(parts: Sequence[tuple[str, tuple[int, int, int] | None]], width_px: int, size_px: int) -> Image.Image:
+    """Write parts in lines of at most a width, each after a square of its colour if it has one.
+
+    A part longer than a line loses its middle.
+    """
+    font, line_px, pad_px = _font(size_px), round(size_px * 1.6), size_px
+    places, left, top = [], 0, 0
+    for text, colour in parts:
+        indent_px = round(size_px * 1.4) if colour else 0
+        text = _fitted(text, font, width_px - indent_px)
+        needed_px = indent_px + round(font.getlength(text))
+        if left and left + needed_px > width_px:
+            left, top = 0, top + line_px
+        places.append((left, top, indent_px, text, colour))
+        left += needed_px + pad_px
+    picture = Image.new("RGB", (width_px, top + line_px), "white")
+    draw = ImageDraw.Draw(picture)
+    for left, top, indent_px, text, colour in places:
+        middle = top + line_px // 2
+        if colour:
+            draw.rectangle((left, middle - size_px // 2, left + size_px, middle + size_px // 2), fill=colour)
+        draw.text((left + indent_px, middle), text, font=font, fill=(32, 32, 32), anchor="lm")
+    return picture
+
+
+def _edge_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of a mask that have a neighbour outside of it; the border of the image is no edge."""
+    around = np.pad(mask, 1, mode="edge")
+    inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    edge: NDArray[np.bool_] = mask & ~inside
+    return edge
+
+
+@lru_cache
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    """Return matplotlib's DejaVu Sans: Pillow's own font lacks most letters beyond ASCII."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size_px)
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
+    """Return a text without as much of its middle as does not fit."""
+    kept = len(text)
+    shown = text
+    while kept > 2 and font.getlength(shown) > width_px:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown

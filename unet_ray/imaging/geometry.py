@@ -1,0 +1,82 @@
+"""Boxes in pixels, and reading a box of an image's frame, mirrored or replicated beyond its edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels, half-open: rows top..bottom − 1, columns left..right − 1."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+    def grown(self, by: int, height: int, width: int) -> Box:
+        """Return the box with so much around it, within 0..height and 0..width (px)."""
+        bottom, right = min(height, self.bottom + by), min(width, self.right + by)
+        return Box(max(0, self.top - by), max(0, self.left - by), bottom, right)
+
+    def on_grid(self, multiple: int) -> Box:
+        """Return the smallest box around it whose sides lie on multiples (px)."""
+        bottom, right = (-(-side // multiple) * multiple for side in (self.bottom, self.right))
+        return Box(self.top // multiple * multiple, self.left // multiple * multiple, bottom, right)
+
+    def scaled(self, factor: int) -> Box:
+        """Return the box in pixels that are so much smaller."""
+        return Box(*(factor * side for side in (self.top, self.left, self.bottom, self.right)))
+
+
+def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:
+    """Read a box of an image's frame, as `read_frame`, from an array."""
+    height, width = image_hwc.shape[:2]
+    return read_frame(lambda b: image_hwc[b.top : b.bottom, b.left : b.right], height, width, box, mirror)
+
+
+def read_frame(read: Callable[[Box], NDArray[Any]], height: int, width: int, box: Box, mirror: bool) -> NDArray[Any]:
+    """Read a box of an image's frame; what lies beyond the image is mirrored or replicated.
+
+    Args:
+        read — gives boxes inside the image, HWC, any dtype.
+        height, width — of the image (px).
+        box — frame coordinates: the image's, going on beyond its edges.
+        mirror — mirror the image (unpadded networks), or replicate its last row and column (padded ones).
+    """
+    if box.top >= 0 and box.left >= 0 and box.bottom <= height and box.right <= width:
+        return read(box)
+    extend = mirrored if mirror else replicated
+    rows, columns = extend(box.top, box.bottom, height), extend(box.left, box.right, width)
+    inside = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+    return read(inside)[rows - inside.top][:, columns - inside.left]
+
+
+def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Return the indices start..stop − 1 mirrored into 0..size − 1, edges not repeated, as often as it takes.
+
+    Example: mirrored(-2, 5, 3) → 2 1 0 1 2 1 0.
+    """
+    period = max(1, 2 * (size - 1))
+    position = np.arange(start, stop) % period
+    return np.minimum(position, period - position).astype(np.intp) if size > 1 else np.zeros(stop - start, np.intp)
+
+
+def replicated(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Return the indices start..stop − 1 clipped into 0..size − 1."""
+    return np.clip(np.arange(start, stop), 0, size - 1)

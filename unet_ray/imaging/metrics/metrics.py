@@ -1,0 +1,218 @@
+"""Counts of pixels first, metrics from counts: counts add up over images, workers and nights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.imaging.labels.targets import IGNORED
+from unet_ray.imaging.metrics.boundaries import count_boundaries
+from unet_ray.imaging.metrics.objects import IOU_PERCENT, count_objects
+
+COUNTS = {
+    "true_positive": "pixels of the class that were found",
+    "false_positive": "pixels found that are not of the class",
+    "false_negative": "pixels of the class that were not found",
+    "pixels": "pixels that count",
+    "true_objects": "objects in the masks",
+    "found_objects": "objects found",
+    "iou_sum": "IoU of the objects matched at 0.5, added up",
+    **{f"matched_{percent}": f"objects matched at IoU ≥ {percent / 100}" for percent in IOU_PERCENT},
+    "split_objects": "objects in the masks that hold more than half of each of several found ones",
+    "merged_objects": "found objects that hold more than half of each of several in the masks",
+    "true_boundary": "boundary pixels in the masks",
+    "true_boundary_matched": "of these, those within the tolerance of one found",
+    "found_boundary": "boundary pixels found",
+    "found_boundary_matched": "of these, those within the tolerance of one in the masks",
+    "true_pairs": "ordered pairs of pixels of true objects that are in the same one",
+    "found_pairs": "ordered pairs of pixels of true objects that are in the same found one",
+    "common_pairs": "ordered pairs of pixels of true objects that are both",
+}
+"""What is counted of a class in an image, and what it means."""
+
+METRICS = {
+    "iou": "intersection over union of pixels",
+    "dice": "Dice coefficient of pixels",
+    "pixel_error": "share of the pixels that is wrong",
+    "ap50": "objects matched at IoU ≥ 0.5, TP / (TP + FP + FN)",
+    "map": "the same, mean over the IoU thresholds 0.5, 0.55 … 0.95",
+    "f1": "F1 of objects matched at IoU ≥ 0.5",
+    "pq": "panoptic quality at IoU ≥ 0.5",
+    "boundary_f1": "F1 of boundary pixels matched within the tolerance",
+    "adapted_rand_error": "1 − F1 of pairs of pixels of true objects",
+}
+"""What counts make up; NaN where a class is neither present nor found."""
+
+MEANS = {"image_iou": "iou", "image_dice": "dice", "adapted_rand_error": "adapted_rand_error"}
+"""Of a set: metrics that are means over those images in which they are defined; all others come from added counts."""
+
+_MATCHED = slice(list(COUNTS).index("matched_50"), list(COUNTS).index("matched_95") + 1)
+_WEIGHTS_AT_ONCE = 2**22
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Per class: how many pixels were found rightly, wrongly, not at all, and counted."""
+
+    true_positive: NDArray[np.int64]
+    false_positive: NDArray[np.int64]
+    false_negative: NDArray[np.int64]
+    total: NDArray[np.int64]
+
+    def as_array(self) -> NDArray[np.int64]:
+        """Return the counts as (4, classes), in the order of the fields."""
+        return np.stack([self.true_positive, self.false_positive, self.false_negative, self.total])
+
+    @staticmethod
+    def of_array(counts: NDArray[np.int64]) -> PixelCounts:
+        """Return the inverse of `as_array`."""
+        return PixelCounts(*counts)
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union per class; NaN for a class that is neither present nor found."""
+        return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
+
+    @property
+    def dice(self) -> NDArray[np.float64]:
+        """Dice coefficient (F1) per class; NaN for a class that is neither present nor found."""
+        return _ratio(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
+
+
+def count_pixels(masks_khw: NDArray[np.bool_], targets_khw: NDArray[np.uint8]) -> PixelCounts:
+    """Count a prediction against its targets.
+
+    Args:
+        masks_khw — predicted masks, one per class.
+        targets_khw — 0, 1, or IGNORED.
+    """
+    wanted, counted = targets_khw == 1, targets_khw != IGNORED
+    axes = (1, 2)
+    return PixelCounts(
+        (masks_khw & wanted).sum(axes, dtype=np.int64),
+        (masks_khw & ~wanted & counted).sum(axes, dtype=np.int64),
+        (~masks_khw & wanted).sum(axes, dtype=np.int64),
+        counted.sum(axes, dtype=np.int64),
+    )
+
+
+def count_image(
+    masks_khw: NDArray[np.bool_],
+    targets_khw: NDArray[np.uint8],
+    found_objects: Sequence[NDArray[Any]],
+    true_objects: Sequence[NDArray[Any]],
+    boundary_tolerance_px: int,
+) -> NDArray[np.float64]:
+    """Count everything about one image.
+
+    Args:
+        masks_khw, targets_khw — as for `count_pixels`.
+        found_objects, true_objects — label images (HW) of each class, as for `count_objects`.
+        boundary_tolerance_px — see `count_boundaries`.
+
+    Returns: (classes, COUNTS).
+    """
+    pixels = count_pixels(masks_khw, targets_khw).as_array().T
+    rows = []
+    for index, (mask, target) in enumerate(zip(masks_khw, targets_khw, strict=True)):
+        counted = target != IGNORED
+        more = count_objects(true_objects[index], found_objects[index], counted)
+        more |= count_boundaries(target == 1, mask, counted, boundary_tolerance_px)
+        row = dict(zip(list(COUNTS)[:4], pixels[index].tolist(), strict=True)) | more
+        rows.append([row[name] for name in COUNTS])
+    return np.array(rows, np.float64)
+
+
+def metrics_of(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return each of METRICS from counts (…, COUNTS), as arrays (…).
+
+    Average precision as in the Data Science Bowl 2018 and StarDist (Schmidt et al. 2018), panoptic quality as of
+    Kirillov et al. 2019, boundary F1 as of Csurka et al. 2013, Rand error as of Arganda-Carreras et al. 2015.
+    """
+    c = dict(zip(COUNTS, np.moveaxis(counts, -1, 0), strict=True))
+    hit, wrong = c["true_positive"], c["false_positive"] + c["false_negative"]
+    objects = c["true_objects"] + c["found_objects"]
+    precisions = _ratio(counts[..., _MATCHED], objects[..., None] - counts[..., _MATCHED])
+    return {
+        "iou": _ratio(hit, hit + wrong),
+        "dice": _ratio(2 * hit, 2 * hit + wrong),
+        "pixel_error": _ratio(wrong, c["pixels"]),
+        "ap50": precisions[..., 0],
+        "map": precisions.mean(-1),
+        "f1": _ratio(2 * c["matched_50"], objects),
+        "pq": _ratio(2 * c["iou_sum"], objects),
+        "boundary_f1": _boundary_f1(c),
+        "adapted_rand_error": 1 - _ratio(2 * c["common_pairs"], c["true_pairs"] + c["found_pairs"]),
+    }
+
+
+def pool_metrics(
+    counts_ikc: NDArray[np.float64], weights_ri: NDArray[np.float64] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Return each of METRICS and MEANS over sets of images.
+
+    Args:
+        counts_ikc — (images, classes, COUNTS).
+        weights_ri — (sets, images): how often each set has each image; None: one set of all images.
+
+    Returns: arrays (sets, classes).
+    """
+    weights = np.ones((1, len(counts_ikc))) if weights_ri is None else weights_ri
+    single = metrics_of(counts_ikc)
+    means = {name: single[of] for name, of in MEANS.items()}
+    return metrics_of(np.tensordot(weights, counts_ikc, 1)) | {
+        name: _ratio(weights @ np.nan_to_num(values), weights @ ~np.isnan(values)) for name, values in means.items()
+    }
+
+
+def bootstrap_intervals(counts_ikc: NDArray[np.float64], resamples: int, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Return 95 % confidence intervals of each of METRICS and MEANS: bootstrap over images, percentile method (Efron).
+
+    Resamples in which a metric is undefined are left out; a metric that fewer than two images define has no interval.
+
+    Args:
+        counts_ikc — (images, classes, COUNTS).
+        resamples — how many sets of as many images are drawn, with replacement.
+
+    Returns: arrays (classes, 2): low, high; NaN where there is none.
+    """
+    rng = np.random.default_rng(seed)
+    parts = [pool_metrics(counts_ikc, weights) for weights in _draw_weights(len(counts_ikc), resamples, rng)]
+    enough = {name: (~np.isnan(values)).sum(0) > 1 for name, values in metrics_of(counts_ikc).items()}
+    return {
+        name: _intervals(np.concatenate([part[name] for part in parts]), enough[MEANS.get(name, name)])
+        for name in parts[0]
+    }
+
+
+def _draw_weights(images: int, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+    """Yield (some resamples, images): how often each image was drawn; pieces of bounded size."""
+    at_once = max(1, _WEIGHTS_AT_ONCE // images)
+    for start in range(0, resamples, at_once):
+        count = min(at_once, resamples - start)
+        drawn = rng.integers(images, size=(count, images)) + np.arange(count)[:, None] * images
+        yield np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(np.float64)
+
+
+def _intervals(values_rk: NDArray[np.float64], enough_k: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the 2.5th and 97.5th percentile of each class, (classes, 2); NaN where there is not enough."""
+    intervals = np.full((len(enough_k), 2), np.nan)
+    for index in np.flatnonzero(enough_k & ~np.isnan(values_rk).all(0)):
+        intervals[index] = np.nanpercentile(values_rk[:, index], [2.5, 97.5])
+    return intervals
+
+
+def _boundary_f1(counts: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the harmonic mean of precision and recall; 0 where one side has no boundary, NaN where neither has."""
+    precision = np.nan_to_num(_ratio(counts["found_boundary_matched"], counts["found_boundary"]))
+    recall = np.nan_to_num(_ratio(counts["true_boundary_matched"], counts["true_boundary"]))
+    f1 = np.nan_to_num(_ratio(2 * precision * recall, precision + recall))
+    return np.where(counts["true_boundary"] + counts["found_boundary"] > 0, f1, np.nan)
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

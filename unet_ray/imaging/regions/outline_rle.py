@@ -1,0 +1,63 @@
+"""Outlines to run lengths, as COCO wants them: column-major over the whole image, without drawing anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from unet_ray.imaging.regions.runs import ranges
+
+
+def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[bytes]:
+    """Return the COCO compressed run lengths of each outline as a mask of its image.
+
+    Down a column of pixels an outline's horizontal sides are in turn where the inside begins and where it ends: the
+    sides of all outlines, column by column, sorted, are the runs.
+
+    Args:
+        outlines — polygons or multipolygons (shapely) whose sides lie between pixels, y down.
+        height, width — of the image (px).
+    """
+    if not len(outlines):
+        return []
+    rings, owner = _rings(outlines)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    x, y = points.astype(np.int64).T
+    sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
+    left, length = np.minimum(x[sides], x[sides + 1]), np.abs(x[sides + 1] - x[sides])
+    edge = np.repeat(y[sides], length) + height * ranges(left, length)
+    label = np.repeat(owner[ring[sides]], length)
+    order = np.lexsort((edge, label))
+    start, stop = edge[order].reshape(-1, 2).T
+    return _compressed(label[order][::2], start, stop, height, width, len(outlines))
+
+
+def _rings(outlines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the rings of all outlines, and the outline that each belongs to."""
+    parts, outline = shapely.get_parts(outlines, return_index=True)
+    rings, part = shapely.get_rings(parts, return_index=True)
+    return rings, outline[part]
+
+
+def _compressed(
+    label: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64], height: int, width: int, labels: int
+) -> list[bytes]:
+    """Return each label's runs, which lie together and in order, as the gaps and lengths that COCO counts."""
+    goes_on = np.zeros(len(start), bool)  # from the foot of a column to the head of the next
+    goes_on[1:] = (label[1:] == label[:-1]) & (start[1:] == stop[:-1])
+    begins = np.flatnonzero(~goes_on)
+    label, start, stop = label[begins], start[begins], stop[np.append(begins[1:], len(stop)) - 1]
+    gap = start.copy()
+    gap[1:] -= np.where(label[1:] == label[:-1], stop[:-1], 0)
+    counts = np.stack([gap, stop - start], axis=1).ravel()
+    bounds = np.searchsorted(label, np.arange(labels + 1))
+    rest = height * width - stop[bounds[1:] - 1]
+    listed = [
+        {"size": [height, width], "counts": counts[2 * a : 2 * b].tolist() + [after] * (after > 0)}
+        for a, b, after in zip(bounds[:-1], bounds[1:], rest.tolist(), strict=True)
+    ]
+    return [code["counts"] for code in coco.frPyObjects(listed, height, width)]

@@ -1,0 +1,153 @@
+"""Masks to regions: 8-connected components and their measures, one pass over the labels, no loop over pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError
+from unet_ray.imaging.regions.columns import Columns
+from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.outlines import Parts, outlines_wkb
+from unet_ray.imaging.regions.runs import Runs
+from unet_ray.imaging.regions.separation import Parted
+
+MAX_REGIONS = 2_000_000
+"""Of one class in one image: what an image's rows may take in memory (a few hundred bytes each)."""
+
+
+@dataclass(frozen=True)
+class Sums(Columns):
+    """What pixels of labels add up to, a column per field: integers, so that pieces of a region add up exactly."""
+
+    area: NDArray[np.int64]
+    """Pixels."""
+    q_sum: NDArray[np.int64]
+    """Sum of q over the region's pixels."""
+    q_max: NDArray[np.uint8]
+    """Largest q of the region."""
+    x_sum: NDArray[np.int64]
+    """Sum of the columns of the region's pixels."""
+    y_sum: NDArray[np.int64]
+    """Sum of the rows of the region's pixels."""
+    bbox: NDArray[np.int64]
+    """(regions, 4) xmin, ymin, xmax, ymax; half-open (px)."""
+    first: NDArray[np.int64]
+    """(regions, 2) row, column of the first pixel in raster order."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of one class in one image, a column per field, ranked by first pixel in raster order."""
+
+    sums: Sums
+    geometry: NDArray[Any]
+    """WKB of the pixel-exact outline, y down."""
+    height: int
+    """Of the image (px)."""
+    width: int
+    """Of the image (px)."""
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    def of(self, kept: NDArray[np.bool_]) -> Regions:
+        """Return some of them."""
+        return Regions(self.sums.of(kept), self.geometry[kept], self.height, self.width)
+
+    @property
+    def area(self) -> NDArray[np.int64]:
+        """Pixels."""
+        return self.sums.area
+
+    @property
+    def bbox(self) -> NDArray[np.int64]:
+        """(regions, 4) xmin, ymin, xmax, ymax; half-open (px)."""
+        return self.sums.bbox
+
+    @property
+    def score(self) -> NDArray[np.float32]:
+        """Mean probability: Σq / (255·area)."""
+        return (self.sums.q_sum / (255 * self.area)).astype(np.float32)
+
+    @property
+    def score_max(self) -> NDArray[np.float32]:
+        """Largest probability."""
+        return (self.sums.q_max / np.float64(255)).astype(np.float32)
+
+    @property
+    def centroid(self) -> NDArray[np.float64]:
+        """(regions, 2) x, y; pixel centres lie at +0.5 (px)."""
+        return np.stack([self.sums.x_sum, self.sums.y_sum], axis=1) / self.area[:, None] + 0.5
+
+    @property
+    def touches_border(self) -> NDArray[np.bool_]:
+        """Whether a pixel of the region lies on the image's edge."""
+        xmin, ymin, xmax, ymax = self.bbox.T
+        return (xmin == 0) | (ymin == 0) | (xmax == self.width) | (ymax == self.height)
+
+
+def find_regions(
+    parted: Parted, q_hw: NDArray[np.uint8], least: Least = ANY, max_regions: int = MAX_REGIONS
+) -> Regions:
+    """Measure the objects of a mask.
+
+    Args:
+        parted — the pixels of one class, parted into objects.
+        q_hw — its probabilities, round(255·p).
+        least — other regions are dropped before ranking.
+        max_regions — more of them, small ones too, are the error `too_large`.
+    """
+    check_count(parted.count, max_regions)
+    sums = sums_of(parted.runs, q_hw)
+    kept = np.flatnonzero(least.met_by(sums.area, sums.q_sum))
+    ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
+    number, parts = np.full(len(sums), -1), Parts.of(parted.runs)
+    number[ranked] = np.arange(len(ranked))
+    return Regions(sums.of(ranked), outlines_wkb(parts.sides(), number[parts.label], len(ranked)), *q_hw.shape)
+
+
+def check_count(regions: int, max_regions: int) -> None:
+    """Raise ImageError where an image has more regions of a class than it may."""
+    if regions > max_regions:
+        raise ImageError("too_large", f"more than {max_regions} regions of a class; see --max-regions and --threshold")
+
+
+def sums_of(runs: Runs, q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
+    """Add up the pixels of each label 0..n of an image, or of a piece of one that lies at (left, top) in px.
+
+    A label without pixels has area 0, and nothing else of it means anything.
+    """
+    count, label, length = int(runs.label.max(initial=-1)) + 1, runs.label, runs.stop - runs.start
+    y, x = runs.row + top, runs.start + left
+    ends = np.stack([runs.row * q_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1).ravel()
+    ends = ends[: len(ends) - int(len(ends) > 0 and ends[-1] == q_hw.size)]  # the image's end is the last one's anyway
+    q_sum = np.add.reduceat(q_hw.ravel(), ends, dtype=np.uint32)[::2]  # of a run: far below 2^32, half of int64's time
+    q_max = np.maximum.reduceat(q_hw.ravel(), ends)[::2]
+
+    def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53
+        return np.bincount(label, weights=values, minlength=count).astype(np.int64)
+
+    def extreme(pick: np.ufunc, values: NDArray[Any], start: int) -> NDArray[Any]:
+        found = np.full(count, start, values.dtype)
+        pick.at(found, label, values)
+        return found
+
+    first, last_row = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
+    first[label[::-1]] = np.stack([y, x], axis=1)[::-1]  # of several writes to one place the last stays
+    last_row[label] = y
+    left_most = extreme(np.minimum, x, np.iinfo(np.int64).max)
+    right_most = extreme(np.maximum, x + length, 0)
+    return Sums(
+        area=added(length),
+        q_sum=added(q_sum),
+        q_max=extreme(np.maximum, q_max, 0),
+        x_sum=added(length * (2 * x + length - 1) // 2),
+        y_sum=added(length * y),
+        bbox=np.stack([left_most, first[:, 0], right_most, last_row + 1], axis=1),
+        first=first,
+    )

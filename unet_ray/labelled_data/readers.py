@@ -1,0 +1,122 @@
+"""Where labelled images come from: files that are decoded each time, or Ray's object store, where each lies decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError
+from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
+from unet_ray.tables.binary_columns import samples_of
+
+_STORE_SHARE = 0.3
+"""Of the smallest node's object store that decoded images may fill: every node may come to hold all of them."""
+_SAMPLED_IMAGES = 8
+
+
+class Reader(Protocol):
+    """Gives labelled images by their index in a set."""
+
+    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """Return an image (HWC) and its masks (HW each); raise ImageError where it cannot be read."""
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads and decodes files."""
+
+    access: LabelAccess
+    items: tuple[LabelledImage, ...]
+
+    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """Return image and masks of the files."""
+        return self.items[index].read(self.access)
+
+
+@dataclass(frozen=True)
+class StoreReader:
+    """Gives images out of blocks in the object store, without a copy where the block lies on this node.
+
+    The blocks are outputs of tasks: one that is lost with its node is made again.
+    """
+
+    blocks: tuple[Any, ...]
+    """References to Arrow tables with the columns of `decoded_schema`."""
+    places: tuple[tuple[int, int], ...]
+    """(block, row) of each image; (-1, -1) for one that cannot be read."""
+
+    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """Return image and masks as read-only arrays."""
+        block, row = self.places[index]
+        if block < 0:
+            raise ImageError("unreadable", "the image could not be decoded")
+        table = ray.get(self.blocks[block])
+        image = _array(table, "image", row)
+        return image, [_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
+
+
+def decoded_schema(masks: int) -> pa.Schema:
+    """Return the columns of decoded images with so many masks each; null where an image could not be read."""
+    kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
+    names = ["image", *(f"mask{index}" for index in range(masks))]
+    return pa.schema([(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()])
+
+
+def decoded_row(image_hwc: NDArray[Any], masks: list[NDArray[Any]]) -> dict[str, Any]:
+    """Return an image and its masks as the columns of `decoded_schema`: bytes, shape and type of each."""
+    row: dict[str, Any] = {}
+    for name, array in [("image", image_hwc), *((f"mask{i}", mask) for i, mask in enumerate(masks))]:
+        row |= {name: array.tobytes(), f"{name}_shape": list(array.shape), f"{name}_dtype": str(array.dtype)}
+    return row
+
+
+def _array(table: Any, name: str, row: int) -> NDArray[Any]:
+    (flat,) = samples_of(table.column(name).slice(row, 1))
+    assert flat is not None
+    return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(table.column(f"{name}_shape")[row].as_py())
+
+
+def _count_masks(table: Any) -> int:
+    return sum(name.startswith("mask") and name.endswith("_shape") for name in table.column_names)
+
+
+def fits_in_store(reader: FileReader) -> bool:
+    """Tell from a few images whether a whole set, decoded, fits into the object stores of the nodes."""
+    count = len(reader.items)
+    sample = range(0, count, max(1, count // _SAMPLED_IMAGES))
+    with ThreadPoolExecutor(2) as pool:
+        sizes = [size for size in pool.map(lambda index: _decoded_bytes(reader, index), sample) if size]
+    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    return bool(sizes) and float(np.mean(sizes)) * count <= _STORE_SHARE * min(stores)
+
+
+def _decoded_bytes(reader: FileReader, index: int) -> int:
+    try:
+        image, masks = reader.read(index)
+    except ImageError:
+        return 0
+    return int(image.nbytes) + sum(mask.nbytes for mask in masks)
+
+
+def store_reader(decoded: Any, count: int) -> StoreReader:
+    """Return the reader of a materialised dataset with the columns `id` and those of `decoded_schema`."""
+    blocks = [entry.ref for bundle in decoded.iter_internal_ref_bundles() for entry in bundle.blocks]
+    places = [(-1, -1)] * count
+    for block, ids in enumerate(ray.get([_readable_ids.remote(ref) for ref in blocks])):
+        for row, index in ids:
+            places[index] = block, row
+    return StoreReader(tuple(blocks), tuple(places))
+
+
+@ray.remote(num_cpus=0.1)  # type: ignore[untyped-decorator]
+def _readable_ids(table: pa.Table) -> Sequence[tuple[int, int]]:
+    """Return (row, id) of the images of a block that were decoded."""
+    ids, shapes = table.column("id").to_pylist(), table.column("image_shape").to_pylist()
+    return [(row, index) for row, (index, shape) in enumerate(zip(ids, shapes, strict=True)) if shape is not None]

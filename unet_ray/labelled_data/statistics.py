@@ -1,0 +1,216 @@
+"""What a labelled set holds, from all of its files: sizes, channels, mask values, statistics of the samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
+from unet_ray.errors import ImageError, InputError
+from unet_ray.imaging.codecs.decode import is_grey
+from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
+from unet_ray.labelled_data.labelled_set import Encoded, LabelledSet
+from unet_ray.labelled_data.readers import FileReader, Reader, decoded_row, decoded_schema, fits_in_store, store_reader
+from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
+from unet_ray.prefetch import ahead
+
+_IMAGES_PER_TASK = 16
+_READS = 8
+"""Images whose files are read side by side: stores answer late."""
+_SAMPLED_PIXELS = 2**19
+"""Of the whole set, for mean, deviation and percentiles: each image gives as many as every other."""
+_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """One labelled image in numbers, or why it cannot be used."""
+
+    uri: str
+    mask_uri: str
+    error: str | None = None
+    height: int = 0
+    width: int = 0
+    dtype: str = ""
+    channels: int = 0
+    """1 where all channels are equal."""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    samples: tuple[tuple[float, ...], ...] = ()
+    """A few pixels, drawn at random."""
+    values: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """(mask value, pixels) of each of its masks."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A labelled set in numbers, and what reads it."""
+
+    facts: tuple[ImageFacts, ...]
+    """In the order of the set."""
+    reader: Reader
+    decoded_once: bool
+    """Whether the images lie decoded in the object store."""
+
+    @property
+    def usable(self) -> tuple[int, ...]:
+        """Indices of the images that could be read."""
+        return tuple(index for index, facts in enumerate(self.facts) if facts.error is None)
+
+    @property
+    def values(self) -> MaskValues:
+        """What all masks hold."""
+        masks = [(values, facts.mask_uri) for facts in self._read for values in facts.values]
+        count = max((len(facts.values) for facts in self._read), default=0)
+        of_classes = tuple(add_up(masks[index::count]) for index in range(count)) if count > 1 else ()
+        return replace(add_up(masks), of_classes=of_classes)
+
+    def check_readable(self, max_error_rate: float) -> list[str]:
+        """Return a line on the images that cannot be used.
+
+        Raises: InputError — more than `max_error_rate` of them.
+        """
+        broken = [f"{facts.uri}: {facts.error}" for facts in self.facts if facts.error]
+        if not broken:
+            return []
+        found = f"{len(broken)} of {len(self.facts)} labelled images cannot be used"
+        if len(broken) > max_error_rate * len(self.facts):
+            raise InputError(
+                f"{found}, more than --max-error-rate {max_error_rate} allows, the first: {broken[0]}; "
+                "mend or remove them, or give a higher rate"
+            )
+        return [f"{found} and are left out: {'; '.join(broken[:_NAMED])}{'; …' if len(broken) > _NAMED else ''}"]
+
+    def check_types(self) -> list[str]:
+        """Return a line on images of fewer channels than others.
+
+        Raises: InputError — several sample types, or several numbers of channels other than grey.
+        """
+        dtypes = _examples((f.dtype, f.uri) for f in self._read)
+        if len(dtypes) > 1:
+            raise InputError(f"the images have samples of several types: {_listed(dtypes)}; convert them to one")
+        channels = _examples((f"{f.channels} channels", f.uri) for f in self._read)
+        if len({f.channels for f in self._read} - {1}) > 1:
+            raise InputError(f"the images have several numbers of channels: {_listed(channels)}; convert them to one")
+        return [f"{_listed(channels)}: grey ones are repeated"] if len(channels) > 1 else []
+
+    def check_fits(self, constants: Preprocessing, where: str) -> None:
+        """Raise InputError where the images are not of the type that a model was trained on."""
+        for facts in self._read:
+            if facts.dtype != constants.dtype or facts.channels not in (1, constants.channels):
+                raise InputError(
+                    f"{where}: {facts.uri} has {facts.dtype} samples and {facts.channels} channels, the model was "
+                    f"trained on {constants.dtype} and {constants.channels}; convert the images"
+                )
+
+    def preprocessing_of(self, kind: Any, indices: Sequence[int]) -> Preprocessing:
+        """Return the constants of some of the images."""
+        chosen = [self.facts[i] for i in indices]
+        channels = max(facts.channels for facts in chosen)
+        low, high = (
+            np.array([np.broadcast_to(getattr(facts, name), channels) for facts in chosen]) for name in ("low", "high")
+        )
+        samples = np.concatenate([_wide(np.array(facts.samples, np.float64), channels) for facts in chosen])
+        found = ChannelStatistics(
+            samples.mean(0), samples.std(0), low.min(0), high.max(0), ChannelStatistics.percentiles_of(samples)
+        )
+        return Preprocessing.of(kind, chosen[0].dtype, found)
+
+    @property
+    def _read(self) -> list[ImageFacts]:
+        return [facts for facts in self.facts if facts.error is None]
+
+
+def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
+    """Read all labelled images once, in Ray Data tasks.
+
+    Args:
+        labelled — the set.
+        decode_once — keep the decoded images in the object store, where all of them fit into it.
+    """
+    count = len(labelled.items)
+    files = FileReader(labelled.access, labelled.items)
+    keep = decode_once and fits_in_store(files)
+    shared, sampled = ray.put(files), int(np.clip(_SAMPLED_PIXELS // count, 16, 4096))
+
+    schema = pa.schema([("id", pa.int64()), ("facts", pa.string())])
+    if keep:
+        schema = pa.unify_schemas([schema, decoded_schema(len(labelled.items[0].masks))])
+
+    def survey(batch: dict[str, Any]) -> Any:
+        """Describe some images: their files are read side by side, and decoded one after the other."""
+        mine: FileReader = ray.get(shared)
+        indices = batch["id"].tolist()
+        with ThreadPoolExecutor(_READS) as pool:
+            encoded = ahead(pool, partial(_encoded, mine), indices, _READS)
+            rows = [_row(mine, *each, sampled, keep) for each in zip(indices, encoded, strict=True)]
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(survey, batch_size=None, num_cpus=TASK_CPUS)
+    if keep:
+        rows = rows.materialize()
+    facts = {row["id"]: json.loads(row["facts"]) for row in rows.select_columns(["id", "facts"]).take_all()}
+    reader = store_reader(rows, count) if keep else files
+    return Survey(tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep)
+
+
+def _encoded(files: FileReader, index: int) -> Encoded | ImageError:
+    """Return the files of an image, or why they cannot be read: others are read beside them."""
+    try:
+        return files.items[index].read_encoded(files.access)
+    except ImageError as error:
+        return error
+
+
+def _row(files: FileReader, index: int, encoded: Encoded | ImageError, sampled: int, keep: bool) -> dict[str, Any]:
+    item = files.items[index]
+    named = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
+    try:
+        if isinstance(encoded, ImageError):
+            raise encoded
+        image, masks = item.decode(encoded)
+    except ImageError as error:
+        return {"id": index, "facts": json.dumps(vars(replace(named, error=str(error))))}
+    facts = replace(named, **_describe(image, masks, np.random.default_rng(index), sampled))
+    return {"id": index, "facts": json.dumps(vars(facts))} | (decoded_row(image, masks) if keep else {})
+
+
+def _describe(
+    image_hwc: NDArray[Any], masks: list[NDArray[Any]], rng: np.random.Generator, sampled: int
+) -> dict[str, Any]:
+    pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, : 1 if is_grey(image_hwc) else None]
+    return {
+        "height": image_hwc.shape[0],
+        "width": image_hwc.shape[1],
+        "dtype": str(image_hwc.dtype),
+        "channels": pixels.shape[1],
+        "low": pixels.min(0).tolist(),
+        "high": pixels.max(0).tolist(),
+        "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
+        "values": [list(mask_values(mask).items()) for mask in masks],
+    }
+
+
+def _wide(samples: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
+    return np.broadcast_to(samples, (len(samples), channels))
+
+
+def _examples(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Group URIs by what they have, the most frequent first."""
+    groups: dict[str, list[str]] = {}
+    for key, uri in named:
+        groups.setdefault(key, []).append(uri)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def _listed(groups: dict[str, list[str]]) -> str:
+    return ", ".join(f"{len(uris)} of {key} (for instance {uris[0]})" for key, uris in groups.items())

@@ -1,0 +1,87 @@
+"""COCO instances (cocodataset.org, "data format")."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from unet_ray.errors import InputError
+from unet_ray.imaging.regions.outline_rle import encode_outlines
+from unet_ray.output.formats.common import ExportResult, _add_classes, _by_image, _Names, _outlines
+from unet_ray.output.reader import Tables
+from unet_ray.storage.output_file import OutputFile
+
+_ANNOTATION = ["class_id", "score", "area", "bbox"]
+"""Of a region, what COCO keeps beside its pixels."""
+_COCO_PIXELS = 2**32
+"""pycocotools counts in 32 bits."""
+
+
+def _to_coco(shards: Iterator[Tables], names: _Names, output: OutputFile, as_polygons: bool) -> ExportResult:
+    """Write COCO instances (cocodataset.org, "data format"); scores are kept, so that they load as results too."""
+    result, classes = ExportResult(files=1, root=names.root), dict[int, str]()
+    with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
+        whole, annotations = Path(folder) / "whole.json", Path(folder) / "annotations"
+        with whole.open("w") as head, annotations.open("w") as body:
+            head.write('{"info": {"description": "exported by unet_ray"}, "licenses": [], "images": [')
+            for shard in shards:
+                _add_classes(classes, shard)
+                for row, regions in _by_image(shard):
+                    result.images += 1
+                    size = {"height": row["height"], "width": row["width"]}
+                    image = {"id": result.images, "file_name": names.of(row["image_uri"])} | size
+                    head.write(_item(image | {"image_uri": row["image_uri"]}, result.images))
+                    for annotation in _annotations(row, regions, as_polygons, result.notes):
+                        result.regions += 1
+                        body.write(
+                            _item({"id": result.regions, "image_id": result.images} | annotation, result.regions)
+                        )
+            categories = [{"id": number, "name": classes[number]} for number in sorted(classes)]
+            head.write(f'\n], "categories": {json.dumps(categories)}, "annotations": [')
+        with whole.open("ab") as target, annotations.open("rb") as source:
+            shutil.copyfileobj(source, target)
+            target.write(b"\n]}\n")
+        output.write(whole)
+    return result
+
+
+def _item(value: dict[str, Any], number: int) -> str:
+    return ("," if number > 1 else "") + "\n" + json.dumps(value)
+
+
+def _annotations(row: dict[str, Any], regions: Any, as_polygons: bool, notes: Counter[str]) -> Iterator[dict[str, Any]]:
+    outlines = _outlines(regions)
+    if as_polygons:
+        holes = int(np.sum(shapely.get_num_interior_rings(shapely.get_parts(outlines))))
+        notes["holes filled: COCO's polygons have none"] += holes
+        codes: Iterator[Any] = (_rings(outline) for outline in outlines)
+    else:
+        size = [row["height"], row["width"]]
+        if size[0] * size[1] >= _COCO_PIXELS:
+            raise InputError(
+                f"{row['image_uri']}: {size[1]}×{size[0]} px; COCO's run lengths end at 2^32 px, give --polygons"
+            )
+        codes = ({"size": size, "counts": counts.decode()} for counts in encode_outlines(outlines, *size))
+    for code, found in zip(codes, regions.select(_ANNOTATION).to_pylist(), strict=True):
+        box = found["bbox"]
+        yield {
+            "category_id": found["class_id"],
+            "segmentation": code,
+            "area": found["area"],
+            "bbox": [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]],
+            "iscrowd": 0,
+            "score": round(found["score"], 6),
+        }
+
+
+def _rings(outline: Any) -> list[list[float]]:
+    """Return the outer rings of an outline as COCO's flat lists of coordinates."""
+    return [shapely.get_coordinates(part.exterior)[:-1].ravel().tolist() for part in shapely.get_parts(outline)]

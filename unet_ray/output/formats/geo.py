@@ -1,0 +1,89 @@
+"""GeoJSON and GeoParquet: outlines on a map."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+
+from unet_ray.image_sources.names import split_page
+from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
+from unet_ray.imaging.georeference import Georeference, find_georeference
+from unet_ray.output.formats.common import ExportResult, _by_image, _Names, _outlines
+from unet_ray.output.reader import Tables
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.schemas import REGIONS, on_a_map
+
+_FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_max", "area"]
+"""Of a region, what GeoJSON keeps."""
+
+
+def _to_geojson(shards: Iterator[Tables], names: _Names, output: Storage) -> ExportResult:
+    """Write feature collections; those on a map name their coordinate system as GeoJSON 2008 did, and QGIS reads it."""
+    result = ExportResult()
+    for shard in shards:
+        for row, regions in _by_image(shard):
+            place = _place_of(row["image_uri"])
+            outlines = _outlines(regions)
+            outlines = place.to_map(outlines) if place else shapely.transform(outlines, lambda xy: xy * [1, -1])
+            crs = f'"crs": {json.dumps(_crs_of(place))}, ' if place else ""
+            kept = regions.select(_FEATURE).to_pylist()
+            features = map(_feature, kept, shapely.to_geojson(outlines))
+            text = f'{{"type": "FeatureCollection", {crs}"features": [\n' + ",\n".join(features) + "\n]}\n"
+            output.write(names.with_suffix(row["image_uri"], ".geojson"), text.encode())
+            result.notes["images on a map" if place else "images in pixels, y upwards"] += 1
+            result.count(files=1, images=1, regions=len(kept))
+    return result
+
+
+def _crs_of(place: Georeference) -> dict[str, Any]:
+    return {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}}
+
+
+def _feature(properties: dict[str, Any], geometry: str) -> str:
+    return f'{{"type": "Feature", "properties": {json.dumps(properties)}, "geometry": {geometry}}}'
+
+
+def _to_geoparquet(shards: Iterator[Tables], _: _Names, output: Storage) -> ExportResult:
+    """Write the rows of `regions` whose image is georeferenced, with a column `map_geometry` before all others."""
+    result = ExportResult()
+    writers: dict[int, pq.ParquetWriter] = {}
+    with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
+        with ExitStack() as stack:
+            for shard in shards:
+                for row, regions in _by_image(shard):
+                    place = _place_of(row["image_uri"])
+                    if place is None:
+                        result.notes["images left out: not georeferenced by an EPSG code"] += 1
+                        continue
+                    if place.epsg not in writers:
+                        schema = on_a_map(REGIONS, place.epsg)
+                        path = Path(folder) / f"epsg={place.epsg}.parquet"
+                        writers[place.epsg] = stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
+                    geometry = pa.array(shapely.to_wkb(place.to_map(_outlines(regions))), pa.binary())
+                    columns = [geometry, *regions.select(REGIONS.names).columns]
+                    writers[place.epsg].write_table(pa.Table.from_arrays(columns, schema=writers[place.epsg].schema))
+                    result.count(images=1, regions=len(regions))
+        for path in sorted(Path(folder).iterdir()):
+            output.put(path.name, path)
+            result.count(files=1)
+    return result
+
+
+def _place_of(uri: str) -> Georeference | None:
+    """Read the place of an image from its file; None where it has none, or is gone."""
+    file, page = split_page(uri)
+    if not file.lower().endswith(tuple(TIFF_SUFFIXES)):
+        return None
+    try:
+        with Storage.of(file).open() as opened:
+            return find_georeference(opened, page)
+    except OSError:
+        return None

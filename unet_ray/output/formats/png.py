@@ -1,0 +1,48 @@
+"""Palette PNG files of class ids."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from unet_ray.errors import InputError
+from unet_ray.imaging.drawing.overlay import class_colour
+from unet_ray.output.formats.common import ExportResult, _add_classes, _Names
+from unet_ray.output.reader import Tables, masks_of
+from unet_ray.storage.storage import Storage
+
+_MOST_PALETTE = 255
+_PNG_PIXELS = 2**28
+"""Largest image that becomes a label PNG (px): it is drawn whole, in half a gigabyte."""
+
+
+def _to_png(shards: Iterator[Tables], names: _Names, output: Storage) -> ExportResult:
+    """Write images of class ids, 0 where there is none; where classes overlap, the last one is seen."""
+    result, classes = ExportResult(), dict[int, str]()
+    for shard in shards:
+        _add_classes(classes, shard)
+        if max(classes, default=0) > _MOST_PALETTE:
+            raise InputError(f"class id {max(classes)}: a palette image holds 1 to {_MOST_PALETTE}")
+        palette = [0, 0, 0] * 256
+        for index, number in enumerate(sorted(classes)):
+            palette[3 * number : 3 * number + 3] = class_colour(index)
+        numbers = {name: number for number, name in classes.items()}
+        for row in shard.images.to_pylist():
+            if row["height"] * row["width"] > _PNG_PIXELS:
+                result.notes[f"images left out: larger than {_PNG_PIXELS} px"] += 1
+                continue
+            ids = np.zeros((row["height"], row["width"]), np.uint8)
+            for name, mask in masks_of(shard, row["image_uri"]).items():
+                result.notes["pixels of several classes: the last is shown"] += int(np.count_nonzero(ids[mask]))
+                ids[mask] = numbers[name]
+            picture = Image.fromarray(ids, "P")
+            picture.putpalette(palette)
+            png = io.BytesIO()
+            picture.save(png, "PNG", optimize=False)
+            output.write(names.with_suffix(row["image_uri"], ".png"), png.getvalue())
+            result.count(images=1, files=1)
+        result.count(regions=len(shard.regions))
+    return result

@@ -1,0 +1,294 @@
+"""Pictures of a night that are worth a look: which images, which part of them, and what was found there."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from unet_ray.errors import ImageError
+from unet_ray.image_sources.encoded import find_place, open_encoded, read_encoded
+from unet_ray.image_sources.names import split_page
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.codecs.windows import WHOLE_PIXELS
+from unet_ray.imaging.drawing.overlay import class_colour
+from unet_ray.imaging.drawing.panels import PANEL_PX, image_panel
+from unet_ray.imaging.geometry import Box
+from unet_ray.output.report.facts import Facts
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.duckdb_workspace import Scratch
+from unet_ray.tables.ledger import open_dataset
+from unet_ray.tables.schemas import SCHEMAS
+
+_DETAIL_PX = 2 * PANEL_PX
+"""Images with a longer side lose so much as a panel that their densest part is shown, beside the whole."""
+_ZOOM_PX = 768
+"""Side of the part of a large image that is shown."""
+_AROUND = 2.0
+"""How many times a region's own size is shown around it."""
+_LEAST_ZOOM_PX = 96
+_DENSITY_CELL_PX = 256
+_MOST_OUTLINED = 4000
+"""Regions of a picture that are outlined; of more of them each is a dot in its middle."""
+_MOST_THUMBNAIL_PIXELS = 2**30
+"""Largest image whose pixels are all read for a thumbnail (px): some four seconds; of larger ones it is grey."""
+_STRIP_PIXELS = 2**24
+_QUALITY = 80
+
+KINDS = {
+    "most regions": "Images with the most regions",
+    "largest": "The largest regions",
+    "least certain": "The least certain regions of at least typical size",
+    "random": "Images drawn at random",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture and what the page says of it."""
+
+    kind: str
+    image_uri: str
+    caption: str
+    jpeg: str
+    """Base64."""
+    whole: str | None
+    """Thumbnail of a large image with a box around the part that `jpeg` shows (base64)."""
+    regions: list[tuple[str, int, float]]
+    """(class, px, score) of those in the picture that the page's filters can ask for, the largest first."""
+
+
+def draw_gallery(database: Scratch, output: Storage, facts: Facts, each: int) -> tuple[list[Card], list[str]]:
+    """Return the pictures, and a line for each image that could not be read.
+
+    Args:
+        database — with the night's tables, as `facts.gather` left it.
+        output — root of the tables.
+        facts — of the night.
+        each — pictures of each kind.
+    """
+    by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
+    for place, (kind, uri, region_id) in enumerate(_choose(database, each)):
+        by_image[uri].append((place, kind, region_id))
+    rows, files = _regions_of(output, facts, [*by_image]), _files_of(database, [*by_image])
+    cards, problems, decoder = dict[int, Card](), [], Decoder()
+    try:
+        for uri, wanted in sorted(by_image.items()):
+            found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts)
+            try:
+                image = _OpenImage(uri, files[uri], decoder)
+                cards |= {place: _card(kind, image, found, region_id) for place, kind, region_id in wanted}
+            except ImageError as error:
+                problems.append(f"{uri}: {error.message}")
+    finally:
+        decoder.close()
+    return [cards[place] for place in sorted(cards)], problems
+
+
+def _choose(database: Scratch, each: int) -> Iterator[tuple[str, str, int | None]]:
+    """Yield kind, image and, where it is about one, region."""
+    counted = f"SELECT image_uri, count(*) AS n FROM found GROUP BY image_uri ORDER BY n DESC, image_uri LIMIT {each}"
+    for row in database.table(counted).to_pylist():
+        yield "most regions", row["image_uri"], None
+    for kind, condition, order in (
+        ("largest", "true", "area DESC"),
+        ("least certain", "area >= (SELECT median(area) FROM found)", "score"),
+    ):
+        query = f"SELECT image_uri, region_id FROM found WHERE {condition} ORDER BY {order}, image_uri, region_id"
+        for row in database.table(f"{query} LIMIT {each}").to_pylist():
+            yield kind, row["image_uri"], row["region_id"]
+    drawn = f"FROM tonight WHERE error_type IS NULL ORDER BY hash(image_uri), image_uri LIMIT {each}"
+    for row in database.table(f"SELECT image_uri {drawn}").to_pylist():
+        yield "random", row["image_uri"], None
+
+
+def _files_of(database: Scratch, uris: list[str]) -> dict[str, dict[str, Any]]:
+    """Return height, width and bytes of some images as they were when they were segmented."""
+    database.read("chosen", pa.table({"image_uri": pa.array(uris, pa.string())}), ("image_uri",))
+    good = "FROM tonight SEMI JOIN chosen USING (image_uri) WHERE error_type IS NULL ORDER BY segmented_at"
+    rows = database.table(f"SELECT image_uri, height, width, image_bytes {good}").to_pylist()
+    return {row["image_uri"]: row for row in rows}
+
+
+def _regions_of(output: Storage, facts: Facts, uris: list[str]) -> Any:
+    wanted = pc.field("image_uri").isin(pa.array(uris, pa.string())) & pc.field("run_id").isin(facts.run_ids)
+    dataset = open_dataset(output, "regions", SCHEMAS["regions"])
+    columns = ["image_uri", "region_id", "class_id", "class_name", "area", "score", "bbox", "geometry"]
+    return dataset.to_table(columns=columns, filter=wanted & (pc.field("date") == facts.date))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The regions of one image."""
+
+    rows: Any
+    boxes: NDArray[np.float64]
+    """x0, y0, x1, y1 of each."""
+    colours: dict[int, tuple[int, int, int]]
+    """Class id → colour."""
+
+    @staticmethod
+    def of(rows: Any, facts: Facts) -> _Found:
+        sides = [pc.struct_field(rows["bbox"], side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax")]
+        boxes = np.stack(sides, axis=1) if len(rows) else np.zeros((0, 4))
+        return _Found(rows, boxes, {number: class_colour(index) for index, number in enumerate(facts.classes)})
+
+    def within(self, place: Box) -> _Found:
+        """Return those that reach into a part of the image."""
+        left, top, right, bottom = self.boxes.T
+        inside = (left < place.right) & (right > place.left) & (top < place.bottom) & (bottom > place.top)
+        return _Found(self.rows.take(np.flatnonzero(inside)), self.boxes[inside], self.colours)
+
+    def listed(self) -> list[tuple[str, int, float]]:
+        """Return class, px and score of those that no other of their class beats in both: what filters can ask for."""
+        columns = (self.rows[name].to_pylist() for name in ("class_name", "area", "score"))
+        best: dict[str, float] = {}
+        kept = []
+        for name, area, score in sorted(zip(*columns, strict=True), key=lambda row: (-row[1], -row[2])):
+            if score > best.get(name, -1.0):
+                best[name] = score
+                kept.append((name, area, round(score, 4)))
+        return kept
+
+
+class _OpenImage:
+    """An image that pictures are made of, whatever its size.
+
+    Args:
+        uri — of the tables.
+        known — its row's height, width and image_bytes.
+        decoder — decodes it.
+
+    Raises: ImageError — it cannot be read any more; so do the methods.
+    """
+
+    def __init__(self, uri: str, known: dict[str, Any], decoder: Decoder) -> None:
+        self.uri, self.height, self.width, self._decoder = uri, known["height"], known["width"], decoder
+        file, page = split_page(uri)
+        access = Storage.of(file)
+        try:
+            entry = access.entry()
+        except OSError as error:
+            raise ImageError("missing", f"the file cannot be read: {error}") from None
+        if entry.size != known["image_bytes"]:
+            raise ImageError("changed", "the file is another one than was segmented")
+        place = find_place(access, entry, page)
+        self._pixels: NDArray[Any] | None = None
+        if self.height * self.width <= WHOLE_PIXELS:
+            self._pixels = decoder.decode(read_encoded(access, access.uri, place))
+        else:
+            decoder.open(open_encoded(access, access.uri, entry.size, place))
+
+    @property
+    def all(self) -> Box:
+        """All of it."""
+        return Box(0, 0, self.height, self.width)
+
+    def read(self, place: Box) -> NDArray[Any]:
+        """Return a part, HWC."""
+        if self._pixels is None:
+            return self._decoder.window(place)
+        return self._pixels[place.top : place.bottom, place.left : place.right]
+
+    @cached_property
+    def thumbnail(self) -> NDArray[Any]:
+        """Every so many-th pixel of all rows and columns, HWC, at most some 1024 a side."""
+        step = max(1, max(self.height, self.width) // _DETAIL_PX)
+        if self._pixels is not None:
+            return self._pixels[::step, ::step]
+        if self.height * self.width > _MOST_THUMBNAIL_PIXELS:
+            return np.full((-(-self.height // step), -(-self.width // step), 1), 128, np.uint8)
+        rows = max(1, _STRIP_PIXELS // (self.width * step)) * step
+        strips = [Box(top, 0, min(top + rows, self.height), self.width) for top in range(0, self.height, rows)]
+        return np.concatenate([self._decoder.window(strip)[::step, ::step] for strip in strips])
+
+
+def _card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
+    """Draw an image, or the part of it that matters and where that lies."""
+    place, marked = image.all, None
+    if region_id is not None:
+        marked = found.boxes[found.rows["region_id"].to_pylist().index(region_id)]
+        place = _around(marked, image.height, image.width)
+    elif max(image.height, image.width) > _DETAIL_PX:
+        place = _densest(found.boxes, image.height, image.width)
+    if place.height * place.width > WHOLE_PIXELS:  # one region as large as that: its upper left part
+        place = Box(place.top, place.left, place.top + _ZOOM_PX, place.left + _ZOOM_PX)
+    shown, whole = found.within(place), None
+    if place != image.all and max(image.height, image.width) > _DETAIL_PX:
+        corners = np.array([place.left, place.top, place.right, place.bottom])
+        whole = _jpeg(_drawn(image.thumbnail, image.all, found, corners))
+    picture = _jpeg(_drawn(image.read(place), place, shown, marked))
+    return Card(kind, image.uri, _caption(image, found.rows, region_id, place), picture, whole, shown.listed())
+
+
+def _jpeg(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _around(box: NDArray[np.float64], height: int, width: int) -> Box:
+    """Return a square around a region that shows where it lies."""
+    side = max(_LEAST_ZOOM_PX, _AROUND * max(box[2] - box[0], box[3] - box[1]))
+    high, wide = min(height, int(side)), min(width, int(side))
+    top = int(np.clip((box[1] + box[3] - high) / 2, 0, height - high))
+    left = int(np.clip((box[0] + box[2] - wide) / 2, 0, width - wide))
+    return Box(top, left, top + high, left + wide)
+
+
+def _densest(boxes: NDArray[np.float64], height: int, width: int) -> Box:
+    """Return the part of a large image with the most regions."""
+    middles = ((boxes[:, :2] + boxes[:, 2:]) / 2 // _DENSITY_CELL_PX).astype(int)
+    cells, counts = np.unique(middles, axis=0, return_counts=True)
+    column, row = cells[counts.argmax()] if len(cells) else (0, 0)
+    x, y = (column + 0.5) * _DENSITY_CELL_PX, (row + 0.5) * _DENSITY_CELL_PX
+    left = int(np.clip(x - _ZOOM_PX / 2, 0, max(0, width - _ZOOM_PX)))
+    top = int(np.clip(y - _ZOOM_PX / 2, 0, max(0, height - _ZOOM_PX)))
+    return Box(top, left, min(height, top + _ZOOM_PX), min(width, left + _ZOOM_PX))
+
+
+def _drawn(pixels_hwc: NDArray[Any], place: Box, found: _Found, marked: NDArray[np.float64] | None) -> Image.Image:
+    """Draw regions over the pixels of a part of an image, and a white box around what the picture is about."""
+    panel = image_panel(pixels_hwc)
+    scale = np.array([panel.shape[1] / place.width, panel.shape[0] / place.height])
+
+    def put(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (points - [place.left, place.top]) * scale
+
+    picture = Image.fromarray(panel)
+    draw = ImageDraw.Draw(picture)
+    classes = found.rows["class_id"].to_numpy()
+    if len(classes) > _MOST_OUTLINED:
+        middles = put((found.boxes[:, :2] + found.boxes[:, 2:]) / 2)
+        for number, colour in found.colours.items():
+            draw.point(middles[classes == number].ravel().tolist(), fill=colour)
+    else:
+        for number, outline in zip(classes, shapely.from_wkb(found.rows["geometry"].to_numpy()), strict=True):
+            for ring in shapely.get_rings(shapely.get_parts(outline)):  # a multipolygon itself has none
+                points = put(shapely.get_coordinates(ring))
+                draw.line([tuple(point) for point in points.tolist()], fill=found.colours[number], width=2)
+    if marked is not None:
+        (left, top), (right, bottom) = put(marked.reshape(2, 2))
+        draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline="white", width=2)
+    return picture
+
+
+def _caption(image: _OpenImage, rows: Any, region_id: int | None, place: Box) -> str:
+    size = f"{image.width}×{image.height} px"
+    if place != image.all:
+        size += f", of which {place.width}×{place.height} at x {place.left}, y {place.top}"
+    if region_id is None:
+        return f"{len(rows):,} regions; {size}"
+    row = rows.filter(pc.equal(rows["region_id"], region_id)).to_pylist()[0]
+    return f"{row['class_name']}, {row['area']} px, score {row['score']:.3f}; {size}"

@@ -1,0 +1,182 @@
+"""Check an output against the rules: every shard on its own (Ray tasks), then what holds across shards."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+
+from unet_ray.cluster.ray_data import TASK_CPUS
+from unet_ray.cluster.session import connect
+from unet_ray.errors import one_line
+from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
+from unet_ray.output.config import VerifyConfig
+from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
+from unet_ray.segmentation.plan import find_open_images
+from unet_ray.storage.listing import scan_files
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.duckdb_workspace import Scratch, scratch
+from unet_ray.tables.ledger import open_ledger, read_images, tables_at
+from unet_ray.tables.lock import read_lock
+from unet_ray.tables.output_folder import Inventory, take_inventory
+from unet_ray.tables.runs import PRUNED, PRUNING, recorded_images
+from unet_ray.tables.schemas import SCHEMAS
+from unet_ray.tables.shards import run_of
+
+_EXAMPLES = 3
+_NO_TABLE = "a file that is not a table of its schema"
+_LEFTOVER = "a leftover of a run that did not finish (the next run removes it)"
+_UNKNOWN = "a file without its images file, of a run that no record calls unfinished (prune.py --leftovers removes it)"
+_HALF_PRUNED = "a run that a prune had begun to remove (the next run or prune removes the rest)"
+_SHARDS_IN_FLIGHT = 64
+_ROWS = 10_000
+"""Of a query's answer that are looked at together."""
+
+
+@dataclass
+class VerifyResult:
+    """What was checked, and what is wrong."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    """Rows of each table."""
+    shards: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+    """Breaches by kind."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """The first few of each kind."""
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        """Count breaches."""
+        for problem in problems:
+            self.problems[problem.kind] += 1
+            known = self.examples.setdefault(problem.kind, [])
+            if len(known) < _EXAMPLES:
+                known.append(problem.where)
+
+
+def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
+    """Check an output; nothing is written.
+
+    Raises: InputError — no tables there.
+    """
+    output = tables_at(config.tables)
+    inventory, result = take_inventory(output, others_ok=True), VerifyResult()
+    records = dict(reversed(inventory.records.items()))  # in the order of time
+    result.add(_check_files(inventory, _running(output)))
+    images = sorted(entry.path for entry in inventory.images)
+    result.shards = len(images)
+    connect(ray_address)
+    for rows, problems in _check_shards(output, images, records, config.pixels):
+        result.rows.update(rows)
+        result.add(problems)
+    if _NO_TABLE in result.problems:
+        return result  # what holds over all shards cannot be asked of a table that does not open
+    with scratch() as database:
+        result.add(_check_ledger(database, inventory, records))
+        if config.images:
+            result.add(_check_archive(database, inventory, config.images, records))
+    return result
+
+
+def _running(output: Storage) -> str | None:
+    """Return the id of the run that holds the output: what it has begun is not a leftover."""
+    lock = read_lock(output)
+    return lock["run_id"] if lock else None
+
+
+def _check_files(inventory: Inventory, running: str | None) -> Iterator[Problem]:
+    """Yield what the names of files and the records of runs say: what is absent, what is left over."""
+    shards, half_pruned = inventory.shards, inventory.half_pruned
+    for table in ("masks", "regions"):
+        absent = sorted(shards["images"].keys() - shards[table].keys())
+        kind = f"an images file without its {table} file"
+        yield from (Problem(kind, f"images/{path}") for path in absent if run_of(path) not in half_pruned)
+    for left in inventory.leftovers:
+        if left.run_id != running:
+            yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
+    yield from (Problem(_HALF_PRUNED, f"runs/{run_id}.json") for run_id in half_pruned)
+    yield from (Problem(_NO_TABLE, path) for path in inventory.others)
+    yield from (Problem("a record of a run that cannot be read", path) for path in inventory.unreadable)
+
+
+def _check_shards(
+    output: Storage, paths: list[str], records: dict[str, dict[str, Any]], pixels: bool
+) -> Iterator[tuple[Counter[str], list[Problem]]]:
+    """Check all shards, many at a time; yield rows and breaches of each."""
+    rules = {run_id: RegionRules.of_record(record) for run_id, record in records.items() if "objects" in record}
+    shared, waiting = ray.put((output, rules, pixels)), list(paths)
+    pending: list[Any] = []
+    while waiting or pending:
+        while waiting and len(pending) < _SHARDS_IN_FLIGHT:
+            pending.append(_check_one.remote(shared, waiting.pop()))
+        done, pending = ray.wait(pending)
+        yield from ray.get(done)
+
+
+@ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
+def _check_one(shared: tuple[Storage, dict[str, RegionRules], bool], path: str) -> tuple[Counter[str], list[Problem]]:
+    output, rules, pixels = shared
+    tables = {}
+    for name, schema in SCHEMAS.items():
+        try:
+            tables[name] = pq.read_table(io.BytesIO(output.read(f"{name}/{path}"))).select(schema.names)
+        except FileNotFoundError:
+            tables[name] = schema.empty_table()  # named already, by the files
+        except Exception as error:
+            return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
+    found = check_shard(tables, rules, pixels)
+    foreign = set(tables["images"]["run_id"].to_pylist()) - {run_of(path)}
+    found += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
+    return Counter({name: table.num_rows for name, table in tables.items()}), found
+
+
+def _check_ledger(database: Scratch, inventory: Inventory, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+    """Check what holds over all shards: keys, and the counts of the run records."""
+    columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
+    read_images(database, "rows", inventory.output, inventory.images, columns)
+    for twice, kind in (
+        (
+            "SELECT image_uri FROM rows WHERE error_type IS NULL "
+            "GROUP BY image_uri, image_etag, model_digest, config_digest HAVING count(*) > 1",
+            "more than one successful row of an image, content, model and configuration",
+        ),
+        (
+            "SELECT image_uri FROM rows GROUP BY image_uri, run_id HAVING count(*) > 1",
+            "an image more than once in a run",
+        ),
+    ):
+        yield from (Problem(kind, uri) for uri in _uris(database, twice))
+    counts = database.table("SELECT run_id, count(*) AS images FROM rows GROUP BY run_id").to_pylist()
+    written = {row["run_id"]: row["images"] for row in counts}
+    yield from (Problem("a run without a record", run_id) for run_id in written.keys() - records.keys())
+    for run_id, record in records.items():
+        if record.get("status") == "done" and recorded_images(record) != written.get(run_id, 0):
+            yield Problem("a run record whose counts are not those of its rows", f"runs/{run_id}.json")
+
+
+def _check_archive(
+    database: Scratch, inventory: Inventory, uri: str, records: dict[str, dict[str, Any]]
+) -> Iterator[Problem]:
+    """Check that each image of the archive has a row, good or failed, of the newest run's model and configuration."""
+    scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
+    kept = (record for record in reversed(records.values()) if record.get("status") not in (PRUNING, PRUNED))
+    newest = next(kept, None)
+    if newest is None:
+        yield Problem("no run record: nothing tells which model the archive was segmented with", "runs/")
+        return
+    digests = newest["model_digest"], newest["config_digest"]
+    open_ledger(database, inventory.output, inventory.images, *digests)
+    database.view("left_out", "FROM tried")
+    find_open_images(database, scan)
+    for missing in _uris(database, "SELECT image_uri FROM open_images"):
+        yield Problem("an image of the archive without a row", missing)
+
+
+def _uris(database: Scratch, query: str) -> Iterator[str]:
+    for batch in database.batches(query, _ROWS):
+        yield from batch["image_uri"].to_pylist()

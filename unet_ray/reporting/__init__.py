@@ -1,1 +1,0 @@
-"""What a night found, as one page: facts, drift, charts, pictures."""

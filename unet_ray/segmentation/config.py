@@ -1,0 +1,82 @@
+"""The settings of a segmentation run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from unet_ray.errors import InputError
+from unet_ray.flags import Device, check_day, parse_prices, parse_range
+from unet_ray.imaging.regions.regions import MAX_REGIONS
+from unet_ray.network.config import Precision, PredictorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig:
+    """What to segment, with what, and where to."""
+
+    model: str
+    """Model folder (URI), as jobs/train.py wrote it."""
+    images: str
+    """Folder (recursive), glob or Parquet manifest (URI) of the images."""
+    output: str
+    """Folder (URI) of the tables; a later run with the same one does only what is new."""
+    date: str | None = None
+    """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
+    actors: str | None = None
+    """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
+    device: Device = "auto"
+    """Where the network runs; auto: GPUs where the cluster has them."""
+    precision: Precision = PredictorConfig.precision
+    """Arithmetic of the network; bfloat16 is several times as fast on GPUs, nearly twice on CPUs, that have it, and q
+    differs by a few."""
+    tile: int = PredictorConfig.tile
+    """Side of the pieces in which larger images are predicted (px); not visible in the result."""
+    context: int | None = None
+    """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
+    threshold: float | None = None
+    """Probability from which on a pixel is its class; default: the model's own."""
+    min_area: int | None = None
+    """Smaller regions are dropped (px); masks keep them. Default: the model's own, else 1."""
+    min_score: float | None = None
+    """Regions of a smaller mean probability are dropped; masks keep them. Default: the model's own, else 0."""
+    max_regions: int = MAX_REGIONS
+    """An image with more regions of a class, small ones too, is the error too_large."""
+    shard_images: int = 2000
+    """Images per shard: what a crash can cost. A shard closes sooner where its rows are 64 MiB."""
+    max_error_rate: float = 0.01
+    """Share of failed images above which the exit code is 3."""
+    stall_minutes: float = 30.0
+    """The run ends where no image was measured for so long (min); what is written is kept, run it again."""
+    node_price: str | None = None
+    """Price of a node hour, and TYPE=PRICE,… of node types that have another; the run record then has the cost."""
+    retry_failed: bool = False
+    """Try images again that failed before with the same content."""
+    limit: int | None = None
+    """Do only so many images."""
+    allow_empty: bool = False
+    """Go on where the archive has no image at all, though the tables have rows of it."""
+    dry_run: bool = False
+    """Say what there is to do, and do nothing."""
+
+    def __post_init__(self) -> None:
+        check_day("--date", self.date)
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise InputError(f"--min-score {self.min_score}: choose 0 to 1")
+        for name, least in (("min_area", 1), ("max_regions", 1), ("shard_images", 1), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < 2**31:
+                raise InputError(f"--{name.replace('_', '-')} {value}: choose {least} to {2**31 - 1}")
+        if not self.stall_minutes > 0:
+            raise InputError(f"--stall-minutes {self.stall_minutes}: choose above 0")
+        if not 0 <= self.max_error_rate <= 1:
+            raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
+        if self.actors is not None:
+            parse_range(self.actors, "--actors")
+        if self.node_price is not None:
+            parse_prices(self.node_price)
+        if self.precision not in get_args(Precision):
+            raise InputError(f"--precision {self.precision}: choose {' or '.join(get_args(Precision))}")
+        PredictorConfig(tile=self.tile, context=self.context)

@@ -1,0 +1,253 @@
+"""What a segmentation run has to do: the images of an archive that the ledger does not have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unet_ray.errors import InputError
+from unet_ray.image_sources.sources import ImageSource, expand_stacks
+from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
+from unet_ray.segmentation.stages.columns import PLAN
+from unet_ray.storage.listing import FILES, FileScan, listed_twice
+from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.tables.duckdb_workspace import Scratch
+from unet_ray.tables.ledger import open_ledger, open_run
+from unet_ray.tables.output_folder import Inventory
+
+_TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
+_BYTES = "coalesce(place.size, image_bytes)"
+"""Of an image."""
+_IS_LARGE = f"{_BYTES} > {2**22}"
+"""Images that may take minutes, or a block's memory: others must not wait in one block with them."""
+_BLOCKS = 4096
+"""Of a long run, about, of either kind: each has as many images as that takes."""
+_MOST_TIMES = 16
+"""As many rows as that are in a block, at most, for their bytes: sizes in a manifest are what somebody wrote there."""
+_FIRST_ROWS = 2
+"""Of the first block of small files; each has twice as many as the one before, so that no predictor waits long."""
+_HEADERS = 1024
+"""TIFF files whose headers are read together."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run found to do; its images are the view `plan` of a scratch database, with the columns of `PLAN`."""
+
+    database: Scratch
+    access: Storage
+    """What opens the images' URIs."""
+    etags_of_store: bool
+    """Whether the store gave the etags; a manifest may have others."""
+    todo: int
+    """Images to do."""
+    listed: int
+    """Images there are."""
+    done: int
+    """Left out: successful before."""
+    failed_before: int
+    """Left out: failed before with the same content."""
+    others: int
+    """Files of other kinds."""
+    changed: int
+    """Of those to do: known with another content, model or configuration."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.listed} images listed: {self.todo - self.changed} new, {self.changed} changed or to be redone, "
+            f"{self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
+        )
+
+    def blocks(self, rows: int, stored_bytes: int, most: int) -> list[Any]:
+        """Return the images as tables of `PLAN`: large ones first, each on its own, then small ones together.
+
+        Args:
+            rows, stored_bytes — a block of small ones has so many, at least, and of those so small that Ray's own work
+                would be more than theirs, as many as have so many bytes in their files.
+            most — rows of a block.
+        """
+        large, small = (
+            self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}").select(PLAN.names).cast(PLAN)
+            for condition, order in ((_IS_LARGE, f"{_BYTES} DESC"), (f"NOT ({_IS_LARGE})", "file_uri, page"))
+        )
+        alone, together = max(1, len(large) // _BLOCKS), min(max(rows, len(small) // _BLOCKS), most)
+        most = min(_MOST_TIMES * together, most)
+        return [*_cut(large, alone, alone, 0, alone), *_cut(small, _FIRST_ROWS, together, stored_bytes, most)]
+
+    def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
+        """Return how many of the images a run did not write, and how many rows it wrote beside one of each."""
+        database = self.database
+        open_run(database, output, run_id)
+        missing = database.value("SELECT count(*) FROM plan ANTI JOIN written USING (image_uri, image_etag)")
+        return missing, database.value("SELECT count(*) FROM written") - (self.todo - missing)
+
+
+def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iterator[Any]:
+    """Yield pieces of a plan: of so many rows at least, and up to most of them until they have so many bytes.
+
+    The first is smaller, and no other has more than twice as many rows as the one before.
+    """
+    sizes = pc.coalesce(pc.struct_field(plan["place"], "size"), plan["image_bytes"])
+    until = np.cumsum(np.clip(sizes.to_numpy(), 0, stored_bytes))
+    start, ramp = 0, first
+    while start < len(plan):
+        enough = np.searchsorted(until, (until[start - 1] if start else 0) + stored_bytes) + 1
+        taken = min(max(rows, int(enough) - start), most, ramp)
+        yield plan.slice(start, taken)
+        start, ramp = start + taken, 2 * taken
+
+
+def make_plan(
+    database: Scratch,
+    scan: FileScan,
+    inventory: Inventory,
+    digests: tuple[str, str],
+    retry_failed: bool = False,
+    limit: int | None = None,
+    allow_empty: bool = False,
+) -> Plan:
+    """Leave out what the ledger has, before any image is read; of what is left, read only headers of TIFF files.
+
+    Args:
+        database — keeps the plan.
+        scan — the archive.
+        inventory — of the output whose images table is the ledger.
+        digests — model and configuration.
+        retry_failed — do what failed before by its own fault.
+        limit — images to do at most.
+        allow_empty — an archive without any image has nothing to do; else it is an error.
+
+    Raises: InputError — what a scan raises, a URI that is listed twice, rows that are no longer there.
+    """
+    rows = open_ledger(database, inventory.output, inventory.images, *digests)
+    inventory.check_rows(rows)
+    database.store("failed_once", "SELECT DISTINCT * FROM failed")
+    database.store("failed_only", "FROM failed_once ANTI JOIN done USING (image_uri, image_etag)")
+    database.view("left_out", "FROM done" if retry_failed else "FROM done UNION ALL FROM failed_only")
+    listed = find_open_images(database, scan, allow_empty)
+    database.view("plan", "FROM open_images" + ("" if limit is None else f" ORDER BY file_uri, page LIMIT {limit:d}"))
+    failed = 0 if retry_failed else _count_failed(database)
+    return Plan(
+        database,
+        scan.root,
+        scan.etags_of_store,
+        todo=database.value("SELECT count(*) FROM plan"),
+        listed=listed,
+        done=listed - failed - database.value("SELECT count(*) FROM open_images"),
+        failed_before=failed,
+        others=scan.others,
+        changed=database.value("SELECT count(*) FROM plan SEMI JOIN known USING (image_uri)"),
+    )
+
+
+def find_open_images(database: Scratch, scan: FileScan, allow_empty: bool = False) -> int:
+    """Name the images of an archive whose keys are not in `left_out`: `open_images`, with the columns of `PLAN`.
+
+    Of what is left, headers of TIFF files are read: each page of a stack is an image. A stack whose pages are all in
+    `left_out` is not touched.
+
+    Args:
+        database — with the views of `open_ledger`, and `left_out`.
+        scan — the archive.
+        allow_empty — whether an archive without any image is one.
+
+    Returns: images of the archive.
+    Raises: InputError — what a scan raises, no image, and a URI that is listed twice.
+    """
+    database.write("files", FILES, scan)
+    if scan.emptiness and not allow_empty:
+        raise InputError(scan.emptiness + _known_of(database, scan))
+    _refuse_twice(database, scan.named)
+    database.view(
+        "archive",
+        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, size AS image_bytes, "
+        '1::INTEGER AS pages, NULL::STRUCT(header BLOB, "index" INTEGER, file_size BIGINT, size BIGINT, '
+        "ranges BIGINT[]) AS place FROM files",
+    )
+    _name_left_out_stacks(database)
+    database.store(
+        "open_files",
+        "FROM archive ANTI JOIN left_out USING (image_uri, image_etag) "
+        "ANTI JOIN left_out_stacks USING (file_uri, image_etag)",
+    )
+    database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
+    database.store("open_pages", "FROM pages ANTI JOIN left_out USING (image_uri, image_etag)")
+    database.view("open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages")
+    more = database.value("SELECT count(*) - count(DISTINCT file_uri) FROM pages")
+    return int(scan.known + more + database.value("SELECT coalesce(sum(pages - 1), 0) FROM left_out_stacks"))
+
+
+def _known_of(database: Scratch, scan: FileScan) -> str:
+    """Return what the ledger has of an archive that seems to be empty, for a message."""
+    prefix = scan.root.uri.rstrip("/").replace("'", "''")
+    known = database.value(f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, '{prefix}/')")  # noqa: S608
+    if not known:
+        return ""
+    return (
+        f": 0 images listed, and the tables have rows of {known} of its images; is a disk not mounted? "
+        "--allow-empty goes on"
+    )
+
+
+def _name_left_out_stacks(database: Scratch) -> None:
+    """Name the stacks of the archive of which every page is in `left_out`: `left_out_stacks`; the ledger counts pages.
+
+    Columns: file_uri, image_etag, pages.
+    """
+    database.store(
+        "left_out_pages",
+        "SELECT DISTINCT image_uri, regexp_replace(image_uri, '#page=[0-9]+$', '') AS file_uri, image_etag, pages "
+        "FROM left_out WHERE pages > 1",
+    )
+    database.store(
+        "left_out_stacks",
+        "SELECT file_uri, image_etag, pages FROM left_out_pages SEMI JOIN archive USING (file_uri, image_etag) "
+        "GROUP BY ALL HAVING count(*) = pages",
+    )
+
+
+def _count_failed(database: Scratch) -> int:
+    """Count the images of the archive that were left out for their failure."""
+    database.view(
+        "named",
+        "SELECT image_uri, image_etag FROM archive UNION ALL SELECT image_uri, image_etag FROM pages UNION ALL "
+        "SELECT image_uri, image_etag FROM left_out_pages SEMI JOIN left_out_stacks USING (file_uri, image_etag)",
+    )
+    return int(database.value("SELECT count(*) FROM named SEMI JOIN failed_only USING (image_uri, image_etag)"))
+
+
+def _refuse_twice(database: Scratch, named: str) -> None:
+    """Refuse a manifest that lists a URI twice; equal hashes are looked at first, they take a tenth of the memory."""
+    if database.value("SELECT count(*) - count(DISTINCT hash(uri)) FROM files") == 0:
+        return
+    database.store("twice", "SELECT uri FROM files GROUP BY uri HAVING count(*) > 1")
+    count = database.value("SELECT count(*) FROM twice")
+    if count:
+        raise listed_twice(named, count, database.value("SELECT min(uri) FROM twice"))
+
+
+def _pages_of_stacks(database: Scratch, access: Storage) -> Iterator[Any]:
+    """Yield the pages of files with several, as batches of PLAN."""
+    database.view("tiffs", f"FROM open_files WHERE regexp_matches(lower(file_uri), '({_TIFF})$')")
+    query = "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size FROM tiffs"
+    for batch in database.batches(query, _HEADERS):
+        sources = expand_stacks(access, [FileEntry(**row) for row in batch.to_pylist()])
+        rows = [plan_row(source) for source in sources if source.place is not None]
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=PLAN)
+
+
+def plan_row(source: ImageSource) -> dict[str, Any]:
+    """Return the row of PLAN of an image."""
+    row: dict[str, Any] = {"image_uri": source.uri, "file_uri": source.file_uri, "page": source.page}
+    row |= {"image_etag": source.etag, "image_bytes": source.size, "pages": source.pages}
+    if source.place is not None:
+        row["place"] = vars(source.place) | {"ranges": [*chain.from_iterable(source.place.ranges)]}
+    return row

@@ -1,0 +1,51 @@
+"""What a run leaves of itself: `runs/RUN_ID.json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from unet_ray.cluster.node_hours import cost_of
+from unet_ray.cluster.session import software_versions
+from unet_ray.flags import parse_prices
+from unet_ray.network.model_folder import Model
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.digest import rule_of
+from unet_ray.segmentation.result import SegmentResult
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.runs import write_run_record
+
+_BUSY = 0.8
+"""Share of time at work from which on the predictors are what the others wait for."""
+
+
+def write_record(
+    output: Storage, result: SegmentResult, config: SegmentConfig, model: Model, config_digest: str
+) -> None:
+    """Write the record of a run as it stands."""
+    rule = rule_of(config, model)
+    if config.node_price and result.node_hours:
+        prices = parse_prices(config.node_price)
+        result.cost = cost_of(result.node_hours, prices, result.images_done, result.megapixels)
+    record = asdict(result) | {
+        "config": asdict(config),
+        "config_digest": config_digest,
+        "model_digest": model.digest,
+        "images_per_s": result.images_per_s,
+        "megapixels_per_s": result.megapixels_per_s,
+        "bottleneck": _bottleneck(result),
+        "objects": {
+            "parted": model.parting is not None,
+            "min_areas": {spec.id: least.area for spec, least in zip(model.classes, rule.least, strict=True)},
+            "min_scores": {spec.id: least.score for spec, least in zip(model.classes, rule.least, strict=True)},
+        },
+        "versions": software_versions(),
+    }
+    write_run_record(output, result.run_id, record)
+
+
+def _bottleneck(result: SegmentResult) -> str | None:
+    """Return the stage that the others wait for: the predictors where they are busy, else the longest of the others."""
+    if result.predictor_busy_share >= _BUSY:
+        return "predict"
+    others = {stage: seconds for stage, seconds in result.stage_s.items() if stage != "predict"}
+    return max(others, key=lambda stage: others[stage]) if others else None

@@ -1,0 +1,91 @@
+"""Plan → pixels: files read and decoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from unet_ray.errors import ImageError
+from unet_ray.image_sources.encoded import read_encoded
+from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.prefetch import ahead
+from unet_ray.segmentation.stages.columns import PIXELS, failure, place_of
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.binary_columns import table_with
+
+_READS = (8, 32)
+"""Least and most files that are read side by side: a store answers after 50 to 200 ms, a decoder takes 5."""
+_READ_BYTES = 2**27
+"""Of files that are read side by side, where the least are not more."""
+_NO_PIXELS: dict[str, Any] = {"pixels": None, "read_s": 0.0, "decode_s": 0.0}
+"""Of a failed image, or without an error of a large one: whoever predicts that reads it in windows."""
+
+
+@cache
+def _decoder() -> Decoder:
+    """Return this process's decoder; its child ends with the process."""
+    return Decoder()
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Reads and decodes each image of a plan; yields tables of PIXELS of a bounded size."""
+
+    access: Storage
+    preprocessing: Preprocessing
+    check_etags: bool
+    """Whether the plan's etags are the store's: a file with another one has changed since."""
+    block_bytes: int
+    """Decoded pixels that go on together, at least."""
+
+    def __call__(self, plan: Any) -> Iterator[Any]:
+        """Decode images in the order of the plan, while the next ones are read."""
+        rows = plan.to_pylist()
+        reads = int(np.clip(_READ_BYTES // max([1, *map(_stored_bytes, rows)]), *_READS))
+        pending: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(reads) as pool:
+            for row, data in ahead(pool, self._read, rows, reads):
+                row["read_s"] /= min(reads, len(rows))  # each waited beside the others
+                pending.append(row if data is None else self._decoded(row, data))
+                if sum(0 if row["pixels"] is None else row["pixels"].nbytes for row in pending) >= self.block_bytes:
+                    yield table_with(pending, PIXELS, "pixels")
+                    pending = []
+        if pending:
+            yield table_with(pending, PIXELS, "pixels")
+
+    def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], bytes | PageFile | None]:
+        """Return an image's row and its file, or the page of it; none of a large one, and where reading fails."""
+        row |= _NO_PIXELS
+        if _stored_bytes(row) > WHOLE_BYTES:
+            return row, None
+        started = time.perf_counter()
+        try:
+            etag = row["image_etag"] if self.check_etags else None
+            data = read_encoded(self.access, row["file_uri"], place_of(row), etag)
+        except Exception as error:
+            return row | failure(error, "read"), None
+        return row | {"read_s": time.perf_counter() - started}, data
+
+    def _decoded(self, row: dict[str, Any], data: bytes | PageFile) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
+            image = self.preprocessing.check(_decoder().decode(data, WHOLE_PIXELS))
+            height, width, channels = image.shape
+            found = {"height": height, "width": width, "channels": channels, "pixels": np.ascontiguousarray(image)}
+        except Exception as error:
+            is_large = isinstance(error, ImageError) and error.error_type == "too_large"
+            found = {} if is_large else failure(error, "decode")
+        return row | found | {"decode_s": time.perf_counter() - started}
+
+
+def _stored_bytes(row: dict[str, Any]) -> int:
+    return int(row["image_bytes"] if row["place"] is None else row["place"]["size"])

@@ -1,0 +1,191 @@
+"""One large image: windows → q → rows, tile by tile; it is never whole in memory.
+
+    windows (a thread, out of the decoder's child) ─▶ network ─▶ run lengths, regions of tiles (a thread) ─▶ merged
+
+Only what is small is kept: run lengths, finished regions, and what touches a seam.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError
+from unet_ray.image_sources.encoded import open_encoded
+from unet_ray.image_sources.image_files import check_unchanged
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
+from unet_ray.imaging.tiling import Tile
+from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
+from unet_ray.prefetch import ahead
+from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, place_of
+from unet_ray.segmentation.stages.measure import Measure, list_of
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.schemas import MASKS, REGIONS
+
+_AHEAD = 2
+"""Windows that are read before they are needed, and tiles whose measuring may wait."""
+_SIDE_BY_SIDE = 2
+"""Large images of one process at a time: one is read and measured while the other computes."""
+_PIXELS_PER_BYTE = 300
+"""Of a large file: more is a decompression bomb, not an image (a blank JPEG has some 250)."""
+_STORE_ERRORS = ("network", "missing", "denied", "changed")
+
+
+@dataclass(frozen=True)
+class PredictLarge:
+    """Predicts and measures images in windows.
+
+    Args:
+        access — opens their URIs.
+        predictor — cuts and computes.
+        measure — thresholds and rows.
+        check_etags — whether the plan's etags are the store's.
+        post — told of tiles: (done, to do) since the last call.
+    """
+
+    access: Storage
+    predictor: Predictor
+    measure: Measure
+    check_etags: bool
+    post: Callable[[int, int], None]
+    _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SIDE_BY_SIDE))
+
+    def __call__(self, row: dict[str, Any]) -> Any:
+        """Return an image's row of PROBABILITIES, with its masks and regions, or its error."""
+        with self._places:
+            return self._done(_LargeImage(self, row))
+
+    def _done(self, image: _LargeImage) -> Any:
+        try:
+            image.work()
+            found = {"masks": list_of([image.masks()], MASKS), "regions": list_of([image.regions()], REGIONS)}
+        except Exception as error:
+            if is_device_lost(error):
+                raise
+            image.row |= failure(as_image_error(error), _stage_of(error, image.failed_at))
+            found = {}
+        finally:
+            image.close()
+        image.row |= {"batch_divisor": self.predictor.batch_divisor}
+        plain = pa.Table.from_pylist([image.row], schema=PROBABILITIES)
+        for name, rows in found.items():
+            plain = plain.set_column(PROBABILITIES.get_field_index(name), PROBABILITIES.field(name), rows)
+        return plain
+
+
+def _stage_of(error: Exception, stage: str) -> str:
+    return "read" if isinstance(error, ImageError) and error.error_type in _STORE_ERRORS else stage
+
+
+@dataclass
+class _LargeImage:
+    """The state of one image while its tiles go by."""
+
+    config: PredictLarge
+    row: dict[str, Any]
+    failed_at: str = "measure"
+    """Stage of the first error."""
+    decoder: Decoder = field(default_factory=Decoder)
+    mask_rows: list[dict[str, Any]] = field(default_factory=list)
+    mergers: list[RegionMerger] = field(default_factory=list)
+    _adding: threading.Lock = field(default_factory=threading.Lock)
+
+    def work(self) -> None:
+        """Take every tile through the network and the measuring."""
+        config, row = self.config, self.row
+        row |= {"predict_s": 0.0, "measure_s": 0.0}
+        file = open_encoded(config.access, row["file_uri"], row["image_bytes"], place_of(row))
+        with self._at("decode"):
+            height, width = self.decoder.open(file)
+            if height * width > _PIXELS_PER_BYTE * row["image_bytes"]:
+                size = f"{width}×{height} px out of {row['image_bytes']} bytes"
+                raise ImageError("too_large", f"{size}: a decompression bomb")
+        row |= {"height": height, "width": width}
+        self.mergers = [RegionMerger(height, width, config.measure.max_regions) for _ in config.measure.classes]
+        tiles = config.predictor.tiles(height, width)
+        config.post(0, len(tiles))
+        with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as measuring:
+            windows, predictor = ahead(reading, self._read, tiles, _AHEAD), config.predictor
+            predicted = ahead(predictor.lanes, self._predicted, windows, predictor.lane_count)
+            for measured in ahead(measuring, self._measured, predicted, _AHEAD):
+                self._keep(measured)
+                config.post(1, 0)
+        if config.check_etags:
+            check_unchanged(config.access, row["file_uri"], row["image_etag"])
+
+    def _read(self, tile: Tile) -> tuple[Tile, NDArray[Any]]:
+        with self._at("decode"), self._timed("decode_s"):
+            pixels = self.config.predictor.read_tile(self._window, self.row["height"], self.row["width"], tile)
+        return tile, pixels
+
+    def _window(self, box: Box) -> NDArray[Any]:
+        window = self.decoder.window(box)
+        self.row["channels"] = window.shape[2]
+        return self.config.predictor.preprocessing.check(window)
+
+    def _predicted(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
+        tile, pixels = window
+        predictor = self.config.predictor
+        with self._at("predict"), self._timed("predict_s", predictor.lane_count):
+            q = predictor.predict_tile(pixels, tile)
+        return tile, q
+
+    def _measured(self, predicted: tuple[Tile, NDArray[np.uint8]]) -> list[tuple[dict[str, Any], TileRegions]]:
+        tile, q_khw = predicted
+        measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
+        with self._at("measure"), self._timed("measure_s"):
+            for index in range(len(measure.classes)):
+                mask, parted = measure.rule.cut(index, q_khw, tile.inner)
+                row = measure.mask_row(self.row["image_uri"], index, mask, tile.core)
+                q = np.ascontiguousarray(q_khw[index][tile.inner])
+                found.append((row, find_tile_regions(parted, q, tile.core, *size)))
+        return found
+
+    def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:
+        for merger, (mask_row, regions) in zip(self.mergers, measured, strict=True):
+            self.mask_rows.append(mask_row)
+            merger.add(regions)
+
+    def masks(self) -> Any:
+        """Return the masks rows: class by class, tile by tile."""
+        ordered = sorted(self.mask_rows, key=lambda row: (row["class_id"], row["top"], row["left"]))
+        return pa.Table.from_pylist(ordered, schema=MASKS)
+
+    def regions(self) -> Any:
+        """Return the regions rows."""
+        with self._timed("measure_s"):
+            measure = self.config.measure
+            found = [merger.regions(least) for merger, least in zip(self.mergers, measure.rule.least, strict=True)]
+            return measure.region_rows(self.row["image_uri"], found)
+
+    @contextmanager
+    def _at(self, stage: str) -> Iterator[None]:
+        """Remember the stage of an error: stages run side by side."""
+        try:
+            yield
+        except Exception:
+            self.failed_at = stage
+            raise
+
+    @contextmanager
+    def _timed(self, column: str, side_by_side: int = 1) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        with self._adding:
+            self.row[column] += (time.perf_counter() - started) / side_by_side
+
+    def close(self) -> None:
+        """End the decoder's child."""
+        self.decoder.close()

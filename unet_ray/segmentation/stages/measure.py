@@ -1,0 +1,181 @@
+"""q → rows of the three tables: run lengths and regions of each class."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, find_regions
+from unet_ray.imaging.regions.run_lengths import encode_rle
+from unet_ray.segmentation.stages.columns import ROWS, STAGES, failure
+from unet_ray.segmentation.stages.work_done import WorkDone
+from unet_ray.tables.binary_columns import samples_of
+from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One image's rows of the three tables."""
+
+    row: dict[str, Any]
+    masks: Any
+    regions: Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Turns q into the rows of the three tables: run lengths and regions of each class."""
+
+    run_id: str
+    model_digest: str
+    config_digest: str
+    classes: tuple[ClassSpec, ...]
+    rule: ObjectRule
+    max_regions: int = MAX_REGIONS
+
+    def __call__(self, probabilities: Any) -> Any:
+        """Measure each image of a table."""
+        nested = ("q", "masks", "regions")
+        rows = probabilities.select([f.name for f in probabilities.schema if f.name not in nested]).to_pylist()
+        columns = samples_of(probabilities["q"]), probabilities["masks"], probabilities["regions"]
+        return self.join([self._measure(*each) for each in zip(rows, *columns, strict=True)])
+
+    def _measure(self, row: dict[str, Any], q: NDArray[np.uint8] | None, masks: Any, regions: Any) -> Measured:
+        if row["error_type"] is not None:
+            return self._failed(row)
+        if masks.is_valid:  # measured, tile by tile
+            counted = {"region_count": len(regions)}
+            return Measured(row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS))
+        try:
+            assert q is not None
+            return self.image(row, q.reshape(-1, row["height"], row["width"]))
+        except Exception as error:
+            return self._failed(row | failure(error, "measure"))
+
+    def image(self, row: dict[str, Any], q_khw: NDArray[np.uint8]) -> Measured:
+        """Measure one image.
+
+        Args:
+            row — what the images table says of it so far.
+            q_khw — round(255·probability) per class, then per class of its cores where there are any.
+        """
+        started = time.perf_counter()
+        masks, regions = self._tables(row["image_uri"], q_khw)
+        return Measured(
+            row | self._stamp() | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
+            masks,
+            regions,
+        )
+
+    def _failed(self, row: dict[str, Any]) -> Measured:
+        return Measured(row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table())
+
+    def _stamp(self) -> dict[str, Any]:
+        digests = {"model_digest": self.model_digest, "config_digest": self.config_digest}
+        return digests | {"run_id": self.run_id, "segmented_at": datetime.now(UTC)}
+
+    @staticmethod
+    def join(measured: list[Measured]) -> Any:
+        """Return measured images as a table of ROWS."""
+        columns = [pa.array([m.row.get(f.name) for m in measured], f.type) for f in IMAGES]
+        columns.append(list_of([m.masks for m in measured], MASKS))
+        columns.append(list_of([m.regions for m in measured], REGIONS))
+        columns += [pa.array([m.row.get(f"{stage}_s", 0.0) for m in measured]) for stage in STAGES]
+        columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
+        return pa.Table.from_arrays(columns, schema=ROWS)
+
+    def _tables(self, uri: str, q_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
+        whole = Box(0, 0, *q_khw.shape[1:])
+        found, masks = [], []
+        for index in range(len(self.classes)):
+            mask, parted = self.rule.cut(index, q_khw)
+            masks.append(self.mask_row(uri, index, mask, whole))
+            found.append(find_regions(parted, q_khw[index], self.rule.least[index], self.max_regions))
+        return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
+
+    def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
+        """Return the masks row of a class for a piece of an image."""
+        return {
+            "image_uri": uri,
+            "run_id": self.run_id,
+            "class_id": self.classes[index].id,
+            "class_name": self.classes[index].name,
+            "top": piece.top,
+            "left": piece.left,
+            "height": piece.height,
+            "width": piece.width,
+            "counts": encode_rle(mask),
+            "area": int(np.count_nonzero(mask)),
+        }
+
+    def region_rows(self, uri: str, found: list[Regions]) -> Any:
+        """Return the regions of all classes of an image as rows, ranked class by class."""
+        ranked = np.cumsum([0, *map(len, found)])
+        rows = zip(self.classes, found, ranked[:-1], strict=True)
+        return pa.concat_tables([self._region_rows(uri, spec, regions, int(before)) for spec, regions, before in rows])
+
+    def _region_rows(self, uri: str, spec: ClassSpec, found: Regions, ranked: int) -> Any:
+        count = len(found)
+        bbox = pa.StructArray.from_arrays(
+            [pa.array(side) for side in found.bbox.T.astype(np.float64)],
+            fields=list(REGIONS.field("bbox").type),
+        )
+        columns = {
+            "image_uri": pa.repeat(uri, count),
+            "run_id": pa.repeat(self.run_id, count),
+            "region_id": np.arange(ranked + 1, ranked + count + 1, dtype=np.int32),
+            "class_id": np.full(count, spec.id, np.int32),
+            "class_name": pa.repeat(spec.name, count),
+            "score": found.score,
+            "score_max": found.score_max,
+            "area": found.area.astype(np.int64),
+            "bbox": bbox,
+            "centroid_x": found.centroid[:, 0],
+            "centroid_y": found.centroid[:, 1],
+            "touches_border": found.touches_border,
+            "geometry": pa.array(found.geometry, pa.binary()),
+        }
+        return pa.Table.from_pydict(columns, schema=REGIONS)
+
+
+def _rows(nested: Any, schema: Any) -> Any:
+    """Return the rows that a list of them holds."""
+    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(nested.values)]).cast(schema)
+
+
+def tables_of(rows: Any) -> dict[str, Any]:
+    """Part rows of measured images into the three tables."""
+    images = rows.select(IMAGES.names).cast(IMAGES)
+    return {"images": images, "masks": _unnested(rows["masks"], MASKS), "regions": _unnested(rows["regions"], REGIONS)}
+
+
+def _unnested(column: Any, schema: Any) -> Any:
+    # chunk by chunk: one array of a shard's outlines could pass the 2 GiB that its 32-bit offsets can tell
+    batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
+    return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
+
+
+def list_of(tables: list[Any], schema: Any) -> Any:
+    """Return one list of rows per table, as a nested column."""
+    joined = pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
+    columns = [column.combine_chunks() for column in joined.columns]
+    rows = pa.StructArray.from_arrays(columns, fields=list(schema))
+    offsets = np.cumsum([0, *map(len, tables)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), rows, type=pa.list_(pa.struct(list(schema))))
+
+
+def work_of(rows: Any) -> WorkDone:
+    """Return what a table of measured images tells the driver."""
+    pixels = pc.sum(pc.multiply(rows["height"].cast("float64"), rows["width"])).as_py() or 0.0
+    failed = len(rows) - rows["error_type"].null_count
+    return WorkDone(len(rows), failed, pixels / 1e6, pc.sum(rows["predict_s"]).as_py() or 0.0)

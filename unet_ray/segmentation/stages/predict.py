@@ -1,0 +1,70 @@
+"""Pixels → q: the network, image by image, in batches of equal shapes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
+from unet_ray.segmentation.stages.columns import PROBABILITIES, failure
+from unet_ray.segmentation.stages.large_image import PredictLarge
+from unet_ray.tables.binary_columns import samples_of, table_with
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Turns pixels into q, class by class."""
+
+    predictor: Predictor
+    large: PredictLarge
+
+    def __call__(self, pixels: Any) -> Iterator[Any]:
+        """Predict all images of a table together, then those that it has no pixels of, one by one."""
+        has_pixels = pc.or_(pixels["pixels"].is_valid(), pixels["error_type"].is_valid())
+        if pc.all(has_pixels).as_py():  # as nearly always; to filter would copy all pixels
+            yield self._predict(pixels)
+            return
+        small, large = pixels.filter(has_pixels), pixels.filter(pc.invert(has_pixels))
+        if len(small):
+            yield self._predict(small)
+        for row in large.drop_columns(["pixels"]).to_pylist():
+            yield self.large(row)
+
+    def _predict(self, pixels: Any) -> Any:
+        """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
+        rows = pixels.drop_columns(["pixels"]).to_pylist()
+        samples = zip(rows, samples_of(pixels["pixels"]), strict=True)
+        images = {i: self._image(row, found) for i, (row, found) in enumerate(samples) if found is not None}
+        try:
+            outputs, seconds = self.predictor.predict_timed(list(images.values()))
+            found = dict(zip(images, outputs, strict=True))
+        except Exception:
+            started = time.perf_counter()
+            found = self._one_by_one(rows, images)
+            seconds = time.perf_counter() - started
+        each_s = seconds / max(1, len(images))
+        for index, row in enumerate(rows):
+            row["q"] = found.get(index)
+            row["predict_s"] = each_s if index in images else 0.0
+            row["batch_divisor"] = self.predictor.batch_divisor
+        return table_with(rows, PROBABILITIES, "q")
+
+    def _image(self, row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
+        return samples.view(self.predictor.preprocessing.dtype).reshape(row["height"], row["width"], row["channels"])
+
+    def _one_by_one(self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]) -> dict[int, NDArray[np.uint8]]:
+        found = {}
+        for index, image in images.items():
+            try:
+                found[index] = self.predictor.predict([image])[0]
+            except Exception as error:
+                if is_device_lost(error):
+                    raise
+                rows[index].update(failure(as_image_error(error), "predict"))
+        return found

@@ -1,0 +1,278 @@
+"""What images there are: a folder, a glob or a Parquet manifest becomes a stream, or one list, of files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
+
+from unet_ray.errors import InputError
+from unet_ray.storage.backends.s3_requests import CONNECTIONS
+from unet_ray.storage.storage import FileEntry, Storage, dangling_link, scheme_of
+
+FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
+"""Columns of a scan, those of `FileEntry`."""
+_BATCH = 10_000
+_NOTHING_THERE = "there is no such folder or file"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files of known kinds, sorted, and how many others lie among them."""
+
+    root: Storage
+    """What opens the entries' URIs."""
+    entries: tuple[FileEntry, ...]
+    others: int
+    """Files left out for their suffix."""
+
+
+class FileScan:
+    """The files of a folder, a glob or a manifest, read as they are asked for, once."""
+
+    def __init__(
+        self, source: tuple[Storage, Iterator[Any] | None, bool], suffixes: Collection[str] | None, named: str
+    ) -> None:
+        self.root, batches, self.etags_of_store = source
+        """What opens the files' URIs, and whether the etags are the store's: a manifest may have others."""
+        self.known = self.others = 0
+        """Files read so far: given, and left out for their suffix. Links to nothing count as given, they may be back
+        tomorrow; of those without a known suffix nobody knows that they are no folders."""
+        self.named = named
+        """Flag and URI, for messages."""
+        self._is_there, self._batches = batches is not None, batches or iter(())
+        self._suffixes = suffixes
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield Arrow batches of FILES; there may be none.
+
+        Raises: InputError — a folder that cannot be listed to its end, a link to what may be a folder, a file name
+            that is not UTF-8.
+        """
+        with _as_input_errors(self.named):
+            for batch in self._batches:
+                known = batch
+                if self._suffixes:
+                    is_known = self._is_known(batch["path"])
+                    known = batch.filter(is_known)
+                    _refuse_dangling_links(batch.filter(pc.invert(is_known)))
+                self.known += len(known)
+                self.others += len(batch) - len(known)
+                yield known
+
+    @property
+    def emptiness(self) -> str | None:
+        """What is wrong where the files that were read are none of a known kind, for a message; else None."""
+        if self.known:
+            return None
+        if not self._is_there:
+            return f"{self.named}: {_NOTHING_THERE}"
+        what = f"{self.others} files, none with a known image suffix" if self.others else "no files"
+        suffixes = f" ({', '.join(sorted(self._suffixes))})" if self._suffixes else ""
+        return f"{self.named}: {what}{suffixes}"
+
+    def _is_known(self, paths: Any) -> Any:
+        found = pc.extract_regex(pc.utf8_lower(paths), r"(?P<suffix>\.[^./]+)$")
+        return pc.is_in(pc.struct_field(found, "suffix"), pa.array(sorted(self._suffixes or ())))
+
+
+def _refuse_dangling_links(files: Any) -> None:
+    dangling = files.filter(pc.equal(files["etag"], ""))
+    if len(dangling):
+        raise dangling_link(dangling["uri"][0].as_py())
+
+
+@contextmanager
+def _as_input_errors(named: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{named}: {_NOTHING_THERE}") from None
+    except OSError as error:
+        raise InputError(f"{named}: cannot be listed: {error}") from None
+
+
+def scan_files(uri: str, suffixes: Collection[str], flag: str) -> FileScan:
+    """Open the files of a folder (recursively), a glob or a Parquet manifest.
+
+    A manifest has `image_uri` and, if it likes, `image_etag` and `image_bytes`; relative URIs start at its folder.
+    Whether it names a file twice is the caller's to find out.
+
+    Args:
+        suffixes — known ones, lower case, with the dot; for a manifest all of its rows count.
+        flag — that named the URI, for messages.
+
+    Raises: InputError — nothing there, not a manifest, no permission.
+    """
+    named, is_manifest = f"{flag} {uri}", uri.endswith(".parquet")
+    with _as_input_errors(named):
+        source = _manifest(uri) if is_manifest else (*_found(uri), True)
+    return FileScan(source, None if is_manifest else suffixes, named)
+
+
+def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
+    """List the files of a folder, a glob or a manifest, as `scan_files`.
+
+    Raises: InputError — as `scan_files`, no file of a known kind, and a URI that is listed twice.
+    """
+    scan = scan_files(uri, suffixes, flag)
+    entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
+    if scan.emptiness:
+        raise InputError(scan.emptiness)
+    twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
+    if twice:
+        raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
+    return Listing(scan.root, tuple(sorted(entries, key=lambda entry: entry.uri)), scan.others)
+
+
+def listed_twice(named: str, count: int, first: str) -> InputError:
+    """Return the error of a manifest that names files more than once."""
+    return InputError(f"{named}: {count} URIs are listed twice, the first is {first}; list each once")
+
+
+def suffix_of(path: str) -> str:
+    """Return a path's suffix, lower case, with the dot."""
+    return PurePosixPath(path).suffix.lower()
+
+
+def _found(uri: str) -> tuple[Storage, Iterator[Any] | None]:
+    """Return what opens the files at a URI, and the files; None where nothing is, on a store that knows no folders."""
+    root = Storage.of(uri)
+    if root.is_file():
+        return Storage(root.uri.rpartition("/")[0] or "/", root.options), _in_batches([root.entry()])
+    if root.exists():
+        return root, _in_batches(root.walk())
+    if any(c in uri for c in "*?["):
+        return _glob(uri)
+    if root.is_local:
+        raise FileNotFoundError(uri)
+    return root, None
+
+
+def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
+    fixed = uri[: min(uri.find(c) for c in "*?[" if c in uri)].rpartition("/")[0]
+    root = Storage.of(fixed or ".")
+    if not root.exists():
+        raise FileNotFoundError(uri)
+    wanted = uri[len(fixed) :].lstrip("/")
+    pattern = re.compile(glob_translate(wanted))
+
+    def matches(entry: FileEntry) -> bool:
+        """Tell whether a file is asked for, or a link to nothing that may hide some."""
+        return bool(pattern.match(entry.path)) or (not entry.etag and _may_hold(entry.path, wanted.split("/")))
+
+    return root, _in_batches(filter(matches, root.walk()))
+
+
+def _may_hold(folder: str, parts: list[str]) -> bool:
+    """Tell whether files that match a glob, which is given part by part, may lie below a folder."""
+    depth = folder.count("/") + 1
+    above = parts[:depth]
+    return "**" in above or (depth < len(parts) and bool(re.match(glob_translate("/".join(above)), folder)))
+
+
+def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
+    remaining = iter(entries)
+    while some := list(islice(remaining, _BATCH)):
+        for entry in some:
+            _refuse_names_beyond_utf8(entry.path)
+        columns = [pa.array([getattr(entry, field.name) for entry in some], field.type) for field in FILES]
+        yield pa.RecordBatch.from_arrays(columns, schema=FILES)
+
+
+def _refuse_names_beyond_utf8(path: str) -> None:
+    """Tables hold text: a name of other bytes (surrogates, as Python reads them) has no place in them."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path!r}: a file name that is not UTF-8; rename it") from None
+
+
+def _manifest(uri: str) -> tuple[Storage, Iterator[Any], bool]:
+    source = Storage.of(uri)
+    try:
+        with source.open() as file:
+            columns = pq.ParquetFile(file).schema_arrow.names
+    except (FileNotFoundError, PermissionError, ConnectionError):
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{uri}: not a Parquet manifest: {error}") from None
+    if "image_uri" not in columns:
+        raise InputError(f"{uri}: the manifest has no column image_uri (it has {', '.join(columns)})")
+    wanted = [name for name in ("image_uri", "image_etag", "image_bytes") if name in columns]
+    folder = Storage.of(uri.rpartition("/")[0] or ".")
+
+    def rows() -> Iterator[Any]:
+        with source.open() as file:
+            yield from pq.ParquetFile(file).iter_batches(_BATCH, columns=wanted)
+
+    first = next((str(batch["image_uri"][0]) for batch in rows() if len(batch)), "")
+    root = Storage.of(first) if "://" in first else folder
+    names = _ManifestNames(folder, root)
+    return root, (_manifest_batch(batch, names) for batch in rows()), "image_etag" not in wanted
+
+
+@dataclass(frozen=True)
+class _ManifestNames:
+    """How the names in a manifest become URIs."""
+
+    folder: Storage
+    root: Storage
+
+    def uri_of(self, name: str) -> str:
+        """Return the URI that a name means; raise InputError for one of another store."""
+        folder, root = self.folder, self.root
+        name = Storage.of(name).uri if name.startswith("file://") else name
+        uri = name if "://" in name or (folder.is_local and name.startswith("/")) else folder.uri_of(name)
+        if not folder.is_local and scheme_of(uri) != scheme_of(folder.uri):
+            raise InputError(f"{name}: a manifest on {folder.uri} may only name files of the same store")
+        if scheme_of(uri) != scheme_of(root.uri):
+            raise InputError(f"{name}: a manifest names files of one store only, this one began with {root.uri}")
+        return uri
+
+    @property
+    def prefix(self) -> str | None:
+        """What a URI that needs no second look starts with: the scheme of a remote store; None: there is none."""
+        scheme = scheme_of(self.root.uri)
+        same = self.folder.is_local or scheme_of(self.folder.uri) == scheme
+        return f"{scheme}://" if not self.root.is_local and same else None
+
+
+def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
+    """Return a batch of a manifest as one of FILES; rows without etag or size ask the store for theirs."""
+    names_of = batch["image_uri"].cast(pa.string())
+    whole = {"image_etag", "image_bytes"} <= set(batch.schema.names) and not any(c.null_count for c in batch.columns)
+    if whole and names.prefix and pc.all(pc.starts_with(names_of, names.prefix)).as_py():
+        uris = names_of
+    else:
+        uris = pa.array([names.uri_of(str(name)) for name in names_of.to_pylist()], pa.string())
+    if whole:
+        etags = pc.utf8_trim(batch["image_etag"].cast(pa.string()), '"')
+        columns = [names_of, uris, etags, batch["image_bytes"].cast(pa.int64())]
+        return pa.RecordBatch.from_arrays(columns, schema=FILES)
+    rows = batch.to_pylist()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        entries = pool.map(lambda row, uri: _manifest_entry(row, uri, names.root), rows, uris.to_pylist())
+        return next(_in_batches(entries))
+
+
+def _manifest_entry(row: dict[str, Any], uri: str, root: Storage) -> FileEntry:
+    name, etag, size = str(row["image_uri"]), row.get("image_etag"), row.get("image_bytes")
+    if etag is None or size is None:
+        try:
+            entry = Storage(uri, root.options).entry()
+        except FileNotFoundError:
+            entry = FileEntry(name, uri, "", 0)  # becomes an error row when it is read
+        etag, size = etag or entry.etag, entry.size if size is None else size
+    return FileEntry(name, uri, str(etag).strip('"'), int(size))

@@ -1,0 +1,40 @@
+"""A file that a job writes, checked before the work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet_ray.errors import InputError
+from unet_ray.storage.storage import Storage
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file that a job writes."""
+
+    flag: str
+    """That names it, for messages."""
+    uri: str
+    folder: Storage
+    name: str
+
+    @staticmethod
+    def of(flag: str, uri: str) -> OutputFile:
+        """Return the file at a URI; raise InputError where it names none or its folder cannot be written to."""
+        folder, slash, name = uri.rpartition("/")
+        file = OutputFile(flag, uri, Storage.of(folder or ("/" if slash else ".")), name)
+        if not name or (file.folder.is_local and Path(file.folder.path, name).is_dir()):
+            raise InputError(f"{flag} {uri}: a folder; name a file")
+        file.folder.check_writable()
+        return file
+
+    def write(self, data: bytes | Path) -> None:
+        """Write bytes, or a local file's; raise InputError where that fails."""
+        try:
+            if isinstance(data, Path):
+                self.folder.put(self.name, data)
+            else:
+                self.folder.write(self.name, data)
+        except OSError as error:
+            raise InputError(f"{self.flag} {self.uri}: cannot be written: {error}") from None

@@ -1,0 +1,80 @@
+"""The runs of an output: their ids and records."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from unet_ray.errors import InputError, TooManyFailuresError
+from unet_ray.storage.backends.s3_requests import CONNECTIONS
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.ledger import sums_of_run
+
+PRUNING, PRUNED = "pruning", "pruned"
+"""Status of a run whose rows are being removed, written before the first file goes, and of one whose rows are gone."""
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time: 20261122T031500Z-4f2a9c."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def has_finished(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record says that its run did all images, well or with too many failures."""
+    return record.get("status") == "done" or record.get("exit_code") == TooManyFailuresError.exit_code
+
+
+def is_unfinished(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record says that its run did not come to its end; a run that holds the output does not."""
+    return record.get("status") in ("running", "lost", "failed", "stopped") and not has_finished(record)
+
+
+def recorded_images(record: Mapping[str, Any]) -> int:
+    """Return the images that a record counts, done and failed."""
+    return int(record.get("images_done") or 0) + int(record.get("images_failed") or 0)
+
+
+def write_run_record(output: Storage, run_id: str, record: Mapping[str, Any]) -> None:
+    """Write `runs/RUN_ID.json`."""
+    output.write(f"runs/{run_id}.json", json.dumps(record, indent=2, default=str).encode())
+
+
+def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
+    """Return the record of a run, or None where it is not there or not a JSON object.
+
+    Raises: InputError — a record that cannot be read.
+    """
+    path = f"runs/{run_id}.json"
+    try:
+        record = json.loads(output.read(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    except OSError as error:
+        raise InputError(f"{output.uri}/{path}: cannot be read: {error}") from error
+    return record if isinstance(record, dict) else None
+
+
+def read_records(output: Storage) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """Return run id and record of every run, the newest first, and the names of records that are none.
+
+    Whatever else lies in `runs/`, as the folders of trainings do, is none.
+    """
+    names = [entry.path.rpartition(".") for entry in reversed(output.entries("runs", missing_ok=True))]
+    run_ids = [run_id for run_id, _, suffix in names if suffix == "json" and "/" not in run_id]
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        records = dict(zip(run_ids, pool.map(partial(read_run_record, output), run_ids), strict=True))
+    unreadable = tuple(f"runs/{run_id}.json" for run_id, record in records.items() if record is None)
+    return {run_id: record for run_id, record in records.items() if record is not None}, unreadable
+
+
+def close_lost_runs(output: Storage, records: Mapping[str, Mapping[str, Any]], run_id: str) -> None:
+    """Give runs that vanished with their driver an end in their record, on behalf of the run that holds the output."""
+    for other, record in records.items():
+        if record.get("status") == "running":
+            lost = {"status": "lost", "exit_code": 1, "message": f"the driver vanished, as run {run_id} found"}
+            write_run_record(output, other, {**record, **lost, **sums_of_run(output, other)})

@@ -1,0 +1,94 @@
+"""Learning curves as a picture."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from unet_ray.imaging.drawing.overlay import class_colour
+from unet_ray.training.progress import EpochRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+from unet_ray.training.console import _cut, mean_of
+
+_MARKED_EPOCHS = 30
+_NAMED_CLASSES = 20
+
+
+def draw_curves(history: Sequence[EpochRecord], best_epoch: int | None = None) -> bytes:
+    """Return a PNG (1300 × 750) of how training went, a panel each: loss, Dice, IoU, speed, data wait, learning rate.
+
+    Args:
+        history — one epoch or more, ascending.
+        best_epoch — marked where given.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 7.5), dpi=100, layout="constrained")
+    grid = figure.subplots(2, 3, gridspec_kw={"hspace": 0.08, "wspace": 0.06})
+    epochs = [record.epoch for record in history]
+    rows = {
+        "Training loss": [r.loss for r in history],
+        "Crops per second, all workers": [r.crops_per_s for r in history],
+        "Waiting for data, % of training time": [100 * r.data_wait for r in history],
+        "Learning rate": [r.learning_rate for r in history],
+    }
+    for (title, values), axes in zip(rows.items(), (grid[0, 0], *grid[1]), strict=True):
+        _draw_line(axes, epochs, values, class_colour(5))
+        top = 1.1 * max(filter(math.isfinite, values), default=0) or 1
+        _finish_panel(axes, title, epochs, max(10, top) if "%" in title else top)  # a wait of 1 % is no mountain
+    lines = _draw_classes(grid[0, 1], "Dice on validation images", epochs, [r.dice for r in history], best_epoch)
+    _draw_classes(grid[0, 2], "IoU on validation images", epochs, [r.iou for r in history], best_epoch)
+    if lines:
+        names = [_cut(name, 18) for name in lines]
+        legend = figure.legend(list(lines.values()), names, loc="outside upper right", ncols=6, frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a class may be named $
+    png = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # or in letters that the font lacks
+        figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _draw_classes(
+    axes: Axes, title: str, epochs: list[int], values: list[dict[str, float | None]], best_epoch: int | None
+) -> dict[str, Line2D]:
+    """Draw a metric of each class, and its mean where there are several; return the lines to be named."""
+    names = list(dict.fromkeys(name for of_class in values for name in of_class))
+    if not names:
+        axes.text(0.5, 0.5, "no validation", ha="center", color="grey", transform=axes.transAxes)
+    lines = {}
+    if len(names) > 1:  # first, so that it hides no class
+        lines["mean of classes"] = _draw_line(axes, epochs, [mean_of(of_class) for of_class in values], (0, 0, 0))
+    for index, name in enumerate(names):
+        line = _draw_line(axes, epochs, [of_class.get(name) for of_class in values], class_colour(index))
+        lines |= {name: line} if index < _NAMED_CLASSES else {}
+    if names and best_epoch is not None:
+        lines[f"best epoch: {best_epoch}"] = axes.axvline(best_epoch, color="grey", linestyle=":")
+    _finish_panel(axes, title, epochs, 1.03)
+    return lines
+
+
+def _draw_line(axes: Axes, epochs: list[int], values: Sequence[float | None], rgb: tuple[int, int, int]) -> Line2D:
+    numbers = [math.nan if value is None else value for value in values]
+    style = "o-" if len(epochs) <= _MARKED_EPOCHS else "-"
+    return axes.plot(epochs, numbers, style, color=[part / 255 for part in rgb], markersize=4)[0]
+
+
+def _finish_panel(axes: Axes, title: str, epochs: list[int], top: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("epoch")
+    axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    axes.set_ylim(0, top)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

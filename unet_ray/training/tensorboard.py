@@ -1,0 +1,68 @@
+"""Event files of a training for TensorBoard."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unet_ray.storage.storage import Storage
+from unet_ray.training.progress import EpochRecord
+
+if TYPE_CHECKING:
+    pass
+from unet_ray.training.console import _GIB
+
+
+class EventLog:
+    """A TensorBoard event file of a run, whole in the run folder after every epoch; close it.
+
+    Object stores cannot append, so the file grows in a temporary folder here and is stored anew each time (about
+    half a kilobyte per epoch). A restarted run writes a file of its own, and TensorBoard drops the epochs of older
+    files that it repeats.
+    """
+
+    def __init__(self, run_folder: Storage) -> None:
+        # not its SummaryWriter: that one writes from a thread of its own, after flush() has returned
+        from tensorboardX.event_file_writer import EventsWriter
+
+        self._run_folder = run_folder
+        self._folder = tempfile.TemporaryDirectory(prefix="unet_ray_events_")
+        self._writer = EventsWriter(f"{self._folder.name}/events", f".{uuid.uuid4().hex[:8]}")
+        (self._file,) = Path(self._folder.name).iterdir()
+        self._started = False
+
+    def write(self, record: EpochRecord) -> None:
+        """Add an epoch and store the file.
+
+        Raises: OSError — it cannot be stored; the next epoch's file holds this one too.
+        """
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if not self._started:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=record.epoch, session_log=start))
+            self._started = True
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record).items()]
+        self._writer.write_event(Event(wall_time=time.time(), step=record.epoch, summary=Summary(value=values)))
+        self._writer.flush()
+        self._run_folder.write(f"tensorboard/{self._file.name}", self._file.read_bytes())
+
+    def close(self) -> None:
+        """Remove the temporary folder; may be called again."""
+        if self._file.exists():
+            self._writer.close()
+            self._folder.cleanup()
+
+
+def _scalars(record: EpochRecord) -> dict[str, float]:
+    """Return the TensorBoard tags of an epoch and their values; undefined ones left out."""
+    tags = {name: getattr(record, name) for name in ("loss", "learning_rate", "crops_per_s", "data_wait")}
+    tags |= {f"dice/{name}": value for name, value in record.dice.items()}
+    tags |= {f"iou/{name}": value for name, value in record.iou.items()}
+    if record.gpu_memory_bytes is not None:
+        tags["gpu_memory_gib"] = record.gpu_memory_bytes / _GIB
+    return {tag: value for tag, value in tags.items() if value is not None}

@@ -1,0 +1,128 @@
+"""Train a U-Net: compute statistics of the labelled set, stream random crops to Ray Train workers, write a model folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from unet_ray.cluster.actor_pool import plan_pool
+from unet_ray.cluster.session import connect, software_versions
+from unet_ray.errors import InputError
+from unet_ray.flags import parse_classes
+from unet_ray.imaging.regions.separation import Parting
+from unet_ray.labelled_data.labelled_set import LabelledSet, find_labelled
+from unet_ray.labelled_data.statistics import survey_set
+from unet_ray.network.model_folder import Model, load_model, save_model
+from unet_ray.storage.storage import Storage
+from unet_ray.tables.runs import new_run_id
+from unet_ray.training.checkpoints import BEST
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.object_tuning import METRIC, tune_objects
+from unet_ray.training.progress import PROGRESS, Progress, last_progress
+from unet_ray.training.setup import LearningTask, understand
+from unet_ray.training.trainer import _RUN_NAME, _fit, _settle
+
+_MAY_CHANGE = (
+    *("epochs", "workers", "device", "output", "storage", "learning_rate", "batch_size", "compile", "patience"),
+    *("checkpoint_minutes", "keep_checkpoints", "max_error_rate", "resize_check_s"),
+)
+"""Settings that a run may be resumed with others of."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training ended with."""
+
+    model: Model
+    output: str
+    run_folder: str
+    progress: Progress
+
+
+def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
+    """Train and write the model folder.
+
+    Raises: InputError — anything that cannot work, before training starts; UnetRayError — a training that fails.
+    """
+    output = Storage.of(config.output)
+    run_folder = Storage.of(config.storage) if config.storage else output.join(f"runs/{new_run_id()}")
+    initial = load_model(Storage.of(config.init_from)) if config.init_from else None
+    classes = parse_classes(config.classes) or (initial.classes if initial else ())
+    training = find_labelled(config.images, config.masks, classes, config.mask_kind)
+    validation = _find_validation(config, training)
+    output.check_writable()
+    run_folder.check_writable()
+    settings = {f.name: getattr(config, f.name) for f in fields(config)} | {"labelled_images": len(training.items)}
+    _check_same_run(settings, run_folder)
+    _settle(run_folder)
+    connect(ray_address)
+    survey = survey_set(training, decode_once=True)
+    held = survey_set(validation, decode_once=True) if validation else None
+    task = understand(config, training, survey, held, initial)
+    run_folder.write("train.json", json.dumps(settings, indent=2).encode())
+    result = _fit(config, run_folder, task)
+    return _save(config, output, run_folder, task, result)
+
+
+def _find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet | None:
+    if config.val_images is None or config.val_masks is None:
+        return None
+    return find_labelled(config.val_images, config.val_masks, training.classes, training.kind)
+
+
+def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
+    """Refuse to resume a run of other settings, or of another number of images: their split would differ."""
+    if last_progress(run_folder, _RUN_NAME) is None:
+        return  # nothing was trained yet: nothing to contradict
+    before = json.loads(run_folder.read("train.json"))
+    other = [name for name in settings if name not in _MAY_CHANGE and before.get(name) != settings[name]]
+    if other:
+        name = other[0]
+        flag = "labelled images:" if name == "labelled_images" else f"--{name.replace('_', '-')}"
+        raise InputError(
+            f"--storage {run_folder.uri} holds a training with {flag} {before.get(name)}, this one has "
+            f"{settings[name]}; give the same to resume, or another --storage (and --init-from to go on from a model)"
+        )
+
+
+def _tuned(config: TrainConfig, task: LearningTask, model: Model) -> Model:
+    """Choose thresholds and areas of objects on the validation images, and say what they came to."""
+    labelling, indices = task.sampler.labelling, [index for index, _ in task.validation]
+    tuned = tune_objects(model, labelling, task.validation_reader, indices, plan_pool(None, config.device))
+    rule, parting, found = tuned.model.rule, tuned.model.parting, {}
+    assert parting
+    for place, spec in enumerate(labelling.classes):
+        found[spec.name] = {METRIC: tuned.ap50[place], f"{METRIC}_of_components": tuned.ap50_of_components[place]}
+        print(
+            f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images (components alone "
+            f"{tuned.ap50_of_components[place]:.3f}) with threshold {rule.thresholds[place]}, core threshold "
+            f"{parting.thresholds[place]}, objects from {rule.least[place].area} px and a mean probability of "
+            f"{rule.least[place].score}"
+        )
+    return replace(tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}})
+
+
+def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: LearningTask, result: Any) -> TrainResult:
+    with result.checkpoint.as_directory() as folder:
+        saved = Storage.of(folder)
+        weights, progress = saved.read(BEST), Progress.of_json(saved.read(PROGRESS))
+    labelling, best = task.sampler.labelling, progress.best
+    classes = len(labelling.classes)
+    model = Model(
+        task.network,
+        weights,
+        labelling.classes,
+        task.sampler.preprocessing,
+        tuple(best.thresholds[c.name] for c in labelling.classes),
+        Parting((0.5,) * classes, (1,) * classes) if config.separate else None,
+        training=asdict(config) | {"labelling": asdict(labelling), "run_folder": run_folder.uri},
+        metrics=asdict(best),
+        versions=software_versions(),
+    )
+    if config.separate and task.validation:
+        model = _tuned(config, task, model)
+    save_model(model, output)
+    summary = {"digest": model.digest, "output": output.uri, "epochs": progress.epochs, "best": asdict(best)}
+    run_folder.write("summary.json", json.dumps(summary, indent=2).encode())
+    return TrainResult(model, output.uri, run_folder.uri, progress)

@@ -1,0 +1,147 @@
+"""The Ray Train wiring: workers, their settings and resources, restarts from the last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from unet_ray.cluster.progress_board import ProgressBoard
+from unet_ray.cluster.resources import Capacity, cpus_of_gpu_worker, cpus_of_worker
+from unet_ray.cluster.session import REUSED_MEMORY
+from unet_ray.errors import InputError, UnetRayError, one_line
+from unet_ray.flags import parse_range
+from unet_ray.network.config import parse_augmentations
+from unet_ray.network.learner import LearnerConfig
+from unet_ray.storage.storage import Storage
+from unet_ray.training.checkpoints import settle_checkpoints
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.crop_stream import CropSampler, StreamFromCheckpoint
+from unet_ray.training.progress import crops_seen
+from unet_ray.training.setup import LearningTask
+from unet_ray.training.worker import WorkerSettings, train_worker
+
+_RUN_NAME = "unet_ray"
+_IDLE_RESTARTS = 1
+"""Failures in a row without a new checkpoint that are tried again."""
+
+
+def _fit(config: TrainConfig, run_folder: Storage, task: LearningTask) -> Any:
+    scaling = _scaling(config)
+    run = ray.train.RunConfig(
+        name=_RUN_NAME,
+        storage_path=run_folder.path,
+        storage_filesystem=run_folder.arrow_filesystem,
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        worker_runtime_env=None if scaling.use_gpu else REUSED_MEMORY,
+        logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+    )
+    settings = _worker_settings(config, run_folder, task)
+    with ProgressBoard(lambda lines: print(*lines, sep="\n", flush=True)) as board:
+        make_trainer = partial(
+            TorchTrainer,
+            train_worker,
+            train_loop_config={"settings": settings, "post": board.post},
+            scaling_config=scaling,
+            run_config=run,
+            datasets={"crops": _stream(config, run_folder, task.sampler)},
+            dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
+        )
+        result = _with_restarts(make_trainer, run_folder)
+    if result.return_value is not None:
+        raise UnetRayError(result.return_value)
+    return result
+
+
+def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage) -> Any:
+    """Train; after a failure go on from the last checkpoint, as long as there was progress since the failure before."""
+    idle, seen = 0, crops_seen(run_folder, _RUN_NAME)
+    while True:
+        try:
+            return make_trainer().fit()
+        except ray.train.TrainingFailedError as error:
+            before, seen = seen, crops_seen(run_folder, _RUN_NAME)
+            idle = 0 if seen > before else idle + 1
+            cause = one_line(_first_cause(error))
+            if idle > _IDLE_RESTARTS:
+                raise UnetRayError(
+                    f"training failed: {cause}; rerun with --storage {run_folder.uri} to resume"
+                ) from error
+            print(f"a worker failed ({cause}); going on from the last checkpoint", flush=True)
+            _settle(run_folder)
+
+
+def _settle(run_folder: Storage) -> None:
+    for line in settle_checkpoints(run_folder, _RUN_NAME):
+        print(line, flush=True)
+
+
+def _first_cause(error: Exception) -> BaseException:
+    """Return what one worker failed of, rather than what the others made of its end."""
+    failures: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
+    return min(failures, key=lambda failure: "onnection" in str(failure), default=error)
+
+
+def _stream(config: TrainConfig, run_folder: Storage, sampler: CropSampler) -> StreamFromCheckpoint:
+    crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
+    total = config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step  # what splits and short batches cost
+    return StreamFromCheckpoint(sampler, run_folder, _RUN_NAME, total, crops_per_step)
+
+
+def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
+    """Return the crops of an epoch: at least one step of all workers, which may be more than there are."""
+    return max(sampler.crops_per_epoch, config.batch_size * parse_range(config.workers, "--workers")[1])
+
+
+def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTask) -> WorkerSettings:
+    weights = config.weights_of(len(task.sampler.labelling.classes))
+    return WorkerSettings(
+        network=task.network,
+        preprocessing=task.sampler.preprocessing,
+        labelling=task.sampler.labelling,
+        learner=LearnerConfig(
+            config.learning_rate,
+            config.loss,
+            weights * task.sampler.config.filters_per_class if weights else None,
+            parse_augmentations(config.augment),
+        ),
+        reader=task.validation_reader,
+        validation=task.validation,
+        initial=task.initial,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        crops_per_epoch=_crops_per_epoch(config, task.sampler),
+        metric=config.best_by,
+        patience=config.patience,
+        checkpoint_minutes=config.checkpoint_minutes,
+        shuffle_buffer=task.shuffle_buffer,
+        compiled=config.compile,
+        seed=config.seed,
+        run_folder=run_folder,
+    )
+
+
+def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+    """Give workers their CPUs and GPUs, and leave some CPUs to Ray Data."""
+    least, most = parse_range(config.workers, "--workers")
+    have = Capacity.of_cluster()
+    use_gpu = config.device == "gpu" or (config.device == "auto" and have.gpus >= least)
+    if use_gpu:
+        each = {"CPU": cpus_of_gpu_worker(have), "GPU": 1.0}
+        have.require_gpus(least, each["CPU"], f"--workers {config.workers} on GPUs", "give fewer, or --device cpu")
+    elif least > have.cpus and not have.grows:
+        raise InputError(f"--workers {config.workers}: the cluster has {have.cpus} CPUs; give at most {have.cpus}")
+    else:
+        each = {"CPU": cpus_of_worker(have, least)}
+    device = "GPU" if use_gpu else "CPU"
+    print(f"training on {config.workers} worker{'s' * (most > 1)} ({device}), batch {config.batch_size} each")
+    return ray.train.ScalingConfig(
+        num_workers=most if least == most else (least, most),
+        use_gpu=use_gpu,
+        resources_per_worker=each,
+        elastic_resize_monitor_interval_s=config.resize_check_s,
+    )
