@@ -15,7 +15,7 @@ from _command import run
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import evaluate
 from unet_ray.imaging.codecs.decode import decode_image
-from unet_ray.output.reader import contact_sheet, open_tables, overlay
+from unet_ray.output.reader import contact_sheet, overlay, read_tables
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 from unet_ray.storage.storage import Storage
@@ -68,7 +68,7 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
 
 def _draw(tables_uri: str) -> bytes:
     """Return a PNG of the first images: as they are, and with their regions."""
-    tables = open_tables(tables_uri)
+    tables = read_tables(tables_uri)
     pictures = []
     for uri in sorted(tables.images["image_uri"].to_pylist())[:6]:
         image = decode_image(Storage.of(uri).read())

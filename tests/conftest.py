@@ -40,7 +40,7 @@ def _quiet_ray() -> None:
 class S3Server:
     """A real S3 server on disk.
 
-    The port is free when we ask for it; another process may take it before the server does, so a few are tried.
+    The port is free when we ask for it; another process may take it before the server does, so a few are retry.
 
     Args:
         folder — where it keeps its objects.
@@ -164,7 +164,7 @@ def tiny_model(tmp_path: Path) -> str:
 def make_tiny_model(place: Path) -> str:
     """Write an untrained two-class model below a folder and return where it is."""
     torch.manual_seed(0)
-    config = UNetConfig(in_channels=3, classes=2, base_channels=4, depth=2)
+    config = UNetConfig(in_channels=3, num_classes=2, base_channels=4, depth=2)
     classes = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
     preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
     folder = place / "tiny-model"

@@ -34,7 +34,7 @@ import numpy as np
 import psutil
 from ray.cluster_utils import Cluster
 
-from unet_ray.output.reader import open_tables
+from unet_ray.output.reader import read_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
@@ -196,7 +196,7 @@ class Soak:
 
     def _is_complete(self) -> bool:
         tables = Storage.of(f"{self.root}/disturbed")
-        return tables.exists("images") and len(open_tables(tables.uri).images) >= self.images
+        return tables.exists("images") and len(read_tables(tables.uri).images) >= self.images
 
     def _add_images(self) -> None:
         archive, rng = Storage.of(f"{self.root}/archive"), np.random.default_rng(self.images)
@@ -226,7 +226,7 @@ def _kill_quietly(process: psutil.Process) -> None:
 
 def _rows(uri: str) -> dict[str, list[Any]]:
     """Return all rows of an output, without what differs between runs, sorted."""
-    tables = open_tables(uri, current=False)
+    tables = read_tables(uri, current=False)
     rows = {}
     for name in ("images", "masks", "regions"):
         table = getattr(tables, name)

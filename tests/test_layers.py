@@ -21,7 +21,7 @@ RAY_MODULES = {
         "run_metrics",
         "segment",
         "shard_sink",
-        "survey",
+        "statistics",
         "train",
         "train_worker",
     ),
@@ -80,7 +80,7 @@ def test_tasks_without_a_network_start_without_torch() -> None:
         "stages.decode",
         "stages.measure",
         "stages.work_done",
-        "survey",
+        "statistics",
         "verify",
     )
     imports = ", ".join(f"unet_ray.{module}" for module in modules)

@@ -1,6 +1,6 @@
 """Train a U-Net and segment image archives with it, on Ray.
 
-For notebooks, names below need no import of their own: `unet_ray.load_model(uri)`, `unet_ray.open_tables(uri)`,
+For notebooks, names below need no import of their own: `unet_ray.load_model(uri)`, `unet_ray.read_tables(uri)`,
 `unet_ray.mask(…)`, `unet_ray.overlay(…)`. Jobs (`jobs/`) and verbs (`unet_ray.training.train`, `unet_ray.segmentation.segment`, …) do the
 work on clusters.
 """
@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unet_ray.output.reader import Box, Tables, open_tables
+    from unet_ray.output.reader import Box, Tables, read_tables
     from unet_ray.prediction import Prediction, Segmenter, load_model, mask, overlay
 
 __version__ = "0.1.0"
-__all__ = ["Box", "Prediction", "Segmenter", "Tables", "load_model", "mask", "open_tables", "overlay"]
+__all__ = ["Box", "Prediction", "Segmenter", "Tables", "load_model", "mask", "overlay", "read_tables"]
 
 _HOMES = {name: "unet_ray.prediction" for name in ("Prediction", "Segmenter", "load_model", "mask", "overlay")}
-_HOMES |= {name: "unet_ray.output.reader" for name in ("Box", "Tables", "open_tables")}
+_HOMES |= {name: "unet_ray.output.reader" for name in ("Box", "Tables", "read_tables")}
 
 
 def __getattr__(name: str) -> Any:

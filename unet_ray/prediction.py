@@ -20,7 +20,7 @@ from unet_ray.network import model_folder
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import Predictor
-from unet_ray.output.reader import Tables, masks_of, open_tables
+from unet_ray.output.reader import Tables, image_masks, read_tables
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.storage.storage import Storage
 
@@ -98,16 +98,16 @@ class Segmenter:
         """
         name, pixels = (_named(image), _decoded(image)) if isinstance(image, str) else (_HERE, image)
         pixels = self.model.preprocessing.check(pixels if pixels.ndim == 3 else pixels[:, :, None])
-        q_khw = self._predictor.predict([pixels])[0]
+        prob_u8_khw = self._predictor.predict([pixels])[0]
         classes, rule = self.model.classes, self.model.rule
         row = {"image_uri": name, "image_etag": "", "image_bytes": 0, "pages": 1}
         row |= dict(zip(("height", "width", "channels"), pixels.shape, strict=True))
-        found = Measure("", self.model.digest, "", classes, rule).image(row, q_khw)
+        found = Measure("", self.model.digest, "", classes, rule).image(row, prob_u8_khw)
         planes = enumerate(classes)
         return Prediction(
             pixels,
-            {spec.name: q_khw[index].astype(np.float32) / 255 for index, spec in planes},
-            {spec.name: rule.cut(index, q_khw)[0] for index, spec in enumerate(classes)},
+            {spec.name: prob_u8_khw[index].astype(np.float32) / 255 for index, spec in planes},
+            {spec.name: rule.cut(index, prob_u8_khw)[0] for index, spec in enumerate(classes)},
             found.regions,
         )
 
@@ -133,7 +133,7 @@ def mask(tables: Tables | str, image_uri: str, class_name: str, window: Box | No
     """Return the mask of a class in an image, (H, W), or in a window of it.
 
     Args:
-        tables — what `open_tables` returned, or the URI of an output.
+        tables — what `read_tables` returned, or the URI of an output.
         image_uri — as in the tables; of a local file its path will do.
         class_name — of the model.
         window — unet_ray.Box(top, left, bottom, right) in px; None: all of the image.
@@ -142,12 +142,12 @@ def mask(tables: Tables | str, image_uri: str, class_name: str, window: Box | No
 
     Example:
         >>> import unet_ray
-        >>> tables = unet_ray.open_tables("tables")
+        >>> tables = unet_ray.read_tables("tables")
         >>> uri = tables.images["image_uri"][0].as_py()
         >>> unet_ray.mask(tables, uri, "cell", unet_ray.Box(0, 0, 20, 30)).shape
         (20, 30)
     """
-    masks = masks_of(open_tables(tables) if isinstance(tables, str) else tables, _named(image_uri), window)
+    masks = image_masks(read_tables(tables) if isinstance(tables, str) else tables, _named(image_uri), window)
     if class_name not in masks:
         raise InputError(f"{class_name}: no class of {image_uri}; there are {', '.join(sorted(masks))}")
     return masks[class_name]
@@ -162,7 +162,7 @@ def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
 
     Example:
         >>> import unet_ray
-        >>> tables = unet_ray.open_tables("tables")
+        >>> tables = unet_ray.read_tables("tables")
         >>> uri = tables.images["image_uri"][0].as_py()
         >>> picture = unet_ray.overlay(uri, tables.regions)
         >>> picture.mode

@@ -40,14 +40,14 @@ from unet_ray.imaging.geometry import Box, read_box
 from unet_ray.imaging.regions.merge import RegionMerger
 from unet_ray.imaging.regions.regions import find_regions
 from unet_ray.imaging.regions.run_lengths import decode_rle
-from unet_ray.imaging.regions.separation import unparted
+from unet_ray.imaging.regions.separation import unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.output.reader import open_tables
+from unet_ray.output.reader import read_tables
 from unet_ray.prefetch import ahead
 from unet_ray.storage.storage import Storage
 
@@ -239,7 +239,7 @@ def _measure_network(folder: str) -> None:
 
 def _seams_s(tables: Path, size: int) -> float:
     """Return the seconds that seams cost: tiles merged, less tiles on their own."""
-    opened, seconds = open_tables(str(tables)), 0.0
+    opened, seconds = read_tables(str(tables)), 0.0
     rows = [row for row in opened.masks.to_pylist() if "/large." in row["image_uri"]]
     for class_id in {row["class_id"] for row in rows}:
         merger = RegionMerger(size, size)
@@ -248,9 +248,9 @@ def _seams_s(tables: Path, size: int) -> float:
             q = mask.astype(np.uint8) * 200
             core = Box(row["top"], row["left"], row["top"] + row["height"], row["left"] + row["width"])
             marks = [time.perf_counter()]
-            find_regions(unparted(mask), q)
+            find_regions(unseparated(mask), q)
             marks.append(time.perf_counter())
-            merger.add(find_tile_regions(unparted(mask), q, core, size, size))
+            merger.add(find_tile_regions(unseparated(mask), q, core, size, size))
             marks.append(time.perf_counter())
             seconds += (marks[2] - marks[1]) - (marks[1] - marks[0])
         started = time.perf_counter()

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, rows: int) -> dict[str, float]:
-    network = UNetConfig(in_channels=3, classes=1, base_channels=4, depth=2)
+    network = UNetConfig(in_channels=3, num_classes=1, base_channels=4, depth=2)
     torch.manual_seed(0)
     preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
     model = Model(network, state_bytes(UNet(network)), (ClassSpec(1, "cell"),), preprocessing, (0.5,))

@@ -1,9 +1,9 @@
-"""Regions of masks of 512×512 px: against scikit-image, and what parting objects that touch costs.
+"""Regions of masks of 512×512 px: against scikit-image, and what separation objects that touch costs.
 
     python tests/benchmarks/regions.py [--output FILE.json]
 
 First discs that lie apart: labels, all measures and outlines here, and with scikit-image's label, regionprops_table and
-find_contours. Then discs most of which touch others, with their true cores: parted, and as plain components of the same
+find_contours. Then discs most of which touch others, with their true cores: separated, and as plain components of the same
 mask. Sides alternate in one process; medians.
 """
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from skimage import measure
 
-from unet_ray.imaging.labels.markers import cores_of
+from unet_ray.imaging.labels.markers import find_markers
 from unet_ray.imaging.regions.regions import find_regions
-from unet_ray.imaging.regions.separation import STEPS, part_touching, unparted
+from unet_ray.imaging.regions.separation import STEPS, separate_touching, unseparated
 
 _SIDE = 512
 _ROUNDS = 41
@@ -38,7 +38,7 @@ def main() -> None:
         mask = discs(count, np.random.default_rng(count), apart=True) > 0
         q = np.where(mask, 200, 20).astype(np.uint8)
         ours_s, theirs_s = _alternating(
-            lambda: find_regions(unparted(mask), q),  # noqa: B023
+            lambda: find_regions(unseparated(mask), q),  # noqa: B023
             lambda: _by_scikit_image(mask, q),  # noqa: B023
         )
         report[f"{count} apart"] = {
@@ -47,27 +47,27 @@ def main() -> None:
             "ratio": theirs_s / ours_s,
         }
         print(
-            f"{len(find_regions(unparted(mask), q))} regions apart: {1e3 * ours_s:.2f} ms, scikit-image "
+            f"{len(find_regions(unseparated(mask), q))} regions apart: {1e3 * ours_s:.2f} ms, scikit-image "
             f"{1e3 * theirs_s:.2f} ms, {theirs_s / ours_s:.1f} times as long"
         )
     for count in (10, 100, 1000):
         labels = discs(count, np.random.default_rng(count))
-        mask, core = labels > 0, cores_of(labels)
+        mask, core = labels > 0, find_markers(labels)
         q = np.where(mask, 200, 20).astype(np.uint8)
         plain_s, parted_s = _alternating(
-            lambda: len(find_regions(unparted(mask), q)),  # noqa: B023
-            lambda: len(find_regions(part_touching(mask, core, STEPS), q)),  # noqa: B023
+            lambda: len(find_regions(unseparated(mask), q)),  # noqa: B023
+            lambda: len(find_regions(separate_touching(mask, core, STEPS), q)),  # noqa: B023
         )
-        found = len(find_regions(unparted(mask), q)), len(find_regions(part_touching(mask, core, STEPS), q))
+        found = len(find_regions(unseparated(mask), q)), len(find_regions(separate_touching(mask, core, STEPS), q))
         report[f"{count} touching"] = {
             "components": found[0],
-            "parted": found[1],
+            "separated": found[1],
             "components_ms": 1e3 * plain_s,
             "parted_ms": 1e3 * parted_s,
             "ratio": parted_s / plain_s,
         }
         print(
-            f"{count} objects: {found[0]} components in {1e3 * plain_s:.2f} ms, {found[1]} parted in "
+            f"{count} objects: {found[0]} components in {1e3 * plain_s:.2f} ms, {found[1]} separated in "
             f"{1e3 * parted_s:.2f} ms, ratio {parted_s / plain_s:.2f}"
         )
     if flags.output:

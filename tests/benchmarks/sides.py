@@ -29,7 +29,7 @@ from unet_ray.imaging.codecs.decode import decode_image
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor
-from unet_ray.segmentation.stages.measure import Measure, tables_of
+from unet_ray.segmentation.stages.measure import Measure, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.shards import ShardName, write_shard
 
@@ -153,12 +153,12 @@ def docs(place: Place) -> None:
                 for (index, image), q in zip(alike, _q(logits), strict=True):
                     found[int(index)] = _inner(q, image)
             place.tell(len(found))
-            return {"path": batch["path"], "q": found}
+            return {"path": batch["path"], "prob_u8": found}
 
     measure = place.measure()
 
     def measured(batch: dict[str, NDArray[Any]]) -> Any:
-        rows = zip(batch["path"], batch["q"], strict=True)
+        rows = zip(batch["path"], batch["prob_u8"], strict=True)
         return Measure.join([measure.image(_row(path, q), q) for path, q in rows])
 
     gpus = {"num_gpus": 1} if place.is_gpu else {"num_cpus": 1}
@@ -183,7 +183,7 @@ def _by_hand(place: Place, predict: Callable[[list[NDArray[np.uint8]]], NDArray[
         for (path, image), q in zip(alike, found, strict=True):
             inner = _inner(q, image)
             rows.append(measure.image(_row(path, inner), inner))
-    tables = tables_of(Measure.join(rows))
+    tables = split_into_tables(Measure.join(rows))
     write_shard(Storage.of(str(place.tables)), ShardName("2026-01-01", "side", 0), tables, may_commit=lambda: None)
 
 
@@ -236,8 +236,8 @@ def _q(logits: Tensor) -> NDArray[np.uint8]:
     return logits.float().sigmoid().mul(255).round().to(torch.uint8).cpu().numpy()
 
 
-def _inner(q_khw: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(q_khw[:, : image.shape[0], : image.shape[1]])
+def _inner(prob_u8_khw: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(prob_u8_khw[:, : image.shape[0], : image.shape[1]])
 
 
 def _row(path: str, q: NDArray[np.uint8]) -> dict[str, Any]:

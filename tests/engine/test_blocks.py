@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.data import DataContext
 
-from unet_ray.cluster.ray_data import TASK_CPUS, blocks_of
+from unet_ray.cluster.ray_data import TASK_CPUS, limited_blocks
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -25,7 +25,7 @@ def test_what_a_task_yields_is_not_joined_beyond_the_size_of_blocks() -> None:
 
     context = DataContext.get_current()
     before = context.target_max_block_size, context.execution_options.resource_limits
-    with blocks_of(2**20 - 1, limit_bytes=2**26):
+    with limited_blocks(2**20 - 1, limit_bytes=2**26):
         assert blocks() == 3
     assert (context.target_max_block_size, context.execution_options.resource_limits) == before
     assert blocks() == 1

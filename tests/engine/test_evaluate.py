@@ -119,12 +119,12 @@ def test_a_class_that_is_nowhere_has_null_metrics(tiny_model: str) -> None:
 def test_objects_of_the_truth_are_ids_or_components() -> None:
     cell = (ClassSpec(1, "cell"),)
     ids = np.array([[7, 7, 0, 8, 8, 255]], np.uint8)
-    objects_of = [
+    image_objects = [
         (Labelling("instances", cell, 0, 255), [[7, 7, 0, 8, 8, 0]]),
         (Labelling("instances", cell, 7, 255), [[0, 0, 7, 8, 8, 0]]),
         (Labelling("classes", (ClassSpec(8, "cell"),), 0, 255), [[0, 0, 0, 1, 1, 0]]),
     ]
-    for labelling, expected in objects_of:
+    for labelling, expected in image_objects:
         assert labelling.objects([ids], 0).tolist() == expected
 
 

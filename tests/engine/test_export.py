@@ -20,7 +20,7 @@ from unet_ray.flags import ClassSpec
 from unet_ray.labelled_data.labelled_set import find_labelled
 from unet_ray.output.config import ExportConfig
 from unet_ray.output.export import export
-from unet_ray.output.reader import Tables, masks_of, objects_of, open_tables
+from unet_ray.output.reader import Tables, image_masks, image_objects, read_tables
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 from unet_ray.storage.storage import Storage
@@ -58,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
 
 @pytest.fixture
 def tables(place: Path) -> Tables:
-    return open_tables(f"{place}/tables")
+    return read_tables(f"{place}/tables")
 
 
 def test_coco_holds_every_region_exactly(place: Path, tables: Tables, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_coco_holds_every_region_exactly(place: Path, tables: Tables, tmp_path: 
         *("a/one.png", "b/two.png", "map.tif", "stack.tif#page=1", "stack.tif#page=2"),
     }
     for number, image in found.imgs.items():
-        objects = objects_of(tables, image["image_uri"])
+        objects = image_objects(tables, image["image_uri"])
         rows = found.loadAnns(found.getAnnIds(number))
         ids = [r for u, r in zip(*(tables.regions[c].to_pylist() for c in ("image_uri", "region_id")), strict=True)
                if u == image["image_uri"]]  # fmt: skip
@@ -99,7 +99,7 @@ def test_label_images_are_the_masks(place: Path, tables: Tables, tmp_path: Path)
     assert names == {"a/one.png.png", "b/two.png.png", "map.tif.png", "stack.tif.page1.png", "stack.tif.page2.png"}
     picture = Image.open(tmp_path / "png/a/one.png.png")
     assert picture.mode == "P"
-    masks = masks_of(tables, f"{place}/archive/a/one.png")
+    masks = image_masks(tables, f"{place}/archive/a/one.png")
     expected = np.where(masks["fibre"], 2, np.where(masks["cell"], 1, 0))
     assert np.array_equal(np.asarray(picture), expected)
 
@@ -137,10 +137,10 @@ def test_labels_find_pages_and_images_below_the_folder_that_names_start_from(pla
     labelled = find_labelled(f"{place}/archive", f"{tmp_path}/all.json", (), None)
     found = {item.image.uri.removeprefix(f"{place}/archive/"): item for item in labelled.items}
     assert set(found) == {"a/one.png", "b/two.png", "map.tif", "stack.tif#page=1", "stack.tif#page=2"}
-    tables = open_tables(f"{place}/tables")
+    tables = read_tables(f"{place}/tables")
     image, masks = found["stack.tif#page=2"].read(labelled.access)
     assert image.shape[:2] == (30, 30)
-    assert np.array_equal(masks[0] > 0, masks_of(tables, found["stack.tif#page=2"].image.uri)["cell"])
+    assert np.array_equal(masks[0] > 0, image_masks(tables, found["stack.tif#page=2"].image.uri)["cell"])
 
 
 def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> None:
@@ -193,10 +193,10 @@ def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_
     labelled = find_labelled(f"{tmp_path}/images", str(labels), (), None)
     assert [spec.name for spec in labelled.classes] == ["cell", "fibre"]
     assert labelled.notes == (f"1 of 3 images in {tmp_path}/images are not in {labels}: left out",)
-    tables = open_tables(f"{tmp_path}/tables")
+    tables = read_tables(f"{tmp_path}/tables")
     item = labelled.items[removed["image_id"] - 1]
     masks = dict(zip(("cell", "fibre"), item.read(labelled.access)[1], strict=True))
-    before = masks_of(tables, item.image.uri)
+    before = image_masks(tables, item.image.uri)
     assert np.array_equal(masks["cell"] > 0, before["cell"])
     assert before["fibre"].sum() - (masks["fibre"] > 0).sum() == removed["area"]
     flags_of_training = {"crop": 32, "epochs": 1, "batch_size": 2, "val_fraction": 0.0, "init_from": model}

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.archive.test_listing_faults import failing_scandir, is_listing
 from tests.conftest import REPOSITORY, make_tiny_model, new_bucket
 from tests.faulty_store import faulty_store
+from tests.storage.test_listing import failing_scandir, is_listing
 from unet_ray.errors import InputError
 from unet_ray.output.config import PruneConfig, VerifyConfig
 from unet_ray.output.prune import prune

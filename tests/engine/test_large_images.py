@@ -21,7 +21,7 @@ from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor
 from unet_ray.output.config import VerifyConfig
-from unet_ray.output.reader import masks_of, open_tables
+from unet_ray.output.reader import image_masks, read_tables
 from unet_ray.output.verify import verify
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene
@@ -63,7 +63,7 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
     second = start_job(*flags)
     assert "21 images done" in second.communicate(timeout=600)[0]
     assert not verify(VerifyConfig(tables=f"{root}/tables", images=archive.uri)).problems
-    tables = open_tables(f"{root}/tables")
+    tables = read_tables(f"{root}/tables")
     (row,) = [row for row in tables.images.to_pylist() if row["image_uri"].endswith("large.tif")]
     assert (row["height"], row["width"], row["channels"]) == (HEIGHT, WIDTH, 3)
     assert row["region_count"] == sum(uri.endswith("large.tif") for uri in tables.regions["image_uri"].to_pylist())
@@ -72,7 +72,7 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
     for top, left in ((1000, 2000), (HEIGHT - 300, WIDTH - 300)):  # over seams, and in the last corner
         around = Box(top - 100, left - 100, min(top + 400, HEIGHT), min(left + 400, WIDTH))
         (q,) = predictor.predict([image[around.top : around.bottom, around.left : around.right]])
-        found = masks_of(tables, row["image_uri"], Box(top, left, top + 300, left + 300))
+        found = image_masks(tables, row["image_uri"], Box(top, left, top + 300, left + 300))
         for index, spec in enumerate(model.classes):
             expected = q[index, 100:400, 100:400] >= 128
             assert (found[spec.name] != expected).mean() <= 1e-4

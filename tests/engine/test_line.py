@@ -23,7 +23,7 @@ from unet_ray.imaging.codecs.decode import decode_image
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor
-from unet_ray.output.reader import masks_of, open_tables
+from unet_ray.output.reader import image_masks, read_tables
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 from unet_ray.storage.storage import Storage
@@ -199,12 +199,12 @@ def test_a_second_night_does_what_is_new_or_changed(archive: Storage, tiny_model
     result = segment(config)
     assert (result.images_done, result.images_failed, result.images_skipped) == (2, 0, 5)
     assert segment(replace(config, retry_failed=True, max_error_rate=1.0)).images_failed == 1
-    tables = open_tables(config.output)
+    tables = read_tables(config.output)
     assert len(tables.images) == 6
-    assert len(open_tables(config.output, current=False).images) == 5 + 1 + 2 + 1
+    assert len(read_tables(config.output, current=False).images) == 5 + 1 + 2 + 1
     (height,) = [r["height"] for r in tables.images.to_pylist() if r["image_uri"].endswith("/a.png")]
     assert height == 50
-    assert masks_of(tables, f"{archive.uri}/a.png")["cell"].shape == (50, 50)
+    assert image_masks(tables, f"{archive.uri}/a.png")["cell"].shape == (50, 50)
     assert segment(replace(config, min_area=5)).images_done == 6  # another configuration
     assert segment(replace(config, min_area=5, tile=32, actors="1")).images_done == 0  # tiles are exact
 
@@ -217,8 +217,8 @@ def test_results_do_not_depend_on_tile_or_shards(archive: Storage, tiny_model: s
     ):
         config = replace(night(archive, tiny_model, tmp_path), output=f"{tmp_path}/{name}", **more)
         segment(config)
-        tables = open_tables(config.output)
-        outputs.append([masks_of(tables, uri) for uri in sorted(tables.images["image_uri"].to_pylist())])
+        tables = read_tables(config.output)
+        outputs.append([image_masks(tables, uri) for uri in sorted(tables.images["image_uri"].to_pylist())])
     pixels = sum(mask.size for masks in outputs[0] for mask in masks.values())
     different = sum((a[c] != b[c]).sum() for a, b in zip(*outputs, strict=True) for c in a)
     assert different <= 1e-4 * pixels
@@ -296,7 +296,7 @@ def test_shards_are_written_while_others_are_still_decoded(
     for index in range(400):
         archive.write(f"{index:03}.png", images[index % 10])
     segment(SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/tables", shard_images=20))
-    tables = open_tables(f"{tmp_path}/tables")
+    tables = read_tables(f"{tmp_path}/tables")
     committed = min(path.stat().st_mtime for path in tmp_path.glob("tables/images/*/*.parquet"))
     measured = sorted(at.timestamp() for at in tables.images["segmented_at"].to_pylist())
     assert len(measured) == 400

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, free_port, run_job
-from unet_ray.output.reader import open_tables
+from unet_ray.output.reader import read_tables
 from unet_ray.storage.storage import Storage
 
 _IMAGES = 60
@@ -78,7 +78,7 @@ def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, mon
         cluster.shutdown()
     assert f"done {_IMAGES}" in "".join(said)
     assert _statuses(tmp_path / "tables") == [("done", _IMAGES)]
-    assert len(open_tables(f"{tmp_path}/tables").images) == _IMAGES
+    assert len(read_tables(f"{tmp_path}/tables").images) == _IMAGES
     verified = run_job("verify", "--tables", f"{tmp_path}/tables", "--images", Storage.of(str(archive)).uri)
     assert verified.returncode == 0, verified.stdout + verified.stderr
 

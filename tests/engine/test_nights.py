@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY, make_tiny_model, new_bucket, s3_server_in
 from tests.faulty_store import faulty_store
 from tests.soak import Soak, title
 from unet_ray.output.config import VerifyConfig
-from unet_ray.output.reader import open_tables
+from unet_ray.output.reader import read_tables
 from unet_ray.output.verify import verify
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
@@ -76,7 +76,7 @@ def test_of_two_runs_at_once_one_works(request: pytest.FixtureRequest, tiny_mode
     assert sorted(process.returncode for process in both) == [0, 4], said
     loser = said[[process.returncode for process in both].index(4)]
     assert "holds this output" in loser
-    assert len(open_tables(f"{root}/tables").images) == 40
+    assert len(read_tables(f"{root}/tables").images) == 40
 
     fill(Storage.of(f"{root}/archive/more"), 5)
     first = start_job(*flags)
@@ -138,7 +138,7 @@ def test_damaged_files_cost_themselves_only(tiny_model: str, tmp_path: Path) -> 
         archive.write(f"bad/{index}.{other}", bytes(data[:kept]))
     config = SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/tables", max_error_rate=1.0)
     segment(config)
-    rows = open_tables(config.output, current=False).images.to_pylist()
+    rows = read_tables(config.output, current=False).images.to_pylist()
     files = {row["image_uri"].partition("#")[0] for row in rows}
     assert len(files) == 220
     assert all(row["error_type"] is None for row in rows if "/good/" in row["image_uri"])

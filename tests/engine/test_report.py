@@ -22,7 +22,7 @@ from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
 from unet_ray.output.config import ReportConfig
-from unet_ray.output.reader import open_tables
+from unet_ray.output.reader import read_tables
 from unet_ray.output.report import gallery
 from unet_ray.output.report.drift import _compared, compare
 from unet_ray.output.report.facts import Estimate
@@ -60,7 +60,7 @@ def made(place: Path) -> ReportResult:
 
 
 def test_facts_are_those_of_the_tables(place: Path, made: ReportResult) -> None:
-    facts, tables = made.facts, open_tables(f"{place}/tables")
+    facts, tables = made.facts, read_tables(f"{place}/tables")
     assert (facts.date, facts.images, len(facts.earlier)) == (NIGHTS[-1], 6, 3)
     assert [(kind, count) for kind, count, _ in facts.errors] == [("unreadable", 1)]
     for number, name in facts.classes.items():

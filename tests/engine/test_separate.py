@@ -12,10 +12,10 @@ from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import evaluate
 from unet_ray.imaging.geometry import Box
-from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.network.model_folder import load_model
 from unet_ray.output.config import VerifyConfig
-from unet_ray.output.reader import Tables, masks_of, objects_of, open_tables
+from unet_ray.output.reader import Tables, image_masks, image_objects, read_tables
 from unet_ray.output.verify import verify
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
@@ -82,7 +82,7 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
         )
         assert segment(segmented).images_done == 20
         assert not verify(VerifyConfig(tables=segmented.output, images=segmented.images)).problems
-        tables.append(open_tables(segmented.output))
+        tables.append(read_tables(segmented.output))
     same = ["image_uri", "region_id", "area", "geometry", "centroid_x"]
     one, other = (t.regions.select(same).sort_by([(name, "ascending") for name in same[:2]]) for t in tables)
     assert one.equals(other)
@@ -90,17 +90,17 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
     check_objects(tables[0], model.rule.least[0])
 
 
-def check_objects(tables: Tables, least: Least) -> None:
+def check_objects(tables: Tables, least: RegionFilter) -> None:
     """Hold label images against masks and rows."""
     for uri in tables.images["image_uri"].to_pylist()[:5]:
-        labels, mask = objects_of(tables, uri)["object"], masks_of(tables, uri)["object"]
+        labels, mask = image_objects(tables, uri)["object"], image_masks(tables, uri)["object"]
         rows = [row for row in tables.regions.to_pylist() if row["image_uri"] == uri]
         assert np.array_equal(np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:], [r["area"] for r in rows])
         assert not (labels > 0)[~mask].any()
         if least == ANY:
             assert np.array_equal(labels > 0, mask)
         window = Box(11, 40, 75, 90)
-        assert np.array_equal(objects_of(tables, uri, window)["object"], labels[11:75, 40:90])
+        assert np.array_equal(image_objects(tables, uri, window)["object"], labels[11:75, 40:90])
 
 
 def test_nothing_to_part_is_said_before_the_first_step(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_masks_without_ids_and_models_that_part(tmp_path: Path, capsys: pytest.C
     train(config(tmp_path, mask_kind="binary"))
     printed = capsys.readouterr().out
     assert "masks of the kind binary have no ids, objects that touch are learnt as one" in printed
-    assert load_model(Storage.of(f"{tmp_path}/model")).parting
+    assert load_model(Storage.of(f"{tmp_path}/model")).separation
     train(config(tmp_path, mask_kind="binary", separate=False, init_from=f"{tmp_path}/model", output=f"{tmp_path}/m2",
                  base_channels=None, depth=None))  # fmt: skip
     assert "parts touching objects, this one will not" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from tests.conftest import S3_KEYS, new_bucket
 from tests.training_job import Job
-from unet_ray.cluster.resources import Capacity, cpus_of_worker
+from unet_ray.cluster.resources import Capacity, worker_cpus
 from unet_ray.errors import InputError, UnetRayError
 from unet_ray.network.model_folder import load_model
 from unet_ray.storage.storage import Storage
@@ -37,7 +37,7 @@ def small_network(root: str, **more: object) -> TrainConfig:
 def test_workers_fit_and_leave_something_to_ray_data(cpus: list[int], least: int) -> None:
     """Even elastic training, which fills every node, leaves a task's half CPU on the largest one."""
     assume(least <= max(cpus))
-    share = cpus_of_worker(Capacity(tuple({"CPU": float(c)} for c in cpus), grows=False), least)
+    share = worker_cpus(Capacity(tuple({"CPU": float(c)} for c in cpus), grows=False), least)
     assert sum(c // share for c in cpus) >= least
     full = max(cpus) // share
     assert max(cpus) - min(full, least) * share >= 0.5 - 1e-9

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_ray.imaging.geometry import Box, mirrored, read_box
-from unet_ray.imaging.tiling import tiles_of
-from unet_ray.imaging.tiling_config import Reach
+from unet_ray.imaging.tiling import cut_tiles
+from unet_ray.imaging.tiling_config import InputSizes
 
 
 def cut(output_chw: np.ndarray, box: Box) -> np.ndarray:
@@ -19,10 +19,10 @@ def test_a_pointwise_network_gives_the_whole_image_back(
     """Tiles part the image: each pixel is written once, from itself."""
     multiple = 2 ** max(1, depth)
     margin = 6 * multiple - 4 if valid else 0
-    reach = Reach(multiple, margin)
+    reach = InputSizes(multiple, margin)
     image = np.arange(height * width).reshape(height, width, 1)
     whole = np.zeros((1, height, width), int)
-    for piece in tiles_of(height, width, reach, tile * multiple, multiple, whole_tiles=depth):
+    for piece in cut_tiles(height, width, reach, tile * multiple, multiple, whole_tiles=depth):
         read = read_box(image, piece.read, mirror=valid)
         assert read.shape[:2] == (piece.read.height, piece.read.width)
         output = read[margin : len(read) - margin, margin : read.shape[1] - margin].transpose(2, 0, 1)
@@ -46,7 +46,7 @@ def test_a_box_filter_is_exact_where_the_context_covers_it(
     """Bit by bit, for padded filters (zeros beyond the frame) and unpadded ones (mirrored beyond the image)."""
     multiple = 2**depth
     margin = 6 * multiple - 4 if valid else 0
-    reach = Reach(multiple, margin)
+    reach = InputSizes(multiple, margin)
     radius = min(radius, margin) if valid else radius
     context = (-(-radius // multiple) + more_context) * multiple
     image = np.random.default_rng(radius).integers(0, 1000, (*size, 1))
@@ -56,10 +56,10 @@ def test_a_box_filter_is_exact_where_the_context_covers_it(
         sums = np.lib.stride_tricks.sliding_window_view(padded, (2 * radius + 1,) * 2).sum((2, 3))
         return sums[margin : len(sums) - margin, margin : sums.shape[1] - margin][None]
 
-    (whole,) = tiles_of(*size, reach, 4096, context)
+    (whole,) = cut_tiles(*size, reach, 4096, context)
     expected = cut(network(read_box(image, whole.read, mirror=valid)), whole.wanted(margin))
     assert expected.shape == (1, *size)
-    for piece in tiles_of(*size, reach, tile * multiple, context, whole_tiles=radius % 3):
+    for piece in cut_tiles(*size, reach, tile * multiple, context, whole_tiles=radius % 3):
         found = cut(network(read_box(image, piece.read, mirror=valid)), piece.wanted(margin))
         core = piece.core
         assert np.array_equal(found, expected[:, core.top : core.bottom, core.left : core.right])
@@ -71,7 +71,7 @@ def test_mirroring_goes_on_as_often_as_it_takes() -> None:
 
 
 def test_spans_of_the_docstring() -> None:
-    pieces = list(tiles_of(1000, 1000, Reach(16, 0), 512, 112))
+    pieces = list(cut_tiles(1000, 1000, InputSizes(16, 0), 512, 112))
     assert [(p.core.top, p.core.bottom, p.read.top, p.read.bottom) for p in pieces if p.core.left == 0] == [
         (0, 512, 0, 624),
         (512, 1000, 400, 1008),
@@ -79,11 +79,11 @@ def test_spans_of_the_docstring() -> None:
 
 
 def test_an_image_of_up_to_two_tiles_is_one() -> None:
-    same, valid = Reach(16, 0), Reach(16, 92)
+    same, valid = InputSizes(16, 0), InputSizes(16, 92)
     for one, more in (((1080, 1920), (1080, 1952)), ((5, 131_072), (5, 131_073))):
-        (whole,) = tiles_of(*one, same, 1024, 112, whole_tiles=2)
+        (whole,) = cut_tiles(*one, same, 1024, 112, whole_tiles=2)
         assert whole.core == Box(0, 0, *one)
         assert whole.read == Box(0, 0, *map(same.input_size, one))
-        assert len(list(tiles_of(*more, same, 1024, 112, whole_tiles=2))) > 1
-    assert len(list(tiles_of(1024, 2048, valid, 1024, 96, whole_tiles=2))) == 1
-    assert len(list(tiles_of(5, 20_000, valid, 1024, 96, whole_tiles=2))) > 1  # its margins are most of what is read
+        assert len(list(cut_tiles(*more, same, 1024, 112, whole_tiles=2))) > 1
+    assert len(list(cut_tiles(1024, 2048, valid, 1024, 96, whole_tiles=2))) == 1
+    assert len(list(cut_tiles(5, 20_000, valid, 1024, 96, whole_tiles=2))) > 1  # its margins are most of what is read

@@ -21,7 +21,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, S3_KEYS, free_port, make_tiny_model, new_bucket, run_job
-from unet_ray.cluster.node_hours import cost_of
+from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.storage.storage import Storage
@@ -119,7 +119,7 @@ def test_help_names_every_flag() -> None:
 def test_a_run_says_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY / "jobs"))
     job = runpy.run_path(str(REPOSITORY / "jobs/segment.py"))
-    result = SegmentResult("r", images_done=500, cost=cost_of({"gpu": 2.0, "cpu": 1.0}, {"gpu": 0.5}, 500, 100.0))
+    result = SegmentResult("r", images_done=500, cost=compute_cost({"gpu": 2.0, "cpu": 1.0}, {"gpu": 0.5}, 500, 100.0))
     said = job["summary"](SegmentConfig(model="m", images="i", output="o"), result)
     assert "\ncost: 1, 2 per thousand images\n  without a price, and not in it: nodes of cpu\nregions: none\n" in said
 

@@ -31,10 +31,10 @@ def batch_of(count: int = 16, channels: int = 3, classes: int = 1, side: int = S
     images = torch.randn(count, channels, side, side, generator=seeded(1))
     images[:, 0] = targets[:, 0]
     targets = torch.where(blobs(count, classes, side, 2) & blobs(count, classes, side, 3) > 0, IGNORED, targets)
-    return Batch(images, targets, weights_of(targets))
+    return Batch(images, targets, parse_class_weights(targets))
 
 
-def weights_of(targets: Tensor) -> Tensor:
+def parse_class_weights(targets: Tensor) -> Tensor:
     return (targets.to(torch.float16) + 3) / 4
 
 
@@ -103,7 +103,7 @@ def test_ignored_pixels_and_weights_move_with_the_targets(names: set[str], class
         assert set(moved.targets.unique().tolist()) == {0, 1, IGNORED}
         assert moved.weights is not None
         assert moved.weights.dtype == torch.float16
-        assert torch.equal(moved.weights, weights_of(moved.targets))
+        assert torch.equal(moved.weights, parse_class_weights(moved.targets))
         assert not torch.equal(moved.targets, batch.targets)
 
 
@@ -123,7 +123,7 @@ def test_values_leave_masks_alone_and_stay_finite(names: set[str], channels: int
     constant = torch.tensor([0.0, -2.0, 1e-8, 7.5]).repeat(6).view(24, 1, 1, 1).expand(24, channels, 16, 16)
     for images in (drawn.images, constant, 1e4 * drawn.images):
         size = images.shape[-1]
-        batch = Batch(images, drawn.targets[..., :size, :size], weights_of(drawn.targets[..., :size, :size]))
+        batch = Batch(images, drawn.targets[..., :size, :size], parse_class_weights(drawn.targets[..., :size, :size]))
         moved = augment(batch, frozenset(names), seeded(5))
         assert moved.targets is batch.targets
         assert moved.weights is batch.weights

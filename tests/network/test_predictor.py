@@ -71,7 +71,7 @@ def _train(network: UNet) -> None:
     rng = np.random.default_rng(1)
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     margin = network.config.margin
-    size = network.config.reach.input_size(64)
+    size = network.config.input_sizes.input_size(64)
     for _ in range(60):
         images = torch.from_numpy(np.stack([_blobs(size, size, rng) for _ in range(4)])).permute(0, 3, 1, 2)
         logits = network(PREPROCESSING.apply(images))
@@ -103,8 +103,8 @@ def test_lanes_change_nothing_and_fit_into_memory() -> None:
     images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((20, 30), (90, 70), (33, 8), (20, 30))]
     for alone, beside in zip(one.predict(images), two.predict(images), strict=True):
         assert np.abs(alone.astype(int) - beside).max() <= 1
-    wide = Predictor(UNet(UNetConfig(1, 1, 64, 1)), PREPROCESSING, PredictorConfig(threads=8))
-    assert wide.lane_count == 1  # a second tile of 1,024 px would take some 3 GiB more
+    extended = Predictor(UNet(UNetConfig(1, 1, 64, 1)), PREPROCESSING, PredictorConfig(threads=8))
+    assert extended.lane_count == 1  # a second tile of 1,024 px would take some 3 GiB more
 
 
 def test_folding_changes_nothing() -> None:

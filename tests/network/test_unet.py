@@ -10,7 +10,7 @@ from unet_ray.network.unet import UNet
 
 
 def test_paper_preset_is_the_paper() -> None:
-    network = UNet(UNetConfig(in_channels=1, classes=2, **PRESETS["paper"]))  # type: ignore[arg-type]
+    network = UNet(UNetConfig(in_channels=1, num_classes=2, **PRESETS["paper"]))  # type: ignore[arg-type]
     assert sum(p.numel() for p in network.parameters()) == 31_030_658
     with torch.device("meta"):
         shapes = UNet(network.config)(torch.zeros(1, 1, 572, 572)).shape
@@ -21,7 +21,7 @@ def test_paper_preset_is_the_paper() -> None:
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_sizes_that_work_work(depth: int, padding: str) -> None:
     config = UNetConfig(1, 1, 2, depth, padding)  # type: ignore[arg-type]
-    size = config.reach.input_size(1)
+    size = config.input_sizes.input_size(1)
     for height in (size, size + config.multiple):
         output = UNet(config).eval()(torch.zeros(1, 1, height, size))
         assert output.shape[2:] == (height - 2 * config.margin, size - 2 * config.margin)
@@ -50,7 +50,7 @@ def test_receptive_field_over_all_pooling_phases(depth: int, padding: str) -> No
         torch.nn.init.constant_(parameter, 0.1)
     radius, step = config.receptive_field_radius, config.multiple
     centre = (radius // step + 2) * step
-    size = config.reach.input_size(2 * centre + 2 * step)
+    size = config.input_sizes.input_size(2 * centre + 2 * step)
     rising = torch.linspace(0, 1, size, dtype=torch.double)[:, None].expand(1, 1, size, size)
     farthest = []
     for image in (rising, rising.flip(2)):
@@ -83,7 +83,7 @@ def test_a_wanted_part_is_that_part_of_the_whole(padding: str, depth: int) -> No
     torch.manual_seed(depth)
     config = UNetConfig(2, 2, 2, depth, padding)  # type: ignore[arg-type]
     network = UNet(config).double().eval()
-    height, width = config.reach.input_size(5 * 2**depth), config.reach.input_size(3 * 2**depth + 5)
+    height, width = config.input_sizes.input_size(5 * 2**depth), config.input_sizes.input_size(3 * 2**depth + 5)
     images = torch.randn(2, 2, height, width, dtype=torch.float64)
     rng = np.random.default_rng(depth)
     with torch.inference_mode():

@@ -49,7 +49,7 @@ class NodeHours:
             seen_at = now
 
 
-def cost_of(hours: dict[str, float], prices: dict[str, float], images: int, megapixels: float) -> dict[str, Any]:
+def compute_cost(hours: dict[str, float], prices: dict[str, float], images: int, megapixels: float) -> dict[str, Any]:
     """Return the cost of a run in all, per thousand images and per gigapixel, and the types that no price was given of.
 
     Args:

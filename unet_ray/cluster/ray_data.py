@@ -37,7 +37,7 @@ def call_back(kind: type[ExecutionCallback]) -> None:
 
 
 @contextmanager
-def blocks_of(block_bytes: int, limit_bytes: int | None = None) -> Iterator[None]:
+def limited_blocks(block_bytes: int, limit_bytes: int | None = None) -> Iterator[None]:
     """Keep the blocks of the datasets of a `with` block small, and what is worked ahead within a limit.
 
     By default Ray Data joins what a task yields until it has 128 MiB, and a fast stage runs ahead of a slow one until

@@ -90,7 +90,7 @@ def _is_refused(bundles: int) -> bool:
     return False
 
 
-def cpus_of_gpu_worker(have: Capacity) -> float:
+def gpu_worker_cpus(have: Capacity) -> float:
     """Return the logical CPUs of a GPU worker: with a worker on every GPU, a quarter is left to Ray Data's tasks.
 
     Of nodes that are still to come nothing is known: one CPU is on all of them.
@@ -100,7 +100,7 @@ def cpus_of_gpu_worker(have: Capacity) -> float:
     )
 
 
-def cpus_of_worker(have: Capacity, least: int) -> float:
+def worker_cpus(have: Capacity, least: int) -> float:
     """Return the logical CPUs of a CPU worker: as many as let `least` workers start and leave some to Ray Data's tasks.
 
     Elastic training fills each node with as many workers as its CPUs hold, so that the largest node must have half a

@@ -16,11 +16,18 @@ from unet_ray.cluster.session import connect
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.imaging.labels.notes import labelling_notes
-from unet_ray.imaging.metrics.metrics import COUNTS, METRICS, bootstrap_intervals, count_image, metrics_of, pool_metrics
-from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.imaging.metrics.metrics import (
+    COUNTS,
+    METRICS,
+    bootstrap_intervals,
+    compute_metrics,
+    count_image,
+    pool_metrics,
+)
+from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.labelled_data.labelled_set import find_labelled
-from unet_ray.labelled_data.predict_labelled import count_labelled
-from unet_ray.labelled_data.statistics import survey_set
+from unet_ray.labelled_data.predict_labelled import predict_labelled
+from unet_ray.labelled_data.statistics import compute_statistics
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.storage import Storage
@@ -77,7 +84,7 @@ class EvaluateResult:
     @cached_property
     def worst(self) -> list[dict[str, Any]]:
         """The worst images by the mean Dice over those classes that they hold or were found in them, worst first."""
-        dice = metrics_of(self.counts)["dice"]
+        dice = compute_metrics(self.counts)["dice"]
         defined = (~np.isnan(dice)).sum(1)
         mean = np.nansum(dice, 1) / np.maximum(defined, 1)
         order = [i for i in np.argsort(mean, kind="stable") if defined[i]]
@@ -101,7 +108,7 @@ class EvaluateResult:
         }
         for (name, meaning), values in zip(COUNTS.items(), np.moveaxis(self.counts, -1, 0), strict=True):
             columns[column(name, pa.float64() if name == "iou_sum" else pa.int64(), meaning)] = values.ravel()
-        metrics = metrics_of(self.counts)
+        metrics = compute_metrics(self.counts)
         for name, meaning in METRICS.items():
             columns[column(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[name].ravel()
         arrays = [pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()]
@@ -128,17 +135,17 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     labelled = find_labelled(config.images, config.masks, model.classes, config.mask_kind)
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
-    survey = survey_set(labelled, decode_once=True)
-    notes = survey.check_readable(config.max_error_rate)
-    survey.check_fits(model.preprocessing, f"--images {config.images}")
+    statistics = compute_statistics(labelled, decode_once=True)
+    notes = statistics.check_readable(config.max_error_rate)
+    statistics.check_fits(model.preprocessing, f"--images {config.images}")
     labelling = find_labelling(
-        survey.values, model.classes, labelled.kind, config.background_value, config.ignore_value
+        statistics.values, model.classes, labelled.kind, config.background_value, config.ignore_value
     )
-    for note in [*labelled.notes, *notes, *labelling_notes(survey.values, labelling, len(survey.usable))]:
+    for note in [*labelled.notes, *notes, *labelling_notes(statistics.values, labelling, len(statistics.usable))]:
         print(f"note: {note}")
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
-    counts = count_labelled(model, survey.reader, survey.usable, pool, count)
-    result = EvaluateResult(config, model, tuple(survey.facts[i].uri for i in survey.usable), counts)
+    counts = predict_labelled(model, statistics.reader, statistics.usable, pool, count)
+    result = EvaluateResult(config, model, tuple(statistics.facts[i].uri for i in statistics.usable), counts)
     if details:
         details.write(to_parquet(result.table()))
     if summary:
@@ -147,15 +154,15 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
 
 
 def count_against(
-    rule: ObjectRule,
+    rule: Postprocessing,
     labelling: Labelling,
     boundary_tolerance_px: int,
-    q_khw: NDArray[np.uint8],
+    prob_u8_khw: NDArray[np.uint8],
     masks: list[NDArray[Any]],
 ) -> NDArray[np.float64]:
-    """Count what a rule makes of an image's q against its masks: (classes, COUNTS)."""
+    """Count what a rule makes of an image's prob_u8 against its masks: (classes, COUNTS)."""
     targets = labelling.targets(masks)
-    found = [rule.objects(place, q_khw) for place in range(len(targets))]
+    found = [rule.objects(place, prob_u8_khw) for place in range(len(targets))]
     truth = [labelling.objects(masks, place) for place in range(len(targets))]
     planes = np.stack([mask for mask, _ in found])
     return count_image(planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px)

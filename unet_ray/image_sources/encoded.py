@@ -7,7 +7,7 @@ from unet_ray.image_sources.image_files import open_ranges, read_file
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
 from unet_ray.imaging.codecs.tiff import PagePlace, find_pages
-from unet_ray.storage.listing import suffix_of
+from unet_ray.storage.listing import path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 
 _HEADER_BYTES = 2**16
@@ -49,7 +49,7 @@ def read_encoded(
 
 def is_stackable(entry: FileEntry) -> bool:
     """Tell whether a file may hold several images, by its name."""
-    return suffix_of(entry.path) in TIFF_SUFFIXES
+    return path_suffix(entry.path) in TIFF_SUFFIXES
 
 
 def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:

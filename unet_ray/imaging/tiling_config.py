@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Reach:
+class InputSizes:
     """What a network asks of its input, along one axis."""
 
     multiple: int

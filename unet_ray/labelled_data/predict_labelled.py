@@ -19,10 +19,10 @@ from unet_ray.network.predictor import Predictor
 _IMAGES_PER_TASK = 4
 
 Count = Callable[[NDArray[np.uint8], list[NDArray[Any]]], NDArray[np.float64]]
-"""Counts of an image, from its q (KHW) and its masks."""
+"""Counts of an image, from its prob_u8 (KHW) and its masks."""
 
 
-def count_labelled(
+def predict_labelled(
     model: Model, reader: Reader, indices: Sequence[int], pool: PoolPlan, count: Count
 ) -> NDArray[np.float64]:
     """Predict labelled images and return their counts, stacked in the order of the indices.
@@ -63,5 +63,5 @@ class _CountActor:
         found = self._predictor.predict([check(image) for image, _ in read])  # together: lanes take one each
         return {
             "id": batch["id"],
-            "counts": np.stack([self._count(q, masks) for q, (_, masks) in zip(found, read, strict=True)]),
+            "counts": np.stack([self._count(prob_u8, masks) for prob_u8, (_, masks) in zip(found, read, strict=True)]),
         }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
-from unet_ray.tables.binary_columns import samples_of
+from unet_ray.tables.binary_columns import view_samples
 
 _STORE_SHARE = 0.3
 """Of the smallest node's object store that decoded images may fill: every node may come to hold all of them."""
@@ -78,7 +78,7 @@ def decoded_row(image_hwc: NDArray[Any], masks: list[NDArray[Any]]) -> dict[str,
 
 
 def _array(table: Any, name: str, row: int) -> NDArray[Any]:
-    (flat,) = samples_of(table.column(name).slice(row, 1))
+    (flat,) = view_samples(table.column(name).slice(row, 1))
     assert flat is not None
     return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(table.column(f"{name}_shape")[row].as_py())
 

@@ -52,7 +52,7 @@ class ImageFacts:
 
 
 @dataclass(frozen=True)
-class Survey:
+class DatasetStatistics:
     """A labelled set in numbers, and what reads it."""
 
     facts: tuple[ImageFacts, ...]
@@ -130,7 +130,7 @@ class Survey:
         return [facts for facts in self.facts if facts.error is None]
 
 
-def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
+def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> DatasetStatistics:
     """Read all labelled images once, in Ray Data tasks.
 
     Args:
@@ -146,7 +146,7 @@ def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
     if keep:
         schema = pa.unify_schemas([schema, decoded_schema(len(labelled.items[0].masks))])
 
-    def survey(batch: dict[str, Any]) -> Any:
+    def statistics(batch: dict[str, Any]) -> Any:
         """Describe some images: their files are read side by side, and decoded one after the other."""
         mine: FileReader = ray.get(shared)
         indices = batch["id"].tolist()
@@ -155,12 +155,12 @@ def survey_set(labelled: LabelledSet, decode_once: bool = False) -> Survey:
             rows = [_row(mine, *each, sampled, keep) for each in zip(indices, encoded, strict=True)]
         return pa.Table.from_pylist(rows, schema=schema)
 
-    rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(survey, batch_size=None, num_cpus=TASK_CPUS)
+    rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(statistics, batch_size=None, num_cpus=TASK_CPUS)
     if keep:
         rows = rows.materialize()
     facts = {row["id"]: json.loads(row["facts"]) for row in rows.select_columns(["id", "facts"]).take_all()}
     reader = store_reader(rows, count) if keep else files
-    return Survey(tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep)
+    return DatasetStatistics(tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep)
 
 
 def _encoded(files: FileReader, index: int) -> Encoded | ImageError:

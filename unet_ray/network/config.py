@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unet_ray.errors import InputError
-from unet_ray.imaging.tiling_config import Reach
+from unet_ray.imaging.tiling_config import InputSizes
 
 Padding = Literal["same", "valid"]
 Norm = Literal["none", "batch"]
@@ -18,7 +18,7 @@ class UNetConfig:
 
     in_channels: int = 3
     """Channels of the image."""
-    classes: int = 1
+    num_classes: int = 1
     """Output filters: one per class, or two where it parts touching objects."""
     base_channels: int = 32
     """Channels of the first level; doubled at each deeper one."""
@@ -30,7 +30,7 @@ class UNetConfig:
     """Normalisation after each 3×3 convolution."""
 
     def __post_init__(self) -> None:
-        limits = {"in_channels": (1, 64), "classes": (1, 255), "base_channels": (1, 1024), "depth": (1, 7)}
+        limits = {"in_channels": (1, 64), "num_classes": (1, 255), "base_channels": (1, 1024), "depth": (1, 7)}
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"{name} {getattr(self, name)}: choose {least} to {most}")
@@ -52,7 +52,7 @@ class UNetConfig:
     def receptive_field_radius(self) -> int:
         """Farthest input pixel that an output pixel depends on, at the worst pooling phase (px).
 
-        Outputs of one pooling cell (2^depth px wide) see 6·2^depth − 4 px beyond it, to both sides; the pixel at one
+        Outputs of one pooling cell (2^depth px extended) see 6·2^depth − 4 px beyond it, to both sides; the pixel at one
         end of its cell is 2^depth − 1 px from the other: 7·2^depth − 5, 107 at depth 4, 51 at depth 3.
         """
         return 7 * self.multiple - 5
@@ -63,17 +63,17 @@ class UNetConfig:
         return -(-self.receptive_field_radius // self.multiple) * self.multiple
 
     @property
-    def reach(self) -> Reach:
+    def input_sizes(self) -> InputSizes:
         """The same, as tiling wants it."""
-        return Reach(self.multiple, self.margin)
+        return InputSizes(self.multiple, self.margin)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError unless an input of this size works; the message names the nearest sizes that do."""
         for size in (height, width):
-            if self.reach.input_size(size - 2 * self.margin) != size or size <= 0:
-                above = self.reach.input_size(max(1, size - 2 * self.margin))
+            if self.input_sizes.input_size(size - 2 * self.margin) != size or size <= 0:
+                above = self.input_sizes.input_size(max(1, size - 2 * self.margin))
                 below = above - self.multiple
-                nearest = f"{above}" if below < self.reach.input_size(1) else f"{below} and {above}"
+                nearest = f"{above}" if below < self.input_sizes.input_size(1) else f"{below} and {above}"
                 raise InputError(
                     f"an input of {height}×{width} px does not fit depth {self.depth}, padding {self.padding}: "
                     f"{size} is not a size that works; the nearest are {nearest}"
@@ -128,7 +128,7 @@ class PredictorConfig:
     """Arithmetic of the network."""
     threads: int | None = None
     """CPU threads of the network, all lanes together; None: one lane and torch's choice."""
-    around: int = 0
+    halo: int = 0
     """Pixels around a tile that are predicted with it: what `tiles` are to know of their neighbours (px)."""
 
     def __post_init__(self) -> None:

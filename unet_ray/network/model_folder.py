@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.filter import ANY, Least
-from unet_ray.imaging.regions.postprocessing import ObjectRule
-from unet_ray.imaging.regions.separation import Parting
+from unet_ray.imaging.regions.filter import ANY, RegionFilter
+from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.separation import Separation
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.storage import Storage
@@ -39,8 +39,8 @@ class Model:
     preprocessing: Preprocessing
     thresholds: tuple[float, ...]
     """Per class: the probability from which on a pixel is the class."""
-    parting: Parting | None = None
-    """How touching objects are parted: the network has a second filter per class then, for cores of its objects; the
+    separation: Separation | None = None
+    """How touching objects are separated: the network has a second filter per class then, for cores of its objects; the
     order is all classes, then all cores. None: objects are the components of the masks."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained; not part of the digest."""
@@ -56,32 +56,37 @@ class Model:
         return hashlib.sha256(hashlib.sha256(self.weights).digest() + meaning).hexdigest()
 
     def _meaning(self) -> dict[str, Any]:
-        meaning = {
-            "network": asdict(self.network),
-            "classes": [asdict(c) for c in self.classes],
-            "preprocessing": asdict(self.preprocessing),
+        """Return what the digest is made of; its keys are written out, so that renaming a field changes no digest."""
+        meaning: dict[str, Any] = {
+            "network": _network_as_json(self.network),
+            "classes": [{"id": spec.id, "name": spec.name} for spec in self.classes],
+            "preprocessing": {
+                "dtype": self.preprocessing.dtype,
+                "offset": self.preprocessing.offset,
+                "scale": self.preprocessing.scale,
+                "limits": self.preprocessing.limits,
+            },
             "thresholds": list(self.thresholds),
         }
-        if self.parting is None:
-            return meaning  # digests of such models stay what they are
-        parting = asdict(self.parting)
-        if not self.parting.min_scores:
-            del parting["min_scores"]
-        return meaning | {"parting": parting}
+        if self.separation is not None:
+            meaning["parting"] = _separation_as_json(self.separation)
+        return meaning
 
     @property
     def channels(self) -> list[str]:
         """What each of the network's output filters finds."""
         names = [spec.name for spec in self.classes]
-        return names + [f"core of {name}" for name in names] if self.parting else names
+        return names + [f"marker of {name}" for name in names] if self.separation else names
 
     @property
-    def rule(self) -> ObjectRule:
+    def rule(self) -> Postprocessing:
         """What its output means."""
-        if self.parting is None:
-            return ObjectRule(self.thresholds, (ANY,) * len(self.classes))
-        scores = self.parting.min_scores or (0.0,) * len(self.classes)
-        return ObjectRule(self.thresholds, tuple(map(Least, self.parting.min_areas, scores)), self.parting)
+        if self.separation is None:
+            return Postprocessing(self.thresholds, (ANY,) * len(self.classes))
+        scores = self.separation.min_scores or (0.0,) * len(self.classes)
+        return Postprocessing(
+            self.thresholds, tuple(map(RegionFilter, self.separation.min_areas, scores)), self.separation
+        )
 
     def build(self) -> UNet:
         """Return the network with its weights; raise InputError where they do not fit."""
@@ -96,6 +101,28 @@ class Model:
             first = " ".join(" ".join(str(error).splitlines()[:2]).split())  # of what may be a line per layer
             raise InputError(f"the weights do not fit the network of model.json: {first}") from None
         return network
+
+
+def _network_as_json(network: UNetConfig) -> dict[str, Any]:
+    return {
+        "in_channels": network.in_channels,
+        "classes": network.num_classes,
+        "base_channels": network.base_channels,
+        "depth": network.depth,
+        "padding": network.padding,
+        "norm": network.norm,
+    }
+
+
+def _separation_as_json(separation: Separation) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "thresholds": separation.thresholds,
+        "min_areas": separation.min_areas,
+        "steps": separation.steps,
+    }
+    if separation.min_scores:
+        found["min_scores"] = separation.min_scores
+    return found
 
 
 def state_bytes(network: UNet) -> bytes:
@@ -144,31 +171,39 @@ def load_model(folder: Storage) -> Model:
 
 
 def _parse(described: dict[str, Any], weights: bytes) -> Model:
-    network = UNetConfig(**described["network"])
+    network = _parse_network(described["network"])
     model = Model(
         network,
         weights,
         tuple(ClassSpec(int(c["id"]), str(c["name"])) for c in described["classes"]),
         _parse_preprocessing(described["preprocessing"]),
         tuple(float(t) for t in described["thresholds"]),
-        _parse_parting(described.get("parting")),
+        _parse_separation(described.get("parting")),
         described.get("training", {}),
         described.get("metrics", {}),
         described.get("versions", {}),
     )
-    classes, parting = len(model.classes), model.parting
+    classes, separation = len(model.classes), model.separation
     per_class = [model.thresholds]
-    if parting:
-        per_class += [parting.thresholds, parting.min_areas, *([parting.min_scores] if parting.min_scores else [])]
-    if any(len(values) != classes for values in per_class) or network.classes != classes * (2 if parting else 1):
-        raise ValueError(f"{classes} classes, for each {per_class}, {network.classes} filters")
+    if separation:
+        per_class += [
+            separation.thresholds,
+            separation.min_areas,
+            *([separation.min_scores] if separation.min_scores else []),
+        ]
+    if any(len(values) != classes for values in per_class) or network.num_classes != classes * (2 if separation else 1):
+        raise ValueError(f"{classes} classes, for each {per_class}, {network.num_classes} filters")
     return model
 
 
-def _parse_parting(described: dict[str, Any] | None) -> Parting | None:
+def _parse_network(described: dict[str, Any]) -> UNetConfig:
+    return UNetConfig(num_classes=described["classes"], **{k: v for k, v in described.items() if k != "classes"})
+
+
+def _parse_separation(described: dict[str, Any] | None) -> Separation | None:
     if described is None:
         return None
-    return Parting(
+    return Separation(
         tuple(float(t) for t in described["thresholds"]),
         tuple(int(area) for area in described["min_areas"]),
         int(described["steps"]),

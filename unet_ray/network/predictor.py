@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet_ray.errors import ImageError, one_line
 from unet_ray.imaging.geometry import Box, read_box, read_frame
-from unet_ray.imaging.tiling import Tile, tiles_of
+from unet_ray.imaging.tiling import Tile, cut_tiles
 from unet_ray.network.config import PredictorConfig, effective_context, up_to_multiple
 from unet_ray.network.cuda_graphs import BatchGraphs
 from unet_ray.network.preprocessing import Preprocessing
@@ -95,7 +95,7 @@ class Predictor:
             from unet_ray.network.fused_unet import FusedUNet
 
             fused = self._placed(FusedUNet(network))
-            side = self._unet.reach.input_size(1)
+            side = self._unet.input_sizes.input_size(1)
             blank = torch.zeros(1, self._unet.in_channels, side, side, dtype=self._dtype, device=self._device)
             fused(blank.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # no Triton, no C compiler for it, no cuDNN: all that they raise
@@ -120,14 +120,14 @@ class Predictor:
 
     @property
     def _frame_pixels(self) -> int:
-        return self._unet.reach.input_size(self._tile) ** 2
+        return self._unet.input_sizes.input_size(self._tile) ** 2
 
     def _bytes(self, pixels: int) -> int:
         """Return what the activations of a piece take on a CPU, about."""
         return _ACTIVATIONS * 4 * self._unet.base_channels * pixels
 
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
-        """Return q = round(255·probability) of each image, (classes, H, W) uint8.
+        """Return prob_u8 = round(255·probability) of each image, (classes, H, W) uint8.
 
         Tiles of equal shape, alike within what is read for them, share a batch, and nothing else does.
 
@@ -138,11 +138,11 @@ class Predictor:
 
     def predict_timed(self, images: Sequence[NDArray[Any]]) -> tuple[list[NDArray[np.uint8]], float]:
         """Return what `predict` does, and the seconds that all lanes would have taken for it, without waiting."""
-        outputs = [np.empty((self._unet.classes, *image.shape[:2]), np.uint8) for image in images]
+        outputs = [np.empty((self._unet.num_classes, *image.shape[:2]), np.uint8) for image in images]
         groups: dict[_Shape, list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
             height, width = image.shape[:2]
-            for tile in self._tiles(height, width, around=0):
+            for tile in self._tiles(height, width, halo=0):
                 groups[self._shape_of(tile)].append((index, tile))
         work = []
         for shape, members in groups.items():
@@ -177,18 +177,20 @@ class Predictor:
                     if self._batch_size(shape) >= size:  # else another lane was faster
                         self._halve(size)
                 continue
-            for (i, tile), q in zip(batch, found, strict=False):
+            for (i, tile), prob_u8 in zip(batch, found, strict=False):
                 core = tile.core
-                outputs[i][:, core.top : core.bottom, core.left : core.right] = self._own(q, tile, shape)
+                outputs[i][:, core.top : core.bottom, core.left : core.right] = self._crop_to_core(prob_u8, tile, shape)
             members = members[size:]
         return time.perf_counter() - started
 
     def tiles(self, height: int, width: int) -> list[Tile]:
         """Return the tiles that an image of a size (px) is cut into, row by row, with `around` px around each."""
-        return self._tiles(height, width, self.config.around)
+        return self._tiles(height, width, self.config.halo)
 
-    def _tiles(self, height: int, width: int, around: int) -> list[Tile]:
-        return list(tiles_of(height, width, self._unet.reach, self._tile, self._context, around, self._whole_tiles))
+    def _tiles(self, height: int, width: int, halo: int) -> list[Tile]:
+        return list(
+            cut_tiles(height, width, self._unet.input_sizes, self._tile, self._context, halo, self._whole_tiles)
+        )
 
     def read_tile(self, read: Callable[[Box], NDArray[Any]], height: int, width: int, tile: Tile) -> NDArray[Any]:
         """Return the pixels that the network needs for a tile, HWC.
@@ -200,12 +202,12 @@ class Predictor:
         return read_frame(read, height, width, tile.read, mirror=self._unet.margin > 0)
 
     def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
-        """Return q of a tile's wide core, (classes, H, W) uint8, from what `read_tile` read for it; in this thread."""
+        """Return prob_u8 of a tile's extended core, (classes, H, W) uint8, from what `read_tile` read for it; in this thread."""
         shape = self._shape_of(tile)
-        return self._own(self._forward([pixels_hwc], 1, shape[2])[0], tile, shape).copy()
+        return self._crop_to_core(self._forward([pixels_hwc], 1, shape[2])[0], tile, shape).copy()
 
     def _shape_of(self, tile: Tile) -> _Shape:
-        """Return what a tile shares with those that can be in a batch with it: its wide core, on the pooling grid.
+        """Return what a tile shares with those that can be in a batch with it: its extended core, on the pooling grid.
 
         Unpadded networks are given what their output needs, and all of that is wanted.
         """
@@ -215,10 +217,10 @@ class Predictor:
             return height, width, Box(0, 0, height - 2 * margin, width - 2 * margin)
         return height, width, tile.wanted(margin).on_grid(multiple)
 
-    def _own(self, q_khw: NDArray[np.uint8], tile: Tile, shape: _Shape) -> NDArray[np.uint8]:
-        """Cut a tile's wide core out of what was computed for its shape."""
+    def _crop_to_core(self, prob_u8_khw: NDArray[np.uint8], tile: Tile, shape: _Shape) -> NDArray[np.uint8]:
+        """Cut a tile's extended core out of what was computed for its shape."""
         box, (_, _, part) = tile.wanted(self._unet.margin), shape
-        return q_khw[:, box.top - part.top : box.bottom - part.top, box.left - part.left : box.right - part.left]
+        return prob_u8_khw[:, box.top - part.top : box.bottom - part.top, box.left - part.left : box.right - part.left]
 
     def _batch_size(self, shape: _Shape) -> int:
         height, width, _ = shape
@@ -235,22 +237,22 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, reads: list[NDArray[Any]], batch_size: int, wanted: Box) -> NDArray[np.uint8]:
-        """Return q of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size.
+        """Return prob_u8 of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size.
 
         Lasts until this thread's next forward pass.
         """
         shape, dtype = (batch_size, *reads[0].shape), torch.from_numpy(np.empty(0, reads[0].dtype)).dtype
-        graph = self._graphs.of(self._q_of, (shape, dtype, wanted)) if self._graphs else None
+        graph = self._graphs.of(self._quantize, (shape, dtype, wanted)) if self._graphs else None
         batch = graph.pixels if graph else torch.empty(shape, dtype=dtype, pin_memory=self._graphs is not None)
         for place, read in zip(batch.numpy(), reads, strict=False):
             place[:] = read
         batch[len(reads) :] = 0
         if graph:
             return graph()
-        return np.asarray(self._q_of(batch.to(self._device, non_blocking=True), wanted).cpu().numpy())
+        return np.asarray(self._quantize(batch.to(self._device, non_blocking=True), wanted).cpu().numpy())
 
-    def _q_of(self, batch_nhwc: Tensor, wanted: Box) -> Tensor:
-        """Return q of the wanted part of a batch on the device, there."""
+    def _quantize(self, batch_nhwc: Tensor, wanted: Box) -> Tensor:
+        """Return prob_u8 of the wanted part of a batch on the device, there."""
         images = batch_nhwc.permute(0, 3, 1, 2)
         inputs = self.preprocessing.apply(images).to(self._dtype, memory_format=torch.channels_last)
         logits: Tensor = self.network(inputs, wanted)

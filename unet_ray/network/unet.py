@@ -28,7 +28,7 @@ class UNet(nn.Module):
         self.contracting = nn.ModuleList(_double_conv(i, o, config) for i, o in zip(inputs, widths, strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in widths[:-1])
         self.expansive = nn.ModuleList(_double_conv(2 * w, w, config) for w in widths[:-1])
-        self.head = nn.Conv2d(widths[0], config.classes, 1)
+        self.head = nn.Conv2d(widths[0], config.num_classes, 1)
         self.apply(_initialise)
 
     def forward(self, images: Tensor, wanted: Box | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.output_folder import Inventory, finish_prunes, remove_leftovers, remove_run, take_inventory
 from unet_ray.tables.runs import PRUNED, has_finished, new_run_id, recorded_images
-from unet_ray.tables.shards import run_of
+from unet_ray.tables.shards import shard_run_id
 
 
 @dataclass
@@ -60,7 +60,7 @@ def _chosen(inventory: Inventory, config: PruneConfig) -> dict[str, list[str]]:
     counted: dict[str, list[str]] = {run_id: [] for run_id, record in inventory.records.items() if _is_counted(record)}
     shards: dict[str, list[str]] = defaultdict(list, counted)
     for path in inventory.shards["images"]:
-        shards[run_of(path)].append(path)
+        shards[shard_run_id(path)].append(path)
     return {
         run_id: paths
         for run_id, paths in shards.items()

@@ -29,11 +29,11 @@ __all__ = [
     "Tables",
     "contact_sheet",
     "current_keys",
-    "masks_of",
-    "objects_of",
-    "open_tables",
+    "image_masks",
+    "image_objects",
+    "iterate_shards",
     "overlay",
-    "shards_of",
+    "read_tables",
 ]
 
 _KEY = ["image_uri", "run_id"]
@@ -48,7 +48,7 @@ class Tables:
     regions: Any
 
 
-def open_tables(uri: str, current: bool = True) -> Tables:
+def read_tables(uri: str, current: bool = True) -> Tables:
     """Read an output's tables as Arrow tables.
 
     Args:
@@ -88,7 +88,7 @@ def current_keys(uri: str, date: str | None = None) -> Any:
     return keys.rename_columns([*_KEY, "shard"])
 
 
-def shards_of(uri: str, keys: Any) -> Iterator[Tables]:
+def iterate_shards(uri: str, keys: Any) -> Iterator[Tables]:
     """Yield the rows of some images shard by shard: the memory is that of one shard, whatever the archive.
 
     Args:
@@ -122,7 +122,7 @@ def _rows_of(table: Any, keys: Any) -> Any:
     return table.take(kept["row"].sort())
 
 
-def masks_of(tables: Tables, image_uri: str, window: Box | None = None) -> dict[str, NDArray[np.bool_]]:
+def image_masks(tables: Tables, image_uri: str, window: Box | None = None) -> dict[str, NDArray[np.bool_]]:
     """Return the masks of an image, class name → (H, W), or those of a window of it.
 
     Args:
@@ -148,16 +148,16 @@ def masks_of(tables: Tables, image_uri: str, window: Box | None = None) -> dict[
     return masks
 
 
-def objects_of(tables: Tables, image_uri: str, window: Box | None = None) -> dict[str, NDArray[np.int64]]:
+def image_objects(tables: Tables, image_uri: str, window: Box | None = None) -> dict[str, NDArray[np.int64]]:
     """Return the regions of an image as label images, class name → (H, W) of region_id, 0 where there is none.
 
     They are made of the regions' outlines, which are exact: each pixel of a region has its id, neighbours theirs.
     Regions smaller than the run's `--min-area` are in the masks, and not here.
 
     Args:
-        tables, image_uri, window — as for `masks_of`.
+        tables, image_uri, window — as for `image_masks`.
 
-    Raises: InputError — as `masks_of`.
+    Raises: InputError — as `image_masks`.
     """
     rows, wanted = _masks_rows(tables, image_uri, window)
     regions = tables.regions.filter(pc.field("image_uri") == image_uri)

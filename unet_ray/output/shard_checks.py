@@ -12,12 +12,12 @@ import shapely
 from numpy.typing import NDArray
 
 from unet_ray.imaging.geometry import Box
-from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.merge import RegionMerger
 from unet_ray.imaging.regions.rasterize import fill_outlines
 from unet_ray.imaging.regions.regions import Regions
 from unet_ray.imaging.regions.run_lengths import decode_rle, encode_rle
-from unet_ray.imaging.regions.separation import unparted
+from unet_ray.imaging.regions.separation import unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
@@ -37,24 +37,24 @@ class Problem:
 class RegionRules:
     """How the regions of a run follow from its masks."""
 
-    least: dict[int, Least]
+    least: dict[int, RegionFilter]
     """Of each class id: other regions were dropped."""
-    parted: bool = False
-    """Whether touching objects were parted: the masks alone do not tell the regions then."""
+    separated: bool = False
+    """Whether touching objects were separated: the masks alone do not tell the regions then."""
 
     @staticmethod
     def of_record(record: dict[str, Any]) -> RegionRules:
         """Read them from a run record."""
         objects = record["objects"]
         scores = objects.get("min_scores", {})  # runs before 2026-11-26 have none
-        least = {int(spec): Least(area, scores.get(spec, 0.0)) for spec, area in objects["min_areas"].items()}
+        least = {int(spec): RegionFilter(area, scores.get(spec, 0.0)) for spec, area in objects["min_areas"].items()}
         return RegionRules(least, objects["parted"])
 
     def check_of(
         self, class_id: int, rows: list[dict[str, Any]], height: int, width: int
-    ) -> _ComponentsCheck | _PartedCheck:
+    ) -> _ComponentsCheck | _SeparatedCheck:
         """Return what holds the regions rows of a class against its mask."""
-        check = _PartedCheck if self.parted else _ComponentsCheck
+        check = _SeparatedCheck if self.separated else _ComponentsCheck
         return check(rows, self.least.get(class_id, ANY), height, width)
 
 
@@ -67,7 +67,7 @@ def check_shard(tables: dict[str, Any], rules: dict[str, RegionRules], pixels: b
         pixels — decode every mask, and measure its regions again.
     """
     rows = {name: table.to_pylist() for name, table in tables.items()}
-    masks, regions = (_by_image(rows[name]) for name in ("masks", "regions"))
+    masks, regions = (iterate_images(rows[name]) for name in ("masks", "regions"))
     counted = Counter(_key(row) for row in rows["images"])
     good = {_key(row) for row in rows["images"] if row["error_type"] is None}
     found = [Problem("an image more than once in a shard", uri) for (uri, _), times in counted.items() if times > 1]
@@ -90,7 +90,7 @@ def _key(row: dict[str, Any]) -> tuple[str, str]:
     return row["image_uri"], row["run_id"]
 
 
-def _by_image(rows: list[dict[str, Any]]) -> Rows:
+def iterate_images(rows: list[dict[str, Any]]) -> Rows:
     groups: Rows = defaultdict(list)
     for row in rows:
         groups[_key(row)].append(row)
@@ -145,18 +145,18 @@ def _check_pixels(
 class _ComponentsCheck:
     """Holds the regions rows of a class against the components of its mask, which comes in pieces."""
 
-    def __init__(self, rows: list[dict[str, Any]], least: Least, height: int, width: int) -> None:
+    def __init__(self, rows: list[dict[str, Any]], least: RegionFilter, height: int, width: int) -> None:
         self._rows, self._least = rows, least
         self._merger = RegionMerger(height, width, max_regions=height * width)
         self._size = height, width
 
     def add(self, box: Box, mask_hw: NDArray[np.bool_]) -> None:
         """Take a piece of the mask."""
-        self._merger.add(find_tile_regions(unparted(mask_hw), mask_hw.view(np.uint8), box, *self._size))
+        self._merger.add(find_tile_regions(unseparated(mask_hw), mask_hw.view(np.uint8), box, *self._size))
 
     def breaches(self) -> Iterator[str]:
         """Yield what does not hold, after the last piece."""
-        expected = self._merger.regions(Least(self._least.area))
+        expected = self._merger.regions(RegionFilter(self._least.area))
         if self._least.score:  # the masks do not tell which regions that leaves
             stated = {row["geometry"] for row in self._rows}
             expected = expected.of(np.array([outline in stated for outline in expected.geometry], bool))
@@ -164,10 +164,10 @@ class _ComponentsCheck:
         yield from _unlikely(self._rows, self._least)
 
 
-class _PartedCheck:
-    """Holds the regions rows of a class, parted objects, against their outlines, their mask, and each other."""
+class _SeparatedCheck:
+    """Holds the regions rows of a class, separated objects, against their outlines, their mask, and each other."""
 
-    def __init__(self, rows: list[dict[str, Any]], least: Least, height: int, width: int) -> None:
+    def __init__(self, rows: list[dict[str, Any]], least: RegionFilter, height: int, width: int) -> None:
         self._rows, self._least, self._size = rows, least, (height, width)
         outlines = np.array([row["geometry"] for row in rows], object)
         self._shapes = shapely.from_wkb(outlines, on_invalid="ignore")
@@ -213,7 +213,7 @@ class _PartedCheck:
         yield from _unlikely(rows, self._least)
 
 
-def _unlikely(rows: list[dict[str, Any]], least: Least) -> Iterator[str]:
+def _unlikely(rows: list[dict[str, Any]], least: RegionFilter) -> Iterator[str]:
     if any(row["score"] < np.float32(least.score) for row in rows):
         yield "a region of a smaller score than the run's least"
 

@@ -20,13 +20,13 @@ from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
 from unet_ray.segmentation.plan import find_open_images
 from unet_ray.storage.listing import scan_files
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.duckdb_workspace import Scratch, scratch
+from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import open_ledger, read_images, tables_at
 from unet_ray.tables.lock import read_lock
 from unet_ray.tables.output_folder import Inventory, take_inventory
 from unet_ray.tables.runs import PRUNED, PRUNING, recorded_images
 from unet_ray.tables.schemas import SCHEMAS
-from unet_ray.tables.shards import run_of
+from unet_ray.tables.shards import shard_run_id
 
 _EXAMPLES = 3
 _NO_TABLE = "a file that is not a table of its schema"
@@ -76,7 +76,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
         result.add(problems)
     if _NO_TABLE in result.problems:
         return result  # what holds over all shards cannot be asked of a table that does not open
-    with scratch() as database:
+    with open_workspace() as database:
         result.add(_check_ledger(database, inventory, records))
         if config.images:
             result.add(_check_archive(database, inventory, config.images, records))
@@ -95,7 +95,7 @@ def _check_files(inventory: Inventory, running: str | None) -> Iterator[Problem]
     for table in ("masks", "regions"):
         absent = sorted(shards["images"].keys() - shards[table].keys())
         kind = f"an images file without its {table} file"
-        yield from (Problem(kind, f"images/{path}") for path in absent if run_of(path) not in half_pruned)
+        yield from (Problem(kind, f"images/{path}") for path in absent if shard_run_id(path) not in half_pruned)
     for left in inventory.leftovers:
         if left.run_id != running:
             yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
@@ -130,12 +130,12 @@ def _check_one(shared: tuple[Storage, dict[str, RegionRules], bool], path: str) 
         except Exception as error:
             return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
     found = check_shard(tables, rules, pixels)
-    foreign = set(tables["images"]["run_id"].to_pylist()) - {run_of(path)}
+    foreign = set(tables["images"]["run_id"].to_pylist()) - {shard_run_id(path)}
     found += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
     return Counter({name: table.num_rows for name, table in tables.items()}), found
 
 
-def _check_ledger(database: Scratch, inventory: Inventory, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _check_ledger(database: Workspace, inventory: Inventory, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
     """Check what holds over all shards: keys, and the counts of the run records."""
     columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
     read_images(database, "rows", inventory.output, inventory.images, columns)
@@ -160,7 +160,7 @@ def _check_ledger(database: Scratch, inventory: Inventory, records: dict[str, di
 
 
 def _check_archive(
-    database: Scratch, inventory: Inventory, uri: str, records: dict[str, dict[str, Any]]
+    database: Workspace, inventory: Inventory, uri: str, records: dict[str, dict[str, Any]]
 ) -> Iterator[Problem]:
     """Check that each image of the archive has a row, good or failed, of the newest run's model and configuration."""
     scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
@@ -171,12 +171,12 @@ def _check_archive(
         return
     digests = newest["model_digest"], newest["config_digest"]
     open_ledger(database, inventory.output, inventory.images, *digests)
-    database.view("left_out", "FROM tried")
+    database.view("left_out", "FROM retry")
     find_open_images(database, scan)
     for missing in _uris(database, "SELECT image_uri FROM open_images"):
         yield Problem("an image of the archive without a row", missing)
 
 
-def _uris(database: Scratch, query: str) -> Iterator[str]:
+def _uris(database: Workspace, query: str) -> Iterator[str]:
     for batch in database.batches(query, _ROWS):
         yield from batch["image_uri"].to_pylist()

@@ -28,7 +28,7 @@ class SegmentConfig:
     device: Device = "auto"
     """Where the network runs; auto: GPUs where the cluster has them."""
     precision: Precision = PredictorConfig.precision
-    """Arithmetic of the network; bfloat16 is several times as fast on GPUs, nearly twice on CPUs, that have it, and q
+    """Arithmetic of the network; bfloat16 is several times as fast on GPUs, nearly twice on CPUs, that have it, and prob_u8
     differs by a few."""
     tile: int = PredictorConfig.tile
     """Side of the pieces in which larger images are predicted (px); not visible in the result."""

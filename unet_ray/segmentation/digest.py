@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.network.config import PredictorConfig, UNetConfig, effective_context
 from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.config import SegmentConfig
@@ -19,7 +19,7 @@ RESULTS_VERSION = 1
 def config_digest(config: SegmentConfig, model: Model) -> str:
     """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
     context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
-    rule = rule_of(config, model)
+    rule = choose_postprocessing(config, model)
     areas, scores = [least.area for least in rule.least], [least.score for least in rule.least]
     meaning = {
         "results_version": RESULTS_VERSION,
@@ -39,8 +39,8 @@ def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
     return config.precision == "float32" and (network.padding == "valid" or context >= network.exact_context)
 
 
-def rule_of(config: SegmentConfig, model: Model) -> ObjectRule:
-    """Return what of q is a class and what its objects: as the flags say, else as the model does."""
+def choose_postprocessing(config: SegmentConfig, model: Model) -> Postprocessing:
+    """Return what of prob_u8 is a class and what its objects: as the flags say, else as the model does."""
     rule, classes = model.rule, len(model.classes)
     thresholds = rule.thresholds if config.threshold is None else (config.threshold,) * classes
     given = {"area": config.min_area, "score": config.min_score}

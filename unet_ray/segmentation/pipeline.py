@@ -18,19 +18,19 @@ from ray.data import Dataset
 from unet_ray.cluster.actor_pool import PoolPlan, plan_pool
 from unet_ray.cluster.node_hours import NodeHours
 from unet_ray.cluster.progress_board import ProgressBoard
-from unet_ray.cluster.ray_data import TASK_CPUS, WRITE_CPUS, blocks_of, bytes_between, call_back, calm_ray_data
+from unet_ray.cluster.ray_data import TASK_CPUS, WRITE_CPUS, bytes_between, call_back, calm_ray_data, limited_blocks
 from unet_ray.cluster.session import connect
 from unet_ray.errors import UnetRayError
 from unet_ray.network.config import PredictorConfig, effective_context
 from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.config import SegmentConfig
-from unet_ray.segmentation.digest import rule_of
+from unet_ray.segmentation.digest import choose_postprocessing
 from unet_ray.segmentation.monitoring import RunMetrics
 from unet_ray.segmentation.plan import Plan
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.shard_sink import ShardBundles, ShardSink
 from unet_ray.segmentation.stages.decode import Decode
-from unet_ray.segmentation.stages.measure import Measure, work_of
+from unet_ray.segmentation.stages.measure import Measure, summarize_work
 from unet_ray.segmentation.stages.work_done import WorkDone
 from unet_ray.segmentation.watchdog import Watchdog
 from unet_ray.storage.storage import Storage
@@ -81,7 +81,7 @@ class _Progress:
 
 
 @dataclass
-class _Run:
+class SegmentationRun:
     """One run: everything that its chain is made of."""
 
     config: SegmentConfig
@@ -108,7 +108,7 @@ class _Run:
         minutes, todo = self.config.stall_minutes, self.plan.todo
         watchdog, hours = Watchdog(60 * minutes), NodeHours()
         block_bytes = _BLOCK_BYTES * (_GPU_TASKS if pool.uses_gpu else 1)
-        ahead = blocks_of(block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most)
+        ahead = limited_blocks(block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most)
         progress = _Progress(self.result, todo, watchdog, RunMetrics(self.result.run_id, todo, pool.most))
         try:
             with watchdog, hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
@@ -140,10 +140,10 @@ class _Run:
         """Say how images are cut, and what the context of tiles costs."""
         network, config = self.model.network, PredictorConfig(self.config.tile, self.config.context)
         context = effective_context(network, config)
-        around = (network.margin or context) + (self.model.parting.steps if self.model.parting else 0)
+        halo = (network.margin or context) + (self.model.separation.steps if self.model.separation else 0)
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
-        read = (1 + 2 * around / config.tile) ** 2
-        return f"tiles of {config.tile} px, {around} px read around them{exact}: {read:.2f} px read per px kept"
+        read = (1 + 2 * halo / config.tile) ** 2
+        return f"tiles of {config.tile} px, {halo} px read around them{exact}: {read:.2f} px read per px kept"
 
     def _warn_of_slow_precision(self, pool: PoolPlan) -> None:
         from unet_ray.network.predictor import cpu_has_bfloat16  # which loads torch
@@ -164,13 +164,13 @@ class _Run:
             device="cuda" if pool.uses_gpu else "cpu",
             precision=config.precision,
             threads=pool.threads,
-            around=model.parting.steps if model.parting else 0,
+            halo=model.separation.steps if model.separation else 0,
         )
         as_rows = self._measure()
 
         def measure(probabilities: Any) -> Any:
             rows = as_rows(probabilities)
-            post(work_of(rows))
+            post(summarize_work(rows))
             return rows
 
         def tell(tiles: int, of_tiles: int) -> None:
@@ -195,7 +195,7 @@ class _Run:
         )
 
     def _measure(self) -> Measure:
-        model, rule = self.model, rule_of(self.config, self.model)
+        model, rule = self.model, choose_postprocessing(self.config, self.model)
         run = self.result.run_id, model.digest, self.config_digest
         return Measure(*run, model.classes, rule, self.config.max_regions)
 

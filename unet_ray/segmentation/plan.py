@@ -18,7 +18,7 @@ from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.segmentation.stages.columns import PLAN
 from unet_ray.storage.listing import FILES, FileScan, listed_twice
 from unet_ray.storage.storage import FileEntry, Storage
-from unet_ray.tables.duckdb_workspace import Scratch
+from unet_ray.tables.duckdb_workspace import Workspace
 from unet_ray.tables.ledger import open_ledger, open_run
 from unet_ray.tables.output_folder import Inventory
 
@@ -39,9 +39,9 @@ _HEADERS = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run found to do; its images are the view `plan` of a scratch database, with the columns of `PLAN`."""
+    """What a run found to do; its images are the view `plan` of a open_workspace database, with the columns of `PLAN`."""
 
-    database: Scratch
+    database: Workspace
     access: Storage
     """What opens the images' URIs."""
     etags_of_store: bool
@@ -105,7 +105,7 @@ def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iter
 
 
 def make_plan(
-    database: Scratch,
+    database: Workspace,
     scan: FileScan,
     inventory: Inventory,
     digests: tuple[str, str],
@@ -147,7 +147,7 @@ def make_plan(
     )
 
 
-def find_open_images(database: Scratch, scan: FileScan, allow_empty: bool = False) -> int:
+def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = False) -> int:
     """Name the images of an archive whose keys are not in `left_out`: `open_images`, with the columns of `PLAN`.
 
     Of what is left, headers of TIFF files are read: each page of a stack is an image. A stack whose pages are all in
@@ -184,7 +184,7 @@ def find_open_images(database: Scratch, scan: FileScan, allow_empty: bool = Fals
     return int(scan.known + more + database.value("SELECT coalesce(sum(pages - 1), 0) FROM left_out_stacks"))
 
 
-def _known_of(database: Scratch, scan: FileScan) -> str:
+def _known_of(database: Workspace, scan: FileScan) -> str:
     """Return what the ledger has of an archive that seems to be empty, for a message."""
     prefix = scan.root.uri.rstrip("/").replace("'", "''")
     known = database.value(f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, '{prefix}/')")  # noqa: S608
@@ -196,7 +196,7 @@ def _known_of(database: Scratch, scan: FileScan) -> str:
     )
 
 
-def _name_left_out_stacks(database: Scratch) -> None:
+def _name_left_out_stacks(database: Workspace) -> None:
     """Name the stacks of the archive of which every page is in `left_out`: `left_out_stacks`; the ledger counts pages.
 
     Columns: file_uri, image_etag, pages.
@@ -213,7 +213,7 @@ def _name_left_out_stacks(database: Scratch) -> None:
     )
 
 
-def _count_failed(database: Scratch) -> int:
+def _count_failed(database: Workspace) -> int:
     """Count the images of the archive that were left out for their failure."""
     database.view(
         "named",
@@ -223,7 +223,7 @@ def _count_failed(database: Scratch) -> int:
     return int(database.value("SELECT count(*) FROM named SEMI JOIN failed_only USING (image_uri, image_etag)"))
 
 
-def _refuse_twice(database: Scratch, named: str) -> None:
+def _refuse_twice(database: Workspace, named: str) -> None:
     """Refuse a manifest that lists a URI twice; equal hashes are looked at first, they take a tenth of the memory."""
     if database.value("SELECT count(*) - count(DISTINCT hash(uri)) FROM files") == 0:
         return
@@ -233,7 +233,7 @@ def _refuse_twice(database: Scratch, named: str) -> None:
         raise listed_twice(named, count, database.value("SELECT min(uri) FROM twice"))
 
 
-def _pages_of_stacks(database: Scratch, access: Storage) -> Iterator[Any]:
+def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:
     """Yield the pages of files with several, as batches of PLAN."""
     database.view("tiffs", f"FROM open_files WHERE regexp_matches(lower(file_uri), '({_TIFF})$')")
     query = "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size FROM tiffs"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from unet_ray.cluster.node_hours import cost_of
+from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.cluster.session import software_versions
 from unet_ray.flags import parse_prices
 from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.config import SegmentConfig
-from unet_ray.segmentation.digest import rule_of
+from unet_ray.segmentation.digest import choose_postprocessing
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.runs import write_run_record
@@ -22,10 +22,10 @@ def write_record(
     output: Storage, result: SegmentResult, config: SegmentConfig, model: Model, config_digest: str
 ) -> None:
     """Write the record of a run as it stands."""
-    rule = rule_of(config, model)
+    rule = choose_postprocessing(config, model)
     if config.node_price and result.node_hours:
         prices = parse_prices(config.node_price)
-        result.cost = cost_of(result.node_hours, prices, result.images_done, result.megapixels)
+        result.cost = compute_cost(result.node_hours, prices, result.images_done, result.megapixels)
     record = asdict(result) | {
         "config": asdict(config),
         "config_digest": config_digest,
@@ -34,7 +34,7 @@ def write_record(
         "megapixels_per_s": result.megapixels_per_s,
         "bottleneck": _bottleneck(result),
         "objects": {
-            "parted": model.parting is not None,
+            "parted": model.separation is not None,
             "min_areas": {spec.id: least.area for spec, least in zip(model.classes, rule.least, strict=True)},
             "min_scores": {spec.id: least.score for spec, least in zip(model.classes, rule.least, strict=True)},
         },

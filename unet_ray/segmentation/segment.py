@@ -10,14 +10,14 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import load_model
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.digest import config_digest, is_exact
-from unet_ray.segmentation.pipeline import _Run
+from unet_ray.segmentation.pipeline import SegmentationRun
 from unet_ray.segmentation.plan import Plan, make_plan
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.run_record import write_record
 from unet_ray.storage.listing import scan_files
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.duckdb_workspace import scratch
-from unet_ray.tables.ledger import sums_of_run
+from unet_ray.tables.duckdb_workspace import open_workspace
+from unet_ray.tables.ledger import summarize_run
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.output_folder import Inventory, finish_prunes, remove_leftovers, take_inventory
 from unet_ray.tables.runs import close_lost_runs, new_run_id
@@ -35,7 +35,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     output = Storage.of(config.output)
     digest = config_digest(config, model)
     scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
-    with scratch() as database:
+    with open_workspace() as database:
 
         def make(inventory: Inventory) -> Plan:
             digests, wanted = (model.digest, digest), (config.retry_failed, config.limit, config.allow_empty)
@@ -58,7 +58,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
             inventory = _look_at(output)
             plan = make(inventory)
             _tidy(inventory, result.run_id)  # nothing is removed before all that may be wrong was looked for
-            return _recorded(_Run(config, model, output, digest, plan, result), ray_address)
+            return _recorded(SegmentationRun(config, model, output, digest, plan, result), ray_address)
 
 
 def _look_at(output: Storage) -> Inventory:
@@ -96,7 +96,7 @@ def _expected(inventory: Inventory, images: int) -> str:
     return "no run has done any image here yet: nothing tells how long it will take"
 
 
-def _recorded(run: _Run, ray_address: str) -> SegmentResult:
+def _recorded(run: SegmentationRun, ray_address: str) -> SegmentResult:
     """Execute a run with its record: written when it starts, and with its outcome whatever that is."""
     result, plan = run.result, run.plan
     result.is_exact = is_exact(run.config, run.model.network)
@@ -123,7 +123,7 @@ def _recorded(run: _Run, ray_address: str) -> SegmentResult:
         result.ended_at = datetime.now(UTC)
         if result.status != "done":  # the chain adds sums up at its end, and what is committed before stays
             with suppress(OSError, InputError):  # where the store is gone, the record says what it can
-                for name, value in sums_of_run(run.output, result.run_id).items():
+                for name, value in summarize_run(run.output, result.run_id).items():
                     setattr(result, name, value)
         write_record(run.output, result, run.config, run.model, run.config_digest)
     return result

@@ -13,7 +13,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.stages.columns import STAGES
-from unet_ray.segmentation.stages.measure import tables_of
+from unet_ray.segmentation.stages.measure import split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.shards import ShardName, write_shard
@@ -45,7 +45,7 @@ class ShardSink(Datasink[dict[str, Any]]):
     def write(self, blocks: Iterable[Any], ctx: Any) -> dict[str, Any]:
         """Write one shard and return its sums."""
         rows = pa.concat_tables(list(_not_empty(blocks)))
-        tables = tables_of(rows)
+        tables = split_into_tables(rows)
         name = ShardName(self._day, self._run_id, ctx.task_idx)
         write_shard(self._output, name, tables, lambda: OutputLock.check(self._output, self._run_id))
         images = tables["images"]

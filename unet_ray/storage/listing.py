@@ -19,7 +19,7 @@ from fsspec.utils import glob_translate
 
 from unet_ray.errors import InputError
 from unet_ray.storage.backends.s3_requests import CONNECTIONS
-from unet_ray.storage.storage import FileEntry, Storage, dangling_link, scheme_of
+from unet_ray.storage.storage import FileEntry, Storage, dangling_link, uri_scheme
 
 FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
 """Columns of a scan, those of `FileEntry`."""
@@ -141,7 +141,7 @@ def listed_twice(named: str, count: int, first: str) -> InputError:
     return InputError(f"{named}: {count} URIs are listed twice, the first is {first}; list each once")
 
 
-def suffix_of(path: str) -> str:
+def path_suffix(path: str) -> str:
     """Return a path's suffix, lower case, with the dot."""
     return PurePosixPath(path).suffix.lower()
 
@@ -235,17 +235,17 @@ class _ManifestNames:
         folder, root = self.folder, self.root
         name = Storage.of(name).uri if name.startswith("file://") else name
         uri = name if "://" in name or (folder.is_local and name.startswith("/")) else folder.uri_of(name)
-        if not folder.is_local and scheme_of(uri) != scheme_of(folder.uri):
+        if not folder.is_local and uri_scheme(uri) != uri_scheme(folder.uri):
             raise InputError(f"{name}: a manifest on {folder.uri} may only name files of the same store")
-        if scheme_of(uri) != scheme_of(root.uri):
+        if uri_scheme(uri) != uri_scheme(root.uri):
             raise InputError(f"{name}: a manifest names files of one store only, this one began with {root.uri}")
         return uri
 
     @property
     def prefix(self) -> str | None:
         """What a URI that needs no second look starts with: the scheme of a remote store; None: there is none."""
-        scheme = scheme_of(self.root.uri)
-        same = self.folder.is_local or scheme_of(self.folder.uri) == scheme
+        scheme = uri_scheme(self.root.uri)
+        same = self.folder.is_local or uri_scheme(self.folder.uri) == scheme
         return f"{scheme}://" if not self.root.is_local and same else None
 
 

@@ -27,8 +27,8 @@ _FIRST_WAIT_S = 0.5
 _DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
 
 
-def tried(uri: str, operation: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
-    """Do something on a store; what may go well the next time is tried again, after twice the time.
+def retry(uri: str, operation: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
+    """Do something on a store; what may go well the next time is retry again, after twice the time.
 
     Raises: OSError — of the last attempt, or one that will not pass; InputError — a name that no store allows.
     """

@@ -21,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from unet_ray.errors import InputError, ListingError
 from unet_ray.storage.backends import s3_requests as s3
 from unet_ray.storage.backends.local_files import FileBeside, link, read_local, walk_local, whole_file
-from unet_ray.storage.retry import ATTEMPTS, Result, mapped_errors, tried
+from unet_ray.storage.retry import ATTEMPTS, Result, mapped_errors, retry
 
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "adl": "adlfs"}
 
@@ -94,7 +94,7 @@ class Storage:
         """
         if not uri:
             raise InputError("an empty URI; name a folder (. is the current one)")
-        scheme = scheme_of(uri)
+        scheme = uri_scheme(uri)
         if scheme == "file":
             return Storage(os.path.abspath(_local_path(uri)))
         try:
@@ -111,7 +111,7 @@ class Storage:
     def filesystem(self) -> Any:
         """The fsspec file system; fsspec keeps one per process and set of options. Listings are never remembered."""
         with mapped_errors(self.uri):
-            filesystem = fsspec.filesystem(scheme_of(self.uri), use_listings_cache=False, **self.options)
+            filesystem = fsspec.filesystem(uri_scheme(self.uri), use_listings_cache=False, **self.options)
         if self.is_s3:
             filesystem.retries = s3.TRIES
         return filesystem
@@ -141,18 +141,18 @@ class Storage:
     def read(self, path: str = "") -> bytes:
         """Return the content of a file."""
         uri = self.uri_of(path)
-        return self._tried(uri, lambda: self._read(uri))[0]
+        return self._retry(uri, lambda: self._read(uri))[0]
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Return bytes of the one file that this is, fewer at its end."""
-        return self._tried(self.uri, lambda: self._read(self.uri, offset, size))[0]
+        return self._retry(self.uri, lambda: self._read(self.uri, offset, size))[0]
 
     def read_content(self, offset: int = 0, size: int | None = None) -> Content:
         """Return bytes of the one file that this is, or a range of them, and of which content they are.
 
         A store that does not say so with the bytes is asked after them.
         """
-        data, info = self._tried(self.uri, lambda: self._read(self.uri, offset, size))
+        data, info = self._retry(self.uri, lambda: self._read(self.uri, offset, size))
         if info is None or info["size"] is None:
             entry = self.entry()
             return Content(data, entry.etag, entry.size)
@@ -192,7 +192,7 @@ class Storage:
             else:
                 self.filesystem.pipe_file(uri, data)
 
-        self._tried(uri, put)
+        self._retry(uri, put)
 
     def put(self, path: str, file: Path) -> None:
         """Store a file of this machine, which may be larger than memory, as one whole object."""
@@ -202,7 +202,7 @@ class Storage:
                 shutil.copyfile(file, temporary)
                 os.replace(temporary, uri)
         else:
-            self._tried(uri, lambda: self.filesystem.put_file(str(file), uri))
+            self._retry(uri, lambda: self.filesystem.put_file(str(file), uri))
 
     def create(self, path: str, data: bytes) -> bool:
         """Store a file as one whole object where there is none yet; raise FileExistsError where there is one.
@@ -219,9 +219,9 @@ class Storage:
         if not self.is_s3:
             self.write(path, data)
             return False
-        self._tried(uri, lambda: s3.put_if_absent(self.filesystem, uri, data))
+        self._retry(uri, lambda: s3.put_if_absent(self.filesystem, uri, data))
         try:  # again: whether it is refused tells whether the store honours the condition
-            self._tried(uri, lambda: s3.put_if_absent(self.filesystem, uri, data))
+            self._retry(uri, lambda: s3.put_if_absent(self.filesystem, uri, data))
         except FileExistsError:
             return True
         return False
@@ -230,7 +230,7 @@ class Storage:
         """Remove a file; it is no error if it is not there."""
         uri = self.uri_of(path)
         with suppress(FileNotFoundError):
-            self._tried(uri, lambda: self.filesystem.rm_file(uri))
+            self._retry(uri, lambda: self.filesystem.rm_file(uri))
 
     def delete_folder(self, path: str) -> None:
         """Remove a folder with all that is in it; it is no error if it is not there."""
@@ -296,12 +296,12 @@ class Storage:
             yield from walk_local(uri)
         elif self.is_s3:
             list_page = partial(self.filesystem.call_s3, "list_objects_v2")
-            yield from s3.pages(root, lambda **wanted: self._tried(uri, lambda: list_page(**wanted)))
+            yield from s3.pages(root, lambda **wanted: self._retry(uri, lambda: list_page(**wanted)))
         else:
             folders = [root.rstrip("/")]  # `walk` of fsspec takes a folder below that cannot be listed for an empty one
             while folders:
                 folder = folders.pop()
-                for info in self._tried(uri, partial(self.filesystem.ls, folder, detail=True)):
+                for info in self._retry(uri, partial(self.filesystem.ls, folder, detail=True)):
                     if info["type"] != "directory":
                         yield info
                     elif str(info["name"]).rstrip("/") != folder:
@@ -313,7 +313,7 @@ class Storage:
         `exists` and `isfile` of fsspec make False of every error, and nothing of a disk that is not mounted.
         """
         try:
-            return dict(self._tried(uri, lambda: self.filesystem.info(uri)))
+            return dict(self._retry(uri, lambda: self.filesystem.info(uri)))
         except NotADirectoryError:
             return None
         except FileNotFoundError:
@@ -328,7 +328,7 @@ class Storage:
 
     def entry(self) -> FileEntry:
         """Return the entry of the one file that this is; raise FileNotFoundError where there is none."""
-        info = self._tried(self.uri, lambda: self.filesystem.info(self.uri))
+        info = self._retry(self.uri, lambda: self.filesystem.info(self.uri))
         name = self.uri.rpartition("/")
         return self._entry(name[2], name[0], info)
 
@@ -346,15 +346,15 @@ class Storage:
     @property
     def is_s3(self) -> bool:
         """Whether s3fs opens it."""
-        return scheme_of(self.uri) in ("s3", "s3a")
+        return uri_scheme(self.uri) in ("s3", "s3a")
 
     @property
     def is_local(self) -> bool:
         """Whether this is a folder of this machine."""
-        return scheme_of(self.uri) == "file"
+        return uri_scheme(self.uri) == "file"
 
-    def _tried(self, uri: str, operation: Callable[[], Result]) -> Result:
-        return tried(uri, operation, attempts=1 if self.is_local else ATTEMPTS)
+    def _retry(self, uri: str, operation: Callable[[], Result]) -> Result:
+        return retry(uri, operation, attempts=1 if self.is_local else ATTEMPTS)
 
     def _entry(self, path: str, folder: str, info: dict[str, Any]) -> FileEntry:
         if self.is_local and info["size"] is None:
@@ -369,7 +369,7 @@ def dangling_link(uri: str) -> ListingError:
     return ListingError(f"{uri}: a link to nothing; mount what it leads to, or remove the link")
 
 
-def scheme_of(uri: str) -> str:
+def uri_scheme(uri: str) -> str:
     """Return the scheme of a URI; that of a path is `file`."""
     return uri.partition("://")[0] if "://" in uri else "file"
 

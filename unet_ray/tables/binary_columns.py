@@ -31,7 +31,7 @@ def table_with(rows: list[dict[str, Any]], schema: Any, samples: str) -> Any:
     return others.add_column(place, schema.field(place), column)
 
 
-def samples_of(column: Any) -> list[NDArray[np.uint8] | None]:
+def view_samples(column: Any) -> list[NDArray[np.uint8] | None]:
     """Return the bytes of each row of a `large_binary` column, where they lie: a scalar of Arrow's would be a copy."""
     found: list[NDArray[np.uint8] | None] = []
     for chunk in column.chunks:

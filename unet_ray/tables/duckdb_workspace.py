@@ -17,8 +17,8 @@ _MEMORY = "1500MB"
 _ROW_GROUP = 100_000
 
 
-class Scratch:
-    """A database that is gone after the `with` block of `scratch()`; its tables are Parquet files in a folder."""
+class Workspace:
+    """A database that is gone after the `with` block of `open_workspace()`; its tables are Parquet files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -87,10 +87,10 @@ class Scratch:
 
 
 @contextmanager
-def scratch() -> Iterator[Scratch]:
+def open_workspace() -> Iterator[Workspace]:
     """Open a database for the `with` block, in a folder of its own below TMPDIR."""
     with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
-        database = Scratch(Path(folder))
+        database = Workspace(Path(folder))
         try:
             yield database
         finally:

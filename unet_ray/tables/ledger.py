@@ -12,23 +12,23 @@ from pyarrow.fs import FileInfo, FileType, FSSpecHandler, LocalFileSystem, PyFil
 
 from unet_ray.errors import InputError
 from unet_ray.storage.storage import FileEntry, Storage
-from unet_ray.tables.duckdb_workspace import Scratch, scratch
+from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.schemas import SCHEMAS
-from unet_ray.tables.shards import read_shards, run_of, task_of
+from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
 
 _SETTINGS = ("model_digest", "config_digest")
 TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
-"""Failures that were not the file's: such an image is tried again on the next night."""
+"""Failures that were not the file's: such an image is retry again on the next night."""
 
 
 def open_ledger(
-    database: Scratch, output: Storage, images: Sequence[FileEntry], model_digest: str, config_digest: str
+    database: Workspace, output: Storage, images: Sequence[FileEntry], model_digest: str, config_digest: str
 ) -> Counter[str]:
     """Name what a model and a configuration did in an output; one without images files has an empty ledger.
 
     done (image_uri, image_etag, pages) — successful.
     failed (image_uri, image_etag, pages) — failed by the file's own fault.
-    tried (image_uri, image_etag, pages) — every row of that model and configuration.
+    retry (image_uri, image_etag, pages) — every row of that model and configuration.
     known (image_uri) — done or failed with any content, model or configuration.
 
     Args:
@@ -46,20 +46,20 @@ def open_ledger(
     keys = f"SELECT image_uri, image_etag, pages {ours}"
     database.view("done", f"{keys} AND error_type IS NULL")
     database.view("failed", f"{keys} AND error_type NOT IN ({faults})")
-    database.view("tried", keys)
+    database.view("retry", keys)
     database.view("known", "SELECT image_uri FROM ledger")
     return rows
 
 
 def read_images(
-    database: Scratch, name: str, output: Storage, images: Sequence[FileEntry], columns: Sequence[str]
+    database: Workspace, name: str, output: Storage, images: Sequence[FileEntry], columns: Sequence[str]
 ) -> Counter[str]:
     """Name columns of images files, which are read now, once; return run id → rows."""
     return _read(database, name, output, "images", columns, images)
 
 
 def _read(
-    database: Scratch, name: str, output: Storage, table: str, columns: Sequence[str], entries: Sequence[FileEntry]
+    database: Workspace, name: str, output: Storage, table: str, columns: Sequence[str], entries: Sequence[FileEntry]
 ) -> Counter[str]:
     # nulls are no reason to refuse what somebody else may have written
     schema = pa.schema([SCHEMAS[table].field(column).with_nullable(True) for column in columns])
@@ -67,7 +67,7 @@ def _read(
 
     def counted() -> Iterator[Any]:
         for entry, shard in read_shards(output, entries, schema):
-            rows[run_of(entry.path)] += len(shard)
+            rows[shard_run_id(entry.path)] += len(shard)
             yield shard
 
     database.write(name, schema, counted())
@@ -91,14 +91,14 @@ def tables_at(uri: str) -> Storage:
     return output
 
 
-def sums_of_run(output: Storage, run_id: str) -> dict[str, Any]:
+def summarize_run(output: Storage, run_id: str) -> dict[str, Any]:
     """Return what a run wrote, counted: the fields of its record that only a run which ends well knows."""
-    images = entries_of_run(output, "images", run_id)
+    images = list_run_shards(output, "images", run_id)
     if not images:
         return {}
     committed = {entry.path for entry in images}
-    regions = [entry for entry in entries_of_run(output, "regions", run_id) if entry.path in committed]
-    with scratch() as database:
+    regions = [entry for entry in list_run_shards(output, "regions", run_id) if entry.path in committed]
+    with open_workspace() as database:
         _read(database, "images", output, "images", ("height", "width", "error_type"), images)
         _read(database, "regions", output, "regions", ("class_name",), regions)
         (sums,) = database.table(
@@ -111,12 +111,12 @@ def sums_of_run(output: Storage, run_id: str) -> dict[str, Any]:
                 "GROUP BY kind ORDER BY n DESC, kind"
             )
             sums[field] = dict(zip(rows["kind"].to_pylist(), rows["n"].to_pylist(), strict=True))
-    return dict(sums) | {"shards": sorted(task_of(entry.path) for entry in images)}
+    return dict(sums) | {"shards": sorted(shard_task(entry.path) for entry in images)}
 
 
-def open_run(database: Scratch, output: Storage, run_id: str) -> None:
+def open_run(database: Workspace, output: Storage, run_id: str) -> None:
     """Name the keys that a run wrote: `written` (image_uri, image_etag)."""
-    images = entries_of_run(output, "images", run_id)
+    images = list_run_shards(output, "images", run_id)
     read_images(database, "written", output, images, ("image_uri", "image_etag"))
 
 
@@ -144,6 +144,6 @@ def open_dataset(output: Storage, table: str, schema: Any) -> Any:
     )
 
 
-def entries_of_run(output: Storage, table: str, run_id: str) -> list[FileEntry]:
+def list_run_shards(output: Storage, table: str, run_id: str) -> list[FileEntry]:
     """Return the shards of a run in a table that may not be there."""
-    return [entry for entry in output.entries(table, missing_ok=True) if run_of(entry.path) == run_id]
+    return [entry for entry in output.entries(table, missing_ok=True) if shard_run_id(entry.path) == run_id]

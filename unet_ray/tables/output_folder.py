@@ -23,7 +23,7 @@ from unet_ray.tables.runs import (
     write_run_record,
 )
 from unet_ray.tables.schemas import TABLES
-from unet_ray.tables.shards import is_shard, run_of, shard_path
+from unet_ray.tables.shards import is_shard, shard_path, shard_run_id
 
 _SHOWN = 3
 """Absent files that a message names."""
@@ -68,7 +68,7 @@ class Inventory:
     def images(self) -> list[FileEntry]:
         """The images files that count: not those of runs that are being removed."""
         gone = set(self.half_pruned)
-        return [entry for path, entry in self.shards["images"].items() if run_of(path) not in gone]
+        return [entry for path, entry in self.shards["images"].items() if shard_run_id(path) not in gone]
 
     @property
     def leftovers(self) -> list[Leftover]:
@@ -76,7 +76,7 @@ class Inventory:
         found, half_pruned = [], set(self.half_pruned)
         for table in ("masks", "regions"):
             for path in sorted(self.shards[table].keys() - self.shards["images"].keys()):
-                run_id = run_of(path)
+                run_id = shard_run_id(path)
                 if run_id not in half_pruned:
                     unfinished = is_unfinished(self.records.get(run_id, {}))
                     found.append(Leftover(f"{table}/{path}", run_id, unfinished))
@@ -86,7 +86,7 @@ class Inventory:
         """Raise InputError where files of shards that a run's record counts are not there."""
         of_run: dict[str, list[str]] = defaultdict(list)
         for path in self.shards["images"]:
-            of_run[run_of(path)].append(path)
+            of_run[shard_run_id(path)].append(path)
         for run_id, record in self.records.items():
             absent = sorted(self._absent(run_id, record, of_run[run_id]))
             if absent:
@@ -174,7 +174,7 @@ def remove_run(inventory: Inventory, run_id: str, known: Mapping[str, Any] | Non
     removed = Counter[str]()
     for table in TABLES:
         for path in shards[table]:
-            if run_of(path) == run_id:
+            if shard_run_id(path) == run_id:
                 output.delete(f"{table}/{path}")
                 removed[table] += 1
     write_run_record(output, run_id, record | {"status": PRUNED})

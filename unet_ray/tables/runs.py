@@ -13,7 +13,7 @@ from typing import Any
 from unet_ray.errors import InputError, TooManyFailuresError
 from unet_ray.storage.backends.s3_requests import CONNECTIONS
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.ledger import sums_of_run
+from unet_ray.tables.ledger import summarize_run
 
 PRUNING, PRUNED = "pruning", "pruned"
 """Status of a run whose rows are being removed, written before the first file goes, and of one whose rows are gone."""
@@ -77,4 +77,4 @@ def close_lost_runs(output: Storage, records: Mapping[str, Mapping[str, Any]], r
     for other, record in records.items():
         if record.get("status") == "running":
             lost = {"status": "lost", "exit_code": 1, "message": f"the driver vanished, as run {run_id} found"}
-            write_run_record(output, other, {**record, **lost, **sums_of_run(output, other)})
+            write_run_record(output, other, {**record, **lost, **summarize_run(output, other)})

@@ -43,12 +43,12 @@ def shard_path(date: str, run_id: str, task: int) -> str:
     return f"date={date}/{run_id}-{task:06d}.parquet"
 
 
-def run_of(path: str) -> str:
+def shard_run_id(path: str) -> str:
     """Return the run that wrote the shard at a path."""
     return path.rpartition("/")[2].rpartition("-")[0]
 
 
-def task_of(path: str) -> int:
+def shard_task(path: str) -> int:
     """Return the number of the write task that wrote the shard at a path."""
     return int(path.rpartition("-")[2].removesuffix(".parquet"))
 

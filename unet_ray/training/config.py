@@ -118,11 +118,11 @@ class TrainConfig:
         parse_classes(self.classes)
         parse_augmentations(self.augment)
         check_metric(self.best_by)
-        self.weights_of(len(parse_classes(self.classes)))
+        self.parse_class_weights(len(parse_classes(self.classes)))
         if not self.init_from:
             self.check_crop(self.network(1, 1))
 
-    def weights_of(self, classes: int) -> tuple[float, ...] | None:
+    def parse_class_weights(self, classes: int) -> tuple[float, ...] | None:
         """Return --class-weights as numbers; raise InputError where they are not one above 0 per class."""
         if self.class_weights is None:
             return None
@@ -139,18 +139,18 @@ class TrainConfig:
         """Return the side of the labelled square of a crop (px)."""
         if self.crop is not None:
             return self.crop
-        return network.reach.input_size(_DEFAULT_CROP) - 2 * network.margin
+        return network.input_sizes.input_size(_DEFAULT_CROP) - 2 * network.margin
 
     def network(self, in_channels: int, classes: int) -> UNetConfig:
         """Return the network of preset and flags."""
         given = {n: getattr(self, n) for n in _NETWORK}
         chosen = PRESETS.get(self.preset or "", {}) | {n: v for n, v in given.items() if v is not None}
-        return UNetConfig(in_channels=in_channels, classes=classes, **chosen)
+        return UNetConfig(in_channels=in_channels, num_classes=classes, **chosen)
 
     def check_crop(self, network: UNetConfig) -> None:
         """Raise InputError where --crop does not fit a network."""
         crop = self.crop_px(network)
-        covered = network.reach.input_size(max(1, crop)) - 2 * network.margin
+        covered = network.input_sizes.input_size(max(1, crop)) - 2 * network.margin
         if covered != crop:
             below = covered - network.multiple
             nearest = f"{below} and {covered}" if below > 0 else str(covered)

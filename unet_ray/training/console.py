@@ -39,7 +39,7 @@ def _metrics_text(record: EpochRecord, room: int) -> str:
     """Return Dice and IoU in at most `room` characters: class names are cut, then IoU, then all but the worst class."""
     if not record.dice:
         return "no validation"
-    overall = f"Dice {_metric(mean_of(record.dice))}  IoU {_metric(mean_of(record.iou))}"
+    overall = f"Dice {_metric(mean_value(record.dice))}  IoU {_metric(mean_value(record.iou))}"
     if len(record.dice) == 1:
         return overall
     for with_iou, width in ((True, 24), (True, 12), (True, 8), (True, 5), (False, 8), (False, 5)):
@@ -73,7 +73,7 @@ def summary_lines(history: Sequence[EpochRecord], best_epoch: int, metric: str) 
             metrics = f"{_metric(dice)}  {_metric(best.iou[name])}"
             lines.append(f"  {name:{width}}  {metrics}  {best.thresholds[name]:9.2f}")
         if len(best.dice) > 1:
-            lines.append(f"  {'mean':{width}}  {_metric(mean_of(best.dice))}  {_metric(mean_of(best.iou))}")
+            lines.append(f"  {'mean':{width}}  {_metric(mean_value(best.dice))}  {_metric(mean_value(best.iou))}")
     return [*lines, _cost_line(history)]
 
 
@@ -94,7 +94,7 @@ def _cost_line(history: Sequence[EpochRecord]) -> str:
     )
 
 
-def mean_of(values: Mapping[str, float | None]) -> float | None:
+def mean_value(values: Mapping[str, float | None]) -> float | None:
     """Return the mean of the classes where a metric is defined; None where that is nowhere."""
     defined = [value for value in values.values() if value is not None]
     return sum(defined) / len(defined) if defined else None

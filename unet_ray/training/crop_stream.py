@@ -74,7 +74,7 @@ class CropSampler:
 
 
 def plan_visits(counts: NDArray[np.int64], indices: NDArray[np.int64], one_by_one: bool) -> NDArray[np.int64]:
-    """Return the visits of an epoch; one for many crops of an image is parted, so that its crops fit into memory.
+    """Return the visits of an epoch; one for many crops of an image is separated, so that its crops fit into memory.
 
     Args:
         counts — crops of each image.

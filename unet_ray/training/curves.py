@@ -14,7 +14,7 @@ from unet_ray.training.progress import EpochRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
-from unet_ray.training.console import _cut, mean_of
+from unet_ray.training.console import _cut, mean_value
 
 _MARKED_EPOCHS = 30
 _NAMED_CLASSES = 20
@@ -65,7 +65,7 @@ def _draw_classes(
         axes.text(0.5, 0.5, "no validation", ha="center", color="grey", transform=axes.transAxes)
     lines = {}
     if len(names) > 1:  # first, so that it hides no class
-        lines["mean of classes"] = _draw_line(axes, epochs, [mean_of(of_class) for of_class in values], (0, 0, 0))
+        lines["mean of classes"] = _draw_line(axes, epochs, [mean_value(of_class) for of_class in values], (0, 0, 0))
     for index, name in enumerate(names):
         line = _draw_line(axes, epochs, [of_class.get(name) for of_class in values], class_colour(index))
         lines |= {name: line} if index < _NAMED_CLASSES else {}

@@ -10,9 +10,9 @@ from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, software_versions
 from unet_ray.errors import InputError
 from unet_ray.flags import parse_classes
-from unet_ray.imaging.regions.separation import Parting
+from unet_ray.imaging.regions.separation import Separation
 from unet_ray.labelled_data.labelled_set import LabelledSet, find_labelled
-from unet_ray.labelled_data.statistics import survey_set
+from unet_ray.labelled_data.statistics import compute_statistics
 from unet_ray.network.model_folder import Model, load_model, save_model
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.runs import new_run_id
@@ -20,8 +20,8 @@ from unet_ray.training.checkpoints import BEST
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.object_tuning import METRIC, tune_objects
 from unet_ray.training.progress import PROGRESS, Progress, last_progress
-from unet_ray.training.setup import LearningTask, understand
-from unet_ray.training.trainer import _RUN_NAME, _fit, _settle
+from unet_ray.training.setup import TrainingSetup, set_up_training
+from unet_ray.training.trainer import _RUN_NAME, fit, settle
 
 _MAY_CHANGE = (
     *("epochs", "workers", "device", "output", "storage", "learning_rate", "batch_size", "compile", "patience"),
@@ -55,13 +55,13 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     run_folder.check_writable()
     settings = {f.name: getattr(config, f.name) for f in fields(config)} | {"labelled_images": len(training.items)}
     _check_same_run(settings, run_folder)
-    _settle(run_folder)
+    settle(run_folder)
     connect(ray_address)
-    survey = survey_set(training, decode_once=True)
-    held = survey_set(validation, decode_once=True) if validation else None
-    task = understand(config, training, survey, held, initial)
+    statistics = compute_statistics(training, decode_once=True)
+    held = compute_statistics(validation, decode_once=True) if validation else None
+    task = set_up_training(config, training, statistics, held, initial)
     run_folder.write("train.json", json.dumps(settings, indent=2).encode())
-    result = _fit(config, run_folder, task)
+    result = fit(config, run_folder, task)
     return _save(config, output, run_folder, task, result)
 
 
@@ -86,24 +86,24 @@ def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
         )
 
 
-def _tuned(config: TrainConfig, task: LearningTask, model: Model) -> Model:
+def _tuned(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
     """Choose thresholds and areas of objects on the validation images, and say what they came to."""
     labelling, indices = task.sampler.labelling, [index for index, _ in task.validation]
     tuned = tune_objects(model, labelling, task.validation_reader, indices, plan_pool(None, config.device))
-    rule, parting, found = tuned.model.rule, tuned.model.parting, {}
-    assert parting
+    rule, separation, found = tuned.model.rule, tuned.model.separation, {}
+    assert separation
     for place, spec in enumerate(labelling.classes):
         found[spec.name] = {METRIC: tuned.ap50[place], f"{METRIC}_of_components": tuned.ap50_of_components[place]}
         print(
             f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images (components alone "
-            f"{tuned.ap50_of_components[place]:.3f}) with threshold {rule.thresholds[place]}, core threshold "
-            f"{parting.thresholds[place]}, objects from {rule.least[place].area} px and a mean probability of "
+            f"{tuned.ap50_of_components[place]:.3f}) with threshold {rule.thresholds[place]}, marker threshold "
+            f"{separation.thresholds[place]}, objects from {rule.least[place].area} px and a mean probability of "
             f"{rule.least[place].score}"
         )
     return replace(tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}})
 
 
-def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: LearningTask, result: Any) -> TrainResult:
+def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: TrainingSetup, result: Any) -> TrainResult:
     with result.checkpoint.as_directory() as folder:
         saved = Storage.of(folder)
         weights, progress = saved.read(BEST), Progress.of_json(saved.read(PROGRESS))
@@ -115,7 +115,7 @@ def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: Learn
         labelling.classes,
         task.sampler.preprocessing,
         tuple(best.thresholds[c.name] for c in labelling.classes),
-        Parting((0.5,) * classes, (1,) * classes) if config.separate else None,
+        Separation((0.5,) * classes, (1,) * classes) if config.separate else None,
         training=asdict(config) | {"labelling": asdict(labelling), "run_folder": run_folder.uri},
         metrics=asdict(best),
         versions=software_versions(),

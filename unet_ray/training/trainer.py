@@ -11,7 +11,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from unet_ray.cluster.progress_board import ProgressBoard
-from unet_ray.cluster.resources import Capacity, cpus_of_gpu_worker, cpus_of_worker
+from unet_ray.cluster.resources import Capacity, gpu_worker_cpus, worker_cpus
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.errors import InputError, UnetRayError, one_line
 from unet_ray.flags import parse_range
@@ -22,15 +22,15 @@ from unet_ray.training.checkpoints import settle_checkpoints
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.crop_stream import CropSampler, StreamFromCheckpoint
 from unet_ray.training.progress import crops_seen
-from unet_ray.training.setup import LearningTask
+from unet_ray.training.setup import TrainingSetup
 from unet_ray.training.worker import WorkerSettings, train_worker
 
 _RUN_NAME = "unet_ray"
 _IDLE_RESTARTS = 1
-"""Failures in a row without a new checkpoint that are tried again."""
+"""Failures in a row without a new checkpoint that are retry again."""
 
 
-def _fit(config: TrainConfig, run_folder: Storage, task: LearningTask) -> Any:
+def fit(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> Any:
     scaling = _scaling(config)
     run = ray.train.RunConfig(
         name=_RUN_NAME,
@@ -72,10 +72,10 @@ def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage
                     f"training failed: {cause}; rerun with --storage {run_folder.uri} to resume"
                 ) from error
             print(f"a worker failed ({cause}); going on from the last checkpoint", flush=True)
-            _settle(run_folder)
+            settle(run_folder)
 
 
-def _settle(run_folder: Storage) -> None:
+def settle(run_folder: Storage) -> None:
     for line in settle_checkpoints(run_folder, _RUN_NAME):
         print(line, flush=True)
 
@@ -97,8 +97,8 @@ def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
     return max(sampler.crops_per_epoch, config.batch_size * parse_range(config.workers, "--workers")[1])
 
 
-def _worker_settings(config: TrainConfig, run_folder: Storage, task: LearningTask) -> WorkerSettings:
-    weights = config.weights_of(len(task.sampler.labelling.classes))
+def _worker_settings(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> WorkerSettings:
+    weights = config.parse_class_weights(len(task.sampler.labelling.classes))
     return WorkerSettings(
         network=task.network,
         preprocessing=task.sampler.preprocessing,
@@ -131,12 +131,12 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     have = Capacity.of_cluster()
     use_gpu = config.device == "gpu" or (config.device == "auto" and have.gpus >= least)
     if use_gpu:
-        each = {"CPU": cpus_of_gpu_worker(have), "GPU": 1.0}
+        each = {"CPU": gpu_worker_cpus(have), "GPU": 1.0}
         have.require_gpus(least, each["CPU"], f"--workers {config.workers} on GPUs", "give fewer, or --device cpu")
     elif least > have.cpus and not have.grows:
         raise InputError(f"--workers {config.workers}: the cluster has {have.cpus} CPUs; give at most {have.cpus}")
     else:
-        each = {"CPU": cpus_of_worker(have, least)}
+        each = {"CPU": worker_cpus(have, least)}
     device = "GPU" if use_gpu else "CPU"
     print(f"training on {config.workers} worker{'s' * (most > 1)} ({device}), batch {config.batch_size} each")
     return ray.train.ScalingConfig(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unet_ray.imaging.drawing.panels import Comparison
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import PixelCounts
-from unet_ray.imaging.metrics.thresholds import best_thresholds, count_q, counts_at
+from unet_ray.imaging.metrics.thresholds import best_thresholds, count_prob_u8, counts_at
 from unet_ray.imaging.regions.run_lengths import binary_mask
 from unet_ray.labelled_data.readers import Reader
 from unet_ray.network.config import PredictorConfig
@@ -48,7 +48,7 @@ class Validation:
         image_dice = np.zeros(len(self.images))
         for place in range(rank, len(self.images), world):
             image, targets = self._read(self.images[place][0])
-            counted = count_q(predictor.predict([image])[0][: len(classes)], targets)
+            counted = count_prob_u8(predictor.predict([image])[0][: len(classes)], targets)
             histograms += counted
             image_dice[place] = _mean(counts_at(counted, (0.5,) * len(classes)).dice, otherwise=1.0)
         indices = tuple(index for index, _ in self.images)
@@ -62,8 +62,10 @@ class Validation:
         names = tuple(c.name for c in self.labelling.classes)
         for index, dice in worst:
             image, targets = self._read(index)
-            (q,) = predictor.predict([image])
-            masks = np.stack([binary_mask(plane, t) for plane, t in zip(q, thresholds, strict=False)])  # no cores
+            (prob_u8,) = predictor.predict([image])
+            masks = np.stack(
+                [binary_mask(plane, t) for plane, t in zip(prob_u8, thresholds, strict=False)]
+            )  # no markers
             rows.append(Comparison(uris[index].rpartition("/")[2], dice, image, targets, masks, names))
         return rows
 
@@ -83,7 +85,7 @@ class ValidationResult:
     indices: tuple[int, ...]
     """Of the images, in the reader."""
     histograms: NDArray[np.int64]
-    """(classes, 2, 256), as `count_q`."""
+    """(classes, 2, 256), as `count_prob_u8`."""
     image_dice: NDArray[np.float64]
     """Mean Dice over the classes of each image, at ½."""
 

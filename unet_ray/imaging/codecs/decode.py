@@ -59,7 +59,7 @@ def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArra
     """
     raster = _read(data, max_pixels)
     with mapped_errors():
-        image, _ = colours_of(raster)
+        image, _ = to_colours(raster)
     return _upright(check_samples(image), raster.orientation)
 
 
@@ -192,7 +192,7 @@ def _from_array(samples: NDArray[Any], orientation: int) -> Raster:
     return Raster(samples, has_alpha=samples.shape[2] in (2, 4), bits=bits, orientation=orientation)
 
 
-def colours_of(raster: Raster) -> tuple[NDArray[Any], float | None]:
+def to_colours(raster: Raster) -> tuple[NDArray[Any], float | None]:
     """Return the image that a raster stands for, HWC, and its alpha: palette applied, full range, black at zero.
 
     Raises: ImageError — alpha that is not the same everywhere, samples that cannot be inverted.

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.decode import colours_of
+from unet_ray.imaging.codecs.decode import to_colours
 from unet_ray.imaging.codecs.raster import Raster, check_samples, mapped_errors
 from unet_ray.imaging.geometry import Box
 
@@ -32,7 +32,7 @@ class WindowReader(ABC):
         Raises: ImageError — as `decode_image`.
         """
         with mapped_errors():
-            window, alpha = colours_of(self._raster(box))
+            window, alpha = to_colours(self._raster(box))
         if self._alpha not in (None, alpha):
             raise ImageError("unsupported", "transparency that varies over the image; flatten it")
         self._alpha = alpha

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unet_ray.imaging.geometry import Box, read_box
 from unet_ray.imaging.labels.border_weights import border_weights, context_px
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.imaging.labels.markers import CONTEXT_PX, cores_of
+from unet_ray.imaging.labels.markers import CONTEXT_PX, find_markers
 from unet_ray.imaging.labels.targets import IGNORED
 
 
@@ -31,13 +31,13 @@ class CropConfig:
     """w₀ of the border weight map (Ronneberger et al. 2015, equation 2); 0: no map."""
     border_sigma: float = 5.0
     """σ of the map (px)."""
-    cores: bool = False
-    """Whether there are targets of the objects' cores as well, which tell touching objects apart."""
+    markers: bool = False
+    """Whether there are targets of the objects' markers as well, which tell touching objects apart."""
 
     @property
     def filters_per_class(self) -> int:
         """Planes of targets for each class."""
-        return 2 if self.cores else 1
+        return 2 if self.markers else 1
 
 
 def count_crops(height: int, width: int, side: int) -> int:
@@ -66,7 +66,7 @@ class LabelledCrops:
         """Cut one square of side + 2·margin px.
 
         Returns: `image` HWC, mirrored beyond the image; `targets` KHW uint8, IGNORED beyond it: all classes, then with
-            `cores` those of all classes; with a border weight also `weights` KHW float16.
+            `markers` those of all classes; with a border weight also `weights` KHW float16.
         """
         top, left = self._corner(rng)
         margin, size = self._config.margin, self._config.side + 2 * self._config.margin
@@ -99,13 +99,13 @@ class LabelledCrops:
         inside, pad = self._inside(box)
         targets = self._labelling.targets([mask[inside] for mask in self._masks])
         targets = np.pad(targets, ((0, 0), *pad), constant_values=IGNORED) if any(map(any, pad)) else targets
-        if not self._config.cores:
+        if not self._config.markers:
             return targets
-        cores = self._of_objects(box, CONTEXT_PX, cores_of, beyond=0)
-        return np.concatenate([targets, np.where(targets == IGNORED, targets, cores)])
+        markers = self._of_objects(box, CONTEXT_PX, find_markers, beyond=0)
+        return np.concatenate([targets, np.where(targets == IGNORED, targets, markers)])
 
     def _weights(self, box: Box) -> NDArray[np.float16]:
-        """Weigh the pixels between objects, for the cores as for the classes."""
+        """Weigh the pixels between objects, for the markers as for the classes."""
         strength, sigma_px = self._config.border_weight, self._config.border_sigma
         weigh = partial(border_weights, strength=strength, sigma_px=sigma_px)
         weights = self._of_objects(box, context_px(sigma_px), weigh, beyond=1).astype(np.float16)

@@ -1,4 +1,4 @@
-"""Cores of objects, which a network learns so that touching objects can be parted (`parting`)."""
+"""Cores of objects, which a network learns so that touching objects can be separated (`separation`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scipy.ndimage import distance_transform_edt
 from unet_ray.imaging.labels.border_weights import dense_ids
 
 DEPTH_PX = 4.0
-"""How far inside its object a core lies: the cores of two objects that touch are eight pixels apart."""
+"""How far inside its object a core lies: the markers of two objects that touch are eight pixels apart."""
 CONTEXT_PX = 32
-"""How far beyond a window objects matter for the cores within it."""
+"""How far beyond a window objects matter for the markers within it."""
 
 
-def cores_of(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
+def find_markers(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
     """Return the pixels that lie deeper than DEPTH_PX in their object; every object has some.
 
     Of an object that is nowhere twice as deep, the core is what is deeper than half of its depth.
@@ -24,17 +24,17 @@ def cores_of(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
     Args:
         labels_hw — integer ids of objects, 0 the background; an object may have several parts, and touch others.
 
-    Example: ids 1 1 1 1 1 1 2 2 2 2 2 2 in many equal rows, at depths 6 5 4 3 2 1 1 2 3 4 5 6 → cores 1 1 1 0 0 0 0 0 0
+    Example: ids 1 1 1 1 1 1 2 2 2 2 2 2 in many equal rows, at depths 6 5 4 3 2 1 1 2 3 4 5 6 → markers 1 1 1 0 0 0 0 0 0
     1 1 1.
     """
     ids = dense_ids(labels_hw)
-    depth = depths_of(ids)
+    depth = find_depths(ids)
     deepest = np.zeros(int(ids.max(initial=0)) + 1, depth.dtype)
     np.maximum.at(deepest, ids.ravel(), depth.ravel())
     return (ids != 0) & (depth > np.minimum(DEPTH_PX, deepest[ids] / 2))
 
 
-def depths_of(labels_hw: NDArray[Any]) -> NDArray[np.float32]:
+def find_depths(labels_hw: NDArray[Any]) -> NDArray[np.float32]:
     """Return how deep each pixel lies in its object (px): 1 at the object's rim, 0 outside.
 
     A pixel at the rim has a neighbour (by a side) that is not of its object; others lie deeper by their distance to the

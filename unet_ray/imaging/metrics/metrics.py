@@ -127,7 +127,7 @@ def count_image(
     return np.array(rows, np.float64)
 
 
-def metrics_of(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def compute_metrics(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Return each of METRICS from counts (…, COUNTS), as arrays (…).
 
     Average precision as in the Data Science Bowl 2018 and StarDist (Schmidt et al. 2018), panoptic quality as of
@@ -162,9 +162,9 @@ def pool_metrics(
     Returns: arrays (sets, classes).
     """
     weights = np.ones((1, len(counts_ikc))) if weights_ri is None else weights_ri
-    single = metrics_of(counts_ikc)
+    single = compute_metrics(counts_ikc)
     means = {name: single[of] for name, of in MEANS.items()}
-    return metrics_of(np.tensordot(weights, counts_ikc, 1)) | {
+    return compute_metrics(np.tensordot(weights, counts_ikc, 1)) | {
         name: _ratio(weights @ np.nan_to_num(values), weights @ ~np.isnan(values)) for name, values in means.items()
     }
 
@@ -182,7 +182,7 @@ def bootstrap_intervals(counts_ikc: NDArray[np.float64], resamples: int, seed: i
     """
     rng = np.random.default_rng(seed)
     parts = [pool_metrics(counts_ikc, weights) for weights in _draw_weights(len(counts_ikc), resamples, rng)]
-    enough = {name: (~np.isnan(values)).sum(0) > 1 for name, values in metrics_of(counts_ikc).items()}
+    enough = {name: (~np.isnan(values)).sum(0) > 1 for name, values in compute_metrics(counts_ikc).items()}
     return {
         name: _intervals(np.concatenate([part[name] for part in parts]), enough[MEANS.get(name, name)])
         for name in parts[0]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_ray.imaging.regions.filter import Least
+from unet_ray.imaging.regions.filter import RegionFilter
 
 IOU_PERCENT = tuple(range(50, 100, 5))
 """IoU thresholds of the mean average precision (%), as in the Data Science Bowl 2018."""
@@ -44,8 +44,8 @@ def matches_by_least(
     true_hw: NDArray[Any],
     found_hw: NDArray[Any],
     counted_hw: NDArray[np.bool_],
-    q_hw: NDArray[np.uint8],
-    leasts: Sequence[Least],
+    prob_u8_hw: NDArray[np.uint8],
+    leasts: Sequence[RegionFilter],
 ) -> NDArray[np.int64]:
     """Count matches at IoU ≥ 0.5 and objects, for several demands on what a found object must come to.
 
@@ -53,7 +53,7 @@ def matches_by_least(
 
     Args:
         true_hw, found_hw, counted_hw — as for `count_objects`; labels of `found_hw` are small.
-        q_hw — round(255·probability).
+        prob_u8_hw — round(255·probability).
         leasts — the demands.
 
     Returns: (leasts, 3): matches, found objects, true objects.
@@ -61,13 +61,13 @@ def matches_by_least(
     table, kept = _table_of(true_hw, found_hw, counted_hw)
     _, one_each = np.unique(np.where(kept, table.found, 0), return_index=True)
     found = one_each[kept[one_each]]
-    q_sum = np.bincount(found_hw.ravel(), q_hw.ravel())
+    prob_u8_sum = np.bincount(found_hw.ravel(), prob_u8_hw.ravel())
     whole = np.bincount(found_hw.ravel())
     true_objects = len(np.unique(table.true[table.true != 0]))
     counts = np.full((len(leasts), 3), true_objects)
     for column, cells in enumerate((_matches(table, kept), found)):
         labels = table.found[cells]
-        counts[:, column] = [least.met_by(whole[labels], q_sum[labels]).sum() for least in leasts]
+        counts[:, column] = [least.met_by(whole[labels], prob_u8_sum[labels]).sum() for least in leasts]
     return counts
 
 

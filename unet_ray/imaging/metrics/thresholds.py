@@ -1,4 +1,4 @@
-"""Counts at every threshold at once: histograms of q, for tuning the probability from which on a pixel is a class."""
+"""Counts at every threshold at once: histograms of prob_u8, for tuning the probability from which on a pixel is a class."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _AS_GOOD = 1e-3
 """Dice this close to the best is as good: the threshold nearest to ½ of them is the least a matter of chance."""
 
 
-def count_q(q_khw: NDArray[np.uint8], targets_khw: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return histograms of q, (classes, 2, 256): of pixels that are not the class, and of those that are.
+def count_prob_u8(prob_u8_khw: NDArray[np.uint8], targets_khw: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return histograms of prob_u8, (classes, 2, 256): of pixels that are not the class, and of those that are.
 
     Args:
-        q_khw — round(255·probability).
+        prob_u8_khw — round(255·probability).
         targets_khw — 0, 1, or IGNORED, which is not counted.
     """
     return np.stack(
         [
-            np.stack([np.bincount(q[target == value], minlength=256) for value in (0, 1)])
-            for q, target in zip(q_khw, targets_khw, strict=True)
+            np.stack([np.bincount(prob_u8[target == value], minlength=256) for value in (0, 1)])
+            for prob_u8, target in zip(prob_u8_khw, targets_khw, strict=True)
         ]
     ).astype(np.int64)
 
 
 def counts_at(histograms: NDArray[np.int64], thresholds: tuple[float, ...]) -> PixelCounts:
-    """Return the counts at one threshold per class: a pixel is the class where q ≥ ceil(255·threshold)."""
+    """Return the counts at one threshold per class: a pixel is the class where prob_u8 ≥ ceil(255·threshold)."""
     rows = []
     for (without, within), threshold in zip(histograms, thresholds, strict=True):
         least = threshold_level(threshold)
@@ -46,9 +46,9 @@ def best_thresholds(histograms: NDArray[np.int64]) -> tuple[float, ...]:
 def _best_threshold(without: NDArray[Any], within: NDArray[Any]) -> float:
     if not within.sum():
         return 0.5
-    found = np.cumsum((without + within)[::-1])[::-1][1:]  # pixels of q ≥ 1, 2, …, 255
+    found = np.cumsum((without + within)[::-1])[::-1][1:]  # pixels of prob_u8 ≥ 1, 2, …, 255
     right = np.cumsum(within[::-1])[::-1][1:]
     dice = 2 * right / np.maximum(1, found + within.sum())
     good = np.flatnonzero(dice >= dice.max() - _AS_GOOD) + 1
-    thresholds = np.where(good == 128, 0.5, good / 255)  # q ≥ 128 is what ½ means
+    thresholds = np.where(good == 128, 0.5, good / 255)  # prob_u8 ≥ 128 is what ½ means
     return float(thresholds[np.argmin(np.abs(thresholds - 0.5))])

@@ -1,7 +1,7 @@
 """Regions of an image that is never whole in memory: tile by tile, merged exactly where they cross seams.
 
 The pieces of `tile_regions` are joined over the seams: into regions where cores meet (8-connected), where leftovers do,
-and where a grown pixel got its label from beyond (`parting`); then into the 4-connected parts that outlines are made
+and where a grown pixel got its label from beyond (`separation`); then into the 4-connected parts that outlines are made
 of. Sums add up, and sides that meet become one. The result is what `regions.find_regions` gives for the whole mask,
 whatever the tiles and the order in which they come.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.regions.columns import numbered
-from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.outlines import Sides, outlines_wkb
 from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, Sums, check_count
 from unet_ray.imaging.regions.runs import components
@@ -46,16 +46,16 @@ class RegionMerger:
         check_count(self._finished, self._max_regions)
         self._tiles.append(tile)
 
-    def regions(self, least: Least = ANY) -> Regions:
+    def regions(self, least: RegionFilter = ANY) -> Regions:
         """Return the regions of the whole image, as `find_regions` does; raise ImageError for an outline too large."""
         merged, outlines = self._merged(least)
         sums = Sums.concatenated([*(tile.inner for tile in self._tiles), merged])
         geometry = np.concatenate([*(tile.geometry for tile in self._tiles), outlines])
         ranked = np.lexsort((sums.first[:, 1], sums.first[:, 0]))
-        ranked = ranked[least.met_by(sums.area, sums.q_sum)[ranked]]
+        ranked = ranked[least.met_by(sums.area, sums.prob_u8_sum)[ranked]]
         return Regions(sums.of(ranked), geometry[ranked], self._height, self._width)
 
-    def _merged(self, least: Least) -> tuple[Sums, NDArray[Any]]:
+    def _merged(self, least: RegionFilter) -> tuple[Sums, NDArray[Any]]:
         """Join the pieces of all tiles: their sums and outlines."""
         pieces = Sums.concatenated([tile.pieces for tile in self._tiles])
         if not len(pieces):
@@ -86,9 +86,11 @@ class RegionMerger:
         return self._outlined(sums, replace(every, part=part[every.part]).joined(), joined_region, least)
 
     @staticmethod
-    def _outlined(sums: Sums, sides: Sides, part_region: NDArray[np.int64], least: Least) -> tuple[Sums, NDArray[Any]]:
+    def _outlined(
+        sums: Sums, sides: Sides, part_region: NDArray[np.int64], least: RegionFilter
+    ) -> tuple[Sums, NDArray[Any]]:
         """Draw the outlines of the regions that count."""
-        kept = least.met_by(sums.area, sums.q_sum)
+        kept = least.met_by(sums.area, sums.prob_u8_sum)
         vertices = np.bincount(part_region[sides.part], minlength=len(sums))
         largest = int(vertices[kept].max(initial=0)) * _VERTEX_BYTES
         if largest > _MAX_OUTLINE_BYTES:
@@ -206,8 +208,8 @@ def _added(pieces: Sums, region: NDArray[np.int64]) -> Sums:
     low, high = gathered(np.minimum, pieces.bbox[:, :2], far), gathered(np.maximum, pieces.bbox[:, 2:])
     return Sums(
         area=gathered(np.add, pieces.area),
-        q_sum=gathered(np.add, pieces.q_sum),
-        q_max=gathered(np.maximum, pieces.q_max),
+        prob_u8_sum=gathered(np.add, pieces.prob_u8_sum),
+        prob_u8_max=gathered(np.maximum, pieces.prob_u8_max),
         x_sum=gathered(np.add, pieces.x_sum),
         y_sum=gathered(np.add, pieces.y_sum),
         bbox=np.concatenate([low, high], axis=1),

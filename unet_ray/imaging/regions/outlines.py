@@ -194,7 +194,7 @@ class _Vertices:
         begin, end = np.where(backwards, sides.stop, sides.start), np.where(backwards, sides.start, sides.stop)
         x, y = np.where(vertical, sides.line, begin), np.where(vertical, begin, sides.line)
         end_x, end_y = np.where(vertical, sides.line, end), np.where(vertical, end, sides.line)
-        # Turn so that a part that touches itself at a corner is parted by its background there:
+        # Turn so that a part that touches itself at a corner is separated by its background there:
         # +y → +x and −y → −x; +x → −y and −x → +y.
         return _Vertices(x, y, end_x, end_y, vertical != backwards, backwards)
 

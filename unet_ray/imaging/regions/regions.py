@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.regions.columns import Columns
-from unet_ray.imaging.regions.filter import ANY, Least
+from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.outlines import Parts, outlines_wkb
 from unet_ray.imaging.regions.runs import Runs
-from unet_ray.imaging.regions.separation import Parted
+from unet_ray.imaging.regions.separation import SeparatedMask
 
 MAX_REGIONS = 2_000_000
 """Of one class in one image: what an image's rows may take in memory (a few hundred bytes each)."""
@@ -25,10 +25,10 @@ class Sums(Columns):
 
     area: NDArray[np.int64]
     """Pixels."""
-    q_sum: NDArray[np.int64]
-    """Sum of q over the region's pixels."""
-    q_max: NDArray[np.uint8]
-    """Largest q of the region."""
+    prob_u8_sum: NDArray[np.int64]
+    """Sum of prob_u8 over the region's pixels."""
+    prob_u8_max: NDArray[np.uint8]
+    """Largest prob_u8 of the region."""
     x_sum: NDArray[np.int64]
     """Sum of the columns of the region's pixels."""
     y_sum: NDArray[np.int64]
@@ -71,12 +71,12 @@ class Regions:
     @property
     def score(self) -> NDArray[np.float32]:
         """Mean probability: Σq / (255·area)."""
-        return (self.sums.q_sum / (255 * self.area)).astype(np.float32)
+        return (self.sums.prob_u8_sum / (255 * self.area)).astype(np.float32)
 
     @property
     def score_max(self) -> NDArray[np.float32]:
         """Largest probability."""
-        return (self.sums.q_max / np.float64(255)).astype(np.float32)
+        return (self.sums.prob_u8_max / np.float64(255)).astype(np.float32)
 
     @property
     def centroid(self) -> NDArray[np.float64]:
@@ -91,23 +91,23 @@ class Regions:
 
 
 def find_regions(
-    parted: Parted, q_hw: NDArray[np.uint8], least: Least = ANY, max_regions: int = MAX_REGIONS
+    separated: SeparatedMask, prob_u8_hw: NDArray[np.uint8], least: RegionFilter = ANY, max_regions: int = MAX_REGIONS
 ) -> Regions:
     """Measure the objects of a mask.
 
     Args:
-        parted — the pixels of one class, parted into objects.
-        q_hw — its probabilities, round(255·p).
+        separated — the pixels of one class, separated into objects.
+        prob_u8_hw — its probabilities, round(255·p).
         least — other regions are dropped before ranking.
         max_regions — more of them, small ones too, are the error `too_large`.
     """
-    check_count(parted.count, max_regions)
-    sums = sums_of(parted.runs, q_hw)
-    kept = np.flatnonzero(least.met_by(sums.area, sums.q_sum))
+    check_count(separated.count, max_regions)
+    sums = sum_pixels(separated.runs, prob_u8_hw)
+    kept = np.flatnonzero(least.met_by(sums.area, sums.prob_u8_sum))
     ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
-    number, parts = np.full(len(sums), -1), Parts.of(parted.runs)
+    number, parts = np.full(len(sums), -1), Parts.of(separated.runs)
     number[ranked] = np.arange(len(ranked))
-    return Regions(sums.of(ranked), outlines_wkb(parts.sides(), number[parts.label], len(ranked)), *q_hw.shape)
+    return Regions(sums.of(ranked), outlines_wkb(parts.sides(), number[parts.label], len(ranked)), *prob_u8_hw.shape)
 
 
 def check_count(regions: int, max_regions: int) -> None:
@@ -116,17 +116,21 @@ def check_count(regions: int, max_regions: int) -> None:
         raise ImageError("too_large", f"more than {max_regions} regions of a class; see --max-regions and --threshold")
 
 
-def sums_of(runs: Runs, q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
+def sum_pixels(runs: Runs, prob_u8_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
     """Add up the pixels of each label 0..n of an image, or of a piece of one that lies at (left, top) in px.
 
     A label without pixels has area 0, and nothing else of it means anything.
     """
     count, label, length = int(runs.label.max(initial=-1)) + 1, runs.label, runs.stop - runs.start
     y, x = runs.row + top, runs.start + left
-    ends = np.stack([runs.row * q_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1).ravel()
-    ends = ends[: len(ends) - int(len(ends) > 0 and ends[-1] == q_hw.size)]  # the image's end is the last one's anyway
-    q_sum = np.add.reduceat(q_hw.ravel(), ends, dtype=np.uint32)[::2]  # of a run: far below 2^32, half of int64's time
-    q_max = np.maximum.reduceat(q_hw.ravel(), ends)[::2]
+    ends = np.stack([runs.row * prob_u8_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1).ravel()
+    ends = ends[
+        : len(ends) - int(len(ends) > 0 and ends[-1] == prob_u8_hw.size)
+    ]  # the image's end is the last one's anyway
+    prob_u8_sum = np.add.reduceat(prob_u8_hw.ravel(), ends, dtype=np.uint32)[
+        ::2
+    ]  # of a run: far below 2^32, half of int64's time
+    prob_u8_max = np.maximum.reduceat(prob_u8_hw.ravel(), ends)[::2]
 
     def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
         # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53
@@ -144,8 +148,8 @@ def sums_of(runs: Runs, q_hw: NDArray[np.uint8], left: int = 0, top: int = 0) ->
     right_most = extreme(np.maximum, x + length, 0)
     return Sums(
         area=added(length),
-        q_sum=added(q_sum),
-        q_max=extreme(np.maximum, q_max, 0),
+        prob_u8_sum=added(prob_u8_sum),
+        prob_u8_max=extreme(np.maximum, prob_u8_max, 0),
         x_sum=added(length * (2 * x + length - 1) // 2),
         y_sum=added(length * y),
         bbox=np.stack([left_most, first[:, 0], right_most, last_row + 1], axis=1),

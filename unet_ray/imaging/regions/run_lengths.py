@@ -1,6 +1,6 @@
 """Probability to mask to run-length code.
 
-A probability is q = round(255·p) as uint8; from there on all is integer arithmetic. Run lengths are COCO's
+A probability is prob_u8 = round(255·p) as uint8; from there on all is integer arithmetic. Run lengths are COCO's
 (column-major, compressed), so that pycocotools and everything that stands on it can read them.
 """
 
@@ -15,16 +15,16 @@ from pycocotools import mask as coco
 
 
 def threshold_level(threshold: float) -> int:
-    """Return the smallest q that counts as the class: ceil(255·threshold), exact for decimal thresholds.
+    """Return the smallest prob_u8 that counts as the class: ceil(255·threshold), exact for decimal thresholds.
 
     Example: 0.5 → 128, 1.0 → 255, 0.2 → 51 (and not 52, which 255·0.2 = 51.00000000000001 would give).
     """
     return math.ceil(round(255 * threshold, 9))
 
 
-def binary_mask(q_hw: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
-    """Return the pixels of a class: q ≥ ceil(255·threshold)."""
-    return q_hw >= threshold_level(threshold)
+def binary_mask(prob_u8_hw: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
+    """Return the pixels of a class: prob_u8 ≥ ceil(255·threshold)."""
+    return prob_u8_hw >= threshold_level(threshold)
 
 
 def encode_rle(mask_hw: NDArray[Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Touching objects parted: cores are labelled and grow inside the mask until they meet.
+"""Touching objects separated: cores are labelled and grow inside the mask until they meet.
 
 The network finds the cores of objects, which do not touch. Each is labelled (8-connected) and grows by so many
 synchronous steps over the 8-neighbourhood; a pixel takes the label of its first labelled neighbour in a fixed order of
@@ -29,7 +29,7 @@ WHOLE = slice(None), slice(None)
 
 
 @dataclass(frozen=True)
-class Parting:
+class Separation:
     """How a network's output parts the objects of each class."""
 
     thresholds: tuple[float, ...]
@@ -43,7 +43,7 @@ class Parting:
 
 
 @dataclass(frozen=True)
-class Parted:
+class SeparatedMask:
     """The objects of a mask, and how each pixel came to its label."""
 
     runs: Runs
@@ -64,9 +64,9 @@ class Parted:
         return self.runs.image(*self.origin.shape)
 
 
-def unparted(mask_hw: NDArray[np.bool_]) -> Parted:
+def unseparated(mask_hw: NDArray[np.bool_]) -> SeparatedMask:
     """Return the 8-connected components of a mask, whose objects do not touch: all of it is core."""
-    return Parted(Runs.of_mask(mask_hw), np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE), False)
+    return SeparatedMask(Runs.of_mask(mask_hw), np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE), False)
 
 
 def grown_from(direction: tuple[int, int]) -> int:
@@ -74,12 +74,12 @@ def grown_from(direction: tuple[int, int]) -> int:
     return _GROWN + DIRECTIONS.index(direction)
 
 
-def part_touching(
+def separate_touching(
     mask_hw: NDArray[np.bool_],
     core_hw: NDArray[np.bool_],
     steps: int,
     inner: tuple[slice, slice] = WHOLE,
-) -> Parted:
+) -> SeparatedMask:
     """Part a mask into objects.
 
     Args:
@@ -104,7 +104,7 @@ def part_touching(
     if is_open.any():  # what joins leftovers outside the piece may be none there: they are labelled by themselves
         labels = np.where(is_open, label_image(is_open) + labels.max(initial=0), labels)
         origin = np.where(is_open, np.uint8(LEFTOVER), origin)
-    return Parted(Runs.of_labels(labels), origin, True)
+    return SeparatedMask(Runs.of_labels(labels), origin, True)
 
 
 def _framed(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.columns import Columns, numbered
 from unet_ray.imaging.regions.outlines import HIGH_X, HIGH_Y, LOW_X, LOW_Y, Parts, Sides, outlines_wkb
-from unet_ray.imaging.regions.regions import Sums, sums_of
+from unet_ray.imaging.regions.regions import Sums, sum_pixels
 from unet_ray.imaging.regions.runs import line_of
-from unet_ray.imaging.regions.separation import Parted
+from unet_ray.imaging.regions.separation import SeparatedMask
 
 _EDGES: dict[str, Any] = {"top": np.s_[0], "bottom": np.s_[-1], "left": np.s_[:, 0], "right": np.s_[:, -1]}
 
@@ -53,7 +53,7 @@ class Edge:
     part: NDArray[np.int64]
     """Part of each; −1: none."""
     origin: NDArray[np.uint8]
-    """As `Parted.origin`."""
+    """As `SeparatedMask.origin`."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,18 @@ class Contacts(Columns):
         return replace(self, before=self.before + offset, after=self.after + offset)
 
 
-def find_tile_regions(parted: Parted, q_hw: NDArray[np.uint8], core: Box, height: int, width: int) -> TileRegions:
+def find_tile_regions(
+    separated: SeparatedMask, prob_u8_hw: NDArray[np.uint8], core: Box, height: int, width: int
+) -> TileRegions:
     """Measure one tile.
 
     Args:
-        parted, q_hw — of the tile's core; parted with as much around it as cores grow.
+        separated, prob_u8_hw — of the tile's core; separated with as much around it as cores grow.
         core — where that lies.
         height, width — of the image (px).
     """
-    runs, place = parted.runs, (core.left, core.top)
-    sums, parts = sums_of(runs, q_hw, *place), Parts.of(runs, *place)
+    runs, place = separated.runs, (core.left, core.top)
+    sums, parts = sum_pixels(runs, prob_u8_hw, *place), Parts.of(runs, *place)
     seams = core.top > 0, core.bottom < height, core.left > 0, core.right < width
     at_edge = runs.row == 0, runs.row == core.height - 1, runs.start == 0, runs.stop == core.width
     is_open = np.zeros(len(sums), bool)
@@ -114,10 +116,10 @@ def find_tile_regions(parted: Parted, q_hw: NDArray[np.uint8], core: Box, height
     is_inner, open_part = ~is_open & (sums.area > 0), is_open[parts.label]
     inner_number, piece_number, part_number = map(numbered, (is_inner, is_open, open_part))
     # parts of pieces that touch may turn out to be of one region: what lies between them is told apart
-    group = np.where(open_part, -1, np.arange(len(open_part))) if parted.may_touch else None
+    group = np.where(open_part, -1, np.arange(len(open_part))) if separated.may_touch else None
     sides = parts.sides(group)
     open_sides = _without_seams(sides.of(open_part[sides.part]), core, seams)
-    edges = (line_of(runs, part_number[parts.part], which, *q_hw.shape) for which in _EDGES)
+    edges = (line_of(runs, part_number[parts.part], which, *prob_u8_hw.shape) for which in _EDGES)
     return TileRegions(
         core=core,
         inner=sums.of(is_inner),
@@ -126,8 +128,8 @@ def find_tile_regions(parted: Parted, q_hw: NDArray[np.uint8], core: Box, height
         part_piece=piece_number[parts.label[open_part]],
         part_first=parts.first[open_part],
         sides=replace(open_sides, part=part_number[open_sides.part]),
-        contacts=_contacts(parts, part_number) if parted.may_touch else Contacts.none(),
-        edges=tuple(Edge(edge, parted.origin[_EDGES[at]].copy()) for at, edge in zip(_EDGES, edges, strict=True)),
+        contacts=_contacts(parts, part_number) if separated.may_touch else Contacts.none(),
+        edges=tuple(Edge(edge, separated.origin[_EDGES[at]].copy()) for at, edge in zip(_EDGES, edges, strict=True)),
     )
 
 

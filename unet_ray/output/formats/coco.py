@@ -15,7 +15,7 @@ import shapely
 
 from unet_ray.errors import InputError
 from unet_ray.imaging.regions.outline_rle import encode_outlines
-from unet_ray.output.formats.common import ExportResult, _add_classes, _by_image, _Names, _outlines
+from unet_ray.output.formats.common import ExportResult, ImageNames, _outlines, add_classes, iterate_images
 from unet_ray.output.reader import Tables
 from unet_ray.storage.output_file import OutputFile
 
@@ -25,7 +25,7 @@ _COCO_PIXELS = 2**32
 """pycocotools counts in 32 bits."""
 
 
-def _to_coco(shards: Iterator[Tables], names: _Names, output: OutputFile, as_polygons: bool) -> ExportResult:
+def write_coco(shards: Iterator[Tables], names: ImageNames, output: OutputFile, as_polygons: bool) -> ExportResult:
     """Write COCO instances (cocodataset.org, "data format"); scores are kept, so that they load as results too."""
     result, classes = ExportResult(files=1, root=names.root), dict[int, str]()
     with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
@@ -33,8 +33,8 @@ def _to_coco(shards: Iterator[Tables], names: _Names, output: OutputFile, as_pol
         with whole.open("w") as head, annotations.open("w") as body:
             head.write('{"info": {"description": "exported by unet_ray"}, "licenses": [], "images": [')
             for shard in shards:
-                _add_classes(classes, shard)
-                for row, regions in _by_image(shard):
+                add_classes(classes, shard)
+                for row, regions in iterate_images(shard):
                     result.images += 1
                     size = {"height": row["height"], "width": row["width"]}
                     image = {"id": result.images, "file_name": names.of(row["image_uri"])} | size

@@ -35,7 +35,7 @@ class ExportResult:
         self.images, self.regions, self.files = self.images + images, self.regions + regions, self.files + files
 
 
-class _Names:
+class ImageNames:
     """Paths of images relative to the deepest folder that holds them all."""
 
     def __init__(self, keys: Any) -> None:
@@ -52,7 +52,7 @@ class _Names:
         return f"{path}{'' if page is None else f'.page{page}'}{suffix}"
 
 
-def _by_image(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:
+def iterate_images(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield each image's row and its regions."""
     regions = shard.regions.sort_by([("image_uri", "ascending"), ("region_id", "ascending")])
     uris = regions["image_uri"].to_numpy(zero_copy_only=False)
@@ -65,7 +65,7 @@ def _outlines(regions: Any) -> NDArray[Any]:
     return shapely.from_wkb(regions["geometry"].to_numpy(zero_copy_only=False))
 
 
-def _add_classes(classes: dict[int, str], shard: Tables) -> None:
+def add_classes(classes: dict[int, str], shard: Tables) -> None:
     """Add a shard's classes, id → name; raise InputError where they are not those of the shards before."""
     for number, name in set(zip(*(shard.masks[c].to_pylist() for c in ("class_id", "class_name")), strict=True)):
         if classes.setdefault(number, name) != name or list(classes.values()).count(name) > 1:

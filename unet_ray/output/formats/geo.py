@@ -16,7 +16,7 @@ import shapely
 from unet_ray.image_sources.names import split_page
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.georeference import Georeference, find_georeference
-from unet_ray.output.formats.common import ExportResult, _by_image, _Names, _outlines
+from unet_ray.output.formats.common import ExportResult, ImageNames, _outlines, iterate_images
 from unet_ray.output.reader import Tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import REGIONS, on_a_map
@@ -25,11 +25,11 @@ _FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_
 """Of a region, what GeoJSON keeps."""
 
 
-def _to_geojson(shards: Iterator[Tables], names: _Names, output: Storage) -> ExportResult:
+def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) -> ExportResult:
     """Write feature collections; those on a map name their coordinate system as GeoJSON 2008 did, and QGIS reads it."""
     result = ExportResult()
     for shard in shards:
-        for row, regions in _by_image(shard):
+        for row, regions in iterate_images(shard):
             place = _place_of(row["image_uri"])
             outlines = _outlines(regions)
             outlines = place.to_map(outlines) if place else shapely.transform(outlines, lambda xy: xy * [1, -1])
@@ -51,14 +51,14 @@ def _feature(properties: dict[str, Any], geometry: str) -> str:
     return f'{{"type": "Feature", "properties": {json.dumps(properties)}, "geometry": {geometry}}}'
 
 
-def _to_geoparquet(shards: Iterator[Tables], _: _Names, output: Storage) -> ExportResult:
+def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -> ExportResult:
     """Write the rows of `regions` whose image is georeferenced, with a column `map_geometry` before all others."""
     result = ExportResult()
     writers: dict[int, pq.ParquetWriter] = {}
     with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
         with ExitStack() as stack:
             for shard in shards:
-                for row, regions in _by_image(shard):
+                for row, regions in iterate_images(shard):
                     place = _place_of(row["image_uri"])
                     if place is None:
                         result.notes["images left out: not georeferenced by an EPSG code"] += 1

@@ -10,8 +10,8 @@ from PIL import Image
 
 from unet_ray.errors import InputError
 from unet_ray.imaging.drawing.overlay import class_colour
-from unet_ray.output.formats.common import ExportResult, _add_classes, _Names
-from unet_ray.output.reader import Tables, masks_of
+from unet_ray.output.formats.common import ExportResult, ImageNames, add_classes
+from unet_ray.output.reader import Tables, image_masks
 from unet_ray.storage.storage import Storage
 
 _MOST_PALETTE = 255
@@ -19,11 +19,11 @@ _PNG_PIXELS = 2**28
 """Largest image that becomes a label PNG (px): it is drawn whole, in half a gigabyte."""
 
 
-def _to_png(shards: Iterator[Tables], names: _Names, output: Storage) -> ExportResult:
+def write_png(shards: Iterator[Tables], names: ImageNames, output: Storage) -> ExportResult:
     """Write images of class ids, 0 where there is none; where classes overlap, the last one is seen."""
     result, classes = ExportResult(), dict[int, str]()
     for shard in shards:
-        _add_classes(classes, shard)
+        add_classes(classes, shard)
         if max(classes, default=0) > _MOST_PALETTE:
             raise InputError(f"class id {max(classes)}: a palette image holds 1 to {_MOST_PALETTE}")
         palette = [0, 0, 0] * 256
@@ -35,7 +35,7 @@ def _to_png(shards: Iterator[Tables], names: _Names, output: Storage) -> ExportR
                 result.notes[f"images left out: larger than {_PNG_PIXELS} px"] += 1
                 continue
             ids = np.zeros((row["height"], row["width"]), np.uint8)
-            for name, mask in masks_of(shard, row["image_uri"]).items():
+            for name, mask in image_masks(shard, row["image_uri"]).items():
                 result.notes["pixels of several classes: the last is shown"] += int(np.count_nonzero(ids[mask]))
                 ids[mask] = numbers[name]
             picture = Image.fromarray(ids, "P")

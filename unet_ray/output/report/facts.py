@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.duckdb_workspace import Scratch
+from unet_ray.tables.duckdb_workspace import Workspace
 from unet_ray.tables.ledger import open_dataset
 from unet_ray.tables.runs import read_run_record
 from unet_ray.tables.schemas import SCHEMAS
@@ -77,7 +77,7 @@ class Facts:
         return [date for date in self.nights if date != self.date]
 
 
-def gather(database: Scratch, output: Storage, date: str | None) -> Facts:
+def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     """Ask the tables for the facts of a night.
 
     What the tables hold never becomes part of a query: who may write them may not run SQL here.
@@ -128,7 +128,7 @@ def gather(database: Scratch, output: Storage, date: str | None) -> Facts:
     )
 
 
-def _night_of(database: Scratch, images: Any, output: Storage, date: str | None) -> str:
+def _night_of(database: Workspace, images: Any, output: Storage, date: str | None) -> str:
     database.read("images", images, ("date",))
     named = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
     night = date or max(named, default="")
@@ -137,7 +137,7 @@ def _night_of(database: Scratch, images: Any, output: Storage, date: str | None)
     return night
 
 
-def _settings_of(database: Scratch, images: Any, night: str) -> tuple[str, str]:
+def _settings_of(database: Workspace, images: Any, night: str) -> tuple[str, str]:
     """Return the digests of the model and the settings that were used last."""
     columns = ("model_digest", "config_digest", "segmented_at")
     database.read("of_any_model", images.filter(pc.field("date") == night), columns)
@@ -146,7 +146,7 @@ def _settings_of(database: Scratch, images: Any, night: str) -> tuple[str, str]:
     return model, config
 
 
-def _pixels(database: Scratch, masks: Any) -> tuple[dict[int, str], dict[tuple[str, int], dict[str, float]]]:
+def _pixels(database: Workspace, masks: Any) -> tuple[dict[int, str], dict[tuple[str, int], dict[str, float]]]:
     """Return the classes, and of each night and class the sums of its masks."""
     database.read("masks", masks, ("date", "class_id", "class_name", "area", "height", "width"))
     found = database.table(
@@ -158,7 +158,7 @@ def _pixels(database: Scratch, masks: Any) -> tuple[dict[int, str], dict[tuple[s
 
 
 def _nights(
-    database: Scratch,
+    database: Workspace,
     regions: Any,
     images: dict[str, int],
     classes: dict[int, str],
@@ -205,7 +205,7 @@ def _ratio(top: float, bottom: float, top2: float, cross: float, bottom2: float)
     return Estimate(ratio, math.sqrt(max(0.0, top2 - 2 * ratio * cross + ratio**2 * bottom2)) / bottom)
 
 
-def _histograms(database: Scratch, classes: dict[int, str], bin_of: str) -> dict[int, Histogram]:
+def _histograms(database: Workspace, classes: dict[int, str], bin_of: str) -> dict[int, Histogram]:
     found = {number: Histogram() for number in classes}
     rows = database.table(
         f"SELECT class_id, {_TONIGHT} AS now, ({bin_of})::INTEGER AS bin, count(*) AS n FROM measured GROUP BY ALL"
@@ -216,7 +216,7 @@ def _histograms(database: Scratch, classes: dict[int, str], bin_of: str) -> dict
     return found
 
 
-def _errors(database: Scratch) -> list[tuple[str, int, list[tuple[str, str]]]]:
+def _errors(database: Workspace) -> list[tuple[str, int, list[tuple[str, str]]]]:
     """Return what kept images from being done that night; those that a later run of it did are none."""
     rows = database.table(
         "WITH failed AS (SELECT image_uri, max_by(error_type, segmented_at) AS error_type, "

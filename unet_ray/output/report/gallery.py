@@ -27,7 +27,7 @@ from unet_ray.imaging.drawing.panels import PANEL_PX, image_panel
 from unet_ray.imaging.geometry import Box
 from unet_ray.output.report.facts import Facts
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.duckdb_workspace import Scratch
+from unet_ray.tables.duckdb_workspace import Workspace
 from unet_ray.tables.ledger import open_dataset
 from unet_ray.tables.schemas import SCHEMAS
 
@@ -69,7 +69,7 @@ class Card:
     """(class, px, score) of those in the picture that the page's filters can ask for, the largest first."""
 
 
-def draw_gallery(database: Scratch, output: Storage, facts: Facts, each: int) -> tuple[list[Card], list[str]]:
+def draw_gallery(database: Workspace, output: Storage, facts: Facts, each: int) -> tuple[list[Card], list[str]]:
     """Return the pictures, and a line for each image that could not be read.
 
     Args:
@@ -96,7 +96,7 @@ def draw_gallery(database: Scratch, output: Storage, facts: Facts, each: int) ->
     return [cards[place] for place in sorted(cards)], problems
 
 
-def _choose(database: Scratch, each: int) -> Iterator[tuple[str, str, int | None]]:
+def _choose(database: Workspace, each: int) -> Iterator[tuple[str, str, int | None]]:
     """Yield kind, image and, where it is about one, region."""
     counted = f"SELECT image_uri, count(*) AS n FROM found GROUP BY image_uri ORDER BY n DESC, image_uri LIMIT {each}"
     for row in database.table(counted).to_pylist():
@@ -113,7 +113,7 @@ def _choose(database: Scratch, each: int) -> Iterator[tuple[str, str, int | None
         yield "random", row["image_uri"], None
 
 
-def _files_of(database: Scratch, uris: list[str]) -> dict[str, dict[str, Any]]:
+def _files_of(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any]]:
     """Return height, width and bytes of some images as they were when they were segmented."""
     database.read("chosen", pa.table({"image_uri": pa.array(uris, pa.string())}), ("image_uri",))
     good = "FROM tonight SEMI JOIN chosen USING (image_uri) WHERE error_type IS NULL ORDER BY segmented_at"

@@ -9,7 +9,7 @@ from unet_ray.output.report.facts import Facts, gather
 from unet_ray.output.report.gallery import draw_gallery
 from unet_ray.output.report.page import draw_page
 from unet_ray.storage.output_file import OutputFile
-from unet_ray.tables.duckdb_workspace import scratch
+from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import tables_at
 
 
@@ -30,7 +30,7 @@ def report(config: ReportConfig) -> ReportResult:
     Raises: InputError — no tables there, no images of that date, an output that cannot be written.
     """
     target, output = OutputFile.of("--output", config.output), tables_at(config.tables)
-    with scratch() as database:
+    with open_workspace() as database:
         facts = gather(database, output, config.date)
         cards, problems = draw_gallery(database, output, facts, config.pictures)
     page = draw_page(facts, cards, problems, config.tables).encode()

@@ -42,7 +42,7 @@ PROBABILITIES = pa.schema(
         *PLAN,
         *_SHAPE,
         *_FAILURE,
-        ("q", pa.large_binary()),
+        ("prob_u8", pa.large_binary()),
         _MASKS,  # of an image that was measured tile by tile
         _REGIONS,
         *_SECONDS,
@@ -60,7 +60,7 @@ ROWS = pa.schema(
 )
 
 
-def place_of(row: dict[str, Any]) -> PagePlace | None:
+def page_place(row: dict[str, Any]) -> PagePlace | None:
     """Return where the page of a stack lies; None for a row whose image is a file."""
     if row["place"] is None:
         return None

@@ -18,12 +18,12 @@ from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead
-from unet_ray.segmentation.stages.columns import PIXELS, failure, place_of
+from unet_ray.segmentation.stages.columns import PIXELS, failure, page_place
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.binary_columns import table_with
 
 _READS = (8, 32)
-"""Least and most files that are read side by side: a store answers after 50 to 200 ms, a decoder takes 5."""
+"""RegionFilter and most files that are read side by side: a store answers after 50 to 200 ms, a decoder takes 5."""
 _READ_BYTES = 2**27
 """Of files that are read side by side, where the least are not more."""
 _NO_PIXELS: dict[str, Any] = {"pixels": None, "read_s": 0.0, "decode_s": 0.0}
@@ -70,7 +70,7 @@ class Decode:
         started = time.perf_counter()
         try:
             etag = row["image_etag"] if self.check_etags else None
-            data = read_encoded(self.access, row["file_uri"], place_of(row), etag)
+            data = read_encoded(self.access, row["file_uri"], page_place(row), etag)
         except Exception as error:
             return row | failure(error, "read"), None
         return row | {"read_s": time.perf_counter() - started}, data

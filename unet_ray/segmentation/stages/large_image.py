@@ -1,4 +1,4 @@
-"""One large image: windows → q → rows, tile by tile; it is never whole in memory.
+"""One large image: windows → prob_u8 → rows, tile by tile; it is never whole in memory.
 
     windows (a thread, out of the decoder's child) ─▶ network ─▶ run lengths, regions of tiles (a thread) ─▶ merged
 
@@ -29,8 +29,8 @@ from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.prefetch import ahead
-from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, place_of
-from unet_ray.segmentation.stages.measure import Measure, list_of
+from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, page_place
+from unet_ray.segmentation.stages.measure import Measure, nested_list
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import MASKS, REGIONS
 
@@ -70,7 +70,7 @@ class PredictLarge:
     def _done(self, image: _LargeImage) -> Any:
         try:
             image.work()
-            found = {"masks": list_of([image.masks()], MASKS), "regions": list_of([image.regions()], REGIONS)}
+            found = {"masks": nested_list([image.masks()], MASKS), "regions": nested_list([image.regions()], REGIONS)}
         except Exception as error:
             if is_device_lost(error):
                 raise
@@ -106,7 +106,7 @@ class _LargeImage:
         """Take every tile through the network and the measuring."""
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0}
-        file = open_encoded(config.access, row["file_uri"], row["image_bytes"], place_of(row))
+        file = open_encoded(config.access, row["file_uri"], row["image_bytes"], page_place(row))
         with self._at("decode"):
             height, width = self.decoder.open(file)
             if height * width > _PIXELS_PER_BYTE * row["image_bytes"]:
@@ -139,18 +139,18 @@ class _LargeImage:
         tile, pixels = window
         predictor = self.config.predictor
         with self._at("predict"), self._timed("predict_s", predictor.lane_count):
-            q = predictor.predict_tile(pixels, tile)
-        return tile, q
+            prob_u8 = predictor.predict_tile(pixels, tile)
+        return tile, prob_u8
 
     def _measured(self, predicted: tuple[Tile, NDArray[np.uint8]]) -> list[tuple[dict[str, Any], TileRegions]]:
-        tile, q_khw = predicted
+        tile, prob_u8_khw = predicted
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
         with self._at("measure"), self._timed("measure_s"):
             for index in range(len(measure.classes)):
-                mask, parted = measure.rule.cut(index, q_khw, tile.inner)
+                mask, separated = measure.rule.cut(index, prob_u8_khw, tile.inner)
                 row = measure.mask_row(self.row["image_uri"], index, mask, tile.core)
-                q = np.ascontiguousarray(q_khw[index][tile.inner])
-                found.append((row, find_tile_regions(parted, q, tile.core, *size)))
+                prob_u8 = np.ascontiguousarray(prob_u8_khw[index][tile.inner])
+                found.append((row, find_tile_regions(separated, prob_u8, tile.core, *size)))
         return found
 
     def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:

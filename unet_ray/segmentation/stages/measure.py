@@ -1,4 +1,4 @@
-"""q → rows of the three tables: run lengths and regions of each class."""
+"""prob_u8 → rows of the three tables: run lengths and regions of each class."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.geometry import Box
-from unet_ray.imaging.regions.postprocessing import ObjectRule
+from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.regions.run_lengths import encode_rle
 from unet_ray.segmentation.stages.columns import ROWS, STAGES, failure
 from unet_ray.segmentation.stages.work_done import WorkDone
-from unet_ray.tables.binary_columns import samples_of
+from unet_ray.tables.binary_columns import view_samples
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 
@@ -34,43 +34,43 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measure:
-    """Turns q into the rows of the three tables: run lengths and regions of each class."""
+    """Turns prob_u8 into the rows of the three tables: run lengths and regions of each class."""
 
     run_id: str
     model_digest: str
     config_digest: str
     classes: tuple[ClassSpec, ...]
-    rule: ObjectRule
+    rule: Postprocessing
     max_regions: int = MAX_REGIONS
 
     def __call__(self, probabilities: Any) -> Any:
         """Measure each image of a table."""
-        nested = ("q", "masks", "regions")
+        nested = ("prob_u8", "masks", "regions")
         rows = probabilities.select([f.name for f in probabilities.schema if f.name not in nested]).to_pylist()
-        columns = samples_of(probabilities["q"]), probabilities["masks"], probabilities["regions"]
+        columns = view_samples(probabilities["prob_u8"]), probabilities["masks"], probabilities["regions"]
         return self.join([self._measure(*each) for each in zip(rows, *columns, strict=True)])
 
-    def _measure(self, row: dict[str, Any], q: NDArray[np.uint8] | None, masks: Any, regions: Any) -> Measured:
+    def _measure(self, row: dict[str, Any], prob_u8: NDArray[np.uint8] | None, masks: Any, regions: Any) -> Measured:
         if row["error_type"] is not None:
             return self._failed(row)
         if masks.is_valid:  # measured, tile by tile
             counted = {"region_count": len(regions)}
             return Measured(row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS))
         try:
-            assert q is not None
-            return self.image(row, q.reshape(-1, row["height"], row["width"]))
+            assert prob_u8 is not None
+            return self.image(row, prob_u8.reshape(-1, row["height"], row["width"]))
         except Exception as error:
             return self._failed(row | failure(error, "measure"))
 
-    def image(self, row: dict[str, Any], q_khw: NDArray[np.uint8]) -> Measured:
+    def image(self, row: dict[str, Any], prob_u8_khw: NDArray[np.uint8]) -> Measured:
         """Measure one image.
 
         Args:
             row — what the images table says of it so far.
-            q_khw — round(255·probability) per class, then per class of its cores where there are any.
+            prob_u8_khw — round(255·probability) per class, then per class of its cores where there are any.
         """
         started = time.perf_counter()
-        masks, regions = self._tables(row["image_uri"], q_khw)
+        masks, regions = self._tables(row["image_uri"], prob_u8_khw)
         return Measured(
             row | self._stamp() | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
             masks,
@@ -88,19 +88,19 @@ class Measure:
     def join(measured: list[Measured]) -> Any:
         """Return measured images as a table of ROWS."""
         columns = [pa.array([m.row.get(f.name) for m in measured], f.type) for f in IMAGES]
-        columns.append(list_of([m.masks for m in measured], MASKS))
-        columns.append(list_of([m.regions for m in measured], REGIONS))
+        columns.append(nested_list([m.masks for m in measured], MASKS))
+        columns.append(nested_list([m.regions for m in measured], REGIONS))
         columns += [pa.array([m.row.get(f"{stage}_s", 0.0) for m in measured]) for stage in STAGES]
         columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
         return pa.Table.from_arrays(columns, schema=ROWS)
 
-    def _tables(self, uri: str, q_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
-        whole = Box(0, 0, *q_khw.shape[1:])
+    def _tables(self, uri: str, prob_u8_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
+        whole = Box(0, 0, *prob_u8_khw.shape[1:])
         found, masks = [], []
         for index in range(len(self.classes)):
-            mask, parted = self.rule.cut(index, q_khw)
+            mask, separated = self.rule.cut(index, prob_u8_khw)
             masks.append(self.mask_row(uri, index, mask, whole))
-            found.append(find_regions(parted, q_khw[index], self.rule.least[index], self.max_regions))
+            found.append(find_regions(separated, prob_u8_khw[index], self.rule.least[index], self.max_regions))
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _rows(nested: Any, schema: Any) -> Any:
     return pa.Table.from_batches([pa.RecordBatch.from_struct_array(nested.values)]).cast(schema)
 
 
-def tables_of(rows: Any) -> dict[str, Any]:
+def split_into_tables(rows: Any) -> dict[str, Any]:
     """Part rows of measured images into the three tables."""
     images = rows.select(IMAGES.names).cast(IMAGES)
     return {"images": images, "masks": _unnested(rows["masks"], MASKS), "regions": _unnested(rows["regions"], REGIONS)}
@@ -165,7 +165,7 @@ def _unnested(column: Any, schema: Any) -> Any:
     return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
 
 
-def list_of(tables: list[Any], schema: Any) -> Any:
+def nested_list(tables: list[Any], schema: Any) -> Any:
     """Return one list of rows per table, as a nested column."""
     joined = pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
     columns = [column.combine_chunks() for column in joined.columns]
@@ -174,7 +174,7 @@ def list_of(tables: list[Any], schema: Any) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets), rows, type=pa.list_(pa.struct(list(schema))))
 
 
-def work_of(rows: Any) -> WorkDone:
+def summarize_work(rows: Any) -> WorkDone:
     """Return what a table of measured images tells the driver."""
     pixels = pc.sum(pc.multiply(rows["height"].cast("float64"), rows["width"])).as_py() or 0.0
     failed = len(rows) - rows["error_type"].null_count

@@ -1,4 +1,4 @@
-"""Pixels → q: the network, image by image, in batches of equal shapes."""
+"""Pixels → prob_u8: the network, image by image, in batches of equal shapes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.segmentation.stages.columns import PROBABILITIES, failure
 from unet_ray.segmentation.stages.large_image import PredictLarge
-from unet_ray.tables.binary_columns import samples_of, table_with
+from unet_ray.tables.binary_columns import table_with, view_samples
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Turns pixels into q, class by class."""
+    """Turns pixels into prob_u8, class by class."""
 
     predictor: Predictor
     large: PredictLarge
@@ -39,7 +39,7 @@ class Predict:
     def _predict(self, pixels: Any) -> Any:
         """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
         rows = pixels.drop_columns(["pixels"]).to_pylist()
-        samples = zip(rows, samples_of(pixels["pixels"]), strict=True)
+        samples = zip(rows, view_samples(pixels["pixels"]), strict=True)
         images = {i: self._image(row, found) for i, (row, found) in enumerate(samples) if found is not None}
         try:
             outputs, seconds = self.predictor.predict_timed(list(images.values()))
@@ -50,10 +50,10 @@ class Predict:
             seconds = time.perf_counter() - started
         each_s = seconds / max(1, len(images))
         for index, row in enumerate(rows):
-            row["q"] = found.get(index)
+            row["prob_u8"] = found.get(index)
             row["predict_s"] = each_s if index in images else 0.0
             row["batch_divisor"] = self.predictor.batch_divisor
-        return table_with(rows, PROBABILITIES, "q")
+        return table_with(rows, PROBABILITIES, "prob_u8")
 
     def _image(self, row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
         return samples.view(self.predictor.preprocessing.dtype).reshape(row["height"], row["width"], row["channels"])

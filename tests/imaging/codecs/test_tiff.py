@@ -1,0 +1,245 @@
+"""Pages of TIFF stacks: which there are, and each read without the others."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tifffile
+from PIL import Image
+
+from tests.range_files import fetch_of
+from unet_ray.errors import ImageError
+from unet_ray.image_sources.sources import ImageSource
+from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.codecs.tiff import PagePlace, find_pages
+from unet_ray.imaging.codecs.windows import open_windows
+from unet_ray.imaging.geometry import Box
+from unet_ray.segmentation.plan import plan_row
+from unet_ray.segmentation.stages.columns import PLAN, page_place
+
+PAGES = np.random.default_rng(0).integers(0, 60_000, (6, 120, 173), np.uint16)
+WRITERS: dict[str, dict[str, Any]] = {
+    "samples together, directories behind": {},
+    "page after page": {"contiguous": False},
+    "big endian": {"byteorder": ">"},
+    "BigTIFF": {"bigtiff": True, "contiguous": False},
+    "BigTIFF, big endian": {"bigtiff": True, "byteorder": ">"},
+    "ImageJ": {"imagej": True},
+    "OME": {"ome": True},
+    "strips": {"rowsperstrip": 7, "contiguous": False},
+    "strips, deflate": {"rowsperstrip": 7, "compression": "zlib", "predictor": True},
+    "tiles": {"tile": (64, 48), "contiguous": False},
+}
+
+
+def written(name: str, pages: np.ndarray = PAGES, **more: Any) -> bytes:
+    """Return a stack as `WRITERS` say."""
+    options, buffer = {"photometric": "minisblack"} | WRITERS.get(name, {}) | more, io.BytesIO()
+    kind = {key: options.pop(key) for key in ("byteorder", "bigtiff", "imagej", "ome") if key in options}
+    with tifffile.TiffWriter(buffer, **kind) as writer:
+        if "contiguous" in options:
+            for page in pages:
+                writer.write(page, **options)
+        else:
+            writer.write(pages, **options)
+    return buffer.getvalue()
+
+
+def pillow_stack() -> bytes:
+    buffer = io.BytesIO()
+    first, *others = (Image.fromarray(page) for page in PAGES)
+    first.save(buffer, "tiff", save_all=True, append_images=others, compression="tiff_lzw")
+    return buffer.getvalue()
+
+
+def page_file(data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]) -> tuple[PageFile, list[int]]:
+    """Return a page with these ranges of its file, and the sizes of whatever else is fetched."""
+    fetched: list[int] = []
+
+    fetch = fetch_of(data, lambda _, size: fetched.append(size))
+    pieces = [(offset, data[offset : offset + size]) for offset, size in ranges]
+    return PageFile(fetch, len(data), [(0, place.header), *pieces], place.index), fetched
+
+
+@pytest.mark.parametrize("data", [*map(written, WRITERS), pillow_stack()], ids=[*WRITERS, "libtiff"])
+def test_a_page_is_read_from_its_own_ranges(data: bytes) -> None:
+    """Here and in the decoder's child; as windows too; and without the ranges, it fetches them itself."""
+    places, decoder = find_pages(io.BytesIO(data)), Decoder()
+    assert len(places) == len(PAGES)
+    for page, place in zip(PAGES, places, strict=True):
+        assert sum(size for _, size in place.ranges) <= place.size + 2**17
+        for ranges in (place.ranges, ()):
+            for decode in (decode_image, decoder.decode):
+                file, fetched = page_file(data, place, ranges)
+                np.testing.assert_array_equal(decode(file)[:, :, 0], page)
+                assert bool(fetched) == (not ranges)
+        file, _ = page_file(data, place, ())
+        np.testing.assert_array_equal(open_windows(file).read(Box(30, 40, 99, 173))[:, :, 0], page[30:99, 40:])
+        assert decoder.open(page_file(data, place, ())[0]) == page.shape
+        np.testing.assert_array_equal(decoder.window(Box(3, 4, 9, 17))[:, :, 0], page[3:9, 4:17])
+    decoder.close()
+
+
+def test_pages_whose_samples_are_scattered_are_read_all_the_same() -> None:
+    """Strips of two pages that take turns."""
+    data = bytearray(written("strips", PAGES[:2]))
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        (first, second) = ([*page.dataoffsets] for page in tiff.pages)
+        tags = [page.tags["StripOffsets"].valueoffset for page in tiff.pages]
+        sizes = tiff.pages[0].databytecounts
+    strips = [[bytes(data[at : at + size]) for at, size in zip(each, sizes, strict=True)] for each in (first, second)]
+    end = len(data)
+    for index, (one, other) in enumerate(zip(*strips, strict=True)):
+        for tag, strip in zip(tags, (one, other), strict=True):
+            struct.pack_into("<I", data, tag + 4 * index, len(data))
+            data += strip + bytes(2**17)
+    places = find_pages(io.BytesIO(bytes(data)))
+    assert [place.ranges for place in places] == [(), ()]
+    assert len(data) > end
+    for page, place in zip(PAGES[:2], places, strict=True):
+        file, fetched = page_file(bytes(data), place, place.ranges)
+        np.testing.assert_array_equal(decode_image(file)[:, :, 0], page)
+        assert fetched
+
+
+def test_pages_of_a_stack_are_images_and_thumbnails_are_not() -> None:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(PAGES[0])
+        writer.write(PAGES[0][::2, ::2], subfiletype=1)
+        writer.write(PAGES[1])
+    data = buffer.getvalue()
+    _, place = find_pages(io.BytesIO(data))
+    np.testing.assert_array_equal(decode_image(page_file(data, place, ())[0])[:, :, 0], PAGES[1])
+    with pytest.raises(ImageError, match="a stack of 2 pages") as error:
+        decode_image(data)
+    assert error.value.error_type == "changed"  # not for good: the next night lists its pages
+
+
+def test_a_chain_of_directories_that_loops_ends() -> None:
+    data = bytearray(written("page after page", PAGES[:2]))
+    first = struct.unpack_from("<I", data, 4)[0]
+    entries = struct.unpack_from("<H", data, first)[0]
+    second = struct.unpack_from("<I", data, first + 2 + 12 * entries)[0]
+    entries = struct.unpack_from("<H", data, second)[0]
+    struct.pack_into("<I", data, second + 2 + 12 * entries, first)
+    assert len(find_pages(io.BytesIO(bytes(data)))) == 2
+
+
+def test_a_stack_cut_short_is_an_error_of_the_pages_that_are_gone() -> None:
+    data = written("page after page")
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        cut = data[: tiff.pages[5].dataoffsets[0] + 100]
+    *whole, last = find_pages(io.BytesIO(cut))
+    for page, place in zip(PAGES, whole, strict=False):
+        np.testing.assert_array_equal(decode_image(page_file(cut, place, place.ranges)[0])[:, :, 0], page)
+    with pytest.raises(ImageError, match="unreadable"):
+        decode_image(page_file(cut, last, last.ranges)[0])
+
+
+@pytest.mark.parametrize("kind", ["imagej", "shaped"])
+def test_images_without_a_directory_are_not_left_out_in_silence(kind: str) -> None:
+    """ImageJ writes stacks beyond 4 GiB so."""
+    data = written("ImageJ" if kind == "imagej" else "", truncate=True)
+    assert len(find_pages(io.BytesIO(data))) == 1
+    with pytest.raises(ImageError, match="unsupported: 6 images of which only the first has a directory"):
+        decode_image(data)
+
+
+def test_every_page_of_a_scanimage_stack_is_an_image() -> None:
+    data = written("", description="state.configPath = 1", software="SI.LINE", metadata=None)
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        assert tiff.is_scanimage
+    assert len(find_pages(io.BytesIO(data))) == len(PAGES)
+
+
+HOSTILE: dict[str, tuple[int, int, int, bytes]] = {  # tag, its type, count and value
+    "bytes beyond 2^63": (279, 16, 1, struct.pack("<Q", 2**63 + 5)),
+    "NaN bytes": (279, 12, 1, struct.pack("<d", np.nan)),
+    "bytes below zero": (279, 17, 1, struct.pack("<q", -(2**63))),
+    "bytes that are text": (279, 2, 4, b"abcd"),
+    "offset beyond 2^63": (273, 16, 1, struct.pack("<Q", 2**63 + 5)),
+    "infinite offset": (273, 12, 1, struct.pack("<d", np.inf)),
+    "offset below zero": (273, 17, 1, struct.pack("<q", -100)),
+    "offset that is text": (273, 2, 4, b"abcd"),
+    "a value of exabytes": (305, 16, 2**60, struct.pack("<Q", 8)),
+}
+
+
+@pytest.mark.parametrize("entry", HOSTILE.values(), ids=list(HOSTILE))
+def test_a_damaged_directory_costs_its_page_only(entry: tuple[int, int, int, bytes]) -> None:
+    """And its numbers fit into the plan's columns."""
+    data = bytearray(written("BigTIFF", PAGES[:3]))
+    tag, kind, count, value = entry
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        tags = tiff.pages[1].tags
+        place = (tags.get(tag) or tags[282]).offset
+    struct.pack_into("<HHQ8s", data, place, tag, kind, count, value)
+    places = find_pages(io.BytesIO(bytes(data)))
+    rows = [plan_row(ImageSource("a.tif", n, "1", len(data), 3, place)) for n, place in enumerate(places, 1)]
+    assert [page_place(row) for row in pa.Table.from_pylist(rows, schema=PLAN).to_pylist()] == places
+    for index in (0, 2):
+        file, _ = page_file(bytes(data), places[index], places[index].ranges)
+        np.testing.assert_array_equal(decode_image(file)[:, :, 0], PAGES[index])
+    file, _ = page_file(bytes(data), places[1], places[1].ranges)
+    if tag == 273:
+        with pytest.raises(ImageError, match="unreadable"):
+            decode_image(file)
+    else:  # the size of samples that are not compressed needs no telling
+        np.testing.assert_array_equal(decode_image(file)[:, :, 0], PAGES[1])
+
+
+def test_values_that_no_decoder_needs_are_not_read_with_a_page() -> None:
+    notes = [(65000, 7, 2**22, bytes(2**22), True)]
+    data = written("page after page", PAGES[:2], extratags=notes)
+    for page, place in zip(PAGES, find_pages(io.BytesIO(data)), strict=False):
+        assert sum(size for _, size in place.ranges) < 2**20
+        np.testing.assert_array_equal(decode_image(page_file(data, place, place.ranges)[0])[:, :, 0], page)
+
+
+def test_what_the_first_page_says_of_all_holds_for_each() -> None:
+    """IndicaLabs' 32 bits are floats, which only the first page tells by its software."""
+    pages = np.random.default_rng(0).random((3, 40, 50), np.float32)
+    data = bytearray(written("page after page", pages, software="IndicaLabsImageWriter", metadata=None))
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        for index, page in enumerate(tiff.pages):
+            struct.pack_into("<H", data, page.tags["SampleFormat"].offset, 65001)
+            if index:
+                struct.pack_into("<H", data, page.tags["Software"].offset, 65002)
+    places = find_pages(io.BytesIO(bytes(data)))
+    for page, place in zip(pages, places, strict=True):
+        file, _ = page_file(bytes(data), place, place.ranges)
+        np.testing.assert_array_equal(decode_image(file)[:, :, 0], page)
+
+
+def test_a_stack_that_planning_could_not_read_is_no_changed_file() -> None:
+    """It would be retry again each night; but one whose last pointer alone is missing is read."""
+    data = written("samples together, directories behind")
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        last = tiff.pages[5].offset
+    with pytest.raises(ImageError, match="unreadable"):
+        decode_image(data[: last + 20])
+    single = written("", PAGES[:1])
+    with tifffile.TiffFile(io.BytesIO(single)) as tiff:
+        page = tiff.pages[0]
+        assert page.offset < page.dataoffsets[0]
+    moved = bytearray(single + single[page.offset : page.offset + 2 + 12 * len(page.tags)])  # without the next pointer
+    struct.pack_into("<I", moved, 4, len(single))
+    np.testing.assert_array_equal(decode_image(bytes(moved))[:, :, 0], PAGES[0])
+
+
+TEXTS = ['{"shape": null}', '{"shape": "round"}', '{"shape": [6, 64, 64]', '{"cell": {"shape": [6, 120, 173]}}']
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "ImageJ=1.53t\nimages=\n", "ImageJ=1.53t\nimages=many\n"])
+def test_descriptions_may_hold_anything(text: str) -> None:
+    data = written("", PAGES[:1], description=text, metadata=None) + bytes(10**6)
+    np.testing.assert_array_equal(decode_image(data)[:, :, 0], PAGES[0])

@@ -1,0 +1,163 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.imaging.regions.test_separation import blobs
+from unet_ray.errors import ImageError
+from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions import merge as seams
+from unet_ray.imaging.regions.filter import ANY, RegionFilter
+from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, find_regions
+from unet_ray.imaging.regions.separation import SeparatedMask, separate_touching, unseparated
+from unet_ray.imaging.regions.tile_regions import find_tile_regions
+
+LEASTS = st.builds(RegionFilter, st.integers(1, 6), st.sampled_from([0.0, 0.0, 0.5]))
+PATTERNS = ("random", "sparse", "spiral", "checkerboard", "comb", "full", "empty", "rings", "diagonals")
+
+
+def draw(pattern: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    y, x = np.mgrid[:height, :width]
+    if pattern == "spiral":
+        return draw_spiral(height, width)
+    return {
+        "random": rng.random((height, width)) < 0.6,
+        "sparse": rng.random((height, width)) < 0.2,
+        "checkerboard": (x + y) % 2 == 0,
+        "comb": (x % 2 == 0) | (y == 0),
+        "full": np.ones((height, width), bool),
+        "empty": np.zeros((height, width), bool),
+        "rings": np.maximum(abs(y - height // 2), abs(x - width // 2)) % 3 == 0,
+        "diagonals": (x - y) % 5 == 0,
+    }[pattern]
+
+
+def draw_spiral(height: int, width: int) -> NDArray[np.bool_]:
+    """Walk inwards, and leave one pixel free between the turns."""
+    mask = np.zeros((height, width), bool)
+    y, x, dy, dx = 0, 0, 0, 1
+    mask[0, 0] = True
+    for _ in range(height * width):
+        ahead = [(y + k * dy, x + k * dx) for k in (1, 2)]
+        inside = [0 <= a < height and 0 <= b < width for a, b in ahead]
+        if inside[0] and not (inside[1] and mask[ahead[1]]) and not mask[ahead[0]]:
+            y, x = ahead[0]
+            mask[y, x] = True
+        else:
+            dy, dx = dx, -dy
+    return mask
+
+
+def merged(
+    separated: Callable[[Box], SeparatedMask], q: NDArray[np.uint8], tile: int, rng: np.random.Generator,
+    least: RegionFilter = ANY, max_regions: int = MAX_REGIONS,
+) -> Regions:  # fmt: skip
+    """Return the regions of an image of q's size from tiles in random order.
+
+    Args:
+        separated — gives the tiles.
+    """
+    height, width = q.shape
+    merger = RegionMerger(height, width, max_regions)
+    cores = [
+        Box(top, left, min(top + tile, height), min(left + tile, width))
+        for top in range(0, height, tile)
+        for left in range(0, width, tile)
+    ]
+    for index in rng.permutation(len(cores)):
+        core = cores[index]
+        part = q[core.top : core.bottom, core.left : core.right]
+        merger.add(find_tile_regions(separated(core), part, core, height, width))
+    return merger.regions(least)
+
+
+def whole(mask: NDArray[np.bool_]) -> Callable[[Box], SeparatedMask]:
+    """Return what gives tiles of a mask whose objects are its components."""
+    return lambda box: unseparated(mask[box.top : box.bottom, box.left : box.right])
+
+
+def grown(mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int) -> Callable[[Box], SeparatedMask]:
+    """Return what gives tiles of a mask whose objects grow from cores: separated with what they need around them."""
+
+    def tile(box: Box) -> SeparatedMask:
+        top, left = max(0, box.top - steps), max(0, box.left - steps)
+        wide = np.s_[top : box.bottom + steps, left : box.right + steps]
+        inner = slice(box.top - top, box.bottom - top), slice(box.left - left, box.right - left)
+        return separate_touching(mask[wide], core[wide], steps, inner)
+
+    return tile
+
+
+def assert_equal(found: Regions, expected: Regions) -> None:
+    for name in ("area", "prob_u8_sum", "prob_u8_max", "x_sum", "y_sum", "bbox", "first"):
+        np.testing.assert_array_equal(getattr(found.sums, name), getattr(expected.sums, name), name)
+    assert list(found.geometry) == list(expected.geometry)  # byte by byte
+    np.testing.assert_array_equal(found.score, expected.score)
+    np.testing.assert_array_equal(found.touches_border, expected.touches_border)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(PATTERNS),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 20),
+    LEASTS,
+    st.integers(0, 2**32 - 1),
+)
+def test_tiles_give_the_regions_of_the_whole(
+    pattern: str, height: int, width: int, tile: int, least: RegionFilter, seed: int
+) -> None:
+    """Any tile size, tiles in any order: ids, sums, boxes and the bytes of outlines are those of the whole mask."""
+    rng = np.random.default_rng(seed)
+    mask = draw(pattern, height, width, rng)
+    q = rng.integers(0, 256, mask.shape, np.uint8)
+    assert_equal(merged(whole(mask), q, tile, rng, least), find_regions(unseparated(mask), q, least))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from((*PATTERNS, "blobs")),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(1, 20),
+    st.integers(0, 6),
+    LEASTS,
+    st.integers(0, 2**32 - 1),
+)
+def test_tiles_give_the_objects_of_the_whole(
+    pattern: str, size: tuple[int, int], tile: int, steps: int, least: RegionFilter, seed: int
+) -> None:
+    """Touching objects as well: cores that lie in one tile and grow into others, leftovers over seams."""
+    rng = np.random.default_rng(seed)
+    if pattern == "blobs":
+        mask, core = blobs(*size, seed)
+    else:
+        mask = draw(pattern, *size, rng)
+        core = rng.random(size) < rng.choice([0.02, 0.2, 0.6])
+    q = rng.integers(0, 256, size, np.uint8)
+    expected = find_regions(separate_touching(mask, core, steps), q, least)
+    assert_equal(merged(grown(mask, core, steps), q, tile, rng, least), expected)
+    if least == ANY:
+        assert expected.area.sum() == mask.sum()
+
+
+@pytest.mark.parametrize("tile", [3, 5, 8, 64])
+def test_too_many_are_an_error_whatever_the_tiles(tile: int) -> None:
+    mask = draw("random", 40, 40, np.random.default_rng(1))
+    q, separated, rng = mask.astype(np.uint8), unseparated(mask), np.random.default_rng(0)
+    count = separated.count
+    assert len(merged(whole(mask), q, tile, rng, ANY, count)) == len(find_regions(separated, q, ANY, count)) == count
+    for find in (lambda n: merged(whole(mask), q, tile, rng, ANY, n), lambda n: find_regions(separated, q, ANY, n)):
+        with pytest.raises(ImageError, match=f"more than {count - 1} regions"):
+            find(count - 1)
+
+
+def test_an_outline_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seams, "_MAX_OUTLINE_BYTES", 2**10)
+    mask = draw("comb", 64, 64, np.random.default_rng(0))
+    with pytest.raises(ImageError, match="outline takes"):
+        merged(whole(mask), mask.astype(np.uint8), 16, np.random.default_rng(0), RegionFilter(1))

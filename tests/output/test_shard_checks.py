@@ -1,0 +1,112 @@
+"""Rows of separated objects hold together, and each way in which they might not is named."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.regions.filter import ANY, RegionFilter
+from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.separation import Separation
+from unet_ray.output.reader import Tables, image_objects
+from unet_ray.output.shard_checks import RegionRules, check_shard
+from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
+
+CLASSES = (ClassSpec(1, "a"), ClassSpec(4, "b"))
+LEAST = (ANY, RegionFilter(6, 0.6))
+RULE = Postprocessing((0.5, 0.55), LEAST, Separation((0.6, 0.6), (1, 6), 3))
+
+
+def draw_q() -> np.ndarray:
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(4, 70, 90)), (0, 3, 3))
+    return ((noise / noise.std() * 40) + 140).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, list[dict[str, Any]]]:
+    measure = Measure("run", "model", "config", CLASSES, RULE)
+    row = {"image_uri": "i", "image_etag": "e", "image_bytes": 9, "pages": 1, "error_type": None}
+    row |= {"height": 70, "width": 90, "channels": 3}
+    tables = split_into_tables(Measure.join([measure.image(row, draw_q())]))
+    return {name: table.to_pylist() for name, table in tables.items()}
+
+
+def check(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
+    schemas = {"images": IMAGES, "masks": MASKS, "regions": REGIONS}
+    tables = {name: pa.Table.from_pylist(rows[name], schema=schema) for name, schema in schemas.items()}
+    return {
+        problem.kind
+        for problem in check_shard(tables, {"run": RegionRules(dict(zip((1, 4), LEAST, strict=True)), separated=True)})
+    }
+
+
+def test_rows_as_they_are_written_pass(rows: dict[str, list[dict[str, Any]]]) -> None:
+    assert len(rows["regions"]) > 20
+    assert not check(rows)
+
+
+def test_label_images_are_the_rule_s(rows: dict[str, list[dict[str, Any]]]) -> None:
+    tables = Tables(*(pa.Table.from_pylist(rows[name]) for name in ("images", "masks", "regions")))
+    found = image_objects(tables, "i")
+    for index, spec in enumerate(CLASSES):
+        _, labels = RULE.objects(index, draw_q())
+        pairs = np.unique(np.stack([labels.ravel(), found[spec.name].ravel()]), axis=1)
+        assert len(pairs[0]) == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))  # one to one
+        assert ((labels > 0) == (found[spec.name] > 0)).all()
+
+
+def swapped_outlines(regions: list[dict[str, Any]]) -> None:
+    regions[0]["geometry"], regions[1]["geometry"] = regions[1]["geometry"], regions[0]["geometry"]
+
+
+def one_outline_twice(regions: list[dict[str, Any]]) -> None:
+    regions[1]["geometry"] = regions[0]["geometry"]
+
+
+def lost(regions: list[dict[str, Any]]) -> None:
+    del regions[0]
+    for number, region in enumerate(regions, 1):
+        region["region_id"] = number
+
+
+def of_another_class(regions: list[dict[str, Any]]) -> None:
+    last = next(place for place, region in enumerate(regions) if region["class_id"] == 4)
+    for name in ("geometry", "area", "bbox", "centroid_x", "centroid_y", "touches_border"):
+        regions[0][name] = regions[last][name]
+
+
+def test_rules_come_from_run_records() -> None:
+    objects = {"parted": False, "min_areas": {"1": 6}}
+    assert RegionRules.of_record({"objects": objects}) == RegionRules({1: RegionFilter(6)}, separated=False)
+    objects["min_scores"] = {"1": 0.5}
+    assert RegionRules.of_record({"objects": objects}) == RegionRules({1: RegionFilter(6, 0.5)}, separated=False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (lambda r: r[0].update(area=r[0]["area"] + 1), "a region whose area is not its outline's"),
+        (lambda r: r[0]["bbox"].update(xmin=r[0]["bbox"]["xmin"] + 1), "a region whose box is not its outline's"),
+        (lambda r: r[0].update(centroid_x=r[0]["centroid_x"] + 1), "a region whose centroid is not its outline's"),
+        (lambda r: r[0].update(touches_border=not r[0]["touches_border"]), "touches_border is not its outline's"),
+        (swapped_outlines, "a region whose box is not its outline's"),
+        (one_outline_twice, "regions that overlap"),
+        (lambda r: r[0].update(geometry=b"\x01none"), "an outline that is none"),
+        (lambda r: r[-1].update(score=0.59), "a region of a smaller score than the run's least"),
+        (lost, "pixels of a mask that no region has"),
+        (of_another_class, "a region that leaves its mask"),
+    ],
+)
+def test_damage_is_named(
+    rows: dict[str, list[dict[str, Any]]], damage: Callable[[list[dict[str, Any]]], object], kind: str
+) -> None:
+    copied = {name: [{**row, **({"bbox": {**row["bbox"]}} if "bbox" in row else {})} for row in table]
+              for name, table in rows.items()}  # fmt: skip
+    damage(copied["regions"])
+    copied["images"][0]["region_count"] = len(copied["regions"])
+    assert any(kind in found for found in check(copied))

@@ -1,0 +1,181 @@
+"""Images that are read in windows: their rows are those of the same image read whole."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tifffile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from unet_ray.errors import InputError
+from unet_ray.flags import ClassSpec
+from unet_ray.image_sources.sources import expand_stacks
+from unet_ray.imaging.regions.filter import ANY
+from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.separation import Separation
+from unet_ray.network.config import PredictorConfig, UNetConfig
+from unet_ray.network.predictor import Predictor
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet
+from unet_ray.output.reader import Box, Tables, image_masks
+from unet_ray.output.shard_checks import RegionRules, check_shard
+from unet_ray.segmentation.plan import plan_row
+from unet_ray.segmentation.stages import decode
+from unet_ray.segmentation.stages.columns import PLAN
+from unet_ray.segmentation.stages.decode import Decode
+from unet_ray.segmentation.stages.large_image import PredictLarge
+from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.predict import Predict
+from unet_ray.storage.storage import Storage
+from unet_ray.synthetic import draw_scene, encode
+
+CLASSES = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
+CONSTANTS = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
+
+
+def make_network(padding: str = "same", seed: int = 0, filters: int = 2) -> UNet:
+    torch.manual_seed(seed)
+    network = UNet(UNetConfig(in_channels=3, num_classes=filters, base_channels=4, depth=2, padding=padding))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def segment(
+    archive: Storage,
+    network: UNet,
+    tile: int,
+    threshold: float = 0.5,
+    separation: Separation | None = None,
+    **limits: Any,
+) -> dict[str, Any]:
+    """Take an archive through the stages in a `for` loop."""
+    measure = Measure(
+        "run", "model", "config", CLASSES, Postprocessing((threshold,) * 2, (ANY, ANY), separation), **limits
+    )
+    predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile, around=separation.steps if separation else 0))
+    told: list[tuple[int, int]] = []
+    large = PredictLarge(archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles))
+    rows = [plan_row(source) for source in expand_stacks(archive, archive.entries())]
+    plan = pa.Table.from_pylist(rows, schema=PLAN)
+    found = []
+    for pixels in Decode(archive, CONSTANTS, check_etags=True, block_bytes=2**25)(plan):
+        found += [measure(q) for q in Predict(predictor, large)(pixels)]
+    return split_into_tables(pa.concat_tables(found)) | {"told": told}
+
+
+def comparable(tables: dict[str, Any], whole_masks: bool) -> dict[str, Any]:
+    kept = {}
+    for name in ("images", "masks", "regions"):
+        table = tables[name].drop_columns(["segmented_at"] if name == "images" else [])
+        kept[name] = table.sort_by([(key, "ascending") for key in table.column_names[:1]]).to_pylist()
+    if whole_masks:
+        kept["masks"] = [
+            (uri, name, mask.tobytes())
+            for uri in sorted({row["image_uri"] for row in kept["masks"]})
+            for name, mask in image_masks(Tables(**{k: tables[k] for k in ("images", "masks", "regions")}), uri).items()
+        ]
+    return kept
+
+
+@pytest.mark.parametrize("separation", [None, Separation((0.6, 0.4), (1, 1), steps=5)], ids=["components", "separated"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "stack"])
+def test_windows_and_whole_images_give_the_same_rows(
+    tmp_path: Path, padding: str, kind: str, separation: Separation | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes at several phases of the pooling grid, beside small images; read in windows, everything is as before."""
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    network = make_network(padding, seed=5, filters=4) if separation else make_network(padding)
+    scenes = [draw_scene(height, width, rng)[0] for height, width in ((160, 161), (99, 202), (30, 33))]
+    if kind == "stack":
+        archive.write("stack.tif", tiff(*scenes))
+    else:
+        for scene in scenes:
+            archive.write(f"{len(scene)}.{kind}", encode(scene, kind))
+    whole = segment(archive, network, tile=48, separation=separation)
+    assert len(whole["regions"]) > 10
+    monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
+    windows = segment(archive, network, tile=48, separation=separation)
+    assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
+    assert len(windows["masks"]) == 2 * (16 + 15 + 1)
+    assert sum(done for done, _ in windows["told"]) == sum(of for _, of in windows["told"]) == 31
+    rules = {"run": RegionRules({spec.id: ANY for spec in CLASSES}, separation is not None)}
+    assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, rules)
+
+
+def test_an_image_that_fails_on_the_way_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    good = encode(draw_scene(100, 120, rng)[0], "png")
+    archive.write("cut.png", good[: len(good) // 2])
+    archive.write("good.png", good)
+    archive.write("grey.tif", tiff(np.zeros((100, 120), np.uint16)))
+    archive.write("bomb.tif", tiff(np.zeros((2000, 2000, 3), np.uint8), compression="zlib"))
+    monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
+    rows = segment(archive, make_network(), tile=64)["images"].to_pylist()
+    found = {Path(row["image_uri"]).name: (row["error_type"], row["error_stage"], row["error"]) for row in rows}
+    assert found["good.png"] == (None, None, None)
+    assert found["cut.png"][:2] == ("unreadable", "decode")
+    assert found["grey.tif"] == ("unsupported", "decode", "uint16 samples, the model was trained on uint8")
+    assert found["bomb.tif"][:2] == ("too_large", "decode")
+    assert "decompression bomb" in found["bomb.tif"][2]
+    crowded = Storage.of(f"{tmp_path}/crowded")
+    crowded.write("good.png", good)
+    for whole_pixels in (2000, 10**6):
+        monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
+        (row,) = segment(crowded, make_network(), 64, 0.5, max_regions=1)["images"].to_pylist()
+        assert (row["error_type"], row["error_stage"]) == ("too_large", "measure")
+        assert row["error"].startswith("more than 1 regions of a class")
+
+
+@pytest.mark.parametrize("whole_pixels", [2000, 10**6], ids=["windows", "whole"])
+def test_a_lost_gpu_is_no_fault_of_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_pixels: int
+) -> None:
+    """It is an error of the stage; a memory that is full is one of the image."""
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    archive.write("good.png", encode(draw_scene(100, 120, rng)[0], "png"))
+    monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
+    reason = "an illegal memory access was encountered"
+
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError(f"CUDA error: {reason}")
+
+    monkeypatch.setattr(UNet, "forward", fail)
+    with pytest.raises(torch.AcceleratorError, match=reason):
+        segment(archive, make_network(), tile=64)
+    reason = "out of memory"
+    (row,) = segment(archive, make_network(), tile=64)["images"].to_pylist()
+    assert row["error_type"] == "out_of_memory"
+
+
+def tiff(*pages: NDArray[Any], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for page in pages:
+            writer.write(page, photometric="rgb" if page.ndim == 3 else "minisblack", **options)
+    return buffer.getvalue()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(1, 40))
+def test_a_window_of_masks_is_that_of_the_whole(top: int, left: int, height: int, width: int) -> None:
+    """Masks in pieces of 32 px, asked for by windows that cross them."""
+    rng = np.random.default_rng(0)
+    mask = rng.random((110, 110)) < 0.5
+    measure = Measure("run", "model", "config", CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))
+    pieces = [Box(t, x, min(t + 32, 110), min(x + 32, 110)) for t in range(0, 110, 32) for x in range(0, 110, 32)]
+    rows = [measure.mask_row("a", 0, mask[b.top : b.bottom, b.left : b.right], b) for b in pieces]
+    tables = Tables(None, pa.Table.from_pylist(rows), None)
+    window = Box(top, left, top + height, left + width)
+    np.testing.assert_array_equal(
+        image_masks(tables, "a", window)["cell"], mask[top : top + height, left : left + width]
+    )
+    with pytest.raises(InputError, match="leaves the image of 110×110 px"):
+        image_masks(tables, "a", Box(0, 0, 111, 1))

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from tests.conftest import new_bucket
+from tests.faulty_store import faulty_store
+from unet_ray.image_sources.sources import expand_stacks
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.segmentation.plan import plan_row
+from unet_ray.segmentation.stages.columns import PIXELS, PLAN
+from unet_ray.segmentation.stages.decode import Decode
+from unet_ray.storage.storage import Content, Storage
+from unet_ray.synthetic import draw_scene, encode
+from unet_ray.tables.binary_columns import table_with, view_samples
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_listed(root: str, check: bool) -> None:
+    archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
+    for name in ("same", "other"):
+        archive.write(f"{name}.png", encode(draw_scene(30, 40, rng)[0], "png"))
+    listed = [plan_row(source) for source in expand_stacks(archive, archive.entries())]
+    archive.write("other.png", encode(draw_scene(50, 60, rng)[0], "png"))
+    plan = pa.Table.from_pylist(listed, schema=PLAN)
+    constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
+    rows = [row for table in Decode(archive, constants, check, 2**25)(plan) for row in table.to_pylist()]
+    found = {Path(row["image_uri"]).stem: (row["error_type"], row["height"]) for row in rows}
+    assert found == {"same": (None, 30), "other": ("changed", None) if check else (None, 50)}
+
+
+def test_an_image_costs_one_request_and_waits_beside_others(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers of TIFF files and images, etags compared, on a store that takes half a second to answer."""
+    bucket, rng = new_bucket(request), np.random.default_rng(0)
+    scene = draw_scene(30, 40, rng)[0]
+    for index in range(40):
+        Storage.of(bucket).write(f"{index:02}.tif", encode(scene, "tif"))
+    with faulty_store(s3_server, delay_s=0.5) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        archive = Storage.of(bucket)
+        entries = archive.entries()
+        before = store.requests
+        listed = [plan_row(source) for source in expand_stacks(archive, entries)]
+        assert store.requests - before == 40
+        assert store.most_under_way > 20
+        before, store.most_under_way = store.requests, 0
+        plan = pa.Table.from_pylist(listed, schema=PLAN)
+        (found,) = Decode(archive, Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3), True, 2**25)(plan)
+        assert found["error"].null_count == 40
+        assert store.requests - before == 40
+        assert store.most_under_way > 20
+        assert min(found["read_s"].to_pylist()) > 0.5 / 32
+
+
+@given(st.lists(st.none() | arrays(np.uint8, array_shapes(min_side=0, max_side=5)), max_size=20))
+def test_a_table_with_samples_is_what_rows_of_bytes_make(samples: list[np.ndarray | None]) -> None:
+    rows = [{"image_uri": f"{index}", "pixels": each} for index, each in enumerate(samples)]
+    found = table_with(rows, PIXELS, "pixels")
+    found.validate(full=True)
+    plain = [row | {"pixels": None if row["pixels"] is None else row["pixels"].tobytes()} for row in rows]
+    assert found.equals(pa.Table.from_pylist(plain, schema=PIXELS))
+    parts = pa.concat_tables([found.slice(3), found.slice(0, 3), found.filter(found["pixels"].is_valid())])
+    back = [None if each is None else each.tobytes() for each in view_samples(parts["pixels"])]
+    assert back == parts["pixels"].to_pylist()
+
+
+def test_a_page_of_a_stack_costs_its_own_bytes(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty pages, in blocks of a bounded size: what is read of the file is the file once, not once a page."""
+    archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
+    pages = rng.integers(0, 255, (40, 300, 301), np.uint8)
+    archive.write("stack.tif", encode(pages, "tif"))
+    sources = list(expand_stacks(archive, archive.entries()))
+    rows = [plan_row(source) | {"image_bytes": 1} for source in sources]  # as a manifest may say
+    plan = pa.Table.from_pylist(rows, schema=PLAN)
+    read, read_content = list[int](), Storage.read_content
+
+    def counted(file: Storage, offset: int, size: int) -> Content:
+        content = read_content(file, offset, size)
+        read.append(len(content.data))
+        return content
+
+    monkeypatch.setattr(Storage, "read_content", counted)
+    constants = Preprocessing("uint8", (0.0,), (1.0,))
+    tables = list(Decode(archive, constants, check_etags=True, block_bytes=2**20)(plan))
+    found = [row for table in tables for row in table.to_pylist()]
+    assert [row["page"] for row in found] == list(range(1, 41))
+    for row, page in zip(found, pages, strict=True):
+        assert row["error"] is None
+        assert row["pixels"] == page.tobytes()
+    assert len(tables) == 4
+    assert 1.0 < sum(read) / sources[0].size < 1.5

@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import pytest
+
+from unet_ray.cluster.node_hours import compute_cost
+from unet_ray.errors import InputError
+from unet_ray.flags import ClassSpec, parse_prices
+from unet_ray.network.config import UNetConfig
+from unet_ray.network.model_folder import Model, state_bytes
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.digest import config_digest
+
+CONFIG = SegmentConfig(model="m", images="i", output="o")
+NETWORK = UNetConfig(1, 1, 2, 2)
+MODEL = Model(
+    NETWORK, state_bytes(UNet(NETWORK)), (ClassSpec(1, "cell"),), Preprocessing("uint8", (0.0,), (1.0,)), (0.5,)
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 0.6},
+        {"min_area": 2},
+        {"min_score": 0.5},
+        {"precision": "bfloat16"},
+        {"context": 4},
+        {"context": 4, "tile": 512},
+    ],
+    ids=str,
+)
+def test_what_can_change_a_row_changes_the_digest(change: dict[str, object]) -> None:
+    assert config_digest(replace(CONFIG, **change), MODEL) != config_digest(CONFIG, MODEL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 0.5},
+        {"min_area": 1},
+        {"min_score": 0.0},
+        {"device": "gpu"},
+        {"actors": "2"},
+        {"tile": 64},
+        {"context": 10_000},
+        {"shard_images": 3},
+        {"limit": 3},
+        {"date": "2026-01-01"},
+    ],
+    ids=str,
+)
+def test_what_cannot_change_a_row_does_not(change: dict[str, object]) -> None:
+    assert config_digest(replace(CONFIG, **change), MODEL) == config_digest(CONFIG, MODEL)
+
+
+@pytest.mark.parametrize("exact", [{"context": 4}, {"precision": "bfloat16"}], ids=str)
+def test_the_tile_can_change_a_row_where_tiles_are_not_exact(exact: dict[str, object]) -> None:
+    config = replace(CONFIG, **exact)
+    assert config_digest(replace(config, tile=64), MODEL) != config_digest(config, MODEL)
+
+
+def test_an_unknown_precision_is_one_line() -> None:
+    with pytest.raises(InputError, match="--precision fp16: choose float32 or bfloat16"):
+        replace(CONFIG, precision="fp16")
+
+
+def test_costs_are_those_of_the_hours() -> None:
+    hours = {"cpu": 2.0, "gpu": 1.0, "node": 3.0}
+    found = compute_cost(hours, parse_prices("0.2,gpu=1.5"), images=4000, megapixels=2000)
+    assert found["total"] == pytest.approx(1.5 + 0.2 * 5)
+    assert found["per_1000_images"] == pytest.approx(2.5 / 4)
+    assert found["per_gigapixel"] == pytest.approx(2.5 / 2)
+    assert compute_cost(hours, parse_prices("gpu=1.5"), 0, 0.0)["types_without_price"] == ["cpu", "node"]
+    for wrong in ("", "gpu", "gpu=x", "-1", "gpu=nan"):
+        with pytest.raises(InputError, match="--node-price"):
+            parse_prices(wrong)

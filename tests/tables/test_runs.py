@@ -1,0 +1,130 @@
+"""Records of runs: what lies beside them, what is damaged, and what a run that ended badly had written."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.conftest import new_bucket
+from tests.faulty_store import faulty_store
+from unet_ray.errors import InputError
+from unet_ray.storage.storage import Storage
+from unet_ray.tables import shards
+from unet_ray.tables.duckdb_workspace import open_workspace
+from unet_ray.tables.ledger import open_ledger, summarize_run
+from unet_ray.tables.runs import close_lost_runs, read_records, read_run_record, write_run_record
+from unet_ray.tables.schemas import SCHEMAS, to_parquet
+from unet_ray.tables.shards import ShardName, write_shard
+
+_ANYTHING = {
+    "string": "",
+    "binary": b"",
+    "timestamp[us, tz=UTC]": datetime.now(UTC),
+    "bool": False,
+    "struct<xmin: double not null, ymin: double not null, xmax: double not null, ymax: double not null>": dict.fromkeys(
+        ("xmin", "ymin", "xmax", "ymax"), 0.0
+    ),
+}
+
+
+def _table(name: str, **columns: Any) -> Any:
+    rows = len(next(iter(columns.values())))
+    whole = {
+        f.name: columns.get(f.name, [None if f.nullable else _ANYTHING.get(str(f.type), 0)] * rows)
+        for f in SCHEMAS[name]
+    }
+    return pa.Table.from_pydict(whole, SCHEMAS[name])
+
+
+def test_the_ledger_costs_a_request_a_shard(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a store that answers late; shards too large for one request say the same."""
+    bucket = new_bucket(request)
+    plain = {"config_digest": ["c", "c", "d"], "pages": [1, 1, 1], "error_type": [None, "unreadable", None]}
+    for index in range(40):
+        uris = [f"s3://archive/{index}-{row}" for row in range(3)]
+        tables = {name: SCHEMAS[name].empty_table() for name in ("masks", "regions")}
+        rows = _table("images", image_uri=uris, model_digest=["m"] * 3, **plain)
+        write_shard(Storage.of(bucket), ShardName("2026-01-01", "run", index), tables | {"images": rows}, lambda: None)
+    with faulty_store(s3_server, delay_s=0.2) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        for whole_bytes in (2**20, 0):
+            monkeypatch.setattr(shards, "_WHOLE_BYTES", whole_bytes)
+            before, store.most_under_way = store.requests, 0
+            with open_workspace() as database:
+                open_ledger(database, Storage.of(bucket), Storage.of(bucket).entries("images"), "m", "c")
+                counts = [database.value(f"SELECT count(*) FROM {n}") for n in ("done", "failed", "retry", "known")]
+                assert counts == [40, 40, 80, 120]
+                assert database.value("SELECT count(DISTINCT image_uri) FROM known") == 120
+            assert store.most_under_way > (20 if whole_bytes else 2)
+            if whole_bytes:
+                assert store.requests - before < 50
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    output = Storage.of(str(tmp_path))
+    for data in (b"", b"PAR1 and nothing else", to_parquet(pa.table({"other": [1]}))):
+        output.write("images/date=2026-01-01/run-000000.parquet", data)
+        with open_workspace() as database, pytest.raises(InputError, match="run-000000.parquet: not a shard"):
+            open_ledger(database, output, output.entries("images"), "m", "c")
+
+
+def test_a_shard_that_lacks_a_column_or_a_value_counts(tmp_path: Path) -> None:
+    output = Storage.of(str(tmp_path))
+    rows = {
+        "image_uri": ["/a", "/b"],
+        "model_digest": ["m", "m"],
+        "config_digest": ["c", "c"],
+        "image_etag": ["e", None],
+    }
+    whole = _table("images", **rows | {"image_etag": ["e", "e"]}, error_type=[None, "unreadable"])
+    for index, shard in enumerate((pa.table(rows), whole.drop_columns(["pages"]))):
+        output.write(f"images/date=2026-01-01/run-{index:06}.parquet", to_parquet(shard))
+    with open_workspace() as database:
+        open_ledger(database, output, output.entries("images"), "m", "c")
+        counts = [database.value(f"SELECT count(*) FROM {name}") for name in ("done", "failed", "retry", "known")]
+    assert counts == [3, 1, 4, 4]
+
+
+def test_what_else_lies_in_runs_is_no_record(tmp_path: Path) -> None:
+    output = Storage.of(str(tmp_path))
+    write_run_record(output, "20260101T000000Z-aaaaaa", {"status": "done"})
+    for name, data in (
+        ("20260102T000000Z-bbbbbb.json", b"{damaged"),
+        ("model/checkpoint.bin", b"\xff\x00"),
+        ("a/b.json", b"{}"),
+    ):
+        output.write(f"runs/{name}", data)
+    records, unreadable = read_records(output)
+    assert records == {"20260101T000000Z-aaaaaa": {"status": "done"}}
+    assert unreadable == ("runs/20260102T000000Z-bbbbbb.json",)
+    assert read_run_record(output, "20260102T000000Z-bbbbbb") is None
+    assert read_run_record(output, "nothing") is None
+
+
+def test_the_record_of_a_lost_run_has_what_it_wrote(tmp_path: Path) -> None:
+    output, run_id = Storage.of(str(tmp_path)), "20260101T000000Z-aaaaaa"
+    known = {
+        "image_uri": ["/a", "/b", "/c"],
+        "run_id": [run_id] * 3,
+        "height": [1000, 1000, None],
+        "width": [500, 500, None],
+    }
+    tables = {
+        "images": _table("images", **known, error_type=[None, None, "unreadable"]),
+        "masks": _table("masks", image_uri=["/a"]),
+        "regions": _table("regions", image_uri=["/a"] * 3, class_name=["cell", "fibre", "cell"]),
+    }
+    write_shard(output, ShardName("2026-01-01", run_id, 0), tables, may_commit=lambda: None)
+    write_run_record(output, run_id, {"status": "running", "images_done": 0})
+    close_lost_runs(output, read_records(output)[0], "20260102T000000Z-bbbbbb")
+    record = read_run_record(output, run_id)
+    assert record is not None
+    assert record["status"] == "lost"
+    assert (record["images_done"], record["images_failed"], record["megapixels"]) == (2, 1, 1.0)
+    assert record["shards"] == [0]
+    assert (record["error_types"], record["regions"]) == ({"unreadable": 1}, {"cell": 2, "fibre": 1})
+    assert summarize_run(output, "20260103T000000Z-cccccc") == {}

@@ -1,0 +1,95 @@
+"""The names of `import unet_ray`: each docstring's example runs as printed, and no name is missing."""
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import shapely
+
+import unet_ray
+from unet_ray import prediction as notebook
+from unet_ray.errors import ImageError, InputError
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
+from unet_ray.storage.storage import Storage
+from unet_ray.synthetic import draw_scene, encode
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny_model: str, ray_local: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with `model`, `images` and `tables`."""
+    Path(tiny_model).rename(tmp_path / "model")
+    for index in range(2):
+        scene = draw_scene(50, 70, np.random.default_rng(index))[0]
+        Storage.of(f"{tmp_path}/images").write(f"{index}.png", encode(scene, "png"))
+    segment(SegmentConfig(model=f"{tmp_path}/model", images=f"{tmp_path}/images", output=f"{tmp_path}/tables"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_examples_run_as_printed(here: Path) -> None:
+    found = doctest.testmod(notebook)
+    assert found.attempted >= 15
+    assert found.failed == 0
+
+
+def test_predict_is_what_the_job_writes(here: Path) -> None:
+    model, tables = unet_ray.load_model("model"), unet_ray.read_tables("tables")
+    uri = f"{here}/images/0.png"
+    prediction = model.predict(uri)
+    ours = tables.regions.filter([u == uri for u in tables.regions["image_uri"].to_pylist()])
+    assert prediction.regions.drop_columns(["run_id"]).equals(ours.drop_columns(["run_id", "date"]))
+    for name in model.classes:
+        assert np.array_equal(prediction.masks[name], unet_ray.mask(tables, uri, name))
+        assert np.array_equal(prediction.masks[name], prediction.probabilities[name] >= 128 / 255)
+    assert len(prediction.geodataframe) == len(ours)
+    assert prediction.overlay().size == (70, 50)
+    assert unet_ray.overlay(uri, tables.regions).tobytes() == prediction.overlay().tobytes()
+
+
+def test_an_overlay_keeps_what_lies_in_a_hole_and_each_class_its_colour() -> None:
+    inner, ring = shapely.box(8, 8, 12, 12), shapely.box(2, 2, 18, 18).difference(shapely.box(6, 6, 14, 14))
+    image = np.zeros((20, 20, 3), np.uint8)
+
+    def drawn(*regions: tuple[int, Any]) -> Any:
+        numbers, outlines = zip(*regions, strict=True)
+        return np.asarray(
+            unet_ray.overlay(image, pa.table({"class_id": numbers, "geometry": shapely.to_wkb(outlines)}))
+        )
+
+    both, alone = drawn((1, inner), (2, ring)), drawn((2, ring))
+    assert both[10, 10].any()
+    assert not both[7, 7].any()
+    assert np.array_equal(both[4, 4], alone[4, 4])
+    assert alone[4, 4].any()
+
+
+def test_paths_are_what_the_tables_call_them(here: Path) -> None:
+    tables = unet_ray.read_tables("tables")
+    named, whole = (unet_ray.overlay(uri, tables.regions) for uri in ("images/0.png", f"{here}/images/0.png"))
+    assert named.tobytes() == whole.tobytes() != unet_ray.overlay("images/0.png", tables.regions.slice(0, 0)).tobytes()
+    assert unet_ray.mask(tables, "images/0.png", "cell").shape == (50, 70)
+
+
+def test_bad_input_is_one_line(here: Path) -> None:
+    model = unet_ray.load_model("model")
+    with pytest.raises(ImageError, match="uint16"):
+        model.predict(np.zeros((9, 9, 3), np.uint16))
+    with pytest.raises(InputError, match="nowhere.png: cannot be read"):
+        model.predict("nowhere.png")
+    with pytest.raises(InputError, match="leaf: no class of .*; there are cell, fibre"):
+        unet_ray.mask("tables", f"{here}/images/0.png", "leaf")
+
+
+def test_public_names_are_there_and_cost_nothing_before_they_are_used() -> None:
+    assert all(getattr(unet_ray, name) for name in unet_ray.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        unet_ray.nothing  # noqa: B018
+    light = "import sys, unet_ray; print({'torch', 'ray', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

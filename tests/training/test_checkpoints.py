@@ -1,0 +1,222 @@
+"""Checkpoints are found again whatever happened to Ray Train's list of them, and removed only where a list says so."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
+
+from tests.training.test_checkpoint_writer import learner_of, progress_of
+from unet_ray.errors import InputError
+from unet_ray.network.model_folder import state_bytes
+from unet_ray.storage.storage import Storage
+from unet_ray.training.checkpoint_writer import read_state, write_state
+from unet_ray.training.checkpoints import BEST, DIGESTS, OPTIMIZER, WEIGHTS, settle_checkpoints
+from unet_ray.training.progress import PROGRESS, SNAPSHOT, last_progress, listed_checkpoints
+
+RUN = "unet_ray"
+
+
+def name_of(epoch: int) -> str:
+    return f"checkpoint_2026-11-24_00-00-{epoch:02d}.000000"
+
+
+def add_checkpoint(storage: Storage, folder: Path, epoch: int, digests: bool = True) -> str:
+    """Store the checkpoint of an epoch and return its name; one of earlier versions has no digests."""
+    torch.manual_seed(epoch)
+    learner = learner_of("none")
+    place = folder / f"local-{epoch}"
+    place.mkdir()
+    write_state(place, learner, progress_of(*[0.5] * epoch), state_bytes(learner.unet))
+    for file in place.iterdir():
+        if digests or file.name != DIGESTS:
+            storage.write(f"{RUN}/{name_of(epoch)}/{file.name}", file.read_bytes())
+    return name_of(epoch)
+
+
+def write_list(storage: Storage, *names: str) -> None:
+    results = [{"checkpoint_dir_name": name, "metrics": {}} for name in names]
+    snapshot = {"checkpoint_results": results, "pending_training_results": [], "latest_checkpoint_result": results[-1]}
+    storage.write(f"{RUN}/{SNAPSHOT}", json.dumps(snapshot).encode())
+
+
+def checkpoints(storage: Storage) -> set[str]:
+    paths = [entry.path for entry in storage.entries(RUN, missing_ok=True)]
+    return {path.partition("/")[0] for path in paths if path.startswith("checkpoint_20")}
+
+
+def test_nothing_trained_is_nothing_to_settle(root: str) -> None:
+    assert settle_checkpoints(Storage.of(root), RUN) == []
+    assert Storage.of(root).entries() == []
+
+
+def test_what_a_list_does_not_name_was_being_stored(root: str, tmp_path: Path) -> None:
+    storage = Storage.of(f"{root}/run")
+    names = [add_checkpoint(storage, tmp_path, epoch) for epoch in (1, 2, 3)]
+    storage.write(f"{RUN}/notes.txt", b"not a checkpoint")
+    write_list(storage, *names[:2])
+    assert last_progress(storage, RUN) == progress_of(0.5, 0.5)
+    assert settle_checkpoints(storage, RUN) == []
+    assert checkpoints(storage) == set(names[:2])
+    assert storage.exists(f"{RUN}/notes.txt")
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"checkpoint_res', b"[]", b'{"checkpoint_results": [{}]}', b"\xff"])
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_list_that_is_missing_or_damaged_is_made_anew(
+    root: str, tmp_path: Path, content: bytes | None, digests: bool
+) -> None:
+    storage = Storage.of(f"{root}/run")
+    names = [add_checkpoint(storage, tmp_path, epoch, digests) for epoch in (2, 1, 10)]
+    storage.write(f"{RUN}/{name_of(11)}/{PROGRESS}", b"{half a fi")
+    if content is not None:
+        storage.write(f"{RUN}/{SNAPSHOT}", content)
+    said = settle_checkpoints(storage, RUN)
+    assert said[0].endswith(f"{SNAPSHOT}, the list of checkpoints, is missing or damaged")
+    assert said[1].startswith(f"  {name_of(11)} does not load: {PROGRESS} does not parse")
+    assert said[2] == f"  going on from {name_of(10)}, after epoch 10"
+    assert checkpoints(storage) == {*names, name_of(11)}
+    assert listed_checkpoints(storage, RUN) == [name_of(epoch) for epoch in (1, 2, 10)]
+    state = _CheckpointManagerState(**json.loads(storage.read(f"{RUN}/{SNAPSHOT}")))  # as Ray Train reads it
+    assert state.latest_checkpoint_result is not None
+    assert state.latest_checkpoint_result.metrics == {"crops_seen": 1000, "epochs": 10}
+    assert state.current_report_index == 3
+    assert last_progress(storage, RUN) == progress_of(*[0.5] * 10)
+    assert settle_checkpoints(storage, RUN) == []
+
+
+def cut(name: str, kept: int) -> Callable[[Storage, str], str]:
+    def apply(storage: Storage, folder: str) -> str:
+        data = storage.read(f"{folder}/{name}")
+        storage.write(f"{folder}/{name}", data[: kept % len(data)])
+        return f"{name} has {kept % len(data)} of {len(data)} bytes|{name} is cut short"
+
+    return apply
+
+
+def flip(name: str) -> Callable[[Storage, str], str]:
+    def apply(storage: Storage, folder: str) -> str:
+        data = bytearray(storage.read(f"{folder}/{name}"))
+        data[-5] ^= 1
+        storage.write(f"{folder}/{name}", bytes(data))
+        return f"{name} is not what was written"
+
+    return apply
+
+
+def remove(name: str) -> Callable[[Storage, str], str]:
+    def apply(storage: Storage, folder: str) -> str:
+        storage.delete(f"{folder}/{name}")
+        return f"{name} is not there"
+
+    return apply
+
+
+def remove_all(storage: Storage, folder: str) -> str:
+    for entry in storage.entries(folder):
+        storage.delete(f"{folder}/{entry.path}")
+    return f"{folder.rpartition('/')[2]} is not there"
+
+
+DAMAGES: list[Any] = [
+    *((cut(name, kept), True) for name in (WEIGHTS, OPTIMIZER, BEST, PROGRESS) for kept in (0, 100, -1)),
+    *((cut(name, kept), False) for name in (WEIGHTS, OPTIMIZER, BEST) for kept in (0, 4, 100, -1)),
+    *((flip(name), True) for name in (WEIGHTS, OPTIMIZER, BEST, PROGRESS)),
+    *((remove(name), digests) for name in (WEIGHTS, OPTIMIZER, BEST, PROGRESS) for digests in (True, False)),
+    (remove_all, True),
+]
+
+
+@pytest.mark.parametrize(("damage", "digests"), DAMAGES)
+def test_a_newest_checkpoint_that_does_not_load_falls_back_to_the_one_before(
+    tmp_path: Path, damage: Callable[[Storage, str], str], digests: bool
+) -> None:
+    storage = Storage.of(f"{tmp_path}/run")
+    names = [add_checkpoint(storage, tmp_path, epoch, digests) for epoch in (1, 2, 3)]
+    write_list(storage, *names)
+    fault = damage(storage, f"{RUN}/{names[2]}")
+    first, *_, last = settle_checkpoints(storage, RUN)
+    assert any(part in first for part in fault.split("|")), first
+    assert last == f"  going on from {names[1]}, after epoch 2"
+    assert listed_checkpoints(storage, RUN) == names[:2]
+    assert last_progress(storage, RUN) == progress_of(0.5, 0.5)
+    loaded = read_state(Path(f"{tmp_path}/run/{RUN}/{names[1]}"))
+    assert loaded.progress == progress_of(0.5, 0.5)
+
+
+def test_a_training_none_of_whose_checkpoints_loads_is_refused(root: str, tmp_path: Path) -> None:
+    storage = Storage.of(f"{root}/run")
+    names = [add_checkpoint(storage, tmp_path, epoch) for epoch in (1, 2)]
+    write_list(storage, *names)
+    for name in names:
+        cut(WEIGHTS, 50)(storage, f"{RUN}/{name}")
+    with pytest.raises(InputError, match=r"none of the 2 checkpoints of this training loads .*; bring one back"):
+        settle_checkpoints(storage, RUN)
+    assert checkpoints(storage) == set(names)
+
+
+def test_a_first_checkpoint_that_was_cut_off_is_no_training(root: str) -> None:
+    storage = Storage.of(root)
+    storage.write(f"{RUN}/{name_of(1)}/{WEIGHTS}", b"half")
+    said = settle_checkpoints(storage, RUN)
+    assert said[1:] == [f"  {name_of(1)} does not load: {PROGRESS} is not there", "  training starts from epoch 1"]
+    assert checkpoints(storage) == {name_of(1)}
+    assert last_progress(storage, RUN) is None
+    assert settle_checkpoints(storage, RUN) == []
+    assert checkpoints(storage) == set()
+
+
+@contextmanager
+def no_room_beyond(size: int) -> Iterator[None]:
+    """Let files of this process grow up to a size: as on a full disk, a write fails that goes beyond."""
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def write_pieces(arrow: Any, path: str, pieces: list[bytes]) -> None:
+    with arrow.open_output_stream(path) as stream:
+        for piece in pieces:
+            stream.write(piece)
+
+
+def test_a_file_for_ray_train_is_stored_whole_or_not_at_all(root: str) -> None:
+    """A write that fails leaves what was there, though closing the file is the next thing that happens."""
+    storage = Storage.of(root)
+    storage.write("run/list.json", b"before")
+    arrow, path = storage.arrow_filesystem, f"{storage.path}/run/list.json"
+    for piece in (b"x" * 100, b"x" * 100_000):  # fails when it is closed, and when it is written
+        with no_room_beyond(3000), pytest.raises(OSError, match="File too large"):
+            write_pieces(arrow, path, [piece] * 100)
+        assert storage.read("run/list.json") == b"before"
+    with arrow.open_output_stream(path) as stream:
+        stream.write(b"aft")
+        assert storage.read("run/list.json") == b"before"
+        stream.write(b"er")
+    assert storage.read("run/list.json") == b"after"
+    assert [entry.path for entry in storage.entries()] == ["run/list.json"]
+    stream = arrow.open_output_stream(path)
+    stream.write(b"of a process that was killed")
+    del stream
+    assert storage.read("run/list.json") == b"after"
+
+
+def test_progress_is_that_of_the_listed_checkpoint(root: str, tmp_path: Path) -> None:
+    """One that is stored, and of which Ray Train was not told, is not what it goes on from."""
+    storage = Storage.of(f"{root}/run")
+    first = add_checkpoint(storage, tmp_path, 1)
+    write_list(storage, first)
+    ahead = replace(progress_of(0.5, 0.5), crops_seen=10**6)
+    storage.write(f"{RUN}/{name_of(2)}/{PROGRESS}", ahead.to_json())
+    assert last_progress(storage, RUN) == progress_of(0.5)
