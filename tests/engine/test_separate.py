@@ -66,7 +66,7 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
     train(config(tmp_path, epochs=8, learning_rate=5e-3, loss="bce_dice", border_weight=5.0))
     assert "objects of object: AP@0.5" in capsys.readouterr().out
     model = load_model(Storage.of(f"{tmp_path}/model"))
-    assert model.network.classes == 2
+    assert model.network.num_classes == 2
     objects = model.metrics["objects"]["classes"]["object"]
     assert objects["ap50"] > objects["ap50_of_components"] + 0.2
     labelled = {"images": f"{tmp_path}/images", "masks": f"{tmp_path}/masks", "mask_kind": "instances"}
@@ -129,4 +129,4 @@ def test_masks_without_ids_and_models_that_part(tmp_path: Path, capsys: pytest.C
     train(config(tmp_path, mask_kind="binary", separate=False, init_from=f"{tmp_path}/model", output=f"{tmp_path}/m2",
                  base_channels=None, depth=None))  # fmt: skip
     assert "parts touching objects, this one will not" in capsys.readouterr().out
-    assert load_model(Storage.of(f"{tmp_path}/m2")).network.classes == 1
+    assert load_model(Storage.of(f"{tmp_path}/m2")).network.num_classes == 1

@@ -59,7 +59,7 @@ def segment(
     measure = Measure(
         "run", "model", "config", CLASSES, Postprocessing((threshold,) * 2, (ANY, ANY), separation), **limits
     )
-    predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile, around=separation.steps if separation else 0))
+    predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile, halo=separation.steps if separation else 0))
     told: list[tuple[int, int]] = []
     large = PredictLarge(archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles))
     rows = [plan_row(source) for source in expand_stacks(archive, archive.entries())]
