@@ -23,12 +23,16 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
-def run(config_type: type[Config], verb: Callable[[Config, str], None], help_text: str | None) -> None:
+def run(
+    config_type: type[Config], verb: Callable[[Config, str], None], help_text: str | None
+) -> None:
     """Parse the command line into a config, call the verb with it and the Ray address, and exit.
 
     Exit codes: 0 done; 2 wrong flags or input; 3 too many failed images; 4 the output is held; 1 anything else.
     """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does, from the first moment on
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(number)
+    )  # as Ray does, from the first moment on
     configs: list[Any] = []
 
     def keep(config: Any) -> None:
@@ -46,7 +50,9 @@ def run(config_type: type[Config], verb: Callable[[Config, str], None], help_tex
     except CycloptsError as error:
         _end(2, f"{' '.join(str(error).split())} See --help.")
     except UnetRayError as error:
-        _end(error.exit_code, str(getattr(error, "cause", None) or error))  # Ray adds a traceback around the cause
+        _end(
+            error.exit_code, str(getattr(error, "cause", None) or error)
+        )  # Ray adds a traceback around the cause
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, which Ray turns into the latter
         _end(1, "interrupted; what is written is kept, run again to go on")
     except Exception as error:

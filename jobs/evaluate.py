@@ -62,7 +62,10 @@ def worst(result: EvaluateResult) -> str:
 def _aligned(rows: list[list[str]]) -> list[str]:
     """Return rows of cells as lines: the first column to the left, all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for first, *cells in rows]
+    return [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for first, *cells in rows
+    ]
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,9 @@ from unet_ray.output.export import export
 def main(config: ExportConfig, _: str) -> None:
     """Export and say what."""
     result = export(config)
-    print(f"{result.images} images, {result.regions} regions, {result.files} files: {config.output}")
+    print(
+        f"{result.images} images, {result.regions} regions, {result.files} files: {config.output}"
+    )
     if result.root:
         print(f"file names in it are relative to {result.root}")
     for note, count in sorted(result.notes.items()):

@@ -46,13 +46,18 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
     model, tables = root.join(f"model-{int(time.time())}").uri, root.join("tables").uri
 
     say("training a U-Net")
-    labelled = {"images": made.labelled_images.uri, "masks": made.labelled_masks.uri, "classes": CLASSES}
+    labelled = {
+        "images": made.labelled_images.uri,
+        "masks": made.labelled_masks.uri,
+        "classes": CLASSES,
+    }
     network = {"base_channels": 12, "depth": 3, "crop": 128, "epochs": 8, "learning_rate": 4e-3}
     train(TrainConfig(**labelled, **network, output=model), ray_address)  # type: ignore[arg-type]
 
     say("evaluating it on images that it has not seen")
     checked = evaluate(
-        EvaluateConfig(model=model, images=made.check_images.uri, masks=made.check_masks.uri), ray_address
+        EvaluateConfig(model=model, images=made.check_images.uri, masks=made.check_masks.uri),
+        ray_address,
     )
     print(evaluate_job.table(checked))
 

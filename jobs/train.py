@@ -13,7 +13,9 @@ from unet_ray.training.train import train
 def main(config: TrainConfig, ray_address: str) -> None:
     """Train and say where the model is."""
     result = train(config, ray_address)
-    print(f"model: {result.output} (digest {result.model.digest[:12]}), of epoch {result.progress.best_epoch}")
+    print(
+        f"model: {result.output} (digest {result.model.digest[:12]}), of epoch {result.progress.best_epoch}"
+    )
     print(f"curves, worst images, TensorBoard, checkpoints: {result.run_folder}")
 
 

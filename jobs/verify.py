@@ -16,7 +16,9 @@ def main(config: VerifyConfig, ray_address: str) -> None:
     result = verify(config, ray_address)
     print(summary(result))
     if result.problems:
-        raise UnetRayError(f"{config.tables}: {result.problems.total()} breaches of {len(result.problems)} rules")
+        raise UnetRayError(
+            f"{config.tables}: {result.problems.total()} breaches of {len(result.problems)} rules"
+        )
 
 
 def summary(result: VerifyResult) -> str:

@@ -24,7 +24,9 @@ _NODE_BYTES = 150 * 2**20
 
 
 @contextmanager
-def started_cluster(folder: Path, port: int, *flags: str, **environment: str) -> Iterator[dict[str, str]]:
+def started_cluster(
+    folder: Path, port: int, *flags: str, **environment: str
+) -> Iterator[dict[str, str]]:
     """Start a head; yield the environment of its users. Every process of the cluster ends with it.
 
     Args:
@@ -46,15 +48,29 @@ def started_cluster(folder: Path, port: int, *flags: str, **environment: str) ->
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    command = [f"{binaries}/ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command = [
+        f"{binaries}/ray",
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+    ]
     command += [f"--dashboard-agent-listen-port={agent}", f"--temp-dir={ray_files}"]
     with (folder / "head.log").open("wb") as log:
-        process = subprocess.Popen([*command, *flags], env=users | environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [*command, *flags], env=users | environment, stdout=log, stderr=log
+        )
     try:
-        yield users | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_FILES": ray_files}
+        yield users | {
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+            "RAY_FILES": ray_files,
+        }
     finally:
         family = []
-        for member in psutil.process_iter(["cmdline"]):  # nodes of an autoscaler are nobody's children
+        for member in psutil.process_iter(
+            ["cmdline"]
+        ):  # nodes of an autoscaler are nobody's children
             if member.pid == process.pid or ray_files in " ".join(member.info["cmdline"] or []):
                 with suppress(psutil.NoSuchProcess):
                     family += [member, *member.children(recursive=True)]
@@ -78,7 +94,9 @@ def autoscaling_cluster(folder: Path, most: dict[str, int]) -> Iterator[dict[str
     nodes: dict[str, dict[str, Any]] = {
         name: {
             "resources": types[name]["resources"] | {"object_store_memory": _NODE_BYTES},
-            "labels": {"ray.io/node-group": name},  # which Ray takes from what starts a node, elsewhere
+            "labels": {
+                "ray.io/node-group": name
+            },  # which Ray takes from what starts a node, elsewhere
             "node_config": {},
             "min_workers": 0,
             "max_workers": count,

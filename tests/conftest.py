@@ -52,7 +52,16 @@ class S3Server:
         self._juicefs = Path(sys.executable).parent / "juicefs"
         self._meta = f"sqlite3://{folder}/meta.db"
         subprocess.run(
-            [self._juicefs, "format", "--storage", "file", "--bucket", folder / "data", self._meta, "test"],
+            [
+                self._juicefs,
+                "format",
+                "--storage",
+                "file",
+                "--bucket",
+                folder / "data",
+                self._meta,
+                "test",
+            ],
             check=True,
             capture_output=True,
         )
@@ -76,7 +85,11 @@ class S3Server:
         command = [self._juicefs, "gateway", "--multi-buckets", *kept, "--no-banner", self._meta]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, f"127.0.0.1:{self._port}"], env=environment, stdout=log, stderr=log, start_new_session=True
+                [*command, f"127.0.0.1:{self._port}"],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         return _listens(self._process, self._port)
 
@@ -148,7 +161,9 @@ def new_bucket(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def ray_local(s3_server: str) -> Iterator[None]:
     """Start one Ray for the session; it knows nothing of S3 but what storage objects carry."""
-    hidden = {name: os.environ.pop(name) for name in [*S3_KEYS, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"]}
+    hidden = {
+        name: os.environ.pop(name) for name in [*S3_KEYS, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"]
+    }
     connect("local")
     os.environ.update(hidden)
     yield
@@ -168,7 +183,10 @@ def make_tiny_model(place: Path) -> str:
     classes = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
     preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
     folder = place / "tiny-model"
-    save_model(Model(config, state_bytes(UNet(config)), classes, preprocessing, (0.5, 0.5)), Storage.of(str(folder)))
+    save_model(
+        Model(config, state_bytes(UNet(config)), classes, preprocessing, (0.5, 0.5)),
+        Storage.of(str(folder)),
+    )
     return str(folder)
 
 
@@ -176,4 +194,6 @@ def run_job(name: str, *flags: object, **environment: str) -> subprocess.Complet
     """Run a job as a user would."""
     command = [sys.executable, REPOSITORY / "jobs" / f"{name}.py", *map(str, flags)]
     clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=clean | environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env=clean | environment
+    )

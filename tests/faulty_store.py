@@ -21,12 +21,16 @@ from urllib.parse import urlsplit
 FAULTS = ("slow_down", "reset", "stall", "cut")
 STALL_S = 20.0
 """Longer than s3fs waits for an answer (15 s)."""
-_NOT_MET = b"<Error><Code>PreconditionFailed</Code><Message>A condition did not hold.</Message></Error>"
+_NOT_MET = (
+    b"<Error><Code>PreconditionFailed</Code><Message>A condition did not hold.</Message></Error>"
+)
 _ERRORS = {
     403: b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>",
     500: b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
 }
-_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+_SLOW_DOWN = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 class FaultyStore(ThreadingHTTPServer):
@@ -76,7 +80,9 @@ class FaultyStore(ThreadingHTTPServer):
             self.requests += 1
             if self._random.random() >= self._share:
                 return None
-            fault = FAULTS[self.spoilt.total() % len(FAULTS)]  # each kind, however few requests there are
+            fault = FAULTS[
+                self.spoilt.total() % len(FAULTS)
+            ]  # each kind, however few requests there are
             self.spoilt[fault] += 1
             return fault
 
@@ -112,7 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if not self.server.meets_condition(self.command, urlsplit(self.path).path, self.headers["If-None-Match"]):
+        if not self.server.meets_condition(
+            self.command, urlsplit(self.path).path, self.headers["If-None-Match"]
+        ):
             self._answer(412, {"Content-Type": "application/xml"}, _NOT_MET)
             return
         status = self.server.refuse(self.command, self.path)
@@ -140,10 +148,17 @@ class _Handler(BaseHTTPRequestHandler):
         upstream.endheaders(body)
         reply = upstream.getresponse()
         data = reply.read()
-        kept = {k: v for k, v in reply.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
+        kept = {
+            k: v
+            for k, v in reply.getheaders()
+            if k.lower() not in ("transfer-encoding", "connection")
+        }
         kept.setdefault("Content-Length", str(len(data)))
         if fault == "cut" and len(data) > 1:
-            data, self.close_connection = data[: len(data) // 2], True  # the headers promise all of it
+            data, self.close_connection = (
+                data[: len(data) // 2],
+                True,
+            )  # the headers promise all of it
         self._answer(reply.status, kept, data)
         upstream.close()
 

@@ -16,6 +16,8 @@ def fetch_of(data: bytes, asked: Callable[[int, int], None] = lambda *_: None) -
     return fetch
 
 
-def file_of(data: bytes, asked: Callable[[int, int], None] = lambda *_: None, size: int | None = None) -> RangeFile:
+def file_of(
+    data: bytes, asked: Callable[[int, int], None] = lambda *_: None, size: int | None = None
+) -> RangeFile:
     """Return data as a file that says that it has so many bytes; those that it has not are missing."""
     return RangeFile(fetch_of(data, asked), len(data) if size is None else size)

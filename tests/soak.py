@@ -56,7 +56,10 @@ class SoakCluster:
     """A Ray cluster on this machine: a head that does little, and nodes whose raylets may be killed."""
 
     def __init__(self, nodes: int) -> None:
-        self._nodes, self._head = nodes, Cluster(initialize_head=True, head_node_args=self._node_args(1))
+        self._nodes, self._head = (
+            nodes,
+            Cluster(initialize_head=True, head_node_args=self._node_args(1)),
+        )
         self._raylets: list[psutil.Process] = []
         self.mend()
 
@@ -73,7 +76,9 @@ class SoakCluster:
 
     def processes(self) -> list[psutil.Process]:
         """Return what a run may lose: the raylets of the nodes and all workers."""
-        workers = [p for p in psutil.Process().children(recursive=True) if title(p).startswith("ray::")]
+        workers = [
+            p for p in psutil.Process().children(recursive=True) if title(p).startswith("ray::")
+        ]
         return [*(raylet for raylet in self._raylets if title(raylet)), *workers]
 
     def stop(self) -> None:
@@ -138,8 +143,24 @@ class Soak:
             assert rows[0][table] == rows[1][table], f"{table}: the rows differ"
 
     def _start(self, output: str) -> subprocess.Popen[str]:
-        flags = ["--model", self.model, "--images", f"{self.root}/archive", "--output", f"{self.root}/{output}"]
-        flags += ["--shard-images", "20", "--max-error-rate", "1", "--date", "2026-01-01", "--stall-minutes", "2"]
+        flags = [
+            "--model",
+            self.model,
+            "--images",
+            f"{self.root}/archive",
+            "--output",
+            f"{self.root}/{output}",
+        ]
+        flags += [
+            "--shard-images",
+            "20",
+            "--max-error-rate",
+            "1",
+            "--date",
+            "2026-01-01",
+            "--stall-minutes",
+            "2",
+        ]
         clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         if self.cluster:
             self.cluster.mend()
@@ -230,15 +251,21 @@ def _rows(uri: str) -> dict[str, list[Any]]:
     rows = {}
     for name in ("images", "masks", "regions"):
         table = getattr(tables, name)
-        kept = table.drop_columns([c for c in ("run_id", "segmented_at") if c in table.column_names])
-        rows[name] = sorted(json.dumps(row, default=repr, sort_keys=True) for row in kept.to_pylist())
+        kept = table.drop_columns(
+            [c for c in ("run_id", "segmented_at") if c in table.column_names]
+        )
+        rows[name] = sorted(
+            json.dumps(row, default=repr, sort_keys=True) for row in kept.to_pylist()
+        )
     return rows
 
 
 def main() -> None:
     from tests.conftest import make_tiny_model, s3_server_in
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--place", choices=("local", "s3"), default="local")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--images", type=int, default=300)

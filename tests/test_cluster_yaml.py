@@ -35,7 +35,9 @@ def test_nothing_is_paid_for_while_nobody_works_but_a_head_that_does_no_work() -
     assert "InstanceMarketOptions" not in head["node_config"]
     workers = [node for name, node in NODE_TYPES.items() if name != CLUSTER["head_node_type"]]
     assert all(node["min_workers"] == 0 for node in workers)
-    assert all(node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"} for node in workers)
+    assert all(
+        node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"} for node in workers
+    )
     assert sum(node["max_workers"] for node in workers) >= CLUSTER["max_workers"]
     assert CLUSTER["idle_timeout_minutes"] <= 10
 
@@ -60,9 +62,13 @@ def test_the_kubernetes_job_is_of_the_same_versions_and_its_flags_exist() -> Non
     """Checked once against KubeRay's own schema (v1, strict); here against what may drift."""
     job = yaml.safe_load((REPOSITORY / "jobs/rayjob.yaml").read_text())["spec"]
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    assert f"ray[data,train,default]=={job['rayClusterSpec']['rayVersion']}" in project["dependencies"]
+    assert (
+        f"ray[data,train,default]=={job['rayClusterSpec']['rayVersion']}" in project["dependencies"]
+    )
     groups = job["rayClusterSpec"]["workerGroupSpecs"]
-    specs = [group["template"]["spec"] for group in (job["rayClusterSpec"]["headGroupSpec"], *groups)]
+    specs = [
+        group["template"]["spec"] for group in (job["rayClusterSpec"]["headGroupSpec"], *groups)
+    ]
     assert {spec["containers"][0]["image"].split(":")[-1] for spec in specs} == {project["version"]}
     words = shlex.split(job["entrypoint"])
     known = {f"--{field.name.replace('_', '-')}" for field in fields(SegmentConfig)}

@@ -43,7 +43,12 @@ FOREIGN = {
 
 def imports_of(file: Path) -> set[str]:
     tree = ast.parse(file.read_text())
-    plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    plain = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     return plain | {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
 
 
@@ -95,4 +100,6 @@ def test_tasks_without_a_network_start_without_torch() -> None:
 
 def test_jobs_import_no_rooms_that_hold_logic_of_their_own() -> None:
     for file in (PACKAGE.parent / "jobs").glob("*.py"):
-        assert not any(name.startswith(("ray", "torch", "unet_ray.network")) for name in imports_of(file)), file
+        assert not any(
+            name.startswith(("ray", "torch", "unet_ray.network")) for name in imports_of(file)
+        ), file

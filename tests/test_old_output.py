@@ -66,7 +66,12 @@ def test_an_output_is_continued(old: Path) -> None:
     archive = Storage.of(f"{BUCKET}/archive")
     files = {path: path.read_bytes() for path in (old / "tables").rglob("*.parquet")}
     configs = [
-        SegmentConfig(model=str(OLD / "models" / model), images=archive.uri, output=f"{old}/tables", max_error_rate=1.0)
+        SegmentConfig(
+            model=str(OLD / "models" / model),
+            images=archive.uri,
+            output=f"{old}/tables",
+            max_error_rate=1.0,
+        )
         for model in EXPECTED["models"]
     ]
     for config in configs:
@@ -78,7 +83,10 @@ def test_an_output_is_continued(old: Path) -> None:
         result = segment(config)
         assert (result.images_listed, result.images_done, result.images_failed) == (9, 1, 0)
     assert not verify(VerifyConfig(tables=f"{old}/tables", images=archive.uri)).problems
-    assert files.items() <= {path: path.read_bytes() for path in (old / "tables").rglob("*.parquet")}.items()
+    assert (
+        files.items()
+        <= {path: path.read_bytes() for path in (old / "tables").rglob("*.parquet")}.items()
+    )
 
 
 @pytest.mark.slow

@@ -27,7 +27,11 @@ def here(tmp_path: Path, tiny_model: str, ray_local: None, monkeypatch: pytest.M
     for index in range(2):
         scene = draw_scene(50, 70, np.random.default_rng(index))[0]
         Storage.of(f"{tmp_path}/images").write(f"{index}.png", encode(scene, "png"))
-    segment(SegmentConfig(model=f"{tmp_path}/model", images=f"{tmp_path}/images", output=f"{tmp_path}/tables"))
+    segment(
+        SegmentConfig(
+            model=f"{tmp_path}/model", images=f"{tmp_path}/images", output=f"{tmp_path}/tables"
+        )
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,13 +57,18 @@ def test_predict_is_what_the_job_writes(here: Path) -> None:
 
 
 def test_an_overlay_keeps_what_lies_in_a_hole_and_each_class_its_colour() -> None:
-    inner, ring = shapely.box(8, 8, 12, 12), shapely.box(2, 2, 18, 18).difference(shapely.box(6, 6, 14, 14))
+    inner, ring = (
+        shapely.box(8, 8, 12, 12),
+        shapely.box(2, 2, 18, 18).difference(shapely.box(6, 6, 14, 14)),
+    )
     image = np.zeros((20, 20, 3), np.uint8)
 
     def drawn(*regions: tuple[int, Any]) -> Any:
         numbers, outlines = zip(*regions, strict=True)
         return np.asarray(
-            unet_ray.overlay(image, pa.table({"class_id": numbers, "geometry": shapely.to_wkb(outlines)}))
+            unet_ray.overlay(
+                image, pa.table({"class_id": numbers, "geometry": shapely.to_wkb(outlines)})
+            )
         )
 
     both, alone = drawn((1, inner), (2, ring)), drawn((2, ring))
@@ -71,8 +80,14 @@ def test_an_overlay_keeps_what_lies_in_a_hole_and_each_class_its_colour() -> Non
 
 def test_paths_are_what_the_tables_call_them(here: Path) -> None:
     tables = unet_ray.read_tables("tables")
-    named, whole = (unet_ray.overlay(uri, tables.regions) for uri in ("images/0.png", f"{here}/images/0.png"))
-    assert named.tobytes() == whole.tobytes() != unet_ray.overlay("images/0.png", tables.regions.slice(0, 0)).tobytes()
+    named, whole = (
+        unet_ray.overlay(uri, tables.regions) for uri in ("images/0.png", f"{here}/images/0.png")
+    )
+    assert (
+        named.tobytes()
+        == whole.tobytes()
+        != unet_ray.overlay("images/0.png", tables.regions.slice(0, 0)).tobytes()
+    )
     assert unet_ray.mask(tables, "images/0.png", "cell").shape == (50, 70)
 
 

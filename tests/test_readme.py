@@ -30,11 +30,17 @@ CONFIGS = {
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_its_queries_run_as_printed(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_queries_run_as_printed(
+    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = make_archive(Storage.of(f"{tmp_path}/data"), labelled=0, check=0, archive=2)
     segment(
         SegmentConfig(
-            model=tiny_model, images=made.archive.uri, output=f"{tmp_path}/tables", max_error_rate=1.0, threshold=0.3
+            model=tiny_model,
+            images=made.archive.uri,
+            output=f"{tmp_path}/tables",
+            max_error_rate=1.0,
+            threshold=0.3,
         )
     )
     monkeypatch.chdir(tmp_path)
@@ -50,7 +56,9 @@ def _run_queries() -> list[list[tuple[object, ...]]]:
     for query in re.findall(r"```sql\n(.*?)```", README, re.DOTALL):
         duckdb.sql(query)
         is_view = query.startswith("CREATE")
-        found.append(duckdb.sql("SELECT count(*) FROM current_images" if is_view else query).fetchall())
+        found.append(
+            duckdb.sql("SELECT count(*) FROM current_images" if is_view else query).fetchall()
+        )
     return found
 
 

@@ -21,9 +21,32 @@ class Job:
     """jobs/train.py in a process of its own; its lines are read as they come."""
 
     def __init__(self, root: str, *flags: object, **environment: str) -> None:
-        labelled = ["--images", f"{root}/data/labelled/images", "--masks", f"{root}/data/labelled/masks"]
-        network = ["--classes", CLASSES, "--base-channels", "4", "--depth", "2", "--crop", "64", "--batch-size", "4"]
-        command = [sys.executable, str(REPOSITORY / "jobs/train.py"), *labelled, *network, "--output", f"{root}/model"]
+        labelled = [
+            "--images",
+            f"{root}/data/labelled/images",
+            "--masks",
+            f"{root}/data/labelled/masks",
+        ]
+        network = [
+            "--classes",
+            CLASSES,
+            "--base-channels",
+            "4",
+            "--depth",
+            "2",
+            "--crop",
+            "64",
+            "--batch-size",
+            "4",
+        ]
+        command = [
+            sys.executable,
+            str(REPOSITORY / "jobs/train.py"),
+            *labelled,
+            *network,
+            "--output",
+            f"{root}/model",
+        ]
         clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | environment
         self.process = subprocess.Popen(
             [*command, "--storage", f"{root}/run", *map(str, flags)],
@@ -56,7 +79,11 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         """Leave nothing running, however the test went."""
-        family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        family = (
+            psutil.Process(self.process.pid).children(recursive=True)
+            if self.process.poll() is None
+            else []
+        )
         self.process.kill()
         self.process.wait()
         for child in family:

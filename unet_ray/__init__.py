@@ -15,9 +15,21 @@ if TYPE_CHECKING:
     from unet_ray.prediction import Prediction, Segmenter, load_model, mask, overlay
 
 __version__ = "0.1.0"
-__all__ = ["Box", "Prediction", "Segmenter", "Tables", "load_model", "mask", "overlay", "read_tables"]
+__all__ = [
+    "Box",
+    "Prediction",
+    "Segmenter",
+    "Tables",
+    "load_model",
+    "mask",
+    "overlay",
+    "read_tables",
+]
 
-_HOMES = {name: "unet_ray.prediction" for name in ("Prediction", "Segmenter", "load_model", "mask", "overlay")}
+_HOMES = {
+    name: "unet_ray.prediction"
+    for name in ("Prediction", "Segmenter", "load_model", "mask", "overlay")
+}
 _HOMES |= {name: "unet_ray.output.reader" for name in ("Box", "Tables", "read_tables")}
 
 

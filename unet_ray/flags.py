@@ -25,7 +25,7 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
     return least, most
 
 
-_ANY = "node"
+ANY_NODE = "node"
 """Of nodes whose type nobody named, and of a price for all types."""
 
 
@@ -40,11 +40,13 @@ def parse_prices(text: str) -> dict[str, float]:
     for part in text.split(","):
         kind, _, price = (piece.strip() for piece in part.rpartition("="))
         try:
-            prices[kind or _ANY] = float(price)
+            prices[kind or ANY_NODE] = float(price)
         except ValueError:
             prices[kind] = -1.0
     if not all(0 <= price < inf for price in prices.values()):
-        raise InputError(f"--node-price {text}: give a price per hour, or one and TYPE=PRICE,… as in 0.2,gpu=0.98")
+        raise InputError(
+            f"--node-price {text}: give a price per hour, or one and TYPE=PRICE,… as in 0.2,gpu=0.98"
+        )
     return prices
 
 
@@ -52,9 +54,13 @@ def check_metric(metric: str, classes: Sequence[str] = ()) -> None:
     """Raise InputError unless `score` knows a metric; with classes: unless it names one of them."""
     name, colon, class_name = metric.partition(":")
     if name not in ("dice", "iou"):
-        raise InputError(f"--best-by {metric}: give dice, iou, or one of them and a class, as in dice:leaf")
+        raise InputError(
+            f"--best-by {metric}: give dice, iou, or one of them and a class, as in dice:leaf"
+        )
     if colon and classes and class_name not in classes:
-        raise InputError(f"--best-by {metric}: there is no class {class_name}; there are {', '.join(classes)}")
+        raise InputError(
+            f"--best-by {metric}: there is no class {class_name}; there are {', '.join(classes)}"
+        )
 
 
 MaskKind = Literal["classes", "binary", "instances", "folders"]

@@ -51,7 +51,9 @@ class Prediction:
         import geopandas
 
         frame = self.regions.to_pandas()
-        return geopandas.GeoDataFrame(frame, geometry=geopandas.GeoSeries.from_wkb(frame["geometry"]))
+        return geopandas.GeoDataFrame(
+            frame, geometry=geopandas.GeoSeries.from_wkb(frame["geometry"])
+        )
 
     def overlay(self) -> Image.Image:
         """Return the image with its regions drawn over it."""
@@ -77,7 +79,9 @@ class Segmenter:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return Predictor(self.model.build(), self.model.preprocessing, PredictorConfig(device=self._device))  # type: ignore[arg-type]
+        return Predictor(
+            self.model.build(), self.model.preprocessing, PredictorConfig(device=self._device)
+        )  # type: ignore[arg-type]
 
     def predict(self, image: NDArray[Any] | str) -> Prediction:
         """Find the classes in an image: what `jobs/segment.py` would write for it.
@@ -96,7 +100,9 @@ class Segmenter:
             >>> found.regions.column_names[:4]
             ['image_uri', 'run_id', 'region_id', 'class_id']
         """
-        name, pixels = (_named(image), _decoded(image)) if isinstance(image, str) else (_HERE, image)
+        name, pixels = (
+            (_named(image), _decoded(image)) if isinstance(image, str) else (_HERE, image)
+        )
         pixels = self.model.preprocessing.check(pixels if pixels.ndim == 3 else pixels[:, :, None])
         prob_u8_khw = self._predictor.predict([pixels])[0]
         classes, rule = self.model.classes, self.model.rule
@@ -129,7 +135,9 @@ def load_model(uri: str, device: str = "cpu") -> Segmenter:
     return Segmenter(model_folder.load_model(Storage.of(uri)), device)
 
 
-def mask(tables: Tables | str, image_uri: str, class_name: str, window: Box | None = None) -> NDArray[np.bool_]:
+def mask(
+    tables: Tables | str, image_uri: str, class_name: str, window: Box | None = None
+) -> NDArray[np.bool_]:
     """Return the mask of a class in an image, (H, W), or in a window of it.
 
     Args:
@@ -147,9 +155,13 @@ def mask(tables: Tables | str, image_uri: str, class_name: str, window: Box | No
         >>> unet_ray.mask(tables, uri, "cell", unet_ray.Box(0, 0, 20, 30)).shape
         (20, 30)
     """
-    masks = image_masks(read_tables(tables) if isinstance(tables, str) else tables, _named(image_uri), window)
+    masks = image_masks(
+        read_tables(tables) if isinstance(tables, str) else tables, _named(image_uri), window
+    )
     if class_name not in masks:
-        raise InputError(f"{class_name}: no class of {image_uri}; there are {', '.join(sorted(masks))}")
+        raise InputError(
+            f"{class_name}: no class of {image_uri}; there are {', '.join(sorted(masks))}"
+        )
     return masks[class_name]
 
 

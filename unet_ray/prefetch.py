@@ -13,7 +13,10 @@ Result = TypeVar("Result")
 
 
 def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], begun_before: int
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    begun_before: int,
 ) -> Iterator[Result]:
     """Yield results in the order of the items, so many of them begun before they are asked for, and no more."""
     begun: deque[Future[Result]] = deque()

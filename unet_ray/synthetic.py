@@ -31,7 +31,9 @@ class SyntheticArchive:
     """Images without masks, one of them corrupt."""
 
 
-def make_archive(root: Storage, labelled: int, check: int, archive: int, seed: int = 0) -> SyntheticArchive:
+def make_archive(
+    root: Storage, labelled: int, check: int, archive: int, seed: int = 0
+) -> SyntheticArchive:
     """Write an archive below a folder: PNG, JPEG and TIFF images of several sizes, PNG masks, one corrupt file.
 
     Args:
@@ -39,7 +41,10 @@ def make_archive(root: Storage, labelled: int, check: int, archive: int, seed: i
     """
     rng = np.random.default_rng(seed)
     folders = SyntheticArchive(
-        *(root.join(p) for p in ("labelled/images", "labelled/masks", "check/images", "check/masks", "archive"))
+        *(
+            root.join(p)
+            for p in ("labelled/images", "labelled/masks", "check/images", "check/masks", "archive")
+        )
     )
     for images, masks, count in (
         (folders.labelled_images, folders.labelled_masks, labelled),
@@ -57,13 +62,17 @@ def make_archive(root: Storage, labelled: int, check: int, archive: int, seed: i
     return folders
 
 
-def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def draw_scene(
+    height: int, width: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return one RGB image (HWC) and its mask (HW: 0, CELL, FIBRE): cells that touch, fibres, texture, shade, noise."""
     mask = Image.new("L", (width, height))
     relief = np.zeros((height, width), np.float32)
     draw = ImageDraw.Draw(mask)
     for _ in range(int(rng.integers(2, 5))):
-        draw.line(_curve(height, width, rng), fill=FIBRE, width=int(rng.integers(4, 8)), joint="curve")
+        draw.line(
+            _curve(height, width, rng), fill=FIBRE, width=int(rng.integers(4, 8)), joint="curve"
+        )
     for centre in _clusters(height, width, rng):
         _draw_cell(mask, relief, centre, rng)
     classes = np.asarray(mask)
@@ -84,7 +93,11 @@ def _curve(height: int, width: int, rng: np.random.Generator) -> list[tuple[floa
     """Return a wavy line across the image."""
     along = np.linspace(-0.1, 1.1, 40)
     start, end = rng.uniform(0, height, 2)
-    across = start + (end - start) * along + rng.uniform(6, 22) * np.sin(along * rng.uniform(3, 9) + rng.uniform(0, 6))
+    across = (
+        start
+        + (end - start) * along
+        + rng.uniform(6, 22) * np.sin(along * rng.uniform(3, 9) + rng.uniform(0, 6))
+    )
     points = zip((along * width).tolist(), across.tolist(), strict=True)
     return [(x, y) if width >= height else (y, x) for x, y in points]
 
@@ -102,7 +115,10 @@ def _clusters(height: int, width: int, rng: np.random.Generator) -> list[tuple[f
 
 
 def _draw_cell(
-    mask: Image.Image, relief: NDArray[np.float32], centre: tuple[float, float], rng: np.random.Generator
+    mask: Image.Image,
+    relief: NDArray[np.float32],
+    centre: tuple[float, float],
+    rng: np.random.Generator,
 ) -> None:
     """Put one elliptic cell into mask and relief."""
     height, width = relief.shape
@@ -116,21 +132,29 @@ def _draw_cell(
     mask.paste(CELL, (0, 0, width, height), Image.fromarray(inside.astype(np.uint8) * 255))
 
 
-def _develop(classes: NDArray[np.uint8], relief: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _develop(
+    classes: NDArray[np.uint8], relief: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """Return the picture that a microscope would take of a mask."""
     height, width = classes.shape
-    texture = _blurred_noise(height, width, 12, rng) * 34 + _blurred_noise(height, width, 2, rng) * 12
+    texture = (
+        _blurred_noise(height, width, 12, rng) * 34 + _blurred_noise(height, width, 2, rng) * 12
+    )
     shade = 1 - 0.25 * np.hypot(*np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height)))
     base = np.array([186, 172, 178]) + texture[:, :, None]
     cell = np.array([118, 66, 140]) + (1 - relief[:, :, None]) * 60 + texture[:, :, None] * 0.5
     fibre = np.array([212, 118, 128]) + texture[:, :, None] * 0.7
-    colours = np.where((classes == CELL)[:, :, None], cell, np.where((classes == FIBRE)[:, :, None], fibre, base))
+    colours = np.where(
+        (classes == CELL)[:, :, None], cell, np.where((classes == FIBRE)[:, :, None], fibre, base)
+    )
     noisy = colours * shade[:, :, None] + rng.normal(0, 7, (height, width, 3))
     sharp = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
     return np.asarray(sharp.filter(ImageFilter.GaussianBlur(0.8)))
 
 
-def _blurred_noise(height: int, width: int, radius: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def _blurred_noise(
+    height: int, width: int, radius: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """Return smooth noise of unit deviation."""
     noise = Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8))
     smooth = np.asarray(noise.filter(ImageFilter.GaussianBlur(radius)), np.float64)

@@ -57,14 +57,22 @@ _TILE = 512
 _SMALL = 200
 _ALONE_S = 20.0
 """How long the network alone is measured, each time."""
-_PARTS = {"decoder": "unet_ray.imaging.codecs.sandbox", "predictor": "ray::MapWorker", "driver": "jobs/segment.py"}
+_PARTS = {
+    "decoder": "unet_ray.imaging.codecs.sandbox",
+    "predictor": "ray::MapWorker",
+    "driver": "jobs/segment.py",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", required=True, help="folder of photographs (RGB, 8 bits)")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--model", help="model folder; default: an untrained network of the preset `article`")
+    parser.add_argument(
+        "--model", help="model folder; default: an untrained network of the preset `article`"
+    )
     parser.add_argument("--sizes", default="8192,16384,30000")
     parser.add_argument("--jpeg", type=int, default=16384)
     flags = parser.parse_args()
@@ -114,7 +122,13 @@ class Photos:
             return
         options = {"tile": (_TILE, _TILE), "compression": "jpeg", "compressionargs": {"level": 92}}
         with tifffile.TiffWriter(path, bigtiff=True) as writer:
-            writer.write(self._tiles(size), shape=(size, size, 3), dtype="uint8", photometric="rgb", **options)
+            writer.write(
+                self._tiles(size),
+                shape=(size, size, 3),
+                dtype="uint8",
+                photometric="rgb",
+                **options,
+            )
 
     def _tiles(self, size: int) -> Iterator[NDArray[np.uint8]]:
         for top in range(0, size, _TILE):
@@ -131,17 +145,23 @@ def _untrained(folder: Path, photos: Photos) -> str:
     with torch.no_grad():
         network.head.bias -= network.eval()(constants.apply(image)).quantile(0.9)
     save_model(
-        Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, (0.5,)), Storage.of(f"{folder}")
+        Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, (0.5,)),
+        Storage.of(f"{folder}"),
     )
     return str(folder)
 
 
-def _large(place: Path, model: str, photos: Photos, size: int, suffix: str, small: int) -> dict[str, Any]:
+def _large(
+    place: Path, model: str, photos: Photos, size: int, suffix: str, small: int
+) -> dict[str, Any]:
     """Segment a large image, small ones beside it."""
     archive = _empty(place)
     photos.write(archive / f"large.{suffix}", size)
     _add_small(archive, photos, small)
-    plain, before = _network_alone(model, photos, {}), _network_alone(model, photos, REUSED_MEMORY["env_vars"])
+    plain, before = (
+        _network_alone(model, photos, {}),
+        _network_alone(model, photos, REUSED_MEMORY["env_vars"]),
+    )
     run = Run(model, archive, place / "tables")
     alone = (before + _network_alone(model, photos, REUSED_MEMORY["env_vars"])) / 2
     seams_s = _seams_s(place / "tables", size)
@@ -163,7 +183,11 @@ def _small_alone(place: Path, model: str, photos: Photos) -> dict[str, Any]:
     archive = _empty(place)
     _add_small(archive, photos, _SMALL)
     run = Run(model, archive, place / "tables")
-    return {"seconds": run.seconds, "small_done_after_s": run.small_done_s, "peak_gib": run.peak_gib}
+    return {
+        "seconds": run.seconds,
+        "small_done_after_s": run.small_done_s,
+        "peak_gib": run.peak_gib,
+    }
 
 
 def _empty(place: Path) -> Path:
@@ -174,7 +198,9 @@ def _empty(place: Path) -> Path:
 
 def _add_small(archive: Path, photos: Photos, count: int) -> None:
     for index in range(count):
-        Image.fromarray(photos.read(400 * index, 300 * index, 384, 512)).save(archive / f"{index:03d}.png")
+        Image.fromarray(photos.read(400 * index, 300 * index, 384, 512)).save(
+            archive / f"{index:03d}.png"
+        )
 
 
 class Run:
@@ -225,14 +251,22 @@ def _network_alone(model: str, photos: Photos, environment: dict[str, str]) -> f
 def _measure_network(folder: str) -> None:
     image = np.frombuffer(sys.stdin.buffer.read(), np.uint8).reshape(2600, 2600, 3)
     model = load_model(Storage.of(folder))
-    predictor = Predictor(model.build(), model.preprocessing, PredictorConfig(threads=psutil.cpu_count()))
+    predictor = Predictor(
+        model.build(), model.preprocessing, PredictorConfig(threads=psutil.cpu_count())
+    )
     tile = predictor.tiles(1024 * 3, 1024 * 3)[4]  # context on all sides
     pixels = read_box(image, Box(0, 0, tile.read.height, tile.read.width), mirror=False)
     pixels = model.preprocessing.check(pixels)
-    list(predictor.lanes.map(lambda _: predictor.predict_tile(pixels, tile), range(predictor.lane_count)))
+    list(
+        predictor.lanes.map(
+            lambda _: predictor.predict_tile(pixels, tile), range(predictor.lane_count)
+        )
+    )
     done, started = 0, time.perf_counter()
     again = takewhile(lambda _: time.perf_counter() - started < _ALONE_S, repeat(pixels))
-    for q in ahead(predictor.lanes, partial(predictor.predict_tile, tile=tile), again, predictor.lane_count):
+    for q in ahead(
+        predictor.lanes, partial(predictor.predict_tile, tile=tile), again, predictor.lane_count
+    ):
         done += q[0].size
     print(done / 1e6 / (time.perf_counter() - started))
 
@@ -246,7 +280,9 @@ def _seams_s(tables: Path, size: int) -> float:
         for row in (row for row in rows if row["class_id"] == class_id):
             mask = decode_rle(row["counts"], row["height"], row["width"])
             q = mask.astype(np.uint8) * 200
-            core = Box(row["top"], row["left"], row["top"] + row["height"], row["left"] + row["width"])
+            core = Box(
+                row["top"], row["left"], row["top"] + row["height"], row["left"] + row["width"]
+            )
             marks = [time.perf_counter()]
             find_regions(unseparated(mask), q)
             marks.append(time.perf_counter())

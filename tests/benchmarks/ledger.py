@@ -40,7 +40,9 @@ _SHARD = 2000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", required=True)
     parser.add_argument("--millions", default="1,3,10")
     flags = parser.parse_args()
@@ -61,10 +63,15 @@ def _measure(folder: Path, rows: int) -> dict[str, float]:
     network = UNetConfig(in_channels=3, num_classes=1, base_channels=4, depth=2)
     torch.manual_seed(0)
     preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
-    model = Model(network, state_bytes(UNet(network)), (ClassSpec(1, "cell"),), preprocessing, (0.5,))
+    model = Model(
+        network, state_bytes(UNet(network)), (ClassSpec(1, "cell"),), preprocessing, (0.5,)
+    )
     save_model(model, Storage.of(f"{folder}/model"))
     config = SegmentConfig(
-        model=f"{folder}/model", images=f"{folder}/archive.parquet", output=f"{folder}/tables", dry_run=True
+        model=f"{folder}/model",
+        images=f"{folder}/archive.parquet",
+        output=f"{folder}/tables",
+        dry_run=True,
     )
     _write(folder, rows, model.digest, config_digest(config, model))
     started = time.perf_counter()
@@ -78,7 +85,12 @@ def _measure(folder: Path, rows: int) -> dict[str, float]:
     if not re.search(expected, done.stdout):
         sys.exit(f"not what was planned ({expected}):\n{done.stdout}{done.stderr}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    return {"rows": rows, "seconds": seconds, "seconds_per_million": seconds / rows * 1e6, "peak_gib": peak}
+    return {
+        "rows": rows,
+        "seconds": seconds,
+        "seconds_per_million": seconds / rows * 1e6,
+        "peak_gib": peak,
+    }
 
 
 def _write(folder: Path, rows: int, model_digest: str, digest: str) -> None:
@@ -96,7 +108,9 @@ def _write(folder: Path, rows: int, model_digest: str, digest: str) -> None:
     place = folder / "tables/images/date=2026-11-24"
     place.mkdir(parents=True)
     for number, batch in enumerate(database.sql(ledger).to_arrow_reader(50 * _SHARD)):
-        table = pa.Table.from_batches([batch]).cast(pa.schema([f.with_nullable(True) for f in IMAGES]))
+        table = pa.Table.from_batches([batch]).cast(
+            pa.schema([f.with_nullable(True) for f in IMAGES])
+        )
         for start in range(0, len(table), _SHARD):
             part = table.slice(start, _SHARD)
             (place / f"run-a-{number:04d}{start:06d}.parquet").write_bytes(to_parquet(part))

@@ -30,7 +30,9 @@ _ROUNDS = 41
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output")
     flags = parser.parse_args()
     report: dict[str, dict[str, float]] = {}
@@ -58,7 +60,10 @@ def main() -> None:
             lambda: len(find_regions(unseparated(mask), q)),  # noqa: B023
             lambda: len(find_regions(separate_touching(mask, core, STEPS), q)),  # noqa: B023
         )
-        found = len(find_regions(unseparated(mask), q)), len(find_regions(separate_touching(mask, core, STEPS), q))
+        found = (
+            len(find_regions(unseparated(mask), q)),
+            len(find_regions(separate_touching(mask, core, STEPS), q)),
+        )
         report[f"{count} touching"] = {
             "components": found[0],
             "separated": found[1],
@@ -83,7 +88,9 @@ def discs(count: int, rng: np.random.Generator, apart: bool = False) -> NDArray[
         if len(kept) < count and all(np.hypot(*(centre - other)) > radius for other in kept):
             kept.append(centre)
     distance, nearest = KDTree(np.array(kept)).query(np.indices((_SIDE, _SIDE)).reshape(2, -1).T)
-    return np.where(distance < radius * (0.45 if apart else 0.9), nearest + 1, 0).reshape(_SIDE, _SIDE)
+    return np.where(distance < radius * (0.45 if apart else 0.9), nearest + 1, 0).reshape(
+        _SIDE, _SIDE
+    )
 
 
 def _by_scikit_image(mask: NDArray[np.bool_], q: NDArray[np.uint8]) -> object:

@@ -62,27 +62,40 @@ _RECORDED = ("stage_s", "object_store_bytes", "spilled_bytes")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", required=True, help="folder of images")
     parser.add_argument("--output", required=True, help="JSON file")
     parser.add_argument(
-        "--model", help="model folder; default: one of depth 4, 16 channels (64 on a GPU) that finds bright blobs"
+        "--model",
+        help="model folder; default: one of depth 4, 16 channels (64 on a GPU) that finds bright blobs",
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--limit", type=int, help="so many of the images, spread over the folder")
-    parser.add_argument("--copies", type=int, default=1, help="of each image: a GPU takes thousands to be steady")
+    parser.add_argument(
+        "--copies", type=int, default=1, help="of each image: a GPU takes thousands to be steady"
+    )
     parser.add_argument("--sides", help="of " + ",".join(_SIDES))
     flags = parser.parse_args()
-    sides = flags.sides.split(",") if flags.sides else [s for s in _SIDES if s != "monai" or find_spec("monai")]
+    sides = (
+        flags.sides.split(",")
+        if flags.sides
+        else [s for s in _SIDES if s != "monai" or find_spec("monai")]
+    )
     rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         megapixels = _archive(Path(flags.images), work / "images", flags.limit, flags.copies)
-        model = flags.model or _blob_finder(work / "model", 64 if flags.device == "gpu" else 16, work / "images")
+        model = flags.model or _blob_finder(
+            work / "model", 64 if flags.device == "gpu" else 16, work / "images"
+        )
         for _ in range(flags.runs):
             for side in sides:
-                rows[side].append(_run(side, model, work, flags.device) | {"megapixels": megapixels})
+                rows[side].append(
+                    _run(side, model, work, flags.device) | {"megapixels": megapixels}
+                )
                 print(side, json.dumps(rows[side][-1]), flush=True)
             report = _report(rows, flags.device)
             Path(flags.output).write_text(json.dumps(report, indent=2))
@@ -103,7 +116,9 @@ def _archive(source: Path, target: Path, limit: int | None, copies: int) -> floa
             if image.width * image.height > _MOST_PIXELS:
                 sys.exit(f"{path}: {image.width}×{image.height} px; give images up to 8 megapixels")
     if len(chosen) * copies < _LEAST:
-        sys.exit(f"--images {source}: {len(chosen) * copies} images; a steady state takes at least {_LEAST}")
+        sys.exit(
+            f"--images {source}: {len(chosen) * copies} images; a steady state takes at least {_LEAST}"
+        )
     return copies * pixels / 1e6
 
 
@@ -123,7 +138,9 @@ def _blob_finder(folder: Path, base_channels: int, images: Path) -> str:
             for layer in level:
                 if isinstance(layer, torch.nn.Conv2d):
                     inputs = layer.in_channels
-                    brightness = inputs // 2 if inputs > layer.out_channels else 0  # beside a skip connection
+                    brightness = (
+                        inputs // 2 if inputs > layer.out_channels else 0
+                    )  # beside a skip connection
                     layer.weight[0] = 0
                     layer.weight[0, brightness] = 1 / 9
         contrast = network.expansive[1][0]
@@ -135,7 +152,9 @@ def _blob_finder(folder: Path, base_channels: int, images: Path) -> str:
         network.head.weight[0, 0] = 4
         some = sorted(images.iterdir())[:: _LEAST // 10]
         thousands = [network.eval()(_pixels(path, constants)).ravel()[::97] for path in some[:10]]
-        network.head.bias[0] = -torch.cat(thousands).quantile(0.9) - 0.1  # where nothing differs: none
+        network.head.bias[0] = (
+            -torch.cat(thousands).quantile(0.9) - 0.1
+        )  # where nothing differs: none
     model = Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, (0.5,))
     save_model(model, Storage.of(str(folder)))
     return str(folder)
@@ -146,7 +165,9 @@ def _pixels(path: Path, constants: Preprocessing) -> torch.Tensor:
     with Image.open(path) as image:
         values = np.asarray(image.convert("RGB"))
     height, width = (side // 16 * 16 for side in values.shape[:2])
-    return constants.apply(torch.from_numpy(values[:height, :width].copy())[None].permute(0, 3, 1, 2))
+    return constants.apply(
+        torch.from_numpy(values[:height, :width].copy())[None].permute(0, 3, 1, 2)
+    )
 
 
 def _run(side: str, model: str, work: Path, device: str) -> dict[str, Any]:
@@ -160,7 +181,15 @@ def _run(side: str, model: str, work: Path, device: str) -> dict[str, Any]:
         command = job + (["--precision", "bfloat16"] if device == "gpu" else [])
     else:
         name = "bare" if side == "plain" else side
-        command = [str(HERE / "sides.py"), name, *flags, "--tables", str(tables), "--events", str(events)]
+        command = [
+            str(HERE / "sides.py"),
+            name,
+            *flags,
+            "--tables",
+            str(tables),
+            "--events",
+            str(events),
+        ]
     environment = REUSED_MEMORY["env_vars"] if side == "bare" and device == "cpu" else {}
     started = time.time()
     process = subprocess.Popen(
@@ -204,7 +233,11 @@ def _times(tables: Path, events: Path) -> list[float]:
     files = list(tables.rglob("*.parquet"))
     if not files:
         return [float(line) for line in events.read_text().split()]
-    measured = [pq.read_table(file, columns=["segmented_at"], partitioning=None) for file in files if _is_ledger(file)]
+    measured = [
+        pq.read_table(file, columns=["segmented_at"], partitioning=None)
+        for file in files
+        if _is_ledger(file)
+    ]
     return [at.timestamp() for table in measured for at in table["segmented_at"].to_pylist()]
 
 
@@ -216,7 +249,9 @@ def _report(rows: dict[str, list[dict[str, Any]]], device: str) -> dict[str, Any
     """Return medians, and the medians of the ratios within each round."""
     medians = {
         side: {
-            key: statistics.median(run[key] for run in runs) for key in runs[0] if not isinstance(runs[0][key], dict)
+            key: statistics.median(run[key] for run in runs)
+            for key in runs[0]
+            if not isinstance(runs[0][key], dict)
         }
         for side, runs in rows.items()
     }
@@ -224,15 +259,24 @@ def _report(rows: dict[str, list[dict[str, Any]]], device: str) -> dict[str, Any
         row["megapixels_per_s"] = row["images_per_s"] * row["megapixels"] / row["images"]
     report: dict[str, Any] = {"device": device, "medians": medians, "runs": rows}
     if "ours" in rows:
-        pairs = {side: zip(rows["ours"], runs, strict=True) for side, runs in rows.items() if side != "ours"}
+        pairs = {
+            side: zip(rows["ours"], runs, strict=True)
+            for side, runs in rows.items()
+            if side != "ours"
+        }
         report["ratios"] = {
-            side: statistics.median(ours["images_per_s"] / other["images_per_s"] for ours, other in runs)
+            side: statistics.median(
+                ours["images_per_s"] / other["images_per_s"] for ours, other in runs
+            )
             for side, runs in pairs.items()
         }
         if {"bare", "plain"} <= rows.keys():
-            network_s = {side: medians["bare" if side in ("ours", "bare") else "plain"] for side in rows}
+            network_s = {
+                side: medians["bare" if side in ("ours", "bare") else "plain"] for side in rows
+            }
             report["cpu_s_outside"] = {
-                side: row["cpu_s_per_image"] - network_s[side]["cpu_s_per_image"] for side, row in medians.items()
+                side: row["cpu_s_per_image"] - network_s[side]["cpu_s_per_image"]
+                for side, row in medians.items()
             }
     return report
 
@@ -245,9 +289,13 @@ def _show(report: dict[str, Any]) -> None:
         outside = report.get("cpu_s_outside", {}).get(side, 0.0)
         rates = f"{row['images_per_s']:8.2f} {row['megapixels_per_s']:6.2f} {ratio or 1:8.2f}"
         apart = f"{row['start_s']:8.1f} {row['stop_s']:7.1f}"
-        print(f"{side:7} {rates} {apart} {row['cpu_s_per_image']:12.4f} {outside:8.4f} {row['memory_gib']:5.2f}")
+        print(
+            f"{side:7} {rates} {apart} {row['cpu_s_per_image']:12.4f} {outside:8.4f} {row['memory_gib']:5.2f}"
+        )
     if "ours" in report["medians"]:
-        print(f"predictors busy, of ours, on average: {report['medians']['ours']['predictors_busy']:.2f}")
+        print(
+            f"predictors busy, of ours, on average: {report['medians']['ours']['predictors_busy']:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -73,7 +73,11 @@ class Place:
         return self.device == "gpu"
 
     def predictor(self) -> Predictor:
-        how = PredictorConfig(device="cuda", precision="bfloat16") if self.is_gpu else PredictorConfig(threads=_cpus())
+        how = (
+            PredictorConfig(device="cuda", precision="bfloat16")
+            if self.is_gpu
+            else PredictorConfig(threads=_cpus())
+        )
         return Predictor(self.model.build(), self.model.preprocessing, how)
 
     def measure(self) -> Measure:
@@ -126,7 +130,9 @@ def monai(place: Place) -> None:
     from monai.inferers import SlidingWindowInferer
 
     network = place.predictor().network
-    inferer = SlidingWindowInferer((_WINDOW, _WINDOW), sw_batch_size=_GPU_BATCH if place.is_gpu else 1)
+    inferer = SlidingWindowInferer(
+        (_WINDOW, _WINDOW), sw_batch_size=_GPU_BATCH if place.is_gpu else 1
+    )
 
     @torch.inference_mode()
     def predict(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -184,7 +190,12 @@ def _by_hand(place: Place, predict: Callable[[list[NDArray[np.uint8]]], NDArray[
             inner = _inner(q, image)
             rows.append(measure.image(_row(path, inner), inner))
     tables = split_into_tables(Measure.join(rows))
-    write_shard(Storage.of(str(place.tables)), ShardName("2026-01-01", "side", 0), tables, may_commit=lambda: None)
+    write_shard(
+        Storage.of(str(place.tables)),
+        ShardName("2026-01-01", "side", 0),
+        tables,
+        may_commit=lambda: None,
+    )
 
 
 def _as_it_is(image: Image) -> Image:
@@ -225,7 +236,9 @@ def _input(place: Place, image: NDArray[np.uint8], multiple: int | None = None) 
     inputs = place.model.preprocessing.apply(pixels.to("cuda" if place.is_gpu else "cpu"))
     inputs = inputs.to(torch.bfloat16) if place.is_gpu else inputs
     height, width = image.shape[:2]
-    return pad(inputs, (0, -width % multiple, 0, -height % multiple)).contiguous(memory_format=torch.channels_last)
+    return pad(inputs, (0, -width % multiple, 0, -height % multiple)).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def _stacked(place: Place, images: list[NDArray[np.uint8]], multiple: int | None = None) -> Tensor:
@@ -242,10 +255,20 @@ def _inner(prob_u8_khw: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[
 
 def _row(path: str, q: NDArray[np.uint8]) -> dict[str, Any]:
     size = {"height": q.shape[1], "width": q.shape[2], "channels": 3}
-    return {"image_uri": path, "image_etag": "", "image_bytes": Path(path).stat().st_size, "pages": 1} | size
+    return {
+        "image_uri": path,
+        "image_etag": "",
+        "image_bytes": Path(path).stat().st_size,
+        "pages": 1,
+    } | size
 
 
-_SIDES: dict[str, Callable[[Place], None]] = {"bare": bare, "loop": loop, "docs": docs, "monai": monai}
+_SIDES: dict[str, Callable[[Place], None]] = {
+    "bare": bare,
+    "loop": loop,
+    "docs": docs,
+    "monai": monai,
+}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ _SIDE = 512
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", required=True, help="folder of images of at least 512×512 px")
     parser.add_argument("--model", required=True)
     parser.add_argument("--output", required=True, help="JSON file")
@@ -60,7 +62,13 @@ def _write(place: Path, photos: list[Path], pages: int) -> None:
 
 
 def _rate(model: str, archive: Path, tables: Path) -> float:
-    command = [sys.executable, str(JOB), f"--model={model}", f"--images={archive}", f"--output={tables}"]
+    command = [
+        sys.executable,
+        str(JOB),
+        f"--model={model}",
+        f"--images={archive}",
+        f"--output={tables}",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (record,) = (tables / "runs").iterdir()
     return float(json.loads(record.read_text())["steady_images_per_s"])

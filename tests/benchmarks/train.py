@@ -41,7 +41,9 @@ _CROP, _BATCH, _LOOP_STEPS = 256, 8, 15
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", required=True)
     parser.add_argument("--masks", required=True)
     parser.add_argument("--output", required=True)
@@ -54,27 +56,38 @@ def main() -> None:
     rates: dict[str, list[float]] = {"worker": [], "start_s": []} | {name: [] for name in sides}
 
     def loops() -> dict[str, float]:
-        return {name: _loop(flags.images, flags.masks, channels, depth, env) for name, env in sides.items()}
+        return {
+            name: _loop(flags.images, flags.masks, channels, depth, env)
+            for name, env in sides.items()
+        }
 
     for _ in range(flags.runs):
         before = loops()
         rate, start_s = _ours(flags.images, flags.masks, channels, depth, flags.epochs)
         after = loops()
-        found = {"worker": rate, "start_s": start_s} | {name: (before[name] + after[name]) / 2 for name in sides}
+        found = {"worker": rate, "start_s": start_s} | {
+            name: (before[name] + after[name]) / 2 for name in sides
+        }
         for name, value in found.items():
             rates[name].append(value)
         print(", ".join(f"{name} {value:.2f}" for name, value in found.items()), flush=True)
-    ratios = {name: [o / p for o, p in zip(rates["worker"], rates[name], strict=True)] for name in sides}
+    ratios = {
+        name: [o / p for o, p in zip(rates["worker"], rates[name], strict=True)] for name in sides
+    }
     Path(flags.output).write_text(json.dumps({"ratios": ratios} | rates, indent=2))
     for name, each in ratios.items():
-        print(f"worker / {name}: {statistics.median(each):.2f} (of {', '.join(f'{r:.2f}' for r in each)})")
+        print(
+            f"worker / {name}: {statistics.median(each):.2f} (of {', '.join(f'{r:.2f}' for r in each)})"
+        )
 
 
 def _loop(images: str, masks: str, channels: int, depth: int, variables: dict[str, str]) -> float:
     """Return crops per second of a plain loop over crops in memory, in a process of its own."""
     source = f"from train import bare_loop; bare_loop({images!r}, {masks!r}, {channels}, {depth})"
     command, folder = [sys.executable, "-c", source], Path(__file__).parent
-    done = subprocess.run(command, cwd=folder, env=os.environ | variables, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | variables, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     return float(done.stdout.split()[-1])
@@ -83,7 +96,10 @@ def _loop(images: str, masks: str, channels: int, depth: int, variables: dict[st
 def bare_loop(images: str, masks: str, channels: int, depth: int) -> None:
     """Print crops per second."""
     labelled = find_labelled(images, masks, (), None)
-    reader, rng = FileReader(labelled.access, labelled.items[: 4 * _BATCH]), np.random.default_rng(0)
+    reader, rng = (
+        FileReader(labelled.access, labelled.items[: 4 * _BATCH]),
+        np.random.default_rng(0),
+    )
     pairs = [reader.read(index) for index in range(len(reader.items))]
     values = add_up([(list(mask_values(mask).items()), "") for _, found in pairs for mask in found])
     labelling = find_labelling(values, (), "binary", 0, None)
@@ -105,8 +121,22 @@ def bare_loop(images: str, masks: str, channels: int, depth: int) -> None:
 def _ours(images: str, masks: str, channels: int, depth: int, epochs: int) -> tuple[float, float]:
     """Return crops per second after the first epoch, and the seconds from the command to the first step."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(REPOSITORY / "jobs/train.py"), "--images", images, "--masks", masks]
-        command += ["--output", f"{folder}/model", "--storage", f"{folder}/run", "--epochs", str(epochs + 1)]
+        command = [
+            sys.executable,
+            str(REPOSITORY / "jobs/train.py"),
+            "--images",
+            images,
+            "--masks",
+            masks,
+        ]
+        command += [
+            "--output",
+            f"{folder}/model",
+            "--storage",
+            f"{folder}/run",
+            "--epochs",
+            str(epochs + 1),
+        ]
         command += ["--base-channels", str(channels), "--depth", str(depth), "--val-fraction", "0"]
         command += ["--crop", str(_CROP), "--batch-size", str(_BATCH)]
         started, start_s = time.perf_counter(), 0.0
@@ -118,7 +148,9 @@ def _ours(images: str, masks: str, channels: int, depth: int, epochs: int) -> tu
                 start_s = time.perf_counter() - started
         if process.wait():
             raise SystemExit("jobs/train.py failed")
-        history = json.loads(sorted(Path(folder, "run").glob("unet_ray/*/progress.json"))[-1].read_text())["history"]
+        history = json.loads(
+            sorted(Path(folder, "run").glob("unet_ray/*/progress.json"))[-1].read_text()
+        )["history"]
         return statistics.harmonic_mean([record["crops_per_s"] for record in history[1:]]), start_s
 
 

@@ -42,7 +42,8 @@ class Watcher:
         """Return the CPU seconds of each part between two times (s since the epoch)."""
         times = [at for at, _ in self._cpu_s]
         used = {
-            part: np.interp([since, until], times, [u[part] for _, u in self._cpu_s]) for part in self._cpu_s[-1][1]
+            part: np.interp([since, until], times, [u[part] for _, u in self._cpu_s])
+            for part in self._cpu_s[-1][1]
         }
         return {part: float(after - before) for part, (before, after) in used.items()}
 
@@ -57,11 +58,17 @@ class Watcher:
             used, together = Counter(self._cpu_s[-1][1]), 0.0
             for process in family:
                 try:
-                    title, resident, cpu = " ".join(process.cmdline()), process.memory_info().rss, process.cpu_times()
+                    title, resident, cpu = (
+                        " ".join(process.cmdline()),
+                        process.memory_info().rss,
+                        process.cpu_times(),
+                    )
                     together += process.memory_full_info().pss / 2**30 if adds_up else 0.0
                 except psutil.Error:
                     continue
-                part = next((part for part, words in self._parts.items() if words in title), "other")
+                part = next(
+                    (part for part, words in self._parts.items() if words in title), "other"
+                )
                 self.largest_gib[part] = max(self.largest_gib.get(part, 0.0), resident / 2**30)
                 seconds = cpu.user + cpu.system
                 used[part] += seconds - self._used.get(process.pid, 0.0)

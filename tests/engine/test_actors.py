@@ -45,7 +45,8 @@ def test_no_number_of_actors_hangs(tmp_path: Path, tiny_model: str, cpus: int) -
         Image.fromarray(pixels).save(archive / f"{index}.png")
     done = subprocess.run(
         [sys.executable, "-c", _RUNS, str(cpus), tiny_model, archive, tmp_path / "tables", *_ASKED],
-        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": REPOSITORY},
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        | {"PYTHONPATH": REPOSITORY},
         capture_output=True,
         text=True,
         timeout=400,
@@ -57,4 +58,6 @@ def test_no_number_of_actors_hangs(tmp_path: Path, tiny_model: str, cpus: int) -
         if int(actors.split(",")[0]) <= most:
             assert found[actors] == _IMAGES
         else:
-            assert found[actors] == (f"--actors {actors}: {cpus} CPUs, one of them for reading; give at most {most}")
+            assert found[actors] == (
+                f"--actors {actors}: {cpus} CPUs, one of them for reading; give at most {most}"
+            )

@@ -56,7 +56,11 @@ print(json.dumps({"done": done, "ended": ended, "gone": time.monotonic() - start
 
 def _run(environment: dict[str, str], **flags: object) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, json.dumps(flags)], env=environment, capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", _RUN, json.dumps(flags)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -70,29 +74,56 @@ def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> N
     for index in range(40):
         pixels = np.random.default_rng(index).integers(0, 256, (300, 300, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(archive / f"{index}.png")
-    flags = {"model": tiny_model, "images": str(archive), "output": f"{tmp_path}/tables", "device": "gpu"}
+    flags = {
+        "model": tiny_model,
+        "images": str(archive),
+        "output": f"{tmp_path}/tables",
+        "device": "gpu",
+    }
     with autoscaling_cluster(tmp_path, {"cpu": 1, "gpu": _GPU_NODES}) as environment:
         refused = _run(environment, **flags, actors=f"{_GPU_NODES + 1}")
-        assert refused["done"].startswith(f"InputError: --actors {_GPU_NODES + 1} on GPUs: needs {_GPU_NODES + 1} GPUs")
+        assert refused["done"].startswith(
+            f"InputError: --actors {_GPU_NODES + 1} on GPUs: needs {_GPU_NODES + 1} GPUs"
+        )
         assert refused["ended"] < 30
-        found = _run(environment, **flags, actors=f"1,{_GPU_NODES + 2}", node_price="0.2,gpu=1")  # two never come
+        found = _run(
+            environment, **flags, actors=f"1,{_GPU_NODES + 2}", node_price="0.2,gpu=1"
+        )  # two never come
     assert found["done"] == 40
-    up = {count: min(at for at, nodes in found["seen"] if nodes >= count) for count in range(1, _GPU_NODES + 1)}
-    print(f"nodes up after {up} s, run ended after {found['ended']:.0f} s, nodes gone at {found['gone']:.0f} s")
+    up = {
+        count: min(at for at, nodes in found["seen"] if nodes >= count)
+        for count in range(1, _GPU_NODES + 1)
+    }
+    print(
+        f"nodes up after {up} s, run ended after {found['ended']:.0f} s, nodes gone at {found['gone']:.0f} s"
+    )
     assert up[_GPU_NODES] - up[1] < 15
     assert found["gone"] - found["ended"] < 90
     records = [json.loads(file.read_text()) for file in (tmp_path / "tables/runs").iterdir()]
     (record,) = [record for record in records if record["status"] == "done"]
     assert record["node_hours"]["gpu"] > 0
     hours = record["node_hours"]
-    assert record["cost"]["total"] == pytest.approx(hours["gpu"] + 0.2 * (sum(hours.values()) - hours["gpu"]))
+    assert record["cost"]["total"] == pytest.approx(
+        hours["gpu"] + 0.2 * (sum(hours.values()) - hours["gpu"])
+    )
 
 
 @pytest.mark.soak
 def test_training_brings_up_the_nodes_that_it_may_have(tmp_path: Path) -> None:
     """From no worker node to MAX of them, a training worker on each."""
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=8, check=0, archive=0)
-    flags = ["--workers", "1,2", "--device", "cpu", "--resize-check-s", "2", "--epochs", "400", "--patience", "0"]
+    flags = [
+        "--workers",
+        "1,2",
+        "--device",
+        "cpu",
+        "--resize-check-s",
+        "2",
+        "--epochs",
+        "400",
+        "--patience",
+        "0",
+    ]
     with (
         autoscaling_cluster(tmp_path, {"cpu": 2}) as environment,
         Job(str(tmp_path), *flags, **environment) as job,

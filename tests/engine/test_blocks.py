@@ -20,7 +20,10 @@ def test_what_a_task_yields_is_not_joined_beyond_the_size_of_blocks() -> None:
     def blocks() -> int:
         whole = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": TASK_CPUS}
         return (
-            ray.data.from_blocks([pa.table({"id": [0]})]).map_batches(yield_thrice, **whole).materialize().num_blocks()
+            ray.data.from_blocks([pa.table({"id": [0]})])
+            .map_batches(yield_thrice, **whole)
+            .materialize()
+            .num_blocks()
         )
 
     context = DataContext.get_current()

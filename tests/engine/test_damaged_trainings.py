@@ -19,9 +19,34 @@ RUN = "unet_ray"
 
 
 def train(root: Path, storage: Path, epochs: int) -> subprocess.CompletedProcess[str]:
-    labelled = ["--images", f"{root}/data/labelled/images", "--masks", f"{root}/data/labelled/masks"]
-    network = ["--classes", CLASSES, "--base-channels", 4, "--depth", 2, "--crop", 64, "--batch-size", 4]
-    places = ["--output", f"{root}/model", "--storage", storage, "--epochs", epochs, "--keep-checkpoints", 3]
+    labelled = [
+        "--images",
+        f"{root}/data/labelled/images",
+        "--masks",
+        f"{root}/data/labelled/masks",
+    ]
+    network = [
+        "--classes",
+        CLASSES,
+        "--base-channels",
+        4,
+        "--depth",
+        2,
+        "--crop",
+        64,
+        "--batch-size",
+        4,
+    ]
+    places = [
+        "--output",
+        f"{root}/model",
+        "--storage",
+        storage,
+        "--epochs",
+        epochs,
+        "--keep-checkpoints",
+        3,
+    ]
     return run_job("train", *labelled, *network, *places)
 
 
@@ -40,7 +65,9 @@ def epochs_done(run_folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_it_goes_on_without_its_list_and_without_its_newest_checkpoint(tmp_path: Path, trained: Path) -> None:
+def test_it_goes_on_without_its_list_and_without_its_newest_checkpoint(
+    tmp_path: Path, trained: Path
+) -> None:
     (trained / RUN / SNAPSHOT).unlink()  # the obvious remedy for one that a full disk left empty
     done = train(tmp_path, trained, 4)
     assert done.returncode == 0, done.stderr
@@ -66,7 +93,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a disk of 700 KB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", place], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", place], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode()}")
     yield place

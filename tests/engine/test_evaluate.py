@@ -46,7 +46,9 @@ def config(tiny_model: str, tmp_path: Path) -> EvaluateConfig:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_counts_are_those_of_a_loop_and_files_hold_them(config: EvaluateConfig, tmp_path: Path) -> None:
+def test_counts_are_those_of_a_loop_and_files_hold_them(
+    config: EvaluateConfig, tmp_path: Path
+) -> None:
     result = evaluate(config)
     assert np.array_equal(result.counts, counts_of_a_loop(config))
     out = Storage.of(f"{tmp_path}/out")
@@ -76,7 +78,10 @@ def counts_of_a_loop(config: EvaluateConfig) -> np.ndarray:
     model = load_model(Storage.of(config.model))
     labelled = find_labelled(config.images, config.masks, model.classes, None)
     predictor = Predictor(model.build(), model.preprocessing, PredictorConfig(threads=1))
-    labelling, reader = Labelling("classes", model.classes, 0, 255), FileReader(labelled.access, labelled.items)
+    labelling, reader = (
+        Labelling("classes", model.classes, 0, 255),
+        FileReader(labelled.access, labelled.items),
+    )
     counts = []
     for index in range(len(labelled.items)):
         image, masks = reader.read(index)
@@ -90,7 +95,9 @@ def result_of(dice: list[tuple[float, float]], tiny_model: str, **more: int) -> 
     counts = np.zeros((len(dice), 2, len(COUNTS)))
     names = list(COUNTS)
     counts[:, :, names.index("true_positive")] = np.nan_to_num(np.array(dice)) * 50
-    counts[:, :, names.index("false_negative")] = np.where(np.isnan(dice), 0, 100 - np.nan_to_num(dice) * 100)
+    counts[:, :, names.index("false_negative")] = np.where(
+        np.isnan(dice), 0, 100 - np.nan_to_num(dice) * 100
+    )
     config = EvaluateConfig(model=tiny_model, images="i", masks="m", **more)
     uris = tuple(f"{index}.png" for index in range(len(dice)))
     return EvaluateResult(config, load_model(Storage.of(tiny_model)), uris, counts)
@@ -98,7 +105,9 @@ def result_of(dice: list[tuple[float, float]], tiny_model: str, **more: int) -> 
 
 def test_the_worst_are_those_of_the_lowest_mean_dice(tiny_model: str) -> None:
     nan = float("nan")
-    result = result_of([(1, 0.5), (0, 1), (nan, 0.25), (nan, nan), (0.5, nan)], tiny_model, worst=3, bootstrap=0)
+    result = result_of(
+        [(1, 0.5), (0, 1), (nan, 0.25), (nan, nan), (0.5, nan)], tiny_model, worst=3, bootstrap=0
+    )
     assert [(image["image_uri"], image["dice"]) for image in result.worst] == [
         ("2.png", 0.25),
         ("1.png", 0.5),
@@ -134,7 +143,9 @@ def test_negative_numbers_are_refused(flag: str) -> None:
         EvaluateConfig(model="m", images="i", masks="m", **{flag: -1})  # type: ignore[arg-type]
 
 
-def test_files_that_cannot_be_written_are_named_before_anything_is_read(config: EvaluateConfig, tmp_path: Path) -> None:
+def test_files_that_cannot_be_written_are_named_before_anything_is_read(
+    config: EvaluateConfig, tmp_path: Path
+) -> None:
     (tmp_path / "out").write_text("a file where a folder should be")
     with pytest.raises(InputError, match="/out: no permission to write here"):
         evaluate(config)

@@ -48,7 +48,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
             (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, EPSG), False),
         ],
     )
-    tifffile.imwrite(folder / "archive/stack.tif", np.stack([draw_scene(30, 30, rng)[0] for _ in range(2)]))
+    tifffile.imwrite(
+        folder / "archive/stack.tif", np.stack([draw_scene(30, 30, rng)[0] for _ in range(2)])
+    )
     flags = {"images": archive.uri, "output": f"{folder}/tables", "threshold": 0.45}
     model = make_tiny_model(folder)
     segment(SegmentConfig(model=model, shard_images=2, limit=2, **flags))  # type: ignore[arg-type]
@@ -62,11 +64,16 @@ def tables(place: Path) -> Tables:
 
 
 def test_coco_holds_every_region_exactly(place: Path, tables: Tables, tmp_path: Path) -> None:
-    result = export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json"))
+    result = export(
+        ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json")
+    )
     assert (result.images, result.regions) == (5, len(tables.regions))
     assert result.regions > 20
     found = COCO(tmp_path / "all.json")
-    assert {c["name"]: c["id"] for c in found.loadCats(found.getCatIds())} == {"cell": 1, "fibre": 2}
+    assert {c["name"]: c["id"] for c in found.loadCats(found.getCatIds())} == {
+        "cell": 1,
+        "fibre": 2,
+    }
     assert {i["file_name"] for i in found.imgs.values()} == {
         *("a/one.png", "b/two.png", "map.tif", "stack.tif#page=1", "stack.tif#page=2"),
     }
@@ -81,13 +88,23 @@ def test_coco_holds_every_region_exactly(place: Path, tables: Tables, tmp_path: 
             assert np.array_equal(found.annToMask(annotation) > 0, objects[name] == region_id)
             assert annotation["area"] == coco_mask.area(annotation["segmentation"])
             assert annotation["bbox"] == coco_mask.toBbox(annotation["segmentation"]).tolist()
-    assert len(found.loadRes(json.loads((tmp_path / "all.json").read_text())["annotations"]).anns) == result.regions
+    assert (
+        len(found.loadRes(json.loads((tmp_path / "all.json").read_text())["annotations"]).anns)
+        == result.regions
+    )
 
 
 def test_coco_polygons_fill_holes_and_say_so(place: Path, tmp_path: Path) -> None:
-    result = export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/p.json", polygons=True))
+    result = export(
+        ExportConfig(
+            tables=f"{place}/tables", format="coco", output=f"{tmp_path}/p.json", polygons=True
+        )
+    )
     found = COCO(tmp_path / "p.json")
-    areas = [(found.annToMask(annotation).sum(), annotation["area"]) for annotation in found.anns.values()]
+    areas = [
+        (found.annToMask(annotation).sum(), annotation["area"])
+        for annotation in found.anns.values()
+    ]
     assert all(drawn >= area for drawn, area in areas)
     (note,) = result.notes
     assert (result.notes[note] > 0) == any(drawn > area for drawn, area in areas)
@@ -96,7 +113,13 @@ def test_coco_polygons_fill_holes_and_say_so(place: Path, tmp_path: Path) -> Non
 def test_label_images_are_the_masks(place: Path, tables: Tables, tmp_path: Path) -> None:
     export(ExportConfig(tables=f"{place}/tables", format="png", output=f"{tmp_path}/png"))
     names = {str(path.relative_to(tmp_path / "png")) for path in (tmp_path / "png").rglob("*.png")}
-    assert names == {"a/one.png.png", "b/two.png.png", "map.tif.png", "stack.tif.page1.png", "stack.tif.page2.png"}
+    assert names == {
+        "a/one.png.png",
+        "b/two.png.png",
+        "map.tif.png",
+        "stack.tif.page1.png",
+        "stack.tif.page2.png",
+    }
     picture = Image.open(tmp_path / "png/a/one.png.png")
     assert picture.mode == "P"
     masks = image_masks(tables, f"{place}/archive/a/one.png")
@@ -107,7 +130,9 @@ def test_label_images_are_the_masks(place: Path, tables: Tables, tmp_path: Path)
 def test_geopandas_opens_regions_on_the_map(place: Path, tables: Tables, tmp_path: Path) -> None:
     for format in ("geojson", "geoparquet"):
         export(ExportConfig(tables=f"{place}/tables", format=format, output=f"{tmp_path}/{format}"))  # type: ignore[arg-type]
-    ours = tables.regions.filter([uri.endswith("map.tif") for uri in tables.regions["image_uri"].to_pylist()])
+    ours = tables.regions.filter(
+        [uri.endswith("map.tif") for uri in tables.regions["image_uri"].to_pylist()]
+    )
     frames = [
         geopandas.read_file(tmp_path / "geojson/map.tif.geojson"),
         geopandas.read_parquet(tmp_path / f"geoparquet/epsg={EPSG}.parquet"),
@@ -121,12 +146,16 @@ def test_geopandas_opens_regions_on_the_map(place: Path, tables: Tables, tmp_pat
         assert frame.geometry.iloc[0].bounds[0] == left
         assert frame.geometry.iloc[0].bounds[3] == top
         assert np.allclose(frame.geometry.area, PIXEL_M**2 * frame["area"])
-    assert list((tmp_path / "geoparquet").iterdir()) == [tmp_path / f"geoparquet/epsg={EPSG}.parquet"]
+    assert list((tmp_path / "geoparquet").iterdir()) == [
+        tmp_path / f"geoparquet/epsg={EPSG}.parquet"
+    ]
     pixels = json.loads((tmp_path / "geojson/a/one.png.geojson").read_text())
     assert "crs" not in pixels
 
 
-def test_labels_find_pages_and_images_below_the_folder_that_names_start_from(place: Path, tmp_path: Path) -> None:
+def test_labels_find_pages_and_images_below_the_folder_that_names_start_from(
+    place: Path, tmp_path: Path
+) -> None:
     """Without the URIs, as after another tool; the names in the file start at the images' own folder."""
     export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json"))
     content = json.loads((tmp_path / "all.json").read_text())
@@ -136,11 +165,19 @@ def test_labels_find_pages_and_images_below_the_folder_that_names_start_from(pla
     (tmp_path / "all.json").write_text(json.dumps(content))
     labelled = find_labelled(f"{place}/archive", f"{tmp_path}/all.json", (), None)
     found = {item.image.uri.removeprefix(f"{place}/archive/"): item for item in labelled.items}
-    assert set(found) == {"a/one.png", "b/two.png", "map.tif", "stack.tif#page=1", "stack.tif#page=2"}
+    assert set(found) == {
+        "a/one.png",
+        "b/two.png",
+        "map.tif",
+        "stack.tif#page=1",
+        "stack.tif#page=2",
+    }
     tables = read_tables(f"{place}/tables")
     image, masks = found["stack.tif#page=2"].read(labelled.access)
     assert image.shape[:2] == (30, 30)
-    assert np.array_equal(masks[0] > 0, image_masks(tables, found["stack.tif#page=2"].image.uri)["cell"])
+    assert np.array_equal(
+        masks[0] > 0, image_masks(tables, found["stack.tif#page=2"].image.uri)["cell"]
+    )
 
 
 def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> None:
@@ -149,13 +186,21 @@ def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> 
     rows = pq.read_table(file, partitioning=None)
     other = {"cell": "fibre", "fibre": "cell"}
     names = pa.array([other[name] for name in rows["class_name"].to_pylist()])
-    pq.write_table(rows.set_column(rows.column_names.index("class_name"), "class_name", names), file)
+    pq.write_table(
+        rows.set_column(rows.column_names.index("class_name"), "class_name", names), file
+    )
     for format, output in (("coco", "all.json"), ("png", "labels")):
         with pytest.raises(InputError, match="they are of several models"):
-            export(ExportConfig(tables=f"{tmp_path}/tables", format=format, output=f"{tmp_path}/{output}"))  # type: ignore[arg-type]
+            export(
+                ExportConfig(
+                    tables=f"{tmp_path}/tables", format=format, output=f"{tmp_path}/{output}"
+                )
+            )  # type: ignore[arg-type]
 
 
-def test_what_formats_cannot_hold_is_said(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_formats_cannot_hold_is_said(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("unet_ray.output.formats.coco._COCO_PIXELS", 2000)
     monkeypatch.setattr("unet_ray.output.formats.png._PNG_PIXELS", 2000)
     with pytest.raises(InputError, match=r"COCO's run lengths end at 2\^32 px, give --polygons"):
@@ -167,7 +212,11 @@ def test_what_formats_cannot_hold_is_said(place: Path, tmp_path: Path, monkeypat
 
 def test_a_night_alone_and_tables_that_are_not_there(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no successful image of --date 2020-01-01"):
-        export(ExportConfig(tables=f"{place}/tables", format="png", output=f"{tmp_path}/x", date="2020-01-01"))
+        export(
+            ExportConfig(
+                tables=f"{place}/tables", format="png", output=f"{tmp_path}/x", date="2020-01-01"
+            )
+        )
     with pytest.raises(InputError, match="no tables here"):
         export(ExportConfig(tables=f"{place}/nothing", format="png", output=f"{tmp_path}/x"))
     with pytest.raises(InputError, match="name a .json file"):
@@ -182,7 +231,12 @@ def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_
         (tmp_path / "images" / name).write_bytes((place / "archive" / name).read_bytes())
     (tmp_path / "images/a/corrupt.png").write_bytes(b"no image")
     model = str(place / "tiny-model")
-    flags = {"images": f"{tmp_path}/images", "model": model, "output": f"{tmp_path}/tables", "threshold": 0.45}
+    flags = {
+        "images": f"{tmp_path}/images",
+        "model": model,
+        "output": f"{tmp_path}/tables",
+        "threshold": 0.45,
+    }
     flags["max_error_rate"] = 0.5  # type: ignore[assignment]
     segment(SegmentConfig(**flags))  # type: ignore[arg-type]
     labels = tmp_path / "labels.json"
@@ -199,9 +253,18 @@ def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_
     before = image_masks(tables, item.image.uri)
     assert np.array_equal(masks["cell"] > 0, before["cell"])
     assert before["fibre"].sum() - (masks["fibre"] > 0).sum() == removed["area"]
-    flags_of_training = {"crop": 32, "epochs": 1, "batch_size": 2, "val_fraction": 0.0, "init_from": model}
+    flags_of_training = {
+        "crop": 32,
+        "epochs": 1,
+        "batch_size": 2,
+        "val_fraction": 0.0,
+        "init_from": model,
+    }
     config = TrainConfig(
-        images=f"{tmp_path}/images", masks=str(labels), output=f"{tmp_path}/model-2", **flags_of_training
+        images=f"{tmp_path}/images",
+        masks=str(labels),
+        output=f"{tmp_path}/model-2",
+        **flags_of_training,
     )  # type: ignore[arg-type]
     train(config)
     again = segment(SegmentConfig(**(flags | {"model": f"{tmp_path}/model-2"})))  # type: ignore[arg-type]

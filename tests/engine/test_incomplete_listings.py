@@ -43,7 +43,12 @@ def finished(root: str, model: str) -> SegmentConfig:
     for index in range(3):
         archive.write(f"{index % 2}/{index}.png", encode(draw_scene(40, 40, rng)[0], "png"))
     config = SegmentConfig(
-        model=model, images=archive.uri, output=f"{root}/tables", shard_images=2, date="2026-01-01", stall_minutes=5
+        model=model,
+        images=archive.uri,
+        output=f"{root}/tables",
+        shard_images=2,
+        date="2026-01-01",
+        stall_minutes=5,
     )
     segment(config)
     output = Storage.of(config.output)
@@ -55,7 +60,10 @@ def finished(root: str, model: str) -> SegmentConfig:
 def contents(config: SegmentConfig) -> dict[str, str]:
     """Return the digest of every file of an output."""
     output = Storage.of(config.output)
-    return {entry.path: hashlib.sha256(output.read(entry.path)).hexdigest() for entry in output.entries()}
+    return {
+        entry.path: hashlib.sha256(output.read(entry.path)).hexdigest()
+        for entry in output.entries()
+    }
 
 
 def check_that_it_goes_on(config: SegmentConfig, before: dict[str, str]) -> None:
@@ -81,7 +89,9 @@ def test_each_listing_of_a_run_may_fail(tmp_path: Path, tiny_model: str) -> None
         if folder in ours:
             with (
                 failing_scandir(number, _CODES[number % 3]),
-                pytest.raises(InputError, match=f"{folder}: not everything in this folder can be listed"),
+                pytest.raises(
+                    InputError, match=f"{folder}: not everything in this folder can be listed"
+                ),
             ):
                 segment(config)
     check_that_it_goes_on(config, before)
@@ -147,7 +157,14 @@ def test_folders_of_others_end_a_night_with_exit_code_2(
     config = finished(str(tmp_path), tiny_model)
     before = contents(config)
     closed_folder(tmp_path / place)
-    command = [sys.executable, REPOSITORY / "jobs/segment.py", "--model", tiny_model, "--images", config.images]
+    command = [
+        sys.executable,
+        REPOSITORY / "jobs/segment.py",
+        "--model",
+        tiny_model,
+        "--images",
+        config.images,
+    ]
     done = subprocess.run(
         [*command, "--output", config.output, "--date", "2026-01-02"],
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
@@ -156,13 +173,17 @@ def test_folders_of_others_end_a_night_with_exit_code_2(
         preexec_fn=without_capabilities,
     )
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.startswith(f"error: {tmp_path}/{place}: not everything in this folder can be listed (Permission")
+    assert done.stderr.startswith(
+        f"error: {tmp_path}/{place}: not everything in this folder can be listed (Permission"
+    )
     (tmp_path / place).chmod(0o755)
     check_that_it_goes_on(config, before)
 
 
 @pytest.mark.parametrize("absent", ["images", "masks/date=2026-01-01", "regions"])
-def test_a_disk_that_is_not_mounted_is_no_empty_output(tmp_path: Path, tiny_model: str, absent: str) -> None:
+def test_a_disk_that_is_not_mounted_is_no_empty_output(
+    tmp_path: Path, tiny_model: str, absent: str
+) -> None:
     """What the output holds is elsewhere: behind a link, or below a mount point that is an empty folder now."""
     config = finished(str(tmp_path), tiny_model)
     before, place = contents(config), tmp_path / "tables" / absent
@@ -172,9 +193,13 @@ def test_a_disk_that_is_not_mounted_is_no_empty_output(tmp_path: Path, tiny_mode
         segment(config)
     place.unlink()
     place.mkdir()
-    with pytest.raises(InputError, match=r"not there, and runs/.*.json counts them; bring them back"):
+    with pytest.raises(
+        InputError, match=r"not there, and runs/.*.json counts them; bring them back"
+    ):
         segment(config)
-    with pytest.raises(InputError, match=r"not there, and runs/.*.json counts them; bring them back"):
+    with pytest.raises(
+        InputError, match=r"not there, and runs/.*.json counts them; bring them back"
+    ):
         segment(replace(config, dry_run=True))
     place.rmdir()
     shutil.move(tmp_path / "disk", place)
@@ -215,7 +240,9 @@ def test_leftovers_without_a_record_stay_until_somebody_asks(
     assert "1 files of masks and regions have no images file" in capsys.readouterr().out
     assert before.items() <= contents(config).items()
     (found,) = verify(VerifyConfig(tables=config.output)).problems
-    assert found.startswith("a file without its images file, of a run that no record calls unfinished")
+    assert found.startswith(
+        "a file without its images file, of a run that no record calls unfinished"
+    )
     assert len(prune(PruneConfig(tables=config.output, leftovers=True)).leftovers) == 1
     assert not take_inventory(output).leftovers
     assert not verify(VerifyConfig(tables=config.output)).problems

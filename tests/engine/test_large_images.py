@@ -32,7 +32,9 @@ HEIGHT, WIDTH = 8192, 6400
 def large_scene() -> NDArray[np.uint8]:
     """Return (HEIGHT, WIDTH, 3) of one scene again and again, a little darker each time, so that places differ."""
     scene = draw_scene(HEIGHT // 8, WIDTH // 8, np.random.default_rng(0))[0]
-    rows = [np.concatenate([scene // (1 + (x + y) % 3) for x in range(8)], axis=1) for y in range(8)]
+    rows = [
+        np.concatenate([scene // (1 + (x + y) % 3) for x in range(8)], axis=1) for y in range(8)
+    ]
     return np.concatenate(rows)
 
 
@@ -41,7 +43,9 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
     request: pytest.FixtureRequest, tiny_model: str, tmp_path: Path
 ) -> None:
     root, image = new_bucket(request), large_scene()
-    tifffile.imwrite(tmp_path / "large.tif", image, tile=(256, 256), compression="zlib", photometric="rgb")
+    tifffile.imwrite(
+        tmp_path / "large.tif", image, tile=(256, 256), compression="zlib", photometric="rgb"
+    )
     archive = Storage.of(f"{root}/archive")
     fill(archive, 20)
     archive.write("large.tif", (tmp_path / "large.tif").read_bytes())
@@ -58,7 +62,9 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
     first.kill()
     first.communicate()
     assert tiles, "".join(seen)
-    assert not any("/date=" in entry.path for entry in Storage.of(f"{root}/tables").entries("images"))
+    assert not any(
+        "/date=" in entry.path for entry in Storage.of(f"{root}/tables").entries("images")
+    )
 
     second = start_job(*flags)
     assert "21 images done" in second.communicate(timeout=600)[0]
@@ -66,10 +72,15 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
     tables = read_tables(f"{root}/tables")
     (row,) = [row for row in tables.images.to_pylist() if row["image_uri"].endswith("large.tif")]
     assert (row["height"], row["width"], row["channels"]) == (HEIGHT, WIDTH, 3)
-    assert row["region_count"] == sum(uri.endswith("large.tif") for uri in tables.regions["image_uri"].to_pylist())
+    assert row["region_count"] == sum(
+        uri.endswith("large.tif") for uri in tables.regions["image_uri"].to_pylist()
+    )
     model = load_model(Storage.of(tiny_model))
     predictor = Predictor(model.build(), model.preprocessing, PredictorConfig())
-    for top, left in ((1000, 2000), (HEIGHT - 300, WIDTH - 300)):  # over seams, and in the last corner
+    for top, left in (
+        (1000, 2000),
+        (HEIGHT - 300, WIDTH - 300),
+    ):  # over seams, and in the last corner
         around = Box(top - 100, left - 100, min(top + 400, HEIGHT), min(left + 400, WIDTH))
         (q,) = predictor.predict([image[around.top : around.bottom, around.left : around.right]])
         found = image_masks(tables, row["image_uri"], Box(top, left, top + 300, left + 300))
@@ -78,7 +89,9 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
             assert (found[spec.name] != expected).mean() <= 1e-4
 
 
-def test_a_window_on_s3_is_fetched_in_ranges(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_a_window_on_s3_is_fetched_in_ranges(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     image = np.random.default_rng(0).integers(0, 256, (2000, 2100, 3), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "large.tif", image, tile=(256, 256), photometric="rgb")
     archive = Storage.of(new_bucket(request))

@@ -42,7 +42,14 @@ def small_network(root: str, **more: object) -> TrainConfig:
         "masks": f"{root}/data/labelled/masks",
         "classes": CLASSES,
     }
-    network = {"base_channels": 4, "depth": 2, "crop": 64, "epochs": 1, "batch_size": 4, "val_fraction": 0.3}
+    network = {
+        "base_channels": 4,
+        "depth": 2,
+        "crop": 64,
+        "epochs": 1,
+        "batch_size": 4,
+        "val_fraction": 0.3,
+    }
     return TrainConfig(**(labelled | network | {"output": f"{root}/model"} | more))  # type: ignore[arg-type]
 
 
@@ -121,16 +128,22 @@ def night(archive: Storage, tiny_model: str, tmp_path: Path, **more: object) -> 
     return SegmentConfig(**(given | {"shard_images": 2} | more))  # type: ignore[arg-type]
 
 
-def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+def test_tables_are_what_the_contract_says(
+    archive: Storage, tiny_model: str, tmp_path: Path
+) -> None:
     result = segment(night(archive, tiny_model, tmp_path, date="2026-02-03"))
     assert (result.images_done, result.images_failed) == (5, 1)
     tables = f"{tmp_path}/tables"
     for name, schema in (("images", IMAGES), ("masks", MASKS), ("regions", REGIONS)):
         files = sorted(Path(tables, name).rglob("*.parquet"))
         assert len(files) >= 3
-        assert all(f.parent.name == "date=2026-02-03" and f.name.startswith(result.run_id) for f in files)
+        assert all(
+            f.parent.name == "date=2026-02-03" and f.name.startswith(result.run_id) for f in files
+        )
         assert pq.read_schema(files[0]).equals(schema)
-    failed = duckdb.sql(f"select * from '{tables}/images/*/*.parquet' where error_type is not null").fetchdf()
+    failed = duckdb.sql(
+        f"select * from '{tables}/images/*/*.parquet' where error_type is not null"
+    ).fetchdf()
     assert failed[["error_type", "error_stage"]].values.tolist() == [["unreadable", "decode"]]
     assert failed["height"].isna().all()
     record = json.loads(next(Path(tables, "runs").iterdir()).read_text())
@@ -139,7 +152,9 @@ def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tm
     assert record["object_store_bytes"] > 6 * 128 * 128  # pixels and q went from stage to stage
     assert record["spilled_bytes"] == 0
 
-    images = polars.read_parquet(f"{tables}/images/**/*.parquet").filter(polars.col("error").is_null())
+    images = polars.read_parquet(f"{tables}/images/**/*.parquet").filter(
+        polars.col("error").is_null()
+    )
     assert images["image_uri"].str.contains("#page=").sum() == 2
     model = load_model(Storage.of(tiny_model))
     predictor = Predictor(model.build(), model.preprocessing, PredictorConfig())
@@ -158,7 +173,9 @@ def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tm
         (q,) = predictor.predict([image])
         for index, spec in enumerate(model.classes):
             mask = rows[(rows.image_uri == row["image_uri"]) & (rows.class_id == spec.id)].iloc[0]
-            decoded = coco.decode({"size": [mask.height, mask.width], "counts": bytes(mask["counts"])})
+            decoded = coco.decode(
+                {"size": [mask.height, mask.width], "counts": bytes(mask["counts"])}
+            )
             assert np.array_equal(decoded, q[index] >= 128)
             mine = regions[(regions.image_uri == row["image_uri"]) & (regions.class_id == spec.id)]
             assert mine["area"].sum() == mask.area == decoded.sum()
@@ -169,12 +186,18 @@ def test_tables_are_what_the_contract_says(archive: Storage, tiny_model: str, tm
 def test_prometheus_can_scrape_a_run(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
     result = segment(night(archive, tiny_model, tmp_path))
     port = next(node["MetricsExportPort"] for node in ray.nodes() if node["Alive"])
-    wanted, deadline = {"images_measured_total": 6.0, "images_failed_total": 1.0, "predictors": 1.0}, time.time() + 30
+    wanted, deadline = (
+        {"images_measured_total": 6.0, "images_failed_total": 1.0, "predictors": 1.0},
+        time.time() + 30,
+    )
     found, values = dict[str, float](), dict[str, float]()
     while found != wanted and time.time() < deadline:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             lines = [line for line in answer.read().decode().splitlines() if result.run_id in line]
-        values |= {line.split("{")[0].removeprefix("ray_unet_ray_"): float(line.split()[-1]) for line in lines}
+        values |= {
+            line.split("{")[0].removeprefix("ray_unet_ray_"): float(line.split()[-1])
+            for line in lines
+        }
         found = {name: value for name, value in values.items() if name in wanted}
         time.sleep(0.5)
     assert found == wanted
@@ -182,15 +205,23 @@ def test_prometheus_can_scrape_a_run(archive: Storage, tiny_model: str, tmp_path
     assert values["predict_seconds_total"] == pytest.approx(result.stage_s["predict"])
 
 
-def test_a_run_whose_driver_vanished_is_called_lost(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+def test_a_run_whose_driver_vanished_is_called_lost(
+    archive: Storage, tiny_model: str, tmp_path: Path
+) -> None:
     output = Storage.of(f"{tmp_path}/tables")
     write_run_record(output, "20260101T000000Z-aaaaaa", {"status": "done", "exit_code": 0})
     write_run_record(output, "20260102T000000Z-bbbbbb", {"status": "running", "exit_code": None})
     segment(night(archive, tiny_model, tmp_path, limit=1))
-    assert [record["status"] for record in read_records(output)[0].values()] == ["done", "lost", "done"]
+    assert [record["status"] for record in read_records(output)[0].values()] == [
+        "done",
+        "lost",
+        "done",
+    ]
 
 
-def test_a_second_night_does_what_is_new_or_changed(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+def test_a_second_night_does_what_is_new_or_changed(
+    archive: Storage, tiny_model: str, tmp_path: Path
+) -> None:
     config = night(archive, tiny_model, tmp_path)
     segment(config)
     assert segment(config).images_done == 0
@@ -202,14 +233,20 @@ def test_a_second_night_does_what_is_new_or_changed(archive: Storage, tiny_model
     tables = read_tables(config.output)
     assert len(tables.images) == 6
     assert len(read_tables(config.output, current=False).images) == 5 + 1 + 2 + 1
-    (height,) = [r["height"] for r in tables.images.to_pylist() if r["image_uri"].endswith("/a.png")]
+    (height,) = [
+        r["height"] for r in tables.images.to_pylist() if r["image_uri"].endswith("/a.png")
+    ]
     assert height == 50
     assert image_masks(tables, f"{archive.uri}/a.png")["cell"].shape == (50, 50)
     assert segment(replace(config, min_area=5)).images_done == 6  # another configuration
-    assert segment(replace(config, min_area=5, tile=32, actors="1")).images_done == 0  # tiles are exact
+    assert (
+        segment(replace(config, min_area=5, tile=32, actors="1")).images_done == 0
+    )  # tiles are exact
 
 
-def test_results_do_not_depend_on_tile_or_shards(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_tile_or_shards(
+    archive: Storage, tiny_model: str, tmp_path: Path
+) -> None:
     outputs = []
     for name, more in (
         ("one", {"tile": 4096, "shard_images": 100}),
@@ -218,7 +255,9 @@ def test_results_do_not_depend_on_tile_or_shards(archive: Storage, tiny_model: s
         config = replace(night(archive, tiny_model, tmp_path), output=f"{tmp_path}/{name}", **more)
         segment(config)
         tables = read_tables(config.output)
-        outputs.append([image_masks(tables, uri) for uri in sorted(tables.images["image_uri"].to_pylist())])
+        outputs.append(
+            [image_masks(tables, uri) for uri in sorted(tables.images["image_uri"].to_pylist())]
+        )
     pixels = sum(mask.size for masks in outputs[0] for mask in masks.values())
     different = sum((a[c] != b[c]).sum() for a, b in zip(*outputs, strict=True) for c in a)
     assert different <= 1e-4 * pixels
@@ -235,7 +274,9 @@ def test_a_precision_that_the_cpu_has_not_is_said(
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=capabilities: found)
         config = night(archive, tiny_model, tmp_path, precision="bfloat16", limit=1)
         assert segment(config).images_done == 1
-        assert ("float32 is 4 to 8 times as fast" in capsys.readouterr().out) == ("avx2" in capabilities)
+        assert ("float32 is 4 to 8 times as fast" in capsys.readouterr().out) == (
+            "avx2" in capabilities
+        )
 
 
 def test_limits_and_dry_runs(
@@ -245,7 +286,9 @@ def test_limits_and_dry_runs(
     assert "6 images listed: 6 new" in capsys.readouterr().out
     assert not Path(tmp_path, "tables").exists()
     assert segment(night(archive, tiny_model, tmp_path, limit=2)).images_done == 2
-    with pytest.raises(TooManyFailuresError, match="1 of 4 images failed, more than --max-error-rate 0.1"):
+    with pytest.raises(
+        TooManyFailuresError, match="1 of 4 images failed, more than --max-error-rate 0.1"
+    ):
         segment(night(archive, tiny_model, tmp_path, max_error_rate=0.1))
     records = [json.loads(p.read_text()) for p in sorted(Path(tmp_path, "tables/runs").iterdir())]
     assert sorted((r["status"], r["exit_code"]) for r in records) == [("done", 0), ("failed", 3)]
@@ -261,11 +304,14 @@ def test_a_held_output_is_left_alone(archive: Storage, tiny_model: str, tmp_path
         segment(night(archive, tiny_model, tmp_path))
 
 
-def test_resources_that_cannot_work_are_refused(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
+def test_resources_that_cannot_work_are_refused(
+    archive: Storage, tiny_model: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="--actors 64: . CPUs, one of them for reading"):
         segment(night(archive, tiny_model, tmp_path, actors="64"))
     with pytest.raises(
-        InputError, match="--device gpu: needs 1 GPU; this cluster has none and may add none; give --device cpu"
+        InputError,
+        match="--device gpu: needs 1 GPU; this cluster has none and may add none; give --device cpu",
     ):
         segment(night(archive, tiny_model, tmp_path, device="gpu"))
 
@@ -295,14 +341,20 @@ def test_shards_are_written_while_others_are_still_decoded(
     images = [encode(draw_scene(256, 300, rng)[0], "png") for _ in range(10)]
     for index in range(400):
         archive.write(f"{index:03}.png", images[index % 10])
-    segment(SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/tables", shard_images=20))
+    segment(
+        SegmentConfig(
+            model=tiny_model, images=archive.uri, output=f"{tmp_path}/tables", shard_images=20
+        )
+    )
     tables = read_tables(f"{tmp_path}/tables")
     committed = min(path.stat().st_mtime for path in tmp_path.glob("tables/images/*/*.parquet"))
     measured = sorted(at.timestamp() for at in tables.images["segmented_at"].to_pylist())
     assert len(measured) == 400
     assert committed < measured[200]
     monkeypatch.setattr("unet_ray.segmentation.shard_sink._SHARD_BYTES", 2**14)
-    segment(SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/more", limit=100))
+    segment(
+        SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/more", limit=100)
+    )
     shards = list(tmp_path.glob("more/images/*/*.parquet"))
     assert len(shards) > 3
     assert sum(pq.read_metadata(path).num_rows for path in shards) == 100

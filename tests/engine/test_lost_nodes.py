@@ -51,7 +51,9 @@ def _statuses(tables: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.soak
-def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_node_that_dies_costs_nothing(
+    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")  # as in cluster.yaml
     archive = _make_archive(tmp_path)
     small = {"object_store_memory": 200 * 2**20}
@@ -59,7 +61,9 @@ def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, mon
     nodes = [cluster.add_node(num_cpus=1, num_gpus=1, **small) for _ in range(2)]
     command = [sys.executable, "-u", "-c", _RUN, tiny_model, str(archive), f"{tmp_path}/tables"]
     environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     watchdog = threading.Timer(900, process.kill)
     watchdog.start()
     try:
@@ -79,7 +83,9 @@ def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, mon
     assert f"done {_IMAGES}" in "".join(said)
     assert _statuses(tmp_path / "tables") == [("done", _IMAGES)]
     assert len(read_tables(f"{tmp_path}/tables").images) == _IMAGES
-    verified = run_job("verify", "--tables", f"{tmp_path}/tables", "--images", Storage.of(str(archive)).uri)
+    verified = run_job(
+        "verify", "--tables", f"{tmp_path}/tables", "--images", Storage.of(str(archive)).uri
+    )
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
@@ -87,12 +93,25 @@ def test_a_gpu_node_that_dies_costs_nothing(tmp_path: Path, tiny_model: str, mon
 def test_a_run_whose_head_dies_ends_and_the_next_goes_on(tmp_path: Path, tiny_model: str) -> None:
     """The driver notices within a minute or so, and ends; the same command does the rest and calls the first lost."""
     archive, tables = _make_archive(tmp_path), tmp_path / "tables"
-    flags = ["--model", tiny_model, "--images", str(archive), "--output", str(tables), "--shard-images", "8"]
+    flags = [
+        "--model",
+        tiny_model,
+        "--images",
+        str(archive),
+        "--output",
+        str(tables),
+        "--shard-images",
+        "8",
+    ]
     port = free_port()
-    with started_cluster(tmp_path, port, "--num-cpus=2", f"--object-store-memory={200 * 2**20}") as environment:
+    with started_cluster(
+        tmp_path, port, "--num-cpus=2", f"--object-store-memory={200 * 2**20}"
+    ) as environment:
         command = [sys.executable, "-u", str(REPOSITORY / "jobs/segment.py"), *flags]
         driver = subprocess.Popen(
-            command, env=environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, stdout=subprocess.DEVNULL
+            command,
+            env=environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"},
+            stdout=subprocess.DEVNULL,
         )
         while not [*tables.glob("images/*/*.parquet")]:
             assert driver.poll() is None

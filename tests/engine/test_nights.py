@@ -29,7 +29,9 @@ from unet_ray.synthetic import draw_scene, encode
 def start_job(*flags: object) -> subprocess.Popen[str]:
     clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     command = [sys.executable, str(REPOSITORY / "jobs/segment.py"), *map(str, flags)]
-    return subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def fill(archive: Storage, count: int) -> None:
@@ -42,7 +44,14 @@ def fill(archive: Storage, count: int) -> None:
 def test_a_run_that_hangs_ends(tiny_model: str, tmp_path: Path) -> None:
     """An actor that is stopped does not fail, it just never answers."""
     fill(Storage.of(f"{tmp_path}/archive"), 120)
-    flags = ["--model", tiny_model, "--images", f"{tmp_path}/archive", "--output", f"{tmp_path}/tables"]
+    flags = [
+        "--model",
+        tiny_model,
+        "--images",
+        f"{tmp_path}/archive",
+        "--output",
+        f"{tmp_path}/tables",
+    ]
     process = start_job(*flags, "--shard-images", 16, "--stall-minutes", 0.3)
     stopped: list[psutil.Process] = []
     while not stopped and process.poll() is None:
@@ -97,7 +106,9 @@ def test_a_store_that_fails_now_and_then_costs_nothing(
     fill(Storage.of(f"{root}/archive"), 80)
     with faulty_store(s3_server, 0.05, seed=1) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
-        config = SegmentConfig(model=tiny_model, images=f"{root}/archive", output=f"{root}/tables", shard_images=30)
+        config = SegmentConfig(
+            model=tiny_model, images=f"{root}/archive", output=f"{root}/tables", shard_images=30
+        )
         result = segment(config)
         assert (result.images_done, result.images_failed) == (80, 0)
         assert store.spoilt.total() >= 4
@@ -112,7 +123,9 @@ def test_killed_nights_leave_the_tables_of_undisturbed_ones(tmp_path: Path) -> N
     server = s3_server_in(tmp_path)
     try:
         Storage.of("s3://soak").filesystem.mkdir("s3://soak")
-        soak = Soak("s3://soak", make_tiny_model(tmp_path), images=80, seed=5, server=server.restart)
+        soak = Soak(
+            "s3://soak", make_tiny_model(tmp_path), images=80, seed=5, server=server.restart
+        )
         soak.run(kills=3)
         assert soak.hung == 0
     finally:
@@ -136,7 +149,9 @@ def test_damaged_files_cost_themselves_only(tiny_model: str, tmp_path: Path) -> 
         kept = int(rng.integers(1, len(data) + 1)) if index % 2 else len(data)
         other = ("png", "jpg", "tif")[(index + index % 5) % 3]
         archive.write(f"bad/{index}.{other}", bytes(data[:kept]))
-    config = SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/tables", max_error_rate=1.0)
+    config = SegmentConfig(
+        model=tiny_model, images=archive.uri, output=f"{tmp_path}/tables", max_error_rate=1.0
+    )
     segment(config)
     rows = read_tables(config.output, current=False).images.to_pylist()
     files = {row["image_uri"].partition("#")[0] for row in rows}

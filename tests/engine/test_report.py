@@ -34,7 +34,9 @@ from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
 NIGHTS = ("2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
             name = "<b>bold.png" if night == index == 0 else f"{night}-{index}.png"
             Storage.of(f"{folder}/archive").write(name, encode(pixels, "png"))
         Storage.of(f"{folder}/archive").write(f"broken-{night}.png", b"no image")
-        flags = {"model": model, "images": f"{folder}/archive", "output": f"{folder}/tables", "date": date}
+        flags = {
+            "model": model,
+            "images": f"{folder}/archive",
+            "output": f"{folder}/tables",
+            "date": date,
+        }
         segment(SegmentConfig(**flags, threshold=0.45, max_error_rate=0.5))  # type: ignore[arg-type]
     return folder
 
@@ -71,21 +78,39 @@ def test_facts_are_those_of_the_tables(place: Path, made: ReportResult) -> None:
             )
             assert night[number].regions == len(regions), name
             shares = [row["area"] / (row["height"] * row["width"]) for row in masks]
-            found = {name: figure or Estimate(0, 0) for name, figure in night[number].figures.items()}
-            assert found["share of pixels"].value == pytest.approx(np.mean(shares))  # images of one size
-            assert found["share of pixels"].error == pytest.approx(np.std(shares) / len(shares) ** 0.5)
+            found = {
+                name: figure or Estimate(0, 0) for name, figure in night[number].figures.items()
+            }
+            assert found["share of pixels"].value == pytest.approx(
+                np.mean(shares)
+            )  # images of one size
+            assert found["share of pixels"].error == pytest.approx(
+                np.std(shares) / len(shares) ** 0.5
+            )
             assert found["regions per image"].value == pytest.approx(len(regions) / 6)
-            assert found["mean score"].value == pytest.approx(np.mean([row["score"] for row in regions]))
+            assert found["mean score"].value == pytest.approx(
+                np.mean([row["score"] for row in regions])
+            )
             typical = np.exp(np.mean(np.log([row["area"] for row in regions])))
             assert found["typical area (px)"].value == pytest.approx(typical)
         assert sum(facts.areas[number].night.values()) == facts.nights[NIGHTS[-1]][number].regions
-        assert sum(facts.scores[number].before.values()) == sum(facts.nights[d][number].regions for d in facts.earlier)
+        assert sum(facts.scores[number].before.values()) == sum(
+            facts.nights[d][number].regions for d in facts.earlier
+        )
 
 
-def test_a_night_of_another_kind_has_the_sign_and_others_have_not(place: Path, made: ReportResult) -> None:
+def test_a_night_of_another_kind_has_the_sign_and_others_have_not(
+    place: Path, made: ReportResult
+) -> None:
     assert any(row.differs for number in made.facts.classes for row in compare(made.facts, number))
-    before = report(ReportConfig(tables=f"{place}/tables", output=f"{place}/third.html", date=NIGHTS[2], pictures=0))
-    assert not any(row.differs for number in before.facts.classes for row in compare(before.facts, number))
+    before = report(
+        ReportConfig(
+            tables=f"{place}/tables", output=f"{place}/third.html", date=NIGHTS[2], pictures=0
+        )
+    )
+    assert not any(
+        row.differs for number in before.facts.classes for row in compare(before.facts, number)
+    )
     assert "▲ differs" in (place / "report.html").read_text()
     assert "▲ differs" not in (place / "third.html").read_text()
 
@@ -105,14 +130,20 @@ def test_a_night_of_another_kind_has_the_sign_and_others_have_not(place: Path, m
 def test_the_sign_means_more_than_nights_and_chance_do(
     now: float | None, before: list[float | None], differs: bool
 ) -> None:
-    current, *earlier = (None if value is None else Estimate(value, 0.1) for value in (now, *before))
+    current, *earlier = (
+        None if value is None else Estimate(value, 0.1) for value in (now, *before)
+    )
     assert _compared("x", current, earlier).differs == differs
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows(place: Path, made: ReportResult) -> None:
     page = (place / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
-    first = report(ReportConfig(tables=f"{place}/tables", output=f"{place}/first.html", date=NIGHTS[0], pictures=6))
+    first = report(
+        ReportConfig(
+            tables=f"{place}/tables", output=f"{place}/first.html", date=NIGHTS[0], pictures=6
+        )
+    )
     assert "&lt;b&gt;bold.png" in (place / "first.html").read_text()
     assert "<b>bold" not in (place / "first.html").read_text()
     assert first.pictures == 24
@@ -120,8 +151,15 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(place: Path, made: Repo
 
 
 @pytest.mark.parametrize("side", [1200, 6000])  # decoded whole, and read in strips
-def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(side: int, tmp_path: Path) -> None:
-    corner = np.arange(5)[:, None] * [20, 0, 20, 0] + [side - 300, side - 200, side - 290, side - 190]
+def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(
+    side: int, tmp_path: Path
+) -> None:
+    corner = np.arange(5)[:, None] * [20, 0, 20, 0] + [
+        side - 300,
+        side - 200,
+        side - 290,
+        side - 190,
+    ]
     boxes = np.concatenate([[[10, 20, 40, 50]], corner]).astype(float)
     rows = pa.table(
         {
@@ -130,7 +168,10 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(side: int, tm
             "class_name": ["cell"] * 6,
             "area": [900] + [100] * 5,
             "score": [0.9] * 6,
-            "bbox": [dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)) for box in boxes.tolist()],
+            "bbox": [
+                dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+                for box in boxes.tolist()
+            ],
             "geometry": shapely.to_wkb(shapely.box(*boxes.T)),
         }
     )
@@ -144,7 +185,8 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(side: int, tm
     assert np.array_equal(image.thumbnail, pixels[::step, ::step])
     found = gallery._Found.of(rows, Namespace(classes={1: "cell"}))  # type: ignore[arg-type]
     most, largest = (
-        gallery._card(kind, image, found, region) for kind, region in (("most regions", None), ("largest", 1))
+        gallery._card(kind, image, found, region)
+        for kind, region in (("most regions", None), ("largest", 1))
     )
     decoder.close()
     assert f"6 regions; {side + 7}×{side} px, of which 768×768 at x " in most.caption
@@ -154,12 +196,16 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(side: int, tm
         assert card.whole
         whole = np.asarray(Image.open(io.BytesIO(base64.b64decode(card.whole))))
         assert max(whole.shape) == 512
-    overview = np.asarray(Image.open(io.BytesIO(base64.b64decode(most.whole or ""))).convert("RGB")).astype(int)
+    overview = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(most.whole or ""))).convert("RGB")
+    ).astype(int)
     white = (overview.min(2) > 225) @ np.ones(overview.shape[1])  # pixels of the box in each row
     assert white.argmax() > 100
 
 
-def test_images_that_only_large_readers_refuse_have_pictures_and_changed_ones_have_none(tmp_path: Path) -> None:
+def test_images_that_only_large_readers_refuse_have_pictures_and_changed_ones_have_none(
+    tmp_path: Path,
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     uri, decoder = f"{tmp_path}/phone.jpg", Decoder()
@@ -175,13 +221,19 @@ def test_regions_of_several_parts_are_outlined() -> None:
     parts = shapely.MultiPolygon([shapely.box(5, 5, 20, 20), shapely.box(20, 20, 35, 35)])
     rows = pa.table({"class_id": [1], "geometry": [shapely.to_wkb(parts)]})
     found = gallery._Found(rows, np.array([[5.0, 5.0, 35.0, 35.0]]), {1: (255, 0, 0)})
-    drawn = np.asarray(gallery._drawn(np.zeros((384, 384, 3), np.uint8), Box(0, 0, 384, 384), found, None))
+    drawn = np.asarray(
+        gallery._drawn(np.zeros((384, 384, 3), np.uint8), Box(0, 0, 384, 384), found, None)
+    )
     assert drawn[5, 10].tolist() == drawn[35, 30].tolist() == [255, 0, 0]
     assert not drawn[12, 12].any()
 
 
 def test_filters_know_all_regions_that_no_other_beats() -> None:
-    columns = {"class_name": ["a", "a", "a", "b"], "area": [9, 5, 5, 1], "score": [0.5, 0.4, 0.75, 0.1]}
+    columns = {
+        "class_name": ["a", "a", "a", "b"],
+        "area": [9, 5, 5, 1],
+        "score": [0.5, 0.4, 0.75, 0.1],
+    }
     found = gallery._Found(pa.table(columns), np.zeros((4, 4)), {})
     assert found.listed() == [("a", 9, 0.5), ("a", 5, 0.75), ("b", 1, 0.1)]
 
@@ -223,21 +275,30 @@ def browser_page(place: Path, made: ReportResult) -> Iterator[Any]:
 def test_filters_work_in_a_browser(browser_page: Any) -> None:
     page = browser_page
     cards = page.locator(".card")
-    described = [json.loads(cards.nth(i).get_attribute("data-regions")) for i in range(cards.count())]
+    described = [
+        json.loads(cards.nth(i).get_attribute("data-regions")) for i in range(cards.count())
+    ]
     visible = page.locator(".card:visible")
     assert visible.count() == 12
     page.fill("[name=area]", "40")
     page.fill("[name=score]", "0.47")
     page.select_option("[name=class]", "cell")
-    expected = sum(any(n == "cell" and a >= 40 and s >= 0.47 for n, a, s in found) for found in described)
+    expected = sum(
+        any(n == "cell" and a >= 40 and s >= 0.47 for n, a, s in found) for found in described
+    )
     assert visible.count() == expected
     page.fill("[name=area]", "0")
     page.fill("[name=score]", "0")
     page.select_option("[name=class]", "")
     page.fill("[name=text]", "3-1.PNG")
-    names = {visible.nth(i).get_attribute("data-uri").rpartition("/")[2] for i in range(visible.count())}
+    names = {
+        visible.nth(i).get_attribute("data-uri").rpartition("/")[2] for i in range(visible.count())
+    }
     assert names <= {"3-1.png"}
-    assert page.locator("#count").inner_text() == f"{visible.count()} picture{'s' * (visible.count() != 1)} of 12"
+    assert (
+        page.locator("#count").inner_text()
+        == f"{visible.count()} picture{'s' * (visible.count() != 1)} of 12"
+    )
     page.fill("[name=text]", "")
     page.select_option("[name=kind]", "random")
     assert visible.count() == 3

@@ -40,12 +40,18 @@ def draw_cells(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
         nearest = np.minimum(nearest, distance)
         angle = rng.uniform(0, 2 * np.pi)
         centre = centre + 14 * np.array([np.sin(angle), np.cos(angle)])
-    grey = gaussian_filter(np.where(ids > 0, 150 - 6 * nearest.clip(0, 9), 30.0), 1) + rng.normal(0, 4, ids.shape)
+    grey = gaussian_filter(np.where(ids > 0, 150 - 6 * nearest.clip(0, 9), 30.0), 1) + rng.normal(
+        0, 4, ids.shape
+    )
     return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, 2), ids
 
 
 def write_cells(folder: Path, count: int, size: int = 96) -> None:
-    images, masks, rng = Storage.of(f"{folder}/images"), Storage.of(f"{folder}/masks"), np.random.default_rng(0)
+    images, masks, rng = (
+        Storage.of(f"{folder}/images"),
+        Storage.of(f"{folder}/masks"),
+        np.random.default_rng(0),
+    )
     for index in range(count):
         image, ids = draw_cells(size, rng)
         images.write(f"{index}.png", encode(image, "png"))
@@ -53,7 +59,14 @@ def write_cells(folder: Path, count: int, size: int = 96) -> None:
 
 
 def config(folder: Path, **more: object) -> TrainConfig:
-    given = {"base_channels": 8, "depth": 2, "crop": 64, "epochs": 1, "batch_size": 4, "val_fraction": 0.2}
+    given = {
+        "base_channels": 8,
+        "depth": 2,
+        "crop": 64,
+        "epochs": 1,
+        "batch_size": 4,
+        "val_fraction": 0.2,
+    }
     places = {"images": f"{folder}/images", "masks": f"{folder}/masks", "output": f"{folder}/model"}
     return TrainConfig(**(places | given | {"mask_kind": "instances", "separate": True} | more))  # type: ignore[arg-type]
 
@@ -69,7 +82,11 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
     assert model.network.num_classes == 2
     objects = model.metrics["objects"]["classes"]["object"]
     assert objects["ap50"] > objects["ap50_of_components"] + 0.2
-    labelled = {"images": f"{tmp_path}/images", "masks": f"{tmp_path}/masks", "mask_kind": "instances"}
+    labelled = {
+        "images": f"{tmp_path}/images",
+        "masks": f"{tmp_path}/masks",
+        "mask_kind": "instances",
+    }
     metrics = evaluate(EvaluateConfig(model=f"{tmp_path}/model", bootstrap=0, **labelled)).metrics()  # type: ignore[arg-type]
     found = metrics["classes"]["object"]
     assert found["ap50"] > 0.7
@@ -78,13 +95,18 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
     tables = []
     for tile in (32, 1024):  # of tile size nothing is seen; 32 px cut many objects
         segmented = SegmentConfig(
-            model=f"{tmp_path}/model", images=f"{tmp_path}/images", output=f"{tmp_path}/{tile}", tile=tile
+            model=f"{tmp_path}/model",
+            images=f"{tmp_path}/images",
+            output=f"{tmp_path}/{tile}",
+            tile=tile,
         )
         assert segment(segmented).images_done == 20
         assert not verify(VerifyConfig(tables=segmented.output, images=segmented.images)).problems
         tables.append(read_tables(segmented.output))
     same = ["image_uri", "region_id", "area", "geometry", "centroid_x"]
-    one, other = (t.regions.select(same).sort_by([(name, "ascending") for name in same[:2]]) for t in tables)
+    one, other = (
+        t.regions.select(same).sort_by([(name, "ascending") for name in same[:2]]) for t in tables
+    )
     assert one.equals(other)
     assert abs(len(one) - found["found_objects"]) == 0
     check_objects(tables[0], model.rule.least[0])
@@ -95,7 +117,9 @@ def check_objects(tables: Tables, least: RegionFilter) -> None:
     for uri in tables.images["image_uri"].to_pylist()[:5]:
         labels, mask = image_objects(tables, uri)["object"], image_masks(tables, uri)["object"]
         rows = [row for row in tables.regions.to_pylist() if row["image_uri"] == uri]
-        assert np.array_equal(np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:], [r["area"] for r in rows])
+        assert np.array_equal(
+            np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:], [r["area"] for r in rows]
+        )
         assert not (labels > 0)[~mask].any()
         if least == ANY:
             assert np.array_equal(labels > 0, mask)
@@ -115,7 +139,9 @@ def test_nothing_to_part_is_said_before_the_first_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_masks_without_ids_and_models_that_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_without_ids_and_models_that_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_cells(tmp_path, 3)
     masks = Storage.of(f"{tmp_path}/masks")
     binary = [np.zeros((96, 96), np.uint8) for _ in range(3)]

@@ -28,8 +28,19 @@ from unet_ray.training.train import train
 
 
 def small_network(root: str, **more: object) -> TrainConfig:
-    labelled = {"images": f"{root}/data/labelled/images", "masks": f"{root}/data/labelled/masks", "classes": CLASSES}
-    network = {"base_channels": 4, "depth": 2, "crop": 64, "epochs": 1, "batch_size": 4, "val_fraction": 0.3}
+    labelled = {
+        "images": f"{root}/data/labelled/images",
+        "masks": f"{root}/data/labelled/masks",
+        "classes": CLASSES,
+    }
+    network = {
+        "base_channels": 4,
+        "depth": 2,
+        "crop": 64,
+        "epochs": 1,
+        "batch_size": 4,
+        "val_fraction": 0.3,
+    }
     return TrainConfig(**(labelled | network | {"output": f"{root}/model"} | more))  # type: ignore[arg-type]
 
 
@@ -51,7 +62,11 @@ def test_two_workers_train_one_model(tmp_path: Path) -> None:
     """Two images make fewer crops than one step of both workers takes."""
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
     few = {"batch_size": 16, "epochs": 3, "val_fraction": 0.0}
-    result = train(small_network(str(tmp_path), workers="2", padding="valid", crop=132, border_weight=10.0, **few))
+    result = train(
+        small_network(
+            str(tmp_path), workers="2", padding="valid", crop=132, border_weight=10.0, **few
+        )
+    )
     assert result.progress.epochs == 3
     assert result.progress.best.dice == {}
     assert [record.workers for record in result.progress.history] == [2, 2, 2]
@@ -63,7 +78,12 @@ def test_two_workers_train_one_model(tmp_path: Path) -> None:
 def test_a_gpu_trains_in_bfloat16(tmp_path: Path, compiled: bool) -> None:
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=6, check=0, archive=0)
     config = small_network(
-        str(tmp_path), device="gpu", epochs=12, loss="bce_dice", learning_rate=4e-3, compile=compiled
+        str(tmp_path),
+        device="gpu",
+        epochs=12,
+        loss="bce_dice",
+        learning_rate=4e-3,
+        compile=compiled,
     )
     result = train(config)
     assert all(record.gpu_memory_bytes for record in result.progress.history)
@@ -75,15 +95,28 @@ def test_a_gpu_trains_in_bfloat16(tmp_path: Path, compiled: bool) -> None:
 @pytest.mark.usefixtures("ray_local")
 def test_a_loss_that_explodes_is_one_line(tmp_path: Path) -> None:
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
-    with pytest.raises(UnetRayError, match=r"the loss became .* at step \d+ .*; rerun with a smaller --learning-rate"):
-        train(small_network(str(tmp_path), learning_rate=1e30, norm="none", val_fraction=0.0, epochs=3))
+    with pytest.raises(
+        UnetRayError,
+        match=r"the loss became .* at step \d+ .*; rerun with a smaller --learning-rate",
+    ):
+        train(
+            small_network(
+                str(tmp_path), learning_rate=1e30, norm="none", val_fraction=0.0, epochs=3
+            )
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-def test_a_run_leaves_pictures_and_a_model_to_start_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_pictures_and_a_model_to_start_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=6, check=0, archive=0)
-    first = train(small_network(str(tmp_path), epochs=2, best_by="dice:fibre", loss="bce_dice", class_weights="1,2"))
+    first = train(
+        small_network(
+            str(tmp_path), epochs=2, best_by="dice:fibre", loss="bce_dice", class_weights="1,2"
+        )
+    )
     run = Path(first.run_folder)
     assert Image.open(run / "curves.png").width > 600
     assert Image.open(run / "worst.png").width > 300
@@ -98,7 +131,10 @@ def test_a_run_leaves_pictures_and_a_model_to_start_from(tmp_path: Path, capsys:
         base_channels=None, depth=None, learning_rate=1e-9,
     )  # fmt: skip
     tuned = train(again)
-    assert "starting from a model with the same classes: fibre; fresh filters: 1" in capsys.readouterr().out
+    assert (
+        "starting from a model with the same classes: fibre; fresh filters: 1"
+        in capsys.readouterr().out
+    )
     assert tuned.model.preprocessing == first.model.preprocessing
     before, after = (load_model(Storage.of(m.output)).build().state_dict() for m in (first, tuned))
     assert np.allclose(before["head.weight"][1], after["head.weight"][0], atol=1e-6)
@@ -132,9 +168,14 @@ def test_labels_that_disappoint_are_named_before_the_first_step(
     assert "there is no class nothing" in refused()
     write("grey", np.zeros((40, 60), np.uint8), mask)
     write("deep", rng.integers(0, 65535, (40, 60), dtype=np.uint16), mask)
-    assert re.search(r"several types: 5 of uint8 .*1 of uint16 \(for instance .*deep.png\); convert", refused())
+    assert re.search(
+        r"several types: 5 of uint8 .*1 of uint16 \(for instance .*deep.png\); convert", refused()
+    )
     data.write("images/deep.png", encode(np.zeros((40, 60), np.uint8), "png")[:60])
-    assert re.search(r"1 of 6 labelled images cannot be used, more than --max-error-rate 0.01 .*deep.png", refused())
+    assert re.search(
+        r"1 of 6 labelled images cannot be used, more than --max-error-rate 0.01 .*deep.png",
+        refused(),
+    )
     config = small_network(str(tmp_path), best_by="dice:nothing", max_error_rate=0.2)
     refused()
     shown = capsys.readouterr().out
@@ -178,7 +219,9 @@ def _latest_progress(root: Storage) -> bytes:
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Start a Ray cluster of one node on this machine; nodes can be added and removed."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 * 2**20})
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 * 2**20}
+    )
     yield made
     made.shutdown()
 
@@ -192,6 +235,8 @@ def test_elastic_training_takes_in_nodes_and_outlives_them(archive: str, cluster
         node = cluster.add_node(num_cpus=2, object_store_memory=300 * 2**20)
         job.wait_for(r"2 workers, effective batch 8, .* from epoch \d+\n(.*\n)+.*epoch +\d+/400")
         cluster.remove_node(node, allow_graceful=False)
-        job.wait_for(r"2 workers(.*\n)+1 worker, effective batch 4, .* from epoch (?!1\n)\d+\n(.*\n)+.*epoch +\d+/400")
+        job.wait_for(
+            r"2 workers(.*\n)+1 worker, effective batch 4, .* from epoch (?!1\n)\d+\n(.*\n)+.*epoch +\d+/400"
+        )
         job.process.send_signal(signal.SIGINT)
         job.process.wait(60)

@@ -35,7 +35,11 @@ def tables(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
         archive.write(f"{index}.png", encode(draw_scene(60 + index, 80, rng)[0], "png"))
     archive.write("broken.png", b"no image")
     config = SegmentConfig(
-        model=make_tiny_model(folder), images=archive.uri, output=f"{folder}/tables", shard_images=2, max_error_rate=0.5
+        model=make_tiny_model(folder),
+        images=archive.uri,
+        output=f"{folder}/tables",
+        shard_images=2,
+        max_error_rate=0.5,
     )
     segment(config)
     return folder
@@ -50,7 +54,9 @@ def test_what_a_run_left_passes(tables: Path) -> None:
     assert result.shards == 3
 
 
-def change(table: str, column: str, value: Callable[[Any], Any], of: Callable[[dict[str, Any]], bool]) -> Any:
+def change(
+    table: str, column: str, value: Callable[[Any], Any], of: Callable[[dict[str, Any]], bool]
+) -> Any:
     """Return what changes a column of the first row of a table for which `of` holds."""
 
     def apply(root: Path) -> None:
@@ -114,19 +120,27 @@ DAMAGES = {
     "region ids are not 1 to n": change("regions", "region_id", lambda n: n + 1, anything),
     "score is not above 0": change("regions", "score", lambda _: 1.5, anything),
     "a successful image without masks": change("images", "image_uri", lambda uri: uri + "x", good),
-    "masks rows without a successful": change("masks", "image_uri", lambda uri: uri + "x", anything),
-    "regions rows without a successful": change("regions", "run_id", lambda name: name + "x", anything),
+    "masks rows without a successful": change(
+        "masks", "image_uri", lambda uri: uri + "x", anything
+    ),
+    "regions rows without a successful": change(
+        "regions", "run_id", lambda name: name + "x", anything
+    ),
     "do not cover their image": change("masks", "height", lambda px: px - 1, anything),
     "masks rows that do not cover": upper_half_twice,
     "do not decode to their size": change("masks", "counts", lambda _: OTHER_MASK, anything),
     "run lengths that do not": change("masks", "counts", lambda _: b"\xff\x01zz", anything),
     "area is not that of its run lengths": change("masks", "area", lambda px: px + 1, anything),
     "whose area is not its mask's": change("regions", "area", lambda px: px + 1, anything),
-    "whose box is not": change("regions", "bbox", lambda box: box | {"xmax": box["xmax"] + 1}, anything),
+    "whose box is not": change(
+        "regions", "bbox", lambda box: box | {"xmax": box["xmax"] + 1}, anything
+    ),
     "whose centroid is not": change("regions", "centroid_x", lambda x: x + 0.25, anything),
     "whose outline is not": change("regions", "geometry", lambda wkb: wkb[:-1] + b"\x07", anything),
     "whose touches_border is not": change("regions", "touches_border", lambda b: not b, anything),
-    "a failed image without error": change("images", "error", lambda _: "", lambda row: not good(row)),
+    "a failed image without error": change(
+        "images", "error", lambda _: "", lambda row: not good(row)
+    ),
     "more than one successful row": twice,
     "an image more than once in a run": twice,
     "counts are not those of its rows": twice,
@@ -134,7 +148,9 @@ DAMAGES = {
     "a leftover of a run that died": unlink("images/*/*.parquet"),
     "a run without a record": unlink("runs/*.json"),
     "an image of the archive without a row": unlink("images/*/*.parquet"),
-    "not a table of its schema": lambda root: min(root.glob("images/*/*.parquet")).write_bytes(b"PAR1"),
+    "not a table of its schema": lambda root: min(root.glob("images/*/*.parquet")).write_bytes(
+        b"PAR1"
+    ),
     "other regions than the mask has": drop_first("regions"),
 }
 

@@ -25,9 +25,13 @@ def test_a_pointwise_network_gives_the_whole_image_back(
     for piece in cut_tiles(height, width, reach, tile * multiple, multiple, whole_tiles=depth):
         read = read_box(image, piece.read, mirror=valid)
         assert read.shape[:2] == (piece.read.height, piece.read.width)
-        output = read[margin : len(read) - margin, margin : read.shape[1] - margin].transpose(2, 0, 1)
+        output = read[margin : len(read) - margin, margin : read.shape[1] - margin].transpose(
+            2, 0, 1
+        )
         core = piece.core
-        whole[:, core.top : core.bottom, core.left : core.right] += cut(output + 1, piece.wanted(margin))
+        whole[:, core.top : core.bottom, core.left : core.right] += cut(
+            output + 1, piece.wanted(margin)
+        )
     assert np.array_equal(whole[0], image[:, :, 0] + 1)
 
 
@@ -72,7 +76,9 @@ def test_mirroring_goes_on_as_often_as_it_takes() -> None:
 
 def test_spans_of_the_docstring() -> None:
     pieces = list(cut_tiles(1000, 1000, InputSizes(16, 0), 512, 112))
-    assert [(p.core.top, p.core.bottom, p.read.top, p.read.bottom) for p in pieces if p.core.left == 0] == [
+    assert [
+        (p.core.top, p.core.bottom, p.read.top, p.read.bottom) for p in pieces if p.core.left == 0
+    ] == [
         (0, 512, 0, 624),
         (512, 1000, 400, 1008),
     ]
@@ -86,4 +92,6 @@ def test_an_image_of_up_to_two_tiles_is_one() -> None:
         assert whole.read == Box(0, 0, *map(same.input_size, one))
         assert len(list(cut_tiles(*more, same, 1024, 112, whole_tiles=2))) > 1
     assert len(list(cut_tiles(1024, 2048, valid, 1024, 96, whole_tiles=2))) == 1
-    assert len(list(cut_tiles(5, 20_000, valid, 1024, 96, whole_tiles=2))) > 1  # its margins are most of what is read
+    assert (
+        len(list(cut_tiles(5, 20_000, valid, 1024, 96, whole_tiles=2))) > 1
+    )  # its margins are most of what is read

@@ -36,11 +36,23 @@ READ_ONLY = "/proc/nothing-can-be-written-here"
 
 
 WRONG = [
-    ("segment", "--model {model} --images {images} --output {tmp}/t --foo 3", "Unknown option: --foo"),
+    (
+        "segment",
+        "--model {model} --images {images} --output {tmp}/t --foo 3",
+        "Unknown option: --foo",
+    ),
     ("segment", "--images {images} --output {tmp}/t", "--model requires an argument"),
     ("segment", "--model {images} --images {images} --output {tmp}/t", "no model here"),
-    ("segment", "--model {model} --images {tmp}/nowhere --output {tmp}/t", "no such folder or file"),
-    ("segment", "--model {model} --images {model} --output {tmp}/t", "none with a known image suffix"),
+    (
+        "segment",
+        "--model {model} --images {tmp}/nowhere --output {tmp}/t",
+        "no such folder or file",
+    ),
+    (
+        "segment",
+        "--model {model} --images {model} --output {tmp}/t",
+        "none with a known image suffix",
+    ),
     (
         "segment",
         f"--model {{model}} --images {{images}} --output {READ_ONLY}",
@@ -51,12 +63,24 @@ WRONG = [
         "--model {model} --images {images} --output {tmp}/t --date today",
         "--date today: give a day",
     ),
-    ("segment", "--model {model} --images s3://No_Bucket!/x --output {tmp}/t", "not a name that the store allows"),
+    (
+        "segment",
+        "--model {model} --images s3://No_Bucket!/x --output {tmp}/t",
+        "not a name that the store allows",
+    ),
     ("segment", "--model {model} --images {tmp}/empty --output {tmp}/t", "no files"),
     ("train", "--images {images} --masks {tmp}/nowhere --output {tmp}/m", "no such folder or file"),
-    ("train", "--images {images} --masks {images} --output {tmp}/m --crop 100", "nearest: 96 and 112"),
+    (
+        "train",
+        "--images {images} --masks {images} --output {tmp}/m --crop 100",
+        "nearest: 96 and 112",
+    ),
     ("train", "--images {images} --masks {images} --output {tmp}/m --workers 2,1", "--workers 2,1"),
-    ("evaluate", "--model {model} --images {images} --masks {model}", "none with a known image suffix"),
+    (
+        "evaluate",
+        "--model {model} --images {images} --masks {model}",
+        "none with a known image suffix",
+    ),
 ]
 _RUN_ALL = """
 import contextlib, io, json, runpy, sys
@@ -77,7 +101,9 @@ print(json.dumps(found))
 def _write_images(place: Path) -> str:
     folder = Storage.of(f"{place}/images")
     for index in range(3):
-        folder.write(f"{index}.png", encode(draw_scene(64, 64, np.random.default_rng(index))[0], "png"))
+        folder.write(
+            f"{index}.png", encode(draw_scene(64, 64, np.random.default_rng(index))[0], "png")
+        )
     return folder.uri
 
 
@@ -87,7 +113,10 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]
     place = tmp_path_factory.mktemp("wrong")
     (place / "empty").mkdir()
     known = {"model": make_tiny_model(place), "images": _write_images(place), "tmp": place}
-    jobs = [(str(REPOSITORY / f"jobs/{job}.py"), flags.format(**known).split()) for job, flags, _ in WRONG]
+    jobs = [
+        (str(REPOSITORY / f"jobs/{job}.py"), flags.format(**known).split())
+        for job, flags, _ in WRONG
+    ]
     done = subprocess.run(
         [sys.executable, "-c", _RUN_ALL, json.dumps(jobs)],
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -101,7 +130,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]
 
 
 @pytest.mark.parametrize(("flags", "message"), [(flags, message) for _, flags, message in WRONG])
-def test_wrong_input_is_one_line_and_exit_code_2(flags: str, message: str, said: dict[str, tuple[int, str]]) -> None:
+def test_wrong_input_is_one_line_and_exit_code_2(
+    flags: str, message: str, said: dict[str, tuple[int, str]]
+) -> None:
     code, stderr = said[flags]
     assert code == 2, stderr
     assert stderr.count("\n") == 1
@@ -119,9 +150,14 @@ def test_help_names_every_flag() -> None:
 def test_a_run_says_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY / "jobs"))
     job = runpy.run_path(str(REPOSITORY / "jobs/segment.py"))
-    result = SegmentResult("r", images_done=500, cost=compute_cost({"gpu": 2.0, "cpu": 1.0}, {"gpu": 0.5}, 500, 100.0))
+    result = SegmentResult(
+        "r", images_done=500, cost=compute_cost({"gpu": 2.0, "cpu": 1.0}, {"gpu": 0.5}, 500, 100.0)
+    )
     said = job["summary"](SegmentConfig(model="m", images="i", output="o"), result)
-    assert "\ncost: 1, 2 per thousand images\n  without a price, and not in it: nodes of cpu\nregions: none\n" in said
+    assert (
+        "\ncost: 1, 2 per thousand images\n  without a price, and not in it: nodes of cpu\nregions: none\n"
+        in said
+    )
 
 
 @pytest.mark.slow
@@ -137,7 +173,9 @@ def test_quickstart(tmp_path: Path) -> None:
     counts = dict(found.fetchall())
     assert counts["cell"] > 100
     assert counts["fibre"] > 20
-    metrics = [line.split()[:3] for line in done.stdout.splitlines() if line.startswith(("cell", "fibre"))]
+    metrics = [
+        line.split()[:3] for line in done.stdout.splitlines() if line.startswith(("cell", "fibre"))
+    ]
     assert len(metrics) == 2
     assert all(float(dice) > 0.7 for _, _, dice in metrics)
 
@@ -155,7 +193,9 @@ class Submitter:
 
     def __init__(self, cluster: dict[str, str], folder: Path) -> None:
         self.cluster, self._folder = cluster, folder
-        not_ours = shutil.ignore_patterns(".git", ".venv*", "quickstart", "__pycache__", ".*_cache", "*.egg-info")
+        not_ours = shutil.ignore_patterns(
+            ".git", ".venv*", "quickstart", "__pycache__", ".*_cache", "*.egg-info"
+        )
         shutil.copytree(REPOSITORY, folder, ignore=not_ours)
         for waste in (".git/objects/pack", ".venv/lib/torch.so", "quickstart/tables/masks.parquet"):
             (folder / waste).parent.mkdir(parents=True, exist_ok=True)
@@ -163,13 +203,17 @@ class Submitter:
 
     def ray_job(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).parent / "ray"), "job", *words]
-        return subprocess.run(command, env=self.cluster, cwd=self._folder, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            command, env=self.cluster, cwd=self._folder, capture_output=True, text=True, timeout=300
+        )
 
     def submit(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Submit as the README says, once the cluster listens."""
         excludes = json.dumps({"excludes": _EXCLUDES})
         for _ in range(30):
-            done = self.ray_job("submit", "--working-dir", ".", "--runtime-env-json", excludes, *words)
+            done = self.ray_job(
+                "submit", "--working-dir", ".", "--runtime-env-json", excludes, *words
+            )
             if not any(reason in done.stdout + done.stderr for reason in NOT_YET):
                 break
             time.sleep(1)
@@ -205,14 +249,24 @@ def _check_no_secret(laptop: Submitter, job: str) -> None:
     """Look for the S3 keys in what Ray tells of the job and of its workers, and in the logs."""
     cluster = laptop.cluster
     token = Path(cluster["RAY_AUTH_TOKEN_PATH"]).read_text()
-    for path in (f"api/jobs/{job}", "api/jobs/", "api/v0/actors?detail=1", "api/v0/tasks?detail=1", "api/v0/workers"):
+    for path in (
+        f"api/jobs/{job}",
+        "api/jobs/",
+        "api/v0/actors?detail=1",
+        "api/v0/tasks?detail=1",
+        "api/v0/workers",
+    ):
         asked = urllib.request.Request(f"{cluster['RAY_API_SERVER_ADDRESS']}/{path}")
         asked.add_header("Authorization", f"Bearer {token}")
         with urllib.request.urlopen(asked) as answer:
             text = answer.read().decode()
         assert len(text) > 50
         assert S3_KEYS["AWS_SECRET_ACCESS_KEY"] not in text, path
-    logs = [file for file in Path(cluster["RAY_FILES"]).rglob("*") if file.is_file() and "/logs/" in str(file)]
+    logs = [
+        file
+        for file in Path(cluster["RAY_FILES"]).rglob("*")
+        if file.is_file() and "/logs/" in str(file)
+    ]
     assert len(logs) > 10
     for file in logs:
         assert S3_KEYS["AWS_SECRET_ACCESS_KEY"].encode() not in file.read_bytes(), file

@@ -12,7 +12,12 @@ from unet_ray.synthetic import encode
 
 def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
     png = encode(np.zeros((8, 8, 3), np.uint8), "png")
-    for name, data in (("images/a.png", png), ("images/notes.txt", b""), ("masks/a.png", png), ("masks/b.npy", b"")):
+    for name, data in (
+        ("images/a.png", png),
+        ("images/notes.txt", b""),
+        ("masks/a.png", png),
+        ("masks/b.npy", b""),
+    ):
         Storage.of(str(tmp_path)).write(name, data)
     found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", (), None)
     assert [item.image.uri for item in found.items] == [f"{tmp_path}/images/a.png"]

@@ -22,7 +22,9 @@ def seeded(seed: int) -> torch.Generator:
 def blobs(count: int, classes: int = 1, side: int = SIDE, seed: int = 0) -> Tensor:
     """Return smooth random blobs, count, classes, side, side uint8."""
     coarse = torch.randn(count, classes, 5, 5, generator=seeded(seed))
-    return (interpolate(coarse, (side, side), mode="bicubic", align_corners=True) > 0).to(torch.uint8)
+    return (interpolate(coarse, (side, side), mode="bicubic", align_corners=True) > 0).to(
+        torch.uint8
+    )
 
 
 def batch_of(count: int = 16, channels: int = 3, classes: int = 1, side: int = SIDE) -> Batch:
@@ -30,7 +32,9 @@ def batch_of(count: int = 16, channels: int = 3, classes: int = 1, side: int = S
     targets = blobs(count, classes, side)
     images = torch.randn(count, channels, side, side, generator=seeded(1))
     images[:, 0] = targets[:, 0]
-    targets = torch.where(blobs(count, classes, side, 2) & blobs(count, classes, side, 3) > 0, IGNORED, targets)
+    targets = torch.where(
+        blobs(count, classes, side, 2) & blobs(count, classes, side, 3) > 0, IGNORED, targets
+    )
     return Batch(images, targets, parse_class_weights(targets))
 
 
@@ -47,17 +51,23 @@ def is_inside(mask: Tensor) -> Tensor:
     return same
 
 
-@pytest.mark.parametrize("names", [*({name} for name in SPATIAL), set(SPATIAL), set(AUGMENTATIONS) - {"noise", "blur"}])
+@pytest.mark.parametrize(
+    "names", [*({name} for name in SPATIAL), set(SPATIAL), set(AUGMENTATIONS) - {"noise", "blur"}]
+)
 def test_masks_follow_their_images(names: set[str]) -> None:
     """The image is its own mask: bilinear and nearest neighbours part only next to an edge."""
     for seed in range(3):
         targets = blobs(32, seed=seed)
         moved = augment(Batch(targets.float(), targets), frozenset(names), seeded(seed))
-        centre = (moved.images.amin((1, 2, 3), keepdim=True) + moved.images.amax((1, 2, 3), keepdim=True)) / 2
+        centre = (
+            moved.images.amin((1, 2, 3), keepdim=True) + moved.images.amax((1, 2, 3), keepdim=True)
+        ) / 2
         differs = (moved.images > centre) != (moved.targets == 1)
         assert not (differs & is_inside(moved.targets)).any()
         assert differs.float().mean() < 0.03
-        assert is_inside(moved.targets).float().mean() > 0.7  # so that the first line says something
+        assert (
+            is_inside(moved.targets).float().mean() > 0.7
+        )  # so that the first line says something
         assert (moved.targets != targets).float().mean() > 0.03
 
 
@@ -88,7 +98,10 @@ def test_quarter_turns_are_exact_and_of_all_four_kinds() -> None:
         found += [
             turns
             for turns in range(4)
-            if all(torch.equal(a, b.rot90(turns, (-2, -1))) for a, b in zip(planes, before, strict=True))
+            if all(
+                torch.equal(a, b.rot90(turns, (-2, -1)))
+                for a, b in zip(planes, before, strict=True)
+            )
         ]
     assert set(found) == {0, 1, 2, 3}
     assert 16 < len(found) < 48  # half of the samples
@@ -120,10 +133,19 @@ def test_ignored_pixels_are_those_of_the_image() -> None:
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_values_leave_masks_alone_and_stay_finite(names: set[str], channels: int) -> None:
     drawn = batch_of(24, channels)
-    constant = torch.tensor([0.0, -2.0, 1e-8, 7.5]).repeat(6).view(24, 1, 1, 1).expand(24, channels, 16, 16)
+    constant = (
+        torch.tensor([0.0, -2.0, 1e-8, 7.5])
+        .repeat(6)
+        .view(24, 1, 1, 1)
+        .expand(24, channels, 16, 16)
+    )
     for images in (drawn.images, constant, 1e4 * drawn.images):
         size = images.shape[-1]
-        batch = Batch(images, drawn.targets[..., :size, :size], parse_class_weights(drawn.targets[..., :size, :size]))
+        batch = Batch(
+            images,
+            drawn.targets[..., :size, :size],
+            parse_class_weights(drawn.targets[..., :size, :size]),
+        )
         moved = augment(batch, frozenset(names), seeded(5))
         assert moved.targets is batch.targets
         assert moved.weights is batch.weights
@@ -169,7 +191,9 @@ def test_a_batch_is_not_changed_in_place() -> None:
 def test_each_seed_and_each_sample_has_draws_of_its_own(name: str) -> None:
     one = torch.randn(1, 2, 32, 32, generator=seeded(3))
     batch = Batch(one.repeat(64, 1, 1, 1), torch.zeros(64, 1, 32, 32, dtype=torch.uint8))
-    first, again, other = (augment(batch, frozenset({name}), seeded(seed)).images for seed in (1, 1, 2))
+    first, again, other = (
+        augment(batch, frozenset({name}), seeded(seed)).images for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     changed = [image for image in first if not torch.equal(image, one[0])]
@@ -177,14 +201,23 @@ def test_each_seed_and_each_sample_has_draws_of_its_own(name: str) -> None:
     if name not in ("flip", "rotate"):
         assert len(distinct) == len(changed)
     assert len(distinct) >= 3  # flips and quarter turns are of a few kinds
-    share = {"flip": 0.75, "rotate": 0.875, "scale": 0.5, "elastic": 0.5, "noise": 0.15, "blur": 0.15}.get(name, 0.3)
+    share = {
+        "flip": 0.75,
+        "rotate": 0.875,
+        "scale": 0.5,
+        "elastic": 0.5,
+        "noise": 0.15,
+        "blur": 0.15,
+    }.get(name, 0.3)
     assert len(changed) / 64 == pytest.approx(share, abs=0.2)
 
 
 def changed_by(name: str, count: int = 128) -> list[tuple[Tensor, Tensor]]:
     """Return the samples that one augmentation of values changed: before, after."""
     images = torch.randn(count, 3, 24, 24, generator=seeded(4))
-    after = augment(Batch(images, torch.zeros(count, 1, 24, 24)), frozenset({name}), seeded(4)).images
+    after = augment(
+        Batch(images, torch.zeros(count, 1, 24, 24)), frozenset({name}), seeded(4)
+    ).images
     pairs = [(a, b) for a, b in zip(images, after, strict=True) if not torch.equal(a, b)]
     assert pairs
     return pairs
@@ -302,10 +335,13 @@ def test_names_are_understood(text: str, expected: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "unknown"), [("flop", "flop"), ("flip,flop", "flop"), ("all,flip", "all"), ("Flip", "Flip"), ("", "")]
+    ("text", "unknown"),
+    [("flop", "flop"), ("flip,flop", "flop"), ("all,flip", "all"), ("Flip", "Flip"), ("", "")],
 )
 def test_unknown_names_are_one_line(text: str, unknown: str) -> None:
     with pytest.raises(InputError) as error:
         parse_augmentations(text)
-    assert f"--augment {text}: {unknown} is unknown; give all, none, or flip,rotate," in str(error.value)
+    assert f"--augment {text}: {unknown} is unknown; give all, none, or flip,rotate," in str(
+        error.value
+    )
     assert "\n" not in str(error.value)

@@ -32,11 +32,15 @@ TRAININGS = {
 """What learns alike on one worker and on two; `bce-weighted` with border weights."""
 
 
-def learner_of(config: LearnerConfig, network: UNetConfig = PLAIN, wrapped: bool = False) -> Learner:
+def learner_of(
+    config: LearnerConfig, network: UNetConfig = PLAIN, wrapped: bool = False
+) -> Learner:
     torch.manual_seed(7)
     unet = UNet(network)
     generator = torch.Generator().manual_seed(0)
-    return Learner(DistributedDataParallel(unet) if wrapped else unet, PREPROCESSING, config, generator)
+    return Learner(
+        DistributedDataParallel(unet) if wrapped else unet, PREPROCESSING, config, generator
+    )
 
 
 def samples(count: int, side: int = 16, weighted: bool = False, seed: int = 0) -> Sample:
@@ -46,7 +50,9 @@ def samples(count: int, side: int = 16, weighted: bool = False, seed: int = 0) -
     for plane in targets.flatten(0, 1):
         top, left = torch.randint(side // 2, (2,), generator=generator).tolist()
         plane[top : top + side // 2, left : left + side // 2] = 1
-    images = 60 * targets.sum(1)[..., None] + torch.randint(60, (count, side, side, 1), generator=generator)
+    images = 60 * targets.sum(1)[..., None] + torch.randint(
+        60, (count, side, side, 1), generator=generator
+    )
     share = torch.where(torch.arange(count) < count // 2, 0.9, 0.05).view(-1, 1, 1, 1)
     targets[torch.rand(targets.shape, generator=generator) < share] = IGNORED
     weights = 1 + 10 * torch.rand(targets.shape, generator=generator) if weighted else None
@@ -65,9 +71,13 @@ def state_after(learner: Learner, sample: Sample) -> dict[str, Tensor]:
         loss = learner.step(*sample, progress)
         found[f"loss {step}"] = summed(loss) / world_size()
         found |= {
-            f"gradient {step} {n}": p.grad.clone() for n, p in learner.unet.named_parameters() if p.grad is not None
+            f"gradient {step} {n}": p.grad.clone()
+            for n, p in learner.unet.named_parameters()
+            if p.grad is not None
         }
-    return found | {f"weight {name}": p.detach().clone() for name, p in learner.unet.named_parameters()}
+    return found | {
+        f"weight {name}": p.detach().clone() for name, p in learner.unet.named_parameters()
+    }
 
 
 @pytest.mark.parametrize("peak", [1e-3, 0.5])
@@ -96,11 +106,15 @@ def test_the_learning_rate_follows_progress_and_not_the_number_of_steps() -> Non
             rates.append((step / steps, learner.optimizer.param_groups[0]["lr"]))
     by_progress = dict(rates)
     assert len(by_progress) == 8
-    assert all(by_progress[progress] == rate == learner.learning_rate(progress) for progress, rate in rates)
+    assert all(
+        by_progress[progress] == rate == learner.learning_rate(progress) for progress, rate in rates
+    )
     assert by_progress[0.5] == pytest.approx(5e-4)
 
 
-@pytest.mark.parametrize(("loss", "padding", "norm"), [("bce", "same", "batch"), ("bce_dice", "valid", "none")])
+@pytest.mark.parametrize(
+    ("loss", "padding", "norm"), [("bce", "same", "batch"), ("bce_dice", "valid", "none")]
+)
 def test_a_few_steps_lower_the_loss(loss: str, padding: str, norm: str) -> None:
     network = UNetConfig(1, 2, 8, 1, padding, norm)  # type: ignore[arg-type]
     learner = learner_of(LearnerConfig(1e-2, loss, augmentations=frozenset({"flip"})), network)  # type: ignore[arg-type]
@@ -122,15 +136,22 @@ def test_the_margin_of_a_valid_network_is_not_learnt_from(loss: str) -> None:
     with torch.no_grad():
         logits = learner.network(PREPROCESSING.apply(images.permute(0, 3, 1, 2)))
     cut = targets[..., inner, inner]
-    total, counted = cross_entropy_sum(logits, cut, torch.tensor([2.0, 3.0]), weights[..., inner, inner])
+    total, counted = cross_entropy_sum(
+        logits, cut, torch.tensor([2.0, 3.0]), weights[..., inner, inner]
+    )
     expected = total / counted + (dice_loss(logits, cut) if loss == "bce_dice" else 0)
     other_targets, other_weights = torch.ones_like(targets), torch.full_like(weights, 1e3)
-    other_targets[..., inner, inner], other_weights[..., inner, inner] = cut, weights[..., inner, inner]
+    other_targets[..., inner, inner], other_weights[..., inner, inner] = (
+        cut,
+        weights[..., inner, inner],
+    )
     assert torch.equal(
         learner.step(images, targets, weights, 0.5),
         learner_of(config, network).step(images, other_targets, other_weights, 0.5),
     )
-    assert torch.isclose(learner_of(config, network).step(images, targets, weights, 0.5), expected, rtol=1e-5)
+    assert torch.isclose(
+        learner_of(config, network).step(images, targets, weights, 0.5), expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["rotate", "scale", "elastic"])
@@ -158,7 +179,9 @@ def test_a_batch_without_a_counted_pixel_changes_next_to_nothing() -> None:
 def test_normalisation_settles_late_in_training() -> None:
     """First statistics follow the batches; later they stay, and a step sees what inference sees."""
     learner = learner_of(LearnerConfig(1e-3), UNetConfig(1, 2, 2, 1))
-    norm = next(layer for layer in learner.unet.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    norm = next(
+        layer for layer in learner.unet.modules() if isinstance(layer, torch.nn.BatchNorm2d)
+    )
     seen = []
     for progress in (0.5, 0.59, 0.7, 1.0):
         learner.unet.train()
@@ -179,7 +202,9 @@ def test_normalisation_settles_late_in_training() -> None:
 def test_gradients_are_clipped() -> None:
     learner = learner_of(LearnerConfig(1e-2, class_weights=(1e4, 1e4)))
     learner.step(*samples(2), 0.5)
-    norm = torch.stack([p.grad.norm() for p in learner.network.parameters() if p.grad is not None]).norm()
+    norm = torch.stack(
+        [p.grad.norm() for p in learner.network.parameters() if p.grad is not None]
+    ).norm()
     assert float(norm) == pytest.approx(1, rel=1e-3)
 
 
@@ -201,14 +226,18 @@ def _work(rank: int, folder: Path) -> None:
     for name, config in TRAININGS.items():
         mine = part(samples(4, weighted=name == "bce-weighted"), slice(2 * rank, 2 * rank + 2))
         found[name] = state_after(learner_of(config, wrapped=True), mine)
-        with mock.patch.object(learner_module, "summed", lambda counted: 2 * counted):  # its own count only
+        with mock.patch.object(
+            learner_module, "summed", lambda counted: 2 * counted
+        ):  # its own count only
             found[f"{name}, own count"] = state_after(learner_of(config, wrapped=True), mine)
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_two_workers_learn_what_one_learns(name: str, of_two_workers: list[dict[str, dict[str, Tensor]]]) -> None:
+def test_two_workers_learn_what_one_learns(
+    name: str, of_two_workers: list[dict[str, dict[str, Tensor]]]
+) -> None:
     """Two workers with half of a batch each end at the weights of one with all of it.
 
     The tolerance is 1e-5 of the largest number of a tensor. Sums in another order differ by some roundings of float32,
@@ -224,4 +253,7 @@ def test_two_workers_learn_what_one_learns(name: str, of_two_workers: list[dict[
 
 def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """Return the largest difference of a tensor, in units of its largest number."""
-    return max(float((found[k] - expected[k]).abs().max() / expected[k].abs().max().clamp(min=1e-6)) for k in found)
+    return max(
+        float((found[k] - expected[k]).abs().max() / expected[k].abs().max().clamp(min=1e-6))
+        for k in found
+    )

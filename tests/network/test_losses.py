@@ -11,7 +11,9 @@ SURE = 50.0
 """A logit whose sigmoid is 1 in float32."""
 
 
-def drawn(seed: int, images: int = 3, classes: int = 2, side: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+def drawn(
+    seed: int, images: int = 3, classes: int = 2, side: int = 5
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits, targets with ignored pixels, and weights."""
     generator = torch.Generator().manual_seed(seed)
     shape = images, classes, side, side
@@ -27,11 +29,17 @@ def test_cross_entropy_is_the_formula(seed: int, by_class: bool, by_pixel: bool)
     """−c·t·log p − (1 − t)·log(1 − p) of each pixel that counts, times its weight, added up."""
     logits, targets, weights = drawn(seed)
     factors = torch.tensor([1.5, 7.0])
-    total, counted = cross_entropy_sum(logits, targets, factors if by_class else None, weights if by_pixel else None)
+    total, counted = cross_entropy_sum(
+        logits, targets, factors if by_class else None, weights if by_pixel else None
+    )
     p, expected, pixels = logits.double().sigmoid(), 0.0, 0
     for place in (targets != IGNORED).nonzero().tolist():
         at = tuple(place)
-        loss = -(factors[at[1]] if by_class else 1.0) * p[at].log() if targets[at] == 1 else -(1 - p[at]).log()
+        loss = (
+            -(factors[at[1]] if by_class else 1.0) * p[at].log()
+            if targets[at] == 1
+            else -(1 - p[at]).log()
+        )
         expected += float(loss) * (float(weights[at]) if by_pixel else 1.0)
         pixels += 1
     assert float(total) == pytest.approx(expected, rel=1e-5)
@@ -46,7 +54,11 @@ def test_what_is_ignored_has_no_part_in_value_and_gradient(kind: str, wild: floa
     ignored = targets == IGNORED
 
     def loss(values: Tensor) -> Tensor:
-        return cross_entropy_sum(values, targets, None, weights)[0] if kind == "bce" else dice_loss(values, targets)
+        return (
+            cross_entropy_sum(values, targets, None, weights)[0]
+            if kind == "bce"
+            else dice_loss(values, targets)
+        )
 
     other = logits.masked_fill(ignored, wild).requires_grad_()
     value = loss(other)
@@ -69,7 +81,10 @@ def test_nothing_counted_is_zero_with_a_gradient_of_zero() -> None:
 
 def test_losses_stay_finite_where_logits_are_extreme_or_of_half_precision() -> None:
     targets = torch.tensor([[[[0, 1]]]], dtype=torch.uint8)
-    for logits in (torch.tensor([[[[1e4, -1e4]]]]), torch.tensor([[[[1e30, -1e30]]]], dtype=torch.bfloat16)):
+    for logits in (
+        torch.tensor([[[[1e4, -1e4]]]]),
+        torch.tensor([[[[1e30, -1e30]]]], dtype=torch.bfloat16),
+    ):
         assert torch.isfinite(cross_entropy_sum(logits, targets)[0])
         assert float(dice_loss(logits, targets)) == pytest.approx(1 - 1 / 3)
     half = torch.randn(1, 1, 64, 64).bfloat16()
@@ -89,9 +104,13 @@ def test_losses_stay_finite_where_logits_are_extreme_or_of_half_precision() -> N
         ([1, 0, 1, 0], [IGNORED] * 4, 0.0),  # nothing counts
     ],
 )
-def test_dice_of_cases_worked_out_by_hand(found: list[int], wanted: list[int], expected: float) -> None:
+def test_dice_of_cases_worked_out_by_hand(
+    found: list[int], wanted: list[int], expected: float
+) -> None:
     logits = torch.tensor(found).float().sub(0.5).mul(2 * SURE).view(1, 1, 2, 2)
-    assert float(dice_loss(logits, torch.tensor(wanted, dtype=torch.uint8).view(1, 1, 2, 2))) == pytest.approx(expected)
+    assert float(
+        dice_loss(logits, torch.tensor(wanted, dtype=torch.uint8).view(1, 1, 2, 2))
+    ) == pytest.approx(expected)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 3))
@@ -104,4 +123,6 @@ def test_dice_of_a_batch_is_the_mean_over_its_images(seed: int, images: int, cla
         for i in range(images)
         for k in range(classes)
     ]
-    assert float(dice_loss(logits, targets)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5)
+    assert float(dice_loss(logits, targets)) == pytest.approx(
+        float(torch.stack(each).mean()), rel=1e-5
+    )

@@ -51,9 +51,14 @@ def test_tiles_are_not_visible_at_any_size_or_phase(padding: str, trained: bool)
         whole = Predictor(network, PREPROCESSING, PredictorConfig(tile=1024)).predict([image])[0]
         assert whole.std() > 0.5
         for tile in (24, 40) if residue != 3 else (8, 16, 24, 40, 72):
-            tiled = Predictor(network, PREPROCESSING, PredictorConfig(tile=tile)).predict([image])[0]
+            tiled = Predictor(network, PREPROCESSING, PredictorConfig(tile=tile)).predict([image])[
+                0
+            ]
             assert np.abs(whole.astype(int) - tiled).max() <= 1
-            compared, differing = compared + whole.size, differing + ((whole >= 128) != (tiled >= 128)).sum()
+            compared, differing = (
+                compared + whole.size,
+                differing + ((whole >= 128) != (tiled >= 128)).sum(),
+            )
     assert differing <= 1e-6 * compared
 
 
@@ -61,7 +66,9 @@ def _blobs(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Return bright blobs on noise, (height, width, 1) uint8."""
     y, x = np.mgrid[:height, :width]
     image = rng.normal(60, 15, (height, width))
-    for cy, cx, radius in zip(rng.uniform(0, height, 9), rng.uniform(0, width, 9), rng.uniform(3, 9, 9), strict=True):
+    for cy, cx, radius in zip(
+        rng.uniform(0, height, 9), rng.uniform(0, width, 9), rng.uniform(3, 9, 9), strict=True
+    ):
         image[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] += 90
     return image.clip(0, 255).astype(np.uint8)[..., None]
 
@@ -73,7 +80,9 @@ def _train(network: UNet) -> None:
     margin = network.config.margin
     size = network.config.input_sizes.input_size(64)
     for _ in range(60):
-        images = torch.from_numpy(np.stack([_blobs(size, size, rng) for _ in range(4)])).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.stack([_blobs(size, size, rng) for _ in range(4)])).permute(
+            0, 3, 1, 2
+        )
         logits = network(PREPROCESSING.apply(images))
         targets = (images > 110).float()[..., margin : size - margin, margin : size - margin]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
@@ -88,7 +97,9 @@ def test_images_of_a_batch_do_not_change_each_other() -> None:
     torch.manual_seed(2)
     predictor = Predictor(UNet(UNetConfig(1, 1, 3, 2)), PREPROCESSING, PredictorConfig())
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((20, 30), (33, 8), (20, 30))]
+    images = [
+        rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((20, 30), (33, 8), (20, 30))
+    ]
     together = predictor.predict(images)
     for image, q in zip(images, together, strict=True):
         assert np.array_equal(predictor.predict([image])[0], q)
@@ -97,10 +108,16 @@ def test_images_of_a_batch_do_not_change_each_other() -> None:
 def test_lanes_change_nothing_and_fit_into_memory() -> None:
     torch.manual_seed(2)
     network = UNet(UNetConfig(1, 1, 3, 2))
-    one, two = (Predictor(network, PREPROCESSING, PredictorConfig(tile=24, threads=threads)) for threads in (1, 2))
+    one, two = (
+        Predictor(network, PREPROCESSING, PredictorConfig(tile=24, threads=threads))
+        for threads in (1, 2)
+    )
     assert (one.lane_count, two.lane_count) == (1, 2)
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((20, 30), (90, 70), (33, 8), (20, 30))]
+    images = [
+        rng.integers(0, 256, (*size, 1), dtype=np.uint8)
+        for size in ((20, 30), (90, 70), (33, 8), (20, 30))
+    ]
     for alone, beside in zip(one.predict(images), two.predict(images), strict=True):
         assert np.abs(alone.astype(int) - beside).max() <= 1
     extended = Predictor(UNet(UNetConfig(1, 1, 64, 1)), PREPROCESSING, PredictorConfig(threads=8))
@@ -115,7 +132,10 @@ def test_folding_changes_nothing() -> None:
     network.eval()
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 1), dtype=np.uint8)
     with torch.inference_mode():
-        expected = network(PREPROCESSING.apply(torch.from_numpy(image).permute(2, 0, 1)[None])).sigmoid() * 255
+        expected = (
+            network(PREPROCESSING.apply(torch.from_numpy(image).permute(2, 0, 1)[None])).sigmoid()
+            * 255
+        )
     q = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0]
     assert np.abs(q - expected[0].numpy()).max() <= 0.51
 
@@ -137,12 +157,16 @@ def test_a_predictor_that_nobody_needs_gives_its_memory_back() -> None:
         pytest.param("cuda", "bfloat16", 12, marks=pytest.mark.gpu),
     ],
 )
-def test_devices_and_precisions_agree(device: Literal["cpu", "cuda"], precision: Precision, tolerance: int) -> None:
+def test_devices_and_precisions_agree(
+    device: Literal["cpu", "cuda"], precision: Precision, tolerance: int
+) -> None:
     torch.manual_seed(4)
     network = UNet(UNetConfig(1, 1, 8, 3))
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 1), dtype=np.uint8)
     expected = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0].astype(int)
-    predictor = Predictor(network, PREPROCESSING, PredictorConfig(device=device, precision=precision))
+    predictor = Predictor(
+        network, PREPROCESSING, PredictorConfig(device=device, precision=precision)
+    )
     assert (type(predictor.network).__name__ == "FusedUNet") == (device == "cuda")
     assert str(predictor.network.head.weight.dtype) == f"torch.{precision}"
     assert np.abs(predictor.predict([image])[0] - expected).max() <= tolerance
@@ -151,7 +175,9 @@ def test_devices_and_precisions_agree(device: Literal["cpu", "cuda"], precision:
 @pytest.mark.gpu
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_fewer_passes_over_memory_change_nothing(padding: Padding) -> None:
-    from unet_ray.network.fused_unet import FusedUNet  # needs Triton, which comes with torch for CUDA
+    from unet_ray.network.fused_unet import (
+        FusedUNet,  # needs Triton, which comes with torch for CUDA
+    )
 
     torch.manual_seed(6)
     plain = UNet(UNetConfig(3, 2, 8, 2, padding, norm="none")).eval()
@@ -160,7 +186,9 @@ def test_fewer_passes_over_memory_change_nothing(padding: Padding) -> None:
     with torch.inference_mode():
         for wanted in (None, Box(4, 4, 12, 16)):
             expected, found = plain(images, wanted), FusedUNet(plain)(images, wanted)
-            assert torch.allclose(expected, found, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+            assert torch.allclose(
+                expected, found, rtol=1e-2, atol=1e-2 * float(expected.abs().max())
+            )
 
 
 @pytest.mark.gpu
@@ -169,7 +197,9 @@ def test_streams_of_a_gpu_do_not_mix_images() -> None:
     torch.manual_seed(5)
     network = UNet(UNetConfig(1, 1, 8, 3))
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((256, 256), (200, 320)) * 100]
+    images = [
+        rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((256, 256), (200, 320)) * 100
+    ]
     predictor = Predictor(network, PREPROCESSING, PredictorConfig(device="cuda", threads=1))
     assert predictor.lane_count == 3
     together = predictor.predict(images)
@@ -185,7 +215,9 @@ def test_a_graph_computes_what_its_kernels_do_one_by_one(monkeypatch: pytest.Mon
     config = PredictorConfig(tile=128, device="cuda", threads=1)
     predictor = Predictor(UNet(UNetConfig(3, 2, 8, 3)), constants, config)
     replays, replay = [], BatchGraph.__call__
-    monkeypatch.setattr(BatchGraph, "__call__", lambda graph: replays.append(graph.pixels.shape[0]) or replay(graph))
+    monkeypatch.setattr(
+        BatchGraph, "__call__", lambda graph: replays.append(graph.pixels.shape[0]) or replay(graph)
+    )
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (200, 300, 3), dtype=np.uint8) for _ in range(5)]
     by_kernels = predictor.predict(images)
@@ -222,9 +254,17 @@ def test_a_model_folder_gives_the_model_back(root: str) -> None:
 def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
     torch.manual_seed(0)
     one = model()
-    assert Model(one.network, one.weights, one.classes, one.preprocessing, (0.6,)).digest != one.digest
-    assert Model(one.network, one.weights, (ClassSpec(1, "b"),), one.preprocessing, (0.5,)).digest != one.digest
-    assert Model(one.network, model().weights, one.classes, one.preprocessing, (0.5,)).digest != one.digest
+    assert (
+        Model(one.network, one.weights, one.classes, one.preprocessing, (0.6,)).digest != one.digest
+    )
+    assert (
+        Model(one.network, one.weights, (ClassSpec(1, "b"),), one.preprocessing, (0.5,)).digest
+        != one.digest
+    )
+    assert (
+        Model(one.network, model().weights, one.classes, one.preprocessing, (0.5,)).digest
+        != one.digest
+    )
     same = Model(
         one.network,
         one.weights,
@@ -248,7 +288,9 @@ def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
         ("model.safetensors", None, "no model here"),
     ],
 )
-def test_a_damaged_model_folder_is_one_line(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
+def test_a_damaged_model_folder_is_one_line(
+    tmp_path: Path, file: str, content: bytes | None, message: str
+) -> None:
     save_model(model(), Storage.of(str(tmp_path)))
     (tmp_path / file).unlink()
     if content is not None:
@@ -262,7 +304,9 @@ def test_memory_that_runs_out_halves_the_batch_for_good() -> None:
     """The network refuses batches of more than two, as a full GPU would."""
     torch.manual_seed(4)
     network = UNet(UNetConfig(1, 1, 3, 2))
-    images = [np.random.default_rng(i).integers(0, 256, (20, 30, 1), dtype=np.uint8) for i in range(9)]
+    images = [
+        np.random.default_rng(i).integers(0, 256, (20, 30, 1), dtype=np.uint8) for i in range(9)
+    ]
     expected = Predictor(network, PREPROCESSING, PredictorConfig()).predict(images)
     predictor = Predictor(network, PREPROCESSING, PredictorConfig())
     predictor._most = 8  # as on a GPU
@@ -312,7 +356,11 @@ def test_lanes_that_run_out_of_memory_together_halve_the_batch_once() -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), True, False),
         (torch.AcceleratorError("CUDA error: out of memory"), True, False),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True, False),
-        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False, True),
+        (
+            torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+            False,
+            True,
+        ),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False, False),
     ],
 )
@@ -339,7 +387,9 @@ def test_an_image_of_two_tiles_is_one_piece_as_long_as_memory_lasts() -> None:
     limit = 200
     with pytest.raises(torch.OutOfMemoryError):
         predictor.predict([image])
-    assert np.abs(predictor.predict([image])[0] - whole).max() <= 1  # as the stage does, image by image
+    assert (
+        np.abs(predictor.predict([image])[0] - whole).max() <= 1
+    )  # as the stage does, image by image
     assert len(widths) == 2 + 4
     for config in (PredictorConfig(tile=64, context=4), PredictorConfig(tile=2048, threads=2)):
         wide_or_inexact = Predictor(UNet(UNetConfig(1, 1, 64, 2)), PREPROCESSING, config)

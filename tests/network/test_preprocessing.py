@@ -36,13 +36,19 @@ def statistics_of(samples: np.ndarray) -> ChannelStatistics:
     """Return the statistics of pixels, (n, channels)."""
     wide = samples.astype(np.float64)
     return ChannelStatistics(
-        wide.mean(0), wide.std(0), wide.min(0), wide.max(0), ChannelStatistics.percentiles_of(samples)
+        wide.mean(0),
+        wide.std(0),
+        wide.min(0),
+        wide.max(0),
+        ChannelStatistics.percentiles_of(samples),
     )
 
 
 def constants_of(kind: str, dtype: str, channels: int) -> Preprocessing:
     """Return the constants of images of which the one under test is not one."""
-    samples = np.concatenate([image_of(dtype, channels, seed).reshape(-1, channels) for seed in (1, 2)])
+    samples = np.concatenate(
+        [image_of(dtype, channels, seed).reshape(-1, channels) for seed in (1, 2)]
+    )
     return Preprocessing.of(kind, dtype, statistics_of(samples))  # type: ignore[arg-type]
 
 
@@ -55,9 +61,13 @@ def seen_by(calls: list[Tensor]) -> Tensor:
 def trained_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing) -> Tensor:
     """Return what enters the network in training: the one crop of an image of its size."""
     config = CropConfig(SIDE, network.config.margin)
-    crop = LabelledCrops(image, [np.ones(image.shape[:2], np.uint8)], LABELLING, config).draw(np.random.default_rng(0))
+    crop = LabelledCrops(image, [np.ones(image.shape[:2], np.uint8)], LABELLING, config).draw(
+        np.random.default_rng(0)
+    )
     calls: list[Tensor] = []
-    hook = network.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].detach().clone()))
+    hook = network.register_forward_pre_hook(
+        lambda _, inputs: calls.append(inputs[0].detach().clone())
+    )
     learner = Learner(network, preprocessing, LearnerConfig(1e-3), torch.Generator())
     checked = torch.from_numpy(preprocessing.check(crop["image"])[None].copy())
     learner.step(checked, torch.from_numpy(crop["targets"][None]), None, 0.5)
@@ -122,7 +132,9 @@ def test_the_training_set_has_the_range_that_the_name_says(kind: Normalisation, 
     image = image_of(dtype, 3)
     samples = image.reshape(-1, 3)
     found = Preprocessing.of(kind, dtype, statistics_of(samples))
-    result = found.apply(torch.from_numpy(image).permute(2, 0, 1)[None])[0].flatten(1).double().numpy()
+    result = (
+        found.apply(torch.from_numpy(image).permute(2, 0, 1)[None])[0].flatten(1).double().numpy()
+    )
     if kind == "mean":
         assert np.allclose(result.mean(1), 0, atol=1e-5)
         assert np.allclose(result.std(1), 1, atol=1e-5)
@@ -132,7 +144,9 @@ def test_the_training_set_has_the_range_that_the_name_says(kind: Normalisation, 
         assert np.allclose(result.max(1), 1, atol=1e-5)
         assert found.limits is None
     else:
-        assert np.allclose(np.percentile(result, (0.5, 99.5), axis=1), [[-1] * 3, [1] * 3], atol=1e-4)
+        assert np.allclose(
+            np.percentile(result, (0.5, 99.5), axis=1), [[-1] * 3, [1] * 3], atol=1e-4
+        )
         assert found.limits == (-2, 2)
 
 
@@ -172,7 +186,12 @@ def test_the_unit_of_the_samples_does_not_matter(kind: Normalisation, unit: floa
 
 def test_uint16_is_not_read_as_signed() -> None:
     values = torch.from_numpy(np.array([0, 32767, 32768, 65535], np.uint16)).view(1, 1, 2, 2)
-    assert Preprocessing("uint16", (0.0,), (1.0,)).apply(values).flatten().tolist() == [0, 32767, 32768, 65535]
+    assert Preprocessing("uint16", (0.0,), (1.0,)).apply(values).flatten().tolist() == [
+        0,
+        32767,
+        32768,
+        65535,
+    ]
 
 
 def test_applying_leaves_the_images_as_they_are() -> None:

@@ -28,7 +28,9 @@ def test_sizes_that_work_work(depth: int, padding: str) -> None:
 
 
 def test_a_wrong_size_names_the_nearest_that_work() -> None:
-    with pytest.raises(InputError, match="571 is not a size that works; the nearest are 556 and 572"):
+    with pytest.raises(
+        InputError, match="571 is not a size that works; the nearest are 556 and 572"
+    ):
         UNet(UNetConfig(1, 1, 2, 4, "valid"))(torch.zeros(1, 1, 571, 571))
     with pytest.raises(InputError, match="the nearest are 48 and 64"):
         UNet(UNetConfig(1, 1, 2, 4, "same"))(torch.zeros(1, 1, 60, 64))
@@ -78,12 +80,17 @@ def test_loss_leaves_ignored_pixels_out() -> None:
     assert logits.grad[0, 0, 0, 2] == 0
 
 
-@pytest.mark.parametrize(("padding", "depth"), [("same", 1), ("same", 2), ("same", 3), ("valid", 2)])
+@pytest.mark.parametrize(
+    ("padding", "depth"), [("same", 1), ("same", 2), ("same", 3), ("valid", 2)]
+)
 def test_a_wanted_part_is_that_part_of_the_whole(padding: str, depth: int) -> None:
     torch.manual_seed(depth)
     config = UNetConfig(2, 2, 2, depth, padding)  # type: ignore[arg-type]
     network = UNet(config).double().eval()
-    height, width = config.input_sizes.input_size(5 * 2**depth), config.input_sizes.input_size(3 * 2**depth + 5)
+    height, width = (
+        config.input_sizes.input_size(5 * 2**depth),
+        config.input_sizes.input_size(3 * 2**depth + 5),
+    )
     images = torch.randn(2, 2, height, width, dtype=torch.float64)
     rng = np.random.default_rng(depth)
     with torch.inference_mode():
@@ -92,4 +99,6 @@ def test_a_wanted_part_is_that_part_of_the_whole(padding: str, depth: int) -> No
             top, bottom = sorted(rng.choice(whole.shape[-2] + 1, 2, replace=False).tolist())
             left, right = sorted(rng.choice(whole.shape[-1] + 1, 2, replace=False).tolist())
             part = network(images, Box(top, left, bottom, right))
-            torch.testing.assert_close(part, whole[..., top:bottom, left:right], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(
+                part, whole[..., top:bottom, left:right], rtol=1e-12, atol=1e-12
+            )

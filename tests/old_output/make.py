@@ -55,8 +55,12 @@ def make_models() -> dict[str, Model]:
     for name, network in networks.items():
         channels = network.in_channels
         preprocessing = Preprocessing("uint8", (120.5,) * channels, (60.25,) * channels)
-        parting = Parting((0.5, 0.6), (3, 5), min_scores=(0.0, 0.25)) if name == "separated" else None
-        models[name] = Model(network, state_bytes(UNet(network)), CLASSES, preprocessing, (0.5, 0.4375), parting)
+        parting = (
+            Parting((0.5, 0.6), (3, 5), min_scores=(0.0, 0.25)) if name == "separated" else None
+        )
+        models[name] = Model(
+            network, state_bytes(UNet(network)), CLASSES, preprocessing, (0.5, 0.4375), parting
+        )
     return models
 
 
@@ -71,10 +75,14 @@ def main() -> None:
     for index, scene in enumerate(scenes[:3]):
         bucket.write(f"archive/{index}.png", encode(scene[..., 0], "png"))
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, np.stack([scene[..., 0] for scene in scenes[3:6]]), photometric="minisblack")
+    tifffile.imwrite(
+        buffer, np.stack([scene[..., 0] for scene in scenes[3:6]]), photometric="minisblack"
+    )
     bucket.write("archive/stack.tif", buffer.getvalue())
     bucket.write("archive/corrupt.png", encode(scenes[6], "png")[:500])
-    bucket.write("archive/colour.png", encode(scenes[6], "png"))  # colour: the models of grey images refuse it
+    bucket.write(
+        "archive/colour.png", encode(scenes[6], "png")
+    )  # colour: the models of grey images refuse it
     for index in range(4):
         image, mask = draw_scene(64, 64, rng)
         bucket.write(f"labelled/images/{index}.png", encode(image, "png"))
@@ -90,7 +98,8 @@ def main() -> None:
         )  # fmt: skip
         segment(config)
         expected["configurations"][name] = {
-            key: config_digest(replace(config, **settings), model) for key, settings in CONFIGURATIONS.items()
+            key: config_digest(replace(config, **settings), model)
+            for key, settings in CONFIGURATIONS.items()
         }
     train(
         TrainConfig(

@@ -20,7 +20,11 @@ from unet_ray.tables.output_folder import finish_prunes, take_inventory
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 from unet_ray.tables.shards import ShardName, shard_run_id, write_shard
 
-RUNS = {"run-a": ("2026-01-01", "1" * 64), "run-b": ("2026-01-02", "2" * 64), "run-c": ("2026-01-03", "1" * 64)}
+RUNS = {
+    "run-a": ("2026-01-01", "1" * 64),
+    "run-b": ("2026-01-02", "2" * 64),
+    "run-c": ("2026-01-03", "1" * 64),
+}
 
 
 @pytest.fixture
@@ -40,12 +44,18 @@ def output(root: str) -> Storage:
                 "regions": REGIONS.empty_table(),
             }
             write_shard(storage, ShardName(day, run_id, task), tables, lambda: None)
-        storage.write(f"runs/{run_id}.json", json.dumps({"status": "done", "images_done": 2}).encode())
+        storage.write(
+            f"runs/{run_id}.json", json.dumps({"status": "done", "images_done": 2}).encode()
+        )
     return storage
 
 
 def left(output: Storage) -> set[str]:
-    names = {e.path.rpartition("/")[2] for table in ("images", "masks", "regions") for e in output.entries(table)}
+    names = {
+        e.path.rpartition("/")[2]
+        for table in ("images", "masks", "regions")
+        for e in output.entries(table)
+    }
     return {name.rpartition("-")[0] for name in names}
 
 
@@ -103,7 +113,11 @@ def test_a_prune_that_was_killed_is_finished_by_the_next(
     if command == "segment":
         assert finish_prunes(take_inventory(output)) == ["run-b"]
     else:
-        prune(config if command == "the same" else PruneConfig(tables=output.uri, model_digest="33333333"))
+        prune(
+            config
+            if command == "the same"
+            else PruneConfig(tables=output.uri, model_digest="33333333")
+        )
     assert left(output) == {"run-a", "run-c"}
     assert take_inventory(output).records["run-b"]["status"] == "pruned"
 
@@ -117,7 +131,8 @@ def test_runs_without_shards_or_without_records_can_be_pruned(output: Storage) -
     output.write("runs/run-b.json", json.dumps(record).encode())
     output.delete("runs/run-c.json")
     with pytest.raises(
-        InputError, match=r"images/date=\*/run-b-\*.parquet: not there, and runs/run-b.json counts them"
+        InputError,
+        match=r"images/date=\*/run-b-\*.parquet: not there, and runs/run-b.json counts them",
     ):
         take_inventory(output).check_shards()
     assert prune(PruneConfig(tables=output.uri, first_date="2026-01-02")).runs == ["run-b", "run-c"]
@@ -138,7 +153,9 @@ def test_leftovers_of_unknown_runs_go_when_asked(output: Storage) -> None:
     assert prune(PruneConfig(tables=output.uri, model_digest="33333333")).leftovers == [
         "masks/date=2026-01-02/lost-000000.parquet"
     ]
-    would_go = [f"masks/date=2026-01-02/{name}.parquet" for name in ("run-b-000007", "unknown-000000")]
+    would_go = [
+        f"masks/date=2026-01-02/{name}.parquet" for name in ("run-b-000007", "unknown-000000")
+    ]
     assert prune(PruneConfig(tables=output.uri, leftovers=True, dry_run=True)).leftovers == would_go
     result = prune(PruneConfig(tables=output.uri, leftovers=True))
     assert (result.runs, result.leftovers) == ([], would_go)
@@ -146,7 +163,10 @@ def test_leftovers_of_unknown_runs_go_when_asked(output: Storage) -> None:
 
 
 def test_it_waits_for_nobody_and_takes_no_guesses(output: Storage, tmp_path: Path) -> None:
-    with OutputLock(output, "a-run"), pytest.raises(OutputHeldError, match="run a-run holds this output"):
+    with (
+        OutputLock(output, "a-run"),
+        pytest.raises(OutputHeldError, match="run a-run holds this output"),
+    ):
         prune(PruneConfig(tables=output.uri, model_digest="11111111"))
     with pytest.raises(InputError, match="nothing to remove is named"):
         PruneConfig(tables=output.uri)

@@ -38,10 +38,14 @@ def rows() -> dict[str, list[dict[str, Any]]]:
 
 def check(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
     schemas = {"images": IMAGES, "masks": MASKS, "regions": REGIONS}
-    tables = {name: pa.Table.from_pylist(rows[name], schema=schema) for name, schema in schemas.items()}
+    tables = {
+        name: pa.Table.from_pylist(rows[name], schema=schema) for name, schema in schemas.items()
+    }
     return {
         problem.kind
-        for problem in check_shard(tables, {"run": RegionRules(dict(zip((1, 4), LEAST, strict=True)), separated=True)})
+        for problem in check_shard(
+            tables, {"run": RegionRules(dict(zip((1, 4), LEAST, strict=True)), separated=True)}
+        )
     }
 
 
@@ -82,18 +86,31 @@ def of_another_class(regions: list[dict[str, Any]]) -> None:
 
 def test_rules_come_from_run_records() -> None:
     objects = {"parted": False, "min_areas": {"1": 6}}
-    assert RegionRules.of_record({"objects": objects}) == RegionRules({1: RegionFilter(6)}, separated=False)
+    assert RegionRules.of_record({"objects": objects}) == RegionRules(
+        {1: RegionFilter(6)}, separated=False
+    )
     objects["min_scores"] = {"1": 0.5}
-    assert RegionRules.of_record({"objects": objects}) == RegionRules({1: RegionFilter(6, 0.5)}, separated=False)
+    assert RegionRules.of_record({"objects": objects}) == RegionRules(
+        {1: RegionFilter(6, 0.5)}, separated=False
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
         (lambda r: r[0].update(area=r[0]["area"] + 1), "a region whose area is not its outline's"),
-        (lambda r: r[0]["bbox"].update(xmin=r[0]["bbox"]["xmin"] + 1), "a region whose box is not its outline's"),
-        (lambda r: r[0].update(centroid_x=r[0]["centroid_x"] + 1), "a region whose centroid is not its outline's"),
-        (lambda r: r[0].update(touches_border=not r[0]["touches_border"]), "touches_border is not its outline's"),
+        (
+            lambda r: r[0]["bbox"].update(xmin=r[0]["bbox"]["xmin"] + 1),
+            "a region whose box is not its outline's",
+        ),
+        (
+            lambda r: r[0].update(centroid_x=r[0]["centroid_x"] + 1),
+            "a region whose centroid is not its outline's",
+        ),
+        (
+            lambda r: r[0].update(touches_border=not r[0]["touches_border"]),
+            "touches_border is not its outline's",
+        ),
         (swapped_outlines, "a region whose box is not its outline's"),
         (one_outline_twice, "regions that overlap"),
         (lambda r: r[0].update(geometry=b"\x01none"), "an outline that is none"),
@@ -103,7 +120,9 @@ def test_rules_come_from_run_records() -> None:
     ],
 )
 def test_damage_is_named(
-    rows: dict[str, list[dict[str, Any]]], damage: Callable[[list[dict[str, Any]]], object], kind: str
+    rows: dict[str, list[dict[str, Any]]],
+    damage: Callable[[list[dict[str, Any]]], object],
+    kind: str,
 ) -> None:
     copied = {name: [{**row, **({"bbox": {**row["bbox"]}} if "bbox" in row else {})} for row in table]
               for name, table in rows.items()}  # fmt: skip

@@ -15,7 +15,11 @@ from unet_ray.segmentation.digest import config_digest
 CONFIG = SegmentConfig(model="m", images="i", output="o")
 NETWORK = UNetConfig(1, 1, 2, 2)
 MODEL = Model(
-    NETWORK, state_bytes(UNet(NETWORK)), (ClassSpec(1, "cell"),), Preprocessing("uint8", (0.0,), (1.0,)), (0.5,)
+    NETWORK,
+    state_bytes(UNet(NETWORK)),
+    (ClassSpec(1, "cell"),),
+    Preprocessing("uint8", (0.0,), (1.0,)),
+    (0.5,),
 )
 
 
@@ -72,7 +76,10 @@ def test_costs_are_those_of_the_hours() -> None:
     assert found["total"] == pytest.approx(1.5 + 0.2 * 5)
     assert found["per_1000_images"] == pytest.approx(2.5 / 4)
     assert found["per_gigapixel"] == pytest.approx(2.5 / 2)
-    assert compute_cost(hours, parse_prices("gpu=1.5"), 0, 0.0)["types_without_price"] == ["cpu", "node"]
+    assert compute_cost(hours, parse_prices("gpu=1.5"), 0, 0.0)["types_without_price"] == [
+        "cpu",
+        "node",
+    ]
     for wrong in ("", "gpu", "gpu=x", "-1", "gpu=nan"):
         with pytest.raises(InputError, match="--node-price"):
             parse_prices(wrong)

@@ -21,12 +21,16 @@ from unet_ray.tables.output_folder import take_inventory
 from unet_ray.tables.schemas import IMAGES, to_parquet
 
 ERRORS = [None, None, "unreadable", "too_large", *TRANSIENT_ERRORS]
-LEDGER = st.lists(st.tuples(*(st.sampled_from(x) for x in ("abcdef", "12", "mn", "cd", ERRORS))), max_size=30)
+LEDGER = st.lists(
+    st.tuples(*(st.sampled_from(x) for x in ("abcdef", "12", "mn", "cd", ERRORS))), max_size=30
+)
 LISTED = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from("123"), min_size=1)
 
 
 def write_ledger(
-    output: Storage, rows: list[tuple[str, str, str, str, str | None]], pages: Mapping[str, int] = {}
+    output: Storage,
+    rows: list[tuple[str, str, str, str, str | None]],
+    pages: Mapping[str, int] = {},
 ) -> None:
     """Write ledger rows as two shards of two nights.
 
@@ -37,7 +41,13 @@ def write_ledger(
     for night in range(2):
         images = [
             dict.fromkeys(IMAGES.names)
-            | {"image_uri": uri, "image_etag": etag, "image_bytes": 1, "model_digest": model, "config_digest": config}
+            | {
+                "image_uri": uri,
+                "image_etag": etag,
+                "image_bytes": 1,
+                "model_digest": model,
+                "config_digest": config,
+            }
             | {"error_type": error, "run_id": f"run-{night}", "segmented_at": datetime.now(UTC)}
             | {"pages": pages.get(uri.partition("#")[0], 1)}
             for uri, etag, model, config, error in rows[night::2]
@@ -46,16 +56,25 @@ def write_ledger(
         output.write(f"images/date=2026-01-0{night + 1}/run-{night}-000000.parquet", data)
 
 
-def write_manifest(path: Path, listed: list[tuple[str, str]], sizes: list[int] | None = None) -> str:
+def write_manifest(
+    path: Path, listed: list[tuple[str, str]], sizes: list[int] | None = None
+) -> str:
     uris, etags = zip(*listed, strict=True)
     sizes = sizes or [7] * len(uris)
-    table = pa.table({"image_uri": uris, "image_etag": etags, "image_bytes": pa.array(sizes, pa.int64())})
+    table = pa.table(
+        {"image_uri": uris, "image_etag": etags, "image_bytes": pa.array(sizes, pa.int64())}
+    )
     pq.write_table(table, path, row_group_size=3)
     return str(path)
 
 
 def plan_of(
-    database: Workspace, images: str, output: Storage, *, retry: bool = False, limit: int | None = None
+    database: Workspace,
+    images: str,
+    output: Storage,
+    *,
+    retry: bool = False,
+    limit: int | None = None,
 ) -> Plan:
     scan = scan_files(images, {".png", ".tif"}, "--images")
     return make_plan(database, scan, take_inventory(output), ("m", "c"), retry, limit)
@@ -73,20 +92,34 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @settings(max_examples=40, deadline=None)
 @given(LEDGER, LISTED, st.booleans(), st.one_of(st.none(), st.integers(1, 4)))
 def test_a_plan_is_what_sets_say(
-    folders: Iterator[Path], ledger: list[Any], listed: dict[str, str], retry: bool, limit: int | None
+    folders: Iterator[Path],
+    ledger: list[Any],
+    listed: dict[str, str],
+    retry: bool,
+    limit: int | None,
 ) -> None:
     """The database against the rules of the ledger as sets: what is done, what failed by its own fault, what is new."""
     folder = next(folders)
     output = Storage.of(f"{folder}/tables")
     archive = sorted((f"s3://archive/{name}", etag) for name, etag in listed.items())
-    ours = [((f"s3://archive/{u}", e), error) for u, e, model, config, error in ledger if (model, config) == ("m", "c")]
+    ours = [
+        ((f"s3://archive/{u}", e), error)
+        for u, e, model, config, error in ledger
+        if (model, config) == ("m", "c")
+    ]
     done = {key for key, error in ours if error is None}
     failed = {key for key, error in ours if error and error not in TRANSIENT_ERRORS} - done
     left_out = done if retry else done | failed
     open_keys = [key for key in archive if key not in left_out]
     write_ledger(output, [(f"s3://archive/{uri}", *rest) for uri, *rest in ledger])
     with open_workspace() as database:
-        plan = plan_of(database, write_manifest(folder / "a.parquet", archive), output, retry=retry, limit=limit)
+        plan = plan_of(
+            database,
+            write_manifest(folder / "a.parquet", archive),
+            output,
+            retry=retry,
+            limit=limit,
+        )
         todo = [(row["image_uri"], row["image_etag"]) for row in rows_of(plan)]
     assert todo == open_keys[:limit]
     known = {f"s3://archive/{uri}" for uri, *_ in ledger}
@@ -101,14 +134,23 @@ def test_pages_of_a_stack_are_images(tmp_path: Path) -> None:
     output, archive = Storage.of(f"{tmp_path}/tables"), Storage.of(f"{tmp_path}/archive")
     archive.write("plain.png", b"")
     for name, pages in (("stack", 3), ("single", 1)):
-        tifffile.imwrite(tmp_path / f"archive/{name}.tif", np.zeros((pages, 8, 8), np.uint8), photometric="minisblack")
+        tifffile.imwrite(
+            tmp_path / f"archive/{name}.tif",
+            np.zeros((pages, 8, 8), np.uint8),
+            photometric="minisblack",
+        )
     etags = {entry.uri: entry.etag for entry in archive.entries()}
     stack = f"{archive.uri}/stack.tif"
     write_ledger(output, [(f"{stack}#page=2", etags[stack], "m", "c", None)], {stack: 3})
     with open_workspace() as database:
         plan = plan_of(database, archive.uri, output)
         names = [(row["image_uri"].rpartition("/")[2], row["page"]) for row in rows_of(plan)]
-    assert names == [("plain.png", None), ("single.tif", None), ("stack.tif#page=1", 1), ("stack.tif#page=3", 3)]
+    assert names == [
+        ("plain.png", None),
+        ("single.tif", None),
+        ("stack.tif#page=1", 1),
+        ("stack.tif#page=3", 3),
+    ]
     assert (plan.listed, plan.done, plan.etags_of_store) == (5, 1, True)
 
 
@@ -136,11 +178,17 @@ def test_a_stack_whose_pages_are_all_done_is_not_touched(
 
 
 def test_what_a_run_did_not_write_is_counted(tmp_path: Path) -> None:
-    output, archive = Storage.of(f"{tmp_path}/tables"), [(f"s3://archive/{name}", "1") for name in "abc"]
+    output, archive = (
+        Storage.of(f"{tmp_path}/tables"),
+        [(f"s3://archive/{name}", "1") for name in "abc"],
+    )
     with open_workspace() as database:
         plan = plan_of(database, write_manifest(tmp_path / "m.parquet", archive), output)
         assert plan.unwritten(output, "run-0") == (3, 0)
-    write_ledger(output, [("s3://archive/a", "1", "m", "c", None), ("s3://archive/x", "1", "m", "c", None)] * 2)
+    write_ledger(
+        output,
+        [("s3://archive/a", "1", "m", "c", None), ("s3://archive/x", "1", "m", "c", None)] * 2,
+    )
     with open_workspace() as database:
         plan = plan_of(database, f"{tmp_path}/m.parquet", Storage.of(f"{tmp_path}/nothing"))
         assert plan.unwritten(output, "run-0") == (2, 1)  # its rows: a, and a again
@@ -153,7 +201,9 @@ def test_large_files_have_blocks_of_their_own(tmp_path: Path) -> None:
     with open_workspace() as database:
         manifest = write_manifest(tmp_path / "m.parquet", listed, sizes)
         plan = plan_of(database, manifest, Storage.of(f"{tmp_path}/tables"))
-        blocks = [[uri[-1] for uri in block["image_uri"].to_pylist()] for block in plan.blocks(2, 0, 1000)]
+        blocks = [
+            [uri[-1] for uri in block["image_uri"].to_pylist()] for block in plan.blocks(2, 0, 1000)
+        ]
     assert blocks == [["d"], ["b"], ["a", "c"], ["e", "f"], ["g"]]
 
 
@@ -169,7 +219,9 @@ def test_blocks_of_tiny_images_have_many(tmp_path: Path) -> None:
     assert lengths[:7] == [2, 4, 8, 16, 32, 64, 100]
     assert set(lengths[7:-3]) == {100}
     assert lengths[-1] <= 16
-    assert [uri for block in blocks for uri in block["image_uri"].to_pylist()] == [uri for uri, _ in listed]
+    assert [uri for block in blocks for uri in block["image_uri"].to_pylist()] == [
+        uri for uri, _ in listed
+    ]
     with open_workspace() as database:
         lying = write_manifest(tmp_path / "m.parquet", listed, [0] * len(sizes))
         plan = plan_of(database, lying, Storage.of(f"{tmp_path}/tables"))
@@ -183,4 +235,8 @@ def test_a_manifest_that_lists_an_image_twice_is_refused(tmp_path: Path) -> None
         open_workspace() as database,
         pytest.raises(InputError, match="1 URIs are listed twice, the first is s3://archive/a"),
     ):
-        plan_of(database, write_manifest(tmp_path / "m.parquet", listed), Storage.of(f"{tmp_path}/tables"))
+        plan_of(
+            database,
+            write_manifest(tmp_path / "m.parquet", listed),
+            Storage.of(f"{tmp_path}/tables"),
+        )

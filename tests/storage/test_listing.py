@@ -72,10 +72,15 @@ def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
     storage.write("archive/1.png", b"x")
     (tmp_path / "archive/2.png").symlink_to(tmp_path / "unmounted/2.png")
     scan = scan_files(f"{tmp_path}/archive", PNG, "--images")
-    assert sorted(path for batch in scan for path in batch["path"].to_pylist()) == ["1.png", "2.png"]
+    assert sorted(path for batch in scan for path in batch["path"].to_pylist()) == [
+        "1.png",
+        "2.png",
+    ]
     (tmp_path / "archive/more").symlink_to(tmp_path / "unmounted/more")
     for uri in (f"{tmp_path}/archive", f"{tmp_path}/archive/*/*.png", f"{tmp_path}/**/*.png"):
-        with pytest.raises(ListingError, match="archive/more: a link to nothing; mount what it leads to"):
+        with pytest.raises(
+            ListingError, match="archive/more: a link to nothing; mount what it leads to"
+        ):
             list_files(uri, PNG, "--images")
     assert len(list_files(f"{tmp_path}/archive/*.png", PNG, "--images").entries) == 2
     with pytest.raises(ListingError, match="a link to nothing"):
@@ -83,16 +88,22 @@ def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "images").symlink_to(tmp_path / "unmounted/images")
     (tmp_path / "self").symlink_to(tmp_path / "self")
     for name in ("images", "self"):
-        with pytest.raises(OSError, match=rf"{name} is a link to nothing|symbolic links: '.*/{name}'"):
+        with pytest.raises(
+            OSError, match=rf"{name} is a link to nothing|symbolic links: '.*/{name}'"
+        ):
             storage.exists(name)
-        with pytest.raises(ListingError, match=rf"{name} is a link to nothing|{name}: .*symbolic links"):
+        with pytest.raises(
+            ListingError, match=rf"{name} is a link to nothing|{name}: .*symbolic links"
+        ):
             storage.entries(name, missing_ok=True)
     assert storage.entries("nowhere", missing_ok=True) == []
     with pytest.raises(ListingError):
         storage.entries("nowhere")
 
 
-def test_what_cannot_be_looked_at_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_looked_at_is_not_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage, stat = Storage.of(str(tmp_path)), os.stat
 
     def stale(path: Any, **more: Any) -> os.stat_result:
@@ -137,7 +148,9 @@ def test_a_page_of_a_listing_that_fails_is_named(
             lambda: Storage.of(bucket).entries("archive"),
             lambda: Storage.of(bucket).entries("archive", missing_ok=True),
         ):
-            with pytest.raises(ListingError, match=r"archive: not everything in this folder can be listed"):
+            with pytest.raises(
+                ListingError, match=r"archive: not everything in this folder can be listed"
+            ):
                 listing()
     assert any("continuation-token" in path for path in pages)
 
@@ -147,7 +160,9 @@ def test_whether_something_is_there_is_not_answered_by_an_error(
 ) -> None:
     bucket = new_bucket(request)
     monkeypatch.setattr(storage_module, "ATTEMPTS", 1)
-    with faulty_store(s3_server, refuse=lambda command, _: 403 if command in ("HEAD", "GET") else None) as store:
+    with faulty_store(
+        s3_server, refuse=lambda command, _: 403 if command in ("HEAD", "GET") else None
+    ) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
         for storage in (Storage.of(bucket), Storage.of(f"{bucket}/archive")):
             with pytest.raises(PermissionError):

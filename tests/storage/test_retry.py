@@ -45,7 +45,9 @@ def test_what_will_not_pass_is_an_error_at_once(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Storage.of(new_bucket(request))
-    monkeypatch.setattr(attempts.time, "sleep", lambda _: pytest.fail("waits for what will not come"))
+    monkeypatch.setattr(
+        attempts.time, "sleep", lambda _: pytest.fail("waits for what will not come")
+    )
     with pytest.raises(FileNotFoundError):
         root.read("nothing")
 
@@ -99,7 +101,9 @@ def test_a_file_is_made_by_one_only(root: str) -> None:
     assert made
     if all(exclusive for _, exclusive in made):
         assert [index for index, _ in made] == [int(folder.read("lock"))]
-    assert Storage.of(root).is_local is all(exclusive for _, exclusive in made)  # the server here knows no conditions
+    assert Storage.of(root).is_local is all(
+        exclusive for _, exclusive in made
+    )  # the server here knows no conditions
     with pytest.raises(FileExistsError):
         folder.create("lock", b"late")
 
@@ -120,14 +124,18 @@ def test_a_store_that_keeps_conditions_gives_the_lock_to_one(
 
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(take, range(8)))
-        ((holder, held),) = [(index, one) for index, one in enumerate(found) if isinstance(one, OutputLock)]
+        ((holder, held),) = [
+            (index, one) for index, one in enumerate(found) if isinstance(one, OutputLock)
+        ]
         refusals = [text for text in found if isinstance(text, str)]
         assert all(f"run run-{holder} holds this output since" in text for text in refusals)
         held.__exit__()
         assert output.create("_lock.json", b"{}")
 
 
-def test_file_systems_without_links_have_locks_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_links_have_locks_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError("no links here")
 

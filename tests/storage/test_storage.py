@@ -12,7 +12,12 @@ from tests.conftest import S3_KEYS, S3Server, new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.errors import ImageError, InputError, OutputHeldError
 from unet_ray.image_sources.image_files import open_ranges, read_file
-from unet_ray.labelled_data.pairs import looks_like_folders, pair_class_folders, pair_files, pair_names
+from unet_ray.labelled_data.pairs import (
+    looks_like_folders,
+    pair_class_folders,
+    pair_files,
+    pair_names,
+)
 from unet_ray.storage.listing import list_files
 from unet_ray.storage.storage import Content, Storage
 from unet_ray.tables import lock
@@ -75,7 +80,9 @@ def test_ranges_of_a_file_wait_beside_each_other(
     with faulty_store(s3_server, delay_s=0.5) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
         fetch = open_ranges(Storage.of(bucket), f"{bucket}/x")
-        assert fetch([(start, 10) for start in range(0, 100, 10)]) == [content[i : i + 10] for i in range(0, 100, 10)]
+        assert fetch([(start, 10) for start in range(0, 100, 10)]) == [
+            content[i : i + 10] for i in range(0, 100, 10)
+        ]
         assert store.requests == 10
         assert store.most_under_way > 5
 
@@ -85,7 +92,9 @@ def test_a_store_without_etags_says_the_same_of_a_file_that_did_not_change(
 ) -> None:
     server = S3Server(tmp_path, tells_etags=False)
     request.addfinalizer(server.stop)
-    for name, value in (S3_KEYS | {"AWS_ENDPOINT_URL": server.endpoint, "AWS_DEFAULT_REGION": "us-east-1"}).items():
+    for name, value in (
+        S3_KEYS | {"AWS_ENDPOINT_URL": server.endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
+    ).items():
         monkeypatch.setenv(name, value)
     storage = Storage.of("s3://no-etags/images")
     storage.filesystem.mkdir("no-etags")
@@ -113,7 +122,9 @@ def test_no_path_leaves_its_folder(tmp_path: Path) -> None:
 
 def test_credentials_travel_but_do_not_show(s3_server: str) -> None:
     storage = Storage.of("s3://bucket/x")
-    assert pickle.loads(pickle.dumps(storage)).options["secret"] == os.environ["AWS_SECRET_ACCESS_KEY"]
+    assert (
+        pickle.loads(pickle.dumps(storage)).options["secret"] == os.environ["AWS_SECRET_ACCESS_KEY"]
+    )
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in f"{storage!r} {storage}"
 
 
@@ -121,7 +132,9 @@ def test_unknown_schemes_and_missing_extras_are_one_line() -> None:
     with pytest.raises(InputError, match="no store with the scheme nope://"):
         Storage.of("nope://x")
     for uri, package in (("gs://b", "gcsfs"), ("az://b", "adlfs")):
-        with pytest.raises(InputError, match=f"needs a package that is not installed: pip install {package}"):
+        with pytest.raises(
+            InputError, match=f"needs a package that is not installed: pip install {package}"
+        ):
             Storage.of(uri)
 
 
@@ -137,7 +150,11 @@ def test_listing_takes_folders_globs_and_manifests(root: str) -> None:
         "b/3.png",
     ]
     manifest = pa.table(
-        {"image_uri": ["a/1.png", f"{storage.uri}/b/3.png"] if "s3" not in root else ["a/1.png", "b/3.png"]}
+        {
+            "image_uri": ["a/1.png", f"{storage.uri}/b/3.png"]
+            if "s3" not in root
+            else ["a/1.png", "b/3.png"]
+        }
     )
     pq.write_table(manifest, (sink := pa.BufferOutputStream()))
     storage.write("manifest.parquet", sink.getvalue().to_pybytes())
@@ -154,8 +171,14 @@ def test_odd_local_folders_are_listed_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "odd[1]/gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "odd[1]/pipe.png")
     found = list_files(f"{tmp_path}/odd[1]", PNG, "--images").entries
-    assert [(e.path, bool(e.etag)) for e in found] == [("a b#1.png", True), ("gone.png", False), ("link/b.png", True)]
-    assert [e.path for e in list_files(f"{tmp_path}/real/b.png", PNG, "--images").entries] == ["b.png"]
+    assert [(e.path, bool(e.etag)) for e in found] == [
+        ("a b#1.png", True),
+        ("gone.png", False),
+        ("link/b.png", True),
+    ]
+    assert [e.path for e in list_files(f"{tmp_path}/real/b.png", PNG, "--images").entries] == [
+        "b.png"
+    ]
     Storage.of(str(tmp_path)).write("twice/z/deep/c.png", b"x")
     for name in ("a", "y"):
         (tmp_path / "twice" / name).symlink_to(tmp_path / "twice/z")
@@ -163,7 +186,9 @@ def test_odd_local_folders_are_listed_as_they_are(tmp_path: Path) -> None:
     assert [e.path for e in found] == [f"{name}/deep/c.png" for name in "ayz"]
     table = pa.table({"image_uri": [f"file://{tmp_path}/real/b.png"]})
     pq.write_table(table, tmp_path / "m.parquet")
-    assert [e.uri for e in list_files(f"{tmp_path}/m.parquet", PNG, "--images").entries] == [f"{tmp_path}/real/b.png"]
+    assert [e.uri for e in list_files(f"{tmp_path}/m.parquet", PNG, "--images").entries] == [
+        f"{tmp_path}/real/b.png"
+    ]
     (tmp_path / "m.parquet").write_bytes(b"PAR1 damaged")
     with pytest.raises(InputError, match="not a Parquet manifest"):
         list_files(f"{tmp_path}/m.parquet", PNG, "--images")
@@ -197,7 +222,8 @@ def test_pairs_share_their_path_without_suffix(tmp_path: Path) -> None:
     def pairs() -> list[tuple[str, str]]:
         images = list_files(f"{tmp_path}/images", {".png", ".jpg"}, "--images")
         return [
-            (p.image.path, p.masks[0].path) for p in pair_files(images, list_files(f"{tmp_path}/masks", PNG, "--masks"))
+            (p.image.path, p.masks[0].path)
+            for p in pair_files(images, list_files(f"{tmp_path}/masks", PNG, "--masks"))
         ]
 
     assert pairs() == [("2.png", "2.png"), ("a/1.jpg", "a/1.png")]
@@ -222,7 +248,10 @@ def test_a_folder_per_class_is_recognised(tmp_path: Path) -> None:
     masks = list_files(f"{tmp_path}/masks", PNG, "--masks")
     assert looks_like_folders(images, masks)
     (pair,) = pair_class_folders(images, masks, [])
-    assert [m.uri for m in pair.masks] == [f"{tmp_path}/masks/leaf/1.png", f"{tmp_path}/masks/spot/1.png"]
+    assert [m.uri for m in pair.masks] == [
+        f"{tmp_path}/masks/leaf/1.png",
+        f"{tmp_path}/masks/spot/1.png",
+    ]
     with pytest.raises(InputError, match="no folder for stem"):
         pair_class_folders(images, masks, ["leaf", "stem"])
 
@@ -249,10 +278,19 @@ def test_one_run_holds_an_output(root: str, monkeypatch: pytest.MonkeyPatch) -> 
         OutputLock(output, "second").__enter__()
     with OutputLock(output, "second"):
         OutputLock.check(output, "second")
-        with pytest.raises(OutputHeldError, match="run second holds this output now, not run first"):
+        with pytest.raises(
+            OutputHeldError, match="run second holds this output now, not run first"
+        ):
             OutputLock.check(output, "first")
     monkeypatch.setattr(lock, "_GRACE_S", 0.1)
-    stale = {"run_id": "dead", "host": "gone", "boot": "", "pid": 1, "started_at": "then", "lease_s": 600}
+    stale = {
+        "run_id": "dead",
+        "host": "gone",
+        "boot": "",
+        "pid": 1,
+        "started_at": "then",
+        "lease_s": 600,
+    }
     output.write("_lock.json", json.dumps(stale | {"heartbeat_at": time.time()}).encode())
     with pytest.raises(OutputHeldError, match="run dead"):
         OutputLock(output, "third").__enter__()
@@ -281,7 +319,10 @@ def test_names_in_a_file_of_labels_find_their_images(tmp_path: Path) -> None:
         listed = {name.replace("__", "/").replace("_", "."): uri for name, uri in names.items()}
         return {name: entry.path for name, entry in pair_names(images, listed, "labels").items()}
 
-    assert found(a_jpg=None, day2__b_png=None) == {"a.jpg": "day1/a.jpg", "day2/b.png": "day2/b.png"}
+    assert found(a_jpg=None, day2__b_png=None) == {
+        "a.jpg": "day1/a.jpg",
+        "day2/b.png": "day2/b.png",
+    }
     assert found(a_tif=None) == {"a.tif": "day1/a.jpg"}  # tools may change the suffix
     assert found(b_png=f"{tmp_path}/day2/b.png") == {"b.png": "day2/b.png"}
     with pytest.raises(InputError, match="labels: b.png may be day1/b.png or day2/b.png"):

@@ -16,7 +16,9 @@ from unet_ray.tables.schemas import TABLES
 DAY = "date=2026-01-01"
 
 
-def write_run(output: Storage, run_id: str, record: Mapping[str, Any] | None, tasks: int = 2) -> None:
+def write_run(
+    output: Storage, run_id: str, record: Mapping[str, Any] | None, tasks: int = 2
+) -> None:
     """Write the files of a run, without content, and its record."""
     for table in TABLES:
         for task in range(tasks):
@@ -114,7 +116,9 @@ def test_rows_that_a_finished_run_counts_must_be_there(root: str) -> None:
 def test_runs_that_a_prune_removed_are_not_missed(root: str) -> None:
     output = Storage.of(root)
     for status in ("pruned", "pruning"):
-        output.write("runs/run-a.json", json.dumps(WHOLE | {"status": status, "shards": [0]}).encode())
+        output.write(
+            "runs/run-a.json", json.dumps(WHOLE | {"status": status, "shards": [0]}).encode()
+        )
         inventory = take_inventory(output)
         inventory.check_shards()
         inventory.check_rows({})

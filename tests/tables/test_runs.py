@@ -43,20 +43,34 @@ def test_the_ledger_costs_a_request_a_shard(
 ) -> None:
     """On a store that answers late; shards too large for one request say the same."""
     bucket = new_bucket(request)
-    plain = {"config_digest": ["c", "c", "d"], "pages": [1, 1, 1], "error_type": [None, "unreadable", None]}
+    plain = {
+        "config_digest": ["c", "c", "d"],
+        "pages": [1, 1, 1],
+        "error_type": [None, "unreadable", None],
+    }
     for index in range(40):
         uris = [f"s3://archive/{index}-{row}" for row in range(3)]
         tables = {name: SCHEMAS[name].empty_table() for name in ("masks", "regions")}
         rows = _table("images", image_uri=uris, model_digest=["m"] * 3, **plain)
-        write_shard(Storage.of(bucket), ShardName("2026-01-01", "run", index), tables | {"images": rows}, lambda: None)
+        write_shard(
+            Storage.of(bucket),
+            ShardName("2026-01-01", "run", index),
+            tables | {"images": rows},
+            lambda: None,
+        )
     with faulty_store(s3_server, delay_s=0.2) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
         for whole_bytes in (2**20, 0):
             monkeypatch.setattr(shards, "_WHOLE_BYTES", whole_bytes)
             before, store.most_under_way = store.requests, 0
             with open_workspace() as database:
-                open_ledger(database, Storage.of(bucket), Storage.of(bucket).entries("images"), "m", "c")
-                counts = [database.value(f"SELECT count(*) FROM {n}") for n in ("done", "failed", "retry", "known")]
+                open_ledger(
+                    database, Storage.of(bucket), Storage.of(bucket).entries("images"), "m", "c"
+                )
+                counts = [
+                    database.value(f"SELECT count(*) FROM {n}")
+                    for n in ("done", "failed", "retry", "known")
+                ]
                 assert counts == [40, 40, 80, 120]
                 assert database.value("SELECT count(DISTINCT image_uri) FROM known") == 120
             assert store.most_under_way > (20 if whole_bytes else 2)
@@ -68,7 +82,10 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     output = Storage.of(str(tmp_path))
     for data in (b"", b"PAR1 and nothing else", to_parquet(pa.table({"other": [1]}))):
         output.write("images/date=2026-01-01/run-000000.parquet", data)
-        with open_workspace() as database, pytest.raises(InputError, match="run-000000.parquet: not a shard"):
+        with (
+            open_workspace() as database,
+            pytest.raises(InputError, match="run-000000.parquet: not a shard"),
+        ):
             open_ledger(database, output, output.entries("images"), "m", "c")
 
 
@@ -85,7 +102,10 @@ def test_a_shard_that_lacks_a_column_or_a_value_counts(tmp_path: Path) -> None:
         output.write(f"images/date=2026-01-01/run-{index:06}.parquet", to_parquet(shard))
     with open_workspace() as database:
         open_ledger(database, output, output.entries("images"), "m", "c")
-        counts = [database.value(f"SELECT count(*) FROM {name}") for name in ("done", "failed", "retry", "known")]
+        counts = [
+            database.value(f"SELECT count(*) FROM {name}")
+            for name in ("done", "failed", "retry", "known")
+        ]
     assert counts == [3, 1, 4, 4]
 
 
@@ -126,5 +146,8 @@ def test_the_record_of_a_lost_run_has_what_it_wrote(tmp_path: Path) -> None:
     assert record["status"] == "lost"
     assert (record["images_done"], record["images_failed"], record["megapixels"]) == (2, 1, 1.0)
     assert record["shards"] == [0]
-    assert (record["error_types"], record["regions"]) == ({"unreadable": 1}, {"cell": 2, "fibre": 1})
+    assert (record["error_types"], record["regions"]) == (
+        {"unreadable": 1},
+        {"cell": 2, "fibre": 1},
+    )
     assert summarize_run(output, "20260103T000000Z-cccccc") == {}

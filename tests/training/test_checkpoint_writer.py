@@ -41,7 +41,9 @@ def record(epoch: int, score: float | None = None) -> EpochRecord:
 def progress_of(*scores: float | None) -> Progress:
     progress = Progress()
     for epoch, score in enumerate(scores, 1):
-        progress = replace(progress, crops_seen=100 * epoch, epoch_loss=12.0).after(record(epoch, score))
+        progress = replace(progress, crops_seen=100 * epoch, epoch_loss=12.0).after(
+            record(epoch, score)
+        )
     return progress
 
 
@@ -68,7 +70,9 @@ def take_steps(learner: Learner, first: int, count: int) -> list[float]:
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path: Path, norm: str) -> None:
+def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
+    tmp_path: Path, norm: str
+) -> None:
     learner = learner_of(norm)
     take_steps(learner, 1, 5)
     best = state_bytes(learner.unet)
@@ -101,7 +105,10 @@ def test_a_checkpoint_before_the_first_step_is_one_too(tmp_path: Path) -> None:
 
 def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
     learner = learner_of("batch")
-    best, before = state_bytes(learner.unet), {n: t.clone() for n, t in learner.unet.state_dict().items()}
+    best, before = (
+        state_bytes(learner.unet),
+        {n: t.clone() for n, t in learner.unet.state_dict().items()},
+    )
     take_steps(learner, 1, 2)
     write_state(tmp_path, learner, progress_of(0.5), best)
     state = read_state(tmp_path)
@@ -128,7 +135,9 @@ def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
         ([0.5, 0.1, 0.2, 0.6, 0.4], 4, 1),
     ],
 )
-def test_the_best_epoch_is_the_last_of_the_good_ones(scores: list[float | None], best: int, idle: int) -> None:
+def test_the_best_epoch_is_the_last_of_the_good_ones(
+    scores: list[float | None], best: int, idle: int
+) -> None:
     progress = progress_of(*scores)
     assert progress.best_epoch == best
     assert progress.best == record(best, scores[best - 1])
@@ -160,7 +169,9 @@ def test_the_last_progress_is_the_newest_that_is_whole(root: str) -> None:
     assert last_progress(storage, "train") == progress_of(0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("names", [("checkpoint_1", "checkpoint_2"), ("checkpoint_2", "checkpoint_1")])
+@pytest.mark.parametrize(
+    "names", [("checkpoint_1", "checkpoint_2"), ("checkpoint_2", "checkpoint_1")]
+)
 def test_of_two_checkpoints_at_the_end_of_an_epoch_the_one_with_its_record_counts(
     tmp_path: Path, names: tuple[str, str]
 ) -> None:

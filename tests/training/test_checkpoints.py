@@ -45,7 +45,11 @@ def add_checkpoint(storage: Storage, folder: Path, epoch: int, digests: bool = T
 
 def write_list(storage: Storage, *names: str) -> None:
     results = [{"checkpoint_dir_name": name, "metrics": {}} for name in names]
-    snapshot = {"checkpoint_results": results, "pending_training_results": [], "latest_checkpoint_result": results[-1]}
+    snapshot = {
+        "checkpoint_results": results,
+        "pending_training_results": [],
+        "latest_checkpoint_result": results[-1],
+    }
     storage.write(f"{RUN}/{SNAPSHOT}", json.dumps(snapshot).encode())
 
 
@@ -70,7 +74,9 @@ def test_what_a_list_does_not_name_was_being_stored(root: str, tmp_path: Path) -
     assert storage.exists(f"{RUN}/notes.txt")
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"checkpoint_res', b"[]", b'{"checkpoint_results": [{}]}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b'{"checkpoint_res', b"[]", b'{"checkpoint_results": [{}]}', b"\xff"]
+)
 @pytest.mark.parametrize("digests", [True, False])
 def test_a_list_that_is_missing_or_damaged_is_made_anew(
     root: str, tmp_path: Path, content: bytes | None, digests: bool
@@ -86,7 +92,9 @@ def test_a_list_that_is_missing_or_damaged_is_made_anew(
     assert said[2] == f"  going on from {name_of(10)}, after epoch 10"
     assert checkpoints(storage) == {*names, name_of(11)}
     assert listed_checkpoints(storage, RUN) == [name_of(epoch) for epoch in (1, 2, 10)]
-    state = _CheckpointManagerState(**json.loads(storage.read(f"{RUN}/{SNAPSHOT}")))  # as Ray Train reads it
+    state = _CheckpointManagerState(
+        **json.loads(storage.read(f"{RUN}/{SNAPSHOT}"))
+    )  # as Ray Train reads it
     assert state.latest_checkpoint_result is not None
     assert state.latest_checkpoint_result.metrics == {"crops_seen": 1000, "epochs": 10}
     assert state.current_report_index == 3
@@ -128,10 +136,18 @@ def remove_all(storage: Storage, folder: str) -> str:
 
 
 DAMAGES: list[Any] = [
-    *((cut(name, kept), True) for name in (WEIGHTS, OPTIMIZER, BEST, PROGRESS) for kept in (0, 100, -1)),
+    *(
+        (cut(name, kept), True)
+        for name in (WEIGHTS, OPTIMIZER, BEST, PROGRESS)
+        for kept in (0, 100, -1)
+    ),
     *((cut(name, kept), False) for name in (WEIGHTS, OPTIMIZER, BEST) for kept in (0, 4, 100, -1)),
     *((flip(name), True) for name in (WEIGHTS, OPTIMIZER, BEST, PROGRESS)),
-    *((remove(name), digests) for name in (WEIGHTS, OPTIMIZER, BEST, PROGRESS) for digests in (True, False)),
+    *(
+        (remove(name), digests)
+        for name in (WEIGHTS, OPTIMIZER, BEST, PROGRESS)
+        for digests in (True, False)
+    ),
     (remove_all, True),
 ]
 
@@ -159,7 +175,9 @@ def test_a_training_none_of_whose_checkpoints_loads_is_refused(root: str, tmp_pa
     write_list(storage, *names)
     for name in names:
         cut(WEIGHTS, 50)(storage, f"{RUN}/{name}")
-    with pytest.raises(InputError, match=r"none of the 2 checkpoints of this training loads .*; bring one back"):
+    with pytest.raises(
+        InputError, match=r"none of the 2 checkpoints of this training loads .*; bring one back"
+    ):
         settle_checkpoints(storage, RUN)
     assert checkpoints(storage) == set(names)
 
@@ -168,7 +186,10 @@ def test_a_first_checkpoint_that_was_cut_off_is_no_training(root: str) -> None:
     storage = Storage.of(root)
     storage.write(f"{RUN}/{name_of(1)}/{WEIGHTS}", b"half")
     said = settle_checkpoints(storage, RUN)
-    assert said[1:] == [f"  {name_of(1)} does not load: {PROGRESS} is not there", "  training starts from epoch 1"]
+    assert said[1:] == [
+        f"  {name_of(1)} does not load: {PROGRESS} is not there",
+        "  training starts from epoch 1",
+    ]
     assert checkpoints(storage) == {name_of(1)}
     assert last_progress(storage, RUN) is None
     assert settle_checkpoints(storage, RUN) == []
@@ -178,7 +199,10 @@ def test_a_first_checkpoint_that_was_cut_off_is_no_training(root: str) -> None:
 @contextmanager
 def no_room_beyond(size: int) -> Iterator[None]:
     """Let files of this process grow up to a size: as on a full disk, a write fails that goes beyond."""
-    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler, limits = (
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

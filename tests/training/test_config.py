@@ -41,7 +41,10 @@ def config_of(**flags: Any) -> TrainConfig:
         ({"workers": "3,2"}, "--workers 3,2: give a number from 1, or MIN,MAX"),
         ({"workers": "all"}, "--workers all: give a number from 1"),
         ({"classes": "a,a"}, "--classes a,a: class names must be there and differ"),
-        ({"augment": "flip,flop"}, "--augment flip,flop: flop is unknown; give all, none, or flip,rotate"),
+        (
+            {"augment": "flip,flop"},
+            "--augment flip,flop: flop is unknown; give all, none, or flip,rotate",
+        ),
         ({"best_by": "loss"}, "--best-by loss: give dice, iou"),
         ({"depth": 8}, "depth 8: choose 1 to 7"),
         ({"base_channels": 0}, "base_channels 0: choose 1 to 1024"),
@@ -51,9 +54,15 @@ def config_of(**flags: Any) -> TrainConfig:
         ({"crop": 8}, "--crop 8 px does not fit depth 4, padding same; nearest: 16"),
         ({"crop": 0}, "--crop 0 px does not fit depth 4, padding same; nearest: 16"),
         ({"crop": -16}, "--crop -16 px does not fit"),
-        ({"crop": 256, "padding": "valid"}, "--crop 256 px does not fit depth 4, padding valid; nearest: 244 and 260"),
+        (
+            {"crop": 256, "padding": "valid"},
+            "--crop 256 px does not fit depth 4, padding valid; nearest: 244 and 260",
+        ),
         ({"class_weights": "1,5", "classes": "a"}, "--class-weights 1,5: give 1 numbers above 0"),
-        ({"class_weights": "1", "classes": "a,b"}, "--class-weights 1: give 2 numbers above 0 with commas"),
+        (
+            {"class_weights": "1", "classes": "a,b"},
+            "--class-weights 1: give 2 numbers above 0 with commas",
+        ),
         ({"class_weights": "1,x"}, "--class-weights 1,x: give numbers above 0 with commas"),
         ({"class_weights": "0,1"}, "--class-weights 0,1: give numbers above 0"),
         ({"class_weights": "1,-1"}, "--class-weights 1,-1: give numbers above 0"),
@@ -62,7 +71,9 @@ def config_of(**flags: Any) -> TrainConfig:
         ({"class_weights": ""}, "--class-weights : give numbers above 0"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_before_anything_starts(flags: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_meant_is_one_line_before_anything_starts(
+    flags: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError) as error:
         config_of(**flags)
     assert message in str(error.value)
@@ -73,10 +84,20 @@ def test_what_cannot_be_meant_is_one_line_before_anything_starts(flags: dict[str
     "flags",
     [
         {},
-        {"val_fraction": 0.0, "foreground_share": 0.0, "max_error_rate": 1.0, "patience": 0, "border_weight": 0.0},
+        {
+            "val_fraction": 0.0,
+            "foreground_share": 0.0,
+            "max_error_rate": 1.0,
+            "patience": 0,
+            "border_weight": 0.0,
+        },
         {"foreground_share": 1.0, "val_images": "v", "val_masks": "w"},
         {"workers": "2,4", "classes": "a=1,b=7", "class_weights": "1,5", "best_by": "iou:b"},
-        {"init_from": "m", "crop": 100, "class_weights": "1,2,3"},  # the model says whether they fit
+        {
+            "init_from": "m",
+            "crop": 100,
+            "class_weights": "1,2,3",
+        },  # the model says whether they fit
         {"preset": "paper", "depth": 3, "norm": "batch"},
         {"augment": "none", "ignore_value": None},
     ],
@@ -90,19 +111,31 @@ def test_class_weights_are_numbers_one_per_class() -> None:
     assert config_of().parse_class_weights(2) is None
     assert config_of(class_weights="1, 5.5").parse_class_weights(2) == (1.0, 5.5)
     assert config_of(class_weights="1e2").parse_class_weights(0) == (100.0,)
-    with pytest.raises(InputError, match="--class-weights 1,5: give 3 numbers above 0 with commas, one per class"):
+    with pytest.raises(
+        InputError, match="--class-weights 1,5: give 3 numbers above 0 with commas, one per class"
+    ):
         config_of(class_weights="1,5").parse_class_weights(3)
 
 
 def test_crops_are_256_px_or_the_next_that_fits() -> None:
-    for flags, expected in (({}, 256), ({"padding": "valid"}, 260), ({"preset": "paper"}, 260), ({"crop": 64}, 64)):
+    for flags, expected in (
+        ({}, 256),
+        ({"padding": "valid"}, 260),
+        ({"preset": "paper"}, 260),
+        ({"crop": 64}, 64),
+    ):
         config = config_of(**flags)
         assert config.crop_px(config.network(1, 1)) == expected
 
 
 def test_flags_win_over_the_preset() -> None:
     network = config_of(preset="paper", depth=3).network(5, 2)
-    assert (network.in_channels, network.num_classes, network.depth, network.base_channels) == (5, 2, 3, 64)
+    assert (network.in_channels, network.num_classes, network.depth, network.base_channels) == (
+        5,
+        2,
+        3,
+        64,
+    )
     assert (network.padding, network.norm) == ("valid", "none")
     plain = config_of().network(3, 1)
     assert (plain.base_channels, plain.depth, plain.padding, plain.norm) == (32, 4, "same", "batch")
@@ -138,7 +171,9 @@ def test_a_crop_is_refused_where_the_network_would_refuse_it_and_the_nearest_are
         return
     with pytest.raises(InputError, match="nearest: ") as error:
         config_of(depth=depth, padding=padding, crop=crop)
-    nearest = [int(number) for number in re.findall(r"\d+", str(error.value).partition("nearest: ")[2])]
+    nearest = [
+        int(number) for number in re.findall(r"\d+", str(error.value).partition("nearest: ")[2])
+    ]
     assert all(map(fits, nearest))
     assert not any(map(fits, range(crop, nearest[-1])))
     assert not any(map(fits, range((nearest[0] if len(nearest) == 2 else 0) + 1, crop)))

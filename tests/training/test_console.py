@@ -16,7 +16,14 @@ import pytest
 from PIL import Image
 
 from unet_ray.imaging.drawing.overlay import COLOURS, GREY, class_colour
-from unet_ray.imaging.drawing.panels import PANEL_PX, Comparison, draw_comparison, image_panel, mask_panel, panel_size
+from unet_ray.imaging.drawing.panels import (
+    PANEL_PX,
+    Comparison,
+    draw_comparison,
+    image_panel,
+    mask_panel,
+    panel_size,
+)
 from unet_ray.storage.storage import Storage
 from unet_ray.training.console import duration_text, epoch_line, summary_lines
 from unet_ray.training.curves import draw_curves
@@ -60,17 +67,40 @@ def test_record_travels_as_json() -> None:
 
 def test_line_holds_what_a_user_watches() -> None:
     line = epoch_line(RECORD, 40, eta_s=1390, is_best=True)
-    for part in ("epoch  7/40", "loss  0.2143", "leaf 0.951/0.901", "symptom  n/a", "212.0 crops/s", "data wait   3%"):
+    for part in (
+        "epoch  7/40",
+        "loss  0.2143",
+        "leaf 0.951/0.901",
+        "symptom  n/a",
+        "212.0 crops/s",
+        "data wait   3%",
+    ):
         assert part in line
     assert line.endswith("GPU  10.2 GiB  ETA 23m10s  best")
     assert len(line) < 160
 
 
 def test_lines_of_a_run_align() -> None:
-    first = replace(RECORD, epoch=1, loss=1.5, iou=dict.fromkeys(RECORD.iou, 0.1), dice=dict.fromkeys(RECORD.dice, 0.2))
+    first = replace(
+        RECORD,
+        epoch=1,
+        loss=1.5,
+        iou=dict.fromkeys(RECORD.iou, 0.1),
+        dice=dict.fromkeys(RECORD.dice, 0.2),
+    )
     last = replace(first, epoch=100, crops_per_s=1812.3, data_wait=1.0)
-    lines = [epoch_line(r, 100, eta, False) for r, eta in ((first, 360_000), (RECORD, 61), (last, 0))]
-    assert len({(len(line), line.index("loss"), line.index("crops/s"), line.index("ETA")) for line in lines}) == 1
+    lines = [
+        epoch_line(r, 100, eta, False) for r, eta in ((first, 360_000), (RECORD, 61), (last, 0))
+    ]
+    assert (
+        len(
+            {
+                (len(line), line.index("loss"), line.index("crops/s"), line.index("ETA"))
+                for line in lines
+            }
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 11, 80])
@@ -94,25 +124,39 @@ def test_line_of_one_class_and_without_validation_or_gpu() -> None:
 
 @pytest.mark.parametrize(
     ("duration_s", "text"),
-    [(0, "0s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m"), (273_600, "3d04h"), (float("inf"), "?")],
+    [
+        (0, "0s"),
+        (59.6, "1m00s"),
+        (185, "3m05s"),
+        (7620, "2h07m"),
+        (273_600, "3d04h"),
+        (float("inf"), "?"),
+    ],
 )
 def test_durations(duration_s: float, text: str) -> None:
     assert duration_text(duration_s) == text
 
 
 def test_summary_weighs_epochs_by_their_training_time() -> None:
-    slow = replace(RECORD, epoch=8, crops_seen=8000, crops_per_s=100.0, elapsed_s=90.0, workers=1, score=0.5)
+    slow = replace(
+        RECORD, epoch=8, crops_seen=8000, crops_per_s=100.0, elapsed_s=90.0, workers=1, score=0.5
+    )
     text = "\n".join(summary_lines([RECORD, slow], 7, "mean Dice"))
     assert "best epoch: 7 of 8, mean Dice 0.9510" in text
     assert "leaf     0.951  0.901       0.50" in text
     assert "symptom   n/a    n/a        0.35" in text
     mean = (212.04 * 40 + 100 * 80) / 120
-    assert f"2 epochs in 2m20s (validation 20s), 8,000 crops, {mean:.1f} crops/s by 1 to 2 workers" in text
+    assert (
+        f"2 epochs in 2m20s (validation 20s), 8,000 crops, {mean:.1f} crops/s by 1 to 2 workers"
+        in text
+    )
     assert "data wait 3%, GPU memory up to 10.2 GiB" in text
 
 
 def test_summary_without_validation() -> None:
-    lines = summary_lines([replace(unvalidated(RECORD), workers=1, gpu_memory_bytes=None)], 7, "loss")
+    lines = summary_lines(
+        [replace(unvalidated(RECORD), workers=1, gpu_memory_bytes=None)], 7, "loss"
+    )
     assert len(lines) == 2
     assert lines[1].endswith("by 1 worker, data wait 3%")
 
@@ -134,11 +178,19 @@ def events_of(data: bytes) -> list[object]:
 
 
 def scalars_of(data: bytes) -> dict[tuple[str, int], float]:
-    return {(value.tag, event.step): value.simple_value for event in events_of(data) for value in event.summary.value}
+    return {
+        (value.tag, event.step): value.simple_value
+        for event in events_of(data)
+        for value in event.summary.value
+    }
 
 
 def stored(run_folder: Storage) -> list[bytes]:
-    return [run_folder.read(entry.path) for entry in run_folder.entries() if entry.path.startswith("tensorboard/")]
+    return [
+        run_folder.read(entry.path)
+        for entry in run_folder.entries()
+        if entry.path.startswith("tensorboard/")
+    ]
 
 
 def test_event_file_is_whole_after_every_epoch(tmp_path: Path) -> None:
@@ -174,11 +226,15 @@ def test_restarted_run_writes_a_file_beside_the_old_one(tmp_path: Path) -> None:
         log.close()
     files = stored(run_folder)
     assert len(files) == 2
-    starts = {event.step for data in files for event in events_of(data) if event.HasField("session_log")}
+    starts = {
+        event.step for data in files for event in events_of(data) if event.HasField("session_log")
+    }
     assert starts == {5, 7}  # from there on, TensorBoard forgets what older files hold
 
 
-def test_event_log_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_log_leaves_no_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     log = EventLog(Storage.of(str(tmp_path / "run")))
     assert len(os.listdir(tmp_path)) == 1
@@ -209,7 +265,13 @@ def count_near(pixels: np.ndarray, colour: tuple[int, int, int]) -> int:
 def shard_run_id(epochs: int) -> list[EpochRecord]:
     values = [0.9 * (1 - 0.9**e) for e in range(1, epochs + 1)]
     return [
-        replace(RECORD, epoch=e, loss=1 - v, iou={"leaf": v / 2, "symptom": None}, dice={"leaf": v, "symptom": v * 0.6})
+        replace(
+            RECORD,
+            epoch=e,
+            loss=1 - v,
+            iou={"leaf": v / 2, "symptom": None},
+            dice={"leaf": v, "symptom": v * 0.6},
+        )
         for e, v in enumerate(values, 1)
     ]
 
@@ -242,8 +304,12 @@ def test_curves_without_validation_say_so() -> None:
 # --- comparison
 
 
-def comparison(image: np.ndarray, truth: np.ndarray, found: np.ndarray, name: str = "a.png") -> Comparison:
-    return Comparison(name, 0.25, image, truth, found, tuple(f"class{i}" for i in range(len(truth))))
+def comparison(
+    image: np.ndarray, truth: np.ndarray, found: np.ndarray, name: str = "a.png"
+) -> Comparison:
+    return Comparison(
+        name, 0.25, image, truth, found, tuple(f"class{i}" for i in range(len(truth)))
+    )
 
 
 def panels_of(sheet: np.ndarray, size: int) -> list[np.ndarray]:
@@ -275,7 +341,11 @@ def test_comparison_shows_image_truth_and_prediction() -> None:
 def test_comparison_of_many_rows_sizes_and_types() -> None:
     rng = np.random.default_rng(0)
     rows = []
-    for (height, width), channels, dtype in (((64, 48), 1, "uint16"), ((700, 1500), 3, "uint8"), ((9, 3000), 5, "f4")):
+    for (height, width), channels, dtype in (
+        ((64, 48), 1, "uint16"),
+        ((700, 1500), 3, "uint8"),
+        ((9, 3000), 5, "f4"),
+    ):
         image = rng.integers(0, 200, (height, width, channels)).astype(dtype)
         truth = rng.integers(0, 2, (3, height, width)).astype(np.uint8)
         rows.append(comparison(image, truth, truth == 1, "very long name " * 20))

@@ -36,7 +36,10 @@ class Numbered:
 
 def sampler_of(visits: np.ndarray, seed: int = 0, **config: Any) -> CropSampler:
     crops = CropConfig(**({"side": 8, "margin": 0} | config))
-    reader, preprocessing = Numbered(int(visits[:, 0].max()) + 1), Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
+    reader, preprocessing = (
+        Numbered(int(visits[:, 0].max()) + 1),
+        Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3),
+    )
     return CropSampler(reader, visits, LABELLING, preprocessing, crops, seed)
 
 
@@ -49,12 +52,23 @@ def epoch_of(sampler: CropSampler, epoch: int) -> list[tuple[int, int, int]]:
     """Return the image and the corner of all crops of an epoch."""
     first = epoch * len(sampler.visits)
     ordinals = range(first, first + len(sampler.visits))
-    return [tuple(crop["image"][0, 0].tolist()) for ordinal in ordinals for crop in sampler.crops(ordinal)]
+    return [
+        tuple(crop["image"][0, 0].tolist())
+        for ordinal in ordinals
+        for crop in sampler.crops(ordinal)
+    ]
 
 
 def test_visits_are_of_one_crop_or_of_all_of_an_image() -> None:
     counts, indices = np.array([3, 1, 2]), np.array([4, 7, 9])
-    assert plan_visits(counts, indices, one_by_one=True).tolist() == [[4, 1], [4, 1], [4, 1], [7, 1], [9, 1], [9, 1]]
+    assert plan_visits(counts, indices, one_by_one=True).tolist() == [
+        [4, 1],
+        [4, 1],
+        [4, 1],
+        [7, 1],
+        [9, 1],
+        [9, 1],
+    ]
     assert plan_visits(counts, indices, one_by_one=False).tolist() == [[4, 3], [7, 1], [9, 2]]
     large = plan_visits(np.array([150, 64]), np.array([4, 7]), one_by_one=False)
     assert large.tolist() == [[4, 64], [4, 64], [4, 22], [7, 64]]
@@ -84,10 +98,14 @@ def test_epochs_differ_in_order_and_in_crops_and_seeds_too(one_by_one: bool) -> 
 
 
 def test_crops_of_one_image_are_spread_over_the_epoch_where_visits_are_single() -> None:
-    images = [image for image, _, _ in epoch_of(sampler_of(visits_of([20] * 10, one_by_one=True)), 0)]
+    images = [
+        image for image, _, _ in epoch_of(sampler_of(visits_of([20] * 10, one_by_one=True)), 0)
+    ]
     neighbours = sum(a == b for a, b in pairwise(images))
     assert neighbours < 40  # 19 by chance
-    together = [image for image, _, _ in epoch_of(sampler_of(visits_of([20] * 10, one_by_one=False)), 0)]
+    together = [
+        image for image, _, _ in epoch_of(sampler_of(visits_of([20] * 10, one_by_one=False)), 0)
+    ]
     assert sum(a == b for a, b in pairwise(together)) == 190
 
 
@@ -122,7 +140,11 @@ def test_a_stream_that_goes_on_gives_what_one_without_a_stop_gives() -> None:
     whole = epoch_of(sampler, 0) + epoch_of(sampler, 1)
     for seen in range(20):
         ordinals = range(sampler.ordinal_after(seen), 20)
-        rest = [tuple(crop["image"][0, 0].tolist()) for ordinal in ordinals for crop in sampler.crops(ordinal)]
+        rest = [
+            tuple(crop["image"][0, 0].tolist())
+            for ordinal in ordinals
+            for crop in sampler.crops(ordinal)
+        ]
         assert rest == whole[seen:]
 
 
@@ -136,6 +158,10 @@ def test_the_size_of_a_crop_is_known_beforehand(border_weight: float) -> None:
 def test_crops_have_the_channels_of_the_network_or_are_refused() -> None:
     sampler = sampler_of(visits_of([2], one_by_one=False))
     with pytest.raises(ImageError, match="the model was trained on uint16"):
-        list(replace(sampler, preprocessing=Preprocessing("uint16", (0.0,) * 3, (1.0,) * 3)).crops(0))
+        list(
+            replace(sampler, preprocessing=Preprocessing("uint16", (0.0,) * 3, (1.0,) * 3)).crops(0)
+        )
     with pytest.raises(ImageError, match="3 channels, the model was trained on 2"):
-        list(replace(sampler, preprocessing=Preprocessing("uint8", (0.0,) * 2, (1.0,) * 2)).crops(0))
+        list(
+            replace(sampler, preprocessing=Preprocessing("uint8", (0.0,) * 2, (1.0,) * 2)).crops(0)
+        )

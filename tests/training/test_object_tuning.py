@@ -15,7 +15,9 @@ def test_every_choice_is_counted_as_the_rule_would_have_it() -> None:
     rng = np.random.default_rng(0)
     ids = np.kron(rng.integers(0, 9, (8, 8)), np.ones((6, 6), int)).astype(np.uint16)
     ids[:4] = 255
-    q = np.stack([(ids > 0) * 150, np.kron(rng.integers(0, 256, (16, 16)), np.ones((3, 3), int))]).astype(np.uint8)
+    q = np.stack(
+        [(ids > 0) * 150, np.kron(rng.integers(0, 256, (16, 16)), np.ones((3, 3), int))]
+    ).astype(np.uint8)
     q += rng.integers(0, 60, q.shape).astype(np.uint8)
     grid = _count_grid(LABELLING, 4, q, [ids])
     assert grid.shape == (1, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3)

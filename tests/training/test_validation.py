@@ -19,7 +19,9 @@ class Arrays:
     def read(self, index: int) -> tuple[np.ndarray, list[np.ndarray]]:
         rng = np.random.default_rng(index)
         size = 20 + 3 * index, 31 - index
-        mask = rng.integers(0, 3, size, dtype=np.uint8) if index < 6 else np.full(size, 255, np.uint8)
+        mask = (
+            rng.integers(0, 3, size, dtype=np.uint8) if index < 6 else np.full(size, 255, np.uint8)
+        )
         return rng.integers(0, 256, (*size, 3), dtype=np.uint8), [mask]
 
 
@@ -35,18 +37,24 @@ def network() -> UNet:
 
 @pytest.fixture
 def validation() -> Validation:
-    return Validation(Arrays(), PREPROCESSING, LABELLING, tuple((i, f"s3://b/{i}.png") for i in range(7)))
+    return Validation(
+        Arrays(), PREPROCESSING, LABELLING, tuple((i, f"s3://b/{i}.png") for i in range(7))
+    )
 
 
 @pytest.mark.parametrize("world", [2, 3, 10])
-def test_every_image_is_counted_once_however_many_workers(validation: Validation, network: UNet, world: int) -> None:
+def test_every_image_is_counted_once_however_many_workers(
+    validation: Validation, network: UNet, world: int
+) -> None:
     whole = validation.run(network, 0, 1, lambda counts: counts)
     parts = [validation.run(network, rank, world, lambda counts: counts) for rank in range(world)]
     assert np.array_equal(sum(part.histograms for part in parts), whole.histograms)
     assert np.allclose(sum(part.image_dice for part in parts), whole.image_dice)
 
 
-def test_counts_are_those_of_the_predictor_of_inference(validation: Validation, network: UNet) -> None:
+def test_counts_are_those_of_the_predictor_of_inference(
+    validation: Validation, network: UNet
+) -> None:
     found = validation.run(network, 0, 1, lambda counts: counts)
     predictor = Predictor(network, PREPROCESSING, PredictorConfig())
     total = 0
@@ -58,7 +66,9 @@ def test_counts_are_those_of_the_predictor_of_inference(validation: Validation, 
     assert np.array_equal(found.counts.as_array(), total)
     worst = found.worst(3)
     assert [dice for _, dice in worst] == sorted(found.image_dice)[:3]
-    assert 6 not in [index for index, _ in worst]  # nothing is known of it, so it is not among the worst
+    assert 6 not in [
+        index for index, _ in worst
+    ]  # nothing is known of it, so it is not among the worst
     (row,) = validation.compare(network, worst[:1], found.thresholds)
     assert row.name == f"{worst[0][0]}.png"
     assert row.masks_khw.shape == row.targets_khw.shape
@@ -69,7 +79,9 @@ def test_a_score_is_a_metric_by_name(validation: Validation, network: UNet) -> N
     dice, iou = found.counts.dice, found.counts.iou
     assert found.score("dice") == pytest.approx(dice.mean(), abs=1e-6)
     assert found.score("iou:b") == pytest.approx(iou[1], abs=1e-6)
-    empty = Validation(Arrays(), PREPROCESSING, LABELLING, ()).run(network, 0, 1, lambda counts: counts)
+    empty = Validation(Arrays(), PREPROCESSING, LABELLING, ()).run(
+        network, 0, 1, lambda counts: counts
+    )
     assert empty.score("dice") is None
     for metric in ("f1", "dice:c"):
         with pytest.raises(InputError, match="--best-by"):

@@ -92,7 +92,12 @@ def _gpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -
     most = most if have.grows else max(least, min(most, have.gpus))
     cpus = 1.0 if have.grows else min(1.0, have.cpus / (2 * most))
     flag = f"--actors {least} on GPUs" if asked else "--device gpu"
-    have.require_gpus(least, cpus, flag, "give --device cpu" if least == 1 else "give fewer --actors, or --device cpu")
+    have.require_gpus(
+        least,
+        cpus,
+        flag,
+        "give --device cpu" if least == 1 else "give fewer --actors, or --device cpu",
+    )
     if have.cpus < 1 and not have.grows:
         raise InputError("the cluster has no CPU; add one for reading and writing")
     return PoolPlan(least, most, cpus=cpus, gpus=1.0, threads=1, grows=have.grows)
@@ -102,10 +107,16 @@ def _cpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -
     cpus, room = have.cpus, max(1, have.cpus - 1)
     least, most = asked or (max(1, cpus // 4),) * 2
     if least > room:
-        raise InputError(f"--actors {least}: {cpus} CPUs, one of them for reading; give at most {room}")
+        raise InputError(
+            f"--actors {least}: {cpus} CPUs, one of them for reading; give at most {room}"
+        )
     least, most = _useful((least, min(most, room)), work)
-    share = max(1, min((cpus - max(1, cpus // 4)) // most, have.largest_cpus - 1)) if cpus > 1 else 0.5
-    return PoolPlan(least, most, cpus=share, gpus=0.0, threads=max(1, min(cpus // most, have.largest_cpus)))
+    share = (
+        max(1, min((cpus - max(1, cpus // 4)) // most, have.largest_cpus - 1)) if cpus > 1 else 0.5
+    )
+    return PoolPlan(
+        least, most, cpus=share, gpus=0.0, threads=max(1, min(cpus // most, have.largest_cpus))
+    )
 
 
 def _useful(actors: tuple[int, int], work: int | None) -> tuple[int, int]:

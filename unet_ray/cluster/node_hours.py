@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from unet_ray.flags import _ANY
+from unet_ray.flags import ANY_NODE
 
 _LOOK_S = 5.0
 _TYPE_LABEL = "ray.io/node-group"
@@ -45,11 +45,15 @@ class NodeHours:
             with suppress(Exception):  # a cluster that is lost: what was counted stands
                 for node in ray.nodes():
                     if node["Alive"]:
-                        self._seconds[node.get("Labels", {}).get(_TYPE_LABEL, _ANY)] += now - seen_at
+                        self._seconds[node.get("Labels", {}).get(_TYPE_LABEL, ANY_NODE)] += (
+                            now - seen_at
+                        )
             seen_at = now
 
 
-def compute_cost(hours: dict[str, float], prices: dict[str, float], images: int, megapixels: float) -> dict[str, Any]:
+def compute_cost(
+    hours: dict[str, float], prices: dict[str, float], images: int, megapixels: float
+) -> dict[str, Any]:
     """Return the cost of a run in all, per thousand images and per gigapixel, and the types that no price was given of.
 
     Args:
@@ -57,7 +61,7 @@ def compute_cost(hours: dict[str, float], prices: dict[str, float], images: int,
         prices — of an hour, as `parse_prices` returns them.
         images, megapixels — that were done.
     """
-    every = prices.get(_ANY)
+    every = prices.get(ANY_NODE)
     priced = {kind: prices.get(kind, every) for kind in hours}
     total = sum(hours[kind] * price for kind, price in priced.items() if price is not None)
     return {

@@ -36,7 +36,9 @@ class ProgressBoard:
 
     def __init__(self, show: Callable[[list[Any]], None], interval_s: float = 1.0) -> None:
         self._show, self._interval_s = show, interval_s
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # it lives as we do
+        here = NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )  # it lives as we do
         self._messages = _Messages.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -64,7 +66,9 @@ class ProgressBoard:
         stopping = False
         while not stopping:
             stopping = self._stop.wait(self._interval_s)
-            with suppress(Exception):  # progress is never worth a run, nor is a terminal that went away
+            with suppress(
+                Exception
+            ):  # progress is never worth a run, nor is a terminal that went away
                 taken = ray.get(self._messages.take.remote(), timeout=30)
                 if taken:
                     self._show(taken)

@@ -74,7 +74,9 @@ class _PauseBetweenSteps(ExecutionCallback):
     def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002
         """Sleep for longer than a step takes, and for less than a task does."""
         used_s = time.thread_time() - self._used_s
-        time.sleep(min(max(used_s / (_LOOP_SHARE * (os.cpu_count() or 1)), _PAUSE_S[0]), _PAUSE_S[1]))
+        time.sleep(
+            min(max(used_s / (_LOOP_SHARE * (os.cpu_count() or 1)), _PAUSE_S[0]), _PAUSE_S[1])
+        )
         self._used_s = time.thread_time()
 
 

@@ -29,7 +29,9 @@ class Capacity:
     @classmethod
     def of_cluster(cls) -> Capacity:
         """Look at the cluster that this process has joined."""
-        return cls(tuple(node["Resources"] for node in ray.nodes() if node["Alive"]), is_autoscaler_v2())
+        return cls(
+            tuple(node["Resources"] for node in ray.nodes() if node["Alive"]), is_autoscaler_v2()
+        )
 
     @cached_property
     def cpus(self) -> int:
@@ -61,7 +63,9 @@ class Capacity:
         if not self.grows:
             raise InputError(f"{has}none; {remedy}")
         if not _may_come([{"CPU": cpus, "GPU": 1.0}] * count):
-            raise InputError(f"{has}too few, of {cpus:g} CPUs each; {remedy}, or more max_workers of a node type")
+            raise InputError(
+                f"{has}too few, of {cpus:g} CPUs each; {remedy}, or more max_workers of a node type"
+            )
 
 
 def _may_come(bundles: list[dict[str, float]]) -> bool:
@@ -84,8 +88,13 @@ def _is_refused(bundles: int) -> bool:
     reply = ray._private.worker.global_worker.gcs_client.get_cluster_status()
     state = GetClusterStatusReply.FromString(reply).autoscaling_state
     for gang in state.infeasible_gang_resource_requests:
-        requests = [*gang.requests, *(r for selector in gang.bundle_selectors for r in selector.resource_requests)]
-        if len(requests) >= bundles and all(request.resources_bundle.get("GPU", 0) > 0 for request in requests):
+        requests = [
+            *gang.requests,
+            *(r for selector in gang.bundle_selectors for r in selector.resource_requests),
+        ]
+        if len(requests) >= bundles and all(
+            request.resources_bundle.get("GPU", 0) > 0 for request in requests
+        ):
             return True
     return False
 
@@ -96,7 +105,10 @@ def gpu_worker_cpus(have: Capacity) -> float:
     Of nodes that are still to come nothing is known: one CPU is on all of them.
     """
     return min(
-        [1.0 if have.grows else 4.0, *(0.75 * node["CPU"] / node["GPU"] for node in have.nodes if node.get("GPU"))]
+        [
+            1.0 if have.grows else 4.0,
+            *(0.75 * node["CPU"] / node["GPU"] for node in have.nodes if node.get("GPU")),
+        ]
     )
 
 
@@ -121,4 +133,6 @@ def worker_cpus(have: Capacity, least: int) -> float:
 def node_cpus() -> int:
     """Return the CPUs of the node that this process runs on."""
     mine = ray.get_runtime_context().get_node_id()
-    return next((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == mine), 1)
+    return next(
+        (int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == mine), 1
+    )

@@ -41,7 +41,11 @@ def connect(address: str) -> None:
     if not ray.is_initialized():
         # Workers' prints stay in Ray's log files: what people should see goes over the progress board.
         # A Ray of this process's own has no dashboard: its ten processes would take a fifth of two CPUs.
-        own = {"include_dashboard": False, "_system_config": _KEEP_WORKERS} if address == "local" else {}
+        own = (
+            {"include_dashboard": False, "_system_config": _KEEP_WORKERS}
+            if address == "local"
+            else {}
+        )
         if own:
             os.environ.setdefault(_ARENAS, str(os.cpu_count()))  # of what is started from here
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)

@@ -48,4 +48,6 @@ class EvaluateConfig:
             raise InputError(f"--output and --per-image: both are {self.output}; name two files")
         for name in ("worst", "bootstrap", "boundary_tolerance"):
             if getattr(self, name) < 0:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose 0 or more")
+                raise InputError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: choose 0 or more"
+                )

@@ -102,16 +102,30 @@ class EvaluateResult:
         """Return all counts and metrics as an Arrow table, one row per image and class, in the order of the images."""
         count, classes = self.counts.shape[:2]
         columns = {
-            column("image_uri", pa.string(), "URI of the image"): np.repeat(np.array(self.image_uris, object), classes),
-            column("class_id", pa.int32(), "id of the class"): [c.id for c in self.model.classes] * count,
-            column("class_name", pa.string(), "name of the class"): [c.name for c in self.model.classes] * count,
+            column("image_uri", pa.string(), "URI of the image"): np.repeat(
+                np.array(self.image_uris, object), classes
+            ),
+            column("class_id", pa.int32(), "id of the class"): [c.id for c in self.model.classes]
+            * count,
+            column("class_name", pa.string(), "name of the class"): [
+                c.name for c in self.model.classes
+            ]
+            * count,
         }
-        for (name, meaning), values in zip(COUNTS.items(), np.moveaxis(self.counts, -1, 0), strict=True):
-            columns[column(name, pa.float64() if name == "iou_sum" else pa.int64(), meaning)] = values.ravel()
+        for (name, meaning), values in zip(
+            COUNTS.items(), np.moveaxis(self.counts, -1, 0), strict=True
+        ):
+            columns[column(name, pa.float64() if name == "iou_sum" else pa.int64(), meaning)] = (
+                values.ravel()
+            )
         metrics = compute_metrics(self.counts)
         for name, meaning in METRICS.items():
-            columns[column(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[name].ravel()
-        arrays = [pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()]
+            columns[column(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[
+                name
+            ].ravel()
+        arrays = [
+            pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()
+        ]
         return pa.table(arrays, pa.schema(list(columns)))
 
     def _by_class(self, values: dict[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
@@ -139,13 +153,23 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     notes = statistics.check_readable(config.max_error_rate)
     statistics.check_fits(model.preprocessing, f"--images {config.images}")
     labelling = find_labelling(
-        statistics.values, model.classes, labelled.kind, config.background_value, config.ignore_value
+        statistics.values,
+        model.classes,
+        labelled.kind,
+        config.background_value,
+        config.ignore_value,
     )
-    for note in [*labelled.notes, *notes, *labelling_notes(statistics.values, labelling, len(statistics.usable))]:
+    for note in [
+        *labelled.notes,
+        *notes,
+        *labelling_notes(statistics.values, labelling, len(statistics.usable)),
+    ]:
         print(f"note: {note}")
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
     counts = predict_labelled(model, statistics.reader, statistics.usable, pool, count)
-    result = EvaluateResult(config, model, tuple(statistics.facts[i].uri for i in statistics.usable), counts)
+    result = EvaluateResult(
+        config, model, tuple(statistics.facts[i].uri for i in statistics.usable), counts
+    )
     if details:
         details.write(to_parquet(result.table()))
     if summary:
@@ -165,7 +189,9 @@ def count_against(
     found = [rule.objects(place, prob_u8_khw) for place in range(len(targets))]
     truth = [labelling.objects(masks, place) for place in range(len(targets))]
     planes = np.stack([mask for mask, _ in found])
-    return count_image(planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px)
+    return count_image(
+        planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -56,9 +56,13 @@ def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:
     """Return where the pages of a TIFF lie; none where its headers cannot be read: decoding it will tell why."""
     file = Storage(entry.uri, access.options)
     try:
-        first = file.read_content(0, _HEADER_BYTES)  # with the size, of which a manifest may say anything
+        first = file.read_content(
+            0, _HEADER_BYTES
+        )  # with the size, of which a manifest may say anything
         pieces = [(0, first.data)]
-        return find_pages(RangeFile(open_ranges(access, entry.uri), first.size, pieces, _HEADER_BYTES))
+        return find_pages(
+            RangeFile(open_ranges(access, entry.uri), first.size, pieces, _HEADER_BYTES)
+        )
     except (ImageError, OSError):
         return []
 

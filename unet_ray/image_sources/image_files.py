@@ -61,7 +61,9 @@ def _unchanged(content: Content, etag: str) -> bytes:
 
 def _compare(found: str, listed: str) -> None:
     if found != listed:
-        raise ImageError("changed", "its content changed since it was listed; the next run takes the new one")
+        raise ImageError(
+            "changed", "its content changed since it was listed; the next run takes the new one"
+        )
 
 
 @contextmanager

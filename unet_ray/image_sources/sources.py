@@ -40,19 +40,23 @@ def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[Ima
     Only the headers of TIFF files are read. A header that cannot be read makes one source: decoding it will tell why.
     """
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        yield from (source for sources in pool.map(lambda e: _pages_of(access, e), entries) for source in sources)
+        yield from (
+            source
+            for sources in pool.map(lambda e: list_pages(access, e), entries)
+            for source in sources
+        )
 
 
-def _pages_of(access: Storage, entry: FileEntry) -> list[ImageSource]:
+def list_pages(access: Storage, entry: FileEntry) -> list[ImageSource]:
     places = find_places(access, entry) if is_stackable(entry) else []
     if len(places) < 2:
-        return [_whole(entry)]
-    return [_page(entry, number, places) for number in range(1, len(places) + 1)]
+        return [whole_file(entry)]
+    return [page_source(entry, number, places) for number in range(1, len(places) + 1)]
 
 
-def _whole(entry: FileEntry) -> ImageSource:
+def whole_file(entry: FileEntry) -> ImageSource:
     return ImageSource(entry.uri, None, entry.etag, entry.size)
 
 
-def _page(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource:
+def page_source(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource:
     return ImageSource(entry.uri, number, entry.etag, entry.size, len(places), places[number - 1])

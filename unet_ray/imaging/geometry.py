@@ -47,10 +47,14 @@ class Box:
 def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:
     """Read a box of an image's frame, as `read_frame`, from an array."""
     height, width = image_hwc.shape[:2]
-    return read_frame(lambda b: image_hwc[b.top : b.bottom, b.left : b.right], height, width, box, mirror)
+    return read_frame(
+        lambda b: image_hwc[b.top : b.bottom, b.left : b.right], height, width, box, mirror
+    )
 
 
-def read_frame(read: Callable[[Box], NDArray[Any]], height: int, width: int, box: Box, mirror: bool) -> NDArray[Any]:
+def read_frame(
+    read: Callable[[Box], NDArray[Any]], height: int, width: int, box: Box, mirror: bool
+) -> NDArray[Any]:
     """Read a box of an image's frame; what lies beyond the image is mirrored or replicated.
 
     Args:
@@ -74,7 +78,11 @@ def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
     """
     period = max(1, 2 * (size - 1))
     position = np.arange(start, stop) % period
-    return np.minimum(position, period - position).astype(np.intp) if size > 1 else np.zeros(stop - start, np.intp)
+    return (
+        np.minimum(position, period - position).astype(np.intp)
+        if size > 1
+        else np.zeros(stop - start, np.intp)
+    )
 
 
 def replicated(start: int, stop: int, size: int) -> NDArray[np.intp]:

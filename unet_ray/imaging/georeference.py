@@ -45,10 +45,18 @@ def find_georeference(file: BinaryIO, page: int | None = None) -> Georeference |
     try:
         with tifffile.TiffFile(file) as tiff:
             tags = tiff.pages[(page or 1) - 1].tags
-            found = {code: tags[code].value for code in (_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS) if code in tags}
+            found = {
+                code: tags[code].value
+                for code in (_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS)
+                if code in tags
+            }
     except (tifffile.TiffFileError, IndexError, ValueError, OSError):
         return None
-    keys = np.reshape(found.get(_KEYS, ())[4:], (-1, 4)) if len(found.get(_KEYS, ())) % 4 == 0 else np.zeros((0, 4))
+    keys = (
+        np.reshape(found.get(_KEYS, ())[4:], (-1, 4))
+        if len(found.get(_KEYS, ())) % 4 == 0
+        else np.zeros((0, 4))
+    )
     values = {int(key): int(value) for key, place, _, value in keys if place == 0}
     epsg = values.get(_PROJECTED, values.get(_GEOGRAPHIC, 0))
     affine = _affine(found)

@@ -25,7 +25,10 @@ class Tile:
 
     def wanted(self, margin: int) -> Box:
         """Return where the extended core lies in the network's output for the read box, which lacks `margin` px around."""
-        top, left = self.extended.top - self.read.top - margin, self.extended.left - self.read.left - margin
+        top, left = (
+            self.extended.top - self.read.top - margin,
+            self.extended.left - self.read.left - margin,
+        )
         return Box(top, left, top + self.extended.height, left + self.extended.width)
 
     @property
@@ -36,7 +39,13 @@ class Tile:
 
 
 def cut_tiles(
-    height: int, width: int, sizes: InputSizes, tile: int, context: int, halo: int = 0, whole_tiles: int = 0
+    height: int,
+    width: int,
+    sizes: InputSizes,
+    tile: int,
+    context: int,
+    halo: int = 0,
+    whole_tiles: int = 0,
 ) -> Iterator[Tile]:
     """Cut an image's frame into tiles whose cores part the image: every pixel is in exactly one.
 
@@ -66,7 +75,9 @@ def cut_tiles(
 _Span = tuple[int, int]
 
 
-def _spans(size: int, sizes: InputSizes, tile: int, context: int, halo: int) -> Iterator[tuple[_Span, _Span, _Span]]:
+def _spans(
+    size: int, sizes: InputSizes, tile: int, context: int, halo: int
+) -> Iterator[tuple[_Span, _Span, _Span]]:
     """Yield where core, extended core and what is read for them start and stop along one axis.
 
     Example: size 1000, multiple 16, tile 512, context 112, nothing around → (0, 512), (0, 512), (0, 624) and

@@ -24,7 +24,9 @@ def looks_like_folders(images: Listing, masks: Listing) -> bool:
     """Tell whether masks lie as `masks/<class>/<path>`, each class with the paths of the images."""
     stems = set(_by_stem(images.entries, "--images"))
     mask_stems = set(_by_stem(masks.entries, "--masks"))
-    return not stems & mask_stems and all("/" in s and s.partition("/")[2] in stems for s in mask_stems)
+    return not stems & mask_stems and all(
+        "/" in s and s.partition("/")[2] in stems for s in mask_stems
+    )
 
 
 def pair_files(images: Listing, masks: Listing) -> list[Pair]:
@@ -57,8 +59,13 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> l
         raise InputError(
             f"--masks {masks.root.uri}: no folder for {', '.join(absent)} (there are {', '.join(folders)})"
         )
-    per_class = [pair_files(images, Listing(masks.root.join(n), tuple(folders[n]), 0)) for n in names]
-    return [Pair(row[0].image, tuple(pair.masks[0] for pair in row)) for row in zip(*per_class, strict=True)]
+    per_class = [
+        pair_files(images, Listing(masks.root.join(n), tuple(folders[n]), 0)) for n in names
+    ]
+    return [
+        Pair(row[0].image, tuple(pair.masks[0] for pair in row))
+        for row in zip(*per_class, strict=True)
+    ]
 
 
 def class_folders(masks: Listing) -> list[str]:
@@ -84,21 +91,29 @@ def pair_names(images: Listing, names: dict[str, str | None], where: str) -> dic
         by_stem[_stem(entry.path).rpartition("/")[2]].append(entry)
 
     found = {
-        name: [by_uri[uri]] if uri in by_uri else _ending_in(name, by_stem[_stem(name).rpartition("/")[2]])
+        name: [by_uri[uri]]
+        if uri in by_uri
+        else _ending_in(name, by_stem[_stem(name).rpartition("/")[2]])
         for name, uri in names.items()
     }
     _refuse_missing(
-        {name for name, entries in found.items() if not entries}, f"names of {where} without image", images.root.uri
+        {name for name, entries in found.items() if not entries},
+        f"names of {where} without image",
+        images.root.uri,
     )
     for name, entries in found.items():
         if len(entries) > 1:
-            raise InputError(f"{where}: {name} may be {entries[0].path} or {entries[1].path}; give more of its path")
+            raise InputError(
+                f"{where}: {name} may be {entries[0].path} or {entries[1].path}; give more of its path"
+            )
     return {name: entries[0] for name, entries in found.items()}
 
 
 def _ending_in(name: str, entries: list[FileEntry]) -> list[FileEntry]:
     exactly = [entry for entry in entries if f"/{entry.path}".endswith(f"/{name}")]
-    return exactly or [entry for entry in entries if f"/{_stem(entry.path)}".endswith(f"/{_stem(name)}")]
+    return exactly or [
+        entry for entry in entries if f"/{_stem(entry.path)}".endswith(f"/{_stem(name)}")
+    ]
 
 
 def _stem(path: str) -> str:
@@ -111,7 +126,9 @@ def _by_stem(entries: Iterable[FileEntry], flag: str) -> dict[str, FileEntry]:
     for entry in entries:
         stem = _stem(entry.path)
         if stem in stems:
-            raise InputError(f"{flag}: {stems[stem].path} and {entry.path} differ only in their suffix; keep one")
+            raise InputError(
+                f"{flag}: {stems[stem].path} and {entry.path} differ only in their suffix; keep one"
+            )
         stems[stem] = entry
     return stems
 
@@ -120,4 +137,6 @@ def _refuse_missing(stems: set[str], what: str, where: str) -> None:
     if stems:
         first = sorted(stems)
         shown = ", ".join(first[:3]) + (", …" if len(first) > 3 else "")
-        raise InputError(f"{len(first)} {what} in {where}: {shown}; pairs share their relative path without suffix")
+        raise InputError(
+            f"{len(first)} {what} in {where}: {shown}; pairs share their relative path without suffix"
+        )

@@ -60,8 +60,15 @@ class _CountActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         read = [self._reader.read(self._indices[i]) for i in batch["id"].tolist()]
         check = self._predictor.preprocessing.check
-        found = self._predictor.predict([check(image) for image, _ in read])  # together: lanes take one each
+        found = self._predictor.predict(
+            [check(image) for image, _ in read]
+        )  # together: lanes take one each
         return {
             "id": batch["id"],
-            "counts": np.stack([self._count(prob_u8, masks) for prob_u8, (_, masks) in zip(found, read, strict=True)]),
+            "counts": np.stack(
+                [
+                    self._count(prob_u8, masks)
+                    for prob_u8, (_, masks) in zip(found, read, strict=True)
+                ]
+            ),
         }

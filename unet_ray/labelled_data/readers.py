@@ -66,21 +66,32 @@ def decoded_schema(masks: int) -> pa.Schema:
     """Return the columns of decoded images with so many masks each; null where an image could not be read."""
     kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
     names = ["image", *(f"mask{index}" for index in range(masks))]
-    return pa.schema([(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()])
+    return pa.schema(
+        [(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
+    )
 
 
 def decoded_row(image_hwc: NDArray[Any], masks: list[NDArray[Any]]) -> dict[str, Any]:
     """Return an image and its masks as the columns of `decoded_schema`: bytes, shape and type of each."""
     row: dict[str, Any] = {}
-    for name, array in [("image", image_hwc), *((f"mask{i}", mask) for i, mask in enumerate(masks))]:
-        row |= {name: array.tobytes(), f"{name}_shape": list(array.shape), f"{name}_dtype": str(array.dtype)}
+    for name, array in [
+        ("image", image_hwc),
+        *((f"mask{i}", mask) for i, mask in enumerate(masks)),
+    ]:
+        row |= {
+            name: array.tobytes(),
+            f"{name}_shape": list(array.shape),
+            f"{name}_dtype": str(array.dtype),
+        }
     return row
 
 
 def _array(table: Any, name: str, row: int) -> NDArray[Any]:
     (flat,) = view_samples(table.column(name).slice(row, 1))
     assert flat is not None
-    return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(table.column(f"{name}_shape")[row].as_py())
+    return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(
+        table.column(f"{name}_shape")[row].as_py()
+    )
 
 
 def _count_masks(table: Any) -> int:
@@ -92,8 +103,12 @@ def fits_in_store(reader: FileReader) -> bool:
     count = len(reader.items)
     sample = range(0, count, max(1, count // _SAMPLED_IMAGES))
     with ThreadPoolExecutor(2) as pool:
-        sizes = [size for size in pool.map(lambda index: _decoded_bytes(reader, index), sample) if size]
-    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+        sizes = [
+            size for size in pool.map(lambda index: _decoded_bytes(reader, index), sample) if size
+        ]
+    stores = [
+        node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]
+    ]
     return bool(sizes) and float(np.mean(sizes)) * count <= _STORE_SHARE * min(stores)
 
 
@@ -107,7 +122,9 @@ def _decoded_bytes(reader: FileReader, index: int) -> int:
 
 def store_reader(decoded: Any, count: int) -> StoreReader:
     """Return the reader of a materialised dataset with the columns `id` and those of `decoded_schema`."""
-    blocks = [entry.ref for bundle in decoded.iter_internal_ref_bundles() for entry in bundle.blocks]
+    blocks = [
+        entry.ref for bundle in decoded.iter_internal_ref_bundles() for entry in bundle.blocks
+    ]
     places = [(-1, -1)] * count
     for block, ids in enumerate(ray.get([_readable_ids.remote(ref) for ref in blocks])):
         for row, index in ids:
@@ -119,4 +136,8 @@ def store_reader(decoded: Any, count: int) -> StoreReader:
 def _readable_ids(table: pa.Table) -> Sequence[tuple[int, int]]:
     """Return (row, id) of the images of a block that were decoded."""
     ids, shapes = table.column("id").to_pylist(), table.column("image_shape").to_pylist()
-    return [(row, index) for row, (index, shape) in enumerate(zip(ids, shapes, strict=True)) if shape is not None]
+    return [
+        (row, index)
+        for row, (index, shape) in enumerate(zip(ids, shapes, strict=True))
+        if shape is not None
+    ]

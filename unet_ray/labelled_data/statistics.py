@@ -19,7 +19,14 @@ from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.decode import is_grey
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledSet
-from unet_ray.labelled_data.readers import FileReader, Reader, decoded_row, decoded_schema, fits_in_store, store_reader
+from unet_ray.labelled_data.readers import (
+    FileReader,
+    Reader,
+    decoded_row,
+    decoded_schema,
+    fits_in_store,
+    store_reader,
+)
 from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.prefetch import ahead
 
@@ -71,7 +78,9 @@ class DatasetStatistics:
         """What all masks hold."""
         masks = [(values, facts.mask_uri) for facts in self._read for values in facts.values]
         count = max((len(facts.values) for facts in self._read), default=0)
-        of_classes = tuple(add_up(masks[index::count]) for index in range(count)) if count > 1 else ()
+        of_classes = (
+            tuple(add_up(masks[index::count]) for index in range(count)) if count > 1 else ()
+        )
         return replace(add_up(masks), of_classes=of_classes)
 
     def check_readable(self, max_error_rate: float) -> list[str]:
@@ -88,7 +97,9 @@ class DatasetStatistics:
                 f"{found}, more than --max-error-rate {max_error_rate} allows, the first: {broken[0]}; "
                 "mend or remove them, or give a higher rate"
             )
-        return [f"{found} and are left out: {'; '.join(broken[:_NAMED])}{'; …' if len(broken) > _NAMED else ''}"]
+        return [
+            f"{found} and are left out: {'; '.join(broken[:_NAMED])}{'; …' if len(broken) > _NAMED else ''}"
+        ]
 
     def check_types(self) -> list[str]:
         """Return a line on images of fewer channels than others.
@@ -97,10 +108,14 @@ class DatasetStatistics:
         """
         dtypes = _examples((f.dtype, f.uri) for f in self._read)
         if len(dtypes) > 1:
-            raise InputError(f"the images have samples of several types: {_listed(dtypes)}; convert them to one")
+            raise InputError(
+                f"the images have samples of several types: {_listed(dtypes)}; convert them to one"
+            )
         channels = _examples((f"{f.channels} channels", f.uri) for f in self._read)
         if len({f.channels for f in self._read} - {1}) > 1:
-            raise InputError(f"the images have several numbers of channels: {_listed(channels)}; convert them to one")
+            raise InputError(
+                f"the images have several numbers of channels: {_listed(channels)}; convert them to one"
+            )
         return [f"{_listed(channels)}: grey ones are repeated"] if len(channels) > 1 else []
 
     def check_fits(self, constants: Preprocessing, where: str) -> None:
@@ -117,11 +132,18 @@ class DatasetStatistics:
         chosen = [self.facts[i] for i in indices]
         channels = max(facts.channels for facts in chosen)
         low, high = (
-            np.array([np.broadcast_to(getattr(facts, name), channels) for facts in chosen]) for name in ("low", "high")
+            np.array([np.broadcast_to(getattr(facts, name), channels) for facts in chosen])
+            for name in ("low", "high")
         )
-        samples = np.concatenate([_wide(np.array(facts.samples, np.float64), channels) for facts in chosen])
+        samples = np.concatenate(
+            [_wide(np.array(facts.samples, np.float64), channels) for facts in chosen]
+        )
         found = ChannelStatistics(
-            samples.mean(0), samples.std(0), low.min(0), high.max(0), ChannelStatistics.percentiles_of(samples)
+            samples.mean(0),
+            samples.std(0),
+            low.min(0),
+            high.max(0),
+            ChannelStatistics.percentiles_of(samples),
         )
         return Preprocessing.of(kind, chosen[0].dtype, found)
 
@@ -155,12 +177,19 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
             rows = [_row(mine, *each, sampled, keep) for each in zip(indices, encoded, strict=True)]
         return pa.Table.from_pylist(rows, schema=schema)
 
-    rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(statistics, batch_size=None, num_cpus=TASK_CPUS)
+    rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(
+        statistics, batch_size=None, num_cpus=TASK_CPUS
+    )
     if keep:
         rows = rows.materialize()
-    facts = {row["id"]: json.loads(row["facts"]) for row in rows.select_columns(["id", "facts"]).take_all()}
+    facts = {
+        row["id"]: json.loads(row["facts"])
+        for row in rows.select_columns(["id", "facts"]).take_all()
+    }
     reader = store_reader(rows, count) if keep else files
-    return DatasetStatistics(tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep)
+    return DatasetStatistics(
+        tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep
+    )
 
 
 def _encoded(files: FileReader, index: int) -> Encoded | ImageError:
@@ -171,7 +200,9 @@ def _encoded(files: FileReader, index: int) -> Encoded | ImageError:
         return error
 
 
-def _row(files: FileReader, index: int, encoded: Encoded | ImageError, sampled: int, keep: bool) -> dict[str, Any]:
+def _row(
+    files: FileReader, index: int, encoded: Encoded | ImageError, sampled: int, keep: bool
+) -> dict[str, Any]:
     item = files.items[index]
     named = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
     try:
@@ -181,7 +212,9 @@ def _row(files: FileReader, index: int, encoded: Encoded | ImageError, sampled: 
     except ImageError as error:
         return {"id": index, "facts": json.dumps(vars(replace(named, error=str(error))))}
     facts = replace(named, **_describe(image, masks, np.random.default_rng(index), sampled))
-    return {"id": index, "facts": json.dumps(vars(facts))} | (decoded_row(image, masks) if keep else {})
+    return {"id": index, "facts": json.dumps(vars(facts))} | (
+        decoded_row(image, masks) if keep else {}
+    )
 
 
 def _describe(
@@ -213,4 +246,6 @@ def _examples(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _listed(groups: dict[str, list[str]]) -> str:
-    return ", ".join(f"{len(uris)} of {key} (for instance {uris[0]})" for key, uris in groups.items())
+    return ", ".join(
+        f"{len(uris)} of {key} (for instance {uris[0]})" for key, uris in groups.items()
+    )

@@ -38,7 +38,11 @@ class Batch:
 
     def planes(self) -> tuple[Tensor, ...]:
         """Return the tensors that are there."""
-        return (self.images, self.targets) if self.weights is None else (self.images, self.targets, self.weights)
+        return (
+            (self.images, self.targets)
+            if self.weights is None
+            else (self.images, self.targets, self.weights)
+        )
 
 
 def augment(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
@@ -52,7 +56,9 @@ def augment(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
     if "flip" in names:
         batch = _each(batch, lambda planes, draw: _flipped(planes, draw), 4, generator)
     if "rotate" in names:
-        batch = _each(batch, lambda planes, draw: [p.rot90(draw, (-2, -1)) for p in planes], 4, generator)
+        batch = _each(
+            batch, lambda planes, draw: [p.rot90(draw, (-2, -1)) for p in planes], 4, generator
+        )
     if names & {"rotate", "scale", "elastic"}:
         batch = _warped(batch, names, generator)
     images = batch.images
@@ -62,10 +68,17 @@ def augment(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
     return Batch(images, batch.targets, batch.weights)
 
 
-def _each(batch: Batch, turn: Callable[[list[Tensor], int], list[Tensor]], options: int, generator: Generator) -> Batch:
+def _each(
+    batch: Batch,
+    turn: Callable[[list[Tensor], int], list[Tensor]],
+    options: int,
+    generator: Generator,
+) -> Batch:
     """Apply one of a few exact moves to each sample."""
     draws = torch.randint(options, (len(batch.images),), generator=generator).tolist()
-    moved = [turn([plane[index] for plane in batch.planes()], draw) for index, draw in enumerate(draws)]
+    moved = [
+        turn([plane[index] for plane in batch.planes()], draw) for index, draw in enumerate(draws)
+    ]
     return Batch(*(torch.stack(planes) for planes in zip(*moved, strict=True)))
 
 
@@ -79,11 +92,15 @@ def _warped(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
     chosen = _chosen(len(batch.images), _WARPED_SHARE, generator)
     if not len(chosen):
         return batch
-    grid = sampling_grid(len(chosen), batch.images.shape[-1], names, generator).to(batch.images.device)
+    grid = sampling_grid(len(chosen), batch.images.shape[-1], names, generator).to(
+        batch.images.device
+    )
     moved = [plane.clone() for plane in batch.planes()]
     chosen = chosen.to(batch.images.device)
     for plane, mode in zip(moved, ("bilinear", "nearest", "nearest"), strict=False):
-        sampled = grid_sample(plane[chosen].float(), grid, mode=mode, padding_mode="reflection", align_corners=False)
+        sampled = grid_sample(
+            plane[chosen].float(), grid, mode=mode, padding_mode="reflection", align_corners=False
+        )
         plane[chosen] = sampled.to(plane.dtype)
     return Batch(*moved)
 
@@ -92,9 +109,13 @@ def sampling_grid(count: int, side: int, names: frozenset[str], generator: Gener
     """Draw where each pixel of each sample is taken from: count, side, side, 2 in [−1, 1] (x, y), as `grid_sample`."""
     angle = (torch.rand(count, generator=generator) * 2 - 1) * math.pi / 4 * ("rotate" in names)
     low, high = (math.log(s) for s in _SCALES)
-    zoom = torch.exp(-(low + (high - low) * torch.rand(count, generator=generator)) * ("scale" in names))
+    zoom = torch.exp(
+        -(low + (high - low) * torch.rand(count, generator=generator)) * ("scale" in names)
+    )
     cosine, sine, zero = torch.cos(angle) * zoom, torch.sin(angle) * zoom, torch.zeros(count)
-    matrix = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)
+    matrix = torch.stack(
+        [torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1
+    )
     grid = affine_grid(matrix, [count, 1, side, side], align_corners=False)
     if "elastic" in names:
         grid = grid + _displacements(count, side, generator)
@@ -104,12 +125,17 @@ def sampling_grid(count: int, side: int, names: frozenset[str], generator: Gener
 def _displacements(count: int, side: int, generator: Generator) -> Tensor:
     """Draw a smooth random displacement field: Gaussian on a coarse grid, bicubic between (Ronneberger et al. 2015)."""
     deviation_px = min(_ELASTIC_PX, _STEEPEST * side / (_ELASTIC_GRID - 1))
-    coarse = torch.randn(count, 2, _ELASTIC_GRID, _ELASTIC_GRID, generator=generator) * (2 * deviation_px / side)
+    coarse = torch.randn(count, 2, _ELASTIC_GRID, _ELASTIC_GRID, generator=generator) * (
+        2 * deviation_px / side
+    )
     return interpolate(coarse, (side, side), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
 
 def _on_some(
-    images: Tensor, share: float, operation: Callable[[Tensor, Generator], Tensor], generator: Generator
+    images: Tensor,
+    share: float,
+    operation: Callable[[Tensor, Generator], Tensor],
+    generator: Generator,
 ) -> Tensor:
     chosen = _chosen(len(images), share, generator).to(images.device)
     if not len(chosen):
@@ -125,7 +151,9 @@ def _chosen(count: int, share: float, generator: Generator) -> Tensor:
 
 def _uniform(like: Tensor, low: float, high: float, generator: Generator) -> Tensor:
     """Draw one value per sample, N, 1, 1, 1 on the device of `like`."""
-    return (low + (high - low) * torch.rand(len(like), 1, 1, 1, generator=generator)).to(like.device)
+    return (low + (high - low) * torch.rand(len(like), 1, 1, 1, generator=generator)).to(
+        like.device
+    )
 
 
 def _brighten(images: Tensor, generator: Generator) -> Tensor:
@@ -141,25 +169,37 @@ def _gamma(images: Tensor, generator: Generator) -> Tensor:
     """Raise each sample, stretched to 0..1, to a power, and bring it back to its range."""
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     span = (high - low).clamp(min=1e-6)
-    return ((images - low) / span).pow(torch.exp(_uniform(images, -0.4, 0.4, generator))) * span + low
+    return ((images - low) / span).pow(
+        torch.exp(_uniform(images, -0.4, 0.4, generator))
+    ) * span + low
 
 
 def _noise(images: Tensor, generator: Generator) -> Tensor:
     # seeded by the CPU's generator, drawn where the images are
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    drawn = torch.randn(images.shape, generator=torch.Generator(images.device).manual_seed(seed), device=images.device)
+    drawn = torch.randn(
+        images.shape,
+        generator=torch.Generator(images.device).manual_seed(seed),
+        device=images.device,
+    )
     return images + drawn * _uniform(images, 0.0, 0.15, generator)
 
 
 def _blur(images: Tensor, generator: Generator) -> Tensor:
     """Convolve each sample with a Gaussian of its own, rows then columns."""
     count, channels, height, width = images.shape
-    offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device, dtype=torch.float32)
+    offsets = torch.arange(
+        -_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device, dtype=torch.float32
+    )
     kernel = torch.exp(-(offsets**2) / (2 * _uniform(images, 0.4, 1.5, generator).view(-1, 1) ** 2))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    padded = pad(images, (_BLUR_RADIUS,) * 4, mode="replicate").reshape(1, count * channels, height + 8, width + 8)
+    padded = pad(images, (_BLUR_RADIUS,) * 4, mode="replicate").reshape(
+        1, count * channels, height + 8, width + 8
+    )
     rows = conv2d(padded, kernel[:, None, None, :], groups=count * channels)
-    return conv2d(rows, kernel[:, None, :, None], groups=count * channels).view(count, channels, height, width)
+    return conv2d(rows, kernel[:, None, :, None], groups=count * channels).view(
+        count, channels, height, width
+    )
 
 
 _OPERATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {

@@ -30,7 +30,12 @@ class UNetConfig:
     """Normalisation after each 3×3 convolution."""
 
     def __post_init__(self) -> None:
-        limits = {"in_channels": (1, 64), "num_classes": (1, 255), "base_channels": (1, 1024), "depth": (1, 7)}
+        limits = {
+            "in_channels": (1, 64),
+            "num_classes": (1, 255),
+            "base_channels": (1, 1024),
+            "depth": (1, 7),
+        }
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"{name} {getattr(self, name)}: choose {least} to {most}")
@@ -73,7 +78,9 @@ class UNetConfig:
             if self.input_sizes.input_size(size - 2 * self.margin) != size or size <= 0:
                 above = self.input_sizes.input_size(max(1, size - 2 * self.margin))
                 below = above - self.multiple
-                nearest = f"{above}" if below < self.input_sizes.input_size(1) else f"{below} and {above}"
+                nearest = (
+                    f"{above}" if below < self.input_sizes.input_size(1) else f"{below} and {above}"
+                )
                 raise InputError(
                     f"an input of {height}×{width} px does not fit depth {self.depth}, padding {self.padding}: "
                     f"{size} is not a size that works; the nearest are {nearest}"
@@ -97,10 +104,14 @@ def parse_augmentations(text: str) -> frozenset[str]:
 
     Raises: InputError — an unknown name.
     """
-    names = {"all": list(AUGMENTATIONS), "none": []}.get(text, [name.strip() for name in text.split(",")])
+    names = {"all": list(AUGMENTATIONS), "none": []}.get(
+        text, [name.strip() for name in text.split(",")]
+    )
     unknown = [name for name in names if name not in AUGMENTATIONS]
     if unknown:
-        raise InputError(f"--augment {text}: {unknown[0]} is unknown; give all, none, or {','.join(AUGMENTATIONS)}")
+        raise InputError(
+            f"--augment {text}: {unknown[0]} is unknown; give all, none, or {','.join(AUGMENTATIONS)}"
+        )
     return frozenset(names)
 
 

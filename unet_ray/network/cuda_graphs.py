@@ -103,7 +103,10 @@ class BatchGraphs(threading.local):
                 self._graphs[key] = BatchGraph(compute, key, self._stream, self._pool)
             except RuntimeError as error:  # memory ran out, as a rule
                 self._most = 0
-                warnings.warn(f"the GPU is given one kernel at a time, slower: {one_line(error)}", stacklevel=2)
+                warnings.warn(
+                    f"the GPU is given one kernel at a time, slower: {one_line(error)}",
+                    stacklevel=2,
+                )
         return self._graphs.get(key)
 
     def _comes_again(self, key: _Key) -> bool:

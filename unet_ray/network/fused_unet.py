@@ -62,7 +62,9 @@ class FusedUNet(UNet):
 
 
 def _convolutions_of(level: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*(_ConvReLU(layer) for layer in level.modules() if isinstance(layer, nn.Conv2d)))
+    return nn.Sequential(
+        *(_ConvReLU(layer) for layer in level.modules() if isinstance(layer, nn.Conv2d))
+    )
 
 
 class _ConvReLU(nn.Module):
@@ -75,12 +77,16 @@ class _ConvReLU(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         c = self.convolution
         assert not isinstance(c.padding, str)
-        return torch.cudnn_convolution_relu(features, c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups)
+        return torch.cudnn_convolution_relu(
+            features, c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups
+        )
 
 
 def _empty(like: Tensor, channels: int, height: int, width: int) -> Tensor:
     shape = like.shape[0], channels, height, width
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
 
 
 def _programs(tensor: Tensor) -> tuple[int]:
@@ -110,7 +116,9 @@ def _join(
     inside = element < count
     n, y, x, c = _place(element, channels, height, width)
     left = tl.load(skip + n * skip_n + y * skip_y + x * skip_x + c, inside)
-    right = tl.load(raised + n * raised_n + y * raised_y + x * raised_x + c, inside) + tl.load(bias + c, inside)
+    right = tl.load(raised + n * raised_n + y * raised_y + x * raised_x + c, inside) + tl.load(
+        bias + c, inside
+    )
     place = joined + element // channels * (2 * channels) + c
     tl.store(place, left, inside)
     tl.store(place + channels, right, inside)

@@ -51,28 +51,45 @@ class Learner:
     """
 
     def __init__(
-        self, network: nn.Module, preprocessing: Preprocessing, config: LearnerConfig, generator: torch.Generator
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        config: LearnerConfig,
+        generator: torch.Generator,
     ) -> None:
         self.network, self.config = network, config
-        self.optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=_WEIGHT_DECAY)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), config.learning_rate, weight_decay=_WEIGHT_DECAY
+        )
         self._preprocessing, self._generator = preprocessing, generator
         self._device = next(network.parameters()).device
         is_cuda = self._device.type == "cuda"
         self._has_bfloat16 = is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         self._norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
-        self._weights = torch.tensor(config.class_weights, device=self._device) if config.class_weights else None
+        self._weights = (
+            torch.tensor(config.class_weights, device=self._device)
+            if config.class_weights
+            else None
+        )
 
     @property
     def unet(self) -> UNet:
         """The network without its wrapper."""
-        inner = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        inner = (
+            self.network.module
+            if isinstance(self.network, DistributedDataParallel)
+            else self.network
+        )
         assert isinstance(inner, UNet)
         return inner
 
     def learning_rate(self, progress: float) -> float:
         """Return the learning rate at a share 0..1 of the training: a function of samples seen, not of workers."""
         return (
-            self.config.learning_rate * min(1.0, progress / _WARM_UP_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+            self.config.learning_rate
+            * min(1.0, progress / _WARM_UP_SHARE)
+            * 0.5
+            * (1 + math.cos(math.pi * progress))
         )
 
     def weights_sum(self) -> Tensor:
@@ -84,7 +101,9 @@ class Learner:
         for buffer in self.unet.buffers() if is_distributed() else ():
             torch.distributed.broadcast(buffer, 0)
 
-    def step(self, images: Tensor, targets: Tensor, weights: Tensor | None, progress: float) -> Tensor:
+    def step(
+        self, images: Tensor, targets: Tensor, weights: Tensor | None, progress: float
+    ) -> Tensor:
         """Learn from one batch.
 
         Args:
@@ -95,7 +114,10 @@ class Learner:
 
         Returns: this worker's loss; the mean over workers is the loss of the whole batch.
         """
-        images, targets = images.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+        images, targets = (
+            images.to(self._device, non_blocking=True),
+            targets.to(self._device, non_blocking=True),
+        )
         weights = None if weights is None else weights.to(self._device, non_blocking=True)
         for norm in self._norms:
             norm.train(progress < _SETTLED_SHARE)

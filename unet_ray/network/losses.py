@@ -13,7 +13,10 @@ _SMOOTH_PX = 1.0
 
 
 def cross_entropy_sum(
-    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None, weights: Tensor | None = None
+    logits: Tensor,
+    targets: Tensor,
+    class_weights: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Per-pixel binary cross entropy over all classes, summed (Ronneberger et al. 2015, one sigmoid per class).
 
@@ -49,4 +52,6 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     probability = logits.float().sigmoid() * counted
     wanted = (targets == 1).float()
     both = (probability * wanted).sum((2, 3))
-    return (1 - (2 * both + _SMOOTH_PX) / (probability.sum((2, 3)) + wanted.sum((2, 3)) + _SMOOTH_PX)).mean()
+    return (
+        1 - (2 * both + _SMOOTH_PX) / (probability.sum((2, 3)) + wanted.sum((2, 3)) + _SMOOTH_PX)
+    ).mean()

@@ -85,7 +85,9 @@ class Model:
             return Postprocessing(self.thresholds, (ANY,) * len(self.classes))
         scores = self.separation.min_scores or (0.0,) * len(self.classes)
         return Postprocessing(
-            self.thresholds, tuple(map(RegionFilter, self.separation.min_areas, scores)), self.separation
+            self.thresholds,
+            tuple(map(RegionFilter, self.separation.min_areas, scores)),
+            self.separation,
         )
 
     def build(self) -> UNet:
@@ -98,7 +100,9 @@ class Model:
         try:
             network.load_state_dict(load(self.weights))
         except (RuntimeError, SafetensorError, KeyError) as error:
-            first = " ".join(" ".join(str(error).splitlines()[:2]).split())  # of what may be a line per layer
+            first = " ".join(
+                " ".join(str(error).splitlines()[:2]).split()
+            )  # of what may be a line per layer
             raise InputError(f"the weights do not fit the network of model.json: {first}") from None
         return network
 
@@ -129,7 +133,9 @@ def state_bytes(network: UNet) -> bytes:
     """Return a network's weights as safetensors."""
     from safetensors.torch import save
 
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+    return save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    )
 
 
 def save_model(model: Model, folder: Storage) -> None:
@@ -156,17 +162,23 @@ def load_model(folder: Storage) -> Model:
         described = json.loads(folder.read("model.json"))
         weights = folder.read("model.safetensors")
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder.uri}: no model here (model.json, model.safetensors); check --model") from None
+        raise InputError(
+            f"{folder.uri}: no model here (model.json, model.safetensors); check --model"
+        ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{folder.uri}: the model cannot be read: {error}") from None
     if not isinstance(described, dict) or described.get("format") != _FORMAT:
-        raise InputError(f"{folder.uri}: model.json is not of format {_FORMAT}; train again, or update unet-ray")
+        raise InputError(
+            f"{folder.uri}: model.json is not of format {_FORMAT}; train again, or update unet-ray"
+        )
     try:
         model = _parse(described, weights)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder.uri}: model.json is damaged: {error!r}") from None
     if described.get("digest") != model.digest:
-        raise InputError(f"{folder.uri}: model.json and model.safetensors do not belong together (digest differs)")
+        raise InputError(
+            f"{folder.uri}: model.json and model.safetensors do not belong together (digest differs)"
+        )
     return model
 
 
@@ -191,13 +203,17 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
             separation.min_areas,
             *([separation.min_scores] if separation.min_scores else []),
         ]
-    if any(len(values) != classes for values in per_class) or network.num_classes != classes * (2 if separation else 1):
+    if any(len(values) != classes for values in per_class) or network.num_classes != classes * (
+        2 if separation else 1
+    ):
         raise ValueError(f"{classes} classes, for each {per_class}, {network.num_classes} filters")
     return model
 
 
 def _parse_network(described: dict[str, Any]) -> UNetConfig:
-    return UNetConfig(num_classes=described["classes"], **{k: v for k, v in described.items() if k != "classes"})
+    return UNetConfig(
+        num_classes=described["classes"], **{k: v for k, v in described.items() if k != "classes"}
+    )
 
 
 def _parse_separation(described: dict[str, Any] | None) -> Separation | None:

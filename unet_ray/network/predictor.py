@@ -53,7 +53,9 @@ class Predictor:
         config — how to cut and compute.
     """
 
-    def __init__(self, network: UNet, preprocessing: Preprocessing, config: PredictorConfig) -> None:
+    def __init__(
+        self, network: UNet, preprocessing: Preprocessing, config: PredictorConfig
+    ) -> None:
         self.preprocessing = preprocessing
         self.config = config
         self._unet = network.config
@@ -62,12 +64,18 @@ class Predictor:
         self._most = 1 if config.device == "cpu" else _BATCH_MOST
         self._whole_tiles = self._whole_tiles_of(config)
         self.lane_count = self._lanes_of(config)
-        threads = max(1, config.threads // self.lane_count) if config.threads else torch.get_num_threads()
+        threads = (
+            max(1, config.threads // self.lane_count) if config.threads else torch.get_num_threads()
+        )
         # A lane is a thread of its own, which knows nothing of the GPU that was chosen in this one.
         self._device = (
-            torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
+            torch.device("cuda", torch.cuda.current_device())
+            if config.device == "cuda"
+            else torch.device("cpu")
         )
-        self.lanes = ThreadPoolExecutor(self.lane_count, "lane", _start_lane, (self._device, threads))
+        self.lanes = ThreadPoolExecutor(
+            self.lane_count, "lane", _start_lane, (self._device, threads)
+        )
         """Where forward passes run, whoever asks for them. On a CPU several tiles with few threads each are faster than
         one with many, which wait for each other after every layer; on a GPU each lane has a stream of its own."""
         self._graphs: BatchGraphs | None = None
@@ -96,10 +104,14 @@ class Predictor:
 
             fused = self._placed(FusedUNet(network))
             side = self._unet.input_sizes.input_size(1)
-            blank = torch.zeros(1, self._unet.in_channels, side, side, dtype=self._dtype, device=self._device)
+            blank = torch.zeros(
+                1, self._unet.in_channels, side, side, dtype=self._dtype, device=self._device
+            )
             fused(blank.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # no Triton, no C compiler for it, no cuDNN: all that they raise
-            warnings.warn(f"the network runs unfused, slower by a third: {one_line(error)}", stacklevel=2)
+            warnings.warn(
+                f"the network runs unfused, slower by a third: {one_line(error)}", stacklevel=2
+            )
             return network
         return fused
 
@@ -115,7 +127,9 @@ class Predictor:
     def _whole_tiles_of(self, config: PredictorConfig) -> int:
         """Return how many tiles an image may have that is predicted in one piece; where tiles are not exact, none."""
         is_exact = self._unet.margin > 0 or self._context >= self._unet.exact_context
-        fits = config.device == "cuda" or self._bytes(_WHOLE_TILES * self._frame_pixels) <= _LANE_BYTES
+        fits = (
+            config.device == "cuda" or self._bytes(_WHOLE_TILES * self._frame_pixels) <= _LANE_BYTES
+        )
         return _WHOLE_TILES if is_exact and fits else 0
 
     @property
@@ -136,9 +150,13 @@ class Predictor:
         """
         return self.predict_timed(images)[0]
 
-    def predict_timed(self, images: Sequence[NDArray[Any]]) -> tuple[list[NDArray[np.uint8]], float]:
+    def predict_timed(
+        self, images: Sequence[NDArray[Any]]
+    ) -> tuple[list[NDArray[np.uint8]], float]:
         """Return what `predict` does, and the seconds that all lanes would have taken for it, without waiting."""
-        outputs = [np.empty((self._unet.num_classes, *image.shape[:2]), np.uint8) for image in images]
+        outputs = [
+            np.empty((self._unet.num_classes, *image.shape[:2]), np.uint8) for image in images
+        ]
         groups: dict[_Shape, list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
             height, width = image.shape[:2]
@@ -149,7 +167,9 @@ class Predictor:
             size = self._batch_size(shape)
             for first in range(0, len(members), size):
                 work.append((shape, members[first : first + size]))
-        seconds = sum(self.lanes.map(partial(self._predict_some, images, outputs), *zip(*work, strict=True)))
+        seconds = sum(
+            self.lanes.map(partial(self._predict_some, images, outputs), *zip(*work, strict=True))
+        )
         return outputs, seconds / self.lane_count
 
     def _predict_some(
@@ -164,7 +184,9 @@ class Predictor:
         while members:
             size = self._batch_size(shape)
             batch = members[:size]
-            reads = [read_box(images[i], tile.read, mirror=self._unet.margin > 0) for i, tile in batch]
+            reads = [
+                read_box(images[i], tile.read, mirror=self._unet.margin > 0) for i, tile in batch
+            ]
             try:
                 found = self._forward(reads, size, shape[2])
             except (RuntimeError, MemoryError) as error:
@@ -179,7 +201,9 @@ class Predictor:
                 continue
             for (i, tile), prob_u8 in zip(batch, found, strict=False):
                 core = tile.core
-                outputs[i][:, core.top : core.bottom, core.left : core.right] = self._crop_to_core(prob_u8, tile, shape)
+                outputs[i][:, core.top : core.bottom, core.left : core.right] = self._crop_to_core(
+                    prob_u8, tile, shape
+                )
             members = members[size:]
         return time.perf_counter() - started
 
@@ -189,10 +213,20 @@ class Predictor:
 
     def _tiles(self, height: int, width: int, halo: int) -> list[Tile]:
         return list(
-            cut_tiles(height, width, self._unet.input_sizes, self._tile, self._context, halo, self._whole_tiles)
+            cut_tiles(
+                height,
+                width,
+                self._unet.input_sizes,
+                self._tile,
+                self._context,
+                halo,
+                self._whole_tiles,
+            )
         )
 
-    def read_tile(self, read: Callable[[Box], NDArray[Any]], height: int, width: int, tile: Tile) -> NDArray[Any]:
+    def read_tile(
+        self, read: Callable[[Box], NDArray[Any]], height: int, width: int, tile: Tile
+    ) -> NDArray[Any]:
         """Return the pixels that the network needs for a tile, HWC.
 
         Args:
@@ -217,10 +251,16 @@ class Predictor:
             return height, width, Box(0, 0, height - 2 * margin, width - 2 * margin)
         return height, width, tile.wanted(margin).on_grid(multiple)
 
-    def _crop_to_core(self, prob_u8_khw: NDArray[np.uint8], tile: Tile, shape: _Shape) -> NDArray[np.uint8]:
+    def _crop_to_core(
+        self, prob_u8_khw: NDArray[np.uint8], tile: Tile, shape: _Shape
+    ) -> NDArray[np.uint8]:
         """Cut a tile's extended core out of what was computed for its shape."""
         box, (_, _, part) = tile.wanted(self._unet.margin), shape
-        return prob_u8_khw[:, box.top - part.top : box.bottom - part.top, box.left - part.left : box.right - part.left]
+        return prob_u8_khw[
+            :,
+            box.top - part.top : box.bottom - part.top,
+            box.left - part.left : box.right - part.left,
+        ]
 
     def _batch_size(self, shape: _Shape) -> int:
         height, width, _ = shape
@@ -236,20 +276,31 @@ class Predictor:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _forward(self, reads: list[NDArray[Any]], batch_size: int, wanted: Box) -> NDArray[np.uint8]:
+    def _forward(
+        self, reads: list[NDArray[Any]], batch_size: int, wanted: Box
+    ) -> NDArray[np.uint8]:
         """Return prob_u8 of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size.
 
         Lasts until this thread's next forward pass.
         """
-        shape, dtype = (batch_size, *reads[0].shape), torch.from_numpy(np.empty(0, reads[0].dtype)).dtype
+        shape, dtype = (
+            (batch_size, *reads[0].shape),
+            torch.from_numpy(np.empty(0, reads[0].dtype)).dtype,
+        )
         graph = self._graphs.of(self._quantize, (shape, dtype, wanted)) if self._graphs else None
-        batch = graph.pixels if graph else torch.empty(shape, dtype=dtype, pin_memory=self._graphs is not None)
+        batch = (
+            graph.pixels
+            if graph
+            else torch.empty(shape, dtype=dtype, pin_memory=self._graphs is not None)
+        )
         for place, read in zip(batch.numpy(), reads, strict=False):
             place[:] = read
         batch[len(reads) :] = 0
         if graph:
             return graph()
-        return np.asarray(self._quantize(batch.to(self._device, non_blocking=True), wanted).cpu().numpy())
+        return np.asarray(
+            self._quantize(batch.to(self._device, non_blocking=True), wanted).cpu().numpy()
+        )
 
     def _quantize(self, batch_nhwc: Tensor, wanted: Box) -> Tensor:
         """Return prob_u8 of the wanted part of a batch on the device, there."""
@@ -269,7 +320,9 @@ def _start_lane(device: torch.device, threads: int) -> None:
 def cpu_has_bfloat16() -> bool:
     """Tell whether this machine's CPU multiplies in bfloat16; others take 4 to 8 times as long as in float32."""
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
+    return any(
+        capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
+    )  # the last is ARM's
 
 
 def is_out_of_memory(error: BaseException) -> bool:

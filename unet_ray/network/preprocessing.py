@@ -57,7 +57,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("uint8", "uint16", "float32"):
-            raise InputError(f"preprocessing dtype {self.dtype}: uint8, uint16 and float32 are known")
+            raise InputError(
+                f"preprocessing dtype {self.dtype}: uint8, uint16 and float32 are known"
+            )
         if len(self.offset) != len(self.scale) or not all(s > 0 for s in self.scale):
             raise InputError("preprocessing needs one offset and one scale above 0 per channel")
 
@@ -76,7 +78,9 @@ class Preprocessing:
             low, high = (found.low, found.high) if kind == "range" else found.percentiles
             offset, scale = (low + high) / 2, (high - low) / 2
             limits = None if kind == "range" else (-2.0, 2.0)
-        is_constant = scale <= _FLOAT32 * np.abs(offset)  # a channel that is the same in the whole set
+        is_constant = scale <= _FLOAT32 * np.abs(
+            offset
+        )  # a channel that is the same in the whole set
         scale = np.where(is_constant, 1.0, scale)
         return Preprocessing(dtype, tuple(offset.tolist()), tuple(scale.tolist()), limits)
 
@@ -88,7 +92,9 @@ class Preprocessing:
     def check(self, image_hwc: NDArray[Any]) -> NDArray[Any]:
         """Return an image with the channels that the network takes; raise ImageError where it does not fit."""
         if image_hwc.dtype != np.dtype(self.dtype):
-            raise ImageError("unsupported", f"{image_hwc.dtype} samples, the model was trained on {self.dtype}")
+            raise ImageError(
+                "unsupported", f"{image_hwc.dtype} samples, the model was trained on {self.dtype}"
+            )
         return match_channels(image_hwc, self.channels)
 
     def apply(self, images: Tensor) -> Tensor:

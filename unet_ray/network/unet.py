@@ -25,7 +25,9 @@ class UNet(nn.Module):
         self.config = config
         widths = [config.base_channels << level for level in range(config.depth + 1)]
         inputs = [config.in_channels, *widths[:-1]]
-        self.contracting = nn.ModuleList(_double_conv(i, o, config) for i, o in zip(inputs, widths, strict=True))
+        self.contracting = nn.ModuleList(
+            _double_conv(i, o, config) for i, o in zip(inputs, widths, strict=True)
+        )
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in widths[:-1])
         self.expansive = nn.ModuleList(_double_conv(2 * w, w, config) for w in widths[:-1])
         self.head = nn.Conv2d(widths[0], config.num_classes, 1)
@@ -60,16 +62,23 @@ class UNet(nn.Module):
     def _expand_part(self, features: Tensor, skips: list[Tensor], wanted: Box) -> Tensor:
         """Run the expansive path of a `same` network for a part of the output; empties the list of skips."""
         place = Box(0, 0, *features.shape[-2:])  # where the features lie in their level
-        for up, level, need in zip(reversed(self.up), reversed(self.expansive), _needs(wanted, skips), strict=True):
+        for up, level, need in zip(
+            reversed(self.up), reversed(self.expansive), _needs(wanted, skips), strict=True
+        ):
             features = level(self._lifted(up, _cut(features, need.below, place), skips.pop(), need))
             place = need.computed
         return _cut(features, wanted, place)
 
-    def _lifted(self, up: nn.Module, features: Tensor, skip: Tensor, need: _Need | None = None) -> Tensor:
+    def _lifted(
+        self, up: nn.Module, features: Tensor, skip: Tensor, need: _Need | None = None
+    ) -> Tensor:
         """Return what a level of the expansive path is given, of features from below and its skip connection."""
         raised = self._raised(up, features)
         if need:
-            skip, raised = _cut(skip, need.computed), _cut(raised, need.computed, need.below.scaled(2))
+            skip, raised = (
+                _cut(skip, need.computed),
+                _cut(raised, need.computed, need.below.scaled(2)),
+            )
         return self._joined(_centre(skip, raised), raised, up)
 
     def _pooled(self, features: Tensor) -> Tensor:
@@ -122,7 +131,9 @@ def _needs(wanted: Box, skips: list[Tensor]) -> list[_Need]:
     needs = []
     for skip in skips:
         computed = wanted.grown(_SPOILT, *skip.shape[-2:])
-        wanted = Box(computed.top // 2, computed.left // 2, -(-computed.bottom // 2), -(-computed.right // 2))
+        wanted = Box(
+            computed.top // 2, computed.left // 2, -(-computed.bottom // 2), -(-computed.right // 2)
+        )
         needs.append(_Need(computed, wanted))
     return needs[::-1]
 

@@ -75,7 +75,10 @@ class PruneConfig:
     @property
     def names_runs(self) -> bool:
         """Whether runs are to be removed."""
-        return any(condition is not None for condition in (self.model_digest, self.first_date, self.last_date))
+        return any(
+            condition is not None
+            for condition in (self.model_digest, self.first_date, self.last_date)
+        )
 
     def includes(self, day: str) -> bool:
         """Tell whether a partition is among the dates."""

@@ -24,5 +24,7 @@ def export(config: ExportConfig) -> ExportResult:
         return write_coco(shards, names, OutputFile.of("--output", config.output), config.polygons)
     output = Storage.of(config.output)
     output.check_writable()
-    write = {"png": write_png, "geojson": write_geojson, "geoparquet": write_geoparquet}[config.format]
+    write = {"png": write_png, "geojson": write_geojson, "geoparquet": write_geoparquet}[
+        config.format
+    ]
     return write(shards, names, output)

@@ -12,7 +12,13 @@ import pyarrow.parquet as pq
 from unet_ray.output.config import PruneConfig
 from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.lock import OutputLock
-from unet_ray.tables.output_folder import Inventory, finish_prunes, remove_leftovers, remove_run, take_inventory
+from unet_ray.tables.output_folder import (
+    Inventory,
+    finish_prunes,
+    remove_leftovers,
+    remove_run,
+    take_inventory,
+)
 from unet_ray.tables.runs import PRUNED, has_finished, new_run_id, recorded_images
 from unet_ray.tables.shards import shard_run_id
 
@@ -39,7 +45,9 @@ def prune(config: PruneConfig) -> PruneResult:
     if config.dry_run:
         inventory = take_inventory(output)
         chosen = _chosen(inventory, config)
-        would_go = [left.path for left in inventory.leftovers if left.is_unfinished or config.leftovers]
+        would_go = [
+            left.path for left in inventory.leftovers if left.is_unfinished or config.leftovers
+        ]
         return PruneResult(sorted(chosen), sum(map(len, chosen.values())), would_go)
     output.check_writable()
     with OutputLock(output, new_run_id()):
@@ -48,7 +56,10 @@ def prune(config: PruneConfig) -> PruneResult:
         inventory = take_inventory(output)
         chosen = _chosen(inventory, config)
         for run_id, paths in chosen.items():
-            known = {"model_digest": _digest_of(inventory, run_id, paths), "date": _date_of(inventory, run_id, paths)}
+            known = {
+                "model_digest": _digest_of(inventory, run_id, paths),
+                "date": _date_of(inventory, run_id, paths),
+            }
             remove_run(inventory, run_id, known)
     return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers)
 
@@ -57,7 +68,9 @@ def _chosen(inventory: Inventory, config: PruneConfig) -> dict[str, list[str]]:
     """Return the runs to remove, and the images files of each: none where they are gone and the record counts them."""
     if not config.names_runs:
         return {}
-    counted: dict[str, list[str]] = {run_id: [] for run_id, record in inventory.records.items() if _is_counted(record)}
+    counted: dict[str, list[str]] = {
+        run_id: [] for run_id, record in inventory.records.items() if _is_counted(record)
+    }
     shards: dict[str, list[str]] = defaultdict(list, counted)
     for path in inventory.shards["images"]:
         shards[shard_run_id(path)].append(path)
@@ -78,7 +91,9 @@ def _date_of(inventory: Inventory, run_id: str, paths: list[str]) -> str:
     if paths:
         return paths[0].partition("/")[0].removeprefix("date=")
     record = inventory.records[run_id]
-    named = record.get("date") or record.get("config", {}).get("date")  # runs before 2026-11-29: of the flag only
+    named = record.get("date") or record.get("config", {}).get(
+        "date"
+    )  # runs before 2026-11-29: of the flag only
     return str(named or record.get("started_at", ""))[:10]
 
 
@@ -88,4 +103,6 @@ def _digest_of(inventory: Inventory, run_id: str, paths: list[str]) -> str:
         return str(inventory.records[run_id].get("model_digest", ""))
     # threads of Arrow's that still read from Python end the process with SIGABRT where it ends at that moment
     content = io.BytesIO(inventory.output.read(f"images/{paths[0]}"))
-    return str(pq.read_table(content, columns=["model_digest"], use_threads=False)["model_digest"][0])
+    return str(
+        pq.read_table(content, columns=["model_digest"], use_threads=False)["model_digest"][0]
+    )

@@ -59,7 +59,9 @@ def read_tables(uri: str, current: bool = True) -> Tables:
     Raises: InputError — no tables there.
     """
     output = tables_at(uri)
-    tables = {name: open_dataset(output, name, schema).to_table() for name, schema in SCHEMAS.items()}
+    tables = {
+        name: open_dataset(output, name, schema).to_table() for name, schema in SCHEMAS.items()
+    }
     if current:
         tables["images"] = _latest(tables["images"])
         keys = tables["images"].select(_KEY)
@@ -78,13 +80,17 @@ def current_keys(uri: str, date: str | None = None) -> Any:
     Raises: InputError — no tables there, or nothing in them.
     """
     output = tables_at(uri)
-    rows = open_dataset(output, "images", SCHEMAS["images"]).filter(pc.field("error_type").is_null())
-    rows = rows if date is None else rows.filter(pc.field("date") == date)
-    keys = _latest(rows.to_table(columns=[*_KEY, "segmented_at", "error_type", "__filename"])).select(
-        [*_KEY, "__filename"]
+    rows = open_dataset(output, "images", SCHEMAS["images"]).filter(
+        pc.field("error_type").is_null()
     )
+    rows = rows if date is None else rows.filter(pc.field("date") == date)
+    keys = _latest(
+        rows.to_table(columns=[*_KEY, "segmented_at", "error_type", "__filename"])
+    ).select([*_KEY, "__filename"])
     if not len(keys):
-        raise InputError(f"{uri}: no successful image{'' if date is None else f' of --date {date}'} in these tables")
+        raise InputError(
+            f"{uri}: no successful image{'' if date is None else f' of --date {date}'} in these tables"
+        )
     return keys.rename_columns([*_KEY, "shard"])
 
 
@@ -97,11 +103,20 @@ def iterate_shards(uri: str, keys: Any) -> Iterator[Tables]:
     """
     output, shards = Storage.of(uri), pc.dictionary_encode(keys["shard"]).combine_chunks()
     order = np.argsort(shards.indices, kind="stable")
-    starts = np.searchsorted(shards.indices.to_numpy()[order], np.arange(len(shards.dictionary) + 1))
-    keys, paths = keys.select(_KEY).take(order), ["/".join(p.split("/")[-2:]) for p in shards.dictionary.to_pylist()]
-    for path, first, last in sorted(zip(paths, starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+    starts = np.searchsorted(
+        shards.indices.to_numpy()[order], np.arange(len(shards.dictionary) + 1)
+    )
+    keys, paths = (
+        keys.select(_KEY).take(order),
+        ["/".join(p.split("/")[-2:]) for p in shards.dictionary.to_pylist()],
+    )
+    for path, first, last in sorted(
+        zip(paths, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+    ):
         ours = keys.slice(first, last - first)
-        yield Tables(*(_rows_of(_read(output, name, path), ours) for name in ("images", "masks", "regions")))
+        yield Tables(
+            *(_rows_of(_read(output, name, path), ours) for name in ("images", "masks", "regions"))
+        )
 
 
 def _read(output: Storage, table: str, path: str) -> Any:
@@ -111,7 +126,11 @@ def _read(output: Storage, table: str, path: str) -> Any:
 def _latest(images: Any) -> Any:
     """Return the latest successful row of each image."""
     good = images.filter(pc.field("error_type").is_null()).sort_by("segmented_at")
-    last = good.append_column("row", pa.array(np.arange(len(good)))).group_by("image_uri").aggregate([("row", "max")])
+    last = (
+        good.append_column("row", pa.array(np.arange(len(good))))
+        .group_by("image_uri")
+        .aggregate([("row", "max")])
+    )
     return good.take(last["row_max"].sort())
 
 
@@ -122,7 +141,9 @@ def _rows_of(table: Any, keys: Any) -> Any:
     return table.take(kept["row"].sort())
 
 
-def image_masks(tables: Tables, image_uri: str, window: Box | None = None) -> dict[str, NDArray[np.bool_]]:
+def image_masks(
+    tables: Tables, image_uri: str, window: Box | None = None
+) -> dict[str, NDArray[np.bool_]]:
     """Return the masks of an image, class name → (H, W), or those of a window of it.
 
     Args:
@@ -133,7 +154,10 @@ def image_masks(tables: Tables, image_uri: str, window: Box | None = None) -> di
     Raises: InputError — an image that is not in the tables, a window that leaves it.
     """
     rows, wanted = _masks_rows(tables, image_uri, window)
-    masks = {name: np.zeros((wanted.height, wanted.width), bool) for name in pc.unique(rows["class_name"]).to_pylist()}
+    masks = {
+        name: np.zeros((wanted.height, wanted.width), bool)
+        for name in pc.unique(rows["class_name"]).to_pylist()
+    }
     below, right = pc.add(rows["top"], rows["height"]), pc.add(rows["left"], rows["width"])
     meets = [
         pc.less(rows["top"], wanted.bottom), pc.greater(below, wanted.top),
@@ -144,11 +168,15 @@ def image_masks(tables: Tables, image_uri: str, window: Box | None = None) -> di
         top, left = row["top"] - wanted.top, row["left"] - wanted.left
         inside = piece[max(0, -top) : wanted.height - top, max(0, -left) : wanted.width - left]
         top, left = max(0, top), max(0, left)
-        masks[row["class_name"]][top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        masks[row["class_name"]][top : top + inside.shape[0], left : left + inside.shape[1]] = (
+            inside
+        )
     return masks
 
 
-def image_objects(tables: Tables, image_uri: str, window: Box | None = None) -> dict[str, NDArray[np.int64]]:
+def image_objects(
+    tables: Tables, image_uri: str, window: Box | None = None
+) -> dict[str, NDArray[np.int64]]:
     """Return the regions of an image as label images, class name → (H, W) of region_id, 0 where there is none.
 
     They are made of the regions' outlines, which are exact: each pixel of a region has its id, neighbours theirs.
@@ -161,7 +189,9 @@ def image_objects(tables: Tables, image_uri: str, window: Box | None = None) -> 
     """
     rows, wanted = _masks_rows(tables, image_uri, window)
     regions = tables.regions.filter(pc.field("image_uri") == image_uri)
-    box = {side: pc.struct_field(regions["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax")}
+    box = {
+        side: pc.struct_field(regions["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax")
+    }
     meets = [
         pc.less(box["ymin"], wanted.bottom), pc.greater(box["ymax"], wanted.top),
         pc.less(box["xmin"], wanted.right), pc.greater(box["xmax"], wanted.left),
@@ -181,9 +211,12 @@ def _masks_rows(tables: Tables, image_uri: str, window: Box | None) -> tuple[Any
     if not len(rows):
         raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")
     height, width = (
-        pc.max(pc.add(rows[start], rows[size])).as_py() for start, size in (("top", "height"), ("left", "width"))
+        pc.max(pc.add(rows[start], rows[size])).as_py()
+        for start, size in (("top", "height"), ("left", "width"))
     )
     wanted = window or Box(0, 0, height, width)
     if not (0 <= wanted.top < wanted.bottom <= height and 0 <= wanted.left < wanted.right <= width):
-        raise InputError(f"{image_uri}: the window {wanted} leaves the image of {width}×{height} px")
+        raise InputError(
+            f"{image_uri}: the window {wanted} leaves the image of {width}×{height} px"
+        )
     return rows, wanted

@@ -47,7 +47,10 @@ class RegionRules:
         """Read them from a run record."""
         objects = record["objects"]
         scores = objects.get("min_scores", {})  # runs before 2026-11-26 have none
-        least = {int(spec): RegionFilter(area, scores.get(spec, 0.0)) for spec, area in objects["min_areas"].items()}
+        least = {
+            int(spec): RegionFilter(area, scores.get(spec, 0.0))
+            for spec, area in objects["min_areas"].items()
+        }
         return RegionRules(least, objects["parted"])
 
     def check_of(
@@ -58,7 +61,9 @@ class RegionRules:
         return check(rows, self.least.get(class_id, ANY), height, width)
 
 
-def check_shard(tables: dict[str, Any], rules: dict[str, RegionRules], pixels: bool = True) -> list[Problem]:
+def check_shard(
+    tables: dict[str, Any], rules: dict[str, RegionRules], pixels: bool = True
+) -> list[Problem]:
     """Check the three tables of one shard against each other.
 
     Args:
@@ -70,19 +75,30 @@ def check_shard(tables: dict[str, Any], rules: dict[str, RegionRules], pixels: b
     masks, regions = (iterate_images(rows[name]) for name in ("masks", "regions"))
     counted = Counter(_key(row) for row in rows["images"])
     good = {_key(row) for row in rows["images"] if row["error_type"] is None}
-    found = [Problem("an image more than once in a shard", uri) for (uri, _), times in counted.items() if times > 1]
+    found = [
+        Problem("an image more than once in a shard", uri)
+        for (uri, _), times in counted.items()
+        if times > 1
+    ]
     for name, groups in (("masks", masks), ("regions", regions)):
-        found += [Problem(f"{name} rows without a successful images row", uri) for uri, _ in groups.keys() - good]
+        found += [
+            Problem(f"{name} rows without a successful images row", uri)
+            for uri, _ in groups.keys() - good
+        ]
     for row in rows["images"]:
         key = _key(row)
         if row["error_type"] is not None:
             if not row["error"] or not row["error_stage"] or row["region_count"] is not None:
-                found.append(Problem("a failed image without error, stage, or with regions", key[0]))
+                found.append(
+                    Problem("a failed image without error, stage, or with regions", key[0])
+                )
             continue
         of_image = masks.get(key, []), regions.get(key, [])
         found += [Problem(kind, key[0]) for kind in _check_rows(row, *of_image)]
         if pixels:
-            found += [Problem(kind, key[0]) for kind in _check_pixels(row, *of_image, rules.get(key[1]))]
+            found += [
+                Problem(kind, key[0]) for kind in _check_pixels(row, *of_image, rules.get(key[1]))
+            ]
     return found
 
 
@@ -97,7 +113,9 @@ def iterate_images(rows: list[dict[str, Any]]) -> Rows:
     return groups
 
 
-def _check_rows(row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]]) -> Iterator[str]:
+def _check_rows(
+    row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]]
+) -> Iterator[str]:
     """Yield the breaches that numbers alone show."""
     if row["region_count"] != len(regions):
         yield "region_count is not the number of regions rows"
@@ -115,17 +133,26 @@ def _check_rows(row: dict[str, Any], masks: list[dict[str, Any]], regions: list[
             for p in pieces
         )
         twice = len({(p["top"], p["left"]) for p in pieces}) < len(pieces)
-        if not inside or twice or sum(p["height"] * p["width"] for p in pieces) != row["height"] * row["width"]:
+        if (
+            not inside
+            or twice
+            or sum(p["height"] * p["width"] for p in pieces) != row["height"] * row["width"]
+        ):
             yield "masks rows that do not cover their image"
 
 
 def _check_pixels(
-    row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]], rules: RegionRules | None
+    row: dict[str, Any],
+    masks: list[dict[str, Any]],
+    regions: list[dict[str, Any]],
+    rules: RegionRules | None,
 ) -> Iterator[str]:
     """Yield the breaches that only decoding shows: run lengths, and regions against them."""
     known = _by_class(regions)
     for class_id, pieces in _by_class(masks).items():
-        check = rules and rules.check_of(class_id, known.pop(class_id, []), row["height"], row["width"])
+        check = rules and rules.check_of(
+            class_id, known.pop(class_id, []), row["height"], row["width"]
+        )
         for piece in pieces:
             mask = _decoded(piece)
             if mask is None:
@@ -134,7 +161,12 @@ def _check_pixels(
             if int(mask.sum()) != piece["area"]:
                 yield "a masks row whose area is not that of its run lengths"
             if check:
-                core = Box(piece["top"], piece["left"], piece["top"] + piece["height"], piece["left"] + piece["width"])
+                core = Box(
+                    piece["top"],
+                    piece["left"],
+                    piece["top"] + piece["height"],
+                    piece["left"] + piece["width"],
+                )
                 check.add(core, mask)
         if check:
             yield from check.breaches()
@@ -145,21 +177,27 @@ def _check_pixels(
 class _ComponentsCheck:
     """Holds the regions rows of a class against the components of its mask, which comes in pieces."""
 
-    def __init__(self, rows: list[dict[str, Any]], least: RegionFilter, height: int, width: int) -> None:
+    def __init__(
+        self, rows: list[dict[str, Any]], least: RegionFilter, height: int, width: int
+    ) -> None:
         self._rows, self._least = rows, least
         self._merger = RegionMerger(height, width, max_regions=height * width)
         self._size = height, width
 
     def add(self, box: Box, mask_hw: NDArray[np.bool_]) -> None:
         """Take a piece of the mask."""
-        self._merger.add(find_tile_regions(unseparated(mask_hw), mask_hw.view(np.uint8), box, *self._size))
+        self._merger.add(
+            find_tile_regions(unseparated(mask_hw), mask_hw.view(np.uint8), box, *self._size)
+        )
 
     def breaches(self) -> Iterator[str]:
         """Yield what does not hold, after the last piece."""
         expected = self._merger.regions(RegionFilter(self._least.area))
         if self._least.score:  # the masks do not tell which regions that leaves
             stated = {row["geometry"] for row in self._rows}
-            expected = expected.of(np.array([outline in stated for outline in expected.geometry], bool))
+            expected = expected.of(
+                np.array([outline in stated for outline in expected.geometry], bool)
+            )
         yield from _compare(self._rows, expected)
         yield from _unlikely(self._rows, self._least)
 
@@ -167,18 +205,24 @@ class _ComponentsCheck:
 class _SeparatedCheck:
     """Holds the regions rows of a class, separated objects, against their outlines, their mask, and each other."""
 
-    def __init__(self, rows: list[dict[str, Any]], least: RegionFilter, height: int, width: int) -> None:
+    def __init__(
+        self, rows: list[dict[str, Any]], least: RegionFilter, height: int, width: int
+    ) -> None:
         self._rows, self._least, self._size = rows, least, (height, width)
         outlines = np.array([row["geometry"] for row in rows], object)
         self._shapes = shapely.from_wkb(outlines, on_invalid="ignore")
         self._bounds = shapely.bounds(self._shapes).reshape(-1, 4)
         self._areas = np.zeros(len(rows), np.int64)
-        self._found = {"an outline that is none": None} if shapely.is_missing(self._shapes).any() else {}
+        self._found = (
+            {"an outline that is none": None} if shapely.is_missing(self._shapes).any() else {}
+        )
 
     def add(self, box: Box, mask_hw: NDArray[np.bool_]) -> None:
         """Take a piece of the mask."""
         xmin, ymin, xmax, ymax = self._bounds.T
-        met = np.flatnonzero((xmin < box.right) & (xmax > box.left) & (ymin < box.bottom) & (ymax > box.top))
+        met = np.flatnonzero(
+            (xmin < box.right) & (xmax > box.left) & (ymin < box.bottom) & (ymax > box.top)
+        )
         covered = fill_outlines(self._shapes[met], np.ones(len(met)), box)
         if (covered[~mask_hw] > 0).any():
             self._found["a region that leaves its mask"] = None
@@ -196,7 +240,10 @@ class _SeparatedCheck:
         if "regions that overlap" in self._found:
             return  # whose pixels are whose is not known
         rows, (height, width) = self._rows, self._size
-        sides = np.reshape([[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows], (-1, 4))
+        sides = np.reshape(
+            [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows],
+            (-1, 4),
+        )
         centres = np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))
         middle = shapely.centroid(self._shapes)
         middles = np.stack([shapely.get_x(middle), shapely.get_y(middle)], axis=1)
@@ -209,7 +256,11 @@ class _SeparatedCheck:
             "centroid": np.allclose(centres, middles, rtol=0, atol=1e-3),
             "touches_border": np.array_equal([row["touches_border"] for row in rows], at_border),
         }
-        yield from (f"a region whose {name} is not its outline's" for name, is_equal in agree.items() if not is_equal)
+        yield from (
+            f"a region whose {name} is not its outline's"
+            for name, is_equal in agree.items()
+            if not is_equal
+        )
         yield from _unlikely(rows, self._least)
 
 
@@ -244,9 +295,16 @@ def _compare(rows: list[dict[str, Any]], expected: Regions) -> Iterator[str]:
         "area": np.array_equal([row["area"] for row in rows], expected.area),
         "box": np.array_equal(np.reshape(sides, (-1, 4)), expected.bbox),
         "centroid": np.array_equal(
-            np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2)), expected.centroid
+            np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2)),
+            expected.centroid,
         ),
         "outline": [row["geometry"] for row in rows] == list(expected.geometry),
-        "touches_border": np.array_equal([row["touches_border"] for row in rows], expected.touches_border),
+        "touches_border": np.array_equal(
+            [row["touches_border"] for row in rows], expected.touches_border
+        ),
     }
-    yield from (f"a region whose {name} is not its mask's" for name, is_equal in agree.items() if not is_equal)
+    yield from (
+        f"a region whose {name} is not its mask's"
+        for name, is_equal in agree.items()
+        if not is_equal
+    )

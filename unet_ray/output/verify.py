@@ -95,20 +95,30 @@ def _check_files(inventory: Inventory, running: str | None) -> Iterator[Problem]
     for table in ("masks", "regions"):
         absent = sorted(shards["images"].keys() - shards[table].keys())
         kind = f"an images file without its {table} file"
-        yield from (Problem(kind, f"images/{path}") for path in absent if shard_run_id(path) not in half_pruned)
+        yield from (
+            Problem(kind, f"images/{path}")
+            for path in absent
+            if shard_run_id(path) not in half_pruned
+        )
     for left in inventory.leftovers:
         if left.run_id != running:
             yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
     yield from (Problem(_HALF_PRUNED, f"runs/{run_id}.json") for run_id in half_pruned)
     yield from (Problem(_NO_TABLE, path) for path in inventory.others)
-    yield from (Problem("a record of a run that cannot be read", path) for path in inventory.unreadable)
+    yield from (
+        Problem("a record of a run that cannot be read", path) for path in inventory.unreadable
+    )
 
 
 def _check_shards(
     output: Storage, paths: list[str], records: dict[str, dict[str, Any]], pixels: bool
 ) -> Iterator[tuple[Counter[str], list[Problem]]]:
     """Check all shards, many at a time; yield rows and breaches of each."""
-    rules = {run_id: RegionRules.of_record(record) for run_id, record in records.items() if "objects" in record}
+    rules = {
+        run_id: RegionRules.of_record(record)
+        for run_id, record in records.items()
+        if "objects" in record
+    }
     shared, waiting = ray.put((output, rules, pixels)), list(paths)
     pending: list[Any] = []
     while waiting or pending:
@@ -119,12 +129,16 @@ def _check_shards(
 
 
 @ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
-def _check_one(shared: tuple[Storage, dict[str, RegionRules], bool], path: str) -> tuple[Counter[str], list[Problem]]:
+def _check_one(
+    shared: tuple[Storage, dict[str, RegionRules], bool], path: str
+) -> tuple[Counter[str], list[Problem]]:
     output, rules, pixels = shared
     tables = {}
     for name, schema in SCHEMAS.items():
         try:
-            tables[name] = pq.read_table(io.BytesIO(output.read(f"{name}/{path}"))).select(schema.names)
+            tables[name] = pq.read_table(io.BytesIO(output.read(f"{name}/{path}"))).select(
+                schema.names
+            )
         except FileNotFoundError:
             tables[name] = schema.empty_table()  # named already, by the files
         except Exception as error:
@@ -135,7 +149,9 @@ def _check_one(shared: tuple[Storage, dict[str, RegionRules], bool], path: str) 
     return Counter({name: table.num_rows for name, table in tables.items()}), found
 
 
-def _check_ledger(database: Workspace, inventory: Inventory, records: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _check_ledger(
+    database: Workspace, inventory: Inventory, records: dict[str, dict[str, Any]]
+) -> Iterator[Problem]:
     """Check what holds over all shards: keys, and the counts of the run records."""
     columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
     read_images(database, "rows", inventory.output, inventory.images, columns)
@@ -151,12 +167,18 @@ def _check_ledger(database: Workspace, inventory: Inventory, records: dict[str, 
         ),
     ):
         yield from (Problem(kind, uri) for uri in _uris(database, twice))
-    counts = database.table("SELECT run_id, count(*) AS images FROM rows GROUP BY run_id").to_pylist()
+    counts = database.table(
+        "SELECT run_id, count(*) AS images FROM rows GROUP BY run_id"
+    ).to_pylist()
     written = {row["run_id"]: row["images"] for row in counts}
-    yield from (Problem("a run without a record", run_id) for run_id in written.keys() - records.keys())
+    yield from (
+        Problem("a run without a record", run_id) for run_id in written.keys() - records.keys()
+    )
     for run_id, record in records.items():
         if record.get("status") == "done" and recorded_images(record) != written.get(run_id, 0):
-            yield Problem("a run record whose counts are not those of its rows", f"runs/{run_id}.json")
+            yield Problem(
+                "a run record whose counts are not those of its rows", f"runs/{run_id}.json"
+            )
 
 
 def _check_archive(
@@ -164,10 +186,16 @@ def _check_archive(
 ) -> Iterator[Problem]:
     """Check that each image of the archive has a row, good or failed, of the newest run's model and configuration."""
     scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
-    kept = (record for record in reversed(records.values()) if record.get("status") not in (PRUNING, PRUNED))
+    kept = (
+        record
+        for record in reversed(records.values())
+        if record.get("status") not in (PRUNING, PRUNED)
+    )
     newest = next(kept, None)
     if newest is None:
-        yield Problem("no run record: nothing tells which model the archive was segmented with", "runs/")
+        yield Problem(
+            "no run record: nothing tells which model the archive was segmented with", "runs/"
+        )
         return
     digests = newest["model_digest"], newest["config_digest"]
     open_ledger(database, inventory.output, inventory.images, *digests)

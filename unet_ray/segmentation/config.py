@@ -68,7 +68,9 @@ class SegmentConfig:
         for name, least in (("min_area", 1), ("max_regions", 1), ("shard_images", 1), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and not least <= value < 2**31:
-                raise InputError(f"--{name.replace('_', '-')} {value}: choose {least} to {2**31 - 1}")
+                raise InputError(
+                    f"--{name.replace('_', '-')} {value}: choose {least} to {2**31 - 1}"
+                )
         if not self.stall_minutes > 0:
             raise InputError(f"--stall-minutes {self.stall_minutes}: choose above 0")
         if not 0 <= self.max_error_rate <= 1:
@@ -78,5 +80,7 @@ class SegmentConfig:
         if self.node_price is not None:
             parse_prices(self.node_price)
         if self.precision not in get_args(Precision):
-            raise InputError(f"--precision {self.precision}: choose {' or '.join(get_args(Precision))}")
+            raise InputError(
+                f"--precision {self.precision}: choose {' or '.join(get_args(Precision))}"
+            )
         PredictorConfig(tile=self.tile, context=self.context)

@@ -18,7 +18,9 @@ RESULTS_VERSION = 1
 
 def config_digest(config: SegmentConfig, model: Model) -> str:
     """Return the sha256 of what can change a row beside image and model; never of device, actors or exact tiles."""
-    context = effective_context(model.network, PredictorConfig(tile=config.tile, context=config.context))
+    context = effective_context(
+        model.network, PredictorConfig(tile=config.tile, context=config.context)
+    )
     rule = choose_postprocessing(config, model)
     areas, scores = [least.area for least in rule.least], [least.score for least in rule.least]
     meaning = {
@@ -36,7 +38,9 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
 def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
     """Tell whether tiles give what whole images do; in bfloat16 another shape may round otherwise."""
     context = effective_context(network, PredictorConfig(tile=config.tile, context=config.context))
-    return config.precision == "float32" and (network.padding == "valid" or context >= network.exact_context)
+    return config.precision == "float32" and (
+        network.padding == "valid" or context >= network.exact_context
+    )
 
 
 def choose_postprocessing(config: SegmentConfig, model: Model) -> Postprocessing:
@@ -45,4 +49,6 @@ def choose_postprocessing(config: SegmentConfig, model: Model) -> Postprocessing
     thresholds = rule.thresholds if config.threshold is None else (config.threshold,) * classes
     given = {"area": config.min_area, "score": config.min_score}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(rule, thresholds=thresholds, least=tuple(replace(least, **chosen) for least in rule.least))
+    return replace(
+        rule, thresholds=thresholds, least=tuple(replace(least, **chosen) for least in rule.least)
+    )

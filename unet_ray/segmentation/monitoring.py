@@ -15,10 +15,16 @@ class RunMetrics:
 
     def __init__(self, run_id: str, todo: int, predictors: int) -> None:
         self._tags = {"run_id": run_id}
-        self._images = self._counter("images_measured", "Images that were measured, failed ones included")
+        self._images = self._counter(
+            "images_measured", "Images that were measured, failed ones included"
+        )
         self._failed = self._counter("images_failed", "Images that became rows with an error")
-        self._megapixels = self._counter("megapixels", "Megapixels of the images that were measured")
-        self._predict_s = self._counter("predict_seconds", "Seconds that predictors worked, summed over them")
+        self._megapixels = self._counter(
+            "megapixels", "Megapixels of the images that were measured"
+        )
+        self._predict_s = self._counter(
+            "predict_seconds", "Seconds that predictors worked, summed over them"
+        )
         busy = "Predictors at most: the rate of predict_seconds over it is how busy they are"
         self._gauges = (
             (self._gauge("images_planned", "Images that the run has to do"), todo),

@@ -18,7 +18,14 @@ from ray.data import Dataset
 from unet_ray.cluster.actor_pool import PoolPlan, plan_pool
 from unet_ray.cluster.node_hours import NodeHours
 from unet_ray.cluster.progress_board import ProgressBoard
-from unet_ray.cluster.ray_data import TASK_CPUS, WRITE_CPUS, bytes_between, call_back, calm_ray_data, limited_blocks
+from unet_ray.cluster.ray_data import (
+    TASK_CPUS,
+    WRITE_CPUS,
+    bytes_between,
+    call_back,
+    calm_ray_data,
+    limited_blocks,
+)
 from unet_ray.cluster.session import connect
 from unet_ray.errors import UnetRayError
 from unet_ray.network.config import PredictorConfig, effective_context
@@ -51,7 +58,9 @@ Ray Data's own limit, half of the store, lets it decode."""
 class _Progress:
     """What the driver hears of a chain: counted, shown, and passed on to all who wait for it."""
 
-    def __init__(self, result: SegmentResult, todo: int, watchdog: Watchdog, metrics: RunMetrics) -> None:
+    def __init__(
+        self, result: SegmentResult, todo: int, watchdog: Watchdog, metrics: RunMetrics
+    ) -> None:
         self._result, self._todo, self._watchdog, self._metrics = result, todo, watchdog, metrics
         self._started = time.perf_counter()
         self.measured = 0
@@ -77,7 +86,10 @@ class _Progress:
         self._tiles += sum(message.tiles for message in messages)
         self._of_tiles += sum(message.of_tiles for message in messages)
         large = f"; large images: {self._tiles}/{self._of_tiles} tiles" if self._of_tiles else ""
-        print(f"{self.measured}/{self._todo} images, {self.measured / self.elapsed_s:.1f}/s{large}", flush=True)
+        print(
+            f"{self.measured}/{self._todo} images, {self.measured / self.elapsed_s:.1f}/s{large}",
+            flush=True,
+        )
 
 
 @dataclass
@@ -108,8 +120,12 @@ class SegmentationRun:
         minutes, todo = self.config.stall_minutes, self.plan.todo
         watchdog, hours = Watchdog(60 * minutes), NodeHours()
         block_bytes = _BLOCK_BYTES * (_GPU_TASKS if pool.uses_gpu else 1)
-        ahead = limited_blocks(block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most)
-        progress = _Progress(self.result, todo, watchdog, RunMetrics(self.result.run_id, todo, pool.most))
+        ahead = limited_blocks(
+            block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most
+        )
+        progress = _Progress(
+            self.result, todo, watchdog, RunMetrics(self.result.run_id, todo, pool.most)
+        )
         try:
             with watchdog, hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
                 chain = self._chain(blocks, block_bytes, pool, board.post)
@@ -132,15 +148,22 @@ class SegmentationRun:
         result, stats = self.result, chain.get_stats_summary()
         if result.first_images_at:
             steady_s = (datetime.now(UTC) - result.first_images_at).total_seconds()
-            result.steady_images_per_s = (self.plan.todo - result.first_images) / max(1e-9, steady_s)
+            result.steady_images_per_s = (self.plan.todo - result.first_images) / max(
+                1e-9, steady_s
+            )
         result.predictor_busy_share = result.stage_s["predict"] / (result.elapsed_s * pool.most)
-        result.object_store_bytes, result.spilled_bytes = bytes_between(stats), stats.global_bytes_spilled
+        result.object_store_bytes, result.spilled_bytes = (
+            bytes_between(stats),
+            stats.global_bytes_spilled,
+        )
 
     def _tiling(self) -> str:
         """Say how images are cut, and what the context of tiles costs."""
         network, config = self.model.network, PredictorConfig(self.config.tile, self.config.context)
         context = effective_context(network, config)
-        halo = (network.margin or context) + (self.model.separation.steps if self.model.separation else 0)
+        halo = (network.margin or context) + (
+            self.model.separation.steps if self.model.separation else 0
+        )
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         read = (1 + 2 * halo / config.tile) ** 2
         return f"tiles of {config.tile} px, {halo} px read around them{exact}: {read:.2f} px read per px kept"
@@ -149,15 +172,26 @@ class SegmentationRun:
         from unet_ray.network.predictor import cpu_has_bfloat16  # which loads torch
 
         if self.config.precision == "bfloat16" and not pool.uses_gpu and not cpu_has_bfloat16():
-            print("--precision bfloat16: this CPU has no instructions for it, float32 is 4 to 8 times as fast here")
+            print(
+                "--precision bfloat16: this CPU has no instructions for it, float32 is 4 to 8 times as fast here"
+            )
 
     def _blocks(self, times: int) -> list[Any]:
-        return self.plan.blocks(times * _IMAGES_PER_TASK, times * _FILE_BYTES_PER_TASK, self.config.shard_images)
+        return self.plan.blocks(
+            times * _IMAGES_PER_TASK, times * _FILE_BYTES_PER_TASK, self.config.shard_images
+        )
 
-    def _chain(self, blocks: list[Any], block_bytes: int, pool: PoolPlan, post: Callable[[WorkDone], None]) -> Dataset:
+    def _chain(
+        self, blocks: list[Any], block_bytes: int, pool: PoolPlan, post: Callable[[WorkDone], None]
+    ) -> Dataset:
         from unet_ray.segmentation.predict_actor import PredictActor  # which loads torch
 
-        config, model, access, check_etags = self.config, self.model, self.plan.access, self.plan.etags_of_store
+        config, model, access, check_etags = (
+            self.config,
+            self.model,
+            self.plan.access,
+            self.plan.etags_of_store,
+        )
         predictor = PredictorConfig(
             tile=config.tile,
             context=config.context,

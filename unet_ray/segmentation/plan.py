@@ -74,18 +74,28 @@ class Plan:
             most — rows of a block.
         """
         large, small = (
-            self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}").select(PLAN.names).cast(PLAN)
-            for condition, order in ((_IS_LARGE, f"{_BYTES} DESC"), (f"NOT ({_IS_LARGE})", "file_uri, page"))
+            self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}")
+            .select(PLAN.names)
+            .cast(PLAN)
+            for condition, order in (
+                (_IS_LARGE, f"{_BYTES} DESC"),
+                (f"NOT ({_IS_LARGE})", "file_uri, page"),
+            )
         )
         alone, together = max(1, len(large) // _BLOCKS), min(max(rows, len(small) // _BLOCKS), most)
         most = min(_MOST_TIMES * together, most)
-        return [*_cut(large, alone, alone, 0, alone), *_cut(small, _FIRST_ROWS, together, stored_bytes, most)]
+        return [
+            *_cut(large, alone, alone, 0, alone),
+            *_cut(small, _FIRST_ROWS, together, stored_bytes, most),
+        ]
 
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
         """Return how many of the images a run did not write, and how many rows it wrote beside one of each."""
         database = self.database
         open_run(database, output, run_id)
-        missing = database.value("SELECT count(*) FROM plan ANTI JOIN written USING (image_uri, image_etag)")
+        missing = database.value(
+            "SELECT count(*) FROM plan ANTI JOIN written USING (image_uri, image_etag)"
+        )
         return missing, database.value("SELECT count(*) FROM written") - (self.todo - missing)
 
 
@@ -130,9 +140,14 @@ def make_plan(
     inventory.check_rows(rows)
     database.store("failed_once", "SELECT DISTINCT * FROM failed")
     database.store("failed_only", "FROM failed_once ANTI JOIN done USING (image_uri, image_etag)")
-    database.view("left_out", "FROM done" if retry_failed else "FROM done UNION ALL FROM failed_only")
+    database.view(
+        "left_out", "FROM done" if retry_failed else "FROM done UNION ALL FROM failed_only"
+    )
     listed = find_open_images(database, scan, allow_empty)
-    database.view("plan", "FROM open_images" + ("" if limit is None else f" ORDER BY file_uri, page LIMIT {limit:d}"))
+    database.view(
+        "plan",
+        "FROM open_images" + ("" if limit is None else f" ORDER BY file_uri, page LIMIT {limit:d}"),
+    )
     failed = 0 if retry_failed else _count_failed(database)
     return Plan(
         database,
@@ -179,15 +194,23 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
     )
     database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
     database.store("open_pages", "FROM pages ANTI JOIN left_out USING (image_uri, image_etag)")
-    database.view("open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages")
+    database.view(
+        "open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages"
+    )
     more = database.value("SELECT count(*) - count(DISTINCT file_uri) FROM pages")
-    return int(scan.known + more + database.value("SELECT coalesce(sum(pages - 1), 0) FROM left_out_stacks"))
+    return int(
+        scan.known
+        + more
+        + database.value("SELECT coalesce(sum(pages - 1), 0) FROM left_out_stacks")
+    )
 
 
 def _known_of(database: Workspace, scan: FileScan) -> str:
     """Return what the ledger has of an archive that seems to be empty, for a message."""
     prefix = scan.root.uri.rstrip("/").replace("'", "''")
-    known = database.value(f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, '{prefix}/')")  # noqa: S608
+    known = database.value(
+        f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, '{prefix}/')"
+    )  # noqa: S608
     if not known:
         return ""
     return (
@@ -220,7 +243,11 @@ def _count_failed(database: Workspace) -> int:
         "SELECT image_uri, image_etag FROM archive UNION ALL SELECT image_uri, image_etag FROM pages UNION ALL "
         "SELECT image_uri, image_etag FROM left_out_pages SEMI JOIN left_out_stacks USING (file_uri, image_etag)",
     )
-    return int(database.value("SELECT count(*) FROM named SEMI JOIN failed_only USING (image_uri, image_etag)"))
+    return int(
+        database.value(
+            "SELECT count(*) FROM named SEMI JOIN failed_only USING (image_uri, image_etag)"
+        )
+    )
 
 
 def _refuse_twice(database: Workspace, named: str) -> None:
@@ -246,7 +273,11 @@ def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:
 
 def plan_row(source: ImageSource) -> dict[str, Any]:
     """Return the row of PLAN of an image."""
-    row: dict[str, Any] = {"image_uri": source.uri, "file_uri": source.file_uri, "page": source.page}
+    row: dict[str, Any] = {
+        "image_uri": source.uri,
+        "file_uri": source.file_uri,
+        "page": source.page,
+    }
     row |= {"image_etag": source.etag, "image_bytes": source.size, "pages": source.pages}
     if source.place is not None:
         row["place"] = vars(source.place) | {"ranges": [*chain.from_iterable(source.place.ranges)]}

@@ -47,7 +47,9 @@ class PredictActor:
         sys.setswitchinterval(_SWITCH_S[config.device])
         model: Model = ray.get(model_ref)
         predictor = Predictor(model.build(), model.preprocessing, config)
-        self._predict = Predict(predictor, PredictLarge(access, predictor, measure, check_etags, tell))
+        self._predict = Predict(
+            predictor, PredictLarge(access, predictor, measure, check_etags, tell)
+        )
 
     def __call__(self, pixels: Any) -> Iterator[Any]:
         """Predict a table of images.
@@ -59,6 +61,10 @@ class PredictActor:
             yield from self._predict(pixels)
         except Exception as error:
             if is_device_lost(error):
-                print(f"this process lost its GPU, another takes over: {one_line(error)}", file=sys.stderr, flush=True)
+                print(
+                    f"this process lost its GPU, another takes over: {one_line(error)}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 os._exit(1)
             raise

@@ -35,8 +35,12 @@ def write_record(
         "bottleneck": _bottleneck(result),
         "objects": {
             "parted": model.separation is not None,
-            "min_areas": {spec.id: least.area for spec, least in zip(model.classes, rule.least, strict=True)},
-            "min_scores": {spec.id: least.score for spec, least in zip(model.classes, rule.least, strict=True)},
+            "min_areas": {
+                spec.id: least.area for spec, least in zip(model.classes, rule.least, strict=True)
+            },
+            "min_scores": {
+                spec.id: least.score for spec, least in zip(model.classes, rule.least, strict=True)
+            },
         },
         "versions": software_versions(),
     }

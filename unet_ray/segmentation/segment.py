@@ -38,7 +38,10 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     with open_workspace() as database:
 
         def make(inventory: Inventory) -> Plan:
-            digests, wanted = (model.digest, digest), (config.retry_failed, config.limit, config.allow_empty)
+            digests, wanted = (
+                (model.digest, digest),
+                (config.retry_failed, config.limit, config.allow_empty),
+            )
             plan = make_plan(database, scan, inventory, digests, *wanted)
             print(plan)
             return plan
@@ -49,7 +52,11 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
             plan = make(inventory)
             print(_expected(inventory, plan.todo))
             return SegmentResult(
-                "dry-run", status="dry run", exit_code=0, images_listed=plan.listed, images_skipped=plan.done
+                "dry-run",
+                status="dry run",
+                exit_code=0,
+                images_listed=plan.listed,
+                images_skipped=plan.done,
             )
         output.check_writable()
         result = SegmentResult(new_run_id())
@@ -57,8 +64,12 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         with OutputLock(output, result.run_id):
             inventory = _look_at(output)
             plan = make(inventory)
-            _tidy(inventory, result.run_id)  # nothing is removed before all that may be wrong was looked for
-            return _recorded(SegmentationRun(config, model, output, digest, plan, result), ray_address)
+            _tidy(
+                inventory, result.run_id
+            )  # nothing is removed before all that may be wrong was looked for
+            return _recorded(
+                SegmentationRun(config, model, output, digest, plan, result), ray_address
+            )
 
 
 def _look_at(output: Storage) -> Inventory:
@@ -114,15 +125,21 @@ def _recorded(run: SegmentationRun, ray_address: str) -> SegmentResult:
             )
         result.status, result.exit_code = "done", 0
     except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Ctrl-C; SIGTERM, as of `ray job stop`
+        if isinstance(
+            error, (KeyboardInterrupt, SystemExit)
+        ):  # Ctrl-C; SIGTERM, as of `ray job stop`
             result.status = "stopped"
         result.message = one_line(error)
         result.exit_code = error.exit_code if isinstance(error, UnetRayError) else 1
         raise
     finally:
         result.ended_at = datetime.now(UTC)
-        if result.status != "done":  # the chain adds sums up at its end, and what is committed before stays
-            with suppress(OSError, InputError):  # where the store is gone, the record says what it can
+        if (
+            result.status != "done"
+        ):  # the chain adds sums up at its end, and what is committed before stays
+            with suppress(
+                OSError, InputError
+            ):  # where the store is gone, the record says what it can
                 for name, value in summarize_run(run.output, result.run_id).items():
                     setattr(result, name, value)
         write_record(run.output, result, run.config, run.model, run.config_digest)

@@ -47,7 +47,9 @@ class ShardSink(Datasink[dict[str, Any]]):
         rows = pa.concat_tables(list(_not_empty(blocks)))
         tables = split_into_tables(rows)
         name = ShardName(self._day, self._run_id, ctx.task_idx)
-        write_shard(self._output, name, tables, lambda: OutputLock.check(self._output, self._run_id))
+        write_shard(
+            self._output, name, tables, lambda: OutputLock.check(self._output, self._run_id)
+        )
         images = tables["images"]
         failed = Counter(images["error_type"].drop_null().to_pylist())
         pixels = zip(images["height"].to_pylist(), images["width"].to_pylist(), strict=True)
@@ -56,7 +58,9 @@ class ShardSink(Datasink[dict[str, Any]]):
             "done": len(images) - failed.total(),
             "failed": failed.total(),
             "error_types": dict(failed),
-            "error_messages": dict(Counter(images["error"].drop_null().to_pylist()).most_common(_MESSAGES)),
+            "error_messages": dict(
+                Counter(images["error"].drop_null().to_pylist()).most_common(_MESSAGES)
+            ),
             "batch_divisor": max(rows["batch_divisor"].to_pylist()),
             "megapixels": sum(h * w for h, w in pixels if h) / 1e6,
             "regions": dict(Counter(tables["regions"]["class_name"].to_pylist())),
@@ -65,7 +69,9 @@ class ShardSink(Datasink[dict[str, Any]]):
 
     def on_write_complete(self, write_result: Any) -> None:
         """Add the sums of all shards up."""
-        by_name = {name: Counter[str]() for name in ("stage_s", "regions", "error_types", "error_messages")}
+        by_name = {
+            name: Counter[str]() for name in ("stage_s", "regions", "error_types", "error_messages")
+        }
         result = self._result
         result.shards = sorted(sums["shard"] for sums in write_result.write_returns)
         for sums in write_result.write_returns:
@@ -76,7 +82,11 @@ class ShardSink(Datasink[dict[str, Any]]):
             for name, counts in by_name.items():
                 counts.update(sums[name])
         for name, counts in by_name.items():
-            setattr(result, name, dict(counts.most_common(_MESSAGES if name == "error_messages" else None)))
+            setattr(
+                result,
+                name,
+                dict(counts.most_common(_MESSAGES if name == "error_messages" else None)),
+            )
 
 
 class ShardBundles(ExecutionCallback):
@@ -93,7 +103,9 @@ class ShardBundles(ExecutionCallback):
             for logical in operator._logical_operators:
                 sink = getattr(logical, "datasink_or_legacy_datasource", None)
                 if isinstance(sink, ShardSink):
-                    operator._block_ref_bundler = RebundleQueue(_ImagesOrBytes(sink.min_rows_per_write))
+                    operator._block_ref_bundler = RebundleQueue(
+                        _ImagesOrBytes(sink.min_rows_per_write)
+                    )
 
 
 class _ImagesOrBytes(EstimateSize):

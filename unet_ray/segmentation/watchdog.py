@@ -47,6 +47,10 @@ class Watchdog:
                 self.has_barked = True
                 _thread.interrupt_main()
                 if not self._stop.wait(_LAST_WORDS_S):
-                    print("error: no progress, and no end: run again to go on", file=sys.stderr, flush=True)
+                    print(
+                        "error: no progress, and no end: run again to go on",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     os._exit(1)
                 return

@@ -21,7 +21,9 @@ from unet_ray.errors import InputError
 from unet_ray.storage.backends.s3_requests import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage, dangling_link, uri_scheme
 
-FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
+FILES = pa.schema(
+    [("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())]
+)
 """Columns of a scan, those of `FileEntry`."""
 _BATCH = 10_000
 _NOTHING_THERE = "there is no such folder or file"
@@ -42,7 +44,10 @@ class FileScan:
     """The files of a folder, a glob or a manifest, read as they are asked for, once."""
 
     def __init__(
-        self, source: tuple[Storage, Iterator[Any] | None, bool], suffixes: Collection[str] | None, named: str
+        self,
+        source: tuple[Storage, Iterator[Any] | None, bool],
+        suffixes: Collection[str] | None,
+        named: str,
     ) -> None:
         self.root, batches, self.etags_of_store = source
         """What opens the files' URIs, and whether the etags are the store's: a manifest may have others."""
@@ -138,7 +143,9 @@ def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
 
 def listed_twice(named: str, count: int, first: str) -> InputError:
     """Return the error of a manifest that names files more than once."""
-    return InputError(f"{named}: {count} URIs are listed twice, the first is {first}; list each once")
+    return InputError(
+        f"{named}: {count} URIs are listed twice, the first is {first}; list each once"
+    )
 
 
 def path_suffix(path: str) -> str:
@@ -150,7 +157,9 @@ def _found(uri: str) -> tuple[Storage, Iterator[Any] | None]:
     """Return what opens the files at a URI, and the files; None where nothing is, on a store that knows no folders."""
     root = Storage.of(uri)
     if root.is_file():
-        return Storage(root.uri.rpartition("/")[0] or "/", root.options), _in_batches([root.entry()])
+        return Storage(root.uri.rpartition("/")[0] or "/", root.options), _in_batches(
+            [root.entry()]
+        )
     if root.exists():
         return root, _in_batches(root.walk())
     if any(c in uri for c in "*?["):
@@ -170,7 +179,9 @@ def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
 
     def matches(entry: FileEntry) -> bool:
         """Tell whether a file is asked for, or a link to nothing that may hide some."""
-        return bool(pattern.match(entry.path)) or (not entry.etag and _may_hold(entry.path, wanted.split("/")))
+        return bool(pattern.match(entry.path)) or (
+            not entry.etag and _may_hold(entry.path, wanted.split("/"))
+        )
 
     return root, _in_batches(filter(matches, root.walk()))
 
@@ -179,7 +190,9 @@ def _may_hold(folder: str, parts: list[str]) -> bool:
     """Tell whether files that match a glob, which is given part by part, may lie below a folder."""
     depth = folder.count("/") + 1
     above = parts[:depth]
-    return "**" in above or (depth < len(parts) and bool(re.match(glob_translate("/".join(above)), folder)))
+    return "**" in above or (
+        depth < len(parts) and bool(re.match(glob_translate("/".join(above)), folder))
+    )
 
 
 def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
@@ -187,7 +200,9 @@ def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
     while some := list(islice(remaining, _BATCH)):
         for entry in some:
             _refuse_names_beyond_utf8(entry.path)
-        columns = [pa.array([getattr(entry, field.name) for entry in some], field.type) for field in FILES]
+        columns = [
+            pa.array([getattr(entry, field.name) for entry in some], field.type) for field in FILES
+        ]
         yield pa.RecordBatch.from_arrays(columns, schema=FILES)
 
 
@@ -209,7 +224,9 @@ def _manifest(uri: str) -> tuple[Storage, Iterator[Any], bool]:
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{uri}: not a Parquet manifest: {error}") from None
     if "image_uri" not in columns:
-        raise InputError(f"{uri}: the manifest has no column image_uri (it has {', '.join(columns)})")
+        raise InputError(
+            f"{uri}: the manifest has no column image_uri (it has {', '.join(columns)})"
+        )
     wanted = [name for name in ("image_uri", "image_etag", "image_bytes") if name in columns]
     folder = Storage.of(uri.rpartition("/")[0] or ".")
 
@@ -234,11 +251,19 @@ class _ManifestNames:
         """Return the URI that a name means; raise InputError for one of another store."""
         folder, root = self.folder, self.root
         name = Storage.of(name).uri if name.startswith("file://") else name
-        uri = name if "://" in name or (folder.is_local and name.startswith("/")) else folder.uri_of(name)
+        uri = (
+            name
+            if "://" in name or (folder.is_local and name.startswith("/"))
+            else folder.uri_of(name)
+        )
         if not folder.is_local and uri_scheme(uri) != uri_scheme(folder.uri):
-            raise InputError(f"{name}: a manifest on {folder.uri} may only name files of the same store")
+            raise InputError(
+                f"{name}: a manifest on {folder.uri} may only name files of the same store"
+            )
         if uri_scheme(uri) != uri_scheme(root.uri):
-            raise InputError(f"{name}: a manifest names files of one store only, this one began with {root.uri}")
+            raise InputError(
+                f"{name}: a manifest names files of one store only, this one began with {root.uri}"
+            )
         return uri
 
     @property
@@ -252,7 +277,9 @@ class _ManifestNames:
 def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
     """Return a batch of a manifest as one of FILES; rows without etag or size ask the store for theirs."""
     names_of = batch["image_uri"].cast(pa.string())
-    whole = {"image_etag", "image_bytes"} <= set(batch.schema.names) and not any(c.null_count for c in batch.columns)
+    whole = {"image_etag", "image_bytes"} <= set(batch.schema.names) and not any(
+        c.null_count for c in batch.columns
+    )
     if whole and names.prefix and pc.all(pc.starts_with(names_of, names.prefix)).as_py():
         uris = names_of
     else:
@@ -263,7 +290,9 @@ def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
         return pa.RecordBatch.from_arrays(columns, schema=FILES)
     rows = batch.to_pylist()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        entries = pool.map(lambda row, uri: _manifest_entry(row, uri, names.root), rows, uris.to_pylist())
+        entries = pool.map(
+            lambda row, uri: _manifest_entry(row, uri, names.root), rows, uris.to_pylist()
+        )
         return next(_in_batches(entries))
 
 

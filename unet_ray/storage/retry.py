@@ -18,7 +18,15 @@ from unet_ray.errors import InputError
 
 Result = TypeVar("Result")
 
-_BUSY_CODES = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "500", "503")
+_BUSY_CODES = (
+    "SlowDown",
+    "ServiceUnavailable",
+    "InternalError",
+    "RequestTimeout",
+    "Throttling",
+    "500",
+    "503",
+)
 _PASSING = (errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.EPIPE)
 """What s3fs makes of a store's "slow down", "internal error" and the like."""
 ATTEMPTS = 6
@@ -61,19 +69,37 @@ def mapped_errors(uri: str) -> Iterator[None]:
 
 def _mapped(uri: str, error: Exception) -> Exception | None:
     """Return what to raise for a store's own error; None for all others."""
-    if "aiohttp" not in sys.modules:  # which all remote stores use; loading it takes a local process half a second
+    if (
+        "aiohttp" not in sys.modules
+    ):  # which all remote stores use; loading it takes a local process half a second
         return None
     import aiohttp
     from botocore import exceptions as boto
 
-    if isinstance(error, (boto.ConnectionError, boto.HTTPClientError, boto.ConnectionClosedError, aiohttp.ClientError)):
+    if isinstance(
+        error,
+        (
+            boto.ConnectionError,
+            boto.HTTPClientError,
+            boto.ConnectionClosedError,
+            aiohttp.ClientError,
+        ),
+    ):
         return ConnectionError(f"{uri}: {error}")
     if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError)):
         return PermissionError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, boto.ParamValidationError):
-        return InputError(f"{uri}: not a name that the store allows: {' '.join(str(error).split())}")
+        return InputError(
+            f"{uri}: not a name that the store allows: {' '.join(str(error).split())}"
+        )
     if isinstance(error, boto.ClientError):
         code = str(error.response.get("Error", {}).get("Code"))
-        kind = PermissionError if code in _DENIED_CODES else ConnectionError if code in _BUSY_CODES else OSError
+        kind = (
+            PermissionError
+            if code in _DENIED_CODES
+            else ConnectionError
+            if code in _BUSY_CODES
+            else OSError
+        )
         return kind(f"{uri}: {error}")
     return OSError(f"{uri}: {error}") if isinstance(error, boto.BotoCoreError) else None

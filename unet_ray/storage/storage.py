@@ -20,10 +20,23 @@ from fsspec.implementations.local import LocalFileSystem
 
 from unet_ray.errors import InputError, ListingError
 from unet_ray.storage.backends import s3_requests as s3
-from unet_ray.storage.backends.local_files import FileBeside, link, read_local, walk_local, whole_file
+from unet_ray.storage.backends.local_files import (
+    FileBeside,
+    link,
+    read_local,
+    walk_local,
+    whole_file,
+)
 from unet_ray.storage.retry import ATTEMPTS, Result, mapped_errors, retry
 
-_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "adl": "adlfs"}
+_PACKAGES = {
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "az": "adlfs",
+    "adl": "adlfs",
+}
 
 
 class _ArrowHandler(pyarrow.fs.FSSpecHandler):
@@ -37,7 +50,9 @@ class _ArrowHandler(pyarrow.fs.FSSpecHandler):
         """Return what stores all that is written to it when it is closed."""
         if isinstance(self.fs, LocalFileSystem):
             return pyarrow.PythonFile(FileBeside(path), mode="w")
-        return pyarrow.PythonFile(FileBeside(path, lambda file: self.fs.put_file(file, path)), mode="w")
+        return pyarrow.PythonFile(
+            FileBeside(path, lambda file: self.fs.put_file(file, path)), mode="w"
+        )
 
     def delete_dir(self, path: str) -> None:
         """Delete all objects below a folder."""
@@ -104,14 +119,18 @@ class Storage:
         except ImportError as error:
             package = _PACKAGES.get(scheme)
             remedy = f"pip install {package}" if package else str(error)
-            raise InputError(f"{uri}: {scheme}:// needs a package that is not installed: {remedy}") from None
+            raise InputError(
+                f"{uri}: {scheme}:// needs a package that is not installed: {remedy}"
+            ) from None
         return Storage(uri.rstrip("/"), s3.options() if scheme == "s3" else {})
 
     @property
     def filesystem(self) -> Any:
         """The fsspec file system; fsspec keeps one per process and set of options. Listings are never remembered."""
         with mapped_errors(self.uri):
-            filesystem = fsspec.filesystem(uri_scheme(self.uri), use_listings_cache=False, **self.options)
+            filesystem = fsspec.filesystem(
+                uri_scheme(self.uri), use_listings_cache=False, **self.options
+            )
         if self.is_s3:
             filesystem.retries = s3.TRIES
         return filesystem
@@ -158,7 +177,9 @@ class Storage:
             return Content(data, entry.etag, entry.size)
         return Content(data, _etag_of(info), info["size"])
 
-    def _read(self, uri: str, offset: int = 0, size: int | None = None) -> tuple[bytes, dict[str, Any] | None]:
+    def _read(
+        self, uri: str, offset: int = 0, size: int | None = None
+    ) -> tuple[bytes, dict[str, Any] | None]:
         """Return bytes, and what the store says with them of their file."""
         if self.is_local:
             return read_local(uri, offset, size)
@@ -296,9 +317,13 @@ class Storage:
             yield from walk_local(uri)
         elif self.is_s3:
             list_page = partial(self.filesystem.call_s3, "list_objects_v2")
-            yield from s3.pages(root, lambda **wanted: self._retry(uri, lambda: list_page(**wanted)))
+            yield from s3.pages(
+                root, lambda **wanted: self._retry(uri, lambda: list_page(**wanted))
+            )
         else:
-            folders = [root.rstrip("/")]  # `walk` of fsspec takes a folder below that cannot be listed for an empty one
+            folders = [
+                root.rstrip("/")
+            ]  # `walk` of fsspec takes a folder below that cannot be listed for an empty one
             while folders:
                 folder = folders.pop()
                 for info in self._retry(uri, partial(self.filesystem.ls, folder, detail=True)):
@@ -339,9 +364,13 @@ class Storage:
             self.write(name, b"")
             self.delete(name)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise InputError(f"{self.uri}: no permission to write here ({error}); choose another place") from None
+            raise InputError(
+                f"{self.uri}: no permission to write here ({error}); choose another place"
+            ) from None
         except OSError as error:
-            raise InputError(f"{self.uri}: cannot be written ({error}); check the URI and the credentials") from None
+            raise InputError(
+                f"{self.uri}: cannot be written ({error}); check the URI and the credentials"
+            ) from None
 
     @property
     def is_s3(self) -> bool:
@@ -386,7 +415,9 @@ def _etag_of(info: dict[str, Any]) -> str:
 def _modified_ns(info: dict[str, Any]) -> int:
     if "mtime_ns" in info:
         return int(info["mtime_ns"])
-    if info.get("LastModified"):  # of S3: listings have fractions of seconds, answers to requests have none
+    if info.get(
+        "LastModified"
+    ):  # of S3: listings have fractions of seconds, answers to requests have none
         return 10**9 * int(info["LastModified"].timestamp())
     modified = info.get("mtime") or info.get("last_modified") or 0
     return int((modified.timestamp() if hasattr(modified, "timestamp") else float(modified)) * 1e9)

@@ -19,13 +19,21 @@ def table_with(rows: list[dict[str, Any]], schema: Any, samples: str) -> Any:
     """
     found = [row[samples] for row in rows]
     is_there = [each is not None for each in found]
-    offsets = np.cumsum([0, *(0 if each is None else each.nbytes for each in found)], dtype=np.int64)
+    offsets = np.cumsum(
+        [0, *(0 if each is None else each.nbytes for each in found)], dtype=np.int64
+    )
     joined = np.empty(offsets[-1], np.uint8)
     for each, first, end in zip(found, offsets, offsets[1:], strict=False):
         if each is not None:
             joined[first:end] = each.reshape(-1).view(np.uint8)
-    buffers = [pa.array(is_there, pa.bool_()).buffers()[1], pa.py_buffer(offsets), pa.py_buffer(joined)]
-    column = pa.Array.from_buffers(pa.large_binary(), len(rows), buffers, null_count=is_there.count(False))
+    buffers = [
+        pa.array(is_there, pa.bool_()).buffers()[1],
+        pa.py_buffer(offsets),
+        pa.py_buffer(joined),
+    ]
+    column = pa.Array.from_buffers(
+        pa.large_binary(), len(rows), buffers, null_count=is_there.count(False)
+    )
     place = schema.get_field_index(samples)
     others = pa.Table.from_pylist(rows, schema=schema.remove(place))
     return others.add_column(place, schema.field(place), column)
@@ -36,7 +44,9 @@ def view_samples(column: Any) -> list[NDArray[np.uint8] | None]:
     found: list[NDArray[np.uint8] | None] = []
     for chunk in column.chunks:
         _, ends, data = chunk.buffers()
-        offsets = np.frombuffer(ends, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        offsets = np.frombuffer(ends, np.int64)[
+            chunk.offset : chunk.offset + len(chunk) + 1
+        ].tolist()
         joined = np.frombuffer(data, np.uint8)
         there = chunk.is_valid().to_pylist()
         pieces = zip(there, offsets, offsets[1:], strict=False)

@@ -61,14 +61,18 @@ class Workspace:
     def store(self, name: str, query: str) -> None:
         """Give what a query finds now a name."""
         path = self._path(name)
-        self._database.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE {_ROW_GROUP})")
+        self._database.execute(
+            f"COPY ({query}) TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE {_ROW_GROUP})"
+        )
         self._open(name)
 
     def write(self, name: str, schema: pa.Schema, batches: Iterable[Any]) -> None:
         """Give the rows of Arrow batches or tables a name; they are taken as they come."""
         pending: list[Any] = []
         rows = 0
-        with pq.ParquetWriter(self._path(name), schema, compression="zstd", compression_level=1) as writer:
+        with pq.ParquetWriter(
+            self._path(name), schema, compression="zstd", compression_level=1
+        ) as writer:
             for batch in batches:
                 pending.append(pa.table(batch))
                 rows += len(batch)

@@ -22,7 +22,11 @@ TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", 
 
 
 def open_ledger(
-    database: Workspace, output: Storage, images: Sequence[FileEntry], model_digest: str, config_digest: str
+    database: Workspace,
+    output: Storage,
+    images: Sequence[FileEntry],
+    model_digest: str,
+    config_digest: str,
 ) -> Counter[str]:
     """Name what a model and a configuration did in an output; one without images files has an empty ledger.
 
@@ -52,14 +56,23 @@ def open_ledger(
 
 
 def read_images(
-    database: Workspace, name: str, output: Storage, images: Sequence[FileEntry], columns: Sequence[str]
+    database: Workspace,
+    name: str,
+    output: Storage,
+    images: Sequence[FileEntry],
+    columns: Sequence[str],
 ) -> Counter[str]:
     """Name columns of images files, which are read now, once; return run id → rows."""
     return _read(database, name, output, "images", columns, images)
 
 
 def _read(
-    database: Workspace, name: str, output: Storage, table: str, columns: Sequence[str], entries: Sequence[FileEntry]
+    database: Workspace,
+    name: str,
+    output: Storage,
+    table: str,
+    columns: Sequence[str],
+    entries: Sequence[FileEntry],
 ) -> Counter[str]:
     # nulls are no reason to refuse what somebody else may have written
     schema = pa.schema([SCHEMAS[table].field(column).with_nullable(True) for column in columns])
@@ -97,7 +110,9 @@ def summarize_run(output: Storage, run_id: str) -> dict[str, Any]:
     if not images:
         return {}
     committed = {entry.path for entry in images}
-    regions = [entry for entry in list_run_shards(output, "regions", run_id) if entry.path in committed]
+    regions = [
+        entry for entry in list_run_shards(output, "regions", run_id) if entry.path in committed
+    ]
     with open_workspace() as database:
         _read(database, "images", output, "images", ("height", "width", "error_type"), images)
         _read(database, "regions", output, "regions", ("class_name",), regions)
@@ -105,7 +120,10 @@ def summarize_run(output: Storage, run_id: str) -> dict[str, Any]:
             "SELECT count(*) FILTER (error_type IS NULL) AS images_done, count(error_type) AS images_failed, "
             "coalesce(sum(height::DOUBLE * width), 0) / 1e6 AS megapixels FROM images"
         ).to_pylist()
-        for field, table, column in (("error_types", "images", "error_type"), ("regions", "regions", "class_name")):
+        for field, table, column in (
+            ("error_types", "images", "error_type"),
+            ("regions", "regions", "class_name"),
+        ):
             rows = database.table(
                 f"SELECT {column} AS kind, count(*) AS n FROM {table} WHERE {column} IS NOT NULL "  # noqa: S608
                 "GROUP BY kind ORDER BY n DESC, kind"
@@ -138,7 +156,9 @@ def open_dataset(output: Storage, table: str, schema: Any) -> Any:
         shards,
         schema=with_date,
         format="parquet",
-        filesystem=LocalFileSystem() if root.is_local else PyFileSystem(FSSpecHandler(root.filesystem)),
+        filesystem=LocalFileSystem()
+        if root.is_local
+        else PyFileSystem(FSSpecHandler(root.filesystem)),
         partitioning=pds.partitioning(pa.schema([pa.field("date", pa.string())]), flavor="hive"),
         partition_base_dir=root.path,
     )
@@ -146,4 +166,8 @@ def open_dataset(output: Storage, table: str, schema: Any) -> Any:
 
 def list_run_shards(output: Storage, table: str, run_id: str) -> list[FileEntry]:
     """Return the shards of a run in a table that may not be there."""
-    return [entry for entry in output.entries(table, missing_ok=True) if shard_run_id(entry.path) == run_id]
+    return [
+        entry
+        for entry in output.entries(table, missing_ok=True)
+        if shard_run_id(entry.path) == run_id
+    ]

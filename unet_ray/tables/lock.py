@@ -48,7 +48,9 @@ class OutputLock:
         try:
             self._take()
         except OSError as error:
-            raise InputError(f"{self._output.uri}/{_LOCK}: cannot be read or written: {error}") from error
+            raise InputError(
+                f"{self._output.uri}/{_LOCK}: cannot be read or written: {error}"
+            ) from error
         self._beat.start()
         return self
 
@@ -79,7 +81,9 @@ class OutputLock:
 
     def _refusal(self, held: dict[str, Any] | None) -> OutputHeldError:
         if held is None:
-            return OutputHeldError(f"{self._output.uri}: another run had this output a moment ago; run again")
+            return OutputHeldError(
+                f"{self._output.uri}: another run had this output a moment ago; run again"
+            )
         return OutputHeldError(
             f"{self._output.uri}: run {held['run_id']} holds this output since {held['started_at']} (on "
             f"{held['host']}, process {held['pid']}); wait for it, or choose another --output"
@@ -104,7 +108,9 @@ class OutputLock:
 
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            with suppress(OSError):  # a missed beat is made up for by the next; the lease is thirty beats long
+            with suppress(
+                OSError
+            ):  # a missed beat is made up for by the next; the lease is thirty beats long
                 self.check(self._output, self._run_id)
                 self._write()
 
@@ -144,8 +150,12 @@ def _parsed(data: bytes) -> dict[str, Any] | None:
 def _is_dead(lock: dict[str, Any]) -> bool:
     if time.time() - float(lock["heartbeat_at"]) > float(lock["lease_s"]):
         return True
-    same_machine = lock["boot"] == _boot_id() and lock.get("pid_namespace") == _pid_namespace() != ""
-    return same_machine and not Path(f"/proc/{lock['pid']}").exists() and Path("/proc/self").exists()
+    same_machine = (
+        lock["boot"] == _boot_id() and lock.get("pid_namespace") == _pid_namespace() != ""
+    )
+    return (
+        same_machine and not Path(f"/proc/{lock['pid']}").exists() and Path("/proc/self").exists()
+    )
 
 
 def _pid_namespace() -> str:

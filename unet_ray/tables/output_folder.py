@@ -62,13 +62,17 @@ class Inventory:
     @property
     def half_pruned(self) -> list[str]:
         """The runs that a prune began to remove and did not finish removing."""
-        return [run_id for run_id, record in self.records.items() if record.get("status") == PRUNING]
+        return [
+            run_id for run_id, record in self.records.items() if record.get("status") == PRUNING
+        ]
 
     @property
     def images(self) -> list[FileEntry]:
         """The images files that count: not those of runs that are being removed."""
         gone = set(self.half_pruned)
-        return [entry for path, entry in self.shards["images"].items() if shard_run_id(path) not in gone]
+        return [
+            entry for path, entry in self.shards["images"].items() if shard_run_id(path) not in gone
+        ]
 
     @property
     def leftovers(self) -> list[Leftover]:
@@ -103,17 +107,23 @@ class Inventory:
             recorded = recorded_images(record)
             if has_finished(record) and rows.get(run_id, 0) < recorded:
                 there = rows.get(run_id, 0)
-                raise self._incomplete(run_id, f"of {recorded} images of run {run_id} its shards here have {there}")
+                raise self._incomplete(
+                    run_id, f"of {recorded} images of run {run_id} its shards here have {there}"
+                )
 
     def _absent(self, run_id: str, record: dict[str, Any], images: list[str]) -> Iterator[str]:
         """Yield the files of a run that its record counts and that are not there."""
         if record.get("status") in (PRUNING, PRUNED):
             return
-        counted = [shard_path(str(record["date"]), run_id, task) for task in record.get("shards") or ()]
+        counted = [
+            shard_path(str(record["date"]), run_id, task) for task in record.get("shards") or ()
+        ]
         if not counted and not images and has_finished(record) and recorded_images(record):
             yield f"images/date=*/{run_id}-*.parquet"  # of a run before 2026-11-29, whose record lists no shards
         for table in TABLES:
-            yield from (f"{table}/{path}" for path in {*counted, *images} if path not in self.shards[table])
+            yield from (
+                f"{table}/{path}" for path in {*counted, *images} if path not in self.shards[table]
+            )
 
     def _incomplete(self, run_id: str, what: str) -> InputError:
         return InputError(
@@ -132,13 +142,18 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
     Raises: InputError — a folder that cannot be listed, a record that cannot be read, other files.
     """
     entries = {table: output.entries(table, missing_ok=True) for table in TABLES}
-    others = tuple(f"{t}/{entry.path}" for t in TABLES for entry in entries[t] if not is_shard(entry.path))
+    others = tuple(
+        f"{t}/{entry.path}" for t in TABLES for entry in entries[t] if not is_shard(entry.path)
+    )
     if others and not others_ok:
         raise InputError(
             f"{output.uri}: {others[0]} is no part of tables ({len(others)} such files here); choose another folder "
             "for the tables, or move what is not theirs"
         )
-    shards = {table: {entry.path: entry for entry in entries[table] if is_shard(entry.path)} for table in TABLES}
+    shards = {
+        table: {entry.path: entry for entry in entries[table] if is_shard(entry.path)}
+        for table in TABLES
+    }
     return Inventory(output, shards, others, *read_records(output))
 
 

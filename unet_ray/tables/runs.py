@@ -26,12 +26,16 @@ def new_run_id() -> str:
 
 def has_finished(record: Mapping[str, Any]) -> bool:
     """Tell whether a record says that its run did all images, well or with too many failures."""
-    return record.get("status") == "done" or record.get("exit_code") == TooManyFailuresError.exit_code
+    return (
+        record.get("status") == "done" or record.get("exit_code") == TooManyFailuresError.exit_code
+    )
 
 
 def is_unfinished(record: Mapping[str, Any]) -> bool:
     """Tell whether a record says that its run did not come to its end; a run that holds the output does not."""
-    return record.get("status") in ("running", "lost", "failed", "stopped") and not has_finished(record)
+    return record.get("status") in ("running", "lost", "failed", "stopped") and not has_finished(
+        record
+    )
 
 
 def recorded_images(record: Mapping[str, Any]) -> int:
@@ -64,11 +68,17 @@ def read_records(output: Storage) -> tuple[dict[str, dict[str, Any]], tuple[str,
 
     Whatever else lies in `runs/`, as the folders of trainings do, is none.
     """
-    names = [entry.path.rpartition(".") for entry in reversed(output.entries("runs", missing_ok=True))]
+    names = [
+        entry.path.rpartition(".") for entry in reversed(output.entries("runs", missing_ok=True))
+    ]
     run_ids = [run_id for run_id, _, suffix in names if suffix == "json" and "/" not in run_id]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        records = dict(zip(run_ids, pool.map(partial(read_run_record, output), run_ids), strict=True))
-    unreadable = tuple(f"runs/{run_id}.json" for run_id, record in records.items() if record is None)
+        records = dict(
+            zip(run_ids, pool.map(partial(read_run_record, output), run_ids), strict=True)
+        )
+    unreadable = tuple(
+        f"runs/{run_id}.json" for run_id, record in records.items() if record is None
+    )
     return {run_id: record for run_id, record in records.items() if record is not None}, unreadable
 
 
@@ -76,5 +86,9 @@ def close_lost_runs(output: Storage, records: Mapping[str, Mapping[str, Any]], r
     """Give runs that vanished with their driver an end in their record, on behalf of the run that holds the output."""
     for other, record in records.items():
         if record.get("status") == "running":
-            lost = {"status": "lost", "exit_code": 1, "message": f"the driver vanished, as run {run_id} found"}
+            lost = {
+                "status": "lost",
+                "exit_code": 1,
+                "message": f"the driver vanished, as run {run_id} found",
+            }
             write_run_record(output, other, {**record, **lost, **summarize_run(output, other)})

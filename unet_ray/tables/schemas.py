@@ -37,11 +37,17 @@ IMAGES = pa.schema(
         column("height", pa.int32(), "px; null where the image was not decoded", nullable=True),
         column("width", pa.int32(), "px; null where the image was not decoded", nullable=True),
         column("channels", pa.int32(), "as decoded; null where it was not", nullable=True),
-        column("model_digest", pa.string(), "sha256 of weights, network, classes, preprocessing and thresholds"),
+        column(
+            "model_digest",
+            pa.string(),
+            "sha256 of weights, network, classes, preprocessing and thresholds",
+        ),
         column("config_digest", pa.string(), "sha256 of the settings that can change a row"),
         _KEY[1],
         column("segmented_at", pa.timestamp("us", tz="UTC"), "when the image was measured"),
-        column("region_count", pa.int32(), "rows in `regions`; null where it failed", nullable=True),
+        column(
+            "region_count", pa.int32(), "rows in `regions`; null where it failed", nullable=True
+        ),
         column("error_type", pa.string(), "null where it went well", nullable=True),
         column("error", pa.string(), "one line; null where it went well", nullable=True),
         column(
@@ -61,17 +67,25 @@ MASKS = pa.schema(
         column("left", pa.int32(), "first column of the piece (px)"),
         column("height", pa.int32(), "rows of the piece (px)"),
         column("width", pa.int32(), "columns of the piece (px)"),
-        column("counts", pa.binary(), "COCO compressed run lengths, column-major, size [height, width]"),
+        column(
+            "counts", pa.binary(), "COCO compressed run lengths, column-major, size [height, width]"
+        ),
         column("area", pa.int64(), "pixels of the class in the piece"),
     ]
 )
 
-BBOX = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in ("xmin", "ymin", "xmax", "ymax")])
+BBOX = pa.struct(
+    [pa.field(name, pa.float64(), nullable=False) for name in ("xmin", "ymin", "xmax", "ymax")]
+)
 
 REGIONS = pa.schema(
     [
         *_KEY,
-        column("region_id", pa.int32(), "1..n within the image: class by class, by first pixel in raster order"),
+        column(
+            "region_id",
+            pa.int32(),
+            "1..n within the image: class by class, by first pixel in raster order",
+        ),
         *_CLASS,
         column("score", pa.float32(), "mean probability of its pixels"),
         column("score_max", pa.float32(), "largest probability of its pixels"),
@@ -80,7 +94,11 @@ REGIONS = pa.schema(
         column("centroid_x", pa.float64(), "px; pixel centres lie at +0.5"),
         column("centroid_y", pa.float64(), "px; pixel centres lie at +0.5"),
         column("touches_border", pa.bool_(), "a pixel of it lies on the image's edge"),
-        column("geometry", pa.binary(), "WKB, pixel-exact outline with holes, y down; its area is `area`"),
+        column(
+            "geometry",
+            pa.binary(),
+            "WKB, pixel-exact outline with holes, y down; its area is `area`",
+        ),
     ]
 ).with_metadata(
     {
@@ -94,7 +112,11 @@ REGIONS = pa.schema(
                         "geometry_types": ["Polygon", "MultiPolygon"],
                         "crs": None,
                         "edges": "planar",
-                        "covering": {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}},
+                        "covering": {
+                            "bbox": {
+                                side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")
+                            }
+                        },
                     }
                 },
             }
@@ -122,7 +144,11 @@ def described() -> str:
     lines = ["| table | field | type | meaning |", "|---|---|---|---|"]
     for name, schema in (("images", IMAGES), ("masks", MASKS), ("regions", REGIONS)):
         for entry in schema:
-            kind = "struct<xmin, ymin, xmax, ymax: double>" if pa.types.is_struct(entry.type) else str(entry.type)
+            kind = (
+                "struct<xmin, ymin, xmax, ymax: double>"
+                if pa.types.is_struct(entry.type)
+                else str(entry.type)
+            )
             meaning = entry.metadata[b"description"].decode()
             lines.append(f"| `{name}` | `{entry.name}` | {kind} | {meaning} |")
     return "\n".join(lines)

@@ -53,7 +53,9 @@ def shard_task(path: str) -> int:
     return int(path.rpartition("-")[2].removesuffix(".parquet"))
 
 
-def read_shards(output: Storage, entries: Sequence[FileEntry], schema: Any) -> Iterator[tuple[FileEntry, Any]]:
+def read_shards(
+    output: Storage, entries: Sequence[FileEntry], schema: Any
+) -> Iterator[tuple[FileEntry, Any]]:
     """Yield shards and their columns as tables; many are read side by side, large ones last and few at a time.
 
     A dataset of Arrow's would open one after the other, by three requests or four.
@@ -92,7 +94,9 @@ def _columns_of(file: Any, schema: Any, entry: FileEntry) -> Any:
             raise pa.ArrowInvalid(f"it has none of {', '.join(schema.names)}")
         found = shard.read([field.name for field in there], use_threads=False)
         columns = [
-            found[field.name].cast(field.type) if field in there else pa.nulls(len(found), field.type)
+            found[field.name].cast(field.type)
+            if field in there
+            else pa.nulls(len(found), field.type)
             for field in schema
         ]
         return pa.Table.from_arrays(columns, schema=schema)
@@ -105,7 +109,9 @@ def is_shard(path: str) -> bool:
     return _SHARD.fullmatch(path) is not None
 
 
-def write_shard(output: Storage, name: ShardName, tables: dict[str, Any], may_commit: Callable[[], None]) -> None:
+def write_shard(
+    output: Storage, name: ShardName, tables: dict[str, Any], may_commit: Callable[[], None]
+) -> None:
     """Write a shard: masks, then regions, then images; the images file commits it.
 
     Each file is serialised first and stored as one whole object. Every attempt writes the same bytes.

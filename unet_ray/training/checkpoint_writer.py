@@ -29,8 +29,16 @@ class State:
 def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes | None) -> None:
     """Write a checkpoint's files, and what tells later that they are whole."""
     state = learner.optimizer.state_dict()["state"]
-    flat = {f"{i}.{name}": t.cpu().contiguous() for i, values in state.items() for name, t in values.items()}
-    files = {WEIGHTS: state_bytes(learner.unet), OPTIMIZER: save(flat), PROGRESS: progress.to_json()}
+    flat = {
+        f"{i}.{name}": t.cpu().contiguous()
+        for i, values in state.items()
+        for name, t in values.items()
+    }
+    files = {
+        WEIGHTS: state_bytes(learner.unet),
+        OPTIMIZER: save(flat),
+        PROGRESS: progress.to_json(),
+    }
     if best is not None:
         files[BEST] = best
     for name, data in {**files, DIGESTS: digests_of(files)}.items():
@@ -53,6 +61,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) ->
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         index, _, key = name.partition(".")
-        layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format  # as the weights are
+        layout = (
+            torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+        )  # as the weights are
         state.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

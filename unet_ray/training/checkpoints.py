@@ -39,7 +39,10 @@ class _Checkpoint:
 
 def digests_of(files: Mapping[str, bytes]) -> bytes:
     """Return the content of `files.json` for the files of a checkpoint, name → content."""
-    found = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    found = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    }
     return json.dumps(found, indent=1).encode()
 
 
@@ -82,7 +85,9 @@ def _folders(run_folder: Storage, run_name: str) -> dict[str, dict[str, FileEntr
     return found
 
 
-def _make_list(run_folder: Storage, run_name: str, folders: dict[str, dict[str, FileEntry]]) -> Iterator[str]:
+def _make_list(
+    run_folder: Storage, run_name: str, folders: dict[str, dict[str, FileEntry]]
+) -> Iterator[str]:
     """Write Ray Train's list of the checkpoints that load; yield what a user should know."""
     loaded, faults = list[_Checkpoint](), dict[str, str]()
     for name, files in folders.items():
@@ -106,7 +111,9 @@ def _make_list(run_folder: Storage, run_name: str, folders: dict[str, dict[str, 
         yield "  training starts from epoch 1"
 
 
-def _load(run_folder: Storage, run_name: str, name: str, files: dict[str, FileEntry]) -> _Checkpoint:
+def _load(
+    run_folder: Storage, run_name: str, name: str, files: dict[str, FileEntry]
+) -> _Checkpoint:
     """Check the files of a checkpoint and return it; raise _DamagedError where it does not load."""
     folder = run_folder.join(f"{run_name}/{name}")
     try:
@@ -141,7 +148,9 @@ def _read_json(folder: Storage, file: str) -> dict[str, Any]:
         raise _DamagedError(f"{file} does not parse: {one_line(error)}") from None
 
 
-def _check_digest(folder: Storage, file: str, files: dict[str, FileEntry], expected: dict[str, Any]) -> None:
+def _check_digest(
+    folder: Storage, file: str, files: dict[str, FileEntry], expected: dict[str, Any]
+) -> None:
     """Raise _DamagedError where a file is not what was written."""
     if file not in files:
         raise _DamagedError(f"{file} is not there")
@@ -163,7 +172,9 @@ def _check_tensors(folder: Storage, entry: FileEntry) -> None:
         raise _DamagedError(f"{file} is cut short: {entry.size} bytes")
     try:
         header = json.loads(stored.read_range(8, header_bytes))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        ends = [
+            tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"
+        ]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise _DamagedError(f"{file} has a damaged header") from None
     expected = 8 + header_bytes + max(ends, default=0)
@@ -174,7 +185,8 @@ def _check_tensors(folder: Storage, entry: FileEntry) -> None:
 def _snapshot(checkpoints: list[_Checkpoint]) -> bytes:
     """Return Ray Train's own list of checkpoints, the oldest first (its `_CheckpointManagerState`, of Ray 2.60)."""
     results = [
-        {"version": 0, "checkpoint_dir_name": one.name, "metrics": as_metrics(one.progress)} for one in checkpoints
+        {"version": 0, "checkpoint_dir_name": one.name, "metrics": as_metrics(one.progress)}
+        for one in checkpoints
     ]
     state = {
         "ray_version": ray.__version__,

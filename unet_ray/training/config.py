@@ -6,11 +6,26 @@ from dataclasses import dataclass
 
 from unet_ray.errors import InputError
 from unet_ray.flags import Device, MaskKind, check_metric, parse_classes, parse_range
-from unet_ray.network.config import PRESETS, Loss, Norm, Normalisation, Padding, UNetConfig, parse_augmentations
+from unet_ray.network.config import (
+    PRESETS,
+    Loss,
+    Norm,
+    Normalisation,
+    Padding,
+    UNetConfig,
+    parse_augmentations,
+)
 
 _DEFAULT_CROP = 256
 _NETWORK = ("base_channels", "depth", "padding", "norm")
-_AT_LEAST = {"epochs": 1, "batch_size": 1, "keep_checkpoints": 1, "patience": 0, "border_weight": 0, "seed": 0}
+_AT_LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "keep_checkpoints": 1,
+    "patience": 0,
+    "border_weight": 0,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,21 +114,31 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, least in _AT_LEAST.items():
             if getattr(self, name) < least:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose at least {least}")
+                raise InputError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: choose at least {least}"
+                )
         for name in ("learning_rate", "border_sigma", "checkpoint_minutes", "resize_check_s"):
             if not getattr(self, name) > 0:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose above 0")
+                raise InputError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: choose above 0"
+                )
         for name in ("foreground_share", "max_error_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose 0 to 1")
         if not 0 <= self.val_fraction < 1:
-            raise InputError(f"--val-fraction {self.val_fraction}: choose from 0 up to (not including) 1")
+            raise InputError(
+                f"--val-fraction {self.val_fraction}: choose from 0 up to (not including) 1"
+            )
         if (self.val_images is None) != (self.val_masks is None):
             raise InputError("--val-images and --val-masks go together; give both or none")
         if self.preset is not None and self.preset not in PRESETS:
             raise InputError(f"--preset {self.preset}: there are {', '.join(PRESETS)}")
-        if self.init_from and (self.preset or any(getattr(self, name) is not None for name in _NETWORK)):
-            raise InputError("--init-from brings its own network; leave out --preset and the flags of the network")
+        if self.init_from and (
+            self.preset or any(getattr(self, name) is not None for name in _NETWORK)
+        ):
+            raise InputError(
+                "--init-from brings its own network; leave out --preset and the flags of the network"
+            )
         parse_range(self.workers, "--workers")
         parse_classes(self.classes)
         parse_augmentations(self.augment)
@@ -130,9 +155,15 @@ class TrainConfig:
             weights = tuple(float(part) for part in self.class_weights.split(","))
         except ValueError:
             weights = ()
-        if not weights or (classes and len(weights) != classes) or not all(0 < w < float("inf") for w in weights):
+        if (
+            not weights
+            or (classes and len(weights) != classes)
+            or not all(0 < w < float("inf") for w in weights)
+        ):
             wanted = f"{classes} numbers" if classes else "numbers"
-            raise InputError(f"--class-weights {self.class_weights}: give {wanted} above 0 with commas, one per class")
+            raise InputError(
+                f"--class-weights {self.class_weights}: give {wanted} above 0 with commas, one per class"
+            )
         return weights
 
     def crop_px(self, network: UNetConfig) -> int:
@@ -144,7 +175,9 @@ class TrainConfig:
     def network(self, in_channels: int, classes: int) -> UNetConfig:
         """Return the network of preset and flags."""
         given = {n: getattr(self, n) for n in _NETWORK}
-        chosen = PRESETS.get(self.preset or "", {}) | {n: v for n, v in given.items() if v is not None}
+        chosen = PRESETS.get(self.preset or "", {}) | {
+            n: v for n, v in given.items() if v is not None
+        }
         return UNetConfig(in_channels=in_channels, num_classes=classes, **chosen)
 
     def check_crop(self, network: UNetConfig) -> None:

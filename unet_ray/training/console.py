@@ -44,7 +44,7 @@ def _metrics_text(record: EpochRecord, room: int) -> str:
         return overall
     for with_iou, width in ((True, 24), (True, 12), (True, 8), (True, 5), (False, 8), (False, 5)):
         classes = (
-            f"{_cut(name, width)} {_metric(dice)}{'/' + _metric(record.iou[name]) if with_iou else ''}"
+            f"{shorten(name, width)} {_metric(dice)}{'/' + _metric(record.iou[name]) if with_iou else ''}"
             for name, dice in record.dice.items()
         )
         text = f"mean {overall}  ({', '.join(classes)})"
@@ -52,7 +52,7 @@ def _metrics_text(record: EpochRecord, room: int) -> str:
             return text
     defined = {name: dice for name, dice in record.dice.items() if dice is not None}
     lowest = min(defined, key=lambda name: defined[name], default=next(iter(record.dice)))
-    return f"mean {overall}  (lowest: {_cut(lowest, 12):12} {_metric(record.dice[lowest])})"
+    return f"mean {overall}  (lowest: {shorten(lowest, 12):12} {_metric(record.dice[lowest])})"
 
 
 def summary_lines(history: Sequence[EpochRecord], best_epoch: int, metric: str) -> list[str]:
@@ -73,7 +73,9 @@ def summary_lines(history: Sequence[EpochRecord], best_epoch: int, metric: str) 
             metrics = f"{_metric(dice)}  {_metric(best.iou[name])}"
             lines.append(f"  {name:{width}}  {metrics}  {best.thresholds[name]:9.2f}")
         if len(best.dice) > 1:
-            lines.append(f"  {'mean':{width}}  {_metric(mean_value(best.dice))}  {_metric(mean_value(best.iou))}")
+            lines.append(
+                f"  {'mean':{width}}  {_metric(mean_value(best.dice))}  {_metric(mean_value(best.iou))}"
+            )
     return [*lines, _cost_line(history)]
 
 
@@ -84,13 +86,17 @@ def _cost_line(history: Sequence[EpochRecord]) -> str:
         sum(getattr(record, name) * record.training_s for record in history) / max(training_s, 1e-9)
         for name in ("crops_per_s", "data_wait")
     )
-    least, most = min(record.workers for record in history), max(record.workers for record in history)
+    least, most = (
+        min(record.workers for record in history),
+        max(record.workers for record in history),
+    )
     by = f"{least} to {most} workers" if least < most else f"{most} worker{'s' if most > 1 else ''}"
     memory = max(record.gpu_memory_bytes or 0 for record in history)
     return (
         f"{len(history)} epoch{'s' if len(history) > 1 else ''} in {duration_text(training_s + validation_s)} "
         f"(validation {duration_text(validation_s)}), {history[-1].crops_seen:,} crops, {crops_per_s:.1f} crops/s by "
-        f"{by}, data wait {data_wait:.0%}" + (f", GPU memory up to {memory / _GIB:.1f} GiB" if memory else "")
+        f"{by}, data wait {data_wait:.0%}"
+        + (f", GPU memory up to {memory / _GIB:.1f} GiB" if memory else "")
     )
 
 
@@ -105,7 +111,11 @@ def duration_text(duration_s: float) -> str:
     if not math.isfinite(duration_s):
         return "?"
     whole_s = round(max(0.0, duration_s))
-    for unit_s, unit, part_s, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+    for unit_s, unit, part_s, part in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
         if whole_s >= unit_s:
             return f"{whole_s // unit_s}{unit}{whole_s % unit_s // part_s:02d}{part}"
     return f"{whole_s}s"
@@ -115,5 +125,5 @@ def _metric(value: float | None) -> str:
     return " n/a " if value is None else f"{value:5.3f}"
 
 
-def _cut(name: str, width: int) -> str:
+def shorten(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[: width - 1]}…"

@@ -49,7 +49,11 @@ class CropSampler:
     @property
     def crop_bytes(self) -> int:
         """Bytes of one crop with its targets and weights."""
-        planes = len(self.labelling.classes) * self.config.filters_per_class * (3 if self.config.border_weight else 1)
+        planes = (
+            len(self.labelling.classes)
+            * self.config.filters_per_class
+            * (3 if self.config.border_weight else 1)
+        )
         sample = np.dtype(self.preprocessing.dtype).itemsize * self.preprocessing.channels
         return (self.config.side + 2 * self.config.margin) ** 2 * (sample + planes)
 
@@ -73,7 +77,9 @@ class CropSampler:
             yield crop | {"image": self.preprocessing.check(crop["image"])}
 
 
-def plan_visits(counts: NDArray[np.int64], indices: NDArray[np.int64], one_by_one: bool) -> NDArray[np.int64]:
+def plan_visits(
+    counts: NDArray[np.int64], indices: NDArray[np.int64], one_by_one: bool
+) -> NDArray[np.int64]:
     """Return the visits of an epoch; one for many crops of an image is separated, so that its crops fit into memory.
 
     Args:
@@ -96,7 +102,9 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any:
     """Return the dataset of `crops_needed` crops (or a few more) that follow the first `crops_seen`."""
     calm_ray_data()
-    ray.data.DataContext.get_current().enable_progress_bars = False  # Ray Train calls this in a process of its own
+    ray.data.DataContext.get_current().enable_progress_bars = (
+        False  # Ray Train calls this in a process of its own
+    )
     shared, first = ray.put(sampler), sampler.ordinal_after(crops_seen)
     crops_per_visit = sampler.crops_per_epoch / len(sampler.visits)
     visits = int(np.ceil(crops_needed / crops_per_visit)) + len(sampler.visits)
@@ -107,7 +115,9 @@ def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any
         crops = [crop for ordinal in batch["id"] for crop in mine.crops(first + int(ordinal))]
         return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
 
-    return ordinals(visits, visits // visits_per_task).map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)
+    return ordinals(visits, visits // visits_per_task).map_batches(
+        cut, batch_size=None, num_cpus=TASK_CPUS
+    )
 
 
 @dataclass(frozen=True)

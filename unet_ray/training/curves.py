@@ -14,7 +14,7 @@ from unet_ray.training.progress import EpochRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
-from unet_ray.training.console import _cut, mean_value
+from unet_ray.training.console import mean_value, shorten
 
 _MARKED_EPOCHS = 30
 _NAMED_CLASSES = 20
@@ -41,12 +41,20 @@ def draw_curves(history: Sequence[EpochRecord], best_epoch: int | None = None) -
     for (title, values), axes in zip(rows.items(), (grid[0, 0], *grid[1]), strict=True):
         _draw_line(axes, epochs, values, class_colour(5))
         top = 1.1 * max(filter(math.isfinite, values), default=0) or 1
-        _finish_panel(axes, title, epochs, max(10, top) if "%" in title else top)  # a wait of 1 % is no mountain
-    lines = _draw_classes(grid[0, 1], "Dice on validation images", epochs, [r.dice for r in history], best_epoch)
-    _draw_classes(grid[0, 2], "IoU on validation images", epochs, [r.iou for r in history], best_epoch)
+        _finish_panel(
+            axes, title, epochs, max(10, top) if "%" in title else top
+        )  # a wait of 1 % is no mountain
+    lines = _draw_classes(
+        grid[0, 1], "Dice on validation images", epochs, [r.dice for r in history], best_epoch
+    )
+    _draw_classes(
+        grid[0, 2], "IoU on validation images", epochs, [r.iou for r in history], best_epoch
+    )
     if lines:
-        names = [_cut(name, 18) for name in lines]
-        legend = figure.legend(list(lines.values()), names, loc="outside upper right", ncols=6, frameon=False)
+        names = [shorten(name, 18) for name in lines]
+        legend = figure.legend(
+            list(lines.values()), names, loc="outside upper right", ncols=6, frameon=False
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)  # a class may be named $
     png = io.BytesIO()
@@ -57,7 +65,11 @@ def draw_curves(history: Sequence[EpochRecord], best_epoch: int | None = None) -
 
 
 def _draw_classes(
-    axes: Axes, title: str, epochs: list[int], values: list[dict[str, float | None]], best_epoch: int | None
+    axes: Axes,
+    title: str,
+    epochs: list[int],
+    values: list[dict[str, float | None]],
+    best_epoch: int | None,
 ) -> dict[str, Line2D]:
     """Draw a metric of each class, and its mean where there are several; return the lines to be named."""
     names = list(dict.fromkeys(name for of_class in values for name in of_class))
@@ -65,9 +77,13 @@ def _draw_classes(
         axes.text(0.5, 0.5, "no validation", ha="center", color="grey", transform=axes.transAxes)
     lines = {}
     if len(names) > 1:  # first, so that it hides no class
-        lines["mean of classes"] = _draw_line(axes, epochs, [mean_value(of_class) for of_class in values], (0, 0, 0))
+        lines["mean of classes"] = _draw_line(
+            axes, epochs, [mean_value(of_class) for of_class in values], (0, 0, 0)
+        )
     for index, name in enumerate(names):
-        line = _draw_line(axes, epochs, [of_class.get(name) for of_class in values], class_colour(index))
+        line = _draw_line(
+            axes, epochs, [of_class.get(name) for of_class in values], class_colour(index)
+        )
         lines |= {name: line} if index < _NAMED_CLASSES else {}
     if names and best_epoch is not None:
         lines[f"best epoch: {best_epoch}"] = axes.axvline(best_epoch, color="grey", linestyle=":")
@@ -75,7 +91,9 @@ def _draw_classes(
     return lines
 
 
-def _draw_line(axes: Axes, epochs: list[int], values: Sequence[float | None], rgb: tuple[int, int, int]) -> Line2D:
+def _draw_line(
+    axes: Axes, epochs: list[int], values: Sequence[float | None], rgb: tuple[int, int, int]
+) -> Line2D:
     numbers = [math.nan if value is None else value for value in values]
     style = "o-" if len(epochs) <= _MARKED_EPOCHS else "-"
     return axes.plot(epochs, numbers, style, color=[part / 255 for part in rgb], markersize=4)[0]

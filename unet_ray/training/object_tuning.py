@@ -43,7 +43,9 @@ class Tuned:
     """Per class: the best that the masks' components reach with thresholds, areas and scores of their own."""
 
 
-def tune_objects(model: Model, labelling: Labelling, reader: Reader, indices: Sequence[int], pool: PoolPlan) -> Tuned:
+def tune_objects(
+    model: Model, labelling: Labelling, reader: Reader, indices: Sequence[int], pool: PoolPlan
+) -> Tuned:
     """Return a model with the thresholds, areas and scores that part its objects best.
 
     Args:
@@ -53,11 +55,17 @@ def tune_objects(model: Model, labelling: Labelling, reader: Reader, indices: Se
         pool — predicts them.
     """
     assert model.separation
-    counts = predict_labelled(model, reader, indices, pool, partial(_count_grid, labelling, model.separation.steps))
+    counts = predict_labelled(
+        model, reader, indices, pool, partial(_count_grid, labelling, model.separation.steps)
+    )
     best = [choose(counts[:, index]) for index in range(counts.shape[1])]
     thresholds, markers, least, found, plain = zip(*best, strict=True)
     areas, scores = tuple(each.area for each in least), tuple(each.score for each in least)
-    tuned = replace(model, thresholds=thresholds, separation=Separation(markers, areas, model.separation.steps, scores))
+    tuned = replace(
+        model,
+        thresholds=thresholds,
+        separation=Separation(markers, areas, model.separation.steps, scores),
+    )
     return Tuned(tuned, found, plain)
 
 
@@ -73,9 +81,13 @@ def _count_grid(
         markers = [binary_mask(prob_u8_khw[classes + index], level) for level in _CORES]
         for place, threshold in enumerate(_THRESHOLDS):
             mask = binary_mask(prob_u8_khw[index], threshold)
-            separated = [*(separate_touching(mask, core, steps) for core in markers), unseparated(mask)]
+            separated = [
+                *(separate_touching(mask, core, steps) for core in markers),
+                unseparated(mask),
+            ]
             counts[index, place] = [
-                matches_by_least(truth, p.labels, counted, prob_u8_khw[index], _LEAST) for p in separated
+                matches_by_least(truth, p.labels, counted, prob_u8_khw[index], _LEAST)
+                for p in separated
             ]
     return counts
 
@@ -104,7 +116,13 @@ def choose(counts: NDArray[np.float64]) -> tuple[float, float, RegionFilter, flo
     off = np.abs(np.array(_THRESHOLDS)[rows] - 0.5) + np.abs(np.array(_CORES)[columns] - 0.5)
     first = np.lexsort((least, off.round(6)))[0]
     at = rows[first], columns[first], least[first]
-    return _THRESHOLDS[at[0]], _CORES[at[1]], _LEAST[at[2]], float(separated[at]), float(ap[:, -1].max())
+    return (
+        _THRESHOLDS[at[0]],
+        _CORES[at[1]],
+        _LEAST[at[2]],
+        float(separated[at]),
+        float(ap[:, -1].max()),
+    )
 
 
 def _average_precision(counts: NDArray[np.float64]) -> NDArray[np.float64]:

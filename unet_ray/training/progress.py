@@ -91,7 +91,9 @@ class Progress:
     @property
     def epochs_without_gain(self) -> int:
         """Epochs since the highest score; 0 where there is none."""
-        known = [(record.score, -record.epoch) for record in self.history if record.score is not None]
+        known = [
+            (record.score, -record.epoch) for record in self.history if record.score is not None
+        ]
         return self.epochs + max(known)[1] if known else 0
 
     def to_json(self) -> bytes:
@@ -102,7 +104,9 @@ class Progress:
     def of_json(data: bytes) -> Progress:
         """Return the inverse of `to_json`."""
         found = json.loads(data)
-        return Progress(**(found | {"history": tuple(EpochRecord(**record) for record in found["history"])}))
+        return Progress(
+            **(found | {"history": tuple(EpochRecord(**record) for record in found["history"])})
+        )
 
 
 def last_progress(storage: Storage, run_name: str) -> Progress | None:
@@ -118,7 +122,11 @@ def last_progress(storage: Storage, run_name: str) -> Progress | None:
             return newest
     elif listed is not None:
         return None
-    found = [e.path for e in storage.entries(run_name, missing_ok=True) if e.path.endswith(f"/{PROGRESS}")]
+    found = [
+        e.path
+        for e in storage.entries(run_name, missing_ok=True)
+        if e.path.endswith(f"/{PROGRESS}")
+    ]
     states = [state for path in found if (state := _read_progress(storage, f"{run_name}/{path}"))]
     return max(states, key=lambda progress: (progress.crops_seen, progress.epochs), default=None)
 

@@ -62,7 +62,11 @@ def set_up_training(
 
     Raises: InputError — images or masks that cannot be learnt from.
     """
-    notes = [*labelled.notes, *statistics.check_readable(config.max_error_rate), *statistics.check_types()]
+    notes = [
+        *labelled.notes,
+        *statistics.check_readable(config.max_error_rate),
+        *statistics.check_types(),
+    ]
     if not statistics.usable:
         raise InputError(
             f"--images {config.images}: no labelled image can be read; the first: {statistics.facts[0].error}"
@@ -77,13 +81,20 @@ def set_up_training(
     notes += _separation_notes(config, labelling, statistics, initial)
     network = _network_of(config, len(labelling.classes), preprocessing.channels, initial)
     crops = _crops_of(config, network)
-    notes += _size_notes(statistics, crops.side) + _class_notes(labelling, statistics, learnt, "learn from")
+    notes += _size_notes(statistics, crops.side) + _class_notes(
+        labelling, statistics, learnt, "learn from"
+    )
     notes += _class_notes(labelling, statistics, held, "validate on")
     if not held and not validation:
         notes.append(_without_validation(config))
     for note in notes:
         print(f"note: {note}")
-    counts = np.array([count_crops(statistics.facts[i].height, statistics.facts[i].width, crops.side) for i in learnt])
+    counts = np.array(
+        [
+            count_crops(statistics.facts[i].height, statistics.facts[i].width, crops.side)
+            for i in learnt
+        ]
+    )
     visits = plan_visits(counts, np.array(learnt), one_by_one=statistics.decoded_once)
     held_in = validation or statistics
     return TrainingSetup(
@@ -102,14 +113,22 @@ def _preprocessing_of(
     """Return that of --init-from, where the images fit it, else what the images to learn from need."""
     if initial is None:
         return statistics.preprocessing_of(config.normalise, learnt)
-    statistics.check_fits(initial.preprocessing, f"--images {config.images} with --init-from {config.init_from}")
+    statistics.check_fits(
+        initial.preprocessing, f"--images {config.images} with --init-from {config.init_from}"
+    )
     return initial.preprocessing
 
 
-def _network_of(config: TrainConfig, classes: int, channels: int, initial: Model | None) -> UNetConfig:
+def _network_of(
+    config: TrainConfig, classes: int, channels: int, initial: Model | None
+) -> UNetConfig:
     """Return that of --init-from, else that of the flags; outputs are the classes, and with --separate their markers."""
     filters = classes * (2 if config.separate else 1)
-    network = replace(initial.network, num_classes=filters) if initial else config.network(channels, filters)
+    network = (
+        replace(initial.network, num_classes=filters)
+        if initial
+        else config.network(channels, filters)
+    )
     config.check_crop(network)
     return network
 
@@ -127,20 +146,34 @@ def _crops_of(config: TrainConfig, network: UNetConfig) -> CropConfig:
 
 def _without_validation(config: TrainConfig) -> str:
     if config.patience:
-        raise InputError(f"--patience {config.patience} needs validation images; give --val-fraction above 0")
-    return "there are no validation images: the last epoch becomes the model, thresholds stay at 0.5"
+        raise InputError(
+            f"--patience {config.patience} needs validation images; give --val-fraction above 0"
+        )
+    return (
+        "there are no validation images: the last epoch becomes the model, thresholds stay at 0.5"
+    )
 
 
 def _labelling_of(
     config: TrainConfig, labelled: LabelledSet, statistics: DatasetStatistics, notes: list[str]
 ) -> Labelling:
     labelling = find_labelling(
-        statistics.values, labelled.classes, labelled.kind, config.background_value, config.ignore_value
+        statistics.values,
+        labelled.classes,
+        labelled.kind,
+        config.background_value,
+        config.ignore_value,
     )
     notes += labelling_notes(statistics.values, labelling, len(statistics.usable))
     names = ", ".join(f"{c.name}={c.id}" for c in labelling.classes)
-    place = "decoded once, kept in memory" if statistics.decoded_once else "read anew each epoch: too large for memory"
-    print(f"{len(statistics.usable)} labelled images ({place}); masks of the kind {labelling.kind}, classes {names}")
+    place = (
+        "decoded once, kept in memory"
+        if statistics.decoded_once
+        else "read anew each epoch: too large for memory"
+    )
+    print(
+        f"{len(statistics.usable)} labelled images ({place}); masks of the kind {labelling.kind}, classes {names}"
+    )
     return labelling
 
 
@@ -153,14 +186,21 @@ def _separation_notes(
     """
     if not config.separate:
         parts = initial is not None and initial.separation is not None
-        return ["the model of --init-from parts touching objects, this one will not; see --separate"] if parts else []
+        return (
+            ["the model of --init-from parts touching objects, this one will not; see --separate"]
+            if parts
+            else []
+        )
     if labelling.kind != "instances":
         return [
             f"--separate: masks of the kind {labelling.kind} have no ids, objects that touch are learnt as one; "
             "give one id per object (--mask-kind instances) to part them"
         ]
     uncounted = {labelling.background, labelling.ignored}
-    ids = [sum(value not in uncounted for value, _ in statistics.facts[i].values[0]) for i in statistics.usable]
+    ids = [
+        sum(value not in uncounted for value, _ in statistics.facts[i].values[0])
+        for i in statistics.usable
+    ]
     if max(ids) < 2:
         raise InputError(
             f"--separate: no mask holds more than one object ({len(ids)} masks with an id per object); "
@@ -176,13 +216,20 @@ def _split(config: TrainConfig, statistics: DatasetStatistics) -> tuple[list[int
     kept = max(round(count * wanted), int(wanted > 0 and count > 1))
     # over all images, so that one that cannot be read today does not change where the others go
     order = np.random.default_rng(config.seed).permutation(count).tolist()
-    learnt, held = sorted(usable.intersection(order[kept:])), sorted(usable.intersection(order[:kept]))
+    learnt, held = (
+        sorted(usable.intersection(order[kept:])),
+        sorted(usable.intersection(order[:kept])),
+    )
     if not learnt:
-        raise InputError(f"--val-fraction {config.val_fraction} of {count} images leaves none to learn from; give less")
+        raise InputError(
+            f"--val-fraction {config.val_fraction} of {count} images leaves none to learn from; give less"
+        )
     return learnt, held
 
 
-def _class_notes(labelling: Labelling, statistics: DatasetStatistics, indices: Sequence[int], use: str) -> list[str]:
+def _class_notes(
+    labelling: Labelling, statistics: DatasetStatistics, indices: Sequence[int], use: str
+) -> list[str]:
     """Return a line per class that none of some images holds."""
     chosen = [statistics.facts[index].values for index in indices]
     missing = [
@@ -190,7 +237,10 @@ def _class_notes(labelling: Labelling, statistics: DatasetStatistics, indices: S
         for place, c in enumerate(labelling.classes)
         if chosen and not any(labelling.is_held(values, place) for values in chosen)
     ]
-    return [f"class {name} is in none of the {len(chosen)} images to {use}; choose another --seed" for name in missing]
+    return [
+        f"class {name} is in none of the {len(chosen)} images to {use}; choose another --seed"
+        for name in missing
+    ]
 
 
 def _check_validation(
@@ -198,7 +248,11 @@ def _check_validation(
 ) -> None:
     """Refuse validation images and masks that do not follow the training set's."""
     values = find_labelling(
-        found.values, labelling.classes, labelling.kind, config.background_value, config.ignore_value
+        found.values,
+        labelling.classes,
+        labelling.kind,
+        config.background_value,
+        config.ignore_value,
     )
     if abs(values.foreground - labelling.foreground) > _AGREEING_VALUES:
         raise InputError(
@@ -227,12 +281,16 @@ def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) 
     fresh = UNet(network)
     weights = load_tensors(initial.weights)
     places = {c.name: place for place, c in enumerate(initial.classes)}
-    known = [(place, places[c.name]) for place, c in enumerate(labelling.classes) if c.name in places]
+    known = [
+        (place, places[c.name]) for place, c in enumerate(labelling.classes) if c.name in places
+    ]
     filters = list(known)
     if (
         network.num_classes > len(labelling.classes) and initial.separation
     ):  # the markers' filters follow those of the classes
-        filters += [(place + len(labelling.classes), before + len(places)) for place, before in known]
+        filters += [
+            (place + len(labelling.classes), before + len(places)) for place, before in known
+        ]
     for name in ("head.weight", "head.bias"):
         head = fresh.state_dict()[name]
         for place, before in filters:
@@ -240,5 +298,7 @@ def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) 
         weights[name] = head
     fresh.load_state_dict(weights)
     names = ", ".join(labelling.classes[place].name for place, _ in known) or "none"
-    print(f"starting from a model with the same classes: {names}; fresh filters: {len(labelling.classes) - len(known)}")
+    print(
+        f"starting from a model with the same classes: {names}; fresh filters: {len(labelling.classes) - len(known)}"
+    )
     return state_bytes(fresh)

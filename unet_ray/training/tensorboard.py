@@ -44,10 +44,16 @@ class EventLog:
 
         if not self._started:
             start = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=record.epoch, session_log=start))
+            self._writer.write_event(
+                Event(wall_time=time.time(), step=record.epoch, session_log=start)
+            )
             self._started = True
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record).items()]
-        self._writer.write_event(Event(wall_time=time.time(), step=record.epoch, summary=Summary(value=values)))
+        values = [
+            Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record).items()
+        ]
+        self._writer.write_event(
+            Event(wall_time=time.time(), step=record.epoch, summary=Summary(value=values))
+        )
         self._writer.flush()
         self._run_folder.write(f"tensorboard/{self._file.name}", self._file.read_bytes())
 
@@ -60,7 +66,10 @@ class EventLog:
 
 def _scalars(record: EpochRecord) -> dict[str, float]:
     """Return the TensorBoard tags of an epoch and their values; undefined ones left out."""
-    tags = {name: getattr(record, name) for name in ("loss", "learning_rate", "crops_per_s", "data_wait")}
+    tags = {
+        name: getattr(record, name)
+        for name in ("loss", "learning_rate", "crops_per_s", "data_wait")
+    }
     tags |= {f"dice/{name}": value for name, value in record.dice.items()}
     tags |= {f"iou/{name}": value for name, value in record.iou.items()}
     if record.gpu_memory_bytes is not None:

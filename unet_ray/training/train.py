@@ -24,7 +24,17 @@ from unet_ray.training.setup import TrainingSetup, set_up_training
 from unet_ray.training.trainer import _RUN_NAME, fit, settle
 
 _MAY_CHANGE = (
-    *("epochs", "workers", "device", "output", "storage", "learning_rate", "batch_size", "compile", "patience"),
+    *(
+        "epochs",
+        "workers",
+        "device",
+        "output",
+        "storage",
+        "learning_rate",
+        "batch_size",
+        "compile",
+        "patience",
+    ),
     *("checkpoint_minutes", "keep_checkpoints", "max_error_rate", "resize_check_s"),
 )
 """Settings that a run may be resumed with others of."""
@@ -46,14 +56,18 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     Raises: InputError — anything that cannot work, before training starts; UnetRayError — a training that fails.
     """
     output = Storage.of(config.output)
-    run_folder = Storage.of(config.storage) if config.storage else output.join(f"runs/{new_run_id()}")
+    run_folder = (
+        Storage.of(config.storage) if config.storage else output.join(f"runs/{new_run_id()}")
+    )
     initial = load_model(Storage.of(config.init_from)) if config.init_from else None
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
     training = find_labelled(config.images, config.masks, classes, config.mask_kind)
     validation = _find_validation(config, training)
     output.check_writable()
     run_folder.check_writable()
-    settings = {f.name: getattr(config, f.name) for f in fields(config)} | {"labelled_images": len(training.items)}
+    settings = {f.name: getattr(config, f.name) for f in fields(config)} | {
+        "labelled_images": len(training.items)
+    }
     _check_same_run(settings, run_folder)
     settle(run_folder)
     connect(ray_address)
@@ -76,7 +90,9 @@ def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
     if last_progress(run_folder, _RUN_NAME) is None:
         return  # nothing was trained yet: nothing to contradict
     before = json.loads(run_folder.read("train.json"))
-    other = [name for name in settings if name not in _MAY_CHANGE and before.get(name) != settings[name]]
+    other = [
+        name for name in settings if name not in _MAY_CHANGE and before.get(name) != settings[name]
+    ]
     if other:
         name = other[0]
         flag = "labelled images:" if name == "labelled_images" else f"--{name.replace('_', '-')}"
@@ -89,21 +105,30 @@ def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
 def _tuned(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
     """Choose thresholds and areas of objects on the validation images, and say what they came to."""
     labelling, indices = task.sampler.labelling, [index for index, _ in task.validation]
-    tuned = tune_objects(model, labelling, task.validation_reader, indices, plan_pool(None, config.device))
+    tuned = tune_objects(
+        model, labelling, task.validation_reader, indices, plan_pool(None, config.device)
+    )
     rule, separation, found = tuned.model.rule, tuned.model.separation, {}
     assert separation
     for place, spec in enumerate(labelling.classes):
-        found[spec.name] = {METRIC: tuned.ap50[place], f"{METRIC}_of_components": tuned.ap50_of_components[place]}
+        found[spec.name] = {
+            METRIC: tuned.ap50[place],
+            f"{METRIC}_of_components": tuned.ap50_of_components[place],
+        }
         print(
             f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images (components alone "
             f"{tuned.ap50_of_components[place]:.3f}) with threshold {rule.thresholds[place]}, marker threshold "
             f"{separation.thresholds[place]}, objects from {rule.least[place].area} px and a mean probability of "
             f"{rule.least[place].score}"
         )
-    return replace(tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}})
+    return replace(
+        tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}}
+    )
 
 
-def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: TrainingSetup, result: Any) -> TrainResult:
+def _save(
+    config: TrainConfig, output: Storage, run_folder: Storage, task: TrainingSetup, result: Any
+) -> TrainResult:
     with result.checkpoint.as_directory() as folder:
         saved = Storage.of(folder)
         weights, progress = saved.read(BEST), Progress.of_json(saved.read(PROGRESS))
@@ -123,6 +148,11 @@ def _save(config: TrainConfig, output: Storage, run_folder: Storage, task: Train
     if config.separate and task.validation:
         model = _tuned(config, task, model)
     save_model(model, output)
-    summary = {"digest": model.digest, "output": output.uri, "epochs": progress.epochs, "best": asdict(best)}
+    summary = {
+        "digest": model.digest,
+        "output": output.uri,
+        "epochs": progress.epochs,
+        "best": asdict(best),
+    }
     run_folder.write("summary.json", json.dumps(summary, indent=2).encode())
     return TrainResult(model, output.uri, run_folder.uri, progress)

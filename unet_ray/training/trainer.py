@@ -49,7 +49,9 @@ def fit(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> Any:
             scaling_config=scaling,
             run_config=run,
             datasets={"crops": _stream(config, run_folder, task.sampler)},
-            dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
+            dataset_config=ray.train.DataConfig(
+                execution_options=ray.data.ExecutionOptions(preserve_order=True)
+            ),
         )
         result = _with_restarts(make_trainer, run_folder)
     if result.return_value is not None:
@@ -88,16 +90,22 @@ def _first_cause(error: Exception) -> BaseException:
 
 def _stream(config: TrainConfig, run_folder: Storage, sampler: CropSampler) -> StreamFromCheckpoint:
     crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
-    total = config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step  # what splits and short batches cost
+    total = (
+        config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step
+    )  # what splits and short batches cost
     return StreamFromCheckpoint(sampler, run_folder, _RUN_NAME, total, crops_per_step)
 
 
 def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
     """Return the crops of an epoch: at least one step of all workers, which may be more than there are."""
-    return max(sampler.crops_per_epoch, config.batch_size * parse_range(config.workers, "--workers")[1])
+    return max(
+        sampler.crops_per_epoch, config.batch_size * parse_range(config.workers, "--workers")[1]
+    )
 
 
-def _worker_settings(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> WorkerSettings:
+def _worker_settings(
+    config: TrainConfig, run_folder: Storage, task: TrainingSetup
+) -> WorkerSettings:
     weights = config.parse_class_weights(len(task.sampler.labelling.classes))
     return WorkerSettings(
         network=task.network,
@@ -132,13 +140,19 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     use_gpu = config.device == "gpu" or (config.device == "auto" and have.gpus >= least)
     if use_gpu:
         each = {"CPU": gpu_worker_cpus(have), "GPU": 1.0}
-        have.require_gpus(least, each["CPU"], f"--workers {config.workers} on GPUs", "give fewer, or --device cpu")
+        have.require_gpus(
+            least, each["CPU"], f"--workers {config.workers} on GPUs", "give fewer, or --device cpu"
+        )
     elif least > have.cpus and not have.grows:
-        raise InputError(f"--workers {config.workers}: the cluster has {have.cpus} CPUs; give at most {have.cpus}")
+        raise InputError(
+            f"--workers {config.workers}: the cluster has {have.cpus} CPUs; give at most {have.cpus}"
+        )
     else:
         each = {"CPU": worker_cpus(have, least)}
     device = "GPU" if use_gpu else "CPU"
-    print(f"training on {config.workers} worker{'s' * (most > 1)} ({device}), batch {config.batch_size} each")
+    print(
+        f"training on {config.workers} worker{'s' * (most > 1)} ({device}), batch {config.batch_size} each"
+    )
     return ray.train.ScalingConfig(
         num_workers=most if least == most else (least, most),
         use_gpu=use_gpu,

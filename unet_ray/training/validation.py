@@ -66,7 +66,9 @@ class Validation:
             masks = np.stack(
                 [binary_mask(plane, t) for plane, t in zip(prob_u8, thresholds, strict=False)]
             )  # no markers
-            rows.append(Comparison(uris[index].rpartition("/")[2], dice, image, targets, masks, names))
+            rows.append(
+                Comparison(uris[index].rpartition("/")[2], dice, image, targets, masks, names)
+            )
         return rows
 
     def _predictor(self, network: UNet) -> Predictor:

@@ -85,7 +85,11 @@ class _Worker:
 
     def __init__(self, settings: WorkerSettings, post: Callable[[str], None]) -> None:
         context = ray.train.get_context()
-        self.settings, self.rank, self.world = settings, context.get_world_rank(), context.get_world_size()
+        self.settings, self.rank, self.world = (
+            settings,
+            context.get_world_rank(),
+            context.get_world_size(),
+        )
         self.post = post if self.rank == 0 else lambda _: None
         torch.set_num_threads(max(1, node_cpus() // context.get_local_world_size()))
         torch.manual_seed(settings.seed)
@@ -93,7 +97,9 @@ class _Worker:
         self.progress, self.best = Progress(), None
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            self.learner = self._learner(load_tensors(settings.initial) if settings.initial else None)
+            self.learner = self._learner(
+                load_tensors(settings.initial) if settings.initial else None
+            )
         else:
             with checkpoint.as_directory() as folder:
                 state = read_state(Path(folder))
@@ -121,7 +127,9 @@ class _Worker:
         if self.settings.compiled:
             network.compile()
         seed = [self.settings.seed, self.rank, self.progress.crops_seen]
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence(seed).generate_state(1)[0])
+        )
         wrapped = ray.train.torch.prepare_model(network)
         return Learner(wrapped, self.settings.preprocessing, self.settings.learner, generator)
 
@@ -130,7 +138,11 @@ class _Worker:
         self._announce()
         batches = self._batches()
         with ExitStack() as stack:
-            events = stack.enter_context(closing(EventLog(self.settings.run_folder))) if self.rank == 0 else None
+            events = (
+                stack.enter_context(closing(EventLog(self.settings.run_folder)))
+                if self.rank == 0
+                else None
+            )
             while not self._is_finished():
                 started, speed = time.monotonic(), _Speed()
                 failure = self._train_epoch(batches, speed)
@@ -151,22 +163,33 @@ class _Worker:
             f"{self.progress.epochs + 1}"
         )
         if self.world > 1 and self.device.type == "cpu" and self.settings.network.norm == "batch":
-            self.post("batch normalisation uses each worker's own statistics (no SyncBatchNorm on CPU)")
+            self.post(
+                "batch normalisation uses each worker's own statistics (no SyncBatchNorm on CPU)"
+            )
 
     def _is_finished(self) -> bool:
         patience = self.settings.patience
         if patience and self.progress.epochs and self.progress.epochs_without_gain >= patience:
-            self.post(f"no gain in {patience} epochs (--patience): training ends after epoch {self.progress.epochs}")
+            self.post(
+                f"no gain in {patience} epochs (--patience): training ends after epoch {self.progress.epochs}"
+            )
             return True
         return self.progress.epochs >= self.settings.epochs
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         size, buffer = self.settings.batch_size, self.settings.shuffle_buffer
-        shuffling = {"local_shuffle_buffer_size": max(buffer, size), "local_shuffle_seed": self.settings.seed}
+        shuffling = {
+            "local_shuffle_buffer_size": max(buffer, size),
+            "local_shuffle_seed": self.settings.seed,
+        }
         shard = ray.train.get_dataset_shard("crops")
         batches: Iterator[dict[str, Tensor]] = iter(
             shard.iter_torch_batches(
-                batch_size=size, drop_last=True, device="cpu", prefetch_batches=2, **(shuffling if buffer else {})
+                batch_size=size,
+                drop_last=True,
+                device="cpu",
+                prefetch_batches=2,
+                **(shuffling if buffer else {}),
             )
         )
         return batches
@@ -174,7 +197,9 @@ class _Worker:
     def _train_epoch(self, batches: Iterator[dict[str, Tensor]], speed: _Speed) -> str | None:
         """Take one epoch's steps; return why training cannot go on, or None."""
         self.learner.network.train()
-        end = max((self.progress.epochs + 1) * self.settings.crops_per_epoch, self.progress.crops_seen + 1)
+        end = max(
+            (self.progress.epochs + 1) * self.settings.crops_per_epoch, self.progress.crops_seen + 1
+        )
         total = self.settings.epochs * self.settings.crops_per_epoch
         crops = self.settings.batch_size * self.world
         first, losses = self.progress.crops_seen, list[Tensor]()
@@ -184,7 +209,9 @@ class _Worker:
                 batch = next(batches)
             self.progress = replace(self.progress, crops_seen=self.progress.crops_seen + crops)
             done = min(1.0, self.progress.crops_seen / total)
-            losses.append(self.learner.step(batch["image"], batch["targets"], batch.get("weights"), done))
+            losses.append(
+                self.learner.step(batch["image"], batch["targets"], batch.get("weights"), done)
+            )
             if len(losses) == check_every or self.progress.crops_seen >= end:
                 failure = self._check(losses, crops)
                 if failure:
@@ -195,15 +222,24 @@ class _Worker:
 
     def _check(self, losses: list[Tensor], crops: int) -> str | None:
         """Look at the losses since the last check, and save where it is time; return why training cannot go on."""
-        is_due = self.rank == 0 and time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
-        mine = torch.stack([*losses, self.learner.weights_sum(), torch.tensor(float(is_due), device=self.device)])
+        is_due = (
+            self.rank == 0
+            and time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
+        )
+        mine = torch.stack(
+            [*losses, self.learner.weights_sum(), torch.tensor(float(is_due), device=self.device)]
+        )
         *means, weights, due = (summed(mine) / self.world).tolist()
         limit = _EXPLODED * max(self.settings.learner.class_weights or (1.0,))
-        for index, loss in enumerate([*means, weights * 0]):  # the last: NaN where the last step spoilt the weights
+        for index, loss in enumerate(
+            [*means, weights * 0]
+        ):  # the last: NaN where the last step spoilt the weights
             if not abs(loss) < limit:
                 step = self.progress.crops_seen // crops - len(means) + index + 1
                 return self._explain_explosion(loss, step)
-        self.progress = replace(self.progress, epoch_loss=self.progress.epoch_loss + crops * sum(means))
+        self.progress = replace(
+            self.progress, epoch_loss=self.progress.epoch_loss + crops * sum(means)
+        )
         warning = ray.train.get_preemption_info()  # a node that is about to go: save what is there
         if due or (warning is not None and warning != self.warned):
             self.warned = warning
@@ -212,7 +248,11 @@ class _Worker:
 
     def _explain_explosion(self, loss: float, step: int) -> str:
         saved = self.progress.epochs
-        state = f"the last good checkpoint is of epoch {saved}" if saved else "there is no checkpoint of an epoch yet"
+        state = (
+            f"the last good checkpoint is of epoch {saved}"
+            if saved
+            else "there is no checkpoint of an epoch yet"
+        )
         return (
             f"the loss became {loss:.3g} at step {step} (epoch {saved + 1}); {state}, in "
             f"{self.settings.run_folder.uri}; rerun with a smaller --learning-rate than "
@@ -242,7 +282,9 @@ class _Worker:
             elapsed_s=now - started,
             validation_s=now - before,
             workers=self.world,
-            gpu_memory_bytes=torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None,
+            gpu_memory_bytes=torch.cuda.max_memory_allocated()
+            if self.device.type == "cuda"
+            else None,
             worst=found.worst(_WORST),
         )
 
@@ -254,7 +296,9 @@ class _Worker:
             self.best = state_bytes(self.learner.unet)
         left = self.settings.epochs - record.epoch
         eta_s = left * (self.settings.crops_per_epoch / record.crops_per_s + record.validation_s)
-        self.post(epoch_line(record, self.settings.epochs, eta_s, is_best and record.score is not None))
+        self.post(
+            epoch_line(record, self.settings.epochs, eta_s, is_best and record.score is not None)
+        )
         self._save()
 
     def _save(self) -> None:
@@ -262,7 +306,9 @@ class _Worker:
         self.saved_at = time.monotonic()
         checkpoint, mode = None, CheckpointUploadMode.ASYNC
         if self.rank == 0:
-            if self.unsaved and self.unsaved.exists():  # storing is slower than training: wait for it
+            if (
+                self.unsaved and self.unsaved.exists()
+            ):  # storing is slower than training: wait for it
                 mode = CheckpointUploadMode.SYNC
             self.unsaved = Path(tempfile.mkdtemp(prefix="unet-ray-checkpoint-"))
             write_state(self.unsaved, self.learner, self.progress, self.best)

@@ -39,9 +39,12 @@ def test_sixteen_bits_are_kept() -> None:
     deep = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
     assert np.array_equal(decode_image(tiff(deep, photometric="rgb")), deep)
     assert np.array_equal(
-        decode_image(tiff(np.moveaxis(deep, -1, 0), planarconfig="separate", photometric="rgb")), deep
+        decode_image(tiff(np.moveaxis(deep, -1, 0), planarconfig="separate", photometric="rgb")),
+        deep,
     )
-    assert np.array_equal(decode_image(encoded(Image.fromarray(deep[:, :, 0])))[:, :, 0], deep[:, :, 0])
+    assert np.array_equal(
+        decode_image(encoded(Image.fromarray(deep[:, :, 0])))[:, :, 0], deep[:, :, 0]
+    )
 
 
 def test_sixteen_bit_colour_png_is_not_cut_to_eight() -> None:
@@ -102,14 +105,23 @@ def two_bit_png(values: np.ndarray) -> bytes:
     height, width = values.shape
     padded = np.zeros((height, -(-width // 4) * 4), np.uint8)
     padded[:, :width] = values
-    packed = (padded.reshape(height, -1, 4) << np.array([6, 4, 2, 0], np.uint8)).sum(2).astype(np.uint8)
+    packed = (
+        (padded.reshape(height, -1, 4) << np.array([6, 4, 2, 0], np.uint8)).sum(2).astype(np.uint8)
+    )
     rows = b"".join(b"\0" + row.tobytes() for row in packed)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 2, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_coloured_masks_are_refused() -> None:
@@ -126,7 +138,12 @@ def test_coloured_masks_are_refused() -> None:
         (encoded(Image.fromarray(np.tile(RGB, (40, 40, 1))), "JPEG")[:900], "unreadable"),
         (tiff(GREY)[:150], "unreadable"),
         (
-            encoded(Image.new("L", (3, 3)), "GIF", save_all=True, append_images=[Image.new("L", (3, 3), 9)]),
+            encoded(
+                Image.new("L", (3, 3)),
+                "GIF",
+                save_all=True,
+                append_images=[Image.new("L", (3, 3), 9)],
+            ),
             "unsupported",
         ),
         (tiff(np.full((3, 3), np.nan, np.float32)), "unsupported: the image holds NaN"),

@@ -56,7 +56,10 @@ def test_a_file_that_cannot_be_read_keeps_its_error_and_the_child(decoder: Decod
         decode_image(b"no image")
     with pytest.raises(ImageError) as there:
         decoder.decode(b"no image")
-    assert (here.value.error_type, here.value.message) == (there.value.error_type, there.value.message)
+    assert (here.value.error_type, here.value.message) == (
+        there.value.error_type,
+        there.value.message,
+    )
     assert decoder._child is child
 
 
@@ -99,7 +102,8 @@ def bomb(side: int, colour: int = 2, depth: int = 8) -> bytes:
     header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", body), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     )
 
 
@@ -144,7 +148,9 @@ def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder)
     assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
 
 
-@pytest.mark.parametrize("ranges", [[[0, -1]], [[-1, 5]], [[0, 2**40], [0, -(2**40)]], [[0, 1]] * 70_000, 5, [["a"]]])
+@pytest.mark.parametrize(
+    "ranges", [[[0, -1]], [[-1, 5]], [[0, 2**40], [0, -(2**40)]], [[0, 1]] * 70_000, 5, [["a"]]]
+)
 def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges: object) -> None:
     """What a hostile file made of the child asks for bytes before the file, or for more than it may hold."""
     asked: list[int] = []
@@ -159,7 +165,9 @@ def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges:
     assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
 
 
-def test_a_slow_start_costs_one_image_and_mixes_up_none(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_start_costs_one_image_and_mixes_up_none(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = [random_image(seed) for seed in range(3)]
     monkeypatch.setattr("unet_ray.imaging.codecs.sandbox._START_LIMIT_S", 0.0)
     with pytest.raises(TimeoutError, match="the decoder did not start in 0 s"):
@@ -173,14 +181,22 @@ def test_a_large_file_that_cannot_be_read_in_windows_is_not_fetched(decoder: Dec
     def small(_: int, size: int) -> None:
         assert size < 2**20
 
-    with pytest.raises(ImageError, match="a file of 300000000 bytes that is no TIFF, PNG or JPEG") as error:
+    with pytest.raises(
+        ImageError, match="a file of 300000000 bytes that is no TIFF, PNG or JPEG"
+    ) as error:
         decoder.open(file_of(b"no image" * 2**17, small, 300_000_000))
     assert error.value.error_type == "too_large"
 
 
 def test_a_file_that_asks_for_more_than_fits_is_not_fetched() -> None:
     """A TIFF of 64 GiB that says that its list of strips takes 2 GiB."""
-    tags = {256: (3, 1, 100), 257: (3, 1, 100), 273: (4, 2**29, 200), 278: (3, 1, 1), 279: (4, 2**29, 200)}
+    tags = {
+        256: (3, 1, 100),
+        257: (3, 1, 100),
+        273: (4, 2**29, 200),
+        278: (3, 1, 1),
+        279: (4, 2**29, 200),
+    }
     entries = [struct.pack("<HHII", tag, *values) for tag, values in tags.items()]
     header = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
 
@@ -188,7 +204,9 @@ def test_a_file_that_asks_for_more_than_fits_is_not_fetched() -> None:
         assert size < 2**20
 
     decoder = Decoder(memory_limit_bytes=2**30)
-    with pytest.raises(ImageError, match="decoding it needs 2147483648 bytes of the file at once") as error:
+    with pytest.raises(
+        ImageError, match="decoding it needs 2147483648 bytes of the file at once"
+    ) as error:
         decoder.open(file_of(header + bytes(2**20), small, 2**36))
     assert error.value.error_type == "too_large"
     decoder.close()

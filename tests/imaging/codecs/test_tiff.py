@@ -43,7 +43,9 @@ WRITERS: dict[str, dict[str, Any]] = {
 def written(name: str, pages: np.ndarray = PAGES, **more: Any) -> bytes:
     """Return a stack as `WRITERS` say."""
     options, buffer = {"photometric": "minisblack"} | WRITERS.get(name, {}) | more, io.BytesIO()
-    kind = {key: options.pop(key) for key in ("byteorder", "bigtiff", "imagej", "ome") if key in options}
+    kind = {
+        key: options.pop(key) for key in ("byteorder", "bigtiff", "imagej", "ome") if key in options
+    }
     with tifffile.TiffWriter(buffer, **kind) as writer:
         if "contiguous" in options:
             for page in pages:
@@ -60,7 +62,9 @@ def pillow_stack() -> bytes:
     return buffer.getvalue()
 
 
-def page_file(data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]) -> tuple[PageFile, list[int]]:
+def page_file(
+    data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]
+) -> tuple[PageFile, list[int]]:
     """Return a page with these ranges of its file, and the sizes of whatever else is fetched."""
     fetched: list[int] = []
 
@@ -69,7 +73,9 @@ def page_file(data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]) 
     return PageFile(fetch, len(data), [(0, place.header), *pieces], place.index), fetched
 
 
-@pytest.mark.parametrize("data", [*map(written, WRITERS), pillow_stack()], ids=[*WRITERS, "libtiff"])
+@pytest.mark.parametrize(
+    "data", [*map(written, WRITERS), pillow_stack()], ids=[*WRITERS, "libtiff"]
+)
 def test_a_page_is_read_from_its_own_ranges(data: bytes) -> None:
     """Here and in the decoder's child; as windows too; and without the ranges, it fetches them itself."""
     places, decoder = find_pages(io.BytesIO(data)), Decoder()
@@ -82,7 +88,9 @@ def test_a_page_is_read_from_its_own_ranges(data: bytes) -> None:
                 np.testing.assert_array_equal(decode(file)[:, :, 0], page)
                 assert bool(fetched) == (not ranges)
         file, _ = page_file(data, place, ())
-        np.testing.assert_array_equal(open_windows(file).read(Box(30, 40, 99, 173))[:, :, 0], page[30:99, 40:])
+        np.testing.assert_array_equal(
+            open_windows(file).read(Box(30, 40, 99, 173))[:, :, 0], page[30:99, 40:]
+        )
         assert decoder.open(page_file(data, place, ())[0]) == page.shape
         np.testing.assert_array_equal(decoder.window(Box(3, 4, 9, 17))[:, :, 0], page[3:9, 4:17])
     decoder.close()
@@ -95,7 +103,10 @@ def test_pages_whose_samples_are_scattered_are_read_all_the_same() -> None:
         (first, second) = ([*page.dataoffsets] for page in tiff.pages)
         tags = [page.tags["StripOffsets"].valueoffset for page in tiff.pages]
         sizes = tiff.pages[0].databytecounts
-    strips = [[bytes(data[at : at + size]) for at, size in zip(each, sizes, strict=True)] for each in (first, second)]
+    strips = [
+        [bytes(data[at : at + size]) for at, size in zip(each, sizes, strict=True)]
+        for each in (first, second)
+    ]
     end = len(data)
     for index, (one, other) in enumerate(zip(*strips, strict=True)):
         for tag, strip in zip(tags, (one, other), strict=True):
@@ -140,7 +151,9 @@ def test_a_stack_cut_short_is_an_error_of_the_pages_that_are_gone() -> None:
         cut = data[: tiff.pages[5].dataoffsets[0] + 100]
     *whole, last = find_pages(io.BytesIO(cut))
     for page, place in zip(PAGES, whole, strict=False):
-        np.testing.assert_array_equal(decode_image(page_file(cut, place, place.ranges)[0])[:, :, 0], page)
+        np.testing.assert_array_equal(
+            decode_image(page_file(cut, place, place.ranges)[0])[:, :, 0], page
+        )
     with pytest.raises(ImageError, match="unreadable"):
         decode_image(page_file(cut, last, last.ranges)[0])
 
@@ -150,7 +163,9 @@ def test_images_without_a_directory_are_not_left_out_in_silence(kind: str) -> No
     """ImageJ writes stacks beyond 4 GiB so."""
     data = written("ImageJ" if kind == "imagej" else "", truncate=True)
     assert len(find_pages(io.BytesIO(data))) == 1
-    with pytest.raises(ImageError, match="unsupported: 6 images of which only the first has a directory"):
+    with pytest.raises(
+        ImageError, match="unsupported: 6 images of which only the first has a directory"
+    ):
         decode_image(data)
 
 
@@ -184,8 +199,13 @@ def test_a_damaged_directory_costs_its_page_only(entry: tuple[int, int, int, byt
         place = (tags.get(tag) or tags[282]).offset
     struct.pack_into("<HHQ8s", data, place, tag, kind, count, value)
     places = find_pages(io.BytesIO(bytes(data)))
-    rows = [plan_row(ImageSource("a.tif", n, "1", len(data), 3, place)) for n, place in enumerate(places, 1)]
-    assert [page_place(row) for row in pa.Table.from_pylist(rows, schema=PLAN).to_pylist()] == places
+    rows = [
+        plan_row(ImageSource("a.tif", n, "1", len(data), 3, place))
+        for n, place in enumerate(places, 1)
+    ]
+    assert [
+        page_place(row) for row in pa.Table.from_pylist(rows, schema=PLAN).to_pylist()
+    ] == places
     for index in (0, 2):
         file, _ = page_file(bytes(data), places[index], places[index].ranges)
         np.testing.assert_array_equal(decode_image(file)[:, :, 0], PAGES[index])
@@ -202,13 +222,17 @@ def test_values_that_no_decoder_needs_are_not_read_with_a_page() -> None:
     data = written("page after page", PAGES[:2], extratags=notes)
     for page, place in zip(PAGES, find_pages(io.BytesIO(data)), strict=False):
         assert sum(size for _, size in place.ranges) < 2**20
-        np.testing.assert_array_equal(decode_image(page_file(data, place, place.ranges)[0])[:, :, 0], page)
+        np.testing.assert_array_equal(
+            decode_image(page_file(data, place, place.ranges)[0])[:, :, 0], page
+        )
 
 
 def test_what_the_first_page_says_of_all_holds_for_each() -> None:
     """IndicaLabs' 32 bits are floats, which only the first page tells by its software."""
     pages = np.random.default_rng(0).random((3, 40, 50), np.float32)
-    data = bytearray(written("page after page", pages, software="IndicaLabsImageWriter", metadata=None))
+    data = bytearray(
+        written("page after page", pages, software="IndicaLabsImageWriter", metadata=None)
+    )
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         for index, page in enumerate(tiff.pages):
             struct.pack_into("<H", data, page.tags["SampleFormat"].offset, 65001)
@@ -231,12 +255,19 @@ def test_a_stack_that_planning_could_not_read_is_no_changed_file() -> None:
     with tifffile.TiffFile(io.BytesIO(single)) as tiff:
         page = tiff.pages[0]
         assert page.offset < page.dataoffsets[0]
-    moved = bytearray(single + single[page.offset : page.offset + 2 + 12 * len(page.tags)])  # without the next pointer
+    moved = bytearray(
+        single + single[page.offset : page.offset + 2 + 12 * len(page.tags)]
+    )  # without the next pointer
     struct.pack_into("<I", moved, 4, len(single))
     np.testing.assert_array_equal(decode_image(bytes(moved))[:, :, 0], PAGES[0])
 
 
-TEXTS = ['{"shape": null}', '{"shape": "round"}', '{"shape": [6, 64, 64]', '{"cell": {"shape": [6, 120, 173]}}']
+TEXTS = [
+    '{"shape": null}',
+    '{"shape": "round"}',
+    '{"shape": [6, 64, 64]',
+    '{"cell": {"shape": [6, 120, 173]}}',
+]
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "ImageJ=1.53t\nimages=\n", "ImageJ=1.53t\nimages=many\n"])

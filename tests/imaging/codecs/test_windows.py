@@ -39,14 +39,18 @@ def scene(dtype: str, channels: int) -> NDArray[Any]:
     return (values * (257 if dtype == "uint16" else 1)).astype(dtype)
 
 
-def tiff(image: NDArray[Any], byteorder: str | None = None, bigtiff: bool = False, **options: Any) -> bytes:
+def tiff(
+    image: NDArray[Any], byteorder: str | None = None, bigtiff: bool = False, **options: Any
+) -> bytes:
     buffer = io.BytesIO()
     colours = "rgb" if image.shape[2] == 3 else "minisblack"
     if image.shape[2] > 1:
         options.setdefault("planarconfig", "contig")
     stored = np.moveaxis(image, 2, 0) if options.get("planarconfig") == "separate" else image
     with tifffile.TiffWriter(buffer, byteorder=byteorder, bigtiff=bigtiff) as writer:
-        writer.write(stored[..., 0] if image.shape[2] == 1 else stored, photometric=colours, **options)
+        writer.write(
+            stored[..., 0] if image.shape[2] == 1 else stored, photometric=colours, **options
+        )
     return buffer.getvalue()
 
 
@@ -61,10 +65,16 @@ def assert_windows_are_the_image(data: bytes) -> None:
     reader = open_windows(file_of(data))
     assert (reader.height, reader.width) == expected.shape[:2]
     rng = np.random.default_rng(0)
-    boxes = [Box(y, x, min(y + 100, HEIGHT), min(x + 130, WIDTH)) for y in range(0, HEIGHT, 70) for x in (0, 90, 300)]
+    boxes = [
+        Box(y, x, min(y + 100, HEIGHT), min(x + 130, WIDTH))
+        for y in range(0, HEIGHT, 70)
+        for x in (0, 90, 300)
+    ]
     for _ in range(20):  # in any order
         top, left = int(rng.integers(HEIGHT)), int(rng.integers(WIDTH))
-        boxes.append(Box(top, left, int(rng.integers(top, HEIGHT)) + 1, int(rng.integers(left, WIDTH)) + 1))
+        boxes.append(
+            Box(top, left, int(rng.integers(top, HEIGHT)) + 1, int(rng.integers(left, WIDTH)) + 1)
+        )
     for box in boxes:
         window = reader.read(box)
         assert window.dtype == expected.dtype
@@ -72,9 +82,16 @@ def assert_windows_are_the_image(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("options", TIFFS.values(), ids=list(TIFFS))
-@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 3), ("uint8", 1), ("uint16", 5), ("float32", 2)])
-def test_windows_of_a_tiff_are_those_of_the_whole(options: dict[str, Any], dtype: str, channels: int) -> None:
-    if options.get("compression") == "jpeg" and (dtype, channels) not in (("uint8", 3), ("uint8", 1)):
+@pytest.mark.parametrize(
+    ("dtype", "channels"), [("uint8", 3), ("uint8", 1), ("uint16", 5), ("float32", 2)]
+)
+def test_windows_of_a_tiff_are_those_of_the_whole(
+    options: dict[str, Any], dtype: str, channels: int
+) -> None:
+    if options.get("compression") == "jpeg" and (dtype, channels) not in (
+        ("uint8", 3),
+        ("uint8", 1),
+    ):
         pytest.skip("JPEG holds 8-bit grey and RGB")
     if options.get("planarconfig") and channels == 1:
         pytest.skip("one plane")
@@ -86,13 +103,20 @@ def test_windows_of_a_tiff_are_those_of_the_whole(options: dict[str, Any], dtype
     "data",
     [
         pytest.param(lambda: encoded(scene("uint8", 3), "JPEG", quality=90), id="jpeg"),
-        pytest.param(lambda: encoded(scene("uint8", 3), "JPEG", progressive=True), id="progressive jpeg"),
+        pytest.param(
+            lambda: encoded(scene("uint8", 3), "JPEG", progressive=True), id="progressive jpeg"
+        ),
         pytest.param(lambda: encoded(scene("uint8", 1), "JPEG"), id="grey jpeg"),
         pytest.param(lambda: encoded(scene("uint8", 3), "PNG"), id="png"),
         pytest.param(lambda: imagecodecs.png_encode(scene("uint16", 3)), id="16-bit png"),
-        pytest.param(lambda: imagecodecs.png_encode(scene("uint16", 1)[..., 0]), id="16-bit grey png"),
         pytest.param(
-            lambda: encoded(np.dstack([scene("uint8", 3), np.full((HEIGHT, WIDTH), 9, np.uint8)]), "PNG"), id="alpha"
+            lambda: imagecodecs.png_encode(scene("uint16", 1)[..., 0]), id="16-bit grey png"
+        ),
+        pytest.param(
+            lambda: encoded(
+                np.dstack([scene("uint8", 3), np.full((HEIGHT, WIDTH), 9, np.uint8)]), "PNG"
+            ),
+            id="alpha",
         ),
         pytest.param(lambda: encoded(scene("uint8", 3), "WEBP", lossless=True), id="webp, whole"),
         pytest.param(lambda: tiff(255 - scene("uint8", 1), tile=(64, 64)), id="grey tiff"),
@@ -150,7 +174,10 @@ def test_a_window_asks_for_a_bounded_size_at_once(monkeypatch: pytest.MonkeyPatc
     "data",
     [
         pytest.param(lambda: tiff(scene("uint8", 3), tile=(64, 64))[:-20_000], id="tiles cut off"),
-        pytest.param(lambda: tiff(scene("uint8", 3), rowsperstrip=64, compression="zlib")[:200], id="header cut off"),
+        pytest.param(
+            lambda: tiff(scene("uint8", 3), rowsperstrip=64, compression="zlib")[:200],
+            id="header cut off",
+        ),
         pytest.param(lambda: encoded(scene("uint8", 3), "JPEG")[:-5000], id="jpeg cut off"),
         pytest.param(lambda: encoded(scene("uint8", 3), "PNG")[:-50], id="png cut off"),
         pytest.param(lambda: b"", id="empty"),

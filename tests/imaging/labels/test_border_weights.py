@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from unet_ray.imaging.labels.border_weights import border_weights, context_px
 
 SMALL = arrays(
-    np.uint16, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0, 0, 1, 2, 5])
+    np.uint16,
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    elements=st.sampled_from([0, 0, 0, 1, 2, 5]),
 )
 SIGMAS = st.sampled_from([0.3, 0.7, 1.0, 5.0])
 
@@ -72,7 +74,9 @@ def test_a_gap_and_a_seam() -> None:
     gap = border_weights(np.array([[1, 0, 2]]))
     assert gap[0].tolist() == pytest.approx([1, 1 + 10 * math.exp(-4 / 50), 1])
     seam = border_weights(np.array([[1, 1, 2, 2]]))
-    assert seam[0].tolist() == pytest.approx([1, 1 + 10 * math.exp(-1 / 50), 1 + 10 * math.exp(-1 / 50), 1])
+    assert seam[0].tolist() == pytest.approx(
+        [1, 1 + 10 * math.exp(-1 / 50), 1 + 10 * math.exp(-1 / 50), 1]
+    )
     corner = border_weights(np.array([[1, 0], [0, 2]]), sigma_px=0.3)  # √2 px is beyond 4 σ
     assert (corner == 1).all()
 
@@ -84,7 +88,9 @@ def test_names_and_directions_do_not_matter(labels: NDArray[Any], sigma: float) 
     renamed = np.array([0, 90_000, 7, 0, 0, 3_000_000], np.int64)[labels]
     np.testing.assert_array_equal(border_weights(renamed, sigma_px=sigma), weights)
     np.testing.assert_array_equal(border_weights(labels[::-1], sigma_px=sigma), weights[::-1])
-    np.testing.assert_array_equal(border_weights(labels[:, ::-1].T, sigma_px=sigma), weights[:, ::-1].T)
+    np.testing.assert_array_equal(
+        border_weights(labels[:, ::-1].T, sigma_px=sigma), weights[:, ::-1].T
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.2, 1.0, 2.5, 5.0])
@@ -92,8 +98,15 @@ def test_a_window_with_its_context_weighs_as_the_whole(sigma: float) -> None:
     labels, context = discs(120, 60, 1), context_px(sigma)
     weights = border_weights(labels, sigma_px=sigma)
     assert (weights > 1.5).any() or sigma < 0.5
-    for top, left, height, width in ((0, 0, 30, 40), (33, 47, 25, 1), (60, 50, 60, 70), (50, 3, 7, 9)):
+    for top, left, height, width in (
+        (0, 0, 30, 40),
+        (33, 47, 25, 1),
+        (60, 50, 60, 70),
+        (50, 3, 7, 9),
+    ):
         first = max(0, top - context), max(0, left - context)
         piece = labels[first[0] : top + height + context, first[1] : left + width + context]
-        inner = border_weights(piece, sigma_px=sigma)[top - first[0] :, left - first[1] :][:height, :width]
+        inner = border_weights(piece, sigma_px=sigma)[top - first[0] :, left - first[1] :][
+            :height, :width
+        ]
         np.testing.assert_array_equal(inner, weights[top : top + height, left : left + width])

@@ -20,15 +20,27 @@ def ramp(height: int, width: int) -> np.ndarray:
 
 
 def test_crops_cover_the_area_once() -> None:
-    assert [count_crops(*size, 256) for size in ((256, 256), (100, 100), (1024, 2048), (300, 300))] == [1, 1, 32, 1]
+    assert [
+        count_crops(*size, 256) for size in ((256, 256), (100, 100), (1024, 2048), (300, 300))
+    ] == [1, 1, 32, 1]
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16]), st.sampled_from([0, 5]), st.integers(0, 1000))
-def test_a_crop_is_the_image_and_its_mask(height: int, width: int, side: int, margin: int, seed: int) -> None:
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([8, 16]),
+    st.sampled_from([0, 5]),
+    st.integers(0, 1000),
+)
+def test_a_crop_is_the_image_and_its_mask(
+    height: int, width: int, side: int, margin: int, seed: int
+) -> None:
     """Within the image every target is that of its pixel; beyond it the image is mirrored and nothing is counted."""
     image = ramp(height, width)
     mask = np.random.default_rng(seed).choice([0, 1, 2, 255], (height, width)).astype(np.uint8)
-    crop = LabelledCrops(image, [mask], LABELLING, CropConfig(side, margin)).draw(np.random.default_rng(seed))
+    crop = LabelledCrops(image, [mask], LABELLING, CropConfig(side, margin)).draw(
+        np.random.default_rng(seed)
+    )
     size = side + 2 * margin
     assert crop["image"].shape == (size, size, 2)
     assert crop["targets"].shape == (2, size, size)
@@ -40,7 +52,11 @@ def test_a_crop_is_the_image_and_its_mask(height: int, width: int, side: int, ma
     if height >= size and width >= size and margin == 0:
         assert np.array_equal(crop["targets"], expected)
     middle = crop["targets"][:, margin : margin + side, margin : margin + side]
-    assert middle[0].size - (expected[0, margin : margin + side, margin : margin + side] != IGNORED).sum() >= 0
+    assert (
+        middle[0].size
+        - (expected[0, margin : margin + side, margin : margin + side] != IGNORED).sum()
+        >= 0
+    )
     assert (crop["targets"][0] == IGNORED).sum() >= size * size - height * width
 
 

@@ -42,7 +42,9 @@ def test_parse_classes() -> None:
         (tuple(range(60)), ONE, "instances"),
     ],
 )
-def test_kinds_are_inferred(found: tuple[int, ...], classes: tuple[ClassSpec, ...], kind: str) -> None:
+def test_kinds_are_inferred(
+    found: tuple[int, ...], classes: tuple[ClassSpec, ...], kind: str
+) -> None:
     assert find_labelling(values(*found), classes, None, 0, 255).kind == kind
 
 
@@ -50,18 +52,43 @@ def test_kinds_are_inferred(found: tuple[int, ...], classes: tuple[ClassSpec, ..
     ("found", "classes", "kind", "message"),
     [
         ((0, 1, 2), (), None, "may be classes or objects: give --classes"),
-        ((0, 26, 127, 255), (), None, "--classes NAME=26,NAME=127 for classes .255 is the --ignore-value"),
+        (
+            (0, 26, 127, 255),
+            (),
+            None,
+            "--classes NAME=26,NAME=127 for classes .255 is the --ignore-value",
+        ),
         ((7, 11, 26), (), None, "--classes NAME=7,NAME=11,NAME=26 for classes, or"),
         (tuple(range(0, 256, 3)), (), None, "may be classes or objects"),
         ((0,), (), None, "nothing to learn"),
         ((0, 1, 2, 3), TWO, None, r"beyond the classes: 3 \(10 px in 1 mask\).*name them in"),
-        ((1, 2, 3), TWO, None, "if it is 1 in these masks, give --background-value 1 --classes leaf=2,symptom=3"),
+        (
+            (1, 2, 3),
+            TWO,
+            None,
+            "if it is 1 in these masks, give --background-value 1 --classes leaf=2,symptom=3",
+        ),
         ((1, 2, 3, 4), TWO, None, "if it is 1 in these masks, give --background-value 1$"),
-        ((1, 2), ONE, "classes", "if it is 1 in these masks, give --background-value 1 --classes nucleus=2"),
+        (
+            (1, 2),
+            ONE,
+            "classes",
+            "if it is 1 in these masks, give --background-value 1 --classes nucleus=2",
+        ),
         ((0, 5), TWO, None, "beyond the classes: 5"),
-        ((0, 128, 255), (), "binary", "binary masks hold two values, these 3.*NAME=128, else --ignore-value none"),
+        (
+            (0, 128, 255),
+            (),
+            "binary",
+            "binary masks hold two values, these 3.*NAME=128, else --ignore-value none",
+        ),
         ((0, 1, 255), (), "binary", "--mask-kind classes --classes NAME=1, else"),
-        ((0, 9, 30), (), "binary", "33.3 % of the pixels lie between .* too many for anti-aliased edges .at most 10%"),
+        (
+            (0, 9, 30),
+            (),
+            "binary",
+            "33.3 % of the pixels lie between .* too many for anti-aliased edges .at most 10%",
+        ),
         ((0, 1), (), "classes", "need --classes"),
         ((0, 1, 255), parse_classes("a=1,b=255"), None, "--ignore-value 255 is also a class"),
         (
@@ -70,10 +97,25 @@ def test_kinds_are_inferred(found: tuple[int, ...], classes: tuple[ClassSpec, ..
             "classes",
             "no mask holds a pixel of leaf=1, symptom=2.*check --masks and --classes .255 is the --ig",
         ),
-        ((0,), TWO, None, r"no mask holds a pixel of leaf.* only 0 \(10 px in 1 mask\): there is nothing to learn"),
+        (
+            (0,),
+            TWO,
+            None,
+            r"no mask holds a pixel of leaf.* only 0 \(10 px in 1 mask\): there is nothing to learn",
+        ),
         ((0,), (), "binary", r"only 0 \(10 px in 1 mask\): there is nothing to learn"),
-        ((0, 255), (), "instances", r"no object, all masks hold only 0 .*: there is nothing to learn"),
-        ((0,), TWO, "folders", r"no class, all masks hold only 0 \(10 px in 1 mask\): there is nothing to learn"),
+        (
+            (0, 255),
+            (),
+            "instances",
+            r"no object, all masks hold only 0 .*: there is nothing to learn",
+        ),
+        (
+            (0,),
+            TWO,
+            "folders",
+            r"no class, all masks hold only 0 \(10 px in 1 mask\): there is nothing to learn",
+        ),
     ],
 )
 def test_masks_that_cannot_be_told_are_refused(
@@ -86,7 +128,9 @@ def test_masks_that_cannot_be_told_are_refused(
 def test_instances_keep_an_ignore_value_that_was_given() -> None:
     ids = values(*range(300), 65535)
     assert find_labelling(ids, (), "instances", 0, 65535).ignored == 65535
-    assert find_labelling(ids, (), "instances", 0, 255).ignored is None  # the default is an id like any other
+    assert (
+        find_labelling(ids, (), "instances", 0, 255).ignored is None
+    )  # the default is an id like any other
 
 
 def test_masks_in_class_folders_are_two_valued_each() -> None:
@@ -97,8 +141,13 @@ def test_masks_in_class_folders_are_two_valued_each() -> None:
 
 
 def test_messages_name_a_mask_of_each_value() -> None:
-    found = MaskValues({0: 9, 1: 5, 3: 2, 4: 1}, {0: 2, 1: 2, 3: 2, 4: 1}, 4, {3: "a.png", 4: "b.png"})
-    with pytest.raises(InputError, match=r"3 \(2 px in 2 masks, such as a.png\), 4 \(1 px in 1 mask, such as b.png\)"):
+    found = MaskValues(
+        {0: 9, 1: 5, 3: 2, 4: 1}, {0: 2, 1: 2, 3: 2, 4: 1}, 4, {3: "a.png", 4: "b.png"}
+    )
+    with pytest.raises(
+        InputError,
+        match=r"3 \(2 px in 2 masks, such as a.png\), 4 \(1 px in 1 mask, such as b.png\)",
+    ):
         find_labelling(found, ONE, "classes", 0, 255)
 
 
@@ -106,7 +155,8 @@ def test_anti_aliased_edges_are_refused_until_asked_for() -> None:
     soft = counted(SOFT)
     for classes in ((), ONE, parse_classes("nucleus=255")):
         with pytest.raises(
-            InputError, match="180 px .1.8 %. in at least 2 masks lie between 0 and 255 .60 values.; give"
+            InputError,
+            match="180 px .1.8 %. in at least 2 masks lie between 0 and 255 .60 values.; give",
         ):
             find_labelling(soft, classes, None, 0, 255)
     labelling = find_labelling(soft, ONE, "binary", 0, 255)
@@ -126,15 +176,25 @@ def test_few_objects_a_mask_are_no_anti_aliased_edges() -> None:
     assert find_labelling(ids, (), None, 0, 255).kind == "instances"
     with pytest.raises(InputError, match="a value between holds more pixels than the highest, 30"):
         find_labelling(
-            counted({0: 900_000} | {number: 4000 // number for number in range(1, 31)}), (), "binary", 0, 255
+            counted({0: 900_000} | {number: 4000 // number for number in range(1, 31)}),
+            (),
+            "binary",
+            0,
+            255,
         )
 
 
 def test_interpolated_class_masks_are_refused_with_their_cause() -> None:
     found = counted({0: 9000, 26: 500, 127: 400} | {v: 2 for v in range(30, 60)})
-    with pytest.raises(InputError, match=r"beyond the classes: 30 .*, … \(30 values\).*interpolation .*0.602 % of the"):
+    with pytest.raises(
+        InputError,
+        match=r"beyond the classes: 30 .*, … \(30 values\).*interpolation .*0.602 % of the",
+    ):
         find_labelling(found, parse_classes("a=26,b=127"), None, 0, 255)
-    assert find_labelling(values(0, 26, 127, 255), parse_classes("a=26,b=127"), None, 0, 255).kind == "classes"
+    assert (
+        find_labelling(values(0, 26, 127, 255), parse_classes("a=26,b=127"), None, 0, 255).kind
+        == "classes"
+    )
 
 
 def test_anti_aliased_class_folders_are_thresholded() -> None:
@@ -144,17 +204,27 @@ def test_anti_aliased_class_folders_are_thresholded() -> None:
     assert labelling.targets([mask, mask * 0]).tolist() == [[[0, 0, 1, 1]], [[0, 0, 0, 0]]]
     (note,) = labelling_notes(soft, labelling, 8)
     assert note.endswith("values from 128 count as the class")
-    assert find_labelling(values(0, 255), TWO, "folders", 0, 255).foreground == 128  # two sets that agree
+    assert (
+        find_labelling(values(0, 255), TWO, "folders", 0, 255).foreground == 128
+    )  # two sets that agree
     with pytest.raises(InputError, match="threshold them, or give --ignore-value none"):
-        find_labelling(MaskValues({0: 90, 1: 9, 255: 1}, {0: 2, 1: 1, 255: 1}, 3), TWO, "folders", 0, 255)
+        find_labelling(
+            MaskValues({0: 90, 1: 9, 255: 1}, {0: 2, 1: 1, 255: 1}, 3), TWO, "folders", 0, 255
+        )
 
 
 def test_class_folders_of_several_conventions() -> None:
     mixed = MaskValues({0: 9, 1: 9, 255: 9}, {0: 2, 1: 1, 255: 1}, most_distinct=2)
     assert find_labelling(mixed, TWO, "folders", 0, 255).foreground == 1
     one, other = np.array([[0, 1]]), np.array([[0, 255]])
-    assert find_labelling(mixed, TWO, "folders", 0, 255).targets([one, other]).tolist() == [[[0, 1]], [[0, 1]]]
-    assert find_labelling(mixed, TWO, "folders", 255, None).targets([one, other]).tolist() == [[[1, 1]], [[1, 0]]]
+    assert find_labelling(mixed, TWO, "folders", 0, 255).targets([one, other]).tolist() == [
+        [[0, 1]],
+        [[0, 1]],
+    ]
+    assert find_labelling(mixed, TWO, "folders", 255, None).targets([one, other]).tolist() == [
+        [[1, 1]],
+        [[1, 0]],
+    ]
     with pytest.raises(InputError, match="neither below nor above"):
         find_labelling(mixed, TWO, "folders", 1, None)
 
@@ -165,7 +235,10 @@ def test_masks_may_be_inverted() -> None:
         assert labelling.targets([np.array([[0, 255]])]).tolist() == [[[1, 0]]]
         (note,) = labelling_notes(values(0, 255), labelling, 1)
         assert note.startswith("values below 128 count (--background-value 255) as ")
-    with pytest.raises(InputError, match="--background-value 255 is also the --ignore-value; give --ignore-value none"):
+    with pytest.raises(
+        InputError,
+        match="--background-value 255 is also the --ignore-value; give --ignore-value none",
+    ):
         find_labelling(values(0, 255), parse_classes("a=0"), None, 255, 255)
 
 
@@ -174,16 +247,26 @@ def test_notes() -> None:
     labelling = find_labelling(found, TWO, None, 0, 255)
     absent, ignored = labelling_notes(found, labelling, 400)
     assert absent.startswith("class symptom=2 occurs in none of the 400 masks: ")
-    assert ignored == "4 % of the pixels, in 12 of 400 masks, have the --ignore-value 255 and are not counted"
+    assert (
+        ignored
+        == "4 % of the pixels, in 12 of 400 masks, have the --ignore-value 255 and are not counted"
+    )
     plain = values(0, 1, 2)
     assert labelling_notes(plain, find_labelling(plain, TWO, None, 0, 255), 1) == []
     for clean in ((0, 1), (0, 255), (1, 2)):
-        assert labelling_notes(values(*clean), find_labelling(values(*clean), ONE, "binary", 0, 255), 1) == []
+        assert (
+            labelling_notes(
+                values(*clean), find_labelling(values(*clean), ONE, "binary", 0, 255), 1
+            )
+            == []
+        )
     one_based = values(1, 2)
     (note,) = labelling_notes(one_based, find_labelling(one_based, TWO, None, 0, 255), 7)
     assert "no pixel of the masks has the background value 0" in note
     assert "give --background-value 1 and name the classes without it" in note
-    (note,) = labelling_notes(values(*range(1, 300)), find_labelling(values(*range(1, 300)), (), None, 0, 255), 7)
+    (note,) = labelling_notes(
+        values(*range(1, 300)), find_labelling(values(*range(1, 300)), (), None, 0, 255), 7
+    )
     assert note.endswith("belongs to an object; if 1 is the background, give --background-value 1")
     (note,) = labelling_notes(values(255), find_labelling(values(255), TWO, "folders", 0, 255), 14)
     assert "every one belongs to a class" in note
@@ -216,4 +299,7 @@ def test_targets_of_each_kind() -> None:
     ]
     assert Labelling("binary", ONE, 0, None, 255).targets([mask]).tolist() == [[[0, 0, 0, 1]]]
     assert Labelling("instances", ONE).targets([mask]).tolist() == [[[0, 1, 1, 1]]]
-    assert Labelling("folders", TWO).targets([mask, mask * 0]).tolist() == [[[0, 1, 1, 1]], [[0, 0, 0, 0]]]
+    assert Labelling("folders", TWO).targets([mask, mask * 0]).tolist() == [
+        [[0, 1, 1, 1]],
+        [[0, 0, 0, 0]],
+    ]

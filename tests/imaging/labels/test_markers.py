@@ -8,7 +8,11 @@ from unet_ray.imaging.labels.markers import find_depths, find_markers
 from unet_ray.imaging.regions.components import label_image
 from unet_ray.imaging.regions.separation import STEPS, separate_touching
 
-LABELS = arrays(np.uint16, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.sampled_from([0, 1, 2, 900]))
+LABELS = arrays(
+    np.uint16,
+    st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    elements=st.sampled_from([0, 1, 2, 900]),
+)
 
 
 @given(LABELS)
@@ -18,7 +22,11 @@ def test_depth_is_the_distance_to_what_is_not_the_object(labels: np.ndarray) -> 
     expected = np.zeros(labels.shape)
     for number in np.unique(labels[labels > 0]):
         inside = padded == number
-        to_other = distance_transform_edt(inside)[20:-20, 20:-20] if not inside.all() else np.full(labels.shape, np.inf)
+        to_other = (
+            distance_transform_edt(inside)[20:-20, 20:-20]
+            if not inside.all()
+            else np.full(labels.shape, np.inf)
+        )
         expected = np.where(labels == number, to_other, expected)
     found = find_depths(labels)
     assert ((found > 0) == (labels > 0)).all()
@@ -66,4 +74,6 @@ def test_a_hundred_thousand_objects() -> None:
     labels = np.arange(400 * 250).reshape(400, 250).repeat(3, 0).repeat(3, 1) + 1
     core = find_markers(labels)
     assert core[1::3, 1::3].all()  # the middle of each
-    assert core[3:-3, 3:-3].sum() == 398 * 248  # and nothing else, but at the image's edge, which is no rim
+    assert (
+        core[3:-3, 3:-3].sum() == 398 * 248
+    )  # and nothing else, but at the image's edge, which is no rim

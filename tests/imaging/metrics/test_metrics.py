@@ -33,7 +33,9 @@ def counts_of(found: np.ndarray, true: np.ndarray, tolerance: int = 1) -> np.nda
 
 
 def metrics_of_one(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    return {name: float(values[0]) for name, values in compute_metrics(counts_of(found, true)).items()}
+    return {
+        name: float(values[0]) for name, values in compute_metrics(counts_of(found, true)).items()
+    }
 
 
 def test_perfect_half_and_empty_predictions() -> None:
@@ -41,16 +43,24 @@ def test_perfect_half_and_empty_predictions() -> None:
     assert metrics_of_one(TWO_SQUARES, TWO_SQUARES) == perfect
     half = metrics_of_one(ONE_SQUARE, TWO_SQUARES)
     assert half["iou"] == 16 / 36
-    assert (half["ap50"], half["map"], half["f1"], half["pq"]) == pytest.approx((1 / 2, 1 / 2, 2 / 3, 2 / 3))
+    assert (half["ap50"], half["map"], half["f1"], half["pq"]) == pytest.approx(
+        (1 / 2, 1 / 2, 2 / 3, 2 / 3)
+    )
     assert half["boundary_f1"] == pytest.approx(2 * (12 / 26) / (1 + 12 / 26))
     for found, true in ((NOTHING, TWO_SQUARES), (TWO_SQUARES, NOTHING)):
         nothing = metrics_of_one(found, true)
-        assert {nothing[name] for name in ("iou", "dice", "ap50", "map", "f1", "pq", "boundary_f1")} == {0}
+        assert {
+            nothing[name] for name in ("iou", "dice", "ap50", "map", "f1", "pq", "boundary_f1")
+        } == {0}
     undefined = metrics_of_one(NOTHING, NOTHING)
-    assert {name for name, value in undefined.items() if np.isnan(value)} == METRICS.keys() - {"pixel_error"}
+    assert {name for name, value in undefined.items() if np.isnan(value)} == METRICS.keys() - {
+        "pixel_error"
+    }
 
 
-@given(arrays(bool, (1, 6, 7)), arrays(np.uint8, (1, 6, 7), elements=st.sampled_from([0, 1, IGNORED])))
+@given(
+    arrays(bool, (1, 6, 7)), arrays(np.uint8, (1, 6, 7), elements=st.sampled_from([0, 1, IGNORED]))
+)
 @settings(deadline=None)
 def test_counts_of_an_image_hold_its_pixel_counts_and_metrics_stay_between_0_and_1(
     found: np.ndarray, targets: np.ndarray
@@ -70,14 +80,21 @@ def test_counts_of_an_image_hold_its_pixel_counts_and_metrics_stay_between_0_and
 def test_ignored_pixels_change_nothing() -> None:
     targets = TWO_SQUARES[None].astype(np.uint8)
     targets[:, 6:] = IGNORED
-    counts = count_image(TWO_SQUARES[None], targets, [label_image(TWO_SQUARES)], [label_image(targets[0] == 1)], 1)
+    counts = count_image(
+        TWO_SQUARES[None], targets, [label_image(TWO_SQUARES)], [label_image(targets[0] == 1)], 1
+    )
     assert dict(zip(COUNTS, counts[0], strict=True)) == dict(
         zip(COUNTS, counts_of(ONE_SQUARE, ONE_SQUARE)[0], strict=True)
     ) | {"pixels": 6 * 12}
 
 
 def test_sets_add_counts_up_and_means_leave_undefined_images_out() -> None:
-    images = [(TWO_SQUARES, TWO_SQUARES), (ONE_SQUARE, TWO_SQUARES), (TWO_SQUARES, NOTHING), (NOTHING, NOTHING)]
+    images = [
+        (TWO_SQUARES, TWO_SQUARES),
+        (ONE_SQUARE, TWO_SQUARES),
+        (TWO_SQUARES, NOTHING),
+        (NOTHING, NOTHING),
+    ]
     counts = np.stack([counts_of(found, true) for found, true in images])
     pooled = {name: float(values[0, 0]) for name, values in pool_metrics(counts).items()}
     assert pooled.keys() == METRICS.keys() | MEANS.keys()
@@ -109,14 +126,18 @@ def test_intervals_hold_the_estimate_are_the_same_again_and_need_two_images() ->
     assert all(np.array_equal(again[name], values) for name, values in intervals.items())
     alone = np.stack([counts_of(TWO_SQUARES, TWO_SQUARES)] + [counts_of(NOTHING, NOTHING)] * 5)
     of_one = bootstrap_intervals(alone, 20, seed=0)
-    assert {name for name, values in of_one.items() if not np.isnan(values).any()} == {"pixel_error"}
+    assert {name for name, values in of_one.items() if not np.isnan(values).any()} == {
+        "pixel_error"
+    }
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
     """Against the textbook: the mean Dice of resampled images, a thousand times."""
     rng = np.random.default_rng(1)
     true = rng.random((12, 16, 16)) < 0.3
-    counts = np.stack([counts_of(mask ^ (rng.random((16, 16)) < rng.random() / 4), mask) for mask in true])
+    counts = np.stack(
+        [counts_of(mask ^ (rng.random((16, 16)) < rng.random() / 4), mask) for mask in true]
+    )
     dice = compute_metrics(counts)["dice"][:, 0]
     means = [rng.choice(dice, len(dice)).mean() for _ in range(4000)]
     found = bootstrap_intervals(counts, 4000, seed=2)["image_dice"][0]

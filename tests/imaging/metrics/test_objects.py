@@ -38,7 +38,10 @@ def slow_counts(true: np.ndarray, found: np.ndarray, counted: np.ndarray) -> dic
     """Sets of pixels, exact fractions, and an optimal assignment at each threshold."""
 
     def objects(labels: np.ndarray) -> list[set[tuple[int, ...]]]:
-        return [set(map(tuple, np.argwhere(labels == label))) for label in np.unique(labels[labels != 0])]
+        return [
+            set(map(tuple, np.argwhere(labels == label)))
+            for label in np.unique(labels[labels != 0])
+        ]
 
     valid = set(map(tuple, np.argwhere(counted)))
     wanted = [pixels & valid for pixels in objects(true) if pixels & valid]
@@ -50,8 +53,14 @@ def slow_counts(true: np.ndarray, found: np.ndarray, counted: np.ndarray) -> dic
     counts: dict[str, float] = {"true_objects": len(wanted), "found_objects": len(seen)}
     counts |= {"split_objects": split, "merged_objects": merged}
     for percent in IOU_PERCENT:
-        rows, columns = linear_sum_assignment((iou >= Fraction(percent, 100)).astype(float), maximize=True)
-        matches = [iou[i, j] for i, j in zip(rows, columns, strict=True) if iou[i, j] >= Fraction(percent, 100)]
+        rows, columns = linear_sum_assignment(
+            (iou >= Fraction(percent, 100)).astype(float), maximize=True
+        )
+        matches = [
+            iou[i, j]
+            for i, j in zip(rows, columns, strict=True)
+            if iou[i, j] >= Fraction(percent, 100)
+        ]
         counts[f"matched_{percent}"] = len(matches)
         if percent == 50:
             counts["iou_sum"] = float(sum(matches))
@@ -86,12 +95,17 @@ def test_sixty_percent_of_five_pixels_is_no_rounding_error() -> None:
     assert (counts["matched_60"], counts["matched_65"]) == (1, 0)
 
 
-@given(label_pairs(), st.integers(1, 12), st.sampled_from([0.0, 0.4, 0.6]), st.integers(0, 2**32 - 1))
+@given(
+    label_pairs(), st.integers(1, 12), st.sampled_from([0.0, 0.4, 0.6]), st.integers(0, 2**32 - 1)
+)
 def test_matches_of_objects_that_come_to_something(
     labels: tuple[np.ndarray, np.ndarray], area: int, score: float, seed: int
 ) -> None:
     """Against counting again without the others."""
-    true, found = label(labels[0], connectivity=2), label_image(labels[1] > 0)  # no two tie for one of a single piece
+    true, found = (
+        label(labels[0], connectivity=2),
+        label_image(labels[1] > 0),
+    )  # no two tie for one of a single piece
     counted = np.ones(true.shape, bool)
     q = np.random.default_rng(seed).integers(0, 256, found.shape, np.uint8)
     kept = found.copy()
@@ -100,7 +114,9 @@ def test_matches_of_objects_that_come_to_something(
             kept[found == number] = 0
     counts = count_objects(true, kept)
     expected = counts["matched_50"], counts["found_objects"], counts["true_objects"]
-    assert matches_by_least(true, found, counted, q, [ANY, RegionFilter(area, score)])[1].tolist() == list(expected)
+    assert matches_by_least(true, found, counted, q, [ANY, RegionFilter(area, score)])[
+        1
+    ].tolist() == list(expected)
 
 
 @given(label_pairs(), st.permutations([1, 2, 3, 70000]))
@@ -123,7 +139,11 @@ def test_ids_do_not_matter_and_swapping_sides_swaps_their_counts(
 def test_a_perfect_prediction_matches_everything(labels: tuple[np.ndarray, np.ndarray]) -> None:
     true, _ = labels
     counts = count_objects(true, true)
-    assert {counts[f"matched_{p}"] for p in IOU_PERCENT} == {counts["true_objects"]} == {counts["found_objects"]}
+    assert (
+        {counts[f"matched_{p}"] for p in IOU_PERCENT}
+        == {counts["true_objects"]}
+        == {counts["found_objects"]}
+    )
     assert counts["iou_sum"] == counts["true_objects"]
     assert counts["true_pairs"] == counts["found_pairs"] == counts["common_pairs"]
 
@@ -134,7 +154,9 @@ def test_pairs_give_the_rand_error_of_skimage(labels: tuple[np.ndarray, np.ndarr
     counts = count_objects(true, found)
     assume(counts["true_pairs"] > 0 and counts["found_pairs"] > 0)
     error, *_ = adapted_rand_error(true.astype(int), found.astype(int))
-    assert 1 - 2 * counts["common_pairs"] / (counts["found_pairs"] + counts["true_pairs"]) == pytest.approx(error)
+    assert 1 - 2 * counts["common_pairs"] / (
+        counts["found_pairs"] + counts["true_pairs"]
+    ) == pytest.approx(error)
 
 
 def test_a_found_object_that_lies_mostly_on_ignored_pixels_is_left_out() -> None:
@@ -164,10 +186,14 @@ def test_boundaries_match_within_the_tolerance(
     def boundary(mask: np.ndarray) -> list[tuple[int, int]]:
         inside = {(int(y), int(x)) for y, x in np.argwhere(mask & counted)}
         outside = {(int(y), int(x)) for y, x in np.argwhere(~mask & counted)}
-        return [(y, x) for y, x in inside if {(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)} & outside]
+        return [
+            (y, x) for y, x in inside if {(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)} & outside
+        ]
 
     def near(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> int:
-        return sum(any((y - v) ** 2 + (x - u) ** 2 <= tolerance**2 for v, u in others) for y, x in some)
+        return sum(
+            any((y - v) ** 2 + (x - u) ** 2 <= tolerance**2 for v, u in others) for y, x in some
+        )
 
     wanted, seen = boundary(true), boundary(found)
     assert count_boundaries(true, found, counted, tolerance) == {

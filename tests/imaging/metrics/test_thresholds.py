@@ -10,7 +10,9 @@ from unet_ray.imaging.regions.run_lengths import binary_mask
 
 CLASSES = 2
 THRESHOLDS = st.one_of(
-    st.floats(0, 1), st.integers(0, 255).map(lambda n: n / 255), st.integers(0, 100).map(lambda n: n / 100)
+    st.floats(0, 1),
+    st.integers(0, 255).map(lambda n: n / 255),
+    st.integers(0, 100).map(lambda n: n / 100),
 )
 
 
@@ -26,7 +28,9 @@ def drawn(seed: int, side: int, few: bool = False) -> tuple[np.ndarray, np.ndarr
 
 @given(st.integers(0, 10**6), st.integers(1, 24), THRESHOLDS, THRESHOLDS)
 @settings(deadline=None)
-def test_histograms_count_what_the_masks_of_segmentation_count(seed: int, side: int, one: float, other: float) -> None:
+def test_histograms_count_what_the_masks_of_segmentation_count(
+    seed: int, side: int, one: float, other: float
+) -> None:
     q, targets = drawn(seed, side)
     masks = np.stack([binary_mask(plane, t) for plane, t in zip(q, (one, other), strict=True)])
     found = counts_at(count_prob_u8(q, targets), (one, other)).as_array()
@@ -42,12 +46,18 @@ def test_a_threshold_a_rounding_error_above_a_level_is_that_level() -> None:
 
 @given(st.integers(0, 10**6), st.integers(1, 24), st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_the_best_threshold_is_the_one_nearest_to_a_half_of_the_best(seed: int, side: int, few: bool) -> None:
+def test_the_best_threshold_is_the_one_nearest_to_a_half_of_the_best(
+    seed: int, side: int, few: bool
+) -> None:
     q, targets = drawn(seed, side, few)
     chosen = best_thresholds(count_prob_u8(q, targets))
     for index, threshold in enumerate(chosen):
         dice = {
-            t: float(count_pixels(binary_mask(q[index : index + 1], t), targets[index : index + 1]).dice[0])
+            t: float(
+                count_pixels(binary_mask(q[index : index + 1], t), targets[index : index + 1]).dice[
+                    0
+                ]
+            )
             for t in [0.5 if level == 128 else level / 255 for level in range(1, 256)]
         }
         if not (targets[index] == 1).any():
@@ -64,11 +74,15 @@ def test_a_network_that_is_sure_keeps_one_half() -> None:
     assert best_thresholds(count_prob_u8(targets * 255, targets)) == (0.5,)
 
 
-@pytest.mark.parametrize(("level", "expected"), [(60, 60 / 255), (128, 0.5), (127, 127 / 255), (255, 0.5)])
+@pytest.mark.parametrize(
+    ("level", "expected"), [(60, 60 / 255), (128, 0.5), (127, 127 / 255), (255, 0.5)]
+)
 def test_a_shy_network_gets_a_low_threshold(level: int, expected: float) -> None:
     targets = np.zeros((1, 8, 8), np.uint8)
     targets[:, 2:5] = 1
-    assert best_thresholds(count_prob_u8(np.where(targets == 1, level, 10).astype(np.uint8), targets)) == (expected,)
+    assert best_thresholds(
+        count_prob_u8(np.where(targets == 1, level, 10).astype(np.uint8), targets)
+    ) == (expected,)
 
 
 def test_a_class_without_pixels_and_pixels_that_do_not_count_keep_one_half() -> None:
@@ -80,13 +94,24 @@ def test_a_class_without_pixels_and_pixels_that_do_not_count_keep_one_half() -> 
     assert not histograms[1].any()
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 12)), min_size=1, max_size=4), THRESHOLDS)
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 12)), min_size=1, max_size=4),
+    THRESHOLDS,
+)
 @settings(deadline=None)
-def test_histograms_of_images_add_up_to_that_of_all(images: list[tuple[int, int]], threshold: float) -> None:
+def test_histograms_of_images_add_up_to_that_of_all(
+    images: list[tuple[int, int]], threshold: float
+) -> None:
     """What workers add up is what one would have counted: over the pixels, and at every threshold."""
     parts = [drawn(*image) for image in images]
-    flat = [np.concatenate([part[which].reshape(CLASSES, 1, -1) for part in parts], axis=2) for which in (0, 1)]
+    flat = [
+        np.concatenate([part[which].reshape(CLASSES, 1, -1) for part in parts], axis=2)
+        for which in (0, 1)
+    ]
     added = sum(count_prob_u8(*part) for part in parts)
     assert np.array_equal(added, count_prob_u8(*flat))
-    together = sum((counts_at(count_prob_u8(*part), (threshold,) * CLASSES).as_array() for part in parts), start=0)
+    together = sum(
+        (counts_at(count_prob_u8(*part), (threshold,) * CLASSES).as_array() for part in parts),
+        start=0,
+    )
     assert np.array_equal(counts_at(added, (threshold,) * CLASSES).as_array(), together)

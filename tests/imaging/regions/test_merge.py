@@ -17,7 +17,17 @@ from unet_ray.imaging.regions.separation import SeparatedMask, separate_touching
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
 LEASTS = st.builds(RegionFilter, st.integers(1, 6), st.sampled_from([0.0, 0.0, 0.5]))
-PATTERNS = ("random", "sparse", "spiral", "checkerboard", "comb", "full", "empty", "rings", "diagonals")
+PATTERNS = (
+    "random",
+    "sparse",
+    "spiral",
+    "checkerboard",
+    "comb",
+    "full",
+    "empty",
+    "rings",
+    "diagonals",
+)
 
 
 def draw(pattern: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -80,7 +90,9 @@ def whole(mask: NDArray[np.bool_]) -> Callable[[Box], SeparatedMask]:
     return lambda box: unseparated(mask[box.top : box.bottom, box.left : box.right])
 
 
-def grown(mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int) -> Callable[[Box], SeparatedMask]:
+def grown(
+    mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int
+) -> Callable[[Box], SeparatedMask]:
     """Return what gives tiles of a mask whose objects grow from cores: separated with what they need around them."""
 
     def tile(box: Box) -> SeparatedMask:
@@ -116,7 +128,9 @@ def test_tiles_give_the_regions_of_the_whole(
     rng = np.random.default_rng(seed)
     mask = draw(pattern, height, width, rng)
     q = rng.integers(0, 256, mask.shape, np.uint8)
-    assert_equal(merged(whole(mask), q, tile, rng, least), find_regions(unseparated(mask), q, least))
+    assert_equal(
+        merged(whole(mask), q, tile, rng, least), find_regions(unseparated(mask), q, least)
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -150,8 +164,15 @@ def test_too_many_are_an_error_whatever_the_tiles(tile: int) -> None:
     mask = draw("random", 40, 40, np.random.default_rng(1))
     q, separated, rng = mask.astype(np.uint8), unseparated(mask), np.random.default_rng(0)
     count = separated.count
-    assert len(merged(whole(mask), q, tile, rng, ANY, count)) == len(find_regions(separated, q, ANY, count)) == count
-    for find in (lambda n: merged(whole(mask), q, tile, rng, ANY, n), lambda n: find_regions(separated, q, ANY, n)):
+    assert (
+        len(merged(whole(mask), q, tile, rng, ANY, count))
+        == len(find_regions(separated, q, ANY, count))
+        == count
+    )
+    for find in (
+        lambda n: merged(whole(mask), q, tile, rng, ANY, n),
+        lambda n: find_regions(separated, q, ANY, n),
+    ):
         with pytest.raises(ImageError, match=f"more than {count - 1} regions"):
             find(count - 1)
 

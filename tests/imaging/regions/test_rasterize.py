@@ -26,7 +26,9 @@ def test_outlines_and_back(drawn: np.ndarray, data: st.DataObject) -> None:
     labels = labels.reshape(drawn.shape) + int(drawn.min() > 0)  # from 1 without gaps, 0 nothing
     outlines = outlines_of(labels)
     height, width = labels.shape
-    assert np.array_equal(fill_outlines(outlines, np.arange(1, len(outlines) + 1), Box(0, 0, height, width)), labels)
+    assert np.array_equal(
+        fill_outlines(outlines, np.arange(1, len(outlines) + 1), Box(0, 0, height, width)), labels
+    )
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
     part = fill_outlines(outlines, np.arange(1, len(outlines) + 1), Box(top, left, bottom, right))
@@ -44,5 +46,6 @@ def test_a_hundred_thousand_objects() -> None:
     labels = separate_touching(mask, core, 1).labels
     assert labels.max() == 333 * 300 + 1  # the row that no core reaches is one more
     assert np.array_equal(
-        fill_outlines(outlines_of(labels), np.arange(1, labels.max() + 1), Box(0, 0, 1000, 900)), labels
+        fill_outlines(outlines_of(labels), np.arange(1, labels.max() + 1), Box(0, 0, 1000, 900)),
+        labels,
     )

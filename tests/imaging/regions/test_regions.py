@@ -41,12 +41,15 @@ TWO_HOLES_THAT_TOUCH[1, 1] = TWO_HOLES_THAT_TOUCH[2, 2] = False
 @example(np.eye(5, dtype=bool), ANY)
 @example(~np.eye(5, dtype=bool), ANY)
 @settings(deadline=None, max_examples=300)
-def test_regions_are_the_components_and_outlines_are_exact(mask: np.ndarray, least: RegionFilter) -> None:
+def test_regions_are_the_components_and_outlines_are_exact(
+    mask: np.ndarray, least: RegionFilter
+) -> None:
     q = np.random.default_rng(mask.size).integers(0, 256, mask.shape).astype(np.uint8)
     expected = [
         region
         for region in flood(mask)
-        if len(region) >= least.area and np.mean([q[pixel] for pixel in region]) >= 255 * least.score
+        if len(region) >= least.area
+        and np.mean([q[pixel] for pixel in region]) >= 255 * least.score
     ]
     found = find_regions(unseparated(mask), q, least)
     geometry = shapely.from_wkb(found.geometry)

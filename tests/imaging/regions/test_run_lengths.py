@@ -6,7 +6,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.imaging.metrics.metrics import PixelCounts, count_pixels
-from unet_ray.imaging.regions.run_lengths import binary_mask, decode_rle, encode_rle, threshold_level
+from unet_ray.imaging.regions.run_lengths import (
+    binary_mask,
+    decode_rle,
+    encode_rle,
+    threshold_level,
+)
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=20)))
@@ -22,7 +27,9 @@ def test_the_threshold_of_a_level_is_that_level(level: int) -> None:
 @pytest.mark.parametrize(("threshold", "level"), [(0.5, 128), (0.2, 51), (1.0, 255), (0.001, 1)])
 def test_threshold_levels(threshold: float, level: int) -> None:
     assert threshold_level(threshold) == level
-    assert binary_mask(np.array([[level - 1, level]], np.uint8), threshold).tolist() == [[False, True]]
+    assert binary_mask(np.array([[level - 1, level]], np.uint8), threshold).tolist() == [
+        [False, True]
+    ]
 
 
 def test_metrics_come_from_counts_and_leave_ignored_pixels_out() -> None:

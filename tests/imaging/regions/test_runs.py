@@ -22,10 +22,14 @@ def test_a_mask_becomes_its_components(mask: NDArray[np.bool_]) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=60))
-def test_components_are_numbered_by_their_first_members(belong_together: list[tuple[int, int]]) -> None:
+def test_components_are_numbered_by_their_first_members(
+    belong_together: list[tuple[int, int]],
+) -> None:
     pairs = np.array(belong_together, np.int64).reshape(-1, 2).T
     found = components(pairs, 40)
-    _, expected = connected_components(coo_array((np.ones(pairs.shape[1]), tuple(pairs)), shape=(40, 40)))
+    _, expected = connected_components(
+        coo_array((np.ones(pairs.shape[1]), tuple(pairs)), shape=(40, 40))
+    )
     numbers, first = np.unique(found, return_index=True)
     assert numbers.tolist() == list(range(len(numbers)))
     assert np.all(np.diff(first) > 0)
@@ -38,7 +42,12 @@ def test_label_images_come_back(labels: NDArray[np.int32]) -> None:
     runs = Runs.of_labels(labels)
     assert np.array_equal(runs.image(*labels.shape), labels)
     assert np.array_equal(np.lexsort((runs.start, runs.row)), np.arange(len(runs)))
-    for which, edge in {"top": labels[0], "bottom": labels[-1], "left": labels[:, 0], "right": labels[:, -1]}.items():
+    for which, edge in {
+        "top": labels[0],
+        "bottom": labels[-1],
+        "left": labels[:, 0],
+        "right": labels[:, -1],
+    }.items():
         assert np.array_equal(line_of(runs, runs.label, which, *labels.shape), edge - 1)
 
 

@@ -4,7 +4,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import label
 
-from unet_ray.imaging.regions.separation import CORE, DIRECTIONS, LEFTOVER, SeparatedMask, separate_touching
+from unet_ray.imaging.regions.separation import (
+    CORE,
+    DIRECTIONS,
+    LEFTOVER,
+    SeparatedMask,
+    separate_touching,
+)
 
 
 def reference(mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int) -> NDArray[np.int64]:
@@ -14,7 +20,11 @@ def reference(mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int) -> N
         before = labels.copy()
         for y, x in np.argwhere(mask & (before == 0)):
             for down, right in DIRECTIONS:
-                if 0 <= y + down < len(mask) and 0 <= x + right < mask.shape[1] and before[y + down, x + right]:
+                if (
+                    0 <= y + down < len(mask)
+                    and 0 <= x + right < mask.shape[1]
+                    and before[y + down, x + right]
+                ):
                     labels[y, x] = before[y + down, x + right]
                     break
     left = label(mask & (labels == 0), connectivity=2)
@@ -50,7 +60,9 @@ def test_labels_are_those_of_the_rule(height: int, width: int, seed: int, steps:
 
 @settings(max_examples=100, deadline=None)
 @given(*SHAPES)
-def test_a_region_is_in_one_piece_and_origins_lead_to_its_core(height: int, width: int, seed: int, steps: int) -> None:
+def test_a_region_is_in_one_piece_and_origins_lead_to_its_core(
+    height: int, width: int, seed: int, steps: int
+) -> None:
     mask, core = blobs(height, width, seed)
     found = separate_touching(mask, core, steps)
     for number in np.unique(found.labels[mask]):

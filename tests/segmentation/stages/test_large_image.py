@@ -41,7 +41,9 @@ CONSTANTS = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
 
 def make_network(padding: str = "same", seed: int = 0, filters: int = 2) -> UNet:
     torch.manual_seed(seed)
-    network = UNet(UNetConfig(in_channels=3, num_classes=filters, base_channels=4, depth=2, padding=padding))
+    network = UNet(
+        UNetConfig(in_channels=3, num_classes=filters, base_channels=4, depth=2, padding=padding)
+    )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return network
@@ -57,11 +59,20 @@ def segment(
 ) -> dict[str, Any]:
     """Take an archive through the stages in a `for` loop."""
     measure = Measure(
-        "run", "model", "config", CLASSES, Postprocessing((threshold,) * 2, (ANY, ANY), separation), **limits
+        "run",
+        "model",
+        "config",
+        CLASSES,
+        Postprocessing((threshold,) * 2, (ANY, ANY), separation),
+        **limits,
     )
-    predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=tile, halo=separation.steps if separation else 0))
+    predictor = Predictor(
+        network, CONSTANTS, PredictorConfig(tile=tile, halo=separation.steps if separation else 0)
+    )
     told: list[tuple[int, int]] = []
-    large = PredictLarge(archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles))
+    large = PredictLarge(
+        archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles)
+    )
     rows = [plan_row(source) for source in expand_stacks(archive, archive.entries())]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
@@ -74,26 +85,38 @@ def comparable(tables: dict[str, Any], whole_masks: bool) -> dict[str, Any]:
     kept = {}
     for name in ("images", "masks", "regions"):
         table = tables[name].drop_columns(["segmented_at"] if name == "images" else [])
-        kept[name] = table.sort_by([(key, "ascending") for key in table.column_names[:1]]).to_pylist()
+        kept[name] = table.sort_by(
+            [(key, "ascending") for key in table.column_names[:1]]
+        ).to_pylist()
     if whole_masks:
         kept["masks"] = [
             (uri, name, mask.tobytes())
             for uri in sorted({row["image_uri"] for row in kept["masks"]})
-            for name, mask in image_masks(Tables(**{k: tables[k] for k in ("images", "masks", "regions")}), uri).items()
+            for name, mask in image_masks(
+                Tables(**{k: tables[k] for k in ("images", "masks", "regions")}), uri
+            ).items()
         ]
     return kept
 
 
-@pytest.mark.parametrize("separation", [None, Separation((0.6, 0.4), (1, 1), steps=5)], ids=["components", "separated"])
+@pytest.mark.parametrize(
+    "separation", [None, Separation((0.6, 0.4), (1, 1), steps=5)], ids=["components", "separated"]
+)
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif", "stack"])
 def test_windows_and_whole_images_give_the_same_rows(
-    tmp_path: Path, padding: str, kind: str, separation: Separation | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    padding: str,
+    kind: str,
+    separation: Separation | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Sizes at several phases of the pooling grid, beside small images; read in windows, everything is as before."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     network = make_network(padding, seed=5, filters=4) if separation else make_network(padding)
-    scenes = [draw_scene(height, width, rng)[0] for height, width in ((160, 161), (99, 202), (30, 33))]
+    scenes = [
+        draw_scene(height, width, rng)[0] for height, width in ((160, 161), (99, 202), (30, 33))
+    ]
     if kind == "stack":
         archive.write("stack.tif", tiff(*scenes))
     else:
@@ -110,7 +133,9 @@ def test_windows_and_whole_images_give_the_same_rows(
     assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, rules)
 
 
-def test_an_image_that_fails_on_the_way_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_fails_on_the_way_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     good = encode(draw_scene(100, 120, rng)[0], "png")
     archive.write("cut.png", good[: len(good) // 2])
@@ -119,10 +144,17 @@ def test_an_image_that_fails_on_the_way_is_a_row(tmp_path: Path, monkeypatch: py
     archive.write("bomb.tif", tiff(np.zeros((2000, 2000, 3), np.uint8), compression="zlib"))
     monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
     rows = segment(archive, make_network(), tile=64)["images"].to_pylist()
-    found = {Path(row["image_uri"]).name: (row["error_type"], row["error_stage"], row["error"]) for row in rows}
+    found = {
+        Path(row["image_uri"]).name: (row["error_type"], row["error_stage"], row["error"])
+        for row in rows
+    }
     assert found["good.png"] == (None, None, None)
     assert found["cut.png"][:2] == ("unreadable", "decode")
-    assert found["grey.tif"] == ("unsupported", "decode", "uint16 samples, the model was trained on uint8")
+    assert found["grey.tif"] == (
+        "unsupported",
+        "decode",
+        "uint16 samples, the model was trained on uint8",
+    )
     assert found["bomb.tif"][:2] == ("too_large", "decode")
     assert "decompression bomb" in found["bomb.tif"][2]
     crowded = Storage.of(f"{tmp_path}/crowded")
@@ -165,12 +197,18 @@ def tiff(*pages: NDArray[Any], **options: Any) -> bytes:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(1, 40))
-def test_a_window_of_masks_is_that_of_the_whole(top: int, left: int, height: int, width: int) -> None:
+def test_a_window_of_masks_is_that_of_the_whole(
+    top: int, left: int, height: int, width: int
+) -> None:
     """Masks in pieces of 32 px, asked for by windows that cross them."""
     rng = np.random.default_rng(0)
     mask = rng.random((110, 110)) < 0.5
     measure = Measure("run", "model", "config", CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))
-    pieces = [Box(t, x, min(t + 32, 110), min(x + 32, 110)) for t in range(0, 110, 32) for x in range(0, 110, 32)]
+    pieces = [
+        Box(t, x, min(t + 32, 110), min(x + 32, 110))
+        for t in range(0, 110, 32)
+        for x in range(0, 110, 32)
+    ]
     rows = [measure.mask_row("a", 0, mask[b.top : b.bottom, b.left : b.right], b) for b in pieces]
     tables = Tables(None, pa.Table.from_pylist(rows), None)
     window = Box(top, left, top + height, left + width)

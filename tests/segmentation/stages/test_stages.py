@@ -20,7 +20,9 @@ from unet_ray.tables.binary_columns import table_with, view_samples
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_listed(root: str, check: bool) -> None:
+def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_listed(
+    root: str, check: bool
+) -> None:
     archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
     for name in ("same", "other"):
         archive.write(f"{name}.png", encode(draw_scene(30, 40, rng)[0], "png"))
@@ -28,7 +30,9 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_liste
     archive.write("other.png", encode(draw_scene(50, 60, rng)[0], "png"))
     plan = pa.Table.from_pylist(listed, schema=PLAN)
     constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
-    rows = [row for table in Decode(archive, constants, check, 2**25)(plan) for row in table.to_pylist()]
+    rows = [
+        row for table in Decode(archive, constants, check, 2**25)(plan) for row in table.to_pylist()
+    ]
     found = {Path(row["image_uri"]).stem: (row["error_type"], row["height"]) for row in rows}
     assert found == {"same": (None, 30), "other": ("changed", None) if check else (None, 50)}
 
@@ -51,7 +55,9 @@ def test_an_image_costs_one_request_and_waits_beside_others(
         assert store.most_under_way > 20
         before, store.most_under_way = store.requests, 0
         plan = pa.Table.from_pylist(listed, schema=PLAN)
-        (found,) = Decode(archive, Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3), True, 2**25)(plan)
+        (found,) = Decode(archive, Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3), True, 2**25)(
+            plan
+        )
         assert found["error"].null_count == 40
         assert store.requests - before == 40
         assert store.most_under_way > 20
@@ -63,9 +69,13 @@ def test_a_table_with_samples_is_what_rows_of_bytes_make(samples: list[np.ndarra
     rows = [{"image_uri": f"{index}", "pixels": each} for index, each in enumerate(samples)]
     found = table_with(rows, PIXELS, "pixels")
     found.validate(full=True)
-    plain = [row | {"pixels": None if row["pixels"] is None else row["pixels"].tobytes()} for row in rows]
+    plain = [
+        row | {"pixels": None if row["pixels"] is None else row["pixels"].tobytes()} for row in rows
+    ]
     assert found.equals(pa.Table.from_pylist(plain, schema=PIXELS))
-    parts = pa.concat_tables([found.slice(3), found.slice(0, 3), found.filter(found["pixels"].is_valid())])
+    parts = pa.concat_tables(
+        [found.slice(3), found.slice(0, 3), found.filter(found["pixels"].is_valid())]
+    )
     back = [None if each is None else each.tobytes() for each in view_samples(parts["pixels"])]
     assert back == parts["pixels"].to_pylist()
 

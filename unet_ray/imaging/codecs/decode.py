@@ -31,7 +31,22 @@ from unet_ray.imaging.codecs.tiff import TIFF_MAGIC, read_tiff
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 IMAGE_SUFFIXES = TIFF_SUFFIXES | frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".j2k", ".pgm", ".ppm", ".pnm", ".pbm")
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".pgm",
+        ".ppm",
+        ".pnm",
+        ".pbm",
+    )
 )
 
 _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -81,7 +96,9 @@ def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> 
     if values.dtype.kind not in "iu":
         raise ImageError("unsupported", f"mask samples of type {values.dtype}; masks hold integers")
     if not (values == values[:, :, :1]).all():
-        raise ImageError("unsupported", "a mask with colours; save class ids as grey values or palette indices")
+        raise ImageError(
+            "unsupported", "a mask with colours; save class ids as grey values or palette indices"
+        )
     return _upright(values[:, :, 0], raster.orientation)
 
 
@@ -99,7 +116,9 @@ def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
         return np.repeat(image, channels, axis=2)
     if channels == 1 and is_grey(image):
         return np.ascontiguousarray(image[:, :, :1])
-    raise ImageError("unsupported", f"{found} channels, the model was trained on {channels}; convert the image")
+    raise ImageError(
+        "unsupported", f"{found} channels, the model was trained on {channels}; convert the image"
+    )
 
 
 def is_grey(image: NDArray[Any]) -> bool:
@@ -124,7 +143,9 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
         check_size(height, width, len(image.getbands()), max_pixels)
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # MPO: a photograph with its thumbnails
-            raise ImageError("unsupported", f"{frames} frames of an animation; save them as single images")
+            raise ImageError(
+                "unsupported", f"{frames} frames of an animation; save them as single images"
+            )
         orientation = _exif_orientation(image)
         if image.format == "JPEG2000":
             return _from_array(imagecodecs.jpeg2k_decode(data), orientation)
@@ -133,7 +154,9 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
         if image.format == "PPM" and image.mode == "RGB" and _pnm_maximum(data) > 255:
             raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
         image.load()
-        if image.format == "PNG" and data[24] in (2, 4) and data[25] == 0:  # Pillow scales these greys to 0..255
+        if (
+            image.format == "PNG" and data[24] in (2, 4) and data[25] == 0
+        ):  # Pillow scales these greys to 0..255
             bits = data[24]
             samples = np.asarray(image.convert("L"))[:, :, None] // (255 // (2**bits - 1))
             return Raster(samples, bits=bits, orientation=orientation)
@@ -142,7 +165,9 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
 
 def _from_pillow(image: Image.Image, orientation: int) -> Raster:
     if image.mode == "1":
-        return Raster(np.asarray(image)[:, :, None].astype(np.uint8), bits=1, orientation=orientation)
+        return Raster(
+            np.asarray(image)[:, :, None].astype(np.uint8), bits=1, orientation=orientation
+        )
     if image.mode == "P":
         return Raster(np.asarray(image)[:, :, None], _palette_of(image), orientation=orientation)
     if "transparency" in image.info and image.mode in ("L", "RGB"):
@@ -170,7 +195,9 @@ def _palette_of(image: Image.Image) -> NDArray[np.uint8]:
 def _narrowed(samples: NDArray[Any]) -> NDArray[np.uint16]:
     """Return 32-bit integers, as Pillow holds 16-bit PNM, as uint16."""
     if samples.size and (samples.min() < 0 or samples.max() > 65535):
-        raise ImageError("unsupported", f"values {samples.min()}..{samples.max()}; 8 and 16 bits are read")
+        raise ImageError(
+            "unsupported", f"values {samples.min()}..{samples.max()}; 8 and 16 bits are read"
+        )
     return samples.astype(np.uint16)
 
 
@@ -205,14 +232,18 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], float | None]:
         image = (image.astype(np.uint16) * 255 // (2**raster.bits - 1)).astype(np.uint8)
     if raster.inverted:
         if image.dtype not in (np.uint8, np.uint16) or raster.bits not in (1, 2, 4, 8, 16):
-            raise ImageError("unsupported", f"white-is-zero samples of {raster.bits} bits; save as 8 or 16 bits")
+            raise ImageError(
+                "unsupported", f"white-is-zero samples of {raster.bits} bits; save as 8 or 16 bits"
+            )
         image = np.iinfo(image.dtype).max - image
     return _drop_alpha(image) if raster.has_alpha else (image, None)
 
 
 def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if indices.size and int(indices.max()) >= len(palette):
-        raise ImageError("unreadable", f"palette index {int(indices.max())} of {len(palette)} colours")
+        raise ImageError(
+            "unreadable", f"palette index {int(indices.max())} of {len(palette)} colours"
+        )
     return palette[indices]
 
 

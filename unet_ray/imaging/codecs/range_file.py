@@ -26,9 +26,18 @@ class RangeFile(io.RawIOBase):
     """
 
     def __init__(
-        self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]] = (), read_ahead: int = _READ_AHEAD
+        self,
+        fetch: Fetch,
+        size: int,
+        pieces: Sequence[tuple[int, bytes]] = (),
+        read_ahead: int = _READ_AHEAD,
     ) -> None:
-        self.fetch, self.size, self.pieces, self._read_ahead = fetch, size, tuple(pieces), read_ahead
+        self.fetch, self.size, self.pieces, self._read_ahead = (
+            fetch,
+            size,
+            tuple(pieces),
+            read_ahead,
+        )
         self._at = 0
         self._ahead = (0, b"")
 
@@ -84,6 +93,8 @@ class PageFile(RangeFile):
         index — of the page, as its header counts.
     """
 
-    def __init__(self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]], index: int) -> None:
+    def __init__(
+        self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]], index: int
+    ) -> None:
         super().__init__(fetch, size, pieces)
         self.index = index

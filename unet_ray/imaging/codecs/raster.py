@@ -47,7 +47,9 @@ def mapped_errors() -> Iterator[None]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("unreadable", f"no image of a known kind ({', '.join(PILLOW_FORMATS)}, TIFF)") from error
+        raise ImageError(
+            "unreadable", f"no image of a known kind ({', '.join(PILLOW_FORMATS)}, TIFF)"
+        ) from error
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", one_line(error)) from error
     except MemoryError as error:
@@ -59,7 +61,9 @@ def mapped_errors() -> Iterator[None]:
 def check_size(height: int, width: int, samples: int, max_pixels: int) -> None:
     """Raise ImageError for an image with too many pixels (px) or channels."""
     if height * width > max_pixels:
-        raise ImageError("too_large", f"{width}×{height} px; images up to {max_pixels} px are decoded whole")
+        raise ImageError(
+            "too_large", f"{width}×{height} px; images up to {max_pixels} px are decoded whole"
+        )
     if samples > 64:
         raise ImageError("unsupported", f"{samples} channels; up to 64 are read")
 
@@ -67,7 +71,9 @@ def check_size(height: int, width: int, samples: int, max_pixels: int) -> None:
 def check_samples(image: NDArray[Any]) -> NDArray[Any]:
     """Return an image whose samples are of a type that is read; raise ImageError for others, and for NaN."""
     if image.dtype not in (np.uint8, np.uint16, np.float32):
-        raise ImageError("unsupported", f"samples of type {image.dtype}; uint8, uint16 and float32 are read")
+        raise ImageError(
+            "unsupported", f"samples of type {image.dtype}; uint8, uint16 and float32 are read"
+        )
     if image.dtype == np.float32 and not np.isfinite(image).all():
         raise ImageError("unsupported", "the image holds NaN or infinite samples; replace them")
     return image

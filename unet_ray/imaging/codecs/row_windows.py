@@ -27,10 +27,20 @@ class RowWindows(WindowReader):
         image = self._rows_from.image
         self.height, self.width = image.height, image.width
         check_large(self.height, self.width, image.bands)
-        if image.format not in ("uchar", "ushort") or image.interpretation == "cmyk" or image.bands > 4:
-            raise ImageError("unsupported", f"a large {image.interpretation} image of {image.format}; save it as TIFF")
+        if (
+            image.format not in ("uchar", "ushort")
+            or image.interpretation == "cmyk"
+            or image.bands > 4
+        ):
+            raise ImageError(
+                "unsupported",
+                f"a large {image.interpretation} image of {image.format}; save it as TIFF",
+            )
         if "orientation" in image.get_fields() and image.get("orientation") != 1:
-            raise ImageError("unsupported", "a large image that is to be turned (EXIF orientation); save it upright")
+            raise ImageError(
+                "unsupported",
+                "a large image that is to be turned (EXIF orientation); save it upright",
+            )
         self._dtype = np.uint8 if image.format == "uchar" else np.uint16
 
     def _start_again(self) -> None:
@@ -46,7 +56,9 @@ class RowWindows(WindowReader):
             if strips:
                 del strips[0]
             else:
-                self._strip(self._top)  # decoders go on from where they are: rows that nobody wants as well
+                self._strip(
+                    self._top
+                )  # decoders go on from where they are: rows that nobody wants as well
             self._top += STRIP_ROWS
         while self._top + len(strips) * STRIP_ROWS < box.bottom:
             strips.append(self._strip(self._top + len(strips) * STRIP_ROWS))
@@ -58,7 +70,9 @@ class RowWindows(WindowReader):
 
     def _strip(self, top: int) -> NDArray[Any]:
         rows = min(STRIP_ROWS, self.height - top)
-        return np.frombuffer(self._rows_from.rows(top, rows), self._dtype).reshape(rows, self.width, -1)
+        return np.frombuffer(self._rows_from.rows(top, rows), self._dtype).reshape(
+            rows, self.width, -1
+        )
 
 
 class _RowSource:

@@ -58,7 +58,9 @@ class Decoder:
         memory_limit_bytes — address space of the child.
     """
 
-    def __init__(self, time_limit_s: float = TIME_LIMIT_S, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+    def __init__(
+        self, time_limit_s: float = TIME_LIMIT_S, memory_limit_bytes: int = MEMORY_LIMIT_BYTES
+    ) -> None:
         self._time_limit_s, self._memory_limit_bytes = time_limit_s, memory_limit_bytes
         self._child: subprocess.Popen[bytes] | None = None
         self._shared: mmap.mmap | None = None
@@ -105,7 +107,9 @@ class Decoder:
                 raise
             except TimeoutError:
                 self.close()
-                raise ImageError("unreadable", f"decoding it took longer than {self._time_limit_s:g} s") from None
+                raise ImageError(
+                    "unreadable", f"decoding it took longer than {self._time_limit_s:g} s"
+                ) from None
             except (BrokenPipeError, EOFError):
                 child.kill()
                 ended = child.wait()
@@ -144,10 +148,14 @@ class Decoder:
             )  # fmt: skip
             os.close(shared)
             for pipe in (self._child.stdin, self._child.stdout):
-                with contextlib.suppress(OSError):  # as large as is allowed: pixels take fewer turns
+                with contextlib.suppress(
+                    OSError
+                ):  # as large as is allowed: pixels take fewer turns
                     fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
             try:
-                self._read(self._child, time.monotonic() + _START_LIMIT_S)  # it says when it is ready
+                self._read(
+                    self._child, time.monotonic() + _START_LIMIT_S
+                )  # it says when it is ready
             except TimeoutError:
                 self.close()  # what it says later would be taken for the reply to an image
                 raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
@@ -160,7 +168,9 @@ class Decoder:
         self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, fetch: Fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         deadline = time.monotonic() + self._time_limit_s
-        _send(child, json.dumps(request).encode() + b"\n", data)  # the child reads all of it before it decodes
+        _send(
+            child, json.dumps(request).encode() + b"\n", data
+        )  # the child reads all of it before it decodes
         while True:
             reply, samples = self._read(child, deadline)
             if "error_type" in reply:
@@ -181,7 +191,9 @@ class Decoder:
             deadline += time.monotonic() - started  # the store's time is not the decoder's
             _send(child, json.dumps({"sizes": [*map(len, pieces)]}).encode() + b"\n", *pieces)
 
-    def _read(self, child: subprocess.Popen[bytes], deadline: float) -> tuple[dict[str, Any], bytes | bytearray]:
+    def _read(
+        self, child: subprocess.Popen[bytes], deadline: float
+    ) -> tuple[dict[str, Any], bytes | bytearray]:
         """Return the child's next reply: its line and the bytes that follow.
 
         Raises: TimeoutError — not there by the deadline; EOFError — the child ended, or wrote something else.
@@ -222,14 +234,20 @@ def _sealed_memory() -> int:
     """Return the file descriptor of memory whose size nobody can change: reading beyond its end would kill."""
     memory = os.memfd_create("samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, SHARED_BYTES)
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    fcntl.fcntl(
+        memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    )
     return memory
 
 
 def _described(file: RangeFile) -> dict[str, Any]:
     """Return what the child is told of a file; the bytes of its pieces follow the request."""
     held = [(start, len(piece)) for start, piece in file.pieces]
-    return {"file_size": file.size, "index": file.index if isinstance(file, PageFile) else None, "held": held}
+    return {
+        "file_size": file.size,
+        "index": file.index if isinstance(file, PageFile) else None,
+        "held": held,
+    }
 
 
 def _pieces_of(file: RangeFile) -> bytes:

@@ -24,7 +24,11 @@ from unet_ray.imaging.geometry import Box
 
 
 def serve(
-    requests: BinaryIO, replies: BinaryIO, time_limit_s: float, memory_limit_bytes: int, shared: mmap.mmap
+    requests: BinaryIO,
+    replies: BinaryIO,
+    time_limit_s: float,
+    memory_limit_bytes: int,
+    shared: mmap.mmap,
 ) -> None:
     """Decode what is asked for until there are no more requests."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
@@ -39,7 +43,9 @@ def serve(
             served.answer(request, data)
         except (ImageError, MemoryError) as error:
             if isinstance(error, MemoryError) or error.error_type == "out_of_memory":
-                error = ImageError("too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB")
+                error = ImageError(
+                    "too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB"
+                )
             _reply(replies, {"error_type": error.error_type, "message": error.message})
         except Exception as error:
             _reply(replies, {"error_type": "unreadable", "message": one_line(error)})
@@ -50,8 +56,15 @@ def serve(
 class _Served:
     """An image at a time, and windows of the one that is open."""
 
-    def __init__(self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float, shared: mmap.mmap) -> None:
-        self._requests, self._replies, self._time_limit_s, self._shared = requests, replies, time_limit_s, shared
+    def __init__(
+        self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float, shared: mmap.mmap
+    ) -> None:
+        self._requests, self._replies, self._time_limit_s, self._shared = (
+            requests,
+            replies,
+            time_limit_s,
+            shared,
+        )
         self._windows: WindowReader | None = None
 
     def set_alarm(self) -> None:
@@ -74,18 +87,27 @@ class _Served:
         samples, is_shared = image.data.cast("B"), image.nbytes <= SHARED_BYTES
         if is_shared:
             self._shared[: len(samples)], samples = samples, memoryview(b"")
-        _reply(self._replies, {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared}, samples)
+        _reply(
+            self._replies,
+            {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared},
+            samples,
+        )
 
     def _file(self, request: dict[str, Any], data: bytes) -> RangeFile:
         """Return the file that a request describes; the bytes of its pieces came with it."""
         ends = accumulate(size for _, size in request["held"])
-        pieces = [(start, data[end - size : end]) for (start, size), end in zip(request["held"], ends, strict=True)]
+        pieces = [
+            (start, data[end - size : end])
+            for (start, size), end in zip(request["held"], ends, strict=True)
+        ]
         if request["index"] is None:
             return RangeFile(self._fetch, request["file_size"], pieces)
         return PageFile(self._fetch, request["file_size"], pieces, request["index"])
 
     def _fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        signal.alarm(0)  # the store's time is not the decoder's; who fetches is alive, or the pipe ends
+        signal.alarm(
+            0
+        )  # the store's time is not the decoder's; who fetches is alive, or the pipe ends
         _reply(self._replies, {"fetch": ranges})
         found = json.loads(self._requests.readline())
         pieces = [self._requests.read(size) for size in found["sizes"]]

@@ -64,7 +64,9 @@ def _place_of(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> Pag
     first = tiff.pages.first.offset if is_marked else page.offset
     samples = _inside(zip(page.dataoffsets, page.databytecounts, strict=False), file_size)
     values = _inside(((tag.valueoffset, tag.valuebytecount) for tag in page.tags), file_size)
-    ranges = _joined([(page.offset, end - page.offset), *(v for v in values if v[1] <= _VALUE_BYTES), *samples])
+    ranges = _joined(
+        [(page.offset, end - page.offset), *(v for v in values if v[1] <= _VALUE_BYTES), *samples]
+    )
     return PagePlace(
         struct.pack(tiff.byteorder + kind, magic, *fields, first),
         page.index if is_marked else 0,
@@ -76,7 +78,11 @@ def _place_of(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> Pag
 
 def _inside(ranges: Iterable[tuple[Any, Any]], file_size: int) -> list[tuple[int, int]]:
     """Return the ranges, (offset, size), that lie in the file and are not empty; their numbers may be of any type."""
-    whole = ((int(at), int(size)) for at, size in ranges if isinstance(at, Integral) and isinstance(size, Integral))
+    whole = (
+        (int(at), int(size))
+        for at, size in ranges
+        if isinstance(at, Integral) and isinstance(size, Integral)
+    )
     return [(at, size) for at, size in whole if at > 0 and size > 0 and at + size <= file_size]
 
 
@@ -114,7 +120,9 @@ def _directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
         file.seek(at)
         found = file.read(kind.offsetsize)
         offset = int.from_bytes(found, "little" if tiff.byteorder == "<" else "big")
-        if len(found) < kind.offsetsize or not offset or offset in seen:  # the end of a file ends the chain
+        if (
+            len(found) < kind.offsetsize or not offset or offset in seen
+        ):  # the end of a file ends the chain
             return
         if len(seen) == MAX_PAGES:
             raise ImageError("too_large", f"more than {MAX_PAGES} pages; split the stack")
@@ -146,9 +154,13 @@ def open_page(file: BinaryIO | PageFile) -> Any:
     if isinstance(file, PageFile):
         page: Any = tiff.pages[file.index]
     else:
-        pages = [page for page, _ in _image_pages(tiff)] or [tiff.pages[0]]  # all: what planning met is met again
+        pages = [page for page, _ in _image_pages(tiff)] or [
+            tiff.pages[0]
+        ]  # all: what planning met is met again
         if len(pages) > 1:
-            message = f"a stack of {len(pages)} pages, listed as one image; the next run takes its pages"
+            message = (
+                f"a stack of {len(pages)} pages, listed as one image; the next run takes its pages"
+            )
             raise ImageError("changed", message)
         page = pages[0]
         _refuse_hidden(tiff, page)
@@ -160,8 +172,15 @@ def open_page(file: BinaryIO | PageFile) -> Any:
 def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
     """Raise ImageError for a file that says that more images follow its only page, which no directory names."""
     images = _images_said(tiff, page)
-    if images > 1 and page.is_contiguous and page.dataoffsets[0] + images * page.nbytes <= tiff.filehandle.size:
-        raise ImageError("unsupported", f"{images} images of which only the first has a directory; save each as a page")
+    if (
+        images > 1
+        and page.is_contiguous
+        and page.dataoffsets[0] + images * page.nbytes <= tiff.filehandle.size
+    ):
+        raise ImageError(
+            "unsupported",
+            f"{images} images of which only the first has a directory; save each as a page",
+        )
 
 
 def _images_said(tiff: tifffile.TiffFile, page: Any) -> int:
@@ -190,7 +209,11 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
     palette = None
     if kind == tifffile.PHOTOMETRIC.PALETTE:
         palette = (np.asarray(page.colormap).T >> 8).astype(np.uint8)
-    elif kind == tifffile.PHOTOMETRIC.SEPARATED and samples.shape[2] == 4 and samples.dtype == np.uint8:
+    elif (
+        kind == tifffile.PHOTOMETRIC.SEPARATED
+        and samples.shape[2] == 4
+        and samples.dtype == np.uint8
+    ):
         samples = np.asarray(Image.fromarray(np.ascontiguousarray(samples), "CMYK").convert("RGB"))
     elif kind not in _PLAIN_PHOTOMETRICS:
         raise ImageError("unsupported", f"TIFF colours {kind.name}; save the image as grey or RGB")

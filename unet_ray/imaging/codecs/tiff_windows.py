@@ -33,7 +33,10 @@ class TiffWindows(WindowReader):
         self.height, self.width = int(found.imagelength), int(found.imagewidth)
         check_large(self.height, self.width, found.samplesperpixel)
         if int(found.tags.valueof(ORIENTATION_TAG, 1)) != 1:
-            raise ImageError("unsupported", "a large image that is to be turned (orientation tag); save it upright")
+            raise ImageError(
+                "unsupported",
+                "a large image that is to be turned (orientation tag); save it upright",
+            )
         self._planes = found.samplesperpixel if int(found.planarconfig) == 2 else 1
         self._channels = 1 if self._planes > 1 else found.samplesperpixel
         self._rows, self._columns = self._grid()
@@ -41,7 +44,10 @@ class TiffWindows(WindowReader):
         self._down = -(-self.height // self._rows)
         segments = self._across * self._down * self._planes
         if not self._is_plain and len(found.dataoffsets) < segments:
-            raise ImageError("unreadable", f"{len(found.dataoffsets)} tiles or strips where {segments} are needed")
+            raise ImageError(
+                "unreadable",
+                f"{len(found.dataoffsets)} tiles or strips where {segments} are needed",
+            )
 
     def _grid(self) -> tuple[int, int]:
         """Return rows and columns of a tile or strip; strips of plain samples are cut to thin ones."""
@@ -52,11 +58,17 @@ class TiffWindows(WindowReader):
             rows, columns = int(page.tilelength), int(page.tilewidth)
         else:
             rows, columns = min(int(page.rowsperstrip), self.height), self.width
-            whole_rows = page.bitspersample in (8, 16, 32) and int(page.compression) == 1 and int(page.fillorder) == 1
+            whole_rows = (
+                page.bitspersample in (8, 16, 32)
+                and int(page.compression) == 1
+                and int(page.fillorder) == 1
+            )
             if whole_rows and int(page.predictor) == 1 and rows > STRIP_ROWS and page.is_contiguous:
                 self._is_plain, rows = True, STRIP_ROWS
         if rows < 1 or columns < 1 or rows * columns * self._channels * sample > _SEGMENT_BYTES:
-            raise ImageError("too_large", f"TIFF tiles or strips of {columns}×{rows} px; save it in smaller ones")
+            raise ImageError(
+                "too_large", f"TIFF tiles or strips of {columns}×{rows} px; save it in smaller ones"
+            )
         return rows, columns
 
     def _raster(self, box: Box) -> Raster:
@@ -74,14 +86,16 @@ class TiffWindows(WindowReader):
             low, high = max(top, box.top), min(top + segment.shape[0], box.bottom)
             first, last = max(left, box.left), min(left + segment.shape[1], box.right)
             channels = slice(plane, plane + 1) if self._planes > 1 else slice(None)
-            samples[low - box.top : high - box.top, first - box.left : last - box.left, channels] = segment[
-                low - top : high - top, first - left : last - left
-            ]
+            samples[
+                low - box.top : high - box.top, first - box.left : last - box.left, channels
+            ] = segment[low - top : high - top, first - left : last - left]
         return raster_of_page(self._page, samples)
 
     def _segments(self, wanted: Sequence[tuple[int, int, int]]) -> list[NDArray[Any] | None]:
         missing = [place for place in wanted if place not in self._cache]
-        for place, data in zip(missing, self._fetched([self._range(*place) for place in missing]), strict=True):
+        for place, data in zip(
+            missing, self._fetched([self._range(*place) for place in missing]), strict=True
+        ):
             self._cache[place] = self._decoded(place, data)
         found = [self._cache[place] for place in wanted]
         for place in wanted:
@@ -112,10 +126,14 @@ class TiffWindows(WindowReader):
         """Return the bytes of ranges; those that lie close together are read in one piece, pieces side by side."""
         data: list[bytes] = [b""] * len(ranges)
         for pieces in _together(_pieces_of(ranges)):
-            for piece, found in zip(pieces, self._fetch([(p.start, p.size) for p in pieces]), strict=True):
+            for piece, found in zip(
+                pieces, self._fetch([(p.start, p.size) for p in pieces]), strict=True
+            ):
                 for index in piece.members:
                     offset, size = ranges[index]
-                    data[index] = bytes(memoryview(found)[offset - piece.start : offset - piece.start + size])
+                    data[index] = bytes(
+                        memoryview(found)[offset - piece.start : offset - piece.start + size]
+                    )
         return data
 
     def _decoded(self, place: tuple[int, int, int], data: bytes) -> NDArray[Any] | None:
@@ -123,7 +141,11 @@ class TiffWindows(WindowReader):
         if self._is_plain:
             kind = np.dtype(page.parent.byteorder + page.dtype.char)
             rows = min(self._rows, self.height - place[1] * self._rows)
-            return np.frombuffer(data, kind).reshape(rows, self.width, self._channels).astype(page.dtype, copy=False)
+            return (
+                np.frombuffer(data, kind)
+                .reshape(rows, self.width, self._channels)
+                .astype(page.dtype, copy=False)
+            )
         if not data:
             return None
         segment, _, shape = page.decode(data, self._index(*place), jpegtables=page.jpegtables)
@@ -152,7 +174,11 @@ def _pieces_of(ranges: list[tuple[int, int]]) -> list[_Piece]:
     for index in sorted(range(len(ranges)), key=lambda index: ranges[index]):
         offset, size = ranges[index]
         stop, last = offset + size, pieces[-1] if pieces else None
-        if last and offset <= last.stop + GAP_BYTES and max(last.stop, stop) - last.start <= _SEGMENT_BYTES:
+        if (
+            last
+            and offset <= last.stop + GAP_BYTES
+            and max(last.stop, stop) - last.start <= _SEGMENT_BYTES
+        ):
             last.stop = max(last.stop, stop)
             last.members.append(index)
         elif size:

@@ -48,7 +48,10 @@ class _WholeImage(WindowReader):
 
     def __init__(self, fetch: Fetch, size: int) -> None:
         if size > WHOLE_BYTES:
-            raise ImageError("too_large", f"a file of {size} bytes that is no TIFF, PNG or JPEG; {WHOLE_BYTES} at most")
+            raise ImageError(
+                "too_large",
+                f"a file of {size} bytes that is no TIFF, PNG or JPEG; {WHOLE_BYTES} at most",
+            )
         (data,) = fetch([(0, size)])
         self._image = decode_image(data)
         self.height, self.width = self._image.shape[:2]

@@ -21,7 +21,7 @@ COLOURS = (
 """Class colours that colour-blind people can tell apart (Okabe and Ito 2008)."""
 
 GREY = (128, 128, 128)
-_FILL = 0.4
+FILL_SHARE = 0.4
 _LIGHT = 70
 """Of 255: how much of its colour a region is filled with in an overlay."""
 _DIM_RANGE = 128
@@ -42,14 +42,19 @@ def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
         image_hwc — as decoded; other types than uint8 are stretched to it.
         regions — rows of the regions table that belong to the image.
     """
-    picture = Image.fromarray(_displayable(image_hwc))
+    picture = Image.fromarray(to_displayable(image_hwc))
     draw = ImageDraw.Draw(picture)
     for row in regions.select(["class_id", "geometry"]).to_pylist():
         colour = class_colour(row["class_id"] - 1)
         for polygon in shapely.get_parts(shapely.from_wkb(row["geometry"])):
             left, top, right, bottom = map(int, polygon.bounds)
-            stencil = Image.new("L", (right - left + 1, bottom - top + 1))  # what lies in a hole is not touched
-            for ring, light in ((polygon.exterior, _LIGHT), *((hole, 0) for hole in polygon.interiors)):
+            stencil = Image.new(
+                "L", (right - left + 1, bottom - top + 1)
+            )  # what lies in a hole is not touched
+            for ring, light in (
+                (polygon.exterior, _LIGHT),
+                *((hole, 0) for hole in polygon.interiors),
+            ):
                 corners = shapely.get_coordinates(ring) - [left, top]
                 ImageDraw.Draw(stencil).polygon(corners.ravel().tolist(), fill=light)
             picture.paste(colour, (left, top), stencil)
@@ -58,7 +63,7 @@ def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
     return picture
 
 
-def _displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
+def to_displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
     image = image_hwc if image_hwc.shape[2] in (1, 3) else image_hwc[:, :, :1]
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
@@ -70,7 +75,9 @@ def contact_sheet(pictures: list[Image.Image], columns: int, gap_px: int = 8) ->
     """Lay pictures out in rows on white, each row as high as its highest picture."""
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
     width = max(sum(p.width + gap_px for p in row) for row in rows) + gap_px
-    sheet = Image.new("RGB", (width, sum(max(p.height for p in row) + gap_px for row in rows) + gap_px), "white")
+    sheet = Image.new(
+        "RGB", (width, sum(max(p.height for p in row) + gap_px for row in rows) + gap_px), "white"
+    )
     top = gap_px
     for row in rows:
         left = gap_px
@@ -81,7 +88,7 @@ def contact_sheet(pictures: list[Image.Image], columns: int, gap_px: int = 8) ->
     return sheet
 
 
-def _stretched(image: NDArray[Any]) -> NDArray[Any]:
+def stretch_contrast(image: NDArray[Any]) -> NDArray[Any]:
     """Return samples over the range of uint8, unless they are uint8 that use much of it already.
 
     The extreme half per cent is cut off: one hot pixel of a 16-bit image would leave the rest black.

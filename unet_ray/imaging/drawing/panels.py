@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from unet_ray.imaging.drawing.overlay import _FILL, GREY, _displayable, _stretched, class_colour, contact_sheet
+from unet_ray.imaging.drawing.overlay import (
+    FILL_SHARE,
+    GREY,
+    class_colour,
+    contact_sheet,
+    stretch_contrast,
+    to_displayable,
+)
 from unet_ray.imaging.labels.targets import IGNORED
 
 PANEL_PX = 512
@@ -73,13 +80,17 @@ def _comparison_row(row: Comparison) -> Image.Image:
         "prediction": paint_masks(panel, found),
     }
     columns = [
-        contact_sheet([text_line([(name, None)], panel.shape[1], 13), Image.fromarray(painted)], 1, gap_px=0)
+        contact_sheet(
+            [text_line([(name, None)], panel.shape[1], 13), Image.fromarray(painted)], 1, gap_px=0
+        )
         for name, painted in shown.items()
     ]
     panels = contact_sheet(columns, 3)
     panels = panels.crop((8, 8, panels.width, panels.height))  # flush with the heading
     dice = "undefined" if np.isnan(row.dice) else f"{row.dice:.3f}"
-    heading = text_line([(row.name, None), (f"mean Dice {dice}", None)], max(panels.width, _LEAST_TITLE_PX), 15)
+    heading = text_line(
+        [(row.name, None), (f"mean Dice {dice}", None)], max(panels.width, _LEAST_TITLE_PX), 15
+    )
     return contact_sheet([heading, panels], 1, gap_px=0)
 
 
@@ -102,8 +113,10 @@ def image_panel(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
         image_hwc — uint8, uint16 or float32; of other than 1 or 3 channels the first is shown.
     """
     height, width = panel_size(*image_hwc.shape[:2])
-    step = max(1, max(image_hwc.shape[:2]) // (2 * PANEL_PX))  # a large image is never converted as a whole
-    picture = Image.fromarray(_displayable(_stretched(image_hwc[::step, ::step])))
+    step = max(
+        1, max(image_hwc.shape[:2]) // (2 * PANEL_PX)
+    )  # a large image is never converted as a whole
+    picture = Image.fromarray(to_displayable(stretch_contrast(image_hwc[::step, ::step])))
     kind = Image.Resampling.NEAREST if picture.width < width else Image.Resampling.BOX
     return np.asarray(picture.resize((width, height), kind))
 
@@ -115,9 +128,13 @@ def mask_panel(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """
     height, width = panel_size(*mask_hw.shape)
     if max(mask_hw.shape) <= PANEL_PX:
-        return mask_hw.repeat(height // mask_hw.shape[0], axis=0).repeat(width // mask_hw.shape[1], axis=1)
+        return mask_hw.repeat(height // mask_hw.shape[0], axis=0).repeat(
+            width // mask_hw.shape[1], axis=1
+        )
     rows, columns = _starts(mask_hw.shape[0], height), _starts(mask_hw.shape[1], width)
-    shrunk: NDArray[np.bool_] = np.logical_or.reduceat(np.logical_or.reduceat(mask_hw, rows, 0), columns, 1)
+    shrunk: NDArray[np.bool_] = np.logical_or.reduceat(
+        np.logical_or.reduceat(mask_hw, rows, 0), columns, 1
+    )
     return shrunk
 
 
@@ -131,7 +148,7 @@ def paint_masks(panel: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) ->
     painted = panel.astype(np.float32)
     for index, mask in enumerate(masks):
         colour = np.array(class_colour(index), np.float32)
-        painted[mask] += (colour - painted[mask]) * _FILL
+        painted[mask] += (colour - painted[mask]) * FILL_SHARE
         painted[_edge_of(mask)] = colour
     return painted.round().astype(np.uint8)
 
@@ -145,7 +162,9 @@ def hatch(panel: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8
     return hatched
 
 
-def text_line(parts: Sequence[tuple[str, tuple[int, int, int] | None]], width_px: int, size_px: int) -> Image.Image:
+def text_line(
+    parts: Sequence[tuple[str, tuple[int, int, int] | None]], width_px: int, size_px: int
+) -> Image.Image:
     """Write parts in lines of at most a width, each after a square of its colour if it has one.
 
     A part longer than a line loses its middle.
@@ -165,7 +184,9 @@ def text_line(parts: Sequence[tuple[str, tuple[int, int, int] | None]], width_px
     for left, top, indent_px, text, colour in places:
         middle = top + line_px // 2
         if colour:
-            draw.rectangle((left, middle - size_px // 2, left + size_px, middle + size_px // 2), fill=colour)
+            draw.rectangle(
+                (left, middle - size_px // 2, left + size_px, middle + size_px // 2), fill=colour
+            )
         draw.text((left + indent_px, middle), text, font=font, fill=(32, 32, 32), anchor="lm")
     return picture
 
@@ -183,7 +204,9 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
     """Return matplotlib's DejaVu Sans: Pillow's own font lacks most letters beyond ASCII."""
     import matplotlib
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size_px)
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size_px
+    )
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:

@@ -15,7 +15,9 @@ _SEAM_PX = 2
 """An object pixel nearer than this to another object touches it, by a side (1 px) or a corner (√2 px)."""
 
 
-def border_weights(labels_hw: NDArray[Any], strength: float = 10.0, sigma_px: float = 5.0) -> NDArray[np.float32]:
+def border_weights(
+    labels_hw: NDArray[Any], strength: float = 10.0, sigma_px: float = 5.0
+) -> NDArray[np.float32]:
     """Return the weight of each pixel, 1 + strength · exp(−(d1 + d2)² / 2σ²).
 
     d1 and d2 are the distances (px, between pixel centres) to the nearest object and to the nearest other one; d1 is
@@ -58,7 +60,9 @@ def dense_ids(labels_hw: NDArray[Any]) -> NDArray[Any]:
     return index.reshape(labels_hw.shape) + int(found[0] != 0)
 
 
-def _two_distances(labels_hw: NDArray[Any], radius: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _two_distances(
+    labels_hw: NDArray[Any], radius: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the distances to the nearest and the second nearest object, infinite beyond the radius (px)."""
     nearest, second = np.full((2, *labels_hw.shape), np.inf)
     for number, box in enumerate(find_objects(labels_hw), 1):

@@ -56,9 +56,18 @@ class LabelledCrops:
     """
 
     def __init__(
-        self, image_hwc: NDArray[Any], masks: list[NDArray[Any]], labelling: Labelling, config: CropConfig
+        self,
+        image_hwc: NDArray[Any],
+        masks: list[NDArray[Any]],
+        labelling: Labelling,
+        config: CropConfig,
     ) -> None:
-        self._image, self._masks, self._labelling, self._config = image_hwc, masks, labelling, config
+        self._image, self._masks, self._labelling, self._config = (
+            image_hwc,
+            masks,
+            labelling,
+            config,
+        )
         self._pixels: dict[int, NDArray[np.intp]] = {}
         self._objects: dict[int, NDArray[Any]] = {}
 
@@ -78,7 +87,9 @@ class LabelledCrops:
         """Draw the top left pixel of the labelled square."""
         height, width = self._image.shape[:2]
         last = max(0, height - self._config.side), max(0, width - self._config.side)
-        pixel = self._foreground_pixel(rng) if rng.random() < self._config.foreground_share else None
+        pixel = (
+            self._foreground_pixel(rng) if rng.random() < self._config.foreground_share else None
+        )
         if pixel is None:
             return int(rng.integers(last[0] + 1)), int(rng.integers(last[1] + 1))
         drawn = [at - int(rng.integers(self._config.side)) for at in pixel]
@@ -98,7 +109,11 @@ class LabelledCrops:
     def _targets(self, box: Box) -> NDArray[np.uint8]:
         inside, pad = self._inside(box)
         targets = self._labelling.targets([mask[inside] for mask in self._masks])
-        targets = np.pad(targets, ((0, 0), *pad), constant_values=IGNORED) if any(map(any, pad)) else targets
+        targets = (
+            np.pad(targets, ((0, 0), *pad), constant_values=IGNORED)
+            if any(map(any, pad))
+            else targets
+        )
         if not self._config.markers:
             return targets
         markers = self._of_objects(box, CONTEXT_PX, find_markers, beyond=0)
@@ -112,15 +127,27 @@ class LabelledCrops:
         return np.tile(weights, (self._config.filters_per_class, 1, 1))
 
     def _of_objects(
-        self, box: Box, context_px: int, plane_of: Callable[[NDArray[Any]], NDArray[Any]], beyond: float
+        self,
+        box: Box,
+        context_px: int,
+        plane_of: Callable[[NDArray[Any]], NDArray[Any]],
+        beyond: float,
     ) -> NDArray[Any]:
         """Return a plane per class, made of its objects in a box and so far around it; `beyond` the image a constant.
 
         The objects are those of the whole image: labelling a piece anew could make two of the ends of one.
         """
-        wide = Box(box.top - context_px, box.left - context_px, box.bottom + context_px, box.right + context_px)
+        wide = Box(
+            box.top - context_px,
+            box.left - context_px,
+            box.bottom + context_px,
+            box.right + context_px,
+        )
         (rows, columns), pad = self._inside(wide)
-        planes = [plane_of(self._objects_of(k)[rows, columns]) for k in range(len(self._labelling.classes))]
+        planes = [
+            plane_of(self._objects_of(k)[rows, columns])
+            for k in range(len(self._labelling.classes))
+        ]
         padded = np.pad(np.stack(planes), ((0, 0), *pad), constant_values=beyond)
         return padded[:, context_px:-context_px, context_px:-context_px]
 
@@ -129,7 +156,9 @@ class LabelledCrops:
             self._objects[index] = self._labelling.objects(self._masks, index)
         return self._objects[index]
 
-    def _inside(self, box: Box) -> tuple[tuple[slice, slice], tuple[tuple[int, int], tuple[int, int]]]:
+    def _inside(
+        self, box: Box
+    ) -> tuple[tuple[slice, slice], tuple[tuple[int, int], tuple[int, int]]]:
         """Return the part of a box that lies in the image, and what lies beyond it: (before, after) rows, columns."""
         height, width = self._image.shape[:2]
         rows = slice(max(0, box.top), max(0, min(height, box.bottom)))

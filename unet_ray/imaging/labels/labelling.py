@@ -44,7 +44,9 @@ class Labelling:
         Args:
             masks — HW label images: one, or for `folders` one per class.
         """
-        planes = np.stack([self._holds(masks, index).astype(np.uint8) for index in range(len(self.classes))])
+        planes = np.stack(
+            [self._holds(masks, index).astype(np.uint8) for index in range(len(self.classes))]
+        )
         if self.ignored is not None:
             planes[:, masks[0] == self.ignored] = IGNORED
         return planes
@@ -74,7 +76,9 @@ class Labelling:
         if self.kind != "instances":
             return label_image(mask)
         ids = masks[0]
-        if self.background != 0:  # then 0 is the id of an object; the background's value is free for it
+        if (
+            self.background != 0
+        ):  # then 0 is the id of an object; the background's value is free for it
             ids = np.where(ids == 0, self.background, ids.astype(np.int64))
         return np.where(mask, ids, 0)
 
@@ -84,7 +88,9 @@ class Labelling:
             return mask == self.classes[index].id
         if self.kind == "instances":
             return mask != self.background
-        return mask >= self.foreground if self.background < self.foreground else mask < self.foreground
+        return (
+            mask >= self.foreground if self.background < self.foreground else mask < self.foreground
+        )
 
 
 def find_labelling(
@@ -111,22 +117,30 @@ def find_labelling(
         raise InputError(f"masks of the kind {kind} hold one class, --classes names {len(classes)}")
     classes = classes or (ClassSpec(1, "object"),)
     if kind in ("classes", "instances") and background == ignored:
-        raise InputError(f"--background-value {background} is also the --ignore-value; give --ignore-value none")
+        raise InputError(
+            f"--background-value {background} is also the --ignore-value; give --ignore-value none"
+        )
     if kind == "binary":
         return Labelling(kind, classes, background, None, _binary_foreground(values, ignored))
     if kind == "folders":
-        return Labelling(kind, classes, background, None, _folders_foreground(values, background, ignored))
+        return Labelling(
+            kind, classes, background, None, _folders_foreground(values, background, ignored)
+        )
     if kind == "instances":
         # an id that happens to be the default --ignore-value is an object like any other
         ignored = None if ignored == _DEFAULT_IGNORED and _is_dense(values, ignored) else ignored
         if not set(values.pixels) - {background, ignored}:
-            raise InputError(f"the masks hold no object, {values.nothing_to_learn} and --background-value")
+            raise InputError(
+                f"the masks hold no object, {values.nothing_to_learn} and --background-value"
+            )
         return Labelling(kind, classes, background, ignored)
     _check_class_values(values, classes, background, ignored)
     return Labelling(kind, classes, background, ignored)
 
 
-def _infer_kind(values: MaskValues, classes: tuple[ClassSpec, ...], background: int, ignored: int | None) -> MaskKind:
+def _infer_kind(
+    values: MaskValues, classes: tuple[ClassSpec, ...], background: int, ignored: int | None
+) -> MaskKind:
     found = sorted(values.pixels)
     labels = set(found) - {background, ignored}
     if len(classes) > 1 or (classes and labels == {classes[0].id}):
@@ -148,7 +162,9 @@ def _infer_kind(values: MaskValues, classes: tuple[ClassSpec, ...], background: 
 
 def _ambiguous(values: MaskValues, labels: set[int], ignored: int | None) -> str:
     found = sorted(values.pixels)
-    flag = ",".join(f"NAME={v}" for v in sorted(labels)[:_MANY_IDS]) + (",…" if len(labels) > _MANY_IDS else "")
+    flag = ",".join(f"NAME={v}" for v in sorted(labels)[:_MANY_IDS]) + (
+        ",…" if len(labels) > _MANY_IDS else ""
+    )
     uncounted = f" ({ignored} is the --ignore-value, not counted)" if ignored in found else ""
     return (
         f"the masks hold {len(found)} values ({_list(found)}), which may be classes or objects: give --classes {flag} "
@@ -184,7 +200,11 @@ def _binary_foreground(values: MaskValues, ignored: int | None) -> int:
             f"binary masks hold two values, these 3: {values.show(values.pixels)}; where {ignored} is not to be "
             f"counted give --mask-kind classes --classes NAME={label}, else --ignore-value none"
         )
-    _check_soft_edges(values, f"binary masks hold two values, these {len(values.pixels)}", "choose another --mask-kind")
+    _check_soft_edges(
+        values,
+        f"binary masks hold two values, these {len(values.pixels)}",
+        "choose another --mask-kind",
+    )
     return values.midpoint
 
 
@@ -192,11 +212,15 @@ def _folders_foreground(values: MaskValues, background: int, ignored: int | None
     """Return the smallest value of the class; masks of 0/1 and of 0/255 may lie side by side."""
     labels = set(values.pixels) - {background}
     if not labels:
-        raise InputError(f"the masks in class folders hold no class, {values.nothing_to_learn} and --background-value")
+        raise InputError(
+            f"the masks in class folders hold no class, {values.nothing_to_learn} and --background-value"
+        )
     if values.most_distinct > 2:
         what = f"masks in class folders hold two values, one of them holds {values.most_distinct}"
         if len(values.pixels) == 3 and ignored in values.pixels:
-            raise InputError(f"{what}: {values.show(values.pixels)}; threshold them, or give --ignore-value none")
+            raise InputError(
+                f"{what}: {values.show(values.pixels)}; threshold them, or give --ignore-value none"
+            )
         _check_soft_edges(values, what, "mend them")
         return values.midpoint
     if len(values.pixels) == 2:
@@ -239,12 +263,20 @@ def _check_class_values(
             f"ignored {ignored}; {_remedy_beyond(values, beyond, classes, background, ignored)}"
         )
     if not ids & set(values.pixels):
-        uncounted = f" ({ignored} is the --ignore-value, not counted)" if ignored in values.pixels else ""
-        raise InputError(f"no mask holds a pixel of {named}: {values.nothing_to_learn} and --classes{uncounted}")
+        uncounted = (
+            f" ({ignored} is the --ignore-value, not counted)" if ignored in values.pixels else ""
+        )
+        raise InputError(
+            f"no mask holds a pixel of {named}: {values.nothing_to_learn} and --classes{uncounted}"
+        )
 
 
 def _remedy_beyond(
-    values: MaskValues, beyond: list[int], classes: tuple[ClassSpec, ...], background: int, ignored: int | None
+    values: MaskValues,
+    beyond: list[int],
+    classes: tuple[ClassSpec, ...],
+    background: int,
+    ignored: int | None,
 ) -> str:
     share = values.share(beyond)
     if len(beyond) >= _MANY_BETWEEN and share <= _BETWEEN_SHARE:

@@ -42,7 +42,10 @@ def find_depths(labels_hw: NDArray[Any]) -> NDArray[np.float32]:
     """
     is_object = labels_hw != 0
     rim = np.zeros(labels_hw.shape, bool)
-    for one, other in (((slice(1, None),), (slice(-1),)), ((slice(None), slice(1, None)), (slice(None), slice(-1)))):
+    for one, other in (
+        ((slice(1, None),), (slice(-1),)),
+        ((slice(None), slice(1, None)), (slice(None), slice(-1))),
+    ):
         differs = labels_hw[one] != labels_hw[other]
         rim[one] |= differs
         rim[other] |= differs

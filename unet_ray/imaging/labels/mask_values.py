@@ -59,7 +59,10 @@ class MaskValues:
     def show_between(self) -> str:
         """Say how many pixels lie between the lowest and the highest value, in how many masks."""
         between = self.between
-        pixels, masks = sum(self.pixels[v] for v in between), max((self.masks[v] for v in between), default=0)
+        pixels, masks = (
+            sum(self.pixels[v] for v in between),
+            max((self.masks[v] for v in between), default=0),
+        )
         return (
             f"{pixels} px ({percent(self.share(between))}) in at least {masks} mask{'s' * (masks != 1)} lie between "
             f"{min(self.pixels)} and {max(self.pixels)}"
@@ -90,7 +93,9 @@ def add_up(masks: Sequence[tuple[Sequence[tuple[int, int]], str]]) -> MaskValues
             pixels[value] += count
             holders[value] += 1
             examples.setdefault(value, uri)
-    return MaskValues(dict(pixels), dict(holders), max((len(values) for values, _ in masks), default=0), examples)
+    return MaskValues(
+        dict(pixels), dict(holders), max((len(values) for values, _ in masks), default=0), examples
+    )
 
 
 def percent(share: float) -> str:

@@ -45,7 +45,9 @@ def _absent_classes(values: MaskValues, labelling: Labelling, number_of_masks: i
 def _soft_edges(values: MaskValues, labelling: Labelling) -> list[str]:
     counted = f"values from {labelling.foreground} count"
     if labelling.background >= labelling.foreground:
-        counted = f"values below {labelling.foreground} count (--background-value {labelling.background})"
+        counted = (
+            f"values below {labelling.foreground} count (--background-value {labelling.background})"
+        )
     name = labelling.classes[0].name if labelling.kind == "binary" else "the class"
     if values.between and (labelling.kind == "binary" or values.most_distinct > 2):
         return [f"masks with anti-aliased edges: {values.show_between()}; {counted} as {name}"]

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 
 def count_boundaries(
-    true_hw: NDArray[np.bool_], found_hw: NDArray[np.bool_], counted_hw: NDArray[np.bool_], tolerance_px: int
+    true_hw: NDArray[np.bool_],
+    found_hw: NDArray[np.bool_],
+    counted_hw: NDArray[np.bool_],
+    tolerance_px: int,
 ) -> dict[str, float]:
     """Count boundary pixels and those that lie near one of the other side, for the boundary F1 (Csurka et al. 2013).
 

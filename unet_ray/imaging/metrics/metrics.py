@@ -21,7 +21,9 @@ COUNTS = {
     "true_objects": "objects in the masks",
     "found_objects": "objects found",
     "iou_sum": "IoU of the objects matched at 0.5, added up",
-    **{f"matched_{percent}": f"objects matched at IoU ≥ {percent / 100}" for percent in IOU_PERCENT},
+    **{
+        f"matched_{percent}": f"objects matched at IoU ≥ {percent / 100}" for percent in IOU_PERCENT
+    },
     "split_objects": "objects in the masks that hold more than half of each of several found ones",
     "merged_objects": "found objects that hold more than half of each of several in the masks",
     "true_boundary": "boundary pixels in the masks",
@@ -75,12 +77,17 @@ class PixelCounts:
     @property
     def iou(self) -> NDArray[np.float64]:
         """Intersection over union per class; NaN for a class that is neither present nor found."""
-        return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
+        return _ratio(
+            self.true_positive, self.true_positive + self.false_positive + self.false_negative
+        )
 
     @property
     def dice(self) -> NDArray[np.float64]:
         """Dice coefficient (F1) per class; NaN for a class that is neither present nor found."""
-        return _ratio(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
+        return _ratio(
+            2 * self.true_positive,
+            2 * self.true_positive + self.false_positive + self.false_negative,
+        )
 
 
 def count_pixels(masks_khw: NDArray[np.bool_], targets_khw: NDArray[np.uint8]) -> PixelCounts:
@@ -165,11 +172,14 @@ def pool_metrics(
     single = compute_metrics(counts_ikc)
     means = {name: single[of] for name, of in MEANS.items()}
     return compute_metrics(np.tensordot(weights, counts_ikc, 1)) | {
-        name: _ratio(weights @ np.nan_to_num(values), weights @ ~np.isnan(values)) for name, values in means.items()
+        name: _ratio(weights @ np.nan_to_num(values), weights @ ~np.isnan(values))
+        for name, values in means.items()
     }
 
 
-def bootstrap_intervals(counts_ikc: NDArray[np.float64], resamples: int, seed: int) -> dict[str, NDArray[np.float64]]:
+def bootstrap_intervals(
+    counts_ikc: NDArray[np.float64], resamples: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
     """Return 95 % confidence intervals of each of METRICS and MEANS: bootstrap over images, percentile method (Efron).
 
     Resamples in which a metric is undefined are left out; a metric that fewer than two images define has no interval.
@@ -181,21 +191,34 @@ def bootstrap_intervals(counts_ikc: NDArray[np.float64], resamples: int, seed: i
     Returns: arrays (classes, 2): low, high; NaN where there is none.
     """
     rng = np.random.default_rng(seed)
-    parts = [pool_metrics(counts_ikc, weights) for weights in _draw_weights(len(counts_ikc), resamples, rng)]
-    enough = {name: (~np.isnan(values)).sum(0) > 1 for name, values in compute_metrics(counts_ikc).items()}
+    parts = [
+        pool_metrics(counts_ikc, weights)
+        for weights in _draw_weights(len(counts_ikc), resamples, rng)
+    ]
+    enough = {
+        name: (~np.isnan(values)).sum(0) > 1 for name, values in compute_metrics(counts_ikc).items()
+    }
     return {
-        name: _intervals(np.concatenate([part[name] for part in parts]), enough[MEANS.get(name, name)])
+        name: _intervals(
+            np.concatenate([part[name] for part in parts]), enough[MEANS.get(name, name)]
+        )
         for name in parts[0]
     }
 
 
-def _draw_weights(images: int, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+def _draw_weights(
+    images: int, resamples: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.float64]]:
     """Yield (some resamples, images): how often each image was drawn; pieces of bounded size."""
     at_once = max(1, _WEIGHTS_AT_ONCE // images)
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)
         drawn = rng.integers(images, size=(count, images)) + np.arange(count)[:, None] * images
-        yield np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(np.float64)
+        yield (
+            np.bincount(drawn.ravel(), minlength=count * images)
+            .reshape(count, images)
+            .astype(np.float64)
+        )
 
 
 def _intervals(values_rk: NDArray[np.float64], enough_k: NDArray[np.bool_]) -> NDArray[np.float64]:

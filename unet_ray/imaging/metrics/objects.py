@@ -67,7 +67,9 @@ def matches_by_least(
     counts = np.full((len(leasts), 3), true_objects)
     for column, cells in enumerate((_matches(table, kept), found)):
         labels = table.found[cells]
-        counts[:, column] = [least.met_by(whole[labels], prob_u8_sum[labels]).sum() for least in leasts]
+        counts[:, column] = [
+            least.met_by(whole[labels], prob_u8_sum[labels]).sum() for least in leasts
+        ]
     return counts
 
 
@@ -106,7 +108,9 @@ class _Contingency:
         changes = np.flatnonzero((true_n[1:] != true_n[:-1]) | (found_n[1:] != found_n[:-1])) + 1
         starts = np.concatenate([[0], changes])
         stride = int(found_n.max()) + 1
-        cells, cell = np.unique(true_n[starts].astype(np.int64) * stride + found_n[starts], return_inverse=True)
+        cells, cell = np.unique(
+            true_n[starts].astype(np.int64) * stride + found_n[starts], return_inverse=True
+        )
         true, found = np.divmod(cells, stride)
         return _Contingency(true, found, _added_up(cell, np.diff(starts, append=true_n.size)))
 
@@ -144,7 +148,10 @@ def _count_matches(table: _Contingency, kept: NDArray[np.bool_]) -> dict[str, fl
         "true_objects": len(np.unique(table.true[table.true != 0])),
         "found_objects": len(np.unique(table.found[kept])),
         "iou_sum": math.fsum(shared / union),  # rounded once: the order of the ids does not matter
-        **{f"matched_{percent}": int((100 * shared >= percent * union).sum()) for percent in IOU_PERCENT},
+        **{
+            f"matched_{percent}": int((100 * shared >= percent * union).sum())
+            for percent in IOU_PERCENT
+        },
     }
 
 
@@ -169,7 +176,9 @@ def _count_splits(table: _Contingency, kept: NDArray[np.bool_]) -> dict[str, flo
     both = kept & (table.true != 0)
     split = table.true[both & (2 * table.pixels > table.found_area)]
     merged = table.found[both & (2 * table.pixels > table.true_area)]
-    counts = [int((np.unique(labels, return_counts=True)[1] > 1).sum()) for labels in (split, merged)]
+    counts = [
+        int((np.unique(labels, return_counts=True)[1] > 1).sum()) for labels in (split, merged)
+    ]
     return dict(zip(("split_objects", "merged_objects"), counts, strict=True))
 
 
@@ -184,7 +193,9 @@ def _count_pairs(table: _Contingency) -> dict[str, float]:
     inside = table.where(table.true != 0)
     pixels = int(inside.pixels.sum())
     areas = {"true": inside.true_area, "found": inside.found_area, "common": inside.pixels}
-    return {f"{name}_pairs": int((inside.pixels * area).sum()) - pixels for name, area in areas.items()}
+    return {
+        f"{name}_pairs": int((inside.pixels * area).sum()) - pixels for name, area in areas.items()
+    }
 
 
 def _area_of(labels: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -194,4 +205,6 @@ def _area_of(labels: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np
 
 
 def _added_up(index: NDArray[Any], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.bincount(index, weights=pixels).astype(np.int64)  # float64 holds counts of pixels exactly
+    return np.bincount(index, weights=pixels).astype(
+        np.int64
+    )  # float64 holds counts of pixels exactly

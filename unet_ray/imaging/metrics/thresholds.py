@@ -14,7 +14,9 @@ _AS_GOOD = 1e-3
 """Dice this close to the best is as good: the threshold nearest to ½ of them is the least a matter of chance."""
 
 
-def count_prob_u8(prob_u8_khw: NDArray[np.uint8], targets_khw: NDArray[np.uint8]) -> NDArray[np.int64]:
+def count_prob_u8(
+    prob_u8_khw: NDArray[np.uint8], targets_khw: NDArray[np.uint8]
+) -> NDArray[np.int64]:
     """Return histograms of prob_u8, (classes, 2, 256): of pixels that are not the class, and of those that are.
 
     Args:
@@ -34,7 +36,14 @@ def counts_at(histograms: NDArray[np.int64], thresholds: tuple[float, ...]) -> P
     rows = []
     for (without, within), threshold in zip(histograms, thresholds, strict=True):
         least = threshold_level(threshold)
-        rows.append([within[least:].sum(), without[least:].sum(), within[:least].sum(), without.sum() + within.sum()])
+        rows.append(
+            [
+                within[least:].sum(),
+                without[least:].sum(),
+                within[:least].sum(),
+                without.sum() + within.sum(),
+            ]
+        )
     return PixelCounts.of_array(np.array(rows, np.int64).T)
 
 

@@ -24,7 +24,9 @@ class Columns:
     @classmethod
     def concatenated(cls, several: Sequence[Self]) -> Self:
         """Return the members of several."""
-        return cls(*(np.concatenate([getattr(one, f.name) for one in several]) for f in fields(cls)))
+        return cls(
+            *(np.concatenate([getattr(one, f.name) for one in several]) for f in fields(cls))
+        )
 
 
 def numbered(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

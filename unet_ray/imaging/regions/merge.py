@@ -61,7 +61,9 @@ class RegionMerger:
         if not len(pieces):
             return pieces, np.zeros(0, object)
         offsets = _Offsets.of(self._tiles)
-        part_piece = np.concatenate([t.part_piece + p for t, p in zip(self._tiles, offsets.piece, strict=True)])
+        part_piece = np.concatenate(
+            [t.part_piece + p for t, p in zip(self._tiles, offsets.piece, strict=True)]
+        )
         part_first = np.concatenate([tile.part_first for tile in self._tiles])
         seams = [*self._seams(offsets, vertical=True), *self._seams(offsets, vertical=False)]
         joined = np.concatenate([s.joined() for s in seams], axis=1)
@@ -70,7 +72,10 @@ class RegionMerger:
         contacts = Contacts.concatenated(
             [
                 *(seam.contacts() for seam in seams),
-                *(tile.contacts.shifted(offset) for tile, offset in zip(self._tiles, offsets.part, strict=True)),
+                *(
+                    tile.contacts.shifted(offset)
+                    for tile, offset in zip(self._tiles, offsets.part, strict=True)
+                ),
             ]
         )
         part = _components(contacts.touching(part_region), part_first)
@@ -83,7 +88,9 @@ class RegionMerger:
         every = Sides.concatenated([*sides, contacts.sides(part_region)])
         joined_region = np.zeros(int(part.max()) + 1, np.int64)
         joined_region[part] = part_region
-        return self._outlined(sums, replace(every, part=part[every.part]).joined(), joined_region, least)
+        return self._outlined(
+            sums, replace(every, part=part[every.part]).joined(), joined_region, least
+        )
 
     @staticmethod
     def _outlined(
@@ -94,7 +101,10 @@ class RegionMerger:
         vertices = np.bincount(part_region[sides.part], minlength=len(sums))
         largest = int(vertices[kept].max(initial=0)) * _VERTEX_BYTES
         if largest > _MAX_OUTLINE_BYTES:
-            raise ImageError("too_large", f"a region's outline takes {largest / 2**20:.0f} MB; 256 MB are the limit")
+            raise ImageError(
+                "too_large",
+                f"a region's outline takes {largest / 2**20:.0f} MB; 256 MB are the limit",
+            )
         return sums.of(kept), outlines_wkb(sides, numbered(kept)[part_region], int(kept.sum()))
 
     def _seams(self, offsets: _Offsets, vertical: bool) -> list[_Seam]:
@@ -103,7 +113,11 @@ class RegionMerger:
         lines: dict[int, _Seam] = {}
         for tile, offset in zip(self._tiles, offsets.part, strict=True):
             core = tile.core
-            start, low, high = (core.top, core.left, core.right) if vertical else (core.left, core.top, core.bottom)
+            start, low, high = (
+                (core.top, core.left, core.right)
+                if vertical
+                else (core.left, core.top, core.bottom)
+            )
             for line, edge, is_after in (
                 (low, tile.edges[2 if vertical else 0], True),
                 (high, tile.edges[3 if vertical else 1], False),
@@ -149,7 +163,9 @@ class _Seam:
             ours, theirs = self.before.origin[before], self.after.origin[after]
             onwards, back = (along, 1), (-along, -1)
             same = (ours == theirs) & ((ours == CORE) | (ours == LEFTOVER))
-            joins = same | (ours == self._grown_from(*onwards)) | (theirs == self._grown_from(*back))
+            joins = (
+                same | (ours == self._grown_from(*onwards)) | (theirs == self._grown_from(*back))
+            )
             pairs = np.stack([self.before.part[before], self.after.part[after]])
             found.append(pairs[:, joins & (pairs >= 0).all(axis=0)])
         return np.concatenate(found, axis=1)
@@ -203,9 +219,14 @@ def _added(pieces: Sums, region: NDArray[np.int64]) -> Sums:
 
     order = np.lexsort((pieces.first[:, 1], pieces.first[:, 0]))[::-1]
     first = np.zeros((count, 2), np.int64)
-    first[region[order]] = pieces.first[order]  # of several writes the last stays: the first in raster order
+    first[region[order]] = pieces.first[
+        order
+    ]  # of several writes the last stays: the first in raster order
     far = np.iinfo(np.int64).max
-    low, high = gathered(np.minimum, pieces.bbox[:, :2], far), gathered(np.maximum, pieces.bbox[:, 2:])
+    low, high = (
+        gathered(np.minimum, pieces.bbox[:, :2], far),
+        gathered(np.maximum, pieces.bbox[:, 2:]),
+    )
     return Sums(
         area=gathered(np.add, pieces.area),
         prob_u8_sum=gathered(np.add, pieces.prob_u8_sum),

@@ -44,7 +44,12 @@ def _rings(outlines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def _compressed(
-    label: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64], height: int, width: int, labels: int
+    label: NDArray[np.int64],
+    start: NDArray[np.int64],
+    stop: NDArray[np.int64],
+    height: int,
+    width: int,
+    labels: int,
 ) -> list[bytes]:
     """Return each label's runs, which lie together and in order, as the gaps and lengths that COCO counts."""
     goes_on = np.zeros(len(start), bool)  # from the foot of a column to the head of the next

@@ -49,7 +49,9 @@ class Parts:
         same = runs.label[upper] == runs.label[lower]
         part = components(np.stack([upper[same], lower[same]]), len(runs))
         first = np.zeros(int(part.max(initial=-1)) + 1, np.int64)
-        first[part[::-1]] = np.arange(len(runs))[::-1]  # of several writes to one place the last stays: the first run
+        first[part[::-1]] = np.arange(len(runs))[
+            ::-1
+        ]  # of several writes to one place the last stays: the first run
         places = np.stack([runs.row[first] + top, runs.start[first] + left], axis=1)
         return Parts(runs, part, runs.label[first], places, left, top, pairs)
 
@@ -63,20 +65,35 @@ class Parts:
         grouped = self.part if group is None else group[self.part]
         same = grouped[upper] == grouped[lower]
         shared = [np.array(columns) for columns in overlaps(runs, (upper[same], lower[same]))]
-        order = np.argsort(lower[same] * len(runs) + upper[same])  # unique keys: twice as fast as a stable sort
-        goes_on = np.zeros(len(runs) + 1, bool)  # whether a run is followed by one of its group, in its row
+        order = np.argsort(
+            lower[same] * len(runs) + upper[same]
+        )  # unique keys: twice as fast as a stable sort
+        goes_on = np.zeros(
+            len(runs) + 1, bool
+        )  # whether a run is followed by one of its group, in its row
         goes_on[1:-1] = runs.meets_next() & (grouped[:-1] == grouped[1:])
         above = uncovered(runs, lower[same][order], shared[0][order], shared[1][order])
         below = uncovered(runs, upper[same], *shared)
-        right, left = (self._vertical(kind, ~flags) for kind, flags in ((HIGH_X, goes_on[1:]), (LOW_X, goes_on[:-1])))
+        right, left = (
+            self._vertical(kind, ~flags)
+            for kind, flags in ((HIGH_X, goes_on[1:]), (LOW_X, goes_on[:-1]))
+        )
         vertical = Sides.concatenated([right, left]).joined()
-        return Sides.concatenated([self._horizontal(LOW_Y, *above), self._horizontal(HIGH_Y, *below), vertical])
+        return Sides.concatenated(
+            [self._horizontal(LOW_Y, *above), self._horizontal(HIGH_Y, *below), vertical]
+        )
 
     def _horizontal(
         self, kind: int, run: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
     ) -> Sides:
         line = self.runs.row[run] + self.top + int(kind == HIGH_Y)
-        return Sides(np.full(len(run), kind, np.int8), line, start + self.left, stop + self.left, self.part[run])
+        return Sides(
+            np.full(len(run), kind, np.int8),
+            line,
+            start + self.left,
+            stop + self.left,
+            self.part[run],
+        )
 
     def _vertical(self, kind: int, run: NDArray[np.bool_]) -> Sides:
         line = (self.runs.stop if kind == HIGH_X else self.runs.start)[run] + self.left
@@ -93,7 +110,12 @@ class Parts:
         upper, lower = upper[differ], lower[differ]
         first, after = overlaps(runs, (upper, lower))
         at, along = np.repeat(np.arange(len(upper)), after - first), ranges(first, after - first)
-        rows = runs.row[lower][at] + self.top, along + self.left, self.part[upper][at], self.part[lower][at]
+        rows = (
+            runs.row[lower][at] + self.top,
+            along + self.left,
+            self.part[upper][at],
+            self.part[lower][at],
+        )
         next_to = np.flatnonzero(runs.meets_next())
         places = runs.stop[next_to] + self.left, runs.row[next_to] + self.top
         return [rows, (*places, self.part[next_to], self.part[next_to + 1])]
@@ -115,7 +137,9 @@ def outlines_wkb(sides: Sides, part_number: NDArray[np.int64], count: int) -> ND
         return np.zeros(0, object)
     chosen = part_number >= 0
     kept = sides.of(chosen[sides.part])
-    return _polygons_wkb(replace(kept, part=numbered(chosen)[kept.part]), part_number[chosen], count)
+    return _polygons_wkb(
+        replace(kept, part=numbered(chosen)[kept.part]), part_number[chosen], count
+    )
 
 
 def _polygons_wkb(sides: Sides, part_label: NDArray[np.int64], count: int) -> NDArray[Any]:
@@ -169,7 +193,9 @@ class Sides(Columns):
             & (ordered.part[1:] == ordered.part[:-1])
             & (ordered.start[1:] == ordered.stop[:-1])
         )
-        first, last = (np.append(*ends)[: len(self)] for ends in ((True, ~goes_on), (~goes_on, True)))
+        first, last = (
+            np.append(*ends)[: len(self)] for ends in ((True, ~goes_on), (~goes_on, True))
+        )
         return replace(ordered.of(first), stop=ordered.stop[last])
 
 
@@ -191,7 +217,10 @@ class _Vertices:
         """Return the two ends of sides, in the direction in which each leads."""
         vertical = sides.kind >= HIGH_X
         backwards = (sides.kind == HIGH_Y) | (sides.kind == LOW_X)
-        begin, end = np.where(backwards, sides.stop, sides.start), np.where(backwards, sides.start, sides.stop)
+        begin, end = (
+            np.where(backwards, sides.stop, sides.start),
+            np.where(backwards, sides.start, sides.stop),
+        )
         x, y = np.where(vertical, sides.line, begin), np.where(vertical, begin, sides.line)
         end_x, end_y = np.where(vertical, sides.line, end), np.where(vertical, end, sides.line)
         # Turn so that a part that touches itself at a corner is separated by its background there:
@@ -204,7 +233,9 @@ def _next_sides(vertices: _Vertices, part: NDArray[np.int64]) -> NDArray[np.int6
     width = int(max(vertices.x.max(), vertices.end_x.max())) + 1
     parts = int(part.max()) + 1
     leaving = ((vertices.y * width + vertices.x) * parts + part) * 2 + vertices.leaves_late
-    arriving = ((vertices.end_y * width + vertices.end_x) * parts + part) * 2 + vertices.arrives_late
+    arriving = (
+        (vertices.end_y * width + vertices.end_x) * parts + part
+    ) * 2 + vertices.arrives_late
     following = np.empty(len(leaving), np.int64)
     # As many sides of a part leave a vertex as arrive there, so both orders name the same vertices, place by place.
     following[np.argsort(arriving)] = np.argsort(leaving)

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from unet_ray.imaging.regions.filter import RegionFilter
 from unet_ray.imaging.regions.run_lengths import binary_mask
-from unet_ray.imaging.regions.separation import WHOLE, SeparatedMask, Separation, separate_touching, unseparated
+from unet_ray.imaging.regions.separation import (
+    WHOLE,
+    SeparatedMask,
+    Separation,
+    separate_touching,
+    unseparated,
+)
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,19 @@ class Postprocessing:
         mask = binary_mask(prob_u8_khw[index], self.thresholds[index])
         if self.separation is None:
             return mask[inner], unseparated(mask[inner])
-        core = binary_mask(prob_u8_khw[len(self.thresholds) + index], self.separation.thresholds[index])
+        core = binary_mask(
+            prob_u8_khw[len(self.thresholds) + index], self.separation.thresholds[index]
+        )
         return mask[inner], separate_touching(mask, core, self.separation.steps, inner)
 
-    def objects(self, index: int, prob_u8_khw: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    def objects(
+        self, index: int, prob_u8_khw: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
         """Return the mask of a class, and the objects that count as a label image (HW, 0 background)."""
         mask, separated = self.cut(index, prob_u8_khw)
         labels = separated.labels
-        area, prob_u8_sum = np.bincount(labels.ravel()), np.bincount(labels.ravel(), prob_u8_khw[index].ravel())
+        area, prob_u8_sum = (
+            np.bincount(labels.ravel()),
+            np.bincount(labels.ravel(), prob_u8_khw[index].ravel()),
+        )
         return mask, np.where(self.least[index].met_by(area, prob_u8_sum)[labels], labels, 0)

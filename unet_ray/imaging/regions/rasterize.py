@@ -30,7 +30,9 @@ def fill_outlines(outlines: NDArray[Any], values: NDArray[Any], window: Box) -> 
     start, end = points[:-1].astype(np.int64), points[1:].astype(np.int64)
     chosen = np.flatnonzero((ring[1:] == ring[:-1]) & (start[:, 1] != end[:, 1]))
     ring, start, end = ring[chosen], start[chosen], end[chosen]
-    is_hole = np.concatenate([[False], part[1:] == part[:-1]])  # the first ring of a polygon is its outer one
+    is_hole = np.concatenate(
+        [[False], part[1:] == part[:-1]]
+    )  # the first ring of a polygon is its outer one
     # counter-clockwise (x to the right, y down or up alike) the inside lies at lower x of a side with growing y
     opens = (end[:, 1] > start[:, 1]) ^ shapely.is_ccw(rings)[ring] ^ is_hole[ring]
     amount = np.where(opens, 1, -1) * np.asarray(values, np.int64)[outline[part[ring]]]

@@ -91,7 +91,10 @@ class Regions:
 
 
 def find_regions(
-    separated: SeparatedMask, prob_u8_hw: NDArray[np.uint8], least: RegionFilter = ANY, max_regions: int = MAX_REGIONS
+    separated: SeparatedMask,
+    prob_u8_hw: NDArray[np.uint8],
+    least: RegionFilter = ANY,
+    max_regions: int = MAX_REGIONS,
 ) -> Regions:
     """Measure the objects of a mask.
 
@@ -107,13 +110,20 @@ def find_regions(
     ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
     number, parts = np.full(len(sums), -1), Parts.of(separated.runs)
     number[ranked] = np.arange(len(ranked))
-    return Regions(sums.of(ranked), outlines_wkb(parts.sides(), number[parts.label], len(ranked)), *prob_u8_hw.shape)
+    return Regions(
+        sums.of(ranked),
+        outlines_wkb(parts.sides(), number[parts.label], len(ranked)),
+        *prob_u8_hw.shape,
+    )
 
 
 def check_count(regions: int, max_regions: int) -> None:
     """Raise ImageError where an image has more regions of a class than it may."""
     if regions > max_regions:
-        raise ImageError("too_large", f"more than {max_regions} regions of a class; see --max-regions and --threshold")
+        raise ImageError(
+            "too_large",
+            f"more than {max_regions} regions of a class; see --max-regions and --threshold",
+        )
 
 
 def sum_pixels(runs: Runs, prob_u8_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
@@ -123,7 +133,9 @@ def sum_pixels(runs: Runs, prob_u8_hw: NDArray[np.uint8], left: int = 0, top: in
     """
     count, label, length = int(runs.label.max(initial=-1)) + 1, runs.label, runs.stop - runs.start
     y, x = runs.row + top, runs.start + left
-    ends = np.stack([runs.row * prob_u8_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1).ravel()
+    ends = np.stack(
+        [runs.row * prob_u8_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1
+    ).ravel()
     ends = ends[
         : len(ends) - int(len(ends) > 0 and ends[-1] == prob_u8_hw.size)
     ]  # the image's end is the last one's anyway
@@ -142,7 +154,9 @@ def sum_pixels(runs: Runs, prob_u8_hw: NDArray[np.uint8], left: int = 0, top: in
         return found
 
     first, last_row = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
-    first[label[::-1]] = np.stack([y, x], axis=1)[::-1]  # of several writes to one place the last stays
+    first[label[::-1]] = np.stack([y, x], axis=1)[
+        ::-1
+    ]  # of several writes to one place the last stays
     last_row[label] = y
     left_most = extreme(np.minimum, x, np.iinfo(np.int64).max)
     right_most = extreme(np.maximum, x + length, 0)

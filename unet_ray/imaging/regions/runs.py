@@ -28,9 +28,13 @@ class Runs(Columns):
     def of_mask(mask_hw: NDArray[np.bool_]) -> Runs:
         """Return the 8-connected components of a mask, labelled by their first pixels in raster order."""
         height, width = mask_hw.shape[0], mask_hw.shape[1] + 1
-        padded = np.zeros(1 + height * width, bool)  # a pixel of nothing before the first row and after each
+        padded = np.zeros(
+            1 + height * width, bool
+        )  # a pixel of nothing before the first row and after each
         padded[1:].reshape(height, width)[:, :-1] = mask_hw
-        changes = np.flatnonzero(padded[1:] != padded[:-1])  # in each row a start, its stop, the next start, …
+        changes = np.flatnonzero(
+            padded[1:] != padded[:-1]
+        )  # in each row a start, its stop, the next start, …
         row, start = np.divmod(changes[::2], width)
         found = Runs(row, start, changes[1::2] - row * width, np.arange(len(row)))
         return replace(found, label=components(np.stack(found.pairs(corners=True)), len(found)))
@@ -41,7 +45,10 @@ class Runs(Columns):
         differs = np.ones(labels_hw.shape, bool)
         np.not_equal(labels_hw[:, 1:], labels_hw[:, :-1], out=differs[:, 1:])
         starts = np.flatnonzero(differs)
-        label, length = labels_hw.ravel()[starts].astype(np.int64) - 1, np.diff(starts, append=labels_hw.size)
+        label, length = (
+            labels_hw.ravel()[starts].astype(np.int64) - 1,
+            np.diff(starts, append=labels_hw.size),
+        )
         row, start = np.divmod(starts, labels_hw.shape[1])
         return Runs(row, start, start + length, label).of(label >= 0)
 
@@ -61,8 +68,12 @@ class Runs(Columns):
         """
         reach, stride = int(corners), int(self.stop.max(initial=0)) + 2
         below = (self.row + 1) * stride
-        first = np.searchsorted(self.row * stride + self.stop, below + self.start - reach, side="right")
-        after = np.searchsorted(self.row * stride + self.start, below + self.stop + reach, side="left")
+        first = np.searchsorted(
+            self.row * stride + self.stop, below + self.start - reach, side="right"
+        )
+        after = np.searchsorted(
+            self.row * stride + self.start, below + self.stop + reach, side="left"
+        )
         upper = np.repeat(np.arange(len(self)), after - first)
         return upper, ranges(first, after - first)
 
@@ -107,7 +118,9 @@ def overlaps(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the columns that pairs of runs share: first and last + 1 of each pair."""
     one, other = pairs
-    return np.maximum(runs.start[one], runs.start[other]), np.minimum(runs.stop[one], runs.stop[other])
+    return np.maximum(runs.start[one], runs.start[other]), np.minimum(
+        runs.stop[one], runs.stop[other]
+    )
 
 
 def uncovered(

@@ -66,7 +66,9 @@ class SeparatedMask:
 
 def unseparated(mask_hw: NDArray[np.bool_]) -> SeparatedMask:
     """Return the 8-connected components of a mask, whose objects do not touch: all of it is core."""
-    return SeparatedMask(Runs.of_mask(mask_hw), np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE), False)
+    return SeparatedMask(
+        Runs.of_mask(mask_hw), np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE), False
+    )
 
 
 def grown_from(direction: tuple[int, int]) -> int:
@@ -91,17 +93,33 @@ def separate_touching(
     Example: mask 1 1 1 1 1 1, cores 1 0 0 0 0 1, 2 steps → labels 1 1 1 2 2 2; 1 step → 1 1 3 3 2 2.
     """
     mask, labelled = _framed(mask_hw), _framed(core_hw & mask_hw)
-    labels, origin, is_open = label_image(labelled), labelled.astype(np.uint8) * np.uint8(CORE), mask & ~labelled
+    labels, origin, is_open = (
+        label_image(labelled),
+        labelled.astype(np.uint8) * np.uint8(CORE),
+        mask & ~labelled,
+    )
     for _ in range(steps):
         reached_hw = is_open & _near(labelled)
         reached = np.flatnonzero(reached_hw)
         if not len(reached):
             break
-        _take_labels(labels.ravel(), origin.ravel(), reached, _first_labelled(labelled, reached), mask.shape[1])
+        _take_labels(
+            labels.ravel(),
+            origin.ravel(),
+            reached,
+            _first_labelled(labelled, reached),
+            mask.shape[1],
+        )
         is_open ^= reached_hw
         labelled |= reached_hw
-    labels, origin, is_open = labels[1:-1, 1:-1][inner], origin[1:-1, 1:-1][inner], is_open[1:-1, 1:-1][inner]
-    if is_open.any():  # what joins leftovers outside the piece may be none there: they are labelled by themselves
+    labels, origin, is_open = (
+        labels[1:-1, 1:-1][inner],
+        origin[1:-1, 1:-1][inner],
+        is_open[1:-1, 1:-1][inner],
+    )
+    if (
+        is_open.any()
+    ):  # what joins leftovers outside the piece may be none there: they are labelled by themselves
         labels = np.where(is_open, label_image(is_open) + labels.max(initial=0), labels)
         origin = np.where(is_open, np.uint8(LEFTOVER), origin)
     return SeparatedMask(Runs.of_labels(labels), origin, True)
@@ -116,7 +134,10 @@ def _framed(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _near(framed_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of a framed mask and their neighbours."""
-    mask, width = framed_hw.ravel(), framed_hw.shape[1]  # flat: a row's end and the next one's begin are empty
+    mask, width = (
+        framed_hw.ravel(),
+        framed_hw.shape[1],
+    )  # flat: a row's end and the next one's begin are empty
     wide = mask.copy()
     wide[1:] |= mask[:-1]
     wide[:-1] |= mask[1:]
@@ -134,7 +155,9 @@ def _first_labelled(labelled_hw: NDArray[np.bool_], reached: NDArray[np.intp]) -
         reached — the pixels, as places in it when flat.
     """
     labelled, width = labelled_hw.ravel().view(np.uint8), labelled_hw.shape[1]
-    rank = np.zeros(len(reached), np.uint8)  # the first direction ranks highest: comparing costs less than branching
+    rank = np.zeros(
+        len(reached), np.uint8
+    )  # the first direction ranks highest: comparing costs less than branching
     for index, (down, right) in enumerate(DIRECTIONS):
         there = labelled.take(reached + (down * width + right))
         np.maximum(rank, there * np.uint8(len(DIRECTIONS) - index), out=rank)

@@ -14,12 +14,25 @@ from numpy.typing import NDArray
 
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.columns import Columns, numbered
-from unet_ray.imaging.regions.outlines import HIGH_X, HIGH_Y, LOW_X, LOW_Y, Parts, Sides, outlines_wkb
+from unet_ray.imaging.regions.outlines import (
+    HIGH_X,
+    HIGH_Y,
+    LOW_X,
+    LOW_Y,
+    Parts,
+    Sides,
+    outlines_wkb,
+)
 from unet_ray.imaging.regions.regions import Sums, sum_pixels
 from unet_ray.imaging.regions.runs import line_of
 from unet_ray.imaging.regions.separation import SeparatedMask
 
-_EDGES: dict[str, Any] = {"top": np.s_[0], "bottom": np.s_[-1], "left": np.s_[:, 0], "right": np.s_[:, -1]}
+_EDGES: dict[str, Any] = {
+    "top": np.s_[0],
+    "bottom": np.s_[-1],
+    "left": np.s_[:, 0],
+    "right": np.s_[:, -1],
+}
 
 
 @dataclass(frozen=True)
@@ -84,9 +97,14 @@ class Contacts(Columns):
     def sides(self, part_region: NDArray[np.int64]) -> Sides:
         """Return the sides of the others: of pixels that have none of their region beyond the line."""
         pieces = []
-        both = (self.before, self.after, (HIGH_Y, HIGH_X)), (self.after, self.before, (LOW_Y, LOW_X))
+        both = (
+            (self.before, self.after, (HIGH_Y, HIGH_X)),
+            (self.after, self.before, (LOW_Y, LOW_X)),
+        )
         for parts, other, kinds in both:
-            at = np.flatnonzero((parts >= 0) & ((other < 0) | (part_region[parts] != part_region[other])))
+            at = np.flatnonzero(
+                (parts >= 0) & ((other < 0) | (part_region[parts] != part_region[other]))
+            )
             kind = np.array(kinds, np.int8)[self.vertical[at].astype(int)]
             pieces.append(Sides(kind, self.line[at], self.along[at], self.along[at] + 1, parts[at]))
         return Sides.concatenated(pieces)
@@ -129,7 +147,10 @@ def find_tile_regions(
         part_first=parts.first[open_part],
         sides=replace(open_sides, part=part_number[open_sides.part]),
         contacts=_contacts(parts, part_number) if separated.may_touch else Contacts.none(),
-        edges=tuple(Edge(edge, separated.origin[_EDGES[at]].copy()) for at, edge in zip(_EDGES, edges, strict=True)),
+        edges=tuple(
+            Edge(edge, separated.origin[_EDGES[at]].copy())
+            for at, edge in zip(_EDGES, edges, strict=True)
+        ),
     )
 
 

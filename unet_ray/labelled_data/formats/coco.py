@@ -44,23 +44,35 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
         categories = {entry["name"]: entry["id"] for entry in found["categories"]}
         names = {entry["id"]: entry["file_name"] for entry in found["images"]}
         uris = {entry["file_name"]: entry.get("image_uri") for entry in found["images"]}
-        annotations = [(a["image_id"], a["category_id"], a["segmentation"]) for a in found["annotations"]]
+        annotations = [
+            (a["image_id"], a["category_id"], a["segmentation"]) for a in found["annotations"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{name}: no COCO instances JSON ({type(error).__name__}: {error})") from None
-    classes = classes or tuple(ClassSpec(number, key) for key, number in sorted(categories.items(), key=lambda c: c[1]))
+        raise InputError(
+            f"{name}: no COCO instances JSON ({type(error).__name__}: {error})"
+        ) from None
+    classes = classes or tuple(
+        ClassSpec(number, key) for key, number in sorted(categories.items(), key=lambda c: c[1])
+    )
     absent = [spec.name for spec in classes if spec.name not in categories]
     if absent:
-        raise InputError(f"{name}: no category {', '.join(absent)}; there are {', '.join(categories)}")
+        raise InputError(
+            f"{name}: no category {', '.join(absent)}; there are {', '.join(categories)}"
+        )
     if len(set(names.values())) < len(names):
         raise InputError(f"{name}: a file_name occurs twice; give each image once")
     places = {categories[spec.name]: place for place, spec in enumerate(classes)}
     objects: dict[int, list[list[Any]]] = defaultdict(lambda: [[] for _ in classes])
     for image, category, segmentation in annotations:
         if image not in names:
-            raise InputError(f"{name}: an annotation of image {image}, which is not among the images")
+            raise InputError(
+                f"{name}: an annotation of image {image}, which is not among the images"
+            )
         if category in places:
             objects[image][places[category]].append(segmentation)
-    return CocoLabels(classes, {path: tuple(map(tuple, objects[image])) for image, path in names.items()}, uris)
+    return CocoLabels(
+        classes, {path: tuple(map(tuple, objects[image])) for image, path in names.items()}, uris
+    )
 
 
 def draw_objects(segmentations: tuple[Any, ...], height: int, width: int) -> NDArray[Any]:
@@ -71,10 +83,16 @@ def draw_objects(segmentations: tuple[Any, ...], height: int, width: int) -> NDA
     labels = np.zeros((height, width), np.uint16 if len(segmentations) < 2**16 else np.int32)
     for number, segmentation in enumerate(segmentations, 1):
         try:
-            codes = coco.frPyObjects(segmentation, height, width) if _is_plain(segmentation) else segmentation
+            codes = (
+                coco.frPyObjects(segmentation, height, width)
+                if _is_plain(segmentation)
+                else segmentation
+            )
             drawn = coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)
         except Exception as error:
-            raise ImageError("unreadable", f"annotation {number} of it is no segmentation: {error}") from None
+            raise ImageError(
+                "unreadable", f"annotation {number} of it is no segmentation: {error}"
+            ) from None
         if drawn.shape != labels.shape:
             sizes = f"{width}×{height} px, annotation {number} of it {drawn.shape[1]}×{drawn.shape[0]} px"
             raise ImageError("unreadable", f"the image has {sizes}")

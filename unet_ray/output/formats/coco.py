@@ -15,7 +15,13 @@ import shapely
 
 from unet_ray.errors import InputError
 from unet_ray.imaging.regions.outline_rle import encode_outlines
-from unet_ray.output.formats.common import ExportResult, ImageNames, _outlines, add_classes, iterate_images
+from unet_ray.output.formats.common import (
+    ExportResult,
+    ImageNames,
+    add_classes,
+    iterate_images,
+    parse_outlines,
+)
 from unet_ray.output.reader import Tables
 from unet_ray.storage.output_file import OutputFile
 
@@ -25,13 +31,17 @@ _COCO_PIXELS = 2**32
 """pycocotools counts in 32 bits."""
 
 
-def write_coco(shards: Iterator[Tables], names: ImageNames, output: OutputFile, as_polygons: bool) -> ExportResult:
+def write_coco(
+    shards: Iterator[Tables], names: ImageNames, output: OutputFile, as_polygons: bool
+) -> ExportResult:
     """Write COCO instances (cocodataset.org, "data format"); scores are kept, so that they load as results too."""
     result, classes = ExportResult(files=1, root=names.root), dict[int, str]()
     with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
         whole, annotations = Path(folder) / "whole.json", Path(folder) / "annotations"
         with whole.open("w") as head, annotations.open("w") as body:
-            head.write('{"info": {"description": "exported by unet_ray"}, "licenses": [], "images": [')
+            head.write(
+                '{"info": {"description": "exported by unet_ray"}, "licenses": [], "images": ['
+            )
             for shard in shards:
                 add_classes(classes, shard)
                 for row, regions in iterate_images(shard):
@@ -42,7 +52,10 @@ def write_coco(shards: Iterator[Tables], names: ImageNames, output: OutputFile, 
                     for annotation in _annotations(row, regions, as_polygons, result.notes):
                         result.regions += 1
                         body.write(
-                            _item({"id": result.regions, "image_id": result.images} | annotation, result.regions)
+                            _item(
+                                {"id": result.regions, "image_id": result.images} | annotation,
+                                result.regions,
+                            )
                         )
             categories = [{"id": number, "name": classes[number]} for number in sorted(classes)]
             head.write(f'\n], "categories": {json.dumps(categories)}, "annotations": [')
@@ -57,8 +70,10 @@ def _item(value: dict[str, Any], number: int) -> str:
     return ("," if number > 1 else "") + "\n" + json.dumps(value)
 
 
-def _annotations(row: dict[str, Any], regions: Any, as_polygons: bool, notes: Counter[str]) -> Iterator[dict[str, Any]]:
-    outlines = _outlines(regions)
+def _annotations(
+    row: dict[str, Any], regions: Any, as_polygons: bool, notes: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    outlines = parse_outlines(regions)
     if as_polygons:
         holes = int(np.sum(shapely.get_num_interior_rings(shapely.get_parts(outlines))))
         notes["holes filled: COCO's polygons have none"] += holes
@@ -69,14 +84,21 @@ def _annotations(row: dict[str, Any], regions: Any, as_polygons: bool, notes: Co
             raise InputError(
                 f"{row['image_uri']}: {size[1]}×{size[0]} px; COCO's run lengths end at 2^32 px, give --polygons"
             )
-        codes = ({"size": size, "counts": counts.decode()} for counts in encode_outlines(outlines, *size))
+        codes = (
+            {"size": size, "counts": counts.decode()} for counts in encode_outlines(outlines, *size)
+        )
     for code, found in zip(codes, regions.select(_ANNOTATION).to_pylist(), strict=True):
         box = found["bbox"]
         yield {
             "category_id": found["class_id"],
             "segmentation": code,
             "area": found["area"],
-            "bbox": [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]],
+            "bbox": [
+                box["xmin"],
+                box["ymin"],
+                box["xmax"] - box["xmin"],
+                box["ymax"] - box["ymin"],
+            ],
             "iscrowd": 0,
             "score": round(found["score"], 6),
         }
@@ -84,4 +106,7 @@ def _annotations(row: dict[str, Any], regions: Any, as_polygons: bool, notes: Co
 
 def _rings(outline: Any) -> list[list[float]]:
     """Return the outer rings of an outline as COCO's flat lists of coordinates."""
-    return [shapely.get_coordinates(part.exterior)[:-1].ravel().tolist() for part in shapely.get_parts(outline)]
+    return [
+        shapely.get_coordinates(part.exterior)[:-1].ravel().tolist()
+        for part in shapely.get_parts(outline)
+    ]

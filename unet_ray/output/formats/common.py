@@ -32,7 +32,11 @@ class ExportResult:
 
     def count(self, images: int = 0, regions: int = 0, files: int = 0) -> None:
         """Add to what was written."""
-        self.images, self.regions, self.files = self.images + images, self.regions + regions, self.files + files
+        self.images, self.regions, self.files = (
+            self.images + images,
+            self.regions + regions,
+            self.files + files,
+        )
 
 
 class ImageNames:
@@ -57,17 +61,22 @@ def iterate_images(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:
     regions = shard.regions.sort_by([("image_uri", "ascending"), ("region_id", "ascending")])
     uris = regions["image_uri"].to_numpy(zero_copy_only=False)
     for row in shard.images.sort_by("image_uri").to_pylist():
-        first, last = np.searchsorted(uris, row["image_uri"], "left"), np.searchsorted(uris, row["image_uri"], "right")
+        first, last = (
+            np.searchsorted(uris, row["image_uri"], "left"),
+            np.searchsorted(uris, row["image_uri"], "right"),
+        )
         yield row, regions.slice(first, last - first)
 
 
-def _outlines(regions: Any) -> NDArray[Any]:
+def parse_outlines(regions: Any) -> NDArray[Any]:
     return shapely.from_wkb(regions["geometry"].to_numpy(zero_copy_only=False))
 
 
 def add_classes(classes: dict[int, str], shard: Tables) -> None:
     """Add a shard's classes, id → name; raise InputError where they are not those of the shards before."""
-    for number, name in set(zip(*(shard.masks[c].to_pylist() for c in ("class_id", "class_name")), strict=True)):
+    for number, name in set(
+        zip(*(shard.masks[c].to_pylist() for c in ("class_id", "class_name")), strict=True)
+    ):
         if classes.setdefault(number, name) != name or list(classes.values()).count(name) > 1:
             raise InputError(
                 f"class {number} is {name} in some rows and not in others: they are of several models; "

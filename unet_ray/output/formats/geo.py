@@ -16,7 +16,7 @@ import shapely
 from unet_ray.image_sources.names import split_page
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.georeference import Georeference, find_georeference
-from unet_ray.output.formats.common import ExportResult, ImageNames, _outlines, iterate_images
+from unet_ray.output.formats.common import ExportResult, ImageNames, iterate_images, parse_outlines
 from unet_ray.output.reader import Tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import REGIONS, on_a_map
@@ -31,12 +31,20 @@ def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) 
     for shard in shards:
         for row, regions in iterate_images(shard):
             place = _place_of(row["image_uri"])
-            outlines = _outlines(regions)
-            outlines = place.to_map(outlines) if place else shapely.transform(outlines, lambda xy: xy * [1, -1])
+            outlines = parse_outlines(regions)
+            outlines = (
+                place.to_map(outlines)
+                if place
+                else shapely.transform(outlines, lambda xy: xy * [1, -1])
+            )
             crs = f'"crs": {json.dumps(_crs_of(place))}, ' if place else ""
             kept = regions.select(_FEATURE).to_pylist()
             features = map(_feature, kept, shapely.to_geojson(outlines))
-            text = f'{{"type": "FeatureCollection", {crs}"features": [\n' + ",\n".join(features) + "\n]}\n"
+            text = (
+                f'{{"type": "FeatureCollection", {crs}"features": [\n'
+                + ",\n".join(features)
+                + "\n]}\n"
+            )
             output.write(names.with_suffix(row["image_uri"], ".geojson"), text.encode())
             result.notes["images on a map" if place else "images in pixels, y upwards"] += 1
             result.count(files=1, images=1, regions=len(kept))
@@ -66,10 +74,16 @@ def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -
                     if place.epsg not in writers:
                         schema = on_a_map(REGIONS, place.epsg)
                         path = Path(folder) / f"epsg={place.epsg}.parquet"
-                        writers[place.epsg] = stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
-                    geometry = pa.array(shapely.to_wkb(place.to_map(_outlines(regions))), pa.binary())
+                        writers[place.epsg] = stack.enter_context(
+                            pq.ParquetWriter(path, schema, compression="zstd")
+                        )
+                    geometry = pa.array(
+                        shapely.to_wkb(place.to_map(parse_outlines(regions))), pa.binary()
+                    )
                     columns = [geometry, *regions.select(REGIONS.names).columns]
-                    writers[place.epsg].write_table(pa.Table.from_arrays(columns, schema=writers[place.epsg].schema))
+                    writers[place.epsg].write_table(
+                        pa.Table.from_arrays(columns, schema=writers[place.epsg].schema)
+                    )
                     result.count(images=1, regions=len(regions))
         for path in sorted(Path(folder).iterdir()):
             output.put(path.name, path)

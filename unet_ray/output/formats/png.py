@@ -36,7 +36,9 @@ def write_png(shards: Iterator[Tables], names: ImageNames, output: Storage) -> E
                 continue
             ids = np.zeros((row["height"], row["width"]), np.uint8)
             for name, mask in image_masks(shard, row["image_uri"]).items():
-                result.notes["pixels of several classes: the last is shown"] += int(np.count_nonzero(ids[mask]))
+                result.notes["pixels of several classes: the last is shown"] += int(
+                    np.count_nonzero(ids[mask])
+                )
                 ids[mask] = numbers[name]
             picture = Image.fromarray(ids, "P")
             picture.putpalette(palette)

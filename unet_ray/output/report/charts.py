@@ -11,7 +11,9 @@ from unet_ray.output.report.facts import Histogram
 _WIDTH, _HEIGHT, _FOOT = 360, 120, 18
 
 
-def histogram_svg(histogram: Histogram, bins: range, label: Callable[[int], str], title: str) -> Markup:
+def histogram_svg(
+    histogram: Histogram, bins: range, label: Callable[[int], str], title: str
+) -> Markup:
     """Return bars of a night's shares by bin, with marks at those of the earlier nights.
 
     Args:
@@ -35,7 +37,9 @@ def histogram_svg(histogram: Histogram, bins: range, label: Callable[[int], str]
             bars.append(f'<path class="mark" d="M{left:.1f} {mark:.1f}h{step:.1f}"/>')
     ticks = [
         f'<text x="{place * step:.1f}" y="{_HEIGHT + _FOOT - 4}">{escape(label(bins[place]))}</text>'
-        for place in range(0, len(bins) - len(bins) // 10, max(1, len(bins) // 5))  # the last would leave the chart
+        for place in range(
+            0, len(bins) - len(bins) // 10, max(1, len(bins) // 5)
+        )  # the last would leave the chart
     ]
     return Markup(  # noqa: S704 (numbers of ours, and labels that are escaped)
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + _FOOT}" role="img" aria-label="{escape(title)}">'

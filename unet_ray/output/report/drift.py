@@ -32,7 +32,9 @@ def compare(facts: Facts, class_id: int) -> list[Comparison]:
     """Hold each figure of a class against the earlier nights."""
     night = facts.nights[facts.date][class_id]
     return [
-        _compared(name, figure, [facts.nights[date][class_id].figures[name] for date in facts.earlier])
+        _compared(
+            name, figure, [facts.nights[date][class_id].figures[name] for date in facts.earlier]
+        )
         for name, figure in night.figures.items()
     ]
 

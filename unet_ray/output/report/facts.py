@@ -93,12 +93,24 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     images = open_dataset(output, "images", SCHEMAS["images"])
     night = _night_of(database, images, output, date)
     model, config = _settings_of(database, images, night)
-    ours = images.filter((pc.field("model_digest") == model) & (pc.field("config_digest") == config))
+    ours = images.filter(
+        (pc.field("model_digest") == model) & (pc.field("config_digest") == config)
+    )
     database.read("ours", ours.filter(pc.field("date") <= night), ("date", "run_id", "error_type"))
-    columns = ("image_uri", "run_id", "segmented_at", "error_type", "error", "height", "width", "image_bytes")
+    columns = (
+        "image_uri",
+        "run_id",
+        "segmented_at",
+        "error_type",
+        "error",
+        "height",
+        "width",
+        "image_bytes",
+    )
     database.read("tonight", ours.filter(pc.field("date") == night), columns)
     database.store(
-        "runs", "SELECT date, run_id, count(*) FILTER (error_type IS NULL) AS images FROM ours GROUP BY date, run_id"
+        "runs",
+        "SELECT date, run_id, count(*) FILTER (error_type IS NULL) AS images FROM ours GROUP BY date, run_id",
     )
     by_night = database.table(
         f"SELECT date, sum(images)::BIGINT AS images FROM runs GROUP BY date HAVING sum(images) > 0 OR {_TONIGHT} "
@@ -106,10 +118,16 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     )
     counts = dict(zip(by_night["date"].to_pylist(), by_night["images"].to_pylist(), strict=True))
     counts = dict([*counts.items()][-_NIGHTS - 1 :])
-    run_ids = database.table(f"SELECT run_id FROM runs WHERE {_TONIGHT} ORDER BY run_id")["run_id"].to_pylist()
+    run_ids = database.table(f"SELECT run_id FROM runs WHERE {_TONIGHT} ORDER BY run_id")[
+        "run_id"
+    ].to_pylist()
     runs = database.table("SELECT run_id FROM runs")["run_id"].combine_chunks()
-    rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)  # joins of millions take more memory
-    classes, pixels = _pixels(database, open_dataset(output, "masks", SCHEMAS["masks"]).filter(rows))
+    rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(
+        runs
+    )  # joins of millions take more memory
+    classes, pixels = _pixels(
+        database, open_dataset(output, "masks", SCHEMAS["masks"]).filter(rows)
+    )
     regions = open_dataset(output, "regions", SCHEMAS["regions"]).filter(rows)
     found = ("run_id", "image_uri", "region_id", "area", "score")
     database.read("found", regions.filter(pc.field("date") == night), found)
@@ -123,7 +141,9 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
         classes=classes,
         nights=nights,
         areas=_histograms(database, classes, f"floor({AREA_BINS_PER_DOUBLING} * log2(area))"),
-        scores=_histograms(database, classes, f"least(floor({SCORE_BINS} * score), {SCORE_BINS - 1})"),
+        scores=_histograms(
+            database, classes, f"least(floor({SCORE_BINS} * score), {SCORE_BINS - 1})"
+        ),
         errors=_errors(database),
     )
 
@@ -133,7 +153,9 @@ def _night_of(database: Workspace, images: Any, output: Storage, date: str | Non
     named = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
     night = date or max(named, default="")
     if night not in named:
-        raise InputError(f"{output.uri}: no images of --date {night}; there are {', '.join(sorted(named)) or 'none'}")
+        raise InputError(
+            f"{output.uri}: no images of --date {night}; there are {', '.join(sorted(named)) or 'none'}"
+        )
     return night
 
 
@@ -146,7 +168,9 @@ def _settings_of(database: Workspace, images: Any, night: str) -> tuple[str, str
     return model, config
 
 
-def _pixels(database: Workspace, masks: Any) -> tuple[dict[int, str], dict[tuple[str, int], dict[str, float]]]:
+def _pixels(
+    database: Workspace, masks: Any
+) -> tuple[dict[int, str], dict[tuple[str, int], dict[str, float]]]:
     """Return the classes, and of each night and class the sums of its masks."""
     database.read("masks", masks, ("date", "class_id", "class_name", "area", "height", "width"))
     found = database.table(
@@ -154,7 +178,9 @@ def _pixels(database: Workspace, masks: Any) -> tuple[dict[int, str], dict[tuple
         "SELECT date, class_id, any_value(class_name) AS class_name, sum(a) AS a, sum(p) AS p, sum(a * a) AS aa, "
         "sum(a * p) AS ap, sum(p * p) AS pp FROM m GROUP BY date, class_id ORDER BY class_id"
     ).to_pylist()
-    return {row["class_id"]: row["class_name"] for row in found}, {(r["date"], r["class_id"]): r for r in found}
+    return {row["class_id"]: row["class_name"] for row in found}, {
+        (r["date"], r["class_id"]): r for r in found
+    }
 
 
 def _nights(
@@ -165,7 +191,10 @@ def _nights(
     pixels: dict[tuple[str, int], dict[str, float]],
 ) -> dict[str, dict[int, ClassNight]]:
     database.read("regions", regions, ("date", "run_id", "image_uri", "class_id", "area", "score"))
-    database.store("measured", "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions")
+    database.store(
+        "measured",
+        "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions",
+    )
     sums = {
         (row["date"], row["class_id"]): row
         for row in database.table(
@@ -178,7 +207,9 @@ def _nights(
     nothing: dict[str, float] = defaultdict(float)
     return {
         date: {
-            number: _class_night(pixels.get((date, number), nothing), sums.get((date, number), nothing), count)
+            number: _class_night(
+                pixels.get((date, number), nothing), sums.get((date, number), nothing), count
+            )
             for number in classes
         }
         for date, count in images.items()
@@ -186,14 +217,18 @@ def _nights(
 
 
 def _class_night(p: dict[str, float], r: dict[str, float], images: int) -> ClassNight:
-    figures: dict[str, Estimate | None] = {"share of pixels": _ratio(p["a"], p["p"], p["aa"], p["ap"], p["pp"])}
+    figures: dict[str, Estimate | None] = {
+        "share of pixels": _ratio(p["a"], p["p"], p["aa"], p["ap"], p["pp"])
+    }
     per_image = r["c"] / max(1, images)
     spread = max(0.0, r["cc"] / max(1, images) - per_image**2)
     figures["regions per image"] = Estimate(per_image, math.sqrt(spread / max(1, images)))
     figures["mean score"] = _ratio(r["s"], r["c"], r["ss"], r["sc"], r["cc"])
     log_area = _ratio(r["l"], r["c"], r["ll"], r["lc"], r["cc"])
     area = 2**log_area.value if log_area else 0.0
-    figures["typical area (px)"] = Estimate(area, area * math.log(2) * log_area.error) if log_area else None
+    figures["typical area (px)"] = (
+        Estimate(area, area * math.log(2) * log_area.error) if log_area else None
+    )
     return ClassNight(int(p["a"]), int(r["c"]), figures)
 
 
@@ -202,7 +237,9 @@ def _ratio(top: float, bottom: float, top2: float, cross: float, bottom2: float)
     if not bottom:
         return None
     ratio = top / bottom
-    return Estimate(ratio, math.sqrt(max(0.0, top2 - 2 * ratio * cross + ratio**2 * bottom2)) / bottom)
+    return Estimate(
+        ratio, math.sqrt(max(0.0, top2 - 2 * ratio * cross + ratio**2 * bottom2)) / bottom
+    )
 
 
 def _histograms(database: Workspace, classes: dict[int, str], bin_of: str) -> dict[int, Histogram]:
@@ -228,5 +265,7 @@ def _errors(database: Workspace) -> list[tuple[str, int, list[tuple[str, str]]]]
     )
     found: dict[str, tuple[int, list[tuple[str, str]]]] = {}
     for row in rows.to_pylist():
-        found.setdefault(row["error_type"], (row["n"], []))[1].append((row["image_uri"], row["error"]))
+        found.setdefault(row["error_type"], (row["n"], []))[1].append(
+            (row["image_uri"], row["error"])
+        )
     return [(kind, count, examples) for kind, (count, examples) in found.items()]

@@ -69,7 +69,9 @@ class Card:
     """(class, px, score) of those in the picture that the page's filters can ask for, the largest first."""
 
 
-def draw_gallery(database: Workspace, output: Storage, facts: Facts, each: int) -> tuple[list[Card], list[str]]:
+def draw_gallery(
+    database: Workspace, output: Storage, facts: Facts, each: int
+) -> tuple[list[Card], list[str]]:
     """Return the pictures, and a line for each image that could not be read.
 
     Args:
@@ -88,7 +90,9 @@ def draw_gallery(database: Workspace, output: Storage, facts: Facts, each: int) 
             found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts)
             try:
                 image = _OpenImage(uri, files[uri], decoder)
-                cards |= {place: _card(kind, image, found, region_id) for place, kind, region_id in wanted}
+                cards |= {
+                    place: _card(kind, image, found, region_id) for place, kind, region_id in wanted
+                }
             except ImageError as error:
                 problems.append(f"{uri}: {error.message}")
     finally:
@@ -108,7 +112,9 @@ def _choose(database: Workspace, each: int) -> Iterator[tuple[str, str, int | No
         query = f"SELECT image_uri, region_id FROM found WHERE {condition} ORDER BY {order}, image_uri, region_id"
         for row in database.table(f"{query} LIMIT {each}").to_pylist():
             yield kind, row["image_uri"], row["region_id"]
-    drawn = f"FROM tonight WHERE error_type IS NULL ORDER BY hash(image_uri), image_uri LIMIT {each}"
+    drawn = (
+        f"FROM tonight WHERE error_type IS NULL ORDER BY hash(image_uri), image_uri LIMIT {each}"
+    )
     for row in database.table(f"SELECT image_uri {drawn}").to_pylist():
         yield "random", row["image_uri"], None
 
@@ -122,9 +128,20 @@ def _files_of(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any]]
 
 
 def _regions_of(output: Storage, facts: Facts, uris: list[str]) -> Any:
-    wanted = pc.field("image_uri").isin(pa.array(uris, pa.string())) & pc.field("run_id").isin(facts.run_ids)
+    wanted = pc.field("image_uri").isin(pa.array(uris, pa.string())) & pc.field("run_id").isin(
+        facts.run_ids
+    )
     dataset = open_dataset(output, "regions", SCHEMAS["regions"])
-    columns = ["image_uri", "region_id", "class_id", "class_name", "area", "score", "bbox", "geometry"]
+    columns = [
+        "image_uri",
+        "region_id",
+        "class_id",
+        "class_name",
+        "area",
+        "score",
+        "bbox",
+        "geometry",
+    ]
     return dataset.to_table(columns=columns, filter=wanted & (pc.field("date") == facts.date))
 
 
@@ -140,14 +157,24 @@ class _Found:
 
     @staticmethod
     def of(rows: Any, facts: Facts) -> _Found:
-        sides = [pc.struct_field(rows["bbox"], side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax")]
+        sides = [
+            pc.struct_field(rows["bbox"], side).to_numpy()
+            for side in ("xmin", "ymin", "xmax", "ymax")
+        ]
         boxes = np.stack(sides, axis=1) if len(rows) else np.zeros((0, 4))
-        return _Found(rows, boxes, {number: class_colour(index) for index, number in enumerate(facts.classes)})
+        return _Found(
+            rows, boxes, {number: class_colour(index) for index, number in enumerate(facts.classes)}
+        )
 
     def within(self, place: Box) -> _Found:
         """Return those that reach into a part of the image."""
         left, top, right, bottom = self.boxes.T
-        inside = (left < place.right) & (right > place.left) & (top < place.bottom) & (bottom > place.top)
+        inside = (
+            (left < place.right)
+            & (right > place.left)
+            & (top < place.bottom)
+            & (bottom > place.top)
+        )
         return _Found(self.rows.take(np.flatnonzero(inside)), self.boxes[inside], self.colours)
 
     def listed(self) -> list[tuple[str, int, float]]:
@@ -155,7 +182,9 @@ class _Found:
         columns = (self.rows[name].to_pylist() for name in ("class_name", "area", "score"))
         best: dict[str, float] = {}
         kept = []
-        for name, area, score in sorted(zip(*columns, strict=True), key=lambda row: (-row[1], -row[2])):
+        for name, area, score in sorted(
+            zip(*columns, strict=True), key=lambda row: (-row[1], -row[2])
+        ):
             if score > best.get(name, -1.0):
                 best[name] = score
                 kept.append((name, area, round(score, 4)))
@@ -174,7 +203,12 @@ class _OpenImage:
     """
 
     def __init__(self, uri: str, known: dict[str, Any], decoder: Decoder) -> None:
-        self.uri, self.height, self.width, self._decoder = uri, known["height"], known["width"], decoder
+        self.uri, self.height, self.width, self._decoder = (
+            uri,
+            known["height"],
+            known["width"],
+            decoder,
+        )
         file, page = split_page(uri)
         access = Storage.of(file)
         try:
@@ -210,7 +244,10 @@ class _OpenImage:
         if self.height * self.width > _MOST_THUMBNAIL_PIXELS:
             return np.full((-(-self.height // step), -(-self.width // step), 1), 128, np.uint8)
         rows = max(1, _STRIP_PIXELS // (self.width * step)) * step
-        strips = [Box(top, 0, min(top + rows, self.height), self.width) for top in range(0, self.height, rows)]
+        strips = [
+            Box(top, 0, min(top + rows, self.height), self.width)
+            for top in range(0, self.height, rows)
+        ]
         return np.concatenate([self._decoder.window(strip)[::step, ::step] for strip in strips])
 
 
@@ -222,14 +259,23 @@ def _card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) ->
         place = _around(marked, image.height, image.width)
     elif max(image.height, image.width) > _DETAIL_PX:
         place = _densest(found.boxes, image.height, image.width)
-    if place.height * place.width > WHOLE_PIXELS:  # one region as large as that: its upper left part
+    if (
+        place.height * place.width > WHOLE_PIXELS
+    ):  # one region as large as that: its upper left part
         place = Box(place.top, place.left, place.top + _ZOOM_PX, place.left + _ZOOM_PX)
     shown, whole = found.within(place), None
     if place != image.all and max(image.height, image.width) > _DETAIL_PX:
         corners = np.array([place.left, place.top, place.right, place.bottom])
         whole = _jpeg(_drawn(image.thumbnail, image.all, found, corners))
     picture = _jpeg(_drawn(image.read(place), place, shown, marked))
-    return Card(kind, image.uri, _caption(image, found.rows, region_id, place), picture, whole, shown.listed())
+    return Card(
+        kind,
+        image.uri,
+        _caption(image, found.rows, region_id, place),
+        picture,
+        whole,
+        shown.listed(),
+    )
 
 
 def _jpeg(picture: Image.Image) -> str:
@@ -258,7 +304,9 @@ def _densest(boxes: NDArray[np.float64], height: int, width: int) -> Box:
     return Box(top, left, min(height, top + _ZOOM_PX), min(width, left + _ZOOM_PX))
 
 
-def _drawn(pixels_hwc: NDArray[Any], place: Box, found: _Found, marked: NDArray[np.float64] | None) -> Image.Image:
+def _drawn(
+    pixels_hwc: NDArray[Any], place: Box, found: _Found, marked: NDArray[np.float64] | None
+) -> Image.Image:
     """Draw regions over the pixels of a part of an image, and a white box around what the picture is about."""
     panel = image_panel(pixels_hwc)
     scale = np.array([panel.shape[1] / place.width, panel.shape[0] / place.height])
@@ -274,10 +322,16 @@ def _drawn(pixels_hwc: NDArray[Any], place: Box, found: _Found, marked: NDArray[
         for number, colour in found.colours.items():
             draw.point(middles[classes == number].ravel().tolist(), fill=colour)
     else:
-        for number, outline in zip(classes, shapely.from_wkb(found.rows["geometry"].to_numpy()), strict=True):
-            for ring in shapely.get_rings(shapely.get_parts(outline)):  # a multipolygon itself has none
+        for number, outline in zip(
+            classes, shapely.from_wkb(found.rows["geometry"].to_numpy()), strict=True
+        ):
+            for ring in shapely.get_rings(
+                shapely.get_parts(outline)
+            ):  # a multipolygon itself has none
                 points = put(shapely.get_coordinates(ring))
-                draw.line([tuple(point) for point in points.tolist()], fill=found.colours[number], width=2)
+                draw.line(
+                    [tuple(point) for point in points.tolist()], fill=found.colours[number], width=2
+                )
     if marked is not None:
         (left, top), (right, bottom) = put(marked.reshape(2, 2))
         draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline="white", width=2)

@@ -24,7 +24,11 @@ def draw_page(facts: Facts, cards: list[Card], problems: list[str], tables: str)
         facts=facts,
         tables=tables,
         tiles=_tiles(facts),
-        messages=[f"{r['run_id']}: {r['status']}, {r['message']}" for r in facts.records if r.get("message")],
+        messages=[
+            f"{r['run_id']}: {r['status']}, {r['message']}"
+            for r in facts.records
+            if r.get("message")
+        ],
         classes=[_class(facts, number, index) for index, number in enumerate(facts.classes)],
         mark_note=", lines: earlier nights" if facts.earlier else "",
         least_nights=LEAST_NIGHTS,
@@ -49,7 +53,9 @@ def figure(value: float | None) -> str:
 
 def _tiles(facts: Facts) -> list[dict[str, Any]]:
     records = facts.records
-    total = {key: sum(record.get(key) or 0 for record in records) for key in ("elapsed_s", "megapixels")}
+    total = {
+        key: sum(record.get(key) or 0 for record in records) for key in ("elapsed_s", "megapixels")
+    }
     failed = sum(count for _, count, _ in facts.errors)
     tiles = [
         ("images done", figure(facts.images), False),
@@ -70,12 +76,22 @@ def _tiles(facts: Facts) -> list[dict[str, Any]]:
 
 def _pixels(megapixels: float) -> tuple[str, str]:
     is_large = megapixels >= 1000
-    return ("gigapixels", figure(megapixels / 1000)) if is_large else ("megapixels", figure(megapixels))
+    return (
+        ("gigapixels", figure(megapixels / 1000))
+        if is_large
+        else ("megapixels", figure(megapixels))
+    )
 
 
 def _duration(seconds: float) -> str:
     minutes, hours = round(seconds / 60), int(seconds // 3600)
-    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if hours < 2 else f"{hours} h {minutes % 60:02d}"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{minutes} min"
+        if hours < 2
+        else f"{hours} h {minutes % 60:02d}"
+    )
 
 
 def _class(facts: Facts, number: int, index: int) -> dict[str, Any]:

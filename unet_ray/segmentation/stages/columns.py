@@ -73,5 +73,8 @@ def failure(error: Exception, stage: str) -> dict[str, Any]:
     if isinstance(error, ImageError):
         kind, text = error.error_type, error.message
     else:
-        kind, text = "out_of_memory" if isinstance(error, MemoryError) else "internal", one_line(error)
+        kind, text = (
+            "out_of_memory" if isinstance(error, MemoryError) else "internal",
+            one_line(error),
+        )
     return {"error_type": kind, "error": text, "error_stage": stage}

@@ -56,7 +56,10 @@ class Decode:
             for row, data in ahead(pool, self._read, rows, reads):
                 row["read_s"] /= min(reads, len(rows))  # each waited beside the others
                 pending.append(row if data is None else self._decoded(row, data))
-                if sum(0 if row["pixels"] is None else row["pixels"].nbytes for row in pending) >= self.block_bytes:
+                if (
+                    sum(0 if row["pixels"] is None else row["pixels"].nbytes for row in pending)
+                    >= self.block_bytes
+                ):
                     yield table_with(pending, PIXELS, "pixels")
                     pending = []
         if pending:
@@ -80,7 +83,12 @@ class Decode:
         try:
             image = self.preprocessing.check(_decoder().decode(data, WHOLE_PIXELS))
             height, width, channels = image.shape
-            found = {"height": height, "width": width, "channels": channels, "pixels": np.ascontiguousarray(image)}
+            found = {
+                "height": height,
+                "width": width,
+                "channels": channels,
+                "pixels": np.ascontiguousarray(image),
+            }
         except Exception as error:
             is_large = isinstance(error, ImageError) and error.error_type == "too_large"
             found = {} if is_large else failure(error, "decode")

@@ -70,7 +70,10 @@ class PredictLarge:
     def _done(self, image: _LargeImage) -> Any:
         try:
             image.work()
-            found = {"masks": nested_list([image.masks()], MASKS), "regions": nested_list([image.regions()], REGIONS)}
+            found = {
+                "masks": nested_list([image.masks()], MASKS),
+                "regions": nested_list([image.regions()], REGIONS),
+            }
         except Exception as error:
             if is_device_lost(error):
                 raise
@@ -81,7 +84,9 @@ class PredictLarge:
         image.row |= {"batch_divisor": self.predictor.batch_divisor}
         plain = pa.Table.from_pylist([image.row], schema=PROBABILITIES)
         for name, rows in found.items():
-            plain = plain.set_column(PROBABILITIES.get_field_index(name), PROBABILITIES.field(name), rows)
+            plain = plain.set_column(
+                PROBABILITIES.get_field_index(name), PROBABILITIES.field(name), rows
+            )
         return plain
 
 
@@ -113,7 +118,9 @@ class _LargeImage:
                 size = f"{width}×{height} px out of {row['image_bytes']} bytes"
                 raise ImageError("too_large", f"{size}: a decompression bomb")
         row |= {"height": height, "width": width}
-        self.mergers = [RegionMerger(height, width, config.measure.max_regions) for _ in config.measure.classes]
+        self.mergers = [
+            RegionMerger(height, width, config.measure.max_regions) for _ in config.measure.classes
+        ]
         tiles = config.predictor.tiles(height, width)
         config.post(0, len(tiles))
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as measuring:
@@ -127,7 +134,9 @@ class _LargeImage:
 
     def _read(self, tile: Tile) -> tuple[Tile, NDArray[Any]]:
         with self._at("decode"), self._timed("decode_s"):
-            pixels = self.config.predictor.read_tile(self._window, self.row["height"], self.row["width"], tile)
+            pixels = self.config.predictor.read_tile(
+                self._window, self.row["height"], self.row["width"], tile
+            )
         return tile, pixels
 
     def _window(self, box: Box) -> NDArray[Any]:
@@ -142,7 +151,9 @@ class _LargeImage:
             prob_u8 = predictor.predict_tile(pixels, tile)
         return tile, prob_u8
 
-    def _measured(self, predicted: tuple[Tile, NDArray[np.uint8]]) -> list[tuple[dict[str, Any], TileRegions]]:
+    def _measured(
+        self, predicted: tuple[Tile, NDArray[np.uint8]]
+    ) -> list[tuple[dict[str, Any], TileRegions]]:
         tile, prob_u8_khw = predicted
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
         with self._at("measure"), self._timed("measure_s"):
@@ -167,7 +178,10 @@ class _LargeImage:
         """Return the regions rows."""
         with self._timed("measure_s"):
             measure = self.config.measure
-            found = [merger.regions(least) for merger, least in zip(self.mergers, measure.rule.least, strict=True)]
+            found = [
+                merger.regions(least)
+                for merger, least in zip(self.mergers, measure.rule.least, strict=True)
+            ]
             return measure.region_rows(self.row["image_uri"], found)
 
     @contextmanager

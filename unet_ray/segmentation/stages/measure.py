@@ -46,16 +46,26 @@ class Measure:
     def __call__(self, probabilities: Any) -> Any:
         """Measure each image of a table."""
         nested = ("prob_u8", "masks", "regions")
-        rows = probabilities.select([f.name for f in probabilities.schema if f.name not in nested]).to_pylist()
-        columns = view_samples(probabilities["prob_u8"]), probabilities["masks"], probabilities["regions"]
+        rows = probabilities.select(
+            [f.name for f in probabilities.schema if f.name not in nested]
+        ).to_pylist()
+        columns = (
+            view_samples(probabilities["prob_u8"]),
+            probabilities["masks"],
+            probabilities["regions"],
+        )
         return self.join([self._measure(*each) for each in zip(rows, *columns, strict=True)])
 
-    def _measure(self, row: dict[str, Any], prob_u8: NDArray[np.uint8] | None, masks: Any, regions: Any) -> Measured:
+    def _measure(
+        self, row: dict[str, Any], prob_u8: NDArray[np.uint8] | None, masks: Any, regions: Any
+    ) -> Measured:
         if row["error_type"] is not None:
             return self._failed(row)
         if masks.is_valid:  # measured, tile by tile
             counted = {"region_count": len(regions)}
-            return Measured(row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS))
+            return Measured(
+                row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS)
+            )
         try:
             assert prob_u8 is not None
             return self.image(row, prob_u8.reshape(-1, row["height"], row["width"]))
@@ -72,13 +82,17 @@ class Measure:
         started = time.perf_counter()
         masks, regions = self._tables(row["image_uri"], prob_u8_khw)
         return Measured(
-            row | self._stamp() | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
+            row
+            | self._stamp()
+            | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
             masks,
             regions,
         )
 
     def _failed(self, row: dict[str, Any]) -> Measured:
-        return Measured(row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table())
+        return Measured(
+            row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table()
+        )
 
     def _stamp(self) -> dict[str, Any]:
         digests = {"model_digest": self.model_digest, "config_digest": self.config_digest}
@@ -100,7 +114,11 @@ class Measure:
         for index in range(len(self.classes)):
             mask, separated = self.rule.cut(index, prob_u8_khw)
             masks.append(self.mask_row(uri, index, mask, whole))
-            found.append(find_regions(separated, prob_u8_khw[index], self.rule.least[index], self.max_regions))
+            found.append(
+                find_regions(
+                    separated, prob_u8_khw[index], self.rule.least[index], self.max_regions
+                )
+            )
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
@@ -122,7 +140,9 @@ class Measure:
         """Return the regions of all classes of an image as rows, ranked class by class."""
         ranked = np.cumsum([0, *map(len, found)])
         rows = zip(self.classes, found, ranked[:-1], strict=True)
-        return pa.concat_tables([self._region_rows(uri, spec, regions, int(before)) for spec, regions, before in rows])
+        return pa.concat_tables(
+            [self._region_rows(uri, spec, regions, int(before)) for spec, regions, before in rows]
+        )
 
     def _region_rows(self, uri: str, spec: ClassSpec, found: Regions, ranked: int) -> Any:
         count = len(found)
@@ -156,7 +176,11 @@ def _rows(nested: Any, schema: Any) -> Any:
 def split_into_tables(rows: Any) -> dict[str, Any]:
     """Part rows of measured images into the three tables."""
     images = rows.select(IMAGES.names).cast(IMAGES)
-    return {"images": images, "masks": _unnested(rows["masks"], MASKS), "regions": _unnested(rows["regions"], REGIONS)}
+    return {
+        "images": images,
+        "masks": _unnested(rows["masks"], MASKS),
+        "regions": _unnested(rows["regions"], REGIONS),
+    }
 
 
 def _unnested(column: Any, schema: Any) -> Any:

@@ -40,7 +40,11 @@ class Predict:
         """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
         rows = pixels.drop_columns(["pixels"]).to_pylist()
         samples = zip(rows, view_samples(pixels["pixels"]), strict=True)
-        images = {i: self._image(row, found) for i, (row, found) in enumerate(samples) if found is not None}
+        images = {
+            i: self._image(row, found)
+            for i, (row, found) in enumerate(samples)
+            if found is not None
+        }
         try:
             outputs, seconds = self.predictor.predict_timed(list(images.values()))
             found = dict(zip(images, outputs, strict=True))
@@ -56,9 +60,13 @@ class Predict:
         return table_with(rows, PROBABILITIES, "prob_u8")
 
     def _image(self, row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
-        return samples.view(self.predictor.preprocessing.dtype).reshape(row["height"], row["width"], row["channels"])
+        return samples.view(self.predictor.preprocessing.dtype).reshape(
+            row["height"], row["width"], row["channels"]
+        )
 
-    def _one_by_one(self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]) -> dict[int, NDArray[np.uint8]]:
+    def _one_by_one(
+        self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]
+    ) -> dict[int, NDArray[np.uint8]]:
         found = {}
         for index, image in images.items():
             try:

@@ -89,7 +89,9 @@ class FileBeside:
 
 def beside(path: str) -> str:
     """Return a hidden name beside a path, for what is to be put there in one step."""
-    return f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}.{threading.get_ident()}"
+    return (
+        f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}.{threading.get_ident()}"
+    )
 
 
 def _unlink(path: str) -> None:
@@ -132,7 +134,9 @@ def walk_local(folder: str) -> Iterator[dict[str, Any]]:
     above = {folder: {os.path.realpath(folder)}}
     for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         around = above.pop(here)
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in _OF_FILE_SYSTEM]
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and name not in _OF_FILE_SYSTEM
+        ]
         real = {name: os.path.realpath(os.path.join(here, name)) for name in folders}
         folders[:] = [name for name in folders if real[name] not in around]
         above.update({os.path.join(here, name): around | {real[name]} for name in folders})

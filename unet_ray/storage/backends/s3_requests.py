@@ -21,7 +21,10 @@ def options() -> dict[str, Any]:
     config = {"retries": {"total_max_attempts": 1}, "max_pool_connections": CONNECTIONS}
     found: dict[str, Any] = {"config_kwargs": config}
     if environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY"):
-        found |= {"key": environment["AWS_ACCESS_KEY_ID"], "secret": environment["AWS_SECRET_ACCESS_KEY"]}
+        found |= {
+            "key": environment["AWS_ACCESS_KEY_ID"],
+            "secret": environment["AWS_SECRET_ACCESS_KEY"],
+        }
         if environment.get("AWS_SESSION_TOKEN"):
             found["token"] = environment["AWS_SESSION_TOKEN"]
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
@@ -33,7 +36,9 @@ def options() -> dict[str, Any]:
     return found
 
 
-def get(filesystem: Any, uri: str, offset: int = 0, size: int | None = None) -> tuple[bytes, dict[str, Any]]:
+def get(
+    filesystem: Any, uri: str, offset: int = 0, size: int | None = None
+) -> tuple[bytes, dict[str, Any]]:
     """Return bytes of an object, fewer at its end, and its fields as in a listing, which came with them.
 
     The size is None where the store does not tell it with a range. `cat_file` would ask for the size first, to fetch
@@ -43,20 +48,26 @@ def get(filesystem: Any, uri: str, offset: int = 0, size: int | None = None) -> 
     return data, fields
 
 
-async def _get(filesystem: Any, uri: str, offset: int, size: int | None) -> tuple[bytes, dict[str, Any]]:
+async def _get(
+    filesystem: Any, uri: str, offset: int, size: int | None
+) -> tuple[bytes, dict[str, Any]]:
     bucket, key, _ = filesystem.split_path(uri)
     piece = {} if size is None else {"Range": f"bytes={offset}-{offset + size - 1}"}
     answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **piece)
     async with answer["Body"] as body:
         data = await body.read()
-    whole = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]  # bytes 0-99/1000, bytes 0-99/*
+    whole = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[
+        2
+    ]  # bytes 0-99/1000, bytes 0-99/*
     fields = {name: answer.get(name) for name in ("ETag", "LastModified")}
     if piece and "ContentRange" not in answer:  # a store that knows no ranges
         data = data[offset : offset + cast(int, size)]
     return data, fields | {"size": int(whole) if whole.isdigit() else None}
 
 
-def pages(root: str, ask: Callable[..., dict[str, Any]], page_keys: int | None = None) -> Iterator[dict[str, Any]]:
+def pages(
+    root: str, ask: Callable[..., dict[str, Any]], page_keys: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the objects below a prefix, `bucket/…/`: `find` of s3fs holds all of them, a kilobyte each.
 
     Args:
@@ -65,7 +76,9 @@ def pages(root: str, ask: Callable[..., dict[str, Any]], page_keys: int | None =
         page_keys — objects of a page; None: as many as the store likes.
     """
     bucket, _, prefix = root.partition("/")
-    wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix} | ({"MaxKeys": page_keys} if page_keys else {})
+    wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix} | (
+        {"MaxKeys": page_keys} if page_keys else {}
+    )
     while True:
         page = ask(**wanted)
         for found in page.get("Contents", []):
@@ -74,7 +87,9 @@ def pages(root: str, ask: Callable[..., dict[str, Any]], page_keys: int | None =
         if not page.get("IsTruncated"):
             return
         if not page.get("NextContinuationToken"):
-            raise OSError(f"s3://{root}: the store says that there is more to list, and not how to go on")
+            raise OSError(
+                f"s3://{root}: the store says that there is more to list, and not how to go on"
+            )
         wanted["ContinuationToken"] = page["NextContinuationToken"]
 
 
