@@ -1,80 +1,9 @@
-"""Hold a trained model against masks.
+"""Evaluate a trained model on labelled images.
 
-python jobs/evaluate.py --model model --images data/images --masks data/masks --output metrics.json
-python jobs/evaluate.py --model model --images data/images --masks data/masks --per-image images.parquet --worst 20
+The same as `unet-ray evaluate`; `--help` lists the flags.
 """
 
-from typing import Any
-
-from _command import run
-
-from unet_ray.evaluation.config import EvaluateConfig
-from unet_ray.evaluation.evaluate import EvaluateResult, evaluate
-
-COLUMNS = {
-    "iou": "IoU",
-    "dice": "Dice",
-    "ap50": "AP@0.5",
-    "map": "mAP",
-    "f1": "F1",
-    "pq": "PQ",
-    "boundary_f1": "boundary F1",
-    "adapted_rand_error": "Rand error",
-    "split_objects": "split",
-    "merged_objects": "merged",
-}
-"""Metric → its heading."""
-
-
-def main(config: EvaluateConfig, ray_address: str) -> None:
-    """Evaluate; print the metrics, the worst images, and what was written where."""
-    result = evaluate(config, ray_address)
-    print(table(result))
-    if result.worst:
-        print(f"\n{worst(result)}")
-    for name, uri in (("metrics", config.output), ("every image", config.per_image)):
-        if uri:
-            print(f"{name}: {uri}")
-
-
-def table(result: EvaluateResult) -> str:
-    """Return the metrics as a table, a line per class, with the 95 % intervals of Dice and AP@0.5."""
-    metrics = result.metrics()
-    spans = [key for key in ("dice", "ap50") if key in result.intervals]
-    rows = [["class", *COLUMNS.values(), *(f"{COLUMNS[key]} 95 %" for key in spans)]]
-    for name, values in metrics["classes"].items():
-        intervals = [_span(metrics["intervals"][name][key]) for key in spans]
-        rows.append([name, *(_number(values[key]) for key in COLUMNS), *intervals])
-    first, *others = _aligned(rows)
-    return "\n".join([f"{first}  ({result.images} images)", *others])
-
-
-def worst(result: EvaluateResult) -> str:
-    """Return the worst images, a line each: the mean Dice over the classes, then each class's where there are more."""
-    lines = [f"worst {len(result.worst)} of {result.images} images, by Dice"]
-    for image in result.worst:
-        classes = ", ".join(f"{name} {_number(dice)}" for name, dice in image["classes"].items())
-        more = f"  ({classes})" if len(image["classes"]) > 1 else ""
-        lines.append(f"{image['dice']:.4f}  {image['image_uri']}{more}")
-    return "\n".join(lines)
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Return rows of cells as lines: the first column to the left, all others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-        for first, *cells in rows
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
-
-
-def _span(interval: list[Any] | None) -> str:
-    return "–" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
-
+from unet_ray.cli.evaluate import command
 
 if __name__ == "__main__":
-    run(EvaluateConfig, main, __doc__)
+    command()

@@ -1,4 +1,7 @@
-"""Ray clusters as an administrator starts them: `ray start`, tokens on, and with an autoscaler whose nodes are here."""
+"""Ray clusters as an administrator starts them: `ray start` with tokens on.
+
+One of them has an autoscaler, whose nodes are raylets on this machine.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from tests.conftest import REPOSITORY, free_port
 
 _NODE_BYTES = 150 * 2**20
-"""Of the object store of a node that an autoscaler starts here."""
+"""Object store of a node that an autoscaler starts here, bytes."""
 
 
 @contextmanager
@@ -30,10 +33,13 @@ def started_cluster(
     """Start a head; yield the environment of its users. Every process of the cluster ends with it.
 
     Args:
-        folder — for the token and the head's log.
-        port — of the head.
-        flags — more flags of `ray start --head`.
-        environment — more variables of the head, which jobs on it inherit.
+        folder: Folder for the token and the head's log.
+        port: Port of the head.
+        flags: More flags of `ray start --head`.
+        environment: More variables of the head, which jobs on it inherit.
+
+    Yields:
+        Environment variables with which users of the cluster start their commands.
     """
     dashboard, agent = free_port(), free_port()  # another Ray of this machine may hold the defaults
     ray_files = tempfile.mkdtemp(prefix="unet-ray-")  # sockets lie in it: its path must be short
@@ -48,15 +54,9 @@ def started_cluster(
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    command = [
-        f"{binaries}/ray",
-        "start",
-        "--head",
-        "--block",
-        f"--port={port}",
-        f"--dashboard-port={dashboard}",
-    ]
-    command += [f"--dashboard-agent-listen-port={agent}", f"--temp-dir={ray_files}"]
+    command = [f"{binaries}/ray", "start", "--head", "--block", f"--port={port}"]
+    command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    command += [f"--temp-dir={ray_files}"]
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *flags], env=users | environment, stdout=log, stderr=log
@@ -68,13 +68,12 @@ def started_cluster(
         }
     finally:
         family = []
-        for member in psutil.process_iter(
-            ["cmdline"]
-        ):  # nodes of an autoscaler are nobody's children
+        # nodes of an autoscaler are no children of the head: they are found by their command line
+        for member in psutil.process_iter(["cmdline"]):
             if member.pid == process.pid or ray_files in " ".join(member.info["cmdline"] or []):
                 with suppress(psutil.NoSuchProcess):
                     family += [member, *member.children(recursive=True)]
-        for member in family:  # asked politely, a head takes half a minute
+        for member in family:  # killed: a head that is asked to stop takes half a minute
             with suppress(psutil.NoSuchProcess):
                 member.kill()
         process.wait()
@@ -86,17 +85,19 @@ def autoscaling_cluster(folder: Path, most: dict[str, int]) -> Iterator[dict[str
     """Start a head that adds nodes of the types of cluster.yaml, each a raylet on this machine.
 
     Args:
-        folder — for its files.
-        most — nodes of each type at most; types that are not in it stay away.
+        folder: Folder for the cluster's files.
+        most: Largest number of nodes of each type; other types are not offered.
+
+    Yields:
+        Environment variables with which users of the cluster start their commands.
     """
     gcs = free_port()
     types = yaml.safe_load((REPOSITORY / "cluster.yaml").read_text())["available_node_types"]
     nodes: dict[str, dict[str, Any]] = {
         name: {
             "resources": types[name]["resources"] | {"object_store_memory": _NODE_BYTES},
-            "labels": {
-                "ray.io/node-group": name
-            },  # which Ray takes from what starts a node, elsewhere
+            # elsewhere Ray gets this label from what starts a node
+            "labels": {"ray.io/node-group": name},
             "node_config": {},
             "min_workers": 0,
             "max_workers": count,

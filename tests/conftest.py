@@ -1,7 +1,8 @@
-"""A real S3 server, one Ray, a tiny model: what tests share."""
+"""Fixtures of all tests: a real S3 server, one Ray, a tiny model; and jobs run as a user would."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -13,15 +14,11 @@ from pathlib import Path
 
 import pytest
 import ray
-import torch
 from hypothesis import settings
 
+from tests.builders import make_tiny_model
+from unet_ray.cli.command import ConsoleHandler
 from unet_ray.cluster.session import connect
-from unet_ray.flags import ClassSpec
-from unet_ray.network.config import UNetConfig
-from unet_ray.network.model_folder import Model, save_model, state_bytes
-from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet
 from unet_ray.storage.storage import Storage
 
 settings.register_profile("any machine", deadline=None)
@@ -37,33 +34,31 @@ def _quiet_ray() -> None:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _log_as_the_command_line_does() -> None:
+    """Show what the library logs on stdout, where `capsys` finds it."""
+    logger = logging.getLogger("unet_ray")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(ConsoleHandler())
+
+
 class S3Server:
     """A real S3 server on disk.
 
-    The port is free when we ask for it; another process may take it before the server does, so a few are retry.
+    A port that was free when we asked may be taken before the server listens: a few are tried.
 
     Args:
-        folder — where it keeps its objects.
-        tells_etags — whether it has etags to tell.
+        folder: Folder for its objects, its metadata and its log.
+        tells_etags: Keep the etags of objects, so that listings have them.
     """
 
     def __init__(self, folder: Path, tells_etags: bool = True) -> None:
         self._folder, self._tells_etags = folder, tells_etags
         self._juicefs = Path(sys.executable).parent / "juicefs"
         self._meta = f"sqlite3://{folder}/meta.db"
+        bucket = ["--storage", "file", "--bucket", folder / "data"]
         subprocess.run(
-            [
-                self._juicefs,
-                "format",
-                "--storage",
-                "file",
-                "--bucket",
-                folder / "data",
-                self._meta,
-                "test",
-            ],
-            check=True,
-            capture_output=True,
+            [self._juicefs, "format", *bucket, self._meta, "test"], check=True, capture_output=True
         )
         for _ in range(3):
             self._port = free_port()
@@ -76,7 +71,7 @@ class S3Server:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> bool:
-        """Start it on its port; return whether it listens."""
+        """Start the server on its port; return whether it listens."""
         environment = os.environ | {
             "MINIO_ROOT_USER": S3_KEYS["AWS_ACCESS_KEY_ID"],
             "MINIO_ROOT_PASSWORD": S3_KEYS["AWS_SECRET_ACCESS_KEY"],
@@ -94,7 +89,7 @@ class S3Server:
         return _listens(self._process, self._port)
 
     def restart(self) -> None:
-        """Kill it, and start it again on the same port after a second."""
+        """Kill the server, and start it again on the same port after a second."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(20)
         time.sleep(1)
@@ -142,7 +137,7 @@ _buckets = 0
 
 @pytest.fixture(params=["local", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URI of an empty place: a local folder, then a bucket of its own."""
+    """Return the URI of an empty place: first a local folder, then a bucket of its own."""
     if request.param == "local":
         return str(tmp_path)
     return new_bucket(request)
@@ -160,7 +155,7 @@ def new_bucket(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def ray_local(s3_server: str) -> Iterator[None]:
-    """Start one Ray for the session; it knows nothing of S3 but what storage objects carry."""
+    """Start one Ray for the session; all it knows of S3 comes with storage objects."""
     hidden = {
         name: os.environ.pop(name) for name in [*S3_KEYS, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"]
     }
@@ -176,24 +171,19 @@ def tiny_model(tmp_path: Path) -> str:
     return make_tiny_model(tmp_path)
 
 
-def make_tiny_model(place: Path) -> str:
-    """Write an untrained two-class model below a folder and return where it is."""
-    torch.manual_seed(0)
-    config = UNetConfig(in_channels=3, num_classes=2, base_channels=4, depth=2)
-    classes = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
-    preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
-    folder = place / "tiny-model"
-    save_model(
-        Model(config, state_bytes(UNet(config)), classes, preprocessing, (0.5, 0.5)),
-        Storage.of(str(folder)),
-    )
-    return str(folder)
-
-
 def run_job(name: str, *flags: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a job as a user would."""
+    """Run a job as a user would, and wait for its end."""
     command = [sys.executable, REPOSITORY / "jobs" / f"{name}.py", *map(str, flags)]
     clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.run(
         command, capture_output=True, text=True, timeout=600, env=clean | environment
+    )
+
+
+def start_job(name: str, *flags: object) -> subprocess.Popen[str]:
+    """Start a job as a user would; its stdout has both of its streams."""
+    command = [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *map(str, flags)]
+    clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

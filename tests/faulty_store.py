@@ -1,6 +1,7 @@
-"""A proxy in front of an S3 server: it fails a share of the requests, as object stores do on a bad day.
+"""A proxy in front of an S3 server: it spoils a share of the requests, as stores do on a bad day.
 
-It can also keep the condition of a PUT (If-None-Match), which the server behind it takes no notice of, and be far away.
+It can also keep the condition of a PUT (If-None-Match), which the server behind it ignores, and
+answer late, as a store does that is far away.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from urllib.parse import urlsplit
 
 FAULTS = ("slow_down", "reset", "stall", "cut")
 STALL_S = 20.0
-"""Longer than s3fs waits for an answer (15 s)."""
+"""Length of a stall; s3fs waits 15 s for an answer."""
 _NOT_MET = (
     b"<Error><Code>PreconditionFailed</Code><Message>A condition did not hold.</Message></Error>"
 )
 _ERRORS = {
     403: b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>",
-    500: b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
+    500: (
+        b"<Error><Code>InternalError</Code>"
+        b"<Message>We encountered an internal error.</Message></Error>"
+    ),
 }
 _SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -34,16 +38,16 @@ _SLOW_DOWN = (
 
 
 class FaultyStore(ThreadingHTTPServer):
-    """Passes requests on to a server and its answers back, but for those that it spoils.
+    """Proxy that passes requests on to a server and its answers back, and spoils some of them.
 
     Args:
-        endpoint — of the server, http://127.0.0.1:PORT.
-        share — of the requests that are spoilt.
-        seed — of the draws.
-        keeps_conditions — answers 412 to a conditional PUT of what was put before.
-        delay_s — passes before a request is answered.
-        refuse — takes the method and the path with its query of each request; returns the status to answer with, or
-            None to pass it on.
+        endpoint: Endpoint of the server, http://127.0.0.1:PORT.
+        share: Share of the requests that are spoilt.
+        seed: Seed of the draws.
+        keeps_conditions: Answer 412 to a conditional PUT of a key that was put before.
+        delay_s: Time that passes before a request is answered.
+        refuse: Called with the method and the path (query included) of each request; returns the
+            status to answer with, or None to pass the request on.
     """
 
     daemon_threads = True
@@ -67,7 +71,7 @@ class FaultyStore(ThreadingHTTPServer):
         self.requests = 0
         self._under_way = 0
         self.most_under_way = 0
-        """Requests that were waiting for their answers at the same time."""
+        """Largest number of requests that waited for their answers at the same time."""
         self.spoilt: Counter[str] = Counter()
 
     @property
@@ -75,19 +79,18 @@ class FaultyStore(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def draw(self) -> str | None:
-        """Return what to do to the next request."""
+        """Return the fault of the next request, or None: it is passed on."""
         with self._lock:
             self.requests += 1
             if self._random.random() >= self._share:
                 return None
-            fault = FAULTS[
-                self.spoilt.total() % len(FAULTS)
-            ]  # each kind, however few requests there are
+            # in turn, so that few requests see each kind
+            fault = FAULTS[self.spoilt.total() % len(FAULTS)]
             self.spoilt[fault] += 1
             return fault
 
     def wait(self) -> None:
-        """Let the time of a far way pass."""
+        """Let the time pass that a far store takes."""
         with self._lock:
             self._under_way += 1
             self.most_under_way = max(self.most_under_way, self._under_way)
@@ -96,7 +99,7 @@ class FaultyStore(ThreadingHTTPServer):
             self._under_way -= 1
 
     def meets_condition(self, command: str, path: str, if_none_match: str | None) -> bool:
-        """Tell whether a request may be passed on; of conditional PUTs at the same moment, one."""
+        """Tell whether a request may be passed on; one of several conditional PUTs of a key may."""
         if self._put is None or command not in ("PUT", "DELETE"):
             return True
         with self._lock:
@@ -155,10 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         }
         kept.setdefault("Content-Length", str(len(data)))
         if fault == "cut" and len(data) > 1:
-            data, self.close_connection = (
-                data[: len(data) // 2],
-                True,
-            )  # the headers promise all of it
+            data = data[: len(data) // 2]  # the headers promise all of it
+            self.close_connection = True
         self._answer(reply.status, kept, data)
         upstream.close()
 
@@ -166,9 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
         self.send_response_only(status)
-        for name, value in (
-            headers if "Content-Length" in headers else headers | {"Content-Length": str(len(data))}
-        ).items():
+        for name, value in ({"Content-Length": str(len(data))} | headers).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -180,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def faulty_store(endpoint: str, *settings: Any, **more: Any) -> Iterator[FaultyStore]:
-    """Run a FaultyStore while the `with` block does."""
+    """Run a FaultyStore while the `with` block runs."""
     with FaultyStore(endpoint, *settings, **more) as store:
         thread = threading.Thread(target=store.serve_forever, daemon=True)
         thread.start()

@@ -1,15 +1,16 @@
-"""Kill soak: nightly runs that are killed at random moments, then checked against a run that was never disturbed.
+"""Kill soak: runs that are killed at random moments, compared with one that was never disturbed.
 
     python tests/soak.py --place local --kills 20
     python tests/soak.py --place s3 --kills 20 --images 300
     python tests/soak.py --place local --nodes 2 --kills 10
 
-Each run is `jobs/segment.py` as a user starts it. At a random moment something of it gets a SIGKILL: the driver, a
-predictor actor, a worker of other tasks, a raylet, or the S3 server (which is started again after a second). With
-`--nodes` the runs join one cluster of a head and so many nodes, each with a raylet of its own, and the raylet of a node
-is killed: such a run goes on with what is left. Else each run has a Ray of its own, and ends with its raylet. After the
-last kill the same command runs to its end; then `verify` has to pass, every image of the archive has exactly one
-row, and all rows equal those of the undisturbed run but for run ids and times.
+Each run is `jobs/segment.py` as a user starts it. At a random moment one of its processes gets a
+SIGKILL: the driver, a predictor actor, a worker of other tasks, a raylet, or the S3 server (which
+is started again after a second). With `--nodes N` the runs join one cluster of a head and N nodes,
+each with a raylet of its own, and the raylet of a node is killed: such a run goes on with the
+nodes that are left. Otherwise each run has a Ray of its own, and ends with its raylet. After the
+last kill the same command runs to its end; then `verify` has to pass, every image of the archive
+has exactly one row, and all rows equal those of the undisturbed run except for run ids and times.
 """
 
 from __future__ import annotations
@@ -47,35 +48,33 @@ PARTS = {
 }
 NOT_TASKS = ("MapWorker", "_Messages", "_StatsActor", "Autoscaling", "IDLE", "Dashboard")
 _MOMENTS_S = (3.0, 25.0)
-"""Earliest and latest moment of a kill: from before Ray is up to the end of a run."""
+"""Earliest and latest moment of a kill: between them Ray starts and a run ends."""
 _GOES_ON_S = 240.0
-"""How long a run may take to end after something else than its driver was killed."""
+"""Time that a run may take to end after a process other than its driver was killed."""
 
 
 class SoakCluster:
-    """A Ray cluster on this machine: a head that does little, and nodes whose raylets may be killed."""
+    """A Ray cluster on this machine: a head that does little, and nodes that may be killed."""
 
     def __init__(self, nodes: int) -> None:
-        self._nodes, self._head = (
-            nodes,
-            Cluster(initialize_head=True, head_node_args=self._node_args(1)),
-        )
+        self._nodes = nodes
+        self._head = Cluster(initialize_head=True, head_node_args=self._node_args(1))
         self._raylets: list[psutil.Process] = []
-        self.mend()
+        self.add_missing_nodes()
 
     @property
     def address(self) -> str:
         return str(self._head.address)
 
-    def mend(self) -> None:
-        """Add nodes for those that died."""
+    def add_missing_nodes(self) -> None:
+        """Add a node for each that died."""
         self._raylets = [raylet for raylet in self._raylets if title(raylet)]
         while len(self._raylets) < self._nodes:
             node = self._head.add_node(**self._node_args(2))
             self._raylets.append(psutil.Process(node.all_processes["raylet"][0].process.pid))
 
     def processes(self) -> list[psutil.Process]:
-        """Return what a run may lose: the raylets of the nodes and all workers."""
+        """Return the processes that a run may lose: the raylets of the nodes and all workers."""
         workers = [
             p for p in psutil.Process().children(recursive=True) if title(p).startswith("ray::")
         ]
@@ -94,12 +93,15 @@ class Soak:
     """One output that is written by runs which are killed.
 
     Args:
-        root — URI of an empty place.
-        model — model folder.
-        images — how many.
-        seed — of the moments and of what is killed.
-        server — kills the S3 server and starts it again; None: there is none.
-        cluster — that the runs join; None: each starts a Ray of its own.
+        root: URI of an empty place.
+        model: Model folder.
+        images: Number of images of the archive.
+        seed: Seed of the moments and of the choice of processes.
+        server: Kills the S3 server and starts it again; None: there is no server.
+        cluster: Cluster that the runs join; None: each starts a Ray of its own.
+        killed: Number of kills of each part.
+        exit_codes: Number of disturbed runs that ended with each code; 99: it did not end.
+        hung: Number of disturbed runs that did not end in time.
     """
 
     root: str
@@ -121,9 +123,10 @@ class Soak:
         archive.write("broken.png", b"no image")
 
     def run(self, kills: int) -> None:
-        """Start runs until `kills` of them were killed, let one end, and check what they left.
+        """Start runs until `kills` of them were killed, let one end, and check the output.
 
-        Raises: AssertionError — anything lost, double or different.
+        Raises:
+            AssertionError: Something is lost, double or different.
         """
         while self.killed.total() < kills:
             if self._is_complete():
@@ -143,27 +146,12 @@ class Soak:
             assert rows[0][table] == rows[1][table], f"{table}: the rows differ"
 
     def _start(self, output: str) -> subprocess.Popen[str]:
-        flags = [
-            "--model",
-            self.model,
-            "--images",
-            f"{self.root}/archive",
-            "--output",
-            f"{self.root}/{output}",
-        ]
-        flags += [
-            "--shard-images",
-            "20",
-            "--max-error-rate",
-            "1",
-            "--date",
-            "2026-01-01",
-            "--stall-minutes",
-            "2",
-        ]
+        flags = ["--model", self.model, "--images", f"{self.root}/archive"]
+        flags += ["--output", f"{self.root}/{output}", "--date", "2026-01-01"]
+        flags += ["--shard-images", "20", "--max-error-rate", "1", "--stall-minutes", "2"]
         clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         if self.cluster:
-            self.cluster.mend()
+            self.cluster.add_missing_nodes()
             clean["RAY_ADDRESS"] = self.cluster.address
             flags += ["--actors", "2"]
         return subprocess.Popen(
@@ -182,7 +170,7 @@ class Soak:
         assert process.returncode == 0, said
 
     def _disturb(self, process: subprocess.Popen[str]) -> None:
-        """Kill something of a run at a random moment, and wait for the run to end."""
+        """Kill a process of a run at a random moment, and wait for the run to end."""
         started, moment = time.monotonic(), self._random.uniform(*_MOMENTS_S)
         part = self._random.choice([*PARTS, *(["server"] if self.server else [])])
         while process.poll() is None and time.monotonic() - started < moment:
@@ -201,7 +189,7 @@ class Soak:
         process.wait()
 
     def _kill(self, part: str, process: subprocess.Popen[str], family: list[psutil.Process]) -> str:
-        """Kill the part, or the driver where no such part lives at this moment. Returns what was killed."""
+        """Kill a process of the part, or the driver if the part has none; return which it was."""
         if part == "server":
             assert self.server
             self.server()
@@ -234,6 +222,7 @@ def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def title(process: psutil.Process) -> str:
+    """Return the command line of a process, or nothing if it has gone."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
@@ -246,7 +235,7 @@ def _kill_quietly(process: psutil.Process) -> None:
 
 
 def _rows(uri: str) -> dict[str, list[Any]]:
-    """Return all rows of an output, without what differs between runs, sorted."""
+    """Return all rows of an output, sorted, without the columns that differ between runs."""
     tables = read_tables(uri, current=False)
     rows = {}
     for name in ("images", "masks", "regions"):
@@ -261,7 +250,8 @@ def _rows(uri: str) -> dict[str, list[Any]]:
 
 
 def main() -> None:
-    from tests.conftest import make_tiny_model, s3_server_in
+    from tests.builders import make_tiny_model
+    from tests.conftest import s3_server_in
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -285,8 +275,9 @@ def main() -> None:
             soak.run(flags.kills)
         finally:
             print(
-                f"killed: {dict(soak.killed)} of {soak.exit_codes.total()} runs; hung: {soak.hung}; "
-                f"exit codes: {dict(soak.exit_codes)}; {time.monotonic() - started:.0f} s"
+                f"killed: {dict(soak.killed)} of {soak.exit_codes.total()} runs; "
+                f"hung: {soak.hung}; exit codes: {dict(soak.exit_codes)}; "
+                f"{time.monotonic() - started:.0f} s"
             )
             if cluster:
                 cluster.stop()

@@ -1,4 +1,4 @@
-"""cluster.yaml passes Ray's own schema and preparation code; it and the Kubernetes manifests name our versions."""
+"""`cluster.yaml` and the Kubernetes manifests fit Ray's schema, our versions and our flags."""
 
 import re
 import shlex
@@ -17,19 +17,19 @@ CLUSTER = yaml.safe_load(TEXT)
 NODE_TYPES = CLUSTER["available_node_types"]
 
 
-def test_it_passes_rays_schema_and_preparation() -> None:
+def test_the_cluster_passes_rays_schema_and_preparation() -> None:
     prepared = prepare_config(yaml.safe_load(TEXT))
     validate_config(prepared)
     assert prepared["available_node_types"]["gpu"]["resources"]["GPU"] == 1
 
 
-def test_it_names_the_versions_of_pyproject() -> None:
+def test_the_cluster_names_the_versions_of_pyproject() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     pinned = {d for d in project["dependencies"] if "==" in d}
     assert set(re.findall(r'"([^" ]+==[^" ]+)"', " ".join(CLUSTER["setup_commands"]))) == pinned
 
 
-def test_nothing_is_paid_for_while_nobody_works_but_a_head_that_does_no_work() -> None:
+def test_an_idle_cluster_is_only_its_head_and_the_head_does_no_work() -> None:
     head = NODE_TYPES[CLUSTER["head_node_type"]]
     assert head["resources"]["CPU"] == 0
     assert "InstanceMarketOptions" not in head["node_config"]
@@ -52,14 +52,14 @@ def test_nothing_listens_beyond_loopback_and_no_keys_are_in_it() -> None:
         assert forbidden not in TEXT
 
 
-def test_what_must_be_changed_is_marked() -> None:
+def test_lines_that_must_be_changed_are_marked() -> None:
     assert TEXT.count("# CHANGE:") == 4
     for changed in ("ami-0000", "example.com", "region:", "IamInstanceProfile"):
         assert "CHANGE" in next(line for line in TEXT.splitlines() if changed in line)
 
 
-def test_the_kubernetes_job_is_of_the_same_versions_and_its_flags_exist() -> None:
-    """Checked once against KubeRay's own schema (v1, strict); here against what may drift."""
+def test_the_kubernetes_job_names_our_versions_and_flags() -> None:
+    """KubeRay's own schema (v1, strict) was checked once; this checks what may drift."""
     job = yaml.safe_load((REPOSITORY / "jobs/rayjob.yaml").read_text())["spec"]
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert (

@@ -1,4 +1,7 @@
-"""What the version of 2026-11-28 left is read and continued, nothing done again; tests/old_output/make.py made it."""
+"""An output of the version of 2026-11-28 is read and continued, and nothing is done again.
+
+tests/old_output/make.py made it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from unet_ray.network.model_folder import load_model
@@ -33,7 +37,7 @@ CONFIGURATIONS = {
 
 @pytest.mark.parametrize("model", EXPECTED["models"])
 def test_digests_are_what_they_were(model: str) -> None:
-    """Another digest of the same model or settings would do every archive once more."""
+    """A new digest of the same model or settings would make every archive be done again."""
     loaded = load_model(Storage.of(str(OLD / "models" / model)))
     assert loaded.digest == EXPECTED["models"][model]
     config = SegmentConfig(model=model, images="archive", output="tables")
@@ -46,7 +50,7 @@ def test_digests_are_what_they_were(model: str) -> None:
 
 @pytest.fixture
 def old(tmp_path: Path, s3_server: str) -> Path:
-    """Put the output where a test may write, and its archive where it was."""
+    """Copy the output to where a test may write, and put its archive where it was."""
     bucket = Storage.of(BUCKET)
     if not bucket.exists():
         bucket.filesystem.mkdir(BUCKET)
@@ -62,7 +66,7 @@ def old(tmp_path: Path, s3_server: str) -> Path:
 
 @pytest.mark.usefixtures("ray_local")
 def test_an_output_is_continued(old: Path) -> None:
-    """Its stack, its failed rows and its rows of three kinds of models."""
+    """The output has a stack, failed rows, and rows of three kinds of models."""
     archive = Storage.of(f"{BUCKET}/archive")
     files = {path: path.read_bytes() for path in (old / "tables").rglob("*.parquet")}
     configs = [
@@ -78,7 +82,7 @@ def test_an_output_is_continued(old: Path) -> None:
         result = segment(config)
         assert (result.images_listed, result.images_done, result.images_failed) == (8, 0, 0)
     assert not verify(VerifyConfig(tables=f"{old}/tables", images=archive.uri)).problems
-    archive.write("new.png", encode(draw_scene(40, 50)[0][..., 0], "png"))
+    archive.write("new.png", encode(draw_scene(40, 50, np.random.default_rng(5))[0][..., 0], "png"))
     for config in configs:
         result = segment(config)
         assert (result.images_listed, result.images_done, result.images_failed) == (9, 1, 0)

@@ -1,4 +1,4 @@
-"""The names of `import unet_ray`: each docstring's example runs as printed, and no name is missing."""
+"""The public names of `unet_ray`: the examples of docstrings run as printed, no name is missing."""
 
 import doctest
 import subprocess
@@ -42,7 +42,7 @@ def test_examples_run_as_printed(here: Path) -> None:
     assert found.failed == 0
 
 
-def test_predict_is_what_the_job_writes(here: Path) -> None:
+def test_predict_gives_what_the_job_writes(here: Path) -> None:
     model, tables = unet_ray.load_model("model"), unet_ray.read_tables("tables")
     uri = f"{here}/images/0.png"
     prediction = model.predict(uri)
@@ -56,7 +56,7 @@ def test_predict_is_what_the_job_writes(here: Path) -> None:
     assert unet_ray.overlay(uri, tables.regions).tobytes() == prediction.overlay().tobytes()
 
 
-def test_an_overlay_keeps_what_lies_in_a_hole_and_each_class_its_colour() -> None:
+def test_an_overlay_draws_objects_in_holes_and_each_class_in_its_colour() -> None:
     inner, ring = (
         shapely.box(8, 8, 12, 12),
         shapely.box(2, 2, 18, 18).difference(shapely.box(6, 6, 14, 14)),
@@ -78,7 +78,7 @@ def test_an_overlay_keeps_what_lies_in_a_hole_and_each_class_its_colour() -> Non
     assert alone[4, 4].any()
 
 
-def test_paths_are_what_the_tables_call_them(here: Path) -> None:
+def test_relative_paths_are_found_in_the_tables(here: Path) -> None:
     tables = unet_ray.read_tables("tables")
     named, whole = (
         unet_ray.overlay(uri, tables.regions) for uri in ("images/0.png", f"{here}/images/0.png")
@@ -91,7 +91,7 @@ def test_paths_are_what_the_tables_call_them(here: Path) -> None:
     assert unet_ray.mask(tables, "images/0.png", "cell").shape == (50, 70)
 
 
-def test_bad_input_is_one_line(here: Path) -> None:
+def test_bad_input_is_refused_in_one_line(here: Path) -> None:
     model = unet_ray.load_model("model")
     with pytest.raises(ImageError, match="uint16"):
         model.predict(np.zeros((9, 9, 3), np.uint16))
@@ -101,7 +101,7 @@ def test_bad_input_is_one_line(here: Path) -> None:
         unet_ray.mask("tables", f"{here}/images/0.png", "leaf")
 
 
-def test_public_names_are_there_and_cost_nothing_before_they_are_used() -> None:
+def test_public_names_exist_and_import_nothing_before_they_are_used() -> None:
     assert all(getattr(unet_ray, name) for name in unet_ray.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         unet_ray.nothing  # noqa: B018

@@ -1,4 +1,4 @@
-"""jobs/train.py as a process that a test follows."""
+"""`jobs/train.py` as a process that a test follows."""
 
 from __future__ import annotations
 
@@ -12,41 +12,16 @@ from contextlib import suppress
 
 import psutil
 
+from tests.builders import small_training_flags
 from tests.conftest import REPOSITORY
 from tests.soak import title
-from unet_ray.synthetic import CLASSES
 
 
 class Job:
-    """jobs/train.py in a process of its own; its lines are read as they come."""
+    """`jobs/train.py` in a process of its own; its lines are read as they come."""
 
     def __init__(self, root: str, *flags: object, **environment: str) -> None:
-        labelled = [
-            "--images",
-            f"{root}/data/labelled/images",
-            "--masks",
-            f"{root}/data/labelled/masks",
-        ]
-        network = [
-            "--classes",
-            CLASSES,
-            "--base-channels",
-            "4",
-            "--depth",
-            "2",
-            "--crop",
-            "64",
-            "--batch-size",
-            "4",
-        ]
-        command = [
-            sys.executable,
-            str(REPOSITORY / "jobs/train.py"),
-            *labelled,
-            *network,
-            "--output",
-            f"{root}/model",
-        ]
+        command = [sys.executable, str(REPOSITORY / "jobs/train.py"), *small_training_flags(root)]
         clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | environment
         self.process = subprocess.Popen(
             [*command, "--storage", f"{root}/run", *map(str, flags)],
@@ -78,7 +53,7 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave nothing running, however the test went."""
+        """Kill the job and its children, however the test went."""
         family = (
             psutil.Process(self.process.pid).children(recursive=True)
             if self.process.poll() is None

@@ -1,6 +1,6 @@
-"""What can go wrong, and the exit code of a job that ends so.
+"""Errors, and the exit code of a command that ends with them.
 
-UnetRayError            1   anything that we can name but not classify
+UnetRayError            1   anything that can be named but not classified
 ├── InputError          2   flags or input that cannot work
 │   └── ListingError        a folder of which not everything could be listed
 ├── TooManyFailuresError 3  finished, but more images failed than allowed
@@ -26,7 +26,7 @@ class InputError(UnetRayError):
 
 
 class ListingError(InputError):
-    """A folder could not be listed to its end: what is absent from such a listing may well be there."""
+    """A folder could not be listed to its end, so that absent files may well be there."""
 
 
 class TooManyFailuresError(UnetRayError):
@@ -45,9 +45,9 @@ class ImageError(Exception):
     """One image cannot be processed.
 
     Args:
-        error_type — a word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
+        error_type: Word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
             `network`, `missing`, `changed`, `denied`, `out_of_memory`, `internal`.
-        message — one line.
+        message: One line.
     """
 
     def __init__(self, error_type: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Values that flags take, and how their text is parsed; nothing here needs Ray, torch or numpy."""
+"""Values that flags take, and the parsing of their text; no Ray, torch or numpy."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
 
 
 ANY_NODE = "node"
-"""Of nodes whose type nobody named, and of a price for all types."""
+"""Name of a node type that has no name, and of a price for all types."""
 
 
 def parse_prices(text: str) -> dict[str, float]:
-    """Return the price of an hour by type of node; a price without type is that of all others, `node`.
+    """Return the price of an hour by node type; one without a type is that of all others, `node`.
 
-    Example: `0.98`, or `0.2,cpu=0.36,gpu=0.98`.
+    Example:
+        `0.98`, or `0.2,cpu=0.36,gpu=0.98`.
 
-    Raises: InputError — anything else.
+    Raises:
+        InputError: Anything else.
     """
     prices = {}
     for part in text.split(","):
@@ -45,13 +47,14 @@ def parse_prices(text: str) -> dict[str, float]:
             prices[kind] = -1.0
     if not all(0 <= price < inf for price in prices.values()):
         raise InputError(
-            f"--node-price {text}: give a price per hour, or one and TYPE=PRICE,… as in 0.2,gpu=0.98"
+            f"--node-price {text}: give a price per hour, or one and TYPE=PRICE,… as in "
+            "0.2,gpu=0.98"
         )
     return prices
 
 
 def check_metric(metric: str, classes: Sequence[str] = ()) -> None:
-    """Raise InputError unless `score` knows a metric; with classes: unless it names one of them."""
+    """Raise InputError unless a metric is known and, where classes are given, names one of them."""
     name, colon, class_name = metric.partition(":")
     if name not in ("dice", "iou"):
         raise InputError(
@@ -77,9 +80,11 @@ class ClassSpec:
 def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
     """Return the classes of `--classes`: names alone number from 1, `name=id` gives the id.
 
-    Example: "leaf,symptom" → leaf 1, symptom 2; "a=1,b=7" → a 1, b 7.
+    Example:
+        "leaf,symptom" → leaf 1, symptom 2; "a=1,b=7" → a 1, b 7.
 
-    Raises: InputError — empty, repeated or half-numbered classes.
+    Raises:
+        InputError: Empty, repeated or half-numbered classes.
     """
     if text is None:
         return ()

@@ -1,4 +1,4 @@
-"""What a notebook wants: a model that predicts one image, masks out of tables, pictures; no Ray."""
+"""Prediction of one image, masks from tables, and overlays for notebooks; no Ray."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _HERE = "array"
-"""What rows of regions call an image that came as an array."""
+"""Name in `regions` rows of an image that is given as an array."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model found in one image."""
+    """Prediction of a model for one image."""
 
     image_hwc: NDArray[Any]
-    """As the model saw it, (H, W, C)."""
+    """Image as the model sees it; (H, W, C)."""
     probabilities: dict[str, NDArray[np.float32]]
-    """Class name → (H, W), 0 to 1 in steps of 1/255."""
+    """Class name → probability; (H, W), 0 to 1 in steps of 1/255."""
     masks: dict[str, NDArray[np.bool_]]
-    """Class name → (H, W), by the model's own thresholds."""
+    """Class name → mask by the model's own thresholds; (H, W)."""
     regions: Any
     """Arrow table with the columns of the `regions` table."""
 
     @property
     def geodataframe(self) -> geopandas.GeoDataFrame:
-        """The regions for GeoPandas, geometry in pixels, y down; needs the package geopandas."""
+        """Regions for GeoPandas, geometry in pixels, y down; needs the package geopandas."""
         import geopandas
 
         frame = self.regions.to_pandas()
@@ -64,8 +64,8 @@ class Segmenter:
     """A trained model, ready to predict images in this process.
 
     Args:
-        model — as `load_model` of a model folder returns it.
-        device — `cpu` or `cuda`.
+        model: Model, as `load_model` of a model folder returns it.
+        device: `cpu` or `cuda`.
     """
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
@@ -79,17 +79,21 @@ class Segmenter:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return Predictor(
-            self.model.build(), self.model.preprocessing, PredictorConfig(device=self._device)
-        )  # type: ignore[arg-type]
+        config = PredictorConfig(device=self._device)  # type: ignore[arg-type]
+        return Predictor(self.model.build(), self.model.preprocessing, config)
 
     def predict(self, image: NDArray[Any] | str) -> Prediction:
-        """Find the classes in an image: what `jobs/segment.py` would write for it.
+        """Find the classes in an image, as `jobs/segment.py` would write them.
 
         Args:
-            image — (H, W) or (H, W, C) of the training images' dtype, or the URI of a file.
+            image: (H, W) or (H, W, C) of the training images' dtype, or the URI of a file.
 
-        Raises: ImageError — an image that the model was not trained for; InputError — an URI that cannot be read.
+        Returns:
+            Probabilities, masks and regions.
+
+        Raises:
+            ImageError: An image that the model was not trained for.
+            InputError: A URI that cannot be read.
 
         Example:
             >>> import numpy as np, unet_ray
@@ -101,7 +105,7 @@ class Segmenter:
             ['image_uri', 'run_id', 'region_id', 'class_id']
         """
         name, pixels = (
-            (_named(image), _decoded(image)) if isinstance(image, str) else (_HERE, image)
+            (resolve_uri(image), _read_image(image)) if isinstance(image, str) else (_HERE, image)
         )
         pixels = self.model.preprocessing.check(pixels if pixels.ndim == 3 else pixels[:, :, None])
         prob_u8_khw = self._predictor.predict([pixels])[0]
@@ -119,13 +123,17 @@ class Segmenter:
 
 
 def load_model(uri: str, device: str = "cpu") -> Segmenter:
-    """Load a model folder; that runs no code of the folder.
+    """Load a model folder; no code from the folder runs.
 
     Args:
-        uri — what `jobs/train.py` wrote.
-        device — `cpu` or `cuda`.
+        uri: Model folder that `jobs/train.py` wrote.
+        device: `cpu` or `cuda`.
 
-    Raises: InputError — no model there, or a damaged one.
+    Returns:
+        The model, ready to predict.
+
+    Raises:
+        InputError: There is no model, or it is damaged.
 
     Example:
         >>> import unet_ray
@@ -141,12 +149,16 @@ def mask(
     """Return the mask of a class in an image, (H, W), or in a window of it.
 
     Args:
-        tables — what `read_tables` returned, or the URI of an output.
-        image_uri — as in the tables; of a local file its path will do.
-        class_name — of the model.
-        window — unet_ray.Box(top, left, bottom, right) in px; None: all of the image.
+        tables: Tables that `read_tables` returned, or the URI of an output.
+        image_uri: URI as in the tables; for a local file also its path.
+        class_name: Class of the model.
+        window: unet_ray.Box(top, left, bottom, right) in px; None: all of the image.
 
-    Raises: InputError — an image or a class that is not in the tables, a window that leaves the image.
+    Returns:
+        The mask; (H, W), bool.
+
+    Raises:
+        InputError: An image or a class is not in the tables, or the window leaves the image.
 
     Example:
         >>> import unet_ray
@@ -156,7 +168,7 @@ def mask(
         (20, 30)
     """
     masks = image_masks(
-        read_tables(tables) if isinstance(tables, str) else tables, _named(image_uri), window
+        read_tables(tables) if isinstance(tables, str) else tables, resolve_uri(image_uri), window
     )
     if class_name not in masks:
         raise InputError(
@@ -166,11 +178,14 @@ def mask(
 
 
 def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
-    """Draw regions over their image, a colour per class that colour-blind people can tell from the others.
+    """Draw regions over their image, in a colour per class that colour-blind people can tell apart.
 
     Args:
-        image — (H, W, C), or the URI of a file.
-        regions — rows of the regions table; with a URI, those of other images are left out.
+        image: (H, W, C), or the URI of a file.
+        regions: Rows of the regions table; with a URI, rows of other images are left out.
+
+    Returns:
+        The picture, RGB.
 
     Example:
         >>> import unet_ray
@@ -181,18 +196,18 @@ def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
         'RGB'
     """
     if isinstance(image, str):
-        regions = regions.filter(pc.field("image_uri") == _named(image))
-        image = _decoded(image)
+        regions = regions.filter(pc.field("image_uri") == resolve_uri(image))
+        image = _read_image(image)
     return drawing.overlay(image, regions)
 
 
-def _named(uri: str) -> str:
-    """Return what the tables call an image: relative paths become absolute."""
+def resolve_uri(uri: str) -> str:
+    """Return the URI of an image as in the tables: relative paths become absolute."""
     file, page = split_page(uri)
     return page_uri(Storage.of(file).uri, page)
 
 
-def _decoded(uri: str) -> NDArray[Any]:
+def _read_image(uri: str) -> NDArray[Any]:
     file, page = split_page(uri)
     try:
         access = Storage.of(file)

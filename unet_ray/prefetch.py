@@ -1,4 +1,4 @@
-"""Work that is begun before its result is asked for."""
+"""A map over a thread pool that starts work before its result is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ def ahead(
     items: Iterable[Item],
     begun_before: int,
 ) -> Iterator[Result]:
-    """Yield results in the order of the items, so many of them begun before they are asked for, and no more."""
+    """Map `function` over `items` in order, with at most `begun_before` results in flight.
+
+    Args:
+        pool: Threads that call the function.
+        function: Function of one item.
+        items: Items, taken as they are needed.
+        begun_before: Number of calls that are begun before their result is asked for.
+
+    Yields:
+        Results in the order of the items.
+    """
     begun: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -1,4 +1,4 @@
-"""A small archive of synthetic micrographs with known masks: for the quickstart and for tests."""
+"""A small archive of synthetic micrographs with known masks, for the quickstart and for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unet_ray.storage.storage import Storage
 CELL, FIBRE = 1, 2
 CLASSES = "cell=1,fibre=2"
 SIZES = ((256, 256), (240, 320), (300, 260), (384, 288))
-"""(height, width) px; some are no multiple of any power of two."""
+"""Sizes of the images, (height, width) in px; some are not multiples of 8."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,25 @@ class SyntheticArchive:
     check_images: Storage
     check_masks: Storage
     archive: Storage
-    """Images without masks, one of them corrupt."""
+    """Folder of images without masks, one of them corrupt."""
 
 
 def make_archive(
     root: Storage, labelled: int, check: int, archive: int, seed: int = 0
 ) -> SyntheticArchive:
-    """Write an archive below a folder: PNG, JPEG and TIFF images of several sizes, PNG masks, one corrupt file.
+    """Write an archive below a folder.
+
+    It holds PNG, JPEG and TIFF images of several sizes, PNG masks, and one corrupt file.
 
     Args:
-        labelled, check, archive — images with masks to learn from, with masks to check on, and without masks.
+        root: Folder of the archive.
+        labelled: Number of images with masks to learn from.
+        check: Number of images with masks to check on.
+        archive: Number of images without masks.
+        seed: Seed of the images.
+
+    Returns:
+        The folders of the archive.
     """
     rng = np.random.default_rng(seed)
     folders = SyntheticArchive(
@@ -65,7 +74,11 @@ def make_archive(
 def draw_scene(
     height: int, width: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return one RGB image (HWC) and its mask (HW: 0, CELL, FIBRE): cells that touch, fibres, texture, shade, noise."""
+    """Draw cells that touch, fibres, texture, shade and noise.
+
+    Returns:
+        One RGB image, (H, W, 3), and its mask of 0, CELL and FIBRE, (H, W); both uint8.
+    """
     mask = Image.new("L", (width, height))
     relief = np.zeros((height, width), np.float32)
     draw = ImageDraw.Draw(mask)
@@ -80,7 +93,7 @@ def draw_scene(
 
 
 def encode(image: NDArray[Any], suffix: str) -> bytes:
-    """Return an image (HW or HWC) as PNG, JPEG or TIFF bytes."""
+    """Return an image, (H, W) or (H, W, C), as PNG, JPEG or TIFF bytes."""
     buffer = io.BytesIO()
     if suffix == "tif":
         tifffile.imwrite(buffer, image, compression="zlib")
@@ -90,7 +103,7 @@ def encode(image: NDArray[Any], suffix: str) -> bytes:
 
 
 def _curve(height: int, width: int, rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Return a wavy line across the image."""
+    """Return the points of a wavy line across the image."""
     along = np.linspace(-0.1, 1.1, 40)
     start, end = rng.uniform(0, height, 2)
     across = (
@@ -103,7 +116,7 @@ def _curve(height: int, width: int, rng: np.random.Generator) -> list[tuple[floa
 
 
 def _clusters(height: int, width: int, rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Return centres of cells in clusters of one to four that touch."""
+    """Return the centres of cells, in clusters of one to four cells that touch."""
     centres: list[tuple[float, float]] = []
     for _ in range(int(height * width / 9000)):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
@@ -120,7 +133,7 @@ def _draw_cell(
     centre: tuple[float, float],
     rng: np.random.Generator,
 ) -> None:
-    """Put one elliptic cell into mask and relief."""
+    """Draw one elliptic cell into mask and relief."""
     height, width = relief.shape
     a, b, turn = rng.uniform(8, 14), rng.uniform(8, 12), rng.uniform(0, np.pi)
     y, x = np.ogrid[:height, :width]
@@ -135,7 +148,7 @@ def _draw_cell(
 def _develop(
     classes: NDArray[np.uint8], relief: NDArray[np.float32], rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Return the picture that a microscope would take of a mask."""
+    """Return the image that a microscope would take of a mask."""
     height, width = classes.shape
     texture = (
         _blurred_noise(height, width, 12, rng) * 34 + _blurred_noise(height, width, 2, rng) * 12
@@ -155,7 +168,7 @@ def _develop(
 def _blurred_noise(
     height: int, width: int, radius: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return smooth noise of unit deviation."""
+    """Return smooth noise of unit standard deviation."""
     noise = Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8))
     smooth = np.asarray(noise.filter(ImageFilter.GaussianBlur(radius)), np.float64)
     deviation: float = float(smooth.std()) or 1.0

@@ -1,10 +1,12 @@
-"""A store that answers late against one that answers at once: planning a night, and images per second.
+"""A store that answers late, compared with one that answers at once: planning and image rate.
 
-    python tests/benchmarks/distance.py --images DIR --model MODEL --output FILE.json [--copies 4] [--delay 0.05]
+    python tests/benchmarks/distance.py --images DIR --model MODEL --output FILE.json
+        [--copies 4] [--delay 0.05]
 
-A real S3 server behind a proxy that waits before it answers, or does not; both in each round, one after the other. The
-archive is the images, several times, a small TIFF file for each, and a ledger of earlier nights with a shard for each
-ten of them. Planning is the whole command `jobs/segment.py --dry-run` on the TIFF files; rates are steady state.
+A real S3 server is behind a proxy that waits before it answers, or does not; both in each round,
+one after the other. The archive is several copies of the images, a small TIFF file for each, and a
+ledger of earlier runs with a shard for each ten of them. Planning is the whole command
+`jobs/segment.py --dry-run` on the TIFF files; rates are steady state.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def main() -> None:
     )
     rate, more_s = far["rate"] / near["rate"], far["plan_s"] - near["plan_s"]
     print(
-        f"{count} images, {flags.delay * 1000:.0f} ms to an answer: {rate:.2f} times the rate of a near store, ",
+        f"{count} images, {flags.delay * 1000:.0f} ms to an answer: "
+        f"{rate:.2f} times the rate of a near store, ",
         end="",
     )
     print(f"planning {count} TIFF files and {count // 10} shards takes {more_s:.1f} s more")
@@ -83,7 +86,7 @@ def main() -> None:
 
 
 def _fill(images: Path, copies: int) -> int:
-    """Put the archive and the ledger on the store; return the number of images."""
+    """Write the archive and the ledger to the store; return the number of images."""
     root = Storage.of(_ROOT)
     root.filesystem.mkdir("bucket")
     rng, files = np.random.default_rng(0), sorted(images.iterdir())

@@ -1,13 +1,15 @@
-"""Large images: speed against the network alone, memory, cost of seams; and small images beside them.
+"""Large images: speed relative to the network alone, memory, cost of seams, small ones beside them.
 
-    python tests/benchmarks/large.py --images PHOTOS --output FILE.json [--sizes 8192,16384,30000] [--jpeg 16384]
+    python tests/benchmarks/large.py --images PHOTOS --output FILE.json
+        [--sizes 8192,16384,30000] [--jpeg 16384]
 
-Makes square images of many photographs: tiled TIFF of each size, each in a run of `jobs/segment.py` of its own; then a
-JPEG with 200 small images beside it, and those alone. Rates are steady state, from the first tile that the run tells of
-to the last. The network alone predicts tiles of the same size (context included) out of memory with the same threads
-and memory settings as in the run (and, for comparison, with those of the C library), before and after each run. Seams:
-regions of the run's own masks found tile by tile and merged, less those found in each tile alone, as a share of the
-run's time.
+Square images are made of many photographs: a tiled TIFF of each size, each in its own run of
+`jobs/segment.py`; then a JPEG with 200 small images beside it, and those alone. Rates are steady
+state, from the first tile that the run reports to the last. The network alone predicts tiles of the
+same size (context included) from memory with the same threads and memory settings as in the run
+(and, for comparison, with those of the C library), before and after each run. The cost of seams is
+the time to find the regions of the run's own masks tile by tile and to merge them, less the time to
+find those of each tile alone, as a share of the run's time.
 """
 
 from __future__ import annotations
@@ -53,10 +55,10 @@ from unet_ray.storage.storage import Storage
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _TILE = 512
-"""Of the TIFF files (px)."""
+"""Side of the tiles of the TIFF files, px."""
 _SMALL = 200
 _ALONE_S = 20.0
-"""How long the network alone is measured, each time."""
+"""Time for which the network alone is measured, each time."""
 _PARTS = {
     "decoder": "unet_ray.imaging.codecs.sandbox",
     "predictor": "ray::MapWorker",
@@ -95,7 +97,7 @@ def _show(report: dict[str, Any], name: str, row: dict[str, Any]) -> None:
 
 
 class Photos:
-    """Photographs as one endless plane, each repeated after the others."""
+    """Photographs as one endless plane, in turn."""
 
     def __init__(self, folder: Path) -> None:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".png"))[:20]
@@ -137,7 +139,7 @@ class Photos:
 
 
 def _untrained(folder: Path, photos: Photos) -> str:
-    """Write a network whose masks are a tenth of the pixels, in the shapes that it happens to see."""
+    """Write an untrained network whose masks are a tenth of the pixels, in arbitrary shapes."""
     torch.manual_seed(0)
     config, constants = UNetConfig(3, 1, 8, 3), Preprocessing("uint8", (100.0,) * 3, (50.0,) * 3)
     network = UNet(config)
@@ -154,14 +156,12 @@ def _untrained(folder: Path, photos: Photos) -> str:
 def _large(
     place: Path, model: str, photos: Photos, size: int, suffix: str, small: int
 ) -> dict[str, Any]:
-    """Segment a large image, small ones beside it."""
+    """Segment a large image with small ones beside it."""
     archive = _empty(place)
     photos.write(archive / f"large.{suffix}", size)
     _add_small(archive, photos, small)
-    plain, before = (
-        _network_alone(model, photos, {}),
-        _network_alone(model, photos, REUSED_MEMORY["env_vars"]),
-    )
+    plain = _network_alone(model, photos, {})
+    before = _network_alone(model, photos, REUSED_MEMORY["env_vars"])
     run = Run(model, archive, place / "tables")
     alone = (before + _network_alone(model, photos, REUSED_MEMORY["env_vars"])) / 2
     seams_s = _seams_s(place / "tables", size)
@@ -204,7 +204,7 @@ def _add_small(archive: Path, photos: Photos, count: int) -> None:
 
 
 class Run:
-    """One run of the job, watched from outside: what it says and when, and the memory of its processes."""
+    """One run of the job, watched from outside: its lines, their times, and its memory."""
 
     def __init__(self, model: str, archive: Path, tables: Path) -> None:
         flags = [f"--model={model}", f"--images={archive}", f"--output={tables}"]
@@ -233,18 +233,21 @@ class Run:
 
     @property
     def tiles_per_s(self) -> float:
-        """Tiles between the first and the last that was told of, over the time between."""
+        """Tiles between the first and the last reported one, over the time between them."""
         told = [(when, tiles) for when, tiles in self._told if tiles]
         (first_at, first), (last_at, last) = told[0], next(t for t in told if t[1] == told[-1][1])
         return (last - first) / (last_at - first_at)
 
 
 def _network_alone(model: str, photos: Photos, environment: dict[str, str]) -> float:
-    """Return kept megapixels per second of the network on inner tiles out of memory, in a process of its own."""
+    """Return kept megapixels per second of the network on inner tiles, in a process of its own."""
     found = subprocess.run(
-        [sys.executable, __file__, "--network-alone", model], input=photos.read(0, 0, 2600, 2600).tobytes(),
-        capture_output=True, check=True, env=os.environ | environment,
-    )  # fmt: skip
+        [sys.executable, __file__, "--network-alone", model],
+        input=photos.read(0, 0, 2600, 2600).tobytes(),
+        capture_output=True,
+        check=True,
+        env=os.environ | environment,
+    )
     return float(found.stdout)
 
 
@@ -264,10 +267,10 @@ def _measure_network(folder: str) -> None:
     )
     done, started = 0, time.perf_counter()
     again = takewhile(lambda _: time.perf_counter() - started < _ALONE_S, repeat(pixels))
-    for q in ahead(
+    for prob_u8 in ahead(
         predictor.lanes, partial(predictor.predict_tile, tile=tile), again, predictor.lane_count
     ):
-        done += q[0].size
+        done += prob_u8[0].size
     print(done / 1e6 / (time.perf_counter() - started))
 
 
@@ -279,14 +282,14 @@ def _seams_s(tables: Path, size: int) -> float:
         merger = RegionMerger(size, size)
         for row in (row for row in rows if row["class_id"] == class_id):
             mask = decode_rle(row["counts"], row["height"], row["width"])
-            q = mask.astype(np.uint8) * 200
+            prob_u8 = mask.astype(np.uint8) * 200
             core = Box(
                 row["top"], row["left"], row["top"] + row["height"], row["left"] + row["width"]
             )
             marks = [time.perf_counter()]
-            find_regions(unseparated(mask), q)
+            find_regions(unseparated(mask), prob_u8)
             marks.append(time.perf_counter())
-            merger.add(find_tile_regions(unseparated(mask), q, core, size, size))
+            merger.add(find_tile_regions(unseparated(mask), prob_u8, core, size, size))
             marks.append(time.perf_counter())
             seconds += (marks[2] - marks[1]) - (marks[1] - marks[0])
         started = time.perf_counter()

@@ -1,11 +1,12 @@
-"""Time and memory of planning a night: a ledger and a listing of the same size, at three sizes.
+"""Time and memory of planning a run: a ledger and a listing of the same size, at three sizes.
 
     python tests/benchmarks/ledger.py --output FILE.json [--millions 1,3,10]
 
-The ledger has shards of 2,000 rows, as runs write them; the listing is a Parquet manifest with etags, so that no store
-is asked. Of the listed objects 1 % are new, 1 % changed, 1 % failed before, and the rest is done; 1 % of the ledger are
-another model's. What is measured is the whole command `jobs/segment.py --dry-run`, from start to exit, and its largest
-resident memory; what it counts is checked.
+The ledger has shards of 2,000 rows, as runs write them; the listing is a Parquet manifest with
+etags, so that no store is asked. Of the listed objects 1 % are new, 1 % changed, 1 % failed before,
+and the rest are done; 1 % of the ledger's rows are another model's. The benchmark measures the
+whole command `jobs/segment.py --dry-run`, from start to exit, and its largest resident memory; the
+counts that it prints are checked.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ def _measure(folder: Path, rows: int) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     share = rows // 100
-    expected = rf"{rows} images listed: {share} new, {share} changed .*, {rows - 3 * share} done before, {share} failed"
+    expected = (
+        rf"{rows} images listed: {share} new, {share} changed .*, "
+        rf"{rows - 3 * share} done before, {share} failed"
+    )
     if not re.search(expected, done.stdout):
         sys.exit(f"not what was planned ({expected}):\n{done.stdout}{done.stderr}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
@@ -94,17 +98,23 @@ def _measure(folder: Path, rows: int) -> dict[str, float]:
 
 
 def _write(folder: Path, rows: int, model_digest: str, digest: str) -> None:
-    """Write listing and ledger; objects are in one order in both, as names sort by time."""
+    """Write listing and ledger; both are in the same order, as names sort by time."""
     share, database = rows // 100, duckdb.connect()
-    names = "SELECT 's3://archive/line-' || (i % 40) || '/2026/' || lpad(i::VARCHAR, 12, '0') || '.png' AS image_uri"
-    listing = f"{names}, md5(i::VARCHAR) AS image_etag, 1000000 + i AS image_bytes FROM range({rows}) t(i)"
+    names = """SELECT 's3://archive/line-' || (i % 40) || '/2026/'
+        || lpad(i::VARCHAR, 12, '0') || '.png' AS image_uri"""
+    listing = f"""{names}, md5(i::VARCHAR) AS image_etag, 1000000 + i AS image_bytes
+        FROM range({rows}) t(i)"""
     database.execute(f"COPY ({listing}) TO '{folder}/archive.parquet'")
-    ledger = f"""{names}, md5((CASE WHEN i < {2 * share} THEN -i ELSE i END)::VARCHAR) AS image_etag,
-        1000000 + i AS image_bytes, 1::INT AS pages, 512::INT AS height, 512::INT AS width, 3::INT AS channels,
+    ledger = f"""{names},
+        md5((CASE WHEN i < {2 * share} THEN -i ELSE i END)::VARCHAR) AS image_etag,
+        1000000 + i AS image_bytes, 1::INT AS pages,
+        512::INT AS height, 512::INT AS width, 3::INT AS channels,
         CASE WHEN i >= {rows} THEN repeat('0', 64) ELSE '{model_digest}' END AS model_digest,
-        '{digest}' AS config_digest, 'run-a' AS run_id, now() AS segmented_at, 7::INT AS region_count,
+        '{digest}' AS config_digest, 'run-a' AS run_id, now() AS segmented_at,
+        7::INT AS region_count,
         CASE WHEN i BETWEEN {2 * share} AND {3 * share - 1} THEN 'unreadable' END AS error_type,
-        NULL::VARCHAR AS error, NULL::VARCHAR AS error_stage FROM range({share}, {rows + share}) t(i)"""
+        NULL::VARCHAR AS error, NULL::VARCHAR AS error_stage
+        FROM range({share}, {rows + share}) t(i)"""
     place = folder / "tables/images/date=2026-11-24"
     place.mkdir(parents=True)
     for number, batch in enumerate(database.sql(ledger).to_arrow_reader(50 * _SHARD)):

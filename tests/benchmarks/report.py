@@ -2,7 +2,8 @@
 
     python tests/benchmarks/report.py --output FILE.json [--images 1000000] [--export-images 50000]
 
-Three nights of a growing archive, 20 regions an image, in shards of 2,000 images as segmentation writes them.
+The tables have three dates of a growing archive, 20 regions per image, in shards of 2,000 images as
+segmentation writes them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from unet_ray.tables.shards import ShardName, write_shard
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _SHARD, _EACH, _SIDE = 2000, 20, 512
-_NIGHTS = ("2026-01-01", "2026-01-02", "2026-01-03")
+_DATES = ("2026-01-01", "2026-01-02", "2026-01-03")
 
 
 def main() -> None:
@@ -66,13 +67,13 @@ def main() -> None:
 
 
 def _write_tables(output: Storage, images: int) -> None:
-    """Write shards of images of one size, half of them in the last night."""
+    """Write shards of images of one size, half of them on the last date."""
     rng = np.random.default_rng(0)
     empty = encode_rle(np.zeros((_SIDE, _SIDE)))
     shards = max(1, images // _SHARD)
     for shard in range(shards):
-        night = min(2, 4 * shard // shards)
-        run_id = f"2026010{night + 1}T000000Z-aaaaaa"
+        run = min(2, 4 * shard // shards)
+        run_id = f"2026010{run + 1}T000000Z-aaaaaa"
         uris = np.array(
             [f"/archive/plate{shard:05d}/image{index:05d}.png" for index in range(_SHARD)]
         )
@@ -81,9 +82,7 @@ def _write_tables(output: Storage, images: int) -> None:
             "masks": _masks(uris, run_id, empty, rng),
             "regions": _regions(uris, run_id, rng),
         }
-        write_shard(
-            output, ShardName(_NIGHTS[night], run_id, shard), tables, may_commit=lambda: None
-        )
+        write_shard(output, ShardName(_DATES[run], run_id, shard), tables, may_commit=lambda: None)
         write_run_record(
             output, run_id, {"status": "done", "images_skipped": 0, "elapsed_s": 3600.0}
         )
@@ -141,11 +140,11 @@ def _regions(uris: Any, run_id: str, rng: np.random.Generator) -> Any:
         np.tile(np.arange(_EACH), len(uris)), 5
     )  # regions of a class do not overlap
     left, top = rng.integers(0, 60, (2, rows)) + 100 * np.stack([cell_x, cell_y])
-    wide, high = rng.integers(4, 40, (2, rows))
-    outlines = shapely.box(left, top, left + wide, top + high)
+    widths, heights = rng.integers(4, 40, (2, rows))
+    outlines = shapely.box(left, top, left + widths, top + heights)
     box = [
         {"xmin": a, "ymin": b, "xmax": a + c, "ymax": b + d}
-        for a, b, c, d in zip(left, top, wide, high, strict=True)
+        for a, b, c, d in zip(left, top, widths, heights, strict=True)
     ]
     known = {
         "image_uri": np.repeat(uris, _EACH),
@@ -157,9 +156,14 @@ def _regions(uris: Any, run_id: str, rng: np.random.Generator) -> Any:
         "region_id": np.tile(np.arange(1, _EACH + 1), len(uris)),
         "score": rng.beta(8, 2, rows),
     }
-    known |= {"score_max": 0.99, "area": wide * high, "bbox": box, "centroid_x": left + wide / 2}
     known |= {
-        "centroid_y": top + high / 2,
+        "score_max": 0.99,
+        "area": widths * heights,
+        "bbox": box,
+        "centroid_x": left + widths / 2,
+    }
+    known |= {
+        "centroid_y": top + heights / 2,
         "touches_border": False,
         "geometry": shapely.to_wkb(outlines),
     }

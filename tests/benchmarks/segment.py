@@ -1,19 +1,21 @@
-"""Speed of jobs/segment.py against the network alone and other ways to do the same, in one run.
+"""Speed of jobs/segment.py, compared with the network alone and other ways to do the same.
 
-    python tests/benchmarks/segment.py --images DIR --output FILE.json [--device gpu] [--model MODEL] [--runs 3]
+    python tests/benchmarks/segment.py --images DIR --output FILE.json
+        [--device gpu] [--model MODEL] [--runs 3]
 
 On the same images and weights, alternating, each in a process of its own:
 
-bare   the network on whole frames out of memory, with the threads and the memory settings of the job
+bare   the network on whole frames from memory, with the threads and memory settings of the job
 plain  the same with the memory settings of any script
-loop   a good loop by hand: a DataLoader decodes, the network runs, the same measures, one shard of Parquet
+loop   a good loop by hand: a DataLoader decodes, the network runs, the same measures, one shard
 docs   Ray Data's chain as its documentation has it: read_images, map_batches, write_parquet
-monai  the loop with MONAI's sliding window (needs `pip install monai`; left out where it is missing)
+monai  the loop with MONAI's sliding window (needs `pip install monai`; left out if missing)
 ours   jobs/segment.py
 
-Steady state: the slope of images over the times when each was measured (`bare`, `plain`: predicted), between the first
-and the last tenth of them. Start-up is up to the first of them, shut-down from the last. CPU outside the network: that
-of the whole process tree in steady state, less what the network alone takes (`bare` for ours, `plain` for the others).
+Steady state is the slope of images over the times when each was measured (`bare`, `plain`:
+predicted), between the first and the last tenth of them. Start-up lasts until the first of them,
+shut-down begins with the last. CPU outside the network is that of the whole process tree in steady
+state, less what the network alone takes (`bare` for ours, `plain` for the others).
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ _PARTS = {
     "write": "Write",
     "driver": "jobs/segment.py",
 }
-"""Of the job's processes, whose titles Ray sets."""
+"""Parts of the job, and words of the titles that Ray gives to their processes."""
 _RECORDED = ("stage_s", "object_store_bytes", "spilled_bytes")
 
 
@@ -69,15 +71,19 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON file")
     parser.add_argument(
         "--model",
-        help="model folder; default: one of depth 4, 16 channels (64 on a GPU) that finds bright blobs",
+        help="model folder; default: one of depth 4, 16 channels (64 on a GPU), "
+        "that finds bright blobs",
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--limit", type=int, help="so many of the images, spread over the folder")
+    parser.add_argument("--limit", type=int, help="number of images, spread over the folder")
     parser.add_argument(
-        "--copies", type=int, default=1, help="of each image: a GPU takes thousands to be steady"
+        "--copies",
+        type=int,
+        default=1,
+        help="copies of each image: a GPU takes thousands to be steady",
     )
-    parser.add_argument("--sides", help="of " + ",".join(_SIDES))
+    parser.add_argument("--sides", help="some of " + ",".join(_SIDES))
     flags = parser.parse_args()
     sides = (
         flags.sides.split(",")
@@ -103,7 +109,10 @@ def main() -> None:
 
 
 def _archive(source: Path, target: Path, limit: int | None, copies: int) -> float:
-    """Copy images, every nth, and return their megapixels; the sides take whole frames, which must not be large."""
+    """Copy every nth image and return the megapixels of all copies.
+
+    The sides take whole frames, so images must not be large.
+    """
     files = sorted(path for path in source.iterdir() if path.is_file())
     chosen = files[:: max(1, len(files) // limit)][:limit] if limit else files
     target.mkdir()
@@ -117,18 +126,19 @@ def _archive(source: Path, target: Path, limit: int | None, copies: int) -> floa
                 sys.exit(f"{path}: {image.width}×{image.height} px; give images up to 8 megapixels")
     if len(chosen) * copies < _LEAST:
         sys.exit(
-            f"--images {source}: {len(chosen) * copies} images; a steady state takes at least {_LEAST}"
+            f"--images {source}: {len(chosen) * copies} images; "
+            f"a steady state takes at least {_LEAST}"
         )
     return copies * pixels / 1e6
 
 
 def _blob_finder(folder: Path, base_channels: int, images: Path) -> str:
-    """Write a network that was not trained and finds what is brighter than around it, a tenth of the pixels.
+    """Write an untrained network that finds pixels brighter than those near them, a tenth of all.
 
-    Its first channel of each level is the brightness, smoothed and pooled, at one level less that of the level below;
-    the others are drawn at random, and nothing reads them. So it costs what any network of its size does, and finds
-    some ten to hundred regions: with random weights alone it would be 11,000 specks in a photograph, and their outlines
-    a good part of the time.
+    Its first channel of each level is the brightness, smoothed and pooled, at one level less that
+    of the level below; the others are drawn at random, and nothing reads them. So it costs what any
+    network of its size does, and finds some ten to hundred regions: with random weights alone it
+    would find 11,000 specks in a photograph, and their outlines would take much of the time.
     """
     torch.manual_seed(0)
     config = UNetConfig(3, 1, base_channels, 4)
@@ -161,7 +171,7 @@ def _blob_finder(folder: Path, base_channels: int, images: Path) -> str:
 
 
 def _pixels(path: Path, constants: Preprocessing) -> torch.Tensor:
-    """Return an image as a batch of a size that the network takes: a little of its right and its bottom is missing."""
+    """Return an image as a batch, cut at the right and bottom to a size that the network takes."""
     with Image.open(path) as image:
         values = np.asarray(image.convert("RGB"))
     height, width = (side // 16 * 16 for side in values.shape[:2])
@@ -290,12 +300,12 @@ def _show(report: dict[str, Any]) -> None:
         rates = f"{row['images_per_s']:8.2f} {row['megapixels_per_s']:6.2f} {ratio or 1:8.2f}"
         apart = f"{row['start_s']:8.1f} {row['stop_s']:7.1f}"
         print(
-            f"{side:7} {rates} {apart} {row['cpu_s_per_image']:12.4f} {outside:8.4f} {row['memory_gib']:5.2f}"
+            f"{side:7} {rates} {apart} {row['cpu_s_per_image']:12.4f} {outside:8.4f} "
+            f"{row['memory_gib']:5.2f}"
         )
     if "ours" in report["medians"]:
-        print(
-            f"predictors busy, of ours, on average: {report['medians']['ours']['predictors_busy']:.2f}"
-        )
+        busy = report["medians"]["ours"]["predictors_busy"]
+        print(f"predictors busy, of ours, on average: {busy:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Other ways to segment an archive, each in a process of its own, for `segment.py` to compare with the job.
+"""Other ways to segment an archive, which `segment.py` compares with the job.
 
-    python tests/benchmarks/sides.py SIDE --model MODEL --images DIR --tables DIR --events FILE [--device gpu]
+    python tests/benchmarks/sides.py SIDE --model MODEL --images DIR --tables DIR --events FILE
+        [--device gpu]
 
-All use the same weights (batch normalisation folded, channels_last), the same measures and the same Parquet writer.
-Each appends to the events file when an image was predicted; all but `bare` write when each was measured.
+Each runs in a process of its own. All use the same weights (batch normalisation folded,
+channels_last), the same measures and the same Parquet writer. Each appends the time to the events
+file when an image was predicted; all except `bare` write when each was measured.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from unet_ray.tables.shards import ShardName, write_shard
 
 _GPU_BATCH = 16
 _BARE_BATCHES = 64
-"""That `bare` keeps on a GPU, and takes again and again."""
+"""Number of batches that `bare` keeps on a GPU, and takes again and again."""
 _WINDOW = 512
 _DOCS_BATCH = 8
 Image = tuple[str, NDArray[np.uint8]]
@@ -55,7 +57,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """What each side works with."""
+    """Model, folders and device of a side."""
 
     model: Model
     images: Path
@@ -65,7 +67,7 @@ class Place:
 
     @property
     def paths(self) -> list[str]:
-        """Of all images."""
+        """Paths of all images."""
         return [str(path) for path in sorted(self.images.iterdir())]
 
     @property
@@ -84,8 +86,8 @@ class Place:
         return Measure("side", self.model.digest, "", self.model.classes, self.model.rule)
 
     def tell(self, images: int = 1) -> None:
-        """Note that so many more images are predicted."""
-        with open(self.events, "a") as file:  # one short piece: whole, whoever else writes
+        """Record that this number of images was predicted just now."""
+        with open(self.events, "a") as file:  # one short write is atomic beside other writers
             file.write(f"{time.time()}\n" * images)
 
 
@@ -94,14 +96,15 @@ def _cpus() -> int:
 
 
 def bare(place: Place) -> None:
-    """Nothing but the network, on whole frames that are network input already; as many lanes as the job has."""
+    """Run the network alone on frames that are its input already, in as many lanes as the job."""
     predictor = place.predictor()
-    frames = ((path, _decoded(place.model, path)) for path in place.paths)
+    frames = ((path, _decode(place.model, path)) for path in place.paths)
     batches = islice(_batches(place, frames), _BARE_BATCHES if place.is_gpu else None)
-    inputs = [_stacked(place, [image for _, image in alike]) for alike in batches]
+    inputs = [_stack(place, [image for _, image in alike]) for alike in batches]
     turns = range(len(place.paths) // len(inputs[0]) if place.is_gpu else len(inputs))
     if place.is_gpu:
-        torch.cuda.synchronize()  # the lanes' streams do not wait for the one that brought the frames
+        # the lanes' streams do not wait for the stream that brought the frames
+        torch.cuda.synchronize()
 
     @torch.inference_mode()
     def forward(pixels: Tensor) -> None:
@@ -115,18 +118,18 @@ def bare(place: Place) -> None:
 
 
 def loop(place: Place) -> None:
-    """What a competent engineer writes: a DataLoader that decodes ahead, batches of equal frames, one shard."""
+    """Run a good loop by hand: a DataLoader decodes ahead, batches have equal frames, one shard."""
     network = place.predictor().network
 
     @torch.inference_mode()
     def predict(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        return _q(network(_stacked(place, images)))
+        return _to_prob_u8(network(_stack(place, images)))
 
     _by_hand(place, predict)
 
 
 def monai(place: Place) -> None:
-    """The same loop with MONAI's sliding window as the network's caller, window 512, its default overlap."""
+    """Run the same loop with MONAI's sliding window, 512 px, and its default overlap."""
     from monai.inferers import SlidingWindowInferer
 
     network = place.predictor().network
@@ -136,13 +139,13 @@ def monai(place: Place) -> None:
 
     @torch.inference_mode()
     def predict(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        return _q(inferer(_stacked(place, images, multiple=1), network))
+        return _to_prob_u8(inferer(_stack(place, images, multiple=1), network))
 
     _by_hand(place, predict)
 
 
 def docs(place: Place) -> None:
-    """Ray Data as its documentation has it: read_images, map_batches of an actor and of a function, write_parquet."""
+    """Run Ray Data as its documentation does: read_images, map_batches twice, write_parquet."""
     import ray
 
     class Predict:
@@ -155,22 +158,22 @@ def docs(place: Place) -> None:
             found = np.empty(len(batch["path"]), object)
             images = list(zip(map(str, range(len(found))), batch["image"], strict=True))
             for alike in _batches(place, images):
-                logits = self.network(_stacked(place, [image for _, image in alike]))
-                for (index, image), q in zip(alike, _q(logits), strict=True):
-                    found[int(index)] = _inner(q, image)
+                logits = self.network(_stack(place, [image for _, image in alike]))
+                for (index, image), prob_u8 in zip(alike, _to_prob_u8(logits), strict=True):
+                    found[int(index)] = _inner(prob_u8, image)
             place.tell(len(found))
             return {"path": batch["path"], "prob_u8": found}
 
     measure = place.measure()
 
-    def measured(batch: dict[str, NDArray[Any]]) -> Any:
+    def measure_batch(batch: dict[str, NDArray[Any]]) -> Any:
         rows = zip(batch["path"], batch["prob_u8"], strict=True)
-        return Measure.join([measure.image(_row(path, q), q) for path, q in rows])
+        return Measure.join([measure.image(_row(path, prob_u8), prob_u8) for path, prob_u8 in rows])
 
     gpus = {"num_gpus": 1} if place.is_gpu else {"num_cpus": 1}
     images = ray.data.read_images(str(place.images), mode="RGB", include_paths=True)
     predicted = images.map_batches(Predict, batch_size=_DOCS_BATCH, concurrency=1, **gpus)
-    predicted.map_batches(measured).write_parquet(str(place.tables / "images"))
+    predicted.map_batches(measure_batch).write_parquet(str(place.tables / "images"))
 
 
 def _by_hand(place: Place, predict: Callable[[list[NDArray[np.uint8]]], NDArray[np.uint8]]) -> None:
@@ -186,8 +189,8 @@ def _by_hand(place: Place, predict: Callable[[list[NDArray[np.uint8]]], NDArray[
     for alike in _batches(place, loader):
         found = predict([image for _, image in alike])
         place.tell(len(alike))
-        for (path, image), q in zip(alike, found, strict=True):
-            inner = _inner(q, image)
+        for (path, image), prob_u8 in zip(alike, found, strict=True):
+            inner = _inner(prob_u8, image)
             rows.append(measure.image(_row(path, inner), inner))
     tables = split_into_tables(Measure.join(rows))
     write_shard(
@@ -203,7 +206,7 @@ def _as_it_is(image: Image) -> Image:
 
 
 def _batches(place: Place, images: Iterable[Image]) -> Iterator[list[Image]]:
-    """Yield images of equal shape together: one on CPUs, where more are no faster."""
+    """Yield images of equal shape together: one at a time on CPUs, where more are no faster."""
     size = _GPU_BATCH if place.is_gpu else 1
     waiting: dict[tuple[int, ...], list[Image]] = defaultdict(list)
     for path, image in images:
@@ -222,15 +225,18 @@ class _Files(Dataset[Image]):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Image:
-        return self._paths[index], _decoded(self._model, self._paths[index])
+        return self._paths[index], _decode(self._model, self._paths[index])
 
 
-def _decoded(model: Model, path: str) -> NDArray[np.uint8]:
+def _decode(model: Model, path: str) -> NDArray[np.uint8]:
     return model.preprocessing.check(decode_image(Path(path).read_bytes()))
 
 
 def _input(place: Place, image: NDArray[np.uint8], multiple: int | None = None) -> Tensor:
-    """Return an image as network input, 1, C, H, W float or bfloat16, filled up to what the network can pool."""
+    """Return an image as network input, (1, C, H, W) float or bfloat16.
+
+    It is filled up to a multiple of what the network pools.
+    """
     multiple = multiple or place.model.network.multiple
     pixels = torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2)
     inputs = place.model.preprocessing.apply(pixels.to("cuda" if place.is_gpu else "cpu"))
@@ -241,11 +247,11 @@ def _input(place: Place, image: NDArray[np.uint8], multiple: int | None = None) 
     )
 
 
-def _stacked(place: Place, images: list[NDArray[np.uint8]], multiple: int | None = None) -> Tensor:
+def _stack(place: Place, images: list[NDArray[np.uint8]], multiple: int | None = None) -> Tensor:
     return torch.cat([_input(place, image, multiple) for image in images])
 
 
-def _q(logits: Tensor) -> NDArray[np.uint8]:
+def _to_prob_u8(logits: Tensor) -> NDArray[np.uint8]:
     return logits.float().sigmoid().mul(255).round().to(torch.uint8).cpu().numpy()
 
 
@@ -253,8 +259,8 @@ def _inner(prob_u8_khw: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[
     return np.ascontiguousarray(prob_u8_khw[:, : image.shape[0], : image.shape[1]])
 
 
-def _row(path: str, q: NDArray[np.uint8]) -> dict[str, Any]:
-    size = {"height": q.shape[1], "width": q.shape[2], "channels": 3}
+def _row(path: str, prob_u8: NDArray[np.uint8]) -> dict[str, Any]:
+    size = {"height": prob_u8.shape[1], "width": prob_u8.shape[2], "channels": 3}
     return {
         "image_uri": path,
         "image_etag": "",

@@ -1,9 +1,10 @@
-"""Pages of a TIFF stack against the same images as files: images per second of `jobs/segment.py`.
+"""Pages of a TIFF stack, compared with the same images as files: images per second of a run.
 
     python tests/benchmarks/stacks.py --images DIR --model MODEL --output FILE.json
 
-Takes the images' upper left 512² px in grey, page after page without compression: once as a file each, once as one
-stack. Both in each round, one after the other; rates are steady state, out of the runs' records.
+The images' upper left 512² px are written in grey without compression: once as a file each, once as
+the pages of one stack. Both are segmented in each round, one after the other; rates are steady
+state, from the runs' records.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""Samples per second of one Ray Train worker against a bare PyTorch loop, in one run.
+"""Samples per second of one Ray Train worker, compared with a bare PyTorch loop.
 
-    python tests/benchmarks/train.py --images DIR --masks DIR --output FILE.json [--runs 3] [--network 16,4]
+    python tests/benchmarks/train.py --images DIR --masks DIR --output FILE.json
+        [--runs 3] [--network 16,4]
 
-Both sides have the same network, batch, loss and augmentation (`network.learner.Learner`). The loop has its crops in
-memory before it starts, and nothing else to do; the worker gets its crops from the stream. The loop runs before and
-after the worker, so that a machine that drifts does so for both. Steady state leaves out the first epoch; the time from
-command to first step is printed apart. A second loop runs with the worker's memory settings (`cluster.REUSED_MEMORY`):
-what is between it and the worker is Ray's and the stream's share.
+Both sides have the same network, batch, loss and augmentation (`network.learner.Learner`). The loop
+has its crops in memory before it starts, and nothing else to do; the worker gets its crops from the
+stream. The loop runs before and after the worker, so that a machine that drifts does so for both.
+Steady state leaves out the first epoch; the time from command to first step is printed separately.
+A second loop runs with the worker's memory settings (`cluster.session.REUSED_MEMORY`): the
+difference between it and the worker is the cost of Ray and of the stream.
 """
 
 from __future__ import annotations
@@ -76,9 +78,8 @@ def main() -> None:
     }
     Path(flags.output).write_text(json.dumps({"ratios": ratios} | rates, indent=2))
     for name, each in ratios.items():
-        print(
-            f"worker / {name}: {statistics.median(each):.2f} (of {', '.join(f'{r:.2f}' for r in each)})"
-        )
+        rounds = ", ".join(f"{ratio:.2f}" for ratio in each)
+        print(f"worker / {name}: {statistics.median(each):.2f} (of {rounds})")
 
 
 def _loop(images: str, masks: str, channels: int, depth: int, variables: dict[str, str]) -> float:
@@ -119,24 +120,12 @@ def bare_loop(images: str, masks: str, channels: int, depth: int) -> None:
 
 
 def _ours(images: str, masks: str, channels: int, depth: int, epochs: int) -> tuple[float, float]:
-    """Return crops per second after the first epoch, and the seconds from the command to the first step."""
+    """Return crops per second after the first epoch, and seconds from start to the first step."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            str(REPOSITORY / "jobs/train.py"),
-            "--images",
-            images,
-            "--masks",
-            masks,
-        ]
-        command += [
-            "--output",
-            f"{folder}/model",
-            "--storage",
-            f"{folder}/run",
-            "--epochs",
-            str(epochs + 1),
-        ]
+        command = [sys.executable, str(REPOSITORY / "jobs/train.py")]
+        command += ["--images", images, "--masks", masks]
+        command += ["--output", f"{folder}/model", "--storage", f"{folder}/run"]
+        command += ["--epochs", str(epochs + 1)]
         command += ["--base-channels", str(channels), "--depth", str(depth), "--val-fraction", "0"]
         command += ["--crop", str(_CROP), "--batch-size", str(_BATCH)]
         started, start_s = time.perf_counter(), 0.0

@@ -1,4 +1,4 @@
-"""What a process and its children take while they run, seen from outside: memory, and CPU time by part."""
+"""Memory and CPU time of a process and its children, by part, measured from outside."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import psutil
 
 _INTERVAL_S = 0.5
 _SHARED_EVERY = 8
-"""Looks between two that add up the memory of all, which costs the kernel a walk over every page table."""
+"""Number of looks of which one adds up the memory of all processes.
+
+It costs the kernel a walk over every page table.
+"""
 
 
 class Watcher:
     """Looks at a process tree twice a second, until it is stopped or the process has gone.
 
     Args:
-        pid — of the tree's root.
-        parts — name of each part and words of the command lines of its processes; all others are `other`.
+        pid: Process id of the tree's root.
+        parts: Words of the command lines of the processes of each part, by its name; all other
+            processes are `other`.
     """
 
     def __init__(self, pid: int, parts: dict[str, str]) -> None:

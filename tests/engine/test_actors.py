@@ -1,4 +1,4 @@
-"""Every number of actors on every small machine: either it runs to its end, or it is refused in one line."""
+"""Any number of actors on any small machine: a run goes to its end, or is refused in one line."""
 
 import json
 import os
@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.builders import write_noise
 from tests.conftest import REPOSITORY
 
 _IMAGES = 5
@@ -18,8 +17,8 @@ _RUNS = """
 import json, sys
 import ray
 from unet_ray.errors import InputError
-from unet_ray.segment import segment
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
 
 cpus, model, archive, tables, *asked = sys.argv[1:]
 ray.init(num_cpus=int(cpus), include_dashboard=False, log_to_driver=False, runtime_env={})
@@ -38,11 +37,7 @@ print(json.dumps(found))
 @pytest.mark.slow
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_no_number_of_actors_hangs(tmp_path: Path, tiny_model: str, cpus: int) -> None:
-    archive = tmp_path / "archive"
-    archive.mkdir()
-    for index in range(_IMAGES):
-        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(archive / f"{index}.png")
+    archive = write_noise(tmp_path / "archive", _IMAGES, side=40)
     done = subprocess.run(
         [sys.executable, "-c", _RUNS, str(cpus), tiny_model, archive, tmp_path / "tables", *_ASKED],
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -53,7 +48,7 @@ def test_no_number_of_actors_hangs(tmp_path: Path, tiny_model: str, cpus: int) -
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    most = max(1, cpus - 1)
+    most = max(1, cpus - 1)  # one CPU is for reading, unless there is only one
     for actors in _ASKED:
         if int(actors.split(",")[0]) <= most:
             assert found[actors] == _IMAGES

@@ -1,6 +1,7 @@
-"""The node types of cluster.yaml on an autoscaler whose nodes are raylets here: up from none, and away again.
+"""The node types of cluster.yaml on an autoscaler: nodes come up from none, and go away again.
 
-GPUs are logical here: the network of each GPU actor runs on the CPU.
+Nodes are raylets on this machine, and their GPUs are logical: the network of each GPU actor runs on
+the CPU.
 """
 
 import json
@@ -10,10 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.builders import write_noise
 from tests.clusters import autoscaling_cluster
 from tests.training_job import Job
 from unet_ray.storage.storage import Storage
@@ -24,12 +24,16 @@ _RUN = """
 import json, sys, threading, time
 from dataclasses import replace
 import ray
-import unet_ray.segment
-from unet_ray.cluster import connect
-from unet_ray.network.predictor_config import PredictorConfig
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.cluster.session import connect
+from unet_ray.network.config import PredictorConfig
+from unet_ray.segmentation import pipeline
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
 
-unet_ray.segmentation.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")
+def on_cpu(*some, **named):
+    return replace(PredictorConfig(*some, **named), device="cpu")
+
+pipeline.PredictorConfig = on_cpu
 
 def gpu_nodes():
     return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))
@@ -44,7 +48,7 @@ connect("auto")
 started, seen = time.monotonic(), []
 threading.Thread(target=watch, daemon=True).start()
 try:
-    done = unet_ray.segmentation.segment.segment(unet_ray.segmentation.segment.SegmentConfig(**flags), "auto").images_done
+    done = segment(SegmentConfig(**flags), "auto").images_done
 except Exception as error:
     done = f"{type(error).__name__}: {error}"
 ended = time.monotonic() - started
@@ -69,11 +73,7 @@ def _run(environment: dict[str, str], **flags: object) -> dict[str, Any]:
 
 @pytest.mark.soak
 def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> None:
-    archive = tmp_path / "archive"
-    archive.mkdir()
-    for index in range(40):
-        pixels = np.random.default_rng(index).integers(0, 256, (300, 300, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(archive / f"{index}.png")
+    archive = write_noise(tmp_path / "archive", count=40, side=300)
     flags = {
         "model": tiny_model,
         "images": str(archive),
@@ -86,19 +86,19 @@ def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> N
             f"InputError: --actors {_GPU_NODES + 1} on GPUs: needs {_GPU_NODES + 1} GPUs"
         )
         assert refused["ended"] < 30
-        found = _run(
-            environment, **flags, actors=f"1,{_GPU_NODES + 2}", node_price="0.2,gpu=1"
-        )  # two never come
+        # two of the actors never get a node
+        found = _run(environment, **flags, actors=f"1,{_GPU_NODES + 2}", node_price="0.2,gpu=1")
     assert found["done"] == 40
     up = {
         count: min(at for at, nodes in found["seen"] if nodes >= count)
         for count in range(1, _GPU_NODES + 1)
     }
     print(
-        f"nodes up after {up} s, run ended after {found['ended']:.0f} s, nodes gone at {found['gone']:.0f} s"
+        f"nodes up after {up} s, run ended after {found['ended']:.0f} s, "
+        f"nodes gone at {found['gone']:.0f} s"
     )
-    assert up[_GPU_NODES] - up[1] < 15
-    assert found["gone"] - found["ended"] < 90
+    assert up[_GPU_NODES] - up[1] < 15  # s: together, not one after the other
+    assert found["gone"] - found["ended"] < 90  # s; nodes are idle after 0.15 minutes
     records = [json.loads(file.read_text()) for file in (tmp_path / "tables/runs").iterdir()]
     (record,) = [record for record in records if record["status"] == "done"]
     assert record["node_hours"]["gpu"] > 0
@@ -110,20 +110,10 @@ def test_gpu_nodes_come_all_at_once_and_go(tmp_path: Path, tiny_model: str) -> N
 
 @pytest.mark.soak
 def test_training_brings_up_the_nodes_that_it_may_have(tmp_path: Path) -> None:
-    """From no worker node to MAX of them, a training worker on each."""
+    """Training starts on no worker node, and ends on MAX of them with a worker on each."""
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=8, check=0, archive=0)
-    flags = [
-        "--workers",
-        "1,2",
-        "--device",
-        "cpu",
-        "--resize-check-s",
-        "2",
-        "--epochs",
-        "400",
-        "--patience",
-        "0",
-    ]
+    flags = ["--workers", "1,2", "--device", "cpu", "--resize-check-s", "2"]
+    flags += ["--epochs", "400", "--patience", "0"]
     with (
         autoscaling_cluster(tmp_path, {"cpu": 2}) as environment,
         Job(str(tmp_path), *flags, **environment) as job,

@@ -1,4 +1,4 @@
-"""How much goes from stage to stage at a time, on a real Ray."""
+"""The size of the blocks that go from stage to stage, on a real Ray."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from unet_ray.cluster.ray_data import TASK_CPUS, limited_blocks
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_what_a_task_yields_is_not_joined_beyond_the_size_of_blocks() -> None:
+def test_blocks_that_a_task_yields_are_not_joined_beyond_the_block_size() -> None:
     def yield_thrice(_: pa.Table) -> Iterator[pa.Table]:
         for _ in range(3):
             yield pa.table({"pixels": np.zeros(2**20, np.uint8)})

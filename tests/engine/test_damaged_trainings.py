@@ -1,4 +1,4 @@
-"""Trainings whose disk is full, or whose checkpoints are damaged, go on from what is whole."""
+"""Trainings go on from the newest whole checkpoint: after damage, a full disk, a lost list."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import small_training_flags
 from tests.conftest import run_job
 from unet_ray.storage.storage import Storage
-from unet_ray.synthetic import CLASSES, make_archive
+from unet_ray.synthetic import make_archive
 from unet_ray.training.checkpoints import WEIGHTS
 from unet_ray.training.progress import SNAPSHOT, last_progress, listed_checkpoints
 
@@ -19,35 +20,8 @@ RUN = "unet_ray"
 
 
 def train(root: Path, storage: Path, epochs: int) -> subprocess.CompletedProcess[str]:
-    labelled = [
-        "--images",
-        f"{root}/data/labelled/images",
-        "--masks",
-        f"{root}/data/labelled/masks",
-    ]
-    network = [
-        "--classes",
-        CLASSES,
-        "--base-channels",
-        4,
-        "--depth",
-        2,
-        "--crop",
-        64,
-        "--batch-size",
-        4,
-    ]
-    places = [
-        "--output",
-        f"{root}/model",
-        "--storage",
-        storage,
-        "--epochs",
-        epochs,
-        "--keep-checkpoints",
-        3,
-    ]
-    return run_job("train", *labelled, *network, *places)
+    flags = ["--storage", storage, "--epochs", epochs, "--keep-checkpoints", 3]
+    return run_job("train", *small_training_flags(root), *flags)
 
 
 @pytest.fixture
@@ -65,10 +39,11 @@ def epochs_done(run_folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_it_goes_on_without_its_list_and_without_its_newest_checkpoint(
+def test_a_training_goes_on_without_its_list_and_without_its_newest_checkpoint(
     tmp_path: Path, trained: Path
 ) -> None:
-    (trained / RUN / SNAPSHOT).unlink()  # the obvious remedy for one that a full disk left empty
+    # the obvious remedy for a list that a full disk left empty
+    (trained / RUN / SNAPSHOT).unlink()
     done = train(tmp_path, trained, 4)
     assert done.returncode == 0, done.stderr
     assert f"{SNAPSHOT}, the list of checkpoints, is missing or damaged" in done.stdout
@@ -90,7 +65,7 @@ def test_it_goes_on_without_its_list_and_without_its_newest_checkpoint(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk of 700 KB."""
+    """Mount a disk of 700 KB: the checkpoints of a few epochs fill it."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -103,8 +78,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.soak
-def test_a_full_disk_costs_the_epochs_that_did_not_fit(tmp_path: Path, small_disk: Path) -> None:
-    """With more room the same command goes on; what was listed before is still there and whole."""
+def test_a_full_disk_costs_only_the_epochs_that_did_not_fit(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    """On a larger disk the same command goes on; the listed checkpoints are still whole."""
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=4, check=0, archive=0)
     full = train(tmp_path, small_disk / "run", 12)
     assert full.returncode == 1

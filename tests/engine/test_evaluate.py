@@ -1,4 +1,4 @@
-"""Evaluation on a real Ray: its counts are those of a loop, its files hold them, its intervals can be repeated."""
+"""Evaluation on a real Ray: counts are those of a plain loop, and its files hold them."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from unet_ray.synthetic import draw_scene, encode
 
 @pytest.fixture
 def config(tiny_model: str, tmp_path: Path) -> EvaluateConfig:
-    """Write six labelled images; the masks of the last hold nothing."""
+    """Write six labelled images; the mask of the last one is empty."""
     folder = Storage.of(f"{tmp_path}/data")
     rng = np.random.default_rng(0)
     for index in range(6):
@@ -46,11 +46,11 @@ def config(tiny_model: str, tmp_path: Path) -> EvaluateConfig:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_counts_are_those_of_a_loop_and_files_hold_them(
+def test_counts_are_those_of_a_plain_loop_and_files_hold_them(
     config: EvaluateConfig, tmp_path: Path
 ) -> None:
     result = evaluate(config)
-    assert np.array_equal(result.counts, counts_of_a_loop(config))
+    assert np.array_equal(result.counts, count_in_a_loop(config))
     out = Storage.of(f"{tmp_path}/out")
     written = json.loads(out.read("metrics.json"))
     assert written == result.metrics()
@@ -69,12 +69,12 @@ def test_counts_are_those_of_a_loop_and_files_hold_them(
         table.filter(polars.col("class_name") == "cell")["true_positive"].sum()
         == (written["classes"]["cell"]["true_positive"])
     )
-    assert table["adapted_rand_error"].null_count() >= 2
+    assert table["adapted_rand_error"].null_count() >= 2  # both classes of the empty mask
     fields = pq.read_schema(io.BytesIO(data))
     assert all(field.metadata[b"description"] for field in fields)
 
 
-def counts_of_a_loop(config: EvaluateConfig) -> np.ndarray:
+def count_in_a_loop(config: EvaluateConfig) -> np.ndarray:
     model = load_model(Storage.of(config.model))
     labelled = find_labelled(config.images, config.masks, model.classes, None)
     predictor = Predictor(model.build(), model.preprocessing, PredictorConfig(threads=1))
@@ -85,13 +85,13 @@ def counts_of_a_loop(config: EvaluateConfig) -> np.ndarray:
     counts = []
     for index in range(len(labelled.items)):
         image, masks = reader.read(index)
-        (q,) = predictor.predict([model.preprocessing.check(image)])
-        counts.append(count_against(model.rule, labelling, 2, q, masks))
+        (prob_u8,) = predictor.predict([model.preprocessing.check(image)])
+        counts.append(count_against(model.rule, labelling, 2, prob_u8, masks))
     return np.stack(counts)
 
 
-def result_of(dice: list[tuple[float, float]], tiny_model: str, **more: int) -> EvaluateResult:
-    """A result of images with the given Dice of two classes; NaN: neither present nor found."""
+def make_result(dice: list[tuple[float, float]], tiny_model: str, **more: int) -> EvaluateResult:
+    """Return a result of images with the given Dice of two classes; NaN: absent and not found."""
     counts = np.zeros((len(dice), 2, len(COUNTS)))
     names = list(COUNTS)
     counts[:, :, names.index("true_positive")] = np.nan_to_num(np.array(dice)) * 50
@@ -103,9 +103,9 @@ def result_of(dice: list[tuple[float, float]], tiny_model: str, **more: int) -> 
     return EvaluateResult(config, load_model(Storage.of(tiny_model)), uris, counts)
 
 
-def test_the_worst_are_those_of_the_lowest_mean_dice(tiny_model: str) -> None:
+def test_the_worst_images_are_those_with_the_lowest_mean_dice(tiny_model: str) -> None:
     nan = float("nan")
-    result = result_of(
+    result = make_result(
         [(1, 0.5), (0, 1), (nan, 0.25), (nan, nan), (0.5, nan)], tiny_model, worst=3, bootstrap=0
     )
     assert [(image["image_uri"], image["dice"]) for image in result.worst] == [
@@ -117,15 +117,15 @@ def test_the_worst_are_those_of_the_lowest_mean_dice(tiny_model: str) -> None:
     assert result.metrics()["intervals"] == {"cell": {}, "fibre": {}}
 
 
-def test_a_class_that_is_nowhere_has_null_metrics(tiny_model: str) -> None:
-    metrics = result_of([(1, float("nan"))] * 3, tiny_model, bootstrap=10).metrics()
+def test_a_class_that_occurs_nowhere_has_null_metrics(tiny_model: str) -> None:
+    metrics = make_result([(1, float("nan"))] * 3, tiny_model, bootstrap=10).metrics()
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert metrics["classes"]["fibre"]["dice"] is None
     assert metrics["intervals"]["fibre"]["dice"] is None
     assert metrics["intervals"]["cell"]["dice"] == [1, 1]
 
 
-def test_objects_of_the_truth_are_ids_or_components() -> None:
+def test_true_objects_are_ids_or_components() -> None:
     cell = (ClassSpec(1, "cell"),)
     ids = np.array([[7, 7, 0, 8, 8, 255]], np.uint8)
     image_objects = [

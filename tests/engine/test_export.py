@@ -1,4 +1,4 @@
-"""Results in other tools' formats, and back: what pycocotools, Pillow and GeoPandas read of them."""
+"""Results in other tools' formats, read by pycocotools, Pillow, GeoPandas, and by training."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from tests.conftest import make_tiny_model
+from tests.builders import make_tiny_model
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
 from unet_ray.labelled_data.labelled_set import find_labelled
@@ -33,7 +33,7 @@ EPSG, CORNER, PIXEL_M = 32633, (500_000.0, 5_400_000.0), 0.5
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
-    """Return a folder with an archive (PNG in folders, a stack, a GeoTIFF), a model and two nights of tables."""
+    """Return a folder with an archive (PNGs, a stack, a GeoTIFF), a model and two runs' rows."""
     folder = tmp_path_factory.mktemp("export")
     archive, rng = Storage.of(f"{folder}/archive"), np.random.default_rng(0)
     for name in ("a/one.png", "b/two.png"):
@@ -80,8 +80,11 @@ def test_coco_holds_every_region_exactly(place: Path, tables: Tables, tmp_path: 
     for number, image in found.imgs.items():
         objects = image_objects(tables, image["image_uri"])
         rows = found.loadAnns(found.getAnnIds(number))
-        ids = [r for u, r in zip(*(tables.regions[c].to_pylist() for c in ("image_uri", "region_id")), strict=True)
-               if u == image["image_uri"]]  # fmt: skip
+        ids = [
+            row["region_id"]
+            for row in tables.regions.to_pylist()
+            if row["image_uri"] == image["image_uri"]
+        ]
         assert len(rows) == len(ids)
         for region_id, annotation in zip(sorted(ids), rows, strict=True):
             name = found.cats[annotation["category_id"]]["name"]
@@ -94,7 +97,7 @@ def test_coco_holds_every_region_exactly(place: Path, tables: Tables, tmp_path: 
     )
 
 
-def test_coco_polygons_fill_holes_and_say_so(place: Path, tmp_path: Path) -> None:
+def test_coco_polygons_fill_holes_and_report_it(place: Path, tmp_path: Path) -> None:
     result = export(
         ExportConfig(
             tables=f"{place}/tables", format="coco", output=f"{tmp_path}/p.json", polygons=True
@@ -153,10 +156,10 @@ def test_geopandas_opens_regions_on_the_map(place: Path, tables: Tables, tmp_pat
     assert "crs" not in pixels
 
 
-def test_labels_find_pages_and_images_below_the_folder_that_names_start_from(
+def test_labels_find_pages_and_images_in_subfolders_by_their_names(
     place: Path, tmp_path: Path
 ) -> None:
-    """Without the URIs, as after another tool; the names in the file start at the images' own folder."""
+    """Another tool dropped the URIs; names in the file start at the images' own folder."""
     export(ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json"))
     content = json.loads((tmp_path / "all.json").read_text())
     for image in content["images"]:
@@ -198,7 +201,7 @@ def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> 
             )  # type: ignore[arg-type]
 
 
-def test_what_formats_cannot_hold_is_said(
+def test_what_a_format_cannot_hold_is_reported(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unet_ray.output.formats.coco._COCO_PIXELS", 2000)
@@ -210,7 +213,7 @@ def test_what_formats_cannot_hold_is_said(
     assert result.notes["images left out: larger than 2000 px"] == 3
 
 
-def test_a_night_alone_and_tables_that_are_not_there(place: Path, tmp_path: Path) -> None:
+def test_a_date_and_tables_that_are_not_there_are_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no successful image of --date 2020-01-01"):
         export(
             ExportConfig(
@@ -224,8 +227,10 @@ def test_a_night_alone_and_tables_that_are_not_there(place: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_path: Path) -> None:
-    """Export → correct (an object less) → train from the model → segment."""
+def test_labels_that_were_exported_and_corrected_train_the_next_model(
+    place: Path, tmp_path: Path
+) -> None:
+    """Export, delete one object, train from the model, segment."""
     for name in ("a/one.png", "b/two.png"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes((place / "archive" / name).read_bytes())
@@ -246,7 +251,9 @@ def test_what_was_exported_and_corrected_trains_the_next_model(place: Path, tmp_
     labels.write_text(json.dumps(corrected))
     labelled = find_labelled(f"{tmp_path}/images", str(labels), (), None)
     assert [spec.name for spec in labelled.classes] == ["cell", "fibre"]
-    assert labelled.notes == (f"1 of 3 images in {tmp_path}/images are not in {labels}: left out",)
+    assert labelled.notes == (
+        f"skipped 1 of 3 images in {tmp_path}/images that are not in {labels}",
+    )
     tables = read_tables(f"{tmp_path}/tables")
     item = labelled.items[removed["image_id"] - 1]
     masks = dict(zip(("cell", "fibre"), item.read(labelled.access)[1], strict=True))

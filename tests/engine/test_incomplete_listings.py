@@ -1,4 +1,7 @@
-"""Runs over a finished output of which something cannot be seen: nothing is removed, nothing done twice."""
+"""Runs over a finished output of which a part cannot be listed.
+
+Nothing is removed, and no image is done twice.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, make_tiny_model, new_bucket
+from tests.builders import make_tiny_model
+from tests.conftest import REPOSITORY, new_bucket
+from tests.faults import failing_scandir, is_listing
 from tests.faulty_store import faulty_store
-from tests.storage.test_listing import failing_scandir, is_listing
 from unet_ray.errors import InputError
 from unet_ray.output.config import PruneConfig, VerifyConfig
 from unet_ray.output.prune import prune
 from unet_ray.output.verify import verify
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
-from unet_ray.storage import storage as storage_module
+from unet_ray.storage import retry as retry_module
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 from unet_ray.tables.output_folder import take_inventory
@@ -37,8 +41,8 @@ _CODES = (errno.EACCES, errno.EIO, errno.ESTALE)
 _DAC_OVERRIDE, _DAC_READ_SEARCH, _PR_CAPBSET_DROP = 1, 2, 24
 
 
-def finished(root: str, model: str) -> SegmentConfig:
-    """Segment a small archive into two shards, and leave what a crash of another run would have left."""
+def make_finished_output(root: str, model: str) -> SegmentConfig:
+    """Segment a small archive into two shards, beside the leftovers of a run that crashed."""
     archive, rng = Storage.of(f"{root}/archive"), np.random.default_rng(0)
     for index in range(3):
         archive.write(f"{index % 2}/{index}.png", encode(draw_scene(40, 40, rng)[0], "png"))
@@ -57,7 +61,7 @@ def finished(root: str, model: str) -> SegmentConfig:
     return replace(config, date="2026-01-02")
 
 
-def contents(config: SegmentConfig) -> dict[str, str]:
+def digest_files(config: SegmentConfig) -> dict[str, str]:
     """Return the digest of every file of an output."""
     output = Storage.of(config.output)
     return {
@@ -66,25 +70,28 @@ def contents(config: SegmentConfig) -> dict[str, str]:
     }
 
 
-def check_that_it_goes_on(config: SegmentConfig, before: dict[str, str]) -> None:
+def check_nothing_changed_and_go_on(config: SegmentConfig, before: dict[str, str]) -> None:
     """Check that nothing was changed, and that the next run is whole and does nothing."""
-    assert contents(config) == before
+    assert digest_files(config) == before
     result = segment(config)
     assert (result.images_done, result.images_skipped, result.exit_code) == (0, 3, 0)
     assert not verify(VerifyConfig(tables=config.output, images=config.images)).problems
     left = {path for path in before if "aaaaaa" in path and path.startswith("masks")}
-    assert before.keys() - contents(config).keys() == left
+    assert before.keys() - digest_files(config).keys() == left
 
 
-def test_each_listing_of_a_run_may_fail(tmp_path: Path, tiny_model: str) -> None:
-    config = finished(str(tmp_path), tiny_model)
-    before = contents(config)
+def test_a_local_listing_that_fails_ends_the_run_and_changes_nothing(
+    tmp_path: Path, tiny_model: str
+) -> None:
+    config = make_finished_output(str(tmp_path), tiny_model)
+    before = digest_files(config)
     with failing_scandir(0, 0) as listed:
         segment(replace(config, dry_run=True))
     ours = [folder for folder in listed if folder.startswith(str(tmp_path))]
     assert {folder.removeprefix(f"{tmp_path}/") for folder in ours} >= {
-        "archive", "archive/0", "archive/1", "tables/runs", "tables/images", "tables/masks/date=2026-01-01",
-    }  # fmt: skip
+        *("archive", "archive/0", "archive/1"),
+        *("tables/runs", "tables/images", "tables/masks/date=2026-01-01"),
+    }
     for number, folder in enumerate(listed, 1):
         if folder in ours:
             with (
@@ -94,15 +101,15 @@ def test_each_listing_of_a_run_may_fail(tmp_path: Path, tiny_model: str) -> None
                 ),
             ):
                 segment(config)
-    check_that_it_goes_on(config, before)
+    check_nothing_changed_and_go_on(config, before)
 
 
 @pytest.mark.slow
-def test_each_listing_of_a_store_may_fail(
+def test_a_listing_of_a_store_that_fails_ends_the_run_and_changes_nothing(
     request: pytest.FixtureRequest, s3_server: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = finished(new_bucket(request), tiny_model)
-    before, listings = contents(config), list[str]()
+    config = make_finished_output(new_bucket(request), tiny_model)
+    before, listings = digest_files(config), list[str]()
     fails_at, status = 0, 403
 
     def refuse(command: str, path: str) -> int | None:
@@ -111,7 +118,7 @@ def test_each_listing_of_a_store_may_fail(
         listings.append(path)
         return status if len(listings) == fails_at else None
 
-    monkeypatch.setattr(storage_module, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry_module, "ATTEMPTS", 1)
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1, raising=False)
     with faulty_store(s3_server, refuse=refuse) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
@@ -124,11 +131,11 @@ def test_each_listing_of_a_store_may_fail(
             with pytest.raises(InputError, match=r"can(not)? be listed|_lock.json: cannot be read"):
                 segment(config)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    check_that_it_goes_on(config, before)
+    check_nothing_changed_and_go_on(config, before)
 
 
 def without_capabilities() -> None:
-    """Let root be denied what others are denied, in the child that is about to be started."""
+    """Let the child process that is about to start be denied what other users are denied."""
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in (_DAC_OVERRIDE, _DAC_READ_SEARCH):
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -136,7 +143,7 @@ def without_capabilities() -> None:
 
 @pytest.fixture
 def closed_folder(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Return what takes all permissions of a folder away until the test ends."""
+    """Return a function that takes all permissions of a folder away until the test ends."""
     closed = list[Path]()
 
     def close(folder: Path) -> None:
@@ -150,23 +157,17 @@ def closed_folder(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["tables/images/date=2026-01-01", "archive/1"])
-def test_folders_of_others_end_a_night_with_exit_code_2(
+def test_a_folder_that_may_not_be_read_ends_the_run_with_exit_code_2(
     tmp_path: Path, tiny_model: str, closed_folder: Any, place: str
 ) -> None:
-    """The case that deleted a finished run: jobs/segment.py as a user who may not read one folder."""
-    config = finished(str(tmp_path), tiny_model)
-    before = contents(config)
+    """A user who may not read one folder runs the job: this once deleted a finished output."""
+    config = make_finished_output(str(tmp_path), tiny_model)
+    before = digest_files(config)
     closed_folder(tmp_path / place)
-    command = [
-        sys.executable,
-        REPOSITORY / "jobs/segment.py",
-        "--model",
-        tiny_model,
-        "--images",
-        config.images,
-    ]
+    flags = ["--model", tiny_model, "--images", config.images]
+    flags += ["--output", config.output, "--date", "2026-01-02"]
     done = subprocess.run(
-        [*command, "--output", config.output, "--date", "2026-01-02"],
+        [sys.executable, REPOSITORY / "jobs/segment.py", *flags],
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
         capture_output=True,
         text=True,
@@ -177,41 +178,37 @@ def test_folders_of_others_end_a_night_with_exit_code_2(
         f"error: {tmp_path}/{place}: not everything in this folder can be listed (Permission"
     )
     (tmp_path / place).chmod(0o755)
-    check_that_it_goes_on(config, before)
+    check_nothing_changed_and_go_on(config, before)
 
 
 @pytest.mark.parametrize("absent", ["images", "masks/date=2026-01-01", "regions"])
-def test_a_disk_that_is_not_mounted_is_no_empty_output(
+def test_a_disk_that_is_not_mounted_is_not_taken_for_an_empty_output(
     tmp_path: Path, tiny_model: str, absent: str
 ) -> None:
-    """What the output holds is elsewhere: behind a link, or below a mount point that is an empty folder now."""
-    config = finished(str(tmp_path), tiny_model)
-    before, place = contents(config), tmp_path / "tables" / absent
+    """The files of the output are behind a broken link, or below a mount point without its disk."""
+    config = make_finished_output(str(tmp_path), tiny_model)
+    before, place = digest_files(config), tmp_path / "tables" / absent
     shutil.move(place, tmp_path / "disk")
     place.symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match="a link to nothing"):
         segment(config)
     place.unlink()
     place.mkdir()
-    with pytest.raises(
-        InputError, match=r"not there, and runs/.*.json counts them; bring them back"
-    ):
+    with pytest.raises(InputError, match=r"missing, but runs/.*.json counts them; restore them"):
         segment(config)
-    with pytest.raises(
-        InputError, match=r"not there, and runs/.*.json counts them; bring them back"
-    ):
+    with pytest.raises(InputError, match=r"missing, but runs/.*.json counts them; restore them"):
         segment(replace(config, dry_run=True))
     place.rmdir()
     shutil.move(tmp_path / "disk", place)
-    check_that_it_goes_on(config, before)
+    check_nothing_changed_and_go_on(config, before)
 
 
 def test_an_empty_archive_is_told_from_one_that_is_gone(
     root: str, tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = finished(root, tiny_model)
+    config = make_finished_output(root, tiny_model)
     assert "nothing here yet, a new output starts" in capsys.readouterr().out
-    before, archive = contents(config), Storage.of(config.images)
+    before, archive = digest_files(config), Storage.of(config.images)
     for entry in archive.entries():
         archive.delete(entry.path)
     both = "0 images listed, and the tables have rows of 3 of its images; is a disk not mounted"
@@ -219,7 +216,7 @@ def test_an_empty_archive_is_told_from_one_that_is_gone(
         segment(config)
     with pytest.raises(InputError, match=both):
         segment(replace(config, dry_run=True))
-    assert contents(config) == before
+    assert digest_files(config) == before
     assert segment(replace(config, allow_empty=True)).images_listed == 0
     assert "a new output starts" not in capsys.readouterr().out
     other = replace(config, output=f"{tmp_path}/other")
@@ -229,16 +226,16 @@ def test_an_empty_archive_is_told_from_one_that_is_gone(
     assert segment(replace(other, allow_empty=True)).exit_code == 0
 
 
-def test_leftovers_without_a_record_stay_until_somebody_asks(
+def test_leftovers_without_a_record_stay_until_a_prune_asks_for_them(
     tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = finished(str(tmp_path), tiny_model)
+    config = make_finished_output(str(tmp_path), tiny_model)
     output = Storage.of(config.output)
     output.delete("runs/20260101T000000Z-aaaaaa.json")
-    before = contents(config)
+    before = digest_files(config)
     segment(config)
     assert "1 files of masks and regions have no images file" in capsys.readouterr().out
-    assert before.items() <= contents(config).items()
+    assert before.items() <= digest_files(config).items()
     (found,) = verify(VerifyConfig(tables=config.output)).problems
     assert found.startswith(
         "a file without its images file, of a run that no record calls unfinished"
@@ -249,7 +246,7 @@ def test_leftovers_without_a_record_stay_until_somebody_asks(
 
 
 def test_a_record_lists_the_shards_of_its_run(tmp_path: Path) -> None:
-    config = finished(str(tmp_path), make_tiny_model(tmp_path))
+    config = make_finished_output(str(tmp_path), make_tiny_model(tmp_path))
     inventory = take_inventory(Storage.of(config.output))
     record = next(record for record in inventory.records.values() if record["status"] == "done")
     assert (record["date"], record["shards"]) == ("2026-01-01", [0, 1])

@@ -1,4 +1,4 @@
-"""Images that are read in windows, in whole runs: straight from S3, beside small ones, killed in the middle."""
+"""Whole runs on images that are read in windows: from S3, beside small ones, killed midway."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from tests.conftest import new_bucket
-from tests.engine.test_nights import fill, start_job
+from tests.builders import write_scenes
+from tests.conftest import new_bucket, start_job
 from unet_ray.image_sources.image_files import open_ranges
 from unet_ray.imaging.codecs.range_file import RangeFile
 from unet_ray.imaging.codecs.sandbox import Decoder
@@ -30,7 +30,7 @@ HEIGHT, WIDTH = 8192, 6400
 
 
 def large_scene() -> NDArray[np.uint8]:
-    """Return (HEIGHT, WIDTH, 3) of one scene again and again, a little darker each time, so that places differ."""
+    """Return copies of a scene side by side, HEIGHT×WIDTH×3; neighbours differ in brightness."""
     scene = draw_scene(HEIGHT // 8, WIDTH // 8, np.random.default_rng(0))[0]
     rows = [
         np.concatenate([scene // (1 + (x + y) % 3) for x in range(8)], axis=1) for y in range(8)
@@ -47,11 +47,11 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
         tmp_path / "large.tif", image, tile=(256, 256), compression="zlib", photometric="rgb"
     )
     archive = Storage.of(f"{root}/archive")
-    fill(archive, 20)
+    write_scenes(archive, 20)
     archive.write("large.tif", (tmp_path / "large.tif").read_bytes())
     flags = ["--model", tiny_model, "--images", archive.uri, "--output", f"{root}/tables"]
 
-    first = start_job(*flags)
+    first = start_job("segment", *flags)
     assert first.stdout
     seen = []
     for line in first.stdout:
@@ -66,7 +66,7 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
         "/date=" in entry.path for entry in Storage.of(f"{root}/tables").entries("images")
     )
 
-    second = start_job(*flags)
+    second = start_job("segment", *flags)
     assert "21 images done" in second.communicate(timeout=600)[0]
     assert not verify(VerifyConfig(tables=f"{root}/tables", images=archive.uri)).problems
     tables = read_tables(f"{root}/tables")
@@ -77,15 +77,13 @@ def test_a_large_image_that_was_killed_in_the_middle_is_done_by_the_next_run(
     )
     model = load_model(Storage.of(tiny_model))
     predictor = Predictor(model.build(), model.preprocessing, PredictorConfig())
-    for top, left in (
-        (1000, 2000),
-        (HEIGHT - 300, WIDTH - 300),
-    ):  # over seams, and in the last corner
-        around = Box(top - 100, left - 100, min(top + 400, HEIGHT), min(left + 400, WIDTH))
-        (q,) = predictor.predict([image[around.top : around.bottom, around.left : around.right]])
+    # windows of 300 px over seams and in the last corner, predicted with a halo of 100 px
+    for top, left in ((1000, 2000), (HEIGHT - 300, WIDTH - 300)):
+        read = Box(top - 100, left - 100, min(top + 400, HEIGHT), min(left + 400, WIDTH))
+        (prob_u8,) = predictor.predict([image[read.top : read.bottom, read.left : read.right]])
         found = image_masks(tables, row["image_uri"], Box(top, left, top + 300, left + 300))
         for index, spec in enumerate(model.classes):
-            expected = q[index, 100:400, 100:400] >= 128
+            expected = prob_u8[index, 100:400, 100:400] >= 128
             assert (found[spec.name] != expected).mean() <= 1e-4
 
 
@@ -110,5 +108,6 @@ def test_a_window_on_s3_is_fetched_in_ranges(
     finally:
         decoder.close()
     assert np.array_equal(window, image[700:1200, 900:1300])
+    # the header and several rows of tiles; the window is a twentieth of the image
     assert len(fetched) > 3
     assert sum(size for _, size in fetched) < entry.size / 3

@@ -1,4 +1,4 @@
-"""The whole line on a real Ray: train → resume → evaluate → segment, on a local folder and on S3."""
+"""The whole line on a real Ray, on a local folder and on S3: train, resume, evaluate, segment."""
 
 import json
 import time
@@ -15,6 +15,7 @@ import pytest
 import ray
 from pycocotools import mask as coco
 
+from tests.builders import small_training
 from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import evaluate
@@ -27,7 +28,7 @@ from unet_ray.output.reader import image_masks, read_tables
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 from unet_ray.storage.storage import Storage
-from unet_ray.synthetic import CLASSES, draw_scene, encode, make_archive
+from unet_ray.synthetic import draw_scene, encode, make_archive
 from unet_ray.tables.runs import read_records, write_run_record
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 from unet_ray.training.config import TrainConfig
@@ -36,35 +37,18 @@ from unet_ray.training.train import train
 pytestmark = pytest.mark.usefixtures("ray_local")
 
 
-def small_network(root: str, **more: object) -> TrainConfig:
-    labelled = {
-        "images": f"{root}/data/labelled/images",
-        "masks": f"{root}/data/labelled/masks",
-        "classes": CLASSES,
-    }
-    network = {
-        "base_channels": 4,
-        "depth": 2,
-        "crop": 64,
-        "epochs": 1,
-        "batch_size": 4,
-        "val_fraction": 0.3,
-    }
-    return TrainConfig(**(labelled | network | {"output": f"{root}/model"} | more))  # type: ignore[arg-type]
-
-
 @pytest.mark.slow
-def test_train_resume_evaluate_segment(root: str) -> None:
+def test_a_training_is_resumed_and_its_model_evaluated_and_segmented_with(root: str) -> None:
     made = make_archive(Storage.of(root).join("data"), labelled=4, check=2, archive=5)
-    first = train(small_network(root, storage=f"{root}/checkpoints"))
+    first = train(small_training(root, storage=f"{root}/checkpoints"))
     assert first.progress.epochs == 1
     assert set(first.progress.best.iou) == {"cell", "fibre"}
-    more = train(small_network(root, storage=f"{root}/checkpoints", epochs=2))
+    more = train(small_training(root, storage=f"{root}/checkpoints", epochs=2))
     assert more.progress.epochs == 2
     assert more.model.digest != first.model.digest
     assert load_model(Storage.of(f"{root}/model")).digest == more.model.digest
     with pytest.raises(InputError, match="holds a training with --crop 64, this one has 32"):
-        train(small_network(root, storage=f"{root}/checkpoints", crop=32))
+        train(small_training(root, storage=f"{root}/checkpoints", crop=32))
 
     checked = evaluate(
         EvaluateConfig(
@@ -77,7 +61,7 @@ def test_train_resume_evaluate_segment(root: str) -> None:
     written = json.loads(Storage.of(root).read("m.json"))
     assert written["images"] == 2
     assert written == checked.metrics()
-    assert written["classes"]["cell"]["pixels"] == 256 * 256 + 240 * 320
+    assert written["classes"]["cell"]["pixels"] == 256 * 256 + 240 * 320  # the two check images
 
     config = SegmentConfig(
         model=f"{root}/model",
@@ -98,16 +82,20 @@ def test_validation_masks_of_another_convention_are_refused(tmp_path: Path) -> N
         folder.write("images/a.png", encode(np.zeros((64, 64, 3), np.uint8), "png"))
         folder.write("masks/a.png", encode(np.eye(64, dtype=np.uint8) * value, "png"))
     config = TrainConfig(
-        images=f"{tmp_path}/one/images", masks=f"{tmp_path}/one/masks", output=f"{tmp_path}/model", mask_kind="binary",
-        val_images=f"{tmp_path}/two/images", val_masks=f"{tmp_path}/two/masks",
-    )  # fmt: skip
+        images=f"{tmp_path}/one/images",
+        masks=f"{tmp_path}/one/masks",
+        output=f"{tmp_path}/model",
+        mask_kind="binary",
+        val_images=f"{tmp_path}/two/images",
+        val_masks=f"{tmp_path}/two/masks",
+    )
     with pytest.raises(InputError, match="the class has values from 128, in --masks from 1"):
         train(config)
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Storage:
-    """Return a folder of six images: three kinds of files, a stack of two pages, one that is empty."""
+    """Return a folder of six images: three kinds of files, a stack of two pages, an empty file."""
     folder = Storage.of(f"{tmp_path}/archive")
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.jpg", "sub/c.tif"):
@@ -118,7 +106,7 @@ def archive(tmp_path: Path) -> Storage:
     return folder
 
 
-def night(archive: Storage, tiny_model: str, tmp_path: Path, **more: object) -> SegmentConfig:
+def run_config(archive: Storage, tiny_model: str, tmp_path: Path, **more: object) -> SegmentConfig:
     given = {
         "model": tiny_model,
         "images": archive.uri,
@@ -131,7 +119,7 @@ def night(archive: Storage, tiny_model: str, tmp_path: Path, **more: object) -> 
 def test_tables_are_what_the_contract_says(
     archive: Storage, tiny_model: str, tmp_path: Path
 ) -> None:
-    result = segment(night(archive, tiny_model, tmp_path, date="2026-02-03"))
+    result = segment(run_config(archive, tiny_model, tmp_path, date="2026-02-03"))
     assert (result.images_done, result.images_failed) == (5, 1)
     tables = f"{tmp_path}/tables"
     for name, schema in (("images", IMAGES), ("masks", MASKS), ("regions", REGIONS)):
@@ -149,7 +137,9 @@ def test_tables_are_what_the_contract_says(
     record = json.loads(next(Path(tables, "runs").iterdir()).read_text())
     assert (record["status"], record["exit_code"], record["images_listed"]) == ("done", 0, 6)
     assert record["started_at"] < record["first_images_at"] < record["ended_at"]
-    assert record["object_store_bytes"] > 6 * 128 * 128  # pixels and q went from stage to stage
+    assert (
+        record["object_store_bytes"] > 6 * 128 * 128
+    )  # pixels and prob_u8 went from stage to stage
     assert record["spilled_bytes"] == 0
 
     images = polars.read_parquet(f"{tables}/images/**/*.parquet").filter(
@@ -170,13 +160,13 @@ def test_tables_are_what_the_contract_says(
         file = Storage.of(uri).entry()
         place = find_place(archive, file, int(page) if page else None)
         image = model.preprocessing.check(decode_image(read_encoded(archive, uri, place)))
-        (q,) = predictor.predict([image])
+        (prob_u8,) = predictor.predict([image])
         for index, spec in enumerate(model.classes):
             mask = rows[(rows.image_uri == row["image_uri"]) & (rows.class_id == spec.id)].iloc[0]
             decoded = coco.decode(
                 {"size": [mask.height, mask.width], "counts": bytes(mask["counts"])}
             )
-            assert np.array_equal(decoded, q[index] >= 128)
+            assert np.array_equal(decoded, prob_u8[index] >= 128)
             mine = regions[(regions.image_uri == row["image_uri"]) & (regions.class_id == spec.id)]
             assert mine["area"].sum() == mask.area == decoded.sum()
     of_image = regions[regions.image_uri == images["image_uri"][0]]
@@ -184,7 +174,7 @@ def test_tables_are_what_the_contract_says(
 
 
 def test_prometheus_can_scrape_a_run(archive: Storage, tiny_model: str, tmp_path: Path) -> None:
-    result = segment(night(archive, tiny_model, tmp_path))
+    result = segment(run_config(archive, tiny_model, tmp_path))
     port = next(node["MetricsExportPort"] for node in ray.nodes() if node["Alive"])
     wanted, deadline = (
         {"images_measured_total": 6.0, "images_failed_total": 1.0, "predictors": 1.0},
@@ -211,7 +201,7 @@ def test_a_run_whose_driver_vanished_is_called_lost(
     output = Storage.of(f"{tmp_path}/tables")
     write_run_record(output, "20260101T000000Z-aaaaaa", {"status": "done", "exit_code": 0})
     write_run_record(output, "20260102T000000Z-bbbbbb", {"status": "running", "exit_code": None})
-    segment(night(archive, tiny_model, tmp_path, limit=1))
+    segment(run_config(archive, tiny_model, tmp_path, limit=1))
     assert [record["status"] for record in read_records(output)[0].values()] == [
         "done",
         "lost",
@@ -219,10 +209,10 @@ def test_a_run_whose_driver_vanished_is_called_lost(
     ]
 
 
-def test_a_second_night_does_what_is_new_or_changed(
+def test_a_second_run_does_what_is_new_or_changed(
     archive: Storage, tiny_model: str, tmp_path: Path
 ) -> None:
-    config = night(archive, tiny_model, tmp_path)
+    config = run_config(archive, tiny_model, tmp_path)
     segment(config)
     assert segment(config).images_done == 0
     archive.write("a.png", encode(draw_scene(50, 50, np.random.default_rng(9))[0], "png"))
@@ -232,6 +222,7 @@ def test_a_second_night_does_what_is_new_or_changed(
     assert segment(replace(config, retry_failed=True, max_error_rate=1.0)).images_failed == 1
     tables = read_tables(config.output)
     assert len(tables.images) == 6
+    # five done and one failed, then two new or changed, then the failed one again
     assert len(read_tables(config.output, current=False).images) == 5 + 1 + 2 + 1
     (height,) = [
         r["height"] for r in tables.images.to_pylist() if r["image_uri"].endswith("/a.png")
@@ -239,9 +230,8 @@ def test_a_second_night_does_what_is_new_or_changed(
     assert height == 50
     assert image_masks(tables, f"{archive.uri}/a.png")["cell"].shape == (50, 50)
     assert segment(replace(config, min_area=5)).images_done == 6  # another configuration
-    assert (
-        segment(replace(config, min_area=5, tile=32, actors="1")).images_done == 0
-    )  # tiles are exact
+    # the result does not depend on the tile, so nothing is done again
+    assert segment(replace(config, min_area=5, tile=32, actors="1")).images_done == 0
 
 
 def test_results_do_not_depend_on_tile_or_shards(
@@ -252,7 +242,9 @@ def test_results_do_not_depend_on_tile_or_shards(
         ("one", {"tile": 4096, "shard_images": 100}),
         ("two", {"tile": 16, "shard_images": 1}),
     ):
-        config = replace(night(archive, tiny_model, tmp_path), output=f"{tmp_path}/{name}", **more)
+        config = replace(
+            run_config(archive, tiny_model, tmp_path), output=f"{tmp_path}/{name}", **more
+        )
         segment(config)
         tables = read_tables(config.output)
         outputs.append(
@@ -263,7 +255,7 @@ def test_results_do_not_depend_on_tile_or_shards(
     assert different <= 1e-4 * pixels
 
 
-def test_a_precision_that_the_cpu_has_not_is_said(
+def test_a_precision_that_the_cpu_lacks_is_warned_of(
     archive: Storage,
     tiny_model: str,
     tmp_path: Path,
@@ -272,24 +264,24 @@ def test_a_precision_that_the_cpu_has_not_is_said(
 ) -> None:
     for capabilities in ({"avx512_bf16": True}, {"avx2": True}):
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=capabilities: found)
-        config = night(archive, tiny_model, tmp_path, precision="bfloat16", limit=1)
+        config = run_config(archive, tiny_model, tmp_path, precision="bfloat16", limit=1)
         assert segment(config).images_done == 1
         assert ("float32 is 4 to 8 times as fast" in capsys.readouterr().out) == (
             "avx2" in capabilities
         )
 
 
-def test_limits_and_dry_runs(
+def test_a_dry_run_writes_nothing_and_a_limit_is_kept(
     archive: Storage, tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    segment(night(archive, tiny_model, tmp_path, dry_run=True))
+    segment(run_config(archive, tiny_model, tmp_path, dry_run=True))
     assert "6 images listed: 6 new" in capsys.readouterr().out
     assert not Path(tmp_path, "tables").exists()
-    assert segment(night(archive, tiny_model, tmp_path, limit=2)).images_done == 2
+    assert segment(run_config(archive, tiny_model, tmp_path, limit=2)).images_done == 2
     with pytest.raises(
         TooManyFailuresError, match="1 of 4 images failed, more than --max-error-rate 0.1"
     ):
-        segment(night(archive, tiny_model, tmp_path, max_error_rate=0.1))
+        segment(run_config(archive, tiny_model, tmp_path, max_error_rate=0.1))
     records = [json.loads(p.read_text()) for p in sorted(Path(tmp_path, "tables/runs").iterdir())]
     assert sorted((r["status"], r["exit_code"]) for r in records) == [("done", 0), ("failed", 3)]
 
@@ -301,19 +293,20 @@ def test_a_held_output_is_left_alone(archive: Storage, tiny_model: str, tmp_path
         OutputLock(Storage.of(f"{tmp_path}/tables"), "other"),
         pytest.raises(OutputHeldError, match="run other holds"),
     ):
-        segment(night(archive, tiny_model, tmp_path))
+        segment(run_config(archive, tiny_model, tmp_path))
 
 
 def test_resources_that_cannot_work_are_refused(
     archive: Storage, tiny_model: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="--actors 64: . CPUs, one of them for reading"):
-        segment(night(archive, tiny_model, tmp_path, actors="64"))
+        segment(run_config(archive, tiny_model, tmp_path, actors="64"))
     with pytest.raises(
         InputError,
-        match="--device gpu: needs 1 GPU; this cluster has none and may add none; give --device cpu",
+        match="--device gpu: needs 1 GPU; this cluster has none and may add none; "
+        "give --device cpu",
     ):
-        segment(night(archive, tiny_model, tmp_path, device="gpu"))
+        segment(run_config(archive, tiny_model, tmp_path, device="gpu"))
 
 
 def test_labelled_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -322,21 +315,21 @@ def test_labelled_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     for data, message in ((b"", "the file is empty"), (good[:500], "0000.png: unreadable")):
         made.labelled_images.write("0000.png", data)
         with pytest.raises(InputError, match=f"1 of 2 labelled images cannot be used.*{message}"):
-            train(small_network(str(tmp_path)))
+            train(small_training(str(tmp_path)))
     made.labelled_images.write("0000.png", encode(np.zeros((9, 9, 3), np.uint8), "png"))
-    with pytest.raises(InputError, match="the image has 9×9 px, its mask .* 256×256 px"):
-        train(small_network(str(tmp_path)))
+    with pytest.raises(InputError, match="the image has 9×9 px, but its mask .* 256×256 px"):
+        train(small_training(str(tmp_path)))
     made.labelled_images.write("0000.png", good)
     with pytest.raises(InputError, match="mask values beyond the classes: 2"):
-        train(small_network(str(tmp_path), classes="cell=1,other=7"))
+        train(small_training(str(tmp_path), classes="cell=1,other=7"))
     with pytest.raises(InputError, match="may be classes or objects"):
-        train(small_network(str(tmp_path), classes=None))
+        train(small_training(str(tmp_path), classes=None))
 
 
 def test_shards_are_written_while_others_are_still_decoded(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash costs a shard, not all that was measured; and a shard of crowded images closes by its bytes."""
+    """A crash costs a shard, not all that was measured; shards also close by their bytes."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     images = [encode(draw_scene(256, 300, rng)[0], "png") for _ in range(10)]
     for index in range(400):

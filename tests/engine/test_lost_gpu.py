@@ -1,4 +1,4 @@
-"""A predictor that loses its GPU, on a real Ray: without a GPU, since losing it is all that this one does with it."""
+"""A predictor that loses its GPU, on a real Ray; the loss is simulated, so no GPU is needed."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from unet_ray.segmentation.predict_actor import PredictActor
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_another_process_takes_over(tmp_path: Path) -> None:
+def test_another_actor_takes_over_from_one_that_lost_its_gpu(tmp_path: Path) -> None:
     class Actor(PredictActor):
         def __init__(self) -> None:
             self._predict = self.predict_or_lose_gpu

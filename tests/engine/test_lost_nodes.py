@@ -1,4 +1,8 @@
-"""A GPU node that dies in the middle of a segmentation costs nothing; of a head that dies, what was not yet written."""
+"""Nodes that die in the middle of a segmentation.
+
+A GPU node costs no image. A head costs the images of shards that were still open: the next run does
+them.
+"""
 
 import json
 import os
@@ -10,12 +14,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 from ray.cluster_utils import Cluster
 
+from tests.builders import write_noise
 from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, free_port, run_job
 from unet_ray.output.reader import read_tables
@@ -25,24 +28,20 @@ _IMAGES = 60
 _RUN = """
 import sys
 from dataclasses import replace
-import unet_ray.segment
-from unet_ray.network.predictor_config import PredictorConfig
-from unet_ray.segment_config import SegmentConfig
+from unet_ray.network.config import PredictorConfig
+from unet_ray.segmentation import pipeline
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.segment import segment
 
-unet_ray.segmentation.segment.PredictorConfig = lambda *some, **named: replace(PredictorConfig(*some, **named), device="cpu")
+def on_cpu(*some, **named):
+    return replace(PredictorConfig(*some, **named), device="cpu")
+
+pipeline.PredictorConfig = on_cpu
 model, images, output = sys.argv[1:]
-config = SegmentConfig(model=model, images=images, output=output, device="gpu", actors="1,2", shard_images=16)
-print("done", unet_ray.segmentation.segment.segment(config, "auto").images_done)
+flags = {"device": "gpu", "actors": "1,2", "shard_images": 16}
+config = SegmentConfig(model=model, images=images, output=output, **flags)
+print("done", segment(config, "auto").images_done)
 """
-
-
-def _make_archive(folder: Path) -> Path:
-    archive = folder / "archive"
-    archive.mkdir()
-    for index in range(_IMAGES):
-        pixels = np.random.default_rng(index).integers(0, 256, (300, 300, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(archive / f"{index}.png")
-    return archive
 
 
 def _statuses(tables: Path) -> list[tuple[str, int]]:
@@ -51,11 +50,11 @@ def _statuses(tables: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.soak
-def test_a_gpu_node_that_dies_costs_nothing(
+def test_a_gpu_node_that_dies_costs_no_image(
     tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")  # as in cluster.yaml
-    archive = _make_archive(tmp_path)
+    archive = write_noise(tmp_path / "archive", _IMAGES, side=300)
     small = {"object_store_memory": 200 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
     nodes = [cluster.add_node(num_cpus=1, num_gpus=1, **small) for _ in range(2)]
@@ -90,19 +89,17 @@ def test_a_gpu_node_that_dies_costs_nothing(
 
 
 @pytest.mark.soak
-def test_a_run_whose_head_dies_ends_and_the_next_goes_on(tmp_path: Path, tiny_model: str) -> None:
-    """The driver notices within a minute or so, and ends; the same command does the rest and calls the first lost."""
-    archive, tables = _make_archive(tmp_path), tmp_path / "tables"
-    flags = [
-        "--model",
-        tiny_model,
-        "--images",
-        str(archive),
-        "--output",
-        str(tables),
-        "--shard-images",
-        "8",
-    ]
+def test_a_run_whose_head_dies_ends_and_the_next_run_goes_on(
+    tmp_path: Path, tiny_model: str
+) -> None:
+    """The driver notices within about a minute, and ends; the same command does the rest.
+
+    The next run calls the first one lost if its record still says `running`.
+    """
+    archive = write_noise(tmp_path / "archive", _IMAGES, side=300)
+    tables = tmp_path / "tables"
+    flags = ["--model", tiny_model, "--images", str(archive)]
+    flags += ["--output", str(tables), "--shard-images", "8"]
     port = free_port()
     with started_cluster(
         tmp_path, port, "--num-cpus=2", f"--object-store-memory={200 * 2**20}"

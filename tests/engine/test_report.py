@@ -1,4 +1,4 @@
-"""The page of a night: its facts against the tables, its drift sign, and itself in a browser."""
+"""The page of a date: its facts match the tables, its drift sign is right, a browser shows it."""
 
 import base64
 import io
@@ -17,23 +17,23 @@ import shapely
 import tifffile
 from PIL import Image
 
-from tests.conftest import make_tiny_model
+from tests.builders import make_tiny_model
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
 from unet_ray.output.config import ReportConfig
 from unet_ray.output.reader import read_tables
 from unet_ray.output.report import gallery
-from unet_ray.output.report.drift import _compared, compare
+from unet_ray.output.report.drift import _compare_figure, compare
 from unet_ray.output.report.facts import Estimate
-from unet_ray.output.report.page import figure
+from unet_ray.output.report.page import format_figure
 from unet_ray.output.report.report import ReportResult, report
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
-NIGHTS = ("2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04")
+DATES = ("2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04")
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -41,16 +41,16 @@ CHROMIUM = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
-    """Return a folder with the tables of four nights of a growing archive, the last with images of another kind."""
+    """Return a folder with the tables of four dates; images of the last one are of another kind."""
     folder = tmp_path_factory.mktemp("report")
     model, rng = make_tiny_model(folder), np.random.default_rng(0)
-    for night, date in enumerate(NIGHTS):
+    for number, date in enumerate(DATES):
         for index in range(6):
             scene = draw_scene(60, 80, rng)[0]
-            pixels = 255 - scene // 3 if night == len(NIGHTS) - 1 else scene
-            name = "<b>bold.png" if night == index == 0 else f"{night}-{index}.png"
+            pixels = 255 - scene // 3 if date == DATES[-1] else scene
+            name = "<b>bold.png" if number == index == 0 else f"{number}-{index}.png"
             Storage.of(f"{folder}/archive").write(name, encode(pixels, "png"))
-        Storage.of(f"{folder}/archive").write(f"broken-{night}.png", b"no image")
+        Storage.of(f"{folder}/archive").write(f"broken-{number}.png", b"no image")
         flags = {
             "model": model,
             "images": f"{folder}/archive",
@@ -68,18 +68,18 @@ def made(place: Path) -> ReportResult:
 
 def test_facts_are_those_of_the_tables(place: Path, made: ReportResult) -> None:
     facts, tables = made.facts, read_tables(f"{place}/tables")
-    assert (facts.date, facts.images, len(facts.earlier)) == (NIGHTS[-1], 6, 3)
+    assert (facts.date, facts.images, len(facts.earlier)) == (DATES[-1], 6, 3)
     assert [(kind, count) for kind, count, _ in facts.errors] == [("unreadable", 1)]
     for number, name in facts.classes.items():
-        for date, night in facts.nights.items():
+        for date, classes in facts.by_date.items():
             masks, regions = (
                 [r for r in table.to_pylist() if r["date"] == date and r["class_id"] == number]
                 for table in (tables.masks, tables.regions)
             )
-            assert night[number].regions == len(regions), name
+            assert classes[number].regions == len(regions), name
             shares = [row["area"] / (row["height"] * row["width"]) for row in masks]
             found = {
-                name: figure or Estimate(0, 0) for name, figure in night[number].figures.items()
+                name: figure or Estimate(0, 0) for name, figure in classes[number].figures.items()
             }
             assert found["share of pixels"].value == pytest.approx(
                 np.mean(shares)
@@ -93,19 +93,19 @@ def test_facts_are_those_of_the_tables(place: Path, made: ReportResult) -> None:
             )
             typical = np.exp(np.mean(np.log([row["area"] for row in regions])))
             assert found["typical area (px)"].value == pytest.approx(typical)
-        assert sum(facts.areas[number].night.values()) == facts.nights[NIGHTS[-1]][number].regions
+        assert sum(facts.areas[number].now.values()) == facts.by_date[DATES[-1]][number].regions
         assert sum(facts.scores[number].before.values()) == sum(
-            facts.nights[d][number].regions for d in facts.earlier
+            facts.by_date[d][number].regions for d in facts.earlier
         )
 
 
-def test_a_night_of_another_kind_has_the_sign_and_others_have_not(
+def test_a_date_with_images_of_another_kind_has_the_sign_and_others_have_not(
     place: Path, made: ReportResult
 ) -> None:
     assert any(row.differs for number in made.facts.classes for row in compare(made.facts, number))
     before = report(
         ReportConfig(
-            tables=f"{place}/tables", output=f"{place}/third.html", date=NIGHTS[2], pictures=0
+            tables=f"{place}/tables", output=f"{place}/third.html", date=DATES[2], pictures=0
         )
     )
     assert not any(
@@ -118,22 +118,22 @@ def test_a_night_of_another_kind_has_the_sign_and_others_have_not(
 @pytest.mark.parametrize(
     ("now", "before", "differs"),
     [
-        (12.9, [10, 11, 12], True),  # beyond twice what the nights differ, less their errors
+        (12.9, [10, 11, 12], True),  # beyond twice what the dates differ, less their errors
         (12.7, [10, 11, 12], False),
         (11.2, [11, 11, 11], False),  # within three standard errors
         (11.5, [11, 11, 11], True),
-        (99, [11], False),  # nothing can be said
-        (99, [11, None, None], False),  # of nights in which the class did not occur neither
+        (99, [11], False),  # one earlier date says nothing
+        (99, [11, None, None], False),  # the class did not occur on two of the dates
         (None, [11, 12, 11], False),
     ],
 )
-def test_the_sign_means_more_than_nights_and_chance_do(
+def test_the_sign_takes_more_than_dates_usually_differ_and_more_than_chance(
     now: float | None, before: list[float | None], differs: bool
 ) -> None:
     current, *earlier = (
         None if value is None else Estimate(value, 0.1) for value in (now, *before)
     )
-    assert _compared("x", current, earlier).differs == differs
+    assert _compare_figure("x", current, earlier).differs == differs
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows(place: Path, made: ReportResult) -> None:
@@ -141,13 +141,13 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(place: Path, made: Repo
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     first = report(
         ReportConfig(
-            tables=f"{place}/tables", output=f"{place}/first.html", date=NIGHTS[0], pictures=6
+            tables=f"{place}/tables", output=f"{place}/first.html", date=DATES[0], pictures=6
         )
     )
     assert "&lt;b&gt;bold.png" in (place / "first.html").read_text()
     assert "<b>bold" not in (place / "first.html").read_text()
-    assert first.pictures == 24
-    assert made.pictures == 12
+    assert first.pictures == 24  # four kinds of pictures, six of each
+    assert made.pictures == 12  # three of each
 
 
 @pytest.mark.parametrize("side", [1200, 6000])  # decoded whole, and read in strips
@@ -185,7 +185,7 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(
     assert np.array_equal(image.thumbnail, pixels[::step, ::step])
     found = gallery._Found.of(rows, Namespace(classes={1: "cell"}))  # type: ignore[arg-type]
     most, largest = (
-        gallery._card(kind, image, found, region)
+        gallery._draw_card(kind, image, found, region)
         for kind, region in (("most regions", None), ("largest", 1))
     )
     decoder.close()
@@ -203,7 +203,7 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(
     assert white.argmax() > 100
 
 
-def test_images_that_only_large_readers_refuse_have_pictures_and_changed_ones_have_none(
+def test_a_rotated_image_has_a_picture_and_a_changed_one_has_none(
     tmp_path: Path,
 ) -> None:
     exif = Image.Exif()
@@ -212,39 +212,39 @@ def test_images_that_only_large_readers_refuse_have_pictures_and_changed_ones_ha
     Image.new("RGB", (40, 30), "red").save(uri, exif=exif)
     known = {"height": 40, "width": 30, "image_bytes": Path(uri).stat().st_size}
     assert gallery._OpenImage(uri, known, decoder).read(Box(0, 0, 40, 30)).shape == (40, 30, 3)
-    with pytest.raises(ImageError, match="another one than was segmented"):
+    with pytest.raises(ImageError, match="not the one that was segmented"):
         gallery._OpenImage(uri, known | {"image_bytes": 7}, decoder)
     decoder.close()
 
 
-def test_regions_of_several_parts_are_outlined() -> None:
+def test_all_parts_of_a_multipolygon_are_outlined() -> None:
     parts = shapely.MultiPolygon([shapely.box(5, 5, 20, 20), shapely.box(20, 20, 35, 35)])
     rows = pa.table({"class_id": [1], "geometry": [shapely.to_wkb(parts)]})
     found = gallery._Found(rows, np.array([[5.0, 5.0, 35.0, 35.0]]), {1: (255, 0, 0)})
     drawn = np.asarray(
-        gallery._drawn(np.zeros((384, 384, 3), np.uint8), Box(0, 0, 384, 384), found, None)
+        gallery._draw_regions(np.zeros((384, 384, 3), np.uint8), Box(0, 0, 384, 384), found, None)
     )
     assert drawn[5, 10].tolist() == drawn[35, 30].tolist() == [255, 0, 0]
     assert not drawn[12, 12].any()
 
 
-def test_filters_know_all_regions_that_no_other_beats() -> None:
+def test_filters_know_all_regions_that_no_other_region_beats() -> None:
     columns = {
         "class_name": ["a", "a", "a", "b"],
         "area": [9, 5, 5, 1],
         "score": [0.5, 0.4, 0.75, 0.1],
     }
     found = gallery._Found(pa.table(columns), np.zeros((4, 4)), {})
-    assert found.listed() == [("a", 9, 0.5), ("a", 5, 0.75), ("b", 1, 0.1)]
+    assert found.list_best() == [("a", 9, 0.5), ("a", 5, 0.75), ("b", 1, 0.1)]
 
 
 def test_numbers_are_written_for_people() -> None:
-    assert [figure(value) for value in (None, 0, 1234567, 12.345, 0.00012345)] == [
+    assert [format_figure(value) for value in (None, 0, 1234567, 12.345, 0.00012345)] == [
         *("–", "0", "1,234,567", "12.3", "0.000123"),
     ]
 
 
-def test_what_cannot_be_reported_is_one_line(place: Path) -> None:
+def test_what_cannot_be_reported_is_refused_in_one_line(place: Path) -> None:
     with pytest.raises(InputError, match="no images of --date 2020-01-01; there are 2026-03-01, "):
         report(ReportConfig(tables=f"{place}/tables", output=f"{place}/x.html", date="2020-01-01"))
     with pytest.raises(InputError, match="no tables here"):

@@ -1,4 +1,4 @@
-"""Touching objects, from instance masks to tables: a training that learns to part them, and what it refuses."""
+"""Touching objects, from instance masks to tables: training learns to separate them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def draw_cells(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image (HWC uint8) of bright cells that touch, and their ids (HW uint16), with gaps between ids."""
+    """Return an image of bright cells that touch, H×W×3 uint8, and their ids, H×W uint16.
+
+    Ids have gaps: 3, 10, 17, …
+    """
     y, x = np.mgrid[:size, :size]
     nearest, ids = np.full((size, size), np.inf), np.zeros((size, size), np.uint16)
     count, centre = size * size // 350, rng.uniform(0, size, 2)
@@ -47,11 +50,8 @@ def draw_cells(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
 
 def write_cells(folder: Path, count: int, size: int = 96) -> None:
-    images, masks, rng = (
-        Storage.of(f"{folder}/images"),
-        Storage.of(f"{folder}/masks"),
-        np.random.default_rng(0),
-    )
+    images, masks = Storage.of(f"{folder}/images"), Storage.of(f"{folder}/masks")
+    rng = np.random.default_rng(0)
     for index in range(count):
         image, ids = draw_cells(size, rng)
         images.write(f"{index}.png", encode(image, "png"))
@@ -72,7 +72,7 @@ def config(folder: Path, **more: object) -> TrainConfig:
 
 
 @pytest.mark.slow
-def test_cells_that_touch_are_parted_from_training_to_tables(
+def test_touching_cells_are_separated_from_training_to_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_cells(tmp_path, 20, size=256)
@@ -93,7 +93,7 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
     assert found["merged_objects"] < 0.1 * found["true_objects"]
 
     tables = []
-    for tile in (32, 1024):  # of tile size nothing is seen; 32 px cut many objects
+    for tile in (32, 1024):  # the tile does not show in the tables, though 32 px cut many objects
         segmented = SegmentConfig(
             model=f"{tmp_path}/model",
             images=f"{tmp_path}/images",
@@ -108,12 +108,12 @@ def test_cells_that_touch_are_parted_from_training_to_tables(
         t.regions.select(same).sort_by([(name, "ascending") for name in same[:2]]) for t in tables
     )
     assert one.equals(other)
-    assert abs(len(one) - found["found_objects"]) == 0
+    assert len(one) == found["found_objects"]
     check_objects(tables[0], model.rule.least[0])
 
 
-def check_objects(tables: Tables, least: RegionFilter) -> None:
-    """Hold label images against masks and rows."""
+def check_objects(tables: Tables, region_filter: RegionFilter) -> None:
+    """Check that label images agree with masks and rows."""
     for uri in tables.images["image_uri"].to_pylist()[:5]:
         labels, mask = image_objects(tables, uri)["object"], image_masks(tables, uri)["object"]
         rows = [row for row in tables.regions.to_pylist() if row["image_uri"] == uri]
@@ -121,13 +121,15 @@ def check_objects(tables: Tables, least: RegionFilter) -> None:
             np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:], [r["area"] for r in rows]
         )
         assert not (labels > 0)[~mask].any()
-        if least == ANY:
+        if region_filter == ANY:
             assert np.array_equal(labels > 0, mask)
         window = Box(11, 40, 75, 90)
         assert np.array_equal(image_objects(tables, uri, window)["object"], labels[11:75, 40:90])
 
 
-def test_nothing_to_part_is_said_before_the_first_step(tmp_path: Path) -> None:
+def test_masks_without_anything_to_separate_are_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
     write_cells(tmp_path, 3)
     masks = Storage.of(f"{tmp_path}/masks")
     for index in range(3):
@@ -139,7 +141,7 @@ def test_nothing_to_part_is_said_before_the_first_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_masks_without_ids_and_models_that_part(
+def test_masks_without_ids_and_a_model_that_separates_are_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_cells(tmp_path, 3)
@@ -152,7 +154,7 @@ def test_masks_without_ids_and_models_that_part(
     printed = capsys.readouterr().out
     assert "masks of the kind binary have no ids, objects that touch are learnt as one" in printed
     assert load_model(Storage.of(f"{tmp_path}/model")).separation
-    train(config(tmp_path, mask_kind="binary", separate=False, init_from=f"{tmp_path}/model", output=f"{tmp_path}/m2",
-                 base_channels=None, depth=None))  # fmt: skip
-    assert "parts touching objects, this one will not" in capsys.readouterr().out
+    start = {"init_from": f"{tmp_path}/model", "base_channels": None, "depth": None}
+    train(config(tmp_path, mask_kind="binary", separate=False, output=f"{tmp_path}/m2", **start))
+    assert "separates touching objects, this one will not" in capsys.readouterr().out
     assert load_model(Storage.of(f"{tmp_path}/m2")).network.num_classes == 1

@@ -1,4 +1,4 @@
-"""Training on a real Ray: workers, failures, resumption, what it refuses and what it warns of."""
+"""Training on a real Ray: workers, failures, resumption, refusals and warnings."""
 
 from __future__ import annotations
 
@@ -16,54 +16,37 @@ from hypothesis import strategies as st
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+from tests.builders import small_training
 from tests.conftest import S3_KEYS, new_bucket
 from tests.training_job import Job
 from unet_ray.cluster.resources import Capacity, worker_cpus
 from unet_ray.errors import InputError, UnetRayError
 from unet_ray.network.model_folder import load_model
 from unet_ray.storage.storage import Storage
-from unet_ray.synthetic import CLASSES, encode, make_archive
-from unet_ray.training.config import TrainConfig
+from unet_ray.synthetic import encode, make_archive
 from unet_ray.training.train import train
 
 
-def small_network(root: str, **more: object) -> TrainConfig:
-    labelled = {
-        "images": f"{root}/data/labelled/images",
-        "masks": f"{root}/data/labelled/masks",
-        "classes": CLASSES,
-    }
-    network = {
-        "base_channels": 4,
-        "depth": 2,
-        "crop": 64,
-        "epochs": 1,
-        "batch_size": 4,
-        "val_fraction": 0.3,
-    }
-    return TrainConfig(**(labelled | network | {"output": f"{root}/model"} | more))  # type: ignore[arg-type]
-
-
 @given(st.lists(st.integers(2, 64), min_size=1, max_size=5), st.integers(1, 8))
-def test_workers_fit_and_leave_something_to_ray_data(cpus: list[int], least: int) -> None:
-    """Even elastic training, which fills every node, leaves a task's half CPU on the largest one."""
-    assume(least <= max(cpus))
-    share = worker_cpus(Capacity(tuple({"CPU": float(c)} for c in cpus), grows=False), least)
-    assert sum(c // share for c in cpus) >= least
+def test_workers_fit_and_leave_cpus_to_ray_data(cpus: list[int], workers: int) -> None:
+    """Elastic training fills every node, and still leaves half a CPU for tasks on the largest."""
+    assume(workers <= max(cpus))
+    share = worker_cpus(Capacity(tuple({"CPU": float(c)} for c in cpus), grows=False), workers)
+    assert sum(c // share for c in cpus) >= workers
     full = max(cpus) // share
-    assert max(cpus) - min(full, least) * share >= 0.5 - 1e-9
-    if least < 2 * max(cpus) - 1:
+    assert max(cpus) - min(full, workers) * share >= 0.5 - 1e-9
+    if workers < 2 * max(cpus) - 1:
         assert max(cpus) - full * share >= 0.5 - 1e-9
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_two_workers_train_one_model(tmp_path: Path) -> None:
-    """Two images make fewer crops than one step of both workers takes."""
+    """Two images give fewer crops than one step of both workers takes."""
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
     few = {"batch_size": 16, "epochs": 3, "val_fraction": 0.0}
     result = train(
-        small_network(
+        small_training(
             str(tmp_path), workers="2", padding="valid", crop=132, border_weight=10.0, **few
         )
     )
@@ -77,7 +60,7 @@ def test_two_workers_train_one_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_gpu_trains_in_bfloat16(tmp_path: Path, compiled: bool) -> None:
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=6, check=0, archive=0)
-    config = small_network(
+    config = small_training(
         str(tmp_path),
         device="gpu",
         epochs=12,
@@ -100,7 +83,7 @@ def test_a_loss_that_explodes_is_one_line(tmp_path: Path) -> None:
         match=r"the loss became .* at step \d+ .*; rerun with a smaller --learning-rate",
     ):
         train(
-            small_network(
+            small_training(
                 str(tmp_path), learning_rate=1e30, norm="none", val_fraction=0.0, epochs=3
             )
         )
@@ -108,12 +91,12 @@ def test_a_loss_that_explodes_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-def test_a_run_leaves_pictures_and_a_model_to_start_from(
+def test_a_training_leaves_pictures_and_a_model_to_start_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=6, check=0, archive=0)
     first = train(
-        small_network(
+        small_training(
             str(tmp_path), epochs=2, best_by="dice:fibre", loss="bce_dice", class_weights="1,2"
         )
     )
@@ -126,10 +109,15 @@ def test_a_run_leaves_pictures_and_a_model_to_start_from(
     assert first.model.thresholds == tuple(first.progress.best.thresholds.values())
 
     capsys.readouterr()
-    again = small_network(
-        str(tmp_path), init_from=first.output, output=f"{tmp_path}/next", classes="fibre=2,other=1",
-        base_channels=None, depth=None, learning_rate=1e-9,
-    )  # fmt: skip
+    again = small_training(
+        str(tmp_path),
+        init_from=first.output,
+        output=f"{tmp_path}/next",
+        classes="fibre=2,other=1",
+        base_channels=None,
+        depth=None,
+        learning_rate=1e-9,
+    )
     tuned = train(again)
     assert (
         "starting from a model with the same classes: fibre; fresh filters: 1"
@@ -143,10 +131,10 @@ def test_a_run_leaves_pictures_and_a_model_to_start_from(
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_labels_that_disappoint_are_named_before_the_first_step(
+def test_labels_that_cannot_work_are_named_before_the_first_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each complaint stops before training; what is only worth knowing is printed on the way."""
+    """Each refusal comes before training, and notes are printed only when training starts."""
     data = Storage.of(f"{tmp_path}/data/labelled")
     rng = np.random.default_rng(0)
 
@@ -158,7 +146,7 @@ def test_labels_that_disappoint_are_named_before_the_first_step(
     mask[5:20, 5:20] = 1
     for index in range(4):
         write(f"{index}", rng.integers(0, 255, (40, 60, 3), dtype=np.uint8), mask)
-    config = small_network(str(tmp_path), best_by="dice:nothing")
+    config = small_training(str(tmp_path), best_by="dice:nothing")
 
     def refused() -> str:
         with pytest.raises(InputError) as error:
@@ -176,7 +164,7 @@ def test_labels_that_disappoint_are_named_before_the_first_step(
         r"1 of 6 labelled images cannot be used, more than --max-error-rate 0.01 .*deep.png",
         refused(),
     )
-    config = small_network(str(tmp_path), best_by="dice:nothing", max_error_rate=0.2)
+    config = small_training(str(tmp_path), best_by="dice:nothing", max_error_rate=0.2)
     refused()
     shown = capsys.readouterr().out
     assert "note:" not in shown  # nothing is printed of a run that does not start
@@ -192,8 +180,11 @@ def archive(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("s3_server")
-def test_a_run_survives_its_worker_and_its_driver(archive: str) -> None:
-    """Kill the worker: training goes on. Kill the driver: the same command goes on. Every epoch is there once."""
+def test_a_training_survives_the_loss_of_its_worker_and_of_its_driver(archive: str) -> None:
+    """A killed worker is replaced; a killed driver's command goes on when it is given again.
+
+    Every epoch is recorded once.
+    """
     flags = ["--epochs", "30", "--checkpoint-minutes", "0.02"]
     with Job(archive, *flags) as job:
         job.wait_for(r"epoch  6/30")  # whose first checkpoints are known to Ray Train by now
@@ -227,7 +218,9 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.soak
-def test_elastic_training_takes_in_nodes_and_outlives_them(archive: str, cluster: Cluster) -> None:
+def test_elastic_training_takes_in_new_nodes_and_survives_their_loss(
+    archive: str, cluster: Cluster
+) -> None:
     flags = ["--workers", "1,2", "--resize-check-s", "2", "--epochs", "400", "--patience", "0"]
     environment = {"RAY_ADDRESS": cluster.address, "AWS_DEFAULT_REGION": "us-east-1"} | S3_KEYS
     with Job(archive, *flags, **environment) as job:
@@ -236,7 +229,8 @@ def test_elastic_training_takes_in_nodes_and_outlives_them(archive: str, cluster
         job.wait_for(r"2 workers, effective batch 8, .* from epoch \d+\n(.*\n)+.*epoch +\d+/400")
         cluster.remove_node(node, allow_graceful=False)
         job.wait_for(
-            r"2 workers(.*\n)+1 worker, effective batch 4, .* from epoch (?!1\n)\d+\n(.*\n)+.*epoch +\d+/400"
+            r"2 workers(.*\n)+1 worker, effective batch 4, .* from epoch (?!1\n)\d+\n"
+            r"(.*\n)+.*epoch +\d+/400"
         )
         job.process.send_signal(signal.SIGINT)
         job.process.wait(60)

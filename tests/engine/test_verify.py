@@ -1,4 +1,4 @@
-"""Verify: an output that a run left passes; each rule that is broken is named."""
+"""Verify passes the output of a run, and names each rule that is broken."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.builders import make_tiny_model
 from tests.conftest import run_job
 from unet_ray.imaging.regions.run_lengths import encode_rle
 from unet_ray.output.config import VerifyConfig
@@ -27,8 +28,6 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
     """Return an output of five images, one of them damaged, in three shards, beside its archive."""
-    from tests.conftest import make_tiny_model
-
     folder = tmp_path_factory.mktemp("verified")
     archive, rng = Storage.of(f"{folder}/archive"), np.random.default_rng(0)
     for index in range(4):
@@ -45,11 +44,11 @@ def tables(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
     return folder
 
 
-def test_what_a_run_left_passes(tables: Path) -> None:
+def test_the_output_of_a_run_passes(tables: Path) -> None:
     result = verify(VerifyConfig(tables=f"{tables}/tables", images=f"{tables}/archive"))
     assert not result.problems
     assert result.rows["images"] == 5
-    assert result.rows["masks"] == 4 * 2
+    assert result.rows["masks"] == 4 * 2  # four good images, two classes
     assert result.rows["regions"] > 20
     assert result.shards == 3
 
@@ -57,7 +56,7 @@ def test_what_a_run_left_passes(tables: Path) -> None:
 def change(
     table: str, column: str, value: Callable[[Any], Any], of: Callable[[dict[str, Any]], bool]
 ) -> Any:
-    """Return what changes a column of the first row of a table for which `of` holds."""
+    """Return a function that changes a column of the first row for which `of` holds."""
 
     def apply(root: Path) -> None:
         for path in sorted(root.glob(f"{table}/*/*.parquet")):
@@ -84,15 +83,15 @@ def drop_first(table: str) -> Callable[[Path], None]:
     return apply
 
 
-def twice(root: Path) -> None:
+def commit_twice(root: Path) -> None:
     """Commit a shard of the same rows again, as an at-least-once sink would."""
     for table in ("masks", "regions", "images"):
         first = min(root.glob(f"{table}/*/*.parquet"))
         shutil.copy(first, first.with_name(first.name.replace("000000", "000077")))
 
 
-def upper_half_twice(root: Path) -> None:
-    """Put the upper half of a mask in the place of the lower one as well."""
+def store_upper_half_twice(root: Path) -> None:
+    """Store the upper half of a mask in place of the lower half as well."""
     path = min(root.glob("masks/*/*.parquet"))
     content = pq.read_table(path, partitioning=None)
     whole, *rows = content.to_pylist()
@@ -105,53 +104,53 @@ def unlink(pattern: str) -> Callable[[Path], None]:
     return lambda root: min(root.glob(pattern)).unlink()
 
 
-def anything(_: dict[str, Any]) -> bool:
+def is_any(_: dict[str, Any]) -> bool:
     return True
 
 
-def good(row: dict[str, Any]) -> bool:
+def is_good(row: dict[str, Any]) -> bool:
     return row["error_type"] is None
 
 
 OTHER_MASK = encode_rle(np.eye(5, dtype=bool))
 
 DAMAGES = {
-    "region_count is not the number": change("images", "region_count", lambda n: n + 1, good),
-    "region ids are not 1 to n": change("regions", "region_id", lambda n: n + 1, anything),
-    "score is not above 0": change("regions", "score", lambda _: 1.5, anything),
-    "a successful image without masks": change("images", "image_uri", lambda uri: uri + "x", good),
-    "masks rows without a successful": change(
-        "masks", "image_uri", lambda uri: uri + "x", anything
+    "region_count is not the number": change("images", "region_count", lambda n: n + 1, is_good),
+    "region ids are not 1 to n": change("regions", "region_id", lambda n: n + 1, is_any),
+    "score is not above 0": change("regions", "score", lambda _: 1.5, is_any),
+    "a successful image without masks": change(
+        "images", "image_uri", lambda uri: uri + "x", is_good
     ),
+    "masks rows without a successful": change("masks", "image_uri", lambda uri: uri + "x", is_any),
     "regions rows without a successful": change(
-        "regions", "run_id", lambda name: name + "x", anything
+        "regions", "run_id", lambda name: name + "x", is_any
     ),
-    "do not cover their image": change("masks", "height", lambda px: px - 1, anything),
-    "masks rows that do not cover": upper_half_twice,
-    "do not decode to their size": change("masks", "counts", lambda _: OTHER_MASK, anything),
-    "run lengths that do not": change("masks", "counts", lambda _: b"\xff\x01zz", anything),
-    "area is not that of its run lengths": change("masks", "area", lambda px: px + 1, anything),
-    "whose area is not its mask's": change("regions", "area", lambda px: px + 1, anything),
+    "do not cover their image": change("masks", "height", lambda px: px - 1, is_any),
+    "masks rows that do not cover": store_upper_half_twice,
+    "do not decode to their size": change("masks", "counts", lambda _: OTHER_MASK, is_any),
+    "run lengths that do not": change("masks", "counts", lambda _: b"\xff\x01zz", is_any),
+    "area is not that of its run lengths": change("masks", "area", lambda px: px + 1, is_any),
+    "whose area is not its mask's": change("regions", "area", lambda px: px + 1, is_any),
     "whose box is not": change(
-        "regions", "bbox", lambda box: box | {"xmax": box["xmax"] + 1}, anything
+        "regions", "bbox", lambda box: box | {"xmax": box["xmax"] + 1}, is_any
     ),
-    "whose centroid is not": change("regions", "centroid_x", lambda x: x + 0.25, anything),
-    "whose outline is not": change("regions", "geometry", lambda wkb: wkb[:-1] + b"\x07", anything),
-    "whose touches_border is not": change("regions", "touches_border", lambda b: not b, anything),
+    "whose centroid is not": change("regions", "centroid_x", lambda x: x + 0.25, is_any),
+    "whose outline is not": change("regions", "geometry", lambda wkb: wkb[:-1] + b"\x07", is_any),
+    "whose touches_border is not": change("regions", "touches_border", lambda b: not b, is_any),
     "a failed image without error": change(
-        "images", "error", lambda _: "", lambda row: not good(row)
+        "images", "error", lambda _: "", lambda row: not is_good(row)
     ),
-    "more than one successful row": twice,
-    "an image more than once in a run": twice,
-    "counts are not those of its rows": twice,
+    "more than one successful row": commit_twice,
+    "an image more than once in a run": commit_twice,
+    "counts are not those of its rows": commit_twice,
     "images file without its masks file": unlink("masks/*/*.parquet"),
-    "a leftover of a run that died": unlink("images/*/*.parquet"),
+    "a file without its images file": unlink("images/*/*.parquet"),
     "a run without a record": unlink("runs/*.json"),
     "an image of the archive without a row": unlink("images/*/*.parquet"),
     "not a table of its schema": lambda root: min(root.glob("images/*/*.parquet")).write_bytes(
         b"PAR1"
     ),
-    "other regions than the mask has": drop_first("regions"),
+    "a number of regions that is not its mask's": drop_first("regions"),
 }
 
 
@@ -164,13 +163,13 @@ def test_each_broken_rule_is_named(kind: str, tables: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_the_job_says_what_is_wrong(tables: Path, tmp_path: Path) -> None:
+def test_the_job_prints_what_is_wrong(tables: Path, tmp_path: Path) -> None:
     passed = run_job("verify", "--tables", f"{tables}/tables", "--images", f"{tables}/archive")
     assert passed.returncode == 0, passed.stderr
     assert "3 shards: 5 images, 8 masks" in passed.stdout
     assert "all rules hold" in passed.stdout
     shutil.copytree(f"{tables}/tables", f"{tmp_path}/tables")
-    twice(tmp_path / "tables")
+    commit_twice(tmp_path / "tables")
     failed = run_job("verify", "--tables", f"{tmp_path}/tables", "--no-pixels")
     assert failed.returncode == 1
     assert "2 × an image more than once in a run: " in failed.stdout

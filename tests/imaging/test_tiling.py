@@ -16,7 +16,7 @@ def cut(output_chw: np.ndarray, box: Box) -> np.ndarray:
 def test_a_pointwise_network_gives_the_whole_image_back(
     height: int, width: int, depth: int, tile: int, valid: bool
 ) -> None:
-    """Tiles part the image: each pixel is written once, from itself."""
+    """The cores of tiles cover the image once: each pixel is written once, from itself."""
     multiple = 2 ** max(1, depth)
     margin = 6 * multiple - 4 if valid else 0
     reach = InputSizes(multiple, margin)
@@ -47,7 +47,10 @@ def test_a_pointwise_network_gives_the_whole_image_back(
 def test_a_box_filter_is_exact_where_the_context_covers_it(
     size: tuple[int, int], depth: int, tile: int, more_context: int, radius: int, valid: bool
 ) -> None:
-    """Bit by bit, for padded filters (zeros beyond the frame) and unpadded ones (mirrored beyond the image)."""
+    """Tiles and whole image are equal bit by bit.
+
+    Padded filters see zeros beyond the frame, unpadded ones the mirrored image.
+    """
     multiple = 2**depth
     margin = 6 * multiple - 4 if valid else 0
     reach = InputSizes(multiple, margin)
@@ -69,12 +72,12 @@ def test_a_box_filter_is_exact_where_the_context_covers_it(
         assert np.array_equal(found, expected[:, core.top : core.bottom, core.left : core.right])
 
 
-def test_mirroring_goes_on_as_often_as_it_takes() -> None:
+def test_mirroring_repeats_as_often_as_needed() -> None:
     assert mirrored(-2, 5, 3).tolist() == [2, 1, 0, 1, 2, 1, 0]
     assert mirrored(-3, 4, 1).tolist() == [0] * 7
 
 
-def test_spans_of_the_docstring() -> None:
+def test_tiles_of_the_docstring_example() -> None:
     pieces = list(cut_tiles(1000, 1000, InputSizes(16, 0), 512, 112))
     assert [
         (p.core.top, p.core.bottom, p.read.top, p.read.bottom) for p in pieces if p.core.left == 0
@@ -84,7 +87,7 @@ def test_spans_of_the_docstring() -> None:
     ]
 
 
-def test_an_image_of_up_to_two_tiles_is_one() -> None:
+def test_an_image_of_up_to_two_tiles_stays_in_one_piece() -> None:
     same, valid = InputSizes(16, 0), InputSizes(16, 92)
     for one, more in (((1080, 1920), (1080, 1952)), ((5, 131_072), (5, 131_073))):
         (whole,) = cut_tiles(*one, same, 1024, 112, whole_tiles=2)
@@ -92,6 +95,5 @@ def test_an_image_of_up_to_two_tiles_is_one() -> None:
         assert whole.read == Box(0, 0, *map(same.input_size, one))
         assert len(list(cut_tiles(*more, same, 1024, 112, whole_tiles=2))) > 1
     assert len(list(cut_tiles(1024, 2048, valid, 1024, 96, whole_tiles=2))) == 1
-    assert (
-        len(list(cut_tiles(5, 20_000, valid, 1024, 96, whole_tiles=2))) > 1
-    )  # its margins are most of what is read
+    # a flat image is mostly margins, and what is read counts
+    assert len(list(cut_tiles(5, 20_000, valid, 1024, 96, whole_tiles=2))) > 1

@@ -1,4 +1,4 @@
-"""What labelled folders leave out is said."""
+"""Labelled folders: files that are left out are counted, and pages have names."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import encode
 
 
-def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
     png = encode(np.zeros((8, 8, 3), np.uint8), "png")
     for name, data in (
         ("images/a.png", png),
@@ -22,8 +22,8 @@ def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
     found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", (), None)
     assert [item.image.uri for item in found.items] == [f"{tmp_path}/images/a.png"]
     assert found.notes == (
-        f"1 files in {tmp_path}/images are no images by their suffix: left out",
-        f"1 files in {tmp_path}/masks are no images by their suffix: left out",
+        f"skipped 1 files in {tmp_path}/images that do not have an image suffix",
+        f"skipped 1 files in {tmp_path}/masks that do not have an image suffix",
     )
 
 

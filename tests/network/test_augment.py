@@ -20,30 +20,33 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def blobs(count: int, classes: int = 1, side: int = SIDE, seed: int = 0) -> Tensor:
-    """Return smooth random blobs, count, classes, side, side uint8."""
+    """Return smooth random blobs, (count, classes, side, side) uint8."""
     coarse = torch.randn(count, classes, 5, 5, generator=seeded(seed))
     return (interpolate(coarse, (side, side), mode="bicubic", align_corners=True) > 0).to(
         torch.uint8
     )
 
 
-def batch_of(count: int = 16, channels: int = 3, classes: int = 1, side: int = SIDE) -> Batch:
-    """Return samples whose first channel is the first target; targets have ignored pixels, weights follow them."""
+def make_batch(count: int = 16, channels: int = 3, classes: int = 1, side: int = SIDE) -> Batch:
+    """Return samples whose first channel is the first target.
+
+    Targets have ignored pixels, and the weights are a function of the targets.
+    """
     targets = blobs(count, classes, side)
     images = torch.randn(count, channels, side, side, generator=seeded(1))
     images[:, 0] = targets[:, 0]
     targets = torch.where(
         blobs(count, classes, side, 2) & blobs(count, classes, side, 3) > 0, IGNORED, targets
     )
-    return Batch(images, targets, parse_class_weights(targets))
+    return Batch(images, targets, make_weights(targets))
 
 
-def parse_class_weights(targets: Tensor) -> Tensor:
+def make_weights(targets: Tensor) -> Tensor:
     return (targets.to(torch.float16) + 3) / 4
 
 
 def is_inside(mask: Tensor) -> Tensor:
-    """Return the pixels all of whose neighbours are like them, at least a pixel away from the image's edge."""
+    """Return the pixels, not at the image's edge, all of whose neighbours have the same value."""
     plane = mask.float()
     same = max_pool2d(plane, 3, 1, 1) == -max_pool2d(-plane, 3, 1, 1)
     same[..., [0, -1], :] = False
@@ -55,7 +58,7 @@ def is_inside(mask: Tensor) -> Tensor:
     "names", [*({name} for name in SPATIAL), set(SPATIAL), set(AUGMENTATIONS) - {"noise", "blur"}]
 )
 def test_masks_follow_their_images(names: set[str]) -> None:
-    """The image is its own mask: bilinear and nearest neighbours part only next to an edge."""
+    """The image is its own mask: bilinear and nearest neighbours differ only next to an edge."""
     for seed in range(3):
         targets = blobs(32, seed=seed)
         moved = augment(Batch(targets.float(), targets), frozenset(names), seeded(seed))
@@ -65,15 +68,14 @@ def test_masks_follow_their_images(names: set[str]) -> None:
         differs = (moved.images > centre) != (moved.targets == 1)
         assert not (differs & is_inside(moved.targets)).any()
         assert differs.float().mean() < 0.03
-        assert (
-            is_inside(moved.targets).float().mean() > 0.7
-        )  # so that the first line says something
+        # most pixels are inside, so that the first assert says something
+        assert is_inside(moved.targets).float().mean() > 0.7
         assert (moved.targets != targets).float().mean() > 0.03
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_flips_are_exact_and_of_all_four_kinds(channels: int) -> None:
-    batch = batch_of(48, channels)
+    batch = make_batch(48, channels)
     moved = augment(batch, frozenset({"flip"}), seeded(0))
     kinds: list[tuple[int, ...]] = [(), (-1,), (-2,), (-1, -2)]
     found = []
@@ -89,8 +91,8 @@ def test_flips_are_exact_and_of_all_four_kinds(channels: int) -> None:
 
 
 def test_quarter_turns_are_exact_and_of_all_four_kinds() -> None:
-    """What is not turned by an odd angle as well equals one of the quarter turns, in every plane."""
-    batch = batch_of(64)
+    """Half of the samples are turned by an odd angle as well; the others by quarter turns only."""
+    batch = make_batch(64)
     moved = augment(batch, frozenset({"rotate"}), seeded(0))
     found = []
     for index, planes in enumerate(zip(*moved.planes(), strict=True)):
@@ -104,24 +106,24 @@ def test_quarter_turns_are_exact_and_of_all_four_kinds() -> None:
             )
         ]
     assert set(found) == {0, 1, 2, 3}
-    assert 16 < len(found) < 48  # half of the samples
+    assert 16 < len(found) < 48  # of 64 samples, about half
 
 
 @pytest.mark.parametrize("names", [*({name} for name in SPATIAL), set(AUGMENTATIONS)])
 @pytest.mark.parametrize("classes", [1, 3])
 def test_ignored_pixels_and_weights_move_with_the_targets(names: set[str], classes: int) -> None:
-    batch = batch_of(classes=classes)
+    batch = make_batch(classes=classes)
     for seed in range(3):
         moved = augment(batch, frozenset(names), seeded(seed))
         assert set(moved.targets.unique().tolist()) == {0, 1, IGNORED}
         assert moved.weights is not None
         assert moved.weights.dtype == torch.float16
-        assert torch.equal(moved.weights, parse_class_weights(moved.targets))
+        assert torch.equal(moved.weights, make_weights(moved.targets))
         assert not torch.equal(moved.targets, batch.targets)
 
 
 def test_ignored_pixels_are_those_of_the_image() -> None:
-    """A first channel that says where nothing counts still says so."""
+    """The image marks the ignored pixels, and still does after augmentation."""
     ignored = blobs(32)
     targets = torch.where(ignored == 1, IGNORED, 0).to(torch.uint8)
     moved = augment(Batch(ignored.float(), targets), frozenset(SPATIAL), seeded(0))
@@ -131,8 +133,10 @@ def test_ignored_pixels_are_those_of_the_image() -> None:
 
 @pytest.mark.parametrize("names", [*({name} for name in VALUES), set(VALUES)])
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_values_leave_masks_alone_and_stay_finite(names: set[str], channels: int) -> None:
-    drawn = batch_of(24, channels)
+def test_augmentations_of_values_leave_masks_alone_and_stay_finite(
+    names: set[str], channels: int
+) -> None:
+    drawn = make_batch(24, channels)
     constant = (
         torch.tensor([0.0, -2.0, 1e-8, 7.5])
         .repeat(6)
@@ -144,7 +148,7 @@ def test_values_leave_masks_alone_and_stay_finite(names: set[str], channels: int
         batch = Batch(
             images,
             drawn.targets[..., :size, :size],
-            parse_class_weights(drawn.targets[..., :size, :size]),
+            make_weights(drawn.targets[..., :size, :size]),
         )
         moved = augment(batch, frozenset(names), seeded(5))
         assert moved.targets is batch.targets
@@ -156,15 +160,15 @@ def test_values_leave_masks_alone_and_stay_finite(names: set[str], channels: int
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "gamma", "blur"])
 def test_grey_stays_grey(name: str) -> None:
-    """One draw per sample is for all of its channels."""
+    """One draw per sample holds for all of its channels."""
     images = torch.randn(64, 1, 24, 24, generator=seeded(2)).repeat(1, 3, 1, 1)
     moved = augment(Batch(images, torch.zeros(64, 1, 24, 24)), frozenset({name}), seeded(0)).images
     assert not torch.equal(moved, images)
     assert torch.allclose(moved, moved[:, :1].expand_as(moved), atol=1e-6)
 
 
-def test_resampling_where_each_pixel_is_gives_it_back() -> None:
-    batch = batch_of()
+def test_resampling_at_the_pixels_gives_the_image_back() -> None:
+    batch = make_batch()
     with mock.patch.object(augment_module, "_SCALES", (1.0, 1.0)):
         moved = augment(batch, frozenset({"scale"}), seeded(0))
     assert not torch.equal(moved.images, batch.images)  # it was resampled
@@ -172,8 +176,8 @@ def test_resampling_where_each_pixel_is_gives_it_back() -> None:
     assert torch.equal(moved.targets, batch.targets)
 
 
-def test_none_changes_nothing() -> None:
-    batch = batch_of()
+def test_no_augmentation_changes_nothing() -> None:
+    batch = make_batch()
     moved = augment(batch, frozenset(), seeded(0))
     assert all(torch.equal(a, b) for a, b in zip(moved.planes(), batch.planes(), strict=True))
     without = augment(Batch(batch.images, batch.targets), frozenset(AUGMENTATIONS), seeded(0))
@@ -182,13 +186,13 @@ def test_none_changes_nothing() -> None:
 
 
 def test_a_batch_is_not_changed_in_place() -> None:
-    batch, same = batch_of(), batch_of()
+    batch, same = make_batch(), make_batch()
     augment(batch, frozenset(AUGMENTATIONS), seeded(0))
     assert all(torch.equal(a, b) for a, b in zip(batch.planes(), same.planes(), strict=True))
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_each_seed_and_each_sample_has_draws_of_its_own(name: str) -> None:
+def test_each_seed_and_each_sample_has_its_own_draws(name: str) -> None:
     one = torch.randn(1, 2, 32, 32, generator=seeded(3))
     batch = Batch(one.repeat(64, 1, 1, 1), torch.zeros(64, 1, 32, 32, dtype=torch.uint8))
     first, again, other = (
@@ -200,7 +204,7 @@ def test_each_seed_and_each_sample_has_draws_of_its_own(name: str) -> None:
     distinct = {tuple(image.flatten()[:50].tolist()) for image in changed}
     if name not in ("flip", "rotate"):
         assert len(distinct) == len(changed)
-    assert len(distinct) >= 3  # flips and quarter turns are of a few kinds
+    assert len(distinct) >= 3  # there are only a few flips and quarter turns
     share = {
         "flip": 0.75,
         "rotate": 0.875,
@@ -212,7 +216,7 @@ def test_each_seed_and_each_sample_has_draws_of_its_own(name: str) -> None:
     assert len(changed) / 64 == pytest.approx(share, abs=0.2)
 
 
-def changed_by(name: str, count: int = 128) -> list[tuple[Tensor, Tensor]]:
+def augment_values(name: str, count: int = 128) -> list[tuple[Tensor, Tensor]]:
     """Return the samples that one augmentation of values changed: before, after."""
     images = torch.randn(count, 3, 24, 24, generator=seeded(4))
     after = augment(
@@ -224,14 +228,14 @@ def changed_by(name: str, count: int = 128) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_brightness_adds_one_number() -> None:
-    for before, after in changed_by("brightness"):
+    for before, after in augment_values("brightness"):
         shift = after - before
         assert shift.std() < 1e-6
-        assert shift.abs().max() < 0.31
+        assert shift.abs().max() < 0.31  # standard deviations of the training set
 
 
 def test_contrast_stretches_about_the_mean() -> None:
-    for before, after in changed_by("contrast"):
+    for before, after in augment_values("contrast"):
         assert torch.isclose(before.mean(), after.mean(), atol=1e-5)
         factor = float(after.std() / before.std())
         assert 0.7 <= factor <= 1.4
@@ -239,7 +243,7 @@ def test_contrast_stretches_about_the_mean() -> None:
 
 
 def test_gamma_keeps_the_range_and_the_order() -> None:
-    for before, after in changed_by("gamma"):
+    for before, after in augment_values("gamma"):
         assert torch.isclose(before.min(), after.min(), atol=1e-5)
         assert torch.isclose(before.max(), after.max(), atol=1e-5)
         sorted_after = after.flatten()[before.flatten().argsort()]
@@ -247,7 +251,7 @@ def test_gamma_keeps_the_range_and_the_order() -> None:
 
 
 def test_noise_is_small_and_differs_from_pixel_to_pixel() -> None:
-    for before, after in changed_by("noise"):
+    for before, after in augment_values("noise"):
         noise = after - before
         assert 0 < noise.std() < 0.17
         assert noise.mean().abs() < 0.02
@@ -256,7 +260,7 @@ def test_noise_is_small_and_differs_from_pixel_to_pixel() -> None:
 
 
 def test_blur_smooths_each_channel_for_itself() -> None:
-    for before, after in changed_by("blur"):
+    for before, after in augment_values("blur"):
         for one, other in zip(before, after, strict=True):
             assert other.std() < one.std()
             assert abs(float(one.mean() - other.mean())) < 0.05
@@ -272,7 +276,10 @@ def test_blur_smooths_each_channel_for_itself() -> None:
 
 
 def jacobian(grid: Tensor) -> Tensor:
-    """Return how the grid turns and stretches at each pixel, …, side − 1, side − 1, 2, 2; 1 in px per px."""
+    """Return how the grid turns and stretches at each pixel, px per px.
+
+    The shape is (…, side − 1, side − 1, 2, 2).
+    """
     side = grid.shape[1]
     along_x = (grid[:, :-1, 1:] - grid[:, :-1, :-1]) * side / 2
     along_y = (grid[:, 1:, :-1] - grid[:, :-1, :-1]) * side / 2
@@ -281,13 +288,13 @@ def jacobian(grid: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("names", [{"elastic"}, set(SPATIAL)])
 @pytest.mark.parametrize(("side", "count"), [(16, 400), (32, 400), (256, 30)])
-def test_bending_does_not_fold(names: set[str], side: int, count: int) -> None:
+def test_elastic_bending_does_not_fold_the_image(names: set[str], side: int, count: int) -> None:
     matrix = jacobian(sampling_grid(count, side, frozenset(names), seeded(side)))
     assert float((torch.linalg.det(matrix) > 0).float().mean()) > 0.999
 
 
 @pytest.mark.parametrize("side", [32, 256])
-def test_bending_is_as_strong_as_the_paper_at_256_and_less_below(side: int) -> None:
+def test_elastic_bending_is_as_strong_as_in_the_paper_at_256_px_and_less_below(side: int) -> None:
     plain = sampling_grid(100, side, frozenset(), seeded(0))
     shift_px = (sampling_grid(100, side, frozenset({"elastic"}), seeded(0)) - plain) * side / 2
     corners = shift_px[:, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -295,7 +302,7 @@ def test_bending_is_as_strong_as_the_paper_at_256_and_less_below(side: int) -> N
     assert shift_px.mean((0, 1, 2)).abs().max() < 0.2 * corners.std()
 
 
-def test_nothing_named_samples_each_pixel_where_it_is() -> None:
+def test_without_augmentation_each_pixel_is_sampled_where_it_is() -> None:
     grid = sampling_grid(2, 8, frozenset(), seeded(0))
     places = (torch.arange(8) * 2 + 1) / 8 - 1
     assert torch.allclose(grid[0, ..., 0], places.expand(8, 8))
@@ -330,7 +337,7 @@ def test_rotating_only_rotates_and_scaling_only_scales() -> None:
         (",".join(AUGMENTATIONS), set(AUGMENTATIONS)),
     ],
 )
-def test_names_are_understood(text: str, expected: set[str]) -> None:
+def test_names_of_augmentations_are_understood(text: str, expected: set[str]) -> None:
     assert parse_augmentations(text) == expected
 
 
@@ -338,7 +345,7 @@ def test_names_are_understood(text: str, expected: set[str]) -> None:
     ("text", "unknown"),
     [("flop", "flop"), ("flip,flop", "flop"), ("all,flip", "all"), ("Flip", "Flip"), ("", "")],
 )
-def test_unknown_names_are_one_line(text: str, unknown: str) -> None:
+def test_unknown_names_are_refused_in_one_line(text: str, unknown: str) -> None:
     with pytest.raises(InputError) as error:
         parse_augmentations(text)
     assert f"--augment {text}: {unknown} is unknown; give all, none, or flip,rotate," in str(

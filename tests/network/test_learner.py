@@ -29,10 +29,10 @@ TRAININGS = {
     "bce-weighted": LearnerConfig(1e-2, class_weights=(1.0, 5.0)),
     "bce_dice": LearnerConfig(1e-2, "bce_dice"),
 }
-"""What learns alike on one worker and on two; `bce-weighted` with border weights."""
+"""Trainings that are the same on one worker and on two; `bce-weighted` has border weights."""
 
 
-def learner_of(
+def make_learner(
     config: LearnerConfig, network: UNetConfig = PLAIN, wrapped: bool = False
 ) -> Learner:
     torch.manual_seed(7)
@@ -44,7 +44,10 @@ def learner_of(
 
 
 def samples(count: int, side: int = 16, weighted: bool = False, seed: int = 0) -> Sample:
-    """Return bright squares and their targets; of the first half of the samples nearly every pixel is ignored."""
+    """Return bright squares and their targets.
+
+    Nearly every pixel is ignored in the first half of the samples.
+    """
     generator = torch.Generator().manual_seed(seed)
     targets = torch.zeros(count, 2, side, side, dtype=torch.uint8)
     for plane in targets.flatten(0, 1):
@@ -59,13 +62,13 @@ def samples(count: int, side: int = 16, weighted: bool = False, seed: int = 0) -
     return images.to(torch.uint8), targets, weights
 
 
-def part(sample: Sample, chosen: slice) -> Sample:
+def take_part(sample: Sample, chosen: slice) -> Sample:
     images, targets, weights = sample
     return images[chosen], targets[chosen], None if weights is None else weights[chosen]
 
 
 def state_after(learner: Learner, sample: Sample) -> dict[str, Tensor]:
-    """Take two steps; return their gradients, the mean of their losses over workers, and the weights."""
+    """Take two steps; return their gradients, losses (mean over workers) and the weights."""
     found: dict[str, Tensor] = {}
     for step, progress in enumerate((0.05, 0.1)):
         loss = learner.step(*sample, progress)
@@ -82,10 +85,10 @@ def state_after(learner: Learner, sample: Sample) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("peak", [1e-3, 0.5])
 def test_the_learning_rate_warms_up_and_falls_to_nothing(peak: float) -> None:
-    learner = learner_of(LearnerConfig(peak))
+    learner = make_learner(LearnerConfig(peak))
     rates = [learner.learning_rate(step / 1000) for step in range(1001)]
     top = rates.index(max(rates))
-    assert top == 50
+    assert top == 50  # the warm-up takes 5 % of the training
     assert rates[0] == 0
     assert rates[top] == pytest.approx(peak, rel=0.01)
     assert max(rates) <= peak
@@ -100,7 +103,7 @@ def test_the_learning_rate_follows_progress_and_not_the_number_of_steps() -> Non
     sample = samples(2)
     rates = []
     for steps in (4, 8):
-        learner = learner_of(LearnerConfig(1e-3))
+        learner = make_learner(LearnerConfig(1e-3))
         for step in range(1, steps + 1):
             learner.step(*sample, step / steps)
             rates.append((step / steps, learner.optimizer.param_groups[0]["lr"]))
@@ -117,7 +120,7 @@ def test_the_learning_rate_follows_progress_and_not_the_number_of_steps() -> Non
 )
 def test_a_few_steps_lower_the_loss(loss: str, padding: str, norm: str) -> None:
     network = UNetConfig(1, 2, 8, 1, padding, norm)  # type: ignore[arg-type]
-    learner = learner_of(LearnerConfig(1e-2, loss, augmentations=frozenset({"flip"})), network)  # type: ignore[arg-type]
+    learner = make_learner(LearnerConfig(1e-2, loss, augmentations=frozenset({"flip"})), network)  # type: ignore[arg-type]
     sample = samples(4, 32)
     losses = [float(learner.step(*sample, 0.05 + step / 100)) for step in range(30)]
     assert all(map(math.isfinite, losses))
@@ -132,7 +135,7 @@ def test_the_margin_of_a_valid_network_is_not_learnt_from(loss: str) -> None:
     images, targets, weights = samples(2, side, weighted=True)
     assert weights is not None
     inner = slice(margin, side - margin)
-    learner = learner_of(config, network)
+    learner = make_learner(config, network)
     with torch.no_grad():
         logits = learner.network(PREPROCESSING.apply(images.permute(0, 3, 1, 2)))
     cut = targets[..., inner, inner]
@@ -147,28 +150,28 @@ def test_the_margin_of_a_valid_network_is_not_learnt_from(loss: str) -> None:
     )
     assert torch.equal(
         learner.step(images, targets, weights, 0.5),
-        learner_of(config, network).step(images, other_targets, other_weights, 0.5),
+        make_learner(config, network).step(images, other_targets, other_weights, 0.5),
     )
     assert torch.isclose(
-        learner_of(config, network).step(images, targets, weights, 0.5), expected, rtol=1e-5
+        make_learner(config, network).step(images, targets, weights, 0.5), expected, rtol=1e-5
     )
 
 
 @pytest.mark.parametrize("name", ["rotate", "scale", "elastic"])
 def test_the_margin_is_cut_after_augmentation(name: str) -> None:
-    """What lies in the margin comes into view where a sample is turned, zoomed or bent."""
+    """Pixels of the margin come into view where a sample is turned, zoomed or bent."""
     network = UNetConfig(1, 2, 2, 1, "valid", "none")
     images, _, _ = samples(24, 12 + 2 * network.margin)
     targets = torch.ones(24, 2, *images.shape[1:3], dtype=torch.uint8)
     inner = slice(network.margin, -network.margin)
     targets[..., inner, inner] = IGNORED
     still, moved = LearnerConfig(1e-2), LearnerConfig(1e-2, augmentations=frozenset({name}))
-    assert learner_of(still, network).step(images, targets, None, 0.5) == 0
-    assert learner_of(moved, network).step(images, targets, None, 0.5) > 0
+    assert make_learner(still, network).step(images, targets, None, 0.5) == 0
+    assert make_learner(moved, network).step(images, targets, None, 0.5) > 0
 
 
-def test_a_batch_without_a_counted_pixel_changes_next_to_nothing() -> None:
-    learner = learner_of(LearnerConfig(1e-2, "bce_dice", augmentations=frozenset(AUGMENTATIONS)))
+def test_a_batch_without_a_counted_pixel_changes_almost_nothing() -> None:
+    learner = make_learner(LearnerConfig(1e-2, "bce_dice", augmentations=frozenset(AUGMENTATIONS)))
     images, targets, _ = samples(4)
     before = {name: p.detach().clone() for name, p in learner.network.named_parameters()}
     assert learner.step(images, torch.full_like(targets, IGNORED), None, 0.5) == 0
@@ -177,8 +180,8 @@ def test_a_batch_without_a_counted_pixel_changes_next_to_nothing() -> None:
 
 
 def test_normalisation_settles_late_in_training() -> None:
-    """First statistics follow the batches; later they stay, and a step sees what inference sees."""
-    learner = learner_of(LearnerConfig(1e-3), UNetConfig(1, 2, 2, 1))
+    """At first, statistics follow the batches; later they stay, as they do in inference."""
+    learner = make_learner(LearnerConfig(1e-3), UNetConfig(1, 2, 2, 1))
     norm = next(
         layer for layer in learner.unet.modules() if isinstance(layer, torch.nn.BatchNorm2d)
     )
@@ -200,7 +203,7 @@ def test_normalisation_settles_late_in_training() -> None:
 
 
 def test_gradients_are_clipped() -> None:
-    learner = learner_of(LearnerConfig(1e-2, class_weights=(1e4, 1e4)))
+    learner = make_learner(LearnerConfig(1e-2, class_weights=(1e4, 1e4)))
     learner.step(*samples(2), 0.5)
     norm = torch.stack(
         [p.grad.norm() for p in learner.network.parameters() if p.grad is not None]
@@ -209,50 +212,52 @@ def test_gradients_are_clipped() -> None:
 
 
 @pytest.fixture(scope="module")
-def of_two_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """Return what two processes, each with half of the samples, found in each training: of rank 0, of rank 1."""
+def results_of_two_workers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[dict[str, dict[str, Tensor]]]:
+    """Train in two processes with half of the samples each; return the results by rank."""
     folder = tmp_path_factory.mktemp("workers")
     torch.multiprocessing.spawn(_work, (folder,), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
 def _work(rank: int, folder: Path) -> None:
-    """Be one of two workers."""
+    """Run one of two workers."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     store, patience = f"file://{folder}/store", timedelta(minutes=2)
     torch.distributed.init_process_group("gloo", store, patience, world_size=2, rank=rank)
     found: dict[str, dict[str, Tensor]] = {}
     for name, config in TRAININGS.items():
-        mine = part(samples(4, weighted=name == "bce-weighted"), slice(2 * rank, 2 * rank + 2))
-        found[name] = state_after(learner_of(config, wrapped=True), mine)
-        with mock.patch.object(
-            learner_module, "summed", lambda counted: 2 * counted
-        ):  # its own count only
-            found[f"{name}, own count"] = state_after(learner_of(config, wrapped=True), mine)
+        mine = take_part(samples(4, weighted=name == "bce-weighted"), slice(2 * rank, 2 * rank + 2))
+        found[name] = state_after(make_learner(config, wrapped=True), mine)
+        # each worker counts its own pixels only
+        with mock.patch.object(learner_module, "summed", lambda counted: 2 * counted):
+            found[f"{name}, own count"] = state_after(make_learner(config, wrapped=True), mine)
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_workers_learn_what_one_learns(
-    name: str, of_two_workers: list[dict[str, dict[str, Tensor]]]
+    name: str, results_of_two_workers: list[dict[str, dict[str, Tensor]]]
 ) -> None:
     """Two workers with half of a batch each end at the weights of one with all of it.
 
-    The tolerance is 1e-5 of the largest number of a tensor. Sums in another order differ by some roundings of float32,
-    6e-8 each; 8e-7 was seen. A mean over each worker's own pixels would be off by 1e5 times as much: one half of the
-    samples has many times as many ignored pixels as the other.
+    The tolerance is 1e-5 of the largest number of a tensor. Sums in another order differ by some
+    roundings of float32, 6e-8 each; 8e-7 was seen. A mean over each worker's own pixels would be
+    off by 1e5 times as much: one half of the samples has many times as many ignored pixels as the
+    other.
     """
-    alone = state_after(learner_of(TRAININGS[name]), samples(4, weighted=name == "bce-weighted"))
-    assert distance(of_two_workers[0][name], of_two_workers[1][name]) == 0
-    assert distance(of_two_workers[0][name], alone) < 1e-5
-    wrong = of_two_workers[0][f"{name}, own count"]
+    alone = state_after(make_learner(TRAININGS[name]), samples(4, weighted=name == "bce-weighted"))
+    assert distance(results_of_two_workers[0][name], results_of_two_workers[1][name]) == 0
+    assert distance(results_of_two_workers[0][name], alone) < 1e-5
+    wrong = results_of_two_workers[0][f"{name}, own count"]
     assert distance({k: v for k, v in wrong.items() if k.startswith("weight")}, alone) > 0.1
 
 
 def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Return the largest difference of a tensor, in units of its largest number."""
+    """Return the largest difference of any tensor, in units of its largest number."""
     return max(
         float((found[k] - expected[k]).abs().max() / expected[k].abs().max().clamp(min=1e-6))
         for k in found

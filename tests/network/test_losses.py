@@ -11,7 +11,7 @@ SURE = 50.0
 """A logit whose sigmoid is 1 in float32."""
 
 
-def drawn(
+def draw_batch(
     seed: int, images: int = 3, classes: int = 2, side: int = 5
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits, targets with ignored pixels, and weights."""
@@ -26,8 +26,8 @@ def drawn(
 @given(st.integers(0, 10**6), st.booleans(), st.booleans())
 @settings(deadline=None, max_examples=50)
 def test_cross_entropy_is_the_formula(seed: int, by_class: bool, by_pixel: bool) -> None:
-    """−c·t·log p − (1 − t)·log(1 − p) of each pixel that counts, times its weight, added up."""
-    logits, targets, weights = drawn(seed)
+    """The sum of −c·t·log p − (1 − t)·log(1 − p) times the weight, over the pixels that count."""
+    logits, targets, weights = draw_batch(seed)
     factors = torch.tensor([1.5, 7.0])
     total, counted = cross_entropy_sum(
         logits, targets, factors if by_class else None, weights if by_pixel else None
@@ -49,8 +49,8 @@ def test_cross_entropy_is_the_formula(seed: int, by_class: bool, by_pixel: bool)
 
 @pytest.mark.parametrize("kind", ["bce", "dice"])
 @pytest.mark.parametrize("wild", [1e4, -1e4, 3.0])
-def test_what_is_ignored_has_no_part_in_value_and_gradient(kind: str, wild: float) -> None:
-    logits, targets, weights = drawn(1)
+def test_ignored_pixels_change_neither_value_nor_gradient(kind: str, wild: float) -> None:
+    logits, targets, weights = draw_batch(1)
     ignored = targets == IGNORED
 
     def loss(values: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def test_what_is_ignored_has_no_part_in_value_and_gradient(kind: str, wild: floa
     assert other.grad[~ignored].abs().min() > 0
 
 
-def test_nothing_counted_is_zero_with_a_gradient_of_zero() -> None:
+def test_without_counted_pixels_loss_and_gradient_are_zero() -> None:
     logits = torch.randn(2, 1, 4, 4, requires_grad=True)
     nothing = torch.full((2, 1, 4, 4), IGNORED, dtype=torch.uint8)
     total, counted = cross_entropy_sum(logits, nothing)
@@ -79,7 +79,7 @@ def test_nothing_counted_is_zero_with_a_gradient_of_zero() -> None:
     assert not logits.grad.any()
 
 
-def test_losses_stay_finite_where_logits_are_extreme_or_of_half_precision() -> None:
+def test_losses_stay_finite_at_extreme_logits_and_in_half_precision() -> None:
     targets = torch.tensor([[[[0, 1]]]], dtype=torch.uint8)
     for logits in (
         torch.tensor([[[[1e4, -1e4]]]]),
@@ -116,8 +116,8 @@ def test_dice_of_cases_worked_out_by_hand(
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 3))
 @settings(deadline=None, max_examples=50)
 def test_dice_of_a_batch_is_the_mean_over_its_images(seed: int, images: int, classes: int) -> None:
-    """So the mean over workers of equal batches is that of all images."""
-    logits, targets, _ = drawn(seed, images, classes)
+    """Thus the mean over workers with equal batches is that of all images."""
+    logits, targets, _ = draw_batch(seed, images, classes)
     each = [
         dice_loss(logits[i : i + 1, k : k + 1], targets[i : i + 1, k : k + 1])
         for i in range(images)

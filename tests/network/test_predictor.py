@@ -40,7 +40,7 @@ def test_tiles_equal_the_whole_image(padding: str, norm: str) -> None:
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("trained", [False, True])
 def test_tiles_are_not_visible_at_any_size_or_phase(padding: str, trained: bool) -> None:
-    """Every residue of the pooling grid, tiles that end at different phases of it, both image borders."""
+    """Sizes have every residue of the pooling grid, and tiles end at different phases of it."""
     network = UNet(UNetConfig(1, 1, 4, 3, padding))  # type: ignore[arg-type]
     if trained:
         _train(network)
@@ -51,14 +51,11 @@ def test_tiles_are_not_visible_at_any_size_or_phase(padding: str, trained: bool)
         whole = Predictor(network, PREPROCESSING, PredictorConfig(tile=1024)).predict([image])[0]
         assert whole.std() > 0.5
         for tile in (24, 40) if residue != 3 else (8, 16, 24, 40, 72):
-            tiled = Predictor(network, PREPROCESSING, PredictorConfig(tile=tile)).predict([image])[
-                0
-            ]
+            predictor = Predictor(network, PREPROCESSING, PredictorConfig(tile=tile))
+            (tiled,) = predictor.predict([image])
             assert np.abs(whole.astype(int) - tiled).max() <= 1
-            compared, differing = (
-                compared + whole.size,
-                differing + ((whole >= 128) != (tiled >= 128)).sum(),
-            )
+            compared += whole.size
+            differing += ((whole >= 128) != (tiled >= 128)).sum()
     assert differing <= 1e-6 * compared
 
 
@@ -101,11 +98,11 @@ def test_images_of_a_batch_do_not_change_each_other() -> None:
         rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in ((20, 30), (33, 8), (20, 30))
     ]
     together = predictor.predict(images)
-    for image, q in zip(images, together, strict=True):
-        assert np.array_equal(predictor.predict([image])[0], q)
+    for image, prob_u8 in zip(images, together, strict=True):
+        assert np.array_equal(predictor.predict([image])[0], prob_u8)
 
 
-def test_lanes_change_nothing_and_fit_into_memory() -> None:
+def test_lanes_do_not_change_results_and_fit_into_memory() -> None:
     torch.manual_seed(2)
     network = UNet(UNetConfig(1, 1, 3, 2))
     one, two = (
@@ -121,10 +118,10 @@ def test_lanes_change_nothing_and_fit_into_memory() -> None:
     for alone, beside in zip(one.predict(images), two.predict(images), strict=True):
         assert np.abs(alone.astype(int) - beside).max() <= 1
     extended = Predictor(UNet(UNetConfig(1, 1, 64, 1)), PREPROCESSING, PredictorConfig(threads=8))
-    assert extended.lane_count == 1  # a second tile of 1,024 px would take some 3 GiB more
+    assert extended.lane_count == 1  # a second tile of 1,024 px would take about 3 GiB more
 
 
-def test_folding_changes_nothing() -> None:
+def test_folding_of_batch_normalisation_does_not_change_results() -> None:
     torch.manual_seed(3)
     network = UNet(UNetConfig(1, 1, 3, 2))
     for _ in range(3):
@@ -136,12 +133,12 @@ def test_folding_changes_nothing() -> None:
             network(PREPROCESSING.apply(torch.from_numpy(image).permute(2, 0, 1)[None])).sigmoid()
             * 255
         )
-    q = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0]
-    assert np.abs(q - expected[0].numpy()).max() <= 0.51
+    prob_u8 = Predictor(network, PREPROCESSING, PredictorConfig()).predict([image])[0]
+    assert np.abs(prob_u8 - expected[0].numpy()).max() <= 0.51  # rounding, and a little for folding
 
 
-def test_a_predictor_that_nobody_needs_gives_its_memory_back() -> None:
-    """Its lanes must not keep it: a training makes one for each validation."""
+def test_a_predictor_that_is_no_longer_used_gives_its_memory_back() -> None:
+    """Its lanes must not keep it alive: a training makes a predictor for each validation."""
     predictor = Predictor(UNet(UNetConfig(1, 1, 3, 2)), PREPROCESSING, PredictorConfig(threads=2))
     predictor.predict([np.zeros((20, 30, 1), np.uint8)] * 4)
     still_there = weakref.ref(predictor)
@@ -174,7 +171,7 @@ def test_devices_and_precisions_agree(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_fewer_passes_over_memory_change_nothing(padding: Padding) -> None:
+def test_the_fused_network_gives_the_results_of_the_plain_one(padding: Padding) -> None:
     from unet_ray.network.fused_unet import (
         FusedUNet,  # needs Triton, which comes with torch for CUDA
     )
@@ -193,7 +190,7 @@ def test_fewer_passes_over_memory_change_nothing(padding: Padding) -> None:
 
 @pytest.mark.gpu
 def test_streams_of_a_gpu_do_not_mix_images() -> None:
-    """Many images of two sizes in all lanes at once, each as it is alone."""
+    """Many images of two sizes are in all lanes at once; each is predicted as it is alone."""
     torch.manual_seed(5)
     network = UNet(UNetConfig(1, 1, 8, 3))
     rng = np.random.default_rng(0)
@@ -203,13 +200,16 @@ def test_streams_of_a_gpu_do_not_mix_images() -> None:
     predictor = Predictor(network, PREPROCESSING, PredictorConfig(device="cuda", threads=1))
     assert predictor.lane_count == 3
     together = predictor.predict(images)
-    for image, q in list(zip(images, together, strict=True))[::7]:
-        assert np.abs(predictor.predict([image])[0].astype(int) - q).max() <= 1
+    for image, prob_u8 in list(zip(images, together, strict=True))[::7]:
+        assert np.abs(predictor.predict([image])[0].astype(int) - prob_u8).max() <= 1
 
 
 @pytest.mark.gpu
 def test_a_graph_computes_what_its_kernels_do_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first batches of a shape are launched kernel by kernel, later ones as a graph, until memory runs out."""
+    """The first batches of a shape run kernel by kernel, later ones as a graph.
+
+    When memory runs out, captured graphs are given up.
+    """
     torch.manual_seed(7)
     constants = Preprocessing("uint8", (100.0,) * 3, (50.0,) * 3)
     config = PredictorConfig(tile=128, device="cuda", threads=1)
@@ -227,7 +227,7 @@ def test_a_graph_computes_what_its_kernels_do_one_by_one(monkeypatch: pytest.Mon
             for found, expected in zip(predictor.predict(images), by_kernels, strict=True):
                 assert np.abs(found.astype(int) - expected).max() <= 1
         assert 0 < max(replays) <= expected_most
-        predictor._halve(8)  # as where memory runs out: what is captured is given up
+        predictor._halve(8)  # as when memory runs out: captured graphs are given up
         replays.clear()
 
 
@@ -236,13 +236,13 @@ def test_preprocessing_refuses_other_samples() -> None:
         PREPROCESSING.check(np.zeros((2, 2, 1), np.uint16))
 
 
-def model() -> Model:
+def make_model() -> Model:
     config = UNetConfig(1, 1, 2, 1)
     return Model(config, state_bytes(UNet(config)), (ClassSpec(1, "a"),), PREPROCESSING, (0.5,))
 
 
 def test_a_model_folder_gives_the_model_back(root: str) -> None:
-    saved = model()
+    saved = make_model()
     save_model(saved, Storage.of(root).join("m"))
     loaded = load_model(Storage.of(root).join("m"))
     assert loaded == saved
@@ -253,7 +253,7 @@ def test_a_model_folder_gives_the_model_back(root: str) -> None:
 
 def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
     torch.manual_seed(0)
-    one = model()
+    one = make_model()
     assert (
         Model(one.network, one.weights, one.classes, one.preprocessing, (0.6,)).digest != one.digest
     )
@@ -262,7 +262,7 @@ def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
         != one.digest
     )
     assert (
-        Model(one.network, model().weights, one.classes, one.preprocessing, (0.5,)).digest
+        Model(one.network, make_model().weights, one.classes, one.preprocessing, (0.5,)).digest
         != one.digest
     )
     same = Model(
@@ -288,10 +288,10 @@ def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
         ("model.safetensors", None, "no model here"),
     ],
 )
-def test_a_damaged_model_folder_is_one_line(
+def test_a_damaged_model_folder_is_refused_in_one_line(
     tmp_path: Path, file: str, content: bytes | None, message: str
 ) -> None:
-    save_model(model(), Storage.of(str(tmp_path)))
+    save_model(make_model(), Storage.of(str(tmp_path)))
     (tmp_path / file).unlink()
     if content is not None:
         (tmp_path / file).write_bytes(content)
@@ -300,7 +300,7 @@ def test_a_damaged_model_folder_is_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_memory_that_runs_out_halves_the_batch_for_good() -> None:
+def test_memory_that_runs_out_halves_the_batch_permanently() -> None:
     """The network refuses batches of more than two, as a full GPU would."""
     torch.manual_seed(4)
     network = UNet(UNetConfig(1, 1, 3, 2))
@@ -320,7 +320,7 @@ def test_memory_that_runs_out_halves_the_batch_for_good() -> None:
     predictor.network.register_forward_pre_hook(refuse)
     limit = 2
     found = predictor.predict(images)
-    assert seen == [8, 4, 2, 2, 2, 2, 2]
+    assert seen == [8, 4, 2, 2, 2, 2, 2]  # two failures, then nine images in five batches
     assert predictor.batch_divisor == 4
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(found, expected, strict=True))
     seen.clear()
@@ -387,10 +387,9 @@ def test_an_image_of_two_tiles_is_one_piece_as_long_as_memory_lasts() -> None:
     limit = 200
     with pytest.raises(torch.OutOfMemoryError):
         predictor.predict([image])
-    assert (
-        np.abs(predictor.predict([image])[0] - whole).max() <= 1
-    )  # as the stage does, image by image
-    assert len(widths) == 2 + 4
+    # the stage also tries again, image by image
+    assert np.abs(predictor.predict([image])[0] - whole).max() <= 1
+    assert len(widths) == 2 + 4  # whole twice, then four tiles of 64 px
     for config in (PredictorConfig(tile=64, context=4), PredictorConfig(tile=2048, threads=2)):
-        wide_or_inexact = Predictor(UNet(UNetConfig(1, 1, 64, 2)), PREPROCESSING, config)
-        assert len(wide_or_inexact.tiles(config.tile, config.tile + 16)) == 2
+        other = Predictor(UNet(UNetConfig(1, 1, 64, 2)), PREPROCESSING, config)
+        assert len(other.tiles(config.tile, config.tile + 16)) == 2

@@ -24,7 +24,7 @@ KINDS = ("mean", "percentile", "range")
 LABELLING = Labelling("classes", (ClassSpec(1, "a"),))
 
 
-def image_of(dtype: str, channels: int, seed: int = 0) -> np.ndarray:
+def make_image(dtype: str, channels: int, seed: int = 0) -> np.ndarray:
     """Return an image whose samples use the range of their type; no two channels are alike."""
     rng = np.random.default_rng(seed)
     most = 255.0 if dtype == "float32" else float(np.iinfo(dtype).max)
@@ -32,7 +32,7 @@ def image_of(dtype: str, channels: int, seed: int = 0) -> np.ndarray:
     return (image - (40.5 if dtype == "float32" else 0)).astype(dtype)
 
 
-def statistics_of(samples: np.ndarray) -> ChannelStatistics:
+def compute_statistics(samples: np.ndarray) -> ChannelStatistics:
     """Return the statistics of pixels, (n, channels)."""
     wide = samples.astype(np.float64)
     return ChannelStatistics(
@@ -44,22 +44,24 @@ def statistics_of(samples: np.ndarray) -> ChannelStatistics:
     )
 
 
-def constants_of(kind: str, dtype: str, channels: int) -> Preprocessing:
-    """Return the constants of images of which the one under test is not one."""
+def make_constants(kind: str, dtype: str, channels: int) -> Preprocessing:
+    """Return constants from other images than the one under test."""
     samples = np.concatenate(
-        [image_of(dtype, channels, seed).reshape(-1, channels) for seed in (1, 2)]
+        [make_image(dtype, channels, seed).reshape(-1, channels) for seed in (1, 2)]
     )
-    return Preprocessing.of(kind, dtype, statistics_of(samples))  # type: ignore[arg-type]
+    return Preprocessing.of(kind, dtype, compute_statistics(samples))  # type: ignore[arg-type]
 
 
-def seen_by(calls: list[Tensor]) -> Tensor:
-    """Return what entered a network the one time that it was called."""
+def only_input(calls: list[Tensor]) -> Tensor:
+    """Return the input of a network that was called once."""
     (seen,) = calls
     return seen
 
 
-def trained_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing) -> Tensor:
-    """Return what enters the network in training: the one crop of an image of its size."""
+def capture_training_input(
+    image: np.ndarray, network: UNet, preprocessing: Preprocessing
+) -> Tensor:
+    """Return the network's input in training: the one crop of an image of its size."""
     config = CropConfig(SIDE, network.config.margin)
     crop = LabelledCrops(image, [np.ones(image.shape[:2], np.uint8)], LABELLING, config).draw(
         np.random.default_rng(0)
@@ -72,11 +74,13 @@ def trained_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing) -
     checked = torch.from_numpy(preprocessing.check(crop["image"])[None].copy())
     learner.step(checked, torch.from_numpy(crop["targets"][None]), None, 0.5)
     hook.remove()
-    return seen_by(calls)
+    return only_input(calls)
 
 
-def predicted_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing) -> Tensor:
-    """Return what enters the network in inference: the one tile of an image."""
+def capture_inference_input(
+    image: np.ndarray, network: UNet, preprocessing: Preprocessing
+) -> Tensor:
+    """Return the network's input in inference: the one tile of an image."""
     calls: list[Tensor] = []
     predictor = Predictor(network, preprocessing, PredictorConfig(tile=64))
     forward = UNet.forward
@@ -87,7 +91,7 @@ def predicted_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing)
 
     with mock.patch.object(UNet, "forward", spy):
         predictor.predict([preprocessing.check(image)])
-    return seen_by(calls)
+    return only_input(calls)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
@@ -97,11 +101,11 @@ def predicted_on(image: np.ndarray, network: UNet, preprocessing: Preprocessing)
 def test_training_and_inference_see_the_same_input(
     dtype: str, channels: int, kind: str, padding: str, tmp_path: Path
 ) -> None:
-    """To the last bit, before and after the constants went through a model folder; margins are mirrored alike."""
+    """Bit by bit, also after a model folder stored the constants; margins are mirrored alike."""
     torch.manual_seed(0)
     config = UNetConfig(channels, 1, 2, 1, padding, "none")  # type: ignore[arg-type]
-    preprocessing, image = constants_of(kind, dtype, channels), image_of(dtype, channels)
-    learnt = trained_on(image, UNet(config), preprocessing)
+    preprocessing, image = make_constants(kind, dtype, channels), make_image(dtype, channels)
+    learnt = capture_training_input(image, UNet(config), preprocessing)
     assert learnt.shape == (1, channels, SIDE + 2 * config.margin, SIDE + 2 * config.margin)
     assert learnt.dtype == torch.float32
     assert float(learnt.std()) > 0.1
@@ -110,8 +114,8 @@ def test_training_and_inference_see_the_same_input(
     save_model(model, Storage.of(str(tmp_path)))
     loaded = load_model(Storage.of(str(tmp_path)))
     assert loaded.preprocessing == preprocessing
-    assert torch.equal(predicted_on(image, network, preprocessing), learnt)
-    assert torch.equal(predicted_on(image, loaded.build(), loaded.preprocessing), learnt)
+    assert torch.equal(capture_inference_input(image, network, preprocessing), learnt)
+    assert torch.equal(capture_inference_input(image, loaded.build(), loaded.preprocessing), learnt)
     inner = slice(config.margin, SIDE + config.margin)
     scaled = (image - np.array(preprocessing.offset)) / np.array(preprocessing.scale)
     expected = scaled.clip(-2, 2) if kind == "percentile" else scaled
@@ -119,19 +123,23 @@ def test_training_and_inference_see_the_same_input(
 
 
 def test_grey_images_of_a_colour_model_are_seen_alike() -> None:
-    preprocessing, grey = constants_of("mean", "uint8", 3), image_of("uint8", 1)
+    preprocessing, grey = make_constants("mean", "uint8", 3), make_image("uint8", 1)
     network = UNet(UNetConfig(3, 1, 2, 1, "same", "none"))
-    learnt = trained_on(grey, network, preprocessing)
-    assert torch.equal(predicted_on(grey, network, preprocessing), learnt)
-    assert torch.equal(predicted_on(grey.repeat(3, axis=2), network, preprocessing), learnt)
+    learnt = capture_training_input(grey, network, preprocessing)
+    assert torch.equal(capture_inference_input(grey, network, preprocessing), learnt)
+    assert torch.equal(
+        capture_inference_input(grey.repeat(3, axis=2), network, preprocessing), learnt
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_the_training_set_has_the_range_that_the_name_says(kind: Normalisation, dtype: str) -> None:
-    image = image_of(dtype, 3)
+def test_the_training_set_has_the_range_that_its_normalisation_names(
+    kind: Normalisation, dtype: str
+) -> None:
+    image = make_image(dtype, 3)
     samples = image.reshape(-1, 3)
-    found = Preprocessing.of(kind, dtype, statistics_of(samples))
+    found = Preprocessing.of(kind, dtype, compute_statistics(samples))
     result = (
         found.apply(torch.from_numpy(image).permute(2, 0, 1)[None])[0].flatten(1).double().numpy()
     )
@@ -150,10 +158,10 @@ def test_the_training_set_has_the_range_that_the_name_says(kind: Normalisation, 
         assert found.limits == (-2, 2)
 
 
-def test_percentiles_clip_what_is_hot_or_dead() -> None:
+def test_percentiles_clip_hot_and_dead_pixels() -> None:
     samples = np.tile(np.linspace(1000, 3000, 1001), 10)[:, None]
     samples[[0, 1], 0] = 0, 65535
-    found = Preprocessing.of("percentile", "uint16", statistics_of(samples))
+    found = Preprocessing.of("percentile", "uint16", compute_statistics(samples))
     values = torch.tensor([0, 1010, 2000, 2990, 5000, 65535], dtype=torch.int32).view(1, 1, 1, -1)
     assert found.apply(values).flatten().tolist() == pytest.approx([-2, -1, 0, 1, 2, 2], abs=2e-3)
 
@@ -161,10 +169,10 @@ def test_percentiles_clip_what_is_hot_or_dead() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [0.0, 7.0, 60000.0, 0.1])
 def test_a_constant_channel_becomes_zero(kind: Normalisation, value: float) -> None:
-    """Deviations of constants are rounding errors, which nothing may be divided by."""
+    """The deviation of a constant is a rounding error, and must not be a divisor."""
     samples = np.random.default_rng(0).normal(500, 20, (5000, 2)).astype(np.float32)
     samples[:, 0] = value
-    found = Preprocessing.of(kind, "float32", statistics_of(samples))
+    found = Preprocessing.of(kind, "float32", compute_statistics(samples))
     result = found.apply(torch.from_numpy(samples).view(1, 50, 100, 2).permute(0, 3, 1, 2))
     assert result[:, 0].abs().max() < 1e-4
     assert result[:, 1].std() > 0.1
@@ -174,9 +182,9 @@ def test_a_constant_channel_becomes_zero(kind: Normalisation, value: float) -> N
 @pytest.mark.parametrize("unit", [1e-9, 1e-6, 1e6])
 def test_the_unit_of_the_samples_does_not_matter(kind: Normalisation, unit: float) -> None:
     """Heights in metres are as good as heights in nanometres."""
-    image = image_of("float32", 2)
+    image = make_image("float32", 2)
     plain, other = (
-        Preprocessing.of(kind, "float32", statistics_of(i.reshape(-1, 2))).apply(
+        Preprocessing.of(kind, "float32", compute_statistics(i.reshape(-1, 2))).apply(
             torch.from_numpy(i).permute(2, 0, 1)[None]
         )
         for i in (image, image * np.float32(unit))
@@ -204,7 +212,7 @@ def test_applying_leaves_the_images_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("dtype", "offset", "scale", "message"),
     [
-        ("int16", (0.0,), (1.0,), "preprocessing dtype int16: uint8, uint16 and float32 are known"),
+        ("int16", (0.0,), (1.0,), "preprocessing dtype int16: choose uint8, uint16 or float32"),
         ("uint8", (0.0,), (0.0,), "one scale above 0"),
         ("uint8", (0.0,), (float("nan"),), "one scale above 0"),
         ("uint8", (0.0, 1.0), (1.0,), "one offset and one scale"),
@@ -220,6 +228,6 @@ def test_constants_that_make_no_sense_are_refused(
 def test_images_that_do_not_fit_are_refused() -> None:
     preprocessing = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
     with pytest.raises(ImageError, match="float32 samples, the model was trained on uint8"):
-        preprocessing.check(image_of("float32", 3))
+        preprocessing.check(make_image("float32", 3))
     with pytest.raises(ImageError, match="5 channels, the model was trained on 3"):
-        preprocessing.check(image_of("uint8", 5))
+        preprocessing.check(make_image("uint8", 5))

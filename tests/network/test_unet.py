@@ -9,9 +9,11 @@ from unet_ray.network.losses import cross_entropy_sum
 from unet_ray.network.unet import UNet
 
 
-def test_paper_preset_is_the_paper() -> None:
+def test_the_paper_preset_is_the_network_of_the_paper() -> None:
     network = UNet(UNetConfig(in_channels=1, num_classes=2, **PRESETS["paper"]))  # type: ignore[arg-type]
-    assert sum(p.numel() for p in network.parameters()) == 31_030_658
+    assert (
+        sum(p.numel() for p in network.parameters()) == 31_030_658
+    )  # weights and biases of the paper's network with two classes
     with torch.device("meta"):
         shapes = UNet(network.config)(torch.zeros(1, 1, 572, 572)).shape
     assert shapes == (1, 2, 388, 388)
@@ -19,7 +21,7 @@ def test_paper_preset_is_the_paper() -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_sizes_that_work_work(depth: int, padding: str) -> None:
+def test_the_network_takes_the_sizes_that_its_config_names(depth: int, padding: str) -> None:
     config = UNetConfig(1, 1, 2, depth, padding)  # type: ignore[arg-type]
     size = config.input_sizes.input_size(1)
     for height in (size, size + config.multiple):
@@ -40,11 +42,11 @@ def test_a_wrong_size_names_the_nearest_that_work() -> None:
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_receptive_field_over_all_pooling_phases(depth: int, padding: str) -> None:
-    """A pixel outside the radius changes nothing, the farthest inside does, at the worst phase.
+def test_the_receptive_field_is_that_of_the_worst_pooling_phase(depth: int, padding: str) -> None:
+    """A pixel outside the radius changes nothing; the farthest inside does, at the worst phase.
 
-    Max pooling passes the gradient to the largest pixel of a cell only: images that rise towards one side make it the
-    outermost one.
+    Max pooling passes the gradient to the largest pixel of a cell only; images that rise towards
+    one side make that the outermost pixel.
     """
     config = UNetConfig(1, 1, 1, depth, padding, "none")  # type: ignore[arg-type]
     network = UNet(config).double()
@@ -70,10 +72,11 @@ def test_radius_and_context_of_the_presets() -> None:
     assert [UNetConfig(depth=d).exact_context for d in (3, 4)] == [56, 112]
 
 
-def test_loss_leaves_ignored_pixels_out() -> None:
+def test_the_loss_leaves_ignored_pixels_out() -> None:
     logits = torch.tensor([[[[0.0, 5.0, -5.0]]]], requires_grad=True)
     total, counted = cross_entropy_sum(logits, torch.tensor([[[[1, 1, 255]]]], dtype=torch.uint8))
     assert counted == 2
+    # −log sigmoid(0) and −log sigmoid(5)
     assert torch.isclose(total, torch.tensor(0.6931472 + 0.0067153), atol=1e-5)
     total.backward()
     assert logits.grad is not None
@@ -83,7 +86,7 @@ def test_loss_leaves_ignored_pixels_out() -> None:
 @pytest.mark.parametrize(
     ("padding", "depth"), [("same", 1), ("same", 2), ("same", 3), ("valid", 2)]
 )
-def test_a_wanted_part_is_that_part_of_the_whole(padding: str, depth: int) -> None:
+def test_a_wanted_box_is_that_box_of_the_whole_output(padding: str, depth: int) -> None:
     torch.manual_seed(depth)
     config = UNetConfig(2, 2, 2, depth, padding)  # type: ignore[arg-type]
     network = UNet(config).double().eval()

@@ -44,10 +44,10 @@ CONFIGURATIONS = {
 
 
 def make_models() -> dict[str, Model]:
-    grey = {"in_channels": 1, "base_channels": 4, "depth": 2}
+    grey = {"in_channels": 1, "base_channels": 2, "depth": 2}
     torch.manual_seed(7)
     networks = {
-        "plain": UNetConfig(3, 2, 4, 2, "same", "batch"),
+        "plain": UNetConfig(3, 2, 2, 2, "same", "batch"),
         "separated": UNetConfig(classes=4, **grey),
         "valid": UNetConfig(classes=2, padding="valid", **grey),
     }
@@ -104,7 +104,7 @@ def main() -> None:
     train(
         TrainConfig(
             images=f"{BUCKET}/labelled/images", masks=f"{BUCKET}/labelled/masks", output=f"{folder}/trained",
-            storage=f"{folder}/training", classes="cell=1,fibre=2", base_channels=4, depth=2, crop=64, epochs=2,
+            storage=f"{folder}/training", classes="cell=1,fibre=2", base_channels=2, depth=2, crop=64, epochs=2,
             batch_size=4, val_fraction=0.25,
         )
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Prune on outputs that are written by hand, shard by shard."""
+"""Prune, on outputs that these tests write shard by shard."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ def output(root: str) -> Storage:
     storage = Storage.of(root)
     for run_id, (day, digest) in RUNS.items():
         for task in range(2):
-            row = {
-                "image_uri": f"{run_id}-{task}.png", "image_etag": "e", "image_bytes": 1, "pages": 1, "height": 1,
-                "width": 1, "channels": 1, "model_digest": digest, "config_digest": "c", "run_id": run_id,
-                "segmented_at": datetime.now(UTC), "region_count": 0,
-            }  # fmt: skip
+            row = {"image_uri": f"{run_id}-{task}.png", "image_etag": "e", "image_bytes": 1}
+            row |= {"pages": 1, "height": 1, "width": 1, "channels": 1, "region_count": 0}
+            row |= {"model_digest": digest, "config_digest": "c", "run_id": run_id}
+            row |= {"segmented_at": datetime.now(UTC)}
             tables = {
                 "images": pa.Table.from_pylist([row], schema=IMAGES),
                 "masks": MASKS.empty_table(),
@@ -50,7 +49,7 @@ def output(root: str) -> Storage:
     return storage
 
 
-def left(output: Storage) -> set[str]:
+def runs_with_shards(output: Storage) -> set[str]:
     names = {
         e.path.rpartition("/")[2]
         for table in ("images", "masks", "regions")
@@ -70,13 +69,15 @@ def left(output: Storage) -> set[str]:
         ({"model_digest": "33333333"}, set()),
     ],
 )
-def test_whole_runs_go(output: Storage, conditions: dict[str, str], removed: set[str]) -> None:
+def test_whole_runs_are_removed(
+    output: Storage, conditions: dict[str, str], removed: set[str]
+) -> None:
     expected = prune(PruneConfig(tables=output.uri, dry_run=True, **conditions))
-    assert left(output) == set(RUNS)
+    assert runs_with_shards(output) == set(RUNS)
     result = prune(PruneConfig(tables=output.uri, **conditions))
     assert set(result.runs) == removed == set(expected.runs)
     assert result.shards == 2 * len(removed) == expected.shards
-    assert left(output) == set(RUNS) - removed
+    assert runs_with_shards(output) == set(RUNS) - removed
     for run_id in RUNS:
         status = json.loads(output.read(f"runs/{run_id}.json"))["status"]
         assert status == ("pruned" if run_id in removed else "done")
@@ -90,7 +91,7 @@ def test_whole_runs_go(output: Storage, conditions: dict[str, str], removed: set
 def test_a_prune_that_was_killed_is_finished_by_the_next(
     output: Storage, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """It dies after each deletion; its record says so from before the first, and the ledger knows nothing of it."""
+    """It dies after each deletion. Its record says so before the first, and the ledger skips it."""
     delete, config = Storage.delete, PruneConfig(tables=output.uri, model_digest="22222222")
     for survived in (0, 2, 3):  # of six files
         count = iter(range(survived))
@@ -106,7 +107,7 @@ def test_a_prune_that_was_killed_is_finished_by_the_next(
         monkeypatch.undo()
         inventory = take_inventory(output)
         assert inventory.records["run-b"]["status"] == "pruning"
-        assert "run-b" in left(output)
+        assert "run-b" in runs_with_shards(output)
         inventory.check_shards()
         assert not inventory.leftovers
         assert {shard_run_id(entry.path) for entry in inventory.images} == {"run-a", "run-c"}
@@ -118,12 +119,12 @@ def test_a_prune_that_was_killed_is_finished_by_the_next(
             if command == "the same"
             else PruneConfig(tables=output.uri, model_digest="33333333")
         )
-    assert left(output) == {"run-a", "run-c"}
+    assert runs_with_shards(output) == {"run-a", "run-c"}
     assert take_inventory(output).records["run-b"]["status"] == "pruned"
 
 
 def test_runs_without_shards_or_without_records_can_be_pruned(output: Storage) -> None:
-    """Somebody removed a day by hand: its run is still recorded. Of another run the record is gone."""
+    """The shards of one run were removed by hand; the record of another run is gone."""
     for table in ("images", "masks", "regions"):
         for task in range(2):
             output.delete(f"{table}/date=2026-01-02/run-b-{task:06d}.parquet")
@@ -132,11 +133,11 @@ def test_runs_without_shards_or_without_records_can_be_pruned(output: Storage) -
     output.delete("runs/run-c.json")
     with pytest.raises(
         InputError,
-        match=r"images/date=\*/run-b-\*.parquet: not there, and runs/run-b.json counts them",
+        match=r"images/date=\*/run-b-\*.parquet: missing, but runs/run-b.json counts them",
     ):
         take_inventory(output).check_shards()
     assert prune(PruneConfig(tables=output.uri, first_date="2026-01-02")).runs == ["run-b", "run-c"]
-    assert left(output) == {"run-a"}
+    assert runs_with_shards(output) == {"run-a"}
     records = take_inventory(output).records
     assert {run_id: record["status"] for run_id, record in records.items()} == {
         "run-a": "done", "run-b": "pruned", "run-c": "pruned",
@@ -145,7 +146,7 @@ def test_runs_without_shards_or_without_records_can_be_pruned(output: Storage) -
     take_inventory(output).check_shards()
 
 
-def test_leftovers_of_unknown_runs_go_when_asked(output: Storage) -> None:
+def test_leftovers_of_unknown_runs_are_removed_on_request(output: Storage) -> None:
     output.write("masks/date=2026-01-02/unknown-000000.parquet", b"x")
     output.write("masks/date=2026-01-02/run-b-000007.parquet", b"x")
     output.write("masks/date=2026-01-02/lost-000000.parquet", b"x")
@@ -159,13 +160,13 @@ def test_leftovers_of_unknown_runs_go_when_asked(output: Storage) -> None:
     assert prune(PruneConfig(tables=output.uri, leftovers=True, dry_run=True)).leftovers == would_go
     result = prune(PruneConfig(tables=output.uri, leftovers=True))
     assert (result.runs, result.leftovers) == ([], would_go)
-    assert left(output) == set(RUNS)
+    assert runs_with_shards(output) == set(RUNS)
 
 
-def test_it_waits_for_nobody_and_takes_no_guesses(output: Storage, tmp_path: Path) -> None:
+def test_prune_does_not_wait_for_a_lock_and_does_not_guess(output: Storage, tmp_path: Path) -> None:
     with (
         OutputLock(output, "a-run"),
-        pytest.raises(OutputHeldError, match="run a-run holds this output"),
+        pytest.raises(OutputHeldError, match="run a-run has held this output"),
     ):
         prune(PruneConfig(tables=output.uri, model_digest="11111111"))
     with pytest.raises(InputError, match="nothing to remove is named"):

@@ -1,6 +1,7 @@
-"""Rows of separated objects hold together, and each way in which they might not is named."""
+"""Rows of separated objects agree with each other; each way in which they do not is named."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,21 @@ from unet_ray.segmentation.stages.measure import Measure, split_into_tables
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 CLASSES = (ClassSpec(1, "a"), ClassSpec(4, "b"))
-LEAST = (ANY, RegionFilter(6, 0.6))
-RULE = Postprocessing((0.5, 0.55), LEAST, Separation((0.6, 0.6), (1, 6), 3))
+FILTERS = (ANY, RegionFilter(6, 0.6))
+POSTPROCESSING = Postprocessing((0.5, 0.55), FILTERS, Separation((0.6, 0.6), (1, 6), 3))
 
 
-def draw_q() -> np.ndarray:
+def draw_prob_u8() -> np.ndarray:
     noise = gaussian_filter(np.random.default_rng(0).normal(size=(4, 70, 90)), (0, 3, 3))
     return ((noise / noise.std() * 40) + 140).clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[dict[str, Any]]]:
-    measure = Measure("run", "model", "config", CLASSES, RULE)
+    measure = Measure("run", "model", "config", CLASSES, POSTPROCESSING)
     row = {"image_uri": "i", "image_etag": "e", "image_bytes": 9, "pages": 1, "error_type": None}
     row |= {"height": 70, "width": 90, "channels": 3}
-    tables = split_into_tables(Measure.join([measure.image(row, draw_q())]))
+    tables = split_into_tables(Measure.join([measure.image(row, draw_prob_u8())]))
     return {name: table.to_pylist() for name, table in tables.items()}
 
 
@@ -44,7 +45,7 @@ def check(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
     return {
         problem.kind
         for problem in check_shard(
-            tables, {"run": RegionRules(dict(zip((1, 4), LEAST, strict=True)), separated=True)}
+            tables, {"run": RegionRules(dict(zip((1, 4), FILTERS, strict=True)), separated=True)}
         )
     }
 
@@ -54,37 +55,41 @@ def test_rows_as_they_are_written_pass(rows: dict[str, list[dict[str, Any]]]) ->
     assert not check(rows)
 
 
-def test_label_images_are_the_rule_s(rows: dict[str, list[dict[str, Any]]]) -> None:
+def test_label_images_are_those_of_the_postprocessing(
+    rows: dict[str, list[dict[str, Any]]],
+) -> None:
     tables = Tables(*(pa.Table.from_pylist(rows[name]) for name in ("images", "masks", "regions")))
     found = image_objects(tables, "i")
     for index, spec in enumerate(CLASSES):
-        _, labels = RULE.objects(index, draw_q())
+        _, labels = POSTPROCESSING.objects(index, draw_prob_u8())
         pairs = np.unique(np.stack([labels.ravel(), found[spec.name].ravel()]), axis=1)
-        assert len(pairs[0]) == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))  # one to one
+        assert (
+            len(pairs[0]) == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))
+        )  # labels map one to one
         assert ((labels > 0) == (found[spec.name] > 0)).all()
 
 
-def swapped_outlines(regions: list[dict[str, Any]]) -> None:
+def swap_outlines(regions: list[dict[str, Any]]) -> None:
     regions[0]["geometry"], regions[1]["geometry"] = regions[1]["geometry"], regions[0]["geometry"]
 
 
-def one_outline_twice(regions: list[dict[str, Any]]) -> None:
+def repeat_outline(regions: list[dict[str, Any]]) -> None:
     regions[1]["geometry"] = regions[0]["geometry"]
 
 
-def lost(regions: list[dict[str, Any]]) -> None:
+def lose_first(regions: list[dict[str, Any]]) -> None:
     del regions[0]
     for number, region in enumerate(regions, 1):
         region["region_id"] = number
 
 
-def of_another_class(regions: list[dict[str, Any]]) -> None:
+def move_to_another_class(regions: list[dict[str, Any]]) -> None:
     last = next(place for place, region in enumerate(regions) if region["class_id"] == 4)
     for name in ("geometry", "area", "bbox", "centroid_x", "centroid_y", "touches_border"):
         regions[0][name] = regions[last][name]
 
 
-def test_rules_come_from_run_records() -> None:
+def test_the_rules_of_regions_come_from_run_records() -> None:
     objects = {"parted": False, "min_areas": {"1": 6}}
     assert RegionRules.of_record({"objects": objects}) == RegionRules(
         {1: RegionFilter(6)}, separated=False
@@ -111,12 +116,12 @@ def test_rules_come_from_run_records() -> None:
             lambda r: r[0].update(touches_border=not r[0]["touches_border"]),
             "touches_border is not its outline's",
         ),
-        (swapped_outlines, "a region whose box is not its outline's"),
-        (one_outline_twice, "regions that overlap"),
-        (lambda r: r[0].update(geometry=b"\x01none"), "an outline that is none"),
-        (lambda r: r[-1].update(score=0.59), "a region of a smaller score than the run's least"),
-        (lost, "pixels of a mask that no region has"),
-        (of_another_class, "a region that leaves its mask"),
+        (swap_outlines, "a region whose box is not its outline's"),
+        (repeat_outline, "regions that overlap"),
+        (lambda r: r[0].update(geometry=b"\x01none"), "an outline that is not a geometry"),
+        (lambda r: r[-1].update(score=0.59), "a region whose score is below the run's minimum"),
+        (lose_first, "pixels of a mask outside every region"),
+        (move_to_another_class, "a region that extends beyond its mask"),
     ],
 )
 def test_damage_is_named(
@@ -124,8 +129,7 @@ def test_damage_is_named(
     damage: Callable[[list[dict[str, Any]]], object],
     kind: str,
 ) -> None:
-    copied = {name: [{**row, **({"bbox": {**row["bbox"]}} if "bbox" in row else {})} for row in table]
-              for name, table in rows.items()}  # fmt: skip
+    copied = deepcopy(rows)
     damage(copied["regions"])
     copied["images"][0]["region_count"] = len(copied["regions"])
     assert any(kind in found for found in check(copied))

@@ -5,6 +5,7 @@ import pytest
 from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, parse_prices
+from unet_ray.imaging.regions.regions import MAX_REGIONS
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
@@ -55,7 +56,7 @@ def test_what_can_change_a_row_changes_the_digest(change: dict[str, object]) -> 
     ],
     ids=str,
 )
-def test_what_cannot_change_a_row_does_not(change: dict[str, object]) -> None:
+def test_what_cannot_change_a_row_does_not_change_the_digest(change: dict[str, object]) -> None:
     assert config_digest(replace(CONFIG, **change), MODEL) == config_digest(CONFIG, MODEL)
 
 
@@ -65,15 +66,15 @@ def test_the_tile_can_change_a_row_where_tiles_are_not_exact(exact: dict[str, ob
     assert config_digest(replace(config, tile=64), MODEL) != config_digest(config, MODEL)
 
 
-def test_an_unknown_precision_is_one_line() -> None:
+def test_an_unknown_precision_is_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="--precision fp16: choose float32 or bfloat16"):
         replace(CONFIG, precision="fp16")
 
 
-def test_costs_are_those_of_the_hours() -> None:
+def test_costs_are_node_hours_times_prices() -> None:
     hours = {"cpu": 2.0, "gpu": 1.0, "node": 3.0}
     found = compute_cost(hours, parse_prices("0.2,gpu=1.5"), images=4000, megapixels=2000)
-    assert found["total"] == pytest.approx(1.5 + 0.2 * 5)
+    assert found["total"] == pytest.approx(1.5 + 0.2 * 5)  # one GPU hour, five others
     assert found["per_1000_images"] == pytest.approx(2.5 / 4)
     assert found["per_gigapixel"] == pytest.approx(2.5 / 2)
     assert compute_cost(hours, parse_prices("gpu=1.5"), 0, 0.0)["types_without_price"] == [
@@ -83,3 +84,8 @@ def test_costs_are_those_of_the_hours() -> None:
     for wrong in ("", "gpu", "gpu=x", "-1", "gpu=nan"):
         with pytest.raises(InputError, match="--node-price"):
             parse_prices(wrong)
+
+
+def test_the_default_limit_of_regions_is_that_of_the_imaging_package() -> None:
+    # the config repeats the number, since it imports no imaging
+    assert SegmentConfig(model="m", images="i", output="o").max_regions == MAX_REGIONS

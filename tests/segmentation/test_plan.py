@@ -32,13 +32,14 @@ def write_ledger(
     rows: list[tuple[str, str, str, str, str | None]],
     pages: Mapping[str, int] = {},
 ) -> None:
-    """Write ledger rows as two shards of two nights.
+    """Write ledger rows as two shards of two dates.
 
     Args:
-        rows — URI, etag, model, configuration, error.
-        pages — of the files that are stacks.
+        output: Output folder.
+        rows: URI, etag, model digest, configuration digest and error of each row.
+        pages: Number of pages of each file that is a stack, by its URI.
     """
-    for night in range(2):
+    for run in range(2):
         images = [
             dict.fromkeys(IMAGES.names)
             | {
@@ -48,12 +49,12 @@ def write_ledger(
                 "model_digest": model,
                 "config_digest": config,
             }
-            | {"error_type": error, "run_id": f"run-{night}", "segmented_at": datetime.now(UTC)}
+            | {"error_type": error, "run_id": f"run-{run}", "segmented_at": datetime.now(UTC)}
             | {"pages": pages.get(uri.partition("#")[0], 1)}
-            for uri, etag, model, config, error in rows[night::2]
+            for uri, etag, model, config, error in rows[run::2]
         ]
         data = to_parquet(pa.Table.from_pylist(images, schema=IMAGES))
-        output.write(f"images/date=2026-01-0{night + 1}/run-{night}-000000.parquet", data)
+        output.write(f"images/date=2026-01-0{run + 1}/run-{run}-000000.parquet", data)
 
 
 def write_manifest(
@@ -68,7 +69,7 @@ def write_manifest(
     return str(path)
 
 
-def plan_of(
+def make_test_plan(
     database: Workspace,
     images: str,
     output: Storage,
@@ -80,7 +81,7 @@ def plan_of(
     return make_plan(database, scan, take_inventory(output), ("m", "c"), retry, limit)
 
 
-def rows_of(plan: Plan) -> list[dict[str, Any]]:
+def planned_rows(plan: Plan) -> list[dict[str, Any]]:
     return [row for block in plan.blocks(2, 0, 2) for row in block.to_pylist()]
 
 
@@ -91,14 +92,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @settings(max_examples=40, deadline=None)
 @given(LEDGER, LISTED, st.booleans(), st.one_of(st.none(), st.integers(1, 4)))
-def test_a_plan_is_what_sets_say(
+def test_a_plan_is_the_difference_of_listing_and_ledger(
     folders: Iterator[Path],
     ledger: list[Any],
     listed: dict[str, str],
     retry: bool,
     limit: int | None,
 ) -> None:
-    """The database against the rules of the ledger as sets: what is done, what failed by its own fault, what is new."""
+    """The reference computes with sets what is done, what failed by its own fault, what is new."""
     folder = next(folders)
     output = Storage.of(f"{folder}/tables")
     archive = sorted((f"s3://archive/{name}", etag) for name, etag in listed.items())
@@ -113,14 +114,14 @@ def test_a_plan_is_what_sets_say(
     open_keys = [key for key in archive if key not in left_out]
     write_ledger(output, [(f"s3://archive/{uri}", *rest) for uri, *rest in ledger])
     with open_workspace() as database:
-        plan = plan_of(
+        plan = make_test_plan(
             database,
             write_manifest(folder / "a.parquet", archive),
             output,
             retry=retry,
             limit=limit,
         )
-        todo = [(row["image_uri"], row["image_etag"]) for row in rows_of(plan)]
+        todo = [(row["image_uri"], row["image_etag"]) for row in planned_rows(plan)]
     assert todo == open_keys[:limit]
     known = {f"s3://archive/{uri}" for uri, *_ in ledger}
     assert plan.changed == sum(uri in known for uri, _ in todo)
@@ -130,7 +131,7 @@ def test_a_plan_is_what_sets_say(
 
 
 def test_pages_of_a_stack_are_images(tmp_path: Path) -> None:
-    """A stack of which one page is done gives the others; a file of one page is an image itself."""
+    """A stack with one page done gives the other pages; a file of one page is an image itself."""
     output, archive = Storage.of(f"{tmp_path}/tables"), Storage.of(f"{tmp_path}/archive")
     archive.write("plain.png", b"")
     for name, pages in (("stack", 3), ("single", 1)):
@@ -143,8 +144,8 @@ def test_pages_of_a_stack_are_images(tmp_path: Path) -> None:
     stack = f"{archive.uri}/stack.tif"
     write_ledger(output, [(f"{stack}#page=2", etags[stack], "m", "c", None)], {stack: 3})
     with open_workspace() as database:
-        plan = plan_of(database, archive.uri, output)
-        names = [(row["image_uri"].rpartition("/")[2], row["page"]) for row in rows_of(plan)]
+        plan = make_test_plan(database, archive.uri, output)
+        names = [(row["image_uri"].rpartition("/")[2], row["page"]) for row in planned_rows(plan)]
     assert names == [
         ("plain.png", None),
         ("single.tif", None),
@@ -164,34 +165,34 @@ def test_pages_of_a_stack_are_images(tmp_path: Path) -> None:
         ((None, None), False, (1, 2, 1, 0)),
     ],
 )
-def test_a_stack_whose_pages_are_all_done_is_not_touched(
+def test_a_stack_whose_pages_are_all_done_is_not_opened(
     tmp_path: Path, errors: tuple[str | None, ...], retry: bool, expected: tuple[int, ...]
 ) -> None:
-    """The file is gone, which shows who opens it: what cannot be read is taken for one image."""
+    """The file does not exist, which shows whether it was opened: then it counts as one image."""
     output, stack = Storage.of(f"{tmp_path}/tables"), f"{tmp_path}/archive/stack.tif"
     rows = [(f"{stack}#page={page}", "7", "m", "c", error) for page, error in enumerate(errors, 1)]
     write_ledger(output, [*rows, (f"{tmp_path}/a.png", "1", "m", "c", None)], {stack: 3})
     manifest = write_manifest(tmp_path / "m.parquet", [(stack, "7"), (f"{tmp_path}/a.png", "1")])
     with open_workspace() as database:
-        plan = plan_of(database, manifest, output, retry=retry)
+        plan = make_test_plan(database, manifest, output, retry=retry)
         assert (plan.todo, plan.listed, plan.done, plan.failed_before) == expected
 
 
-def test_what_a_run_did_not_write_is_counted(tmp_path: Path) -> None:
+def test_images_that_a_run_did_not_write_are_counted(tmp_path: Path) -> None:
     output, archive = (
         Storage.of(f"{tmp_path}/tables"),
         [(f"s3://archive/{name}", "1") for name in "abc"],
     )
     with open_workspace() as database:
-        plan = plan_of(database, write_manifest(tmp_path / "m.parquet", archive), output)
+        plan = make_test_plan(database, write_manifest(tmp_path / "m.parquet", archive), output)
         assert plan.unwritten(output, "run-0") == (3, 0)
     write_ledger(
         output,
         [("s3://archive/a", "1", "m", "c", None), ("s3://archive/x", "1", "m", "c", None)] * 2,
     )
     with open_workspace() as database:
-        plan = plan_of(database, f"{tmp_path}/m.parquet", Storage.of(f"{tmp_path}/nothing"))
-        assert plan.unwritten(output, "run-0") == (2, 1)  # its rows: a, and a again
+        plan = make_test_plan(database, f"{tmp_path}/m.parquet", Storage.of(f"{tmp_path}/nothing"))
+        assert plan.unwritten(output, "run-0") == (2, 1)  # missing: b and c; twice: a
         assert not plan.etags_of_store
 
 
@@ -200,20 +201,20 @@ def test_large_files_have_blocks_of_their_own(tmp_path: Path) -> None:
     sizes = [1, 5 * 10**6, 1, 9 * 10**6, 1, 1, 1]
     with open_workspace() as database:
         manifest = write_manifest(tmp_path / "m.parquet", listed, sizes)
-        plan = plan_of(database, manifest, Storage.of(f"{tmp_path}/tables"))
+        plan = make_test_plan(database, manifest, Storage.of(f"{tmp_path}/tables"))
         blocks = [
             [uri[-1] for uri in block["image_uri"].to_pylist()] for block in plan.blocks(2, 0, 1000)
         ]
     assert blocks == [["d"], ["b"], ["a", "c"], ["e", "f"], ["g"]]
 
 
-def test_blocks_of_tiny_images_have_many(tmp_path: Path) -> None:
-    """The first ones are small, no other has more than twice as many rows; all are there, in order."""
+def test_blocks_of_tiny_images_have_many_rows(tmp_path: Path) -> None:
+    """Blocks grow from small ones, each at most twice as long; all images are there, in order."""
     with open_workspace() as database:
         sizes = [10] * 1500 + [400] * 30
         listed = [(f"s3://archive/{index:04}", "1") for index in range(len(sizes))]
         manifest = write_manifest(tmp_path / "m.parquet", listed, sizes)
-        plan = plan_of(database, manifest, Storage.of(f"{tmp_path}/tables"))
+        plan = make_test_plan(database, manifest, Storage.of(f"{tmp_path}/tables"))
         blocks = plan.blocks(16, 1000, 2000)
     lengths = [len(block) for block in blocks]
     assert lengths[:7] == [2, 4, 8, 16, 32, 64, 100]
@@ -224,7 +225,7 @@ def test_blocks_of_tiny_images_have_many(tmp_path: Path) -> None:
     ]
     with open_workspace() as database:
         lying = write_manifest(tmp_path / "m.parquet", listed, [0] * len(sizes))
-        plan = plan_of(database, lying, Storage.of(f"{tmp_path}/tables"))
+        plan = make_test_plan(database, lying, Storage.of(f"{tmp_path}/tables"))
         assert max(len(block) for block in plan.blocks(16, 1000, 2000)) == 256
         assert max(len(block) for block in plan.blocks(16, 1000, 50)) == 50
 
@@ -235,7 +236,7 @@ def test_a_manifest_that_lists_an_image_twice_is_refused(tmp_path: Path) -> None
         open_workspace() as database,
         pytest.raises(InputError, match="1 URIs are listed twice, the first is s3://archive/a"),
     ):
-        plan_of(
+        make_test_plan(
             database,
             write_manifest(tmp_path / "m.parquet", listed),
             Storage.of(f"{tmp_path}/tables"),

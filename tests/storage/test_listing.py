@@ -4,41 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.conftest import new_bucket
+from tests.faults import failing_scandir, is_listing
 from tests.faulty_store import faulty_store
 from unet_ray.errors import InputError, ListingError
+from unet_ray.storage import retry as retry_module
 from unet_ray.storage import storage as storage_module
-from unet_ray.storage.backends import s3_requests as s3
+from unet_ray.storage.backends import s3
 from unet_ray.storage.listing import list_files, scan_files
 from unet_ray.storage.storage import Storage
 
 PNG = {".png"}
-
-
-@contextmanager
-def failing_scandir(at: int, code: int) -> Iterator[list[str]]:
-    """Let the listing of the n-th folder fail, and yield the folders that were listed."""
-    scandir, listed = os.scandir, list[str]()
-
-    def fail(path: Any = ".") -> Any:
-        listed.append(str(path))
-        if len(listed) == at:
-            raise OSError(code, os.strerror(code), str(path))
-        return scandir(path)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "scandir", fail)
-        yield listed
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOENT])
@@ -118,10 +101,6 @@ def test_what_cannot_be_looked_at_is_not_absent(
         storage.entries("images", missing_ok=True)
 
 
-def is_listing(command: str, path: str) -> bool:
-    return command == "GET" and "list-type" in parse_qs(urlsplit(path).query)
-
-
 @pytest.mark.parametrize("status", [403, 500])
 def test_a_page_of_a_listing_that_fails_is_named(
     request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch, status: int
@@ -138,8 +117,8 @@ def test_a_page_of_a_listing_that_fails_is_named(
         pages.append(path)
         return status if "continuation-token" in path else None
 
-    monkeypatch.setattr(storage_module, "ATTEMPTS", 1)
-    monkeypatch.setattr(s3, "pages", partial(s3.pages, page_keys=20))
+    monkeypatch.setattr(retry_module, "ATTEMPTS", 1)
+    monkeypatch.setitem(storage_module._BACKENDS, "s3", partial(s3.S3Backend, page_keys=20))
     assert len(Storage.of(bucket).entries("archive")) == 30
     with faulty_store(s3_server, refuse=refuse) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
@@ -159,7 +138,7 @@ def test_whether_something_is_there_is_not_answered_by_an_error(
     request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = new_bucket(request)
-    monkeypatch.setattr(storage_module, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry_module, "ATTEMPTS", 1)
     with faulty_store(
         s3_server, refuse=lambda command, _: 403 if command in ("HEAD", "GET") else None
     ) as store:

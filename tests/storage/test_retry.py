@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.errors import OutputHeldError
 from unet_ray.storage import retry as attempts
-from unet_ray.storage import storage as storage_module
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
 
@@ -78,7 +78,7 @@ def test_a_store_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     waits: list[float] = []
-    monkeypatch.setattr(storage_module, "ATTEMPTS", 2)
+    monkeypatch.setattr(attempts, "ATTEMPTS", 2)
     monkeypatch.setattr(attempts.time, "sleep", waits.append)
     with pytest.raises(ConnectionError):
         Storage.of("s3://bucket").read("object")
@@ -128,7 +128,7 @@ def test_a_store_that_keeps_conditions_gives_the_lock_to_one(
             (index, one) for index, one in enumerate(found) if isinstance(one, OutputLock)
         ]
         refusals = [text for text in found if isinstance(text, str)]
-        assert all(f"run run-{holder} holds this output since" in text for text in refusals)
+        assert all(f"run run-{holder} has held this output since" in text for text in refusals)
         held.__exit__()
         assert output.create("_lock.json", b"{}")
 
@@ -139,7 +139,7 @@ def test_file_systems_without_links_have_locks_as_well(
     def refuse(*_: object) -> None:
         raise PermissionError("no links here")
 
-    monkeypatch.setattr(storage_module.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     folder = Storage.of(str(tmp_path))
     assert not folder.create("lock", b"mine")
     assert folder.read("lock") == b"mine"

@@ -263,7 +263,7 @@ def test_what_is_no_part_of_tables_is_never_removed(root: str) -> None:
         output.write("masks/date=2026-01-01/broken-000000.parquet", b"x")
         output.write(name, b"somebody's")
         for check in (remove_leftovers, take_inventory):
-            with pytest.raises(InputError, match=r"is no part of tables \(1 such files here\)"):
+            with pytest.raises(InputError, match=r"is not part of the tables \(1 such files here\)"):
                 check(output)
         assert len(output.entries()) == 2
         output.delete(name)
@@ -273,7 +273,7 @@ def test_one_run_holds_an_output(root: str, monkeypatch: pytest.MonkeyPatch) -> 
     output = Storage.of(root)
     with (
         OutputLock(output, "first"),
-        pytest.raises(OutputHeldError, match="run first holds this output since"),
+        pytest.raises(OutputHeldError, match="run first has held this output since"),
     ):
         OutputLock(output, "second").__enter__()
     with OutputLock(output, "second"):
@@ -327,5 +327,5 @@ def test_names_in_a_file_of_labels_find_their_images(tmp_path: Path) -> None:
     assert found(b_png=f"{tmp_path}/day2/b.png") == {"b.png": "day2/b.png"}
     with pytest.raises(InputError, match="labels: b.png may be day1/b.png or day2/b.png"):
         found(b_png=None)
-    with pytest.raises(InputError, match="1 names of labels without image in .*: d.png"):
+    with pytest.raises(InputError, match="1 names in labels without image in .*: d.png"):
         found(d_png="/elsewhere/d.png")

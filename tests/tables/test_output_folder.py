@@ -1,4 +1,7 @@
-"""What lies in an output is held against the records of its runs; nothing is removed because something is absent."""
+"""The files of an output are compared with the records of its runs.
+
+Nothing is removed because something else is absent.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ def write_run(
         output.write(f"runs/{run_id}.json", json.dumps(record).encode())
 
 
-def leave(output: Storage, run_id: str) -> list[str]:
-    """Write what a crash of a run leaves between its masks and its images."""
+def write_leftovers(output: Storage, run_id: str) -> list[str]:
+    """Write the files that a run leaves that crashes between its masks and its images."""
     paths = [f"{table}/{DAY}/{run_id}-000009.parquet" for table in ("masks", "regions")]
     for path in paths:
         output.write(path, b"x")
@@ -49,12 +52,12 @@ def leave(output: Storage, run_id: str) -> list[str]:
         (None, False),
     ],
 )
-def test_leftovers_go_where_their_run_says_that_it_did_not_finish(
+def test_leftovers_are_removed_if_their_run_recorded_that_it_did_not_finish(
     root: str, record: dict[str, Any] | None, goes: bool
 ) -> None:
     output = Storage.of(root)
     write_run(output, "whole", {"status": "done"})
-    paths = leave(output, "broken")
+    paths = write_leftovers(output, "broken")
     if record is not None:
         output.write("runs/broken.json", json.dumps(record).encode())
     before = {entry.path for entry in output.entries()}
@@ -64,15 +67,15 @@ def test_leftovers_go_where_their_run_says_that_it_did_not_finish(
 
 
 @pytest.mark.parametrize("damaged", [b"", b'{"status": "run', b"[1]", b"\xff"])
-def test_a_damaged_record_says_nothing(root: str, damaged: bytes) -> None:
+def test_a_damaged_record_keeps_leftovers(root: str, damaged: bytes) -> None:
     output = Storage.of(root)
-    paths = leave(output, "broken")
+    paths = write_leftovers(output, "broken")
     output.write("runs/broken.json", damaged)
     assert remove_leftovers(output) == ([], paths)
     assert take_inventory(output).unreadable == ("runs/broken.json",)
 
 
-def test_nothing_is_a_new_output(root: str) -> None:
+def test_an_empty_place_is_a_new_output(root: str) -> None:
     inventory = take_inventory(Storage.of(root).join("nowhere"))
     assert inventory.is_new
     inventory.check_shards()
@@ -85,7 +88,7 @@ WHOLE = {"status": "done", "images_done": 30, "images_failed": 1}
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("table", TABLES)
 def test_shards_that_a_record_counts_must_be_there(root: str, table: str, listed: bool) -> None:
-    """A record of today lists its shards; an earlier one counts images."""
+    """Records list shards; those of earlier versions count images."""
     output = Storage.of(root)
     record = WHOLE | ({"date": "2026-01-01", "shards": [0, 1]} if listed else {})
     write_run(output, "run-a", record)
@@ -94,11 +97,11 @@ def test_shards_that_a_record_counts_must_be_there(root: str, table: str, listed
     if table == "images" and not listed:
         for task in range(2):
             output.delete(f"images/{DAY}/run-a-{task:06d}.parquet")
-        absent = r"images/date=\*/run-a-\*.parquet: not there"
+        absent = r"images/date=\*/run-a-\*.parquet: missing"
     else:
         output.delete(f"{table}/{DAY}/run-a-000001.parquet")
-        absent = f"{table}/{DAY}/run-a-000001.parquet: not there"
-    with pytest.raises(InputError, match=f"{absent}, and runs/run-a.json counts them"):
+        absent = f"{table}/{DAY}/run-a-000001.parquet: missing"
+    with pytest.raises(InputError, match=f"{absent}, but runs/run-a.json counts them"):
         take_inventory(output).check_shards()
 
 
@@ -109,11 +112,13 @@ def test_rows_that_a_finished_run_counts_must_be_there(root: str) -> None:
     inventory = take_inventory(output)
     inventory.check_rows({"run-a": 31})
     inventory.check_rows({"run-a": 40, "run-b": 2})
-    with pytest.raises(InputError, match="of 31 images of run run-a its shards here have 16"):
+    with pytest.raises(
+        InputError, match="15 of 31 images of run run-a are missing from its shards"
+    ):
         inventory.check_rows({"run-a": 16})
 
 
-def test_runs_that_a_prune_removed_are_not_missed(root: str) -> None:
+def test_runs_that_a_prune_removed_are_not_expected(root: str) -> None:
     output = Storage.of(root)
     for status in ("pruned", "pruning"):
         output.write(

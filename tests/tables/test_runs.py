@@ -1,4 +1,4 @@
-"""Records of runs: what lies beside them, what is damaged, and what a run that ended badly had written."""
+"""Records of runs: other files beside them, damaged ones, and those of runs that ended badly."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from unet_ray.tables import shards
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import open_ledger, summarize_run
 from unet_ray.tables.runs import close_lost_runs, read_records, read_run_record, write_run_record
-from unet_ray.tables.schemas import SCHEMAS, to_parquet
+from unet_ray.tables.schemas import REGIONS, SCHEMAS, to_parquet
 from unet_ray.tables.shards import ShardName, write_shard
 
 _ANYTHING = {
@@ -23,13 +23,11 @@ _ANYTHING = {
     "binary": b"",
     "timestamp[us, tz=UTC]": datetime.now(UTC),
     "bool": False,
-    "struct<xmin: double not null, ymin: double not null, xmax: double not null, ymax: double not null>": dict.fromkeys(
-        ("xmin", "ymin", "xmax", "ymax"), 0.0
-    ),
+    str(REGIONS.field("bbox").type): dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), 0.0),
 }
 
 
-def _table(name: str, **columns: Any) -> Any:
+def make_table(name: str, **columns: Any) -> Any:
     rows = len(next(iter(columns.values())))
     whole = {
         f.name: columns.get(f.name, [None if f.nullable else _ANYTHING.get(str(f.type), 0)] * rows)
@@ -38,10 +36,10 @@ def _table(name: str, **columns: Any) -> Any:
     return pa.Table.from_pydict(whole, SCHEMAS[name])
 
 
-def test_the_ledger_costs_a_request_a_shard(
+def test_the_ledger_costs_one_request_per_shard(
     request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a store that answers late; shards too large for one request say the same."""
+    """The store answers late; shards that are too large for one request give the same rows."""
     bucket = new_bucket(request)
     plain = {
         "config_digest": ["c", "c", "d"],
@@ -51,7 +49,7 @@ def test_the_ledger_costs_a_request_a_shard(
     for index in range(40):
         uris = [f"s3://archive/{index}-{row}" for row in range(3)]
         tables = {name: SCHEMAS[name].empty_table() for name in ("masks", "regions")}
-        rows = _table("images", image_uri=uris, model_digest=["m"] * 3, **plain)
+        rows = make_table("images", image_uri=uris, model_digest=["m"] * 3, **plain)
         write_shard(
             Storage.of(bucket),
             ShardName("2026-01-01", "run", index),
@@ -71,7 +69,7 @@ def test_the_ledger_costs_a_request_a_shard(
                     database.value(f"SELECT count(*) FROM {n}")
                     for n in ("done", "failed", "retry", "known")
                 ]
-                assert counts == [40, 40, 80, 120]
+                assert counts == [40, 40, 80, 120]  # 40 shards of three rows
                 assert database.value("SELECT count(DISTINCT image_uri) FROM known") == 120
             assert store.most_under_way > (20 if whole_bytes else 2)
             if whole_bytes:
@@ -97,7 +95,9 @@ def test_a_shard_that_lacks_a_column_or_a_value_counts(tmp_path: Path) -> None:
         "config_digest": ["c", "c"],
         "image_etag": ["e", None],
     }
-    whole = _table("images", **rows | {"image_etag": ["e", "e"]}, error_type=[None, "unreadable"])
+    whole = make_table(
+        "images", **rows | {"image_etag": ["e", "e"]}, error_type=[None, "unreadable"]
+    )
     for index, shard in enumerate((pa.table(rows), whole.drop_columns(["pages"]))):
         output.write(f"images/date=2026-01-01/run-{index:06}.parquet", to_parquet(shard))
     with open_workspace() as database:
@@ -109,7 +109,7 @@ def test_a_shard_that_lacks_a_column_or_a_value_counts(tmp_path: Path) -> None:
     assert counts == [3, 1, 4, 4]
 
 
-def test_what_else_lies_in_runs_is_no_record(tmp_path: Path) -> None:
+def test_other_files_beside_records_are_not_taken_for_records(tmp_path: Path) -> None:
     output = Storage.of(str(tmp_path))
     write_run_record(output, "20260101T000000Z-aaaaaa", {"status": "done"})
     for name, data in (
@@ -125,7 +125,7 @@ def test_what_else_lies_in_runs_is_no_record(tmp_path: Path) -> None:
     assert read_run_record(output, "nothing") is None
 
 
-def test_the_record_of_a_lost_run_has_what_it_wrote(tmp_path: Path) -> None:
+def test_the_record_of_a_lost_run_counts_what_it_wrote(tmp_path: Path) -> None:
     output, run_id = Storage.of(str(tmp_path)), "20260101T000000Z-aaaaaa"
     known = {
         "image_uri": ["/a", "/b", "/c"],
@@ -134,9 +134,11 @@ def test_the_record_of_a_lost_run_has_what_it_wrote(tmp_path: Path) -> None:
         "width": [500, 500, None],
     }
     tables = {
-        "images": _table("images", **known, error_type=[None, None, "unreadable"]),
-        "masks": _table("masks", image_uri=["/a"]),
-        "regions": _table("regions", image_uri=["/a"] * 3, class_name=["cell", "fibre", "cell"]),
+        "images": make_table("images", **known, error_type=[None, None, "unreadable"]),
+        "masks": make_table("masks", image_uri=["/a"]),
+        "regions": make_table(
+            "regions", image_uri=["/a"] * 3, class_name=["cell", "fibre", "cell"]
+        ),
     }
     write_shard(output, ShardName("2026-01-01", run_id, 0), tables, may_commit=lambda: None)
     write_run_record(output, run_id, {"status": "running", "images_done": 0})

@@ -1,65 +1,21 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load
-from torch import Tensor
 
-from unet_ray.network.config import UNetConfig
-from unet_ray.network.learner import Learner, LearnerConfig
+from tests.builders import make_epoch_record, make_learner, make_progress
+from unet_ray.network.learner import Learner
 from unet_ray.network.model_folder import state_bytes
-from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet
 from unet_ray.storage.storage import Storage
 from unet_ray.training.checkpoint_writer import load_optimizer, read_state, write_state
 from unet_ray.training.checkpoints import BEST
-from unet_ray.training.progress import PROGRESS, EpochRecord, Progress, as_metrics, last_progress
-
-
-def record(epoch: int, score: float | None = None) -> EpochRecord:
-    return EpochRecord(
-        epoch=epoch,
-        crops_seen=100 * epoch,
-        loss=1 / epoch,
-        learning_rate=1e-3,
-        iou={"a": score, "b": None},
-        dice={"a": score, "b": None},
-        thresholds={"a": 0.5, "b": 0.25},
-        score=score,
-        crops_per_s=12.5,
-        data_wait=0.01,
-        elapsed_s=3.5,
-        validation_s=0.5,
-        workers=2,
-        gpu_memory_bytes=None,
-        worst=[(3, 0.1), (1, 0.25)],
-    )
-
-
-def progress_of(*scores: float | None) -> Progress:
-    progress = Progress()
-    for epoch, score in enumerate(scores, 1):
-        progress = replace(progress, crops_seen=100 * epoch, epoch_loss=12.0).after(
-            record(epoch, score)
-        )
-    return progress
-
-
-def learner_of(norm: str, weights: dict[str, Tensor] | None = None) -> Learner:
-    """Return a learner as a training worker makes one: fresh, or of the weights of a checkpoint."""
-    torch.manual_seed(0 if weights is None else 99)
-    network = UNet(UNetConfig(1, 2, 4, 1, "same", norm))  # type: ignore[arg-type]
-    if weights:
-        network.load_state_dict(weights)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    preprocessing = Preprocessing("uint8", (128.0,), (64.0,))
-    return Learner(network, preprocessing, LearnerConfig(1e-2, "bce_dice"), torch.Generator())
+from unet_ray.training.progress import PROGRESS, Progress, as_metrics, last_progress
 
 
 def take_steps(learner: Learner, first: int, count: int) -> list[float]:
-    """Take steps on batches that depend on their number alone; return the losses."""
+    """Take steps on batches that depend on the step's number only; return the losses."""
     losses = []
     for step in range(first, first + count):
         generator = torch.Generator().manual_seed(step)
@@ -73,44 +29,42 @@ def take_steps(learner: Learner, first: int, count: int) -> list[float]:
 def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
     tmp_path: Path, norm: str
 ) -> None:
-    learner = learner_of(norm)
+    learner = make_learner(norm)
     take_steps(learner, 1, 5)
     best = state_bytes(learner.unet)
-    write_state(tmp_path, learner, progress_of(0.5, 0.4), best)
+    write_state(tmp_path, learner, make_progress(0.5, 0.4), best)
     losses = take_steps(learner, 6, 4)
 
     state = read_state(tmp_path)
-    resumed = learner_of(norm, state.weights)
+    resumed = make_learner(norm, state.weights)
     load_optimizer(resumed.optimizer, state.optimizer)
     assert take_steps(resumed, 6, 4) == losses
-    assert state.progress == progress_of(0.5, 0.4)
+    assert state.progress == make_progress(0.5, 0.4)
     assert state.best == best
     for name, tensor in learner.unet.state_dict().items():
         assert torch.equal(resumed.unet.state_dict()[name], tensor), name
 
-    forgetful = learner_of(norm, state.weights)  # without the moments of AdamW
+    forgetful = make_learner(norm, state.weights)  # without the moments of AdamW
     assert take_steps(forgetful, 6, 4) != losses
 
 
-def test_a_checkpoint_before_the_first_step_is_one_too(tmp_path: Path) -> None:
-    learner = learner_of("none")
+def test_a_checkpoint_before_the_first_step_can_be_resumed(tmp_path: Path) -> None:
+    learner = make_learner("none")
     write_state(tmp_path, learner, Progress(), None)
     state = read_state(tmp_path)
     assert state.best is None
     assert not (tmp_path / BEST).exists()
-    resumed = learner_of("none", state.weights)
+    resumed = make_learner("none", state.weights)
     load_optimizer(resumed.optimizer, state.optimizer)
     assert take_steps(resumed, 1, 2) == take_steps(learner, 1, 2)
 
 
 def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
-    learner = learner_of("batch")
-    best, before = (
-        state_bytes(learner.unet),
-        {n: t.clone() for n, t in learner.unet.state_dict().items()},
-    )
+    learner = make_learner("batch")
+    best = state_bytes(learner.unet)
+    before = {name: tensor.clone() for name, tensor in learner.unet.state_dict().items()}
     take_steps(learner, 1, 2)
-    write_state(tmp_path, learner, progress_of(0.5), best)
+    write_state(tmp_path, learner, make_progress(0.5), best)
     state = read_state(tmp_path)
     assert state.best is not None
     kept = load(state.best)
@@ -135,22 +89,24 @@ def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
         ([0.5, 0.1, 0.2, 0.6, 0.4], 4, 1),
     ],
 )
-def test_the_best_epoch_is_the_last_of_the_good_ones(
+def test_the_best_epoch_is_the_last_one_that_is_as_good_as_the_highest(
     scores: list[float | None], best: int, idle: int
 ) -> None:
-    progress = progress_of(*scores)
+    progress = make_progress(*scores)
     assert progress.best_epoch == best
-    assert progress.best == record(best, scores[best - 1])
+    assert progress.best == make_epoch_record(best, scores[best - 1])
     assert progress.epochs_without_gain == idle
     assert progress.epochs == len(scores)
     assert progress.epoch_loss == 0
 
 
-def test_nothing_done_is_nothing_idle() -> None:
+def test_a_training_without_epochs_has_no_best_and_no_idle_epoch() -> None:
     assert (Progress().epochs, Progress().epochs_without_gain, Progress().best_epoch) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("progress", [Progress(), progress_of(0.5, None, 0.7), Progress(37, 12.25)])
+@pytest.mark.parametrize(
+    "progress", [Progress(), make_progress(0.5, None, 0.7), Progress(37, 12.25)]
+)
 def test_progress_survives_json(progress: Progress) -> None:
     data = progress.to_json()
     assert Progress.of_json(data) == progress
@@ -164,19 +120,19 @@ def test_the_last_progress_is_the_newest_that_is_whole(root: str) -> None:
     storage.write("train/checkpoint_9/model.safetensors", b"cut off")
     assert last_progress(storage, "train") is None
     for name, epochs in (("checkpoint_a", 3), ("checkpoint_b", 1), ("checkpoint_c", 2)):
-        storage.write(f"train/{name}/{PROGRESS}", progress_of(*[0.5] * epochs).to_json())
-    storage.write(f"other/checkpoint_d/{PROGRESS}", progress_of(*[0.5] * 9).to_json())
-    assert last_progress(storage, "train") == progress_of(0.5, 0.5, 0.5)
+        storage.write(f"train/{name}/{PROGRESS}", make_progress(*[0.5] * epochs).to_json())
+    storage.write(f"other/checkpoint_d/{PROGRESS}", make_progress(*[0.5] * 9).to_json())
+    assert last_progress(storage, "train") == make_progress(0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
     "names", [("checkpoint_1", "checkpoint_2"), ("checkpoint_2", "checkpoint_1")]
 )
-def test_of_two_checkpoints_at_the_end_of_an_epoch_the_one_with_its_record_counts(
+def test_of_two_checkpoints_at_the_end_of_an_epoch_the_one_with_its_record_wins(
     tmp_path: Path, names: tuple[str, str]
 ) -> None:
-    """A checkpoint that was due on the last step of an epoch has seen as many crops as the one after validation."""
-    before, after = Progress(100, 12.0), progress_of(0.5)
+    """A checkpoint on the last step of an epoch has as many crops as the one after validation."""
+    before, after = Progress(100, 12.0), make_progress(0.5)
     for name, progress in zip(names, (before, after), strict=True):
         Storage.of(str(tmp_path)).write(f"train/{name}/{PROGRESS}", progress.to_json())
     assert last_progress(Storage.of(str(tmp_path)), "train") == after

@@ -1,4 +1,7 @@
-"""Checkpoints are found again whatever happened to Ray Train's list of them, and removed only where a list says so."""
+"""Checkpoints are found again whatever happened to Ray Train's list of them.
+
+They are removed only if a list says so.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import pytest
 import torch
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
 
-from tests.training.test_checkpoint_writer import learner_of, progress_of
+from tests.builders import make_learner, make_progress
 from unet_ray.errors import InputError
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.storage.storage import Storage
@@ -26,21 +29,21 @@ from unet_ray.training.progress import PROGRESS, SNAPSHOT, last_progress, listed
 RUN = "unet_ray"
 
 
-def name_of(epoch: int) -> str:
+def checkpoint_name(epoch: int) -> str:
     return f"checkpoint_2026-11-24_00-00-{epoch:02d}.000000"
 
 
 def add_checkpoint(storage: Storage, folder: Path, epoch: int, digests: bool = True) -> str:
-    """Store the checkpoint of an epoch and return its name; one of earlier versions has no digests."""
+    """Store the checkpoint of an epoch and return its name; earlier versions wrote no digests."""
     torch.manual_seed(epoch)
-    learner = learner_of("none")
+    learner = make_learner("none")
     place = folder / f"local-{epoch}"
     place.mkdir()
-    write_state(place, learner, progress_of(*[0.5] * epoch), state_bytes(learner.unet))
+    write_state(place, learner, make_progress(*[0.5] * epoch), state_bytes(learner.unet))
     for file in place.iterdir():
         if digests or file.name != DIGESTS:
-            storage.write(f"{RUN}/{name_of(epoch)}/{file.name}", file.read_bytes())
-    return name_of(epoch)
+            storage.write(f"{RUN}/{checkpoint_name(epoch)}/{file.name}", file.read_bytes())
+    return checkpoint_name(epoch)
 
 
 def write_list(storage: Storage, *names: str) -> None:
@@ -58,17 +61,17 @@ def checkpoints(storage: Storage) -> set[str]:
     return {path.partition("/")[0] for path in paths if path.startswith("checkpoint_20")}
 
 
-def test_nothing_trained_is_nothing_to_settle(root: str) -> None:
+def test_an_empty_place_has_no_checkpoints_to_settle(root: str) -> None:
     assert settle_checkpoints(Storage.of(root), RUN) == []
     assert Storage.of(root).entries() == []
 
 
-def test_what_a_list_does_not_name_was_being_stored(root: str, tmp_path: Path) -> None:
+def test_a_checkpoint_that_the_list_does_not_name_is_removed(root: str, tmp_path: Path) -> None:
     storage = Storage.of(f"{root}/run")
     names = [add_checkpoint(storage, tmp_path, epoch) for epoch in (1, 2, 3)]
     storage.write(f"{RUN}/notes.txt", b"not a checkpoint")
     write_list(storage, *names[:2])
-    assert last_progress(storage, RUN) == progress_of(0.5, 0.5)
+    assert last_progress(storage, RUN) == make_progress(0.5, 0.5)
     assert settle_checkpoints(storage, RUN) == []
     assert checkpoints(storage) == set(names[:2])
     assert storage.exists(f"{RUN}/notes.txt")
@@ -78,27 +81,26 @@ def test_what_a_list_does_not_name_was_being_stored(root: str, tmp_path: Path) -
     "content", [None, b"", b'{"checkpoint_res', b"[]", b'{"checkpoint_results": [{}]}', b"\xff"]
 )
 @pytest.mark.parametrize("digests", [True, False])
-def test_a_list_that_is_missing_or_damaged_is_made_anew(
+def test_a_list_that_is_missing_or_damaged_is_rebuilt(
     root: str, tmp_path: Path, content: bytes | None, digests: bool
 ) -> None:
     storage = Storage.of(f"{root}/run")
     names = [add_checkpoint(storage, tmp_path, epoch, digests) for epoch in (2, 1, 10)]
-    storage.write(f"{RUN}/{name_of(11)}/{PROGRESS}", b"{half a fi")
+    storage.write(f"{RUN}/{checkpoint_name(11)}/{PROGRESS}", b"{half a fi")
     if content is not None:
         storage.write(f"{RUN}/{SNAPSHOT}", content)
     said = settle_checkpoints(storage, RUN)
     assert said[0].endswith(f"{SNAPSHOT}, the list of checkpoints, is missing or damaged")
-    assert said[1].startswith(f"  {name_of(11)} does not load: {PROGRESS} does not parse")
-    assert said[2] == f"  going on from {name_of(10)}, after epoch 10"
-    assert checkpoints(storage) == {*names, name_of(11)}
-    assert listed_checkpoints(storage, RUN) == [name_of(epoch) for epoch in (1, 2, 10)]
-    state = _CheckpointManagerState(
-        **json.loads(storage.read(f"{RUN}/{SNAPSHOT}"))
-    )  # as Ray Train reads it
+    assert said[1].startswith(f"  {checkpoint_name(11)} does not load: {PROGRESS} does not parse")
+    assert said[2] == f"  going on from {checkpoint_name(10)}, after epoch 10"
+    assert checkpoints(storage) == {*names, checkpoint_name(11)}
+    assert listed_checkpoints(storage, RUN) == [checkpoint_name(epoch) for epoch in (1, 2, 10)]
+    # as Ray Train reads it
+    state = _CheckpointManagerState(**json.loads(storage.read(f"{RUN}/{SNAPSHOT}")))
     assert state.latest_checkpoint_result is not None
     assert state.latest_checkpoint_result.metrics == {"crops_seen": 1000, "epochs": 10}
     assert state.current_report_index == 3
-    assert last_progress(storage, RUN) == progress_of(*[0.5] * 10)
+    assert last_progress(storage, RUN) == make_progress(*[0.5] * 10)
     assert settle_checkpoints(storage, RUN) == []
 
 
@@ -153,7 +155,7 @@ DAMAGES: list[Any] = [
 
 
 @pytest.mark.parametrize(("damage", "digests"), DAMAGES)
-def test_a_newest_checkpoint_that_does_not_load_falls_back_to_the_one_before(
+def test_training_falls_back_from_a_newest_checkpoint_that_does_not_load(
     tmp_path: Path, damage: Callable[[Storage, str], str], digests: bool
 ) -> None:
     storage = Storage.of(f"{tmp_path}/run")
@@ -164,12 +166,12 @@ def test_a_newest_checkpoint_that_does_not_load_falls_back_to_the_one_before(
     assert any(part in first for part in fault.split("|")), first
     assert last == f"  going on from {names[1]}, after epoch 2"
     assert listed_checkpoints(storage, RUN) == names[:2]
-    assert last_progress(storage, RUN) == progress_of(0.5, 0.5)
+    assert last_progress(storage, RUN) == make_progress(0.5, 0.5)
     loaded = read_state(Path(f"{tmp_path}/run/{RUN}/{names[1]}"))
-    assert loaded.progress == progress_of(0.5, 0.5)
+    assert loaded.progress == make_progress(0.5, 0.5)
 
 
-def test_a_training_none_of_whose_checkpoints_loads_is_refused(root: str, tmp_path: Path) -> None:
+def test_a_training_without_a_checkpoint_that_loads_is_refused(root: str, tmp_path: Path) -> None:
     storage = Storage.of(f"{root}/run")
     names = [add_checkpoint(storage, tmp_path, epoch) for epoch in (1, 2)]
     write_list(storage, *names)
@@ -182,27 +184,25 @@ def test_a_training_none_of_whose_checkpoints_loads_is_refused(root: str, tmp_pa
     assert checkpoints(storage) == set(names)
 
 
-def test_a_first_checkpoint_that_was_cut_off_is_no_training(root: str) -> None:
+def test_a_first_checkpoint_that_was_cut_off_starts_training_anew(root: str) -> None:
     storage = Storage.of(root)
-    storage.write(f"{RUN}/{name_of(1)}/{WEIGHTS}", b"half")
+    storage.write(f"{RUN}/{checkpoint_name(1)}/{WEIGHTS}", b"half")
     said = settle_checkpoints(storage, RUN)
     assert said[1:] == [
-        f"  {name_of(1)} does not load: {PROGRESS} is not there",
+        f"  {checkpoint_name(1)} does not load: {PROGRESS} is not there",
         "  training starts from epoch 1",
     ]
-    assert checkpoints(storage) == {name_of(1)}
+    assert checkpoints(storage) == {checkpoint_name(1)}
     assert last_progress(storage, RUN) is None
     assert settle_checkpoints(storage, RUN) == []
     assert checkpoints(storage) == set()
 
 
 @contextmanager
-def no_room_beyond(size: int) -> Iterator[None]:
-    """Let files of this process grow up to a size: as on a full disk, a write fails that goes beyond."""
-    handler, limits = (
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-        resource.getrlimit(resource.RLIMIT_FSIZE),
-    )
+def limit_file_size(size: int) -> Iterator[None]:
+    """Make writes of this process fail beyond a file size, as they do on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -216,12 +216,12 @@ def write_pieces(arrow: Any, path: str, pieces: list[bytes]) -> None:
 
 
 def test_a_file_for_ray_train_is_stored_whole_or_not_at_all(root: str) -> None:
-    """A write that fails leaves what was there, though closing the file is the next thing that happens."""
+    """A write that fails leaves the earlier file, although the stream is then closed."""
     storage = Storage.of(root)
     storage.write("run/list.json", b"before")
     arrow, path = storage.arrow_filesystem, f"{storage.path}/run/list.json"
-    for piece in (b"x" * 100, b"x" * 100_000):  # fails when it is closed, and when it is written
-        with no_room_beyond(3000), pytest.raises(OSError, match="File too large"):
+    for piece in (b"x" * 100, b"x" * 100_000):  # one fails when closed, one when written
+        with limit_file_size(3000), pytest.raises(OSError, match="File too large"):
             write_pieces(arrow, path, [piece] * 100)
         assert storage.read("run/list.json") == b"before"
     with arrow.open_output_stream(path) as stream:
@@ -237,10 +237,10 @@ def test_a_file_for_ray_train_is_stored_whole_or_not_at_all(root: str) -> None:
 
 
 def test_progress_is_that_of_the_listed_checkpoint(root: str, tmp_path: Path) -> None:
-    """One that is stored, and of which Ray Train was not told, is not what it goes on from."""
+    """A checkpoint that is stored but not listed is not the one that Ray Train goes on from."""
     storage = Storage.of(f"{root}/run")
     first = add_checkpoint(storage, tmp_path, 1)
     write_list(storage, first)
-    ahead = replace(progress_of(0.5, 0.5), crops_seen=10**6)
-    storage.write(f"{RUN}/{name_of(2)}/{PROGRESS}", ahead.to_json())
-    assert last_progress(storage, RUN) == progress_of(0.5)
+    ahead = replace(make_progress(0.5, 0.5), crops_seen=10**6)
+    storage.write(f"{RUN}/{checkpoint_name(2)}/{PROGRESS}", ahead.to_json())
+    assert last_progress(storage, RUN) == make_progress(0.5)

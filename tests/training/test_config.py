@@ -10,7 +10,7 @@ from unet_ray.network.config import PRESETS
 from unet_ray.training.config import TrainConfig
 
 
-def config_of(**flags: Any) -> TrainConfig:
+def make_config(**flags: Any) -> TrainConfig:
     return TrainConfig(images="i", masks="m", output="o", **flags)
 
 
@@ -71,11 +71,11 @@ def config_of(**flags: Any) -> TrainConfig:
         ({"class_weights": ""}, "--class-weights : give numbers above 0"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_before_anything_starts(
+def test_flags_that_cannot_work_are_refused_in_one_line_before_anything_starts(
     flags: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        config_of(**flags)
+        make_config(**flags)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -102,19 +102,19 @@ def test_what_cannot_be_meant_is_one_line_before_anything_starts(
         {"augment": "none", "ignore_value": None},
     ],
 )
-def test_what_can_be_meant_is_taken(flags: dict[str, Any]) -> None:
-    config = config_of(**flags)
+def test_flags_that_can_work_are_taken(flags: dict[str, Any]) -> None:
+    config = make_config(**flags)
     assert all(getattr(config, name) == value for name, value in flags.items())
 
 
 def test_class_weights_are_numbers_one_per_class() -> None:
-    assert config_of().parse_class_weights(2) is None
-    assert config_of(class_weights="1, 5.5").parse_class_weights(2) == (1.0, 5.5)
-    assert config_of(class_weights="1e2").parse_class_weights(0) == (100.0,)
+    assert make_config().parse_class_weights(2) is None
+    assert make_config(class_weights="1, 5.5").parse_class_weights(2) == (1.0, 5.5)
+    assert make_config(class_weights="1e2").parse_class_weights(0) == (100.0,)
     with pytest.raises(
         InputError, match="--class-weights 1,5: give 3 numbers above 0 with commas, one per class"
     ):
-        config_of(class_weights="1,5").parse_class_weights(3)
+        make_config(class_weights="1,5").parse_class_weights(3)
 
 
 def test_crops_are_256_px_or_the_next_that_fits() -> None:
@@ -124,12 +124,12 @@ def test_crops_are_256_px_or_the_next_that_fits() -> None:
         ({"preset": "paper"}, 260),
         ({"crop": 64}, 64),
     ):
-        config = config_of(**flags)
+        config = make_config(**flags)
         assert config.crop_px(config.network(1, 1)) == expected
 
 
 def test_flags_win_over_the_preset() -> None:
-    network = config_of(preset="paper", depth=3).network(5, 2)
+    network = make_config(preset="paper", depth=3).network(5, 2)
     assert (network.in_channels, network.num_classes, network.depth, network.base_channels) == (
         5,
         2,
@@ -137,7 +137,7 @@ def test_flags_win_over_the_preset() -> None:
         64,
     )
     assert (network.padding, network.norm) == ("valid", "none")
-    plain = config_of().network(3, 1)
+    plain = make_config().network(3, 1)
     assert (plain.base_channels, plain.depth, plain.padding, plain.norm) == (32, 4, "same", "batch")
     assert set(PRESETS) == {"paper", "article"}
 
@@ -145,7 +145,7 @@ def test_flags_win_over_the_preset() -> None:
 @given(st.integers(1, 7), st.sampled_from(["same", "valid"]))
 @settings(deadline=None)
 def test_the_default_crop_fits_every_network(depth: int, padding: str) -> None:
-    config = config_of(depth=depth, padding=padding)
+    config = make_config(depth=depth, padding=padding)
     network = config.network(1, 1)
     crop = config.crop_px(network)
     network.check_size(crop + 2 * network.margin, crop + 2 * network.margin)
@@ -157,7 +157,7 @@ def test_the_default_crop_fits_every_network(depth: int, padding: str) -> None:
 def test_a_crop_is_refused_where_the_network_would_refuse_it_and_the_nearest_are_not(
     depth: int, padding: str, crop: int
 ) -> None:
-    network = config_of(depth=depth, padding=padding).network(1, 1)
+    network = make_config(depth=depth, padding=padding).network(1, 1)
 
     def fits(side: int) -> bool:
         try:
@@ -167,10 +167,10 @@ def test_a_crop_is_refused_where_the_network_would_refuse_it_and_the_nearest_are
         return side > 0
 
     if fits(crop):
-        assert config_of(depth=depth, padding=padding, crop=crop).crop_px(network) == crop
+        assert make_config(depth=depth, padding=padding, crop=crop).crop_px(network) == crop
         return
     with pytest.raises(InputError, match="nearest: ") as error:
-        config_of(depth=depth, padding=padding, crop=crop)
+        make_config(depth=depth, padding=padding, crop=crop)
     nearest = [
         int(number) for number in re.findall(r"\d+", str(error.value).partition("nearest: ")[2])
     ]

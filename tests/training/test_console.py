@@ -1,4 +1,4 @@
-"""What the user of training sees: read back as files, looked at pixel by pixel."""
+"""Lines, event files, curves and comparisons of a training, read back as a user sees them."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def with_classes(names: list[str], dice: float) -> EpochRecord:
 # --- records, lines, summary
 
 
-def test_record_travels_as_json() -> None:
+def test_a_record_survives_json() -> None:
     assert EpochRecord(**json.loads(json.dumps(asdict(RECORD)))) == RECORD
 
 
-def test_line_holds_what_a_user_watches() -> None:
+def test_a_line_holds_what_a_user_watches() -> None:
     line = epoch_line(RECORD, 40, eta_s=1390, is_best=True)
     for part in (
         "epoch  7/40",
@@ -105,7 +105,7 @@ def test_lines_of_a_run_align() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 11, 80])
 @pytest.mark.parametrize("name_chars", [1, 9, 60])
-def test_line_stays_short_with_many_classes(count: int, name_chars: int) -> None:
+def test_a_line_stays_short_with_many_classes(count: int, name_chars: int) -> None:
     names = [f"{i:02d}" + "x" * name_chars for i in range(count)]
     record = with_classes(names, 0.8)
     record.dice[names[-1]] = 0.111
@@ -115,7 +115,7 @@ def test_line_stays_short_with_many_classes(count: int, name_chars: int) -> None
     assert "0.111" in line
 
 
-def test_line_of_one_class_and_without_validation_or_gpu() -> None:
+def test_a_line_of_one_class_and_one_without_validation_or_gpu() -> None:
     assert "Dice 0.832  IoU 0.832" in epoch_line(with_classes(["nuclei"], 0.832), 9, 1, False)
     line = epoch_line(replace(unvalidated(RECORD), gpu_memory_bytes=None), 9, 1, False)
     assert "no validation" in line
@@ -133,11 +133,11 @@ def test_line_of_one_class_and_without_validation_or_gpu() -> None:
         (float("inf"), "?"),
     ],
 )
-def test_durations(duration_s: float, text: str) -> None:
+def test_durations_are_printed_in_two_units(duration_s: float, text: str) -> None:
     assert duration_text(duration_s) == text
 
 
-def test_summary_weighs_epochs_by_their_training_time() -> None:
+def test_the_summary_weighs_epochs_by_their_training_time() -> None:
     slow = replace(
         RECORD, epoch=8, crops_seen=8000, crops_per_s=100.0, elapsed_s=90.0, workers=1, score=0.5
     )
@@ -145,7 +145,7 @@ def test_summary_weighs_epochs_by_their_training_time() -> None:
     assert "best epoch: 7 of 8, mean Dice 0.9510" in text
     assert "leaf     0.951  0.901       0.50" in text
     assert "symptom   n/a    n/a        0.35" in text
-    mean = (212.04 * 40 + 100 * 80) / 120
+    mean = (212.04 * 40 + 100 * 80) / 120  # 40 s and 80 s of training
     assert (
         f"2 epochs in 2m20s (validation 20s), 8,000 crops, {mean:.1f} crops/s by 1 to 2 workers"
         in text
@@ -153,18 +153,18 @@ def test_summary_weighs_epochs_by_their_training_time() -> None:
     assert "data wait 3%, GPU memory up to 10.2 GiB" in text
 
 
-def test_summary_without_validation() -> None:
+def test_the_summary_without_validation_has_no_table_of_classes() -> None:
     lines = summary_lines(
         [replace(unvalidated(RECORD), workers=1, gpu_memory_bytes=None)], 7, "loss"
     )
-    assert len(lines) == 2
+    assert len(lines) == 2  # the best epoch and the cost
     assert lines[1].endswith("by 1 worker, data wait 3%")
 
 
 # --- TensorBoard
 
 
-def events_of(data: bytes) -> list[object]:
+def parse_events(data: bytes) -> list[object]:
     """Parse an event file: length, its checksum, the event, its checksum, and so on."""
     from tensorboardX.proto.event_pb2 import Event
 
@@ -177,15 +177,15 @@ def events_of(data: bytes) -> list[object]:
     return events
 
 
-def scalars_of(data: bytes) -> dict[tuple[str, int], float]:
+def parse_scalars(data: bytes) -> dict[tuple[str, int], float]:
     return {
         (value.tag, event.step): value.simple_value
-        for event in events_of(data)
+        for event in parse_events(data)
         for value in event.summary.value
     }
 
 
-def stored(run_folder: Storage) -> list[bytes]:
+def read_event_files(run_folder: Storage) -> list[bytes]:
     return [
         run_folder.read(entry.path)
         for entry in run_folder.entries()
@@ -193,16 +193,16 @@ def stored(run_folder: Storage) -> list[bytes]:
     ]
 
 
-def test_event_file_is_whole_after_every_epoch(tmp_path: Path) -> None:
+def test_the_event_file_is_whole_after_every_epoch(tmp_path: Path) -> None:
     run_folder = Storage.of(str(tmp_path / "run"))
     log = EventLog(run_folder)
     log.write(RECORD)
-    (first,) = stored(run_folder)
-    assert scalars_of(first)["loss", 7] == pytest.approx(0.21434)
+    (first,) = read_event_files(run_folder)
+    assert parse_scalars(first)["loss", 7] == pytest.approx(0.21434)
     log.write(replace(RECORD, epoch=8, loss=0.1, gpu_memory_bytes=None))
     log.close()
-    (both,) = stored(run_folder)
-    scalars = scalars_of(both)
+    (both,) = read_event_files(run_folder)
+    scalars = parse_scalars(both)
     assert scalars["loss", 8] == pytest.approx(0.1)
     assert {tag for tag, step in scalars if step == 7} == {
         "loss",
@@ -218,21 +218,24 @@ def test_event_file_is_whole_after_every_epoch(tmp_path: Path) -> None:
     assert scalars["iou/leaf", 8] == pytest.approx(0.901)
 
 
-def test_restarted_run_writes_a_file_beside_the_old_one(tmp_path: Path) -> None:
+def test_a_restarted_training_writes_a_file_beside_the_old_one(tmp_path: Path) -> None:
     run_folder = Storage.of(str(tmp_path))
     for epoch in (7, 5):
         log = EventLog(run_folder)
         log.write(replace(RECORD, epoch=epoch))
         log.close()
-    files = stored(run_folder)
+    files = read_event_files(run_folder)
     assert len(files) == 2
     starts = {
-        event.step for data in files for event in events_of(data) if event.HasField("session_log")
+        event.step
+        for data in files
+        for event in parse_events(data)
+        if event.HasField("session_log")
     }
     assert starts == {5, 7}  # from there on, TensorBoard forgets what older files hold
 
 
-def test_event_log_leaves_no_temporary_files(
+def test_the_event_log_leaves_no_temporary_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -243,8 +246,11 @@ def test_event_log_leaves_no_temporary_files(
     assert os.listdir(tmp_path) == []
 
 
-def test_importing_is_cheap() -> None:
-    code = "import sys, unet_ray.training.console; print({'ray', 'torch', 'matplotlib', 'tensorboardX'} & set(sys.modules))"
+def test_importing_the_console_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, unet_ray.training.console; "
+        "print({'ray', 'torch', 'matplotlib', 'tensorboardX'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -252,7 +258,7 @@ def test_importing_is_cheap() -> None:
 # --- curves
 
 
-def pixels_of(png: bytes) -> np.ndarray:
+def read_pixels(png: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(png)) as picture:
         assert picture.format == "PNG"
         return np.asarray(picture.convert("RGB"))
@@ -262,7 +268,7 @@ def count_near(pixels: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((np.abs(pixels.astype(int) - colour).max(axis=-1) < 12).sum())
 
 
-def shard_run_id(epochs: int) -> list[EpochRecord]:
+def make_history(epochs: int) -> list[EpochRecord]:
     values = [0.9 * (1 - 0.9**e) for e in range(1, epochs + 1)]
     return [
         replace(
@@ -277,7 +283,7 @@ def shard_run_id(epochs: int) -> list[EpochRecord]:
 
 
 def test_curves_are_drawn_in_their_panels() -> None:
-    pixels = pixels_of(draw_curves(shard_run_id(40), best_epoch=38))
+    pixels = read_pixels(draw_curves(make_history(40), best_epoch=38))
     assert pixels.shape == (750, 1300, 3)
     loss, dice, iou = (pixels[80:340, left : left + 380] for left in (30, 460, 910))
     assert count_near(loss, class_colour(5)) > 200
@@ -289,13 +295,13 @@ def test_curves_are_drawn_in_their_panels() -> None:
         assert count_near(pixels[420:700, left : left + 380], class_colour(5)) > 200
 
 
-def test_curves_of_one_epoch_and_of_strange_names() -> None:
-    one = pixels_of(draw_curves([with_classes(["$a", "_b", "叶"], 0.5)], best_epoch=7))
+def test_curves_are_drawn_for_one_epoch_and_for_unusual_names() -> None:
+    one = read_pixels(draw_curves([with_classes(["$a", "_b", "叶"], 0.5)], best_epoch=7))
     assert count_near(one[80:340], class_colour(2)) > 5  # the class drawn last is on top
 
 
 def test_curves_without_validation_say_so() -> None:
-    pixels = pixels_of(draw_curves([unvalidated(r) for r in shard_run_id(3)]))
+    pixels = read_pixels(draw_curves([unvalidated(r) for r in make_history(3)]))
     for left in (600, 1060):
         assert (pixels[155:175, left : left + 100] < 150).sum() > 100
     assert count_near(pixels, class_colour(0)) == 0
@@ -312,21 +318,21 @@ def comparison(
     )
 
 
-def panels_of(sheet: np.ndarray, size: int) -> list[np.ndarray]:
+def cut_panels(sheet: np.ndarray, size: int) -> list[np.ndarray]:
     """Return the panels of the one row of a sheet: the lowest rows of pixels, in three columns."""
     top = sheet.shape[0] - 16 - size
     return [sheet[top : top + size, left : left + size] for left in (8, 16 + size, 24 + 2 * size)]
 
 
-def test_comparison_shows_image_truth_and_prediction() -> None:
+def test_a_comparison_shows_image_truth_and_prediction() -> None:
     image = np.full((400, 400, 3), 200, np.uint8)
     truth = np.zeros((2, 400, 400), np.uint8)
     truth[0, 100:200, 100:200] = 1
     truth[:, 300:380, 300:380] = 255
     found = np.zeros((2, 400, 400), bool)
     found[1, 50:90, 50:90] = True
-    sheet = pixels_of(draw_comparison([comparison(image, truth, found)]))
-    shown, wanted, predicted = panels_of(sheet, 400)
+    sheet = read_pixels(draw_comparison([comparison(image, truth, found)]))
+    shown, wanted, predicted = cut_panels(sheet, 400)
     assert (shown == 200).all()
     assert (wanted[100, 150] == COLOURS[0]).all()  # edge
     assert np.abs(wanted[150, 150] - (200 * 0.6 + np.array(COLOURS[0]) * 0.4)).max() <= 1
@@ -338,7 +344,7 @@ def test_comparison_shows_image_truth_and_prediction() -> None:
     assert all(count_near(legend, colour) > 50 for colour in (COLOURS[0], COLOURS[1], GREY))
 
 
-def test_comparison_of_many_rows_sizes_and_types() -> None:
+def test_a_comparison_has_rows_of_any_size_and_type() -> None:
     rng = np.random.default_rng(0)
     rows = []
     for (height, width), channels, dtype in (
@@ -349,8 +355,9 @@ def test_comparison_of_many_rows_sizes_and_types() -> None:
         image = rng.integers(0, 200, (height, width, channels)).astype(dtype)
         truth = rng.integers(0, 2, (3, height, width)).astype(np.uint8)
         rows.append(comparison(image, truth, truth == 1, "very long name " * 20))
-    sheet = pixels_of(draw_comparison(row for row in rows))
+    sheet = read_pixels(draw_comparison(row for row in rows))
     assert sheet.shape[1] == 3 * PANEL_PX + 5 * 8
+    # panels of 384, 239 and 2 px in height, and at most 400 px of text and gaps
     assert 384 + 239 + 2 < sheet.shape[0] < 384 + 239 + 2 + 400
 
 

@@ -23,7 +23,7 @@ SIDE = 40
 
 @dataclass(frozen=True)
 class Numbered:
-    """A reader whose images name themselves and their pixels: channels index, row, column."""
+    """A reader whose pixels name themselves: the channels are image index, row and column."""
 
     images: int
 
@@ -34,21 +34,19 @@ class Numbered:
         return image, [((rows + columns + index) % 3).astype(np.uint8)]
 
 
-def sampler_of(visits: np.ndarray, seed: int = 0, **config: Any) -> CropSampler:
+def make_sampler(visits: np.ndarray, seed: int = 0, **config: Any) -> CropSampler:
     crops = CropConfig(**({"side": 8, "margin": 0} | config))
-    reader, preprocessing = (
-        Numbered(int(visits[:, 0].max()) + 1),
-        Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3),
-    )
+    reader = Numbered(int(visits[:, 0].max()) + 1)
+    preprocessing = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
     return CropSampler(reader, visits, LABELLING, preprocessing, crops, seed)
 
 
-def visits_of(counts: list[int], one_by_one: bool) -> np.ndarray:
-    """Return the visits of the images 1, 3, 5, …: the others are validated on."""
+def plan_test_visits(counts: list[int], one_by_one: bool) -> np.ndarray:
+    """Return the visits of the images 1, 3, 5, …; the others are for validation."""
     return plan_visits(np.array(counts), 2 * np.arange(len(counts)) + 1, one_by_one)
 
 
-def epoch_of(sampler: CropSampler, epoch: int) -> list[tuple[int, int, int]]:
+def draw_epoch(sampler: CropSampler, epoch: int) -> list[tuple[int, int, int]]:
     """Return the image and the corner of all crops of an epoch."""
     first = epoch * len(sampler.visits)
     ordinals = range(first, first + len(sampler.visits))
@@ -59,7 +57,7 @@ def epoch_of(sampler: CropSampler, epoch: int) -> list[tuple[int, int, int]]:
     ]
 
 
-def test_visits_are_of_one_crop_or_of_all_of_an_image() -> None:
+def test_a_visit_draws_one_crop_or_all_of_an_image() -> None:
     counts, indices = np.array([3, 1, 2]), np.array([4, 7, 9])
     assert plan_visits(counts, indices, one_by_one=True).tolist() == [
         [4, 1],
@@ -71,6 +69,7 @@ def test_visits_are_of_one_crop_or_of_all_of_an_image() -> None:
     ]
     assert plan_visits(counts, indices, one_by_one=False).tolist() == [[4, 3], [7, 1], [9, 2]]
     large = plan_visits(np.array([150, 64]), np.array([4, 7]), one_by_one=False)
+    # a visit draws at most 64 crops
     assert large.tolist() == [[4, 64], [4, 64], [4, 22], [7, 64]]
 
 
@@ -79,38 +78,44 @@ def test_visits_are_of_one_crop_or_of_all_of_an_image() -> None:
 def test_an_epoch_draws_from_each_image_as_often_as_planned(
     counts: list[int], one_by_one: bool, seed: int, epoch: int
 ) -> None:
-    sampler = sampler_of(visits_of(counts, one_by_one), seed)
+    sampler = make_sampler(plan_test_visits(counts, one_by_one), seed)
     assert sampler.crops_per_epoch == sum(counts)
-    drawn = Counter(image for image, _, _ in epoch_of(sampler, epoch))
+    drawn = Counter(image for image, _, _ in draw_epoch(sampler, epoch))
     assert drawn == {2 * place + 1: count for place, count in enumerate(counts)}
 
 
 @pytest.mark.parametrize("one_by_one", [True, False])
-def test_epochs_differ_in_order_and_in_crops_and_seeds_too(one_by_one: bool) -> None:
-    visits = visits_of([3] * 20, one_by_one)
-    first, second = epoch_of(sampler_of(visits), 0), epoch_of(sampler_of(visits), 1)
-    other = epoch_of(sampler_of(visits, seed=1), 0)
-    assert first == epoch_of(sampler_of(visits), 0)
+def test_epochs_and_seeds_differ_in_order_and_in_crops(one_by_one: bool) -> None:
+    visits = plan_test_visits([3] * 20, one_by_one)
+    first, second = draw_epoch(make_sampler(visits), 0), draw_epoch(make_sampler(visits), 1)
+    other = draw_epoch(make_sampler(visits, seed=1), 0)
+    assert first == draw_epoch(make_sampler(visits), 0)
     for one, another in ((first, second), (first, other)):
         assert [image for image, _, _ in one] != [image for image, _, _ in another]
         assert len(set(one) & set(another)) < 6  # of 60 crops at 33 · 33 corners
     assert len({(top, left) for _, top, left in first}) > 50
 
 
-def test_crops_of_one_image_are_spread_over_the_epoch_where_visits_are_single() -> None:
+def test_single_visits_spread_the_crops_of_an_image_over_the_epoch() -> None:
     images = [
-        image for image, _, _ in epoch_of(sampler_of(visits_of([20] * 10, one_by_one=True)), 0)
+        image
+        for image, _, _ in draw_epoch(make_sampler(plan_test_visits([20] * 10, one_by_one=True)), 0)
     ]
     neighbours = sum(a == b for a, b in pairwise(images))
-    assert neighbours < 40  # 19 by chance
+    assert neighbours < 40  # of 199 pairs; by chance 19
     together = [
-        image for image, _, _ in epoch_of(sampler_of(visits_of([20] * 10, one_by_one=False)), 0)
+        image
+        for image, _, _ in draw_epoch(
+            make_sampler(plan_test_visits([20] * 10, one_by_one=False)), 0
+        )
     ]
-    assert sum(a == b for a, b in pairwise(together)) == 190
+    assert sum(a == b for a, b in pairwise(together)) == 190  # 19 in each of ten images
 
 
 def test_a_visit_gives_the_same_crops_on_any_machine() -> None:
-    sampler = sampler_of(visits_of([4, 2, 3], one_by_one=False), 5, margin=4, border_weight=10.0)
+    sampler = make_sampler(
+        plan_test_visits([4, 2, 3], one_by_one=False), 5, margin=4, border_weight=10.0
+    )
     copy = pickle.loads(pickle.dumps(sampler))
     for ordinal in (7, 0, 5):
         for crop, same in zip(sampler.crops(ordinal), copy.crops(ordinal), strict=True):
@@ -120,11 +125,11 @@ def test_a_visit_gives_the_same_crops_on_any_machine() -> None:
 
 @given(COUNTS, st.booleans(), st.integers(0, 1000), st.integers(0, 200))
 @settings(deadline=None)
-def test_a_stream_goes_on_at_the_visit_that_was_not_used_up(
+def test_a_stream_goes_on_at_the_visit_that_was_not_finished(
     counts: list[int], one_by_one: bool, seed: int, crops_seen: int
 ) -> None:
-    """The crops before it number no more than those seen; with its own they are more: at most one visit is redone."""
-    sampler = sampler_of(visits_of(counts, one_by_one), seed)
+    """The visits before it hold no more crops than were seen: at most one visit is done again."""
+    sampler = make_sampler(plan_test_visits(counts, one_by_one), seed)
     ordinal = sampler.ordinal_after(crops_seen)
     epoch, place = divmod(ordinal, len(sampler.visits))
     first = epoch * len(sampler.visits)
@@ -135,9 +140,9 @@ def test_a_stream_goes_on_at_the_visit_that_was_not_used_up(
         assert ordinal == crops_seen
 
 
-def test_a_stream_that_goes_on_gives_what_one_without_a_stop_gives() -> None:
-    sampler = sampler_of(visits_of([3, 1, 4, 2], one_by_one=True))
-    whole = epoch_of(sampler, 0) + epoch_of(sampler, 1)
+def test_a_resumed_stream_gives_the_crops_of_an_uninterrupted_one() -> None:
+    sampler = make_sampler(plan_test_visits([3, 1, 4, 2], one_by_one=True))
+    whole = draw_epoch(sampler, 0) + draw_epoch(sampler, 1)
     for seen in range(20):
         ordinals = range(sampler.ordinal_after(seen), 20)
         rest = [
@@ -150,13 +155,15 @@ def test_a_stream_that_goes_on_gives_what_one_without_a_stop_gives() -> None:
 
 @pytest.mark.parametrize("border_weight", [0.0, 10.0])
 def test_the_size_of_a_crop_is_known_beforehand(border_weight: float) -> None:
-    sampler = sampler_of(visits_of([1], one_by_one=True), margin=3, border_weight=border_weight)
+    sampler = make_sampler(
+        plan_test_visits([1], one_by_one=True), margin=3, border_weight=border_weight
+    )
     (crop,) = sampler.crops(0)
     assert sum(array.nbytes for array in crop.values()) == sampler.crop_bytes
 
 
 def test_crops_have_the_channels_of_the_network_or_are_refused() -> None:
-    sampler = sampler_of(visits_of([2], one_by_one=False))
+    sampler = make_sampler(plan_test_visits([2], one_by_one=False))
     with pytest.raises(ImageError, match="the model was trained on uint16"):
         list(
             replace(sampler, preprocessing=Preprocessing("uint16", (0.0,) * 3, (1.0,) * 3)).crops(0)

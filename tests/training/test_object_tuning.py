@@ -11,21 +11,21 @@ from unet_ray.training.object_tuning import _CORES, _LEAST, _THRESHOLDS, _count_
 LABELLING = Labelling("instances", (ClassSpec(1, "a"),), 0, 255)
 
 
-def test_every_choice_is_counted_as_the_rule_would_have_it() -> None:
+def test_every_choice_is_counted_as_postprocessing_would_find_it() -> None:
     rng = np.random.default_rng(0)
     ids = np.kron(rng.integers(0, 9, (8, 8)), np.ones((6, 6), int)).astype(np.uint16)
     ids[:4] = 255
-    q = np.stack(
+    prob_u8 = np.stack(
         [(ids > 0) * 150, np.kron(rng.integers(0, 256, (16, 16)), np.ones((3, 3), int))]
     ).astype(np.uint8)
-    q += rng.integers(0, 60, q.shape).astype(np.uint8)
-    grid = _count_grid(LABELLING, 4, q, [ids])
+    prob_u8 += rng.integers(0, 60, prob_u8.shape).astype(np.uint8)
+    grid = _count_grid(LABELLING, 4, prob_u8, [ids])
     assert grid.shape == (1, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3)
     truth = LABELLING.objects([ids], 0)
     fewer = 0
     for t, c, at in ((0, 0, 0), (2, 3, 16), (4, 6, 39), (1, len(_CORES), 22), (2, 2, 3)):
         separation = Separation((_CORES[c],), (1,), 4) if c < len(_CORES) else None
-        _, found = Postprocessing((_THRESHOLDS[t],), (_LEAST[at],), separation).objects(0, q)
+        _, found = Postprocessing((_THRESHOLDS[t],), (_LEAST[at],), separation).objects(0, prob_u8)
         counts = count_objects(truth, found, ids != 255)
         expected = counts["matched_50"], counts["found_objects"], counts["true_objects"]
         assert tuple(grid[0, t, c, at]) == expected
@@ -33,18 +33,19 @@ def test_every_choice_is_counted_as_the_rule_would_have_it() -> None:
     assert fewer == 3
 
 
-def test_the_best_is_chosen_and_of_equals_the_one_nearest_to_a_half() -> None:
+def test_the_best_choice_wins_and_among_equals_the_one_nearest_to_one_half() -> None:
     grid = np.zeros((4, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3))
     grid[..., 0], grid[..., 1], grid[..., 2] = 60, 100, 100
     assert choose(grid)[:3] == (0.5, 0.5, ANY)
     grid[:, 3, 5, 2:4, 0] = 90  # in every image
-    threshold, core, least, found, plain = choose(grid)
-    assert (threshold, core, least) == (_THRESHOLDS[3], _CORES[5], _LEAST[2])
+    threshold, marker, region_filter, found, plain = choose(grid)
+    assert (threshold, marker, region_filter) == (_THRESHOLDS[3], _CORES[5], _LEAST[2])
+    # TP / (TP + FP + FN) of 90 and of 60 matches among 100 true and 100 found objects
     assert found == 90 / 110
     assert plain == 60 / 140
 
 
-def test_what_is_better_in_one_image_alone_is_chance() -> None:
+def test_a_choice_that_is_better_in_one_image_only_is_taken_for_chance() -> None:
     grid = np.zeros((10, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3))
     grid[..., 0], grid[..., 1], grid[..., 2] = 60, 100, 100
     grid[0, 4, 6, 3, 0] = 90

@@ -14,7 +14,7 @@ from unet_ray.training.validation import Validation
 
 
 class Arrays:
-    """A reader of seven images of several sizes; the last one's mask is ignored altogether."""
+    """A reader of seven images of several sizes; the mask of the last one is all ignored."""
 
     def read(self, index: int) -> tuple[np.ndarray, list[np.ndarray]]:
         rng = np.random.default_rng(index)
@@ -43,7 +43,7 @@ def validation() -> Validation:
 
 
 @pytest.mark.parametrize("world", [2, 3, 10])
-def test_every_image_is_counted_once_however_many_workers(
+def test_every_image_is_counted_once_by_any_number_of_workers(
     validation: Validation, network: UNet, world: int
 ) -> None:
     whole = validation.run(network, 0, 1, lambda counts: counts)
@@ -52,7 +52,7 @@ def test_every_image_is_counted_once_however_many_workers(
     assert np.allclose(sum(part.image_dice for part in parts), whole.image_dice)
 
 
-def test_counts_are_those_of_the_predictor_of_inference(
+def test_counts_are_those_of_the_predictor_for_inference(
     validation: Validation, network: UNet
 ) -> None:
     found = validation.run(network, 0, 1, lambda counts: counts)
@@ -60,15 +60,14 @@ def test_counts_are_those_of_the_predictor_of_inference(
     total = 0
     for index in range(7):
         image, masks = Arrays().read(index)
-        (q,) = predictor.predict([image])
+        (prob_u8,) = predictor.predict([image])
         levels = np.ceil(255 * np.array(found.thresholds))[:, None, None]
-        total = total + count_pixels(q >= levels, LABELLING.targets(masks)).as_array()
+        total = total + count_pixels(prob_u8 >= levels, LABELLING.targets(masks)).as_array()
     assert np.array_equal(found.counts.as_array(), total)
     worst = found.worst(3)
     assert [dice for _, dice in worst] == sorted(found.image_dice)[:3]
-    assert 6 not in [
-        index for index, _ in worst
-    ]  # nothing is known of it, so it is not among the worst
+    # nothing is counted in the last image, so it is not among the worst
+    assert 6 not in [index for index, _ in worst]
     (row,) = validation.compare(network, worst[:1], found.thresholds)
     assert row.name == f"{worst[0][0]}.png"
     assert row.masks_khw.shape == row.targets_khw.shape

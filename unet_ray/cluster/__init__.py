@@ -1,0 +1,1 @@
+"""Ray without images: sessions, resources, actor pools, Ray Data settings and progress."""

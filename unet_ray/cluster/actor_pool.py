@@ -1,4 +1,4 @@
-"""A pool of predictor actors: how many, and the CPUs and GPUs that each of them is given."""
+"""The pool of predictor actors: their number, and the CPUs and GPUs that each of them gets."""
 
 from __future__ import annotations
 
@@ -15,47 +15,51 @@ from unet_ray.flags import Device, parse_range
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """A pool of predictor actors and what each of them is given."""
+    """Size of a pool of predictor actors, and the resources of each of them."""
 
     least: int
-    """Actors that must be possible."""
+    """Fewest actors, which the cluster must be able to hold."""
     most: int
-    """Actors that are asked for, all at once: nodes that have to come for them come together."""
+    """Largest number of actors. All are requested at once, so that nodes that have to come for them
+    come together."""
     cpus: float
-    """Logical CPUs of each."""
+    """Logical CPUs of each actor."""
     gpus: float
-    """GPUs of each."""
+    """GPUs of each actor."""
     threads: int
-    """Torch's CPU threads in each."""
+    """CPU threads of torch in each actor."""
     grows: bool = False
-    """Whether nodes may come for them."""
+    """True if an autoscaler may add nodes for the actors."""
 
     def __str__(self) -> str:
         size = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
-        plurals = "s" * (self.most > 1), "s" * (self.threads > 1)
-        return f"{size} predictor{plurals[0]} ({'GPU' if self.uses_gpu else 'CPU'}, {self.threads} thread{plurals[1]})"
+        predictors = "predictors" if self.most > 1 else "predictor"
+        threads = "threads" if self.threads > 1 else "thread"
+        device = "GPU" if self.uses_gpu else "CPU"
+        return f"{size} {predictors} ({device}, {self.threads} {threads})"
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether the actors run on GPUs."""
+        """True if the actors run on GPUs."""
         return self.gpus > 0
 
     @property
     def remote_args(self) -> dict[str, Any]:
-        """What Ray is to give each actor."""
+        """Arguments of Ray for each actor: its resources and its runtime environment."""
         if self.uses_gpu:
             return {"num_cpus": self.cpus, "num_gpus": self.gpus}
         return {"num_cpus": self.cpus, "runtime_env": REUSED_MEMORY}
 
     def strategy(self, calls: int = 1) -> ActorPoolStrategy:
-        """Return the pool as Ray Data wants it.
+        """Return the pool as a strategy of Ray Data.
 
-        Ray Data takes back actors above the smallest size for which the cluster has no room yet, so that no node would
-        ever come for them: where nodes may come, the smallest size is the largest. At the end of the input it gives
-        actors back one by one, in any case.
+        Ray Data withdraws requested actors above the smallest size while the cluster cannot hold
+        them, so that no node would ever come for them. Therefore the smallest size equals the
+        largest where nodes may come. At the end of the input Ray Data releases actors one by one
+        in any case.
 
         Args:
-            calls — of an actor at a time, each in a thread.
+            calls: Concurrent calls per actor, each in a thread.
         """
         return ActorPoolStrategy(
             min_size=self.most if self.grows else self.least,
@@ -67,14 +71,18 @@ class PoolPlan:
 
 
 def plan_pool(actors: str | None, device: Device, work: int | None = None) -> PoolPlan:
-    """Decide size and resources of the predictor pool from the cluster, leaving CPUs for reading and writing.
+    """Choose size and resources of the predictor pool, leaving CPUs for reading and writing.
 
     Args:
-        actors — `N`, `MIN,MAX`, or None: one per GPU, or on CPUs one per four of them.
-        device — `gpu` may bring up nodes; `auto` takes GPUs that are up.
-        work — pieces of work there are; more actors than that would only wait.
+        actors: `N`, `MIN,MAX`, or None for one per GPU, or one per four CPUs.
+        device: Device of the network; `gpu` may bring up nodes, `auto` takes GPUs that are up.
+        work: Number of blocks to predict; more actors than that would only wait.
 
-    Raises: InputError — a pool that the cluster cannot hold.
+    Returns:
+        The plan of the pool.
+
+    Raises:
+        InputError: A pool that the cluster cannot hold.
     """
     have = Capacity.of_cluster()
     asked = parse_range(actors, "--actors") if actors else None
@@ -82,13 +90,14 @@ def plan_pool(actors: str | None, device: Device, work: int | None = None) -> Po
         return _gpu_pool(have, asked, work)
     if have.cpus < 1:
         raise InputError(
-            "no node of the cluster has a CPU for work; keep one up (min_workers), or give --device gpu and --actors"
+            "no node of the cluster has a CPU for work; keep one up (min_workers), or give "
+            "--device gpu and --actors"
         )
     return _cpu_pool(have, asked, work)
 
 
 def _gpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -> PoolPlan:
-    least, most = _useful(asked or (max(1, have.gpus),) * 2, work)
+    least, most = _limit_to_work(asked or (max(1, have.gpus),) * 2, work)
     most = most if have.grows else max(least, min(most, have.gpus))
     cpus = 1.0 if have.grows else min(1.0, have.cpus / (2 * most))
     flag = f"--actors {least} on GPUs" if asked else "--device gpu"
@@ -104,13 +113,13 @@ def _gpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -
 
 
 def _cpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -> PoolPlan:
-    cpus, room = have.cpus, max(1, have.cpus - 1)
+    cpus, available = have.cpus, max(1, have.cpus - 1)
     least, most = asked or (max(1, cpus // 4),) * 2
-    if least > room:
+    if least > available:
         raise InputError(
-            f"--actors {least}: {cpus} CPUs, one of them for reading; give at most {room}"
+            f"--actors {least}: {cpus} CPUs, one of them for reading; give at most {available}"
         )
-    least, most = _useful((least, min(most, room)), work)
+    least, most = _limit_to_work((least, min(most, available)), work)
     share = (
         max(1, min((cpus - max(1, cpus // 4)) // most, have.largest_cpus - 1)) if cpus > 1 else 0.5
     )
@@ -119,7 +128,7 @@ def _cpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -
     )
 
 
-def _useful(actors: tuple[int, int], work: int | None) -> tuple[int, int]:
-    """Return least and most, none above the work that there is."""
+def _limit_to_work(actors: tuple[int, int], work: int | None) -> tuple[int, int]:
+    """Return fewest and most actors, neither above the number of blocks to predict."""
     limit = actors[1] if work is None else max(1, work)
     return min(actors[0], limit), min(actors[1], limit)

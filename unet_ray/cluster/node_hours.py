@@ -1,4 +1,4 @@
-"""How long each type of node was up during a run, and what that cost."""
+"""Node hours of a run by type of node, and their cost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import ray
 
 from unet_ray.flags import ANY_NODE
 
-_LOOK_S = 5.0
+_INTERVAL_S = 5.0
 _TYPE_LABEL = "ray.io/node-group"
 
 
 class NodeHours:
-    """Counts how long each node of the cluster is up while the `with` block runs."""
+    """Measures the time that each node of the cluster is up while the `with` block runs."""
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -26,7 +26,7 @@ class NodeHours:
 
     @property
     def by_type(self) -> dict[str, float]:
-        """Hours by the type that the cluster's configuration gives a node, else `node`."""
+        """Hours by type of node, as the cluster's configuration names it, else `node`."""
         return {kind: seconds / 3600 for kind, seconds in sorted(self._seconds.items())}
 
     def __enter__(self) -> NodeHours:
@@ -40,9 +40,9 @@ class NodeHours:
     def _watch(self) -> None:
         seen_at, stopping = time.monotonic(), False
         while not stopping:
-            stopping = self._stop.wait(_LOOK_S)
+            stopping = self._stop.wait(_INTERVAL_S)
             now = time.monotonic()
-            with suppress(Exception):  # a cluster that is lost: what was counted stands
+            with suppress(Exception):  # if the cluster is lost, what was counted stays
                 for node in ray.nodes():
                     if node["Alive"]:
                         self._seconds[node.get("Labels", {}).get(_TYPE_LABEL, ANY_NODE)] += (
@@ -54,12 +54,15 @@ class NodeHours:
 def compute_cost(
     hours: dict[str, float], prices: dict[str, float], images: int, megapixels: float
 ) -> dict[str, Any]:
-    """Return the cost of a run in all, per thousand images and per gigapixel, and the types that no price was given of.
+    """Return the cost of a run: in total, per thousand images and per gigapixel.
+
+    The entry `types_without_price` names the types of node whose price is not given.
 
     Args:
-        hours — by type of node.
-        prices — of an hour, as `parse_prices` returns them.
-        images, megapixels — that were done.
+        hours: Hours by type of node.
+        prices: Price of an hour by type of node, as `parse_prices` returns them.
+        images: Number of images done.
+        megapixels: Megapixels of these images.
     """
     every = prices.get(ANY_NODE)
     priced = {kind: prices.get(kind, every) for kind in hours}

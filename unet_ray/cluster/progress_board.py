@@ -1,4 +1,4 @@
-"""Progress from workers to the driver."""
+"""The progress board, which carries messages from workers to the driver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 @ray.remote(num_cpus=0)
 class _Messages:
-    """Holds what workers post until the driver takes it."""
+    """Holds the messages of workers until the driver takes them."""
 
     def __init__(self) -> None:
         self._posted: list[Any] = []
@@ -27,25 +27,24 @@ class _Messages:
 
 
 class ProgressBoard:
-    """Carries progress from workers to the driver, where a thread shows it, while the `with` block runs.
+    """Carries progress from workers to the driver while the `with` block runs.
 
     Args:
-        show — called on the driver with all messages since the last call.
-        interval_s — between two calls.
+        show: Function that a thread of the driver calls with all messages since the last call.
+        interval_s: Time between two calls.
     """
 
     def __init__(self, show: Callable[[list[Any]], None], interval_s: float = 1.0) -> None:
         self._show, self._interval_s = show, interval_s
-        here = NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )  # it lives as we do
+        # the actor stays on the driver's node, so that it lives as long as the driver
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._messages = _Messages.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     @property
     def post(self) -> Callable[[Any], None]:
-        """A function that workers call; it does not wait."""
+        """Function that workers call with a message; it does not wait."""
         messages = self._messages
 
         def post(message: Any) -> None:
@@ -66,9 +65,8 @@ class ProgressBoard:
         stopping = False
         while not stopping:
             stopping = self._stop.wait(self._interval_s)
-            with suppress(
-                Exception
-            ):  # progress is never worth a run, nor is a terminal that went away
+            # neither lost progress nor a terminal that is gone is worth a run
+            with suppress(Exception):
                 taken = ray.get(self._messages.take.remote(), timeout=30)
                 if taken:
                     self._show(taken)

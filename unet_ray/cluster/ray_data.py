@@ -1,4 +1,4 @@
-"""How Ray Data leaves the machine to the work: block sizes, a calm scheduling loop, CPUs of tasks."""
+"""Settings that make Ray Data cheap: block sizes, a slower scheduling loop, CPUs of tasks."""
 
 from __future__ import annotations
 
@@ -8,29 +8,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray.data import DataContext, read_datasource
-from ray.data._internal.datasource.range_datasource import RangeDatasource
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.interfaces import ExecutionResources
+from ray.data import DataContext, Dataset, ExecutionResources
+
+from unet_ray.cluster.ray_internals import ExecutionCallback, read_range
 
 _LOOP_SHARE = 0.015
-"""Of this machine's CPUs that Ray Data's scheduling loop may take."""
+"""Share of this machine's CPUs that Ray Data's scheduling loop may take."""
 _PAUSE_S = (0.03, 0.15)
-"""Shortest and longest rest of the loop."""
+"""Shortest and longest pause of the loop."""
 TASK_CPUS = 0.5
-"""Logical CPUs of a Ray Data task; other than an actor's, or Ray would run the tasks inside the actor."""
+"""Logical CPUs of a Ray Data task. They differ from those of an actor, or Ray would run the tasks
+inside the actor."""
 WRITE_CPUS = 0
-"""Of a task that writes. Ray Data keeps CPUs for its stages from the first to the last: with predictors on CPUs nothing
-is left for the last one, which would write its first shard when all images are decoded."""
+"""Logical CPUs of a task that writes. Ray Data reserves CPUs for its stages from the first to the
+last. With predictors on CPUs nothing is left for the last stage, which would write its first shard
+only when all images are decoded."""
 
 
 def calm_ray_data() -> None:
-    """Keep the scheduling loops of this process's datasets from spinning, where a slow consumer holds outputs back."""
+    """Keep Ray Data's scheduling loops from spinning while a slow consumer holds outputs back.
+
+    The setting is one of this process, for datasets made from now on; `quiet_ray` undoes it.
+    """
     call_back(_PauseBetweenSteps)
 
 
 def call_back(kind: type[ExecutionCallback]) -> None:
-    """Have each dataset that this process makes from now on call one of these back."""
+    """Have an instance of a callback class follow each dataset that this process makes from now on.
+
+    `quiet_ray` undoes it.
+    """
     kinds = DataContext.get_current().custom_execution_callback_classes
     if kind not in kinds:
         kinds.append(kind)
@@ -38,15 +45,16 @@ def call_back(kind: type[ExecutionCallback]) -> None:
 
 @contextmanager
 def limited_blocks(block_bytes: int, limit_bytes: int | None = None) -> Iterator[None]:
-    """Keep the blocks of the datasets of a `with` block small, and what is worked ahead within a limit.
+    """Keep the blocks of datasets small in the `with` block, and limit how far stages run ahead.
 
-    By default Ray Data joins what a task yields until it has 128 MiB, and a fast stage runs ahead of a slow one until
-    the object store is half full, whatever that is good for. Blocks that are a good part of the limit starve the slow
-    one: no task starts while the limit has no room for what it may yield.
+    By default Ray Data joins the output of a task up to 128 MiB, and a fast stage runs ahead of a
+    slow one until the object store is half full, even if that gains nothing. Blocks that are a
+    large part of the limit starve the slow stage: no task starts while its possible output exceeds
+    what is left of the limit.
 
     Args:
-        block_bytes — up to which what a task yields is joined.
-        limit_bytes — in the object store; None leaves it to Ray Data.
+        block_bytes: Size up to which the output of a task is joined.
+        limit_bytes: Limit of the object store; None leaves it to Ray Data.
     """
     context = DataContext.get_current()
     options = context.execution_options
@@ -61,18 +69,18 @@ def limited_blocks(block_bytes: int, limit_bytes: int | None = None) -> Iterator
 
 
 class _PauseBetweenSteps(ExecutionCallback):
-    """Lets Ray Data's scheduling loop rest, for longer where its steps take longer.
+    """Pauses Ray Data's scheduling loop after each step, for longer if its steps take longer.
 
-    The loop waits for tasks whose output is ready; where the consumer is the slow one (training always is), ready
-    outputs are held back, the wait returns at once, and the loop takes a whole CPU for nothing (seen with Ray 2.60: a
-    quarter of two CPUs).
+    The loop waits for tasks whose output is ready. If the consumer is the slow one (training always
+    is), ready outputs are held back, the wait returns at once, and the loop occupies a CPU for
+    nothing (seen with Ray 2.60: a quarter of two CPUs).
     """
 
     def __init__(self) -> None:
         self._used_s = time.thread_time()
 
     def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002
-        """Sleep for longer than a step takes, and for less than a task does."""
+        """Sleep for longer than a step takes and for less than a task takes."""
         used_s = time.thread_time() - self._used_s
         time.sleep(
             min(max(used_s / (_LOOP_SHARE * (os.cpu_count() or 1)), _PAUSE_S[0]), _PAUSE_S[1])
@@ -81,15 +89,18 @@ class _PauseBetweenSteps(ExecutionCallback):
 
 
 def bytes_between(stats: Any) -> int:
-    """Return the bytes that the operators of a dataset gave each other, from its `get_stats_summary()`."""
+    """Return the bytes that the operators of a dataset handed to each other.
+
+    Args:
+        stats: Summary that `get_stats_summary()` of the dataset returns.
+    """
     sizes = [operator.output_size_bytes for operator in stats.operators_stats]
     return int(sum(size.sum for size in sizes if size)) + sum(map(bytes_between, stats.parents))
 
 
-def ordinals(count: int, tasks: int) -> Any:
-    """Return the dataset of the numbers 0 to count − 1, as `id`, in so many tasks.
+def ordinals(count: int, tasks: int) -> Dataset:
+    """Return the dataset of the numbers 0 to count − 1, as `id`, made by `tasks` tasks.
 
-    `ray.data.range` asks for a whole CPU per task, and waits for ever where workers leave half a one.
+    Each task takes `TASK_CPUS`, so that they start where workers leave less than a whole CPU.
     """
-    source = RangeDatasource(n=count, block_format="arrow", column_name="id")
-    return read_datasource(source, override_num_blocks=max(1, tasks), num_cpus=TASK_CPUS)
+    return read_range(count, tasks=tasks, num_cpus=TASK_CPUS)

@@ -1,4 +1,4 @@
-"""What a cluster has and may add, before anything expensive starts."""
+"""Resources that a cluster has and may add, checked before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -7,59 +7,65 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import ray
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from unet_ray.cluster.ray_internals import has_autoscaler, list_infeasible_requests
 from unet_ray.errors import InputError
 
 _ANSWER_S = 20.0
-"""Within which an autoscaler says that none of its nodes could hold a request; it looks every five seconds."""
+"""Time within which an autoscaler reports a request that none of its nodes could hold; it looks
+every five seconds."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The nodes of a cluster."""
+    """Resources of the nodes of a cluster."""
 
     nodes: tuple[dict[str, float], ...]
     """Resources of each node that is up."""
     grows: bool
-    """Whether an autoscaler may add nodes."""
+    """True if an autoscaler may add nodes."""
 
     @classmethod
     def of_cluster(cls) -> Capacity:
-        """Look at the cluster that this process has joined."""
+        """Return the capacity of the cluster that this process has joined."""
         return cls(
-            tuple(node["Resources"] for node in ray.nodes() if node["Alive"]), is_autoscaler_v2()
+            tuple(node["Resources"] for node in ray.nodes() if node["Alive"]), has_autoscaler()
         )
 
     @cached_property
     def cpus(self) -> int:
-        """Of all nodes."""
+        """CPUs of all nodes."""
         return int(sum(node.get("CPU", 0) for node in self.nodes))
 
     @cached_property
     def gpus(self) -> int:
-        """Of all nodes."""
+        """GPUs of all nodes."""
         return int(sum(node.get("GPU", 0) for node in self.nodes))
 
     @cached_property
     def largest_cpus(self) -> int:
-        """Of the largest node: no actor can be given more."""
+        """CPUs of the largest node; no actor can get more."""
         return int(max(node.get("CPU", 0) for node in self.nodes))
 
     def require_gpus(self, count: int, cpus: float, flag: str, remedy: str) -> None:
-        """Refuse what the cluster has not and its autoscaler cannot add; else nodes are on their way.
+        """Refuse GPUs that the cluster does not have and its autoscaler cannot add.
+
+        If it returns, the GPUs are up or their nodes are on their way.
 
         Args:
-            count — GPUs, each with so many CPUs on its node.
-            flag, remedy — for the message.
+            count: Number of GPUs.
+            cpus: CPUs on its node that go with each GPU.
+            flag: Flag that the message names.
+            remedy: Remedy that the message gives.
 
-        Raises: InputError — at once without an autoscaler, else as soon as it says no.
+        Raises:
+            InputError: The GPUs cannot come; at once without an autoscaler, else once it says so.
         """
         if self.gpus >= count:
             return
-        has = f"{flag}: needs {count} GPU{'s' * (count > 1)}; this cluster has {self.gpus or 'none'} and may add "
+        gpus = "GPUs" if count > 1 else "GPU"
+        has = f"{flag}: needs {count} {gpus}; this cluster has {self.gpus or 'none'} and may add "
         if not self.grows:
             raise InputError(f"{has}none; {remedy}")
         if not _may_come([{"CPU": cpus, "GPU": 1.0}] * count):
@@ -69,7 +75,7 @@ class Capacity:
 
 
 def _may_come(bundles: list[dict[str, float]]) -> bool:
-    """Ask an autoscaler for room; return False where it says that it can never give that."""
+    """Ask an autoscaler for bundles; return False if it says that they can never come."""
     asked = placement_group(bundles)
     try:
         until = time.monotonic() + _ANSWER_S
@@ -84,25 +90,18 @@ def _may_come(bundles: list[dict[str, float]]) -> bool:
 
 
 def _is_refused(bundles: int) -> bool:
-    """Tell whether the autoscaler calls a request of so many GPU bundles impossible."""
-    reply = ray._private.worker.global_worker.gcs_client.get_cluster_status()
-    state = GetClusterStatusReply.FromString(reply).autoscaling_state
-    for gang in state.infeasible_gang_resource_requests:
-        requests = [
-            *gang.requests,
-            *(r for selector in gang.bundle_selectors for r in selector.resource_requests),
-        ]
-        if len(requests) >= bundles and all(
-            request.resources_bundle.get("GPU", 0) > 0 for request in requests
-        ):
-            return True
-    return False
+    """Tell whether the autoscaler calls a request for `bundles` GPU bundles infeasible."""
+    return any(
+        len(requested) >= bundles and all(bundle.get("GPU", 0) > 0 for bundle in requested)
+        for requested in list_infeasible_requests()
+    )
 
 
 def gpu_worker_cpus(have: Capacity) -> float:
-    """Return the logical CPUs of a GPU worker: with a worker on every GPU, a quarter is left to Ray Data's tasks.
+    """Return the logical CPUs of a GPU worker.
 
-    Of nodes that are still to come nothing is known: one CPU is on all of them.
+    With a worker on every GPU, a quarter of the CPUs is left to Ray Data's tasks. Nothing is known
+    of nodes that are still to come, except that each has one CPU.
     """
     return min(
         [
@@ -113,12 +112,18 @@ def gpu_worker_cpus(have: Capacity) -> float:
 
 
 def worker_cpus(have: Capacity, least: int) -> float:
-    """Return the logical CPUs of a CPU worker: as many as let `least` workers start and leave some to Ray Data's tasks.
+    """Return the logical CPUs of a CPU worker.
 
-    Elastic training fills each node with as many workers as its CPUs hold, so that the largest node must have half a
-    CPU over when it is full. Where no node with CPUs is up, nothing is known of those that will come: one.
+    The share lets `least` workers start and leaves CPUs to Ray Data's tasks. Elastic training fills
+    each node with as many workers as its CPUs hold, so the largest node must have half a CPU left
+    when it is full. If no node with CPUs is up, nothing is known of those that will come, and the
+    share is one.
 
-    Example: one node of 2 CPUs: 1.5 for one worker, 0.75 for two; 8 CPUs: 6, 3, 2.07, …
+    On one node of 2 CPUs: 1.5 for one worker, 0.75 for two; on 8 CPUs: 6, 3, 2.07, …
+
+    Args:
+        have: Capacity of the cluster.
+        least: Fewest workers of the training.
     """
     if have.largest_cpus < 1:
         return 1.0
@@ -131,7 +136,7 @@ def worker_cpus(have: Capacity, least: int) -> float:
 
 
 def node_cpus() -> int:
-    """Return the CPUs of the node that this process runs on."""
+    """Return the number of CPUs of the node that this process runs on."""
     mine = ray.get_runtime_context().get_node_id()
     return next(
         (int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == mine), 1

@@ -1,61 +1,110 @@
-"""Joining or starting the Ray that a command runs on, and the versions of what runs there."""
+"""The Ray session of a command, joined or started, and the versions of the software."""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import ray
-from ray._private.services import JEMALLOC_SO
 from ray.data import DataContext
+
+from unet_ray.cluster.ray_internals import JEMALLOC_PATH
 
 REUSED_MEMORY = {
     "env_vars": {
-        "LD_PRELOAD": JEMALLOC_SO,
+        "LD_PRELOAD": JEMALLOC_PATH,
         "MALLOC_CONF": "narenas:2,dirty_decay_ms:-1,oversize_threshold:0",
     }
 }
-"""Runtime environment of a process that computes on CPUs: freed memory stays with it.
+"""Runtime environment of a process that computes on CPUs and keeps the memory that it frees.
 
-By default the C library gives every large tensor back to the kernel and takes it anew, page by page, at each step:
-60,000 page faults a second, a tenth of two CPUs. In a Ray worker jemalloc does so too where it may give anything back,
-after however many seconds (seen: a quarter of the rate on large photographs). Few arenas keep small what stays.
-jemalloc comes with Ray; where it does not, the linker goes on without.
+By default the C library returns every large tensor to the kernel and requests it anew, page by
+page, at each step: 60,000 page faults a second, a tenth of two CPUs. In a Ray worker jemalloc does
+so too if it may return anything, after however many seconds (seen: a quarter of the rate on large
+photographs). With few arenas, the memory that stays is small. jemalloc comes with Ray; without it
+the linker goes on.
 """
 _KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 120_000}
-"""Ray ends a process that had no task for a second wherever more processes than CPUs are alive, actors included: with
-ten small actors each of Ray Data's tasks would start Python and load everything anew (seen: an eighth of two CPUs)."""
+"""Configuration of a Ray that keeps idle workers for two minutes.
+
+By default Ray ends a process that has had no task for a second while more processes than CPUs are
+alive, actors included. With ten small actors each of Ray Data's tasks would start Python and load
+everything anew (seen: an eighth of two CPUs)."""
 _ARENAS = "MALLOC_ARENA_MAX"
-"""By default each thread of a process gets an arena of the C library's, up to eight for each CPU, and what is freed
-stays there: processes that decode grow for many minutes. One for each CPU is as fast (seen: half the memory)."""
+"""Environment variable for the number of the C library's arenas.
+
+By default each thread of a process gets an arena, up to eight per CPU, and freed memory stays
+there: processes that decode grow for many minutes. One per CPU is as fast and takes half the
+memory."""
+
+_RAY_LOGGERS = ("ray", "ray.data", "ray.train")
 
 
 def connect(address: str) -> None:
-    """Join the Ray at an address, or start one for this process with `local`; do nothing where one is joined already.
+    """Join the Ray at an address, or start one for this process with `local`.
+
+    If this process has joined a Ray already, it stays with that one. Ray stays joined after the
+    command; call this in a `quiet_ray` block, which restores the level of Ray's logger.
 
     Args:
-        address — `local`, `auto`, or what RAY_ADDRESS holds inside `ray job submit`.
+        address: `local`, `auto`, or the value of RAY_ADDRESS inside `ray job submit`.
     """
     if not ray.is_initialized():
-        # Workers' prints stay in Ray's log files: what people should see goes over the progress board.
-        # A Ray of this process's own has no dashboard: its ten processes would take a fifth of two CPUs.
+        # Prints of workers stay in Ray's log files: what users should see goes over the progress
+        # board. A Ray that this process starts has no dashboard: its ten processes would take a
+        # fifth of two CPUs.
         own = (
             {"include_dashboard": False, "_system_config": _KEEP_WORKERS}
             if address == "local"
             else {}
         )
-        if own:
-            os.environ.setdefault(_ARENAS, str(os.cpu_count()))  # of what is started from here
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
-    DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.train"):
+        with _default_environment(_ARENAS, str(os.cpu_count()) if own else None):
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+
+
+@contextmanager
+def _default_environment(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable that is not set, for processes that start in the `with` block."""
+    if value is None or name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+@contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Silence Ray's progress bars and logs in the `with` block, then restore the host's settings.
+
+    It restores the levels of Ray's loggers and, in this process's context of Ray Data, the progress
+    bars and the list of callback classes (see `calm_ray_data` and `call_back`). It also decorates
+    functions: `@quiet_ray()`.
+    """
+    context = DataContext.get_current()
+    levels = {name: logging.getLogger(name).level for name in _RAY_LOGGERS}
+    progress_bars = context.enable_progress_bars
+    callbacks = list(context.custom_execution_callback_classes)
+    context.enable_progress_bars = False
+    for name in _RAY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        context.enable_progress_bars = progress_bars
+        context.custom_execution_callback_classes = callbacks
 
 
 def software_versions() -> dict[str, str]:
-    """Return the versions of what results can depend on."""
+    """Return the versions of the software that results can depend on."""
     return {"python": platform.python_version()} | {
         name: version(name) for name in ("unet_ray", "torch", "ray", "pyarrow")
     }

@@ -1,4 +1,4 @@
-"""The settings of an evaluation."""
+"""Settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unet_ray.flags import Device, MaskKind, parse_range
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What to hold against what."""
+    """Settings of `evaluate`: the model, the labelled images, the outputs, and how to run."""
 
     model: str
     """Model folder (URI)."""
@@ -19,27 +19,28 @@ class EvaluateConfig:
     masks: str
     """Folder or glob (URI) of their masks, paired by relative path without suffix."""
     mask_kind: MaskKind | None = None
-    """What mask values mean; default: inferred from all masks."""
+    """Kind of the masks, which says what their values mean; default: inferred from all masks."""
     background_value: int = 0
-    """Mask value of no class."""
+    """Mask value of pixels that belong to no class."""
     ignore_value: int | None = 255
-    """Mask value that is not counted; none: there is no such value."""
+    """Mask value of pixels that are not counted; none: there is no such value."""
     max_error_rate: float = 0.0
-    """Share of the images that may be unreadable; they are named and left out. More of them: exit code 2."""
+    """Share of the images that may be unreadable; they are named and left out. More of them:
+    exit code 2."""
     output: str | None = None
     """File (URI) for the metrics as JSON."""
     per_image: str | None = None
     """File (URI) for all counts and metrics as Parquet, one row per image and class."""
     worst: int = 10
-    """How many of the worst images are listed, by the mean Dice over the classes."""
+    """Number of the worst images to list, by mean Dice over the classes."""
     bootstrap: int = 1000
-    """Resamples of the images that the 95 % confidence intervals are made from; 0: no intervals."""
+    """Resamples of the images for the 95 % confidence intervals; 0: no intervals."""
     boundary_tolerance: int = 2
-    """How far apart boundaries may lie and still match (px)."""
+    """Largest distance at which boundaries match (px)."""
     actors: str | None = None
     """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
     device: Device = "auto"
-    """Where the network runs; auto: GPUs where the cluster has them."""
+    """Device of the network; auto: GPUs if the cluster has them."""
 
     def __post_init__(self) -> None:
         if self.actors is not None:

@@ -1,8 +1,12 @@
-"""Hold a trained model against masks: metrics of pixels, objects and boundaries per class, from counts per image."""
+"""Evaluate a trained model on labelled images.
+
+Counts per image give the metrics of pixels, objects and boundaries per class.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -12,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unet_ray.cluster.actor_pool import plan_pool
-from unet_ray.cluster.session import connect
+from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.imaging.labels.notes import labelling_notes
@@ -33,35 +37,37 @@ from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import column, to_parquet
 
+_logger = logging.getLogger("unet_ray")
+
 _SEED = 0
 _TOTALS = (
     *("true_positive", "false_positive", "false_negative", "pixels"),
     *("true_objects", "found_objects", "split_objects", "merged_objects"),
 )
-"""Counts that the JSON file has; the Parquet file has all."""
+"""Counts in the JSON file; the Parquet file has all."""
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Counts of every image, and what they mean."""
+    """Counts of every image, and the metrics that follow from them."""
 
     config: EvaluateConfig
     model: Model
     image_uris: tuple[str, ...]
     counts: NDArray[np.float64]
-    """(images, classes, COUNTS)."""
+    """Counts per image and class; (images, classes, COUNTS), float64."""
 
     @property
     def images(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return len(self.image_uris)
 
     def metrics(self) -> dict[str, Any]:
-        """Return what goes into the JSON file; what is undefined is null.
+        """Return the content of the JSON file; undefined values are null.
 
-        `image_iou`, `image_dice` and `adapted_rand_error` are means over the images in which they are defined: those in
-        which the class is present or found (for the last one: present). All others come from counts added up over all
-        images.
+        `image_iou`, `image_dice` and `adapted_rand_error` are means over the images in which they
+        are defined: those in which the class is present or found (for the last one: present). All
+        others come from counts added up over all images.
         """
         values = {name: found[0] for name, found in pool_metrics(self.counts).items()}
         totals = dict(zip(COUNTS, self.counts.sum(0).T, strict=True))
@@ -77,13 +83,13 @@ class EvaluateResult:
 
     @cached_property
     def intervals(self) -> dict[str, NDArray[np.float64]]:
-        """95 % confidence intervals (classes, 2) of each metric; empty where none are wanted."""
+        """95 % confidence intervals of each metric, (classes, 2); empty without resamples."""
         resamples = self.config.bootstrap
         return bootstrap_intervals(self.counts, resamples, _SEED) if resamples else {}
 
     @cached_property
     def worst(self) -> list[dict[str, Any]]:
-        """The worst images by the mean Dice over those classes that they hold or were found in them, worst first."""
+        """Worst images, worst first, by mean Dice over the classes that are present or found."""
         dice = compute_metrics(self.counts)["dice"]
         defined = (~np.isnan(dice)).sum(1)
         mean = np.nansum(dice, 1) / np.maximum(defined, 1)
@@ -99,7 +105,10 @@ class EvaluateResult:
         ]
 
     def table(self) -> Any:
-        """Return all counts and metrics as an Arrow table, one row per image and class, in the order of the images."""
+        """Return all counts and metrics as an Arrow table in the order of the images.
+
+        There is one row per image and class.
+        """
         count, classes = self.counts.shape[:2]
         columns = {
             column("image_uri", pa.string(), "URI of the image"): np.repeat(
@@ -129,17 +138,26 @@ class EvaluateResult:
         return pa.table(arrays, pa.schema(list(columns)))
 
     def _by_class(self, values: dict[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
-        """Return class name → name → value, from arrays whose first axis is the classes."""
+        """Return class name → name → value from arrays whose first axis is the classes."""
         return {
             c.name: {name: _plain(of_classes[i]) for name, of_classes in values.items()}
             for i, c in enumerate(self.model.classes)
         }
 
 
+@quiet_ray()
 def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResult:
-    """Predict every labelled image and count it against its masks.
+    """Predict every labelled image and compare it with its masks.
 
-    Raises: InputError — anything that cannot work.
+    Args:
+        config: Settings of the evaluation.
+        ray_address: Ray to run on: `local` starts one, else `auto` or the address of a cluster.
+
+    Returns:
+        Counts of every image.
+
+    Raises:
+        InputError: Anything that cannot work.
     """
     model = load_model(Storage.of(config.model))
     summary, details = (
@@ -164,7 +182,7 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
         *notes,
         *labelling_notes(statistics.values, labelling, len(statistics.usable)),
     ]:
-        print(f"note: {note}")
+        _logger.info(f"note: {note}")
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
     counts = predict_labelled(model, statistics.reader, statistics.usable, pool, count)
     result = EvaluateResult(
@@ -178,15 +196,15 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
 
 
 def count_against(
-    rule: Postprocessing,
+    postprocessing: Postprocessing,
     labelling: Labelling,
     boundary_tolerance_px: int,
     prob_u8_khw: NDArray[np.uint8],
     masks: list[NDArray[Any]],
 ) -> NDArray[np.float64]:
-    """Count what a rule makes of an image's prob_u8 against its masks: (classes, COUNTS)."""
+    """Compare an image with its masks after postprocessing; return counts, (classes, COUNTS)."""
     targets = labelling.targets(masks)
-    found = [rule.objects(place, prob_u8_khw) for place in range(len(targets))]
+    found = [postprocessing.objects(place, prob_u8_khw) for place in range(len(targets))]
     truth = [labelling.objects(masks, place) for place in range(len(targets))]
     planes = np.stack([mask for mask, _ in found])
     return count_image(
@@ -195,5 +213,5 @@ def count_against(
 
 
 def _plain(value: Any) -> Any:
-    """Return a number or an array of numbers for JSON; None where it is undefined."""
+    """Return a number or an array of numbers for JSON; None if it is undefined."""
     return None if np.isnan(value).any() else value.tolist()

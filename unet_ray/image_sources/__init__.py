@@ -1,0 +1,1 @@
+"""Sources of images: which images a file holds, and how their bytes are read."""

@@ -1,4 +1,4 @@
-"""Encoded images of an archive: files that are read whole or in ranges, and pages of TIFF stacks without the others."""
+"""Encoded images of an archive: files, whole or in ranges, and single pages of TIFF stacks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from unet_ray.storage.listing import path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 
 _HEADER_BYTES = 2**16
-"""That are fetched at once of a file of which only directories are read."""
+"""Bytes fetched at once when only the TIFF directories are needed."""
 
 
 def open_encoded(access: Storage, uri: str, size: int, place: PagePlace | None = None) -> RangeFile:
-    """Return an image whose bytes are fetched when they are asked for, which raises as `read_encoded`.
+    """Open an image whose bytes are fetched only when they are read.
+
+    Reading raises the same errors as `read_encoded`.
 
     Args:
-        access — opens the URI.
-        uri, size — of the file (bytes).
-        place — of the page of a stack; None for a file with one image.
+        access: Storage whose options open the URI.
+        uri: URI of the file.
+        size: Size of the file (bytes).
+        place: Place of the page of a stack; None for a file with one image.
     """
     fetch = open_ranges(access, uri)
     if place is None:
@@ -31,13 +34,19 @@ def open_encoded(access: Storage, uri: str, size: int, place: PagePlace | None =
 def read_encoded(
     access: Storage, uri: str, place: PagePlace | None = None, etag: str | None = None
 ) -> bytes | PageFile:
-    """Return an image with its bytes.
+    """Read the bytes of an image.
 
     Args:
-        access, uri, place — as `open_encoded`.
-        etag — the store's, as listed; None: any content will do.
+        access: Storage whose options open the URI.
+        uri: URI of the file.
+        place: Place of the page of a stack; None for a file with one image.
+        etag: ETag of the file when it was listed; None accepts any content.
 
-    Raises: ImageError — `missing`, `denied`, `network`, `changed`.
+    Returns:
+        Whole content of the file, or the page of a stack with its bytes already fetched.
+
+    Raises:
+        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`.
     """
     if place is None:
         return read_file(access, uri, etag)
@@ -48,17 +57,19 @@ def read_encoded(
 
 
 def is_stackable(entry: FileEntry) -> bool:
-    """Tell whether a file may hold several images, by its name."""
+    """Tell from the name of a file whether it may hold several images."""
     return path_suffix(entry.path) in TIFF_SUFFIXES
 
 
 def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:
-    """Return where the pages of a TIFF lie; none where its headers cannot be read: decoding it will tell why."""
+    """Return the places of the pages of a TIFF.
+
+    The list is empty if the headers cannot be read; decoding the file will report the reason.
+    """
     file = Storage(entry.uri, access.options)
     try:
-        first = file.read_content(
-            0, _HEADER_BYTES
-        )  # with the size, of which a manifest may say anything
+        # the content gives the true size of the file; a manifest may state a wrong one
+        first = file.read_content(0, _HEADER_BYTES)
         pieces = [(0, first.data)]
         return find_pages(
             RangeFile(open_ranges(access, entry.uri), first.size, pieces, _HEADER_BYTES)
@@ -68,10 +79,14 @@ def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:
 
 
 def find_place(access: Storage, entry: FileEntry, page: int | None) -> PagePlace | None:
-    """Return where a page lies, by its number from 1; raise ImageError where there is no such page."""
+    """Return the place of a page, given its number from 1; None if `page` is None.
+
+    Raises:
+        ImageError: There is no such page.
+    """
     if page is None:
         return None
     places = find_places(access, entry)
     if not 1 <= page <= len(places):
-        raise ImageError("unreadable", f"page {page} of a file with {len(places)}")
+        raise ImageError("unreadable", f"no page {page} in a file of {len(places)} pages")
     return places[page - 1]

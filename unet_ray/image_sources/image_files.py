@@ -1,4 +1,4 @@
-"""Bytes of image files; what goes wrong is the error of one image."""
+"""Bytes of image files; every failure becomes the error of one image."""
 
 from __future__ import annotations
 
@@ -10,34 +10,44 @@ from unet_ray.errors import ImageError
 from unet_ray.storage.storage import Content, Storage
 
 _RANGES_AT_ONCE = 16
-"""Of one file."""
+"""Ranges of one file that are fetched in parallel."""
 
 
 def read_file(access: Storage, uri: str, etag: str | None = None) -> bytes:
-    """Return a file's bytes.
+    """Return the bytes of a file.
 
     Args:
-        access — opens the URI.
-        etag — the store's, as listed; None: any content will do.
+        access: Storage whose options open the URI.
+        uri: URI of the file.
+        etag: ETag of the file when it was listed; None accepts any content.
 
-    Raises: ImageError — `missing`, `denied`, `network`, `changed`.
+    Raises:
+        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`.
     """
     file = Storage(uri, access.options)
-    with _as_image_errors():
-        return file.read() if etag is None else _unchanged(file.read_content(), etag)
+    with _map_to_image_errors():
+        return file.read() if etag is None else _check_content(file.read_content(), etag)
 
 
 def open_ranges(
     access: Storage, uri: str, etag: str | None = None
 ) -> Callable[[Sequence[tuple[int, int]]], list[bytes]]:
-    """Return what fetches ranges of a file, (offset, size) each; arguments and errors as of `read_file`."""
+    """Return a function that fetches ranges of a file, (offset, size) each.
+
+    The function raises the same errors as `read_file`.
+
+    Args:
+        access: Storage whose options open the URI.
+        uri: URI of the file.
+        etag: ETag of the file when it was listed; None accepts any content.
+    """
     file = Storage(uri, access.options)
 
     def fetch_one(offset_size: tuple[int, int]) -> bytes:
-        with _as_image_errors():
+        with _map_to_image_errors():
             if etag is None:
                 return file.read_range(*offset_size)
-            return _unchanged(file.read_content(*offset_size), etag)
+            return _check_content(file.read_content(*offset_size), etag)
 
     def fetch(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         if file.is_local or len(ranges) < 2:
@@ -49,32 +59,36 @@ def open_ranges(
 
 
 def check_unchanged(access: Storage, uri: str, etag: str) -> None:
-    """Raise ImageError (`changed`, or as `read_file`) where a file is no longer what was listed."""
-    with _as_image_errors():
-        _compare(Storage(uri, access.options).entry().etag, etag)
+    """Check that a file is still the one that was listed.
+
+    Raises:
+        ImageError: `changed` if it is not, or the same errors as `read_file`.
+    """
+    with _map_to_image_errors():
+        _compare_etags(Storage(uri, access.options).entry().etag, etag)
 
 
-def _unchanged(content: Content, etag: str) -> bytes:
-    _compare(content.etag, etag)
+def _check_content(content: Content, etag: str) -> bytes:
+    _compare_etags(content.etag, etag)
     return content.data
 
 
-def _compare(found: str, listed: str) -> None:
+def _compare_etags(found: str, listed: str) -> None:
     if found != listed:
         raise ImageError(
-            "changed", "its content changed since it was listed; the next run takes the new one"
+            "changed", "its content changed after it was listed; the next run reads the new content"
         )
 
 
 @contextmanager
-def _as_image_errors() -> Iterator[None]:
+def _map_to_image_errors() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ImageError("missing", "the file is gone since it was listed") from None
+        raise ImageError("missing", "the file disappeared after it was listed") from None
     except PermissionError as error:
         raise ImageError("denied", f"no permission to read it: {error}") from None
     except IsADirectoryError:
-        raise ImageError("unreadable", "a folder, not a file") from None
+        raise ImageError("unreadable", "it is a folder, not a file") from None
     except OSError as error:
         raise ImageError("network", f"reading failed: {error}") from None

@@ -1,4 +1,4 @@
-"""Which images a file holds: the file itself, or each page of a TIFF stack."""
+"""Images that a file holds: the file itself, or each page of a TIFF stack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from unet_ray.image_sources.encoded import find_places, is_stackable
 from unet_ray.image_sources.names import page_uri
 from unet_ray.imaging.codecs.tiff import PagePlace
-from unet_ray.storage.backends.s3_requests import CONNECTIONS
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage
 
 
@@ -19,25 +19,26 @@ class ImageSource:
 
     file_uri: str
     page: int | None
-    """1-based page of a stack, or None."""
+    """Number of the page in a stack, from 1; None for a file with one image."""
     etag: str
     size: int
-    """Bytes of the file."""
+    """Size of the file (bytes)."""
     pages: int = 1
-    """Images in the file."""
+    """Number of images in the file."""
     place: PagePlace | None = None
-    """Where the page of a stack lies in it."""
+    """Place of the page in its stack."""
 
     @property
     def uri(self) -> str:
-        """The image's name in the tables."""
+        """Name of the image in the tables."""
         return page_uri(self.file_uri, self.page)
 
 
 def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[ImageSource]:
-    """Yield a source per image: TIFF files of several pages become one per page.
+    """Yield one source per image: a TIFF file of several pages becomes one source per page.
 
-    Only the headers of TIFF files are read. A header that cannot be read makes one source: decoding it will tell why.
+    Only the headers of TIFF files are read. A file whose header cannot be read becomes one source;
+    decoding it will report the reason.
     """
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         yield from (
@@ -48,6 +49,7 @@ def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[Ima
 
 
 def list_pages(access: Storage, entry: FileEntry) -> list[ImageSource]:
+    """Return the images of a file: each page of a TIFF stack, or the whole file."""
     places = find_places(access, entry) if is_stackable(entry) else []
     if len(places) < 2:
         return [whole_file(entry)]
@@ -55,8 +57,10 @@ def list_pages(access: Storage, entry: FileEntry) -> list[ImageSource]:
 
 
 def whole_file(entry: FileEntry) -> ImageSource:
+    """Return the source of a file with one image."""
     return ImageSource(entry.uri, None, entry.etag, entry.size)
 
 
 def page_source(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource:
+    """Return the source of a page of a stack, from its number (1 for the first) and all places."""
     return ImageSource(entry.uri, number, entry.etag, entry.size, len(places), places[number - 1])

@@ -1,1 +1,1 @@
-"""Pixels: numpy and imaging libraries on arrays and bytes; opens no URI."""
+"""Pixels: numpy and imaging libraries on arrays and bytes; nothing here opens a URI."""

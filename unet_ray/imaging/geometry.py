@@ -1,4 +1,4 @@
-"""Boxes in pixels, and reading a box of an image's frame, mirrored or replicated beyond its edges."""
+"""Boxes in pixels, and boxes read from an image, mirrored or replicated beyond its edges."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ class Box:
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.bottom - self.top
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return self.right - self.left
 
     def grown(self, by: int, height: int, width: int) -> Box:
-        """Return the box with so much around it, within 0..height and 0..width (px)."""
+        """Return the box with `by` pixels around it, clipped to 0..height and 0..width (px)."""
         bottom, right = min(height, self.bottom + by), min(width, self.right + by)
         return Box(max(0, self.top - by), max(0, self.left - by), bottom, right)
 
     def on_grid(self, multiple: int) -> Box:
-        """Return the smallest box around it whose sides lie on multiples (px)."""
+        """Return the smallest box around this one with sides on multiples of `multiple` (px)."""
         bottom, right = (-(-side // multiple) * multiple for side in (self.bottom, self.right))
         return Box(self.top // multiple * multiple, self.left // multiple * multiple, bottom, right)
 
     def scaled(self, factor: int) -> Box:
-        """Return the box in pixels that are so much smaller."""
+        """Return the box in pixels that are smaller by `factor`."""
         return Box(*(factor * side for side in (self.top, self.left, self.bottom, self.right)))
 
 
 def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:
-    """Read a box of an image's frame, as `read_frame`, from an array."""
+    """Read a box of an image's frame from an array, like `read_frame`."""
     height, width = image_hwc.shape[:2]
     return read_frame(
         lambda b: image_hwc[b.top : b.bottom, b.left : b.right], height, width, box, mirror
@@ -55,13 +55,18 @@ def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:
 def read_frame(
     read: Callable[[Box], NDArray[Any]], height: int, width: int, box: Box, mirror: bool
 ) -> NDArray[Any]:
-    """Read a box of an image's frame; what lies beyond the image is mirrored or replicated.
+    """Read a box of an image's frame; pixels beyond the image are mirrored or replicated.
 
     Args:
-        read — gives boxes inside the image, HWC, any dtype.
-        height, width — of the image (px).
-        box — frame coordinates: the image's, going on beyond its edges.
-        mirror — mirror the image (unpadded networks), or replicate its last row and column (padded ones).
+        read: Reads a box inside the image, HWC, any dtype.
+        height: Height of the image (px).
+        width: Width of the image (px).
+        box: Box in the image's coordinates, which continue beyond its edges (px).
+        mirror: Mirror the image (unpadded networks) instead of replicating its edge rows and
+            columns (padded networks).
+
+    Returns:
+        Pixels of the box, HWC.
     """
     if box.top >= 0 and box.left >= 0 and box.bottom <= height and box.right <= width:
         return read(box)
@@ -72,9 +77,12 @@ def read_frame(
 
 
 def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
-    """Return the indices start..stop − 1 mirrored into 0..size − 1, edges not repeated, as often as it takes.
+    """Return the indices start..stop − 1 mirrored into 0..size − 1.
 
-    Example: mirrored(-2, 5, 3) → 2 1 0 1 2 1 0.
+    Edges are not repeated, and indices are mirrored as often as it takes.
+
+    Example:
+        mirrored(-2, 5, 3) → 2 1 0 1 2 1 0.
     """
     period = max(1, 2 * (size - 1))
     position = np.arange(start, stop) % period
@@ -86,5 +94,5 @@ def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
 
 
 def replicated(start: int, stop: int, size: int) -> NDArray[np.intp]:
-    """Return the indices start..stop − 1 clipped into 0..size − 1."""
+    """Return the indices start..stop − 1 clipped to 0..size − 1."""
     return np.clip(np.arange(start, stop), 0, size - 1)

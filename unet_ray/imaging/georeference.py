@@ -1,4 +1,4 @@
-"""Where on Earth an image lies: the GeoTIFF tags of a file (OGC 19-008r4), from pixels to map coordinates."""
+"""Position of an image on Earth: the GeoTIFF tags of a file (OGC 19-008r4) give map coordinates."""
 
 from __future__ import annotations
 
@@ -22,25 +22,29 @@ _USER_DEFINED = 32767
 
 @dataclass(frozen=True)
 class Georeference:
-    """A map's coordinate system and the way to it: x' = a·x + b·y + c, y' = d·x + e·y + f."""
+    """A coordinate system and the transformation to it: x' = a·x + b·y + c, y' = d·x + e·y + f."""
 
     epsg: int
+    """EPSG code of the coordinate system."""
     affine: tuple[float, float, float, float, float, float]
-    """(a, b, c, d, e, f); x and y in pixels, 0 at the outer edge of the first one."""
+    """Coefficients (a, b, c, d, e, f); x and y in pixels, 0 at the first pixel's outer edge."""
 
     def to_map(self, outlines: NDArray[Any]) -> NDArray[Any]:
-        """Return outlines (shapely) in map coordinates."""
+        """Return outlines in map coordinates; shapely geometries."""
         a, b, c, d, e, f = self.affine
         matrix, offset = np.array([[a, b], [d, e]]), np.array([c, f])
         return shapely.transform(outlines, lambda points: points @ matrix.T + offset)
 
 
 def find_georeference(file: BinaryIO, page: int | None = None) -> Georeference | None:
-    """Return what a TIFF file says of its place; None where it says nothing, or not by an EPSG code.
+    """Read the georeference of a TIFF file.
 
     Args:
-        file — open for seeking.
-        page — of a stack, from 1.
+        file: File that is open for reading and seeking.
+        page: Page of a stack, from 1; None: the first page.
+
+    Returns:
+        The georeference; None if the file has none, or does not name its system by an EPSG code.
     """
     try:
         with tifffile.TiffFile(file) as tiff:
@@ -59,10 +63,10 @@ def find_georeference(file: BinaryIO, page: int | None = None) -> Georeference |
     )
     values = {int(key): int(value) for key, place, _, value in keys if place == 0}
     epsg = values.get(_PROJECTED, values.get(_GEOGRAPHIC, 0))
-    affine = _affine(found)
+    affine = _read_affine(found)
     if affine is None or epsg in (0, _USER_DEFINED) or not _is_known(epsg):
         return None
-    if values.get(_RASTER_TYPE) == _PIXEL_IS_POINT:  # the tie lies in the middle of its pixel
+    if values.get(_RASTER_TYPE) == _PIXEL_IS_POINT:  # the tie point is the centre of its pixel
         a, b, c, d, e, f = affine
         affine = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
     return Georeference(epsg, affine)
@@ -70,7 +74,7 @@ def find_georeference(file: BinaryIO, page: int | None = None) -> Georeference |
 
 @cache
 def _is_known(epsg: int) -> bool:
-    """Tell whether a code is one of EPSG's: some programs write others' codes, of ESRI for instance."""
+    """Tell whether a code is an EPSG code: some programs write others, such as those of ESRI."""
     try:
         CRS.from_epsg(epsg)
     except CRSError:
@@ -78,7 +82,7 @@ def _is_known(epsg: int) -> bool:
     return True
 
 
-def _affine(found: dict[int, Any]) -> tuple[float, float, float, float, float, float] | None:
+def _read_affine(found: dict[int, Any]) -> tuple[float, float, float, float, float, float] | None:
     if _TRANSFORMATION in found:
         a, b, _, c, d, e, _, f = found[_TRANSFORMATION][:8]
         return a, b, c, d, e, f

@@ -1,8 +1,9 @@
-"""Frames and tiles: which pixels the network reads for which pixels it writes.
+"""Frames and tiles: the pixels that the network reads, and the pixels that it writes for them.
 
-An image's *frame* is what the network would be given for the whole image. Tiles are cut from the frame; each is read
-with *context* around its *core*, and only the core is kept. Origins lie on multiples of 2^depth, so that every pixel
-meets the pooling grid at the phase that it has in the whole frame (Ronneberger et al. 2015, overlap-tile strategy).
+An image's *frame* is the input that the network would need for the whole image. Tiles are cut from
+the frame: each is read with *context* around its *core*, and only the core is kept. Origins lie on
+multiples of 2^depth, so that every pixel has the same phase on the pooling grid as in the whole
+frame (Ronneberger et al. 2015, overlap-tile strategy).
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from unet_ray.imaging.tiling_config import InputSizes
 
 @dataclass(frozen=True)
 class Tile:
-    """One piece: `read` (frame coordinates, may be negative where the frame is mirrored) and `core` (image)."""
+    """One tile of an image's frame."""
 
     read: Box
+    """Box that the network reads, in the frame (px); negative where the frame is mirrored."""
     core: Box
+    """Box of the part that is kept, in the image (px)."""
     extended: Box
-    """The core and what is needed around it, within the image."""
+    """Box of the core and its halo, clipped to the image (px)."""
 
     def wanted(self, margin: int) -> Box:
-        """Return where the extended core lies in the network's output for the read box, which lacks `margin` px around."""
-        top, left = (
-            self.extended.top - self.read.top - margin,
-            self.extended.left - self.read.left - margin,
-        )
+        """Return the place of the extended core in the network's output for the read box.
+
+        Args:
+            margin: Pixels that the output lacks on each side of the read box.
+        """
+        top = self.extended.top - self.read.top - margin
+        left = self.extended.left - self.read.left - margin
         return Box(top, left, top + self.extended.height, left + self.extended.width)
 
     @property
@@ -47,22 +52,27 @@ def cut_tiles(
     halo: int = 0,
     whole_tiles: int = 0,
 ) -> Iterator[Tile]:
-    """Cut an image's frame into tiles whose cores part the image: every pixel is in exactly one.
+    """Cut an image's frame into tiles whose cores cover every pixel of the image exactly once.
 
     Args:
-        height, width — image size (px).
-        sizes — the network's.
-        tile — side of the core (px, a multiple of `sizes.multiple`).
-        context — pixels read around the core (a multiple of `sizes.multiple`); networks with unpadded convolutions
-            read exactly their margin instead.
-        around — pixels around the core that are wanted as exactly as those of the core (px).
-        whole_tiles — an image whose frame has no more pixels than the frames of so many tiles is one tile.
+        height: Height of the image (px).
+        width: Width of the image (px).
+        sizes: Input sizes of the network.
+        tile: Side of the core (px), a multiple of `sizes.multiple`.
+        context: Pixels read around the core, a multiple of `sizes.multiple`; networks with unpadded
+            convolutions read exactly their margin instead.
+        halo: Pixels around the core that must be as exact as those of the core (px).
+        whole_tiles: An image is a single tile if its frame has no more pixels than the frames of
+            this many tiles.
+
+    Yields:
+        Tiles in raster order.
     """
     frame = sizes.input_size(height), sizes.input_size(width)
     if frame[0] * frame[1] <= whole_tiles * sizes.input_size(tile) ** 2:
         tile = max(frame)
-    columns = list(_spans(width, sizes, tile, context, halo))
-    for core_y, extended_y, read_y in _spans(height, sizes, tile, context, halo):
+    columns = list(_cut_spans(width, sizes, tile, context, halo))
+    for core_y, extended_y, read_y in _cut_spans(height, sizes, tile, context, halo):
         for core_x, extended_x, read_x in columns:
             yield Tile(
                 *(
@@ -75,23 +85,24 @@ def cut_tiles(
 _Span = tuple[int, int]
 
 
-def _spans(
+def _cut_spans(
     size: int, sizes: InputSizes, tile: int, context: int, halo: int
 ) -> Iterator[tuple[_Span, _Span, _Span]]:
-    """Yield where core, extended core and what is read for them start and stop along one axis.
+    """Yield the start and stop of each core, its extended core and what is read, along one axis.
 
-    Example: size 1000, multiple 16, tile 512, context 112, nothing around → (0, 512), (0, 512), (0, 624) and
-    (512, 1000), (512, 1000), (400, 1008).
+    Example:
+        size 1000, multiple 16, tile 512, context 112, no halo → (0, 512), (0, 512), (0, 624) and
+        (512, 1000), (512, 1000), (400, 1008).
     """
-    frame = sizes.input_size(size)  # for padded networks: the size up to the next multiple
-    further = -(-halo // sizes.multiple) * sizes.multiple  # origins stay on the pooling grid
+    frame = sizes.input_size(size)  # padded networks: the next multiple of the grid
+    aligned_halo = -(-halo // sizes.multiple) * sizes.multiple  # origins stay on the pooling grid
     for start in range(0, size, tile):
         stop = min(start + tile, size)
         core, extended = (start, stop), (max(0, start - halo), min(size, stop + halo))
         if sizes.margin:
-            first = max(0, start - further)
+            first = max(0, start - aligned_halo)
             read_start = first - sizes.margin
             yield core, extended, (read_start, read_start + sizes.input_size(extended[1] - first))
         else:
-            read_from = context + further
+            read_from = context + aligned_halo
             yield core, extended, (max(0, start - read_from), min(frame, start + tile + read_from))

@@ -1,0 +1,1 @@
+"""Labelled sets for training and evaluation: pairing, reading, statistics and prediction."""

@@ -25,56 +25,63 @@ from unet_ray.labelled_data.pairs import (
     pair_files,
     pair_names,
 )
-from unet_ray.storage.backends.s3_requests import CONNECTIONS
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import Listing, list_files
 from unet_ray.storage.storage import FileEntry, Storage
 
 Encoded = list[bytes | PageFile]
-"""The files of an image and of its masks, or pages of them."""
+"""Contents of the files of an image and of its masks, or pages of them; the image comes first."""
 
 
-def _page_named(entry: FileEntry, number: int, places: list[PagePlace], masks: str) -> ImageSource:
-    """Return a page that a JSON names; where its stack cannot be read, the file, whose decoding will tell why."""
+def _find_named_page(
+    entry: FileEntry, number: int, places: list[PagePlace], masks: str
+) -> ImageSource:
+    """Return the page that a JSON names.
+
+    If the stack cannot be read, return the whole file; decoding it will report the reason.
+    """
     if not places and is_stackable(entry):
         return whole_file(entry)
     if not 1 <= number <= len(places):
         raise InputError(
-            f"--masks {masks} names page {number} of {entry.path}, and the file has {len(places)} pages"
+            f"--masks {masks} names page {number} of {entry.path}, but the file has "
+            f"{len(places)} pages"
         )
     return page_source(entry, number, places)
 
 
-def _encoded(access: Storage, source: ImageSource) -> bytes | PageFile:
+def _read_source(access: Storage, source: ImageSource) -> bytes | PageFile:
     return read_encoded(access, source.file_uri, source.place)
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image and its masks, as sources."""
+    """Sources of an image and of its masks."""
 
     image: ImageSource
     masks: tuple[ImageSource, ...]
-    """One, or one per class."""
+    """Masks of the image: one, or one per class."""
     objects: Objects | None = None
-    """Where the masks come from a COCO JSON: what it says of this image."""
+    """Objects of the image if the masks come from a COCO JSON, else None."""
 
     def read(self, access: LabelAccess) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Return the image (HWC) and its masks (HW each), decoded and of one size.
+        """Return the image (HWC) and its masks (HW each), decoded and of the same size.
 
-        Raises: ImageError — unreadable files, sizes that differ.
+        Raises:
+            ImageError: A file cannot be read, or the sizes differ.
         """
         return self.decode(self.read_encoded(access))
 
     def read_encoded(self, access: LabelAccess) -> Encoded:
-        """Return the files of image and masks, or pages of them; raise ImageError as `read`."""
+        """Return the contents of the files of image and masks; raise ImageError as `read` does."""
         masks = [] if self.objects is not None else self.masks
         return [
-            _encoded(access.images, self.image),
-            *(_encoded(access.masks, mask) for mask in masks),
+            _read_source(access.images, self.image),
+            *(_read_source(access.masks, mask) for mask in masks),
         ]
 
     def decode(self, encoded: Encoded) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Return what `read` does, out of what `read_encoded` returned."""
+        """Decode the contents that `read_encoded` returns to the result of `read`."""
         image = decode_image(encoded[0])
         if self.objects is not None:
             return image, self._draw(image.shape[0], image.shape[1])
@@ -84,12 +91,12 @@ class LabelledImage:
                 sizes = f"{image.shape[1]}×{image.shape[0]}", f"{mask.shape[1]}×{mask.shape[0]}"
                 raise ImageError(
                     "unreadable",
-                    f"the image has {sizes[0]} px, its mask {source.uri} {sizes[1]} px",
+                    f"the image has {sizes[0]} px, but its mask {source.uri} has {sizes[1]} px",
                 )
         return image, masks
 
     def _draw(self, height: int, width: int) -> list[NDArray[Any]]:
-        """Return ids of one class, or the mask of each of several."""
+        """Return one mask with the object ids of a single class, or a binary mask per class."""
         assert self.objects is not None
         labels = [draw_objects(objects, height, width) for objects in self.objects]
         return labels if len(labels) == 1 else [(ids > 0).astype(np.uint8) for ids in labels]
@@ -97,7 +104,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelAccess:
-    """What opens the files of labelled images."""
+    """Storages that open the files of labelled images."""
 
     images: Storage
     masks: Storage
@@ -105,24 +112,36 @@ class LabelAccess:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """All labelled images of a pair of folders."""
+    """All labelled images of a folder of images and a folder or file of masks."""
 
     access: LabelAccess
     items: tuple[LabelledImage, ...]
     kind: MaskKind | None
-    """`folders` where masks lie in a folder per class; else as given, or None: to be inferred from the values."""
+    """Kind of the masks.
+
+    It is `folders` if masks lie in a folder per class, otherwise the given kind. None means that it
+    is inferred from the mask values.
+    """
     classes: tuple[ClassSpec, ...]
-    """As named, or the folders' names."""
+    """Classes that the user named, or those of the folders or the JSON."""
     notes: tuple[str, ...] = ()
-    """What was left out."""
+    """Messages about files that were skipped."""
 
 
 def find_labelled(
     images: str, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None
 ) -> LabelledSet:
-    """List and pair images with masks.
+    """List images and masks, and pair them.
 
-    Raises: InputError — missing or empty folders, images or masks without partner, stacks of different lengths.
+    Args:
+        images: URI of the images.
+        masks: URI of the masks, or of a COCO JSON.
+        classes: Classes that the user named; may be empty.
+        kind: Kind of masks that the user gave, or None to infer it.
+
+    Raises:
+        InputError: A folder is missing or empty, an image or a mask has no partner, or a stack and
+            its mask have different numbers of pages.
     """
     image_list = list_files(images, IMAGE_SUFFIXES, "--images")
     if masks.lower().endswith(".json"):
@@ -138,15 +157,18 @@ def find_labelled(
     else:
         pairs = pair_files(image_list, mask_list)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        items = pool.map(lambda p: _labelled_pages(access, p.image, p.masks), pairs)
+        items = pool.map(lambda p: _pair_pages(access, p.image, p.masks), pairs)
         found = tuple(item for some in items for item in some)
-    return LabelledSet(access, found, kind, classes, tuple(_others(image_list, mask_list)))
+    return LabelledSet(access, found, kind, classes, tuple(_note_skipped(image_list, mask_list)))
 
 
 def _find_in_coco(
     images: Listing, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None
 ) -> LabelledSet:
-    """Take the images that a JSON names; objects of one class have ids, of several classes each has a mask."""
+    """Return the labelled set of the images that a COCO JSON names.
+
+    Objects of a single class become ids; several classes become one mask each.
+    """
     file = Storage.of(masks)
     try:
         labels, entry = parse_coco(file.read(), f"--masks {masks}", classes), file.entry()
@@ -155,7 +177,7 @@ def _find_in_coco(
     found: MaskKind = "instances" if len(labels.classes) == 1 else "folders"
     if kind not in (None, found):
         raise InputError(
-            f"--masks {masks} holds masks of the kind {found}, --mask-kind says {kind}; leave it out"
+            f"--masks {masks} holds masks of the kind {found}, but --mask-kind is {kind}; omit it"
         )
     source = whole_file(entry)
     pages = {name: split_page(name) for name in labels.objects}
@@ -176,32 +198,33 @@ def _find_in_coco(
         image = (
             whole_file(image_of[path])
             if page is None
-            else _page_named(image_of[path], page, places_of[path], masks)
+            else _find_named_page(image_of[path], page, places_of[path], masks)
         )
         items.append(LabelledImage(image, (source,) * len(labels.classes), labels.objects[name]))
     rest = len(images.entries) - len({entry.uri for entry in image_of.values()})
     notes = [
-        f"{rest} of {len(images.entries)} images in {images.root.uri} are not in {masks}: left out"
+        f"skipped {rest} of {len(images.entries)} images in {images.root.uri} "
+        f"that are not in {masks}"
     ] * (rest > 0)
     return LabelledSet(
         LabelAccess(images.root, file),
         tuple(items),
         found,
         labels.classes,
-        (*notes, *_others(images)),
+        (*notes, *_note_skipped(images)),
     )
 
 
-def _others(*listings: Listing) -> list[str]:
-    """Return a line for each listing among whose files some are no images."""
+def _note_skipped(*listings: Listing) -> list[str]:
+    """Return a line for each listing that skipped files without an image suffix."""
     return [
-        f"{some.others} files in {some.root.uri} are no images by their suffix: left out"
+        f"skipped {some.others} files in {some.root.uri} that do not have an image suffix"
         for some in listings
         if some.others
     ]
 
 
-def _labelled_pages(
+def _pair_pages(
     access: LabelAccess, image: FileEntry, masks: tuple[FileEntry, ...]
 ) -> list[LabelledImage]:
     pages = list_pages(access.images, image)
@@ -209,6 +232,6 @@ def _labelled_pages(
     for some, mask in zip(mask_pages, masks, strict=True):
         if len(some) != len(pages):
             raise InputError(
-                f"{image.uri} has {len(pages)} pages, its mask {mask.uri} has {len(some)}"
+                f"{image.uri} has {len(pages)} pages, but its mask {mask.uri} has {len(some)}"
             )
     return [LabelledImage(page, tuple(row)) for page, *row in zip(pages, *mask_pages, strict=True)]

@@ -1,4 +1,7 @@
-"""Images and their masks: paired by relative path without suffix, one to one, nothing left over in silence."""
+"""Pairing of images and masks by their relative path without suffix.
+
+Pairs are one to one. A file without a partner is an error, unless it is reported as skipped.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,30 @@ from unet_ray.storage.storage import FileEntry
 
 @dataclass(frozen=True)
 class Pair:
-    """One labelled file."""
+    """One image file and its mask files."""
 
     image: FileEntry
     masks: tuple[FileEntry, ...]
-    """One, or one per class where masks lie in a folder per class."""
+    """Masks of the image: one, or one per class if masks lie in a folder per class."""
 
 
 def looks_like_folders(images: Listing, masks: Listing) -> bool:
-    """Tell whether masks lie as `masks/<class>/<path>`, each class with the paths of the images."""
-    stems = set(_by_stem(images.entries, "--images"))
-    mask_stems = set(_by_stem(masks.entries, "--masks"))
+    """Tell whether masks lie at `masks/<class>/<path>`, with the same paths as the images."""
+    stems = set(_index_by_stem(images.entries, "--images"))
+    mask_stems = set(_index_by_stem(masks.entries, "--masks"))
     return not stems & mask_stems and all(
         "/" in s and s.partition("/")[2] in stems for s in mask_stems
     )
 
 
 def pair_files(images: Listing, masks: Listing) -> list[Pair]:
-    """Pair each image with the one mask of its relative path without suffix.
+    """Pair each image with the one mask that has the same relative path without suffix.
 
-    Raises: InputError — an image without mask, a mask without image, two files of one name.
+    Raises:
+        InputError: An image has no mask, a mask has no image, or two files differ only in suffix.
     """
-    image_of = _by_stem(images.entries, "--images")
-    mask_of = _by_stem(masks.entries, "--masks")
+    image_of = _index_by_stem(images.entries, "--images")
+    mask_of = _index_by_stem(masks.entries, "--masks")
     _refuse_missing(image_of.keys() - mask_of.keys(), "images without mask", masks.root.uri)
     _refuse_missing(mask_of.keys() - image_of.keys(), "masks without image", images.root.uri)
     return [Pair(image, (mask_of[stem],)) for stem, image in sorted(image_of.items())]
@@ -45,9 +49,12 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> l
     """Pair each image with its mask in the folder of each class.
 
     Args:
-        classes — folder names; empty: all there are, sorted.
+        images: Image files.
+        masks: Mask files, in a folder per class.
+        classes: Names of the folders; an empty list means all folders, sorted.
 
-    Raises: InputError — as `pair_files`, and a class without folder.
+    Raises:
+        InputError: Same as `pair_files`, or a class has no folder.
     """
     folders: dict[str, list[FileEntry]] = defaultdict(list)
     for entry in masks.entries:
@@ -57,7 +64,8 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> l
     absent = [name for name in names if name not in folders]
     if absent:
         raise InputError(
-            f"--masks {masks.root.uri}: no folder for {', '.join(absent)} (there are {', '.join(folders)})"
+            f"--masks {masks.root.uri}: no folder for {', '.join(absent)} "
+            f"(there are {', '.join(folders)})"
         )
     per_class = [
         pair_files(images, Listing(masks.root.join(n), tuple(folders[n]), 0)) for n in names
@@ -69,62 +77,67 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> l
 
 
 def class_folders(masks: Listing) -> list[str]:
-    """Return the names of the folders that masks lie in, sorted."""
+    """Return the sorted names of the folders that hold the masks."""
     return sorted({entry.path.partition("/")[0] for entry in masks.entries})
 
 
 def pair_names(images: Listing, names: dict[str, str | None], where: str) -> dict[str, FileEntry]:
-    """Return the image of each name that labels have in a file of their own, as COCO has them.
+    """Return the image for each name in a label file such as a COCO JSON.
 
-    It is the one of the URI that the name came from; where that is unknown or elsewhere, the one whose path ends in the
-    name, with its suffix or else without.
+    The image is the one at the URI that the label file gives for the name. If there is no such URI,
+    or no image there, it is the one whose path ends in the name, compared with suffixes first and
+    then without.
 
     Args:
-        images — to choose from; those without name are left over.
-        names — path → URI that it came from, or None.
-        where — they come from, for messages.
+        images: Images to choose from; images that have no name in the label file are not returned.
+        names: Path of each image in the label file → URI given for it, or None.
+        where: Label file, for messages.
 
-    Raises: InputError — a name that no image has, or several.
+    Raises:
+        InputError: No image fits a name, or several do.
     """
     by_uri, by_stem = {entry.uri: entry for entry in images.entries}, defaultdict(list)
     for entry in images.entries:
-        by_stem[_stem(entry.path).rpartition("/")[2]].append(entry)
+        by_stem[_remove_suffix(entry.path).rpartition("/")[2]].append(entry)
 
     found = {
         name: [by_uri[uri]]
         if uri in by_uri
-        else _ending_in(name, by_stem[_stem(name).rpartition("/")[2]])
+        else _match_path_end(name, by_stem[_remove_suffix(name).rpartition("/")[2]])
         for name, uri in names.items()
     }
     _refuse_missing(
         {name for name, entries in found.items() if not entries},
-        f"names of {where} without image",
+        f"names in {where} without image",
         images.root.uri,
     )
     for name, entries in found.items():
         if len(entries) > 1:
             raise InputError(
-                f"{where}: {name} may be {entries[0].path} or {entries[1].path}; give more of its path"
+                f"{where}: {name} may be {entries[0].path} or {entries[1].path}; "
+                "give more of its path"
             )
     return {name: entries[0] for name, entries in found.items()}
 
 
-def _ending_in(name: str, entries: list[FileEntry]) -> list[FileEntry]:
+def _match_path_end(name: str, entries: list[FileEntry]) -> list[FileEntry]:
     exactly = [entry for entry in entries if f"/{entry.path}".endswith(f"/{name}")]
     return exactly or [
-        entry for entry in entries if f"/{_stem(entry.path)}".endswith(f"/{_stem(name)}")
+        entry
+        for entry in entries
+        if f"/{_remove_suffix(entry.path)}".endswith(f"/{_remove_suffix(name)}")
     ]
 
 
-def _stem(path: str) -> str:
+def _remove_suffix(path: str) -> str:
     folder, slash, name = path.rpartition("/")
     return folder + slash + (name.rpartition(".")[0] or name)
 
 
-def _by_stem(entries: Iterable[FileEntry], flag: str) -> dict[str, FileEntry]:
+def _index_by_stem(entries: Iterable[FileEntry], flag: str) -> dict[str, FileEntry]:
     stems: dict[str, FileEntry] = {}
     for entry in entries:
-        stem = _stem(entry.path)
+        stem = _remove_suffix(entry.path)
         if stem in stems:
             raise InputError(
                 f"{flag}: {stems[stem].path} and {entry.path} differ only in their suffix; keep one"
@@ -138,5 +151,6 @@ def _refuse_missing(stems: set[str], what: str, where: str) -> None:
         first = sorted(stems)
         shown = ", ".join(first[:3]) + (", …" if len(first) > 3 else "")
         raise InputError(
-            f"{len(first)} {what} in {where}: {shown}; pairs share their relative path without suffix"
+            f"{len(first)} {what} in {where}: {shown}; both files of a pair need the same relative "
+            "path without suffix"
         )

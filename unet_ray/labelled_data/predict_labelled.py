@@ -1,4 +1,4 @@
-"""A model over labelled images: a pool of predictor actors, and whatever is to be counted of each image."""
+"""Prediction of labelled images by a pool of actors, which count something for each image."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ from unet_ray.network.predictor import Predictor
 _IMAGES_PER_TASK = 4
 
 Count = Callable[[NDArray[np.uint8], list[NDArray[Any]]], NDArray[np.float64]]
-"""Counts of an image, from its prob_u8 (KHW) and its masks."""
+"""Function that returns the counts of an image from its prob_u8 (KHW) and its masks (HW each)."""
 
 
 def predict_labelled(
     model: Model, reader: Reader, indices: Sequence[int], pool: PoolPlan, count: Count
 ) -> NDArray[np.float64]:
-    """Predict labelled images and return their counts, stacked in the order of the indices.
+    """Predict labelled images and return their counts.
 
     Args:
-        model — what predicts.
-        reader, indices — the images.
-        pool — the actors.
-        count — of one image.
+        model: Model that predicts.
+        reader: Reader of the labelled images.
+        indices: Indices of the images in the reader.
+        pool: Size and resources of the pool of actors.
+        count: Function that returns the counts of one image.
+
+    Returns:
+        Counts of each image, stacked in the order of `indices`.
     """
     shared = ray.put((model, reader, indices))
     predictor = PredictorConfig(device="cuda" if pool.uses_gpu else "cpu", threads=pool.threads)
     rows = (
         ordinals(len(indices), len(indices) // _IMAGES_PER_TASK)
-        .map_batches_internal(  # `map_batches` takes no whole blocks where GPUs are asked for
+        .map_batches_internal(  # `map_batches` refuses whole blocks if GPUs are requested
             _CountActor,
             fn_constructor_args=(shared, predictor, count),
             compute=pool.strategy(),
@@ -50,7 +54,7 @@ def predict_labelled(
 
 
 class _CountActor:
-    """Predicts and counts labelled images, the network built once."""
+    """Predicts labelled images and counts the results; it builds the network once."""
 
     def __init__(self, shared: Any, config: PredictorConfig, count: Count) -> None:
         model: Model
@@ -60,9 +64,8 @@ class _CountActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         read = [self._reader.read(self._indices[i]) for i in batch["id"].tolist()]
         check = self._predictor.preprocessing.check
-        found = self._predictor.predict(
-            [check(image) for image, _ in read]
-        )  # together: lanes take one each
+        # all images in one call, so that each lane can take one
+        found = self._predictor.predict([check(image) for image, _ in read])
         return {
             "id": batch["id"],
             "counts": np.stack(

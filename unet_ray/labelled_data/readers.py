@@ -1,4 +1,4 @@
-"""Where labelled images come from: files that are decoded each time, or Ray's object store, where each lies decoded."""
+"""Readers of labelled images: from files, decoded each time, or decoded from Ray's object store."""
 
 from __future__ import annotations
 
@@ -17,53 +17,63 @@ from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
 from unet_ray.tables.binary_columns import view_samples
 
 _STORE_SHARE = 0.3
-"""Of the smallest node's object store that decoded images may fill: every node may come to hold all of them."""
+"""Largest share of the smallest node's object store that decoded images may fill.
+
+Each node may end up holding all of them.
+"""
 _SAMPLED_IMAGES = 8
 
 
 class Reader(Protocol):
-    """Gives labelled images by their index in a set."""
+    """Reader of labelled images by their index in a set."""
 
     def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Return an image (HWC) and its masks (HW each); raise ImageError where it cannot be read."""
+        """Return an image (HWC) and its masks (HW each).
+
+        Raises:
+            ImageError: The image or a mask cannot be read.
+        """
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads and decodes files."""
+    """Reader that reads and decodes files each time."""
 
     access: LabelAccess
     items: tuple[LabelledImage, ...]
 
     def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Return image and masks of the files."""
+        """Return an image (HWC) and its masks (HW each), decoded from their files."""
         return self.items[index].read(self.access)
 
 
 @dataclass(frozen=True)
 class StoreReader:
-    """Gives images out of blocks in the object store, without a copy where the block lies on this node.
+    """Reader of decoded images in the object store; blocks on the same node are not copied.
 
-    The blocks are outputs of tasks: one that is lost with its node is made again.
+    Blocks are outputs of tasks, so Ray recomputes a block that is lost with its node.
     """
 
     blocks: tuple[Any, ...]
     """References to Arrow tables with the columns of `decoded_schema`."""
     places: tuple[tuple[int, int], ...]
-    """(block, row) of each image; (-1, -1) for one that cannot be read."""
+    """Place of each image, (block, row); (-1, -1) for an image that cannot be read."""
 
     def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Return image and masks as read-only arrays."""
+        """Return an image (HWC) and its masks (HW each) as read-only arrays."""
         block, row = self.places[index]
         if block < 0:
             raise ImageError("unreadable", "the image could not be decoded")
         table = ray.get(self.blocks[block])
-        image = _array(table, "image", row)
-        return image, [_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
+        image = _get_array(table, "image", row)
+        return image, [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
 
 
 def decoded_schema(masks: int) -> pa.Schema:
-    """Return the columns of decoded images with so many masks each; null where an image could not be read."""
+    """Return the schema of decoded images with `masks` masks each.
+
+    Values are null for images that could not be read.
+    """
     kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
     names = ["image", *(f"mask{index}" for index in range(masks))]
     return pa.schema(
@@ -72,7 +82,7 @@ def decoded_schema(masks: int) -> pa.Schema:
 
 
 def decoded_row(image_hwc: NDArray[Any], masks: list[NDArray[Any]]) -> dict[str, Any]:
-    """Return an image and its masks as the columns of `decoded_schema`: bytes, shape and type of each."""
+    """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
     row: dict[str, Any] = {}
     for name, array in [
         ("image", image_hwc),
@@ -86,7 +96,7 @@ def decoded_row(image_hwc: NDArray[Any], masks: list[NDArray[Any]]) -> dict[str,
     return row
 
 
-def _array(table: Any, name: str, row: int) -> NDArray[Any]:
+def _get_array(table: Any, name: str, row: int) -> NDArray[Any]:
     (flat,) = view_samples(table.column(name).slice(row, 1))
     assert flat is not None
     return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(
@@ -99,12 +109,14 @@ def _count_masks(table: Any) -> int:
 
 
 def fits_in_store(reader: FileReader) -> bool:
-    """Tell from a few images whether a whole set, decoded, fits into the object stores of the nodes."""
+    """Estimate from a few images whether a decoded set fits into the object store of each node."""
     count = len(reader.items)
     sample = range(0, count, max(1, count // _SAMPLED_IMAGES))
     with ThreadPoolExecutor(2) as pool:
         sizes = [
-            size for size in pool.map(lambda index: _decoded_bytes(reader, index), sample) if size
+            size
+            for size in pool.map(lambda index: _measure_decoded_bytes(reader, index), sample)
+            if size
         ]
     stores = [
         node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]
@@ -112,7 +124,7 @@ def fits_in_store(reader: FileReader) -> bool:
     return bool(sizes) and float(np.mean(sizes)) * count <= _STORE_SHARE * min(stores)
 
 
-def _decoded_bytes(reader: FileReader, index: int) -> int:
+def _measure_decoded_bytes(reader: FileReader, index: int) -> int:
     try:
         image, masks = reader.read(index)
     except ImageError:
@@ -121,20 +133,25 @@ def _decoded_bytes(reader: FileReader, index: int) -> int:
 
 
 def store_reader(decoded: Any, count: int) -> StoreReader:
-    """Return the reader of a materialised dataset with the columns `id` and those of `decoded_schema`."""
+    """Return a reader of `count` decoded images.
+
+    Args:
+        decoded: Materialised dataset with the column `id` and the columns of `decoded_schema`.
+        count: Number of images in the set, including those that cannot be read.
+    """
     blocks = [
         entry.ref for bundle in decoded.iter_internal_ref_bundles() for entry in bundle.blocks
     ]
     places = [(-1, -1)] * count
-    for block, ids in enumerate(ray.get([_readable_ids.remote(ref) for ref in blocks])):
+    for block, ids in enumerate(ray.get([_list_readable_ids.remote(ref) for ref in blocks])):
         for row, index in ids:
             places[index] = block, row
     return StoreReader(tuple(blocks), tuple(places))
 
 
 @ray.remote(num_cpus=0.1)  # type: ignore[untyped-decorator]
-def _readable_ids(table: pa.Table) -> Sequence[tuple[int, int]]:
-    """Return (row, id) of the images of a block that were decoded."""
+def _list_readable_ids(table: pa.Table) -> Sequence[tuple[int, int]]:
+    """Return (row, id) for each image of a block that was decoded."""
     ids, shapes = table.column("id").to_pylist(), table.column("image_shape").to_pylist()
     return [
         (row, index)

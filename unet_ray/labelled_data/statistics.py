@@ -1,4 +1,7 @@
-"""What a labelled set holds, from all of its files: sizes, channels, mask values, statistics of the samples."""
+"""Dataset statistics: sizes, channels, mask values and sample statistics of a labelled set.
+
+They come from one pass over all files of the set.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +35,15 @@ from unet_ray.prefetch import ahead
 
 _IMAGES_PER_TASK = 16
 _READS = 8
-"""Images whose files are read side by side: stores answer late."""
+"""Images whose files are read in parallel, because stores have a high latency."""
 _SAMPLED_PIXELS = 2**19
-"""Of the whole set, for mean, deviation and percentiles: each image gives as many as every other."""
+"""Pixels drawn from the whole set for mean, deviation and percentiles; equally many per image."""
 _NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """One labelled image in numbers, or why it cannot be used."""
+    """Statistics of one labelled image, or the reason why it cannot be used."""
 
     uri: str
     mask_uri: str
@@ -49,24 +52,24 @@ class ImageFacts:
     width: int = 0
     dtype: str = ""
     channels: int = 0
-    """1 where all channels are equal."""
+    """Number of channels; 1 if all channels are equal."""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     samples: tuple[tuple[float, ...], ...] = ()
-    """A few pixels, drawn at random."""
+    """Samples of a few pixels that were drawn at random."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
-    """(mask value, pixels) of each of its masks."""
+    """Pairs (mask value, pixels) for each mask of the image."""
 
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """A labelled set in numbers, and what reads it."""
+    """Statistics of a labelled set, and its reader."""
 
     facts: tuple[ImageFacts, ...]
-    """In the order of the set."""
+    """Statistics of each image, in the order of the set."""
     reader: Reader
     decoded_once: bool
-    """Whether the images lie decoded in the object store."""
+    """True if the images lie decoded in the object store."""
 
     @property
     def usable(self) -> tuple[int, ...]:
@@ -75,7 +78,7 @@ class DatasetStatistics:
 
     @property
     def values(self) -> MaskValues:
-        """What all masks hold."""
+        """Values that all masks hold."""
         masks = [(values, facts.mask_uri) for facts in self._read for values in facts.values]
         count = max((len(facts.values) for facts in self._read), default=0)
         of_classes = (
@@ -84,9 +87,13 @@ class DatasetStatistics:
         return replace(add_up(masks), of_classes=of_classes)
 
     def check_readable(self, max_error_rate: float) -> list[str]:
-        """Return a line on the images that cannot be used.
+        """Return a line about the images that cannot be used, if there are any.
 
-        Raises: InputError — more than `max_error_rate` of them.
+        Args:
+            max_error_rate: Largest share of such images that is accepted, 0 to 1.
+
+        Raises:
+            InputError: The share is larger.
         """
         broken = [f"{facts.uri}: {facts.error}" for facts in self.facts if facts.error]
         if not broken:
@@ -94,41 +101,61 @@ class DatasetStatistics:
         found = f"{len(broken)} of {len(self.facts)} labelled images cannot be used"
         if len(broken) > max_error_rate * len(self.facts):
             raise InputError(
-                f"{found}, more than --max-error-rate {max_error_rate} allows, the first: {broken[0]}; "
-                "mend or remove them, or give a higher rate"
+                f"{found}, more than --max-error-rate {max_error_rate} allows; the first is "
+                f"{broken[0]}; repair or remove them, or give a higher rate"
             )
         return [
-            f"{found} and are left out: {'; '.join(broken[:_NAMED])}{'; …' if len(broken) > _NAMED else ''}"
+            f"{found} and are skipped: {'; '.join(broken[:_NAMED])}"
+            f"{'; …' if len(broken) > _NAMED else ''}"
         ]
 
     def check_types(self) -> list[str]:
-        """Return a line on images of fewer channels than others.
+        """Return a line about grey images among images with more channels, if there are any.
 
-        Raises: InputError — several sample types, or several numbers of channels other than grey.
+        Raises:
+            InputError: The images have several sample types, or several numbers of channels
+                other than 1.
         """
-        dtypes = _examples((f.dtype, f.uri) for f in self._read)
+        dtypes = _group_uris((f.dtype, f.uri) for f in self._read)
         if len(dtypes) > 1:
             raise InputError(
-                f"the images have samples of several types: {_listed(dtypes)}; convert them to one"
+                f"the images have samples of several types: {_format_groups(dtypes)}; "
+                "convert them to one"
             )
-        channels = _examples((f"{f.channels} channels", f.uri) for f in self._read)
+        channels = _group_uris((f"{f.channels} channels", f.uri) for f in self._read)
         if len({f.channels for f in self._read} - {1}) > 1:
             raise InputError(
-                f"the images have several numbers of channels: {_listed(channels)}; convert them to one"
+                f"the images have several numbers of channels: {_format_groups(channels)}; "
+                "convert them to one"
             )
-        return [f"{_listed(channels)}: grey ones are repeated"] if len(channels) > 1 else []
+        return (
+            [f"{_format_groups(channels)}: grey images are repeated over the channels"]
+            if len(channels) > 1
+            else []
+        )
 
     def check_fits(self, constants: Preprocessing, where: str) -> None:
-        """Raise InputError where the images are not of the type that a model was trained on."""
+        """Raise InputError if images do not have the sample type and channels of a model.
+
+        Args:
+            constants: Preprocessing of the model.
+            where: Source of the images, for the message.
+        """
         for facts in self._read:
             if facts.dtype != constants.dtype or facts.channels not in (1, constants.channels):
                 raise InputError(
-                    f"{where}: {facts.uri} has {facts.dtype} samples and {facts.channels} channels, the model was "
-                    f"trained on {constants.dtype} and {constants.channels}; convert the images"
+                    f"{where}: {facts.uri} has {facts.dtype} samples and {facts.channels} "
+                    f"channels, but the model was trained on {constants.dtype} and "
+                    f"{constants.channels}; convert the images"
                 )
 
     def preprocessing_of(self, kind: Any, indices: Sequence[int]) -> Preprocessing:
-        """Return the constants of some of the images."""
+        """Compute the preprocessing constants of some of the images.
+
+        Args:
+            kind: Kind of preprocessing.
+            indices: Indices of the images in the set.
+        """
         chosen = [self.facts[i] for i in indices]
         channels = max(facts.channels for facts in chosen)
         low, high = (
@@ -136,7 +163,7 @@ class DatasetStatistics:
             for name in ("low", "high")
         )
         samples = np.concatenate(
-            [_wide(np.array(facts.samples, np.float64), channels) for facts in chosen]
+            [_broadcast_channels(np.array(facts.samples, np.float64), channels) for facts in chosen]
         )
         found = ChannelStatistics(
             samples.mean(0),
@@ -156,8 +183,8 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
     """Read all labelled images once, in Ray Data tasks.
 
     Args:
-        labelled — the set.
-        decode_once — keep the decoded images in the object store, where all of them fit into it.
+        labelled: Labelled set.
+        decode_once: True to keep the decoded images in the object store if all of them fit.
     """
     count = len(labelled.items)
     files = FileReader(labelled.access, labelled.items)
@@ -169,12 +196,15 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
         schema = pa.unify_schemas([schema, decoded_schema(len(labelled.items[0].masks))])
 
     def statistics(batch: dict[str, Any]) -> Any:
-        """Describe some images: their files are read side by side, and decoded one after the other."""
+        """Describe a batch of images; files are read in parallel and decoded one by one."""
         mine: FileReader = ray.get(shared)
         indices = batch["id"].tolist()
         with ThreadPoolExecutor(_READS) as pool:
-            encoded = ahead(pool, partial(_encoded, mine), indices, _READS)
-            rows = [_row(mine, *each, sampled, keep) for each in zip(indices, encoded, strict=True)]
+            encoded = ahead(pool, partial(_read_files, mine), indices, _READS)
+            rows = [
+                _build_row(mine, *each, sampled, keep)
+                for each in zip(indices, encoded, strict=True)
+            ]
         return pa.Table.from_pylist(rows, schema=schema)
 
     rows = ordinals(count, count // _IMAGES_PER_TASK).map_batches(
@@ -192,15 +222,18 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
     )
 
 
-def _encoded(files: FileReader, index: int) -> Encoded | ImageError:
-    """Return the files of an image, or why they cannot be read: others are read beside them."""
+def _read_files(files: FileReader, index: int) -> Encoded | ImageError:
+    """Return the files of an image, or the error of reading them.
+
+    The error is not raised, because other images are read in parallel.
+    """
     try:
         return files.items[index].read_encoded(files.access)
     except ImageError as error:
         return error
 
 
-def _row(
+def _build_row(
     files: FileReader, index: int, encoded: Encoded | ImageError, sampled: int, keep: bool
 ) -> dict[str, Any]:
     item = files.items[index]
@@ -233,19 +266,19 @@ def _describe(
     }
 
 
-def _wide(samples: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
+def _broadcast_channels(samples: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
     return np.broadcast_to(samples, (len(samples), channels))
 
 
-def _examples(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Group URIs by what they have, the most frequent first."""
+def _group_uris(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Group URIs by their key, with the most frequent key first."""
     groups: dict[str, list[str]] = {}
     for key, uri in named:
         groups.setdefault(key, []).append(uri)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
-def _listed(groups: dict[str, list[str]]) -> str:
+def _format_groups(groups: dict[str, list[str]]) -> str:
     return ", ".join(
         f"{len(uris)} of {key} (for instance {uris[0]})" for key, uris in groups.items()
     )

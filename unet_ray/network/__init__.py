@@ -1,1 +1,1 @@
-"""The U-Net: torch on arrays, no Ray."""
+"""The U-Net: its layers, losses, training step and prediction; torch on arrays, no Ray."""

@@ -1,7 +1,8 @@
-"""Augmentation of a batch on its device: every sample is distorted by draws of its own, masks follow their images.
+"""Augmentation of a batch on its device: each sample has its own random draws; masks follow images.
 
-Space first (flips and quarter turns exactly, then rotation, scale and elastic deformation as one resampling), then
-the values, on preprocessed images. Draws come from a CPU generator: a GPU is never waited for.
+Spatial distortions come first: flips and quarter turns are exact; rotation, scale and elastic
+deformation are one resampling. Changes of values follow, on preprocessed images. All draws come
+from a CPU generator, so nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -17,27 +18,36 @@ from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, p
 from unet_ray.network.config import VALUES
 
 _WARPED_SHARE = 0.5
+"""Share of the samples that are resampled."""
 _ELASTIC_PX = 10.0
-"""Deviation of the displacements on their coarse grid (px), as in Ronneberger et al. 2015, section 3.1."""
+"""Standard deviation of the displacements on their coarse grid (px), as in Ronneberger et al. 2015,
+section 3.1."""
 _ELASTIC_GRID = 3
+"""Points of the coarse grid along each axis."""
 _STEEPEST = 0.08
-"""Largest deviation over grid spacing: what 10 px are at 256 px crops; more would fold small crops over."""
+"""Largest ratio of that deviation to the grid spacing: 10 px at crops of 256 px. A larger ratio
+would fold small crops over themselves."""
 _SCALES = (0.7, 1.4)
+"""Smallest and largest magnification."""
 _VALUE_SHARES = {"brightness": 0.3, "contrast": 0.3, "gamma": 0.3, "noise": 0.15, "blur": 0.15}
+"""Share of the samples that each change of values is applied to."""
 _BLUR_RADIUS = 4
+"""Radius of the blur kernel (px)."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Training samples; images N, C, S, S float32 (preprocessed), targets N, K, S, S uint8 (0, 1, IGNORED)."""
+    """Square training samples with their targets."""
 
     images: Tensor
+    """Preprocessed images; (N, C, S, S) float32."""
     targets: Tensor
+    """Target values 0, 1 or IGNORED; (N, K, S, S) uint8."""
     weights: Tensor | None = None
-    """Weight of each target pixel, N, K, S, S float32, or None: all 1."""
+    """Weight of each target pixel; (N, K, S, S) float32. None: every weight is 1."""
 
     def planes(self) -> tuple[Tensor, ...]:
-        """Return the tensors that are there."""
+        """Return images, targets and, if there are any, weights."""
         return (
             (self.images, self.targets)
             if self.weights is None
@@ -49,32 +59,33 @@ def augment(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
     """Distort a batch by the named augmentations.
 
     Args:
-        batch — squares.
-        names — of AUGMENTATIONS.
-        generator — of the CPU.
+        batch: Samples on any device.
+        names: Augmentations to apply, among AUGMENTATIONS.
+        generator: CPU generator of the random draws.
+
+    Returns:
+        A batch of the same shapes on the same device.
     """
     if "flip" in names:
-        batch = _each(batch, lambda planes, draw: _flipped(planes, draw), 4, generator)
+        batch = _turn_each(batch, _flip, 4, generator)
     if "rotate" in names:
-        batch = _each(
-            batch, lambda planes, draw: [p.rot90(draw, (-2, -1)) for p in planes], 4, generator
-        )
+        batch = _turn_each(batch, _rotate_quarters, 4, generator)
     if names & {"rotate", "scale", "elastic"}:
-        batch = _warped(batch, names, generator)
+        batch = _warp(batch, names, generator)
     images = batch.images
     for name in VALUES:
         if name in names:
-            images = _on_some(images, _VALUE_SHARES[name], _OPERATIONS[name], generator)
+            images = _apply_to_some(images, _VALUE_SHARES[name], _OPERATIONS[name], generator)
     return Batch(images, batch.targets, batch.weights)
 
 
-def _each(
+def _turn_each(
     batch: Batch,
     turn: Callable[[list[Tensor], int], list[Tensor]],
     options: int,
     generator: Generator,
 ) -> Batch:
-    """Apply one of a few exact moves to each sample."""
+    """Apply one of `options` exact moves, drawn at random, to each sample."""
     draws = torch.randint(options, (len(batch.images),), generator=generator).tolist()
     moved = [
         turn([plane[index] for plane in batch.planes()], draw) for index, draw in enumerate(draws)
@@ -82,14 +93,21 @@ def _each(
     return Batch(*(torch.stack(planes) for planes in zip(*moved, strict=True)))
 
 
-def _flipped(planes: list[Tensor], draw: int) -> list[Tensor]:
+def _flip(planes: list[Tensor], draw: int) -> list[Tensor]:
     axes = [axis for bit, axis in ((1, -1), (2, -2)) if draw & bit]
     return [plane.flip(axes) for plane in planes] if axes else planes
 
 
-def _warped(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
-    """Resample some samples once, along a grid that rotates, scales and bends; beyond the edge it is mirrored."""
-    chosen = _chosen(len(batch.images), _WARPED_SHARE, generator)
+def _rotate_quarters(planes: list[Tensor], draw: int) -> list[Tensor]:
+    return [plane.rot90(draw, (-2, -1)) for plane in planes]
+
+
+def _warp(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
+    """Resample some samples along a grid that rotates, scales and bends.
+
+    Positions beyond the edge read the mirrored sample.
+    """
+    chosen = _choose(len(batch.images), _WARPED_SHARE, generator)
     if not len(chosen):
         return batch
     grid = sampling_grid(len(chosen), batch.images.shape[-1], names, generator).to(
@@ -106,7 +124,17 @@ def _warped(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
 
 
 def sampling_grid(count: int, side: int, names: frozenset[str], generator: Generator) -> Tensor:
-    """Draw where each pixel of each sample is taken from: count, side, side, 2 in [−1, 1] (x, y), as `grid_sample`."""
+    """Draw the position that each pixel of each sample is read from, as `grid_sample` takes it.
+
+    Args:
+        count: Number of samples.
+        side: Side of a sample (px).
+        names: Augmentations; only rotate, scale and elastic have an effect.
+        generator: CPU generator of the random draws.
+
+    Returns:
+        Positions (x, y), where −1..1 spans the sample; (count, side, side, 2) float32.
+    """
     angle = (torch.rand(count, generator=generator) * 2 - 1) * math.pi / 4 * ("rotate" in names)
     low, high = (math.log(s) for s in _SCALES)
     zoom = torch.exp(
@@ -123,7 +151,10 @@ def sampling_grid(count: int, side: int, names: frozenset[str], generator: Gener
 
 
 def _displacements(count: int, side: int, generator: Generator) -> Tensor:
-    """Draw a smooth random displacement field: Gaussian on a coarse grid, bicubic between (Ronneberger et al. 2015)."""
+    """Draw a smooth random displacement field (Ronneberger et al. 2015).
+
+    Displacements are Gaussian on a coarse grid and interpolated bicubically in between.
+    """
     deviation_px = min(_ELASTIC_PX, _STEEPEST * side / (_ELASTIC_GRID - 1))
     coarse = torch.randn(count, 2, _ELASTIC_GRID, _ELASTIC_GRID, generator=generator) * (
         2 * deviation_px / side
@@ -131,13 +162,14 @@ def _displacements(count: int, side: int, generator: Generator) -> Tensor:
     return interpolate(coarse, (side, side), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
 
-def _on_some(
+def _apply_to_some(
     images: Tensor,
     share: float,
     operation: Callable[[Tensor, Generator], Tensor],
     generator: Generator,
 ) -> Tensor:
-    chosen = _chosen(len(images), share, generator).to(images.device)
+    """Apply an operation to a random share of the images."""
+    chosen = _choose(len(images), share, generator).to(images.device)
     if not len(chosen):
         return images
     images = images.clone()
@@ -145,12 +177,13 @@ def _on_some(
     return images
 
 
-def _chosen(count: int, share: float, generator: Generator) -> Tensor:
+def _choose(count: int, share: float, generator: Generator) -> Tensor:
+    """Draw the indices of a random share of `count` samples."""
     return torch.nonzero(torch.rand(count, generator=generator) < share).flatten()
 
 
 def _uniform(like: Tensor, low: float, high: float, generator: Generator) -> Tensor:
-    """Draw one value per sample, N, 1, 1, 1 on the device of `like`."""
+    """Draw one value per sample; (N, 1, 1, 1) on the device of `like`."""
     return (low + (high - low) * torch.rand(len(like), 1, 1, 1, generator=generator)).to(
         like.device
     )
@@ -166,7 +199,7 @@ def _contrast(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _gamma(images: Tensor, generator: Generator) -> Tensor:
-    """Raise each sample, stretched to 0..1, to a power, and bring it back to its range."""
+    """Stretch each sample to 0..1, raise it to a power, and map it back to its range."""
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     span = (high - low).clamp(min=1e-6)
     return ((images - low) / span).pow(
@@ -175,7 +208,7 @@ def _gamma(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _noise(images: Tensor, generator: Generator) -> Tensor:
-    # seeded by the CPU's generator, drawn where the images are
+    # Only the seed comes from the CPU generator; the noise is drawn on the device of the images.
     seed = int(torch.randint(2**31, (1,), generator=generator))
     drawn = torch.randn(
         images.shape,
@@ -186,7 +219,7 @@ def _noise(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _blur(images: Tensor, generator: Generator) -> Tensor:
-    """Convolve each sample with a Gaussian of its own, rows then columns."""
+    """Convolve each sample with its own Gaussian, first rows, then columns."""
     count, channels, height, width = images.shape
     offsets = torch.arange(
         -_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device, dtype=torch.float32

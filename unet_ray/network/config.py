@@ -1,4 +1,4 @@
-"""The network and the predictor: their settings, without torch, which takes seconds to load."""
+"""Settings of the network and the predictor; without torch, which takes seconds to load."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ Norm = Literal["none", "batch"]
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """What a U-Net is made of."""
+    """Architecture of a U-Net."""
 
     in_channels: int = 3
     """Channels of the image."""
     num_classes: int = 1
-    """Output filters: one per class, or two where it parts touching objects."""
+    """Output filters: one per class, or two if the network separates touching objects."""
     base_channels: int = 32
-    """Channels of the first level; doubled at each deeper one."""
+    """Channels of the first level; each deeper level has twice as many."""
     depth: int = 4
-    """Number of poolings."""
+    """Number of pooling steps."""
     padding: Padding = "same"
-    """`same`: output as large as the input; `valid`: the paper's unpadded convolutions."""
+    """Padding of the convolutions. `same`: the output is as large as the input; `valid`: the
+    paper's unpadded convolutions, whose output is smaller."""
     norm: Norm = "batch"
     """Normalisation after each 3×3 convolution."""
 
@@ -45,35 +46,51 @@ class UNetConfig:
 
     @property
     def multiple(self) -> int:
-        """The pooling grid, 2^depth (px)."""
+        """Spacing of the pooling grid, 2^depth (px)."""
         return 1 << self.depth
 
     @property
     def margin(self) -> int:
-        """Pixels that the output lacks on each side: 6·2^depth − 4 for `valid` (92 at depth 4), 0 for `same`."""
+        """Pixels that the output lacks on each side.
+
+        6·2^depth − 4 for `valid` (92 at depth 4), 0 for `same`.
+        """
         return 6 * self.multiple - 4 if self.padding == "valid" else 0
 
     @property
     def receptive_field_radius(self) -> int:
-        """Farthest input pixel that an output pixel depends on, at the worst pooling phase (px).
+        """Distance to the farthest input pixel that an output pixel depends on (px).
 
-        Outputs of one pooling cell (2^depth px extended) see 6·2^depth − 4 px beyond it, to both sides; the pixel at one
-        end of its cell is 2^depth − 1 px from the other: 7·2^depth − 5, 107 at depth 4, 51 at depth 3.
+        The distance depends on where the pixel lies in its pooling cell; this is the largest. The
+        outputs of one pooling cell, 2^depth px wide, see 6·2^depth − 4 px beyond the cell on both
+        sides; a pixel at one end of its cell is 2^depth − 1 px from the other end. The sum is
+        7·2^depth − 5: 107 at depth 4, 51 at depth 3.
         """
         return 7 * self.multiple - 5
 
     @property
     def exact_context(self) -> int:
-        """Context with which a tile equals the whole image: the radius up to the next multiple of 2^depth (px)."""
+        """Smallest context with which a tile's result equals that of the whole image (px).
+
+        It is the receptive field radius, rounded up to a multiple of 2^depth.
+        """
         return -(-self.receptive_field_radius // self.multiple) * self.multiple
 
     @property
     def input_sizes(self) -> InputSizes:
-        """The same, as tiling wants it."""
+        """Multiple and margin, in the form that tiling takes."""
         return InputSizes(self.multiple, self.margin)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise InputError unless an input of this size works; the message names the nearest sizes that do."""
+        """Check that the network accepts an input of this size.
+
+        Args:
+            height: Height of the input (px).
+            width: Width of the input (px).
+
+        Raises:
+            InputError: A size that does not work; the message names the nearest sizes that do.
+        """
         for size in (height, width):
             if self.input_sizes.input_size(size - 2 * self.margin) != size or size <= 0:
                 above = self.input_sizes.input_size(max(1, size - 2 * self.margin))
@@ -82,8 +99,9 @@ class UNetConfig:
                     f"{above}" if below < self.input_sizes.input_size(1) else f"{below} and {above}"
                 )
                 raise InputError(
-                    f"an input of {height}×{width} px does not fit depth {self.depth}, padding {self.padding}: "
-                    f"{size} is not a size that works; the nearest are {nearest}"
+                    f"an input of {height}×{width} px does not fit depth {self.depth}, "
+                    f"padding {self.padding}: {size} is not a size that works; "
+                    f"the nearest are {nearest}"
                 )
 
 
@@ -91,7 +109,7 @@ PRESETS: dict[str, dict[str, int | str]] = {
     "paper": {"base_channels": 64, "depth": 4, "padding": "valid", "norm": "none"},
     "article": {"base_channels": 8, "depth": 3, "padding": "same", "norm": "none"},
 }
-"""`paper`: Ronneberger et al. 2015; `article`: small enough for a laptop."""
+"""Networks by name. `paper`: Ronneberger et al. 2015; `article`: small enough for a laptop."""
 
 
 SPATIAL = ("flip", "rotate", "scale", "elastic")
@@ -100,9 +118,13 @@ AUGMENTATIONS = SPATIAL + VALUES
 
 
 def parse_augmentations(text: str) -> frozenset[str]:
-    """Return the augmentations of `--augment`: `all`, `none`, or names with commas.
+    """Return the augmentations that a value of `--augment` names.
 
-    Raises: InputError — an unknown name.
+    Args:
+        text: `all`, `none`, or names separated by commas.
+
+    Raises:
+        InputError: An unknown name.
     """
     names = {"all": list(AUGMENTATIONS), "none": []}.get(
         text, [name.strip() for name in text.split(",")]
@@ -110,7 +132,8 @@ def parse_augmentations(text: str) -> frozenset[str]:
     unknown = [name for name in names if name not in AUGMENTATIONS]
     if unknown:
         raise InputError(
-            f"--augment {text}: {unknown[0]} is unknown; give all, none, or {','.join(AUGMENTATIONS)}"
+            f"--augment {text}: {unknown[0]} is unknown; "
+            f"give all, none, or {','.join(AUGMENTATIONS)}"
         )
     return frozenset(names)
 
@@ -126,21 +149,26 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """How images are cut and computed; none of it changes results but precision and a context below the exact one."""
+    """Settings of a prediction: tiles, device and arithmetic.
+
+    Only `precision`, and a `context` below the exact one, change results.
+    """
 
     tile: int = 1024
-    """Side of the piece of an image that is predicted at once (px); rounded up to a multiple of 2^depth. An image of up
-    to two such pieces is one, where that is exact and fits."""
+    """Side of a tile, the part of an image that is predicted at once (px); rounded up to a multiple
+    of 2^depth. An image of up to two tiles is predicted in one piece if that is exact and fits into
+    memory."""
     context: int | None = None
-    """Pixels read around a tile; None: as many as make the result exact."""
+    """Pixels that the network reads around a tile. None: enough to make the result exact."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network runs."""
+    """Device that the network runs on."""
     precision: Precision = "float32"
-    """Arithmetic of the network."""
+    """Number type that the network computes in."""
     threads: int | None = None
-    """CPU threads of the network, all lanes together; None: one lane and torch's choice."""
+    """CPU threads of the network, summed over all lanes. None: one lane with torch's default."""
     halo: int = 0
-    """Pixels around a tile that are predicted with it: what `tiles` are to know of their neighbours (px)."""
+    """Pixels around the core of a tile that are predicted with it, so that the tile overlaps its
+    neighbours (px)."""
 
     def __post_init__(self) -> None:
         if self.tile < 1:
@@ -150,12 +178,16 @@ class PredictorConfig:
 
 
 def effective_context(unet: UNetConfig, config: PredictorConfig) -> int:
-    """Return the context in px: the given one up to a multiple of 2^depth, at most (and by default) the exact one."""
+    """Return the context that a predictor uses (px).
+
+    It is the configured context, rounded up to a multiple of 2^depth, but at most the exact one,
+    which is also the default.
+    """
     if config.context is None:
         return unet.exact_context
     return min(unet.exact_context, up_to_multiple(config.context, unet.multiple))
 
 
 def up_to_multiple(value: int, multiple: int) -> int:
-    """Return the next multiple that is not below a value."""
+    """Round a value up to a multiple."""
     return -(-value // multiple) * multiple

@@ -1,7 +1,8 @@
-"""CUDA graphs of the batch shapes that come again: all kernels of a forward pass launched at once.
+"""CUDA graphs for batch shapes that recur: all kernels of a forward pass are launched at once.
 
-One by one, some sixty kernels ask for Python's lock as often, and each time a thread that packs, copies or measures may
-hold it, while the GPU has nothing to do. A graph asks four times.
+A forward pass has about sixty kernels. Launched one by one, each needs Python's global lock, which
+another thread that packs, copies or measures may hold while the GPU is idle. A graph needs the lock
+four times.
 """
 
 from __future__ import annotations
@@ -22,26 +23,33 @@ from unet_ray.errors import one_line
 from unet_ray.imaging.geometry import Box
 
 _Compute = Callable[[Tensor, Box], Tensor]
-"""(batch, H, W, channels) on the device, and the part wanted of the output → the result, there."""
+"""Function of a batch, (N, H, W, channels) on the device, and the wanted part of the output. It
+returns the result on the device."""
 _Key = tuple[tuple[int, ...], torch.dtype, Box]
-"""Shape and type of a batch, and the part wanted of the output."""
+"""Shape and type of a batch, and the wanted part of the output."""
 
 _SEEN_BEFORE = 2
-"""Batches that a lane launches kernel by kernel before it makes a graph: a shape that comes no more is not worth one;
-the first also builds and chooses kernels, which must not be captured."""
-_MOST_GRAPHS = 32
-"""Of one lane: of the first shapes that come again. Their buffers stay, some 8 MB of each on the device and as much off
-it; what activations take is shared, as far as a shape fits into what those before it took. Batches of further shapes
-are launched kernel by kernel."""
-_REMEMBERED = 1000
-"""Shapes that are counted at a time: an archive may have as many as images."""
+"""Batches of a shape that a lane launches kernel by kernel before it makes a graph. A shape that
+does not recur is not worth a graph, and the first batch also builds and chooses kernels, which must
+not be captured."""
+_MAX_GRAPHS = 32
+"""Largest number of graphs per lane. The first shapes that recur get one, batches of other shapes
+are launched kernel by kernel. The buffers of a graph stay allocated, about 8 MB on the device and
+as much on the host. All graphs share memory for activations, as far as a shape fits into what
+earlier ones took."""
+_MAX_COUNTED_SHAPES = 1000
+"""Largest number of shapes counted at a time; an archive may have as many shapes as images."""
 _capturing = threading.Lock()
-"""A process may capture one graph at a time."""
+"""Lock around a capture: a process may capture one graph at a time."""
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep Python from freeing cycles: the thread that captures may not unload a kernel or a graph among them."""
+    """Turn Python's cyclic garbage collection off.
+
+    The collection could free, and so unload, a kernel or a graph on the thread that captures, which
+    must not happen during a capture.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -52,19 +60,19 @@ def _no_collection() -> Iterator[None]:
 
 
 class BatchGraph:
-    """A batch's way to the device, through the network and back, in buffers that stay.
+    """A captured forward pass: copy to the device, network, copy back, all in fixed buffers.
 
     Args:
-        compute — what to capture; it may read nothing that is freed before the graph.
-        key — of the batch.
-        stream — to capture in; not the device's default one.
-        pool — memory shared with graphs that never run at the same time.
+        compute: Function to capture. Everything that it reads must live as long as the graph.
+        key: Shape and type of the batch, and the wanted part of the output.
+        stream: Stream to capture in; not the default stream of the device.
+        pool: Memory shared with graphs that never run at the same time.
     """
 
     def __init__(self, compute: _Compute, key: _Key, stream: torch.cuda.Stream, pool: Any) -> None:
         shape, dtype, wanted = key
         self.pixels = torch.empty(shape, dtype=dtype, pin_memory=True)
-        """The batch; filled before each call."""
+        """Pinned buffer of the batch; callers fill it before each call."""
         self._given = torch.empty(shape, dtype=dtype, device=stream.device)
         self._graph = torch.cuda.CUDAGraph()
         # Other lanes go on allocating while this one captures, which the default mode forbids.
@@ -74,7 +82,7 @@ class BatchGraph:
         self._found = torch.empty(self._result.shape, dtype=self._result.dtype, pin_memory=True)
 
     def __call__(self) -> NDArray[Any]:
-        """Return the result of what `pixels` holds; it lasts until the next call."""
+        """Return the result for the batch in `pixels`; it is valid until the next call."""
         self._given.copy_(self.pixels, non_blocking=True)
         self._graph.replay()
         self._found.copy_(self._result, non_blocking=True)
@@ -83,10 +91,10 @@ class BatchGraph:
 
 
 class BatchGraphs(threading.local):
-    """The graphs of a lane: each thread has its own.
+    """The graphs of a lane; each thread has its own.
 
     Args:
-        device — a GPU.
+        device: GPU that the graphs run on.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -94,23 +102,33 @@ class BatchGraphs(threading.local):
         self._graphs: dict[_Key, BatchGraph] = {}
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
-        self._most = _MOST_GRAPHS
+        self._most = _MAX_GRAPHS
 
     def of(self, compute: _Compute, key: _Key) -> BatchGraph | None:
-        """Return the graph of such batches; None where they came too rarely or there are enough graphs."""
-        if key not in self._graphs and len(self._graphs) < self._most and self._comes_again(key):
+        """Return the graph for batches of a shape; captures it when the shape recurs.
+
+        Args:
+            compute: Function to capture.
+            key: Shape and type of the batch, and the wanted part of the output.
+
+        Returns:
+            The graph; None if the shape came too rarely, or the lane has its largest number of
+            graphs.
+        """
+        if key not in self._graphs and len(self._graphs) < self._most and self._recurs(key):
             try:
                 self._graphs[key] = BatchGraph(compute, key, self._stream, self._pool)
-            except RuntimeError as error:  # memory ran out, as a rule
+            except RuntimeError as error:  # usually: memory ran out
                 self._most = 0
                 warnings.warn(
-                    f"the GPU is given one kernel at a time, slower: {one_line(error)}",
+                    "no CUDA graph could be captured, kernels are launched one at a time, which is "
+                    f"slower: {one_line(error)}",
                     stacklevel=2,
                 )
         return self._graphs.get(key)
 
-    def _comes_again(self, key: _Key) -> bool:
-        if len(self._seen) == _REMEMBERED:
+    def _recurs(self, key: _Key) -> bool:
+        if len(self._seen) == _MAX_COUNTED_SHAPES:
             self._seen.clear()
         self._seen[key] += 1
         return self._seen[key] > _SEEN_BEFORE

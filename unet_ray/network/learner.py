@@ -1,4 +1,7 @@
-"""One step of training: augmentation, forward, loss, backward, clipping, AdamW on a cosine."""
+"""One training step: augmentation, forward pass, loss, backward pass, gradient clipping, optimizer.
+
+The optimizer is AdamW; its learning rate follows a cosine.
+"""
 
 from __future__ import annotations
 
@@ -18,36 +21,40 @@ from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 
 _WARM_UP_SHARE = 0.05
+"""Share of the training in which the learning rate rises to its peak."""
 _CLIP_NORM = 1.0
+"""Largest norm of the gradients."""
 _SETTLED_SHARE = 0.6
-"""Of the training: from here on batch normalisation no longer takes its statistics from the batch but, as inference
-will, from its running ones. Where images differ much (fluorescence and stained tissue), those of a small batch are
-never those of an image, and a network that only ever saw the former segments the latter worse."""
+"""Share of the training after which batch normalisation uses its running statistics, as inference
+does, instead of those of the batch. If images differ much (fluorescence and stained tissue), the
+statistics of a small batch never match those of one image, and a network that has only seen batch
+statistics segments single images worse."""
 _WEIGHT_DECAY = 1e-4
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """How to learn."""
+    """Settings of the training step."""
 
     learning_rate: float
-    """At its peak: it warms up over the first twentieth of the steps and falls as a cosine to 0."""
+    """Learning rate at its peak. It rises over the first twentieth of the steps and then falls as a
+    cosine to 0."""
     loss: Loss = "bce"
-    """`bce`, or `bce_dice`: their sum."""
+    """Loss to minimise. `bce`: binary cross entropy; `bce_dice`: the sum of that and 1 − Dice."""
     class_weights: tuple[float, ...] | None = None
-    """Per class: what a pixel of it weighs against one that is not of it; None: 1."""
+    """Weight of a pixel of each class relative to one outside it. None: 1."""
     augmentations: frozenset[str] = frozenset()
-    """Of `augment.AUGMENTATIONS`."""
+    """Augmentations to apply, among `config.AUGMENTATIONS`."""
 
 
 class Learner:
-    """A network and its optimizer, alike on every worker.
+    """A network and its optimizer; all workers hold the same weights.
 
     Args:
-        network — a UNet, plain or wrapped by DistributedDataParallel, on its device.
-        preprocessing — of the training set.
-        config — how to learn.
-        generator — of the CPU; draws the augmentation.
+        network: UNet on its device, plain or wrapped by DistributedDataParallel.
+        preprocessing: Preprocessing of the training set.
+        config: Settings of the training step.
+        generator: CPU generator of the random draws of augmentation.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class Learner:
 
     @property
     def unet(self) -> UNet:
-        """The network without its wrapper."""
+        """Network without its wrapper."""
         inner = (
             self.network.module
             if isinstance(self.network, DistributedDataParallel)
@@ -84,7 +91,13 @@ class Learner:
         return inner
 
     def learning_rate(self, progress: float) -> float:
-        """Return the learning rate at a share 0..1 of the training: a function of samples seen, not of workers."""
+        """Return the learning rate at a point of the training.
+
+        It depends on the samples seen, not on the number of workers.
+
+        Args:
+            progress: Share of the training, 0..1.
+        """
         return (
             self.config.learning_rate
             * min(1.0, progress / _WARM_UP_SHARE)
@@ -93,11 +106,11 @@ class Learner:
         )
 
     def weights_sum(self) -> Tensor:
-        """Return the sum of all weights, a scalar that is finite only where they all are."""
+        """Return the sum of all weights, a scalar that is finite only if all weights are."""
         return torch.stack([weight.detach().sum() for weight in self.network.parameters()]).sum()
 
     def share_statistics(self) -> None:
-        """Give all workers the normalisation statistics of the first, whose network is the one that is kept."""
+        """Give all workers the normalisation statistics of the first, whose network is saved."""
         for buffer in self.unet.buffers() if is_distributed() else ():
             torch.distributed.broadcast(buffer, 0)
 
@@ -107,12 +120,14 @@ class Learner:
         """Learn from one batch.
 
         Args:
-            images — N, H, W, C of any dtype, as the image is.
-            targets — N, K, H, W uint8: 0, 1, IGNORED; of the same square as the image, margin included.
-            weights — N, K, H, W float, or None.
-            progress — share of the training that this step ends, above 0, up to 1.
+            images: Crops before preprocessing; (N, H, W, C) of the images' dtype.
+            targets: Target values 0, 1 or IGNORED for the same square as the image, margin
+                included; (N, K, H, W) uint8.
+            weights: Weight of each pixel; (N, K, H, W) float. None: 1.
+            progress: Share of the training that is done after this step, above 0, up to 1.
 
-        Returns: this worker's loss; the mean over workers is the loss of the whole batch.
+        Returns:
+            The loss of this worker, a scalar. The mean over workers is the loss of the whole batch.
         """
         images, targets = (
             images.to(self._device, non_blocking=True),
@@ -140,13 +155,14 @@ class Learner:
         targets = batch.targets[..., inner, inner]
         weights = None if batch.weights is None else batch.weights[..., inner, inner].float()
         total, counted = cross_entropy_sum(logits, targets, self._weights, weights)
-        # DDP averages gradients over workers: divide by the mean count, so that every pixel weighs the same.
+        # DDP averages gradients over workers: dividing by the mean count gives all pixels the same
+        # weight.
         loss = total / (summed(counted) / world_size()).clamp(min=1)
         return loss + dice_loss(logits, targets) if self.config.loss == "bce_dice" else loss
 
 
 def world_size() -> int:
-    """Return the number of workers; 1 outside a process group."""
+    """Return the number of workers; outside a process group it is 1."""
     return torch.distributed.get_world_size() if is_distributed() else 1
 
 

@@ -1,4 +1,7 @@
-"""Losses as tensor functions: sums and counts, so that they add up over workers."""
+"""Losses as tensor functions.
+
+Cross entropy comes as a sum and a count, which add up over workers; Dice is a mean over images.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from unet_ray.imaging.labels.targets import IGNORED
 
 _SMOOTH_PX = 1.0
-"""Added above and below in Dice, so that a class that is absent and not found scores 1."""
+"""Constant in numerator and denominator of Dice (px); with it, a class that is absent and not found
+scores 1."""
 
 
 def cross_entropy_sum(
@@ -18,15 +22,19 @@ def cross_entropy_sum(
     class_weights: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Per-pixel binary cross entropy over all classes, summed (Ronneberger et al. 2015, one sigmoid per class).
+    """Sum the binary cross entropy over pixels and classes.
+
+    Each class has its own sigmoid; the pixel weights are those of Ronneberger et al. 2015.
 
     Args:
-        logits — N, K, H, W, float.
-        targets — N, K, H, W, uint8: 0, 1, or IGNORED.
-        class_weights — K, float: what a pixel of the class weighs against one that is not of it; None: 1.
-        weights — N, K, H, W, float: weight of each pixel (the border weight map); None: 1.
+        logits: Output of the network; (N, K, H, W) float.
+        targets: Target values 0, 1 or IGNORED; (N, K, H, W) uint8.
+        class_weights: Weight of a pixel of the class relative to one outside it; (K,) float.
+            None: 1.
+        weights: Weight of each pixel (the border weight map); (N, K, H, W) float. None: 1.
 
-    Returns: the sum over counted pixels and classes (float32), and their number (float32); both scalars.
+    Returns:
+        The sum over counted pixels and classes, and the number of its terms; both float32 scalars.
     """
     counted = targets != IGNORED
     per_pixel = counted.float() if weights is None else weights * counted
@@ -41,12 +49,17 @@ def cross_entropy_sum(
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 − soft Dice of each image and class, averaged over both (Milletari et al. 2016, with sums, not squares).
+    """Return 1 − soft Dice, averaged over images and classes.
 
-    Each image counts alike, so the mean over workers of equal batches is the mean over all images.
+    Soft Dice is that of Milletari et al. 2016, with sums instead of squares. All images weigh the
+    same, so the mean over workers with equal batches is the mean over all images.
 
     Args:
-        logits, targets — as `cross_entropy_sum`.
+        logits: Output of the network; (N, K, H, W) float.
+        targets: Target values 0, 1 or IGNORED; (N, K, H, W) uint8.
+
+    Returns:
+        A scalar, float32.
     """
     counted = targets != IGNORED
     probability = logits.float().sigmoid() * counted

@@ -1,7 +1,7 @@
-"""A model folder: `model.safetensors` and `model.json`, everything that inference needs, and no code.
+"""A model folder: `model.safetensors` and `model.json`, all that inference needs, and no code.
 
-Loading reads tensors and JSON only; what does not fit together is one clear line. Torch takes seconds to load: that
-happens only where a network is built.
+Loading reads tensors and JSON only, and reports files that do not fit together in one line. Torch
+takes seconds to load, so it is imported only where a network is built.
 """
 
 from __future__ import annotations
@@ -30,33 +30,42 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network and what it means."""
+    """A trained network with everything needed to turn images into regions."""
 
     network: UNetConfig
+    """Architecture of the network."""
     weights: bytes
-    """safetensors."""
+    """Weights as safetensors."""
     classes: tuple[ClassSpec, ...]
     preprocessing: Preprocessing
     thresholds: tuple[float, ...]
-    """Per class: the probability from which on a pixel is the class."""
+    """Lowest probability at which a pixel belongs to the class, for each class."""
     separation: Separation | None = None
-    """How touching objects are separated: the network has a second filter per class then, for cores of its objects; the
-    order is all classes, then all cores. None: objects are the components of the masks."""
+    """Settings of the separation of touching objects. The network then has a second filter per
+    class, for the markers of its objects; the filters of all classes come first, then those of all
+    markers. None: objects are the components of the masks."""
     training: dict[str, Any] = field(default_factory=dict)
-    """How it was trained; not part of the digest."""
+    """Settings of the training; not part of the digest."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """Of the validation; not part of the digest."""
+    """Results on the validation images; not part of the digest."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the software that trained it; not part of the digest."""
+    """Versions of the software that trained the model; not part of the digest."""
 
     @property
     def digest(self) -> str:
-        """sha256 of the weights and of the canonical JSON of network, classes, preprocessing and thresholds."""
+        """SHA-256 that identifies what the model computes.
+
+        It covers the weights and the canonical JSON of network, classes, preprocessing, thresholds
+        and separation.
+        """
         meaning = json.dumps(self._meaning(), sort_keys=True, separators=(",", ":")).encode()
         return hashlib.sha256(hashlib.sha256(self.weights).digest() + meaning).hexdigest()
 
     def _meaning(self) -> dict[str, Any]:
-        """Return what the digest is made of; its keys are written out, so that renaming a field changes no digest."""
+        """Return the settings that the digest covers.
+
+        The keys are written out, so that renaming a field does not change the digest.
+        """
         meaning: dict[str, Any] = {
             "network": _network_as_json(self.network),
             "classes": [{"id": spec.id, "name": spec.name} for spec in self.classes],
@@ -74,13 +83,13 @@ class Model:
 
     @property
     def channels(self) -> list[str]:
-        """What each of the network's output filters finds."""
+        """Name of what each output filter of the network finds."""
         names = [spec.name for spec in self.classes]
         return names + [f"marker of {name}" for name in names] if self.separation else names
 
     @property
     def rule(self) -> Postprocessing:
-        """What its output means."""
+        """Postprocessing that turns the network's output into masks and regions."""
         if self.separation is None:
             return Postprocessing(self.thresholds, (ANY,) * len(self.classes))
         scores = self.separation.min_scores or (0.0,) * len(self.classes)
@@ -91,7 +100,11 @@ class Model:
         )
 
     def build(self) -> UNet:
-        """Return the network with its weights; raise InputError where they do not fit."""
+        """Build the network with its weights.
+
+        Raises:
+            InputError: Weights that do not fit the network.
+        """
         from safetensors.torch import load
 
         from unet_ray.network.unet import UNet
@@ -100,9 +113,8 @@ class Model:
         try:
             network.load_state_dict(load(self.weights))
         except (RuntimeError, SafetensorError, KeyError) as error:
-            first = " ".join(
-                " ".join(str(error).splitlines()[:2]).split()
-            )  # of what may be a line per layer
+            # Torch may write a line per layer: keep the first two.
+            first = " ".join(" ".join(str(error).splitlines()[:2]).split())
             raise InputError(f"the weights do not fit the network of model.json: {first}") from None
         return network
 
@@ -139,7 +151,7 @@ def state_bytes(network: UNet) -> bytes:
 
 
 def save_model(model: Model, folder: Storage) -> None:
-    """Write a model folder: weights first, `model.json` last."""
+    """Write a model folder: first the weights, then `model.json`."""
     folder.write("model.safetensors", model.weights)
     described = {
         "format": _FORMAT,
@@ -154,16 +166,17 @@ def save_model(model: Model, folder: Storage) -> None:
 
 
 def load_model(folder: Storage) -> Model:
-    """Read a model folder and check that it is whole.
+    """Read a model folder and check that its files belong together.
 
-    Raises: InputError — no model there, damaged, or of a newer format.
+    Raises:
+        InputError: A folder without a model, a damaged model, or one of another format.
     """
     try:
         described = json.loads(folder.read("model.json"))
         weights = folder.read("model.safetensors")
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder.uri}: no model here (model.json, model.safetensors); check --model"
+            f"{folder.uri}: there is no model here (model.json, model.safetensors); check --model"
         ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{folder.uri}: the model cannot be read: {error}") from None
@@ -177,7 +190,8 @@ def load_model(folder: Storage) -> Model:
         raise InputError(f"{folder.uri}: model.json is damaged: {error!r}") from None
     if described.get("digest") != model.digest:
         raise InputError(
-            f"{folder.uri}: model.json and model.safetensors do not belong together (digest differs)"
+            f"{folder.uri}: model.json and model.safetensors do not belong together: "
+            "the digest differs"
         )
     return model
 

@@ -1,4 +1,7 @@
-"""Image in, per-class probability out: frames, tiles, precision and device of the network's forward pass."""
+"""Prediction: images in, probabilities per class out.
+
+A predictor cuts images into tiles and batches, and runs the network's forward pass on a device.
+"""
 
 from __future__ import annotations
 
@@ -26,31 +29,37 @@ from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 
 _Shape = tuple[int, int, Box]
-"""Of tiles that can share a batch: height and width of what is read, and the part of the output that is computed."""
+"""Shape that all tiles of a batch share: height and width of the pixels that are read (px), and the
+part of the output that is computed."""
 
 _BATCH_PIXELS_GPU = 2 * 2**20
-"""Pixels of one batch on a GPU: an H200 is as fast with 4 images of 512² as with 64, and short batches waste less; on a
-CPU one tile at a time is as fast and needs the least memory."""
-_BATCH_MOST = 64
+"""Pixels of one batch on a GPU. An H200 is as fast with 4 images of 512² px as with 64, and short
+batches waste less. On a CPU a batch is one tile, which is as fast and needs the least memory."""
+_MAX_BATCH = 64
+"""Largest number of tiles in a batch."""
 _LANES_GPU = 3
-"""While one computes, the others' pixels and results are on their way between host and device."""
+"""Lanes on a GPU. While one computes, the pixels and results of the others are copied between host
+and device."""
 _WHOLE_TILES = 2
-"""Images of up to so many tiles are one: each cut costs its context twice (camera frames of 1920×1080 px: a third)."""
+"""Largest size, in tiles, of an image that is predicted in one piece. Each cut costs its context
+twice: a third of the work for camera frames of 1920×1080 px."""
 _LANE_BYTES = 3 * 2**30
-"""What the activations of all lanes may take on a CPU."""
+"""Memory that the activations of all lanes may take on a CPU (bytes)."""
 _ACTIVATIONS = 10
-"""Planes of the first level's channels that one forward pass holds at a time, about (measured)."""
+"""Activations that one forward pass holds at a time, in planes per channel of the first level;
+approximate, measured."""
 _OUT_OF_MEMORY = "can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED"
-"""What errors without a type of their own say: torch's of the host, CUDA's and Triton's, cuDNN's."""
+"""Texts of out-of-memory errors that have no type of their own: torch's on the host; CUDA's and
+Triton's; cuDNN's."""
 
 
 class Predictor:
-    """A network ready to predict images of any size.
+    """A network that is ready to predict images of any size.
 
     Args:
-        network — copied and folded for inference.
-        preprocessing — of its training.
-        config — how to cut and compute.
+        network: Trained network; a copy of it is prepared for inference.
+        preprocessing: Preprocessing of its training.
+        config: Tiles, device and arithmetic.
     """
 
     def __init__(
@@ -61,13 +70,13 @@ class Predictor:
         self._unet = network.config
         self._tile = up_to_multiple(config.tile, self._unet.multiple)
         self._context = effective_context(self._unet, config)
-        self._most = 1 if config.device == "cpu" else _BATCH_MOST
-        self._whole_tiles = self._whole_tiles_of(config)
-        self.lane_count = self._lanes_of(config)
+        self._most = 1 if config.device == "cpu" else _MAX_BATCH
+        self._whole_tiles = self._limit_whole_tiles(config)
+        self.lane_count = self._count_lanes(config)
         threads = (
             max(1, config.threads // self.lane_count) if config.threads else torch.get_num_threads()
         )
-        # A lane is a thread of its own, which knows nothing of the GPU that was chosen in this one.
+        # The GPU chosen in this thread is unknown in a lane, which is another thread: pass it on.
         self._device = (
             torch.device("cuda", torch.cuda.current_device())
             if config.device == "cuda"
@@ -76,46 +85,47 @@ class Predictor:
         self.lanes = ThreadPoolExecutor(
             self.lane_count, "lane", _start_lane, (self._device, threads)
         )
-        """Where forward passes run, whoever asks for them. On a CPU several tiles with few threads each are faster than
-        one with many, which wait for each other after every layer; on a GPU each lane has a stream of its own."""
+        """Threads that forward passes run in; all callers share them. On a CPU several tiles with
+        few threads each are faster than one tile with many threads, which wait for each other after
+        every layer. On a GPU each lane has its own stream."""
         self._graphs: BatchGraphs | None = None
-        """Of each lane's batches, on a GPU."""
+        """CUDA graphs of each lane; None on a CPU."""
         self.batch_divisor = 1
-        """What batches are divided by since memory ran out."""
+        """Divisor of the batch size; doubled whenever memory runs out."""
         self._halving = threading.Lock()
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        self.network = self._placed(_folded(network))
-        """With batch normalisation folded, on its device, in its precision."""
+        self.network = self._place(_fold(network))
+        """Network with batch normalisation folded, on its device and in its precision."""
         if config.device == "cuda":
-            self.network = self._fused_if_possible(self.network)
+            self.network = self._fuse_if_possible(self.network)
             self._graphs = BatchGraphs(self._device)
-            # The lanes' streams do not wait for the one that brought the weights. To wait for the whole device would
-            # spoil what another predictor's lanes capture.
+            # The lanes' streams do not wait for the stream that copied the weights. Waiting for the
+            # whole device instead would spoil a graph that a lane of another predictor captures.
             torch.cuda.current_stream().synchronize()
 
-    def _placed(self, network: UNet) -> UNet:
+    def _place(self, network: UNet) -> UNet:
         return network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def _fused_if_possible(self, network: UNet) -> UNet:
-        """Return the network with fewer passes over memory, where its kernels can be built, else as it is."""
+    def _fuse_if_possible(self, network: UNet) -> UNet:
+        """Fuse layers of the network; return it unchanged if the kernels cannot be built."""
         try:
             from unet_ray.network.fused_unet import FusedUNet
 
-            fused = self._placed(FusedUNet(network))
+            fused = self._place(FusedUNet(network))
             side = self._unet.input_sizes.input_size(1)
             blank = torch.zeros(
                 1, self._unet.in_channels, side, side, dtype=self._dtype, device=self._device
             )
             fused(blank.contiguous(memory_format=torch.channels_last))
-        except Exception as error:  # no Triton, no C compiler for it, no cuDNN: all that they raise
+        except Exception as error:  # whatever a lack of Triton, its C compiler or cuDNN raises
             warnings.warn(
                 f"the network runs unfused, slower by a third: {one_line(error)}", stacklevel=2
             )
             return network
         return fused
 
-    def _lanes_of(self, config: PredictorConfig) -> int:
+    def _count_lanes(self, config: PredictorConfig) -> int:
         if config.device == "cuda":
             return _LANES_GPU
         if not config.threads:
@@ -124,8 +134,11 @@ class Predictor:
         largest = max(self._bytes(side**2), self._bytes(self._whole_tiles * self._frame_pixels))
         return max(1, min(config.threads, _LANE_BYTES // largest))
 
-    def _whole_tiles_of(self, config: PredictorConfig) -> int:
-        """Return how many tiles an image may have that is predicted in one piece; where tiles are not exact, none."""
+    def _limit_whole_tiles(self, config: PredictorConfig) -> int:
+        """Return the largest number of tiles of an image that is predicted in one piece.
+
+        It is 0 if tiles are not exact, or if such an image does not fit into memory.
+        """
         is_exact = self._unet.margin > 0 or self._context >= self._unet.exact_context
         fits = (
             config.device == "cuda" or self._bytes(_WHOLE_TILES * self._frame_pixels) <= _LANE_BYTES
@@ -137,23 +150,35 @@ class Predictor:
         return self._unet.input_sizes.input_size(self._tile) ** 2
 
     def _bytes(self, pixels: int) -> int:
-        """Return what the activations of a piece take on a CPU, about."""
+        """Estimate the memory of the activations for a number of pixels on a CPU (bytes)."""
         return _ACTIVATIONS * 4 * self._unet.base_channels * pixels
 
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
-        """Return prob_u8 = round(255·probability) of each image, (classes, H, W) uint8.
+        """Predict images.
 
-        Tiles of equal shape, alike within what is read for them, share a batch, and nothing else does.
+        Only tiles of the same shape, with the tile at the same place in the pixels that are read,
+        share a batch.
 
         Args:
-            images — HWC, as `Preprocessing.check` returns them.
+            images: Images as `Preprocessing.check` returns them; (H, W, C) each.
+
+        Returns:
+            prob_u8 = round(255·probability) of each image; (num_classes, H, W) uint8.
         """
         return self.predict_timed(images)[0]
 
     def predict_timed(
         self, images: Sequence[NDArray[Any]]
     ) -> tuple[list[NDArray[np.uint8]], float]:
-        """Return what `predict` does, and the seconds that all lanes would have taken for it, without waiting."""
+        """Predict images and measure the computing time.
+
+        Args:
+            images: Images as `Preprocessing.check` returns them; (H, W, C) each.
+
+        Returns:
+            The result of `predict`, and the time that all lanes together need for it, without time
+            spent waiting (s).
+        """
         outputs = [
             np.empty((self._unet.num_classes, *image.shape[:2]), np.uint8) for image in images
         ]
@@ -161,7 +186,7 @@ class Predictor:
         for index, image in enumerate(images):
             height, width = image.shape[:2]
             for tile in self._tiles(height, width, halo=0):
-                groups[self._shape_of(tile)].append((index, tile))
+                groups[self._batch_shape(tile)].append((index, tile))
         work = []
         for shape, members in groups.items():
             size = self._batch_size(shape)
@@ -179,7 +204,11 @@ class Predictor:
         shape: _Shape,
         members: list[tuple[int, Tile]],
     ) -> float:
-        """Predict tiles of a shape, as many at once as fit into memory, and return the seconds."""
+        """Predict tiles of a shape into `outputs`, as many at once as fit into memory.
+
+        Returns:
+            The time that it took (s).
+        """
         started = time.perf_counter()
         while members:
             size = self._batch_size(shape)
@@ -193,10 +222,10 @@ class Predictor:
                 if not is_out_of_memory(error):
                     raise
                 if size == 1:
-                    self._whole_tiles = 0  # whoever tries again does so in tiles
+                    self._whole_tiles = 0  # another try will cut the image into tiles
                     raise
                 with self._halving:
-                    if self._batch_size(shape) >= size:  # else another lane was faster
+                    if self._batch_size(shape) >= size:  # else another lane has halved it
                         self._halve(size)
                 continue
             for (i, tile), prob_u8 in zip(batch, found, strict=False):
@@ -208,7 +237,12 @@ class Predictor:
         return time.perf_counter() - started
 
     def tiles(self, height: int, width: int) -> list[Tile]:
-        """Return the tiles that an image of a size (px) is cut into, row by row, with `around` px around each."""
+        """Return the tiles of an image, row by row, each with the configured halo.
+
+        Args:
+            height: Height of the image (px).
+            width: Width of the image (px).
+        """
         return self._tiles(height, width, self.config.halo)
 
     def _tiles(self, height: int, width: int, halo: int) -> list[Tile]:
@@ -227,23 +261,37 @@ class Predictor:
     def read_tile(
         self, read: Callable[[Box], NDArray[Any]], height: int, width: int, tile: Tile
     ) -> NDArray[Any]:
-        """Return the pixels that the network needs for a tile, HWC.
+        """Read the pixels that the network needs for a tile.
 
         Args:
-            read — gives boxes inside the image, as `Preprocessing.check` returns them.
-            height, width — of the image (px).
+            read: Function that reads a box inside the image, as `Preprocessing.check` returns it.
+            height: Height of the image (px).
+            width: Width of the image (px).
+            tile: Tile of the image.
+
+        Returns:
+            Pixels with context; (H, W, C) of the image's dtype.
         """
         return read_frame(read, height, width, tile.read, mirror=self._unet.margin > 0)
 
     def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
-        """Return prob_u8 of a tile's extended core, (classes, H, W) uint8, from what `read_tile` read for it; in this thread."""
-        shape = self._shape_of(tile)
+        """Predict a tile in the calling thread.
+
+        Args:
+            pixels_hwc: Pixels that `read_tile` returned for the tile.
+            tile: Tile to predict.
+
+        Returns:
+            prob_u8 of the tile's core and halo; (num_classes, H, W) uint8.
+        """
+        shape = self._batch_shape(tile)
         return self._crop_to_core(self._forward([pixels_hwc], 1, shape[2])[0], tile, shape).copy()
 
-    def _shape_of(self, tile: Tile) -> _Shape:
-        """Return what a tile shares with those that can be in a batch with it: its extended core, on the pooling grid.
+    def _batch_shape(self, tile: Tile) -> _Shape:
+        """Return the shape that a tile shares with the tiles that can be in its batch.
 
-        Unpadded networks are given what their output needs, and all of that is wanted.
+        The part to compute is the tile's core and halo, extended to the pooling grid. Unpadded
+        networks read just what their output needs, so the part is the whole output.
         """
         height, width = tile.read.height, tile.read.width
         margin, multiple = self._unet.margin, self._unet.multiple
@@ -254,7 +302,7 @@ class Predictor:
     def _crop_to_core(
         self, prob_u8_khw: NDArray[np.uint8], tile: Tile, shape: _Shape
     ) -> NDArray[np.uint8]:
-        """Cut a tile's extended core out of what was computed for its shape."""
+        """Cut a tile's core and halo out of the part that was computed for its shape."""
         box, (_, _, part) = tile.wanted(self._unet.margin), shape
         return prob_u8_khw[
             :,
@@ -268,20 +316,27 @@ class Predictor:
         return max(1, min(self._most, pixels // (height * width)))
 
     def _halve(self, size: int) -> None:
-        """Take batches of at most half that size from now on: what did not fit once will not fit again."""
+        """Limit batches to half of a size from now on, as it would not fit the next time either."""
         self.batch_divisor *= 2
         self._most = size // 2
         if self._graphs:
-            self._graphs = BatchGraphs(self._device)  # those of larger batches hold memory
+            self._graphs = BatchGraphs(self._device)  # graphs of larger batches hold memory
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _forward(
         self, reads: list[NDArray[Any]], batch_size: int, wanted: Box
     ) -> NDArray[np.uint8]:
-        """Return prob_u8 of the wanted part of equally sized reads; a short batch is filled with blanks to its fixed size.
+        """Run the network on pixels of equal shape.
 
-        Lasts until this thread's next forward pass.
+        Args:
+            reads: Pixels of the tiles; (H, W, C) each.
+            batch_size: Fixed size of the batch; blank tiles fill a short one.
+            wanted: Part of the output to return.
+
+        Returns:
+            prob_u8 of the wanted part; (batch_size, num_classes, H, W) uint8. The array is valid
+            until the next forward pass in this thread.
         """
         shape, dtype = (
             (batch_size, *reads[0].shape),
@@ -303,7 +358,7 @@ class Predictor:
         )
 
     def _quantize(self, batch_nhwc: Tensor, wanted: Box) -> Tensor:
-        """Return prob_u8 of the wanted part of a batch on the device, there."""
+        """Return prob_u8 of the wanted part of a batch; both are on the device."""
         images = batch_nhwc.permute(0, 3, 1, 2)
         inputs = self.preprocessing.apply(images).to(self._dtype, memory_format=torch.channels_last)
         logits: Tensor = self.network(inputs, wanted)
@@ -311,18 +366,23 @@ class Predictor:
 
 
 def _start_lane(device: torch.device, threads: int) -> None:
-    """Make a thread a lane; it knows nothing of its predictor, which it would keep alive."""
+    """Set a thread up as a lane.
+
+    This is not a method, because a lane that holds its predictor would keep it alive.
+    """
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
 def cpu_has_bfloat16() -> bool:
-    """Tell whether this machine's CPU multiplies in bfloat16; others take 4 to 8 times as long as in float32."""
+    """Tell whether this machine's CPU multiplies in bfloat16.
+
+    CPUs that do not take 4 to 8 times as long in bfloat16 as in float32.
+    """
     capabilities = torch.cpu.get_capabilities()
-    return any(
-        capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
-    )  # the last is ARM's
+    names = ("avx512_bf16", "amx_bf16", "bf16")  # the last one is ARM's
+    return any(capabilities.get(name) for name in names)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -332,17 +392,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_lost(error: Exception) -> bool:
-    """Tell whether an error says that this process can use its GPU no more: every later image would fail."""
+    """Tell whether an error says that this process lost its GPU, so that all later images fail."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def as_image_error(error: Exception) -> Exception:
-    """Return an error as it is, or as the ImageError `out_of_memory`: torch has types of its own for that."""
+    """Turn out-of-memory errors into the ImageError `out_of_memory`; return others unchanged.
+
+    Torch has its own error types for running out of memory.
+    """
     return ImageError("out_of_memory", one_line(error)) if is_out_of_memory(error) else error
 
 
-def _folded(network: UNet) -> UNet:
-    """Return a copy for inference with batch normalisation folded into the convolutions before it."""
+def _fold(network: UNet) -> UNet:
+    """Copy a network for inference, with batch normalisation folded into the convolutions."""
     folded = UNet(network.config)
     folded.load_state_dict(network.state_dict())
     folded.eval()

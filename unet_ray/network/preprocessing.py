@@ -1,4 +1,4 @@
-"""Pixels to network input: one pointwise function, the same in training and in inference."""
+"""Preprocessing: pixels to network input, one pointwise function for training and inference."""
 
 from __future__ import annotations
 
@@ -11,66 +11,72 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.decode import match_channels
+from unet_ray.network.config import Normalisation
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-from unet_ray.network.config import Normalisation
 
 _PERCENTILES = (0.5, 99.5)
-"""As nnU-Net takes them (Isensee et al. 2021): robust against hot and dead pixels."""
-_FLOAT32 = 1e-7
-"""Differences below this share of a value are rounding: relative, for float samples come in any unit (1e-9 m)."""
+"""Percentiles of nnU-Net (Isensee et al. 2021); they are robust against hot and dead pixels."""
+_ROUNDING = 1e-7
+"""Relative difference below which two float32 values differ only by rounding. It is relative
+because float samples come in any unit (1e-9 m)."""
 
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """A training set's samples, channel by channel; all arrays (channels,), in units of the samples."""
+    """Statistics of a training set's samples per channel, in units of the samples."""
 
     mean: NDArray[np.float64]
+    """Mean; (channels,)."""
     deviation: NDArray[np.float64]
+    """Standard deviation; (channels,)."""
     low: NDArray[np.float64]
-    """Smallest sample."""
+    """Smallest sample; (channels,)."""
     high: NDArray[np.float64]
-    """Largest sample."""
+    """Largest sample; (channels,)."""
     percentiles: NDArray[np.float64]
-    """(2, channels): the 0.5th and the 99.5th."""
+    """The 0.5th and the 99.5th percentile; (2, channels)."""
 
     @staticmethod
     def percentiles_of(samples: NDArray[Any]) -> NDArray[np.float64]:
-        """Return `percentiles` of pixels, (n, channels)."""
+        """Return the `percentiles` of pixels, (n, channels)."""
         return np.percentile(samples.astype(np.float64), _PERCENTILES, axis=0)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Constants of the training set, applied per channel as (value − offset) / scale, clipped to limits if given."""
+    """Constants of the training set that normalise each channel.
+
+    The result is (value − offset) / scale, clipped to the limits if there are any.
+    """
 
     dtype: str
     """Sample type of the images: uint8, uint16 or float32."""
     offset: tuple[float, ...]
-    """Per channel, in units of the samples."""
+    """Offset of each channel, in units of the samples."""
     scale: tuple[float, ...]
-    """Per channel, above 0."""
+    """Scale of each channel, in units of the samples, above 0."""
     limits: tuple[float, float] | None = None
-    """Results are clipped to these."""
+    """Smallest and largest result. None: results are not clipped."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("uint8", "uint16", "float32"):
-            raise InputError(
-                f"preprocessing dtype {self.dtype}: uint8, uint16 and float32 are known"
-            )
+            raise InputError(f"preprocessing dtype {self.dtype}: choose uint8, uint16 or float32")
         if len(self.offset) != len(self.scale) or not all(s > 0 for s in self.scale):
             raise InputError("preprocessing needs one offset and one scale above 0 per channel")
 
     @staticmethod
     def of(kind: Normalisation, dtype: str, found: ChannelStatistics) -> Preprocessing:
-        """Return the constants of a training set.
+        """Derive the constants from the statistics of a training set.
 
         Args:
-            kind — `mean`: zero mean, unit deviation; `range`: the smallest to the largest sample become −1 to 1;
-                `percentile`: the 0.5th to the 99.5th do, and what lies beyond is clipped at −2 and 2.
-            dtype — of the samples.
+            kind: Normalisation. `mean`: zero mean and unit deviation; `range`: the smallest sample
+                becomes −1, the largest 1; `percentile`: the 0.5th percentile becomes −1, the 99.5th
+                1, and results are clipped at −2 and 2.
+            dtype: Type of the samples: uint8, uint16 or float32.
+            found: Statistics of the training set.
         """
         if kind == "mean":
             offset, scale, limits = found.mean, found.deviation, None
@@ -78,19 +84,25 @@ class Preprocessing:
             low, high = (found.low, found.high) if kind == "range" else found.percentiles
             offset, scale = (low + high) / 2, (high - low) / 2
             limits = None if kind == "range" else (-2.0, 2.0)
-        is_constant = scale <= _FLOAT32 * np.abs(
-            offset
-        )  # a channel that is the same in the whole set
+        # A channel with the same value in the whole training set has no scale.
+        is_constant = scale <= _ROUNDING * np.abs(offset)
         scale = np.where(is_constant, 1.0, scale)
         return Preprocessing(dtype, tuple(offset.tolist()), tuple(scale.tolist()), limits)
 
     @property
     def channels(self) -> int:
-        """Channels that the network takes."""
+        """Number of channels that the network takes."""
         return len(self.offset)
 
     def check(self, image_hwc: NDArray[Any]) -> NDArray[Any]:
-        """Return an image with the channels that the network takes; raise ImageError where it does not fit."""
+        """Return an image with the channels that the network takes.
+
+        Args:
+            image_hwc: Image as it was decoded; (H, W, C).
+
+        Raises:
+            ImageError: Samples or channels that the model was not trained on.
+        """
         if image_hwc.dtype != np.dtype(self.dtype):
             raise ImageError(
                 "unsupported", f"{image_hwc.dtype} samples, the model was trained on {self.dtype}"
@@ -98,7 +110,7 @@ class Preprocessing:
         return match_channels(image_hwc, self.channels)
 
     def apply(self, images: Tensor) -> Tensor:
-        """Normalise images, N, C, H, W of any dtype → float32, on their device."""
+        """Normalise images on their device; (N, C, H, W) of any dtype, to float32."""
         offset, scale = (_on_device(values, images.device) for values in (self.offset, self.scale))
         normalised = (images.float() - offset) / scale
         return normalised.clamp_(*self.limits) if self.limits else normalised
@@ -106,11 +118,13 @@ class Preprocessing:
 
 @cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return one value per channel as 1, channels, 1, 1.
+    """Return one value per channel as a tensor on the device; (1, channels, 1, 1) float32.
 
-    They are kept: to bring them to a GPU waits for all that is under way there, and graphs read them where they lie.
+    Tensors are cached: copying to a GPU waits for all work in progress there, and CUDA graphs read
+    the tensors at a fixed address.
     """
-    import torch  # not above: tasks that only decode need these constants, and torch takes seconds to load
+    # Not at the top: torch takes seconds to load, and tasks that only decode do not need it.
+    import torch
 
-    with torch.inference_mode(False):  # training uses the same
+    with torch.inference_mode(False):  # training uses the same tensors
         return torch.tensor(values, device=device, dtype=torch.float32).view(1, -1, 1, 1)

@@ -1,6 +1,7 @@
-"""The U-Net of Ronneberger et al. 2015 (arXiv 1505.04597): contracting path, expansive path, skip connections.
+"""The U-Net of Ronneberger et al. 2015 (arXiv 1505.04597).
 
-One sigmoid filter per class comes out as logits; classes may overlap.
+It has a contracting path, an expansive path and skip connections. The output is one filter of
+logits per class, for a sigmoid each, so classes may overlap.
 """
 
 from __future__ import annotations
@@ -13,12 +14,19 @@ from torch import Tensor, nn
 from unet_ray.imaging.geometry import Box
 from unet_ray.network.config import UNetConfig
 
-_SPOILT = 2
-"""By how much two 3×3 convolutions see beyond the edge of what they are given (px)."""
+_SPOILT_PX = 2
+"""Pixels at each edge of a part that two 3×3 convolutions get wrong for lack of neighbours."""
 
 
 class UNet(nn.Module):
-    """logits_nkhw = UNet(config)(images_nchw)."""
+    """A U-Net as a torch module.
+
+    Args:
+        config: Architecture.
+
+    Example:
+        >>> logits_nkhw = UNet(config)(images_nchw)
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -37,58 +45,72 @@ class UNet(nn.Module):
         """Map images to logits.
 
         Args:
-            images — float N, in_channels, H, W; sizes that `UNetConfig.check_size` accepts.
-            wanted — the part of the output to return; None: all. Of a `same` network the expansive path, the larger
-                part of the work, is computed for it alone.
+            images: Preprocessed images, of a size that `UNetConfig.check_size` accepts;
+                (N, in_channels, H, W), float.
+            wanted: Part of the output to return. None: all of it. A `same` network computes the
+                expansive path, the larger part of the work, for this part only.
 
-        Returns: N, classes, H − 2·margin, W − 2·margin, or the wanted part of that.
+        Returns:
+            Logits; (N, num_classes, H − 2·margin, W − 2·margin), or the wanted part of that.
 
-        Raises: InputError — a size that does not work.
+        Raises:
+            InputError: A size that does not work.
         """
         self.config.check_size(*images.shape[-2:])
         skips = []
         features = self.contracting[0](images)
         for level in self.contracting[1:]:
             skips.append(features)
-            features = level(self._pooled(features))
+            features = level(self._pool(features))
         if wanted and not self.config.margin:
             part: Tensor = self.head(self._expand_part(features, skips, wanted))
             return part
         for up, level in zip(reversed(self.up), reversed(self.expansive), strict=True):
-            features = level(self._lifted(up, features, skips.pop()))
+            features = level(self._merge_skip(up, features, skips.pop()))
         logits: Tensor = self.head(features)
         return _cut(logits, wanted) if wanted else logits
 
     def _expand_part(self, features: Tensor, skips: list[Tensor], wanted: Box) -> Tensor:
-        """Run the expansive path of a `same` network for a part of the output; empties the list of skips."""
-        place = Box(0, 0, *features.shape[-2:])  # where the features lie in their level
+        """Run the expansive path of a `same` network for a part of the output.
+
+        This empties the list of skip connections.
+        """
+        place = Box(0, 0, *features.shape[-2:])  # the box of the features in their level
         for up, level, need in zip(
-            reversed(self.up), reversed(self.expansive), _needs(wanted, skips), strict=True
+            reversed(self.up), reversed(self.expansive), _plan_levels(wanted, skips), strict=True
         ):
-            features = level(self._lifted(up, _cut(features, need.below, place), skips.pop(), need))
+            below = _cut(features, need.below, place)
+            features = level(self._merge_skip(up, below, skips.pop(), need))
             place = need.computed
         return _cut(features, wanted, place)
 
-    def _lifted(
+    def _merge_skip(
         self, up: nn.Module, features: Tensor, skip: Tensor, need: _Need | None = None
     ) -> Tensor:
-        """Return what a level of the expansive path is given, of features from below and its skip connection."""
-        raised = self._raised(up, features)
+        """Return the input of a level of the expansive path.
+
+        Args:
+            up: Up-convolution from the level below.
+            features: Output of the level below.
+            skip: Skip connection of the level.
+            need: Part of the level to compute. None: all of it.
+        """
+        raised = self._upsample(up, features)
         if need:
             skip, raised = (
                 _cut(skip, need.computed),
                 _cut(raised, need.computed, need.below.scaled(2)),
             )
-        return self._joined(_centre(skip, raised), raised, up)
+        return self._join(_cut_centre(skip, raised), raised, up)
 
-    def _pooled(self, features: Tensor) -> Tensor:
+    def _pool(self, features: Tensor) -> Tensor:
         return nn.functional.max_pool2d(features, 2)
 
-    def _raised(self, up: nn.Module, features: Tensor) -> Tensor:
+    def _upsample(self, up: nn.Module, features: Tensor) -> Tensor:
         raised: Tensor = up(features)
         return raised
 
-    def _joined(self, skip: Tensor, raised: Tensor, up: nn.Module) -> Tensor:  # noqa: ARG002
+    def _join(self, skip: Tensor, raised: Tensor, up: nn.Module) -> Tensor:  # noqa: ARG002
         return torch.cat([skip, raised], dim=1)
 
 
@@ -103,34 +125,40 @@ def _double_conv(inputs: int, outputs: int, config: UNetConfig) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
-def _centre(skip: Tensor, raised: Tensor) -> Tensor:
-    """Return the centre of a skip connection, as large as what comes from below."""
+def _cut_centre(skip: Tensor, raised: Tensor) -> Tensor:
+    """Cut the centre out of a skip connection, as large as the up-convolution's output."""
     top = (skip.shape[-2] - raised.shape[-2]) // 2
     left = (skip.shape[-1] - raised.shape[-1]) // 2
     return skip[..., top : top + raised.shape[-2], left : left + raised.shape[-1]]
 
 
 def _cut(planes: Tensor, box: Box, place: Box | None = None) -> Tensor:
-    """Return the part of some planes that lies in a box; the planes lie at `place`, else at the origin."""
+    """Cut a box out of planes that lie at `place`; None: at the origin."""
     top, left = (place.top, place.left) if place else (0, 0)
     return planes[..., box.top - top : box.bottom - top, box.left - left : box.right - left]
 
 
 @dataclass(frozen=True)
 class _Need:
-    """What of a level of the expansive path a part of the output needs."""
+    """The parts of two levels that a part of the output needs."""
 
     computed: Box
-    """What its convolutions are given (px of the level); the outer two come out wrong, but at the image's edge."""
+    """Part of the level that goes into its convolutions (px of the level). The two outermost pixels
+    of the result are wrong, except at the edge of the image."""
     below: Box
-    """What that takes of the level below (px of that)."""
+    """Part of the level below that this part needs (px of the level below)."""
 
 
-def _needs(wanted: Box, skips: list[Tensor]) -> list[_Need]:
-    """Return what each level has to compute, from the deepest to the first; skips are in the other order."""
+def _plan_levels(wanted: Box, skips: list[Tensor]) -> list[_Need]:
+    """Return the part that each level has to compute, from the deepest level to the first.
+
+    Args:
+        wanted: Part of the output (px).
+        skips: Skip connections, from the first level to the deepest.
+    """
     needs = []
     for skip in skips:
-        computed = wanted.grown(_SPOILT, *skip.shape[-2:])
+        computed = wanted.grown(_SPOILT_PX, *skip.shape[-2:])
         wanted = Box(
             computed.top // 2, computed.left // 2, -(-computed.bottom // 2), -(-computed.right // 2)
         )
@@ -139,7 +167,7 @@ def _needs(wanted: Box, skips: list[Tensor]) -> list[_Need]:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights with deviation √(2/N) (He et al. 2015, section 3.1 of the U-Net paper)."""
+    """Draw weights with deviation √(2/N) (He et al. 2015; section 3.1 of the U-Net paper)."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:

@@ -1,0 +1,1 @@
+"""Commands on the tables of an output: read, verify, prune, export and report."""

@@ -1,4 +1,4 @@
-"""The settings of the commands that read or tend the tables of an output."""
+"""Settings of the commands that read or maintain the tables of an output."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from unet_ray.flags import check_day
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Of what, and where to."""
+    """Settings of the report: its tables, its date and its HTML file."""
 
     tables: str
     """Output of segmentation (URI)."""
     output: str
-    """HTML file (URI)."""
+    """HTML file to write (URI)."""
     date: str | None = None
-    """Partition, YYYY-MM-DD; default: the last one."""
+    """Partition to report on, YYYY-MM-DD; default: the last one."""
     pictures: int = 8
-    """Of each kind: most regions, largest regions, least certain regions, random."""
+    """Number of pictures of each kind: most regions, largest, least certain, random."""
 
     def __post_init__(self) -> None:
         if not self.output.endswith(".html"):
@@ -32,56 +32,58 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """What to check."""
+    """Settings of verify: the tables and what to check them against."""
 
     tables: str
     """Output of segmentation (URI)."""
     images: str | None = None
-    """Folder, glob or manifest (URI) of the archive: is every image of it in the ledger of the newest run's model?"""
+    """Archive (folder, glob or manifest URI); each image needs a row of the newest run's model."""
     pixels: bool = True
-    """Decode every mask and measure its regions again; --no-pixels checks rows and counts only."""
+    """Decode every mask and measure its regions again; --no-pixels checks only rows and counts."""
 
 
-_DIGITS = 8
-"""Fewest digits that name a model."""
+_MIN_DIGITS = 8
+"""Minimum number of digits that name a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """What to remove; with several conditions: what meets all of them."""
+    """Settings of prune: a run is removed if it meets all the conditions that are given."""
 
     tables: str
     """Output of segmentation (URI)."""
     model_digest: str | None = None
-    """Rows of this model: its digest, or the first eight or more digits of it."""
+    """Remove rows of this model: its digest, or at least the first eight digits of it."""
     first_date: str | None = None
-    """Rows of partitions from this day on, YYYY-MM-DD."""
+    """Remove rows of partitions from this day on, YYYY-MM-DD."""
     last_date: str | None = None
-    """Rows of partitions up to and with this day, YYYY-MM-DD."""
+    """Remove rows of partitions up to and including this day, YYYY-MM-DD."""
     leftovers: bool = False
-    """Masks and regions files without an images file go, though no record says that their run did not finish."""
+    """Remove masks and regions files without an images file, even of runs not known unfinished."""
     dry_run: bool = False
-    """Say what would be removed, and remove nothing."""
+    """Report what would be removed, and remove nothing."""
 
     def __post_init__(self) -> None:
         if not self.names_runs and not self.leftovers:
             conditions = "--model-digest, --first-date, --last-date or --leftovers"
             raise InputError(f"nothing to remove is named; give {conditions}")
-        if self.model_digest is not None and len(self.model_digest) < _DIGITS:
-            raise InputError(f"--model-digest {self.model_digest}: give at least {_DIGITS} digits")
+        if self.model_digest is not None and len(self.model_digest) < _MIN_DIGITS:
+            raise InputError(
+                f"--model-digest {self.model_digest}: give at least {_MIN_DIGITS} digits"
+            )
         for flag, day in (("first", self.first_date), ("last", self.last_date)):
             check_day(f"--{flag}-date", day)
 
     @property
     def names_runs(self) -> bool:
-        """Whether runs are to be removed."""
+        """True where a condition names runs to remove."""
         return any(
             condition is not None
             for condition in (self.model_digest, self.first_date, self.last_date)
         )
 
     def includes(self, day: str) -> bool:
-        """Tell whether a partition is among the dates."""
+        """Tell whether a partition lies in the range of dates."""
         return (self.first_date or day) <= day <= (self.last_date or day)
 
 
@@ -90,18 +92,18 @@ Format = Literal["coco", "png", "geojson", "geoparquet"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What to export, as what, and where to."""
+    """Settings of export: the tables, the format and the destination."""
 
     tables: str
     """Output of segmentation (URI)."""
     format: Format
-    """coco: one JSON; png: palette images of class ids; geojson: a file per image; geoparquet: regions on the map."""
+    """coco: one JSON; png: class ids; geojson: a file per image; geoparquet: regions on a map."""
     output: str
-    """JSON file for `coco`, else a folder (URI)."""
+    """JSON file for `coco`, a folder for the other formats (URI)."""
     date: str | None = None
-    """Only rows of this partition, YYYY-MM-DD; default: the latest successful row of each image."""
+    """Export only this partition, YYYY-MM-DD; default: the latest successful row of each image."""
     polygons: bool = False
-    """In COCO, outlines instead of run lengths: more tools edit them, but holes are filled."""
+    """Write COCO polygons instead of run lengths: more tools edit them, but holes are filled."""
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):

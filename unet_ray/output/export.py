@@ -1,4 +1,4 @@
-"""Export the current results in another format, shard by shard, in bounded memory; no Ray."""
+"""Export the current results to another format, shard by shard in bounded memory, without Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from unet_ray.storage.storage import Storage
 def export(config: ExportConfig) -> ExportResult:
     """Write the current results in another format.
 
-    Raises: InputError — no tables there, an output that cannot be written, what a format cannot hold.
+    Args:
+        config: Tables, format and destination.
+
+    Returns:
+        Counts of what was written.
+
+    Raises:
+        InputError: There are no tables, the output cannot be written, or the format cannot hold the
+            results.
     """
     keys = current_keys(config.tables, config.date)
     names = ImageNames(keys)

@@ -1,4 +1,4 @@
-"""Read an output: its tables, the rows that hold now, masks as arrays, pictures with overlays; no Ray."""
+"""Read an output without Ray: its tables, current rows, masks as arrays, overlay pictures."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ __all__ = [
 ]
 
 _KEY = ["image_uri", "run_id"]
+"""Columns that join the three tables."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The three tables of an output, with their partition column `date`."""
+    """The three tables of an output as Arrow tables, with their partition column `date`."""
 
     images: Any
     masks: Any
@@ -52,78 +53,90 @@ def read_tables(uri: str, current: bool = True) -> Tables:
     """Read an output's tables as Arrow tables.
 
     Args:
-        uri — the output of segmentation.
-        current — only the latest successful row of each image, and the masks and regions that belong to it;
-            else the whole history.
+        uri: Output of segmentation.
+        current: Whether to keep only the latest successful row of each image, with its masks and
+            regions, instead of the whole history.
 
-    Raises: InputError — no tables there.
+    Returns:
+        The three tables.
+
+    Raises:
+        InputError: There are no tables at the URI.
     """
     output = tables_at(uri)
     tables = {
         name: open_dataset(output, name, schema).to_table() for name, schema in SCHEMAS.items()
     }
     if current:
-        tables["images"] = _latest(tables["images"])
+        tables["images"] = _select_latest(tables["images"])
         keys = tables["images"].select(_KEY)
         for name in ("masks", "regions"):
-            tables[name] = _rows_of(tables[name], keys)
+            tables[name] = _select_rows(tables[name], keys)
     return Tables(**tables)
 
 
 def current_keys(uri: str, date: str | None = None) -> Any:
-    """Return (image_uri, run_id, shard) of the latest successful row of each image, as an Arrow table.
+    """Find the latest successful row of each image.
 
     Args:
-        uri — the output of segmentation.
-        date — of this partition alone.
+        uri: Output of segmentation.
+        date: Partition to search, YYYY-MM-DD; None searches all.
 
-    Raises: InputError — no tables there, or nothing in them.
+    Returns:
+        Arrow table with the columns image_uri, run_id and shard.
+
+    Raises:
+        InputError: There are no tables, or they hold no successful image.
     """
     output = tables_at(uri)
     rows = open_dataset(output, "images", SCHEMAS["images"]).filter(
         pc.field("error_type").is_null()
     )
     rows = rows if date is None else rows.filter(pc.field("date") == date)
-    keys = _latest(
-        rows.to_table(columns=[*_KEY, "segmented_at", "error_type", "__filename"])
-    ).select([*_KEY, "__filename"])
+    rows = rows.to_table(columns=[*_KEY, "segmented_at", "error_type", "__filename"])
+    keys = _select_latest(rows).select([*_KEY, "__filename"])
     if not len(keys):
-        raise InputError(
-            f"{uri}: no successful image{'' if date is None else f' of --date {date}'} in these tables"
-        )
+        of_date = "" if date is None else f" of --date {date}"
+        raise InputError(f"{uri}: no successful image{of_date} in these tables")
     return keys.rename_columns([*_KEY, "shard"])
 
 
 def iterate_shards(uri: str, keys: Any) -> Iterator[Tables]:
-    """Yield the rows of some images shard by shard: the memory is that of one shard, whatever the archive.
+    """Read the rows of some images shard by shard.
+
+    The memory is that of one shard, whatever the size of the archive.
 
     Args:
-        uri — the output of segmentation.
-        keys — of the images, as `current_keys` returns them.
+        uri: Output of segmentation.
+        keys: Keys of the images, as `current_keys` returns them.
+
+    Yields:
+        The three tables of one shard, with the rows of these images only.
     """
-    output, shards = Storage.of(uri), pc.dictionary_encode(keys["shard"]).combine_chunks()
+    output = Storage.of(uri)
+    shards = pc.dictionary_encode(keys["shard"]).combine_chunks()
     order = np.argsort(shards.indices, kind="stable")
     starts = np.searchsorted(
         shards.indices.to_numpy()[order], np.arange(len(shards.dictionary) + 1)
     )
-    keys, paths = (
-        keys.select(_KEY).take(order),
-        ["/".join(p.split("/")[-2:]) for p in shards.dictionary.to_pylist()],
-    )
+    ordered_keys = keys.select(_KEY).take(order)
+    paths = ["/".join(path.split("/")[-2:]) for path in shards.dictionary.to_pylist()]
     for path, first, last in sorted(
         zip(paths, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     ):
-        ours = keys.slice(first, last - first)
-        yield Tables(
-            *(_rows_of(_read(output, name, path), ours) for name in ("images", "masks", "regions"))
+        shard_keys = ordered_keys.slice(first, last - first)
+        images, masks, regions = (
+            _select_rows(_read_shard(output, name, path), shard_keys)
+            for name in ("images", "masks", "regions")
         )
+        yield Tables(images, masks, regions)
 
 
-def _read(output: Storage, table: str, path: str) -> Any:
+def _read_shard(output: Storage, table: str, path: str) -> Any:
     return pq.read_table(io.BytesIO(output.read(f"{table}/{path}")), schema=SCHEMAS[table])
 
 
-def _latest(images: Any) -> Any:
+def _select_latest(images: Any) -> Any:
     """Return the latest successful row of each image."""
     good = images.filter(pc.field("error_type").is_null()).sort_by("segmented_at")
     last = (
@@ -134,8 +147,8 @@ def _latest(images: Any) -> Any:
     return good.take(last["row_max"].sort())
 
 
-def _rows_of(table: Any, keys: Any) -> Any:
-    """Return the rows of a table whose key is among `keys`."""
+def _select_rows(table: Any, keys: Any) -> Any:
+    """Return the rows of a table whose key is among `keys`, in the order of the table."""
     numbered = table.select(_KEY).append_column("row", pa.array(np.arange(len(table))))
     kept = numbered.join(keys, _KEY, join_type="left semi")
     return table.take(kept["row"].sort())
@@ -144,16 +157,21 @@ def _rows_of(table: Any, keys: Any) -> Any:
 def image_masks(
     tables: Tables, image_uri: str, window: Box | None = None
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return the masks of an image, class name → (H, W), or those of a window of it.
+    """Return the masks of an image, or of a window of it.
 
     Args:
-        tables — with the current rows.
-        image_uri — as in the tables.
-        window — the part that is wanted (px); None: all of the image, which for a large one may be more than fits.
+        tables: Tables with the current rows.
+        image_uri: URI of the image as it stands in the tables.
+        window: Part of the image to return (px); None returns the whole image, which may not fit in
+            memory if it is large.
 
-    Raises: InputError — an image that is not in the tables, a window that leaves it.
+    Returns:
+        Mask of each class by class name; (H, W), bool.
+
+    Raises:
+        InputError: The image is not in the tables, or the window leaves it.
     """
-    rows, wanted = _masks_rows(tables, image_uri, window)
+    rows, wanted = _select_masks(tables, image_uri, window)
     masks = {
         name: np.zeros((wanted.height, wanted.width), bool)
         for name in pc.unique(rows["class_name"]).to_pylist()
@@ -177,17 +195,23 @@ def image_masks(
 def image_objects(
     tables: Tables, image_uri: str, window: Box | None = None
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the regions of an image as label images, class name → (H, W) of region_id, 0 where there is none.
+    """Return the regions of an image, or of a window of it, as label images.
 
-    They are made of the regions' outlines, which are exact: each pixel of a region has its id, neighbours theirs.
-    Regions smaller than the run's `--min-area` are in the masks, and not here.
+    The label images are drawn from the regions' outlines, which are pixel-exact, so that touching
+    regions stay apart. Regions smaller than the run's `--min-area` appear in the masks only.
 
     Args:
-        tables, image_uri, window — as for `image_masks`.
+        tables: Tables with the current rows.
+        image_uri: URI of the image as it stands in the tables.
+        window: Part of the image to return (px); None returns the whole image.
 
-    Raises: InputError — as `image_masks`.
+    Returns:
+        Label image of each class by class name; (H, W), int64, region_id or 0 where there is none.
+
+    Raises:
+        InputError: The image is not in the tables, or the window leaves it.
     """
-    rows, wanted = _masks_rows(tables, image_uri, window)
+    rows, wanted = _select_masks(tables, image_uri, window)
     regions = tables.regions.filter(pc.field("image_uri") == image_uri)
     box = {
         side: pc.struct_field(regions["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax")
@@ -197,16 +221,16 @@ def image_objects(
         pc.less(box["xmin"], wanted.right), pc.greater(box["xmax"], wanted.left),
     ]  # fmt: skip
     regions = regions.filter(reduce(pc.and_, meets))
-    found = {}
+    labels = {}
     for name in pc.unique(rows["class_name"]).to_pylist():
         of_class = regions.filter(pc.field("class_name") == name)
         outlines = shapely.from_wkb(of_class["geometry"].to_numpy(zero_copy_only=False))
-        found[name] = fill_outlines(outlines, of_class["region_id"].to_numpy(), wanted)
-    return found
+        labels[name] = fill_outlines(outlines, of_class["region_id"].to_numpy(), wanted)
+    return labels
 
 
-def _masks_rows(tables: Tables, image_uri: str, window: Box | None) -> tuple[Any, Box]:
-    """Return the masks rows of an image, and the window that is wanted: the image, where none is given."""
+def _select_masks(tables: Tables, image_uri: str, window: Box | None) -> tuple[Any, Box]:
+    """Return the masks rows of an image and the window to read, by default the whole image."""
     rows = tables.masks.filter(pc.field("image_uri") == image_uri)
     if not len(rows):
         raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")

@@ -1,4 +1,4 @@
-"""The rules that one shard's rows keep, as a plain function over its three tables; no Ray."""
+"""The rules for the rows of one shard, checked by a plain function on its three tables."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from unet_ray.imaging.regions.separation import unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
+"""Rows by (image_uri, run_id)."""
 
 
 @dataclass(frozen=True)
@@ -35,30 +36,30 @@ class Problem:
 
 @dataclass(frozen=True)
 class RegionRules:
-    """How the regions of a run follow from its masks."""
+    """The rules by which the regions of a run follow from its masks."""
 
-    least: dict[int, RegionFilter]
-    """Of each class id: other regions were dropped."""
+    filters: dict[int, RegionFilter]
+    """Filter of each class, by class id; regions that do not pass it were dropped."""
     separated: bool = False
-    """Whether touching objects were separated: the masks alone do not tell the regions then."""
+    """True where touching objects were separated, so that masks alone do not tell the regions."""
 
     @staticmethod
     def of_record(record: dict[str, Any]) -> RegionRules:
-        """Read them from a run record."""
+        """Read the rules from a run record."""
         objects = record["objects"]
         scores = objects.get("min_scores", {})  # runs before 2026-11-26 have none
-        least = {
+        filters = {
             int(spec): RegionFilter(area, scores.get(spec, 0.0))
             for spec, area in objects["min_areas"].items()
         }
-        return RegionRules(least, objects["parted"])
+        return RegionRules(filters, objects["parted"])
 
-    def check_of(
+    def make_check(
         self, class_id: int, rows: list[dict[str, Any]], height: int, width: int
     ) -> _ComponentsCheck | _SeparatedCheck:
-        """Return what holds the regions rows of a class against its mask."""
+        """Return the check that compares the regions rows of a class with its mask."""
         check = _SeparatedCheck if self.separated else _ComponentsCheck
-        return check(rows, self.least.get(class_id, ANY), height, width)
+        return check(rows, self.filters.get(class_id, ANY), height, width)
 
 
 def check_shard(
@@ -67,12 +68,15 @@ def check_shard(
     """Check the three tables of one shard against each other.
 
     Args:
-        tables — images, masks, regions.
-        rules — of each run; regions of other runs are not measured again.
-        pixels — decode every mask, and measure its regions again.
+        tables: Arrow tables by name (`images`, `masks`, `regions`).
+        rules: Rules of each run, by run id; regions of other runs are not measured again.
+        pixels: Whether to decode every mask and measure its regions again.
+
+    Returns:
+        The breaches that were found.
     """
     rows = {name: table.to_pylist() for name, table in tables.items()}
-    masks, regions = (iterate_images(rows[name]) for name in ("masks", "regions"))
+    masks, regions = (group_by_image(rows[name]) for name in ("masks", "regions"))
     counted = Counter(_key(row) for row in rows["images"])
     good = {_key(row) for row in rows["images"] if row["error_type"] is None}
     found = [
@@ -106,7 +110,8 @@ def _key(row: dict[str, Any]) -> tuple[str, str]:
     return row["image_uri"], row["run_id"]
 
 
-def iterate_images(rows: list[dict[str, Any]]) -> Rows:
+def group_by_image(rows: list[dict[str, Any]]) -> Rows:
+    """Group the rows of a table by image and run."""
     groups: Rows = defaultdict(list)
     for row in rows:
         groups[_key(row)].append(row)
@@ -116,16 +121,16 @@ def iterate_images(rows: list[dict[str, Any]]) -> Rows:
 def _check_rows(
     row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]]
 ) -> Iterator[str]:
-    """Yield the breaches that numbers alone show."""
+    """Yield the breaches that the columns show without decoding a mask."""
     if row["region_count"] != len(regions):
         yield "region_count is not the number of regions rows"
     if [r["region_id"] for r in regions] != list(range(1, len(regions) + 1)):
         yield "region ids are not 1 to n in order"
     if any(not 0 < r["score"] <= r["score_max"] <= 1 for r in regions):
-        yield "a region whose score is not above 0, up to its score_max, up to 1"
+        yield "a region whose score is not above 0 and at most score_max, or score_max is above 1"
     if not masks:
         yield "a successful image without masks rows"
-    for pieces in _by_class(masks).values():
+    for pieces in _group_by_class(masks).values():
         inside = all(
             p["top"] >= 0 <= p["left"]
             and p["top"] + p["height"] <= row["height"]
@@ -147,14 +152,14 @@ def _check_pixels(
     regions: list[dict[str, Any]],
     rules: RegionRules | None,
 ) -> Iterator[str]:
-    """Yield the breaches that only decoding shows: run lengths, and regions against them."""
-    known = _by_class(regions)
-    for class_id, pieces in _by_class(masks).items():
-        check = rules and rules.check_of(
+    """Yield the breaches that only decoding shows, in run lengths and in regions."""
+    known = _group_by_class(regions)
+    for class_id, pieces in _group_by_class(masks).items():
+        check = rules and rules.make_check(
             class_id, known.pop(class_id, []), row["height"], row["width"]
         )
         for piece in pieces:
-            mask = _decoded(piece)
+            mask = _decode_piece(piece)
             if mask is None:
                 yield "run lengths that do not decode to their size"
                 return
@@ -175,59 +180,65 @@ def _check_pixels(
 
 
 class _ComponentsCheck:
-    """Holds the regions rows of a class against the components of its mask, which comes in pieces."""
+    """Compares the regions rows of a class with the components of its mask.
+
+    The mask comes in pieces.
+    """
 
     def __init__(
-        self, rows: list[dict[str, Any]], least: RegionFilter, height: int, width: int
+        self, rows: list[dict[str, Any]], region_filter: RegionFilter, height: int, width: int
     ) -> None:
-        self._rows, self._least = rows, least
+        self._rows, self._filter = rows, region_filter
         self._merger = RegionMerger(height, width, max_regions=height * width)
         self._size = height, width
 
     def add(self, box: Box, mask_hw: NDArray[np.bool_]) -> None:
-        """Take a piece of the mask."""
+        """Add a piece of the mask."""
         self._merger.add(
             find_tile_regions(unseparated(mask_hw), mask_hw.view(np.uint8), box, *self._size)
         )
 
     def breaches(self) -> Iterator[str]:
-        """Yield what does not hold, after the last piece."""
-        expected = self._merger.regions(RegionFilter(self._least.area))
-        if self._least.score:  # the masks do not tell which regions that leaves
+        """Yield the breaches, once all pieces are added."""
+        expected = self._merger.regions(RegionFilter(self._filter.area))
+        if self._filter.score:  # masks hold no probabilities: take the regions that the rows name
             stated = {row["geometry"] for row in self._rows}
             expected = expected.of(
                 np.array([outline in stated for outline in expected.geometry], bool)
             )
-        yield from _compare(self._rows, expected)
-        yield from _unlikely(self._rows, self._least)
+        yield from _compare_regions(self._rows, expected)
+        yield from _check_scores(self._rows, self._filter)
 
 
 class _SeparatedCheck:
-    """Holds the regions rows of a class, separated objects, against their outlines, their mask, and each other."""
+    """Compares the regions rows of a class of separated objects with outlines, mask and each other.
+
+    The mask comes in pieces.
+    """
 
     def __init__(
-        self, rows: list[dict[str, Any]], least: RegionFilter, height: int, width: int
+        self, rows: list[dict[str, Any]], region_filter: RegionFilter, height: int, width: int
     ) -> None:
-        self._rows, self._least, self._size = rows, least, (height, width)
+        self._rows, self._filter, self._size = rows, region_filter, (height, width)
         outlines = np.array([row["geometry"] for row in rows], object)
         self._shapes = shapely.from_wkb(outlines, on_invalid="ignore")
         self._bounds = shapely.bounds(self._shapes).reshape(-1, 4)
         self._areas = np.zeros(len(rows), np.int64)
-        self._found = (
-            {"an outline that is none": None} if shapely.is_missing(self._shapes).any() else {}
-        )
+        self._found: dict[str, None] = {}  # an ordered set
+        if shapely.is_missing(self._shapes).any():
+            self._found["an outline that is not a geometry"] = None
 
     def add(self, box: Box, mask_hw: NDArray[np.bool_]) -> None:
-        """Take a piece of the mask."""
+        """Add a piece of the mask."""
         xmin, ymin, xmax, ymax = self._bounds.T
         met = np.flatnonzero(
             (xmin < box.right) & (xmax > box.left) & (ymin < box.bottom) & (ymax > box.top)
         )
         covered = fill_outlines(self._shapes[met], np.ones(len(met)), box)
         if (covered[~mask_hw] > 0).any():
-            self._found["a region that leaves its mask"] = None
-        if self._least == ANY and (covered[mask_hw] == 0).any():
-            self._found["pixels of a mask that no region has"] = None
+            self._found["a region that extends beyond its mask"] = None
+        if self._filter == ANY and (covered[mask_hw] == 0).any():
+            self._found["pixels of a mask outside every region"] = None
         if (covered > 1).any():
             self._found["regions that overlap"] = None
         else:
@@ -235,10 +246,10 @@ class _SeparatedCheck:
             self._areas[met] += np.bincount(labels.ravel(), minlength=len(met) + 1)[1:]
 
     def breaches(self) -> Iterator[str]:
-        """Yield what does not hold, after the last piece."""
+        """Yield the breaches, once all pieces are added."""
         yield from self._found
         if "regions that overlap" in self._found:
-            return  # whose pixels are whose is not known
+            return  # the areas of regions that share pixels cannot be counted
         rows, (height, width) = self._rows, self._size
         sides = np.reshape(
             [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows],
@@ -251,7 +262,7 @@ class _SeparatedCheck:
         at_border = (xmin == 0) | (ymin == 0) | (xmax == width) | (ymax == height)
         stated = np.array([row["area"] for row in rows], np.int64)
         agree = {
-            "area": np.array_equal(stated, self._areas) and (stated >= self._least.area).all(),
+            "area": np.array_equal(stated, self._areas) and (stated >= self._filter.area).all(),
             "box": np.array_equal(sides, self._bounds),
             "centroid": np.allclose(centres, middles, rtol=0, atol=1e-3),
             "touches_border": np.array_equal([row["touches_border"] for row in rows], at_border),
@@ -261,34 +272,34 @@ class _SeparatedCheck:
             for name, is_equal in agree.items()
             if not is_equal
         )
-        yield from _unlikely(rows, self._least)
+        yield from _check_scores(rows, self._filter)
 
 
-def _unlikely(rows: list[dict[str, Any]], least: RegionFilter) -> Iterator[str]:
-    if any(row["score"] < np.float32(least.score) for row in rows):
-        yield "a region of a smaller score than the run's least"
+def _check_scores(rows: list[dict[str, Any]], region_filter: RegionFilter) -> Iterator[str]:
+    if any(row["score"] < np.float32(region_filter.score) for row in rows):
+        yield "a region whose score is below the run's minimum"
 
 
-def _by_class(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+def _group_by_class(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
     groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["class_id"]].append(row)
     return groups
 
 
-def _decoded(piece: dict[str, Any]) -> NDArray[np.bool_] | None:
-    """Return the mask of a piece, or None where its run lengths are not those of any mask of its size."""
+def _decode_piece(piece: dict[str, Any]) -> NDArray[np.bool_] | None:
+    """Return the mask of a piece, or None where its run lengths are not a mask of its size."""
     try:
         mask = decode_rle(piece["counts"], piece["height"], piece["width"])
     except (ValueError, TypeError):
         return None
-    return mask if encode_rle(mask) == piece["counts"] else None  # each mask has one code only
+    return mask if encode_rle(mask) == piece["counts"] else None  # each mask has exactly one code
 
 
-def _compare(rows: list[dict[str, Any]], expected: Regions) -> Iterator[str]:
-    """Yield where regions rows of a class are not those of its mask."""
+def _compare_regions(rows: list[dict[str, Any]], expected: Regions) -> Iterator[str]:
+    """Yield the differences between the regions rows of a class and the regions of its mask."""
     if len(rows) != len(expected):
-        yield "other regions than the mask has"
+        yield "a number of regions that is not its mask's"
         return
     sides = [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows]
     agree = {

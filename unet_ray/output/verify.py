@@ -1,4 +1,4 @@
-"""Check an output against the rules: every shard on its own (Ray tasks), then what holds across shards."""
+"""Check an output against its rules: first each shard alone in a Ray task, then across shards."""
 
 from __future__ import annotations
 
@@ -29,29 +29,34 @@ from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import shard_run_id
 
 _EXAMPLES = 3
+"""Number of examples kept of each kind of breach."""
 _NO_TABLE = "a file that is not a table of its schema"
 _LEFTOVER = "a leftover of a run that did not finish (the next run removes it)"
-_UNKNOWN = "a file without its images file, of a run that no record calls unfinished (prune.py --leftovers removes it)"
-_HALF_PRUNED = "a run that a prune had begun to remove (the next run or prune removes the rest)"
+_UNKNOWN = (
+    "a file without its images file, of a run that no record calls unfinished (prune.py "
+    "--leftovers removes it)"
+)
+_HALF_PRUNED = "a run whose removal has begun but not finished (the next run or prune finishes it)"
 _SHARDS_IN_FLIGHT = 64
 _ROWS = 10_000
-"""Of a query's answer that are looked at together."""
+"""Number of rows of a query's result that are held at a time."""
 
 
 @dataclass
 class VerifyResult:
-    """What was checked, and what is wrong."""
+    """Counts of what was checked, and the breaches that were found."""
 
     rows: Counter[str] = field(default_factory=Counter)
-    """Rows of each table."""
+    """Number of rows by table."""
     shards: int = 0
+    """Number of shards."""
     problems: Counter[str] = field(default_factory=Counter)
-    """Breaches by kind."""
+    """Number of breaches by kind."""
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """The first few of each kind."""
+    """Image or file of the first few breaches, by kind."""
 
     def add(self, problems: Iterable[Problem]) -> None:
-        """Count breaches."""
+        """Count breaches and keep the first few of each kind as examples."""
         for problem in problems:
             self.problems[problem.kind] += 1
             known = self.examples.setdefault(problem.kind, [])
@@ -62,12 +67,20 @@ class VerifyResult:
 def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     """Check an output; nothing is written.
 
-    Raises: InputError — no tables there.
+    Args:
+        config: Tables and what to check them against.
+        ray_address: Ray cluster that checks the shards.
+
+    Returns:
+        Counts of what was checked, and the breaches that were found.
+
+    Raises:
+        InputError: There are no tables.
     """
     output = tables_at(config.tables)
     inventory, result = take_inventory(output, others_ok=True), VerifyResult()
-    records = dict(reversed(inventory.records.items()))  # in the order of time
-    result.add(_check_files(inventory, _running(output)))
+    records = dict(reversed(inventory.records.items()))  # the oldest first
+    result.add(_check_files(inventory, _find_holder(output)))
     images = sorted(entry.path for entry in inventory.images)
     result.shards = len(images)
     connect(ray_address)
@@ -75,7 +88,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
         result.rows.update(rows)
         result.add(problems)
     if _NO_TABLE in result.problems:
-        return result  # what holds over all shards cannot be asked of a table that does not open
+        return result  # rules across shards need tables that can all be read
     with open_workspace() as database:
         result.add(_check_ledger(database, inventory, records))
         if config.images:
@@ -83,14 +96,14 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     return result
 
 
-def _running(output: Storage) -> str | None:
-    """Return the id of the run that holds the output: what it has begun is not a leftover."""
+def _find_holder(output: Storage) -> str | None:
+    """Return the id of the run that holds the output: its open shards are not leftovers."""
     lock = read_lock(output)
     return lock["run_id"] if lock else None
 
 
-def _check_files(inventory: Inventory, running: str | None) -> Iterator[Problem]:
-    """Yield what the names of files and the records of runs say: what is absent, what is left over."""
+def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
+    """Yield the breaches that file names and run records show: missing files and leftovers."""
     shards, half_pruned = inventory.shards, inventory.half_pruned
     for table in ("masks", "regions"):
         absent = sorted(shards["images"].keys() - shards[table].keys())
@@ -101,19 +114,17 @@ def _check_files(inventory: Inventory, running: str | None) -> Iterator[Problem]
             if shard_run_id(path) not in half_pruned
         )
     for left in inventory.leftovers:
-        if left.run_id != running:
+        if left.run_id != holder:
             yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
     yield from (Problem(_HALF_PRUNED, f"runs/{run_id}.json") for run_id in half_pruned)
     yield from (Problem(_NO_TABLE, path) for path in inventory.others)
-    yield from (
-        Problem("a record of a run that cannot be read", path) for path in inventory.unreadable
-    )
+    yield from (Problem("a run record that cannot be read", path) for path in inventory.unreadable)
 
 
 def _check_shards(
     output: Storage, paths: list[str], records: dict[str, dict[str, Any]], pixels: bool
 ) -> Iterator[tuple[Counter[str], list[Problem]]]:
-    """Check all shards, many at a time; yield rows and breaches of each."""
+    """Check all shards, many at a time; yield the numbers of rows and the breaches of each."""
     rules = {
         run_id: RegionRules.of_record(record)
         for run_id, record in records.items()
@@ -123,13 +134,13 @@ def _check_shards(
     pending: list[Any] = []
     while waiting or pending:
         while waiting and len(pending) < _SHARDS_IN_FLIGHT:
-            pending.append(_check_one.remote(shared, waiting.pop()))
+            pending.append(_check_shard_at.remote(shared, waiting.pop()))
         done, pending = ray.wait(pending)
         yield from ray.get(done)
 
 
 @ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
-def _check_one(
+def _check_shard_at(
     shared: tuple[Storage, dict[str, RegionRules], bool], path: str
 ) -> tuple[Counter[str], list[Problem]]:
     output, rules, pixels = shared
@@ -140,7 +151,7 @@ def _check_one(
                 schema.names
             )
         except FileNotFoundError:
-            tables[name] = schema.empty_table()  # named already, by the files
+            tables[name] = schema.empty_table()  # `_check_files` reports the missing file
         except Exception as error:
             return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
     found = check_shard(tables, rules, pixels)
@@ -152,10 +163,10 @@ def _check_one(
 def _check_ledger(
     database: Workspace, inventory: Inventory, records: dict[str, dict[str, Any]]
 ) -> Iterator[Problem]:
-    """Check what holds over all shards: keys, and the counts of the run records."""
+    """Check the rules across all shards: unique keys, and the counts of the run records."""
     columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
     read_images(database, "rows", inventory.output, inventory.images, columns)
-    for twice, kind in (
+    for query, kind in (
         (
             "SELECT image_uri FROM rows WHERE error_type IS NULL "
             "GROUP BY image_uri, image_etag, model_digest, config_digest HAVING count(*) > 1",
@@ -166,7 +177,7 @@ def _check_ledger(
             "an image more than once in a run",
         ),
     ):
-        yield from (Problem(kind, uri) for uri in _uris(database, twice))
+        yield from (Problem(kind, uri) for uri in _query_uris(database, query))
     counts = database.table(
         "SELECT run_id, count(*) AS images FROM rows GROUP BY run_id"
     ).to_pylist()
@@ -184,7 +195,10 @@ def _check_ledger(
 def _check_archive(
     database: Workspace, inventory: Inventory, uri: str, records: dict[str, dict[str, Any]]
 ) -> Iterator[Problem]:
-    """Check that each image of the archive has a row, good or failed, of the newest run's model and configuration."""
+    """Check that each image of the archive has a row of the newest run's model and configuration.
+
+    The row may be a success or a failure.
+    """
     scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
     kept = (
         record
@@ -193,18 +207,16 @@ def _check_archive(
     )
     newest = next(kept, None)
     if newest is None:
-        yield Problem(
-            "no run record: nothing tells which model the archive was segmented with", "runs/"
-        )
+        yield Problem("no run record, so that the model of the tables is unknown", "runs/")
         return
     digests = newest["model_digest"], newest["config_digest"]
     open_ledger(database, inventory.output, inventory.images, *digests)
     database.view("left_out", "FROM retry")
     find_open_images(database, scan)
-    for missing in _uris(database, "SELECT image_uri FROM open_images"):
+    for missing in _query_uris(database, "SELECT image_uri FROM open_images"):
         yield Problem("an image of the archive without a row", missing)
 
 
-def _uris(database: Workspace, query: str) -> Iterator[str]:
+def _query_uris(database: Workspace, query: str) -> Iterator[str]:
     for batch in database.batches(query, _ROWS):
         yield from batch["image_uri"].to_pylist()

@@ -1,4 +1,4 @@
-"""The settings of a segmentation run."""
+"""Settings of a segmentation run."""
 
 from __future__ import annotations
 
@@ -7,57 +7,63 @@ from typing import get_args
 
 from unet_ray.errors import InputError
 from unet_ray.flags import Device, check_day, parse_prices, parse_range
-from unet_ray.imaging.regions.regions import MAX_REGIONS
 from unet_ray.network.config import Precision, PredictorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
-    """What to segment, with what, and where to."""
+    """Settings of `segment`: the model, the images, the output, and how to run."""
 
     model: str
-    """Model folder (URI), as jobs/train.py wrote it."""
+    """Model folder (URI) that jobs/train.py wrote."""
     images: str
     """Folder (recursive), glob or Parquet manifest (URI) of the images."""
     output: str
-    """Folder (URI) of the tables; a later run with the same one does only what is new."""
+    """Folder (URI) of the tables; a later run with the same folder does only what is new."""
     date: str | None = None
     """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
     actors: str | None = None
     """Predictor actors, N or MIN,MAX; default: one per GPU, or one per four CPUs."""
     device: Device = "auto"
-    """Where the network runs; auto: GPUs where the cluster has them."""
+    """Device of the network; auto: GPUs if the cluster has them."""
     precision: Precision = PredictorConfig.precision
-    """Arithmetic of the network; bfloat16 is several times as fast on GPUs, nearly twice on CPUs, that have it, and prob_u8
-    differs by a few."""
+    """Arithmetic of the network. If the hardware has it, bfloat16 is several times as fast on GPUs
+    and nearly twice as fast on CPUs; prob_u8 then differs by a few."""
     tile: int = PredictorConfig.tile
-    """Side of the pieces in which larger images are predicted (px); not visible in the result."""
+    """Side of the tiles in which larger images are predicted (px); not visible in the result."""
     context: int | None = None
-    """Pixels read around a tile; default: as many as make tiles exact. Fewer are faster and not exact."""
+    """Pixels read around the tile core; default: as many as make tiles exact. Fewer are faster and
+    not exact."""
     threshold: float | None = None
-    """Probability from which on a pixel is its class; default: the model's own."""
+    """Lowest probability at which a pixel belongs to a class; default: the model's own."""
     min_area: int | None = None
-    """Smaller regions are dropped (px); masks keep them. Default: the model's own, else 1."""
+    """Smallest area of a region (px); smaller ones are dropped, masks keep their pixels. Default:
+    the model's own, else 1."""
     min_score: float | None = None
-    """Regions of a smaller mean probability are dropped; masks keep them. Default: the model's own, else 0."""
-    max_regions: int = MAX_REGIONS
-    """An image with more regions of a class, small ones too, is the error too_large."""
+    """Lowest mean probability of a region; regions below it are dropped, masks keep their pixels.
+    Default: the model's own, else 0."""
+    max_regions: int = 2_000_000  # MAX_REGIONS of imaging.regions.regions; a test compares the two
+    """Largest number of regions of a class in an image, small ones included; more are the error
+    too_large."""
     shard_images: int = 2000
-    """Images per shard: what a crash can cost. A shard closes sooner where its rows are 64 MiB."""
+    """Images per shard, which is what a crash can cost. A shard closes sooner once its rows reach
+    64 MiB."""
     max_error_rate: float = 0.01
     """Share of failed images above which the exit code is 3."""
     stall_minutes: float = 30.0
-    """The run ends where no image was measured for so long (min); what is written is kept, run it again."""
+    """Longest time without a measured image (min). Then the run ends; what is written is kept, and
+    running it again goes on."""
     node_price: str | None = None
-    """Price of a node hour, and TYPE=PRICE,… of node types that have another; the run record then has the cost."""
+    """Price of a node hour, and TYPE=PRICE,… for node types with another price; the run record then
+    has the cost."""
     retry_failed: bool = False
-    """Try images again that failed before with the same content."""
+    """Retry images that failed before with the same content."""
     limit: int | None = None
-    """Do only so many images."""
+    """Largest number of images to do."""
     allow_empty: bool = False
-    """Go on where the archive has no image at all, though the tables have rows of it."""
+    """Continue if the archive has no image at all although the tables have rows of it."""
     dry_run: bool = False
-    """Say what there is to do, and do nothing."""
+    """Report what there is to do, and do nothing."""
 
     def __post_init__(self) -> None:
         check_day("--date", self.date)
@@ -65,11 +71,16 @@ class SegmentConfig:
             raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
         if self.min_score is not None and not 0 <= self.min_score <= 1:
             raise InputError(f"--min-score {self.min_score}: choose 0 to 1")
-        for name, least in (("min_area", 1), ("max_regions", 1), ("shard_images", 1), ("limit", 1)):
+        for name, lowest in (
+            ("min_area", 1),
+            ("max_regions", 1),
+            ("shard_images", 1),
+            ("limit", 1),
+        ):
             value = getattr(self, name)
-            if value is not None and not least <= value < 2**31:
+            if value is not None and not lowest <= value < 2**31:
                 raise InputError(
-                    f"--{name.replace('_', '-')} {value}: choose {least} to {2**31 - 1}"
+                    f"--{name.replace('_', '-')} {value}: choose {lowest} to {2**31 - 1}"
                 )
         if not self.stall_minutes > 0:
             raise InputError(f"--stall-minutes {self.stall_minutes}: choose above 0")

@@ -1,4 +1,4 @@
-"""What Prometheus can scrape of a running segmentation, from any node's metrics port of the cluster."""
+"""Prometheus metrics of a running segmentation, served by the metrics port of every node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from unet_ray.segmentation.stages.work_done import WorkDone
 class RunMetrics:
     """Counters of one run, fed by what its workers tell the driver.
 
-    Prometheus knows them as `ray_unet_ray_images_measured_total` and so on, each with the label `run_id`.
+    Prometheus knows them as `ray_unet_ray_images_measured_total` and so on, each with the label
+    `run_id`.
+
+    Args:
+        run_id: Value of the label `run_id`.
+        todo: Images that the run has to do.
+        predictors: Largest number of predictor actors.
     """
 
     def __init__(self, run_id: str, todo: int, predictors: int) -> None:
@@ -25,7 +31,9 @@ class RunMetrics:
         self._predict_s = self._counter(
             "predict_seconds", "Seconds that predictors worked, summed over them"
         )
-        busy = "Predictors at most: the rate of predict_seconds over it is how busy they are"
+        busy = (
+            "Largest number of predictors; their busy share is the rate of predict_seconds over it"
+        )
         self._gauges = (
             (self._gauge("images_planned", "Images that the run has to do"), todo),
             (self._gauge("predictors", busy), predictors),
@@ -33,7 +41,10 @@ class RunMetrics:
         self._set_gauges()
 
     def _set_gauges(self) -> None:
-        """Say again what does not change: Ray forgets a gauge that is not set for some twenty seconds."""
+        """Set the constant gauges again.
+
+        Ray forgets a gauge that is not set for some twenty seconds.
+        """
         for gauge, value in self._gauges:
             gauge.set(value, self._tags)
 
@@ -44,7 +55,7 @@ class RunMetrics:
         return Counter(f"unet_ray_{name}", text, tag_keys=("run_id",))
 
     def add(self, work: WorkDone) -> None:
-        """Count what a worker told."""
+        """Count the work that a worker reports."""
         self._set_gauges()
         for counter, value in (
             (self._images, work.images),

@@ -1,10 +1,12 @@
 """The Ray Data chain of a run.
 
-plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measure (CPU tasks) ─▶ ShardSink (write tasks)
+plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measure (CPU tasks)
+              ─▶ ShardSink (write tasks)
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from unet_ray.cluster.ray_data import (
     calm_ray_data,
     limited_blocks,
 )
+from unet_ray.cluster.ray_internals import map_blocks
 from unet_ray.cluster.session import connect
 from unet_ray.errors import UnetRayError
 from unet_ray.network.config import PredictorConfig, effective_context
@@ -42,21 +45,25 @@ from unet_ray.segmentation.stages.work_done import WorkDone
 from unet_ray.segmentation.watchdog import Watchdog
 from unet_ray.storage.storage import Storage
 
+_logger = logging.getLogger("unet_ray")
+
 _CALLS_PER_ACTOR = 4
-"""Of a predictor at a time: two large images work, so that small ones are not held up by the last three of these."""
+"""Concurrent calls per actor. Two can be large images; the others keep small images moving."""
 _IMAGES_PER_TASK, _FILE_BYTES_PER_TASK = 16, 2 * 2**20
-"""What one decode task reads, at least: Ray's own work for a block takes as long as some five images of 256² px."""
+"""Fewest images and bytes of one decode task: Ray's own work for a block takes as long as some five
+images of 256² px."""
 _BLOCK_BYTES = 32 * 2**20
-"""Of pixels that go on together."""
+"""Decoded pixels that are handed on together."""
 _GPU_TASKS = 4
-"""How many times that for GPUs, which take more images in a second than Ray Data could hand over tasks of so few."""
+"""Factor on the sizes above for GPUs, which take more images per second than Ray Data could hand
+over in tasks of that size."""
 _BLOCKS_AHEAD = 16
-"""Blocks in the object store for each predictor on CPUs: ten times the images take no more. GPUs are fed by all that
-Ray Data's own limit, half of the store, lets it decode."""
+"""Blocks in the object store for each predictor on CPUs, so that ten times the images take no more
+memory. For GPUs, decoding runs ahead up to Ray Data's own limit, half of the store."""
 
 
 class _Progress:
-    """What the driver hears of a chain: counted, shown, and passed on to all who wait for it."""
+    """Counts and logs the messages of a chain, and feeds watchdog, result and metrics with them."""
 
     def __init__(
         self, result: SegmentResult, todo: int, watchdog: Watchdog, metrics: RunMetrics
@@ -64,13 +71,13 @@ class _Progress:
         self._result, self._todo, self._watchdog, self._metrics = result, todo, watchdog, metrics
         self._started = time.perf_counter()
         self.measured = 0
-        """Images so far."""
+        """Images measured so far."""
         self._tiles = self._of_tiles = 0
-        """Of large images, done and to do."""
+        """Tiles of large images, done and to do."""
 
     @property
     def elapsed_s(self) -> float:
-        """Since the chain began."""
+        """Seconds since the chain began."""
         return time.perf_counter() - self._started
 
     def __call__(self, messages: list[WorkDone]) -> None:
@@ -86,15 +93,13 @@ class _Progress:
         self._tiles += sum(message.tiles for message in messages)
         self._of_tiles += sum(message.of_tiles for message in messages)
         large = f"; large images: {self._tiles}/{self._of_tiles} tiles" if self._of_tiles else ""
-        print(
-            f"{self.measured}/{self._todo} images, {self.measured / self.elapsed_s:.1f}/s{large}",
-            flush=True,
-        )
+        rate = self.measured / self.elapsed_s
+        _logger.info(f"{self.measured}/{self._todo} images, {rate:.1f}/s{large}")
 
 
 @dataclass
 class SegmentationRun:
-    """One run: everything that its chain is made of."""
+    """One run, with everything that its chain needs."""
 
     config: SegmentConfig
     model: Model
@@ -104,8 +109,8 @@ class SegmentationRun:
     result: SegmentResult
 
     def execute(self, ray_address: str) -> None:
-        """Run the chain and check that each planned image was written once."""
-        with ThreadPoolExecutor(1) as beside:  # torch loads while Ray starts, each takes seconds
+        """Run the chain, then check that each planned image is written once."""
+        with ThreadPoolExecutor(1) as beside:  # torch loads while Ray starts: each takes seconds
             built = beside.submit(self.model.build)
             connect(ray_address)
             built.result()  # a model that does not load fails here, once, and not in every actor
@@ -114,8 +119,8 @@ class SegmentationRun:
         blocks = self._blocks(1)
         pool = plan_pool(self.config.actors, self.config.device, len(blocks))
         blocks = self._blocks(_GPU_TASKS) if pool.uses_gpu else blocks
-        print(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
-        print(self._tiling())
+        _logger.info(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
+        _logger.info(self._describe_tiling())
         self._warn_of_slow_precision(pool)
         minutes, todo = self.config.stall_minutes, self.plan.todo
         watchdog, hours = Watchdog(60 * minutes), NodeHours()
@@ -134,8 +139,9 @@ class SegmentationRun:
             if not watchdog.has_barked:
                 raise
             raise UnetRayError(
-                f"no image was measured for {minutes:g} min (--stall-minutes), {progress.measured} of {todo} were "
-                "before; whole shards are kept: run again with the same flags to go on"
+                f"no image was measured for {minutes:g} min (--stall-minutes), after "
+                f"{progress.measured} of {todo}; complete shards are kept: run again with the same "
+                "flags to go on"
             ) from None
         finally:
             self.result.elapsed_s = progress.elapsed_s
@@ -144,7 +150,7 @@ class SegmentationRun:
         self._check_complete()
 
     def _describe(self, chain: Dataset, pool: PoolPlan) -> None:
-        """Add what only the whole chain tells to the result."""
+        """Add to the result what is known only at the end of the chain."""
         result, stats = self.result, chain.get_stats_summary()
         if result.first_images_at:
             steady_s = (datetime.now(UTC) - result.first_images_at).total_seconds()
@@ -157,8 +163,8 @@ class SegmentationRun:
             stats.global_bytes_spilled,
         )
 
-    def _tiling(self) -> str:
-        """Say how images are cut, and what the context of tiles costs."""
+    def _describe_tiling(self) -> str:
+        """Say how images are cut into tiles, and what their halo costs."""
         network, config = self.model.network, PredictorConfig(self.config.tile, self.config.context)
         context = effective_context(network, config)
         halo = (network.margin or context) + (
@@ -166,14 +172,17 @@ class SegmentationRun:
         )
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         read = (1 + 2 * halo / config.tile) ** 2
-        return f"tiles of {config.tile} px, {halo} px read around them{exact}: {read:.2f} px read per px kept"
+        return (
+            f"tiles of {config.tile} px, a halo of {halo} px{exact}: {read:.2f} px read per px kept"
+        )
 
     def _warn_of_slow_precision(self, pool: PoolPlan) -> None:
         from unet_ray.network.predictor import cpu_has_bfloat16  # which loads torch
 
         if self.config.precision == "bfloat16" and not pool.uses_gpu and not cpu_has_bfloat16():
-            print(
-                "--precision bfloat16: this CPU has no instructions for it, float32 is 4 to 8 times as fast here"
+            _logger.warning(
+                "--precision bfloat16: this CPU has no instructions for it, "
+                "float32 is 4 to 8 times as fast here"
             )
 
     def _blocks(self, times: int) -> list[Any]:
@@ -210,28 +219,25 @@ class SegmentationRun:
         def tell(tiles: int, of_tiles: int) -> None:
             post(WorkDone(tiles=tiles, of_tiles=of_tiles))
 
-        as_tables = {"batch_format": "pyarrow", "batch_size": None, "zero_copy_batch": True}
-        return (
-            ray.data.from_blocks(blocks)
-            .map_batches(
-                Decode(access, model.preprocessing, check_etags, block_bytes),
-                num_cpus=TASK_CPUS,
-                **as_tables,
-            )
-            .map_batches_internal(  # `map_batches` takes no whole blocks where GPUs are asked for
-                PredictActor,
-                fn_constructor_args=(ray.put(model), predictor, access, check_etags, as_rows, tell),
-                compute=pool.strategy(_CALLS_PER_ACTOR),
-                **pool.remote_args,
-                **as_tables,
-            )
-            .map_batches(measure, num_cpus=TASK_CPUS, **as_tables)
+        decode = Decode(access, model.preprocessing, check_etags, block_bytes)
+        as_tables = {"batch_format": "pyarrow", "zero_copy_batch": True}
+        decoded = ray.data.from_blocks(blocks).map_batches(
+            decode, batch_size=None, num_cpus=TASK_CPUS, **as_tables
         )
+        predicted = map_blocks(
+            decoded,
+            PredictActor,
+            fn_constructor_args=(ray.put(model), predictor, access, check_etags, as_rows, tell),
+            compute=pool.strategy(_CALLS_PER_ACTOR),
+            **pool.remote_args,
+            **as_tables,
+        )
+        return predicted.map_batches(measure, batch_size=None, num_cpus=TASK_CPUS, **as_tables)
 
     def _measure(self) -> Measure:
-        model, rule = self.model, choose_postprocessing(self.config, self.model)
+        model, postprocessing = self.model, choose_postprocessing(self.config, self.model)
         run = self.result.run_id, model.digest, self.config_digest
-        return Measure(*run, model.classes, rule, self.config.max_regions)
+        return Measure(*run, model.classes, postprocessing, self.config.max_regions)
 
     def _sink(self) -> ShardSink:
         return ShardSink(self.output, self.result, self.config.shard_images)
@@ -240,6 +246,6 @@ class SegmentationRun:
         missing, extra = self.plan.unwritten(self.output, self.result.run_id)
         if missing or extra:
             raise UnetRayError(
-                f"of {self.plan.todo} planned images {missing} were not written and {extra} more than once; "
-                "run again with the same flags: what is there is kept"
+                f"{missing} of {self.plan.todo} planned images were not written, and {extra} rows "
+                "were written twice; run again with the same flags: what is written is kept"
             )

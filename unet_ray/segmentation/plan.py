@@ -1,4 +1,4 @@
-"""What a segmentation run has to do: the images of an archive that the ledger does not have."""
+"""The plan of a segmentation run: the images of an archive that the ledger does not have yet."""
 
 from __future__ import annotations
 
@@ -24,54 +24,61 @@ from unet_ray.tables.output_folder import Inventory
 
 _TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
 _BYTES = "coalesce(place.size, image_bytes)"
-"""Of an image."""
+"""Stored bytes of an image: of its page in a stack, else of its file."""
 _IS_LARGE = f"{_BYTES} > {2**22}"
-"""Images that may take minutes, or a block's memory: others must not wait in one block with them."""
+"""SQL condition of images that may take minutes, or a block's memory, and get their own block."""
 _BLOCKS = 4096
-"""Of a long run, about, of either kind: each has as many images as that takes."""
+"""Target number of blocks for a long run, for large and for small images each."""
 _MOST_TIMES = 16
-"""As many rows as that are in a block, at most, for their bytes: sizes in a manifest are what somebody wrote there."""
+"""Largest factor by which a block of tiny files may exceed its number of rows: sizes in a manifest
+are whatever somebody wrote there."""
 _FIRST_ROWS = 2
-"""Of the first block of small files; each has twice as many as the one before, so that no predictor waits long."""
+"""Rows of the first block of small files. Each block has at most twice as many rows as the one
+before, so that no predictor waits long."""
 _HEADERS = 1024
-"""TIFF files whose headers are read together."""
+"""Number of TIFF files whose headers are read together."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run found to do; its images are the view `plan` of a open_workspace database, with the columns of `PLAN`."""
+    """Images that a run has to do, and how many it leaves out.
+
+    The images are the view `plan` of the database, with the columns of `PLAN`.
+    """
 
     database: Workspace
     access: Storage
-    """What opens the images' URIs."""
+    """Storage that opens the images' URIs."""
     etags_of_store: bool
-    """Whether the store gave the etags; a manifest may have others."""
+    """True if the store gave the etags; a manifest may have others."""
     todo: int
     """Images to do."""
     listed: int
-    """Images there are."""
+    """Images in the archive."""
     done: int
-    """Left out: successful before."""
+    """Images left out because they were successful before."""
     failed_before: int
-    """Left out: failed before with the same content."""
+    """Images left out because they failed before with the same content."""
     others: int
     """Files of other kinds."""
     changed: int
-    """Of those to do: known with another content, model or configuration."""
+    """Images to do that the ledger knows with another content, model or configuration."""
 
     def __str__(self) -> str:
         return (
-            f"{self.listed} images listed: {self.todo - self.changed} new, {self.changed} changed or to be redone, "
-            f"{self.done} done before, {self.failed_before} failed before (--retry-failed); {self.others} other files"
+            f"{self.listed} images listed: {self.todo - self.changed} new, "
+            f"{self.changed} changed or to be redone, {self.done} done before, "
+            f"{self.failed_before} failed before (--retry-failed); {self.others} other files"
         )
 
     def blocks(self, rows: int, stored_bytes: int, most: int) -> list[Any]:
-        """Return the images as tables of `PLAN`: large ones first, each on its own, then small ones together.
+        """Return the images as tables of `PLAN`: large ones first, then groups of small ones.
 
         Args:
-            rows, stored_bytes — a block of small ones has so many, at least, and of those so small that Ray's own work
-                would be more than theirs, as many as have so many bytes in their files.
-            most — rows of a block.
+            rows: Fewest rows of a block of small images.
+            stored_bytes: File bytes up to which a block takes more rows than that: for tiny images
+                Ray's own work per block would exceed theirs.
+            most: Largest number of rows of a block.
         """
         large, small = (
             self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}")
@@ -90,7 +97,7 @@ class Plan:
         ]
 
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
-        """Return how many of the images a run did not write, and how many rows it wrote beside one of each."""
+        """Return the planned images that a run did not write, and the rows beyond one per image."""
         database = self.database
         open_run(database, output, run_id)
         missing = database.value(
@@ -100,9 +107,10 @@ class Plan:
 
 
 def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iterator[Any]:
-    """Yield pieces of a plan: of so many rows at least, and up to most of them until they have so many bytes.
+    """Yield slices of a plan.
 
-    The first is smaller, and no other has more than twice as many rows as the one before.
+    A slice has at least `rows` rows, and goes on up to `most` of them until it has `stored_bytes`.
+    The first has `first` rows, and no other has more than twice as many as the one before.
     """
     sizes = pc.coalesce(pc.struct_field(plan["place"], "size"), plan["image_bytes"])
     until = np.cumsum(np.clip(sizes.to_numpy(), 0, stored_bytes))
@@ -123,18 +131,25 @@ def make_plan(
     limit: int | None = None,
     allow_empty: bool = False,
 ) -> Plan:
-    """Leave out what the ledger has, before any image is read; of what is left, read only headers of TIFF files.
+    """Find the images of an archive that the ledger does not have, before any image is read.
+
+    The headers of TIFF files that are not in the ledger are all that is read.
 
     Args:
-        database — keeps the plan.
-        scan — the archive.
-        inventory — of the output whose images table is the ledger.
-        digests — model and configuration.
-        retry_failed — do what failed before by its own fault.
-        limit — images to do at most.
-        allow_empty — an archive without any image has nothing to do; else it is an error.
+        database: Workspace that keeps the plan.
+        scan: The archive.
+        inventory: Inventory of the output; its images table is the ledger.
+        digests: Digests of the model and of the configuration.
+        retry_failed: Retry images whose own content made them fail before.
+        limit: Largest number of images to do.
+        allow_empty: Accept an archive without any image as one with nothing to do; else it is an
+            error.
 
-    Raises: InputError — what a scan raises, a URI that is listed twice, rows that are no longer there.
+    Returns:
+        The plan, kept in `database`.
+
+    Raises:
+        InputError: An error of the scan, a URI that is listed twice, or rows that are gone.
     """
     rows = open_ledger(database, inventory.output, inventory.images, *digests)
     inventory.check_rows(rows)
@@ -163,27 +178,31 @@ def make_plan(
 
 
 def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = False) -> int:
-    """Name the images of an archive whose keys are not in `left_out`: `open_images`, with the columns of `PLAN`.
+    """Create the view `open_images`: images of an archive whose keys are not in `left_out`.
 
-    Of what is left, headers of TIFF files are read: each page of a stack is an image. A stack whose pages are all in
-    `left_out` is not touched.
+    The view has the columns of `PLAN`. Each page of a stack is an image, so the headers of the
+    remaining TIFF files are read. A stack whose pages are all in `left_out` is not touched.
 
     Args:
-        database — with the views of `open_ledger`, and `left_out`.
-        scan — the archive.
-        allow_empty — whether an archive without any image is one.
+        database: Workspace with the views of `open_ledger`, and `left_out`.
+        scan: The archive.
+        allow_empty: Accept an archive without any image.
 
-    Returns: images of the archive.
-    Raises: InputError — what a scan raises, no image, and a URI that is listed twice.
+    Returns:
+        Number of images of the archive.
+
+    Raises:
+        InputError: An error of the scan, no image, or a URI that is listed twice.
     """
     database.write("files", FILES, scan)
     if scan.emptiness and not allow_empty:
-        raise InputError(scan.emptiness + _known_of(database, scan))
+        raise InputError(scan.emptiness + _describe_known(database, scan))
     _refuse_twice(database, scan.named)
     database.view(
         "archive",
-        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, size AS image_bytes, "
-        '1::INTEGER AS pages, NULL::STRUCT(header BLOB, "index" INTEGER, file_size BIGINT, size BIGINT, '
+        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, "
+        "size AS image_bytes, 1::INTEGER AS pages, "
+        'NULL::STRUCT(header BLOB, "index" INTEGER, file_size BIGINT, size BIGINT, '
         "ranges BIGINT[]) AS place FROM files",
     )
     _name_left_out_stacks(database)
@@ -205,43 +224,45 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
     )
 
 
-def _known_of(database: Workspace, scan: FileScan) -> str:
-    """Return what the ledger has of an archive that seems to be empty, for a message."""
+def _describe_known(database: Workspace, scan: FileScan) -> str:
+    """Say how many images of an archive that seems to be empty the ledger has, for a message."""
     prefix = scan.root.uri.rstrip("/").replace("'", "''")
     known = database.value(
-        f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, '{prefix}/')"
-    )  # noqa: S608
+        f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, '{prefix}/')"  # noqa: S608
+    )
     if not known:
         return ""
     return (
-        f": 0 images listed, and the tables have rows of {known} of its images; is a disk not mounted? "
-        "--allow-empty goes on"
+        f": 0 images listed, but the tables have rows of {known} of its images; is a disk not "
+        "mounted? --allow-empty goes on"
     )
 
 
 def _name_left_out_stacks(database: Workspace) -> None:
-    """Name the stacks of the archive of which every page is in `left_out`: `left_out_stacks`; the ledger counts pages.
+    """Create the table `left_out_stacks`: stacks of the archive whose pages are all in `left_out`.
 
-    Columns: file_uri, image_etag, pages.
+    The number of pages comes from the ledger. Columns: file_uri, image_etag, pages.
     """
     database.store(
         "left_out_pages",
-        "SELECT DISTINCT image_uri, regexp_replace(image_uri, '#page=[0-9]+$', '') AS file_uri, image_etag, pages "
-        "FROM left_out WHERE pages > 1",
+        "SELECT DISTINCT image_uri, regexp_replace(image_uri, '#page=[0-9]+$', '') AS file_uri, "
+        "image_etag, pages FROM left_out WHERE pages > 1",
     )
     database.store(
         "left_out_stacks",
-        "SELECT file_uri, image_etag, pages FROM left_out_pages SEMI JOIN archive USING (file_uri, image_etag) "
-        "GROUP BY ALL HAVING count(*) = pages",
+        "SELECT file_uri, image_etag, pages FROM left_out_pages "
+        "SEMI JOIN archive USING (file_uri, image_etag) GROUP BY ALL HAVING count(*) = pages",
     )
 
 
 def _count_failed(database: Workspace) -> int:
-    """Count the images of the archive that were left out for their failure."""
+    """Count the images of the archive that are left out because they failed before."""
     database.view(
         "named",
-        "SELECT image_uri, image_etag FROM archive UNION ALL SELECT image_uri, image_etag FROM pages UNION ALL "
-        "SELECT image_uri, image_etag FROM left_out_pages SEMI JOIN left_out_stacks USING (file_uri, image_etag)",
+        "SELECT image_uri, image_etag FROM archive "
+        "UNION ALL SELECT image_uri, image_etag FROM pages "
+        "UNION ALL SELECT image_uri, image_etag FROM left_out_pages "
+        "SEMI JOIN left_out_stacks USING (file_uri, image_etag)",
     )
     return int(
         database.value(
@@ -251,7 +272,10 @@ def _count_failed(database: Workspace) -> int:
 
 
 def _refuse_twice(database: Workspace, named: str) -> None:
-    """Refuse a manifest that lists a URI twice; equal hashes are looked at first, they take a tenth of the memory."""
+    """Refuse a manifest that lists a URI twice.
+
+    Hashes are compared first: they take a tenth of the memory of URIs.
+    """
     if database.value("SELECT count(*) - count(DISTINCT hash(uri)) FROM files") == 0:
         return
     database.store("twice", "SELECT uri FROM files GROUP BY uri HAVING count(*) > 1")
@@ -261,9 +285,12 @@ def _refuse_twice(database: Workspace, named: str) -> None:
 
 
 def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:
-    """Yield the pages of files with several, as batches of PLAN."""
+    """Yield the pages of files with several pages, as batches of PLAN."""
     database.view("tiffs", f"FROM open_files WHERE regexp_matches(lower(file_uri), '({_TIFF})$')")
-    query = "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size FROM tiffs"
+    query = (
+        "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size "
+        "FROM tiffs"
+    )
     for batch in database.batches(query, _HEADERS):
         sources = expand_stacks(access, [FileEntry(**row) for row in batch.to_pylist()])
         rows = [plan_row(source) for source in sources if source.place is not None]
@@ -272,7 +299,7 @@ def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:
 
 
 def plan_row(source: ImageSource) -> dict[str, Any]:
-    """Return the row of PLAN of an image."""
+    """Return an image as a row of PLAN."""
     row: dict[str, Any] = {
         "image_uri": source.uri,
         "file_uri": source.file_uri,

@@ -1,7 +1,11 @@
-"""The actor that predicts; in a module of its own, since each of its processes loads all that this one names."""
+"""The actor that predicts.
+
+It has a module of its own because each of its processes loads everything that this module imports.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,21 +22,23 @@ from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.predict import Predict
 from unet_ray.storage.storage import Storage
 
+_logger = logging.getLogger("unet_ray")
+
 _SWITCH_S = {"cpu": 5e-4, "cuda": 5e-5}
-"""After how long a thread that measures or copies lets one go on that drives the network; by default 5e-3. A GPU has
-nothing to do in the meantime."""
+"""Time after which a thread that measures or copies yields to the one that drives the network;
+Python's default is 5e-3. A GPU is idle in the meantime."""
 
 
 class PredictActor:
     """The network on its device, built once per actor.
 
     Args:
-        model_ref — a Model in the object store.
-        config — how to cut and compute.
-        access — opens the URIs of large images.
-        check_etags — whether the plan's etags are the store's.
-        measure — thresholds and rows of large images.
-        tell — told of tiles of large images: (done, to do) since the last call.
+        model_ref: Reference of a Model in the object store.
+        config: Settings of tiling and of the network.
+        access: Storage that opens the URIs of large images.
+        check_etags: True if the plan's etags are those of the store.
+        measure: Stage that turns the prob_u8 of large images into rows.
+        tell: Function that is called with tiles of large images, (done, to do) since the last call.
     """
 
     def __init__(
@@ -54,17 +60,15 @@ class PredictActor:
     def __call__(self, pixels: Any) -> Iterator[Any]:
         """Predict a table of images.
 
-        Where the GPU is lost the process ends: Ray starts another and repeats the calls, while it would take an
-        exception for the end of the run.
+        If the GPU is lost, the process ends, so that Ray starts another one and repeats the calls.
+        An exception would end the run instead.
         """
         try:
             yield from self._predict(pixels)
         except Exception as error:
             if is_device_lost(error):
-                print(
-                    f"this process lost its GPU, another takes over: {one_line(error)}",
-                    file=sys.stderr,
-                    flush=True,
+                _logger.warning(
+                    "this process lost its GPU, another process takes over: %s", one_line(error)
                 )
                 os._exit(1)
             raise

@@ -1,4 +1,4 @@
-"""What a segmentation run did, as its record has it."""
+"""The outcome of a segmentation run, as its record holds it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class SegmentResult:
-    """The fields of a run's record that the run itself finds out."""
+    """Fields of a run's record that the run itself finds out."""
 
     run_id: str
     date: str = ""
@@ -23,43 +23,43 @@ class SegmentResult:
     images_done: int = 0
     images_failed: int = 0
     shards: list[int] = field(default_factory=list)
-    """Numbers of the shards that it wrote: `date=DATE/RUN_ID-NUMBER.parquet` in each table."""
+    """Numbers of the shards written: `date=DATE/RUN_ID-NUMBER.parquet` in each table."""
     regions: dict[str, int] = field(default_factory=dict)
     megapixels: float = 0.0
     elapsed_s: float = 0.0
     first_images: int = 0
     """Images of the first measured block."""
     first_images_at: datetime | None = None
-    """When they were measured: what lies before is start-up."""
+    """Time at which the first block was measured; everything before it is start-up."""
     steady_images_per_s: float = 0.0
-    """After the first block of images, which waits for actors to start."""
+    """Rate after the first block of images, which waits for actors to start."""
     stage_s: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage worked, summed over its processes."""
     predictor_busy_share: float = 0.0
     node_hours: dict[str, float] = field(default_factory=dict)
     """Hours that nodes were up while the chain ran, by type of node."""
     cost: dict[str, Any] | None = None
-    """Of these hours, where their price was given."""
+    """Cost of these hours, if their price was given."""
     object_store_bytes: int = 0
-    """What the stages gave each other."""
+    """Bytes that the stages handed to each other."""
     spilled_bytes: int = 0
-    """What Ray wrote to disk for want of memory, of this run and whatever else ran on the cluster."""
+    """Bytes that Ray wrote to disk for lack of memory, for this run and all else on the cluster."""
     is_exact: bool = True
-    """Whether tiles give what whole images do; not with a --context below the network's reach."""
+    """True if tiles give what whole images do; false with a --context below the exact one."""
     batch_divisor: int = 1
-    """What batches were divided by since memory ran out in a predictor; 1: it did not."""
+    """Largest divisor of the batch size after a predictor ran out of memory; 1: none did."""
     error_types: dict[str, int] = field(default_factory=dict)
-    """Failed images by type."""
+    """Failed images by error type."""
     error_messages: dict[str, int] = field(default_factory=dict)
-    """The most frequent messages."""
+    """The most frequent error messages and their counts."""
     message: str = ""
 
     @property
     def images_per_s(self) -> float:
-        """Images that went well, over the time that the chain ran."""
+        """Successful images per second of the time that the chain ran."""
         return self.images_done / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def megapixels_per_s(self) -> float:
-        """Of these and of failed ones that were decoded."""
+        """Megapixels per second, of successful images and of failed ones that were decoded."""
         return self.megapixels / self.elapsed_s if self.elapsed_s else 0.0

@@ -1,4 +1,4 @@
-"""What a run leaves of itself: `runs/RUN_ID.json`."""
+"""The record of a run: `runs/RUN_ID.json`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables.runs import write_run_record
 
 _BUSY = 0.8
-"""Share of time at work from which on the predictors are what the others wait for."""
+"""Share of time at work above which the predictors are the bottleneck."""
 
 
 def write_record(
     output: Storage, result: SegmentResult, config: SegmentConfig, model: Model, config_digest: str
 ) -> None:
-    """Write the record of a run as it stands."""
-    rule = choose_postprocessing(config, model)
+    """Write the record of a run in its present state."""
+    postprocessing = choose_postprocessing(config, model)
     if config.node_price and result.node_hours:
         prices = parse_prices(config.node_price)
         result.cost = compute_cost(result.node_hours, prices, result.images_done, result.megapixels)
@@ -32,14 +32,16 @@ def write_record(
         "model_digest": model.digest,
         "images_per_s": result.images_per_s,
         "megapixels_per_s": result.megapixels_per_s,
-        "bottleneck": _bottleneck(result),
+        "bottleneck": _find_bottleneck(result),
         "objects": {
             "parted": model.separation is not None,
             "min_areas": {
-                spec.id: least.area for spec, least in zip(model.classes, rule.least, strict=True)
+                spec.id: limits.area
+                for spec, limits in zip(model.classes, postprocessing.least, strict=True)
             },
             "min_scores": {
-                spec.id: least.score for spec, least in zip(model.classes, rule.least, strict=True)
+                spec.id: limits.score
+                for spec, limits in zip(model.classes, postprocessing.least, strict=True)
             },
         },
         "versions": software_versions(),
@@ -47,8 +49,8 @@ def write_record(
     write_run_record(output, result.run_id, record)
 
 
-def _bottleneck(result: SegmentResult) -> str | None:
-    """Return the stage that the others wait for: the predictors where they are busy, else the longest of the others."""
+def _find_bottleneck(result: SegmentResult) -> str | None:
+    """Return the stage that the others wait for: busy predictors, else the longest other stage."""
     if result.predictor_busy_share >= _BUSY:
         return "predict"
     others = {stage: seconds for stage, seconds in result.stage_s.items() if stage != "predict"}

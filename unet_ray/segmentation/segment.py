@@ -1,10 +1,12 @@
-"""Segment an image archive: lock the output, plan, run the pipeline, record."""
+"""Segment an image archive: lock the output, plan, run the pipeline, write the record."""
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from unet_ray.cluster.session import quiet_ray
 from unet_ray.errors import InputError, TooManyFailuresError, UnetRayError, one_line
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import load_model
@@ -22,14 +24,24 @@ from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.output_folder import Inventory, finish_prunes, remove_leftovers, take_inventory
 from unet_ray.tables.runs import close_lost_runs, new_run_id
 
+_logger = logging.getLogger("unet_ray")
+
 
 def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     """Segment every image that the output's ledger does not have yet.
 
+    Args:
+        config: Settings of the run.
+        ray_address: Ray to run on: `local` starts one, else `auto` or the address of a cluster.
+
+    Returns:
+        The outcome of the run, as its record holds it.
+
     Raises:
-        InputError — anything that cannot work, before anything expensive starts.
-        OutputHeldError — another run writes to the output.
-        TooManyFailuresError — finished, but with more failed images than allowed.
+        InputError: Anything that cannot work, before anything expensive starts.
+        OutputHeldError: Another run writes to the output.
+        TooManyFailuresError: The run finished, but with more failed images than allowed.
+        UnetRayError: No image was measured for `stall_minutes`, or images were not written.
     """
     model = load_model(Storage.of(config.model))
     output = Storage.of(config.output)
@@ -43,14 +55,14 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
                 (config.retry_failed, config.limit, config.allow_empty),
             )
             plan = make_plan(database, scan, inventory, digests, *wanted)
-            print(plan)
+            _logger.info(plan)
             return plan
 
         if config.dry_run:
             inventory = _look_at(output)
             model.build()
             plan = make(inventory)
-            print(_expected(inventory, plan.todo))
+            _logger.info(_estimate_duration(inventory, plan.todo))
             return SegmentResult(
                 "dry-run",
                 status="dry run",
@@ -64,51 +76,53 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         with OutputLock(output, result.run_id):
             inventory = _look_at(output)
             plan = make(inventory)
-            _tidy(
-                inventory, result.run_id
-            )  # nothing is removed before all that may be wrong was looked for
-            return _recorded(
-                SegmentationRun(config, model, output, digest, plan, result), ray_address
-            )
+            # only now, after every check: nothing is removed where something is wrong
+            _remove_unfinished(inventory, result.run_id)
+            run = SegmentationRun(config, model, output, digest, plan, result)
+            return _execute_and_record(run, ray_address)
 
 
 def _look_at(output: Storage) -> Inventory:
-    """Return what lies in an output; raise InputError where that is not what its records say."""
+    """Return the inventory of an output; raise InputError where its records contradict it."""
     inventory = take_inventory(output)
     inventory.check_shards()
     for path in inventory.unreadable:
-        print(f"{path} is no record of a run: what its run left is not touched")
+        _logger.warning(
+            f"{path} is not a readable run record: the files of its run are not touched"
+        )
     if inventory.is_new:
-        print(f"{output.uri}: nothing here yet, a new output starts")
+        _logger.info(f"{output.uri}: nothing here yet, a new output starts")
     return inventory
 
 
-def _tidy(inventory: Inventory, run_id: str) -> None:
-    """Remove what runs and prunes that did not finish left, and close their records."""
+def _remove_unfinished(inventory: Inventory, run_id: str) -> None:
+    """Remove the files of unfinished runs and prunes, and close their records."""
     for pruned in finish_prunes(inventory):
-        print(f"run {pruned}: its rows are removed, as a prune that did not finish had begun")
+        _logger.info(f"run {pruned}: its rows are removed, as an unfinished prune had begun to do")
     removed, kept = remove_leftovers(inventory.output)
     if removed:
-        print(f"{len(removed)} files of runs that did not finish are removed")
+        _logger.info(f"{len(removed)} files of unfinished runs are removed")
     if kept:
-        print(
-            f"{len(kept)} files of masks and regions have no images file, and no record says that their run did not "
-            f"finish: kept, the first is {kept[0]} (jobs/verify.py lists them, jobs/prune.py --leftovers removes them)"
+        _logger.warning(
+            f"{len(kept)} files of masks and regions have no images file, and no record says that "
+            f"their run is unfinished: they are kept, the first is {kept[0]} (jobs/verify.py lists "
+            "them, jobs/prune.py --leftovers removes them)"
         )
     close_lost_runs(inventory.output, inventory.records, run_id)
 
 
-def _expected(inventory: Inventory, images: int) -> str:
-    """Return how long so many images will take at the rate of the last run that did any."""
+def _estimate_duration(inventory: Inventory, images: int) -> str:
+    """Say how long `images` images will take at the rate of the last run that did any."""
     for run_id, record in inventory.records.items():
         rate = record.get("images_per_s", 0.0)
         if rate > 0:
-            return f"{images} images at the {rate:.1f} images/s of run {run_id}: {images / rate / 60:.0f} min"
-    return "no run has done any image here yet: nothing tells how long it will take"
+            minutes = images / rate / 60
+            return f"{images} images at the {rate:.1f} images/s of run {run_id}: {minutes:.0f} min"
+    return "no run has done any image here yet, so there is no estimate of how long it will take"
 
 
-def _recorded(run: SegmentationRun, ray_address: str) -> SegmentResult:
-    """Execute a run with its record: written when it starts, and with its outcome whatever that is."""
+def _execute_and_record(run: SegmentationRun, ray_address: str) -> SegmentResult:
+    """Execute a run; write its record when it starts, and with the outcome however it ends."""
     result, plan = run.result, run.plan
     result.is_exact = is_exact(run.config, run.model.network)
     result.images_listed, result.images_skipped = plan.listed, plan.done + plan.failed_before
@@ -116,30 +130,28 @@ def _recorded(run: SegmentationRun, ray_address: str) -> SegmentResult:
     result.status, result.exit_code = "failed", 1
     try:
         if plan.todo:
-            run.execute(ray_address)
+            with quiet_ray():
+                run.execute(ray_address)
         failed, limit = result.images_failed, run.config.max_error_rate
         if failed > limit * plan.todo:
             raise TooManyFailuresError(
-                f"{failed} of {plan.todo} images failed, more than --max-error-rate {limit} allows; see error in "
-                f"{run.output.uri}/images"
+                f"{failed} of {plan.todo} images failed, more than --max-error-rate {limit} "
+                f"allows; see the column error in {run.output.uri}/images"
             )
         result.status, result.exit_code = "done", 0
     except BaseException as error:
-        if isinstance(
-            error, (KeyboardInterrupt, SystemExit)
-        ):  # Ctrl-C; SIGTERM, as of `ray job stop`
+        # Ctrl-C; SIGTERM, which `ray job stop` sends
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
             result.status = "stopped"
         result.message = one_line(error)
         result.exit_code = error.exit_code if isinstance(error, UnetRayError) else 1
         raise
     finally:
         result.ended_at = datetime.now(UTC)
-        if (
-            result.status != "done"
-        ):  # the chain adds sums up at its end, and what is committed before stays
-            with suppress(
-                OSError, InputError
-            ):  # where the store is gone, the record says what it can
+        if result.status != "done":
+            # the chain adds its sums up only at its end, but what is committed before stays;
+            # without the store, the record has what is known here
+            with suppress(OSError, InputError):
                 for name, value in summarize_run(run.output, result.run_id).items():
                     setattr(result, name, value)
         write_record(run.output, result, run.config, run.model, run.config_digest)

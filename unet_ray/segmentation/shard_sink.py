@@ -1,4 +1,7 @@
-"""The end of the segmentation chain: measured images become shards, their sums the run's result; no torch."""
+"""The end of the segmentation chain: measured images become shards, and their sums the result.
+
+The module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 from ray.data import Datasink
-from ray.data._internal.execution.bundle_queue import EstimateSize, RebundleQueue
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from unet_ray.cluster.ray_internals import (
+    BundlingStrategy,
+    ExecutionCallback,
+    set_write_bundling,
+)
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.stages.columns import STAGES
 from unet_ray.segmentation.stages.measure import split_into_tables
@@ -19,34 +25,35 @@ from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.shards import ShardName, write_shard
 
 _SHARD_BYTES = 2**26
-"""Of rows, in memory, at which a shard closes: a fifth of what may wait for it in the object store, at the least."""
+"""Bytes of rows in memory at which a shard closes: at most a fifth of what may wait for it in the
+object store."""
 _MESSAGES = 10
-"""Error messages that a run record names."""
+"""Number of error messages in a run record."""
 
 
 class ShardSink(Datasink[dict[str, Any]]):
-    """Writes measured images as shard triples; its sums end up in the run's result.
+    """Writes measured images as shard triples, and adds their sums to the run's result.
 
     Args:
-        output — root of the tables.
-        result — receives the sums on the driver.
-        shard_images — images at which a shard closes.
+        output: Root of the tables.
+        result: Result of the run, which receives the sums on the driver.
+        shard_images: Number of images at which a shard closes.
     """
 
     def __init__(self, output: Storage, result: SegmentResult, shard_images: int) -> None:
-        self._output, self._day, self._result = output, result.date, result
+        self._output, self._date, self._result = output, result.date, result
         self._run_id, self._shard_images = result.run_id, shard_images
 
     @property
     def min_rows_per_write(self) -> int:
-        """Images per write task, unless `ShardBundles` closes it sooner."""
+        """Images per write task, unless `ShardBundles` closes the shard sooner."""
         return self._shard_images
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> dict[str, Any]:
         """Write one shard and return its sums."""
-        rows = pa.concat_tables(list(_not_empty(blocks)))
+        rows = pa.concat_tables(list(_drop_empty(blocks)))
         tables = split_into_tables(rows)
-        name = ShardName(self._day, self._run_id, ctx.task_idx)
+        name = ShardName(self._date, self._run_id, ctx.task_idx)
         write_shard(
             self._output, name, tables, lambda: OutputLock.check(self._output, self._run_id)
         )
@@ -68,7 +75,7 @@ class ShardSink(Datasink[dict[str, Any]]):
         }
 
     def on_write_complete(self, write_result: Any) -> None:
-        """Add the sums of all shards up."""
+        """Add up the sums of all shards."""
         by_name = {
             name: Counter[str]() for name in ("stage_s", "regions", "error_types", "error_messages")
         }
@@ -90,29 +97,26 @@ class ShardSink(Datasink[dict[str, Any]]):
 
 
 class ShardBundles(ExecutionCallback):
-    """Closes a shard at its number of images or at so many bytes of rows, whichever comes first.
+    """Closes a shard at its number of images or its bytes of rows, whichever comes first.
 
-    Ray Data's own rules know one of the two. Rows that wait for their shard count as the output of who measured them,
-    and where those are more than it may put out nothing is measured any more until Ray Data sees a standstill: with
-    300 KB of regions an image, the rate fell from 39 images/s to 1.6.
+    Ray Data's own bundlers know one of the two limits. Rows that wait for their shard count as
+    output of the measure stage. Once they exceed its limit, nothing is measured any more until Ray
+    Data notices a standstill: with 300 KB of regions per image, the rate fell from 39 images/s to
+    1.6.
     """
 
     def before_execution_starts(self, executor: Any) -> None:
-        """Give the write operator its rule."""
-        for operator in executor._topology:
-            for logical in operator._logical_operators:
-                sink = getattr(logical, "datasink_or_legacy_datasource", None)
-                if isinstance(sink, ShardSink):
-                    operator._block_ref_bundler = RebundleQueue(
-                        _ImagesOrBytes(sink.min_rows_per_write)
-                    )
+        """Give the write operator its bundler."""
+        set_write_bundling(
+            executor, ShardSink, lambda sink: _ImagesOrBytes(sink.min_rows_per_write)
+        )
 
 
-class _ImagesOrBytes(EstimateSize):
+class _ImagesOrBytes(BundlingStrategy):
     def can_build_ready_bundle(self, state: Any) -> bool:
         is_full = state.num_rows > 0 and state.size_bytes >= _SHARD_BYTES
         return is_full or bool(super().can_build_ready_bundle(state))
 
 
-def _not_empty(blocks: Iterable[Any]) -> Iterator[Any]:
+def _drop_empty(blocks: Iterable[Any]) -> Iterator[Any]:
     return (block for block in blocks if block.num_rows)

@@ -1,25 +1,28 @@
-"""A run that hangs ends: vanished tasks and stuck actors have no error of their own, and a night has an end."""
+"""The watchdog ends a run that hangs: vanished tasks and stuck actors raise no error."""
 
 from __future__ import annotations
 
 import _thread
+import ctypes
+import logging
 import os
-import sys
 import threading
 import time
 
+_logger = logging.getLogger("unet_ray")
+
 _LAST_WORDS_S = 60.0
-"""How long the main thread may take to end after it was interrupted."""
+"""Time that the interrupted thread has to end its `with` block."""
 
 
 class Watchdog:
-    """Interrupts the main thread, while the `with` block runs, when nothing was heard for too long.
+    """Interrupts the thread of its `with` block when there is no progress for too long.
 
-    The main thread gets a KeyboardInterrupt, with `has_barked` set; one that does not even take that is ended with its
-    process.
+    The thread, which need not be the main one, gets a KeyboardInterrupt, with `has_barked` set. If
+    it does not respond to that, the process ends.
 
     Args:
-        limit_s — longest silence.
+        limit_s: Longest time without progress.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -27,14 +30,16 @@ class Watchdog:
         self._heard_at = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._watched_thread = 0
         self.has_barked = False
 
     def hear(self) -> None:
-        """Say that there was progress."""
+        """Report progress."""
         self._heard_at = time.monotonic()
 
     def __enter__(self) -> Watchdog:
         self.hear()
+        self._watched_thread = threading.get_ident()
         self._thread.start()
         return self
 
@@ -45,12 +50,24 @@ class Watchdog:
         while not self._stop.wait(min(5.0, self._limit_s / 4)):
             if time.monotonic() - self._heard_at > self._limit_s:
                 self.has_barked = True
-                _thread.interrupt_main()
+                _interrupt(self._watched_thread)
                 if not self._stop.wait(_LAST_WORDS_S):
-                    print(
-                        "error: no progress, and no end: run again to go on",
-                        file=sys.stderr,
-                        flush=True,
+                    _logger.error(
+                        "error: no progress, and the run does not end: run again to go on"
                     )
                     os._exit(1)
                 return
+
+
+def _interrupt(thread_id: int) -> None:
+    """Raise a KeyboardInterrupt in a thread as soon as it executes Python code.
+
+    Waiting for Ray Data's output does so all the time: it polls.
+    """
+    if thread_id == threading.main_thread().ident:
+        _thread.interrupt_main()  # it also ends calls that check for signals, such as ray.get
+        return
+    # the only way to raise in another thread; signals always go to the main one
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread_id), ctypes.py_object(KeyboardInterrupt)
+    )

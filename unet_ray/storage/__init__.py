@@ -1,0 +1,1 @@
+"""Bytes at URIs: the only package that opens them."""

@@ -1,4 +1,4 @@
-"""What images there are: a folder, a glob or a Parquet manifest becomes a stream, or one list, of files."""
+"""Listing an archive: the files of a folder, a glob or a Parquet manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from unet_ray.errors import InputError
-from unet_ray.storage.backends.s3_requests import CONNECTIONS
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage, dangling_link, uri_scheme
 
 FILES = pa.schema(
@@ -34,7 +34,7 @@ class Listing:
     """Files of known kinds, sorted, and how many others lie among them."""
 
     root: Storage
-    """What opens the entries' URIs."""
+    """Storage that opens the entries' URIs."""
     entries: tuple[FileEntry, ...]
     others: int
     """Files left out for their suffix."""
@@ -50,10 +50,11 @@ class FileScan:
         named: str,
     ) -> None:
         self.root, batches, self.etags_of_store = source
-        """What opens the files' URIs, and whether the etags are the store's: a manifest may have others."""
+        """Storage that opens the files' URIs, and whether the etags are the store's: a manifest may
+        have others."""
         self.known = self.others = 0
-        """Files read so far: given, and left out for their suffix. Links to nothing count as given, they may be back
-        tomorrow; of those without a known suffix nobody knows that they are no folders."""
+        """Files read so far: given, and left out for their suffix. A link to nothing is given
+        where its suffix is known; else it may stand for a folder, which is an error."""
         self.named = named
         """Flag and URI, for messages."""
         self._is_there, self._batches = batches is not None, batches or iter(())
@@ -62,8 +63,9 @@ class FileScan:
     def __iter__(self) -> Iterator[Any]:
         """Yield Arrow batches of FILES; there may be none.
 
-        Raises: InputError — a folder that cannot be listed to its end, a link to what may be a folder, a file name
-            that is not UTF-8.
+        Raises:
+            InputError: A folder that cannot be listed to its end, a link to what may be a folder, a
+                file name that is not UTF-8.
         """
         with _as_input_errors(self.named):
             for batch in self._batches:
@@ -78,7 +80,7 @@ class FileScan:
 
     @property
     def emptiness(self) -> str | None:
-        """What is wrong where the files that were read are none of a known kind, for a message; else None."""
+        """Message for a listing without any file of a known kind; else None."""
         if self.known:
             return None
         if not self._is_there:
@@ -111,14 +113,16 @@ def _as_input_errors(named: str) -> Iterator[None]:
 def scan_files(uri: str, suffixes: Collection[str], flag: str) -> FileScan:
     """Open the files of a folder (recursively), a glob or a Parquet manifest.
 
-    A manifest has `image_uri` and, if it likes, `image_etag` and `image_bytes`; relative URIs start at its folder.
-    Whether it names a file twice is the caller's to find out.
+    A manifest has the column `image_uri` and may have `image_etag` and `image_bytes`; relative URIs
+    start at its folder. Whether it names a file twice is for the caller to find out.
 
     Args:
-        suffixes — known ones, lower case, with the dot; for a manifest all of its rows count.
-        flag — that named the URI, for messages.
+        uri: URI of the folder, glob or manifest.
+        suffixes: Known suffixes, lower case, with the dot; all rows of a manifest count.
+        flag: Flag that named the URI, for messages.
 
-    Raises: InputError — nothing there, not a manifest, no permission.
+    Raises:
+        InputError: Nothing there, not a manifest, no permission.
     """
     named, is_manifest = f"{flag} {uri}", uri.endswith(".parquet")
     with _as_input_errors(named):
@@ -127,9 +131,10 @@ def scan_files(uri: str, suffixes: Collection[str], flag: str) -> FileScan:
 
 
 def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
-    """List the files of a folder, a glob or a manifest, as `scan_files`.
+    """List the files of a folder, a glob or a manifest, as `scan_files` does.
 
-    Raises: InputError — as `scan_files`, no file of a known kind, and a URI that is listed twice.
+    Raises:
+        InputError: As `scan_files`, no file of a known kind, or a URI that is listed twice.
     """
     scan = scan_files(uri, suffixes, flag)
     entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
@@ -154,7 +159,10 @@ def path_suffix(path: str) -> str:
 
 
 def _found(uri: str) -> tuple[Storage, Iterator[Any] | None]:
-    """Return what opens the files at a URI, and the files; None where nothing is, on a store that knows no folders."""
+    """Return the storage of the files at a URI, and the files.
+
+    On a store that knows no folders the files are None where nothing is there.
+    """
     root = Storage.of(uri)
     if root.is_file():
         return Storage(root.uri.rpartition("/")[0] or "/", root.options), _in_batches(
@@ -207,7 +215,7 @@ def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
 
 
 def _refuse_names_beyond_utf8(path: str) -> None:
-    """Tables hold text: a name of other bytes (surrogates, as Python reads them) has no place in them."""
+    """Raise InputError for a name that is not text (surrogates, as Python reads it)."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -242,7 +250,7 @@ def _manifest(uri: str) -> tuple[Storage, Iterator[Any], bool]:
 
 @dataclass(frozen=True)
 class _ManifestNames:
-    """How the names in a manifest become URIs."""
+    """Resolver of the names in a manifest."""
 
     folder: Storage
     root: Storage
@@ -268,14 +276,14 @@ class _ManifestNames:
 
     @property
     def prefix(self) -> str | None:
-        """What a URI that needs no second look starts with: the scheme of a remote store; None: there is none."""
+        """Start of URIs that need no check, the scheme of a remote store; None: check all."""
         scheme = uri_scheme(self.root.uri)
         same = self.folder.is_local or uri_scheme(self.folder.uri) == scheme
         return f"{scheme}://" if not self.root.is_local and same else None
 
 
 def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
-    """Return a batch of a manifest as one of FILES; rows without etag or size ask the store for theirs."""
+    """Return a batch of a manifest as one of FILES; the store is asked for missing etags, sizes."""
     names_of = batch["image_uri"].cast(pa.string())
     whole = {"image_etag", "image_bytes"} <= set(batch.schema.names) and not any(
         c.null_count for c in batch.columns

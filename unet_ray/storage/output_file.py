@@ -1,4 +1,4 @@
-"""A file that a job writes, checked before the work starts."""
+"""A file that a command writes, checked before the work starts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from unet_ray.storage.storage import Storage
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file that a job writes."""
+    """One file that a command writes."""
 
     flag: str
-    """That names it, for messages."""
+    """Flag that names it, for messages."""
     uri: str
     folder: Storage
     name: str
 
     @staticmethod
     def of(flag: str, uri: str) -> OutputFile:
-        """Return the file at a URI; raise InputError where it names none or its folder cannot be written to."""
+        """Return the file at a URI.
+
+        Raises:
+            InputError: The URI names a folder, or its folder cannot be written to.
+        """
         folder, slash, name = uri.rpartition("/")
         file = OutputFile(flag, uri, Storage.of(folder or ("/" if slash else ".")), name)
         if not name or (file.folder.is_local and Path(file.folder.path, name).is_dir()):

@@ -1,7 +1,7 @@
-"""A store's errors as built-in ones, and another attempt where the next may go well.
+"""A store's errors as built-in ones, and further attempts where the next may succeed.
 
-Errors leave the room `archive` as FileNotFoundError, PermissionError, ConnectionError or OSError, the store's own as
-their cause.
+Errors leave the package `storage` as FileNotFoundError, PermissionError, ConnectionError or
+OSError, with the store's own error as their cause.
 """
 
 from __future__ import annotations
@@ -28,18 +28,27 @@ _BUSY_CODES = (
     "503",
 )
 _PASSING = (errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.EPIPE)
-"""What s3fs makes of a store's "slow down", "internal error" and the like."""
+"""Error numbers into which s3fs turns a store's "slow down", "internal error" and the like."""
 ATTEMPTS = 6
+"""Attempts of an operation on a remote store."""
 _FIRST_WAIT_S = 0.5
-"""Between two attempts, doubled each time: a store that restarts within 15 s is waited for."""
+"""Wait before the second attempt, doubled each time: enough for a store that restarts in 15 s."""
 _DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
 
 
-def retry(uri: str, operation: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
-    """Do something on a store; what may go well the next time is retry again, after twice the time.
+def retry(uri: str, operation: Callable[[], Result], attempts: int | None = None) -> Result:
+    """Do something on a store, and do it again where its error may pass.
 
-    Raises: OSError — of the last attempt, or one that will not pass; InputError — a name that no store allows.
+    Args:
+        uri: URI that error messages name.
+        operation: One attempt.
+        attempts: Largest number of attempts; None: ATTEMPTS.
+
+    Raises:
+        OSError: The error of the last attempt, or one that will not pass.
+        InputError: A name that no store allows.
     """
+    attempts = ATTEMPTS if attempts is None else attempts
     for attempt in range(attempts):
         try:
             with mapped_errors(uri):

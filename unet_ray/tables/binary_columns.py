@@ -1,4 +1,4 @@
-"""Columns of large binary values, written and read without copies of single values."""
+"""Columns of large binary values, written and read without copying single values."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from numpy.typing import NDArray
 
 
 def table_with(rows: list[dict[str, Any]], schema: Any, samples: str) -> Any:
-    """Return rows as a table; its column of samples is written in one piece, while other threads go on.
+    """Return rows as a table whose column of samples is filled in one piece.
+
+    The samples are copied by NumPy, which lets other threads run meanwhile.
 
     Args:
-        rows — one image each; samples a C-contiguous array or None.
-        schema — of the table.
-        samples — name of a `large_binary` column.
+        rows: One dict per image; its samples are a C-contiguous array or None.
+        schema: Schema of the table.
+        samples: Name of the `large_binary` column that holds the samples.
+
+    Returns:
+        The Arrow table.
     """
-    found = [row[samples] for row in rows]
-    is_there = [each is not None for each in found]
+    arrays = [row[samples] for row in rows]
+    is_valid = [array is not None for array in arrays]
     offsets = np.cumsum(
-        [0, *(0 if each is None else each.nbytes for each in found)], dtype=np.int64
+        [0, *(0 if array is None else array.nbytes for array in arrays)], dtype=np.int64
     )
     joined = np.empty(offsets[-1], np.uint8)
-    for each, first, end in zip(found, offsets, offsets[1:], strict=False):
-        if each is not None:
-            joined[first:end] = each.reshape(-1).view(np.uint8)
+    for array, first, end in zip(arrays, offsets, offsets[1:], strict=False):
+        if array is not None:
+            joined[first:end] = array.reshape(-1).view(np.uint8)
     buffers = [
-        pa.array(is_there, pa.bool_()).buffers()[1],
+        pa.array(is_valid, pa.bool_()).buffers()[1],
         pa.py_buffer(offsets),
         pa.py_buffer(joined),
     ]
     column = pa.Array.from_buffers(
-        pa.large_binary(), len(rows), buffers, null_count=is_there.count(False)
+        pa.large_binary(), len(rows), buffers, null_count=is_valid.count(False)
     )
     place = schema.get_field_index(samples)
     others = pa.Table.from_pylist(rows, schema=schema.remove(place))
@@ -40,15 +45,24 @@ def table_with(rows: list[dict[str, Any]], schema: Any, samples: str) -> Any:
 
 
 def view_samples(column: Any) -> list[NDArray[np.uint8] | None]:
-    """Return the bytes of each row of a `large_binary` column, where they lie: a scalar of Arrow's would be a copy."""
-    found: list[NDArray[np.uint8] | None] = []
+    """Return the bytes of each row of a `large_binary` column without copying them.
+
+    The arrays are views of the column's buffers; Arrow's own scalars would be copies.
+
+    Args:
+        column: A chunked `large_binary` array.
+
+    Returns:
+        One uint8 array per row, None for a null.
+    """
+    views: list[NDArray[np.uint8] | None] = []
     for chunk in column.chunks:
         _, ends, data = chunk.buffers()
         offsets = np.frombuffer(ends, np.int64)[
             chunk.offset : chunk.offset + len(chunk) + 1
         ].tolist()
         joined = np.frombuffer(data, np.uint8)
-        there = chunk.is_valid().to_pylist()
-        pieces = zip(there, offsets, offsets[1:], strict=False)
-        found += [joined[first:end] if is_there else None for is_there, first, end in pieces]
-    return found
+        validity = chunk.is_valid().to_pylist()
+        pieces = zip(validity, offsets, offsets[1:], strict=False)
+        views += [joined[first:end] if is_valid else None for is_valid, first, end in pieces]
+    return views

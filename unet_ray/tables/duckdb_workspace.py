@@ -13,12 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _MEMORY = "1500MB"
-"""What the database may take before it spills: ten million keys fit, a billion go through the disk (TMPDIR)."""
+"""Memory limit of the database, which then spills to disk (TMPDIR).
+
+Ten million keys fit; a billion go through the disk.
+"""
 _ROW_GROUP = 100_000
+"""Rows per row group of the workspace's Parquet files."""
 
 
 class Workspace:
-    """A database that is gone after the `with` block of `open_workspace()`; its tables are Parquet files in a folder."""
+    """A temporary database whose stored tables are Parquet files in a folder.
+
+    `open_workspace()` opens one and deletes it after the `with` block.
+
+    Args:
+        folder: Local folder of the Parquet files and of what DuckDB spills.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,32 +44,46 @@ class Workspace:
         )
 
     def close(self) -> None:
-        """Free its memory and files."""
+        """Close the database and free its memory and spilled files."""
         self._database.close()
 
     def value(self, query: str) -> Any:
-        """Return the one value that a query asks for."""
+        """Return the single value of a query's result."""
         return self._database.sql(query).fetchall()[0][0]
 
     def table(self, query: str) -> Any:
-        """Return what a query gives as an Arrow table."""
+        """Return the result of a query as an Arrow table."""
         return self._database.sql(query).to_arrow_table()
 
     def batches(self, query: str, rows: int) -> Iterator[Any]:
-        """Yield what a query gives as Arrow batches of about so many rows; not to be mixed with other queries."""
+        """Stream the result of a query; no other query may run until the stream has ended.
+
+        Args:
+            query: SQL to run.
+            rows: Approximate number of rows per batch.
+
+        Yields:
+            Arrow record batches.
+        """
         yield from self._database.sql(query).to_arrow_reader(rows)
 
     def view(self, name: str, query: str) -> None:
-        """Give a query a name."""
+        """Create a view: a named query that runs again whenever it is used."""
         self._database.execute(f'CREATE VIEW "{name}" AS {query}')
 
     def read(self, name: str, dataset: Any, columns: Sequence[str]) -> None:
-        """Give columns of an Arrow dataset or table a name; it is read whenever a query asks for them."""
+        """Create a view of columns of an Arrow dataset, which is read whenever the view is used.
+
+        Args:
+            name: Name of the view.
+            dataset: Arrow dataset or table.
+            columns: Columns of the view.
+        """
         self._database.register(f"{name}_rows", dataset)
-        self.view(name, f"SELECT {', '.join(columns)} FROM {name}_rows")  # noqa: S608 (names of ours)
+        self.view(name, f"SELECT {', '.join(columns)} FROM {name}_rows")  # noqa: S608 (constant names)
 
     def store(self, name: str, query: str) -> None:
-        """Give what a query finds now a name."""
+        """Run a query once and store its result as a table."""
         path = self._path(name)
         self._database.execute(
             f"COPY ({query}) TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE {_ROW_GROUP})"
@@ -67,7 +91,13 @@ class Workspace:
         self._open(name)
 
     def write(self, name: str, schema: pa.Schema, batches: Iterable[Any]) -> None:
-        """Give the rows of Arrow batches or tables a name; they are taken as they come."""
+        """Store rows as a table while they arrive.
+
+        Args:
+            name: Name of the table.
+            schema: Schema of the table.
+            batches: Arrow batches or tables of that schema.
+        """
         pending: list[Any] = []
         rows = 0
         with pq.ParquetWriter(
@@ -92,7 +122,7 @@ class Workspace:
 
 @contextmanager
 def open_workspace() -> Iterator[Workspace]:
-    """Open a database for the `with` block, in a folder of its own below TMPDIR."""
+    """Open a temporary database for the `with` block, in its own folder below TMPDIR."""
     with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
         database = Workspace(Path(folder))
         try:

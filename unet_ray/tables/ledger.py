@@ -1,4 +1,4 @@
-"""What is done and what is not: the images table of an output read as a ledger."""
+"""The ledger: the images table of an output, read to tell which images are done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
 
 _SETTINGS = ("model_digest", "config_digest")
 TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
-"""Failures that were not the file's: such an image is retry again on the next night."""
+"""Error types that are not the file's fault: the next run tries such an image again."""
 
 
 def open_ledger(
@@ -28,28 +28,32 @@ def open_ledger(
     model_digest: str,
     config_digest: str,
 ) -> Counter[str]:
-    """Name what a model and a configuration did in an output; one without images files has an empty ledger.
+    """Create views of the images that a model and a configuration have already done.
 
-    done (image_uri, image_etag, pages) — successful.
-    failed (image_uri, image_etag, pages) — failed by the file's own fault.
-    retry (image_uri, image_etag, pages) — every row of that model and configuration.
-    known (image_uri) — done or failed with any content, model or configuration.
+    An output without images files has an empty ledger. The views and their columns are:
+
+    - `done` (image_uri, image_etag, pages): successful rows of this model and configuration.
+    - `failed` (same columns): rows of theirs that failed through the file's own fault.
+    - `retry` (same columns): all rows of theirs, whatever came of them.
+    - `known` (image_uri): rows with any content, model or configuration.
 
     Args:
-        database — where they are named.
-        output — root of the tables.
-        images — its images files.
-        model_digest, config_digest — of the model and the configuration.
+        database: Workspace that receives the views.
+        output: Root of the tables.
+        images: Images files of the output.
+        model_digest: Digest of the model.
+        config_digest: Digest of the configuration.
 
-    Returns: run id → rows in its images files.
+    Returns:
+        Number of rows in the images files of each run, by run id.
     """
     columns = ("image_uri", "image_etag", "pages", *_SETTINGS, "error_type")
     rows = read_images(database, "ledger", output, images, columns)
-    ours = f"FROM ledger WHERE model_digest = {_text(model_digest)} AND config_digest = {_text(config_digest)}"
-    faults = ", ".join(map(_text, TRANSIENT_ERRORS))
-    keys = f"SELECT image_uri, image_etag, pages {ours}"
+    condition = f"model_digest = {_quote(model_digest)} AND config_digest = {_quote(config_digest)}"
+    transient = ", ".join(map(_quote, TRANSIENT_ERRORS))
+    keys = f"SELECT image_uri, image_etag, pages FROM ledger WHERE {condition}"  # noqa: S608
     database.view("done", f"{keys} AND error_type IS NULL")
-    database.view("failed", f"{keys} AND error_type NOT IN ({faults})")
+    database.view("failed", f"{keys} AND error_type NOT IN ({transient})")
     database.view("retry", keys)
     database.view("known", "SELECT image_uri FROM ledger")
     return rows
@@ -62,7 +66,18 @@ def read_images(
     images: Sequence[FileEntry],
     columns: Sequence[str],
 ) -> Counter[str]:
-    """Name columns of images files, which are read now, once; return run id → rows."""
+    """Read columns of images files into a table of the workspace.
+
+    Args:
+        database: Workspace that receives the table.
+        name: Name of the table.
+        output: Root of the tables.
+        images: Images files to read.
+        columns: Columns to keep.
+
+    Returns:
+        Number of rows read from the files of each run, by run id.
+    """
     return _read(database, name, output, "images", columns, images)
 
 
@@ -74,26 +89,36 @@ def _read(
     columns: Sequence[str],
     entries: Sequence[FileEntry],
 ) -> Counter[str]:
-    # nulls are no reason to refuse what somebody else may have written
+    # a null in a file that another program wrote is no reason to refuse the file
     schema = pa.schema([SCHEMAS[table].field(column).with_nullable(True) for column in columns])
     rows = Counter[str]()
 
-    def counted() -> Iterator[Any]:
+    def count_shards() -> Iterator[Any]:
         for entry, shard in read_shards(output, entries, schema):
             rows[shard_run_id(entry.path)] += len(shard)
             yield shard
 
-    database.write(name, schema, counted())
+    database.write(name, schema, count_shards())
     return rows
 
 
-def _text(text: object) -> str:
-    """Return a text as SQL has it."""
+def _quote(text: object) -> str:
+    """Return a text as an SQL literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def tables_at(uri: str) -> Storage:
-    """Return the output of segmentation at a URI; raise InputError where there is none, or none that can be read."""
+    """Return the storage of a segmentation output.
+
+    Args:
+        uri: Output of segmentation.
+
+    Returns:
+        Root of the tables.
+
+    Raises:
+        InputError: There are no tables at the URI, or they cannot be read.
+    """
     output = Storage.of(uri)
     try:
         is_there = output.exists("images")
@@ -105,7 +130,17 @@ def tables_at(uri: str) -> Storage:
 
 
 def summarize_run(output: Storage, run_id: str) -> dict[str, Any]:
-    """Return what a run wrote, counted: the fields of its record that only a run which ends well knows."""
+    """Count what a run wrote, from its committed shards.
+
+    These are the fields of a run record that otherwise only a run that ends well fills in.
+
+    Args:
+        output: Root of the tables.
+        run_id: Run to summarize.
+
+    Returns:
+        Fields of the run record; empty where the run committed no shard.
+    """
     images = list_run_shards(output, "images", run_id)
     if not images:
         return {}
@@ -117,7 +152,8 @@ def summarize_run(output: Storage, run_id: str) -> dict[str, Any]:
         _read(database, "images", output, "images", ("height", "width", "error_type"), images)
         _read(database, "regions", output, "regions", ("class_name",), regions)
         (sums,) = database.table(
-            "SELECT count(*) FILTER (error_type IS NULL) AS images_done, count(error_type) AS images_failed, "
+            "SELECT count(*) FILTER (error_type IS NULL) AS images_done, "
+            "count(error_type) AS images_failed, "
             "coalesce(sum(height::DOUBLE * width), 0) / 1e6 AS megapixels FROM images"
         ).to_pylist()
         for field, table, column in (
@@ -125,15 +161,15 @@ def summarize_run(output: Storage, run_id: str) -> dict[str, Any]:
             ("regions", "regions", "class_name"),
         ):
             rows = database.table(
-                f"SELECT {column} AS kind, count(*) AS n FROM {table} WHERE {column} IS NOT NULL "  # noqa: S608
-                "GROUP BY kind ORDER BY n DESC, kind"
+                f"SELECT {column} AS kind, count(*) AS n FROM {table} "  # noqa: S608
+                f"WHERE {column} IS NOT NULL GROUP BY kind ORDER BY n DESC, kind"
             )
             sums[field] = dict(zip(rows["kind"].to_pylist(), rows["n"].to_pylist(), strict=True))
     return dict(sums) | {"shards": sorted(shard_task(entry.path) for entry in images)}
 
 
 def open_run(database: Workspace, output: Storage, run_id: str) -> None:
-    """Name the keys that a run wrote: `written` (image_uri, image_etag)."""
+    """Create the table `written` (image_uri, image_etag): the keys of the images a run wrote."""
     images = list_run_shards(output, "images", run_id)
     read_images(database, "written", output, images, ("image_uri", "image_etag"))
 
@@ -141,7 +177,15 @@ def open_run(database: Workspace, output: Storage, run_id: str) -> None:
 def open_dataset(output: Storage, table: str, schema: Any) -> Any:
     """Open one table of an output as an Arrow dataset with its hive partition `date`.
 
-    Its files are those that a listing finds, whose errors are known; Arrow's own is not asked.
+    The files come from our own listing, which reports every error, instead of Arrow's.
+
+    Args:
+        output: Root of the tables.
+        table: Name of the table.
+        schema: Schema of the table without the partition column.
+
+    Returns:
+        The dataset; an empty one where the table has no files.
     """
     root, with_date = output.join(table), schema.append(pa.field("date", pa.string()))
     entries = output.entries(table, missing_ok=True)
@@ -165,7 +209,7 @@ def open_dataset(output: Storage, table: str, schema: Any) -> Any:
 
 
 def list_run_shards(output: Storage, table: str, run_id: str) -> list[FileEntry]:
-    """Return the shards of a run in a table that may not be there."""
+    """Return the shards of a run in one table; none where the table does not exist."""
     return [
         entry
         for entry in output.entries(table, missing_ok=True)

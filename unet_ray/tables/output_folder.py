@@ -1,7 +1,7 @@
-"""An inventory of an output: which shards lie there, what the records of its runs say of them, and what does not agree.
+"""The inventory of an output: its shards, the records of its runs, and where the two disagree.
 
-Nothing is concluded from what is absent alone: leftovers are files of runs whose own record says that they did not
-finish, and a shard that a record counts and that is not there is an error.
+A missing file alone proves nothing. Only files of runs whose own record says that they did not
+finish are removed as leftovers, and a shard that a record counts but that is missing is an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unet_ray.tables.schemas import TABLES
 from unet_ray.tables.shards import is_shard, shard_path, shard_run_id
 
 _SHOWN = 3
-"""Absent files that a message names."""
+"""Number of missing files that a message names."""
 
 
 @dataclass(frozen=True)
@@ -34,41 +34,46 @@ class Leftover:
     """A masks or regions file without the images file that would commit it."""
 
     path: str
-    """Below the output."""
+    """Path below the output."""
     run_id: str
+    """Run that wrote the file."""
     is_unfinished: bool
-    """Whether the run's own record says that it did not finish: then, and only then, the next run removes the file."""
+    """True where the run's own record says that it did not finish.
+
+    Then, and only then, the next run removes the file.
+    """
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What lies in an output."""
+    """The files and run records of an output at one moment."""
 
     output: Storage
+    """Root of the tables."""
     shards: dict[str, dict[str, FileEntry]]
-    """Table → path below its folder → file."""
+    """Files by table, then by path below the table's folder."""
     others: tuple[str, ...]
-    """Files among them that are no shards."""
+    """Paths of files in the table folders that are not shards."""
     records: dict[str, dict[str, Any]]
-    """Run id → record, the newest first."""
+    """Run records by run id, the newest first."""
     unreadable: tuple[str, ...]
-    """Records that are no JSON objects, by their path below the output."""
+    """Paths below the output of run records that are not JSON objects."""
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing was ever written here."""
+        """True where nothing was ever written to the output."""
         return not self.records and not self.unreadable and not any(self.shards.values())
 
     @property
     def half_pruned(self) -> list[str]:
-        """The runs that a prune began to remove and did not finish removing."""
+        """The runs whose removal by a prune has begun but not finished."""
         return [
             run_id for run_id, record in self.records.items() if record.get("status") == PRUNING
         ]
 
     @property
     def images(self) -> list[FileEntry]:
-        """The images files that count: not those of runs that are being removed."""
+        """The images files that count, without those of runs that are being removed."""
         gone = set(self.half_pruned)
         return [
             entry for path, entry in self.shards["images"].items() if shard_run_id(path) not in gone
@@ -87,7 +92,7 @@ class Inventory:
         return found
 
     def check_shards(self) -> None:
-        """Raise InputError where files of shards that a run's record counts are not there."""
+        """Raise InputError where files are missing that the record of a run counts."""
         of_run: dict[str, list[str]] = defaultdict(list)
         for path in self.shards["images"]:
             of_run[shard_run_id(path)].append(path)
@@ -95,51 +100,60 @@ class Inventory:
             absent = sorted(self._absent(run_id, record, of_run[run_id]))
             if absent:
                 more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-                raise self._incomplete(run_id, f"{', '.join(absent[:_SHOWN])}{more}: not there")
+                raise self._make_error(run_id, f"{', '.join(absent[:_SHOWN])}{more}: missing")
 
     def check_rows(self, rows: Mapping[str, int]) -> None:
-        """Raise InputError where a finished run recorded more images than its shards have.
+        """Raise InputError where a finished run recorded more images than its shards hold.
 
         Args:
-            rows — run id → rows of its images files.
+            rows: Number of rows in the images files of each run, by run id.
+
+        Raises:
+            InputError: Images of a finished run are missing.
         """
         for run_id, record in self.records.items():
             recorded = recorded_images(record)
-            if has_finished(record) and rows.get(run_id, 0) < recorded:
-                there = rows.get(run_id, 0)
-                raise self._incomplete(
-                    run_id, f"of {recorded} images of run {run_id} its shards here have {there}"
+            missing = recorded - rows.get(run_id, 0)
+            if has_finished(record) and missing > 0:
+                raise self._make_error(
+                    run_id,
+                    f"{missing} of {recorded} images of run {run_id} are missing from its shards",
                 )
 
     def _absent(self, run_id: str, record: dict[str, Any], images: list[str]) -> Iterator[str]:
-        """Yield the files of a run that its record counts and that are not there."""
+        """Yield the files of a run that its record counts and that are missing."""
         if record.get("status") in (PRUNING, PRUNED):
             return
         counted = [
             shard_path(str(record["date"]), run_id, task) for task in record.get("shards") or ()
         ]
         if not counted and not images and has_finished(record) and recorded_images(record):
-            yield f"images/date=*/{run_id}-*.parquet"  # of a run before 2026-11-29, whose record lists no shards
+            # the record of a run before 2026-11-29 does not list its shards
+            yield f"images/date=*/{run_id}-*.parquet"
         for table in TABLES:
             yield from (
                 f"{table}/{path}" for path in {*counted, *images} if path not in self.shards[table]
             )
 
-    def _incomplete(self, run_id: str, what: str) -> InputError:
+    def _make_error(self, run_id: str, finding: str) -> InputError:
         return InputError(
-            f"{self.output.uri}: {what}, and runs/{run_id}.json counts them; bring them back (is a disk not mounted?), "
-            "or take what is left of the run out with jobs/prune.py"
+            f"{self.output.uri}: {finding}, but runs/{run_id}.json counts them; restore them (is a "
+            "disk not mounted?), or remove the rest of the run with jobs/prune.py"
         )
 
 
 def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
-    """List an output, of which nothing need be there, and read the records of its runs.
+    """List the files of an output, which may be empty, and read the records of its runs.
 
     Args:
-        output — root of the tables.
-        others_ok — whether files that are no part of tables, such as somebody's images, may lie among them.
+        output: Root of the tables.
+        others_ok: Whether files that are not shards, such as a user's images, may lie among them.
 
-    Raises: InputError — a folder that cannot be listed, a record that cannot be read, other files.
+    Returns:
+        The inventory.
+
+    Raises:
+        InputError: A folder cannot be listed, a record cannot be read, or there are other files.
     """
     entries = {table: output.entries(table, missing_ok=True) for table in TABLES}
     others = tuple(
@@ -147,8 +161,8 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
     )
     if others and not others_ok:
         raise InputError(
-            f"{output.uri}: {others[0]} is no part of tables ({len(others)} such files here); choose another folder "
-            "for the tables, or move what is not theirs"
+            f"{output.uri}: {others[0]} is not part of the tables ({len(others)} such files here); "
+            "choose another folder for the tables, or move these files away"
         )
     shards = {
         table: {entry.path: entry for entry in entries[table] if is_shard(entry.path)}
@@ -158,30 +172,42 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
 
 
 def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[str], list[str]]:
-    """Remove masks and regions files without an images file of the same name: what a crash left.
+    """Remove masks and regions files that a crash left without an images file of the same name.
 
-    The output is listed again: what was seen some time ago is no ground for removing anything.
+    The output is listed again first, since an older listing is no ground for removing anything.
 
     Args:
-        of_any_run — those too of runs of which no record says that they did not finish.
+        output: Root of the tables.
+        of_any_run: Whether to remove leftovers of runs that no record calls unfinished, too.
 
-    Returns: paths removed, and paths kept.
-    Raises: InputError — as `take_inventory`; nothing is removed.
+    Returns:
+        Paths that were removed, and paths that were kept.
+
+    Raises:
+        InputError: The inventory cannot be taken (see `take_inventory`); nothing is removed.
     """
-    leftovers = take_inventory(output).leftovers
-    removed = [left.path for left in leftovers if left.is_unfinished or of_any_run]
+    removed: list[str] = []
+    kept: list[str] = []
+    for leftover in take_inventory(output).leftovers:
+        goes = leftover.is_unfinished or of_any_run
+        (removed if goes else kept).append(leftover.path)
     for path in removed:
         output.delete(path)
-    return removed, [left.path for left in leftovers if not (left.is_unfinished or of_any_run)]
+    return removed, kept
 
 
 def remove_run(inventory: Inventory, run_id: str, known: Mapping[str, Any] | None = None) -> int:
-    """Remove all that a run wrote, images last; its record says so before the first file goes, and after the last.
+    """Remove all shards of a run, images files last.
+
+    The record of the run says so before the first file is deleted and again after the last one.
 
     Args:
-        known — fields of the record of a run that has none.
+        inventory: Inventory of the output.
+        run_id: Run to remove.
+        known: Fields for the record of a run that has no record.
 
-    Returns: shards removed.
+    Returns:
+        Number of shards removed.
     """
     output, shards = inventory.output, inventory.shards
     record = inventory.records.get(run_id) or {"run_id": run_id, **(known or {})}
@@ -197,7 +223,7 @@ def remove_run(inventory: Inventory, run_id: str, known: Mapping[str, Any] | Non
 
 
 def finish_prunes(inventory: Inventory) -> list[str]:
-    """Remove what is left of runs that a prune had begun to remove; return their ids."""
+    """Finish the removal of runs that an earlier prune began; return their ids."""
     half_pruned = inventory.half_pruned
     for run_id in half_pruned:
         remove_run(inventory, run_id)

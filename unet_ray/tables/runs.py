@@ -11,47 +11,61 @@ from functools import partial
 from typing import Any
 
 from unet_ray.errors import InputError, TooManyFailuresError
-from unet_ray.storage.backends.s3_requests import CONNECTIONS
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.ledger import summarize_run
 
 PRUNING, PRUNED = "pruning", "pruned"
-"""Status of a run whose rows are being removed, written before the first file goes, and of one whose rows are gone."""
+"""Status of a run whose rows are being removed, and of one whose rows are gone.
+
+The first is written before the first file is deleted.
+"""
 
 
 def new_run_id() -> str:
-    """Return an id that sorts by time: 20261122T031500Z-4f2a9c."""
+    """Return an id that sorts by time, such as 20261122T031500Z-4f2a9c."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def has_finished(record: Mapping[str, Any]) -> bool:
-    """Tell whether a record says that its run did all images, well or with too many failures."""
+    """Tell whether a run went through all its images, even if too many of them failed."""
     return (
         record.get("status") == "done" or record.get("exit_code") == TooManyFailuresError.exit_code
     )
 
 
 def is_unfinished(record: Mapping[str, Any]) -> bool:
-    """Tell whether a record says that its run did not come to its end; a run that holds the output does not."""
+    """Tell whether a record says that its run ended early.
+
+    A run that still holds the output has the status `running` too, and counts as unfinished here.
+    """
     return record.get("status") in ("running", "lost", "failed", "stopped") and not has_finished(
         record
     )
 
 
 def recorded_images(record: Mapping[str, Any]) -> int:
-    """Return the images that a record counts, done and failed."""
+    """Return the number of images that a record counts, done and failed."""
     return int(record.get("images_done") or 0) + int(record.get("images_failed") or 0)
 
 
 def write_run_record(output: Storage, run_id: str, record: Mapping[str, Any]) -> None:
-    """Write `runs/RUN_ID.json`."""
+    """Write the record of a run to `runs/RUN_ID.json`."""
     output.write(f"runs/{run_id}.json", json.dumps(record, indent=2, default=str).encode())
 
 
 def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
-    """Return the record of a run, or None where it is not there or not a JSON object.
+    """Read the record of a run.
 
-    Raises: InputError — a record that cannot be read.
+    Args:
+        output: Root of the tables.
+        run_id: Run whose record to read.
+
+    Returns:
+        The record, or None where it is missing or not a JSON object.
+
+    Raises:
+        InputError: The record exists but cannot be read.
     """
     path = f"runs/{run_id}.json"
     try:
@@ -64,9 +78,18 @@ def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
 
 
 def read_records(output: Storage) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """Return run id and record of every run, the newest first, and the names of records that are none.
+    """Read the records of all runs.
 
-    Whatever else lies in `runs/`, as the folders of trainings do, is none.
+    Other files in `runs/`, such as the folders of trainings, are not records and are ignored.
+
+    Args:
+        output: Root of the tables.
+
+    Returns:
+        Records by run id, the newest first; and the paths of records that are not JSON objects.
+
+    Raises:
+        InputError: A record cannot be read.
     """
     names = [
         entry.path.rpartition(".") for entry in reversed(output.entries("runs", missing_ok=True))
@@ -83,7 +106,15 @@ def read_records(output: Storage) -> tuple[dict[str, dict[str, Any]], tuple[str,
 
 
 def close_lost_runs(output: Storage, records: Mapping[str, Mapping[str, Any]], run_id: str) -> None:
-    """Give runs that vanished with their driver an end in their record, on behalf of the run that holds the output."""
+    """Record the end of runs whose driver vanished.
+
+    Only the run that holds the output may call this: every other `running` record is then lost.
+
+    Args:
+        output: Root of the tables.
+        records: Run records by run id.
+        run_id: Run that holds the output.
+    """
     for other, record in records.items():
         if record.get("status") == "running":
             lost = {

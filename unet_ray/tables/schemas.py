@@ -1,4 +1,4 @@
-"""The schemas of the three tables: plain Parquet types, every field described in its own metadata."""
+"""The schemas of the three tables: plain Parquet types, each field described in its metadata."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ import pyarrow.parquet as pq
 from pyproj import CRS
 
 TABLES = ("masks", "regions", "images")
-"""In the order in which a shard's files are written: `images` last, it is the commit record."""
+"""Tables in the order in which a shard's files are written, the commit record `images` last."""
 
 
 def column(name: str, kind: Any, meaning: str, nullable: bool = False) -> Any:
-    """Return a field with its meaning in its metadata."""
+    """Return a field whose metadata holds a description.
+
+    Args:
+        name: Name of the column.
+        kind: Arrow type.
+        meaning: Description, with the unit.
+        nullable: Whether the column may hold nulls.
+    """
     return pa.field(name, kind, nullable=nullable, metadata={"description": meaning})
 
 
 _KEY = [
-    column("image_uri", pa.string(), "URI of the image; page n of a stack is `uri#page=n`, from 1"),
+    column(
+        "image_uri",
+        pa.string(),
+        "URI of the image; page n of a stack is `uri#page=n`, counted from 1",
+    ),
     column("run_id", pa.string(), "run that wrote the row; (image_uri, run_id) joins the tables"),
 ]
 _CLASS = [
@@ -31,29 +42,41 @@ _CLASS = [
 IMAGES = pa.schema(
     [
         _KEY[0],
-        column("image_etag", pa.string(), "the store's etag without quotes, or size-mtime_ns"),
+        column(
+            "image_etag",
+            pa.string(),
+            "etag that the store gives, without quotes; else size-mtime_ns",
+        ),
         column("image_bytes", pa.int64(), "size of the file (bytes)"),
-        column("pages", pa.int32(), "images in the file: 1, or the pages of a stack"),
-        column("height", pa.int32(), "px; null where the image was not decoded", nullable=True),
-        column("width", pa.int32(), "px; null where the image was not decoded", nullable=True),
-        column("channels", pa.int32(), "as decoded; null where it was not", nullable=True),
+        column("pages", pa.int32(), "number of images in the file: 1, or the pages of a stack"),
+        column("height", pa.int32(), "height (px); null if it was not decoded", nullable=True),
+        column("width", pa.int32(), "width (px); null if it was not decoded", nullable=True),
+        column(
+            "channels",
+            pa.int32(),
+            "number of channels after decoding; null if it was not decoded",
+            nullable=True,
+        ),
         column(
             "model_digest",
             pa.string(),
-            "sha256 of weights, network, classes, preprocessing and thresholds",
+            "sha256 of weights, network, classes, preprocessing and postprocessing",
         ),
         column("config_digest", pa.string(), "sha256 of the settings that can change a row"),
         _KEY[1],
         column("segmented_at", pa.timestamp("us", tz="UTC"), "when the image was measured"),
         column(
-            "region_count", pa.int32(), "rows in `regions`; null where it failed", nullable=True
+            "region_count",
+            pa.int32(),
+            "number of rows in `regions`; null if the image failed",
+            nullable=True,
         ),
-        column("error_type", pa.string(), "null where it went well", nullable=True),
-        column("error", pa.string(), "one line; null where it went well", nullable=True),
+        column("error_type", pa.string(), "kind of failure; null on success", nullable=True),
+        column("error", pa.string(), "message in one line; null on success", nullable=True),
         column(
             "error_stage",
             pa.string(),
-            "read, decode, predict or measure; null where it went well",
+            "stage that failed: read, decode, predict or measure; null on success",
             nullable=True,
         ),
     ]
@@ -87,22 +110,22 @@ REGIONS = pa.schema(
             "1..n within the image: class by class, by first pixel in raster order",
         ),
         *_CLASS,
-        column("score", pa.float32(), "mean probability of its pixels"),
-        column("score_max", pa.float32(), "largest probability of its pixels"),
-        column("area", pa.int64(), "px"),
-        column("bbox", BBOX, "px, half-open: xmax − xmin is the width"),
-        column("centroid_x", pa.float64(), "px; pixel centres lie at +0.5"),
-        column("centroid_y", pa.float64(), "px; pixel centres lie at +0.5"),
-        column("touches_border", pa.bool_(), "a pixel of it lies on the image's edge"),
+        column("score", pa.float32(), "mean probability over its pixels, 0 to 1"),
+        column("score_max", pa.float32(), "largest probability among its pixels, 0 to 1"),
+        column("area", pa.int64(), "number of pixels"),
+        column("bbox", BBOX, "bounding box (px), half-open: xmax − xmin is the width"),
+        column("centroid_x", pa.float64(), "x of the centroid (px); pixel centres lie at +0.5"),
+        column("centroid_y", pa.float64(), "y of the centroid (px); pixel centres lie at +0.5"),
+        column("touches_border", pa.bool_(), "true if one of its pixels lies on the image's edge"),
         column(
             "geometry",
             pa.binary(),
-            "WKB, pixel-exact outline with holes, y down; its area is `area`",
+            "outline as WKB, pixel-exact, with holes, y down; its area equals `area`",
         ),
     ]
 ).with_metadata(
     {
-        "geo": json.dumps(  # GeoParquet 1.1.0; crs null: pixels, not degrees
+        "geo": json.dumps(  # GeoParquet 1.1.0; the crs is null: pixels, not degrees
             {
                 "version": "1.1.0",
                 "primary_column": "geometry",
@@ -126,12 +149,17 @@ REGIONS = pa.schema(
 
 
 def on_a_map(regions: pa.Schema, epsg: int) -> pa.Schema:
-    """Return the schema of regions with `map_geometry` before all others: GeoParquet's primary column, in map units."""
+    """Return the schema of regions on a map: `map_geometry` comes first, as the primary column.
+
+    Args:
+        regions: Schema of the regions, in pixels.
+        epsg: EPSG code of the map's coordinate system.
+    """
     geo = json.loads(regions.metadata[b"geo"])
     on_map = geo["columns"]["geometry"] | {"crs": CRS.from_epsg(epsg).to_json_dict()}
     del on_map["covering"]  # `bbox` is in pixels
     columns = geo["columns"] | {"map_geometry": on_map}
-    first = column("map_geometry", pa.binary(), f"WKB, the outline on the map (EPSG:{epsg})")
+    first = column("map_geometry", pa.binary(), f"outline on the map (EPSG:{epsg}), as WKB")
     metadata = {"geo": json.dumps(geo | {"primary_column": "map_geometry", "columns": columns})}
     return pa.schema([first, *regions]).with_metadata(metadata)
 
@@ -140,7 +168,7 @@ SCHEMAS = {"images": IMAGES, "masks": MASKS, "regions": REGIONS}
 
 
 def described() -> str:
-    """Return the fields of all tables as Markdown, from their own metadata: what the README shows."""
+    """Return the README's table of fields in Markdown, made from the metadata of the schemas."""
     lines = ["| table | field | type | meaning |", "|---|---|---|---|"]
     for name, schema in (("images", IMAGES), ("masks", MASKS), ("regions", REGIONS)):
         for entry in schema:
@@ -155,7 +183,7 @@ def described() -> str:
 
 
 def to_parquet(table: Any) -> bytes:
-    """Serialise a table; the same table gives the same bytes."""
+    """Serialise a table to Parquet; the same table always gives the same bytes."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=100_000)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""One shard: the masks, regions and images of whole images, written so that it counts as a whole or not at all."""
+"""Shards: rows of whole images in three files that count all together or not at all."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ import pyarrow.parquet as pq
 
 from unet_ray.errors import InputError
 from unet_ray.prefetch import ahead
-from unet_ray.storage.backends.s3_requests import CONNECTIONS
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.tables.schemas import SCHEMAS, TABLES, to_parquet
 
 _WHOLE_BYTES = 2**20
-"""Shards up to this size are read by one request."""
+"""Size up to which a shard is read by one request (bytes)."""
 _LARGE_AT_ONCE = 4
+"""Number of larger shards that are read side by side."""
 _SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6,}\.parquet")
 
 
 @dataclass(frozen=True)
 class ShardName:
-    """Where a shard's three files lie."""
+    """The name that a shard's three files share."""
 
     date: str
     """Partition, YYYY-MM-DD."""
     run_id: str
+    """Run that writes the shard."""
     task: int
-    """Number of the write task within the run: a retried task writes the same names."""
+    """Number of the write task within the run; a retried task writes the same names."""
 
     def path(self, table: str) -> str:
-        """Return the path of one of the three files below the output."""
+        """Return the path below the output of the file for one table."""
         return f"{table}/{shard_path(self.date, self.run_id, self.task)}"
 
 
@@ -56,16 +58,20 @@ def shard_task(path: str) -> int:
 def read_shards(
     output: Storage, entries: Sequence[FileEntry], schema: Any
 ) -> Iterator[tuple[FileEntry, Any]]:
-    """Yield shards and their columns as tables; many are read side by side, large ones last and few at a time.
+    """Read columns of many shards side by side, large ones last and a few at a time.
 
-    A dataset of Arrow's would open one after the other, by three requests or four.
+    An Arrow dataset would open one shard after the other, with three or four requests each.
 
     Args:
-        output — root of the tables.
-        entries — the shards.
-        schema — of the columns; those that a shard has not are null.
+        output: Root of the tables.
+        entries: Files of the shards.
+        schema: Columns to read; a column that a shard lacks is null.
 
-    Raises: InputError — a file that is no shard, or that cannot be read.
+    Yields:
+        Each shard's file and its columns as a table.
+
+    Raises:
+        InputError: A file is not a shard, or cannot be read.
     """
 
     def read(entry: FileEntry) -> tuple[FileEntry, Any]:
@@ -73,9 +79,9 @@ def read_shards(
         file = Storage(entry.uri, output.options)
         try:
             if entry.size <= _WHOLE_BYTES:
-                return entry, _columns_of(pa.BufferReader(file.read()), schema, entry)
+                return entry, _read_columns(pa.BufferReader(file.read()), schema, entry)
             with file.open() as ranges:
-                return entry, _columns_of(ranges, schema, entry)
+                return entry, _read_columns(ranges, schema, entry)
         except OSError as error:
             raise InputError(f"{entry.uri}: cannot be read: {error}") from error
 
@@ -86,26 +92,26 @@ def read_shards(
         yield from ahead(pool, read, large, _LARGE_AT_ONCE)
 
 
-def _columns_of(file: Any, schema: Any, entry: FileEntry) -> Any:
+def _read_columns(file: Any, schema: Any, entry: FileEntry) -> Any:
     try:
         shard = pq.ParquetFile(file)
-        there = [field for field in schema if field.name in shard.schema_arrow.names]
-        if not there:
-            raise pa.ArrowInvalid(f"it has none of {', '.join(schema.names)}")
-        found = shard.read([field.name for field in there], use_threads=False)
+        present = [field for field in schema if field.name in shard.schema_arrow.names]
+        if not present:
+            raise pa.ArrowInvalid(f"it has none of the columns {', '.join(schema.names)}")
+        found = shard.read([field.name for field in present], use_threads=False)
         columns = [
             found[field.name].cast(field.type)
-            if field in there
+            if field in present
             else pa.nulls(len(found), field.type)
             for field in schema
         ]
         return pa.Table.from_arrays(columns, schema=schema)
     except pa.ArrowException as error:
-        raise InputError(f"{entry.uri}: not a shard of tables: {error}; move it away") from None
+        raise InputError(f"{entry.uri}: not a shard of the tables: {error}; move it away") from None
 
 
 def is_shard(path: str) -> bool:
-    """Tell whether a path below a table's folder is that of a shard."""
+    """Tell whether a path below a table's folder has the form of a shard's name."""
     return _SHARD.fullmatch(path) is not None
 
 
@@ -114,14 +120,15 @@ def write_shard(
 ) -> None:
     """Write a shard: masks, then regions, then images; the images file commits it.
 
-    Each file is serialised first and stored as one whole object. Every attempt writes the same bytes.
+    Each file is serialised first and stored as one whole object. Every attempt writes the same
+    bytes.
 
     Args:
-        output — the root of the tables.
-        name — the same for every attempt of a task.
-        tables — masks, regions, images; cast to their schemas.
-        may_commit — called right before each attempt to store the images file; raises where this run no longer holds
-            the output.
+        output: Root of the tables.
+        name: Name of the shard, the same for every attempt of a task.
+        tables: Arrow tables by name (`masks`, `regions`, `images`); they are cast to their schemas.
+        may_commit: Called right before each attempt to store the images file; it raises where this
+            run no longer holds the output.
     """
     for table in TABLES:
         data = to_parquet(tables[table].cast(SCHEMAS[table]))

@@ -1,4 +1,4 @@
-"""The state of a training as a folder of tensors and JSON: what a checkpoint holds; no code, no pickle."""
+"""Writing and reading a checkpoint: a folder of tensors and JSON, without code or pickle."""
 
 from __future__ import annotations
 
@@ -17,17 +17,27 @@ from unet_ray.training.progress import PROGRESS, Progress
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint is made of."""
+    """Content of a checkpoint."""
 
     progress: Progress
+    """Progress of the training."""
     weights: dict[str, Tensor]
+    """Weights of the network by name."""
     optimizer: dict[str, Tensor]
+    """State of the optimizer, keyed `index.name`."""
     best: bytes | None = field(repr=False, default=None)
-    """safetensors of the best epoch's weights."""
+    """Weights of the best epoch as safetensors. None: there is no best epoch yet."""
 
 
 def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes | None) -> None:
-    """Write a checkpoint's files, and what tells later that they are whole."""
+    """Write the files of a checkpoint, with their digests, which tell later that they are whole.
+
+    Args:
+        folder: Existing local folder to write to.
+        learner: Network and optimizer.
+        progress: Progress of the training.
+        best: Weights of the best epoch as safetensors. None: there is no best epoch yet.
+    """
     state = learner.optimizer.state_dict()["state"]
     flat = {
         f"{i}.{name}": t.cpu().contiguous()
@@ -46,7 +56,7 @@ def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes 
 
 
 def read_state(folder: Path) -> State:
-    """Read a checkpoint's files."""
+    """Read the files of a checkpoint."""
     best = folder / BEST
     return State(
         Progress.of_json((folder / PROGRESS).read_bytes()),
@@ -57,13 +67,12 @@ def read_state(folder: Path) -> State:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """Give an optimizer the state of a checkpoint."""
+    """Load the state of a checkpoint into an optimizer."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         index, _, key = name.partition(".")
-        layout = (
-            torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
-        )  # as the weights are
+        # The layout is that of the weights.
+        layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
         state.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -1,6 +1,7 @@
-"""The checkpoints in a training's run folder: which of them load, and Ray Train's list of them, which may be damaged.
+"""The checkpoints in a run folder: Ray Train's list of them, and a check that they load.
 
-No checkpoint is ever removed because the list is missing or cannot be read: the list is made anew from those that load.
+The list may be missing or damaged. No checkpoint is ever removed for that reason: the list is then
+rebuilt from the checkpoints that load.
 """
 
 from __future__ import annotations
@@ -19,26 +20,32 @@ from unet_ray.training.progress import PROGRESS, SNAPSHOT, Progress, as_metrics,
 
 WEIGHTS, BEST, OPTIMIZER = "model.safetensors", "best.safetensors", "optimizer.safetensors"
 DIGESTS = "files.json"
-"""The file of a checkpoint that holds size and sha256 of the others; checkpoints before 2026-11-29 have none."""
+"""File of a checkpoint that holds the size and SHA-256 of its other files; checkpoints written
+before 2026-11-29 have none."""
 _PIECE_BYTES = 2**26
-_MOST_HEADER_BYTES = 10**8
-"""Of a safetensors file, as its format limits them."""
+"""Bytes read at a time to compute a SHA-256."""
+_MAX_HEADER_BYTES = 10**8
+"""Largest header of a safetensors file, a limit of the format."""
 
 
 class _DamagedError(Exception):
-    """A checkpoint that does not load; the message is what is wrong with it."""
+    """A checkpoint does not load; the message says why."""
 
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """One that loads."""
+    """A checkpoint that loads."""
 
     name: str
     progress: Progress
 
 
 def digests_of(files: Mapping[str, bytes]) -> bytes:
-    """Return the content of `files.json` for the files of a checkpoint, name → content."""
+    """Return the content of `files.json`.
+
+    Args:
+        files: Content of each file of a checkpoint by name.
+    """
     found = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in files.items()
@@ -47,19 +54,28 @@ def digests_of(files: Mapping[str, bytes]) -> bytes:
 
 
 def settle_checkpoints(run_folder: Storage, run_name: str) -> list[str]:
-    """Have Ray Train's list of checkpoints end with one that loads, and remove what the list does not name.
+    """Make Ray Train's list of checkpoints end with one that loads; remove unlisted checkpoints.
 
-    What a readable list does not name was being stored when something was killed; nothing can go on from it, and nobody
-    else would ever remove it. Where the list is missing or damaged, or its newest checkpoint does not load, it is made
-    anew from all that load, and nothing is removed. Not to be called while a training runs.
+    If the list can be read, a checkpoint that it does not name was being stored when the training
+    was killed; no training can resume from it, and nothing else would ever remove it. If the list
+    is missing or damaged, or its newest checkpoint does not load, the list is rebuilt from all
+    checkpoints that load, and nothing is removed. Call this only while no training runs.
 
-    Returns: what a user should know, by line.
-    Raises: InputError — a folder that cannot be listed, a file that cannot be read, no checkpoint that loads.
+    Args:
+        run_folder: Run folder of the training.
+        run_name: Folder of Ray Train's run in it.
+
+    Returns:
+        Lines that tell the user what was found and done; empty if all is well.
+
+    Raises:
+        InputError: A folder that cannot be listed, a file that cannot be read, or no checkpoint
+            that loads.
     """
-    folders = _folders(run_folder, run_name)
+    folders = _list_folders(run_folder, run_name)
     listed = listed_checkpoints(run_folder, run_name)
     if listed is None and not folders:
-        return []  # nothing was trained yet
+        return []  # no training has run yet
     try:
         if listed is None:
             raise _DamagedError(f"{SNAPSHOT}, the list of checkpoints, is missing or damaged")
@@ -69,14 +85,15 @@ def settle_checkpoints(run_folder: Storage, run_name: str) -> list[str]:
         if listed:
             _load(run_folder, run_name, listed[-1], folders[listed[-1]])
     except _DamagedError as error:
-        return [f"{run_folder.uri}/{run_name}: {error}", *_make_list(run_folder, run_name, folders)]
+        lines = _rebuild_list(run_folder, run_name, folders)
+        return [f"{run_folder.uri}/{run_name}: {error}", *lines]
     for name in folders.keys() - set(listed):
         run_folder.delete_folder(f"{run_name}/{name}")
     return []
 
 
-def _folders(run_folder: Storage, run_name: str) -> dict[str, dict[str, FileEntry]]:
-    """Return checkpoint → file name → file."""
+def _list_folders(run_folder: Storage, run_name: str) -> dict[str, dict[str, FileEntry]]:
+    """Return the files of each checkpoint by name."""
     found: dict[str, dict[str, FileEntry]] = {}
     for entry in run_folder.entries(run_name, missing_ok=True):
         folder, _, name = entry.path.partition("/")
@@ -85,10 +102,14 @@ def _folders(run_folder: Storage, run_name: str) -> dict[str, dict[str, FileEntr
     return found
 
 
-def _make_list(
+def _rebuild_list(
     run_folder: Storage, run_name: str, folders: dict[str, dict[str, FileEntry]]
 ) -> Iterator[str]:
-    """Write Ray Train's list of the checkpoints that load; yield what a user should know."""
+    """Write Ray Train's list of the checkpoints that load.
+
+    Yields:
+        Lines that tell the user what was found.
+    """
     loaded, faults = list[_Checkpoint](), dict[str, str]()
     for name, files in folders.items():
         try:
@@ -98,23 +119,28 @@ def _make_list(
     loaded.sort(key=lambda one: (one.progress.crops_seen, one.progress.epochs, one.name))
     yield from (f"  {name} does not load: {fault}" for name, fault in faults.items())
     if not loaded and run_folder.exists(f"{run_name}/{SNAPSHOT}"):
+        first = next((f"{name}: {fault}" for name, fault in faults.items()), "none is there")
         raise InputError(
-            f"{run_folder.uri}/{run_name}: none of the {len(folders)} checkpoints of this training loads "
-            f"({next((f'{name}: {fault}' for name, fault in faults.items()), 'none is there')}); bring one back, or "
-            "give another --storage to start anew"
+            f"{run_folder.uri}/{run_name}: none of the {len(folders)} checkpoints of this training "
+            f"loads ({first}); bring one back, or give another --storage to start anew"
         )
-    run_folder.write(f"{run_name}/{SNAPSHOT}", _snapshot(loaded))
+    run_folder.write(f"{run_name}/{SNAPSHOT}", _format_list(loaded))
     if loaded:
         newest = loaded[-1]
         yield f"  going on from {newest.name}, after epoch {newest.progress.epochs}"
-    else:  # the first one was being stored when something was killed
+    else:  # the first checkpoint was being stored when the training was killed
         yield "  training starts from epoch 1"
 
 
 def _load(
     run_folder: Storage, run_name: str, name: str, files: dict[str, FileEntry]
 ) -> _Checkpoint:
-    """Check the files of a checkpoint and return it; raise _DamagedError where it does not load."""
+    """Check the files of a checkpoint and return it.
+
+    Raises:
+        _DamagedError: A checkpoint that does not load.
+        InputError: A file that cannot be read.
+    """
     folder = run_folder.join(f"{run_name}/{name}")
     try:
         digests = _read_json(folder, DIGESTS) if DIGESTS in files else {}
@@ -151,7 +177,7 @@ def _read_json(folder: Storage, file: str) -> dict[str, Any]:
 def _check_digest(
     folder: Storage, file: str, files: dict[str, FileEntry], expected: dict[str, Any]
 ) -> None:
-    """Raise _DamagedError where a file is not what was written."""
+    """Raise _DamagedError if a file differs from what was written."""
     if file not in files:
         raise _DamagedError(f"{file} is not there")
     size = files[file].size
@@ -165,10 +191,10 @@ def _check_digest(
 
 
 def _check_tensors(folder: Storage, entry: FileEntry) -> None:
-    """Raise _DamagedError where a safetensors file is not as long as its header says."""
+    """Raise _DamagedError if a safetensors file is not as long as its header says."""
     stored, file = folder.join(entry.path.rpartition("/")[2]), entry.path.rpartition("/")[2]
     header_bytes = int.from_bytes(stored.read_range(0, 8), "little")
-    if not 0 < header_bytes <= min(entry.size - 8, _MOST_HEADER_BYTES):
+    if not 0 < header_bytes <= min(entry.size - 8, _MAX_HEADER_BYTES):
         raise _DamagedError(f"{file} is cut short: {entry.size} bytes")
     try:
         header = json.loads(stored.read_range(8, header_bytes))
@@ -182,8 +208,11 @@ def _check_tensors(folder: Storage, entry: FileEntry) -> None:
         raise _DamagedError(f"{file} has {entry.size} of {expected} bytes")
 
 
-def _snapshot(checkpoints: list[_Checkpoint]) -> bytes:
-    """Return Ray Train's own list of checkpoints, the oldest first (its `_CheckpointManagerState`, of Ray 2.60)."""
+def _format_list(checkpoints: list[_Checkpoint]) -> bytes:
+    """Return Ray Train's list of checkpoints, the oldest first.
+
+    The format is that of `_CheckpointManagerState` in Ray 2.60.
+    """
     results = [
         {"version": 0, "checkpoint_dir_name": one.name, "metrics": as_metrics(one.progress)}
         for one in checkpoints

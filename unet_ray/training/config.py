@@ -1,4 +1,4 @@
-"""What training takes: its flags, checked before anything starts."""
+"""Flags of training, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from unet_ray.network.config import (
 
 _DEFAULT_CROP = 256
 _NETWORK = ("base_channels", "depth", "padding", "norm")
+"""Fields that describe the network."""
 _AT_LEAST = {
     "epochs": 1,
     "batch_size": 1,
@@ -26,90 +27,104 @@ _AT_LEAST = {
     "border_weight": 0,
     "seed": 0,
 }
+"""Smallest value of each of these fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What to learn from, what network, and how."""
+    """Settings of a training: labelled images, network and optimisation."""
 
     images: str
     """Folder or glob (URI) of the labelled images."""
     masks: str
-    """Folder or glob (URI) of their masks, paired by relative path without suffix; or a COCO instances JSON."""
+    """Folder or glob (URI) of their masks, paired by relative path without suffix; or a COCO
+    instances JSON."""
     output: str
     """Model folder to write (URI)."""
     classes: str | None = None
-    """Class names: a,b numbers them from 1; a=1,b=7 gives the mask values."""
+    """Class names. a,b numbers them from 1; a=1,b=7 gives their mask values."""
     mask_kind: MaskKind | None = None
-    """What mask values mean; default: inferred from all masks."""
+    """Meaning of mask values; default: inferred from all masks."""
     background_value: int = 0
-    """Mask value of no class."""
+    """Mask value of pixels that belong to no class."""
     ignore_value: int | None = 255
-    """Mask value that is not counted; none: there is no such value."""
+    """Mask value of pixels that are not counted; none: every pixel is counted."""
     max_error_rate: float = 0.01
-    """Share of the labelled images that may be unreadable; they are named and left out. More of them: exit code 2."""
+    """Share of the labelled images that may be unreadable, 0..1; they are named and left out. If
+    more are unreadable, training ends with exit code 2."""
     normalise: Normalisation = "mean"
-    """Preprocessing per channel, by constants of the training images: mean and deviation, percentile, or range."""
+    """Normalisation of each channel by constants of the training images: mean (and deviation),
+    percentile, or range."""
     epochs: int = 20
     """Passes over the area of the training images."""
     batch_size: int = 8
     """Crops per step and worker."""
     crop: int | None = None
-    """Side of the labelled square of a crop (px); default: 256, or the next that fits a valid network (260)."""
+    """Side of the labelled square of a crop (px); default: 256, or the next size that fits a valid
+    network (260)."""
     foreground_share: float = 0.33
-    """Share of the crops that are cut around a pixel of a class, drawn first among those that the image holds."""
+    """Share of the crops that are cut around a pixel of a class, 0..1; the class is drawn first,
+    among those in the image."""
     augment: str = "all"
-    """Distortions of crops: all, none, or some of flip,rotate,scale,elastic,brightness,contrast,gamma,noise,blur."""
+    """Augmentations of crops: all, none, or some of
+    flip,rotate,scale,elastic,brightness,contrast,gamma,noise,blur."""
     workers: str = "1"
-    """Training workers, N, or MIN,MAX: those that find room, and those that come later."""
+    """Number of training workers: N, or MIN,MAX to start with as many as the cluster has resources
+    for and to add more later."""
     resize_check_s: float = 60.0
-    """With MIN,MAX: how often training looks for workers that came (s); taking them in costs a restart."""
+    """Time between two checks for resources for more workers (s), if --workers is MIN,MAX; adding
+    workers costs a restart."""
     device: Device = "auto"
-    """Where workers run; auto: GPUs where the cluster has enough of them."""
+    """Device that workers use; auto: GPUs if the cluster has enough of them."""
     preset: str | None = None
-    """Network by name: paper or article; the flags below win over it."""
+    """Network by name, paper or article; the flags of the network override its settings."""
     base_channels: int | None = None
     """Channels of the first level (default 32)."""
     depth: int | None = None
-    """Number of poolings (default 4)."""
+    """Number of pooling steps (default 4)."""
     padding: Padding | None = None
-    """Convolutions: same (default) or valid, the paper's unpadded ones."""
+    """Padding of the convolutions: same (default), or valid, the paper's unpadded convolutions."""
     norm: Norm | None = None
-    """Normalisation: batch (default) or none."""
+    """Normalisation layers: batch (default) or none."""
     init_from: str | None = None
-    """Model folder (URI) to start from: its network, preprocessing and weights; other classes get fresh filters."""
+    """Model folder (URI) to start from: its network, preprocessing and weights are used; classes
+    that it does not have get new filters."""
     compile: bool = False
     """Compile the network with torch.compile."""
     loss: Loss = "bce"
-    """bce: per-class binary cross entropy; bce_dice: with soft Dice."""
+    """Loss to minimise. bce: binary cross entropy per class; bce_dice: that plus soft Dice."""
     class_weights: str | None = None
-    """What a pixel of each class weighs against one that is not of it, in the order of --classes: 1,5."""
+    """Weight of a pixel of each class relative to one outside it, in order of --classes: 1,5."""
     separate: bool = False
-    """Learn to part touching objects as well: from the ids of instance masks (of others, their components)."""
+    """Learn to separate touching objects as well, from the ids of instance masks; in other masks
+    the objects are the components."""
     border_weight: float = 0.0
-    """Weight of the narrowest gaps between objects, w0 of the U-Net paper (which takes 10); 0: none."""
+    """Extra weight of pixels in the narrowest gaps between objects, w0 of the U-Net paper, which
+    uses 10; 0: none."""
     border_sigma: float = 5.0
-    """How far apart objects may be for their gap to count, σ of the U-Net paper (px)."""
+    """Distance over which the extra weight of gaps falls off, σ of the U-Net paper (px)."""
     learning_rate: float = 1e-3
-    """Of AdamW, at its peak: it warms up over the first steps and falls as a cosine."""
+    """Peak learning rate of AdamW; it rises over the first steps, then falls as a cosine."""
     val_fraction: float = 0.1
-    """Share of the images kept for validation, where --val-images is not given; 0: none."""
+    """Share of the images kept for validation, unless --val-images is given, 0..1; 0: none."""
     val_images: str | None = None
-    """Folder (URI) of validation images."""
+    """Folder (URI) of the validation images."""
     val_masks: str | None = None
     """Folder (URI) of their masks."""
     best_by: str = "dice"
-    """What the best epoch is chosen by: dice or iou, the mean of the classes, or of one of them, as in dice:leaf."""
+    """Metric that the best epoch is chosen by: dice or iou for the mean over classes, or with the
+    name of one class, as in dice:leaf."""
     patience: int = 0
-    """Epochs without gain after which training ends; 0: never."""
+    """Number of epochs without a better score after which training ends; 0: never."""
     storage: str | None = None
-    """Run folder (URI): checkpoints, curves; a rerun with the same one resumes. Default: a new one below --output."""
+    """Run folder (URI) for checkpoints and curves; a rerun with the same folder resumes. Default: a
+    new folder below --output."""
     checkpoint_minutes: float = 10.0
-    """Time between checkpoints, beside the one after each epoch (min)."""
+    """Time between checkpoints within an epoch (min); there is one after each epoch, too."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept; each holds the best weights as well."""
+    """Number of newest checkpoints that are kept; each holds the best weights as well."""
     seed: int = 0
-    """Of the split, the weights, the crops and the augmentation."""
+    """Seed of the split, the weights, the crops and the augmentation."""
 
     def __post_init__(self) -> None:
         for name, least in _AT_LEAST.items():
@@ -137,7 +152,8 @@ class TrainConfig:
             self.preset or any(getattr(self, name) is not None for name in _NETWORK)
         ):
             raise InputError(
-                "--init-from brings its own network; leave out --preset and the flags of the network"
+                "--init-from brings its own network; "
+                "leave out --preset and the flags of the network"
             )
         parse_range(self.workers, "--workers")
         parse_classes(self.classes)
@@ -148,7 +164,14 @@ class TrainConfig:
             self.check_crop(self.network(1, 1))
 
     def parse_class_weights(self, classes: int) -> tuple[float, ...] | None:
-        """Return --class-weights as numbers; raise InputError where they are not one above 0 per class."""
+        """Return --class-weights as numbers; None: not given.
+
+        Args:
+            classes: Number of classes; 0: not known yet.
+
+        Raises:
+            InputError: Anything but one number above 0 per class.
+        """
         if self.class_weights is None:
             return None
         try:
@@ -162,7 +185,8 @@ class TrainConfig:
         ):
             wanted = f"{classes} numbers" if classes else "numbers"
             raise InputError(
-                f"--class-weights {self.class_weights}: give {wanted} above 0 with commas, one per class"
+                f"--class-weights {self.class_weights}: give {wanted} above 0 with commas, "
+                "one per class"
             )
         return weights
 
@@ -173,7 +197,12 @@ class TrainConfig:
         return network.input_sizes.input_size(_DEFAULT_CROP) - 2 * network.margin
 
     def network(self, in_channels: int, classes: int) -> UNetConfig:
-        """Return the network of preset and flags."""
+        """Return the network that preset and flags describe.
+
+        Args:
+            in_channels: Channels of the images.
+            classes: Output filters.
+        """
         given = {n: getattr(self, n) for n in _NETWORK}
         chosen = PRESETS.get(self.preset or "", {}) | {
             n: v for n, v in given.items() if v is not None
@@ -181,12 +210,13 @@ class TrainConfig:
         return UNetConfig(in_channels=in_channels, num_classes=classes, **chosen)
 
     def check_crop(self, network: UNetConfig) -> None:
-        """Raise InputError where --crop does not fit a network."""
+        """Raise InputError if --crop does not fit a network."""
         crop = self.crop_px(network)
         covered = network.input_sizes.input_size(max(1, crop)) - 2 * network.margin
         if covered != crop:
             below = covered - network.multiple
             nearest = f"{below} and {covered}" if below > 0 else str(covered)
             raise InputError(
-                f"--crop {crop} px does not fit depth {network.depth}, padding {network.padding}; nearest: {nearest}"
+                f"--crop {crop} px does not fit depth {network.depth}, padding {network.padding}; "
+                f"nearest: {nearest}"
             )

@@ -1,42 +1,44 @@
-"""Lines that a training prints: one per epoch, and a summary."""
+"""Lines that a training logs: one per epoch, and a summary."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from unet_ray.training.progress import EpochRecord
 
-if TYPE_CHECKING:
-    pass
-
-
 _LINE_CHARS = 159
+"""Largest length of a line."""
 _GIB = 2**30
 
 
 def epoch_line(record: EpochRecord, epochs: int, eta_s: float, is_best: bool) -> str:
-    """Return an epoch as one line that aligns with the others of its run, shorter than 160 characters.
+    """Describe an epoch in one line of less than 160 characters.
+
+    The lines of a run align, as in `epoch  7/40  loss  0.2143  Dice 0.832  IoU 0.712
+    212.0 crops/s  data wait  3%  ETA 23m10s  best`.
 
     Args:
-        epochs — of the whole run.
-        eta_s — seconds until the run ends.
-        is_best — whether no epoch before was better.
-
-    Example: epoch  7/40  loss  0.2143  Dice 0.832  IoU 0.712  212.0 crops/s  data wait  3%  ETA 23m10s  best
+        record: The epoch.
+        epochs: Number of epochs of the whole run.
+        eta_s: Expected time until the run ends (s).
+        is_best: No earlier epoch was better.
     """
     head = f"epoch {record.epoch:{len(str(epochs))}d}/{epochs}  loss {record.loss:7.4f}"
     tail = f"{record.crops_per_s:6.1f} crops/s  data wait {record.data_wait:4.0%}"
     if record.gpu_memory_bytes is not None:
         tail += f"  GPU {record.gpu_memory_bytes / _GIB:5.1f} GiB"
     tail += f"  ETA {duration_text(eta_s):>6}"
-    room = _LINE_CHARS - len(head) - len(tail) - len("    " + "  best")
-    return "  ".join((head, _metrics_text(record, room), tail)) + ("  best" if is_best else "")
+    max_chars = _LINE_CHARS - len(head) - len(tail) - len("    " + "  best")
+    metrics = _metrics_text(record, max_chars)
+    return "  ".join((head, metrics, tail)) + ("  best" if is_best else "")
 
 
-def _metrics_text(record: EpochRecord, room: int) -> str:
-    """Return Dice and IoU in at most `room` characters: class names are cut, then IoU, then all but the worst class."""
+def _metrics_text(record: EpochRecord, max_chars: int) -> str:
+    """Return Dice and IoU in at most `max_chars` characters.
+
+    If they do not fit, class names are cut, then IoU is left out, then all but the worst class.
+    """
     if not record.dice:
         return "no validation"
     overall = f"Dice {_metric(mean_value(record.dice))}  IoU {_metric(mean_value(record.iou))}"
@@ -44,11 +46,12 @@ def _metrics_text(record: EpochRecord, room: int) -> str:
         return overall
     for with_iou, width in ((True, 24), (True, 12), (True, 8), (True, 5), (False, 8), (False, 5)):
         classes = (
-            f"{shorten(name, width)} {_metric(dice)}{'/' + _metric(record.iou[name]) if with_iou else ''}"
+            f"{shorten(name, width)} {_metric(dice)}"
+            + ("/" + _metric(record.iou[name]) if with_iou else "")
             for name, dice in record.dice.items()
         )
         text = f"mean {overall}  ({', '.join(classes)})"
-        if len(text) <= room:
+        if len(text) <= max_chars:
             return text
     defined = {name: dice for name, dice in record.dice.items() if dice is not None}
     lowest = min(defined, key=lambda name: defined[name], default=next(iter(record.dice)))
@@ -56,12 +59,12 @@ def _metrics_text(record: EpochRecord, room: int) -> str:
 
 
 def summary_lines(history: Sequence[EpochRecord], best_epoch: int, metric: str) -> list[str]:
-    """Return what a whole run came to.
+    """Summarise a whole run: its best epoch, the metrics of each class, and the time it took.
 
     Args:
-        history — all epochs.
-        best_epoch — the one whose weights are kept, among them.
-        metric — name of what it was chosen by.
+        history: All epochs.
+        best_epoch: Number of the epoch whose weights are kept.
+        metric: Name of the metric that it was chosen by.
     """
     best = next(record for record in history if record.epoch == best_epoch)
     score = "" if best.score is None else f", {metric} {best.score:.4f}"
@@ -73,9 +76,8 @@ def summary_lines(history: Sequence[EpochRecord], best_epoch: int, metric: str) 
             metrics = f"{_metric(dice)}  {_metric(best.iou[name])}"
             lines.append(f"  {name:{width}}  {metrics}  {best.thresholds[name]:9.2f}")
         if len(best.dice) > 1:
-            lines.append(
-                f"  {'mean':{width}}  {_metric(mean_value(best.dice))}  {_metric(mean_value(best.iou))}"
-            )
+            dice, iou = mean_value(best.dice), mean_value(best.iou)
+            lines.append(f"  {'mean':{width}}  {_metric(dice)}  {_metric(iou)}")
     return [*lines, _cost_line(history)]
 
 
@@ -93,21 +95,22 @@ def _cost_line(history: Sequence[EpochRecord]) -> str:
     by = f"{least} to {most} workers" if least < most else f"{most} worker{'s' if most > 1 else ''}"
     memory = max(record.gpu_memory_bytes or 0 for record in history)
     return (
-        f"{len(history)} epoch{'s' if len(history) > 1 else ''} in {duration_text(training_s + validation_s)} "
-        f"(validation {duration_text(validation_s)}), {history[-1].crops_seen:,} crops, {crops_per_s:.1f} crops/s by "
-        f"{by}, data wait {data_wait:.0%}"
+        f"{len(history)} epoch{'s' if len(history) > 1 else ''} in "
+        f"{duration_text(training_s + validation_s)} "
+        f"(validation {duration_text(validation_s)}), {history[-1].crops_seen:,} crops, "
+        f"{crops_per_s:.1f} crops/s by {by}, data wait {data_wait:.0%}"
         + (f", GPU memory up to {memory / _GIB:.1f} GiB" if memory else "")
     )
 
 
 def mean_value(values: Mapping[str, float | None]) -> float | None:
-    """Return the mean of the classes where a metric is defined; None where that is nowhere."""
+    """Return the mean over the classes that have a value; None if there are none."""
     defined = [value for value in values.values() if value is not None]
     return sum(defined) / len(defined) if defined else None
 
 
 def duration_text(duration_s: float) -> str:
-    """Return a duration in at most 6 characters up to 99 days: 42s, 3m05s, 2h07m, 3d04h."""
+    """Format a duration in at most 6 characters, up to 99 days: 42s, 3m05s, 2h07m, 3d04h."""
     if not math.isfinite(duration_s):
         return "?"
     whole_s = round(max(0.0, duration_s))
@@ -126,4 +129,5 @@ def _metric(value: float | None) -> str:
 
 
 def shorten(name: str, width: int) -> str:
+    """Cut a name to `width` characters; a cut name ends with an ellipsis."""
     return name if len(name) <= width else f"{name[: width - 1]}…"

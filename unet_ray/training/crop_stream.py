@@ -1,4 +1,7 @@
-"""The stream of random crops that training workers read: Ray Data over all images, epoch after epoch."""
+"""The stream of random crops that training workers read.
+
+Ray Data cuts the crops from all labelled images, epoch after epoch.
+"""
 
 from __future__ import annotations
 
@@ -20,35 +23,45 @@ from unet_ray.storage.storage import Storage
 from unet_ray.training.progress import crops_seen
 
 _CROPS_PER_VISIT = 64
+"""Largest number of crops that a visit draws from an image."""
 _BLOCK_BYTES = 2**24
-"""Of the crops that one task cuts: enough to make Ray's own cost per task small."""
+"""Size of the crops that one task cuts; large enough to make Ray's cost per task small."""
 
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Draws the crops of all epochs: the same for the same seed, whoever does it and in what order.
+    """Draws the crops of all epochs.
 
-    An epoch is a sequence of *visits* in an order of its own. A visit draws from one image: a single crop where images
-    lie decoded in memory, so that crops are shuffled over the whole set; else all crops of the image, which is
-    decoded once for them.
+    The crops depend only on the seed, not on the process that draws them or on the order of the
+    calls.
+
+    An epoch is a sequence of *visits* in a random order. A visit draws crops from one image. If
+    images are kept decoded in memory, a visit draws a single crop, so that crops are shuffled over
+    the whole set. Otherwise it draws all crops of the image, which is decoded once for them, up to
+    64 crops per visit.
     """
 
     reader: Reader
+    """Reads the labelled images."""
     visits: NDArray[np.int64]
-    """(visits, 2): index of the image, crops to draw."""
+    """Index of the image and number of crops to draw, for each visit; (visits, 2)."""
     labelling: Labelling
+    """Meaning of the masks."""
     preprocessing: Preprocessing
+    """Preprocessing whose checks each crop passes; workers apply it."""
     config: CropConfig
+    """Size and kind of the crops."""
     seed: int
+    """Seed of the order of visits and of the crops."""
 
     @property
     def crops_per_epoch(self) -> int:
-        """Crops of all visits."""
+        """Number of crops of all visits."""
         return int(self.visits[:, 1].sum())
 
     @property
     def crop_bytes(self) -> int:
-        """Bytes of one crop with its targets and weights."""
+        """Size of one crop with its targets and weights (bytes)."""
         planes = (
             len(self.labelling.classes)
             * self.config.filters_per_class
@@ -58,14 +71,21 @@ class CropSampler:
         return (self.config.side + 2 * self.config.margin) ** 2 * (sample + planes)
 
     def ordinal_after(self, crops_seen: int) -> int:
-        """Return the visit at which the stream goes on when so many crops of it were used."""
+        """Return the ordinal of the visit where the stream continues after `crops_seen` crops."""
         epoch, rest = divmod(crops_seen, self.crops_per_epoch)
         order = _order(self.seed, epoch, len(self.visits))
         seen = np.cumsum(self.visits[order, 1])
         return epoch * len(self.visits) + int(np.searchsorted(seen, rest, side="right"))
 
     def crops(self, ordinal: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield the crops of one visit, as `LabelledCrops.draw`; ordinals run on from epoch to epoch."""
+        """Draw the crops of one visit.
+
+        Args:
+            ordinal: Number of the visit, counted from 0 over all epochs.
+
+        Yields:
+            Crops as `LabelledCrops.draw` returns them.
+        """
         epoch, place = divmod(ordinal, len(self.visits))
         visit = int(_order(self.seed, epoch, len(self.visits))[place])
         index, count = self.visits[visit].tolist()
@@ -80,17 +100,23 @@ class CropSampler:
 def plan_visits(
     counts: NDArray[np.int64], indices: NDArray[np.int64], one_by_one: bool
 ) -> NDArray[np.int64]:
-    """Return the visits of an epoch; one for many crops of an image is separated, so that its crops fit into memory.
+    """Plan the visits of an epoch.
+
+    A visit draws at most 64 crops, which fit into memory; an image with more crops has several
+    visits.
 
     Args:
-        counts — crops of each image.
-        indices — the images.
-        one_by_one — a visit for each crop, or one for each image.
+        counts: Number of crops of each image; (images,).
+        indices: Index of each image in the reader; (images,).
+        one_by_one: Plan a visit for each crop rather than for each image.
+
+    Returns:
+        Index of the image and number of crops, for each visit; (visits, 2).
     """
     most = 1 if one_by_one else _CROPS_PER_VISIT
     parts = -(-counts // most)
     visits = np.repeat(np.stack([indices, np.full_like(counts, most)], axis=1), parts, axis=0)
-    visits[np.cumsum(parts) - 1, 1] = counts - (parts - 1) * most  # what is left for the last one
+    visits[np.cumsum(parts) - 1, 1] = counts - (parts - 1) * most  # the last visit has the rest
     return visits
 
 
@@ -100,11 +126,16 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any:
-    """Return the dataset of `crops_needed` crops (or a few more) that follow the first `crops_seen`."""
+    """Return the dataset of crops that follow the first ones.
+
+    Args:
+        sampler: Draws the crops.
+        crops_seen: Number of crops to skip.
+        crops_needed: Smallest number of crops in the dataset; there may be a few more.
+    """
     calm_ray_data()
-    ray.data.DataContext.get_current().enable_progress_bars = (
-        False  # Ray Train calls this in a process of its own
-    )
+    # Ray Train calls this in another process, whose settings are its own.
+    ray.data.DataContext.get_current().enable_progress_bars = False
     shared, first = ray.put(sampler), sampler.ordinal_after(crops_seen)
     crops_per_visit = sampler.crops_per_epoch / len(sampler.visits)
     visits = int(np.ceil(crops_needed / crops_per_visit)) + len(sampler.visits)
@@ -122,17 +153,23 @@ def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any
 
 @dataclass(frozen=True)
 class StreamFromCheckpoint:
-    """What Ray Train calls whenever workers start: the crops that come after those of the last checkpoint."""
+    """Dataset factory that Ray Train calls whenever workers start.
+
+    Its dataset continues after the crops that the last checkpoint has seen.
+    """
 
     sampler: CropSampler
+    """Draws the crops."""
     run_folder: Storage
+    """Run folder of the training."""
     run_name: str
+    """Folder of Ray Train's run in it."""
     total: int
-    """Crops of the whole training."""
+    """Number of crops of the whole training."""
     least: int
-    """Crops that even a training which has seen all of them gets."""
+    """Number of crops that a training gets even if it has seen all of them."""
 
     def __call__(self) -> Any:
-        """Return the dataset."""
+        """Return the dataset of the crops that are left."""
         seen = crops_seen(self.run_folder, self.run_name)
         return crop_stream(self.sampler, seen, max(self.least, self.total - seen))

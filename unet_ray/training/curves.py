@@ -1,4 +1,4 @@
-"""Learning curves as a picture."""
+"""Learning curves of a training as a picture."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unet_ray.imaging.drawing.overlay import class_colour
+from unet_ray.training.console import mean_value, shorten
 from unet_ray.training.progress import EpochRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
-from unet_ray.training.console import mean_value, shorten
 
 _MARKED_EPOCHS = 30
+"""Largest number of epochs that are marked by dots."""
 _NAMED_CLASSES = 20
+"""Largest number of classes in the legend."""
 
 
 def draw_curves(history: Sequence[EpochRecord], best_epoch: int | None = None) -> bytes:
-    """Return a PNG (1300 × 750) of how training went, a panel each: loss, Dice, IoU, speed, data wait, learning rate.
+    """Draw the learning curves of a training.
+
+    There is a panel each for loss, Dice, IoU, speed, data wait and learning rate.
 
     Args:
-        history — one epoch or more, ascending.
-        best_epoch — marked where given.
+        history: One or more epochs, ascending.
+        best_epoch: Number of the epoch to mark. None: no epoch is marked.
+
+    Returns:
+        A PNG of 1300×750 px.
     """
     from matplotlib.figure import Figure
 
@@ -41,9 +48,9 @@ def draw_curves(history: Sequence[EpochRecord], best_epoch: int | None = None) -
     for (title, values), axes in zip(rows.items(), (grid[0, 0], *grid[1]), strict=True):
         _draw_line(axes, epochs, values, class_colour(5))
         top = 1.1 * max(filter(math.isfinite, values), default=0) or 1
-        _finish_panel(
-            axes, title, epochs, max(10, top) if "%" in title else top
-        )  # a wait of 1 % is no mountain
+        if "%" in title:  # else a wait of 1 % would fill the panel
+            top = max(10, top)
+        _finish_panel(axes, title, epochs, top)
     lines = _draw_classes(
         grid[0, 1], "Dice on validation images", epochs, [r.dice for r in history], best_epoch
     )
@@ -56,10 +63,10 @@ def draw_curves(history: Sequence[EpochRecord], best_epoch: int | None = None) -
             list(lines.values()), names, loc="outside upper right", ncols=6, frameon=False
         )
         for text in legend.get_texts():
-            text.set_parse_math(False)  # a class may be named $
+            text.set_parse_math(False)  # a class may be called $
     png = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # or in letters that the font lacks
+        warnings.filterwarnings("ignore", "Glyph")  # or have letters that the font lacks
         figure.savefig(png, format="png")
     return png.getvalue()
 
@@ -71,7 +78,11 @@ def _draw_classes(
     values: list[dict[str, float | None]],
     best_epoch: int | None,
 ) -> dict[str, Line2D]:
-    """Draw a metric of each class, and its mean where there are several; return the lines to be named."""
+    """Draw a metric of each class, and the mean if there are several classes.
+
+    Returns:
+        The lines that belong into the legend, by name.
+    """
     names = list(dict.fromkeys(name for of_class in values for name in of_class))
     if not names:
         axes.text(0.5, 0.5, "no validation", ha="center", color="grey", transform=axes.transAxes)

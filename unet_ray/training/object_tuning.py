@@ -1,4 +1,7 @@
-"""Thresholds, smallest areas and scores of a model that parts touching objects, chosen on validation images."""
+"""Tuning of a model that separates touching objects.
+
+Thresholds, smallest areas and smallest scores are chosen on the validation images.
+"""
 
 from __future__ import annotations
 
@@ -22,37 +25,46 @@ from unet_ray.labelled_data.readers import Reader
 from unet_ray.network.model_folder import Model
 
 METRIC = "ap50"
-"""What is made as large as it gets: TP / (TP + FP + FN) of objects matched at IoU ≥ 0.5, over all images."""
+"""Name of the metric to maximise: TP / (TP + FP + FN) of objects matched at IoU ≥ 0.5, counted over
+all images."""
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Thresholds of the class to choose from."""
 _CORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Thresholds of the markers to choose from."""
 _AS_GOOD = 2e-3
-"""AP this close to the best is always as good: of few images the standard error says nothing."""
+"""Difference from the best AP below which a choice always counts as good as the best; with few
+images the standard error says nothing."""
 _AREAS = (1, 2, 4, 7, 12, 20, 30, 45, 70, 100, 150, 200)
+"""Smallest areas to choose from (px)."""
 _SCORES = (0.0, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
+"""Smallest mean probabilities to choose from."""
 _LEAST = tuple(RegionFilter(area, score) for area in _AREAS for score in _SCORES)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen, and what it came to on the validation images."""
+    """A tuned model, and its results on the validation images."""
 
     model: Model
+    """The model with the settings that were chosen."""
     ap50: tuple[float, ...]
-    """Per class."""
+    """AP of each class."""
     ap50_of_components: tuple[float, ...]
-    """Per class: the best that the masks' components reach with thresholds, areas and scores of their own."""
+    """Best AP of each class without markers, where objects are the components of the masks and have
+    their own best thresholds, areas and scores."""
 
 
 def tune_objects(
     model: Model, labelling: Labelling, reader: Reader, indices: Sequence[int], pool: PoolPlan
 ) -> Tuned:
-    """Return a model with the thresholds, areas and scores that part its objects best.
+    """Choose the thresholds, areas and scores that separate a model's objects best.
 
     Args:
-        model — with a `separation`.
-        labelling — what masks mean.
-        reader, indices — the validation images.
-        pool — predicts them.
+        model: Model with a `separation`.
+        labelling: Meaning of the masks.
+        reader: Reads the validation images.
+        indices: Indices of the validation images in the reader.
+        pool: Actors that predict them.
     """
     assert model.separation
     counts = predict_labelled(
@@ -72,7 +84,12 @@ def tune_objects(
 def _count_grid(
     labelling: Labelling, steps: int, prob_u8_khw: NDArray[np.uint8], masks: list[NDArray[Any]]
 ) -> NDArray[np.float64]:
-    """Count matches for every choice: (classes, thresholds, markers and then none, _LEAST, 3 of `matches_by_least`)."""
+    """Count matches in an image for every choice of settings.
+
+    Returns:
+        Counts; (classes, thresholds, marker thresholds and then no markers, _LEAST, the 3 counts of
+        `matches_by_least`).
+    """
     targets = labelling.targets(masks)
     classes = len(targets)
     counts = np.zeros((classes, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3))
@@ -82,7 +99,7 @@ def _count_grid(
         for place, threshold in enumerate(_THRESHOLDS):
             mask = binary_mask(prob_u8_khw[index], threshold)
             separated = [
-                *(separate_touching(mask, core, steps) for core in markers),
+                *(separate_touching(mask, marker, steps) for marker in markers),
                 unseparated(mask),
             ]
             counts[index, place] = [
@@ -93,16 +110,20 @@ def _count_grid(
 
 
 def choose(counts: NDArray[np.float64]) -> tuple[float, float, RegionFilter, float, float]:
-    """Choose by the rule of one standard error: of what is as good as the best, the least a matter of chance.
+    """Choose the settings of one class by the rule of one standard error.
 
-    As good is a choice whose AP is behind the best one's by no more than the standard error of that difference, by the
-    jackknife over images (Breiman et al. 1984, section 3.4.3, on the difference; Efron 1979). Of those the thresholds
-    nearest to ½ are taken, then the smallest area, then the smallest score.
+    Among the choices that are as good as the best, this takes the one that owes least to chance. A
+    choice is as good if its AP is below the best one by no more than the standard error of that
+    difference, estimated by the jackknife over images (Breiman et al. 1984, section 3.4.3, applied
+    to the difference; Efron 1979). Among these choices, the thresholds nearest to ½ win, then the
+    smallest area, then the smallest score.
 
     Args:
-        counts — (images, thresholds, markers and then none, _LEAST, 3) of one class, as `_count_grid`.
+        counts: Counts of one class as in `_count_grid`; (images, thresholds, marker thresholds and
+            then no markers, _LEAST, 3).
 
-    Returns: threshold, marker threshold, what an object must come to, their AP, and the best AP without markers.
+    Returns:
+        Threshold, marker threshold, filter of objects, their AP, and the best AP without markers.
     """
     total = counts.sum(0)
     ap = _average_precision(total)
@@ -126,6 +147,6 @@ def choose(counts: NDArray[np.float64]) -> tuple[float, float, RegionFilter, flo
 
 
 def _average_precision(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return TP / (TP + FP + FN) of `matches_by_least`."""
+    """Return TP / (TP + FP + FN) from the counts of `matches_by_least`."""
     matched, found, true = np.moveaxis(counts, -1, 0)
     return matched / np.maximum(1, found + true - matched)

@@ -1,7 +1,12 @@
-"""What a labelled set asks of a training: what its masks mean, what is learnt from and validated on, and how."""
+"""Set-up of a training from its flags and labelled set.
+
+It settles the meaning of the masks, the split into training and validation images, the network and
+the crops.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,25 +29,31 @@ from unet_ray.network.unet import UNet
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.crop_stream import CropSampler, plan_visits
 
+_logger = logging.getLogger("unet_ray")
+
 _SHUFFLED_CROPS = 256
-"""Crops that a worker shuffles among where those of one image come together."""
+"""Number of crops that a worker shuffles among, if the crops of an image come together."""
 _AGREEING_VALUES = 4
-"""How far apart the values may be from which a pixel is the class: lossy files seldom hold their extremes."""
+"""Largest difference between the smallest foreground values of training and validation masks; files
+with lossy compression rarely hold their extreme values."""
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """All that follows from the flags and from the labelled images."""
+    """Everything that a training derives from its flags and labelled images."""
 
     network: UNetConfig
+    """Architecture of the network."""
     initial: bytes | None
-    """Weights to start from (safetensors), or None."""
+    """Weights to start from as safetensors. None: weights are drawn at random."""
     sampler: CropSampler
+    """Draws the crops."""
     shuffle_buffer: int
-    """Crops that each worker shuffles among; 0: they come shuffled."""
+    """Number of crops that each worker shuffles among; 0: crops come shuffled."""
     validation_reader: Reader
+    """Reads the validation images."""
     validation: tuple[tuple[int, str], ...]
-    """(index in `validation_reader`, URI) of each validation image."""
+    """Index in `validation_reader` and URI of each validation image."""
 
 
 def set_up_training(
@@ -52,15 +63,17 @@ def set_up_training(
     validation: DatasetStatistics | None,
     initial: Model | None,
 ) -> TrainingSetup:
-    """Work out a training task, say what was found, and warn of what disappoints.
+    """Set a training up, log what was found, and log notes on what may disappoint.
 
     Args:
-        config — the flags.
-        labelled, statistics — the labelled set.
-        validation — of --val-images, or None: a share of the labelled set.
-        initial — the model of --init-from, or None.
+        config: Flags of training.
+        labelled: Labelled set.
+        statistics: Dataset statistics of the labelled set.
+        validation: Dataset statistics of --val-images. None: a share of the labelled set is used.
+        initial: Model of --init-from, if given.
 
-    Raises: InputError — images or masks that cannot be learnt from.
+    Raises:
+        InputError: Images or masks that cannot be learnt from.
     """
     notes = [
         *labelled.notes,
@@ -69,26 +82,27 @@ def set_up_training(
     ]
     if not statistics.usable:
         raise InputError(
-            f"--images {config.images}: no labelled image can be read; the first: {statistics.facts[0].error}"
+            f"--images {config.images}: no labelled image can be read; "
+            f"the first: {statistics.facts[0].error}"
         )
-    labelling = _labelling_of(config, labelled, statistics, notes)
+    labelling = _find_labelling(config, labelled, statistics, notes)
     check_metric(config.best_by, [c.name for c in labelling.classes])
     learnt, held = _split(config, statistics)
-    preprocessing = _preprocessing_of(config, statistics, learnt, initial)
+    preprocessing = _choose_preprocessing(config, statistics, learnt, initial)
     if validation:
         notes += validation.check_readable(config.max_error_rate)
         _check_validation(config, labelling, preprocessing, validation)
     notes += _separation_notes(config, labelling, statistics, initial)
-    network = _network_of(config, len(labelling.classes), preprocessing.channels, initial)
-    crops = _crops_of(config, network)
+    network = _choose_network(config, len(labelling.classes), preprocessing.channels, initial)
+    crops = _configure_crops(config, network)
     notes += _size_notes(statistics, crops.side) + _class_notes(
         labelling, statistics, learnt, "learn from"
     )
     notes += _class_notes(labelling, statistics, held, "validate on")
     if not held and not validation:
-        notes.append(_without_validation(config))
+        notes.append(_note_no_validation(config))
     for note in notes:
-        print(f"note: {note}")
+        _logger.info(f"note: {note}")
     counts = np.array(
         [
             count_crops(statistics.facts[i].height, statistics.facts[i].width, crops.side)
@@ -107,10 +121,10 @@ def set_up_training(
     )
 
 
-def _preprocessing_of(
+def _choose_preprocessing(
     config: TrainConfig, statistics: DatasetStatistics, learnt: Sequence[int], initial: Model | None
 ) -> Preprocessing:
-    """Return that of --init-from, where the images fit it, else what the images to learn from need."""
+    """Return the preprocessing of --init-from, or one derived from the training images."""
     if initial is None:
         return statistics.preprocessing_of(config.normalise, learnt)
     statistics.check_fits(
@@ -119,10 +133,13 @@ def _preprocessing_of(
     return initial.preprocessing
 
 
-def _network_of(
+def _choose_network(
     config: TrainConfig, classes: int, channels: int, initial: Model | None
 ) -> UNetConfig:
-    """Return that of --init-from, else that of the flags; outputs are the classes, and with --separate their markers."""
+    """Return the network of --init-from, or that of the flags.
+
+    Its outputs are the classes and, with --separate, their markers.
+    """
     filters = classes * (2 if config.separate else 1)
     network = (
         replace(initial.network, num_classes=filters)
@@ -133,7 +150,7 @@ def _network_of(
     return network
 
 
-def _crops_of(config: TrainConfig, network: UNetConfig) -> CropConfig:
+def _configure_crops(config: TrainConfig, network: UNetConfig) -> CropConfig:
     return CropConfig(
         config.crop_px(network),
         network.margin,
@@ -144,7 +161,8 @@ def _crops_of(config: TrainConfig, network: UNetConfig) -> CropConfig:
     )
 
 
-def _without_validation(config: TrainConfig) -> str:
+def _note_no_validation(config: TrainConfig) -> str:
+    """Return the note that there are no validation images; raise InputError if they are needed."""
     if config.patience:
         raise InputError(
             f"--patience {config.patience} needs validation images; give --val-fraction above 0"
@@ -154,7 +172,7 @@ def _without_validation(config: TrainConfig) -> str:
     )
 
 
-def _labelling_of(
+def _find_labelling(
     config: TrainConfig, labelled: LabelledSet, statistics: DatasetStatistics, notes: list[str]
 ) -> Labelling:
     labelling = find_labelling(
@@ -169,10 +187,11 @@ def _labelling_of(
     place = (
         "decoded once, kept in memory"
         if statistics.decoded_once
-        else "read anew each epoch: too large for memory"
+        else "read again in each epoch: too large for memory"
     )
-    print(
-        f"{len(statistics.usable)} labelled images ({place}); masks of the kind {labelling.kind}, classes {names}"
+    _logger.info(
+        f"{len(statistics.usable)} labelled images ({place}); "
+        f"masks of the kind {labelling.kind}, classes {names}"
     )
     return labelling
 
@@ -180,21 +199,25 @@ def _labelling_of(
 def _separation_notes(
     config: TrainConfig, labelling: Labelling, statistics: DatasetStatistics, initial: Model | None
 ) -> list[str]:
-    """Return a line where objects will be separated less well than could be thought.
+    """Return a note if objects will be separated less well than a user might expect.
 
-    Raises: InputError — nothing to learn the separation of objects from.
+    Raises:
+        InputError: Masks that the separation of objects cannot be learnt from.
     """
     if not config.separate:
-        parts = initial is not None and initial.separation is not None
+        separates = initial is not None and initial.separation is not None
         return (
-            ["the model of --init-from parts touching objects, this one will not; see --separate"]
-            if parts
+            [
+                "the model of --init-from separates touching objects, this one will not; "
+                "see --separate"
+            ]
+            if separates
             else []
         )
     if labelling.kind != "instances":
         return [
-            f"--separate: masks of the kind {labelling.kind} have no ids, objects that touch are learnt as one; "
-            "give one id per object (--mask-kind instances) to part them"
+            f"--separate: masks of the kind {labelling.kind} have no ids, objects that touch are "
+            "learnt as one; give one id per object (--mask-kind instances) to separate them"
         ]
     uncounted = {labelling.background, labelling.ignored}
     ids = [
@@ -203,8 +226,8 @@ def _separation_notes(
     ]
     if max(ids) < 2:
         raise InputError(
-            f"--separate: no mask holds more than one object ({len(ids)} masks with an id per object); "
-            "give masks in which objects have ids of their own, or leave out --separate"
+            f"--separate: no mask holds more than one object ({len(ids)} masks with an id per "
+            "object); give masks in which each object has its own id, or leave out --separate"
         )
     return []
 
@@ -214,7 +237,8 @@ def _split(config: TrainConfig, statistics: DatasetStatistics) -> tuple[list[int
     count, usable = len(statistics.facts), set(statistics.usable)
     wanted = 0.0 if config.val_images else config.val_fraction
     kept = max(round(count * wanted), int(wanted > 0 and count > 1))
-    # over all images, so that one that cannot be read today does not change where the others go
+    # The order covers all images, so that an image that cannot be read today does not change the
+    # split of the others.
     order = np.random.default_rng(config.seed).permutation(count).tolist()
     learnt, held = (
         sorted(usable.intersection(order[kept:])),
@@ -222,7 +246,8 @@ def _split(config: TrainConfig, statistics: DatasetStatistics) -> tuple[list[int
     )
     if not learnt:
         raise InputError(
-            f"--val-fraction {config.val_fraction} of {count} images leaves none to learn from; give less"
+            f"--val-fraction {config.val_fraction} of {count} images leaves none to learn from; "
+            "give less"
         )
     return learnt, held
 
@@ -230,7 +255,7 @@ def _split(config: TrainConfig, statistics: DatasetStatistics) -> tuple[list[int
 def _class_notes(
     labelling: Labelling, statistics: DatasetStatistics, indices: Sequence[int], use: str
 ) -> list[str]:
-    """Return a line per class that none of some images holds."""
+    """Return a note for each class that is in none of the given images."""
     chosen = [statistics.facts[index].values for index in indices]
     missing = [
         c.name
@@ -246,7 +271,7 @@ def _class_notes(
 def _check_validation(
     config: TrainConfig, labelling: Labelling, constants: Preprocessing, found: DatasetStatistics
 ) -> None:
-    """Refuse validation images and masks that do not follow the training set's."""
+    """Raise InputError if validation images or masks differ in kind from those of training."""
     values = find_labelling(
         found.values,
         labelling.classes,
@@ -256,27 +281,31 @@ def _check_validation(
     )
     if abs(values.foreground - labelling.foreground) > _AGREEING_VALUES:
         raise InputError(
-            f"--val-masks {config.val_masks}: the class has values from {values.foreground}, in --masks from "
-            f"{labelling.foreground}; give masks of one convention"
+            f"--val-masks {config.val_masks}: the class has values from {values.foreground}, in "
+            f"--masks from {labelling.foreground}; give masks of one convention"
         )
     found.check_fits(constants, f"--val-images {config.val_images}")
 
 
 def _size_notes(statistics: DatasetStatistics, side: int) -> list[str]:
-    """Return a line on images smaller than a crop."""
+    """Return a note if there are images smaller than a crop."""
     small = [f for f in statistics.facts if f.error is None and (f.height < side or f.width < side)]
     if not small:
         return []
     least = min(small, key=lambda f: min(f.height, f.width))
     return [
-        f"{len(small)} of {len(statistics.usable)} images are smaller than --crop {side} (the smallest: {least.width}×"
-        f"{least.height} px, {least.uri}): they are mirrored to that size, what is beyond is not counted; a smaller "
-        "--crop costs less"
+        f"{len(small)} of {len(statistics.usable)} images are smaller than --crop {side} "
+        f"(the smallest: {least.width}×{least.height} px, {least.uri}): they are mirrored to that "
+        "size, and mirrored pixels are not counted; a smaller --crop costs less"
     ]
 
 
 def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) -> bytes:
-    """Return the weights of a model with the filters of its classes that are learnt again; others are fresh."""
+    """Return the weights to start from as safetensors.
+
+    They are those of a model, with its filters for the classes that it shares with the new network
+    and freshly drawn filters for the others.
+    """
     torch.manual_seed(0)
     fresh = UNet(network)
     weights = load_tensors(initial.weights)
@@ -285,9 +314,8 @@ def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) 
         (place, places[c.name]) for place, c in enumerate(labelling.classes) if c.name in places
     ]
     filters = list(known)
-    if (
-        network.num_classes > len(labelling.classes) and initial.separation
-    ):  # the markers' filters follow those of the classes
+    # The filters of the markers follow those of the classes.
+    if network.num_classes > len(labelling.classes) and initial.separation:
         filters += [
             (place + len(labelling.classes), before + len(places)) for place, before in known
         ]
@@ -298,7 +326,8 @@ def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) 
         weights[name] = head
     fresh.load_state_dict(weights)
     names = ", ".join(labelling.classes[place].name for place, _ in known) or "none"
-    print(
-        f"starting from a model with the same classes: {names}; fresh filters: {len(labelling.classes) - len(known)}"
+    _logger.info(
+        f"starting from a model with the same classes: {names}; "
+        f"fresh filters: {len(labelling.classes) - len(known)}"
     )
     return state_bytes(fresh)

@@ -1,4 +1,4 @@
-"""Event files of a training for TensorBoard."""
+"""Event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unet_ray.storage.storage import Storage
-from unet_ray.training.progress import EpochRecord
-
-if TYPE_CHECKING:
-    pass
 from unet_ray.training.console import _GIB
+from unet_ray.training.progress import EpochRecord
 
 
 class EventLog:
-    """A TensorBoard event file of a run, whole in the run folder after every epoch; close it.
+    """A TensorBoard event file of a run, complete in the run folder after every epoch.
 
-    Object stores cannot append, so the file grows in a temporary folder here and is stored anew each time (about
-    half a kilobyte per epoch). A restarted run writes a file of its own, and TensorBoard drops the epochs of older
-    files that it repeats.
+    Object stores cannot append, so the file grows in a local temporary folder and is stored as a
+    whole each time (about half a kilobyte per epoch). A restarted run writes a new file, and
+    TensorBoard drops the epochs of older files that the new one repeats. Call `close` at the end.
+
+    Args:
+        run_folder: Run folder; the file goes to its folder `tensorboard`.
     """
 
     def __init__(self, run_folder: Storage) -> None:
-        # not its SummaryWriter: that one writes from a thread of its own, after flush() has returned
+        # Not SummaryWriter, which writes from another thread, even after flush() has returned.
         from tensorboardX.event_file_writer import EventsWriter
 
         self._run_folder = run_folder
@@ -37,7 +36,8 @@ class EventLog:
     def write(self, record: EpochRecord) -> None:
         """Add an epoch and store the file.
 
-        Raises: OSError — it cannot be stored; the next epoch's file holds this one too.
+        Raises:
+            OSError: The file cannot be stored. The file of the next epoch holds this one too.
         """
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.proto.summary_pb2 import Summary
@@ -65,7 +65,7 @@ class EventLog:
 
 
 def _scalars(record: EpochRecord) -> dict[str, float]:
-    """Return the TensorBoard tags of an epoch and their values; undefined ones left out."""
+    """Return the values of an epoch by TensorBoard tag; undefined values are left out."""
     tags = {
         name: getattr(record, name)
         for name in ("loss", "learning_rate", "crops_per_s", "data_wait")

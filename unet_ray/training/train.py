@@ -1,13 +1,18 @@
-"""Train a U-Net: compute statistics of the labelled set, stream random crops to Ray Train workers, write a model folder."""
+"""The command `train`.
+
+It computes the dataset statistics of the labelled set, streams random crops to the workers of Ray
+Train, and writes a model folder.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from unet_ray.cluster.actor_pool import plan_pool
-from unet_ray.cluster.session import connect, software_versions
+from unet_ray.cluster.session import connect, quiet_ray, software_versions
 from unet_ray.errors import InputError
 from unet_ray.flags import parse_classes
 from unet_ray.imaging.regions.separation import Separation
@@ -23,37 +28,51 @@ from unet_ray.training.progress import PROGRESS, Progress, last_progress
 from unet_ray.training.setup import TrainingSetup, set_up_training
 from unet_ray.training.trainer import _RUN_NAME, fit, settle
 
+_logger = logging.getLogger("unet_ray")
+
 _MAY_CHANGE = (
-    *(
-        "epochs",
-        "workers",
-        "device",
-        "output",
-        "storage",
-        "learning_rate",
-        "batch_size",
-        "compile",
-        "patience",
-    ),
-    *("checkpoint_minutes", "keep_checkpoints", "max_error_rate", "resize_check_s"),
+    "epochs",
+    "workers",
+    "device",
+    "output",
+    "storage",
+    "learning_rate",
+    "batch_size",
+    "compile",
+    "patience",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "max_error_rate",
+    "resize_check_s",
 )
-"""Settings that a run may be resumed with others of."""
+"""Settings that may differ when a run is resumed."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training ended with."""
+    """Result of a training."""
 
     model: Model
+    """The trained model."""
     output: str
+    """Model folder (URI)."""
     run_folder: str
+    """Run folder (URI)."""
     progress: Progress
+    """Progress at the end."""
 
 
+@quiet_ray()
 def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
-    """Train and write the model folder.
+    """Train a U-Net and write the model folder.
 
-    Raises: InputError — anything that cannot work, before training starts; UnetRayError — a training that fails.
+    Args:
+        config: Flags of training.
+        ray_address: Ray cluster to run on; `local` starts one in this machine.
+
+    Raises:
+        InputError: Flags, images or masks that cannot work; raised before training starts.
+        UnetRayError: A training that fails.
     """
     output = Storage.of(config.output)
     run_folder = (
@@ -86,9 +105,12 @@ def _find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet 
 
 
 def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
-    """Refuse to resume a run of other settings, or of another number of images: their split would differ."""
+    """Raise InputError if the run folder holds a training with other settings.
+
+    The number of labelled images is one of them, because the split depends on it.
+    """
     if last_progress(run_folder, _RUN_NAME) is None:
-        return  # nothing was trained yet: nothing to contradict
+        return  # no training has run yet
     before = json.loads(run_folder.read("train.json"))
     other = [
         name for name in settings if name not in _MAY_CHANGE and before.get(name) != settings[name]
@@ -97,29 +119,31 @@ def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
         name = other[0]
         flag = "labelled images:" if name == "labelled_images" else f"--{name.replace('_', '-')}"
         raise InputError(
-            f"--storage {run_folder.uri} holds a training with {flag} {before.get(name)}, this one has "
-            f"{settings[name]}; give the same to resume, or another --storage (and --init-from to go on from a model)"
+            f"--storage {run_folder.uri} holds a training with {flag} {before.get(name)}, this one "
+            f"has {settings[name]}; give the same to resume, or another --storage (and --init-from "
+            "to continue from a model)"
         )
 
 
-def _tuned(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
-    """Choose thresholds and areas of objects on the validation images, and say what they came to."""
+def _tune(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
+    """Choose thresholds and filters of objects on the validation images, and log the results."""
     labelling, indices = task.sampler.labelling, [index for index, _ in task.validation]
     tuned = tune_objects(
         model, labelling, task.validation_reader, indices, plan_pool(None, config.device)
     )
-    rule, separation, found = tuned.model.rule, tuned.model.separation, {}
+    postprocessing, separation, found = tuned.model.rule, tuned.model.separation, {}
     assert separation
     for place, spec in enumerate(labelling.classes):
         found[spec.name] = {
             METRIC: tuned.ap50[place],
             f"{METRIC}_of_components": tuned.ap50_of_components[place],
         }
-        print(
-            f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images (components alone "
-            f"{tuned.ap50_of_components[place]:.3f}) with threshold {rule.thresholds[place]}, marker threshold "
-            f"{separation.thresholds[place]}, objects from {rule.least[place].area} px and a mean probability of "
-            f"{rule.least[place].score}"
+        least = postprocessing.least[place]
+        _logger.info(
+            f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images "
+            f"(components alone {tuned.ap50_of_components[place]:.3f}) with threshold "
+            f"{postprocessing.thresholds[place]}, marker threshold {separation.thresholds[place]}, "
+            f"objects from {least.area} px and a mean probability of {least.score}"
         )
     return replace(
         tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}}
@@ -146,7 +170,7 @@ def _save(
         versions=software_versions(),
     )
     if config.separate and task.validation:
-        model = _tuned(config, task, model)
+        model = _tune(config, task, model)
     save_model(model, output)
     summary = {
         "digest": model.digest,

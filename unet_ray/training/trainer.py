@@ -1,8 +1,9 @@
-"""The Ray Train wiring: workers, their settings and resources, restarts from the last checkpoint."""
+"""Ray Train: workers, their settings and resources, and restarts from the last checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,12 +26,28 @@ from unet_ray.training.progress import crops_seen
 from unet_ray.training.setup import TrainingSetup
 from unet_ray.training.worker import WorkerSettings, train_worker
 
+_logger = logging.getLogger("unet_ray")
+
 _RUN_NAME = "unet_ray"
+"""Folder of Ray Train's run in the run folder."""
 _IDLE_RESTARTS = 1
-"""Failures in a row without a new checkpoint that are retry again."""
+"""Number of consecutive failures without a new checkpoint after which training is tried again."""
 
 
 def fit(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> Any:
+    """Run the training on Ray Train.
+
+    Args:
+        config: Flags of training.
+        run_folder: Run folder; checkpoints in it are resumed from.
+        task: Network, crops and validation images.
+
+    Returns:
+        Ray Train's result, with the last checkpoint.
+
+    Raises:
+        UnetRayError: A training that fails or that cannot continue.
+    """
     scaling = _scaling(config)
     run = ray.train.RunConfig(
         name=_RUN_NAME,
@@ -41,7 +58,7 @@ def fit(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> Any:
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
     )
     settings = _worker_settings(config, run_folder, task)
-    with ProgressBoard(lambda lines: print(*lines, sep="\n", flush=True)) as board:
+    with ProgressBoard(_log_lines) as board:
         make_trainer = partial(
             TorchTrainer,
             train_worker,
@@ -53,14 +70,22 @@ def fit(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> Any:
                 execution_options=ray.data.ExecutionOptions(preserve_order=True)
             ),
         )
-        result = _with_restarts(make_trainer, run_folder)
+        result = _train_with_restarts(make_trainer, run_folder)
     if result.return_value is not None:
         raise UnetRayError(result.return_value)
     return result
 
 
-def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage) -> Any:
-    """Train; after a failure go on from the last checkpoint, as long as there was progress since the failure before."""
+def _log_lines(lines: Sequence[str]) -> None:
+    for line in lines:
+        _logger.info(line)
+
+
+def _train_with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage) -> Any:
+    """Train, and resume from the last checkpoint after a failure.
+
+    Training gives up when there was no progress since the failure before.
+    """
     idle, seen = 0, crops_seen(run_folder, _RUN_NAME)
     while True:
         try:
@@ -73,31 +98,37 @@ def _with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage
                 raise UnetRayError(
                     f"training failed: {cause}; rerun with --storage {run_folder.uri} to resume"
                 ) from error
-            print(f"a worker failed ({cause}); going on from the last checkpoint", flush=True)
+            _logger.warning(f"a worker failed ({cause}); going on from the last checkpoint")
             settle(run_folder)
 
 
 def settle(run_folder: Storage) -> None:
-    for line in settle_checkpoints(run_folder, _RUN_NAME):
-        print(line, flush=True)
+    """Repair Ray Train's list of checkpoints before training starts, and log what was found.
+
+    Raises:
+        InputError: A folder or file that cannot be read, or no checkpoint that loads.
+    """
+    _log_lines(settle_checkpoints(run_folder, _RUN_NAME))
 
 
 def _first_cause(error: Exception) -> BaseException:
-    """Return what one worker failed of, rather than what the others made of its end."""
+    """Return the error of the worker that failed first.
+
+    The other workers fail because their connection to it is lost.
+    """
     failures: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
     return min(failures, key=lambda failure: "onnection" in str(failure), default=error)
 
 
 def _stream(config: TrainConfig, run_folder: Storage, sampler: CropSampler) -> StreamFromCheckpoint:
     crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
-    total = (
-        config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step
-    )  # what splits and short batches cost
+    # Two steps more than needed, because splits among workers and short batches lose crops.
+    total = config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step
     return StreamFromCheckpoint(sampler, run_folder, _RUN_NAME, total, crops_per_step)
 
 
 def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
-    """Return the crops of an epoch: at least one step of all workers, which may be more than there are."""
+    """Return the number of crops of an epoch, at least enough for one step of all workers."""
     return max(
         sampler.crops_per_epoch, config.batch_size * parse_range(config.workers, "--workers")[1]
     )
@@ -145,13 +176,15 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         )
     elif least > have.cpus and not have.grows:
         raise InputError(
-            f"--workers {config.workers}: the cluster has {have.cpus} CPUs; give at most {have.cpus}"
+            f"--workers {config.workers}: the cluster has {have.cpus} CPUs; "
+            f"give at most {have.cpus}"
         )
     else:
         each = {"CPU": worker_cpus(have, least)}
     device = "GPU" if use_gpu else "CPU"
-    print(
-        f"training on {config.workers} worker{'s' * (most > 1)} ({device}), batch {config.batch_size} each"
+    _logger.info(
+        f"training on {config.workers} worker{'s' * (most > 1)} ({device}), "
+        f"batch {config.batch_size} each"
     )
     return ray.train.ScalingConfig(
         num_workers=most if least == most else (least, most),

@@ -1,4 +1,7 @@
-"""Validation during training: whole images through the predictor that inference uses, counts at every threshold."""
+"""Validation during training.
+
+Whole images go through the same predictor as in inference; pixels are counted at every threshold.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +29,29 @@ class Validation:
     """Labelled images that the network has not learnt from."""
 
     reader: Reader
+    """Reads the images and their masks."""
     preprocessing: Preprocessing
+    """Preprocessing of the training."""
     labelling: Labelling
+    """Meaning of the masks."""
     images: tuple[tuple[int, str], ...]
-    """(index in `reader`, URI)."""
+    """Index in `reader` and URI of each image."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Device that predicts."""
 
     def run(
         self, network: UNet, rank: int, world: int, add_up: Callable[[NDArray[Any]], NDArray[Any]]
     ) -> ValidationResult:
-        """Predict every `world`-th image, each by one worker, and count.
+        """Validate the network; all workers call this together, and each predicts its share.
 
         Args:
-            network — on its device.
-            rank, world — this worker, and how many there are.
-            add_up — adds an array up over all workers.
+            network: Network on its device.
+            rank: Rank of this worker, from 0.
+            world: Number of workers.
+            add_up: Function that adds an array up over all workers.
+
+        Returns:
+            The result over all images, the same on each worker.
         """
         predictor = self._predictor(network)
         classes = tuple(c.name for c in self.labelling.classes)
@@ -57,15 +68,22 @@ class Validation:
     def compare(
         self, network: UNet, worst: Sequence[tuple[int, float]], thresholds: tuple[float, ...]
     ) -> list[Comparison]:
-        """Predict some images, (index, Dice), for a picture of image, truth and prediction."""
+        """Predict some images for a picture of image, truth and prediction.
+
+        Args:
+            network: Network on its device.
+            worst: Index and Dice of each image.
+            thresholds: Probability threshold of each class.
+        """
         predictor, uris, rows = self._predictor(network), dict(self.images), []
         names = tuple(c.name for c in self.labelling.classes)
         for index, dice in worst:
             image, targets = self._read(index)
             (prob_u8,) = predictor.predict([image])
+            # The planes of the classes come first; those of the markers are left out.
             masks = np.stack(
                 [binary_mask(plane, t) for plane, t in zip(prob_u8, thresholds, strict=False)]
-            )  # no markers
+            )
             rows.append(
                 Comparison(uris[index].rpartition("/")[2], dice, image, targets, masks, names)
             )
@@ -81,35 +99,42 @@ class Validation:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What all workers found."""
+    """Result of a validation, summed over all workers."""
 
     classes: tuple[str, ...]
+    """Names of the classes."""
     indices: tuple[int, ...]
-    """Of the images, in the reader."""
+    """Indices of the images in the reader."""
     histograms: NDArray[np.int64]
-    """(classes, 2, 256), as `count_prob_u8`."""
+    """Counts of pixels by probability, as `count_prob_u8` returns them; (classes, 2, 256)."""
     image_dice: NDArray[np.float64]
-    """Mean Dice over the classes of each image, at ½."""
+    """Mean Dice over classes of each image, at threshold ½; (images,)."""
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """Per class: the threshold with the best Dice."""
+        """Threshold with the best Dice for each class."""
         return best_thresholds(self.histograms)
 
     @property
     def counts(self) -> PixelCounts:
-        """Counts over all pixels, at `thresholds`."""
+        """Counts of all pixels at `thresholds`."""
         return counts_at(self.histograms, self.thresholds)
 
     def by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
-        """Return a metric by class name; nothing without images, None where it is undefined."""
+        """Return a metric by class name; None: undefined; empty without images."""
         plain = [None if np.isnan(value) else round(float(value), 6) for value in values]
         return dict(zip(self.classes, plain, strict=True)) if self.indices else {}
 
     def score(self, metric: str) -> float | None:
-        """Return a metric by name: `dice`, `iou`: the mean over classes; `dice:leaf`: of one class.
+        """Return the score that the best epoch is chosen by.
 
-        None where no class that it asks for has a pixel in the validation images: a false one would decide.
+        Args:
+            metric: `dice` or `iou` for the mean over classes, or with the name of one class, as in
+                `dice:leaf`.
+
+        Returns:
+            The score. Classes without a pixel in the validation images are left out, because a
+            single false pixel would decide; None if no class is left.
         """
         name, _, class_name = metric.partition(":")
         values = self.counts.dice if name == "dice" else self.counts.iou
@@ -118,7 +143,7 @@ class ValidationResult:
         return float(known.mean()) if len(known) else None
 
     def worst(self, count: int) -> list[tuple[int, float]]:
-        """Return (index, Dice) of the images with the lowest Dice, ascending."""
+        """Return index and Dice of the `count` images with the lowest Dice, ascending."""
         order = np.argsort(self.image_dice, kind="stable")[:count].tolist()
         return [(self.indices[place], float(self.image_dice[place])) for place in order]
 

@@ -1,4 +1,7 @@
-"""What each Ray Train worker does: steps over its part of the crops, validation of its part, checkpoints, resume."""
+"""The loop of a Ray Train worker: training steps, validation, checkpoints and resuming.
+
+Each worker takes its share of the crops and of the validation images.
+"""
 
 from __future__ import annotations
 
@@ -37,51 +40,67 @@ from unet_ray.training.tensorboard import EventLog
 from unet_ray.training.validation import Validation
 
 _EXPLODED = 1e4
-"""A loss per pixel that no learning comes back from: an untrained network has about 1."""
+"""Loss per pixel from which a network does not recover; an untrained network has about 1."""
 _WORST = 6
+"""Number of worst validation images in the picture."""
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Everything that a worker needs beside the crops."""
+    """Everything that a worker needs apart from the crops."""
 
     network: UNetConfig
+    """Architecture of the network."""
     preprocessing: Preprocessing
+    """Preprocessing of the training set."""
     labelling: Labelling
+    """Meaning of the masks."""
     learner: LearnerConfig
+    """Settings of the training step."""
     validation: tuple[tuple[int, str], ...]
-    """(index in `reader`, URI) of the validation images."""
+    """Index in `reader` and URI of each validation image."""
     reader: Reader
+    """Reads the validation images."""
     initial: bytes | None
-    """Weights to start from (safetensors), or None: drawn at random."""
+    """Weights to start from as safetensors. None: weights are drawn at random."""
     epochs: int
+    """Number of epochs of the whole training."""
     batch_size: int
     """Crops per step and worker."""
     crops_per_epoch: int
-    """Of all workers together; at least one step."""
+    """Crops per epoch of all workers together; enough for at least one step."""
     metric: str
-    """What the best epoch is chosen by: dice, iou, or one of them and a class, dice:leaf."""
+    """Metric that the best epoch is chosen by: dice, iou, or one of them with a class, as in
+    dice:leaf."""
     patience: int
-    """Epochs without gain after which training ends; 0: never."""
+    """Number of epochs without a better score after which training ends; 0: never."""
     checkpoint_minutes: float
+    """Time between checkpoints within an epoch (min)."""
     shuffle_buffer: int
-    """Crops that each worker shuffles among; 0: they come shuffled."""
+    """Number of crops that each worker shuffles among; 0: crops come shuffled."""
     compiled: bool
+    """True to compile the network with torch.compile."""
     seed: int
+    """Seed of weights, shuffling and augmentation."""
     run_folder: Storage
-    """For pictures and event files."""
+    """Run folder, for pictures and event files."""
 
 
 def train_worker(loop_config: dict[str, Any]) -> str | None:
     """Run all epochs that the last checkpoint has not seen.
 
-    Returns: why training cannot go on, or None.
+    Args:
+        loop_config: `settings`: the WorkerSettings; `post`: a function that shows a line to the
+            user.
+
+    Returns:
+        The reason why training cannot go on; None if it is done.
     """
     return _Worker(loop_config["settings"], loop_config["post"]).run()
 
 
 class _Worker:
-    """One rank."""
+    """The worker of one rank."""
 
     def __init__(self, settings: WorkerSettings, post: Callable[[str], None]) -> None:
         context = ray.train.get_context()
@@ -97,14 +116,14 @@ class _Worker:
         self.progress, self.best = Progress(), None
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            self.learner = self._learner(
+            self.learner = self._make_learner(
                 load_tensors(settings.initial) if settings.initial else None
             )
         else:
             with checkpoint.as_directory() as folder:
                 state = read_state(Path(folder))
             self.progress, self.best = state.progress, state.best
-            self.learner = self._learner(state.weights)
+            self.learner = self._make_learner(state.weights)
             load_optimizer(self.learner.optimizer, state.optimizer)
         self.validation = Validation(
             settings.reader,
@@ -117,7 +136,7 @@ class _Worker:
         self.unsaved: Path | None = None
         self.warned: Any = None
 
-    def _learner(self, weights: dict[str, Tensor] | None) -> Learner:
+    def _make_learner(self, weights: dict[str, Tensor] | None) -> Learner:
         network: nn.Module = UNet(self.settings.network)
         if weights:
             network.load_state_dict(weights)
@@ -134,7 +153,11 @@ class _Worker:
         return Learner(wrapped, self.settings.preprocessing, self.settings.learner, generator)
 
     def run(self) -> str | None:
-        """Train, validate and report epoch after epoch; return why training cannot go on, or None."""
+        """Train, validate and report epoch after epoch.
+
+        Returns:
+            The reason why training cannot go on; None if it is done.
+        """
         self._announce()
         batches = self._batches()
         with ExitStack() as stack:
@@ -159,8 +182,8 @@ class _Worker:
         crops = self.settings.batch_size * self.world
         steps = -(-self.settings.crops_per_epoch // crops)
         self.post(
-            f"{self.world} worker{'s' * (self.world > 1)}, effective batch {crops}, {steps} steps an epoch, from epoch "
-            f"{self.progress.epochs + 1}"
+            f"{self.world} worker{'s' * (self.world > 1)}, effective batch {crops}, "
+            f"{steps} steps an epoch, from epoch {self.progress.epochs + 1}"
         )
         if self.world > 1 and self.device.type == "cpu" and self.settings.network.norm == "batch":
             self.post(
@@ -171,7 +194,8 @@ class _Worker:
         patience = self.settings.patience
         if patience and self.progress.epochs and self.progress.epochs_without_gain >= patience:
             self.post(
-                f"no gain in {patience} epochs (--patience): training ends after epoch {self.progress.epochs}"
+                f"no gain in {patience} epochs (--patience): "
+                f"training ends after epoch {self.progress.epochs}"
             )
             return True
         return self.progress.epochs >= self.settings.epochs
@@ -195,7 +219,11 @@ class _Worker:
         return batches
 
     def _train_epoch(self, batches: Iterator[dict[str, Tensor]], speed: _Speed) -> str | None:
-        """Take one epoch's steps; return why training cannot go on, or None."""
+        """Take the steps of one epoch.
+
+        Returns:
+            The reason why training cannot go on, or None.
+        """
         self.learner.network.train()
         end = max(
             (self.progress.epochs + 1) * self.settings.crops_per_epoch, self.progress.crops_seen + 1
@@ -221,7 +249,11 @@ class _Worker:
         return None
 
     def _check(self, losses: list[Tensor], crops: int) -> str | None:
-        """Look at the losses since the last check, and save where it is time; return why training cannot go on."""
+        """Check the losses since the last check, and save a checkpoint if it is time.
+
+        Returns:
+            The reason why training cannot go on, or None.
+        """
         is_due = (
             self.rank == 0
             and time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
@@ -231,16 +263,15 @@ class _Worker:
         )
         *means, weights, due = (summed(mine) / self.world).tolist()
         limit = _EXPLODED * max(self.settings.learner.class_weights or (1.0,))
-        for index, loss in enumerate(
-            [*means, weights * 0]
-        ):  # the last: NaN where the last step spoilt the weights
+        # The last value is NaN if the last step has spoilt the weights, else 0.
+        for index, loss in enumerate([*means, weights * 0]):
             if not abs(loss) < limit:
                 step = self.progress.crops_seen // crops - len(means) + index + 1
                 return self._explain_explosion(loss, step)
         self.progress = replace(
             self.progress, epoch_loss=self.progress.epoch_loss + crops * sum(means)
         )
-        warning = ray.train.get_preemption_info()  # a node that is about to go: save what is there
+        warning = ray.train.get_preemption_info()  # a node is about to disappear: save now
         if due or (warning is not None and warning != self.warned):
             self.warned = warning
             self._save()
@@ -260,14 +291,14 @@ class _Worker:
         )
 
     def _record(self, started: float, speed: _Speed) -> EpochRecord:
-        """Validate and describe the epoch."""
+        """Validate the network and return the record of the epoch."""
         before = time.monotonic()
         self.learner.share_statistics()
-        add_up = partial(summed_on, self.device)
+        add_up = partial(add_over_workers, self.device)
         found = self.validation.run(self.learner.unet, self.rank, self.world, add_up)
         now = time.monotonic()
         seen, history = self.progress.crops_seen, self.progress.history
-        wait = summed_on(self.device, np.array([speed.wait_share]))
+        wait = add_over_workers(self.device, np.array([speed.wait_share]))
         return EpochRecord(
             epoch=self.progress.epochs + 1,
             crops_seen=seen,
@@ -289,7 +320,7 @@ class _Worker:
         )
 
     def _keep(self, record: EpochRecord) -> None:
-        """Take an epoch into the history, save it, and say what it came to."""
+        """Add an epoch to the history, save a checkpoint, and post the results."""
         self.progress = self.progress.after(record)
         is_best = self.progress.best_epoch == record.epoch
         if is_best and self.rank == 0:
@@ -302,13 +333,11 @@ class _Worker:
         self._save()
 
     def _save(self) -> None:
-        """Report a checkpoint; it is stored in the background."""
+        """Report a checkpoint, which Ray Train stores in the background."""
         self.saved_at = time.monotonic()
         checkpoint, mode = None, CheckpointUploadMode.ASYNC
         if self.rank == 0:
-            if (
-                self.unsaved and self.unsaved.exists()
-            ):  # storing is slower than training: wait for it
+            if self.unsaved and self.unsaved.exists():  # storing is slower than training: wait
                 mode = CheckpointUploadMode.SYNC
             self.unsaved = Path(tempfile.mkdtemp(prefix="unet-ray-checkpoint-"))
             write_state(self.unsaved, self.learner, self.progress, self.best)
@@ -321,7 +350,7 @@ class _Worker:
         )
 
     def _draw(self) -> None:
-        """Leave pictures in the run folder, and say what the training came to."""
+        """Write pictures to the run folder, and post a summary of the training."""
         if self.rank or self.best is None:
             return
         history, best = list(self.progress.history), self.progress.best
@@ -337,7 +366,7 @@ class _Worker:
 
 
 class _Speed:
-    """How fast one epoch's training goes, and how long it waits for data."""
+    """Measures the speed of training in one epoch, and the share of time spent waiting for data."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -347,17 +376,17 @@ class _Speed:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time of a `with` block as waiting."""
+        """Count the time of a `with` block as time spent waiting."""
         before = time.monotonic()
         yield
         self._waited_s += time.monotonic() - before
 
     def stop(self, crops: int) -> None:
-        """End the epoch, in which all workers together had so many crops."""
+        """End the epoch, in which all workers together have seen `crops` crops."""
         elapsed_s = time.monotonic() - self._started
         self.crops_per_s, self.wait_share = crops / elapsed_s, self._waited_s / elapsed_s
 
 
-def summed_on(device: torch.device, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Add arrays up over all workers, on a device."""
+def add_over_workers(device: torch.device, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Add an array up over all workers, on a device."""
     return np.asarray(summed(torch.from_numpy(values).to(device)).cpu().numpy())

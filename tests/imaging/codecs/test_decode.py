@@ -1,11 +1,10 @@
-import io
 import struct
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
+from tests.builders import encode_pillow, encode_tiff
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.decode import decode_image, decode_label_image, match_channels
 
@@ -14,36 +13,26 @@ RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tiff(samples: np.ndarray, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, samples, **options)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
 def test_lossless_rgb_is_kept(kind: str) -> None:
-    assert np.array_equal(decode_image(encoded(Image.fromarray(RGB), kind)), RGB)
+    assert np.array_equal(decode_image(encode_pillow(RGB, kind)), RGB)
 
 
 def test_grey_has_one_channel() -> None:
-    assert np.array_equal(decode_image(encoded(Image.fromarray(GREY))), GREY[:, :, None])
+    assert np.array_equal(decode_image(encode_pillow(GREY)), GREY[:, :, None])
 
 
 def test_sixteen_bits_are_kept() -> None:
     deep = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
-    assert np.array_equal(decode_image(tiff(deep, photometric="rgb")), deep)
+    assert np.array_equal(decode_image(encode_tiff(deep, photometric="rgb")), deep)
     assert np.array_equal(
-        decode_image(tiff(np.moveaxis(deep, -1, 0), planarconfig="separate", photometric="rgb")),
+        decode_image(
+            encode_tiff(np.moveaxis(deep, -1, 0), planarconfig="separate", photometric="rgb")
+        ),
         deep,
     )
     assert np.array_equal(
-        decode_image(encoded(Image.fromarray(deep[:, :, 0])))[:, :, 0], deep[:, :, 0]
+        decode_image(encode_pillow(Image.fromarray(deep[:, :, 0])))[:, :, 0], deep[:, :, 0]
     )
 
 
@@ -57,43 +46,45 @@ def test_sixteen_bit_colour_png_is_not_cut_to_eight() -> None:
 def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[274] = 6  # shown turned by 90° clockwise
-    data = encoded(Image.fromarray(RGB), "PNG", exif=exif)
+    data = encode_pillow(RGB, "PNG", exif=exif)
     assert np.array_equal(decode_image(data), np.rot90(RGB, -1))
 
 
 def test_constant_alpha_is_dropped_and_varying_alpha_refused() -> None:
     constant = np.dstack([RGB, np.full(GREY.shape, 255, np.uint8)])
-    assert np.array_equal(decode_image(encoded(Image.fromarray(constant))), RGB)
+    assert np.array_equal(decode_image(encode_pillow(Image.fromarray(constant))), RGB)
     varying = np.dstack([RGB, GREY])
     with pytest.raises(ImageError, match="unsupported: transparency"):
-        decode_image(encoded(Image.fromarray(varying)))
+        decode_image(encode_pillow(Image.fromarray(varying)))
 
 
-def test_palette_is_colours_in_images_and_indices_in_masks() -> None:
+def test_a_palette_gives_colours_in_images_and_indices_in_masks() -> None:
     indices = Image.fromarray(GREY % 3)
     indices.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    image = decode_image(encoded(indices))
+    image = decode_image(encode_pillow(indices))
     assert np.array_equal(image, np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])[GREY % 3])
-    assert np.array_equal(decode_label_image(encoded(indices)), GREY % 3)
+    assert np.array_equal(decode_label_image(encode_pillow(indices)), GREY % 3)
 
 
-def test_one_bit_is_full_range_in_images_and_a_class_id_in_masks() -> None:
+def test_one_bit_is_0_or_255_in_images_and_a_class_id_in_masks() -> None:
     bits = Image.fromarray(GREY > 100)
-    assert np.array_equal(decode_image(encoded(bits))[:, :, 0], np.where(GREY > 100, 255, 0))
-    assert np.array_equal(decode_label_image(encoded(bits)), GREY > 100)
+    assert np.array_equal(decode_image(encode_pillow(bits))[:, :, 0], np.where(GREY > 100, 255, 0))
+    assert np.array_equal(decode_label_image(encode_pillow(bits)), GREY > 100)
 
 
 def test_white_is_zero_is_inverted() -> None:
-    assert np.array_equal(decode_image(tiff(GREY, photometric="miniswhite"))[:, :, 0], 255 - GREY)
+    assert np.array_equal(
+        decode_image(encode_tiff(GREY, photometric="miniswhite"))[:, :, 0], 255 - GREY
+    )
 
 
 def test_mask_values_do_not_depend_on_how_the_file_stores_grey() -> None:
     ids = GREY % 4
-    inverted = tiff(255 - ids, photometric="miniswhite")
+    inverted = encode_tiff(255 - ids, photometric="miniswhite")
     assert np.array_equal(decode_label_image(inverted), ids)
     palette = Image.fromarray(ids)
     palette.putpalette([v for grey in (0, 85, 170, 255) for v in (grey, grey, grey)])
-    assert np.array_equal(decode_label_image(encoded(palette, bits=2)), ids)
+    assert np.array_equal(decode_label_image(encode_pillow(palette, bits=2)), ids)
     assert np.array_equal(decode_label_image(two_bit_png(ids)), ids)
     assert np.array_equal(decode_image(two_bit_png(ids))[:, :, 0], ids * 85)
 
@@ -126,19 +117,19 @@ def two_bit_png(values: np.ndarray) -> bytes:
 
 def test_coloured_masks_are_refused() -> None:
     with pytest.raises(ImageError, match="a mask with colours"):
-        decode_label_image(encoded(Image.fromarray(RGB)))
+        decode_label_image(encode_pillow(RGB))
 
 
 @pytest.mark.parametrize(
     ("data", "error"),
     [
         (b"", "unreadable: the file is empty"),
-        (b"not an image at all", "unreadable: no image of a known kind"),
-        (encoded(Image.fromarray(RGB))[:60], "unreadable"),
-        (encoded(Image.fromarray(np.tile(RGB, (40, 40, 1))), "JPEG")[:900], "unreadable"),
-        (tiff(GREY)[:150], "unreadable"),
+        (b"not an image at all", "unreadable: not an image of a known format"),
+        (encode_pillow(RGB)[:60], "unreadable"),
+        (encode_pillow(Image.fromarray(np.tile(RGB, (40, 40, 1))), "JPEG")[:900], "unreadable"),
+        (encode_tiff(GREY)[:150], "unreadable"),
         (
-            encoded(
+            encode_pillow(
                 Image.new("L", (3, 3)),
                 "GIF",
                 save_all=True,
@@ -146,7 +137,7 @@ def test_coloured_masks_are_refused() -> None:
             ),
             "unsupported",
         ),
-        (tiff(np.full((3, 3), np.nan, np.float32)), "unsupported: the image holds NaN"),
+        (encode_tiff(np.full((3, 3), np.nan, np.float32)), "unsupported: the image holds NaN"),
     ],
 )
 def test_bad_files_are_image_errors(data: bytes, error: str) -> None:
@@ -154,12 +145,12 @@ def test_bad_files_are_image_errors(data: bytes, error: str) -> None:
         decode_image(data)
 
 
-def test_size_limit_is_checked_before_decoding() -> None:
+def test_the_size_limit_is_checked_before_decoding() -> None:
     with pytest.raises(ImageError, match=r"too_large: 7×5 px; images up to 34 px"):
-        decode_image(encoded(Image.fromarray(RGB)), max_pixels=34)
+        decode_image(encode_pillow(RGB), max_pixels=34)
 
 
-def test_match_channels() -> None:
+def test_grey_becomes_rgb_and_grey_rgb_becomes_one_channel() -> None:
     assert match_channels(GREY[:, :, None], 3).shape == (5, 7, 3)
     assert match_channels(np.dstack([GREY] * 3), 1).shape == (5, 7, 1)
     with pytest.raises(ImageError, match="3 channels, the model was trained on 1"):

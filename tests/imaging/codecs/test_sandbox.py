@@ -1,4 +1,4 @@
-"""The child process: what it returns, and what kills it."""
+"""The decoder's child process returns what decoding here returns, and may be killed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
-from tests.range_files import file_of
+from tests.builders import encode_pillow, make_range_file
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.decode import decode_image
 from unet_ray.imaging.codecs.sandbox import Decoder
@@ -30,19 +29,13 @@ def decoder() -> Iterator[Decoder]:
     made.close()
 
 
-def png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png")
-    return buffer.getvalue()
-
-
 def random_image(seed: int, side: int = 50) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (side, side + 7, 3), dtype=np.uint8)
 
 
-def test_it_returns_what_decoding_here_returns(decoder: Decoder) -> None:
-    """One after the other, small and large (beyond the pipe's buffer), and from several threads."""
-    files = [png(random_image(seed, side)) for seed, side in enumerate((1, 50, 1200, 3))]
+def test_the_child_returns_what_decoding_here_returns(decoder: Decoder) -> None:
+    """Files are small and large (beyond the pipe's buffer), and come from several threads."""
+    files = [encode_pillow(random_image(seed, side)) for seed, side in enumerate((1, 50, 1200, 3))]
     with ThreadPoolExecutor(4) as pool:
         for data, image in zip(files, pool.map(decoder.decode, files), strict=True):
             assert np.array_equal(image, decode_image(data))
@@ -50,7 +43,7 @@ def test_it_returns_what_decoding_here_returns(decoder: Decoder) -> None:
 
 
 def test_a_file_that_cannot_be_read_keeps_its_error_and_the_child(decoder: Decoder) -> None:
-    decoder.decode(png(random_image(0)))
+    decoder.decode(encode_pillow(random_image(0)))
     child = decoder._child
     with pytest.raises(ImageError) as here:
         decode_image(b"no image")
@@ -65,7 +58,7 @@ def test_a_file_that_cannot_be_read_keeps_its_error_and_the_child(decoder: Decod
 
 def test_a_decoder_that_crashes_costs_one_image(decoder: Decoder) -> None:
     """A large file keeps the child busy while it is killed, as a crash would."""
-    good = png(random_image(1))
+    good = encode_pillow(random_image(1))
     decoder.decode(good)
     child = decoder._child
     assert child is not None
@@ -90,12 +83,12 @@ def test_a_file_that_eats_memory_is_an_error_of_the_file() -> None:
     decoder = Decoder(memory_limit_bytes=3 * 2**29)
     with pytest.raises(ImageError, match="too_large: decoding it needs more than 1.5 GiB"):
         decoder.decode(bomb(11_500, colour=6, depth=16))
-    assert decoder.decode(png(random_image(2))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(2))).shape == (50, 57, 3)
     decoder.close()
 
 
 def bomb(side: int, colour: int = 2, depth: int = 8) -> bytes:
-    """Return a PNG of zeros, a thousandth of its pixels."""
+    """Return a PNG of zeros, whose bytes are a thousandth of its pixels."""
     samples = {2: 3, 6: 4}[colour] * depth // 8
     packed, row = zlib.compressobj(1), b"\0" * (1 + side * samples)
     body = b"".join(packed.compress(row) for _ in range(side)) + packed.flush()
@@ -108,73 +101,73 @@ def bomb(side: int, colour: int = 2, depth: int = 8) -> bytes:
 
 
 def test_windows_come_out_of_the_child(decoder: Decoder) -> None:
-    """The child asks for ranges; one image after the other may be open, and small ones are decoded in between."""
+    """The child asks for ranges; while an image is open, small ones can be decoded."""
     image = random_image(3, 900)
-    data = png(image)
+    data = encode_pillow(image)
     for _ in range(2):
-        assert decoder.open(file_of(data)) == image.shape[:2]
+        assert decoder.open(make_range_file(data)) == image.shape[:2]
         for top in (0, 300, 860, 10):
             window = decoder.window(Box(top, 20, top + 40, 300))
             assert np.array_equal(window, image[top : top + 40, 20:300])
-            assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
+            assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
 
 
-def test_a_store_that_fails_is_said_by_its_own_error(decoder: Decoder) -> None:
-    data = png(random_image(3, 900))
+def test_a_failure_of_the_store_keeps_its_own_error(decoder: Decoder) -> None:
+    data = encode_pillow(random_image(3, 900))
 
     def failing(offset: int, _: int) -> None:
         if offset > 500_000:
             raise ImageError("network", "gone")
 
-    assert decoder.open(file_of(data, failing)) == (900, 907)
+    assert decoder.open(make_range_file(data, failing)) == (900, 907)
     with pytest.raises(ImageError, match="network: gone"):
         decoder.window(Box(0, 0, 900, 907))
-    assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
 
 
 def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder) -> None:
-    data = png(random_image(3, 900))
+    data = encode_pillow(random_image(3, 900))
 
     def deadly(offset: int, _: int) -> None:
         if offset > 500_000:
             assert decoder._child is not None
             decoder._child.kill()
 
-    decoder.open(file_of(data, deadly))
+    decoder.open(make_range_file(data, deadly))
     with pytest.raises(ImageError, match="the decoder crashed"):
         decoder.window(Box(0, 0, 900, 907))
     with pytest.raises(ImageError, match="the decoder crashed"):
         decoder.window(Box(0, 0, 1, 1))
-    assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
 
 
 @pytest.mark.parametrize(
     "ranges", [[[0, -1]], [[-1, 5]], [[0, 2**40], [0, -(2**40)]], [[0, 1]] * 70_000, 5, [["a"]]]
 )
 def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges: object) -> None:
-    """What a hostile file made of the child asks for bytes before the file, or for more than it may hold."""
+    """A child that a hostile file took over asks for bytes before the file, or for too many."""
     asked: list[int] = []
     child, received = decoder._running(), io.BytesIO(json.dumps({"fetch": ranges}).encode() + b"\n")
-    file = file_of(b"data", lambda offset, _: asked.append(offset))
+    file = make_range_file(b"data", lambda offset, _: asked.append(offset))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unet_ray.imaging.codecs.sandbox._receive", lambda *_: received.read(2**16))
         with pytest.raises(ImageError, match="the decoder crashed"):
             decoder.open(file)
     assert not asked
     assert child.poll() is not None
-    assert decoder.decode(png(random_image(4))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
 
 
-def test_a_slow_start_costs_one_image_and_mixes_up_none(
+def test_a_slow_start_costs_one_image_and_mixes_up_no_other(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [random_image(seed) for seed in range(3)]
     monkeypatch.setattr("unet_ray.imaging.codecs.sandbox._START_LIMIT_S", 0.0)
     with pytest.raises(TimeoutError, match="the decoder did not start in 0 s"):
-        decoder.decode(png(images[0]))
+        decoder.decode(encode_pillow(images[0]))
     monkeypatch.undo()
     for image in images:
-        assert np.array_equal(decoder.decode(png(image)), image)
+        assert np.array_equal(decoder.decode(encode_pillow(image)), image)
 
 
 def test_a_large_file_that_cannot_be_read_in_windows_is_not_fetched(decoder: Decoder) -> None:
@@ -182,9 +175,9 @@ def test_a_large_file_that_cannot_be_read_in_windows_is_not_fetched(decoder: Dec
         assert size < 2**20
 
     with pytest.raises(
-        ImageError, match="a file of 300000000 bytes that is no TIFF, PNG or JPEG"
+        ImageError, match="a file of 300000000 bytes that is not a TIFF, PNG or JPEG"
     ) as error:
-        decoder.open(file_of(b"no image" * 2**17, small, 300_000_000))
+        decoder.open(make_range_file(b"no image" * 2**17, small, 300_000_000))
     assert error.value.error_type == "too_large"
 
 
@@ -207,6 +200,6 @@ def test_a_file_that_asks_for_more_than_fits_is_not_fetched() -> None:
     with pytest.raises(
         ImageError, match="decoding it needs 2147483648 bytes of the file at once"
     ) as error:
-        decoder.open(file_of(header + bytes(2**20), small, 2**36))
+        decoder.open(make_range_file(header + bytes(2**20), small, 2**36))
     assert error.value.error_type == "too_large"
     decoder.close()

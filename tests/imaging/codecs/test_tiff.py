@@ -1,4 +1,4 @@
-"""Pages of TIFF stacks: which there are, and each read without the others."""
+"""Pages of TIFF stacks are found, and each is read without the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.range_files import fetch_of
+from tests.builders import make_fetch
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.codecs.decode import decode_image
@@ -41,7 +41,7 @@ WRITERS: dict[str, dict[str, Any]] = {
 
 
 def written(name: str, pages: np.ndarray = PAGES, **more: Any) -> bytes:
-    """Return a stack as `WRITERS` say."""
+    """Return a stack as the writer of that name in `WRITERS` writes it."""
     options, buffer = {"photometric": "minisblack"} | WRITERS.get(name, {}) | more, io.BytesIO()
     kind = {
         key: options.pop(key) for key in ("byteorder", "bigtiff", "imagej", "ome") if key in options
@@ -65,10 +65,10 @@ def pillow_stack() -> bytes:
 def page_file(
     data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]
 ) -> tuple[PageFile, list[int]]:
-    """Return a page with these ranges of its file, and the sizes of whatever else is fetched."""
+    """Return a page with these ranges of its file, and the sizes of what else is fetched."""
     fetched: list[int] = []
 
-    fetch = fetch_of(data, lambda _, size: fetched.append(size))
+    fetch = make_fetch(data, lambda _, size: fetched.append(size))
     pieces = [(offset, data[offset : offset + size]) for offset, size in ranges]
     return PageFile(fetch, len(data), [(0, place.header), *pieces], place.index), fetched
 
@@ -77,7 +77,7 @@ def page_file(
     "data", [*map(written, WRITERS), pillow_stack()], ids=[*WRITERS, "libtiff"]
 )
 def test_a_page_is_read_from_its_own_ranges(data: bytes) -> None:
-    """Here and in the decoder's child; as windows too; and without the ranges, it fetches them itself."""
+    """Here and in the decoder's child, whole and in windows; missing ranges are fetched."""
     places, decoder = find_pages(io.BytesIO(data)), Decoder()
     assert len(places) == len(PAGES)
     for page, place in zip(PAGES, places, strict=True):
@@ -97,7 +97,7 @@ def test_a_page_is_read_from_its_own_ranges(data: bytes) -> None:
 
 
 def test_pages_whose_samples_are_scattered_are_read_all_the_same() -> None:
-    """Strips of two pages that take turns."""
+    """The strips of two pages alternate in the file."""
     data = bytearray(written("strips", PAGES[:2]))
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         (first, second) = ([*page.dataoffsets] for page in tiff.pages)
@@ -132,7 +132,7 @@ def test_pages_of_a_stack_are_images_and_thumbnails_are_not() -> None:
     np.testing.assert_array_equal(decode_image(page_file(data, place, ())[0])[:, :, 0], PAGES[1])
     with pytest.raises(ImageError, match="a stack of 2 pages") as error:
         decode_image(data)
-    assert error.value.error_type == "changed"  # not for good: the next night lists its pages
+    assert error.value.error_type == "changed"  # not for good: the next run lists its pages
 
 
 def test_a_chain_of_directories_that_loops_ends() -> None:
@@ -159,8 +159,8 @@ def test_a_stack_cut_short_is_an_error_of_the_pages_that_are_gone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["imagej", "shaped"])
-def test_images_without_a_directory_are_not_left_out_in_silence(kind: str) -> None:
-    """ImageJ writes stacks beyond 4 GiB so."""
+def test_images_without_a_directory_are_not_left_out_silently(kind: str) -> None:
+    """ImageJ writes stacks beyond 4 GiB in this way."""
     data = written("ImageJ" if kind == "imagej" else "", truncate=True)
     assert len(find_pages(io.BytesIO(data))) == 1
     with pytest.raises(
@@ -191,7 +191,7 @@ HOSTILE: dict[str, tuple[int, int, int, bytes]] = {  # tag, its type, count and 
 
 @pytest.mark.parametrize("entry", HOSTILE.values(), ids=list(HOSTILE))
 def test_a_damaged_directory_costs_its_page_only(entry: tuple[int, int, int, bytes]) -> None:
-    """And its numbers fit into the plan's columns."""
+    """Its numbers still fit into the plan's columns."""
     data = bytearray(written("BigTIFF", PAGES[:3]))
     tag, kind, count, value = entry
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
@@ -227,7 +227,7 @@ def test_values_that_no_decoder_needs_are_not_read_with_a_page() -> None:
         )
 
 
-def test_what_the_first_page_says_of_all_holds_for_each() -> None:
+def test_what_the_first_page_says_of_all_pages_holds_for_each() -> None:
     """IndicaLabs' 32 bits are floats, which only the first page tells by its software."""
     pages = np.random.default_rng(0).random((3, 40, 50), np.float32)
     data = bytearray(
@@ -244,8 +244,8 @@ def test_what_the_first_page_says_of_all_holds_for_each() -> None:
         np.testing.assert_array_equal(decode_image(file)[:, :, 0], page)
 
 
-def test_a_stack_that_planning_could_not_read_is_no_changed_file() -> None:
-    """It would be retry again each night; but one whose last pointer alone is missing is read."""
+def test_a_stack_that_planning_could_not_read_is_not_called_changed() -> None:
+    """A changed file would be tried again by each run. A file without its last pointer is read."""
     data = written("samples together, directories behind")
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         last = tiff.pages[5].offset
@@ -255,9 +255,8 @@ def test_a_stack_that_planning_could_not_read_is_no_changed_file() -> None:
     with tifffile.TiffFile(io.BytesIO(single)) as tiff:
         page = tiff.pages[0]
         assert page.offset < page.dataoffsets[0]
-    moved = bytearray(
-        single + single[page.offset : page.offset + 2 + 12 * len(page.tags)]
-    )  # without the next pointer
+    # the directory at the end, without its pointer to a next one
+    moved = bytearray(single + single[page.offset : page.offset + 2 + 12 * len(page.tags)])
     struct.pack_into("<I", moved, 4, len(single))
     np.testing.assert_array_equal(decode_image(bytes(moved))[:, :, 0], PAGES[0])
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
-from tests.range_files import file_of
+from tests.builders import encode_pillow, make_range_file
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs import tiff_windows, window_reader
 from unet_ray.imaging.codecs.decode import decode_image
@@ -54,15 +53,9 @@ def tiff(
     return buffer.getvalue()
 
 
-def encoded(image: NDArray[Any], kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def assert_windows_are_the_image(data: bytes) -> None:
     expected = decode_image(data)
-    reader = open_windows(file_of(data))
+    reader = open_windows(make_range_file(data))
     assert (reader.height, reader.width) == expected.shape[:2]
     rng = np.random.default_rng(0)
     boxes = [
@@ -102,23 +95,26 @@ def test_windows_of_a_tiff_are_those_of_the_whole(
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(lambda: encoded(scene("uint8", 3), "JPEG", quality=90), id="jpeg"),
+        pytest.param(lambda: encode_pillow(scene("uint8", 3), "JPEG", quality=90), id="jpeg"),
         pytest.param(
-            lambda: encoded(scene("uint8", 3), "JPEG", progressive=True), id="progressive jpeg"
+            lambda: encode_pillow(scene("uint8", 3), "JPEG", progressive=True),
+            id="progressive jpeg",
         ),
-        pytest.param(lambda: encoded(scene("uint8", 1), "JPEG"), id="grey jpeg"),
-        pytest.param(lambda: encoded(scene("uint8", 3), "PNG"), id="png"),
+        pytest.param(lambda: encode_pillow(scene("uint8", 1), "JPEG"), id="grey jpeg"),
+        pytest.param(lambda: encode_pillow(scene("uint8", 3), "PNG"), id="png"),
         pytest.param(lambda: imagecodecs.png_encode(scene("uint16", 3)), id="16-bit png"),
         pytest.param(
             lambda: imagecodecs.png_encode(scene("uint16", 1)[..., 0]), id="16-bit grey png"
         ),
         pytest.param(
-            lambda: encoded(
+            lambda: encode_pillow(
                 np.dstack([scene("uint8", 3), np.full((HEIGHT, WIDTH), 9, np.uint8)]), "PNG"
             ),
             id="alpha",
         ),
-        pytest.param(lambda: encoded(scene("uint8", 3), "WEBP", lossless=True), id="webp, whole"),
+        pytest.param(
+            lambda: encode_pillow(scene("uint8", 3), "WEBP", lossless=True), id="webp, whole"
+        ),
         pytest.param(lambda: tiff(255 - scene("uint8", 1), tile=(64, 64)), id="grey tiff"),
     ],
 )
@@ -134,9 +130,11 @@ def test_level_0_of_a_pyramid_is_the_image() -> None:
     assert_windows_are_the_image(buffer.getvalue())
 
 
-def test_little_of_a_file_is_read() -> None:
-    """A window of a tiled file takes its header and the tiles that it meets, those close together in one range, and all
-    ranges side by side."""
+def test_a_window_reads_only_the_tiles_that_it_meets() -> None:
+    """Only the header and the tiles that a window meets are read.
+
+    Tiles close together are one range, and all ranges are fetched side by side.
+    """
     data, requests, calls = tiff(np.tile(scene("uint8", 3), (8, 8, 1)), tile=(128, 128)), [], []
 
     def fetch(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -148,14 +146,14 @@ def test_little_of_a_file_is_read() -> None:
     requests.clear()
     calls.clear()
     reader.read(Box(1000, 1000, 1200, 1200))
-    assert calls == [3]  # rows of tiles
-    assert sum(requests) == 9 * 128 * 128 * 3
+    assert calls == [3]  # three rows of tiles, a range each
+    assert sum(requests) == 9 * 128 * 128 * 3  # 3×3 tiles of RGB
     requests.clear()
     reader.read(Box(1000, 1050, 1150, 1200))
-    assert not requests  # kept
+    assert not requests  # the tiles were kept
 
 
-def test_a_window_asks_for_a_bounded_size_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_asks_for_a_bounded_size_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiff_windows, "_SEGMENT_BYTES", 300_000)
     image, calls = np.tile(scene("uint8", 3), (8, 8, 1)), []
     data = tiff(image, tile=(128, 128))
@@ -178,8 +176,8 @@ def test_a_window_asks_for_a_bounded_size_at_once(monkeypatch: pytest.MonkeyPatc
             lambda: tiff(scene("uint8", 3), rowsperstrip=64, compression="zlib")[:200],
             id="header cut off",
         ),
-        pytest.param(lambda: encoded(scene("uint8", 3), "JPEG")[:-5000], id="jpeg cut off"),
-        pytest.param(lambda: encoded(scene("uint8", 3), "PNG")[:-50], id="png cut off"),
+        pytest.param(lambda: encode_pillow(scene("uint8", 3), "JPEG")[:-5000], id="jpeg cut off"),
+        pytest.param(lambda: encode_pillow(scene("uint8", 3), "PNG")[:-50], id="png cut off"),
         pytest.param(lambda: b"", id="empty"),
         pytest.param(lambda: b"GIF89a nothing", id="no gif"),
     ],
@@ -188,7 +186,7 @@ def test_damaged_files_are_errors(data: Any) -> None:
     content = data()
 
     def read_all() -> None:
-        reader = open_windows(file_of(content))
+        reader = open_windows(make_range_file(content))
         for top in range(0, reader.height, 50):
             reader.read(Box(top, 0, min(top + 50, reader.height), reader.width))
 
@@ -197,11 +195,11 @@ def test_damaged_files_are_errors(data: Any) -> None:
     assert caught.value.error_type == "unreadable"
 
 
-def test_absurd_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_and_images_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiff(scene("uint8", 3), rowsperstrip=HEIGHT, compression="zlib")
     monkeypatch.setattr(tiff_windows, "_SEGMENT_BYTES", 10_000)
-    with pytest.raises(ImageError, match="save it in smaller ones"):
-        open_windows(file_of(data))
+    with pytest.raises(ImageError, match="save the image with smaller ones"):
+        open_windows(make_range_file(data))
     monkeypatch.setattr(window_reader, "MAX_PIXELS", 1000)
     with pytest.raises(ImageError, match="images up to 1000 px"):
-        open_windows(file_of(data))
+        open_windows(make_range_file(data))

@@ -19,7 +19,7 @@ SIGMAS = st.sampled_from([0.3, 0.7, 1.0, 5.0])
 
 
 def weights_by_hand(labels: NDArray[Any], strength: float, sigma: float) -> NDArray[np.float64]:
-    """Do what the docstring says, pixel by pixel."""
+    """Compute the weights of the docstring's formula pixel by pixel."""
     weights = np.ones(labels.shape)
     for place in np.ndindex(labels.shape):
         distances = sorted(
@@ -53,24 +53,24 @@ def test_weights_are_those_of_the_formula(labels: NDArray[Any], sigma: float) ->
     np.testing.assert_allclose(found, weights_by_hand(labels, 10.0, sigma), rtol=1e-6)
 
 
-def test_the_formula_without_its_end_differs_by_a_thousandth() -> None:
+def test_the_cut_at_four_sigma_loses_less_than_a_hundredth() -> None:
     labels = discs(40, 6, 0)
-    whole = weights_by_hand(labels, 10.0, 500.0)  # a reach beyond the image
-    assert (whole[labels == 0] > 10.9).all()
+    whole = weights_by_hand(labels, 10.0, 500.0)  # 4 σ reach beyond the image
+    assert (whole[labels == 0] > 10.9).all()  # nearly 1 + 10 on all of the background
     near, far = border_weights(labels), border_weights(labels, sigma_px=5.0 * 100)
     np.testing.assert_allclose(far, whole, rtol=1e-6)
     assert near.min() == 1
-    assert near[near > 1].min() >= 1 + 10 * math.exp(-8)
+    assert near[near > 1].min() >= 1 + 10 * math.exp(-8)  # the weight at the cut, 4 σ
 
 
-def test_one_object_or_none_weighs_nothing_more() -> None:
+def test_one_object_or_none_has_weights_of_one() -> None:
     labels = np.zeros((30, 30), np.int32)
     assert (border_weights(labels) == 1).all()
-    labels[4:9, 4:9] = labels[12:15, 20:] = 3  # two parts of one object
+    labels[4:9, 4:9] = labels[12:15, 20:] = 3  # one object in two pieces
     assert (border_weights(labels) == 1).all()
 
 
-def test_a_gap_and_a_seam() -> None:
+def test_weights_of_a_gap_and_of_a_seam_by_hand() -> None:
     gap = border_weights(np.array([[1, 0, 2]]))
     assert gap[0].tolist() == pytest.approx([1, 1 + 10 * math.exp(-4 / 50), 1])
     seam = border_weights(np.array([[1, 1, 2, 2]]))
@@ -83,7 +83,7 @@ def test_a_gap_and_a_seam() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(SMALL, SIGMAS)
-def test_names_and_directions_do_not_matter(labels: NDArray[Any], sigma: float) -> None:
+def test_ids_and_directions_do_not_matter(labels: NDArray[Any], sigma: float) -> None:
     weights = border_weights(labels, sigma_px=sigma)
     renamed = np.array([0, 90_000, 7, 0, 0, 3_000_000], np.int64)[labels]
     np.testing.assert_array_equal(border_weights(renamed, sigma_px=sigma), weights)
@@ -94,7 +94,7 @@ def test_names_and_directions_do_not_matter(labels: NDArray[Any], sigma: float) 
 
 
 @pytest.mark.parametrize("sigma", [0.2, 1.0, 2.5, 5.0])
-def test_a_window_with_its_context_weighs_as_the_whole(sigma: float) -> None:
+def test_a_window_with_its_context_has_the_weights_of_the_whole(sigma: float) -> None:
     labels, context = discs(120, 60, 1), context_px(sigma)
     weights = border_weights(labels, sigma_px=sigma)
     assert (weights > 1.5).any() or sigma < 0.5

@@ -19,7 +19,7 @@ def ramp(height: int, width: int) -> np.ndarray:
     return np.stack(np.mgrid[:height, :width], axis=2).astype(np.uint16)
 
 
-def test_crops_cover_the_area_once() -> None:
+def test_there_are_as_many_crops_as_cover_the_image_once() -> None:
     assert [
         count_crops(*size, 256) for size in ((256, 256), (100, 100), (1024, 2048), (300, 300))
     ] == [1, 1, 32, 1]
@@ -35,7 +35,7 @@ def test_crops_cover_the_area_once() -> None:
 def test_a_crop_is_the_image_and_its_mask(
     height: int, width: int, side: int, margin: int, seed: int
 ) -> None:
-    """Within the image every target is that of its pixel; beyond it the image is mirrored and nothing is counted."""
+    """Targets are those of their pixels; beyond its edges the image is mirrored and not counted."""
     image = ramp(height, width)
     mask = np.random.default_rng(seed).choice([0, 1, 2, 255], (height, width)).astype(np.uint8)
     crop = LabelledCrops(image, [mask], LABELLING, CropConfig(side, margin)).draw(
@@ -60,7 +60,7 @@ def test_a_crop_is_the_image_and_its_mask(
     assert (crop["targets"][0] == IGNORED).sum() >= size * size - height * width
 
 
-def test_rare_classes_come_as_often_as_others() -> None:
+def test_rare_classes_are_drawn_as_often_as_others() -> None:
     mask = np.ones((400, 400), np.uint8)
     mask[333, 20] = 2
     rng = np.random.default_rng(0)
@@ -70,8 +70,8 @@ def test_rare_classes_come_as_often_as_others() -> None:
         source = LabelledCrops(image, [mask], LABELLING, CropConfig(32, 0, foreground))
         return float(np.mean([(source.draw(rng)["targets"][1] == 1).any() for _ in range(400)]))
 
-    assert share(0.0) < 0.05
-    assert share(1.0) == pytest.approx(0.5, abs=0.08)
+    assert share(0.0) < 0.05  # a crop of 32 px rarely meets one pixel of 400×400
+    assert share(1.0) == pytest.approx(0.5, abs=0.08)  # half of the crops, as there are two classes
 
 
 @pytest.mark.parametrize("kind", ["instances", "binary"])
@@ -92,8 +92,11 @@ def test_border_weights_know_what_lies_beyond_the_crop(kind: str) -> None:
 
 
 @pytest.mark.parametrize("border_weight", [0.0, 10.0])
-def test_cores_are_those_of_the_whole_image(border_weight: float) -> None:
-    """Beside the classes' planes, and not counted where those are not; each kind of plane has its weights."""
+def test_markers_are_those_of_the_whole_image(border_weight: float) -> None:
+    """Markers follow the planes of the classes, and are ignored where those are.
+
+    Each plane has weights.
+    """
     labels = np.kron(np.arange(1, 17).reshape(4, 4), np.ones((20, 20), int)).astype(np.uint16)
     labels[:, 38:43], labels[5, 5] = 0, 255
     labelling = Labelling("instances", (ClassSpec(1, "a"),), 0, 255)
@@ -103,9 +106,9 @@ def test_cores_are_those_of_the_whole_image(border_weight: float) -> None:
     for seed in range(20):
         crop = source.draw(np.random.default_rng(seed))
         rows, columns = crop["image"][..., 0], crop["image"][..., 1]
-        classes, cores = crop["targets"]
+        classes, markers = crop["targets"]
         counted = classes != IGNORED
-        assert np.array_equal(counted, cores != IGNORED)
-        assert np.array_equal(cores[counted], whole[rows, columns][counted])
+        assert np.array_equal(counted, markers != IGNORED)
+        assert np.array_equal(markers[counted], whole[rows, columns][counted])
         if border_weight:
             assert crop["weights"].shape == crop["targets"].shape

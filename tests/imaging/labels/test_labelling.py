@@ -22,7 +22,7 @@ def counted(pixels: dict[int, int], most_distinct: int = 0) -> MaskValues:
     return MaskValues(pixels, {v: 4 if n > 100 else 2 for v, n in pixels.items()}, most_distinct)
 
 
-def test_parse_classes() -> None:
+def test_classes_are_parsed_or_refused() -> None:
     assert (ClassSpec(1, "leaf"), ClassSpec(2, "symptom")) == TWO
     assert parse_classes("a=1,b=7") == (ClassSpec(1, "a"), ClassSpec(7, "b"))
     for wrong in ("a=1,b", "a,a", "a=x", "", "a=1,b=1"):
@@ -80,9 +80,9 @@ def test_kinds_are_inferred(
             (0, 128, 255),
             (),
             "binary",
-            "binary masks hold two values, these 3.*NAME=128, else --ignore-value none",
+            "two values, but these hold 3.*NAME=128, otherwise --ignore-value none",
         ),
-        ((0, 1, 255), (), "binary", "--mask-kind classes --classes NAME=1, else"),
+        ((0, 1, 255), (), "binary", "--mask-kind classes --classes NAME=1, otherwise"),
         (
             (0, 9, 30),
             (),
@@ -95,13 +95,15 @@ def test_kinds_are_inferred(
             (0, 255),
             TWO,
             "classes",
-            "no mask holds a pixel of leaf=1, symptom=2.*check --masks and --classes .255 is the --ig",
+            "no mask holds a pixel of leaf=1, symptom=2"
+            ".*check --masks and --classes .255 is the --ig",
         ),
         (
             (0,),
             TWO,
             None,
-            r"no mask holds a pixel of leaf.* only 0 \(10 px in 1 mask\): there is nothing to learn",
+            r"no mask holds a pixel of leaf"
+            r".* only 0 \(10 px in 1 mask\): there is nothing to learn",
         ),
         ((0,), (), "binary", r"only 0 \(10 px in 1 mask\): there is nothing to learn"),
         (
@@ -118,7 +120,7 @@ def test_kinds_are_inferred(
         ),
     ],
 )
-def test_masks_that_cannot_be_told_are_refused(
+def test_masks_of_an_unclear_kind_are_refused(
     found: tuple[int, ...], classes: tuple[ClassSpec, ...], kind: str | None, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -133,7 +135,7 @@ def test_instances_keep_an_ignore_value_that_was_given() -> None:
     )  # the default is an id like any other
 
 
-def test_masks_in_class_folders_are_two_valued_each() -> None:
+def test_masks_in_class_folders_hold_two_values_each() -> None:
     mixed = MaskValues({0: 9, 1: 9, 255: 9}, {0: 2, 1: 1, 255: 1}, most_distinct=2)
     assert find_labelling(mixed, TWO, "folders", 0, 255).kind == "folders"
     with pytest.raises(InputError, match="one of them holds 3"):
@@ -163,15 +165,15 @@ def test_anti_aliased_edges_are_refused_until_asked_for() -> None:
     assert labelling.foreground == 128
     assert labelling.targets([np.array([[0, 127, 128, 255]])]).tolist() == [[[0, 0, 1, 1]]]
     assert labelling_notes(soft, labelling, 4) == [
-        "masks with anti-aliased edges: 180 px (1.8 %) in at least 2 masks lie between 0 and 255; values from 128 "
-        "count as nucleus"
+        "masks with anti-aliased edges: 180 px (1.8 %) in at least 2 masks lie between 0 and 255; "
+        "values from 128 count as nucleus"
     ]
     with pytest.raises(InputError, match="too many for anti-aliased edges"):
         find_labelling(counted(SOFT | {100: 3000}), ONE, "binary", 0, 255)
     assert find_labelling(values(0, 255), ONE, "binary", 0, 255).foreground == labelling.foreground
 
 
-def test_few_objects_a_mask_are_no_anti_aliased_edges() -> None:
+def test_a_few_objects_per_mask_are_not_taken_for_anti_aliased_edges() -> None:
     ids = counted({0: 90_000} | {number: 4000 // number for number in range(1, 31)})
     assert find_labelling(ids, (), None, 0, 255).kind == "instances"
     with pytest.raises(InputError, match="a value between holds more pixels than the highest, 30"):
@@ -213,7 +215,7 @@ def test_anti_aliased_class_folders_are_thresholded() -> None:
         )
 
 
-def test_class_folders_of_several_conventions() -> None:
+def test_class_folders_may_mix_conventions() -> None:
     mixed = MaskValues({0: 9, 1: 9, 255: 9}, {0: 2, 1: 1, 255: 1}, most_distinct=2)
     assert find_labelling(mixed, TWO, "folders", 0, 255).foreground == 1
     one, other = np.array([[0, 1]]), np.array([[0, 255]])
@@ -242,7 +244,7 @@ def test_masks_may_be_inverted() -> None:
         find_labelling(values(0, 255), parse_classes("a=0"), None, 255, 255)
 
 
-def test_notes() -> None:
+def test_notes_name_absent_classes_ignored_pixels_and_a_missing_background() -> None:
     found = MaskValues({0: 900, 1: 60, 255: 40}, {0: 400, 1: 300, 255: 12}, 3)
     labelling = find_labelling(found, TWO, None, 0, 255)
     absent, ignored = labelling_notes(found, labelling, 400)
@@ -269,7 +271,7 @@ def test_notes() -> None:
     )
     assert note.endswith("belongs to an object; if 1 is the background, give --background-value 1")
     (note,) = labelling_notes(values(255), find_labelling(values(255), TWO, "folders", 0, 255), 14)
-    assert "every one belongs to a class" in note
+    assert "every pixel belongs to a class" in note
 
 
 def test_a_class_folder_without_its_class_is_noted() -> None:
@@ -278,7 +280,7 @@ def test_a_class_folder_without_its_class_is_noted() -> None:
     assert note.startswith("class symptom occurs in none of the 4 masks: ")
 
 
-def test_class_mask_is_where_the_target_is_one() -> None:
+def test_a_class_mask_is_where_the_target_is_one() -> None:
     mask = np.array([[0, 1, 2, 255, 7]])
     for labelling in (
         Labelling("classes", TWO, 0, 255),

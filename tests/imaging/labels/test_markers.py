@@ -16,8 +16,8 @@ LABELS = arrays(
 
 
 @given(LABELS)
-def test_depth_is_the_distance_to_what_is_not_the_object(labels: np.ndarray) -> None:
-    """Against each object's own transform, on the image continued beyond its edge."""
+def test_depth_is_the_distance_to_the_nearest_pixel_outside_the_object(labels: np.ndarray) -> None:
+    """The reference is the transform of each object alone, on the image continued at its edges."""
     padded = np.pad(labels, 20, mode="edge")
     expected = np.zeros(labels.shape)
     for number in np.unique(labels[labels > 0]):
@@ -36,44 +36,44 @@ def test_depth_is_the_distance_to_what_is_not_the_object(labels: np.ndarray) -> 
 
 
 @given(LABELS)
-def test_every_object_has_a_core_within_it_that_touches_no_other(labels: np.ndarray) -> None:
-    core = find_markers(labels)
-    assert not (core & (labels == 0)).any()
-    assert set(np.unique(labels[core])) == set(np.unique(labels[labels > 0]))
+def test_every_object_has_a_marker_within_it_and_no_marker_lies_outside(labels: np.ndarray) -> None:
+    markers = find_markers(labels)
+    assert not (markers & (labels == 0)).any()
+    assert set(np.unique(labels[markers])) == set(np.unique(labels[labels > 0]))
 
 
-def test_cores_of_large_touching_objects_lie_apart_and_grow_back() -> None:
+def test_markers_of_large_touching_objects_lie_apart_and_grow_back() -> None:
     labels = np.zeros((40, 60), np.uint16)
     labels[5:35, 5:30], labels[5:35, 30:55] = 7, 300
-    core = find_markers(labels)
-    assert core[20].nonzero()[0].tolist() == [*range(9, 26), *range(34, 51)]
-    assert label_image(core).max() == 2
-    grown = separate_touching(labels > 0, core, STEPS).labels
+    markers = find_markers(labels)
+    # columns of the middle row, each object less a rim of 4 px
+    assert markers[20].nonzero()[0].tolist() == [*range(9, 26), *range(34, 51)]
+    assert label_image(markers).max() == 2
+    grown = separate_touching(labels > 0, markers, STEPS).labels
     assert np.array_equal(grown > 0, labels > 0)
     assert len(np.unique(grown[labels == 7])) == len(np.unique(grown[labels == 300])) == 1
 
 
-def test_one_pixel_several_parts_and_holes() -> None:
+def test_markers_of_one_pixel_of_several_pieces_and_of_holes() -> None:
     labels = np.zeros((30, 30), int)
     labels[2, 2] = 5  # one pixel
-    labels[10:24, 2:14], labels[10:20, 18:28] = 9, 9  # two parts
+    labels[10:24, 2:14], labels[10:20, 18:28] = 9, 9  # two pieces
     labels[13:16, 5:8] = 0  # a hole
-    core = find_markers(labels)
-    assert core[2, 2]
-    assert core[14:16, 22:24].all()
-    assert core[19:20, 6:10].any()
-    assert not core[10:18, 2:9].any()  # around the hole
+    markers = find_markers(labels)
+    assert markers[2, 2]
+    assert markers[14:16, 22:24].all()
+    assert markers[19:20, 6:10].any()
+    assert not markers[10:18, 2:9].any()  # next to the hole
 
 
-def test_an_object_that_fills_the_image_is_all_core() -> None:
+def test_an_object_that_fills_the_image_is_all_marker() -> None:
     assert find_markers(np.full((9, 9), 3)).all()
     assert not find_markers(np.zeros((9, 9), int)).any()
 
 
-def test_a_hundred_thousand_objects() -> None:
+def test_a_hundred_thousand_objects_have_a_marker_each() -> None:
     labels = np.arange(400 * 250).reshape(400, 250).repeat(3, 0).repeat(3, 1) + 1
-    core = find_markers(labels)
-    assert core[1::3, 1::3].all()  # the middle of each
-    assert (
-        core[3:-3, 3:-3].sum() == 398 * 248
-    )  # and nothing else, but at the image's edge, which is no rim
+    markers = find_markers(labels)
+    assert markers[1::3, 1::3].all()  # the middle of each
+    # and nothing else, except at the image's edge, which is no rim of an object
+    assert markers[3:-3, 3:-3].sum() == 398 * 248

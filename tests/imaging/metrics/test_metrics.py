@@ -1,4 +1,4 @@
-"""Metrics from counts: of one image, of many, and how sure they are."""
+"""Metrics from counts: those of one image, of many images, and their confidence intervals."""
 
 import numpy as np
 import pytest
@@ -25,34 +25,33 @@ ONE_SQUARE = TWO_SQUARES & (np.arange(12)[:, None] < 6)
 NOTHING = np.zeros_like(TWO_SQUARES)
 
 
-def counts_of(found: np.ndarray, true: np.ndarray, tolerance: int = 1) -> np.ndarray:
-    """(classes 1, COUNTS)."""
+def count(found: np.ndarray, true: np.ndarray, tolerance: int = 1) -> np.ndarray:
+    """Return the counts of an image of one class, shape (1, COUNTS)."""
     targets = true[None].astype(np.uint8)
     objects = [label_image(found)], [label_image(true)]
     return count_image(found[None], targets, *objects, tolerance)
 
 
-def metrics_of_one(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    return {
-        name: float(values[0]) for name, values in compute_metrics(counts_of(found, true)).items()
-    }
+def compute_metrics_of(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    return {name: float(values[0]) for name, values in compute_metrics(count(found, true)).items()}
 
 
 def test_perfect_half_and_empty_predictions() -> None:
     perfect = dict.fromkeys(METRICS, 1.0) | {"pixel_error": 0.0, "adapted_rand_error": 0.0}
-    assert metrics_of_one(TWO_SQUARES, TWO_SQUARES) == perfect
-    half = metrics_of_one(ONE_SQUARE, TWO_SQUARES)
-    assert half["iou"] == 16 / 36
+    assert compute_metrics_of(TWO_SQUARES, TWO_SQUARES) == perfect
+    half = compute_metrics_of(ONE_SQUARE, TWO_SQUARES)
+    assert half["iou"] == 16 / 36  # squares of 4×4 and 4×5 px, of which the first is found
     assert (half["ap50"], half["map"], half["f1"], half["pq"]) == pytest.approx(
         (1 / 2, 1 / 2, 2 / 3, 2 / 3)
     )
+    # boundaries of 12 and 14 px: precision 1, recall 12/26
     assert half["boundary_f1"] == pytest.approx(2 * (12 / 26) / (1 + 12 / 26))
     for found, true in ((NOTHING, TWO_SQUARES), (TWO_SQUARES, NOTHING)):
-        nothing = metrics_of_one(found, true)
+        nothing = compute_metrics_of(found, true)
         assert {
             nothing[name] for name in ("iou", "dice", "ap50", "map", "f1", "pq", "boundary_f1")
         } == {0}
-    undefined = metrics_of_one(NOTHING, NOTHING)
+    undefined = compute_metrics_of(NOTHING, NOTHING)
     assert {name for name, value in undefined.items() if np.isnan(value)} == METRICS.keys() - {
         "pixel_error"
     }
@@ -84,29 +83,29 @@ def test_ignored_pixels_change_nothing() -> None:
         TWO_SQUARES[None], targets, [label_image(TWO_SQUARES)], [label_image(targets[0] == 1)], 1
     )
     assert dict(zip(COUNTS, counts[0], strict=True)) == dict(
-        zip(COUNTS, counts_of(ONE_SQUARE, ONE_SQUARE)[0], strict=True)
+        zip(COUNTS, count(ONE_SQUARE, ONE_SQUARE)[0], strict=True)
     ) | {"pixels": 6 * 12}
 
 
-def test_sets_add_counts_up_and_means_leave_undefined_images_out() -> None:
+def test_pooled_metrics_add_counts_up_and_means_leave_undefined_images_out() -> None:
     images = [
         (TWO_SQUARES, TWO_SQUARES),
         (ONE_SQUARE, TWO_SQUARES),
         (TWO_SQUARES, NOTHING),
         (NOTHING, NOTHING),
     ]
-    counts = np.stack([counts_of(found, true) for found, true in images])
+    counts = np.stack([count(found, true) for found, true in images])
     pooled = {name: float(values[0, 0]) for name, values in pool_metrics(counts).items()}
     assert pooled.keys() == METRICS.keys() | MEANS.keys()
     assert pooled["iou"] == (36 + 16) / (36 + 36 + 36)
-    assert pooled["ap50"] == 3 / (4 + 5 - 3)
+    assert pooled["ap50"] == 3 / (4 + 5 - 3)  # of 4 true and 5 found objects 3 match
     assert pooled["image_iou"] == pytest.approx((1 + 16 / 36 + 0) / 3)
     single = compute_metrics(counts)["adapted_rand_error"][:2, 0]
     assert pooled["adapted_rand_error"] == pytest.approx(single.mean())
 
 
-def test_weights_are_copies_of_images() -> None:
-    counts = np.stack([counts_of(TWO_SQUARES, TWO_SQUARES), counts_of(ONE_SQUARE, TWO_SQUARES)])
+def test_a_weight_counts_an_image_as_often_as_copies_of_it() -> None:
+    counts = np.stack([count(TWO_SQUARES, TWO_SQUARES), count(ONE_SQUARE, TWO_SQUARES)])
     weighted = pool_metrics(counts, np.array([[2.0, 1.0], [0.0, 1.0]]))
     copied = pool_metrics(counts[[0, 0, 1]]), pool_metrics(counts[1:])
     for name, values in weighted.items():
@@ -116,7 +115,7 @@ def test_weights_are_copies_of_images() -> None:
 def test_intervals_hold_the_estimate_are_the_same_again_and_need_two_images() -> None:
     rng = np.random.default_rng(0)
     true = rng.random((30, 16, 16)) < 0.3
-    counts = np.stack([counts_of(mask ^ (rng.random((16, 16)) < 0.1), mask) for mask in true])
+    counts = np.stack([count(mask ^ (rng.random((16, 16)) < 0.1), mask) for mask in true])
     intervals, pooled = bootstrap_intervals(counts, 200, seed=0), pool_metrics(counts)
     for name, values in intervals.items():
         low, high = values[0]
@@ -124,7 +123,7 @@ def test_intervals_hold_the_estimate_are_the_same_again_and_need_two_images() ->
         assert high - low < 0.4
     again = bootstrap_intervals(counts, 200, seed=0)
     assert all(np.array_equal(again[name], values) for name, values in intervals.items())
-    alone = np.stack([counts_of(TWO_SQUARES, TWO_SQUARES)] + [counts_of(NOTHING, NOTHING)] * 5)
+    alone = np.stack([count(TWO_SQUARES, TWO_SQUARES)] + [count(NOTHING, NOTHING)] * 5)
     of_one = bootstrap_intervals(alone, 20, seed=0)
     assert {name for name, values in of_one.items() if not np.isnan(values).any()} == {
         "pixel_error"
@@ -132,11 +131,11 @@ def test_intervals_hold_the_estimate_are_the_same_again_and_need_two_images() ->
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
-    """Against the textbook: the mean Dice of resampled images, a thousand times."""
+    """The reference is the textbook's: the mean Dice of resampled images, thousands of times."""
     rng = np.random.default_rng(1)
     true = rng.random((12, 16, 16)) < 0.3
     counts = np.stack(
-        [counts_of(mask ^ (rng.random((16, 16)) < rng.random() / 4), mask) for mask in true]
+        [count(mask ^ (rng.random((16, 16)) < rng.random() / 4), mask) for mask in true]
     )
     dice = compute_metrics(counts)["dice"][:, 0]
     means = [rng.choice(dice, len(dice)).mean() for _ in range(4000)]

@@ -1,4 +1,7 @@
-"""Objects and boundaries against slow references: sets of pixels, optimal assignment, distance transform, skimage."""
+"""Counts of objects and boundaries equal those of slow references.
+
+The references are sets of pixels, optimal assignment, distance transforms and scikit-image.
+"""
 
 from fractions import Fraction
 
@@ -35,7 +38,7 @@ def mask_triples(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def slow_counts(true: np.ndarray, found: np.ndarray, counted: np.ndarray) -> dict[str, float]:
-    """Sets of pixels, exact fractions, and an optimal assignment at each threshold."""
+    """Count with sets of pixels, exact fractions, and an optimal assignment at each threshold."""
 
     def objects(labels: np.ndarray) -> list[set[tuple[int, ...]]]:
         return [
@@ -84,13 +87,13 @@ def test_matches_are_those_of_the_optimal_assignment(
     assert {name: counts[name] for name in expected} == pytest.approx(expected)
 
 
-def test_of_two_that_tie_at_one_half_one_counts() -> None:
+def test_of_two_objects_that_tie_at_an_iou_of_one_half_one_is_matched() -> None:
     counts = count_objects(*TWO_HALVES)
     assert (counts["matched_50"], counts["matched_55"], counts["iou_sum"]) == (1, 0, 0.5)
     assert (counts["true_objects"], counts["found_objects"]) == (1, 2)
 
 
-def test_sixty_percent_of_five_pixels_is_no_rounding_error() -> None:
+def test_an_iou_of_exactly_sixty_percent_is_matched_at_sixty() -> None:
     counts = count_objects(np.array([[1, 1, 1, 1, 1]]), np.array([[1, 1, 1, 0, 0]]))
     assert (counts["matched_60"], counts["matched_65"]) == (1, 0)
 
@@ -98,23 +101,21 @@ def test_sixty_percent_of_five_pixels_is_no_rounding_error() -> None:
 @given(
     label_pairs(), st.integers(1, 12), st.sampled_from([0.0, 0.4, 0.6]), st.integers(0, 2**32 - 1)
 )
-def test_matches_of_objects_that_come_to_something(
+def test_matches_leave_out_objects_that_the_filter_drops(
     labels: tuple[np.ndarray, np.ndarray], area: int, score: float, seed: int
 ) -> None:
-    """Against counting again without the others."""
-    true, found = (
-        label(labels[0], connectivity=2),
-        label_image(labels[1] > 0),
-    )  # no two tie for one of a single piece
+    """The reference removes the dropped objects and counts again."""
+    # objects are single pieces: then no two of them tie for one
+    true, found = label(labels[0], connectivity=2), label_image(labels[1] > 0)
     counted = np.ones(true.shape, bool)
-    q = np.random.default_rng(seed).integers(0, 256, found.shape, np.uint8)
+    prob_u8 = np.random.default_rng(seed).integers(0, 256, found.shape, np.uint8)
     kept = found.copy()
     for number in np.unique(found):
-        if (found == number).sum() < area or q[found == number].mean() < 255 * score:
+        if (found == number).sum() < area or prob_u8[found == number].mean() < 255 * score:
             kept[found == number] = 0
     counts = count_objects(true, kept)
     expected = counts["matched_50"], counts["found_objects"], counts["true_objects"]
-    assert matches_by_least(true, found, counted, q, [ANY, RegionFilter(area, score)])[
+    assert matches_by_least(true, found, counted, prob_u8, [ANY, RegionFilter(area, score)])[
         1
     ].tolist() == list(expected)
 
@@ -171,7 +172,7 @@ def test_objects_that_touch_at_a_corner_are_one() -> None:
 
 
 @given(st.integers(0, 9), arrays(bool, SHAPES))
-def test_growing_is_a_distance_transform_with_a_limit(radius: int, mask: np.ndarray) -> None:
+def test_growing_is_a_thresholded_distance_transform(radius: int, mask: np.ndarray) -> None:
     expected = distance_transform_edt(~mask) <= radius if mask.any() else mask
     assert np.array_equal(grow(mask, radius), expected)
 
@@ -204,7 +205,7 @@ def test_boundaries_match_within_the_tolerance(
     }
 
 
-def test_the_edges_of_the_image_and_of_what_is_ignored_are_no_boundary() -> None:
+def test_edges_of_the_image_and_of_ignored_pixels_are_no_boundary() -> None:
     mask = np.ones((2, 4), bool)
     mask[:, 3] = False
     counted = np.ones((2, 4), bool)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.imaging.regions.test_separation import blobs
+from tests.builders import draw_touching_discs
 from unet_ray.errors import ImageError
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions import merge as seams
@@ -16,7 +16,7 @@ from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, find_regions
 from unet_ray.imaging.regions.separation import SeparatedMask, separate_touching, unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
-LEASTS = st.builds(RegionFilter, st.integers(1, 6), st.sampled_from([0.0, 0.0, 0.5]))
+FILTERS = st.builds(RegionFilter, st.integers(1, 6), st.sampled_from([0.0, 0.0, 0.5]))
 PATTERNS = (
     "random",
     "sparse",
@@ -62,16 +62,25 @@ def draw_spiral(height: int, width: int) -> NDArray[np.bool_]:
     return mask
 
 
-def merged(
-    separated: Callable[[Box], SeparatedMask], q: NDArray[np.uint8], tile: int, rng: np.random.Generator,
-    least: RegionFilter = ANY, max_regions: int = MAX_REGIONS,
-) -> Regions:  # fmt: skip
-    """Return the regions of an image of q's size from tiles in random order.
+def find_by_tiles(
+    separate: Callable[[Box], SeparatedMask],
+    prob_u8: NDArray[np.uint8],
+    tile: int,
+    rng: np.random.Generator,
+    region_filter: RegionFilter = ANY,
+    max_regions: int = MAX_REGIONS,
+) -> Regions:
+    """Return the regions of an image, found in tiles that come in random order.
 
     Args:
-        separated — gives the tiles.
+        separate: Gives the separated mask of a tile.
+        prob_u8: Probabilities of the whole image, H×W.
+        tile: Side of the tiles, px.
+        rng: Generator of the order.
+        region_filter: Filter of the regions.
+        max_regions: Largest number of regions.
     """
-    height, width = q.shape
+    height, width = prob_u8.shape
     merger = RegionMerger(height, width, max_regions)
     cores = [
         Box(top, left, min(top + tile, height), min(left + tile, width))
@@ -80,26 +89,29 @@ def merged(
     ]
     for index in rng.permutation(len(cores)):
         core = cores[index]
-        part = q[core.top : core.bottom, core.left : core.right]
-        merger.add(find_tile_regions(separated(core), part, core, height, width))
-    return merger.regions(least)
+        part = prob_u8[core.top : core.bottom, core.left : core.right]
+        merger.add(find_tile_regions(separate(core), part, core, height, width))
+    return merger.regions(region_filter)
 
 
 def whole(mask: NDArray[np.bool_]) -> Callable[[Box], SeparatedMask]:
-    """Return what gives tiles of a mask whose objects are its components."""
+    """Return a function that gives tiles of a mask whose objects are its components."""
     return lambda box: unseparated(mask[box.top : box.bottom, box.left : box.right])
 
 
-def grown(
-    mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int
+def grow_from(
+    mask: NDArray[np.bool_], markers: NDArray[np.bool_], steps: int
 ) -> Callable[[Box], SeparatedMask]:
-    """Return what gives tiles of a mask whose objects grow from cores: separated with what they need around them."""
+    """Return a function that gives tiles of a mask whose objects grow from markers.
+
+    A tile is separated with a halo of `steps` pixels, and cut to its core.
+    """
 
     def tile(box: Box) -> SeparatedMask:
         top, left = max(0, box.top - steps), max(0, box.left - steps)
-        wide = np.s_[top : box.bottom + steps, left : box.right + steps]
+        read = np.s_[top : box.bottom + steps, left : box.right + steps]
         inner = slice(box.top - top, box.bottom - top), slice(box.left - left, box.right - left)
-        return separate_touching(mask[wide], core[wide], steps, inner)
+        return separate_touching(mask[read], markers[read], steps, inner)
 
     return tile
 
@@ -118,18 +130,19 @@ def assert_equal(found: Regions, expected: Regions) -> None:
     st.integers(1, 40),
     st.integers(1, 40),
     st.integers(1, 20),
-    LEASTS,
+    FILTERS,
     st.integers(0, 2**32 - 1),
 )
 def test_tiles_give_the_regions_of_the_whole(
-    pattern: str, height: int, width: int, tile: int, least: RegionFilter, seed: int
+    pattern: str, height: int, width: int, tile: int, region_filter: RegionFilter, seed: int
 ) -> None:
-    """Any tile size, tiles in any order: ids, sums, boxes and the bytes of outlines are those of the whole mask."""
+    """Ids, sums, boxes and the bytes of outlines do not depend on the tiles and their order."""
     rng = np.random.default_rng(seed)
     mask = draw(pattern, height, width, rng)
-    q = rng.integers(0, 256, mask.shape, np.uint8)
+    prob_u8 = rng.integers(0, 256, mask.shape, np.uint8)
     assert_equal(
-        merged(whole(mask), q, tile, rng, least), find_regions(unseparated(mask), q, least)
+        find_by_tiles(whole(mask), prob_u8, tile, rng, region_filter),
+        find_regions(unseparated(mask), prob_u8, region_filter),
     )
 
 
@@ -139,46 +152,55 @@ def test_tiles_give_the_regions_of_the_whole(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
     st.integers(1, 20),
     st.integers(0, 6),
-    LEASTS,
+    FILTERS,
     st.integers(0, 2**32 - 1),
 )
-def test_tiles_give_the_objects_of_the_whole(
-    pattern: str, size: tuple[int, int], tile: int, steps: int, least: RegionFilter, seed: int
+def test_tiles_give_the_separated_objects_of_the_whole(
+    pattern: str,
+    size: tuple[int, int],
+    tile: int,
+    steps: int,
+    region_filter: RegionFilter,
+    seed: int,
 ) -> None:
-    """Touching objects as well: cores that lie in one tile and grow into others, leftovers over seams."""
+    """Markers lie in one tile and grow into others, and leftovers cross seams."""
     rng = np.random.default_rng(seed)
     if pattern == "blobs":
-        mask, core = blobs(*size, seed)
+        mask, markers = draw_touching_discs(*size, seed)
     else:
         mask = draw(pattern, *size, rng)
-        core = rng.random(size) < rng.choice([0.02, 0.2, 0.6])
-    q = rng.integers(0, 256, size, np.uint8)
-    expected = find_regions(separate_touching(mask, core, steps), q, least)
-    assert_equal(merged(grown(mask, core, steps), q, tile, rng, least), expected)
-    if least == ANY:
+        markers = rng.random(size) < rng.choice([0.02, 0.2, 0.6])
+    prob_u8 = rng.integers(0, 256, size, np.uint8)
+    expected = find_regions(separate_touching(mask, markers, steps), prob_u8, region_filter)
+    assert_equal(
+        find_by_tiles(grow_from(mask, markers, steps), prob_u8, tile, rng, region_filter), expected
+    )
+    if region_filter == ANY:
         assert expected.area.sum() == mask.sum()
 
 
 @pytest.mark.parametrize("tile", [3, 5, 8, 64])
-def test_too_many_are_an_error_whatever_the_tiles(tile: int) -> None:
+def test_too_many_regions_are_an_error_whatever_the_tiles(tile: int) -> None:
     mask = draw("random", 40, 40, np.random.default_rng(1))
-    q, separated, rng = mask.astype(np.uint8), unseparated(mask), np.random.default_rng(0)
+    prob_u8, separated, rng = mask.astype(np.uint8), unseparated(mask), np.random.default_rng(0)
     count = separated.count
     assert (
-        len(merged(whole(mask), q, tile, rng, ANY, count))
-        == len(find_regions(separated, q, ANY, count))
+        len(find_by_tiles(whole(mask), prob_u8, tile, rng, ANY, count))
+        == len(find_regions(separated, prob_u8, ANY, count))
         == count
     )
     for find in (
-        lambda n: merged(whole(mask), q, tile, rng, ANY, n),
-        lambda n: find_regions(separated, q, ANY, n),
+        lambda n: find_by_tiles(whole(mask), prob_u8, tile, rng, ANY, n),
+        lambda n: find_regions(separated, prob_u8, ANY, n),
     ):
         with pytest.raises(ImageError, match=f"more than {count - 1} regions"):
             find(count - 1)
 
 
-def test_an_outline_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outline_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seams, "_MAX_OUTLINE_BYTES", 2**10)
     mask = draw("comb", 64, 64, np.random.default_rng(0))
     with pytest.raises(ImageError, match="outline takes"):
-        merged(whole(mask), mask.astype(np.uint8), 16, np.random.default_rng(0), RegionFilter(1))
+        find_by_tiles(
+            whole(mask), mask.astype(np.uint8), 16, np.random.default_rng(0), RegionFilter(1)
+        )

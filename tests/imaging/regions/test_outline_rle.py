@@ -12,7 +12,7 @@ from unet_ray.imaging.regions.separation import unseparated
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_each_outline_is_encoded_as_pycocotools_encodes_its_pixels(mask: np.ndarray) -> None:
-    """Byte by byte: holes, parts that touch at corners, runs from the foot of a column to the head of the next."""
+    """Byte by byte, with holes, corners that touch, and runs that go on in the next column."""
     outlines = shapely.from_wkb(
         find_regions(unseparated(mask), np.full(mask.shape, 200, np.uint8)).geometry
     )

@@ -13,18 +13,18 @@ from unet_ray.imaging.regions.separation import separate_touching
 IMAGES = st.integers(1, 12).flatmap(lambda h: st.integers(1, 12).map(lambda w: (h, w)))
 
 
-def outlines_of(labels: np.ndarray) -> np.ndarray:
+def trace_outlines(labels: np.ndarray) -> np.ndarray:
     parts = Parts.of(Runs.of_labels(labels))
     return shapely.from_wkb(outlines_wkb(parts.sides(), parts.label, int(labels.max(initial=0))))
 
 
 @settings(max_examples=200)
 @given(IMAGES.flatmap(lambda shape: arrays(np.int8, shape, elements=st.integers(0, 3))), st.data())
-def test_outlines_and_back(drawn: np.ndarray, data: st.DataObject) -> None:
-    """Labels with holes, several parts, corners that touch; any window."""
+def test_filled_outlines_give_the_labels_back(drawn: np.ndarray, data: st.DataObject) -> None:
+    """Labels have holes, several pieces, corners that touch; windows are any."""
     _, labels = np.unique(drawn, return_inverse=True)
     labels = labels.reshape(drawn.shape) + int(drawn.min() > 0)  # from 1 without gaps, 0 nothing
-    outlines = outlines_of(labels)
+    outlines = trace_outlines(labels)
     height, width = labels.shape
     assert np.array_equal(
         fill_outlines(outlines, np.arange(1, len(outlines) + 1), Box(0, 0, height, width)), labels
@@ -35,17 +35,17 @@ def test_outlines_and_back(drawn: np.ndarray, data: st.DataObject) -> None:
     assert np.array_equal(part, labels[top:bottom, left:right])
 
 
-def test_nothing_fills_nothing() -> None:
+def test_no_outline_fills_no_pixel() -> None:
     assert not fill_outlines(np.array([], object), np.array([]), Box(3, 4, 8, 10)).any()
 
 
-def test_a_hundred_thousand_objects() -> None:
+def test_a_hundred_thousand_outlines_are_filled() -> None:
     mask = np.ones((1000, 900), bool)
-    core = np.zeros_like(mask)
-    core[1::3, 1::3] = True
-    labels = separate_touching(mask, core, 1).labels
-    assert labels.max() == 333 * 300 + 1  # the row that no core reaches is one more
+    markers = np.zeros_like(mask)
+    markers[1::3, 1::3] = True
+    labels = separate_touching(mask, markers, 1).labels
+    assert labels.max() == 333 * 300 + 1  # the row that no marker reaches is one more
     assert np.array_equal(
-        fill_outlines(outlines_of(labels), np.arange(1, labels.max() + 1), Box(0, 0, 1000, 900)),
+        fill_outlines(trace_outlines(labels), np.arange(1, labels.max() + 1), Box(0, 0, 1000, 900)),
         labels,
     )

@@ -12,7 +12,7 @@ masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=1
 
 
 def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
-    """8-connected components in raster order, the slow way."""
+    """Return the 8-connected components in raster order, found the slow way."""
     left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
     found = []
     for start in sorted(left):
@@ -42,22 +42,22 @@ TWO_HOLES_THAT_TOUCH[1, 1] = TWO_HOLES_THAT_TOUCH[2, 2] = False
 @example(~np.eye(5, dtype=bool), ANY)
 @settings(deadline=None, max_examples=300)
 def test_regions_are_the_components_and_outlines_are_exact(
-    mask: np.ndarray, least: RegionFilter
+    mask: np.ndarray, region_filter: RegionFilter
 ) -> None:
-    q = np.random.default_rng(mask.size).integers(0, 256, mask.shape).astype(np.uint8)
+    prob_u8 = np.random.default_rng(mask.size).integers(0, 256, mask.shape).astype(np.uint8)
     expected = [
         region
         for region in flood(mask)
-        if len(region) >= least.area
-        and np.mean([q[pixel] for pixel in region]) >= 255 * least.score
+        if len(region) >= region_filter.area
+        and np.mean([prob_u8[pixel] for pixel in region]) >= 255 * region_filter.score
     ]
-    found = find_regions(unseparated(mask), q, least)
+    found = find_regions(unseparated(mask), prob_u8, region_filter)
     geometry = shapely.from_wkb(found.geometry)
     assert len(found) == len(expected)
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
     for i, region in enumerate(expected):
         ys, xs = np.array(sorted(region)).T
-        values = q[ys, xs].astype(int)
+        values = prob_u8[ys, xs].astype(int)
         assert found.area[i] == len(region) == geometry[i].area
         assert found.sums.prob_u8_sum[i] == values.sum()
         assert found.sums.prob_u8_max[i] == values.max()
@@ -77,7 +77,7 @@ def test_parts_that_touch_at_a_corner_are_one_region_and_a_multipolygon() -> Non
     assert geometry.geom_type == "MultiPolygon"
 
 
-def test_score_is_the_mean_probability() -> None:
+def test_the_score_is_the_mean_probability() -> None:
     found = find_regions(unseparated(np.ones((1, 2), bool)), np.array([[255, 128]], np.uint8))
     assert np.isclose(found.score[0], (255 + 128) / 510)
     assert found.score_max[0] == 1

@@ -25,7 +25,9 @@ def test_the_threshold_of_a_level_is_that_level(level: int) -> None:
 
 
 @pytest.mark.parametrize(("threshold", "level"), [(0.5, 128), (0.2, 51), (1.0, 255), (0.001, 1)])
-def test_threshold_levels(threshold: float, level: int) -> None:
+def test_a_threshold_is_a_level_from_which_pixels_are_foreground(
+    threshold: float, level: int
+) -> None:
     assert threshold_level(threshold) == level
     assert binary_mask(np.array([[level - 1, level]], np.uint8), threshold).tolist() == [
         [False, True]
@@ -37,6 +39,7 @@ def test_metrics_come_from_counts_and_leave_ignored_pixels_out() -> None:
     wanted = np.array([[[1, 0, 1, 0, IGNORED]]], np.uint8)
     none = PixelCounts.of_array(np.zeros((4, 1), np.int64))
     counts = count_pixels(found, wanted)
+    # true positive, false positive, false negative, counted pixels
     assert counts.as_array().ravel().tolist() == [1, 1, 1, 4]
     assert (counts.iou[0], counts.dice[0]) == (1 / 3, 0.5)
     assert np.isnan(none.iou[0])

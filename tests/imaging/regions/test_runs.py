@@ -15,7 +15,7 @@ LABELS = arrays(np.int32, SIZES, elements=st.integers(0, 3))
 
 @settings(deadline=None)
 @given(arrays(bool, SIZES))
-def test_a_mask_becomes_its_components(mask: NDArray[np.bool_]) -> None:
+def test_runs_of_a_mask_are_labelled_by_component(mask: NDArray[np.bool_]) -> None:
     found = Runs.of_mask(mask).image(*mask.shape)
     assert np.array_equal(found, label(mask, connectivity=2))
 
@@ -38,7 +38,7 @@ def test_components_are_numbered_by_their_first_members(
 
 @settings(deadline=None)
 @given(LABELS)
-def test_label_images_come_back(labels: NDArray[np.int32]) -> None:
+def test_runs_give_the_label_image_back(labels: NDArray[np.int32]) -> None:
     runs = Runs.of_labels(labels)
     assert np.array_equal(runs.image(*labels.shape), labels)
     assert np.array_equal(np.lexsort((runs.start, runs.row)), np.arange(len(runs)))
@@ -68,7 +68,7 @@ def test_pairs_are_neighbours_in_the_next_row(labels: NDArray[np.int32], corners
 
 @settings(deadline=None)
 @given(LABELS)
-def test_what_is_uncovered_has_nothing_of_its_label_below(labels: NDArray[np.int32]) -> None:
+def test_uncovered_pixels_have_another_label_below(labels: NDArray[np.int32]) -> None:
     runs = Runs.of_labels(labels)
     upper, lower = runs.pairs(corners=False)
     same = runs.label[upper] == runs.label[lower]
@@ -81,5 +81,5 @@ def test_what_is_uncovered_has_nothing_of_its_label_below(labels: NDArray[np.int
     assert np.array_equal(found, (labels > 0) & (labels != below))
 
 
-def test_the_example_of_ranges() -> None:
+def test_ranges_of_the_docstring_example() -> None:
     assert ranges(np.array([4, 9]), np.array([2, 1])).tolist() == [4, 5, 9]

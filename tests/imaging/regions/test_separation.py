@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import label
 
+from tests.builders import draw_touching_discs
 from unet_ray.imaging.regions.separation import (
     CORE,
     DIRECTIONS,
@@ -13,9 +14,9 @@ from unet_ray.imaging.regions.separation import (
 )
 
 
-def reference(mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int) -> NDArray[np.int64]:
-    """Part a mask pixel by pixel."""
-    labels = label(core & mask, connectivity=2)
+def reference(mask: NDArray[np.bool_], markers: NDArray[np.bool_], steps: int) -> NDArray[np.int64]:
+    """Separate a mask pixel by pixel."""
+    labels = label(markers & mask, connectivity=2)
     for _ in range(steps):
         before = labels.copy()
         for y, x in np.argwhere(mask & (before == 0)):
@@ -31,40 +32,29 @@ def reference(mask: NDArray[np.bool_], core: NDArray[np.bool_], steps: int) -> N
     return np.where(left > 0, left + labels.max(), labels)
 
 
-def blobs(height: int, width: int, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return a mask of touching discs, with bits torn out, and cores of most of them."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    mask, core = np.zeros((2, height, width), bool)
-    for _ in range(int(rng.integers(0, 12))):
-        distance = np.hypot(y - rng.uniform(0, height), x - rng.uniform(0, width))
-        radius = rng.uniform(0.5, 9)
-        mask |= distance < radius
-        core |= distance < rng.uniform(-1, radius)
-    return mask & (rng.random(mask.shape) < rng.choice([1.0, 0.95, 0.6])), core
-
-
 SHAPES = (st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.integers(0, 8))
 
 
 @settings(max_examples=200, deadline=None)
 @given(*SHAPES)
-def test_labels_are_those_of_the_rule(height: int, width: int, seed: int, steps: int) -> None:
-    mask, core = blobs(height, width, seed)
-    found, expected = separate_touching(mask, core, steps), reference(mask, core, steps)
+def test_labels_are_those_of_the_slow_reference(
+    height: int, width: int, seed: int, steps: int
+) -> None:
+    mask, markers = draw_touching_discs(height, width, seed)
+    found, expected = separate_touching(mask, markers, steps), reference(mask, markers, steps)
     pairs = np.unique(np.stack([found.labels[mask], expected[mask]]), axis=1)
-    assert len(set(pairs[0])) == len(set(pairs[1])) == pairs.shape[1]  # one to one
+    assert len(set(pairs[0])) == len(set(pairs[1])) == pairs.shape[1]  # labels map one to one
     assert np.array_equal(found.labels > 0, mask)
-    assert np.array_equal(found.origin == CORE, core & mask)
+    assert np.array_equal(found.origin == CORE, markers & mask)
 
 
 @settings(max_examples=100, deadline=None)
 @given(*SHAPES)
-def test_a_region_is_in_one_piece_and_origins_lead_to_its_core(
+def test_a_region_is_in_one_piece_and_origins_lead_to_its_marker(
     height: int, width: int, seed: int, steps: int
 ) -> None:
-    mask, core = blobs(height, width, seed)
-    found = separate_touching(mask, core, steps)
+    mask, markers = draw_touching_discs(height, width, seed)
+    found = separate_touching(mask, markers, steps)
     for number in np.unique(found.labels[mask]):
         assert label(found.labels == number, connectivity=2).max() == 1
     assert np.array_equal(found.origin == 0, ~mask)
@@ -78,9 +68,9 @@ def test_a_region_is_in_one_piece_and_origins_lead_to_its_core(
         assert found.origin[y, x] == CORE
 
 
-def test_the_example() -> None:
-    mask, core = np.ones((1, 6), bool), np.array([[1, 0, 0, 0, 0, 1]], bool)
-    assert separate_touching(mask, core, 2).labels.tolist() == [[1, 1, 1, 2, 2, 2]]
-    found: SeparatedMask = separate_touching(mask, core, 1)
+def test_the_docstring_example() -> None:
+    mask, markers = np.ones((1, 6), bool), np.array([[1, 0, 0, 0, 0, 1]], bool)
+    assert separate_touching(mask, markers, 2).labels.tolist() == [[1, 1, 1, 2, 2, 2]]
+    found: SeparatedMask = separate_touching(mask, markers, 1)
     assert found.labels.tolist() == [[1, 1, 3, 3, 2, 2]]
     assert found.origin.tolist()[0][2:4] == [LEFTOVER, LEFTOVER]

@@ -1,18 +1,16 @@
-"""Images that are read in windows: their rows are those of the same image read whole."""
+"""Images that are read in windows give the rows of the same image read whole."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from tests.builders import encode_tiff
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
 from unet_ray.image_sources.sources import expand_stacks
@@ -77,7 +75,7 @@ def segment(
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
     for pixels in Decode(archive, CONSTANTS, check_etags=True, block_bytes=2**25)(plan):
-        found += [measure(q) for q in Predict(predictor, large)(pixels)]
+        found += [measure(prob_u8) for prob_u8 in Predict(predictor, large)(pixels)]
     return split_into_tables(pa.concat_tables(found)) | {"told": told}
 
 
@@ -111,14 +109,14 @@ def test_windows_and_whole_images_give_the_same_rows(
     separation: Separation | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Sizes at several phases of the pooling grid, beside small images; read in windows, everything is as before."""
+    """Sizes lie at several phases of the pooling grid; one image is small."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     network = make_network(padding, seed=5, filters=4) if separation else make_network(padding)
     scenes = [
         draw_scene(height, width, rng)[0] for height, width in ((160, 161), (99, 202), (30, 33))
     ]
     if kind == "stack":
-        archive.write("stack.tif", tiff(*scenes))
+        archive.write("stack.tif", encode_tiff(*scenes))
     else:
         for scene in scenes:
             archive.write(f"{len(scene)}.{kind}", encode(scene, kind))
@@ -127,21 +125,21 @@ def test_windows_and_whole_images_give_the_same_rows(
     monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
     windows = segment(archive, network, tile=48, separation=separation)
     assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
-    assert len(windows["masks"]) == 2 * (16 + 15 + 1)
+    assert len(windows["masks"]) == 2 * (16 + 15 + 1)  # two classes; tiles of the three images
     assert sum(done for done, _ in windows["told"]) == sum(of for _, of in windows["told"]) == 31
     rules = {"run": RegionRules({spec.id: ANY for spec in CLASSES}, separation is not None)}
     assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, rules)
 
 
-def test_an_image_that_fails_on_the_way_is_a_row(
+def test_an_image_that_fails_at_any_stage_is_an_error_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     good = encode(draw_scene(100, 120, rng)[0], "png")
     archive.write("cut.png", good[: len(good) // 2])
     archive.write("good.png", good)
-    archive.write("grey.tif", tiff(np.zeros((100, 120), np.uint16)))
-    archive.write("bomb.tif", tiff(np.zeros((2000, 2000, 3), np.uint8), compression="zlib"))
+    archive.write("grey.tif", encode_tiff(np.zeros((100, 120), np.uint16)))
+    archive.write("bomb.tif", encode_tiff(np.zeros((2000, 2000, 3), np.uint8), compression="zlib"))
     monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
     rows = segment(archive, make_network(), tile=64)["images"].to_pylist()
     found = {
@@ -167,10 +165,10 @@ def test_an_image_that_fails_on_the_way_is_a_row(
 
 
 @pytest.mark.parametrize("whole_pixels", [2000, 10**6], ids=["windows", "whole"])
-def test_a_lost_gpu_is_no_fault_of_the_images(
+def test_a_lost_gpu_is_not_the_fault_of_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_pixels: int
 ) -> None:
-    """It is an error of the stage; a memory that is full is one of the image."""
+    """A lost GPU is an error of the stage; a full memory is one of the image."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     archive.write("good.png", encode(draw_scene(100, 120, rng)[0], "png"))
     monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
@@ -187,20 +185,12 @@ def test_a_lost_gpu_is_no_fault_of_the_images(
     assert row["error_type"] == "out_of_memory"
 
 
-def tiff(*pages: NDArray[Any], **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    with tifffile.TiffWriter(buffer) as writer:
-        for page in pages:
-            writer.write(page, photometric="rgb" if page.ndim == 3 else "minisblack", **options)
-    return buffer.getvalue()
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(1, 40))
-def test_a_window_of_masks_is_that_of_the_whole(
+def test_a_window_of_a_mask_is_that_window_of_the_whole_mask(
     top: int, left: int, height: int, width: int
 ) -> None:
-    """Masks in pieces of 32 px, asked for by windows that cross them."""
+    """Masks are stored in pieces of 32 px; windows cross them."""
     rng = np.random.default_rng(0)
     mask = rng.random((110, 110)) < 0.5
     measure = Measure("run", "model", "config", CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))

@@ -20,9 +20,7 @@ from unet_ray.tables.binary_columns import table_with, view_samples
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_listed(
-    root: str, check: bool
-) -> None:
+def test_a_file_that_changed_since_it_was_listed_is_an_error_row(root: str, check: bool) -> None:
     archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
     for name in ("same", "other"):
         archive.write(f"{name}.png", encode(draw_scene(30, 40, rng)[0], "png"))
@@ -37,10 +35,10 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_what_was_liste
     assert found == {"same": (None, 30), "other": ("changed", None) if check else (None, 50)}
 
 
-def test_an_image_costs_one_request_and_waits_beside_others(
+def test_an_image_costs_one_request_and_requests_wait_side_by_side(
     request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Headers of TIFF files and images, etags compared, on a store that takes half a second to answer."""
+    """Headers of TIFF files, and images with their etags, from a store that answers after 0.5 s."""
     bucket, rng = new_bucket(request), np.random.default_rng(0)
     scene = draw_scene(30, 40, rng)[0]
     for index in range(40):
@@ -65,7 +63,9 @@ def test_an_image_costs_one_request_and_waits_beside_others(
 
 
 @given(st.lists(st.none() | arrays(np.uint8, array_shapes(min_side=0, max_side=5)), max_size=20))
-def test_a_table_with_samples_is_what_rows_of_bytes_make(samples: list[np.ndarray | None]) -> None:
+def test_a_table_with_samples_equals_one_made_of_rows_of_bytes(
+    samples: list[np.ndarray | None],
+) -> None:
     rows = [{"image_uri": f"{index}", "pixels": each} for index, each in enumerate(samples)]
     found = table_with(rows, PIXELS, "pixels")
     found.validate(full=True)
@@ -81,7 +81,7 @@ def test_a_table_with_samples_is_what_rows_of_bytes_make(samples: list[np.ndarra
 
 
 def test_a_page_of_a_stack_costs_its_own_bytes(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty pages, in blocks of a bounded size: what is read of the file is the file once, not once a page."""
+    """Forty pages come in blocks of a bounded size; the file is read once, not once per page."""
     archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
     pages = rng.integers(0, 255, (40, 300, 301), np.uint8)
     archive.write("stack.tif", encode(pages, "tif"))

@@ -1,8 +1,11 @@
-"""Encoded images to arrays: the type is decided by content, nothing is guessed and no value is lost.
+"""Decode encoded images to arrays.
 
-Pillow reads the everyday formats; tifffile reads TIFF with its pages, bit depths and planes; imagecodecs reads
-the two formats of which Pillow keeps only 8 bits (16-bit colour PNG, JPEG 2000). Decoders meet damaged files
-with every kind of exception, so each is mapped to one `ImageError` here.
+The format is decided by the content of the file; nothing is guessed and no value is lost.
+
+Pillow reads the everyday formats. tifffile reads TIFF with its pages, bit depths and planes.
+imagecodecs reads the two formats of which Pillow keeps only 8 bits (16-bit colour PNG and
+JPEG 2000). Decoders raise every kind of exception on damaged files, so this module maps each of
+them to one `ImageError`.
 """
 
 from __future__ import annotations
@@ -64,28 +67,35 @@ def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArra
     """Decode an encoded image.
 
     Args:
-        data — the whole of a file that holds one image, or a page of a TIFF stack.
-        max_pixels — largest height × width that is decoded.
+        data: Whole content of a file that holds one image, or a page of a TIFF stack.
+        max_pixels: Largest height × width that is decoded (px).
 
-    Returns: HWC, contiguous, uint8, uint16 or float32, 1 to n channels; upright (EXIF), palettes and CMYK as RGB,
-        samples of fewer than 8 bits scaled to 0..255, a constant alpha channel dropped.
+    Returns:
+        HWC image, contiguous, uint8, uint16 or float32, with 1 to n channels. It is upright (the
+        EXIF orientation is applied), palettes and CMYK become RGB, samples of fewer than 8 bits
+        are scaled to 0..255, and a constant alpha channel is dropped.
 
-    Raises: ImageError — `unreadable`, `too_large` or `unsupported`.
+    Raises:
+        ImageError: `unreadable`, `too_large` or `unsupported`.
     """
     raster = _read(data, max_pixels)
     with mapped_errors():
         image, _ = to_colours(raster)
-    return _upright(check_samples(image), raster.orientation)
+    return _turn_upright(check_samples(image), raster.orientation)
 
 
 def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Decode a mask file to its values: palette indices and grey values as they are, never colours.
 
-    Args: as `decode_image`.
+    Args:
+        data: Whole content of a file that holds one mask, or a page of a TIFF stack.
+        max_pixels: Largest height × width that is decoded (px).
 
-    Returns: HW, an integer type.
+    Returns:
+        HW mask of an integer type.
 
-    Raises: ImageError — as `decode_image`, and `unsupported` for colours and floats.
+    Raises:
+        ImageError: Same as `decode_image`, and `unsupported` for colours and floats.
     """
     raster = _read(data, max_pixels)
     values = raster.samples
@@ -99,15 +109,16 @@ def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> 
         raise ImageError(
             "unsupported", "a mask with colours; save class ids as grey values or palette indices"
         )
-    return _upright(values[:, :, 0], raster.orientation)
+    return _turn_upright(values[:, :, 0], raster.orientation)
 
 
 def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return an HWC image with the channels that a model wants, where that loses nothing.
+    """Return an HWC image with the number of channels that a model needs, if that loses nothing.
 
-    Grey is repeated to RGB; RGB becomes grey only where its channels are equal.
+    Grey is repeated to RGB; RGB becomes grey only if its channels are equal.
 
-    Raises: ImageError — `unsupported`.
+    Raises:
+        ImageError: `unsupported`.
     """
     found = image.shape[2]
     if found == channels:
@@ -144,14 +155,14 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # MPO: a photograph with its thumbnails
             raise ImageError(
-                "unsupported", f"{frames} frames of an animation; save them as single images"
+                "unsupported", f"an animation of {frames} frames; save them as single images"
             )
-        orientation = _exif_orientation(image)
+        orientation = _read_exif_orientation(image)
         if image.format == "JPEG2000":
-            return _from_array(imagecodecs.jpeg2k_decode(data), orientation)
+            return _make_raster(imagecodecs.jpeg2k_decode(data), orientation)
         if image.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
-            return _from_array(imagecodecs.png_decode(data), orientation)
-        if image.format == "PPM" and image.mode == "RGB" and _pnm_maximum(data) > 255:
+            return _make_raster(imagecodecs.png_decode(data), orientation)
+        if image.format == "PPM" and image.mode == "RGB" and _parse_pnm_maximum(data) > 255:
             raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
         image.load()
         if (
@@ -160,16 +171,18 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
             bits = data[24]
             samples = np.asarray(image.convert("L"))[:, :, None] // (255 // (2**bits - 1))
             return Raster(samples, bits=bits, orientation=orientation)
-        return _from_pillow(image, orientation)
+        return _convert_from_pillow(image, orientation)
 
 
-def _from_pillow(image: Image.Image, orientation: int) -> Raster:
+def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
     if image.mode == "1":
         return Raster(
             np.asarray(image)[:, :, None].astype(np.uint8), bits=1, orientation=orientation
         )
     if image.mode == "P":
-        return Raster(np.asarray(image)[:, :, None], _palette_of(image), orientation=orientation)
+        return Raster(
+            np.asarray(image)[:, :, None], _convert_palette(image), orientation=orientation
+        )
     if "transparency" in image.info and image.mode in ("L", "RGB"):
         image = image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
@@ -178,51 +191,57 @@ def _from_pillow(image: Image.Image, orientation: int) -> Raster:
         raise ImageError("unsupported", f"pixel format {image.mode}")
     samples = np.asarray(image)
     if image.mode.startswith("I"):
-        samples = _narrowed(samples)
+        samples = _narrow_to_uint16(samples)
     samples = samples[:, :, None] if samples.ndim == 2 else samples
     bits = samples.dtype.itemsize * 8
     return Raster(samples, has_alpha=image.mode.endswith("A"), bits=bits, orientation=orientation)
 
 
-def _palette_of(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the 256 colours of a palette image: what Pillow makes of each index."""
+def _convert_palette(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the 256 colours of a palette image, as Pillow converts each index."""
     ramp = image.resize((256, 1))
     ramp.info = image.info
     ramp.putdata(range(256))
     return np.asarray(ramp.convert("RGBA" if "transparency" in image.info else "RGB"))[0]
 
 
-def _narrowed(samples: NDArray[Any]) -> NDArray[np.uint16]:
-    """Return 32-bit integers, as Pillow holds 16-bit PNM, as uint16."""
+def _narrow_to_uint16(samples: NDArray[Any]) -> NDArray[np.uint16]:
+    """Convert 32-bit integers, in which Pillow holds 16-bit PNM, to uint16."""
     if samples.size and (samples.min() < 0 or samples.max() > 65535):
         raise ImageError(
-            "unsupported", f"values {samples.min()}..{samples.max()}; 8 and 16 bits are read"
+            "unsupported",
+            f"values {samples.min()}..{samples.max()}; only 8 and 16 bits can be read",
         )
     return samples.astype(np.uint16)
 
 
-def _exif_orientation(image: Image.Image) -> int:
+def _read_exif_orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION_TAG, 1))
     except Exception:  # broken EXIF: viewers show such an image as it is stored
         return 1
 
 
-def _pnm_maximum(data: bytes) -> int:
+def _parse_pnm_maximum(data: bytes) -> int:
     fields = [line.split(b"#")[0] for line in data[:4096].split(b"\n")]
     return int(b" ".join(fields).split()[3])
 
 
-def _from_array(samples: NDArray[Any], orientation: int) -> Raster:
+def _make_raster(samples: NDArray[Any], orientation: int) -> Raster:
     samples = samples[:, :, None] if samples.ndim == 2 else samples
     bits = samples.dtype.itemsize * 8
     return Raster(samples, has_alpha=samples.shape[2] in (2, 4), bits=bits, orientation=orientation)
 
 
 def to_colours(raster: Raster) -> tuple[NDArray[Any], float | None]:
-    """Return the image that a raster stands for, HWC, and its alpha: palette applied, full range, black at zero.
+    """Convert a raster to the image that it stands for.
 
-    Raises: ImageError — alpha that is not the same everywhere, samples that cannot be inverted.
+    Returns:
+        HWC image with the palette applied, samples in their full range and black at zero, and its
+        constant alpha, or None if it has no alpha.
+
+    Raises:
+        ImageError: Alpha is not the same everywhere, or the samples cannot be inverted.
     """
     image = raster.samples
     if raster.palette is not None:
@@ -242,7 +261,8 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], float | None]:
 def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if indices.size and int(indices.max()) >= len(palette):
         raise ImageError(
-            "unreadable", f"palette index {int(indices.max())} of {len(palette)} colours"
+            "unreadable",
+            f"palette index {int(indices.max())}, but the palette has {len(palette)} colours",
         )
     return palette[indices]
 
@@ -254,6 +274,6 @@ def _drop_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], float | None]:
     return image[:, :, :-1], float(alpha.flat[0]) if alpha.size else None
 
 
-def _upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+def _turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     orient = _ORIENT.get(orientation)
     return np.ascontiguousarray(orient(image) if orient else image)

@@ -1,4 +1,4 @@
-"""Files that are read in ranges of bytes, by whatever gives them."""
+"""Files that are read in byte ranges, through a function that fetches the ranges."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from operator import index
 from typing import Any
 
 GAP_BYTES = 2**16
-"""Ranges so close together are read as one."""
+"""Largest gap between two ranges that are read as one (bytes)."""
 _READ_AHEAD = 2**18
 
 Fetch = Callable[[Sequence[tuple[int, int]]], list[bytes]]
-"""Gives ranges of a file, (offset, size) each, side by side where the store is far: so many bytes, fewer at its end."""
+"""Function that returns the bytes of ranges of a file, (offset, size) each.
+
+It fetches the ranges in parallel if the store is remote. Each result has `size` bytes, or fewer at
+the end of the file.
+"""
 
 
 class RangeFile(io.RawIOBase):
-    """A seekable file over ranges, read ahead a little: headers are read in many small pieces.
+    """Seekable file over byte ranges.
+
+    It reads ahead a little, because headers are read in many small pieces.
 
     Args:
-        fetch — gives the bytes.
-        size — of the file (bytes).
-        pieces — what need not be fetched: (offset, bytes) each.
-        read_ahead — bytes that are fetched at once, at least.
+        fetch: Function that returns the bytes of ranges.
+        size: Size of the file (bytes).
+        pieces: Parts of the file that need not be fetched, (offset, bytes) each.
+        read_ahead: Smallest number of bytes that are fetched at once.
     """
 
     def __init__(
@@ -50,19 +56,24 @@ class RangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move, as files do; raise TypeError and ValueError for what is no place in a file."""
+        """Set the position in the file, as files do, and return it (bytes).
+
+        Raises:
+            TypeError: `offset` is not an integer.
+            ValueError: The position lies before the start of the file.
+        """
         at = index(offset) + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         if at < 0:
-            raise ValueError(f"a place before the file's begin: {at}")
+            raise ValueError(f"position before the start of the file: {at}")
         self._at = at
         return at
 
     def tell(self) -> int:
-        """Return where it is (bytes)."""
+        """Return the position in the file (bytes)."""
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return so many bytes, fewer at the end."""
+        """Return `size` bytes (all that are left for None or -1), fewer at the end of the file."""
         left = max(0, self.size - self._at)
         wanted = left if size is None or size < 0 else min(size, left)
         if not wanted:
@@ -78,7 +89,7 @@ class RangeFile(io.RawIOBase):
         return piece
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer and return how far."""
+        """Fill a buffer and return the number of bytes written to it."""
         samples = memoryview(buffer).cast("B")
         piece = self.read(len(samples))
         samples[: len(piece)] = piece
@@ -86,11 +97,15 @@ class RangeFile(io.RawIOBase):
 
 
 class PageFile(RangeFile):
-    """A TIFF file of which one page counts: one of a stack, by rule the first behind a header that points to it.
+    """TIFF file of which only one page is used: a page of a stack.
+
+    It is usually the first page, behind a header that points directly to it.
 
     Args:
-        fetch, size, pieces — as `RangeFile`.
-        index — of the page, as its header counts.
+        fetch: Function that returns the bytes of ranges.
+        size: Size of the file (bytes).
+        pieces: Parts of the file that need not be fetched, (offset, bytes) each.
+        index: Index of the page, counted from the page that the header points to.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a decoder found, before colours are made of it; the limits and the errors that all decoders share."""
+"""Decoded samples before they become colours, and the limits and errors that decoders share."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from unet_ray.errors import ImageError, one_line
 MAX_PIXELS = 2**27
 """Largest image that is decoded whole (px); 134 megapixels."""
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
-"""What Pillow may open: formats whose decoders run no other program and open no other file."""
+"""Formats that Pillow may open: their decoders run no other program and open no other file."""
 ORIENTATION_TAG = 274
 """EXIF and TIFF tag of an image's orientation."""
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Samples as the file holds them, before colours are made of them."""
+    """Samples as the file holds them, before they become colours."""
 
     samples: NDArray[Any]
-    """HWC; palette indices where there is a palette."""
+    """Samples, HWC; palette indices if there is a palette."""
     palette: NDArray[np.uint8] | None = None
-    """(entries, 3 or 4) colours of the indices; the fourth is alpha."""
+    """Colours of the palette indices, (entries, 3 or 4); the fourth value is alpha."""
     has_alpha: bool = False
-    """The last channel is alpha."""
+    """True if the last channel is alpha."""
     bits: int = 8
     """Bits per sample in the file."""
     inverted: bool = False
-    """Zero is white."""
+    """True if zero is white."""
     orientation: int = 1
-    """EXIF and TIFF tag 274."""
+    """Orientation of the image, as EXIF and TIFF tag 274 encode it; 1 is upright."""
 
 
 @contextmanager
 def mapped_errors() -> Iterator[None]:
-    """Map whatever a decoder raises to `ImageError`; decoders of damaged files raise anything."""
+    """Map every exception of a decoder to `ImageError`; damaged files can cause any of them."""
     try:
         yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            "unreadable", f"no image of a known kind ({', '.join(PILLOW_FORMATS)}, TIFF)"
+            "unreadable", f"not an image of a known format ({', '.join(PILLOW_FORMATS)}, TIFF)"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", one_line(error)) from error
@@ -59,20 +59,25 @@ def mapped_errors() -> Iterator[None]:
 
 
 def check_size(height: int, width: int, samples: int, max_pixels: int) -> None:
-    """Raise ImageError for an image with too many pixels (px) or channels."""
+    """Raise ImageError if an image has too many pixels or channels."""
     if height * width > max_pixels:
         raise ImageError(
             "too_large", f"{width}×{height} px; images up to {max_pixels} px are decoded whole"
         )
     if samples > 64:
-        raise ImageError("unsupported", f"{samples} channels; up to 64 are read")
+        raise ImageError("unsupported", f"{samples} channels; at most 64 can be read")
 
 
 def check_samples(image: NDArray[Any]) -> NDArray[Any]:
-    """Return an image whose samples are of a type that is read; raise ImageError for others, and for NaN."""
+    """Return the image itself if its samples are supported.
+
+    Raises:
+        ImageError: The type of the samples is not supported, or they are NaN or infinite.
+    """
     if image.dtype not in (np.uint8, np.uint16, np.float32):
         raise ImageError(
-            "unsupported", f"samples of type {image.dtype}; uint8, uint16 and float32 are read"
+            "unsupported",
+            f"samples of type {image.dtype}; only uint8, uint16 and float32 can be read",
         )
     if image.dtype == np.float32 and not np.isfinite(image).all():
         raise ImageError("unsupported", "the image holds NaN or infinite samples; replace them")

@@ -1,4 +1,4 @@
-"""Windows of PNG and JPEG files, which only decode from the top."""
+"""Windows of PNG and JPEG files, which can only be decoded from the top."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from unet_ray.imaging.geometry import Box
 
 
 class RowWindows(WindowReader):
-    """A PNG or JPEG: decoded from the top, row by row; a window above the last one starts again.
+    """PNG or JPEG that is decoded from the top, row by row.
 
-    Memory: the rows of a window, over the whole width; interlaced PNG and progressive JPEG are held whole by their
-    decoders.
+    Decoding starts again for a window above the previous one. Memory holds the rows of a window
+    over the whole width; interlaced PNG and progressive JPEG are held whole by their decoders.
     """
 
     def __init__(self, fetch: Fetch, size: int, is_png: bool) -> None:
         self._source = fetch, size, is_png
-        self._start_again()
-        image = self._rows_from.image
+        self._restart()
+        image = self._row_source.image
         self.height, self.width = image.height, image.width
         check_large(self.height, self.width, image.bands)
         if (
@@ -34,55 +34,59 @@ class RowWindows(WindowReader):
         ):
             raise ImageError(
                 "unsupported",
-                f"a large {image.interpretation} image of {image.format}; save it as TIFF",
+                f"a large {image.interpretation} image with {image.format} samples; "
+                "save it as TIFF",
             )
         if "orientation" in image.get_fields() and image.get("orientation") != 1:
             raise ImageError(
                 "unsupported",
-                "a large image that is to be turned (EXIF orientation); save it upright",
+                "a large image whose EXIF orientation is not upright; save it upright",
             )
         self._dtype = np.uint8 if image.format == "uchar" else np.uint16
 
-    def _start_again(self) -> None:
-        self._rows_from = _RowSource(*self._source)
+    def _restart(self) -> None:
+        self._row_source = _RowSource(*self._source)
         self._top = 0
         self._rows: list[NDArray[Any]] = []
 
-    def _raster(self, box: Box) -> Raster:
+    def _read_raster(self, box: Box) -> Raster:
         if box.top < self._top:
-            self._start_again()
+            self._restart()
         strips = self._rows
         while self._top + STRIP_ROWS <= box.top:
             if strips:
                 del strips[0]
             else:
-                self._strip(
-                    self._top
-                )  # decoders go on from where they are: rows that nobody wants as well
+                # decoders are sequential: rows that no window needs are decoded as well
+                self._read_strip(self._top)
             self._top += STRIP_ROWS
         while self._top + len(strips) * STRIP_ROWS < box.bottom:
-            strips.append(self._strip(self._top + len(strips) * STRIP_ROWS))
+            strips.append(self._read_strip(self._top + len(strips) * STRIP_ROWS))
         last = -(-(box.bottom - self._top) // STRIP_ROWS)
         columns = [strip[:, box.left : box.right] for strip in strips[:last]]
         samples = np.concatenate(columns)[box.top - self._top : box.bottom - self._top]
         has_alpha = samples.shape[2] in (2, 4)
         return Raster(samples, has_alpha=has_alpha, bits=samples.dtype.itemsize * 8)
 
-    def _strip(self, top: int) -> NDArray[Any]:
+    def _read_strip(self, top: int) -> NDArray[Any]:
         rows = min(STRIP_ROWS, self.height - top)
-        return np.frombuffer(self._rows_from.rows(top, rows), self._dtype).reshape(
+        return np.frombuffer(self._row_source.read_rows(top, rows), self._dtype).reshape(
             rows, self.width, -1
         )
 
 
 class _RowSource:
-    """A PNG or JPEG that libvips decodes from the top; the loaders are named, so that no content chooses another."""
+    """PNG or JPEG that libvips decodes from the top.
+
+    The loader is called by name, so that the content of a file cannot choose another one.
+    """
 
     def __init__(self, fetch: Fetch, size: int, is_png: bool) -> None:
-        import pyvips  # not above: a shared library of 40 MB that only large PNG and JPEG files need
+        # imported here: a shared library of 40 MB that only large PNG and JPEG files need
+        import pyvips
 
         self._file, self._error = RangeFile(fetch, size), None
-        self._source = pyvips.SourceCustom()  # libvips does not keep it: we do
+        self._source = pyvips.SourceCustom()  # libvips keeps no reference to it
         self._source.on_read(self._read)
         self._source.on_seek(self._file.seek)
         load = pyvips.Image.pngload_source if is_png else pyvips.Image.jpegload_source
@@ -92,14 +96,18 @@ class _RowSource:
     def _read(self, size: int) -> bytes:
         try:
             return self._file.read(size)
-        except Exception as error:  # a callback of C code: nobody would hear of it
+        except Exception as error:  # raised in a callback of C code, it would be lost
             self._error = error
             return b""
 
     _error: Exception | None
 
-    def rows(self, top: int, count: int) -> bytes:
-        """Return whole rows; raise what reading the file raised, or libvips' own error."""
+    def read_rows(self, top: int, count: int) -> bytes:
+        """Return the bytes of whole rows.
+
+        Raises:
+            Exception: The error of reading the file if there is one, otherwise that of libvips.
+        """
         try:
             return bytes(self._region.fetch(0, top, self.image.width, count))
         except Exception:

@@ -1,10 +1,11 @@
-"""A reused child process that decodes files which nobody vouches for: what kills it costs one image.
+"""Decoder in a reused child process, for untrusted files: a crash costs one image.
 
-Decoders are C code and archives hold damaged and hostile files. A crash, an endless loop or a file that unfolds into
-all memory ends the child, never the process that asked. Requests and replies are a line of JSON and raw bytes; nothing
-that comes back is executed. The child opens no file: for windows of a large image it asks for ranges of bytes, and who
-started it fetches them. Samples of all but the largest images come back in memory that both share. What the
-child does: `decoder_child.py`.
+Decoders are C code, and archives hold damaged and hostile files. A crash, an endless loop or a
+file that expands to fill all memory ends the child, never the process that started it. Requests
+and replies are a line of JSON and raw bytes; nothing that comes back is executed. The child opens
+no file: for windows of a large image it requests byte ranges, and its parent fetches them. Samples
+of all images but the largest come back in shared memory. `sandbox_child.py` holds the code of the
+child.
 """
 
 from __future__ import annotations
@@ -32,30 +33,32 @@ from unet_ray.imaging.codecs.raster import MAX_PIXELS
 from unet_ray.imaging.geometry import Box
 
 TIME_LIMIT_S = 60.0
-"""For one image: a hundred times what the largest that is decoded whole takes."""
+"""Time limit for one image (s): 100 times what the largest image that is decoded whole takes."""
 _START_LIMIT_S = 60.0
-"""For the child itself, which is no image's time."""
+"""Time limit for the start of the child (s), which does not count as time of an image."""
 MEMORY_LIMIT_BYTES = 4 * 2**30
-"""Address space of the child: 134 megapixels in colour, several times."""
+"""Address space of the child (bytes): several times the size of 134 megapixels in colour."""
 _DTYPES = ("uint8", "uint16", "float32")
 _PIECE = 2**20
-"""Of what goes through pipes at once (bytes)."""
+"""Largest piece that goes through a pipe at once (bytes)."""
 _MOST_RANGES = 2**16
-"""That a child may ask for at once."""
+"""Largest number of ranges that a child may request at once."""
 SHARED_BYTES = 2**25
-"""Images up to this size come back through shared memory: pipes would copy them twice, in pieces."""
+"""Largest image that comes back in shared memory (bytes); pipes would copy it twice, in pieces."""
 
 
-def _nothing(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    raise AssertionError(f"no file is open, yet {ranges} are asked for")
+def _refuse_fetch(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    raise AssertionError(f"no file is open, but the ranges {ranges} are requested")
 
 
 class Decoder:
-    """Decodes one image at a time in a child process, which is started at the first and after each that it dies of.
+    """Decodes one image at a time in a child process.
+
+    The child starts with the first image, and again after each image that ends it.
 
     Args:
-        time_limit_s — for one image.
-        memory_limit_bytes — address space of the child.
+        time_limit_s: Time limit for one image (s).
+        memory_limit_bytes: Address space of the child (bytes).
     """
 
     def __init__(
@@ -65,37 +68,54 @@ class Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._shared: mmap.mmap | None = None
         self._lock = threading.Lock()
-        self._fetch: Fetch = _nothing
+        self._fetch: Fetch = _refuse_fetch
         self._is_open = False
 
     def decode(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-        """Decode an encoded image, as `images.decode_image` does.
+        """Decode an encoded image, as `decode_image` does.
 
-        Raises: ImageError — as `decode_image`, and what a file raises that is read; `unreadable` where the decoder
-            crashed or did not end in time, `too_large` where it needed more memory than it may.
+        Args:
+            data: Whole content of a file that holds one image, or a page of a TIFF stack.
+            max_pixels: Largest height × width that is decoded (px).
+
+        Returns:
+            Same as `decode_image`.
+
+        Raises:
+            ImageError: Same as `decode_image`, or the error of reading the file; `unreadable` if
+                the decoder crashed or exceeded the time limit, `too_large` if it exceeded the
+                memory limit.
         """
         request = {"do": "decode", "max_pixels": max_pixels}
         if isinstance(data, PageFile):
-            return _samples(*self._asked(request | _described(data), _pieces_of(data), data.fetch))
-        return _samples(*self._asked(request, data))
+            return _make_array(
+                *self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
+            )
+        return _make_array(*self._request(request, data))
 
     def open(self, file: RangeFile) -> tuple[int, int]:
-        """Open a large image for windows, in place of the one that was open, and return its height and width (px).
+        """Open a large image for windows, in place of the one that was open.
 
-        Raises: ImageError — as `decode`.
+        Returns:
+            Height and width of the image (px).
+
+        Raises:
+            ImageError: Same as `decode`.
         """
         self._fetch = file.fetch
-        reply, _ = self._asked({"do": "open"} | _described(file), _pieces_of(file), file.fetch)
+        reply, _ = self._request(
+            {"do": "open"} | _describe_file(file), _join_pieces(file), file.fetch
+        )
         self._is_open = True
         return int(reply["height"]), int(reply["width"])
 
     def window(self, box: Box) -> NDArray[Any]:
-        """Return a window of the open image; raise ImageError as `decode`."""
+        """Return a window (HWC) of the open image; raise ImageError as `decode` does."""
         request = {"do": "window", "box": [box.top, box.left, box.bottom, box.right]}
-        return _samples(*self._asked(request, fetch=self._fetch))
+        return _make_array(*self._request(request, fetch=self._fetch))
 
-    def _asked(
-        self, request: dict[str, Any], data: bytes = b"", fetch: Fetch = _nothing
+    def _request(
+        self, request: dict[str, Any], data: bytes = b"", fetch: Fetch = _refuse_fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         with self._lock:
             child = self._running()
@@ -117,11 +137,11 @@ class Decoder:
                 why = signal.Signals(-ended).name if ended < 0 else f"exit code {ended}"
                 raise ImageError("unreadable", f"the decoder crashed ({why})") from None
             except BaseException:
-                self.close()  # a reply half read would be taken for the next one's
+                self.close()  # a half-read reply would be taken for the next one
                 raise
 
     def close(self) -> None:
-        """End the child; the next image starts another."""
+        """End the child; the next image starts a new one."""
         child, shared, self._child, self._shared = self._child, self._shared, None, None
         if shared is not None:
             shared.close()
@@ -136,28 +156,35 @@ class Decoder:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self.close()
-            shared = _sealed_memory()
+            shared = _create_sealed_memory()
             self._shared = mmap.mmap(shared, SHARED_BYTES)
             settings = self._time_limit_s, self._memory_limit_bytes, shared
             self._is_open = False
             self._child = subprocess.Popen(
                 [sys.executable, "-m", f"{__name__}_child", *map(str, settings)],
-                # not the predictor's memory settings: what they hold ready would count against the child's limit
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, pass_fds=(shared,),
-                env={name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "MALLOC_CONF")},
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                pass_fds=(shared,),
+                # without the predictor's memory settings: the memory that its allocator reserves
+                # would count against the child's limit
+                env={
+                    name: value
+                    for name, value in os.environ.items()
+                    if name not in ("LD_PRELOAD", "MALLOC_CONF")
+                },
+            )
             os.close(shared)
             for pipe in (self._child.stdin, self._child.stdout):
-                with contextlib.suppress(
-                    OSError
-                ):  # as large as is allowed: pixels take fewer turns
+                # pipes as large as the system allows, so that pixels take fewer turns
+                with contextlib.suppress(OSError):
                     fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
             try:
-                self._read(
-                    self._child, time.monotonic() + _START_LIMIT_S
-                )  # it says when it is ready
+                # the child's first reply says that it is ready
+                self._read(self._child, time.monotonic() + _START_LIMIT_S)
             except TimeoutError:
-                self.close()  # what it says later would be taken for the reply to an image
+                self.close()  # a late reply would be taken for the reply to an image
                 raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
             except BaseException:
                 self.close()
@@ -168,16 +195,15 @@ class Decoder:
         self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, fetch: Fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         deadline = time.monotonic() + self._time_limit_s
-        _send(
-            child, json.dumps(request).encode() + b"\n", data
-        )  # the child reads all of it before it decodes
+        # the child reads the whole request before it decodes
+        _send(child, json.dumps(request).encode() + b"\n", data)
         while True:
             reply, samples = self._read(child, deadline)
             if "error_type" in reply:
                 raise ImageError(str(reply["error_type"]), str(reply["message"]))
             if "fetch" not in reply:
                 return reply, samples
-            ranges = _ranges_of(reply["fetch"])
+            ranges = _parse_ranges(reply["fetch"])
             size = sum(length for _, length in ranges)
             if size > self._memory_limit_bytes:
                 self.close()
@@ -186,7 +212,7 @@ class Decoder:
             try:
                 pieces = fetch(ranges)
             except BaseException:
-                self.close()  # the child waits for bytes that will not come
+                self.close()  # the child would wait for bytes that never come
                 raise
             deadline += time.monotonic() - started  # the store's time is not the decoder's
             _send(child, json.dumps({"sizes": [*map(len, pieces)]}).encode() + b"\n", *pieces)
@@ -196,7 +222,9 @@ class Decoder:
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         """Return the child's next reply: its line and the bytes that follow.
 
-        Raises: TimeoutError — not there by the deadline; EOFError — the child ended, or wrote something else.
+        Raises:
+            TimeoutError: The reply was not complete by the deadline.
+            EOFError: The child ended, or wrote something that is not a reply.
         """
         assert child.stdout is not None
         pipe, received = child.stdout.fileno(), bytearray()
@@ -217,7 +245,7 @@ class Decoder:
             raise EOFError from error
         if is_shared:
             assert self._shared is not None
-            return reply, self._shared[:size]  # a copy: the next image takes its place
+            return reply, self._shared[:size]  # a copy, since the next image overwrites it
         samples = bytearray(size)
         samples[: len(rest)] = rest
         filled = len(rest)
@@ -230,8 +258,11 @@ class Decoder:
         return reply, samples
 
 
-def _sealed_memory() -> int:
-    """Return the file descriptor of memory whose size nobody can change: reading beyond its end would kill."""
+def _create_sealed_memory() -> int:
+    """Return the file descriptor of shared memory whose size is sealed.
+
+    If the child could shrink it, reading beyond its end would kill this process.
+    """
     memory = os.memfd_create("samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, SHARED_BYTES)
     fcntl.fcntl(
@@ -240,8 +271,8 @@ def _sealed_memory() -> int:
     return memory
 
 
-def _described(file: RangeFile) -> dict[str, Any]:
-    """Return what the child is told of a file; the bytes of its pieces follow the request."""
+def _describe_file(file: RangeFile) -> dict[str, Any]:
+    """Describe a file for a request; the bytes of its pieces follow the request."""
     held = [(start, len(piece)) for start, piece in file.pieces]
     return {
         "file_size": file.size,
@@ -250,16 +281,16 @@ def _described(file: RangeFile) -> dict[str, Any]:
     }
 
 
-def _pieces_of(file: RangeFile) -> bytes:
+def _join_pieces(file: RangeFile) -> bytes:
     return b"".join(piece for _, piece in file.pieces)
 
 
-def _samples(reply: dict[str, Any], samples: bytes | bytearray) -> NDArray[Any]:
+def _make_array(reply: dict[str, Any], samples: bytes | bytearray) -> NDArray[Any]:
     return np.frombuffer(samples, reply["dtype"]).reshape(reply["shape"])
 
 
-def _ranges_of(asked: Any) -> list[tuple[int, int]]:
-    """Return the ranges that a child asks for; raise EOFError where it asks for what no decoder of ours would."""
+def _parse_ranges(asked: Any) -> list[tuple[int, int]]:
+    """Return the ranges that a child requests; raise EOFError if no decoder would request them."""
     try:
         ranges = [(int(offset), int(size)) for offset, size in asked]
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What the child process of `decoder.Decoder` does: it decodes what it is asked for, within its limits."""
+"""Child process of `sandbox.Decoder`: it decodes the requested images within its limits."""
 
 from __future__ import annotations
 
@@ -30,17 +30,25 @@ def serve(
     memory_limit_bytes: int,
     shared: mmap.mmap,
 ) -> None:
-    """Decode what is asked for until there are no more requests."""
+    """Answer requests until there are no more.
+
+    Args:
+        requests: Stream of requests, a line of JSON and raw bytes each.
+        replies: Stream of replies, of the same form.
+        time_limit_s: Time limit for one image (s).
+        memory_limit_bytes: Limit of the address space of this process (bytes).
+        shared: Shared memory for the samples of all images but the largest.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    served = _Served(requests, replies, time_limit_s, shared)
+    server = _ImageServer(requests, replies, time_limit_s, shared)
     _reply(replies, {"ready": True})
     for line in requests:
         request = json.loads(line)
         data = requests.read(request["size"])
-        served.set_alarm()
+        server.set_alarm()
         try:
-            served.answer(request, data)
+            server.answer(request, data)
         except (ImageError, MemoryError) as error:
             if isinstance(error, MemoryError) or error.error_type == "out_of_memory":
                 error = ImageError(
@@ -53,8 +61,8 @@ def serve(
             signal.alarm(0)
 
 
-class _Served:
-    """An image at a time, and windows of the one that is open."""
+class _ImageServer:
+    """Decodes one image at a time, and windows of the image that is open."""
 
     def __init__(
         self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float, shared: mmap.mmap
@@ -68,21 +76,24 @@ class _Served:
         self._windows: WindowReader | None = None
 
     def set_alarm(self) -> None:
-        """End this process where a request takes too long: who asked may be dead, and nobody else would."""
+        """Make the system end this process if a request takes too long.
+
+        The parent normally ends it, but may be dead.
+        """
         signal.alarm(int(self._time_limit_s) + 2)
 
     def answer(self, request: dict[str, Any], data: bytes) -> None:
-        """Do what a request asks for, and reply; raise ImageError, or whatever a decoder raises."""
+        """Carry out a request and reply; raise ImageError, or any exception of a decoder."""
         if request["do"] == "open":
             self._windows = None
-            self._windows = open_windows(self._file(request, data))
+            self._windows = open_windows(self._make_file(request, data))
             _reply(self._replies, {"height": self._windows.height, "width": self._windows.width})
             return
         if request["do"] == "window":
             assert self._windows is not None
             image = np.ascontiguousarray(self._windows.read(Box(*request["box"])))
         else:
-            source = cast(PageFile, self._file(request, data)) if "held" in request else data
+            source = cast(PageFile, self._make_file(request, data)) if "held" in request else data
             image = decode_image(source, request["max_pixels"])
         samples, is_shared = image.data.cast("B"), image.nbytes <= SHARED_BYTES
         if is_shared:
@@ -93,8 +104,8 @@ class _Served:
             samples,
         )
 
-    def _file(self, request: dict[str, Any], data: bytes) -> RangeFile:
-        """Return the file that a request describes; the bytes of its pieces came with it."""
+    def _make_file(self, request: dict[str, Any], data: bytes) -> RangeFile:
+        """Return the file that a request describes; `data` holds the bytes of its pieces."""
         ends = accumulate(size for _, size in request["held"])
         pieces = [
             (start, data[end - size : end])
@@ -105,9 +116,8 @@ class _Served:
         return PageFile(self._fetch, request["file_size"], pieces, request["index"])
 
     def _fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        signal.alarm(
-            0
-        )  # the store's time is not the decoder's; who fetches is alive, or the pipe ends
+        # the store's time is not the decoder's; if the parent that fetches dies, the pipe ends
+        signal.alarm(0)
         _reply(self._replies, {"fetch": ranges})
         found = json.loads(self._requests.readline())
         pieces = [self._requests.read(size) for size in found["sizes"]]
@@ -122,7 +132,7 @@ def _reply(replies: BinaryIO, line: dict[str, Any], samples: memoryview | bytes 
 
 
 def main() -> None:
-    """Serve the process that started this one; what decoders print goes nowhere."""
+    """Serve the process that started this one; output that decoders print is discarded."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     time_limit_s, memory_limit_bytes, shared = sys.argv[1:]

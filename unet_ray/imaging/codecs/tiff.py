@@ -1,4 +1,7 @@
-"""TIFF: its pages, bit depths, planes, palettes; damaged and looping files end in one error."""
+"""TIFF decoding: pages, bit depths, planes and palettes.
+
+Damaged files and files whose directories form a loop end in one error.
+"""
 
 from __future__ import annotations
 
@@ -22,49 +25,63 @@ from unet_ray.imaging.codecs.raster import ORIENTATION_TAG, Raster, check_size, 
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PAGES = 2**16
-"""Most pages of one TIFF stack."""
+"""Largest number of pages of one TIFF stack."""
 _VALUE_BYTES = 2**20
-"""Largest value of a tag that is read with its page: no decoder needs a longer one."""
+"""Largest value of a tag that is read with its page (bytes); no decoder needs a longer one."""
 _MOST_RANGES = 16
-"""Of a page: one that has more is fetched piece by piece while it is decoded."""
+"""Largest number of ranges of a page. A page that has more is fetched piecewise while decoding."""
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs each bad tag; we raise one error
+# tifffile logs each bad tag; this module raises one error instead
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class PagePlace:
-    """Where a page of a stack lies in its file: what reads it needs nothing of the other pages."""
+    """Place of a page in the file of its stack, which is enough to read it without other pages."""
 
     header: bytes
-    """Of the TIFF file that a reader is shown: 8 bytes, or 16; it points to the page's directory."""
+    """TIFF header that the reader is shown, 8 or 16 bytes; it points to the page's directory."""
     index: int
-    """Of the page behind that header: 0, or more where tifffile reads pages by what the first one says of the file."""
+    """Index of the page behind that header.
+
+    It is more than 0 only if tifffile needs the first page, which describes the whole file, to
+    read the others.
+    """
     file_size: int
-    """Bytes."""
+    """Size of the file (bytes)."""
     size: int
-    """Of its stored samples (bytes)."""
+    """Size of the stored samples of the page (bytes)."""
     ranges: tuple[tuple[int, int], ...]
-    """(offset, size) of what holds its directory and its samples; none where they lie scattered over the file."""
+    """Ranges that hold the page's directory and samples, (offset, size) each.
+
+    There are none if they are scattered over the file.
+    """
 
 
 def find_pages(file: BinaryIO | RangeFile) -> list[PagePlace]:
-    """Return the pages of an open TIFF that are images: pyramid levels, thumbnails and masks are not.
+    """Return the places of all pages of an open TIFF that are images.
 
-    Raises: ImageError — `unreadable`, `too_large`.
+    Pyramid levels, thumbnails and masks are not counted as images.
+
+    Raises:
+        ImageError: `unreadable` or `too_large`.
     """
     with mapped_errors(), _open_tiff(file) as tiff:
-        return [_place_of(page, end, tiff) for page, end in _image_pages(tiff)]
+        return [_locate_page(page, end, tiff) for page, end in _iterate_image_pages(tiff)]
 
 
-def _place_of(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> PagePlace:
-    """Return where a page lies; what a damaged directory says is left out, reading the page will tell."""
+def _locate_page(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> PagePlace:
+    """Return the place of a page.
+
+    Impossible ranges of a damaged directory are left out; reading the page raises the error.
+    """
     magic, file_size = b"II" if tiff.byteorder == "<" else b"MM", tiff.filehandle.size
     kind, fields = ("2sHHHQ", (43, 8, 0)) if tiff.is_bigtiff else ("2sHI", (42,))
     is_marked = tiff.is_lsm or tiff.is_indica or tiff.is_vista or tiff.is_philips or tiff.is_eer
     first = tiff.pages.first.offset if is_marked else page.offset
-    samples = _inside(zip(page.dataoffsets, page.databytecounts, strict=False), file_size)
-    values = _inside(((tag.valueoffset, tag.valuebytecount) for tag in page.tags), file_size)
-    ranges = _joined(
+    samples = _filter_valid(zip(page.dataoffsets, page.databytecounts, strict=False), file_size)
+    values = _filter_valid(((tag.valueoffset, tag.valuebytecount) for tag in page.tags), file_size)
+    ranges = _join_ranges(
         [(page.offset, end - page.offset), *(v for v in values if v[1] <= _VALUE_BYTES), *samples]
     )
     return PagePlace(
@@ -76,8 +93,11 @@ def _place_of(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> Pag
     )
 
 
-def _inside(ranges: Iterable[tuple[Any, Any]], file_size: int) -> list[tuple[int, int]]:
-    """Return the ranges, (offset, size), that lie in the file and are not empty; their numbers may be of any type."""
+def _filter_valid(ranges: Iterable[tuple[Any, Any]], file_size: int) -> list[tuple[int, int]]:
+    """Return the ranges, (offset, size), that are not empty and lie in the file.
+
+    Numbers in the input may be of any type; ranges whose numbers are not integers are left out.
+    """
     whole = (
         (int(at), int(size))
         for at, size in ranges
@@ -86,8 +106,8 @@ def _inside(ranges: Iterable[tuple[Any, Any]], file_size: int) -> list[tuple[int
     return [(at, size) for at, size in whole if at > 0 and size > 0 and at + size <= file_size]
 
 
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges with those as one that lie close together."""
+def _join_ranges(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join ranges, (offset, size) each, that lie close together."""
     joined: list[tuple[int, int]] = []
     for start, size in sorted(ranges):
         first, length = joined[-1] if joined else (start, 0)
@@ -99,30 +119,36 @@ def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _open_tiff(file: Any) -> tifffile.TiffFile:
-    # False: else it takes later pages of these for copies of the first, without reading their directories
+    # is_scanimage=False: otherwise tifffile takes later pages of ScanImage files for copies of the
+    # first one, without reading their directories
     return tifffile.TiffFile(file, is_scanimage=False)
 
 
-def _image_pages(tiff: tifffile.TiffFile) -> Iterator[tuple[tifffile.TiffPage, int]]:
-    """Yield the pages that are images, and where their directories end: no pyramid levels, thumbnails, masks."""
-    for index, (offset, end) in enumerate(_directories(tiff)):
+def _iterate_image_pages(tiff: tifffile.TiffFile) -> Iterator[tuple[tifffile.TiffPage, int]]:
+    """Yield each page that is an image, and the end of its directory (bytes).
+
+    Pyramid levels, thumbnails and masks are skipped.
+    """
+    for index, (offset, end) in enumerate(_iterate_directories(tiff)):
         tiff.filehandle.seek(offset)
         page = tifffile.TiffPage(tiff, index=index)
         if not page.is_reduced and not page.is_mask:
             yield page, end
 
 
-def _directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
-    """Yield where directories begin and end, up to where their chain loops: tifffile would follow it for ever."""
+def _iterate_directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
+    """Yield the begin and end of each directory (bytes).
+
+    Iteration ends where the chain of directories loops; tifffile would follow the loop for ever.
+    """
     file, kind = tiff.filehandle, tiff.tiff
-    at, seen = kind.offsetsize, set[int]()  # 4, or 8 of a BigTIFF
+    at, seen = kind.offsetsize, set[int]()  # 4, or 8 in a BigTIFF
     while True:
         file.seek(at)
         found = file.read(kind.offsetsize)
         offset = int.from_bytes(found, "little" if tiff.byteorder == "<" else "big")
-        if (
-            len(found) < kind.offsetsize or not offset or offset in seen
-        ):  # the end of a file ends the chain
+        # the end of the file ends the chain too
+        if len(found) < kind.offsetsize or not offset or offset in seen:
             return
         if len(seen) == MAX_PAGES:
             raise ImageError("too_large", f"more than {MAX_PAGES} pages; split the stack")
@@ -134,9 +160,10 @@ def _directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
 
 
 def read_tiff(file: BinaryIO | PageFile, max_pixels: int) -> Raster:
-    """Read the one image of a TIFF, or the page of a stack that a PageFile is.
+    """Read the single image of a TIFF, or the page of a stack that a `PageFile` stands for.
 
-    Raises: ImageError — as `open_page`; `too_large`, `unsupported`.
+    Raises:
+        ImageError: Same as `open_page`, and `too_large` or `unsupported`.
     """
     page = open_page(file)
     check_size(page.imagelength, page.imagewidth, page.samplesperpixel, max_pixels)
@@ -146,20 +173,24 @@ def read_tiff(file: BinaryIO | PageFile, max_pixels: int) -> Raster:
 
 
 def open_page(file: BinaryIO | PageFile) -> Any:
-    """Return the one image of a TIFF, or the page of a stack that a PageFile is, as a `tifffile.TiffPage`.
+    """Open the single image of a TIFF, or the page of a stack that a `PageFile` stands for.
 
-    Raises: ImageError — `changed` for a stack; `unsupported` for a volume, and for images without a directory.
+    Returns:
+        The page as a `tifffile.TiffPage`.
+
+    Raises:
+        ImageError: `changed` for a stack; `unsupported` for a volume and for images without a
+            directory.
     """
     tiff = _open_tiff(file)
     if isinstance(file, PageFile):
         page: Any = tiff.pages[file.index]
     else:
-        pages = [page for page, _ in _image_pages(tiff)] or [
-            tiff.pages[0]
-        ]  # all: what planning met is met again
+        # all pages, so that errors are the same as those of planning
+        pages = [page for page, _ in _iterate_image_pages(tiff)] or [tiff.pages[0]]
         if len(pages) > 1:
             message = (
-                f"a stack of {len(pages)} pages, listed as one image; the next run takes its pages"
+                f"a stack of {len(pages)} pages, listed as one image; the next run reads its pages"
             )
             raise ImageError("changed", message)
         page = pages[0]
@@ -170,8 +201,11 @@ def open_page(file: BinaryIO | PageFile) -> Any:
 
 
 def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
-    """Raise ImageError for a file that says that more images follow its only page, which no directory names."""
-    images = _images_said(tiff, page)
+    """Raise ImageError if images without a directory follow the only page of a file.
+
+    Such images are known only from the description in the file.
+    """
+    images = _count_stated_images(tiff, page)
     if (
         images > 1
         and page.is_contiguous
@@ -179,12 +213,12 @@ def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
     ):
         raise ImageError(
             "unsupported",
-            f"{images} images of which only the first has a directory; save each as a page",
+            f"{images} images of which only the first has a directory; save each image as a page",
         )
 
 
-def _images_said(tiff: tifffile.TiffFile, page: Any) -> int:
-    """Return how many images a file's own description speaks of; descriptions may hold anything."""
+def _count_stated_images(tiff: tifffile.TiffFile, page: Any) -> int:
+    """Return the number of images that the file's own description states; it may hold anything."""
     try:
         if page.is_imagej:
             return int((tiff.imagej_metadata or {}).get("images", 1))
@@ -198,9 +232,14 @@ def _images_said(tiff: tifffile.TiffFile, page: Any) -> int:
 
 
 def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
-    """Return samples of a page, HWC, all of them or a window, as what they stand for.
+    """Combine samples of a page with the tags that say what the samples mean.
 
-    Raises: ImageError — colours that are not known.
+    Args:
+        page: `tifffile.TiffPage` that the samples come from.
+        samples: All samples of the page or a window of them, HWC.
+
+    Raises:
+        ImageError: `unsupported` colours.
     """
     samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
     if samples.dtype.kind == "f" and samples.dtype.itemsize != 4:

@@ -1,4 +1,4 @@
-"""Windows of TIFF files: the tiles or strips that a window meets."""
+"""Windows of TIFF files, read from the tiles or strips that a window overlaps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from unet_ray.imaging.geometry import Box
 _SEGMENT_BYTES = 2**28
 """Largest tile or strip of a TIFF that is decoded (bytes)."""
 _CACHE_BYTES = 2**28
-"""Decoded tiles and strips that are kept for the next window."""
+"""Largest size of the decoded tiles and strips that are kept for the next window (bytes)."""
 
 
 class TiffWindows(WindowReader):
-    """A page of a TIFF: the tiles or strips that a window meets are fetched and decoded."""
+    """Page of a TIFF; only the tiles or strips that a window overlaps are fetched and decoded."""
 
     def __init__(self, file: RangeFile) -> None:
         self._fetch = file.fetch
@@ -35,22 +35,25 @@ class TiffWindows(WindowReader):
         if int(found.tags.valueof(ORIENTATION_TAG, 1)) != 1:
             raise ImageError(
                 "unsupported",
-                "a large image that is to be turned (orientation tag); save it upright",
+                "a large image whose orientation tag is not upright; save it upright",
             )
         self._planes = found.samplesperpixel if int(found.planarconfig) == 2 else 1
         self._channels = 1 if self._planes > 1 else found.samplesperpixel
-        self._rows, self._columns = self._grid()
+        self._rows, self._columns = self._find_grid()
         self._across = -(-self.width // self._columns)
         self._down = -(-self.height // self._rows)
         segments = self._across * self._down * self._planes
         if not self._is_plain and len(found.dataoffsets) < segments:
             raise ImageError(
                 "unreadable",
-                f"{len(found.dataoffsets)} tiles or strips where {segments} are needed",
+                f"{len(found.dataoffsets)} tiles or strips, but the image needs {segments}",
             )
 
-    def _grid(self) -> tuple[int, int]:
-        """Return rows and columns of a tile or strip; strips of plain samples are cut to thin ones."""
+    def _find_grid(self) -> tuple[int, int]:
+        """Return the rows and columns of a tile or strip.
+
+        Strips of plain samples (uncompressed, contiguous) are cut into thinner ones.
+        """
         page = self._page
         sample = np.dtype(page.dtype).itemsize if page.dtype is not None else 1
         self._is_plain = False
@@ -67,11 +70,13 @@ class TiffWindows(WindowReader):
                 self._is_plain, rows = True, STRIP_ROWS
         if rows < 1 or columns < 1 or rows * columns * self._channels * sample > _SEGMENT_BYTES:
             raise ImageError(
-                "too_large", f"TIFF tiles or strips of {columns}×{rows} px; save it in smaller ones"
+                "too_large",
+                f"TIFF tiles or strips of {columns}×{rows} px, more than {_SEGMENT_BYTES} bytes "
+                "each; save the image with smaller ones",
             )
         return rows, columns
 
-    def _raster(self, box: Box) -> Raster:
+    def _read_raster(self, box: Box) -> Raster:
         samples = np.zeros((box.height, box.width, self._channels * self._planes), self._page.dtype)
         wanted = [
             (plane, row, column)
@@ -79,9 +84,9 @@ class TiffWindows(WindowReader):
             for row in range(box.top // self._rows, -(-box.bottom // self._rows))
             for column in range(box.left // self._columns, -(-box.right // self._columns))
         ]
-        for (plane, row, column), segment in zip(wanted, self._segments(wanted), strict=True):
+        for (plane, row, column), segment in zip(wanted, self._load_segments(wanted), strict=True):
             if segment is None:
-                continue  # a tile that was never written: zeros, as TIFF readers give them
+                continue  # a tile that was never written stays zero, as in other TIFF readers
             top, left = row * self._rows, column * self._columns
             low, high = max(top, box.top), min(top + segment.shape[0], box.bottom)
             first, last = max(left, box.left), min(left + segment.shape[1], box.right)
@@ -91,12 +96,14 @@ class TiffWindows(WindowReader):
             ] = segment[low - top : high - top, first - left : last - left]
         return raster_of_page(self._page, samples)
 
-    def _segments(self, wanted: Sequence[tuple[int, int, int]]) -> list[NDArray[Any] | None]:
+    def _load_segments(self, wanted: Sequence[tuple[int, int, int]]) -> list[NDArray[Any] | None]:
         missing = [place for place in wanted if place not in self._cache]
         for place, data in zip(
-            missing, self._fetched([self._range(*place) for place in missing]), strict=True
+            missing,
+            self._fetch_ranges([self._find_range(*place) for place in missing]),
+            strict=True,
         ):
-            self._cache[place] = self._decoded(place, data)
+            self._cache[place] = self._decode_segment(place, data)
         found = [self._cache[place] for place in wanted]
         for place in wanted:
             self._cache.move_to_end(place)
@@ -106,26 +113,29 @@ class TiffWindows(WindowReader):
             held -= 0 if oldest is None else oldest.nbytes
         return found
 
-    def _range(self, plane: int, row: int, column: int) -> tuple[int, int]:
-        """Return where the bytes of a tile or strip lie: (offset, size)."""
+    def _find_range(self, plane: int, row: int, column: int) -> tuple[int, int]:
+        """Return the range of a tile or strip in the file: (offset, size)."""
         page = self._page
         if self._is_plain:
             row_bytes = self.width * self._channels * np.dtype(page.dtype).itemsize
             first = page.dataoffsets[0] + (plane * self.height + row * self._rows) * row_bytes
             return first, min(self._rows, self.height - row * self._rows) * row_bytes
-        index = self._index(plane, row, column)
+        index = self._segment_index(plane, row, column)
         offset, size = int(page.dataoffsets[index]), int(page.databytecounts[index])
         if size > 2 * _SEGMENT_BYTES:
             raise ImageError("unreadable", f"a tile or strip of {size} bytes")
         return offset, size if offset else 0
 
-    def _index(self, plane: int, row: int, column: int) -> int:
+    def _segment_index(self, plane: int, row: int, column: int) -> int:
         return (plane * self._down + row) * self._across + column
 
-    def _fetched(self, ranges: list[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of ranges; those that lie close together are read in one piece, pieces side by side."""
+    def _fetch_ranges(self, ranges: list[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of each range.
+
+        Ranges that lie close together are read in one piece, and pieces are read in parallel.
+        """
         data: list[bytes] = [b""] * len(ranges)
-        for pieces in _together(_pieces_of(ranges)):
+        for pieces in _group_pieces(_join_ranges(ranges)):
             for piece, found in zip(
                 pieces, self._fetch([(p.start, p.size) for p in pieces]), strict=True
             ):
@@ -136,7 +146,7 @@ class TiffWindows(WindowReader):
                     )
         return data
 
-    def _decoded(self, place: tuple[int, int, int], data: bytes) -> NDArray[Any] | None:
+    def _decode_segment(self, place: tuple[int, int, int], data: bytes) -> NDArray[Any] | None:
         page = self._page
         if self._is_plain:
             kind = np.dtype(page.parent.byteorder + page.dtype.char)
@@ -148,7 +158,9 @@ class TiffWindows(WindowReader):
             )
         if not data:
             return None
-        segment, _, shape = page.decode(data, self._index(*place), jpegtables=page.jpegtables)
+        segment, _, shape = page.decode(
+            data, self._segment_index(*place), jpegtables=page.jpegtables
+        )
         if segment is None:
             return None
         return np.asarray(segment).reshape(segment.shape[-3:])[: shape[1], : shape[2]]
@@ -156,20 +168,20 @@ class TiffWindows(WindowReader):
 
 @dataclass
 class _Piece:
-    """Ranges that are read as one."""
+    """Piece of a file that covers several ranges and is read at once."""
 
     start: int
     stop: int
     members: list[int]
-    """Indices of the ranges."""
+    """Indices of the ranges that the piece covers."""
 
     @property
     def size(self) -> int:
         return self.stop - self.start
 
 
-def _pieces_of(ranges: list[tuple[int, int]]) -> list[_Piece]:
-    """Join ranges, (offset, size) each, that lie close together; empty ones are in none."""
+def _join_ranges(ranges: list[tuple[int, int]]) -> list[_Piece]:
+    """Join ranges, (offset, size) each, that lie close together; skip empty ranges."""
     pieces: list[_Piece] = []
     for index in sorted(range(len(ranges)), key=lambda index: ranges[index]):
         offset, size = ranges[index]
@@ -186,8 +198,8 @@ def _pieces_of(ranges: list[tuple[int, int]]) -> list[_Piece]:
     return pieces
 
 
-def _together(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Yield pieces that are fetched at once: no more bytes than one may have."""
+def _group_pieces(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    """Yield groups of pieces that are fetched at once, each within the size limit of one piece."""
     group: list[_Piece] = []
     for piece in pieces:
         if group and sum(other.size for other in group) + piece.size > _SEGMENT_BYTES:

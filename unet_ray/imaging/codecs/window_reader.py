@@ -1,4 +1,4 @@
-"""What every reader of windows does, and its limits."""
+"""Base class of all readers of windows, and their limits."""
 
 from __future__ import annotations
 
@@ -13,42 +13,48 @@ from unet_ray.imaging.codecs.raster import Raster, check_samples, mapped_errors
 from unet_ray.imaging.geometry import Box
 
 MAX_PIXELS = 2**34
-"""Largest image (px): 17 gigapixels, 131,072 squared."""
+"""Largest image that is read in windows (px): 17 gigapixels, 131,072 squared."""
 STRIP_ROWS = 64
-"""Rows that are read together where a format has no pieces of its own."""
+"""Rows that are read together if a format has no tiles or strips of its own."""
 
 
 class WindowReader(ABC):
-    """An open image: its size, and any window of it."""
+    """Open image that gives its size and any window of it."""
 
     height: int
-    """Pixels."""
+    """Height of the image (px)."""
     width: int
-    """Pixels."""
+    """Width of the image (px)."""
 
     def read(self, box: Box) -> NDArray[Any]:
-        """Return a window, HWC, as `images.decode_image` gives it; the box lies inside the image.
+        """Return a window (HWC), with samples as `decode_image` returns them.
 
-        Raises: ImageError — as `decode_image`.
+        Args:
+            box: Window, which lies inside the image.
+
+        Raises:
+            ImageError: Same as `decode_image`.
         """
         with mapped_errors():
-            window, alpha = to_colours(self._raster(box))
+            window, alpha = to_colours(self._read_raster(box))
         if self._alpha not in (None, alpha):
             raise ImageError("unsupported", "transparency that varies over the image; flatten it")
         self._alpha = alpha
         return check_samples(window)
 
     _alpha: float | None = None
-    """Of the windows so far."""
+    """Alpha of the windows that were read so far; None if there was none."""
 
     @abstractmethod
-    def _raster(self, box: Box) -> Raster:
+    def _read_raster(self, box: Box) -> Raster:
         """Return the samples of a window as the file holds them."""
 
 
 def check_large(height: int, width: int, channels: int) -> None:
-    """Raise ImageError for an image that is too large even for windows."""
+    """Raise ImageError if an image is too large even for windows."""
     if height * width > MAX_PIXELS:
-        raise ImageError("too_large", f"{width}×{height} px; images up to {MAX_PIXELS} px are read")
+        raise ImageError(
+            "too_large", f"{width}×{height} px; images up to {MAX_PIXELS} px can be read"
+        )
     if channels > 64:
-        raise ImageError("unsupported", f"{channels} channels; up to 64 are read")
+        raise ImageError("unsupported", f"{channels} channels; at most 64 can be read")

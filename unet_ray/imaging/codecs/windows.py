@@ -1,7 +1,8 @@
-"""Windows of images that are never decoded whole: TIFF by its tiles and strips, PNG and JPEG row by row.
+"""Windows of images that are never decoded whole.
 
-What holds for small images holds here: the same colours, the same errors. Files are read in ranges, by whatever gives
-them; nothing of a file makes a library open another one.
+TIFF is read by its tiles and strips, PNG and JPEG row by row. Colours and errors are the same as
+for small images. Files are read in byte ranges, through a function that fetches them; no content
+of a file can make a library open another file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.geometry import Box
 
 WHOLE_PIXELS = 2**25
-"""Largest image that is decoded whole (px): 34 megapixels. Larger ones are read in windows, where their format can."""
+"""Largest image that is decoded whole (px): 34 megapixels.
+
+Larger images are read in windows if their format allows it.
+"""
 WHOLE_BYTES = 2**28
 """Largest file that is read whole (bytes)."""
 
@@ -29,7 +33,8 @@ WHOLE_BYTES = 2**28
 def open_windows(file: RangeFile) -> WindowReader:
     """Open the image of a file for windows.
 
-    Raises: ImageError — `unreadable`, `too_large` or `unsupported`.
+    Raises:
+        ImageError: `unreadable`, `too_large` or `unsupported`.
     """
     with mapped_errors():
         magic = file.read(8)
@@ -44,20 +49,22 @@ def open_windows(file: RangeFile) -> WindowReader:
 
 
 class _WholeImage(WindowReader):
-    """A format that cannot be read in pieces: decoded whole, up to the limits of small images."""
+    """Image of a format that cannot be read in pieces; it is decoded whole, if it is small."""
 
     def __init__(self, fetch: Fetch, size: int) -> None:
         if size > WHOLE_BYTES:
             raise ImageError(
                 "too_large",
-                f"a file of {size} bytes that is no TIFF, PNG or JPEG; {WHOLE_BYTES} at most",
+                f"a file of {size} bytes that is not a TIFF, PNG or JPEG; other formats may have "
+                f"at most {WHOLE_BYTES} bytes",
             )
         (data,) = fetch([(0, size)])
         self._image = decode_image(data)
         self.height, self.width = self._image.shape[:2]
 
     def read(self, box: Box) -> NDArray[Any]:
+        """Return a window (HWC) of the decoded image."""
         return self._image[box.top : box.bottom, box.left : box.right]
 
-    def _raster(self, box: Box) -> Raster:
+    def _read_raster(self, box: Box) -> Raster:
         raise NotImplementedError

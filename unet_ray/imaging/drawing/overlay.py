@@ -21,9 +21,11 @@ COLOURS = (
 """Class colours that colour-blind people can tell apart (Okabe and Ito 2008)."""
 
 GREY = (128, 128, 128)
+"""Colour of ignored pixels."""
 FILL_SHARE = 0.4
+"""Share of the class colour in the filling of masks."""
 _LIGHT = 70
-"""Of 255: how much of its colour a region is filled with in an overlay."""
+"""Opacity, of 255, of the filling of regions in an overlay."""
 _DIM_RANGE = 128
 _CUT_PERCENT = 0.5
 
@@ -36,11 +38,11 @@ def class_colour(index: int) -> tuple[int, int, int]:
 
 
 def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
-    """Draw regions over their image: filled lightly, outlined, each class id with a colour of its own.
+    """Draw regions over their image: lightly filled and outlined, with a colour per class id.
 
     Args:
-        image_hwc — as decoded; other types than uint8 are stretched to it.
-        regions — rows of the regions table that belong to the image.
+        image_hwc: Image as decoded; other types than uint8 are stretched to it.
+        regions: Rows of the regions table that belong to the image.
     """
     picture = Image.fromarray(to_displayable(image_hwc))
     draw = ImageDraw.Draw(picture)
@@ -48,9 +50,8 @@ def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
         colour = class_colour(row["class_id"] - 1)
         for polygon in shapely.get_parts(shapely.from_wkb(row["geometry"])):
             left, top, right, bottom = map(int, polygon.bounds)
-            stencil = Image.new(
-                "L", (right - left + 1, bottom - top + 1)
-            )  # what lies in a hole is not touched
+            # Pixels in a hole stay as they are.
+            stencil = Image.new("L", (right - left + 1, bottom - top + 1))
             for ring, light in (
                 (polygon.exterior, _LIGHT),
                 *((hole, 0) for hole in polygon.interiors),
@@ -64,6 +65,10 @@ def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
 
 
 def to_displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an image as RGB, HWC uint8, its samples stretched unless they are uint8.
+
+    Images with other than 1 or 3 channels show their first channel.
+    """
     image = image_hwc if image_hwc.shape[2] in (1, 3) else image_hwc[:, :, :1]
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
@@ -89,9 +94,10 @@ def contact_sheet(pictures: list[Image.Image], columns: int, gap_px: int = 8) ->
 
 
 def stretch_contrast(image: NDArray[Any]) -> NDArray[Any]:
-    """Return samples over the range of uint8, unless they are uint8 that use much of it already.
+    """Stretch samples to the range of uint8, unless they are uint8 and use much of it already.
 
-    The extreme half per cent is cut off: one hot pixel of a 16-bit image would leave the rest black.
+    The extreme half per cent at either end is cut off: one hot pixel of a 16-bit image would leave
+    the rest black.
     """
     low, high = np.percentile(image, (_CUT_PERCENT, 100 - _CUT_PERCENT))
     if image.dtype == np.uint8 and not 0 < high - low < _DIM_RANGE:

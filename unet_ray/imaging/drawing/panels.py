@@ -1,4 +1,4 @@
-"""Panels small enough to look at: images, masks, comparisons of truth and prediction."""
+"""Panels small enough to look at: images, masks, and comparisons of truth and prediction."""
 
 from __future__ import annotations
 
@@ -24,34 +24,38 @@ from unet_ray.imaging.drawing.overlay import (
 from unet_ray.imaging.labels.targets import IGNORED
 
 PANEL_PX = 512
-"""Longest side of a panel."""
+"""Longest side of a panel (px)."""
 
-_LEAST_TITLE_PX = 400
+_MIN_TITLE_PX = 400
 _SMALL_PX = 384
-"""Panels are enlarged by a whole factor up to this longest side."""
+"""Longest side up to which panels are enlarged, by a whole factor (px)."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A labelled image and what was predicted for it."""
+    """A labelled image and its prediction."""
 
     name: str
     dice: float
-    """Mean over its classes; NaN: undefined."""
+    """Mean Dice over the image's classes; NaN: undefined."""
     image_hwc: NDArray[Any]
-    """uint8, uint16 or float32; of other than 1 or 3 channels the first is shown."""
+    """Image, uint8, uint16 or float32; with other than 1 or 3 channels, the first is shown."""
     targets_khw: NDArray[np.uint8]
-    """0, 1, or IGNORED."""
+    """Targets: 0, 1, or IGNORED."""
     masks_khw: NDArray[np.bool_]
     class_names: tuple[str, ...]
 
 
 def draw_comparison(rows: Iterable[Comparison], title: str = "Worst validation images") -> bytes:
-    """Return a PNG with a row per image: the image, the truth over it, the prediction over it.
+    """Draw a row per image: the image, the truth over it, the prediction over it.
 
     Args:
-        rows — one or more, of the same classes; taken one by one, so a generator keeps one large image in memory.
-        title — above all rows.
+        rows: One or more comparisons with the same classes. They are taken one by one, so a
+            generator keeps only one large image in memory.
+        title: Heading above all rows.
+
+    Returns:
+        The picture as a PNG.
     """
     pictures, names, some_ignored = [], tuple[str, ...](), False
     for row in rows:
@@ -89,15 +93,18 @@ def _comparison_row(row: Comparison) -> Image.Image:
     panels = panels.crop((8, 8, panels.width, panels.height))  # flush with the heading
     dice = "undefined" if np.isnan(row.dice) else f"{row.dice:.3f}"
     heading = text_line(
-        [(row.name, None), (f"mean Dice {dice}", None)], max(panels.width, _LEAST_TITLE_PX), 15
+        [(row.name, None), (f"mean Dice {dice}", None)], max(panels.width, _MIN_TITLE_PX), 15
     )
     return contact_sheet([heading, panels], 1, gap_px=0)
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:
-    """Return the height and width at which an image is shown: at most PANEL_PX a side, small ones enlarged.
+    """Return the height and width at which an image is shown.
 
-    Example: 1024 × 2048 → 256 × 512; 64 × 48 → 384 × 288; 400 × 300 as it is.
+    Sides are at most PANEL_PX; small images are enlarged.
+
+    Example:
+        1024 × 2048 → 256 × 512; 64 × 48 → 384 × 288; 400 × 300 stays as it is.
     """
     longest = max(height, width)
     if longest > PANEL_PX:
@@ -107,24 +114,29 @@ def panel_size(height: int, width: int) -> tuple[int, int]:
 
 
 def image_panel(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return an image as a panel (`panel_size`), uint8 RGB: shrunk first, then brightened where it would look black.
+    """Return an image as a panel (`panel_size`), uint8 RGB.
+
+    It is shrunk first, then brightened if it would look black.
 
     Args:
-        image_hwc — uint8, uint16 or float32; of other than 1 or 3 channels the first is shown.
+        image_hwc: Image, uint8, uint16 or float32; with other than 1 or 3 channels, the first is
+            shown.
     """
     height, width = panel_size(*image_hwc.shape[:2])
-    step = max(
-        1, max(image_hwc.shape[:2]) // (2 * PANEL_PX)
-    )  # a large image is never converted as a whole
+    # A large image is thinned out first, so that it is never converted as a whole.
+    step = max(1, max(image_hwc.shape[:2]) // (2 * PANEL_PX))
     picture = Image.fromarray(to_displayable(stretch_contrast(image_hwc[::step, ::step])))
     kind = Image.Resampling.NEAREST if picture.width < width else Image.Resampling.BOX
     return np.asarray(picture.resize((width, height), kind))
 
 
 def mask_panel(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask as a panel (`panel_size`): a pixel is set if any that it stands for is, so thin objects stay.
+    """Return a mask as a panel (`panel_size`).
 
-    Example: 1 row of 1024 pixels with only the last set → 512 pixels with only the last set.
+    A pixel of the panel is set if any of the pixels that it stands for is, so thin objects stay.
+
+    Example:
+        1 row of 1024 pixels with only the last set → 512 pixels with only the last set.
     """
     height, width = panel_size(*mask_hw.shape)
     if max(mask_hw.shape) <= PANEL_PX:
@@ -139,17 +151,24 @@ def mask_panel(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _starts(size: int, panel: int) -> NDArray[np.intp]:
-    """Return where the pixels of a panel start in the image: 5 to 2 → 0, 2."""
+    """Return the positions in the image at which the pixels of a panel start.
+
+    Example:
+        5 pixels to 2 → 0, 2.
+    """
     return np.arange(panel) * size // panel
 
 
 def paint_masks(panel: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
-    """Return an RGB panel with masks over it, one colour per class: filled lightly, full colour at their edges."""
+    """Return an RGB panel with masks painted over it, one colour per class.
+
+    Masks are filled lightly, and have their full colour at their edges.
+    """
     painted = panel.astype(np.float32)
     for index, mask in enumerate(masks):
         colour = np.array(class_colour(index), np.float32)
         painted[mask] += (colour - painted[mask]) * FILL_SHARE
-        painted[_edge_of(mask)] = colour
+        painted[_find_edge(mask)] = colour
     return painted.round().astype(np.uint8)
 
 
@@ -165,15 +184,20 @@ def hatch(panel: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8
 def text_line(
     parts: Sequence[tuple[str, tuple[int, int, int] | None]], width_px: int, size_px: int
 ) -> Image.Image:
-    """Write parts in lines of at most a width, each after a square of its colour if it has one.
+    """Write parts into lines of limited width, each after a square of its colour if it has one.
 
-    A part longer than a line loses its middle.
+    A part that is longer than a line loses its middle.
+
+    Args:
+        parts: Text of each part, and its colour; None: no square.
+        width_px: Largest width of a line (px).
+        size_px: Size of the font (px).
     """
     font, line_px, pad_px = _font(size_px), round(size_px * 1.6), size_px
     places, left, top = [], 0, 0
     for text, colour in parts:
         indent_px = round(size_px * 1.4) if colour else 0
-        text = _fitted(text, font, width_px - indent_px)
+        text = _shorten(text, font, width_px - indent_px)
         needed_px = indent_px + round(font.getlength(text))
         if left and left + needed_px > width_px:
             left, top = 0, top + line_px
@@ -191,10 +215,10 @@ def text_line(
     return picture
 
 
-def _edge_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels of a mask that have a neighbour outside of it; the border of the image is no edge."""
-    around = np.pad(mask, 1, mode="edge")
-    inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+def _find_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of a mask with a neighbour outside it; the image's border is no edge."""
+    padded = np.pad(mask, 1, mode="edge")
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     edge: NDArray[np.bool_] = mask & ~inside
     return edge
 
@@ -209,8 +233,8 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
     )
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
-    """Return a text without as much of its middle as does not fit."""
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
+    """Drop the middle of a text that is wider than `width_px`."""
     kept = len(text)
     shown = text
     while kept > 2 and font.getlength(shown) > width_px:

@@ -1,0 +1,1 @@
+"""Meaning of mask values: classes, training targets, crops, markers and border weights."""

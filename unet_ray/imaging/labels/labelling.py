@@ -1,4 +1,4 @@
-"""What the values of mask files mean: classes, kinds of masks, and the targets that a network learns."""
+"""Meaning of mask values: classes, kinds of masks, and the targets that a network learns."""
 
 from __future__ import annotations
 
@@ -17,72 +17,82 @@ from unet_ray.imaging.regions.components import label_image
 
 _DEFAULT_IGNORED = 255
 _MANY_IDS = 20
-"""More distinct values than this are object ids, not classes, where nothing else tells."""
+"""Largest number of values that may be classes; more are object ids, if nothing else decides."""
 _MANY_BETWEEN = 8
-"""As many values between two others come from interpolation, where they hold few pixels: nobody numbers classes so."""
+"""Smallest number of values between two others that is taken for interpolation.
+
+The values must also hold few pixels. Classes are not numbered like that.
+"""
 _BETWEEN_SHARE = 0.1
-"""A larger share of pixels between the two values of a mask is more than its edges."""
+"""Largest share of the pixels that anti-aliased edges between the two values of a mask may have."""
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """How mask values become targets."""
+    """Mapping of mask values to targets."""
 
     kind: MaskKind
     classes: tuple[ClassSpec, ...]
     background: int = 0
-    """Value of pixels of no class."""
+    """Value of pixels that belong to no class."""
     ignored: int | None = None
     """Value of pixels that are not counted."""
     foreground: int = 1
-    """Of the kinds `binary` and `folders`: the smallest value that counts as the class. Where the background lies at
-    or above it, the values below it count instead."""
+    """Smallest value that counts as the class, for the kinds `binary` and `folders`.
+
+    If the background value is equal to it or larger, the values below it count instead.
+    """
 
     def targets(self, masks: list[NDArray[Any]]) -> NDArray[np.uint8]:
-        """Return the targets of one image, (classes, H, W): 1 the class, 0 not, IGNORED not counted.
+        """Return the targets of one image.
 
         Args:
-            masks — HW label images: one, or for `folders` one per class.
+            masks: HW label images; one, or one per class for the kind `folders`.
+
+        Returns:
+            uint8, (classes, H, W): 1 in the class, 0 outside, IGNORED for pixels not counted.
         """
         planes = np.stack(
-            [self._holds(masks, index).astype(np.uint8) for index in range(len(self.classes))]
+            [
+                self._select_pixels(masks, index).astype(np.uint8)
+                for index in range(len(self.classes))
+            ]
         )
         if self.ignored is not None:
             planes[:, masks[0] == self.ignored] = IGNORED
         return planes
 
     def class_mask(self, masks: list[NDArray[Any]], index: int) -> NDArray[np.bool_]:
-        """Return where the target of one class is 1, (H, W).
+        """Return a mask (HW) that is True where the target of one class is 1.
 
         Args:
-            masks — as for `targets`.
-            index — of the class among `classes`.
+            masks: HW label images; one, or one per class for the kind `folders`.
+            index: Index of the class in `classes`.
         """
-        found = self._holds(masks, index)
+        found = self._select_pixels(masks, index)
         return found if self.ignored is None else found & (masks[0] != self.ignored)
 
     def is_held(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> bool:
-        """Tell whether an image holds a class, from the (value, pixels) of each of its masks."""
+        """Tell whether an image holds a class, from the (value, pixels) pairs of each mask."""
         masks = [np.array([value for value, _ in found], np.int64) for found in values]
         return bool(self.class_mask(masks, index).any())
 
     def objects(self, masks: list[NDArray[Any]], index: int) -> NDArray[Any]:
-        """Return the objects of one class as a label image (HW, 0 background).
+        """Return the objects of one class as a label image (HW, 0 for background).
 
-        They are the ids of masks of the kind `instances`, however many parts an id has; of other masks the 8-connected
-        components.
+        In masks of the kind `instances`, each id is one object, even if it has several parts. In
+        other masks the objects are the 8-connected components.
         """
         mask = self.class_mask(masks, index)
         if self.kind != "instances":
             return label_image(mask)
         ids = masks[0]
-        if (
-            self.background != 0
-        ):  # then 0 is the id of an object; the background's value is free for it
+        if self.background != 0:
+            # 0 is the id of an object here, which takes the unused value of the background
             ids = np.where(ids == 0, self.background, ids.astype(np.int64))
         return np.where(mask, ids, 0)
 
-    def _holds(self, masks: list[NDArray[Any]], index: int) -> NDArray[np.bool_]:
+    def _select_pixels(self, masks: list[NDArray[Any]], index: int) -> NDArray[np.bool_]:
         mask = masks[index] if self.kind == "folders" else masks[0]
         if self.kind == "classes":
             return mask == self.classes[index].id
@@ -100,31 +110,38 @@ def find_labelling(
     background: int,
     ignored: int | None,
 ) -> Labelling:
-    """Decide what a set's mask values mean, from all of them, and check that each is accounted for.
+    """Decide what the mask values of a set mean, and check that each value has a meaning.
 
     Args:
-        values — of the whole set.
-        classes — as named by the user; may be empty.
-        kind — as given by the user, or None: to be inferred.
-        background, ignored — `--background-value`, `--ignore-value`.
+        values: Mask values of the whole set.
+        classes: Classes that the user named; may be empty.
+        kind: Kind of masks that the user gave, or None to infer it.
+        background: Value of `--background-value`.
+        ignored: Value of `--ignore-value`.
 
-    Raises: InputError — ambiguous kinds, values beyond the classes, masks without any class.
+    Raises:
+        InputError: The kind is ambiguous, values do not belong to the classes, or the masks hold
+            no class at all.
     """
     kind = kind or _infer_kind(values, classes, background, ignored)
     if kind == "classes" and not classes:
-        raise InputError("masks of classes need --classes (for instance --classes leaf,symptom)")
+        raise InputError(
+            "masks of the kind classes need --classes (for instance --classes leaf,symptom)"
+        )
     if kind != "classes" and kind != "folders" and len(classes) > 1:
-        raise InputError(f"masks of the kind {kind} hold one class, --classes names {len(classes)}")
+        raise InputError(
+            f"masks of the kind {kind} hold one class, but --classes names {len(classes)}"
+        )
     classes = classes or (ClassSpec(1, "object"),)
     if kind in ("classes", "instances") and background == ignored:
         raise InputError(
             f"--background-value {background} is also the --ignore-value; give --ignore-value none"
         )
     if kind == "binary":
-        return Labelling(kind, classes, background, None, _binary_foreground(values, ignored))
+        return Labelling(kind, classes, background, None, _find_binary_foreground(values, ignored))
     if kind == "folders":
         return Labelling(
-            kind, classes, background, None, _folders_foreground(values, background, ignored)
+            kind, classes, background, None, _find_folders_foreground(values, background, ignored)
         )
     if kind == "instances":
         # an id that happens to be the default --ignore-value is an object like any other
@@ -151,33 +168,37 @@ def _infer_kind(
         raise InputError(values.nothing_to_learn)
     if _has_soft_edges(values):
         raise InputError(
-            f"the masks look two-valued with anti-aliased edges: {values.show_between()} ({len(values.between)} "
-            f"values); give --mask-kind binary to count values from {values.midpoint} as the class, or threshold the "
-            "files; --mask-kind instances if they are ids of objects"
+            f"the masks look two-valued with anti-aliased edges: {values.show_between()} "
+            f"({len(values.between)} values); give --mask-kind binary to count values from "
+            f"{values.midpoint} as the class, or threshold the files; give --mask-kind instances "
+            "if the values are ids of objects"
         )
     if len(labels) > _MANY_IDS and _is_dense(values, ignored):
         return "instances"
-    raise InputError(_ambiguous(values, labels, ignored))
+    raise InputError(_describe_ambiguity(values, labels, ignored))
 
 
-def _ambiguous(values: MaskValues, labels: set[int], ignored: int | None) -> str:
+def _describe_ambiguity(values: MaskValues, labels: set[int], ignored: int | None) -> str:
     found = sorted(values.pixels)
     flag = ",".join(f"NAME={v}" for v in sorted(labels)[:_MANY_IDS]) + (
         ",…" if len(labels) > _MANY_IDS else ""
     )
     uncounted = f" ({ignored} is the --ignore-value, not counted)" if ignored in found else ""
     return (
-        f"the masks hold {len(found)} values ({_list(found)}), which may be classes or objects: give --classes {flag} "
-        f"for classes{uncounted}, or --mask-kind instances for one id per object, or --mask-kind binary for two-valued "
-        "masks with soft edges"
+        f"the masks hold {len(found)} values ({_format_values(found)}), which may be classes or "
+        f"objects: give --classes {flag} for classes{uncounted}, or --mask-kind instances for one "
+        "id per object, or --mask-kind binary for two-valued masks with soft edges"
     )
 
 
 def _has_soft_edges(values: MaskValues) -> bool:
-    """Tell whether a set looks two-valued but for anti-aliased edges: many values between, few pixels of each."""
+    """Tell whether masks look two-valued with anti-aliased edges.
+
+    Such masks hold many values between the two, and few pixels of each.
+    """
     if len(values.between) < _MANY_BETWEEN or values.share(values.between) > _BETWEEN_SHARE:
         return False
-    # of objects' ids the highest is as rare as any
+    # among ids of objects, the highest is as rare as any other
     return 2 * _most_between(values) < values.pixels[max(values.pixels)]
 
 
@@ -186,49 +207,56 @@ def _most_between(values: MaskValues) -> int:
 
 
 def _is_dense(values: MaskValues, ignored: int | None) -> bool:
-    """Tell whether the values run through 1..n with few gaps, as object ids do (anti-aliased edges end at 255)."""
+    """Tell whether the values run through 1..n with few gaps, as ids of objects do.
+
+    Values above 255 are always ids, because anti-aliased edges end at 255.
+    """
     top = max(values.pixels)
     return top > 255 or (top != ignored and len(values.pixels) > 0.9 * top)
 
 
-def _binary_foreground(values: MaskValues, ignored: int | None) -> int:
+def _find_binary_foreground(values: MaskValues, ignored: int | None) -> int:
     if len(values.pixels) == 1:
         raise InputError(values.nothing_to_learn)
     if len(values.pixels) == 3 and ignored in values.pixels:
         label = max(set(values.pixels) - {ignored})
         raise InputError(
-            f"binary masks hold two values, these 3: {values.show(values.pixels)}; where {ignored} is not to be "
-            f"counted give --mask-kind classes --classes NAME={label}, else --ignore-value none"
+            f"binary masks hold two values, but these hold 3: {values.show(values.pixels)}; if "
+            f"{ignored} marks pixels that are not counted, give --mask-kind classes "
+            f"--classes NAME={label}, otherwise --ignore-value none"
         )
     _check_soft_edges(
         values,
-        f"binary masks hold two values, these {len(values.pixels)}",
+        f"binary masks hold two values, but these hold {len(values.pixels)}",
         "choose another --mask-kind",
     )
     return values.midpoint
 
 
-def _folders_foreground(values: MaskValues, background: int, ignored: int | None) -> int:
-    """Return the smallest value of the class; masks of 0/1 and of 0/255 may lie side by side."""
+def _find_folders_foreground(values: MaskValues, background: int, ignored: int | None) -> int:
+    """Return the smallest value of the class; a set may mix masks of 0/1 and of 0/255."""
     labels = set(values.pixels) - {background}
     if not labels:
         raise InputError(
-            f"the masks in class folders hold no class, {values.nothing_to_learn} and --background-value"
+            f"the masks in class folders hold no class, {values.nothing_to_learn} and "
+            "--background-value"
         )
     if values.most_distinct > 2:
-        what = f"masks in class folders hold two values, one of them holds {values.most_distinct}"
+        what = (
+            f"masks in class folders hold two values, but one of them holds {values.most_distinct}"
+        )
         if len(values.pixels) == 3 and ignored in values.pixels:
             raise InputError(
                 f"{what}: {values.show(values.pixels)}; threshold them, or give --ignore-value none"
             )
-        _check_soft_edges(values, what, "mend them")
+        _check_soft_edges(values, what, "correct them")
         return values.midpoint
     if len(values.pixels) == 2:
         return values.midpoint
     if min(labels) < background < max(labels):
         raise InputError(
-            f"the masks in class folders hold {values.show(values.pixels)}, their background ({background}) neither "
-            "below nor above the others; check --background-value"
+            f"the masks in class folders hold {values.show(values.pixels)}, but their background "
+            f"({background}) is neither below nor above the others; check --background-value"
         )
     return min(labels) if background < min(labels) else background
 
@@ -237,13 +265,15 @@ def _check_soft_edges(values: MaskValues, what: str, otherwise: str) -> None:
     share = values.share(values.between)
     if share > _BETWEEN_SHARE:
         raise InputError(
-            f"{what}: {values.show(values.pixels)}; {percent(share)} of the pixels lie between the lowest and the "
-            f"highest, too many for anti-aliased edges (at most {_BETWEEN_SHARE:.0%}); threshold them, or {otherwise}"
+            f"{what}: {values.show(values.pixels)}; {percent(share)} of the pixels lie between the "
+            f"lowest and the highest, too many for anti-aliased edges (at most "
+            f"{_BETWEEN_SHARE:.0%}); threshold them, or {otherwise}"
         )
     if _most_between(values) > values.pixels[max(values.pixels)]:
         raise InputError(
-            f"{what}: {values.show(values.pixels)}; a value between holds more pixels than the highest, "
-            f"{max(values.pixels)}, which does not look like anti-aliased edges; threshold them, or {otherwise}"
+            f"{what}: {values.show(values.pixels)}; a value between holds more pixels than the "
+            f"highest, {max(values.pixels)}, which does not look like anti-aliased edges; "
+            f"threshold them, or {otherwise}"
         )
 
 
@@ -259,8 +289,9 @@ def _check_class_values(
     beyond = sorted(set(values.pixels) - ids - {background, ignored})
     if beyond:
         raise InputError(
-            f"mask values beyond the classes: {values.show(beyond)}; known are {named}, background {background}, "
-            f"ignored {ignored}; {_remedy_beyond(values, beyond, classes, background, ignored)}"
+            f"mask values beyond the classes: {values.show(beyond)}; the known values are {named}, "
+            f"background {background}, ignored {ignored}; "
+            f"{_suggest_remedy(values, beyond, classes, background, ignored)}"
         )
     if not ids & set(values.pixels):
         uncounted = (
@@ -271,7 +302,7 @@ def _check_class_values(
         )
 
 
-def _remedy_beyond(
+def _suggest_remedy(
     values: MaskValues,
     beyond: list[int],
     classes: tuple[ClassSpec, ...],
@@ -281,19 +312,19 @@ def _remedy_beyond(
     share = values.share(beyond)
     if len(beyond) >= _MANY_BETWEEN and share <= _BETWEEN_SHARE:
         return (
-            f"interpolation (resizing or JPEG) makes such values, here {percent(share)} of the pixels: resize masks by "
-            "nearest neighbour and save them as PNG"
+            f"interpolation (resizing or JPEG) makes such values, here {percent(share)} of the "
+            "pixels: resize masks by nearest neighbour and save them as PNG"
         )
     lowest, *others = sorted(set(values.pixels) - {ignored})
     if background < lowest:
         renumbered = ",".join(f"{c.name}={v}" for c, v in zip(classes, others, strict=False))
         again = f" --classes {renumbered}" if len(others) == len(classes) else ""
         return (
-            f"no pixel has the background value {background}; if it is {lowest} in these masks, give "
-            f"--background-value {lowest}{again}"
+            f"no pixel has the background value {background}; if it is {lowest} in these masks, "
+            f"give --background-value {lowest}{again}"
         )
     return "name them in --classes, --background-value or --ignore-value"
 
 
-def _list(found: list[int]) -> str:
+def _format_values(found: list[int]) -> str:
     return ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")

@@ -1,4 +1,4 @@
-"""Cores of objects, which a network learns so that touching objects can be separated (`separation`)."""
+"""Markers of objects; a network learns them so that touching objects can be separated."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from scipy.ndimage import distance_transform_edt
 from unet_ray.imaging.labels.border_weights import dense_ids
 
 DEPTH_PX = 4.0
-"""How far inside its object a core lies: the markers of two objects that touch are eight pixels apart."""
+"""Depth beyond which pixels of an object are its marker (px).
+
+The markers of two touching objects are eight pixels apart.
+"""
 CONTEXT_PX = 32
-"""How far beyond a window objects matter for the markers within it."""
+"""Distance outside a window at which objects still affect the markers within it (px)."""
 
 
 def find_markers(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return the pixels that lie deeper than DEPTH_PX in their object; every object has some.
+    """Find the pixels that lie deeper than DEPTH_PX in their object.
 
-    Of an object that is nowhere twice as deep, the core is what is deeper than half of its depth.
+    If an object is nowhere deeper than twice DEPTH_PX, its marker is the pixels deeper than half
+    of its largest depth. So every object has a marker.
 
     Args:
-        labels_hw — integer ids of objects, 0 the background; an object may have several parts, and touch others.
+        labels_hw: Integer ids of objects, HW, 0 for background; an object may have several parts
+            and may touch others.
 
-    Example: ids 1 1 1 1 1 1 2 2 2 2 2 2 in many equal rows, at depths 6 5 4 3 2 1 1 2 3 4 5 6 → markers 1 1 1 0 0 0 0 0 0
-    1 1 1.
+    Returns:
+        HW, True where a pixel belongs to a marker.
+
+    Example:
+        Ids 1 1 1 1 1 1 2 2 2 2 2 2 in many equal rows have depths 6 5 4 3 2 1 1 2 3 4 5 6 and
+        markers 1 1 1 0 0 0 0 0 0 1 1 1.
     """
     ids = dense_ids(labels_hw)
     depth = find_depths(ids)
@@ -35,10 +44,11 @@ def find_markers(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def find_depths(labels_hw: NDArray[Any]) -> NDArray[np.float32]:
-    """Return how deep each pixel lies in its object (px): 1 at the object's rim, 0 outside.
+    """Return the depth of each pixel in its object (px): 1 at the object's rim, 0 outside.
 
-    A pixel at the rim has a neighbour (by a side) that is not of its object; others lie deeper by their distance to the
-    nearest of those. The image's edge is no rim: the object goes on there.
+    A pixel at the rim has a neighbour (by a side) that does not belong to its object. Other pixels
+    are deeper by their distance to the nearest rim pixel. The image's edge is not a rim, because
+    the object continues there.
     """
     is_object = labels_hw != 0
     rim = np.zeros(labels_hw.shape, bool)

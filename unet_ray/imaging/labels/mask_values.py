@@ -1,4 +1,4 @@
-"""The values of a set of masks, counted, and how messages name them."""
+"""Counts of the values in a set of masks, and their wording in messages."""
 
 from __future__ import annotations
 
@@ -11,43 +11,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NAMED = 6
-"""Values that a message names."""
+"""Largest number of values that a message names."""
 
 
 @dataclass(frozen=True)
 class MaskValues:
-    """What the masks of a whole set hold."""
+    """Values that the masks of a whole set hold."""
 
     pixels: Mapping[int, int]
-    """Value → pixels of it."""
+    """Number of pixels of each value."""
     masks: Mapping[int, int]
-    """Value → masks that hold it."""
+    """Number of masks that hold each value."""
     most_distinct: int = 0
-    """Most values that one mask holds."""
+    """Largest number of values in one mask."""
     examples: Mapping[int, str] = field(default_factory=dict)
-    """Value → a mask that holds it."""
+    """URI of one mask that holds each value."""
     of_classes: tuple[MaskValues, ...] = ()
-    """Of class folders: the same of each class, in order; empty where nobody counted."""
+    """Values of each class folder, in the order of the classes; empty if they were not counted."""
 
     @property
     def between(self) -> list[int]:
-        """The values between the lowest and the highest: of a two-valued mask, those of anti-aliased edges."""
+        """Values between the lowest and the highest; anti-aliased edges if masks are two-valued."""
         return sorted(self.pixels)[1:-1]
 
     @property
     def midpoint(self) -> int:
-        """The smallest value nearer to the highest than to the lowest, or as near.
+        """Smallest value that is at least as near to the highest value as to the lowest.
 
-        Example: 0, 1 → 1; 0, 255 → 128.
+        Example:
+            Values 0 and 1 give 1; values 0 and 255 give 128.
         """
         return (min(self.pixels) + max(self.pixels) + 1) // 2
 
     def share(self, values: Iterable[int]) -> float:
-        """Return the share of the pixels that have one of the values."""
+        """Return the share of all pixels that have one of the given values."""
         return sum(self.pixels.get(v, 0) for v in values) / sum(self.pixels.values())
 
     def show(self, values: Iterable[int]) -> str:
-        """Name values, their pixels, masks and an example of each, for a message."""
+        """Format values for a message, each with its pixels, its masks and an example."""
         wanted = sorted(values)
         named = [
             f"{v} ({self.pixels[v]} px in {self.masks[v]} mask{'s' * (self.masks[v] != 1)}"
@@ -57,26 +58,29 @@ class MaskValues:
         return ", ".join(named) + (f", … ({len(wanted)} values)" if len(wanted) > _NAMED else "")
 
     def show_between(self) -> str:
-        """Say how many pixels lie between the lowest and the highest value, in how many masks."""
+        """Format the numbers of pixels and masks with values between the lowest and the highest."""
         between = self.between
         pixels, masks = (
             sum(self.pixels[v] for v in between),
             max((self.masks[v] for v in between), default=0),
         )
         return (
-            f"{pixels} px ({percent(self.share(between))}) in at least {masks} mask{'s' * (masks != 1)} lie between "
-            f"{min(self.pixels)} and {max(self.pixels)}"
+            f"{pixels} px ({percent(self.share(between))}) in at least {masks} "
+            f"mask{'s' * (masks != 1)} lie between {min(self.pixels)} and {max(self.pixels)}"
         )
 
     @property
     def nothing_to_learn(self) -> str:
-        """What to say of masks without any object, or of nothing else."""
-        return f"all masks hold only {self.show(self.pixels)}: there is nothing to learn; check --masks"
+        """Message for masks that hold no objects, or nothing but objects."""
+        return (
+            f"all masks hold only {self.show(self.pixels)}: there is nothing to learn; "
+            "check --masks"
+        )
 
 
 def mask_values(mask_hw: NDArray[Any]) -> dict[int, int]:
-    """Return the values of a mask and the number of pixels of each."""
-    if mask_hw.dtype in (np.uint8, np.uint16):  # many times as fast as sorting the pixels
+    """Return the number of pixels of each value in a mask."""
+    if mask_hw.dtype in (np.uint8, np.uint16):  # many times faster than sorting the pixels
         counts = np.bincount(mask_hw.ravel())
         values = np.flatnonzero(counts)
         counts = counts[values]
@@ -86,7 +90,7 @@ def mask_values(mask_hw: NDArray[Any]) -> dict[int, int]:
 
 
 def add_up(masks: Sequence[tuple[Sequence[tuple[int, int]], str]]) -> MaskValues:
-    """Return what several masks hold, each given as its (value, pixels) and its URI."""
+    """Add up the values of several masks, each given as its (value, pixels) pairs and its URI."""
     pixels, holders, examples = Counter[int](), Counter[int](), dict[int, str]()
     for values, uri in masks:
         for value, count in values:
@@ -99,5 +103,5 @@ def add_up(masks: Sequence[tuple[Sequence[tuple[int, int]], str]]) -> MaskValues
 
 
 def percent(share: float) -> str:
-    """Write a share (0..1) as a percentage."""
+    """Format a share (0..1) as a percentage."""
     return f"{100 * share:.3g} %"

@@ -1,4 +1,4 @@
-"""What is worth knowing about a set's labels before training or evaluating: no error, but seldom meant."""
+"""Notes about a set's labels before training or evaluation: no errors, but rarely intended."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from unet_ray.imaging.labels.mask_values import MaskValues, percent
 
 
 def labelling_notes(values: MaskValues, labelling: Labelling, number_of_masks: int) -> list[str]:
-    """Return a line per thing worth knowing: what was found, by count, and what happens or what to do.
+    """Return a line for each note.
+
+    Each line gives what was found, with numbers, and what happens or what the user can do.
 
     Args:
-        values — of the whole set.
-        labelling — what `find_labelling` made of them.
-        number_of_masks — of the set; of class folders, those of one class.
+        values: Mask values of the whole set.
+        labelling: Labelling that `find_labelling` made from the values.
+        number_of_masks: Number of masks of the set; for class folders, of one class.
     """
-    notes = _absent_classes(values, labelling, number_of_masks)
+    notes = _note_absent_classes(values, labelling, number_of_masks)
     if labelling.kind in ("binary", "folders"):
-        notes += _soft_edges(values, labelling)
-    if labelling.background not in values.pixels and not _splits(values, labelling):
-        notes.append(_no_background(values, labelling))
+        notes += _note_soft_edges(values, labelling)
+    if labelling.background not in values.pixels and not _is_split_by_foreground(values, labelling):
+        notes.append(_note_missing_background(values, labelling))
     if labelling.ignored is not None and labelling.ignored in values.pixels:
         notes.append(
-            f"{percent(values.share([labelling.ignored]))} of the pixels, in {values.masks[labelling.ignored]} of "
-            f"{number_of_masks} masks, have the --ignore-value {labelling.ignored} and are not counted"
+            f"{percent(values.share([labelling.ignored]))} of the pixels, in "
+            f"{values.masks[labelling.ignored]} of {number_of_masks} masks, have the "
+            f"--ignore-value {labelling.ignored} and are not counted"
         )
     return notes
 
 
-def _absent_classes(values: MaskValues, labelling: Labelling, number_of_masks: int) -> list[str]:
+def _note_absent_classes(
+    values: MaskValues, labelling: Labelling, number_of_masks: int
+) -> list[str]:
     if labelling.kind == "classes":
         absent = [f"{c.name}={c.id}" for c in labelling.classes if c.id not in values.pixels]
     elif labelling.kind == "folders" and values.of_classes:
@@ -36,13 +41,13 @@ def _absent_classes(values: MaskValues, labelling: Labelling, number_of_masks: i
     else:
         absent = []
     return [
-        f"class {name} occurs in none of the {number_of_masks} masks: nothing can be learnt or measured of it; check "
-        "the masks, or leave it out of --classes"
+        f"class {name} occurs in none of the {number_of_masks} masks: it can be neither learnt nor "
+        "measured; check the masks, or omit it from --classes"
         for name in absent
     ]
 
 
-def _soft_edges(values: MaskValues, labelling: Labelling) -> list[str]:
+def _note_soft_edges(values: MaskValues, labelling: Labelling) -> list[str]:
     counted = f"values from {labelling.foreground} count"
     if labelling.background >= labelling.foreground:
         counted = (
@@ -54,16 +59,17 @@ def _soft_edges(values: MaskValues, labelling: Labelling) -> list[str]:
     return [f"{counted} as {name}"] if labelling.background >= labelling.foreground else []
 
 
-def _splits(values: MaskValues, labelling: Labelling) -> bool:
-    """Tell whether the foreground value alone tells the class from its background."""
+def _is_split_by_foreground(values: MaskValues, labelling: Labelling) -> bool:
+    """Tell whether the foreground value alone separates the class from its background."""
     return labelling.kind in ("binary", "folders") and min(values.pixels) < labelling.foreground
 
 
-def _no_background(values: MaskValues, labelling: Labelling) -> str:
+def _note_missing_background(values: MaskValues, labelling: Labelling) -> str:
     lowest = min(set(values.pixels) - {labelling.ignored})
     what = "an object" if labelling.kind == "instances" else "a class"
     again = " and name the classes without it" if labelling.kind == "classes" else ""
     return (
-        f"no pixel of the masks has the background value {labelling.background}, every one belongs "
-        f"to {what}; if {lowest} is the background, give --background-value {lowest}{again}"
+        f"no pixel of the masks has the background value {labelling.background}, so every pixel "
+        f"belongs to {what}; if {lowest} is the background, give "
+        f"--background-value {lowest}{again}"
     )

@@ -1,4 +1,4 @@
-"""Values of the targets that a network learns."""
+"""Special values in the targets that a network learns."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Metrics that compare predictions with labels: pixels, objects, boundaries and thresholds."""

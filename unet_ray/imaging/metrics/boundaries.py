@@ -1,4 +1,4 @@
-"""Boundaries of masks held against each other within a tolerance, as counts."""
+"""Boundaries of masks compared within a tolerance, as counts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ def count_boundaries(
     counted_hw: NDArray[np.bool_],
     tolerance_px: int,
 ) -> dict[str, float]:
-    """Count boundary pixels and those that lie near one of the other side, for the boundary F1 (Csurka et al. 2013).
+    """Count boundary pixels, and those near a boundary pixel of the other mask.
+
+    The counts give the boundary F1 (Csurka et al. 2013).
 
     Args:
-        true_hw, found_hw — masks of one class.
-        counted_hw — pixels that count.
-        tolerance_px — largest distance between the centres of pixels that match (px, Euclidean).
+        true_hw: True mask of one class.
+        found_hw: Predicted mask of the class.
+        counted_hw: Pixels that count.
+        tolerance_px: Largest distance between the centres of pixels that match (px, Euclidean).
 
-    Returns: true_boundary, found_boundary; of them matched: true_boundary_matched, found_boundary_matched.
+    Returns:
+        `true_boundary` and `found_boundary`, and how many of them are matched:
+        `true_boundary_matched` and `found_boundary_matched`.
     """
     true, found = (find_boundary(mask, counted_hw) for mask in (true_hw, found_hw))
     return {
@@ -33,9 +38,10 @@ def count_boundaries(
 
 
 def find_boundary(mask_hw: NDArray[np.bool_], counted_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels of a mask that have one of their four neighbours outside of it, both of them counted.
+    """Return the pixels of a mask that have a 4-neighbour outside it, where both of them count.
 
-    So neither the image's edge nor the edge of an ignored area makes a boundary: what lies beyond is not known.
+    So neither the image's edge nor the edge of an ignored area makes a boundary: what lies beyond
+    is not known.
     """
     outside = counted_hw & ~mask_hw
     near = np.zeros_like(mask_hw)
@@ -47,12 +53,13 @@ def find_boundary(mask_hw: NDArray[np.bool_], counted_hw: NDArray[np.bool_]) -> 
 
 
 def grow(mask_hw: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
-    """Return the pixels within a Euclidean distance of a mask's.
+    """Return the pixels within a Euclidean distance of a mask's pixels.
 
-    The disk is put together from its rows, shortest first: 4·radius whole-image operations, on 2 megapixels some forty
-    times as fast as a distance transform at 2 px.
+    The disk is assembled from its rows, shortest first: 4·radius operations on the whole image. On
+    2 megapixels and at 2 px this is about forty times as fast as a distance transform.
 
-    Example: radius 2, rows ±2 reach 0 px to either side, rows ±1 reach 1 px, row 0 reaches 2 px.
+    Example:
+        radius 2: rows ±2 reach 0 px to either side, rows ±1 reach 1 px, row 0 reaches 2 px.
     """
     height, width = mask_hw.shape
     grown, row, reach = np.zeros_like(mask_hw), mask_hw.copy(), 0

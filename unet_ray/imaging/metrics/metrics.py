@@ -1,4 +1,4 @@
-"""Counts of pixels first, metrics from counts: counts add up over images, workers and nights."""
+"""Metrics computed from counts, which add up over images, workers and runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNTS = {
     "found_pairs": "ordered pairs of pixels of true objects that are in the same found one",
     "common_pairs": "ordered pairs of pixels of true objects that are both",
 }
-"""What is counted of a class in an image, and what it means."""
+"""Counts of a class in an image, and what they mean."""
 
 METRICS = {
     "iou": "intersection over union of pixels",
@@ -47,10 +47,10 @@ METRICS = {
     "boundary_f1": "F1 of boundary pixels matched within the tolerance",
     "adapted_rand_error": "1 − F1 of pairs of pixels of true objects",
 }
-"""What counts make up; NaN where a class is neither present nor found."""
+"""Metrics computed from counts; NaN for a class that is neither present nor found."""
 
 MEANS = {"image_iou": "iou", "image_dice": "dice", "adapted_rand_error": "adapted_rand_error"}
-"""Of a set: metrics that are means over those images in which they are defined; all others come from added counts."""
+"""Metrics of a set that are means over the images that define them; others pool the counts."""
 
 _MATCHED = slice(list(COUNTS).index("matched_50"), list(COUNTS).index("matched_95") + 1)
 _WEIGHTS_AT_ONCE = 2**22
@@ -58,7 +58,7 @@ _WEIGHTS_AT_ONCE = 2**22
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Per class: how many pixels were found rightly, wrongly, not at all, and counted."""
+    """Pixels per class: found correctly, found wrongly, missed, and counted in total."""
 
     true_positive: NDArray[np.int64]
     false_positive: NDArray[np.int64]
@@ -71,7 +71,7 @@ class PixelCounts:
 
     @staticmethod
     def of_array(counts: NDArray[np.int64]) -> PixelCounts:
-        """Return the inverse of `as_array`."""
+        """Return the counts in an array as returned by `as_array`."""
         return PixelCounts(*counts)
 
     @property
@@ -91,11 +91,11 @@ class PixelCounts:
 
 
 def count_pixels(masks_khw: NDArray[np.bool_], targets_khw: NDArray[np.uint8]) -> PixelCounts:
-    """Count a prediction against its targets.
+    """Compare a prediction with its targets.
 
     Args:
-        masks_khw — predicted masks, one per class.
-        targets_khw — 0, 1, or IGNORED.
+        masks_khw: Predicted masks, one per class; KHW bool.
+        targets_khw: 0, 1 or IGNORED; KHW uint8.
     """
     wanted, counted = targets_khw == 1, targets_khw != IGNORED
     axes = (1, 2)
@@ -117,11 +117,14 @@ def count_image(
     """Count everything about one image.
 
     Args:
-        masks_khw, targets_khw — as for `count_pixels`.
-        found_objects, true_objects — label images (HW) of each class, as for `count_objects`.
-        boundary_tolerance_px — see `count_boundaries`.
+        masks_khw: Predicted masks, one per class; KHW bool.
+        targets_khw: 0, 1 or IGNORED; KHW uint8.
+        found_objects: Label image (HW) of the found objects of each class, as for `count_objects`.
+        true_objects: Label image (HW) of the true objects of each class, as for `count_objects`.
+        boundary_tolerance_px: Tolerance of `count_boundaries` (px).
 
-    Returns: (classes, COUNTS).
+    Returns:
+        Counts in the order of COUNTS; (classes, COUNTS), float64.
     """
     pixels = count_pixels(masks_khw, targets_khw).as_array().T
     rows = []
@@ -135,10 +138,17 @@ def count_image(
 
 
 def compute_metrics(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Return each of METRICS from counts (…, COUNTS), as arrays (…).
+    """Compute each of METRICS from counts.
 
-    Average precision as in the Data Science Bowl 2018 and StarDist (Schmidt et al. 2018), panoptic quality as of
-    Kirillov et al. 2019, boundary F1 as of Csurka et al. 2013, Rand error as of Arganda-Carreras et al. 2015.
+    Average precision follows the Data Science Bowl 2018 and StarDist (Schmidt et al. 2018),
+    panoptic quality Kirillov et al. 2019, boundary F1 Csurka et al. 2013, and the Rand error
+    Arganda-Carreras et al. 2015.
+
+    Args:
+        counts: Counts in the order of COUNTS; (…, COUNTS).
+
+    Returns:
+        An array (…) for each metric.
     """
     c = dict(zip(COUNTS, np.moveaxis(counts, -1, 0), strict=True))
     hit, wrong = c["true_positive"], c["false_positive"] + c["false_negative"]
@@ -160,13 +170,15 @@ def compute_metrics(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
 def pool_metrics(
     counts_ikc: NDArray[np.float64], weights_ri: NDArray[np.float64] | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Return each of METRICS and MEANS over sets of images.
+    """Compute each of METRICS and MEANS over sets of images.
 
     Args:
-        counts_ikc — (images, classes, COUNTS).
-        weights_ri — (sets, images): how often each set has each image; None: one set of all images.
+        counts_ikc: Counts; (images, classes, COUNTS).
+        weights_ri: How often each set contains each image, (sets, images); None: one set with
+            every image once.
 
-    Returns: arrays (sets, classes).
+    Returns:
+        An array (sets, classes) for each metric.
     """
     weights = np.ones((1, len(counts_ikc))) if weights_ri is None else weights_ri
     single = compute_metrics(counts_ikc)
@@ -180,15 +192,18 @@ def pool_metrics(
 def bootstrap_intervals(
     counts_ikc: NDArray[np.float64], resamples: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Return 95 % confidence intervals of each of METRICS and MEANS: bootstrap over images, percentile method (Efron).
+    """Compute 95 % confidence intervals of each of METRICS and MEANS.
 
-    Resamples in which a metric is undefined are left out; a metric that fewer than two images define has no interval.
+    This is a bootstrap over images with the percentile method (Efron). Resamples in which a metric
+    is undefined are left out; a metric that fewer than two images define has no interval.
 
     Args:
-        counts_ikc — (images, classes, COUNTS).
-        resamples — how many sets of as many images are drawn, with replacement.
+        counts_ikc: Counts; (images, classes, COUNTS).
+        resamples: Number of sets, each with as many images as there are, drawn with replacement.
+        seed: Seed of the random draws.
 
-    Returns: arrays (classes, 2): low, high; NaN where there is none.
+    Returns:
+        An array (classes, 2) for each metric: low, high; NaN where there is no interval.
     """
     rng = np.random.default_rng(seed)
     parts = [
@@ -209,7 +224,11 @@ def bootstrap_intervals(
 def _draw_weights(
     images: int, resamples: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield (some resamples, images): how often each image was drawn; pieces of bounded size."""
+    """Draw resamples, and yield how often each image was drawn, in chunks of bounded size.
+
+    Yields:
+        Counts of some of the resamples; (resamples, images), float64.
+    """
     at_once = max(1, _WEIGHTS_AT_ONCE // images)
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)
@@ -222,7 +241,15 @@ def _draw_weights(
 
 
 def _intervals(values_rk: NDArray[np.float64], enough_k: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the 2.5th and 97.5th percentile of each class, (classes, 2); NaN where there is not enough."""
+    """Return the 2.5th and 97.5th percentile of each class.
+
+    Args:
+        values_rk: Values; (resamples, classes).
+        enough_k: Classes that enough images define; (classes,).
+
+    Returns:
+        Intervals (classes, 2); NaN where there is not enough.
+    """
     intervals = np.full((len(enough_k), 2), np.nan)
     for index in np.flatnonzero(enough_k & ~np.isnan(values_rk).all(0)):
         intervals[index] = np.nanpercentile(values_rk[:, index], [2.5, 97.5])
@@ -230,7 +257,10 @@ def _intervals(values_rk: NDArray[np.float64], enough_k: NDArray[np.bool_]) -> N
 
 
 def _boundary_f1(counts: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the harmonic mean of precision and recall; 0 where one side has no boundary, NaN where neither has."""
+    """Return the harmonic mean of boundary precision and recall.
+
+    It is 0 where one side has no boundary, and NaN where neither side has one.
+    """
     precision = np.nan_to_num(_ratio(counts["found_boundary_matched"], counts["found_boundary"]))
     recall = np.nan_to_num(_ratio(counts["true_boundary_matched"], counts["true_boundary"]))
     f1 = np.nan_to_num(_ratio(2 * precision * recall, precision + recall))

@@ -1,4 +1,4 @@
-"""Counts at every threshold at once: histograms of prob_u8, for tuning the probability from which on a pixel is a class."""
+"""Counts at every threshold at once: histograms of prob_u8, for tuning class thresholds."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from unet_ray.imaging.metrics.metrics import PixelCounts
 from unet_ray.imaging.regions.run_lengths import threshold_level
 
 _AS_GOOD = 1e-3
-"""Dice this close to the best is as good: the threshold nearest to ½ of them is the least a matter of chance."""
+"""Dice differences up to this count as ties.
+
+Among tied thresholds the one nearest to ½ owes the least to chance.
+"""
 
 
 def count_prob_u8(
     prob_u8_khw: NDArray[np.uint8], targets_khw: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
-    """Return histograms of prob_u8, (classes, 2, 256): of pixels that are not the class, and of those that are.
+    """Return histograms of prob_u8 for the pixels outside and inside each class.
 
     Args:
-        prob_u8_khw — round(255·probability).
-        targets_khw — 0, 1, or IGNORED, which is not counted.
+        prob_u8_khw: round(255·probability); KHW uint8.
+        targets_khw: 0, 1, or IGNORED, which is not counted; KHW uint8.
+
+    Returns:
+        Histograms (classes, 2, 256), int64: pixels that are not the class, then pixels that are.
     """
     return np.stack(
         [
@@ -32,15 +38,18 @@ def count_prob_u8(
 
 
 def counts_at(histograms: NDArray[np.int64], thresholds: tuple[float, ...]) -> PixelCounts:
-    """Return the counts at one threshold per class: a pixel is the class where prob_u8 ≥ ceil(255·threshold)."""
+    """Return the counts at one threshold per class.
+
+    A pixel is the class where prob_u8 ≥ ceil(255·threshold).
+    """
     rows = []
     for (without, within), threshold in zip(histograms, thresholds, strict=True):
-        least = threshold_level(threshold)
+        level = threshold_level(threshold)
         rows.append(
             [
-                within[least:].sum(),
-                without[least:].sum(),
-                within[:least].sum(),
+                within[level:].sum(),
+                without[level:].sum(),
+                within[:level].sum(),
                 without.sum() + within.sum(),
             ]
         )
@@ -48,7 +57,10 @@ def counts_at(histograms: NDArray[np.int64], thresholds: tuple[float, ...]) -> P
 
 
 def best_thresholds(histograms: NDArray[np.int64]) -> tuple[float, ...]:
-    """Return per class the threshold of the best Dice over all pixels; ½ for a class that no pixel is of."""
+    """Return the threshold with the best Dice over all pixels, per class.
+
+    It is ½ for a class that has no pixels.
+    """
     return tuple(_best_threshold(without, within) for without, within in histograms)
 
 

@@ -1,4 +1,4 @@
-"""Rows as columns: dataclasses whose fields are arrays of one length."""
+"""Tables as dataclasses: each field is a column, and all columns have the same length."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Columns:
-    """Base of dataclasses whose fields are arrays with a row per member, and that keep nothing else in `vars`."""
+    """Base of dataclasses whose fields are arrays with one row per member.
+
+    Instances keep nothing else in `vars`.
+    """
 
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))
 
     def of(self, chosen: Any) -> Self:
-        """Return some of the members, in the order of an index or mask."""
+        """Return the members that an index array or a boolean mask selects, in its order."""
         return type(self)(*(column[chosen] for column in vars(self).values()))
 
     @classmethod
-    def concatenated(cls, several: Sequence[Self]) -> Self:
-        """Return the members of several."""
+    def concatenate(cls, several: Sequence[Self]) -> Self:
+        """Return the members of several tables, one table after the other."""
         return cls(
             *(np.concatenate([getattr(one, f.name) for one in several]) for f in fields(cls))
         )
 
 
-def numbered(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the place of each chosen member among the chosen, from 0; −1 for the others."""
+def number_chosen(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Assign 0, 1, 2, … to the chosen members in order, and −1 to all others."""
     return np.where(chosen, np.cumsum(chosen) - 1, -1)

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 
 def label_image(mask_hw: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return the 8-connected components of a mask as a label image, 0 where the mask is not."""
-    as_bytes = np.ascontiguousarray(mask_hw).view(
-        np.uint8
-    )  # cc3d 4.1.1 labels boolean images wrongly
+    """Return the 8-connected components of a mask as a label image; 0 is background."""
+    # cc3d 4.1.1 labels boolean images wrongly.
+    as_bytes = np.ascontiguousarray(mask_hw).view(np.uint8)
     labels: NDArray[np.uint32] = cc3d.connected_components(
         as_bytes, connectivity=8, out_dtype=np.uint32
     )

@@ -1,9 +1,10 @@
-"""Regions of an image that is never whole in memory: tile by tile, merged exactly where they cross seams.
+"""Regions of an image that is never whole in memory: merged from tiles, exactly, across seams.
 
-The pieces of `tile_regions` are joined over the seams: into regions where cores meet (8-connected), where leftovers do,
-and where a grown pixel got its label from beyond (`separation`); then into the 4-connected parts that outlines are made
-of. Sums add up, and sides that meet become one. The result is what `regions.find_regions` gives for the whole mask,
-whatever the tiles and the order in which they come.
+The pieces in `tile_regions` are joined over the seams: into regions where markers meet
+(8-connected), where leftovers meet, and where a pixel got its label from beyond the seam
+(`separation`); then into the 4-connected parts that outlines are made of. Sums add up, and sides
+that meet become one. The result is that of `regions.find_regions` for the whole mask, whatever the
+tiles and the order in which they arrive.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.regions.columns import numbered
+from unet_ray.imaging.regions.columns import number_chosen
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.outlines import Sides, outlines_wkb
-from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, Sums, check_count
+from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, RegionSums, check_count
 from unet_ray.imaging.regions.runs import components
-from unet_ray.imaging.regions.separation import CORE, LEFTOVER, grown_from
+from unet_ray.imaging.regions.separation import CORE, LEFTOVER, encode_direction
 from unet_ray.imaging.regions.tile_regions import Contacts, Edge, TileRegions
 
 _VERTEX_BYTES = 16
@@ -28,11 +29,12 @@ _MAX_OUTLINE_BYTES = 256 * 2**20
 
 
 class RegionMerger:
-    """Collects the tiles of one class of one image, in any order, and merges them.
+    """Collects the tiles of one class of one image, in any order, and merges their regions.
 
     Args:
-        height, width — of the image (px).
-        max_regions — more of them, small ones too, are the error `too_large`.
+        height: Height of the image (px).
+        width: Width of the image (px).
+        max_regions: Limit on the number of regions, including those that the filter drops.
     """
 
     def __init__(self, height: int, width: int, max_regions: int = MAX_REGIONS) -> None:
@@ -41,23 +43,37 @@ class RegionMerger:
         self._finished = 0
 
     def add(self, tile: TileRegions) -> None:
-        """Take in a tile; raise ImageError where the image has too many regions."""
+        """Add a tile.
+
+        Raises:
+            ImageError: The image has more regions than the limit (`too_large`).
+        """
         self._finished += len(tile.inner)
         check_count(self._finished, self._max_regions)
         self._tiles.append(tile)
 
-    def regions(self, least: RegionFilter = ANY) -> Regions:
-        """Return the regions of the whole image, as `find_regions` does; raise ImageError for an outline too large."""
-        merged, outlines = self._merged(least)
-        sums = Sums.concatenated([*(tile.inner for tile in self._tiles), merged])
+    def regions(self, region_filter: RegionFilter = ANY) -> Regions:
+        """Return the regions of the whole image, equal to those of `find_regions`.
+
+        Args:
+            region_filter: Filter that regions must pass; the others are dropped before ranking.
+
+        Returns:
+            Regions ranked by first pixel in raster order.
+
+        Raises:
+            ImageError: More regions than the limit, or an outline that is too large (`too_large`).
+        """
+        merged, outlines = self._merge_pieces(region_filter)
+        sums = RegionSums.concatenate([*(tile.inner for tile in self._tiles), merged])
         geometry = np.concatenate([*(tile.geometry for tile in self._tiles), outlines])
         ranked = np.lexsort((sums.first[:, 1], sums.first[:, 0]))
-        ranked = ranked[least.met_by(sums.area, sums.prob_u8_sum)[ranked]]
+        ranked = ranked[region_filter.met_by(sums.area, sums.prob_u8_sum)[ranked]]
         return Regions(sums.of(ranked), geometry[ranked], self._height, self._width)
 
-    def _merged(self, least: RegionFilter) -> tuple[Sums, NDArray[Any]]:
-        """Join the pieces of all tiles: their sums and outlines."""
-        pieces = Sums.concatenated([tile.pieces for tile in self._tiles])
+    def _merge_pieces(self, region_filter: RegionFilter) -> tuple[RegionSums, NDArray[Any]]:
+        """Join the pieces of all tiles and return their sums and outlines."""
+        pieces = RegionSums.concatenate([tile.pieces for tile in self._tiles])
         if not len(pieces):
             return pieces, np.zeros(0, object)
         offsets = _Offsets.of(self._tiles)
@@ -65,49 +81,52 @@ class RegionMerger:
             [t.part_piece + p for t, p in zip(self._tiles, offsets.piece, strict=True)]
         )
         part_first = np.concatenate([tile.part_first for tile in self._tiles])
-        seams = [*self._seams(offsets, vertical=True), *self._seams(offsets, vertical=False)]
-        joined = np.concatenate([s.joined() for s in seams], axis=1)
+        seams = [
+            *self._collect_seams(offsets, vertical=True),
+            *self._collect_seams(offsets, vertical=False),
+        ]
+        joined = np.concatenate([s.find_pairs() for s in seams], axis=1)
         region = _components(part_piece[joined], pieces.first)
         part_region = region[part_piece]
-        contacts = Contacts.concatenated(
+        contacts = Contacts.concatenate(
             [
                 *(seam.contacts() for seam in seams),
                 *(
-                    tile.contacts.shifted(offset)
+                    tile.contacts.shift_parts(offset)
                     for tile, offset in zip(self._tiles, offsets.part, strict=True)
                 ),
             ]
         )
-        part = _components(contacts.touching(part_region), part_first)
-        sums = _added(pieces, region)
+        part = _components(contacts.find_joined_parts(part_region), part_first)
+        sums = _add_up(pieces, region)
         check_count(self._finished + len(sums), self._max_regions)
         sides = [
             replace(tile.sides, part=tile.sides.part + offset)
             for tile, offset in zip(self._tiles, offsets.part, strict=True)
         ]
-        every = Sides.concatenated([*sides, contacts.sides(part_region)])
+        every = Sides.concatenate([*sides, contacts.sides(part_region)])
         joined_region = np.zeros(int(part.max()) + 1, np.int64)
         joined_region[part] = part_region
-        return self._outlined(
-            sums, replace(every, part=part[every.part]).joined(), joined_region, least
+        return self._draw_outlines(
+            sums, replace(every, part=part[every.part]).join(), joined_region, region_filter
         )
 
     @staticmethod
-    def _outlined(
-        sums: Sums, sides: Sides, part_region: NDArray[np.int64], least: RegionFilter
-    ) -> tuple[Sums, NDArray[Any]]:
-        """Draw the outlines of the regions that count."""
-        kept = least.met_by(sums.area, sums.prob_u8_sum)
+    def _draw_outlines(
+        sums: RegionSums, sides: Sides, part_region: NDArray[np.int64], region_filter: RegionFilter
+    ) -> tuple[RegionSums, NDArray[Any]]:
+        """Draw the outlines of the regions that pass the filter."""
+        kept = region_filter.met_by(sums.area, sums.prob_u8_sum)
         vertices = np.bincount(part_region[sides.part], minlength=len(sums))
         largest = int(vertices[kept].max(initial=0)) * _VERTEX_BYTES
         if largest > _MAX_OUTLINE_BYTES:
             raise ImageError(
                 "too_large",
-                f"a region's outline takes {largest / 2**20:.0f} MB; 256 MB are the limit",
+                f"a region's outline takes {largest / 2**20:.0f} MB; the limit is 256 MB",
             )
-        return sums.of(kept), outlines_wkb(sides, numbered(kept)[part_region], int(kept.sum()))
+        return sums.of(kept), outlines_wkb(sides, number_chosen(kept)[part_region], int(kept.sum()))
 
-    def _seams(self, offsets: _Offsets, vertical: bool) -> list[_Seam]:
+    def _collect_seams(self, offsets: _Offsets, vertical: bool) -> list[_Seam]:
         """Put the edges of tiles together along each line between tiles, over the whole image."""
         length = self._height if vertical else self._width
         lines: dict[int, _Seam] = {}
@@ -130,10 +149,12 @@ class RegionMerger:
 
 @dataclass(frozen=True)
 class _Offsets:
-    """What is added to a tile's numbers to make them the image's."""
+    """Offsets from the numbers within a tile to those within the image, per tile."""
 
     piece: NDArray[np.int64]
+    """Offset of each tile's pieces."""
     part: NDArray[np.int64]
+    """Offset of each tile's parts."""
 
     @staticmethod
     def of(tiles: list[TileRegions]) -> _Offsets:
@@ -143,7 +164,7 @@ class _Offsets:
 
 @dataclass(frozen=True)
 class _Seam:
-    """A line between tiles: the pixels before and after it, over the whole image."""
+    """A line between tiles, with the pixels before and after it over the whole image."""
 
     line: int
     vertical: bool
@@ -154,8 +175,12 @@ class _Seam:
     def empty(line: int, length: int, vertical: bool) -> _Seam:
         return _Seam(line, vertical, _Line.empty(length), _Line.empty(length))
 
-    def joined(self) -> NDArray[np.int64]:
-        """Return (2, n) the pairs of parts of one region that meet over the seam, straight on or across corners."""
+    def find_pairs(self) -> NDArray[np.int64]:
+        """Find the parts of one region that meet over the seam, straight or across corners.
+
+        Returns:
+            Pairs of parts, before and after the seam; (2, n).
+        """
         found = []
         for along in (-1, 0, 1):
             before = slice(max(0, -along), min(0, -along) or None)
@@ -164,18 +189,23 @@ class _Seam:
             onwards, back = (along, 1), (-along, -1)
             same = (ours == theirs) & ((ours == CORE) | (ours == LEFTOVER))
             joins = (
-                same | (ours == self._grown_from(*onwards)) | (theirs == self._grown_from(*back))
+                same | (ours == self._encode_step(*onwards)) | (theirs == self._encode_step(*back))
             )
             pairs = np.stack([self.before.part[before], self.after.part[after]])
             found.append(pairs[:, joins & (pairs >= 0).all(axis=0)])
         return np.concatenate(found, axis=1)
 
-    def _grown_from(self, along: int, across: int) -> int:
-        """Return the origin of a pixel that got its label from so many pixels along the seam and across it."""
-        return grown_from((along, across) if self.vertical else (across, along))
+    def _encode_step(self, along: int, across: int) -> int:
+        """Return the origin of a pixel that got its label from a neighbour at a step.
+
+        Args:
+            along: Step along the seam (px).
+            across: Step across the seam (px).
+        """
+        return encode_direction((along, across) if self.vertical else (across, along))
 
     def contacts(self) -> Contacts:
-        """Return where the pixels on both sides touch, or one has none beyond it."""
+        """Return the sides along the seam where at least one of the two pixels has a part."""
         at = np.flatnonzero((self.before.part >= 0) | (self.after.part >= 0))
         count = len(at)
         vertical, line = np.full(count, self.vertical), np.full(count, self.line)
@@ -184,7 +214,7 @@ class _Seam:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of pixels along a seam, as `Edge`, with the numbers of the image."""
+    """A line of pixels along a seam, like `Edge`, with the numbers of the image."""
 
     part: NDArray[np.int64]
     origin: NDArray[np.uint8]
@@ -201,38 +231,40 @@ class _Line:
 
 
 def _components(pairs: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the component of each member, numbered by the first pixels (row, column) of the members."""
+    """Return the component of each member, numbered by the first pixels of the members.
+
+    Args:
+        pairs: Members that belong together; (2, n).
+        first: Row and column of the first pixel of each member; (members, 2).
+    """
     order = np.lexsort((first[:, 1], first[:, 0]))
     place = np.empty(len(first), np.int64)
     place[order] = np.arange(len(first))
     return components(place[pairs], len(first))[place]
 
 
-def _added(pieces: Sums, region: NDArray[np.int64]) -> Sums:
+def _add_up(pieces: RegionSums, region: NDArray[np.int64]) -> RegionSums:
     """Return the sums of regions from those of their pieces."""
     count = int(region.max()) + 1
 
-    def gathered(pick: np.ufunc, values: NDArray[Any], start: int = 0) -> NDArray[Any]:
+    def reduce_by_region(pick: np.ufunc, values: NDArray[Any], start: int = 0) -> NDArray[Any]:
         total = np.full((count, *values.shape[1:]), start, values.dtype)
         pick.at(total, region, values)
         return total
 
     order = np.lexsort((pieces.first[:, 1], pieces.first[:, 0]))[::-1]
     first = np.zeros((count, 2), np.int64)
-    first[region[order]] = pieces.first[
-        order
-    ]  # of several writes the last stays: the first in raster order
+    # When several pieces write to one place, the last write stays: the first in raster order.
+    first[region[order]] = pieces.first[order]
     far = np.iinfo(np.int64).max
-    low, high = (
-        gathered(np.minimum, pieces.bbox[:, :2], far),
-        gathered(np.maximum, pieces.bbox[:, 2:]),
-    )
-    return Sums(
-        area=gathered(np.add, pieces.area),
-        prob_u8_sum=gathered(np.add, pieces.prob_u8_sum),
-        prob_u8_max=gathered(np.maximum, pieces.prob_u8_max),
-        x_sum=gathered(np.add, pieces.x_sum),
-        y_sum=gathered(np.add, pieces.y_sum),
+    low = reduce_by_region(np.minimum, pieces.bbox[:, :2], far)
+    high = reduce_by_region(np.maximum, pieces.bbox[:, 2:])
+    return RegionSums(
+        area=reduce_by_region(np.add, pieces.area),
+        prob_u8_sum=reduce_by_region(np.add, pieces.prob_u8_sum),
+        prob_u8_max=reduce_by_region(np.maximum, pieces.prob_u8_max),
+        x_sum=reduce_by_region(np.add, pieces.x_sum),
+        y_sum=reduce_by_region(np.add, pieces.y_sum),
         bbox=np.concatenate([low, high], axis=1),
         first=first,
     )

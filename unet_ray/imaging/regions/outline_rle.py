@@ -1,4 +1,4 @@
-"""Outlines to run lengths, as COCO wants them: column-major over the whole image, without drawing anything."""
+"""Outlines become COCO run lengths, column-major over the whole image, without drawing anything."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from unet_ray.imaging.regions.runs import ranges
 
 
 def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[bytes]:
-    """Return the COCO compressed run lengths of each outline as a mask of its image.
+    """Encode each outline as the COCO compressed run lengths of its mask.
 
-    Down a column of pixels an outline's horizontal sides are in turn where the inside begins and where it ends: the
-    sides of all outlines, column by column, sorted, are the runs.
+    Down a column of pixels, the horizontal sides of an outline mark in turn where the inside begins
+    and where it ends. So the sides of all outlines, sorted column by column, are the runs.
 
     Args:
-        outlines — polygons or multipolygons (shapely) whose sides lie between pixels, y down.
-        height, width — of the image (px).
+        outlines: Polygons or multipolygons whose sides lie between pixels, y down; shapely
+            geometries.
+        height: Height of the image (px).
+        width: Width of the image (px).
+
+    Returns:
+        Compressed counts of each outline.
     """
     if not len(outlines):
         return []
-    rings, owner = _rings(outlines)
+    rings, owner = _list_rings(outlines)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     x, y = points.astype(np.int64).T
     sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
@@ -33,17 +38,17 @@ def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[byt
     label = np.repeat(owner[ring[sides]], length)
     order = np.lexsort((edge, label))
     start, stop = edge[order].reshape(-1, 2).T
-    return _compressed(label[order][::2], start, stop, height, width, len(outlines))
+    return _compress_runs(label[order][::2], start, stop, height, width, len(outlines))
 
 
-def _rings(outlines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the rings of all outlines, and the outline that each belongs to."""
+def _list_rings(outlines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the rings of all outlines, and the index of the outline that each ring belongs to."""
     parts, outline = shapely.get_parts(outlines, return_index=True)
     rings, part = shapely.get_rings(parts, return_index=True)
     return rings, outline[part]
 
 
-def _compressed(
+def _compress_runs(
     label: NDArray[np.int64],
     start: NDArray[np.int64],
     stop: NDArray[np.int64],
@@ -51,8 +56,21 @@ def _compressed(
     width: int,
     labels: int,
 ) -> list[bytes]:
-    """Return each label's runs, which lie together and in order, as the gaps and lengths that COCO counts."""
-    goes_on = np.zeros(len(start), bool)  # from the foot of a column to the head of the next
+    """Encode the runs of each label as the gaps and lengths that COCO counts.
+
+    Args:
+        label: Label of each run, ascending; (runs,).
+        start: First pixel of each run, column-major over the image; ascending within a label.
+        stop: Last pixel + 1 of each run.
+        height: Height of the image (px).
+        width: Width of the image (px).
+        labels: Number of labels.
+
+    Returns:
+        Compressed counts of each label.
+    """
+    # A run may go on from the foot of a column to the head of the next one.
+    goes_on = np.zeros(len(start), bool)
     goes_on[1:] = (label[1:] == label[:-1]) & (start[1:] == stop[:-1])
     begins = np.flatnonzero(~goes_on)
     label, start, stop = label[begins], start[begins], stop[np.append(begins[1:], len(stop)) - 1]

@@ -1,4 +1,4 @@
-"""Outlines back to pixels: the label image of any window, exactly."""
+"""Outlines become pixels again: the exact label image of any window."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from unet_ray.imaging.regions.runs import ranges
 
 
 def fill_outlines(outlines: NDArray[Any], values: NDArray[Any], window: Box) -> NDArray[np.int64]:
-    """Return a window of an image (H, W) in which every pixel has the sum of the values of the outlines around it.
+    """Sum, for each pixel of a window, the values of the outlines that contain it.
 
-    Outlines of regions do not overlap, so that values 1, 2, 3 … give their label image, and ones a mask. Along a row
-    each vertical side adds its outline's value where the inside begins and takes it away where it ends (a summed
-    difference image); all sides at once, without a loop over outlines.
+    Outlines of regions do not overlap, so the values 1, 2, 3 … give their label image, and ones
+    give a mask. Along a row, each vertical side adds its outline's value where the inside begins
+    and subtracts it where the inside ends (a summed difference image). All sides are handled at
+    once, without a loop over outlines.
 
     Args:
-        outlines — polygons or multipolygons (shapely) whose sides lie between pixels, y down.
-        values — of each outline, integers.
-        window — the part of the image that is wanted (px).
+        outlines: Polygons or multipolygons whose sides lie between pixels, y down; shapely
+            geometries.
+        values: Value of each outline; (outlines,), integer.
+        window: Part of the image that is returned (px).
+
+    Returns:
+        Sums of values in the window, HW int64.
     """
     parts, outline = shapely.get_parts(outlines, return_index=True)
     rings, part = shapely.get_rings(parts, return_index=True)
@@ -30,10 +35,10 @@ def fill_outlines(outlines: NDArray[Any], values: NDArray[Any], window: Box) -> 
     start, end = points[:-1].astype(np.int64), points[1:].astype(np.int64)
     chosen = np.flatnonzero((ring[1:] == ring[:-1]) & (start[:, 1] != end[:, 1]))
     ring, start, end = ring[chosen], start[chosen], end[chosen]
-    is_hole = np.concatenate(
-        [[False], part[1:] == part[:-1]]
-    )  # the first ring of a polygon is its outer one
-    # counter-clockwise (x to the right, y down or up alike) the inside lies at lower x of a side with growing y
+    # The first ring of a polygon is its outer one.
+    is_hole = np.concatenate([[False], part[1:] == part[:-1]])
+    # On a ring that is counter-clockwise by its numbers, however y is drawn, a side along which y
+    # grows has the inside at lower x.
     opens = (end[:, 1] > start[:, 1]) ^ shapely.is_ccw(rings)[ring] ^ is_hole[ring]
     amount = np.where(opens, 1, -1) * np.asarray(values, np.int64)[outline[part[ring]]]
     top = np.clip(np.minimum(start[:, 1], end[:, 1]), window.top, window.bottom) - window.top

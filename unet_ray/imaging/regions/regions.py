@@ -1,4 +1,4 @@
-"""Masks to regions: 8-connected components and their measures, one pass over the labels, no loop over pixels."""
+"""Masks become regions: objects and their measures, without a loop over pixels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from unet_ray.imaging.regions.runs import Runs
 from unet_ray.imaging.regions.separation import SeparatedMask
 
 MAX_REGIONS = 2_000_000
-"""Of one class in one image: what an image's rows may take in memory (a few hundred bytes each)."""
+"""Limit per class and image: the memory for an image's rows (a few hundred bytes each)."""
 
 
 @dataclass(frozen=True)
-class Sums(Columns):
-    """What pixels of labels add up to, a column per field: integers, so that pieces of a region add up exactly."""
+class RegionSums(Columns):
+    """Sums over the pixels of each label, a column per field.
+
+    They are integers, so that the sums of a region's pieces add up exactly.
+    """
 
     area: NDArray[np.int64]
-    """Pixels."""
+    """Number of pixels."""
     prob_u8_sum: NDArray[np.int64]
     """Sum of prob_u8 over the region's pixels."""
     prob_u8_max: NDArray[np.uint8]
@@ -34,43 +37,46 @@ class Sums(Columns):
     y_sum: NDArray[np.int64]
     """Sum of the rows of the region's pixels."""
     bbox: NDArray[np.int64]
-    """(regions, 4) xmin, ymin, xmax, ymax; half-open (px)."""
+    """Bounding boxes, (regions, 4): xmin, ymin, xmax, ymax; half-open (px)."""
     first: NDArray[np.int64]
-    """(regions, 2) row, column of the first pixel in raster order."""
+    """First pixels in raster order, (regions, 2): row, column."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of one class in one image, a column per field, ranked by first pixel in raster order."""
+    """The regions of one class in one image, a column per field, ranked by first pixel.
 
-    sums: Sums
+    First pixels are compared in raster order.
+    """
+
+    sums: RegionSums
     geometry: NDArray[Any]
-    """WKB of the pixel-exact outline, y down."""
+    """Pixel-exact outlines as WKB, y down."""
     height: int
-    """Of the image (px)."""
+    """Height of the image (px)."""
     width: int
-    """Of the image (px)."""
+    """Width of the image (px)."""
 
     def __len__(self) -> int:
         return len(self.sums)
 
     def of(self, kept: NDArray[np.bool_]) -> Regions:
-        """Return some of them."""
+        """Return the regions that a mask selects."""
         return Regions(self.sums.of(kept), self.geometry[kept], self.height, self.width)
 
     @property
     def area(self) -> NDArray[np.int64]:
-        """Pixels."""
+        """Number of pixels."""
         return self.sums.area
 
     @property
     def bbox(self) -> NDArray[np.int64]:
-        """(regions, 4) xmin, ymin, xmax, ymax; half-open (px)."""
+        """Bounding boxes, (regions, 4): xmin, ymin, xmax, ymax; half-open (px)."""
         return self.sums.bbox
 
     @property
     def score(self) -> NDArray[np.float32]:
-        """Mean probability: Σq / (255·area)."""
+        """Mean probability: Σ prob_u8 / (255·area)."""
         return (self.sums.prob_u8_sum / (255 * self.area)).astype(np.float32)
 
     @property
@@ -80,12 +86,12 @@ class Regions:
 
     @property
     def centroid(self) -> NDArray[np.float64]:
-        """(regions, 2) x, y; pixel centres lie at +0.5 (px)."""
+        """Centroids, (regions, 2): x, y; pixel centres lie at +0.5 (px)."""
         return np.stack([self.sums.x_sum, self.sums.y_sum], axis=1) / self.area[:, None] + 0.5
 
     @property
     def touches_border(self) -> NDArray[np.bool_]:
-        """Whether a pixel of the region lies on the image's edge."""
+        """True if a pixel of the region lies on the image's edge."""
         xmin, ymin, xmax, ymax = self.bbox.T
         return (xmin == 0) | (ymin == 0) | (xmax == self.width) | (ymax == self.height)
 
@@ -93,20 +99,26 @@ class Regions:
 def find_regions(
     separated: SeparatedMask,
     prob_u8_hw: NDArray[np.uint8],
-    least: RegionFilter = ANY,
+    region_filter: RegionFilter = ANY,
     max_regions: int = MAX_REGIONS,
 ) -> Regions:
     """Measure the objects of a mask.
 
     Args:
-        separated — the pixels of one class, separated into objects.
-        prob_u8_hw — its probabilities, round(255·p).
-        least — other regions are dropped before ranking.
-        max_regions — more of them, small ones too, are the error `too_large`.
+        separated: Pixels of one class, separated into objects.
+        prob_u8_hw: Probabilities of the class, round(255·p), uint8.
+        region_filter: Filter that regions must pass; the others are dropped before ranking.
+        max_regions: Limit on the number of regions, including those that the filter drops.
+
+    Returns:
+        Regions ranked by first pixel in raster order.
+
+    Raises:
+        ImageError: More regions than the limit (`too_large`).
     """
     check_count(separated.count, max_regions)
     sums = sum_pixels(separated.runs, prob_u8_hw)
-    kept = np.flatnonzero(least.met_by(sums.area, sums.prob_u8_sum))
+    kept = np.flatnonzero(region_filter.met_by(sums.area, sums.prob_u8_sum))
     ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
     number, parts = np.full(len(sums), -1), Parts.of(separated.runs)
     number[ranked] = np.arange(len(ranked))
@@ -118,7 +130,11 @@ def find_regions(
 
 
 def check_count(regions: int, max_regions: int) -> None:
-    """Raise ImageError where an image has more regions of a class than it may."""
+    """Check the number of regions of a class in an image.
+
+    Raises:
+        ImageError: More regions than the limit (`too_large`).
+    """
     if regions > max_regions:
         raise ImageError(
             "too_large",
@@ -126,46 +142,52 @@ def check_count(regions: int, max_regions: int) -> None:
         )
 
 
-def sum_pixels(runs: Runs, prob_u8_hw: NDArray[np.uint8], left: int = 0, top: int = 0) -> Sums:
-    """Add up the pixels of each label 0..n of an image, or of a piece of one that lies at (left, top) in px.
+def sum_pixels(
+    runs: Runs, prob_u8_hw: NDArray[np.uint8], left: int = 0, top: int = 0
+) -> RegionSums:
+    """Add up the pixels of each label 0..n of an image, or of a piece of an image.
 
-    A label without pixels has area 0, and nothing else of it means anything.
+    Args:
+        runs: Labelled runs of the piece.
+        prob_u8_hw: Probabilities of the piece, round(255·p), uint8.
+        left: First column of the piece in the image (px).
+        top: First row of the piece in the image (px).
+
+    Returns:
+        Sums per label. A label without pixels has area 0, and its other sums mean nothing.
     """
     count, label, length = int(runs.label.max(initial=-1)) + 1, runs.label, runs.stop - runs.start
     y, x = runs.row + top, runs.start + left
     ends = np.stack(
         [runs.row * prob_u8_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1
     ).ravel()
-    ends = ends[
-        : len(ends) - int(len(ends) > 0 and ends[-1] == prob_u8_hw.size)
-    ]  # the image's end is the last one's anyway
-    prob_u8_sum = np.add.reduceat(prob_u8_hw.ravel(), ends, dtype=np.uint32)[
-        ::2
-    ]  # of a run: far below 2^32, half of int64's time
+    # `reduceat` rejects an index at the image's end, and ends the last run there anyway.
+    ends = ends[: len(ends) - int(len(ends) > 0 and ends[-1] == prob_u8_hw.size)]
+    # The sum of a run is far below 2^32, and uint32 takes half the time of int64.
+    prob_u8_sum = np.add.reduceat(prob_u8_hw.ravel(), ends, dtype=np.uint32)[::2]
     prob_u8_max = np.maximum.reduceat(prob_u8_hw.ravel(), ends)[::2]
 
-    def added(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    def add_up(values: NDArray[np.int64]) -> NDArray[np.int64]:
         # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53
         return np.bincount(label, weights=values, minlength=count).astype(np.int64)
 
-    def extreme(pick: np.ufunc, values: NDArray[Any], start: int) -> NDArray[Any]:
+    def find_extreme(pick: np.ufunc, values: NDArray[Any], start: int) -> NDArray[Any]:
         found = np.full(count, start, values.dtype)
         pick.at(found, label, values)
         return found
 
     first, last_row = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
-    first[label[::-1]] = np.stack([y, x], axis=1)[
-        ::-1
-    ]  # of several writes to one place the last stays
+    # When several runs write to one place, the last write stays: that of the first run.
+    first[label[::-1]] = np.stack([y, x], axis=1)[::-1]
     last_row[label] = y
-    left_most = extreme(np.minimum, x, np.iinfo(np.int64).max)
-    right_most = extreme(np.maximum, x + length, 0)
-    return Sums(
-        area=added(length),
-        prob_u8_sum=added(prob_u8_sum),
-        prob_u8_max=extreme(np.maximum, prob_u8_max, 0),
-        x_sum=added(length * (2 * x + length - 1) // 2),
-        y_sum=added(length * y),
+    left_most = find_extreme(np.minimum, x, np.iinfo(np.int64).max)
+    right_most = find_extreme(np.maximum, x + length, 0)
+    return RegionSums(
+        area=add_up(length),
+        prob_u8_sum=add_up(prob_u8_sum),
+        prob_u8_max=find_extreme(np.maximum, prob_u8_max, 0),
+        x_sum=add_up(length * (2 * x + length - 1) // 2),
+        y_sum=add_up(length * y),
         bbox=np.stack([left_most, first[:, 0], right_most, last_row + 1], axis=1),
         first=first,
     )

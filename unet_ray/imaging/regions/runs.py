@@ -1,4 +1,4 @@
-"""Label images as runs of equal pixels along the rows: of those there are far fewer than pixels."""
+"""Label images as runs of equal pixels along the rows, which are far fewer than the pixels."""
 
 from __future__ import annotations
 
@@ -13,47 +13,46 @@ from unet_ray.imaging.regions.columns import Columns
 
 @dataclass(frozen=True)
 class Runs(Columns):
-    """Runs of pixels of one label, in raster order: arrays of one length."""
+    """Runs of pixels with the same label, in raster order: arrays of one length."""
 
     row: NDArray[np.int64]
-    """Px."""
+    """Row of each run (px)."""
     start: NDArray[np.int64]
     """First column (px)."""
     stop: NDArray[np.int64]
     """Last column + 1 (px)."""
     label: NDArray[np.int64]
-    """From 0."""
+    """Label of each run, from 0."""
 
     @staticmethod
     def of_mask(mask_hw: NDArray[np.bool_]) -> Runs:
-        """Return the 8-connected components of a mask, labelled by their first pixels in raster order."""
+        """Return the 8-connected components of a mask, labelled by first pixels in raster order."""
         height, width = mask_hw.shape[0], mask_hw.shape[1] + 1
-        padded = np.zeros(
-            1 + height * width, bool
-        )  # a pixel of nothing before the first row and after each
+        # An empty pixel precedes the first row and follows every row.
+        padded = np.zeros(1 + height * width, bool)
         padded[1:].reshape(height, width)[:, :-1] = mask_hw
-        changes = np.flatnonzero(
-            padded[1:] != padded[:-1]
-        )  # in each row a start, its stop, the next start, …
+        # Each row has a start, its stop, the next start, …
+        changes = np.flatnonzero(padded[1:] != padded[:-1])
         row, start = np.divmod(changes[::2], width)
         found = Runs(row, start, changes[1::2] - row * width, np.arange(len(row)))
         return replace(found, label=components(np.stack(found.pairs(corners=True)), len(found)))
 
     @staticmethod
     def of_labels(labels_hw: NDArray[np.int32]) -> Runs:
-        """Return a label image, 0 where there is none, as runs with its labels less 1."""
+        """Return a label image as runs, whose labels are those of the image less 1.
+
+        Pixels with label 0 are background and have no run.
+        """
         differs = np.ones(labels_hw.shape, bool)
         np.not_equal(labels_hw[:, 1:], labels_hw[:, :-1], out=differs[:, 1:])
         starts = np.flatnonzero(differs)
-        label, length = (
-            labels_hw.ravel()[starts].astype(np.int64) - 1,
-            np.diff(starts, append=labels_hw.size),
-        )
+        label = labels_hw.ravel()[starts].astype(np.int64) - 1
+        length = np.diff(starts, append=labels_hw.size)
         row, start = np.divmod(starts, labels_hw.shape[1])
         return Runs(row, start, start + length, label).of(label >= 0)
 
     def image(self, height: int, width: int) -> NDArray[np.int32]:
-        """Return the label image: 0 where there is no run, else 1 + the label."""
+        """Return the label image: 1 + the label where there is a run, 0 elsewhere; HW int32."""
         changes = np.zeros(height * width + 1, np.int32)
         at, values = self.row * width, (self.label + 1).astype(np.int32)
         np.add.at(changes, at + self.start, values)
@@ -61,10 +60,13 @@ class Runs(Columns):
         return np.cumsum(changes[:-1], dtype=np.int32).reshape(height, width)
 
     def pairs(self, corners: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the pairs of runs, of a row and of the next one, that share a column.
+        """Find the pairs of runs in neighbouring rows that share a column.
 
         Args:
-            corners — those that meet at a corner as well.
+            corners: Include pairs that meet only at a corner.
+
+        Returns:
+            Indices of the upper runs and of the lower runs; (pairs,) each.
         """
         reach, stride = int(corners), int(self.stop.max(initial=0)) + 2
         below = (self.row + 1) * stride
@@ -78,19 +80,27 @@ class Runs(Columns):
         return upper, ranges(first, after - first)
 
     def meets_next(self) -> NDArray[np.bool_]:
-        """Return whether each run but the last ends where the next one, of another label, starts."""
+        """Tell whether the next run starts where each run ends, in the same row.
+
+        Two such runs have different labels. The last run has no entry.
+        """
         return (self.stop[:-1] == self.start[1:]) & (self.row[:-1] == self.row[1:])
 
 
 def components(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return the component of each of `count` members, numbered by their first members.
+    """Group members that pairs connect, and number the groups by their first members.
 
-    Of each pair the later member is led by the earlier one, of several by the first; then leaders take the place of the
-    pairs' members, until no pair has two. With the runs of an image that is done once or twice, of noise six times
-    (minimum labelling with shortcutting: Liu and Tarjan, arXiv 1812.06177).
+    The later member of each pair is led by the earlier one; if it is in several pairs, by the first
+    of them. Then leaders replace the members in the pairs, until no pair has two different leaders.
+    The runs of an image take one or two such rounds, noise takes six (minimum labelling with
+    shortcutting: Liu and Tarjan, arXiv 1812.06177).
 
     Args:
-        pairs — (2, n) members that belong together.
+        pairs: Members that belong together; (2, n).
+        count: Number of members.
+
+    Returns:
+        Component of each member, from 0; (count,).
     """
     members = np.arange(count)
     leader, (one, other) = members.copy(), pairs
@@ -107,7 +117,8 @@ def components(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 def ranges(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return first, first + 1, … of each range, one range after the other.
 
-    Example: first 4 9, counts 2 1 → 4 5 9.
+    Example:
+        first 4 9, counts 2 1 → 4 5 9.
     """
     before = np.cumsum(counts) - counts
     return np.arange(int(counts.sum())) - np.repeat(before - first, counts)
@@ -116,7 +127,7 @@ def ranges(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 def overlaps(
     runs: Runs, pairs: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the columns that pairs of runs share: first and last + 1 of each pair."""
+    """Return the columns that pairs of runs share: the first, and the last + 1, of each pair."""
     one, other = pairs
     return np.maximum(runs.start[one], runs.start[other]), np.minimum(
         runs.stop[one], runs.stop[other]
@@ -126,17 +137,23 @@ def overlaps(
 def uncovered(
     runs: Runs, covered: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return what is left of runs: (run, first column, last column + 1) of each piece, in the order of the runs.
+    """Return the pieces of runs that no cover hides.
 
     Args:
-        covered — the run of each cover, ascending; of one run from left to right.
-        starts, stops — columns of each cover.
+        runs: Runs that are partly covered.
+        covered: The run that each cover lies on, ascending; covers of one run go from left to
+            right.
+        starts: First column of each cover (px).
+        stops: Last column + 1 of each cover (px).
+
+    Returns:
+        Run, first column and last column + 1 of each piece, in the order of the runs.
     """
     covers = np.bincount(covered, minlength=len(runs))
     first = np.cumsum(covers + 1) - (covers + 1)
     pieces = np.repeat(np.arange(len(runs)), covers + 1)
     begin, end = runs.start[pieces], runs.stop[pieces]
-    place = np.arange(len(covered)) + covered  # a run has one piece more than covers
+    place = np.arange(len(covered)) + covered  # a run has one more piece than it has covers
     begin[place + 1], end[place] = stops, starts
     begin[first] = runs.start
     kept = begin < end
@@ -144,7 +161,18 @@ def uncovered(
 
 
 def line_of(runs: Runs, values: NDArray[Any], which: str, height: int, width: int) -> NDArray[Any]:
-    """Return the values of runs along one edge of an image: `top`, `bottom`, `left` or `right`; −1: none."""
+    """Return the values of runs along one edge of an image; −1 where there is no run.
+
+    Args:
+        runs: Runs of the image.
+        values: Value of each run; (runs,).
+        which: `top`, `bottom`, `left` or `right`.
+        height: Height of the image (px).
+        width: Width of the image (px).
+
+    Returns:
+        Value of each pixel along the edge; (width,) or (height,).
+    """
     if which in ("left", "right"):
         line = np.full(height, -1, values.dtype)
         at = runs.start == 0 if which == "left" else runs.stop == width

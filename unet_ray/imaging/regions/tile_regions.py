@@ -1,7 +1,8 @@
 """The regions of one tile of an image: finished, or in pieces where they touch a seam.
 
-A region that lies inside a tile is finished there. Of one that touches a seam the tile keeps a *piece*: its sums, the
-sides of its pixels, and its labels along the tile's edges; `seams` joins them.
+A region that lies inside a tile is finished there. Of a region that touches a seam the tile keeps a
+*piece*: its sums, the sides of its pixels, and its parts along the tile's edges. `merge` joins the
+pieces.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.imaging.geometry import Box
-from unet_ray.imaging.regions.columns import Columns, numbered
+from unet_ray.imaging.regions.columns import Columns, number_chosen
 from unet_ray.imaging.regions.outlines import (
     HIGH_X,
     HIGH_Y,
@@ -23,7 +24,7 @@ from unet_ray.imaging.regions.outlines import (
     Sides,
     outlines_wkb,
 )
-from unet_ray.imaging.regions.regions import Sums, sum_pixels
+from unet_ray.imaging.regions.regions import RegionSums, sum_pixels
 from unet_ray.imaging.regions.runs import line_of
 from unet_ray.imaging.regions.separation import SeparatedMask
 
@@ -40,62 +41,62 @@ class TileRegions:
     """The regions of one class in one tile."""
 
     core: Box
-    """The tile's pixels, in the image."""
-    inner: Sums
-    """Regions that touch no seam, finished."""
+    """Box of the tile's core in the image."""
+    inner: RegionSums
+    """Sums of the regions that touch no seam; they are finished."""
     geometry: NDArray[Any]
-    """Their outlines, WKB."""
-    pieces: Sums
-    """What the tile has of regions that touch a seam."""
+    """Outlines of the finished regions, WKB."""
+    pieces: RegionSums
+    """Sums of the tile's pieces of regions that touch a seam."""
     part_piece: NDArray[np.int64]
     """Piece of each 4-connected part."""
     part_first: NDArray[np.int64]
-    """(parts, 2) row, column of each part's first pixel."""
+    """Row and column of each part's first pixel, in the image; (parts, 2)."""
     sides: Sides
-    """Of the parts, but for those along seams and contacts."""
+    """Sides of the parts, without those along seams and contacts."""
     contacts: Contacts
-    """Between parts within the tile, which may turn out to be of one region."""
+    """Contacts between parts within the tile, which may turn out to belong to one region."""
     edges: tuple[Edge, ...]
-    """Along the first row, last row, first column, last column of the tile."""
+    """Pixels along the first row, last row, first column and last column of the tile."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """The pixels along a tile's edge."""
+    """The pixels along an edge of a tile."""
 
     part: NDArray[np.int64]
-    """Part of each; −1: none."""
+    """Part of each pixel; −1: none."""
     origin: NDArray[np.uint8]
-    """As `SeparatedMask.origin`."""
+    """Origin of each pixel, as in `SeparatedMask.origin`."""
 
 
 @dataclass(frozen=True)
 class Contacts(Columns):
-    """Sides between two pixels of which at least one has a part: arrays of one length."""
+    """Sides between two pixels at least one of which has a part: arrays of one length."""
 
     vertical: NDArray[np.bool_]
-    """Whether the side runs along a column of vertices."""
+    """True if the side runs along a column of vertices."""
     line: NDArray[np.int64]
-    """That column, or row (px)."""
+    """Column or row of vertices that the side lies on (px)."""
     along: NDArray[np.int64]
-    """Row, or column, of the two pixels (px)."""
+    """Row or column of the two pixels (px)."""
     before: NDArray[np.int64]
     """Part of the pixel before the line; −1: none."""
     after: NDArray[np.int64]
-    """Part of the pixel after it."""
+    """Part of the pixel after the line; −1: none."""
 
     @staticmethod
     def none() -> Contacts:
-        """Return no contact."""
+        """Return an empty table."""
         return Contacts(np.zeros(0, bool), *np.zeros((4, 0), np.int64))
 
-    def touching(self, part_region: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (2, n) the pairs of parts that are of one region."""
+    def find_joined_parts(self, part_region: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the pairs of parts on either side that belong to one region; (2, n)."""
         pairs = np.stack([self.before, self.after])
         return pairs[:, (pairs >= 0).all(axis=0) & (part_region[pairs[0]] == part_region[pairs[1]])]
 
     def sides(self, part_region: NDArray[np.int64]) -> Sides:
-        """Return the sides of the others: of pixels that have none of their region beyond the line."""
+        """Return the sides of the other contacts, whose two pixels do not belong to one region."""
         pieces = []
         both = (
             (self.before, self.after, (HIGH_Y, HIGH_X)),
@@ -107,10 +108,10 @@ class Contacts(Columns):
             )
             kind = np.array(kinds, np.int8)[self.vertical[at].astype(int)]
             pieces.append(Sides(kind, self.line[at], self.along[at], self.along[at] + 1, parts[at]))
-        return Sides.concatenated(pieces)
+        return Sides.concatenate(pieces)
 
-    def shifted(self, offset: int) -> Contacts:
-        """Return them with other numbers for the parts, all of which are there."""
+    def shift_parts(self, offset: int) -> Contacts:
+        """Add an offset to the numbers of the parts; no contact may lack a part."""
         return replace(self, before=self.before + offset, after=self.after + offset)
 
 
@@ -120,9 +121,15 @@ def find_tile_regions(
     """Measure one tile.
 
     Args:
-        separated, prob_u8_hw — of the tile's core; separated with as much around it as cores grow.
-        core — where that lies.
-        height, width — of the image (px).
+        separated: Objects of the tile's core, separated with a halo of as many pixels as markers
+            grow.
+        prob_u8_hw: Probabilities of the tile's core, round(255·p), uint8.
+        core: Box of the core in the image (px).
+        height: Height of the image (px).
+        width: Width of the image (px).
+
+    Returns:
+        The finished regions of the tile, and its pieces of the others.
     """
     runs, place = separated.runs, (core.left, core.top)
     sums, parts = sum_pixels(runs, prob_u8_hw, *place), Parts.of(runs, *place)
@@ -132,11 +139,12 @@ def find_tile_regions(
     for at, is_seam in zip(at_edge, seams, strict=True):
         is_open[runs.label[at]] |= is_seam
     is_inner, open_part = ~is_open & (sums.area > 0), is_open[parts.label]
-    inner_number, piece_number, part_number = map(numbered, (is_inner, is_open, open_part))
-    # parts of pieces that touch may turn out to be of one region: what lies between them is told apart
+    inner_number, piece_number, part_number = map(number_chosen, (is_inner, is_open, open_part))
+    # Parts of pieces that touch may turn out to belong to one region, so the sides between them are
+    # kept apart, as contacts.
     group = np.where(open_part, -1, np.arange(len(open_part))) if separated.may_touch else None
     sides = parts.sides(group)
-    open_sides = _without_seams(sides.of(open_part[sides.part]), core, seams)
+    open_sides = _drop_seams(sides.of(open_part[sides.part]), core, seams)
     edges = (line_of(runs, part_number[parts.part], which, *prob_u8_hw.shape) for which in _EDGES)
     return TileRegions(
         core=core,
@@ -146,7 +154,7 @@ def find_tile_regions(
         part_piece=piece_number[parts.label[open_part]],
         part_first=parts.first[open_part],
         sides=replace(open_sides, part=part_number[open_sides.part]),
-        contacts=_contacts(parts, part_number) if separated.may_touch else Contacts.none(),
+        contacts=_find_contacts(parts, part_number) if separated.may_touch else Contacts.none(),
         edges=tuple(
             Edge(edge, separated.origin[_EDGES[at]].copy())
             for at, edge in zip(_EDGES, edges, strict=True)
@@ -154,18 +162,23 @@ def find_tile_regions(
     )
 
 
-def _contacts(parts: Parts, part_number: NDArray[np.int64]) -> Contacts:
-    """Return where parts touch that have a number."""
+def _find_contacts(parts: Parts, part_number: NDArray[np.int64]) -> Contacts:
+    """Find where numbered parts touch each other.
+
+    Args:
+        parts: Parts of the tile.
+        part_number: Number of each part; −1: none.
+    """
     found = []
-    for vertical, (line, along, *sides) in zip((False, True), parts.touching(), strict=True):
+    for vertical, (line, along, *sides) in zip((False, True), parts.find_contacts(), strict=True):
         before, after = (part_number[part] for part in sides)
         every = Contacts(np.full(len(line), vertical), line, along, before, after)
         found.append(every.of((before >= 0) & (after >= 0)))
-    return Contacts.concatenated(found)
+    return Contacts.concatenate(found)
 
 
-def _without_seams(sides: Sides, core: Box, seams: tuple[bool, ...]) -> Sides:
-    """Return the sides but for those along seams: whether there are any, the neighbour's pixels tell."""
+def _drop_seams(sides: Sides, core: Box, seams: tuple[bool, ...]) -> Sides:
+    """Drop the sides along seams: only the neighbouring tile tells whether they exist."""
     lines = core.top, core.bottom, core.left, core.right
     along = np.zeros(len(sides), bool)
     for kind, line, is_seam in zip((LOW_Y, HIGH_Y, LOW_X, HIGH_X), lines, seams, strict=True):

@@ -1,0 +1,1 @@
+"""Label formats other than mask files, one module per format."""

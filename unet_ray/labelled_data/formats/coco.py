@@ -1,4 +1,4 @@
-"""COCO instances as labels: what a JSON says of each image, and its objects drawn as a label image."""
+"""COCO instances as labels: parsing of the JSON, and drawing of objects as label images."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import ClassSpec
 
 Objects = tuple[tuple[Any, ...], ...]
-"""Of each class: the segmentations of its objects, polygons or run lengths as COCO has them."""
+"""Segmentations of the objects of each class: polygons or run lengths, in the form of COCO."""
 
 
 @dataclass(frozen=True)
 class CocoLabels:
-    """The labels of a set of images."""
+    """Labels of a set of images."""
 
     classes: tuple[ClassSpec, ...]
     objects: dict[str, Objects]
-    """By `file_name`."""
+    """Objects of each image, by `file_name`."""
     uris: dict[str, str | None]
-    """`file_name` → the URI that an export of ours names, None where there is none."""
+    """URI of each image, by `file_name`; exports of unet_ray give it, other files have None."""
 
 
 def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLabels:
     """Read an instances JSON (cocodataset.org, "data format").
 
     Args:
-        data — the file.
-        name — of the file, for messages.
-        classes — the wanted categories, by name; empty: all, by their ids.
+        data: Content of the file.
+        name: Name of the file, for messages.
+        classes: Categories to read, by name; if empty, all of them, in the order of their ids.
 
-    Raises: InputError — no such JSON, a category that is not there, a file name twice.
+    Raises:
+        InputError: The content is not such a JSON, a category is missing, or a file name occurs
+            twice.
     """
     try:
         found = json.loads(data)
@@ -49,7 +51,7 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{name}: no COCO instances JSON ({type(error).__name__}: {error})"
+            f"{name}: not a COCO instances JSON ({type(error).__name__}: {error})"
         ) from None
     classes = classes or tuple(
         ClassSpec(number, key) for key, number in sorted(categories.items(), key=lambda c: c[1])
@@ -66,7 +68,7 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
     for image, category, segmentation in annotations:
         if image not in names:
             raise InputError(
-                f"{name}: an annotation of image {image}, which is not among the images"
+                f"{name}: an annotation refers to image {image}, which is not among the images"
             )
         if category in places:
             objects[image][places[category]].append(segmentation)
@@ -76,9 +78,19 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
 
 
 def draw_objects(segmentations: tuple[Any, ...], height: int, width: int) -> NDArray[Any]:
-    """Return the objects of a class as a label image (H, W), 1 to n, 0 background; where two overlap, the later one.
+    """Draw the objects of a class as a label image.
 
-    Raises: ImageError — run lengths of another size, a segmentation that is none.
+    Args:
+        segmentations: Segmentations of the objects.
+        height: Height of the image (px).
+        width: Width of the image (px).
+
+    Returns:
+        HW ids, 1 to n in the order of the segmentations, 0 for background. Where two objects
+        overlap, the later one wins.
+
+    Raises:
+        ImageError: Run lengths have another size, or a segmentation is invalid.
     """
     labels = np.zeros((height, width), np.uint16 if len(segmentations) < 2**16 else np.int32)
     for number, segmentation in enumerate(segmentations, 1):
@@ -91,15 +103,18 @@ def draw_objects(segmentations: tuple[Any, ...], height: int, width: int) -> NDA
             drawn = coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)
         except Exception as error:
             raise ImageError(
-                "unreadable", f"annotation {number} of it is no segmentation: {error}"
+                "unreadable", f"annotation {number} is not a valid segmentation: {error}"
             ) from None
         if drawn.shape != labels.shape:
-            sizes = f"{width}×{height} px, annotation {number} of it {drawn.shape[1]}×{drawn.shape[0]} px"
-            raise ImageError("unreadable", f"the image has {sizes}")
+            raise ImageError(
+                "unreadable",
+                f"the image has {width}×{height} px, but its annotation {number} has "
+                f"{drawn.shape[1]}×{drawn.shape[0]} px",
+            )
         labels[drawn > 0] = number
     return labels
 
 
 def _is_plain(segmentation: Any) -> bool:
-    """Tell polygons and plain counts from compressed run lengths."""
+    """Tell whether a segmentation is polygons or plain counts, not compressed run lengths."""
     return isinstance(segmentation, list) or isinstance(segmentation["counts"], list)

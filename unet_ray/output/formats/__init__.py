@@ -1,0 +1,1 @@
+"""Export formats: COCO, label PNG, GeoJSON and GeoParquet, one module each."""

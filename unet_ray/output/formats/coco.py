@@ -1,4 +1,4 @@
-"""COCO instances (cocodataset.org, "data format")."""
+"""Export to COCO instances (cocodataset.org, "data format")."""
 
 from __future__ import annotations
 
@@ -26,15 +26,28 @@ from unet_ray.output.reader import Tables
 from unet_ray.storage.output_file import OutputFile
 
 _ANNOTATION = ["class_id", "score", "area", "bbox"]
-"""Of a region, what COCO keeps beside its pixels."""
+"""Columns of a region that COCO keeps beside its pixels."""
 _COCO_PIXELS = 2**32
-"""pycocotools counts in 32 bits."""
+"""Pixels from which an image is too large for run lengths: pycocotools counts in 32 bits."""
 
 
 def write_coco(
     shards: Iterator[Tables], names: ImageNames, output: OutputFile, as_polygons: bool
 ) -> ExportResult:
-    """Write COCO instances (cocodataset.org, "data format"); scores are kept, so that they load as results too."""
+    """Write COCO instances; scores are kept, so that the file also loads as results.
+
+    Args:
+        shards: Current rows, shard by shard.
+        names: File names of the images.
+        output: JSON file to write.
+        as_polygons: Whether to write polygons instead of run lengths.
+
+    Returns:
+        Counts of what was written.
+
+    Raises:
+        InputError: An image is too large for run lengths, or class ids have several names.
+    """
     result, classes = ExportResult(files=1, root=names.root), dict[int, str]()
     with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
         whole, annotations = Path(folder) / "whole.json", Path(folder) / "annotations"
@@ -48,15 +61,12 @@ def write_coco(
                     result.images += 1
                     size = {"height": row["height"], "width": row["width"]}
                     image = {"id": result.images, "file_name": names.of(row["image_uri"])} | size
-                    head.write(_item(image | {"image_uri": row["image_uri"]}, result.images))
-                    for annotation in _annotations(row, regions, as_polygons, result.notes):
+                    image["image_uri"] = row["image_uri"]
+                    head.write(_format_item(image, result.images))
+                    for annotation in _make_annotations(row, regions, as_polygons, result.notes):
                         result.regions += 1
-                        body.write(
-                            _item(
-                                {"id": result.regions, "image_id": result.images} | annotation,
-                                result.regions,
-                            )
-                        )
+                        ids = {"id": result.regions, "image_id": result.images}
+                        body.write(_format_item(ids | annotation, result.regions))
             categories = [{"id": number, "name": classes[number]} for number in sorted(classes)]
             head.write(f'\n], "categories": {json.dumps(categories)}, "annotations": [')
         with whole.open("ab") as target, annotations.open("rb") as source:
@@ -66,23 +76,24 @@ def write_coco(
     return result
 
 
-def _item(value: dict[str, Any], number: int) -> str:
+def _format_item(value: dict[str, Any], number: int) -> str:
     return ("," if number > 1 else "") + "\n" + json.dumps(value)
 
 
-def _annotations(
+def _make_annotations(
     row: dict[str, Any], regions: Any, as_polygons: bool, notes: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     outlines = parse_outlines(regions)
     if as_polygons:
         holes = int(np.sum(shapely.get_num_interior_rings(shapely.get_parts(outlines))))
-        notes["holes filled: COCO's polygons have none"] += holes
-        codes: Iterator[Any] = (_rings(outline) for outline in outlines)
+        notes["holes filled: COCO's polygons cannot have holes"] += holes
+        codes: Iterator[Any] = (_list_rings(outline) for outline in outlines)
     else:
         size = [row["height"], row["width"]]
         if size[0] * size[1] >= _COCO_PIXELS:
             raise InputError(
-                f"{row['image_uri']}: {size[1]}×{size[0]} px; COCO's run lengths end at 2^32 px, give --polygons"
+                f"{row['image_uri']}: {size[1]}×{size[0]} px; COCO's run lengths end at 2^32 px, "
+                "give --polygons"
             )
         codes = (
             {"size": size, "counts": counts.decode()} for counts in encode_outlines(outlines, *size)
@@ -104,7 +115,7 @@ def _annotations(
         }
 
 
-def _rings(outline: Any) -> list[list[float]]:
+def _list_rings(outline: Any) -> list[list[float]]:
     """Return the outer rings of an outline as COCO's flat lists of coordinates."""
     return [
         shapely.get_coordinates(part.exterior)[:-1].ravel().tolist()

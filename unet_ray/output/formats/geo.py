@@ -1,4 +1,4 @@
-"""GeoJSON and GeoParquet: outlines on a map."""
+"""Export to GeoJSON and GeoParquet: outlines on a map."""
 
 from __future__ import annotations
 
@@ -22,24 +22,36 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import REGIONS, on_a_map
 
 _FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_max", "area"]
-"""Of a region, what GeoJSON keeps."""
+"""Columns of a region that GeoJSON keeps as properties."""
 
 
 def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) -> ExportResult:
-    """Write feature collections; those on a map name their coordinate system as GeoJSON 2008 did, and QGIS reads it."""
+    """Write a GeoJSON feature collection per image.
+
+    Outlines of a georeferenced image are in map coordinates, and the file names their coordinate
+    system as GeoJSON 2008 did, which QGIS reads. Other outlines are in pixels, y upwards.
+
+    Args:
+        shards: Current rows, shard by shard.
+        names: File names of the images.
+        output: Folder to write to.
+
+    Returns:
+        Counts of what was written.
+    """
     result = ExportResult()
     for shard in shards:
         for row, regions in iterate_images(shard):
-            place = _place_of(row["image_uri"])
+            place = _read_georeference(row["image_uri"])
             outlines = parse_outlines(regions)
             outlines = (
                 place.to_map(outlines)
                 if place
                 else shapely.transform(outlines, lambda xy: xy * [1, -1])
             )
-            crs = f'"crs": {json.dumps(_crs_of(place))}, ' if place else ""
+            crs = f'"crs": {json.dumps(_describe_crs(place))}, ' if place else ""
             kept = regions.select(_FEATURE).to_pylist()
-            features = map(_feature, kept, shapely.to_geojson(outlines))
+            features = map(_format_feature, kept, shapely.to_geojson(outlines))
             text = (
                 f'{{"type": "FeatureCollection", {crs}"features": [\n'
                 + ",\n".join(features)
@@ -51,23 +63,34 @@ def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) 
     return result
 
 
-def _crs_of(place: Georeference) -> dict[str, Any]:
+def _describe_crs(place: Georeference) -> dict[str, Any]:
     return {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}}
 
 
-def _feature(properties: dict[str, Any], geometry: str) -> str:
+def _format_feature(properties: dict[str, Any], geometry: str) -> str:
     return f'{{"type": "Feature", "properties": {json.dumps(properties)}, "geometry": {geometry}}}'
 
 
 def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -> ExportResult:
-    """Write the rows of `regions` whose image is georeferenced, with a column `map_geometry` before all others."""
+    """Write the regions of georeferenced images, in one file per coordinate system.
+
+    The rows are those of `regions`, with the column `map_geometry` before all others.
+
+    Args:
+        shards: Current rows, shard by shard.
+        _: Unused; all formats have the same parameters.
+        output: Folder to write to.
+
+    Returns:
+        Counts of what was written.
+    """
     result = ExportResult()
     writers: dict[int, pq.ParquetWriter] = {}
     with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
         with ExitStack() as stack:
             for shard in shards:
                 for row, regions in iterate_images(shard):
-                    place = _place_of(row["image_uri"])
+                    place = _read_georeference(row["image_uri"])
                     if place is None:
                         result.notes["images left out: not georeferenced by an EPSG code"] += 1
                         continue
@@ -91,8 +114,8 @@ def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -
     return result
 
 
-def _place_of(uri: str) -> Georeference | None:
-    """Read the place of an image from its file; None where it has none, or is gone."""
+def _read_georeference(uri: str) -> Georeference | None:
+    """Read the georeference of an image; None where its file has none or is gone."""
     file, page = split_page(uri)
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)):
         return None

@@ -1,4 +1,4 @@
-"""Palette PNG files of class ids."""
+"""Export to palette PNG files of class ids."""
 
 from __future__ import annotations
 
@@ -14,18 +14,31 @@ from unet_ray.output.formats.common import ExportResult, ImageNames, add_classes
 from unet_ray.output.reader import Tables, image_masks
 from unet_ray.storage.storage import Storage
 
-_MOST_PALETTE = 255
+_MAX_CLASS_ID = 255
+"""Largest class id that a palette image holds."""
 _PNG_PIXELS = 2**28
-"""Largest image that becomes a label PNG (px): it is drawn whole, in half a gigabyte."""
+"""Largest image that is exported (px); it is drawn whole, in half a gigabyte."""
 
 
 def write_png(shards: Iterator[Tables], names: ImageNames, output: Storage) -> ExportResult:
-    """Write images of class ids, 0 where there is none; where classes overlap, the last one is seen."""
+    """Write images of class ids, 0 where there is none; where classes overlap, the last one shows.
+
+    Args:
+        shards: Current rows, shard by shard.
+        names: File names of the images.
+        output: Folder to write to.
+
+    Returns:
+        Counts of what was written.
+
+    Raises:
+        InputError: A class id is too large for a palette, or class ids have several names.
+    """
     result, classes = ExportResult(), dict[int, str]()
     for shard in shards:
         add_classes(classes, shard)
-        if max(classes, default=0) > _MOST_PALETTE:
-            raise InputError(f"class id {max(classes)}: a palette image holds 1 to {_MOST_PALETTE}")
+        if max(classes, default=0) > _MAX_CLASS_ID:
+            raise InputError(f"class id {max(classes)}: a palette image holds 1 to {_MAX_CLASS_ID}")
         palette = [0, 0, 0] * 256
         for index, number in enumerate(sorted(classes)):
             palette[3 * number : 3 * number + 3] = class_colour(index)

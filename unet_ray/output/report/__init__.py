@@ -1,0 +1,1 @@
+"""The HTML report of one date: its facts, charts, pictures and page."""

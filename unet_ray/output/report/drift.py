@@ -1,4 +1,4 @@
-"""Whether a night is like the nights before it."""
+"""Comparison of the figures of a date with those of the dates before it, to show drift."""
 
 from __future__ import annotations
 
@@ -7,52 +7,60 @@ from dataclasses import dataclass
 
 from unet_ray.output.report.facts import Estimate, Facts
 
-_BEYOND = 2.0
-"""How many times farther from the middle of the earlier nights than any of them."""
+_SPREAD_FACTOR = 2.0
+"""A figure differs if it is this many times farther from the median than any earlier date is."""
 _ERRORS = 3.0
-"""How many standard errors at least: what chance alone hardly does."""
-LEAST_NIGHTS = 2
-"""Earlier nights without which nothing can be said."""
+"""Minimum distance of a figure that differs (standard errors): chance alone hardly reaches it."""
+MIN_EARLIER_DATES = 2
+"""Minimum number of earlier dates for a comparison."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of a night beside those of earlier nights."""
+    """A figure of a date beside the same figure of earlier dates."""
 
     name: str
+    """Name of the figure."""
     now: float | None
+    """Value on the date; None where there is nothing to compute it from."""
     middle: float | None
-    """Median of the earlier nights; None: there are too few."""
+    """Median of the earlier dates; None where there are too few of them."""
     least: float | None
+    """Smallest value of the earlier dates."""
     most: float | None
+    """Largest value of the earlier dates."""
     differs: bool
+    """True where the value differs by more than the earlier dates and chance explain."""
 
 
 def compare(facts: Facts, class_id: int) -> list[Comparison]:
-    """Hold each figure of a class against the earlier nights."""
-    night = facts.nights[facts.date][class_id]
+    """Compare each figure of a class with its values on the earlier dates."""
     return [
-        _compared(
-            name, figure, [facts.nights[date][class_id].figures[name] for date in facts.earlier]
+        _compare_figure(
+            name, figure, [facts.by_date[date][class_id].figures[name] for date in facts.earlier]
         )
-        for name, figure in night.figures.items()
+        for name, figure in facts.by_date[facts.date][class_id].figures.items()
     ]
 
 
-def _compared(name: str, now: Estimate | None, nights: list[Estimate | None]) -> Comparison:
-    """Call a figure different where it lies beyond what earlier nights did among themselves, and beyond chance.
+def _compare_figure(name: str, now: Estimate | None, earlier: list[Estimate | None]) -> Comparison:
+    """Compare a figure with its values on the earlier dates.
 
-    What an earlier night was off by counts less its standard error: a small night is off by chance.
+    The figure differs where it is farther from their median than twice the farthest of them, and
+    than three standard errors. The distance of an earlier date counts less its standard error,
+    because a date with few images is off by chance.
 
-    Example: nights of 10, 11, 12, each ± 0.1: 13 lies twice as far from 11 as any of them, 12.5 does not.
+    Example:
+        Values of 10, 11 and 12, each ± 0.1, lie at most 0.9 from 11 beyond their error. A value of
+        12.9 lies more than 2 × 0.9 from 11 and differs; 12.7 does not.
     """
-    before = [figure for figure in nights if figure]
-    if now is None or len(before) < LEAST_NIGHTS:
+    before = [figure for figure in earlier if figure]
+    if now is None or len(before) < MIN_EARLIER_DATES:
         return Comparison(name, now.value if now else None, None, None, None, False)
     values = [figure.value for figure in before]
     middle = statistics.median(values)
     chance = (now.error**2 + statistics.fmean(f.error**2 for f in before) / len(before)) ** 0.5
     spread = max(abs(figure.value - middle) - figure.error for figure in before)
-    limit = max(_BEYOND * spread, _ERRORS * chance)
+    limit = max(_SPREAD_FACTOR * spread, _ERRORS * chance)
     differs = abs(now.value - middle) > limit
     return Comparison(name, now.value, middle, min(values), max(values), differs)

@@ -1,4 +1,7 @@
-"""What the tables say of a night and of the nights before it with the same model and settings: sums, never rows."""
+"""The facts of a report: sums over the tables for a date and for the dates before it.
+
+Only runs with the model and settings of the date's last run count. Rows are never loaded.
+"""
 
 from __future__ import annotations
 
@@ -17,86 +20,108 @@ from unet_ray.tables.runs import read_run_record
 from unet_ray.tables.schemas import SCHEMAS
 
 AREA_BINS_PER_DOUBLING = 2
+"""Number of histogram bins from an area to its double."""
 SCORE_BINS = 20
+"""Number of histogram bins from score 0 to 1."""
 _EXAMPLES = 3
-_TONIGHT = "date = (SELECT max(date) FROM runs)"
-_NIGHTS = 60
-"""Earlier nights that are compared with, at most."""
+"""Number of images shown of each type of error."""
+_IS_CURRENT = "date = (SELECT max(date) FROM runs)"
+"""SQL condition for rows of the report's date."""
+_MAX_EARLIER_DATES = 60
+"""Maximum number of earlier dates that the date is compared with."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of a night and what chance does to it."""
+    """A figure and its uncertainty."""
 
     value: float
+    """Value of the figure."""
     error: float
     """Standard error over images."""
 
 
 @dataclass(frozen=True)
-class ClassNight:
-    """One class in one night."""
+class ClassFigures:
+    """The figures of one class on one date."""
 
     pixels: int
+    """Number of pixels of the class."""
     regions: int
+    """Number of regions."""
     figures: dict[str, Estimate | None]
-    """By name: share of pixels, regions per image, mean score, typical area; None: there is nothing to tell it from."""
+    """Figures by name: share of pixels, regions per image, mean score and typical area.
+
+    A figure is None where there is nothing to compute it from.
+    """
 
 
 @dataclass
 class Histogram:
-    """Counts of regions by bin, of the night and of all earlier nights together."""
+    """Counts of regions by bin."""
 
-    night: dict[int, int] = field(default_factory=dict)
+    now: dict[int, int] = field(default_factory=dict)
+    """Counts on the date."""
     before: dict[int, int] = field(default_factory=dict)
+    """Counts on all earlier dates together."""
 
 
 @dataclass
 class Facts:
-    """Everything that the page shows but its pictures."""
+    """Everything that the page shows, apart from the pictures."""
 
     date: str
+    """Date of the report, YYYY-MM-DD."""
     run_ids: list[str]
-    """Of the night, with its model and settings."""
+    """Runs of the date with its model and settings."""
     records: list[dict[str, Any]]
-    """Of these runs."""
+    """Records of these runs."""
     model_digest: str
+    """Model of the date's last run."""
     images: int
-    """That went well."""
+    """Number of images that were segmented successfully."""
     classes: dict[int, str]
-    nights: dict[str, dict[int, ClassNight]]
-    """Date → class id → what was found; the last is the night itself."""
+    """Class names by id."""
+    by_date: dict[str, dict[int, ClassFigures]]
+    """Figures by date, then by class id; the last date is that of the report."""
     areas: dict[int, Histogram]
+    """Histogram of region areas by class id."""
     scores: dict[int, Histogram]
+    """Histogram of region scores by class id."""
     errors: list[tuple[str, int, list[tuple[str, str]]]]
-    """Type, images, and a few of them with their message."""
+    """Error types: the type, its number of images, and a few image URIs with their messages."""
 
     @property
     def earlier(self) -> list[str]:
-        """Dates before the night, the oldest first."""
-        return [date for date in self.nights if date != self.date]
+        """The earlier dates, the oldest first."""
+        return [date for date in self.by_date if date != self.date]
 
 
 def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
-    """Ask the tables for the facts of a night.
+    """Gather the facts of a date from the tables.
 
-    What the tables hold never becomes part of a query: who may write them may not run SQL here.
+    Values from the tables never become part of a query, so that a writer of tables cannot run SQL
+    here.
 
     Args:
-        database — to ask with; it spills. Named afterwards: the night's rows `tonight` of the images and `found` of the
-            regions.
-        output — root of the tables, as `tables_at` returns it.
-        date — of the night; None: the last one.
+        database: Workspace for the queries, which spills to disk. Afterwards it holds the views
+            `date_images` and `date_regions` with the date's rows.
+        output: Root of the tables, as `tables_at` returns it.
+        date: Date of the report, YYYY-MM-DD; None: the last one.
 
-    Raises: InputError — no image of that date.
+    Returns:
+        The facts.
+
+    Raises:
+        InputError: There are no images of that date.
     """
     images = open_dataset(output, "images", SCHEMAS["images"])
-    night = _night_of(database, images, output, date)
-    model, config = _settings_of(database, images, night)
+    date = _find_date(database, images, output, date)
+    model, config = _find_settings(database, images, date)
     ours = images.filter(
         (pc.field("model_digest") == model) & (pc.field("config_digest") == config)
     )
-    database.read("ours", ours.filter(pc.field("date") <= night), ("date", "run_id", "error_type"))
+    database.read("ours", ours.filter(pc.field("date") <= date), ("date", "run_id", "error_type"))
     columns = (
         "image_uri",
         "run_id",
@@ -107,89 +132,101 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
         "width",
         "image_bytes",
     )
-    database.read("tonight", ours.filter(pc.field("date") == night), columns)
+    database.read("date_images", ours.filter(pc.field("date") == date), columns)
     database.store(
         "runs",
-        "SELECT date, run_id, count(*) FILTER (error_type IS NULL) AS images FROM ours GROUP BY date, run_id",
+        "SELECT date, run_id, count(*) FILTER (error_type IS NULL) AS images FROM ours "
+        "GROUP BY date, run_id",
     )
-    by_night = database.table(
-        f"SELECT date, sum(images)::BIGINT AS images FROM runs GROUP BY date HAVING sum(images) > 0 OR {_TONIGHT} "
-        "ORDER BY date"
+    totals = database.table(
+        "SELECT date, sum(images)::BIGINT AS images FROM runs GROUP BY date "
+        f"HAVING sum(images) > 0 OR {_IS_CURRENT} ORDER BY date"
     )
-    counts = dict(zip(by_night["date"].to_pylist(), by_night["images"].to_pylist(), strict=True))
-    counts = dict([*counts.items()][-_NIGHTS - 1 :])
-    run_ids = database.table(f"SELECT run_id FROM runs WHERE {_TONIGHT} ORDER BY run_id")[
+    counts = dict(zip(totals["date"].to_pylist(), totals["images"].to_pylist(), strict=True))
+    counts = dict([*counts.items()][-_MAX_EARLIER_DATES - 1 :])
+    run_ids = database.table(f"SELECT run_id FROM runs WHERE {_IS_CURRENT} ORDER BY run_id")[
         "run_id"
     ].to_pylist()
     runs = database.table("SELECT run_id FROM runs")["run_id"].combine_chunks()
-    rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(
-        runs
-    )  # joins of millions take more memory
-    classes, pixels = _pixels(
+    # a filter, because joins of millions of rows take more memory
+    rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)
+    classes, pixels = _sum_pixels(
         database, open_dataset(output, "masks", SCHEMAS["masks"]).filter(rows)
     )
     regions = open_dataset(output, "regions", SCHEMAS["regions"]).filter(rows)
-    found = ("run_id", "image_uri", "region_id", "area", "score")
-    database.read("found", regions.filter(pc.field("date") == night), found)
-    nights = _nights(database, regions, counts, classes, pixels)
+    region_columns = ("run_id", "image_uri", "region_id", "area", "score")
+    database.read("date_regions", regions.filter(pc.field("date") == date), region_columns)
+    by_date = _estimate_dates(database, regions, counts, classes, pixels)
     return Facts(
-        date=night,
+        date=date,
         run_ids=run_ids,
         records=[record for run_id in run_ids if (record := read_run_record(output, run_id))],
         model_digest=model,
-        images=counts[night],
+        images=counts[date],
         classes=classes,
-        nights=nights,
-        areas=_histograms(database, classes, f"floor({AREA_BINS_PER_DOUBLING} * log2(area))"),
-        scores=_histograms(
+        by_date=by_date,
+        areas=_count_bins(database, classes, f"floor({AREA_BINS_PER_DOUBLING} * log2(area))"),
+        scores=_count_bins(
             database, classes, f"least(floor({SCORE_BINS} * score), {SCORE_BINS - 1})"
         ),
-        errors=_errors(database),
+        errors=_list_errors(database),
     )
 
 
-def _night_of(database: Workspace, images: Any, output: Storage, date: str | None) -> str:
+def _find_date(database: Workspace, images: Any, output: Storage, date: str | None) -> str:
+    """Return the date of the report: the given one, which must have images, or the last one."""
     database.read("images", images, ("date",))
-    named = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
-    night = date or max(named, default="")
-    if night not in named:
+    dates = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
+    chosen = date or max(dates, default="")
+    if chosen not in dates:
         raise InputError(
-            f"{output.uri}: no images of --date {night}; there are {', '.join(sorted(named)) or 'none'}"
+            f"{output.uri}: no images of --date {chosen}; there are "
+            f"{', '.join(sorted(dates)) or 'none'}"
         )
-    return night
+    return chosen
 
 
-def _settings_of(database: Workspace, images: Any, night: str) -> tuple[str, str]:
-    """Return the digests of the model and the settings that were used last."""
+def _find_settings(database: Workspace, images: Any, date: str) -> tuple[str, str]:
+    """Return the digests of the model and the settings that were last used on a date."""
     columns = ("model_digest", "config_digest", "segmented_at")
-    database.read("of_any_model", images.filter(pc.field("date") == night), columns)
-    last = "SELECT model_digest, config_digest FROM of_any_model ORDER BY segmented_at DESC LIMIT 1"
+    database.read("all_models", images.filter(pc.field("date") == date), columns)
+    last = "SELECT model_digest, config_digest FROM all_models ORDER BY segmented_at DESC LIMIT 1"
     model, config = database.table(last).to_pylist()[0].values()
     return model, config
 
 
-def _pixels(
+def _sum_pixels(
     database: Workspace, masks: Any
 ) -> tuple[dict[int, str], dict[tuple[str, int], dict[str, float]]]:
-    """Return the classes, and of each night and class the sums of its masks."""
+    """Return the class names by id, and sums over the masks by date and class id.
+
+    The sums are over pieces of masks: `a` area of the class, `p` pixels of the piece, and their
+    squares and product `aa`, `pp` and `ap`.
+    """
     database.read("masks", masks, ("date", "class_id", "class_name", "area", "height", "width"))
-    found = database.table(
-        "WITH m AS (SELECT date, class_id, class_name, area::DOUBLE AS a, height::DOUBLE * width AS p FROM masks) "
-        "SELECT date, class_id, any_value(class_name) AS class_name, sum(a) AS a, sum(p) AS p, sum(a * a) AS aa, "
-        "sum(a * p) AS ap, sum(p * p) AS pp FROM m GROUP BY date, class_id ORDER BY class_id"
+    rows = database.table(
+        "WITH m AS (SELECT date, class_id, class_name, area::DOUBLE AS a, "
+        "height::DOUBLE * width AS p FROM masks) "
+        "SELECT date, class_id, any_value(class_name) AS class_name, sum(a) AS a, sum(p) AS p, "
+        "sum(a * a) AS aa, sum(a * p) AS ap, sum(p * p) AS pp "
+        "FROM m GROUP BY date, class_id ORDER BY class_id"
     ).to_pylist()
-    return {row["class_id"]: row["class_name"] for row in found}, {
-        (r["date"], r["class_id"]): r for r in found
-    }
+    classes = {row["class_id"]: row["class_name"] for row in rows}
+    return classes, {(row["date"], row["class_id"]): row for row in rows}
 
 
-def _nights(
+def _estimate_dates(
     database: Workspace,
     regions: Any,
     images: dict[str, int],
     classes: dict[int, str],
     pixels: dict[tuple[str, int], dict[str, float]],
-) -> dict[str, dict[int, ClassNight]]:
+) -> dict[str, dict[int, ClassFigures]]:
+    """Return the figures by date and class id.
+
+    The sums are over images: `c` number of regions, `s` sum of scores, `l` sum of log2 of areas,
+    and their squares and products `cc`, `ss`, `ll`, `sc` and `lc`.
+    """
     database.read("regions", regions, ("date", "run_id", "image_uri", "class_id", "area", "score"))
     database.store(
         "measured",
@@ -198,16 +235,17 @@ def _nights(
     sums = {
         (row["date"], row["class_id"]): row
         for row in database.table(
-            "WITH i AS (SELECT date, class_id, count(*)::DOUBLE AS c, sum(score)::DOUBLE AS s, sum(log2(area)) AS l "
-            "FROM measured GROUP BY date, class_id, image) SELECT date, class_id, sum(c) AS c, sum(c * c) AS cc, "
-            "sum(s) AS s, sum(s * s) AS ss, sum(s * c) AS sc, sum(l) AS l, sum(l * l) AS ll, sum(l * c) AS lc "
+            "WITH i AS (SELECT date, class_id, count(*)::DOUBLE AS c, sum(score)::DOUBLE AS s, "
+            "sum(log2(area)) AS l FROM measured GROUP BY date, class_id, image) "
+            "SELECT date, class_id, sum(c) AS c, sum(c * c) AS cc, sum(s) AS s, sum(s * s) AS ss, "
+            "sum(s * c) AS sc, sum(l) AS l, sum(l * l) AS ll, sum(l * c) AS lc "
             "FROM i GROUP BY date, class_id"
         ).to_pylist()
     }
     nothing: dict[str, float] = defaultdict(float)
     return {
         date: {
-            number: _class_night(
+            number: _estimate_figures(
                 pixels.get((date, number), nothing), sums.get((date, number), nothing), count
             )
             for number in classes
@@ -216,24 +254,40 @@ def _nights(
     }
 
 
-def _class_night(p: dict[str, float], r: dict[str, float], images: int) -> ClassNight:
+def _estimate_figures(p: dict[str, float], r: dict[str, float], images: int) -> ClassFigures:
+    """Return the figures of a class from its sums over masks `p` and over regions `r`."""
     figures: dict[str, Estimate | None] = {
-        "share of pixels": _ratio(p["a"], p["p"], p["aa"], p["ap"], p["pp"])
+        "share of pixels": _estimate_ratio(p["a"], p["p"], p["aa"], p["ap"], p["pp"])
     }
     per_image = r["c"] / max(1, images)
     spread = max(0.0, r["cc"] / max(1, images) - per_image**2)
     figures["regions per image"] = Estimate(per_image, math.sqrt(spread / max(1, images)))
-    figures["mean score"] = _ratio(r["s"], r["c"], r["ss"], r["sc"], r["cc"])
-    log_area = _ratio(r["l"], r["c"], r["ll"], r["lc"], r["cc"])
+    figures["mean score"] = _estimate_ratio(r["s"], r["c"], r["ss"], r["sc"], r["cc"])
+    log_area = _estimate_ratio(r["l"], r["c"], r["ll"], r["lc"], r["cc"])
     area = 2**log_area.value if log_area else 0.0
     figures["typical area (px)"] = (
         Estimate(area, area * math.log(2) * log_area.error) if log_area else None
     )
-    return ClassNight(int(p["a"]), int(r["c"]), figures)
+    return ClassFigures(int(p["a"]), int(r["c"]), figures)
 
 
-def _ratio(top: float, bottom: float, top2: float, cross: float, bottom2: float) -> Estimate | None:
-    """Return Σt/Σb over images and its standard error (Cochran 1977, Sampling Techniques, section 6.4)."""
+def _estimate_ratio(
+    top: float, bottom: float, top2: float, cross: float, bottom2: float
+) -> Estimate | None:
+    """Estimate the ratio Σt/Σb over images and its standard error.
+
+    The formula is that of Cochran 1977, Sampling Techniques, section 6.4.
+
+    Args:
+        top: Σt.
+        bottom: Σb.
+        top2: Σt².
+        cross: Σtb.
+        bottom2: Σb².
+
+    Returns:
+        The ratio, or None where Σb is 0.
+    """
     if not bottom:
         return None
     ratio = top / bottom
@@ -242,24 +296,32 @@ def _ratio(top: float, bottom: float, top2: float, cross: float, bottom2: float)
     )
 
 
-def _histograms(database: Workspace, classes: dict[int, str], bin_of: str) -> dict[int, Histogram]:
-    found = {number: Histogram() for number in classes}
+def _count_bins(
+    database: Workspace, classes: dict[int, str], bin_expression: str
+) -> dict[int, Histogram]:
+    """Return a histogram of regions by class id; an SQL expression tells the bin of a region."""
+    histograms = {number: Histogram() for number in classes}
     rows = database.table(
-        f"SELECT class_id, {_TONIGHT} AS now, ({bin_of})::INTEGER AS bin, count(*) AS n FROM measured GROUP BY ALL"
+        f"SELECT class_id, {_IS_CURRENT} AS now, ({bin_expression})::INTEGER AS bin, "
+        "count(*) AS n FROM measured GROUP BY ALL"
     )
     for row in rows.to_pylist():
-        histogram = found[row["class_id"]]
-        (histogram.night if row["now"] else histogram.before)[row["bin"]] = row["n"]
-    return found
+        histogram = histograms[row["class_id"]]
+        counts = histogram.now if row["now"] else histogram.before
+        counts[row["bin"]] = row["n"]
+    return histograms
 
 
-def _errors(database: Workspace) -> list[tuple[str, int, list[tuple[str, str]]]]:
-    """Return what kept images from being done that night; those that a later run of it did are none."""
+def _list_errors(database: Workspace) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """Return the errors of images that no run of the date segmented successfully."""
     rows = database.table(
         "WITH failed AS (SELECT image_uri, max_by(error_type, segmented_at) AS error_type, "
-        "max_by(error, segmented_at) AS error FROM tonight WHERE error_type IS NOT NULL GROUP BY image_uri), "
-        "left_over AS (FROM failed ANTI JOIN (FROM tonight WHERE error_type IS NULL) AS good USING (image_uri)) "
-        "SELECT error_type, image_uri, error, count(*) OVER (PARTITION BY error_type) AS n FROM left_over "
+        "max_by(error, segmented_at) AS error FROM date_images WHERE error_type IS NOT NULL "
+        "GROUP BY image_uri), "
+        "left_over AS (FROM failed ANTI JOIN (FROM date_images WHERE error_type IS NULL) AS good "
+        "USING (image_uri)) "
+        "SELECT error_type, image_uri, error, count(*) OVER (PARTITION BY error_type) AS n "
+        "FROM left_over "
         f"QUALIFY row_number() OVER (PARTITION BY error_type ORDER BY image_uri) <= {_EXAMPLES} "
         "ORDER BY n DESC, error_type, image_uri"
     )

@@ -1,4 +1,4 @@
-"""Pictures of a night that are worth a look: which images, which part of them, and what was found there."""
+"""The pictures of a report: which images to show, which part of them, and the regions there."""
 
 from __future__ import annotations
 
@@ -32,19 +32,29 @@ from unet_ray.tables.ledger import open_dataset
 from unet_ray.tables.schemas import SCHEMAS
 
 _DETAIL_PX = 2 * PANEL_PX
-"""Images with a longer side lose so much as a panel that their densest part is shown, beside the whole."""
+"""Side from which only the densest part of an image is shown, beside the whole (px).
+
+A panel of a larger image would lose too much detail.
+"""
 _ZOOM_PX = 768
-"""Side of the part of a large image that is shown."""
-_AROUND = 2.0
-"""How many times a region's own size is shown around it."""
-_LEAST_ZOOM_PX = 96
+"""Side of the part of a large image that is shown (px)."""
+_ZOOM_FACTOR = 2.0
+"""Side of the picture of a region, as a multiple of the region's longer side."""
+_MIN_ZOOM_PX = 96
+"""Minimum side of the picture of a region (px)."""
 _DENSITY_CELL_PX = 256
-_MOST_OUTLINED = 4000
-"""Regions of a picture that are outlined; of more of them each is a dot in its middle."""
-_MOST_THUMBNAIL_PIXELS = 2**30
-"""Largest image whose pixels are all read for a thumbnail (px): some four seconds; of larger ones it is grey."""
+"""Side of the cells in which regions are counted to find the densest part (px)."""
+_MAX_OUTLINED = 4000
+"""Maximum number of regions that are outlined in a picture; more are drawn as dots."""
+_MAX_THUMBNAIL_PIXELS = 2**30
+"""Largest image that is read for a thumbnail (px), in some four seconds.
+
+The thumbnail of a larger image is grey.
+"""
 _STRIP_PIXELS = 2**24
+"""Number of pixels that are read at a time for a thumbnail."""
 _QUALITY = 80
+"""JPEG quality of the pictures."""
 
 KINDS = {
     "most regions": "Images with the most regions",
@@ -56,34 +66,40 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Card:
-    """One picture and what the page says of it."""
+    """One picture of the page and its description."""
 
     kind: str
+    """Kind of the picture, a key of `KINDS`."""
     image_uri: str
+    """URI of the image."""
     caption: str
+    """Caption below the picture."""
     jpeg: str
-    """Base64."""
+    """Picture, a JPEG file in base64."""
     whole: str | None
     """Thumbnail of a large image with a box around the part that `jpeg` shows (base64)."""
     regions: list[tuple[str, int, float]]
-    """(class, px, score) of those in the picture that the page's filters can ask for, the largest first."""
+    """Class, area (px) and score of the regions that the page's filters need, the largest first."""
 
 
 def draw_gallery(
     database: Workspace, output: Storage, facts: Facts, each: int
 ) -> tuple[list[Card], list[str]]:
-    """Return the pictures, and a line for each image that could not be read.
+    """Choose and draw the pictures of a report.
 
     Args:
-        database — with the night's tables, as `facts.gather` left it.
-        output — root of the tables.
-        facts — of the night.
-        each — pictures of each kind.
+        database: Workspace with the date's tables, as `facts.gather` leaves it.
+        output: Root of the tables.
+        facts: Facts of the date.
+        each: Number of pictures of each kind.
+
+    Returns:
+        The pictures, and a line for each image that could not be read.
     """
     by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
     for place, (kind, uri, region_id) in enumerate(_choose(database, each)):
         by_image[uri].append((place, kind, region_id))
-    rows, files = _regions_of(output, facts, [*by_image]), _files_of(database, [*by_image])
+    rows, files = _read_regions(output, facts, [*by_image]), _read_sizes(database, [*by_image])
     cards, problems, decoder = dict[int, Card](), [], Decoder()
     try:
         for uri, wanted in sorted(by_image.items()):
@@ -91,7 +107,8 @@ def draw_gallery(
             try:
                 image = _OpenImage(uri, files[uri], decoder)
                 cards |= {
-                    place: _card(kind, image, found, region_id) for place, kind, region_id in wanted
+                    place: _draw_card(kind, image, found, region_id)
+                    for place, kind, region_id in wanted
                 }
             except ImageError as error:
                 problems.append(f"{uri}: {error.message}")
@@ -101,33 +118,42 @@ def draw_gallery(
 
 
 def _choose(database: Workspace, each: int) -> Iterator[tuple[str, str, int | None]]:
-    """Yield kind, image and, where it is about one, region."""
-    counted = f"SELECT image_uri, count(*) AS n FROM found GROUP BY image_uri ORDER BY n DESC, image_uri LIMIT {each}"
+    """Yield the kind, the image and, for pictures of one region, the region id."""
+    counted = (
+        "SELECT image_uri, count(*) AS n FROM date_regions GROUP BY image_uri "
+        f"ORDER BY n DESC, image_uri LIMIT {each}"
+    )
     for row in database.table(counted).to_pylist():
         yield "most regions", row["image_uri"], None
     for kind, condition, order in (
         ("largest", "true", "area DESC"),
-        ("least certain", "area >= (SELECT median(area) FROM found)", "score"),
+        ("least certain", "area >= (SELECT median(area) FROM date_regions)", "score"),
     ):
-        query = f"SELECT image_uri, region_id FROM found WHERE {condition} ORDER BY {order}, image_uri, region_id"
-        for row in database.table(f"{query} LIMIT {each}").to_pylist():
+        query = (
+            f"SELECT image_uri, region_id FROM date_regions WHERE {condition} "
+            f"ORDER BY {order}, image_uri, region_id LIMIT {each}"
+        )
+        for row in database.table(query).to_pylist():
             yield kind, row["image_uri"], row["region_id"]
-    drawn = (
-        f"FROM tonight WHERE error_type IS NULL ORDER BY hash(image_uri), image_uri LIMIT {each}"
+    random = (
+        "SELECT image_uri FROM date_images WHERE error_type IS NULL "
+        f"ORDER BY hash(image_uri), image_uri LIMIT {each}"
     )
-    for row in database.table(f"SELECT image_uri {drawn}").to_pylist():
+    for row in database.table(random).to_pylist():
         yield "random", row["image_uri"], None
 
 
-def _files_of(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any]]:
-    """Return height, width and bytes of some images as they were when they were segmented."""
+def _read_sizes(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the height, width and bytes of images at the time they were segmented."""
     database.read("chosen", pa.table({"image_uri": pa.array(uris, pa.string())}), ("image_uri",))
-    good = "FROM tonight SEMI JOIN chosen USING (image_uri) WHERE error_type IS NULL ORDER BY segmented_at"
-    rows = database.table(f"SELECT image_uri, height, width, image_bytes {good}").to_pylist()
+    rows = database.table(
+        "SELECT image_uri, height, width, image_bytes FROM date_images "
+        "SEMI JOIN chosen USING (image_uri) WHERE error_type IS NULL ORDER BY segmented_at"
+    ).to_pylist()
     return {row["image_uri"]: row for row in rows}
 
 
-def _regions_of(output: Storage, facts: Facts, uris: list[str]) -> Any:
+def _read_regions(output: Storage, facts: Facts, uris: list[str]) -> Any:
     wanted = pc.field("image_uri").isin(pa.array(uris, pa.string())) & pc.field("run_id").isin(
         facts.run_ids
     )
@@ -150,24 +176,25 @@ class _Found:
     """The regions of one image."""
 
     rows: Any
+    """Regions rows, an Arrow table."""
     boxes: NDArray[np.float64]
-    """x0, y0, x1, y1 of each."""
+    """Boxes of the regions; (N, 4), x0, y0, x1, y1 (px)."""
     colours: dict[int, tuple[int, int, int]]
-    """Class id → colour."""
+    """Colours (RGB) by class id."""
 
     @staticmethod
     def of(rows: Any, facts: Facts) -> _Found:
+        """Take the regions from their rows."""
         sides = [
             pc.struct_field(rows["bbox"], side).to_numpy()
             for side in ("xmin", "ymin", "xmax", "ymax")
         ]
         boxes = np.stack(sides, axis=1) if len(rows) else np.zeros((0, 4))
-        return _Found(
-            rows, boxes, {number: class_colour(index) for index, number in enumerate(facts.classes)}
-        )
+        colours = {number: class_colour(index) for index, number in enumerate(facts.classes)}
+        return _Found(rows, boxes, colours)
 
-    def within(self, place: Box) -> _Found:
-        """Return those that reach into a part of the image."""
+    def select(self, place: Box) -> _Found:
+        """Return the regions that reach into a part of the image."""
         left, top, right, bottom = self.boxes.T
         inside = (
             (left < place.right)
@@ -177,8 +204,11 @@ class _Found:
         )
         return _Found(self.rows.take(np.flatnonzero(inside)), self.boxes[inside], self.colours)
 
-    def listed(self) -> list[tuple[str, int, float]]:
-        """Return class, px and score of those that no other of their class beats in both: what filters can ask for."""
+    def list_best(self) -> list[tuple[str, int, float]]:
+        """Return class, area (px) and score of regions that no other of their class beats in both.
+
+        The page's filters need no other regions: if any passes a filter, one of these does too.
+        """
         columns = (self.rows[name].to_pylist() for name in ("class_name", "area", "score"))
         best: dict[str, float] = {}
         kept = []
@@ -192,23 +222,20 @@ class _Found:
 
 
 class _OpenImage:
-    """An image that pictures are made of, whatever its size.
+    """An image of any size, opened to make pictures of it.
 
     Args:
-        uri — of the tables.
-        known — its row's height, width and image_bytes.
-        decoder — decodes it.
+        uri: URI of the image as it stands in the tables.
+        known: Height, width and image_bytes of its row.
+        decoder: Decoder that opens or decodes it.
 
-    Raises: ImageError — it cannot be read any more; so do the methods.
+    Raises:
+        ImageError: The image cannot be read any more; the methods raise it too.
     """
 
     def __init__(self, uri: str, known: dict[str, Any], decoder: Decoder) -> None:
-        self.uri, self.height, self.width, self._decoder = (
-            uri,
-            known["height"],
-            known["width"],
-            decoder,
-        )
+        self.uri, self._decoder = uri, decoder
+        self.height, self.width = known["height"], known["width"]
         file, page = split_page(uri)
         access = Storage.of(file)
         try:
@@ -216,7 +243,7 @@ class _OpenImage:
         except OSError as error:
             raise ImageError("missing", f"the file cannot be read: {error}") from None
         if entry.size != known["image_bytes"]:
-            raise ImageError("changed", "the file is another one than was segmented")
+            raise ImageError("changed", "the file is not the one that was segmented")
         place = find_place(access, entry, page)
         self._pixels: NDArray[Any] | None = None
         if self.height * self.width <= WHOLE_PIXELS:
@@ -226,22 +253,22 @@ class _OpenImage:
 
     @property
     def all(self) -> Box:
-        """All of it."""
+        """The whole image."""
         return Box(0, 0, self.height, self.width)
 
     def read(self, place: Box) -> NDArray[Any]:
-        """Return a part, HWC."""
+        """Return a part of the image, HWC."""
         if self._pixels is None:
             return self._decoder.window(place)
         return self._pixels[place.top : place.bottom, place.left : place.right]
 
     @cached_property
     def thumbnail(self) -> NDArray[Any]:
-        """Every so many-th pixel of all rows and columns, HWC, at most some 1024 a side."""
+        """A thumbnail of the image: every n-th row and column, HWC, some 1024 px a side at most."""
         step = max(1, max(self.height, self.width) // _DETAIL_PX)
         if self._pixels is not None:
             return self._pixels[::step, ::step]
-        if self.height * self.width > _MOST_THUMBNAIL_PIXELS:
+        if self.height * self.width > _MAX_THUMBNAIL_PIXELS:
             return np.full((-(-self.height // step), -(-self.width // step), 1), 128, np.uint8)
         rows = max(1, _STRIP_PIXELS // (self.width * step)) * step
         strips = [
@@ -251,49 +278,41 @@ class _OpenImage:
         return np.concatenate([self._decoder.window(strip)[::step, ::step] for strip in strips])
 
 
-def _card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
-    """Draw an image, or the part of it that matters and where that lies."""
+def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
+    """Draw an image, or the part of it that matters beside a thumbnail that shows where it lies."""
     place, marked = image.all, None
     if region_id is not None:
         marked = found.boxes[found.rows["region_id"].to_pylist().index(region_id)]
-        place = _around(marked, image.height, image.width)
+        place = _frame_region(marked, image.height, image.width)
     elif max(image.height, image.width) > _DETAIL_PX:
-        place = _densest(found.boxes, image.height, image.width)
-    if (
-        place.height * place.width > WHOLE_PIXELS
-    ):  # one region as large as that: its upper left part
+        place = _find_densest(found.boxes, image.height, image.width)
+    if place.height * place.width > WHOLE_PIXELS:  # a huge region: show its upper left part
         place = Box(place.top, place.left, place.top + _ZOOM_PX, place.left + _ZOOM_PX)
-    shown, whole = found.within(place), None
+    shown, whole = found.select(place), None
     if place != image.all and max(image.height, image.width) > _DETAIL_PX:
         corners = np.array([place.left, place.top, place.right, place.bottom])
-        whole = _jpeg(_drawn(image.thumbnail, image.all, found, corners))
-    picture = _jpeg(_drawn(image.read(place), place, shown, marked))
-    return Card(
-        kind,
-        image.uri,
-        _caption(image, found.rows, region_id, place),
-        picture,
-        whole,
-        shown.listed(),
-    )
+        whole = _encode_jpeg(_draw_regions(image.thumbnail, image.all, found, corners))
+    picture = _encode_jpeg(_draw_regions(image.read(place), place, shown, marked))
+    caption = _write_caption(image, found.rows, region_id, place)
+    return Card(kind, image.uri, caption, picture, whole, shown.list_best())
 
 
-def _jpeg(picture: Image.Image) -> str:
+def _encode_jpeg(picture: Image.Image) -> str:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_QUALITY)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _around(box: NDArray[np.float64], height: int, width: int) -> Box:
-    """Return a square around a region that shows where it lies."""
-    side = max(_LEAST_ZOOM_PX, _AROUND * max(box[2] - box[0], box[3] - box[1]))
+def _frame_region(box: NDArray[np.float64], height: int, width: int) -> Box:
+    """Return a square around a region, large enough to show its surroundings."""
+    side = max(_MIN_ZOOM_PX, _ZOOM_FACTOR * max(box[2] - box[0], box[3] - box[1]))
     high, wide = min(height, int(side)), min(width, int(side))
     top = int(np.clip((box[1] + box[3] - high) / 2, 0, height - high))
     left = int(np.clip((box[0] + box[2] - wide) / 2, 0, width - wide))
     return Box(top, left, top + high, left + wide)
 
 
-def _densest(boxes: NDArray[np.float64], height: int, width: int) -> Box:
+def _find_densest(boxes: NDArray[np.float64], height: int, width: int) -> Box:
     """Return the part of a large image with the most regions."""
     middles = ((boxes[:, :2] + boxes[:, 2:]) / 2 // _DENSITY_CELL_PX).astype(int)
     cells, counts = np.unique(middles, axis=0, return_counts=True)
@@ -304,10 +323,10 @@ def _densest(boxes: NDArray[np.float64], height: int, width: int) -> Box:
     return Box(top, left, min(height, top + _ZOOM_PX), min(width, left + _ZOOM_PX))
 
 
-def _drawn(
+def _draw_regions(
     pixels_hwc: NDArray[Any], place: Box, found: _Found, marked: NDArray[np.float64] | None
 ) -> Image.Image:
-    """Draw regions over the pixels of a part of an image, and a white box around what the picture is about."""
+    """Draw regions over a part of an image, and a white box around the marked one."""
     panel = image_panel(pixels_hwc)
     scale = np.array([panel.shape[1] / place.width, panel.shape[0] / place.height])
 
@@ -317,7 +336,7 @@ def _drawn(
     picture = Image.fromarray(panel)
     draw = ImageDraw.Draw(picture)
     classes = found.rows["class_id"].to_numpy()
-    if len(classes) > _MOST_OUTLINED:
+    if len(classes) > _MAX_OUTLINED:
         middles = put((found.boxes[:, :2] + found.boxes[:, 2:]) / 2)
         for number, colour in found.colours.items():
             draw.point(middles[classes == number].ravel().tolist(), fill=colour)
@@ -325,20 +344,17 @@ def _drawn(
         for number, outline in zip(
             classes, shapely.from_wkb(found.rows["geometry"].to_numpy()), strict=True
         ):
-            for ring in shapely.get_rings(
-                shapely.get_parts(outline)
-            ):  # a multipolygon itself has none
-                points = put(shapely.get_coordinates(ring))
-                draw.line(
-                    [tuple(point) for point in points.tolist()], fill=found.colours[number], width=2
-                )
+            # only the parts of a multipolygon have rings
+            for ring in shapely.get_rings(shapely.get_parts(outline)):
+                points = [tuple(point) for point in put(shapely.get_coordinates(ring)).tolist()]
+                draw.line(points, fill=found.colours[number], width=2)
     if marked is not None:
         (left, top), (right, bottom) = put(marked.reshape(2, 2))
         draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline="white", width=2)
     return picture
 
 
-def _caption(image: _OpenImage, rows: Any, region_id: int | None, place: Box) -> str:
+def _write_caption(image: _OpenImage, rows: Any, region_id: int | None, place: Box) -> str:
     size = f"{image.width}×{image.height} px"
     if place != image.all:
         size += f", of which {place.width}×{place.height} at x {place.left}, y {place.top}"

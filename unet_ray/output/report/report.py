@@ -1,4 +1,4 @@
-"""What a night found, as one HTML page with pictures; no Ray."""
+"""Write the report of a date: what was found, as one HTML page with pictures, without Ray."""
 
 from __future__ import annotations
 
@@ -15,19 +15,29 @@ from unet_ray.tables.ledger import tables_at
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What the page holds."""
+    """The content of a page."""
 
     facts: Facts
+    """Facts of the date."""
     pictures: int
+    """Number of pictures."""
     problems: list[str]
-    """Images that no picture could be drawn of."""
+    """Lines about images of which no picture could be drawn."""
     size_bytes: int
+    """Size of the HTML file (bytes)."""
 
 
 def report(config: ReportConfig) -> ReportResult:
-    """Write the page.
+    """Write the page of a date.
 
-    Raises: InputError — no tables there, no images of that date, an output that cannot be written.
+    Args:
+        config: Tables, date and HTML file.
+
+    Returns:
+        The content of the page.
+
+    Raises:
+        InputError: There are no tables or no images of that date, or the output cannot be written.
     """
     target, output = OutputFile.of("--output", config.output), tables_at(config.tables)
     with open_workspace() as database:

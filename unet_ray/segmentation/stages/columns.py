@@ -1,4 +1,4 @@
-"""The columns of the tables that go from stage to stage."""
+"""Columns of the tables that go from stage to stage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAN = pa.schema(
         ("image_etag", pa.string()),
         ("image_bytes", pa.int64()),
         ("pages", pa.int32()),
-        ("place", _PLACE),  # of the page of a stack: a `tiffs.PagePlace`
+        ("place", _PLACE),  # of the page of a stack: a `tiff.PagePlace`
     ]
 )
 _FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "error_stage")]
@@ -61,7 +61,7 @@ ROWS = pa.schema(
 
 
 def page_place(row: dict[str, Any]) -> PagePlace | None:
-    """Return where the page of a stack lies; None for a row whose image is a file."""
+    """Return the place of a page in its stack; None for a row whose image is a file."""
     if row["place"] is None:
         return None
     flat = row["place"]["ranges"]
@@ -69,7 +69,7 @@ def page_place(row: dict[str, Any]) -> PagePlace | None:
 
 
 def failure(error: Exception, stage: str) -> dict[str, Any]:
-    """Return the columns of an image that failed at a stage."""
+    """Return the error columns of an image that failed at a stage."""
     if isinstance(error, ImageError):
         kind, text = error.error_type, error.message
     else:

@@ -1,4 +1,4 @@
-"""Plan → pixels: files read and decoded."""
+"""The decode stage, from plan to pixels: it reads files and decodes them."""
 
 from __future__ import annotations
 
@@ -23,39 +23,41 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables.binary_columns import table_with
 
 _READS = (8, 32)
-"""RegionFilter and most files that are read side by side: a store answers after 50 to 200 ms, a decoder takes 5."""
+"""Lowest and highest number of files that are read concurrently: a store answers after 50 to
+200 ms, decoding takes 5."""
 _READ_BYTES = 2**27
-"""Of files that are read side by side, where the least are not more."""
+"""Bytes of files that are read concurrently, unless the lowest number of files has more."""
 _NO_PIXELS: dict[str, Any] = {"pixels": None, "read_s": 0.0, "decode_s": 0.0}
-"""Of a failed image, or without an error of a large one: whoever predicts that reads it in windows."""
+"""Columns of an image without pixels: a failed one or, without an error, a large one, which the
+predict stage reads in windows."""
 
 
 @cache
 def _decoder() -> Decoder:
-    """Return this process's decoder; its child ends with the process."""
+    """Return this process's decoder; the child process of the decoder ends with this one."""
     return Decoder()
 
 
 @dataclass(frozen=True)
 class Decode:
-    """Reads and decodes each image of a plan; yields tables of PIXELS of a bounded size."""
+    """Reads and decodes each image of a plan, and yields tables of PIXELS of a bounded size."""
 
     access: Storage
     preprocessing: Preprocessing
     check_etags: bool
-    """Whether the plan's etags are the store's: a file with another one has changed since."""
+    """True if the plan's etags are the store's: a file with another etag has changed since."""
     block_bytes: int
-    """Decoded pixels that go on together, at least."""
+    """Decoded bytes at which a table is handed on."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
-        """Decode images in the order of the plan, while the next ones are read."""
+        """Decode the images of a table in its order while the next ones are read."""
         rows = plan.to_pylist()
         reads = int(np.clip(_READ_BYTES // max([1, *map(_stored_bytes, rows)]), *_READS))
         pending: list[dict[str, Any]] = []
         with ThreadPoolExecutor(reads) as pool:
             for row, data in ahead(pool, self._read, rows, reads):
-                row["read_s"] /= min(reads, len(rows))  # each waited beside the others
-                pending.append(row if data is None else self._decoded(row, data))
+                row["read_s"] /= min(reads, len(rows))  # the reads waited concurrently
+                pending.append(row if data is None else self._decode(row, data))
                 if (
                     sum(0 if row["pixels"] is None else row["pixels"].nbytes for row in pending)
                     >= self.block_bytes
@@ -66,7 +68,10 @@ class Decode:
             yield table_with(pending, PIXELS, "pixels")
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], bytes | PageFile | None]:
-        """Return an image's row and its file, or the page of it; none of a large one, and where reading fails."""
+        """Return an image's row and its file, or the page of it.
+
+        The second is None for a large image, and where reading fails.
+        """
         row |= _NO_PIXELS
         if _stored_bytes(row) > WHOLE_BYTES:
             return row, None
@@ -78,7 +83,7 @@ class Decode:
             return row | failure(error, "read"), None
         return row | {"read_s": time.perf_counter() - started}, data
 
-    def _decoded(self, row: dict[str, Any], data: bytes | PageFile) -> dict[str, Any]:
+    def _decode(self, row: dict[str, Any], data: bytes | PageFile) -> dict[str, Any]:
         started = time.perf_counter()
         try:
             image = self.preprocessing.check(_decoder().decode(data, WHOLE_PIXELS))

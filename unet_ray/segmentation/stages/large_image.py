@@ -1,8 +1,11 @@
-"""One large image: windows → prob_u8 → rows, tile by tile; it is never whole in memory.
+"""The path of one large image, tile by tile: windows → prob_u8 → rows. It is never whole in memory.
 
-    windows (a thread, out of the decoder's child) ─▶ network ─▶ run lengths, regions of tiles (a thread) ─▶ merged
+    windows (a thread reads them from the decoder's child process)
+      ─▶ network
+      ─▶ run lengths and regions of tiles (a thread)
+      ─▶ merged regions
 
-Only what is small is kept: run lengths, finished regions, and what touches a seam.
+Only small things are kept: run lengths, finished regions, and regions that touch a seam.
 """
 
 from __future__ import annotations
@@ -35,11 +38,12 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import MASKS, REGIONS
 
 _AHEAD = 2
-"""Windows that are read before they are needed, and tiles whose measuring may wait."""
-_SIDE_BY_SIDE = 2
-"""Large images of one process at a time: one is read and measured while the other computes."""
+"""Number of windows that are read ahead, and of tiles that may wait to be measured."""
+_CONCURRENT_IMAGES = 2
+"""Large images that one process works on: one is read and measured while the other computes."""
 _PIXELS_PER_BYTE = 300
-"""Of a large file: more is a decompression bomb, not an image (a blank JPEG has some 250)."""
+"""Largest number of pixels per file byte; more is a decompression bomb, not an image (a blank JPEG
+has some 250)."""
 _STORE_ERRORS = ("network", "missing", "denied", "changed")
 
 
@@ -48,11 +52,11 @@ class PredictLarge:
     """Predicts and measures images in windows.
 
     Args:
-        access — opens their URIs.
-        predictor — cuts and computes.
-        measure — thresholds and rows.
-        check_etags — whether the plan's etags are the store's.
-        post — told of tiles: (done, to do) since the last call.
+        access: Storage that opens the URIs of the images.
+        predictor: Predictor that cuts images into tiles and runs the network.
+        measure: Stage that turns prob_u8 into rows.
+        check_etags: True if the plan's etags are those of the store.
+        post: Function that is called with tiles, (done, to do) since the last call.
     """
 
     access: Storage
@@ -60,14 +64,16 @@ class PredictLarge:
     measure: Measure
     check_etags: bool
     post: Callable[[int, int], None]
-    _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SIDE_BY_SIDE))
+    _places: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
+    )
 
     def __call__(self, row: dict[str, Any]) -> Any:
-        """Return an image's row of PROBABILITIES, with its masks and regions, or its error."""
+        """Return an image's row of PROBABILITIES, with its masks and regions or its error."""
         with self._places:
-            return self._done(_LargeImage(self, row))
+            return self._predict(_LargeImage(self, row))
 
-    def _done(self, image: _LargeImage) -> Any:
+    def _predict(self, image: _LargeImage) -> Any:
         try:
             image.work()
             found = {
@@ -77,7 +83,7 @@ class PredictLarge:
         except Exception as error:
             if is_device_lost(error):
                 raise
-            image.row |= failure(as_image_error(error), _stage_of(error, image.failed_at))
+            image.row |= failure(as_image_error(error), _name_stage(error, image.failed_at))
             found = {}
         finally:
             image.close()
@@ -90,25 +96,25 @@ class PredictLarge:
         return plain
 
 
-def _stage_of(error: Exception, stage: str) -> str:
+def _name_stage(error: Exception, stage: str) -> str:
     return "read" if isinstance(error, ImageError) and error.error_type in _STORE_ERRORS else stage
 
 
 @dataclass
 class _LargeImage:
-    """The state of one image while its tiles go by."""
+    """State of one image while its tiles are processed."""
 
     config: PredictLarge
     row: dict[str, Any]
     failed_at: str = "measure"
-    """Stage of the first error."""
+    """Stage that failed."""
     decoder: Decoder = field(default_factory=Decoder)
     mask_rows: list[dict[str, Any]] = field(default_factory=list)
     mergers: list[RegionMerger] = field(default_factory=list)
     _adding: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self) -> None:
-        """Take every tile through the network and the measuring."""
+        """Predict and measure every tile."""
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0}
         file = open_encoded(config.access, row["file_uri"], row["image_bytes"], page_place(row))
@@ -125,8 +131,8 @@ class _LargeImage:
         config.post(0, len(tiles))
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as measuring:
             windows, predictor = ahead(reading, self._read, tiles, _AHEAD), config.predictor
-            predicted = ahead(predictor.lanes, self._predicted, windows, predictor.lane_count)
-            for measured in ahead(measuring, self._measured, predicted, _AHEAD):
+            predicted = ahead(predictor.lanes, self._predict, windows, predictor.lane_count)
+            for measured in ahead(measuring, self._measure, predicted, _AHEAD):
                 self._keep(measured)
                 config.post(1, 0)
         if config.check_etags:
@@ -144,14 +150,14 @@ class _LargeImage:
         self.row["channels"] = window.shape[2]
         return self.config.predictor.preprocessing.check(window)
 
-    def _predicted(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
+    def _predict(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
         tile, pixels = window
         predictor = self.config.predictor
         with self._at("predict"), self._timed("predict_s", predictor.lane_count):
             prob_u8 = predictor.predict_tile(pixels, tile)
         return tile, prob_u8
 
-    def _measured(
+    def _measure(
         self, predicted: tuple[Tile, NDArray[np.uint8]]
     ) -> list[tuple[dict[str, Any], TileRegions]]:
         tile, prob_u8_khw = predicted
@@ -170,23 +176,23 @@ class _LargeImage:
             merger.add(regions)
 
     def masks(self) -> Any:
-        """Return the masks rows: class by class, tile by tile."""
+        """Return the rows of the masks table, class by class and tile by tile."""
         ordered = sorted(self.mask_rows, key=lambda row: (row["class_id"], row["top"], row["left"]))
         return pa.Table.from_pylist(ordered, schema=MASKS)
 
     def regions(self) -> Any:
-        """Return the regions rows."""
+        """Return the rows of the regions table."""
         with self._timed("measure_s"):
             measure = self.config.measure
             found = [
-                merger.regions(least)
-                for merger, least in zip(self.mergers, measure.rule.least, strict=True)
+                merger.regions(limits)
+                for merger, limits in zip(self.mergers, measure.rule.least, strict=True)
             ]
             return measure.region_rows(self.row["image_uri"], found)
 
     @contextmanager
     def _at(self, stage: str) -> Iterator[None]:
-        """Remember the stage of an error: stages run side by side."""
+        """Remember the stage of an error, as stages run concurrently."""
         try:
             yield
         except Exception:
@@ -194,12 +200,12 @@ class _LargeImage:
             raise
 
     @contextmanager
-    def _timed(self, column: str, side_by_side: int = 1) -> Iterator[None]:
+    def _timed(self, column: str, concurrency: int = 1) -> Iterator[None]:
         started = time.perf_counter()
         yield
         with self._adding:
-            self.row[column] += (time.perf_counter() - started) / side_by_side
+            self.row[column] += (time.perf_counter() - started) / concurrency
 
     def close(self) -> None:
-        """End the decoder's child."""
+        """End the decoder's child process."""
         self.decoder.close()

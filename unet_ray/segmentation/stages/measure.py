@@ -1,4 +1,4 @@
-"""prob_u8 → rows of the three tables: run lengths and regions of each class."""
+"""The measure stage, from prob_u8 to rows of the three tables: run lengths and regions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 @dataclass(frozen=True)
 class Measured:
-    """One image's rows of the three tables."""
+    """Rows of one image in the three tables."""
 
     row: dict[str, Any]
     masks: Any
@@ -34,7 +34,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measure:
-    """Turns prob_u8 into the rows of the three tables: run lengths and regions of each class."""
+    """Turns prob_u8 into rows of the three tables: run lengths and regions of each class."""
 
     run_id: str
     model_digest: str
@@ -60,8 +60,8 @@ class Measure:
         self, row: dict[str, Any], prob_u8: NDArray[np.uint8] | None, masks: Any, regions: Any
     ) -> Measured:
         if row["error_type"] is not None:
-            return self._failed(row)
-        if masks.is_valid:  # measured, tile by tile
+            return self._fail(row)
+        if masks.is_valid:  # a large image, already measured tile by tile
             counted = {"region_count": len(regions)}
             return Measured(
                 row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS)
@@ -70,14 +70,18 @@ class Measure:
             assert prob_u8 is not None
             return self.image(row, prob_u8.reshape(-1, row["height"], row["width"]))
         except Exception as error:
-            return self._failed(row | failure(error, "measure"))
+            return self._fail(row | failure(error, "measure"))
 
     def image(self, row: dict[str, Any], prob_u8_khw: NDArray[np.uint8]) -> Measured:
         """Measure one image.
 
         Args:
-            row — what the images table says of it so far.
-            prob_u8_khw — round(255·probability) per class, then per class of its cores where there are any.
+            row: Columns of the images table that are known so far.
+            prob_u8_khw: round(255·probability) per class, then per class of its markers if the
+                model has any; (K, H, W), uint8.
+
+        Returns:
+            The image's rows of the three tables.
         """
         started = time.perf_counter()
         masks, regions = self._tables(row["image_uri"], prob_u8_khw)
@@ -89,7 +93,7 @@ class Measure:
             regions,
         )
 
-    def _failed(self, row: dict[str, Any]) -> Measured:
+    def _fail(self, row: dict[str, Any]) -> Measured:
         return Measured(
             row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table()
         )
@@ -121,17 +125,17 @@ class Measure:
             )
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
-    def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], piece: Box) -> dict[str, Any]:
-        """Return the masks row of a class for a piece of an image."""
+    def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], part: Box) -> dict[str, Any]:
+        """Return the masks row of a class for a part of an image."""
         return {
             "image_uri": uri,
             "run_id": self.run_id,
             "class_id": self.classes[index].id,
             "class_name": self.classes[index].name,
-            "top": piece.top,
-            "left": piece.left,
-            "height": piece.height,
-            "width": piece.width,
+            "top": part.top,
+            "left": part.left,
+            "height": part.height,
+            "width": part.width,
             "counts": encode_rle(mask),
             "area": int(np.count_nonzero(mask)),
         }
@@ -169,28 +173,29 @@ class Measure:
 
 
 def _rows(nested: Any, schema: Any) -> Any:
-    """Return the rows that a list of them holds."""
+    """Return the rows that a nested list holds."""
     return pa.Table.from_batches([pa.RecordBatch.from_struct_array(nested.values)]).cast(schema)
 
 
 def split_into_tables(rows: Any) -> dict[str, Any]:
-    """Part rows of measured images into the three tables."""
+    """Split rows of measured images into the three tables."""
     images = rows.select(IMAGES.names).cast(IMAGES)
     return {
         "images": images,
-        "masks": _unnested(rows["masks"], MASKS),
-        "regions": _unnested(rows["regions"], REGIONS),
+        "masks": _unnest(rows["masks"], MASKS),
+        "regions": _unnest(rows["regions"], REGIONS),
     }
 
 
-def _unnested(column: Any, schema: Any) -> Any:
-    # chunk by chunk: one array of a shard's outlines could pass the 2 GiB that its 32-bit offsets can tell
+def _unnest(column: Any, schema: Any) -> Any:
+    # chunk by chunk: one array of all outlines of a shard could exceed the 2 GiB that its 32-bit
+    # offsets can address
     batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
     return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
 
 
 def nested_list(tables: list[Any], schema: Any) -> Any:
-    """Return one list of rows per table, as a nested column."""
+    """Return tables as a nested column: one list of rows per table."""
     joined = pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
     columns = [column.combine_chunks() for column in joined.columns]
     rows = pa.StructArray.from_arrays(columns, fields=list(schema))
@@ -199,7 +204,7 @@ def nested_list(tables: list[Any], schema: Any) -> Any:
 
 
 def summarize_work(rows: Any) -> WorkDone:
-    """Return what a table of measured images tells the driver."""
+    """Return the work that a table of measured images stands for, as the driver counts it."""
     pixels = pc.sum(pc.multiply(rows["height"].cast("float64"), rows["width"])).as_py() or 0.0
     failed = len(rows) - rows["error_type"].null_count
     return WorkDone(len(rows), failed, pixels / 1e6, pc.sum(rows["predict_s"]).as_py() or 0.0)

@@ -1,4 +1,4 @@
-"""Pixels → prob_u8: the network, image by image, in batches of equal shapes."""
+"""The predict stage, from pixels to prob_u8: the network in batches of images of equal shape."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Predict:
     large: PredictLarge
 
     def __call__(self, pixels: Any) -> Iterator[Any]:
-        """Predict all images of a table together, then those that it has no pixels of, one by one."""
+        """Predict the images with pixels together, then those without pixels one by one."""
         has_pixels = pc.or_(pixels["pixels"].is_valid(), pixels["error_type"].is_valid())
-        if pc.all(has_pixels).as_py():  # as nearly always; to filter would copy all pixels
+        if pc.all(has_pixels).as_py():  # nearly always; a filter would copy all pixels
             yield self._predict(pixels)
             return
         small, large = pixels.filter(has_pixels), pixels.filter(pc.invert(has_pixels))
@@ -37,11 +37,11 @@ class Predict:
             yield self.large(row)
 
     def _predict(self, pixels: Any) -> Any:
-        """Predict all images of a table together; where that fails, one by one, to find the one that fails."""
+        """Predict all images together; if that fails, one by one to find the one that fails."""
         rows = pixels.drop_columns(["pixels"]).to_pylist()
         samples = zip(rows, view_samples(pixels["pixels"]), strict=True)
         images = {
-            i: self._image(row, found)
+            i: self._as_image(row, found)
             for i, (row, found) in enumerate(samples)
             if found is not None
         }
@@ -50,7 +50,7 @@ class Predict:
             found = dict(zip(images, outputs, strict=True))
         except Exception:
             started = time.perf_counter()
-            found = self._one_by_one(rows, images)
+            found = self._predict_singly(rows, images)
             seconds = time.perf_counter() - started
         each_s = seconds / max(1, len(images))
         for index, row in enumerate(rows):
@@ -59,12 +59,12 @@ class Predict:
             row["batch_divisor"] = self.predictor.batch_divisor
         return table_with(rows, PROBABILITIES, "prob_u8")
 
-    def _image(self, row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
+    def _as_image(self, row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
         return samples.view(self.predictor.preprocessing.dtype).reshape(
             row["height"], row["width"], row["channels"]
         )
 
-    def _one_by_one(
+    def _predict_singly(
         self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]
     ) -> dict[int, NDArray[np.uint8]]:
         found = {}

@@ -1,4 +1,7 @@
-"""What stages tell of their work; in a module that loads nothing, since every process that passes it on loads it."""
+"""Progress that the stages report.
+
+The module imports nothing heavy, because every process that passes these messages on loads it.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class WorkDone:
-    """What a worker tells the driver."""
+    """Work that a worker reports to the driver."""
 
     images: int = 0
-    """That were measured, failed ones included."""
+    """Measured images, failed ones included."""
     failed: int = 0
-    """Of these."""
+    """Failed ones among these images."""
     megapixels: float = 0.0
     predict_s: float = 0.0
-    """Seconds that predictors worked for them."""
+    """Seconds that predictors worked for these images."""
     tiles: int = 0
-    """Of large images, that were measured."""
+    """Measured tiles of large images."""
     of_tiles: int = 0
-    """Of a large image that was begun."""
+    """All tiles of a large image that was begun."""
     at: float = field(default_factory=time.time)

@@ -1,0 +1,187 @@
+"""What every storage backend does, whatever it stores on: one class of tests, run for each of them.
+
+The tests look at a store by raw access that bypasses the backend.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.conftest import new_bucket
+from unet_ray.storage.backends.base import Backend
+from unet_ray.storage.backends.fsspec import FsspecBackend
+from unet_ray.storage.backends.local import LocalBackend
+from unet_ray.storage.backends.s3 import S3Backend
+from unet_ray.storage.storage import Storage
+
+
+def once(operation: Callable[[], Any]) -> Any:
+    return operation()
+
+
+class BackendContract(ABC):
+    """Tests that each backend passes; `root` is an empty place on its store."""
+
+    tells_content_with_bytes = True
+    """Whether a read says which content its bytes belong to."""
+
+    @pytest.fixture
+    @abstractmethod
+    def root(self) -> str: ...
+
+    @abstractmethod
+    def backend(self) -> Backend: ...
+
+    @abstractmethod
+    def raw_write(self, uri: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def raw_read(self, uri: str) -> bytes: ...
+
+    def test_what_is_written_is_there_whole(self, root: str) -> None:
+        for data in (b"first", b"", bytes(range(256)) * 1000):
+            self.backend().write(f"{root}/deep/file", data)
+            assert self.raw_read(f"{root}/deep/file") == data
+
+    def test_bytes_and_ranges_are_read(self, root: str) -> None:
+        self.raw_write(f"{root}/file", b"0123456789")
+        backend = self.backend()
+        assert backend.read(f"{root}/file")[0] == b"0123456789"
+        assert backend.read(f"{root}/file", 3, 4)[0] == b"3456"
+        assert backend.read(f"{root}/file", 8, 100)[0] == b"89"
+        with backend.open(f"{root}/file") as file:
+            file.seek(5)
+            assert file.read(2) == b"56"
+
+    def test_bytes_come_with_their_etag_where_the_store_tells_it(self, root: str) -> None:
+        self.raw_write(f"{root}/file", b"0123456789")
+        _, told = self.backend().read(f"{root}/file")
+        known = self.backend().info(f"{root}/file")
+        assert known is not None
+        assert known.size == 10
+        assert known.is_file
+        assert (told is not None) == self.tells_content_with_bytes
+        assert told is None or (told.etag, told.size) == (known.etag, 10)
+
+    def test_nothing_is_not_something(self, root: str) -> None:
+        backend = self.backend()
+        assert backend.info(f"{root}/nothing") is None
+        with pytest.raises(FileNotFoundError):
+            backend.read(f"{root}/nothing")
+        with pytest.raises(FileNotFoundError):
+            backend.open(f"{root}/nothing").__enter__()
+
+    def test_a_folder_is_no_file(self, root: str) -> None:
+        self.raw_write(f"{root}/folder/file", b"x")
+        info = self.backend().info(f"{root}/folder")
+        assert info is not None
+        assert not info.is_file
+
+    def test_files_are_listed_with_what_info_says_of_them(self, root: str) -> None:
+        for name in ("a/1", "a/deep/2", "b"):
+            self.raw_write(f"{root}/{name}", name.encode())
+        listed = {info.path: info for info in self.backend().list_files(root, once)}
+        assert listed.keys() == {"a/1", "a/deep/2", "b"}
+        for path, info in listed.items():
+            known = self.backend().info(f"{root}/{path}")
+            assert known is not None
+            assert (info.size, info.etag) == (len(path), known.etag)
+
+    def test_etags_change_with_the_content(self, root: str) -> None:
+        etags = set()
+        for data in (b"one", b"two", b"three"):
+            self.raw_write(f"{root}/file", data)
+            info = self.backend().info(f"{root}/file")
+            assert info is not None
+            etags.add(info.etag)
+        assert len(etags) == 3
+        assert "" not in etags
+
+    def test_a_file_is_created_once(self, root: str) -> None:
+        backend = self.backend()
+        assert isinstance(backend.create(f"{root}/lock", b"mine"), bool)
+        with pytest.raises(FileExistsError):
+            backend.create(f"{root}/lock", b"late")
+        assert self.raw_read(f"{root}/lock") == b"mine"
+
+    def test_local_files_are_stored(self, root: str, tmp_path: Path) -> None:
+        (tmp_path / "local").write_bytes(b"large")
+        self.backend().put(f"{root}/stored", tmp_path / "local")
+        assert self.raw_read(f"{root}/stored") == b"large"
+
+    def test_what_is_deleted_is_gone(self, root: str) -> None:
+        self.raw_write(f"{root}/file", b"x")
+        self.backend().delete(f"{root}/file")
+        assert self.backend().info(f"{root}/file") is None
+
+    def test_arrow_writes_whole_files(self, root: str) -> None:
+        self.raw_write(f"{root}/folder/file", b"before")
+        handler = self.backend().arrow_handler
+        path = self.backend().filesystem._strip_protocol(f"{root}/folder/file")
+        stream = handler.open_output_stream(path, None)
+        stream.write(b"after")
+        assert self.raw_read(f"{root}/folder/file") == b"before"
+        stream.close()
+        assert self.raw_read(f"{root}/folder/file") == b"after"
+        handler.delete_dir(path.rpartition("/")[0])
+        assert self.backend().info(f"{root}/folder/file") is None
+
+
+class TestLocal(BackendContract):
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> str:
+        return str(tmp_path / "root")
+
+    def backend(self) -> Backend:
+        return LocalBackend("file", {})
+
+    def raw_write(self, uri: str, data: bytes) -> None:
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        Path(uri).write_bytes(data)
+
+    def raw_read(self, uri: str) -> bytes:
+        return Path(uri).read_bytes()
+
+
+class TestS3(BackendContract):
+    @pytest.fixture
+    def root(self, request: pytest.FixtureRequest) -> str:
+        return f"{new_bucket(request)}/root"
+
+    def backend(self) -> Backend:
+        return S3Backend("s3", Storage.of("s3://any").options)
+
+    def raw_write(self, uri: str, data: bytes) -> None:
+        self._call("put_object", uri, Body=data)
+
+    def raw_read(self, uri: str) -> bytes:
+        return bytes(self.backend().filesystem.cat_file(uri))
+
+    def _call(self, method: str, uri: str, **more: Any) -> Any:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return self.backend().filesystem.call_s3(method, Bucket=bucket, Key=key, **more)
+
+
+class TestFsspec(BackendContract):
+    """Any store that fsspec knows: its own, in memory."""
+
+    tells_content_with_bytes = False
+
+    @pytest.fixture
+    def root(self) -> str:
+        return f"memory://root-{uuid4()}"
+
+    def backend(self) -> Backend:
+        return FsspecBackend("memory", {})
+
+    def raw_write(self, uri: str, data: bytes) -> None:
+        self.backend().filesystem.pipe_file(uri, data)
+
+    def raw_read(self, uri: str) -> bytes:
+        return bytes(self.backend().filesystem.cat_file(uri))

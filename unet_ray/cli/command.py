@@ -1,0 +1,95 @@
+"""Running a command: flags from a config class, one call, its outcome, the exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
+
+from cyclopts import App, CycloptsError, Parameter
+
+from unet_ray.errors import UnetRayError, one_line
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# Ray's own ten small actors are no mistake of the user's. Ray reads this when it is imported, which
+# happens later.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
+
+class ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Shows what the library logs as plain lines on the stdout of the moment."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Today's stdout."""
+        return sys.stdout
+
+
+def run(
+    config_type: type[Config], call: Callable[[Config, str], None], help_text: str | None
+) -> NoReturn:
+    """Parse the command line into a config, call a function with it and the Ray address, and exit.
+
+    Exit codes: 0 done; 2 wrong flags or input; 3 too many failed images; 4 the output is held by
+    another run; 1 anything else.
+
+    Args:
+        config_type: Config class; each of its fields is a flag.
+        call: Does the work and prints what came of it.
+        help_text: Text of `--help`.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does, from the start
+    _log_to_console()
+    configs: list[Any] = []
+
+    def keep(config: Any) -> None:
+        configs.append(config)
+
+    keep.__annotations__["config"] = Annotated[config_type, Parameter(name="*")]
+    if all(field.default is not MISSING for field in fields(config_type)):
+        keep.__defaults__ = (config_type(),)  # nothing is required
+    name = os.path.basename(sys.argv[0])
+    app = App(name=name, help=help_text, version_flags=[], help_format="plaintext")
+    app.default(keep)
+    try:
+        app(exit_on_error=False, print_error=False, result_action="return_value")
+        if configs:
+            call(configs[0], os.environ.get("RAY_ADDRESS", "local"))
+    except CycloptsError as error:
+        _end(2, f"{' '.join(str(error).split())} See --help.")
+    except UnetRayError as error:
+        # Ray wraps the error of a task in one that adds a traceback
+        _end(error.exit_code, str(getattr(error, "cause", None) or error))
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, which Ray turns into the latter
+        _end(1, "interrupted; what is written is kept, run again to go on")
+    except Exception as error:
+        traceback.print_exc()
+        _end(1, one_line(error))
+    _end(0)
+
+
+def _log_to_console() -> None:
+    logger = logging.getLogger("unet_ray")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(ConsoleHandler())
+
+
+def _end(code: int, message: str | None = None) -> NoReturn:
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.exit(code)

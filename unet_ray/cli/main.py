@@ -1,0 +1,43 @@
+"""`unet-ray`: one entry point for all commands."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "Train a U-Net on labelled images and write a model folder.",
+    "segment": "Segment an image archive into tables of masks and regions.",
+    "evaluate": "Evaluate a trained model on labelled images.",
+    "verify": "Check an output of segmentation against its rules.",
+    "prune": "Remove the rows of one model, or of a range of dates, from an output.",
+    "report": "Write one HTML page about a run: what was done, found and failed, with pictures.",
+    "export": "Export the current results: COCO, label PNGs, GeoJSON, GeoParquet.",
+    "quickstart": "Make a small archive, train, evaluate and segment it in a few minutes.",
+}
+"""Commands, each a module of this package, and what they do (the first sentence of their help)."""
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if name in COMMANDS:
+        sys.argv = [f"unet-ray {name}", *rest]
+        import_module(f"unet_ray.cli.{name}").command()
+    elif name in ("-h", "--help"):
+        print(_help())
+    elif name == "--version":
+        from unet_ray import __version__
+
+        print(__version__)
+    else:
+        print(f"error: no command {name}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        ["Usage: unet-ray COMMAND [FLAGS]", "", *lines, "", "unet-ray COMMAND --help says more."]
+    )

@@ -1,0 +1,64 @@
+"""Segment an image archive into tables of masks and regions; run it again to do what is new.
+
+unet-ray segment --model model --images data/images --output tables
+ray job submit --working-dir . -- python jobs/segment.py --model s3://b/m --images s3://b/images --output s3://b/t
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from unet_ray.cli.command import run
+from unet_ray.segmentation.config import SegmentConfig
+
+if TYPE_CHECKING:
+    from unet_ray.segmentation.result import SegmentResult
+
+_NAMED = 3
+"""Error messages that are printed."""
+
+
+def main(config: SegmentConfig, ray_address: str) -> None:
+    """Segment, and print what was found."""
+    from unet_ray.segmentation.segment import segment
+
+    result = segment(config, ray_address)
+    if not config.dry_run:
+        print(summary(config, result))
+
+
+def summary(config: SegmentConfig, result: SegmentResult) -> str:
+    """Return what a run did, in a few lines."""
+    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(result.error_types.items()))
+    notes = [f"failed: {failed}"] if failed else []
+    notes += [
+        f"  {count} × {message}" for message, count in list(result.error_messages.items())[:_NAMED]
+    ]
+    if result.batch_divisor > 1:
+        notes.append(
+            "memory ran out in a predictor: from then on its batches were "
+            f"1/{result.batch_divisor} as large"
+        )
+    if result.cost:
+        total, each = result.cost["total"], result.cost["per_1000_images"]
+        notes.append(
+            f"cost: {total:.4g}, {each:.4g} per thousand images" if each else f"cost: {total:.4g}"
+        )
+        if result.cost["types_without_price"]:
+            types = ", ".join(result.cost["types_without_price"])
+            notes.append(f"  without a price, and not in it: nodes of {types}")
+    said = "".join(f"{note}\n" for note in notes)
+    regions = (
+        ", ".join(f"{count} {name}" for name, count in sorted(result.regions.items())) or "none"
+    )
+    return (
+        f"{result.images_done} images done, {result.images_failed} failed, "
+        f"{result.images_skipped} left out as done; "
+        f"{result.images_per_s:.1f} images/s\n{said}regions: {regions}\n"
+        f"tables: {config.output}/{{images,masks,regions}} (run {result.run_id})"
+    )
+
+
+def command() -> NoReturn:
+    """Run the command with the flags of this process."""
+    run(SegmentConfig, main, __doc__)

@@ -1,0 +1,43 @@
+"""Check an output of segmentation against its rules; exit code 1 if any is broken. Nothing is written.
+
+unet-ray verify --tables tables --images data/images
+ray job submit --working-dir . -- python jobs/verify.py --tables s3://b/tables --images s3://b/images
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from unet_ray.cli.command import run
+from unet_ray.errors import UnetRayError
+from unet_ray.output.config import VerifyConfig
+
+if TYPE_CHECKING:
+    from unet_ray.output.verify import VerifyResult
+
+
+def main(config: VerifyConfig, ray_address: str) -> None:
+    """Verify, and print what is wrong."""
+    from unet_ray.output.verify import verify
+
+    result = verify(config, ray_address)
+    print(summary(result))
+    if result.problems:
+        count, rules = result.problems.total(), len(result.problems)
+        raise UnetRayError(f"{config.tables}: {count} breaches of {rules} rules")
+
+
+def summary(result: VerifyResult) -> str:
+    """Return what was checked and found, a line per rule that is broken."""
+    rows = ", ".join(f"{result.rows[name]:,} {name}" for name in ("images", "masks", "regions"))
+    lines = [f"{result.shards} shards: {rows}"]
+    for kind, count in result.problems.most_common():
+        examples = result.examples[kind]
+        more = "; …" if count > len(examples) else ""
+        lines.append(f"{count} × {kind}: {'; '.join(examples)}{more}")
+    return "\n".join(lines if result.problems else [*lines, "all rules hold"])
+
+
+def command() -> NoReturn:
+    """Run the command with the flags of this process."""
+    run(VerifyConfig, main, __doc__)

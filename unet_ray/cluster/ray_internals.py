@@ -1,0 +1,134 @@
+"""Private names of Ray, which no other file of the package touches.
+
+Ray may change them in any release. `PROVEN_WITH` is the version that they were checked with;
+`tests/cluster/test_ray_internals.py` fails on another one and says what to check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray._private.services import JEMALLOC_SO
+from ray.data import Dataset, read_datasource
+from ray.data._internal.datasource.range_datasource import RangeDatasource
+from ray.data._internal.execution.bundle_queue import EstimateSize, RebundleQueue
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+__all__ = [
+    "JEMALLOC_PATH",
+    "PROVEN_WITH",
+    "BundlingStrategy",
+    "ExecutionCallback",
+    "has_autoscaler",
+    "list_infeasible_requests",
+    "map_blocks",
+    "read_range",
+    "set_write_bundling",
+]
+
+PROVEN_WITH = "2.60.0"
+"""Version of Ray that these names were checked with."""
+
+JEMALLOC_PATH: str = JEMALLOC_SO
+"""Path of the jemalloc library that comes with Ray, for LD_PRELOAD.
+
+Ray has no public name for it. On a version that moves the constant, the import fails; on one that
+does not ship the library, the linker prints a line and processes start without it.
+"""
+
+
+class BundlingStrategy(EstimateSize):  # type: ignore[misc, unused-ignore]
+    """Base class of rules for the number of blocks that one task gets.
+
+    Ray Data has public settings for a number of rows or of bytes, but not for whichever comes
+    first. `can_build_ready_bundle(state)` decides; `state` has `num_rows` and `size_bytes`. On a
+    version that renames the method, an override is not called, and bundles close at their number of
+    rows only.
+
+    Args:
+        min_rows_per_bundle: Number of rows at which a bundle is complete.
+    """
+
+
+def set_write_bundling(
+    executor: Any, datasink: type[Any], choose: Callable[[Any], BundlingStrategy]
+) -> None:
+    """Give the write operators of a dataset their own bundling strategy.
+
+    It replaces the strategy that Ray Data derives from `min_rows_per_write`. Call it from
+    `ExecutionCallback.before_execution_starts`. On a version without these attributes it raises
+    AttributeError, or finds no operator, so that shards close at their number of images only.
+
+    Args:
+        executor: Executor that the callback receives.
+        datasink: Class of the datasinks whose operators are changed.
+        choose: Function that returns the strategy for a datasink.
+    """
+    for operator in executor._topology:
+        for logical in operator._logical_operators:
+            sink = getattr(logical, "datasink_or_legacy_datasource", None)
+            if isinstance(sink, datasink):
+                operator._block_ref_bundler = RebundleQueue(choose(sink))
+
+
+def map_blocks(dataset: Dataset, function: Any, **options: Any) -> Dataset:
+    """Apply a function to whole blocks, like `map_batches` with `batch_size=None`.
+
+    The public `map_batches` refuses `batch_size=None` if GPUs are requested. On a version without
+    `map_batches_internal` it raises AttributeError when the chain is built, before anything runs.
+
+    Args:
+        dataset: Dataset whose blocks are mapped.
+        function: Function or class, as for `map_batches`.
+        **options: Options of `map_batches`, except `batch_size`.
+
+    Returns:
+        The dataset of the results.
+    """
+    return dataset.map_batches_internal(function, batch_size=None, **options)
+
+
+def read_range(count: int, *, tasks: int, num_cpus: float) -> Dataset:
+    """Return the dataset of the numbers 0 to count − 1, as `id`.
+
+    The public `ray.data.range` requests a whole CPU per task, and waits for ever if workers leave
+    half of one. On a version that moves the data source, the import of this module fails.
+
+    Args:
+        count: Number of rows.
+        tasks: Number of tasks that make them.
+        num_cpus: Logical CPUs of each task.
+    """
+    source = RangeDatasource(n=count, block_format="arrow", column_name="id")
+    return read_datasource(source, override_num_blocks=max(1, tasks), num_cpus=num_cpus)
+
+
+def has_autoscaler() -> bool:
+    """Tell whether an autoscaler (version 2) manages the cluster that this process has joined.
+
+    Ray has no public question for it. On a version that moves the function, the import raises
+    ImportError before anything expensive starts.
+    """
+    from ray.autoscaler.v2.utils import is_autoscaler_v2  # only the driver needs to load it
+
+    return bool(is_autoscaler_v2())
+
+
+def list_infeasible_requests() -> list[list[dict[str, float]]]:
+    """Return the placement groups that the autoscaler calls infeasible, as resources per bundle.
+
+    The public API shows a placement group that can never start as one that is waiting. On a version
+    that moves the status or renames its fields, this raises ImportError or AttributeError while the
+    pool is planned, before anything expensive starts.
+    """
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # only for the driver
+
+    reply = ray._private.worker.global_worker.gcs_client.get_cluster_status()
+    state = GetClusterStatusReply.FromString(reply).autoscaling_state
+    found = []
+    for gang in state.infeasible_gang_resource_requests:
+        selected = [r for selector in gang.bundle_selectors for r in selector.resource_requests]
+        found.append([dict(request.resources_bundle) for request in [*gang.requests, *selected]])
+    return found

@@ -1,0 +1,107 @@
+"""The interface of a storage backend: bytes at the URIs of one kind of store."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow
+import pyarrow.fs
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file or folder as its store describes it."""
+
+    path: str
+    """Path below the listed folder; empty for the answer about one file."""
+    size: int | None
+    """Size in bytes; None where the store does not tell it."""
+    etag: str
+    """Changes with the content: the store's etag without quotes, or `size-mtime_ns`; empty for a
+    link to nothing."""
+    is_file: bool = True
+
+
+class Backend(ABC):
+    """One kind of store. Every operation is a single attempt: the facade repeats it.
+
+    Errors are those of the store or built-in ones; `storage.retry` maps them. A missing file is a
+    FileNotFoundError everywhere.
+
+    Args:
+        scheme: Scheme of the URIs.
+        options: Storage options of fsspec.
+    """
+
+    attempts_once = False
+    """True where errors do not pass by themselves: operations are not repeated."""
+    is_local = False
+    """True for files of this machine."""
+
+    def __init__(self, scheme: str, options: dict[str, Any]) -> None:
+        self._scheme, self._options = scheme, options
+
+    @property
+    @abstractmethod
+    def filesystem(self) -> Any:
+        """The fsspec file system. Listings are never cached."""
+
+    @abstractmethod
+    def read(
+        self, uri: str, offset: int = 0, size: int | None = None
+    ) -> tuple[bytes, FileInfo | None]:
+        """Return bytes of a file, fewer at its end, and what the store tells with them."""
+
+    @abstractmethod
+    def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file for seeking reads."""
+
+    @abstractmethod
+    def write(self, uri: str, data: bytes) -> None:
+        """Store a file as one whole object."""
+
+    @abstractmethod
+    def put(self, uri: str, file: Path) -> None:
+        """Store a file of this machine, which may be larger than memory, as one whole object."""
+
+    @abstractmethod
+    def create(self, uri: str, data: bytes) -> bool:
+        """Store a file where there is none yet, and return whether the store kept others away.
+
+        Raises:
+            FileExistsError: There is one.
+        """
+
+    @abstractmethod
+    def delete(self, uri: str) -> None:
+        """Remove a file."""
+
+    @abstractmethod
+    def info(self, uri: str) -> FileInfo | None:
+        """Describe a file or folder; None where there is none.
+
+        Raises:
+            OSError: It cannot be told, as of a link to nothing.
+        """
+
+    @abstractmethod
+    def list_files(self, uri: str, retry: Callable[[Callable[[], Any]], Any]) -> Iterator[FileInfo]:
+        """Yield all files below a folder; the memory is that of one page, or of one folder.
+
+        Args:
+            uri: URI of the folder.
+            retry: Repeats one request where its error may pass.
+
+        Raises:
+            OSError: The folder cannot be listed to its end.
+        """
+
+    @property
+    @abstractmethod
+    def arrow_handler(self) -> pyarrow.fs.FSSpecHandler:
+        """Handler for Arrow and Ray Train that stores files whole or not at all."""

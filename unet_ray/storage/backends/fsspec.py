@@ -1,0 +1,124 @@
+"""Any store that fsspec knows: Google Cloud Storage, Azure, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+import pyarrow
+import pyarrow.fs
+
+from unet_ray.storage.backends.base import Backend, FileInfo
+from unet_ray.storage.backends.local import FileBeside
+
+_BLOCK_BYTES = 2**16
+"""Bytes fetched at once while a file is read with seeks."""
+
+
+class _WholeObjects(pyarrow.fs.FSSpecHandler):
+    """Stores each file as one whole object, and deletes the objects of a folder one by one.
+
+    Deleting many objects at once needs a checksum on which S3 clients and stores differ: boto sends
+    CRC32, MinIO wants MD5.
+    """
+
+    def open_output_stream(self, path: str, metadata: Any) -> pyarrow.PythonFile:  # noqa: ARG002
+        """Return a file that stores all that was written to it when it is closed."""
+        file = FileBeside(path, lambda local: self.fs.put_file(local, path))
+        return pyarrow.PythonFile(file, mode="w")
+
+    def delete_dir(self, path: str) -> None:
+        """Delete all objects below a folder."""
+        for name in self.fs.find(path):
+            self.fs.rm_file(name)
+
+
+class FsspecBackend(Backend):
+    """A store behind fsspec's general interface."""
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec file system; fsspec keeps one per process and set of options."""
+        return fsspec.filesystem(self._scheme, use_listings_cache=False, **self._options)
+
+    def read(
+        self, uri: str, offset: int = 0, size: int | None = None
+    ) -> tuple[bytes, FileInfo | None]:
+        """Return bytes of a file; the general interface tells nothing of it with them."""
+        end = None if size is None else offset + size
+        return bytes(self.filesystem.cat_file(uri, start=offset or None, end=end)), None
+
+    def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file for seeking reads, fetched in small ranges."""
+        file: AbstractContextManager[BinaryIO] = self.filesystem.open(
+            uri, "rb", block_size=_BLOCK_BYTES, cache_type="readahead"
+        )
+        return file
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Store a file as one whole object."""
+        self.filesystem.pipe_file(uri, data)
+
+    def put(self, uri: str, file: Path) -> None:
+        """Store a file of this machine as one whole object."""
+        self.filesystem.put_file(str(file), uri)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Store a file where there is none; another one that appears meanwhile is replaced."""
+        if self.info(uri) is not None:
+            raise FileExistsError(uri)
+        self.write(uri, data)
+        return False
+
+    def delete(self, uri: str) -> None:
+        """Remove a file."""
+        self.filesystem.rm_file(uri)
+
+    def info(self, uri: str) -> FileInfo | None:
+        """Describe a file or folder; fsspec's `exists` and `isfile` turn errors into False."""
+        try:
+            return to_file_info("", self.filesystem.info(uri))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def list_files(self, uri: str, retry: Callable[[Callable[[], Any]], Any]) -> Iterator[FileInfo]:
+        """Yield all files below a folder.
+
+        fsspec's own `walk` takes a folder further down that cannot be listed for an empty one.
+        """
+        root = str(self.filesystem._strip_protocol(uri)).rstrip("/")
+        folders = [root]
+        while folders:
+            folder = folders.pop()
+            for found in retry(partial(self.filesystem.ls, folder, detail=True)):
+                name = str(found["name"]).rstrip("/")
+                if found["type"] != "directory":
+                    yield to_file_info(name.removeprefix(f"{root}/"), found)
+                elif name != folder:
+                    folders.append(name)
+
+    @property
+    def arrow_handler(self) -> pyarrow.fs.FSSpecHandler:
+        """Handler that stores whole objects only."""
+        return _WholeObjects(self.filesystem)
+
+
+def to_file_info(path: str, found: dict[str, Any]) -> FileInfo:
+    """Return what a file system's dictionary says of a file or folder."""
+    size, is_file = found.get("size"), found.get("type", "file") == "file"
+    etag = str(found.get("ETag") or found.get("etag") or "").strip('"')
+    return FileInfo(path, size, etag or f"{int(size or 0)}-{_modified_ns(found)}", is_file)
+
+
+def _modified_ns(found: dict[str, Any]) -> int:
+    # listings of S3 have fractions of seconds, answers to requests have none
+    if found.get("LastModified"):
+        return 10**9 * int(found["LastModified"].timestamp())
+    names = ("mtime", "last_modified", "created")
+    modified = next((found[name] for name in names if found.get(name)), 0)
+    seconds = modified.timestamp() if hasattr(modified, "timestamp") else float(modified)
+    return int(seconds * 1e9)

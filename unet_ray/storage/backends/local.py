@@ -1,0 +1,231 @@
+"""Files of this machine: stored whole or not at all, links followed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+import pyarrow
+import pyarrow.fs
+
+from unet_ray.storage.backends.base import Backend, FileInfo
+
+_OF_FILE_SYSTEM = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Folders that a file system keeps at its root for itself, and that most users may not list."""
+
+
+class _WholeFiles(pyarrow.fs.FSSpecHandler):
+    """Stores each file whole or not at all."""
+
+    def open_output_stream(self, path: str, metadata: Any) -> pyarrow.PythonFile:  # noqa: ARG002
+        """Return a file that appears at its path when it is closed."""
+        return pyarrow.PythonFile(FileBeside(path), mode="w")
+
+
+class LocalBackend(Backend):
+    """The file systems of this machine; URIs are absolute paths."""
+
+    attempts_once = True
+    is_local = True
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec file system."""
+        return fsspec.filesystem("file")
+
+    def read(
+        self, uri: str, offset: int = 0, size: int | None = None
+    ) -> tuple[bytes, FileInfo | None]:
+        """Return bytes of a file, and which content they are of."""
+        with open(uri, "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+            return data, _to_file_info("", os.fstat(file.fileno()))
+
+    def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file for seeking reads."""
+        return open(uri, "rb")
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Write a file beside its place and rename it."""
+        with _file_beside(uri, data) as temporary:
+            os.replace(temporary, uri)
+
+    def put(self, uri: str, file: Path) -> None:
+        """Copy a file beside its place and rename it."""
+        with _file_beside(uri, b"") as temporary:
+            shutil.copyfile(file, temporary)
+            os.replace(temporary, uri)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write a file beside its place and link it there, which fails where there is one."""
+        with _file_beside(uri, data) as temporary:
+            try:
+                os.link(temporary, uri)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                with open(uri, "xb"):  # from here on there is one, empty for a moment
+                    os.replace(temporary, uri)
+                return False
+            return True
+
+    def delete(self, uri: str) -> None:
+        """Remove a file."""
+        os.unlink(uri)
+
+    def info(self, uri: str) -> FileInfo | None:
+        """Describe a file or folder; an unmounted disk behind a link is an error."""
+        try:
+            return _to_file_info("", os.stat(uri))
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.islink(uri):
+                raise OSError(f"{uri} is a link to nothing ({os.readlink(uri)})") from None
+            return None
+
+    def list_files(
+        self,
+        uri: str,
+        retry: Callable[[Callable[[], Any]], Any],  # noqa: ARG002
+    ) -> Iterator[FileInfo]:
+        """Yield all files below a folder, following links except for loops.
+
+        Hidden folders and those of the file system itself are not entered. A link to nothing is
+        yielded with an empty etag: it may stand for a file, or for a folder of a disk that is not
+        mounted. A file that is deleted meanwhile is left out, and so is what is not a regular file:
+        a pipe would keep its reader waiting.
+        """
+        # folder that is still to be walked → where it and the folders above it really are
+        above = {uri: {os.path.realpath(uri)}}
+        root = uri.rstrip("/") + "/"
+        for here, folders, names in os.walk(uri, onerror=_raise, followlinks=True):
+            ancestors = above.pop(here)
+            visible = [n for n in folders if not n.startswith(".") and n not in _OF_FILE_SYSTEM]
+            real = {name: os.path.realpath(os.path.join(here, name)) for name in visible}
+            folders[:] = [name for name in visible if real[name] not in ancestors]
+            above.update({os.path.join(here, name): ancestors | {real[name]} for name in folders})
+            for name in names:
+                path = os.path.join(here, name)
+                found = _stat_or_none(path)
+                if found is None and os.path.islink(path):
+                    yield FileInfo(path.removeprefix(root), 0, "")
+                elif found is not None and stat.S_ISREG(found.st_mode):
+                    yield _to_file_info(path.removeprefix(root), found)
+
+    @property
+    def arrow_handler(self) -> pyarrow.fs.FSSpecHandler:
+        """Handler that stores whole files only."""
+        return _WholeFiles(self.filesystem)
+
+
+class FileBeside:
+    """A file that is written in pieces and appears when it is closed, if all writes succeeded.
+
+    Until then it lies under another name: beside its place, or among the temporary files. A write
+    that fails, as on a full disk, leaves what was there before: closing the file while an exception
+    is on its way stores nothing.
+
+    Args:
+        path: Path of the file.
+        store: Takes the path of the finished local file and stores it; None: it is renamed.
+    """
+
+    def __init__(self, path: str, store: Callable[[str], object] | None = None) -> None:
+        self._path, self._store, self._failed = path, store, False
+        if store:
+            handle, self._name = tempfile.mkstemp(prefix="unet_ray_")
+            self._file = os.fdopen(handle, "wb")
+        else:
+            self._name = _name_beside(path)
+            self._file = open(self._name, "wb")  # noqa: SIM115 (closed by `close`)
+        self._remove = weakref.finalize(self, _unlink, self._name)
+
+    @property
+    def closed(self) -> bool:
+        """True once the file is closed."""
+        return self._file.closed
+
+    def write(self, data: Any) -> int:
+        """Write bytes, and return their number."""
+        try:
+            return self._file.write(data)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def flush(self) -> None:
+        """Do nothing: a part of the file is of no use."""
+
+    def close(self) -> None:
+        """Put the file in its place, unless a write failed; raise OSError where that fails."""
+        if self._file.closed:
+            return
+        try:
+            with self._file:
+                if self._failed:
+                    return
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if self._store is None:
+                os.replace(self._name, self._path)
+            else:
+                self._store(self._name)
+        finally:
+            self._remove()
+
+
+@contextmanager
+def _file_beside(path: str, data: bytes) -> Iterator[str]:
+    """Write data to a temporary file beside a path; the `with` block puts it there in one step."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = _name_beside(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        _unlink(temporary)
+
+
+def _name_beside(path: str) -> str:
+    """Return a hidden name beside a path, unique to this thread."""
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}.{os.getpid()}.{threading.get_ident()}"
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _to_file_info(path: str, found: os.stat_result) -> FileInfo:
+    etag = f"{found.st_size}-{found.st_mtime_ns}"
+    return FileInfo(path, found.st_size, etag, not stat.S_ISDIR(found.st_mode))
+
+
+def _stat_or_none(path: str) -> os.stat_result | None:
+    """Return what is at a path, links followed, or None where nothing is."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return None
+        raise
+
+
+def _raise(error: OSError) -> None:
+    raise error

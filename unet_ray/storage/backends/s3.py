@@ -1,0 +1,134 @@
+"""S3 behind s3fs: one request, or one page at a time, where its general calls take several."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import fsspec
+from fsspec.asyn import sync
+
+from unet_ray.storage.backends.base import FileInfo
+from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
+
+_TRIES = 3
+"""Tries of one request within s3fs, 20 s each; retries of botocore are off, they would multiply."""
+CONNECTIONS = 64
+"""Largest number of connections of a process to one store. With botocore's ten, no more than ten
+requests await their answers at a time."""
+
+
+def options() -> dict[str, Any]:
+    """Return s3fs options from the AWS_* variables; without a key: the machine's role."""
+    environment = os.environ
+    config = {"retries": {"total_max_attempts": 1}, "max_pool_connections": CONNECTIONS}
+    found: dict[str, Any] = {"config_kwargs": config}
+    if environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY"):
+        found |= {
+            "key": environment["AWS_ACCESS_KEY_ID"],
+            "secret": environment["AWS_SECRET_ACCESS_KEY"],
+        }
+        if environment.get("AWS_SESSION_TOKEN"):
+            found["token"] = environment["AWS_SESSION_TOKEN"]
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        found["endpoint_url"] = endpoint
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    if region:
+        found["client_kwargs"] = {"region_name": region}
+    return found
+
+
+class S3Backend(FsspecBackend):
+    """S3 and stores that speak its protocol.
+
+    Args:
+        scheme: `s3` or `s3a`.
+        options: Storage options of s3fs.
+        page_keys: Objects in a page of a listing; None: as many as the store likes.
+    """
+
+    def __init__(self, scheme: str, options: dict[str, Any], page_keys: int | None = None) -> None:
+        super().__init__(scheme, options)
+        self._page_keys = page_keys
+
+    @property
+    def filesystem(self) -> Any:
+        """The s3fs file system."""
+        filesystem = fsspec.filesystem(self._scheme, use_listings_cache=False, **self._options)
+        filesystem.retries = _TRIES
+        return filesystem
+
+    def read(
+        self, uri: str, offset: int = 0, size: int | None = None
+    ) -> tuple[bytes, FileInfo | None]:
+        """Return bytes of an object by one GET, whose answer describes the object as well.
+
+        `cat_file` of s3fs asks for the size first and tells no etag.
+        """
+        filesystem = self.filesystem
+        data, fields = sync(filesystem.loop, _get, filesystem, uri, offset, size)
+        return data, to_file_info("", fields)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Store an object where there is none, by a conditional PUT.
+
+        The second PUT tells whether the store honours the condition: then it is refused.
+        """
+        if self.info(uri) is not None:
+            raise FileExistsError(uri)
+        self._put_if_absent(uri, data)
+        try:
+            self._put_if_absent(uri, data)
+        except FileExistsError:
+            return True
+        return False
+
+    def _put_if_absent(self, uri: str, data: bytes) -> None:
+        """PUT with If-None-Match; stores that do not know the condition ignore it."""
+        try:
+            self.filesystem.pipe_file(uri, data, mode="create")
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # 412 without the words that s3fs looks for
+                raise FileExistsError(uri) from error
+            raise
+
+    def list_files(self, uri: str, retry: Callable[[Callable[[], Any]], Any]) -> Iterator[FileInfo]:
+        """Yield the objects below a prefix, page by page; `find` of s3fs holds all of them."""
+        filesystem = self.filesystem
+        root = str(filesystem._strip_protocol(uri)).rstrip("/") + "/"
+        bucket, _, prefix = root.partition("/")
+        wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+        if self._page_keys is not None:
+            wanted["MaxKeys"] = self._page_keys
+        while True:
+            page = retry(partial(filesystem.call_s3, "list_objects_v2", **wanted))
+            for found in page.get("Contents", []):
+                if not found["Key"].endswith("/"):  # the marker object of a folder
+                    below = f"{bucket}/{found['Key']}".removeprefix(root)
+                    yield to_file_info(below, {**found, "size": found["Size"]})
+            if not page.get("IsTruncated"):
+                return
+            if not page.get("NextContinuationToken"):
+                raise OSError(f"{uri}: the store does not say how to go on with its listing")
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
+
+
+async def _get(
+    filesystem: Any, uri: str, offset: int, size: int | None
+) -> tuple[bytes, dict[str, Any]]:
+    """Return bytes of an object and its fields as in a listing; an unknown size is None."""
+    bucket, key, _ = filesystem.split_path(uri)
+    piece = {} if size is None else {"Range": f"bytes={offset}-{offset + size - 1}"}
+    answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **piece)
+    async with answer["Body"] as body:
+        data = await body.read()
+    # bytes 0-99/1000, bytes 0-99/*
+    whole = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]
+    fields = {name: answer.get(name) for name in ("ETag", "LastModified")}
+    if piece and "ContentRange" not in answer:  # a store that knows no ranges
+        data = data[offset : offset + cast(int, size)]
+    return data, fields | {"size": int(whole) if whole.isdigit() else None}
