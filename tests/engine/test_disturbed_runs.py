@@ -54,7 +54,9 @@ def test_a_run_that_hangs_is_ended_by_its_watchdog(tiny_model: str, tmp_path: Pa
 
 
 @pytest.mark.soak
-def test_of_two_runs_at_once_one_works(request: pytest.FixtureRequest, tiny_model: str) -> None:
+def test_of_two_runs_at_once_one_works_and_the_other_exits(
+    request: pytest.FixtureRequest, tiny_model: str
+) -> None:
     """The store has no conditional PUT. Then the holder of the lock is killed, on this machine."""
     root = new_bucket(request)
     write_scenes(Storage.of(f"{root}/archive"), 40)

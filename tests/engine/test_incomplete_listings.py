@@ -211,7 +211,7 @@ def test_an_empty_archive_is_told_from_one_that_is_gone(
     before, archive = digest_files(config), Storage.of(config.images)
     for entry in archive.entries():
         archive.delete(entry.path)
-    both = "0 images listed, and the tables have rows of 3 of its images; is a disk not mounted"
+    both = "0 images listed, but the tables have rows of 3 of its images; is a disk not mounted"
     with pytest.raises(InputError, match=both):
         segment(config)
     with pytest.raises(InputError, match=both):

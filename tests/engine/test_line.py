@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 @pytest.mark.slow
-def test_a_training_is_resumed_and_its_model_evaluated_and_segmented_with(root: str) -> None:
+def test_a_training_is_resumed_and_its_model_is_evaluated_and_segments(root: str) -> None:
     made = make_archive(Storage.of(root).join("data"), labelled=4, check=2, archive=5)
     first = train(small_training(root, storage=f"{root}/checkpoints"))
     assert first.progress.epochs == 1
@@ -291,7 +291,7 @@ def test_a_held_output_is_left_alone(archive: Storage, tiny_model: str, tmp_path
 
     with (
         OutputLock(Storage.of(f"{tmp_path}/tables"), "other"),
-        pytest.raises(OutputHeldError, match="run other holds"),
+        pytest.raises(OutputHeldError, match="run other has held"),
     ):
         segment(run_config(archive, tiny_model, tmp_path))
 

@@ -238,7 +238,7 @@ def test_filters_know_all_regions_that_no_other_region_beats() -> None:
     assert found.list_best() == [("a", 9, 0.5), ("a", 5, 0.75), ("b", 1, 0.1)]
 
 
-def test_numbers_are_written_for_people() -> None:
+def test_numbers_are_written_readably() -> None:
     assert [format_figure(value) for value in (None, 0, 1234567, 12.345, 0.00012345)] == [
         *("–", "0", "1,234,567", "12.3", "0.000123"),
     ]

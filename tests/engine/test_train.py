@@ -76,7 +76,7 @@ def test_a_gpu_trains_in_bfloat16(tmp_path: Path, compiled: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-def test_a_loss_that_explodes_is_one_line(tmp_path: Path) -> None:
+def test_a_loss_that_explodes_ends_training_in_one_line(tmp_path: Path) -> None:
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=2, check=0, archive=0)
     with pytest.raises(
         UnetRayError,

@@ -1,9 +1,8 @@
-"""Jobs as a user runs them: exit codes and one-line errors, the quickstart, and `ray job submit`."""
+"""Commands as a user runs them: exit codes, one-line errors, quickstart, `ray job submit`."""
 
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, S3_KEYS, free_port, make_tiny_model, new_bucket, run_job
+from unet_ray.cli.segment import summary
 from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.result import SegmentResult
@@ -147,17 +147,13 @@ def test_help_names_every_flag() -> None:
         assert flag in done.stdout
 
 
-def test_a_run_says_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(REPOSITORY / "jobs"))
-    job = runpy.run_path(str(REPOSITORY / "jobs/segment.py"))
+def test_a_run_says_what_it_cost() -> None:
     result = SegmentResult(
         "r", images_done=500, cost=compute_cost({"gpu": 2.0, "cpu": 1.0}, {"gpu": 0.5}, 500, 100.0)
     )
-    said = job["summary"](SegmentConfig(model="m", images="i", output="o"), result)
-    assert (
-        "\ncost: 1, 2 per thousand images\n  without a price, and not in it: nodes of cpu\nregions: none\n"
-        in said
-    )
+    said = summary(SegmentConfig(model="m", images="i", output="o"), result)
+    cost = "\ncost: 1, 2 per thousand images\n  without a price, and not in it: nodes of cpu\n"
+    assert f"{cost}regions: none\n" in said
 
 
 @pytest.mark.slow
@@ -168,7 +164,8 @@ def test_quickstart(tmp_path: Path) -> None:
     assert "(raylet)" not in done.stdout + done.stderr
     assert Image.open(tmp_path / "q/overlays.png").width > 500
     found = duckdb.sql(
-        f"select class_name, count(*) from '{tmp_path}/q/tables/regions/*/*.parquet' group by 1 order by 1"
+        "select class_name, count(*) "
+        f"from '{tmp_path}/q/tables/regions/*/*.parquet' group by 1 order by 1"
     )
     counts = dict(found.fetchall())
     assert counts["cell"] > 100
@@ -182,14 +179,14 @@ def test_quickstart(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """Start two CPUs that know the S3 server, as a machine's role would; return the environment of their users."""
+    """Start two CPUs that know the S3 server; return the environment of their users."""
     request.getfixturevalue("s3_server")
     with started_cluster(tmp_path, free_port(), "--num-cpus=2") as users:
         yield {name: value for name, value in users.items() if not name.startswith("AWS_")}
 
 
 class Submitter:
-    """A laptop: a copy of the repository, and `ray job` of a cluster that does not have the package."""
+    """A laptop: a copy of the repository, and `ray job` of a cluster without the package."""
 
     def __init__(self, cluster: dict[str, str], folder: Path) -> None:
         self.cluster, self._folder = cluster, folder
@@ -224,12 +221,13 @@ class Submitter:
 def test_ray_job_submit(
     cluster: dict[str, str], tiny_model: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """From a laptop, onto S3: what comes out, what travels, what is told of secrets, and how jobs end."""
+    """From a laptop, onto S3: the results, what travels, secrets, and how jobs end."""
     bucket, laptop = new_bucket(request), Submitter(cluster, tmp_path / "laptop")
     scenes = [draw_scene(64, 64, np.random.default_rng(index))[0] for index in range(40)]
     for index, scene in enumerate(scenes):
         Storage.of(bucket).write(f"images/{index}.png", encode(scene, "png"))
-    job = f"python jobs/segment.py --model {tiny_model} --images {bucket}/images --output {bucket}/tables"
+    places = f"--images {bucket}/images --output {bucket}/tables"
+    job = f"python jobs/segment.py --model {tiny_model} {places}"
 
     done = laptop.submit("--submission-id", "first", "--", *job.split())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -273,9 +271,10 @@ def _check_no_secret(laptop: Submitter, job: str) -> None:
 
 
 def _check_stop(laptop: Submitter, job: str, bucket: str) -> None:
-    """Stop a job in its middle: its record says so, the output is free, and the same command does the rest.
+    """Stop a job: its record says so, the output is free, and the same command does the rest.
 
-    Ray kills a job that has not ended three seconds after it was asked to, which one that is starting Ray may not have:
+    Ray kills a job that has not ended three seconds after the request; one that is still starting
+    Ray may not have ended by then:
     then the next run calls it lost.
     """
     slow = job.replace("/tables", "/stopped") + " --shard-images 4"
@@ -305,5 +304,5 @@ def test_what_a_submit_uploads_is_small(tmp_path: Path) -> None:
     create_package(str(laptop), package, include_gitignore=True, excludes=_EXCLUDES)
     assert package.stat().st_size < 2**21
     names = zipfile.ZipFile(package).namelist()
-    assert any(name.endswith("unet_ray/segment.py") for name in names)
+    assert any(name.endswith("unet_ray/segmentation/segment.py") for name in names)
     assert not any(".git/" in name or ".venv" in name or "quickstart/" in name for name in names)

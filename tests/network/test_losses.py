@@ -104,7 +104,7 @@ def test_losses_stay_finite_at_extreme_logits_and_in_half_precision() -> None:
         ([1, 0, 1, 0], [IGNORED] * 4, 0.0),  # nothing counts
     ],
 )
-def test_dice_of_cases_worked_out_by_hand(
+def test_dice_equals_values_worked_out_by_hand(
     found: list[int], wanted: list[int], expected: float
 ) -> None:
     logits = torch.tensor(found).float().sub(0.5).mul(2 * SURE).view(1, 1, 2, 2)

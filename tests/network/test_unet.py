@@ -67,7 +67,7 @@ def test_the_receptive_field_is_that_of_the_worst_pooling_phase(depth: int, padd
     assert max(farthest) == radius
 
 
-def test_radius_and_context_of_the_presets() -> None:
+def test_the_default_depths_have_a_known_radius_and_context() -> None:
     assert [UNetConfig(depth=d).receptive_field_radius for d in (3, 4)] == [51, 107]
     assert [UNetConfig(depth=d).exact_context for d in (3, 4)] == [56, 112]
 

@@ -1,4 +1,4 @@
-"""A listing that breaks off is an error wherever it does: what it did not show may well be there."""
+"""A listing that breaks off is an error: files that it did not show may well be there."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_hidden_folders_and_those_of_the_file_system_are_not_entered(tmp_path: P
 
 
 def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
-    """As of a disk that is not mounted. One that is named like an image is an image that cannot be read."""
+    """It may lead to an unmounted disk. One named like an image is an image that cannot be read."""
     storage = Storage.of(str(tmp_path))
     storage.write("archive/1.png", b"x")
     (tmp_path / "archive/2.png").symlink_to(tmp_path / "unmounted/2.png")

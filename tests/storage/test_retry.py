@@ -87,7 +87,7 @@ def test_a_store_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_file_is_made_by_one_only(root: str) -> None:
-    """Of many that create one file at the same moment, a store that keeps them apart lets one through."""
+    """Many create one file at the same moment; a store that keeps them apart lets one through."""
     folder = Storage.of(root)
 
     def create(index: int) -> tuple[int, bool] | None:

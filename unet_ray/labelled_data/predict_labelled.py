@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unet_ray.cluster.actor_pool import PoolPlan
 from unet_ray.cluster.ray_data import ordinals
+from unet_ray.cluster.ray_internals import map_blocks
 from unet_ray.labelled_data.readers import Reader
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
@@ -39,17 +40,13 @@ def predict_labelled(
     """
     shared = ray.put((model, reader, indices))
     predictor = PredictorConfig(device="cuda" if pool.uses_gpu else "cpu", threads=pool.threads)
-    rows = (
-        ordinals(len(indices), len(indices) // _IMAGES_PER_TASK)
-        .map_batches_internal(  # `map_batches` refuses whole blocks if GPUs are requested
-            _CountActor,
-            fn_constructor_args=(shared, predictor, count),
-            compute=pool.strategy(),
-            **pool.remote_args,
-            batch_size=None,
-        )
-        .take_all()
-    )
+    rows = map_blocks(
+        ordinals(len(indices), len(indices) // _IMAGES_PER_TASK),
+        _CountActor,
+        fn_constructor_args=(shared, predictor, count),
+        compute=pool.strategy(),
+        **pool.remote_args,
+    ).take_all()
     return np.stack([row["counts"] for row in sorted(rows, key=lambda row: int(row["id"]))])
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import ray
 
 from unet_ray.cluster.ray_data import TASK_CPUS
-from unet_ray.cluster.session import connect
+from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.errors import one_line
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
@@ -64,6 +64,7 @@ class VerifyResult:
                 known.append(problem.where)
 
 
+@quiet_ray()
 def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     """Check an output; nothing is written.
 

@@ -42,7 +42,7 @@ def test_classes_are_parsed_or_refused() -> None:
         (tuple(range(60)), ONE, "instances"),
     ],
 )
-def test_kinds_are_inferred(
+def test_kinds_of_masks_are_inferred(
     found: tuple[int, ...], classes: tuple[ClassSpec, ...], kind: str
 ) -> None:
     assert find_labelling(values(*found), classes, None, 0, 255).kind == kind
@@ -293,7 +293,7 @@ def test_a_class_mask_is_where_the_target_is_one() -> None:
             assert np.array_equal(labelling.class_mask(masks, index), plane == 1)
 
 
-def test_targets_of_each_kind() -> None:
+def test_each_kind_of_masks_gives_its_targets() -> None:
     mask = np.array([[0, 1, 2, 255]])
     assert Labelling("classes", TWO, 0, 255).targets([mask]).tolist() == [
         [[0, 1, 0, IGNORED]],

@@ -36,7 +36,7 @@ def compute_metrics_of(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
     return {name: float(values[0]) for name, values in compute_metrics(count(found, true)).items()}
 
 
-def test_perfect_half_and_empty_predictions() -> None:
+def test_metrics_of_perfect_half_and_empty_predictions_by_hand() -> None:
     perfect = dict.fromkeys(METRICS, 1.0) | {"pixel_error": 0.0, "adapted_rand_error": 0.0}
     assert compute_metrics_of(TWO_SQUARES, TWO_SQUARES) == perfect
     half = compute_metrics_of(ONE_SQUARE, TWO_SQUARES)

@@ -70,7 +70,7 @@ def test_regions_are_the_components_and_outlines_are_exact(
         assert {(int(y), int(x)) for y, x in np.argwhere(inside)} == region
 
 
-def test_parts_that_touch_at_a_corner_are_one_region_and_a_multipolygon() -> None:
+def test_pieces_that_touch_at_a_corner_are_one_region_and_a_multipolygon() -> None:
     (geometry,) = shapely.from_wkb(
         find_regions(unseparated(np.eye(2, dtype=bool)), np.zeros((2, 2), np.uint8)).geometry
     )

@@ -68,7 +68,7 @@ def test_a_region_is_in_one_piece_and_origins_lead_to_its_marker(
         assert found.origin[y, x] == CORE
 
 
-def test_the_docstring_example() -> None:
+def test_separation_of_the_docstring_example() -> None:
     mask, markers = np.ones((1, 6), bool), np.array([[1, 0, 0, 0, 0, 1]], bool)
     assert separate_touching(mask, markers, 2).labels.tolist() == [[1, 1, 1, 2, 2, 2]]
     found: SeparatedMask = separate_touching(mask, markers, 1)

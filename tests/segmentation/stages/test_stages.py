@@ -20,7 +20,9 @@ from unet_ray.tables.binary_columns import table_with, view_samples
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_file_that_changed_since_it_was_listed_is_an_error_row(root: str, check: bool) -> None:
+def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_the_listed_one(
+    root: str, check: bool
+) -> None:
     archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
     for name in ("same", "other"):
         archive.write(f"{name}.png", encode(draw_scene(30, 40, rng)[0], "png"))
