@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "imaging.geometry": set(),
     "imaging.tiling_config": set(),
     "imaging.tiling": {"imaging.geometry", "imaging.tiling_config"},
-    "imaging.georeference": set(),
+    "imaging.georeference": {"imaging.codecs"},
     "imaging.codecs": {"imaging.geometry"},
     "imaging.regions": {"imaging.geometry"},
     "imaging.labels": {"imaging.geometry", "imaging.regions"},

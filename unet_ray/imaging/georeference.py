@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
+
 _SCALE, _TIEPOINT, _TRANSFORMATION = 33550, 33922, 34264
 _KEYS = 34735
 _PROJECTED, _GEOGRAPHIC, _RASTER_TYPE = 3072, 2048, 1025
@@ -36,6 +38,7 @@ class Georeference:
         return shapely.transform(outlines, lambda points: points @ matrix.T + offset)
 
 
+@QuietTifffile()
 def find_georeference(file: BinaryIO, page: int | None = None) -> Georeference | None:
     """Read the georeference of a TIFF file.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -273,3 +275,19 @@ TEXTS = [
 def test_descriptions_may_hold_anything(text: str) -> None:
     data = written("", PAGES[:1], description=text, metadata=None) + bytes(10**6)
     np.testing.assert_array_equal(decode_image(data)[:, :, 0], PAGES[0])
+
+
+def test_the_log_of_tifffile_is_silent_while_we_read_and_as_it_was_afterwards(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    damaged = bytearray(written("page after page"))
+    damaged[-40:] = b"\xff" * 40
+    log = logging.getLogger("tifffile")
+    log.setLevel(logging.DEBUG)
+    try:
+        with contextlib.suppress(ImageError):
+            decode_image(bytes(damaged))
+        assert log.level == logging.DEBUG
+        assert not [record for record in caplog.records if record.name == "tifffile"]
+    finally:
+        log.setLevel(logging.NOTSET)

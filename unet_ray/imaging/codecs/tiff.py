@@ -6,7 +6,6 @@ Damaged files and files whose directories form a loop end in one error.
 from __future__ import annotations
 
 import json
-import logging
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from PIL import Image
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.range_file import GAP_BYTES, PageFile, RangeFile
 from unet_ray.imaging.codecs.raster import ORIENTATION_TAG, Raster, check_size, mapped_errors
+from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PAGES = 2**16
@@ -30,9 +30,6 @@ _VALUE_BYTES = 2**20
 """Largest value of a tag that is read with its page (bytes); no decoder needs a longer one."""
 _MOST_RANGES = 16
 """Largest number of ranges of a page. A page that has more is fetched piecewise while decoding."""
-
-# tifffile logs each bad tag; this module raises one error instead
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class PagePlace:
     """
 
 
+@QuietTifffile()
 def find_pages(file: BinaryIO | RangeFile) -> list[PagePlace]:
     """Return the places of all pages of an open TIFF that are images.
 
@@ -159,6 +157,7 @@ def _iterate_directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
         yield offset, at
 
 
+@QuietTifffile()
 def read_tiff(file: BinaryIO | PageFile, max_pixels: int) -> Raster:
     """Read the single image of a TIFF, or the page of a stack that a `PageFile` stands for.
 
@@ -172,6 +171,7 @@ def read_tiff(file: BinaryIO | PageFile, max_pixels: int) -> Raster:
     return raster_of_page(page, samples[:, :, None] if samples.ndim == 2 else samples)
 
 
+@QuietTifffile()
 def open_page(file: BinaryIO | PageFile) -> Any:
     """Open the single image of a TIFF, or the page of a stack that a `PageFile` stands for.
 

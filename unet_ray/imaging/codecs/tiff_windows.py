@@ -14,6 +14,7 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.range_file import GAP_BYTES, RangeFile
 from unet_ray.imaging.codecs.raster import ORIENTATION_TAG, Raster
 from unet_ray.imaging.codecs.tiff import open_page, raster_of_page
+from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 from unet_ray.imaging.codecs.window_reader import STRIP_ROWS, WindowReader, check_large
 from unet_ray.imaging.geometry import Box
 
@@ -146,6 +147,7 @@ class TiffWindows(WindowReader):
                     )
         return data
 
+    @QuietTifffile()
     def _decode_segment(self, place: tuple[int, int, int], data: bytes) -> NDArray[Any] | None:
         page = self._page
         if self._is_plain:
