@@ -47,7 +47,7 @@ def test_a_training_is_resumed_and_its_model_is_evaluated_and_segments(root: str
     assert more.progress.epochs == 2
     assert more.model.digest != first.model.digest
     assert load_model(Storage.of(f"{root}/model")).digest == more.model.digest
-    with pytest.raises(InputError, match="holds a training with --crop 64, this one has 32"):
+    with pytest.raises(InputError, match="holds a training with --crop 64, this one has --crop 32"):
         train(small_training(root, storage=f"{root}/checkpoints", crop=32))
 
     checked = evaluate(

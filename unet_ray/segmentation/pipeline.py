@@ -55,11 +55,11 @@ images of 256² px."""
 _BLOCK_BYTES = 32 * 2**20
 """Decoded pixels that are handed on together."""
 _GPU_TASKS = 4
-"""Factor on the sizes above for GPUs, which take more images per second than Ray Data could hand
-over in tasks of that size."""
+"""Multiplier of the sizes above on GPUs, which take images faster than Ray Data can hand over tasks
+of the plain size."""
 _BLOCKS_AHEAD = 16
-"""Blocks in the object store for each predictor on CPUs, so that ten times the images take no more
-memory. For GPUs, decoding runs ahead up to Ray Data's own limit, half of the store."""
+"""Limit on blocks in the object store per CPU predictor, so that memory does not grow with the
+number of images. For GPUs, decoding runs ahead up to Ray Data's own limit, half of the store."""
 
 
 class _Progress:

@@ -38,10 +38,11 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         The outcome of the run, as its record holds it.
 
     Raises:
-        InputError: Anything that cannot work, before anything expensive starts.
+        InputError: Flags or input that cannot work; raised before the pipeline starts.
         OutputHeldError: Another run writes to the output.
         TooManyFailuresError: The run finished, but with more failed images than allowed.
-        UnetRayError: No image was measured for `stall_minutes`, or images were not written.
+        UnetRayError: No image was measured for `stall_minutes`, or images were not written, or
+            were written twice.
     """
     model = load_model(Storage.of(config.model))
     output = Storage.of(config.output)
@@ -98,7 +99,7 @@ def _look_at(output: Storage) -> Inventory:
 def _remove_unfinished(inventory: Inventory, run_id: str) -> None:
     """Remove the files of unfinished runs and prunes, and close their records."""
     for pruned in finish_prunes(inventory):
-        _logger.info(f"run {pruned}: its rows are removed, as an unfinished prune had begun to do")
+        _logger.info(f"run {pruned}: removed the rest of its rows; a prune of it had not finished")
     removed, kept = remove_leftovers(inventory.output)
     if removed:
         _logger.info(f"{len(removed)} files of unfinished runs are removed")
@@ -149,8 +150,8 @@ def _execute_and_record(run: SegmentationRun, ray_address: str) -> SegmentResult
     finally:
         result.ended_at = datetime.now(UTC)
         if result.status != "done":
-            # the chain adds its sums up only at its end, but what is committed before stays;
-            # without the store, the record has what is known here
+            # the chain totals its counts only at the end, so what was committed is read back; where
+            # the store cannot be reached, the record has what the driver knows
             with suppress(OSError, InputError):
                 for name, value in summarize_run(run.output, result.run_id).items():
                     setattr(result, name, value)

@@ -1,6 +1,6 @@
 """Storage: a folder at a URI, whatever store it lies on.
 
-The backends do single attempts. Here they are repeated where an error may pass, and errors become
+A backend makes single attempts. This module repeats those whose error may pass, and maps errors to
 built-in ones (`storage.retry`). A new store is a new file in `backends/` and a line in `_BACKENDS`.
 """
 
@@ -155,7 +155,7 @@ class Storage:
     def read_content(self, offset: int = 0, size: int | None = None) -> Content:
         """Return bytes of the one file that this is, or a range of them, and their content's etag.
 
-        A store that does not tell it with the bytes is asked afterwards.
+        A store that does not return the etag with the bytes is asked for it afterwards.
         """
         data, info = self._retry(self.uri, lambda: self._backend.read(self.uri, offset, size))
         if info is None or info.size is None:
@@ -223,7 +223,7 @@ class Storage:
         """Tell whether a file or folder is there.
 
         Raises:
-            OSError: It cannot be told, as of a link to nothing.
+            OSError: It cannot be determined, for instance behind a link to nothing.
         """
         uri = self.uri_of(path)
         return self._retry(uri, lambda: self._backend.info(uri)) is not None
@@ -291,8 +291,8 @@ class Storage:
             named = error.filename if isinstance(error.filename, str) else self.uri_of(path)
             raise ListingError(
                 f"{named}: not everything in this folder can be listed "
-                f"({error.strerror or error}); nothing was concluded from what is absent: make it "
-                "readable, or mount it, and run again"
+                f"({error.strerror or error}); files that were not seen are not taken for deleted: "
+                "make it readable, or mount it, and run again"
             ) from error
 
     def check_writable(self) -> None:

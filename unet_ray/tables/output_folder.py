@@ -138,7 +138,7 @@ class Inventory:
     def _make_error(self, run_id: str, finding: str) -> InputError:
         return InputError(
             f"{self.output.uri}: {finding}, but runs/{run_id}.json counts them; restore them (is a "
-            "disk not mounted?), or remove the rest of the run with jobs/prune.py"
+            "disk not mounted?), or remove what is left of that model or date with unet-ray prune"
         )
 
 
@@ -153,7 +153,8 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
         The inventory.
 
     Raises:
-        InputError: A folder cannot be listed, a record cannot be read, or there are other files.
+        InputError: A folder cannot be listed, the store does not return a record (one that is not
+            JSON is `unreadable`), or there are other files.
     """
     entries = {table: output.entries(table, missing_ok=True) for table in TABLES}
     others = tuple(

@@ -68,11 +68,14 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
 
     Args:
         config: Flags of training.
-        ray_address: Ray cluster to run on; `local` starts one in this machine.
+        ray_address: Ray cluster to run on; `local` starts one on this machine.
+
+    Returns:
+        The model, where it is, and how training went.
 
     Raises:
         InputError: Flags, images or masks that cannot work; raised before training starts.
-        UnetRayError: A training that fails.
+        UnetRayError: The training fails.
     """
     output = Storage.of(config.output)
     run_folder = (
@@ -117,11 +120,14 @@ def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
     ]
     if other:
         name = other[0]
-        flag = "labelled images:" if name == "labelled_images" else f"--{name.replace('_', '-')}"
+        is_count = name == "labelled_images"
+        old, new = (
+            f"{found} labelled images" if is_count else f"--{name.replace('_', '-')} {found}"
+            for found in (before.get(name), settings[name])
+        )
         raise InputError(
-            f"--storage {run_folder.uri} holds a training with {flag} {before.get(name)}, this one "
-            f"has {settings[name]}; give the same to resume, or another --storage (and --init-from "
-            "to continue from a model)"
+            f"--storage {run_folder.uri} holds a training with {old}, this one has {new}; use the "
+            "same to resume, or another --storage (and --init-from to continue from a model)"
         )
 
 

@@ -86,7 +86,7 @@ class Backend(ABC):
         """Describe a file or folder; None where there is none.
 
         Raises:
-            OSError: It cannot be told, as of a link to nothing.
+            OSError: It cannot be determined, for instance behind a link to nothing.
         """
 
     @abstractmethod
