@@ -38,7 +38,7 @@ def epochs_done(run_folder: Path) -> int:
     return progress.epochs if progress else 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_training_goes_on_without_its_list_and_without_its_newest_checkpoint(
     tmp_path: Path, trained: Path
 ) -> None:

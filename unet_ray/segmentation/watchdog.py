@@ -6,6 +6,7 @@ import _thread
 import ctypes
 import logging
 import os
+import signal
 import threading
 import time
 
@@ -64,10 +65,12 @@ def _interrupt(thread_id: int) -> None:
 
     Waiting for Ray Data's output does so all the time: it polls.
     """
-    if thread_id == threading.main_thread().ident:
+    is_main = thread_id == threading.main_thread().ident
+    if is_main and callable(signal.getsignal(signal.SIGINT)):
         _thread.interrupt_main()  # it also ends calls that check for signals, such as ray.get
         return
-    # the only way to raise in another thread; signals always go to the main one
+    # The only way to raise in another thread, to which signals never go, and in a process that was
+    # started in the background of a script: shells let those ignore SIGINT.
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread_id), ctypes.py_object(KeyboardInterrupt)
     )
