@@ -130,7 +130,7 @@ DAMAGES = {
     "an image more than once in a run": twice,
     "counts are not those of its rows": twice,
     "images file without its masks file": unlink("masks/*/*.parquet"),
-    "a leftover of a run that died": unlink("images/*/*.parquet"),
+    "a file without its images file": unlink("images/*/*.parquet"),
     "a run without a record": unlink("runs/*.json"),
     "an image of the archive without a row": unlink("images/*/*.parquet"),
     "not a table of its schema": lambda root: min(root.glob("images/*/*.parquet")).write_bytes(b"PAR1"),

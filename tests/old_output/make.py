@@ -18,20 +18,20 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
-
-from tests.conftest import S3Server
 from unet_ray.archive.storage import Storage
-from unet_ray.imaging.labels import ClassSpec
 from unet_ray.imaging.parting import Parting
-from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
-from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet
 from unet_ray.network.unet_config import UNetConfig
 from unet_ray.segment import segment
 from unet_ray.segment_config import SegmentConfig, config_digest
-from unet_ray.synthetic import draw_scene, encode
 from unet_ray.train import train
 from unet_ray.train_config import TrainConfig
+
+from tests.conftest import S3Server
+from unet_ray.imaging.labels import ClassSpec
+from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.unet import UNet
+from unet_ray.synthetic import draw_scene, encode
 
 BUCKET = "s3://old-output"
 CLASSES = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
@@ -44,10 +44,10 @@ CONFIGURATIONS = {
 
 
 def make_models() -> dict[str, Model]:
-    grey = {"in_channels": 1, "base_channels": 4, "depth": 2}
+    grey = {"in_channels": 1, "base_channels": 2, "depth": 2}
     torch.manual_seed(7)
     networks = {
-        "plain": UNetConfig(3, 2, 4, 2, "same", "batch"),
+        "plain": UNetConfig(3, 2, 2, 2, "same", "batch"),
         "separated": UNetConfig(classes=4, **grey),
         "valid": UNetConfig(classes=2, padding="valid", **grey),
     }
@@ -95,7 +95,7 @@ def main() -> None:
     train(
         TrainConfig(
             images=f"{BUCKET}/labelled/images", masks=f"{BUCKET}/labelled/masks", output=f"{folder}/trained",
-            storage=f"{folder}/training", classes="cell=1,fibre=2", base_channels=4, depth=2, crop=64, epochs=2,
+            storage=f"{folder}/training", classes="cell=1,fibre=2", base_channels=2, depth=2, crop=64, epochs=2,
             batch_size=4, val_fraction=0.25,
         )
     )  # fmt: skip
