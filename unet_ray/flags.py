@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 from unet_ray.errors import InputError
 
 Device = Literal["auto", "cpu", "gpu"]
+
+
+def check_fields(
+    config: object, names: Iterable[str], is_allowed: Callable[[Any], bool], allowed: str
+) -> None:
+    """Raise InputError for the first field of a config whose value is out of bounds.
+
+    Args:
+        config: Config whose fields are flags.
+        names: Fields to check; those that are None are not given, and pass.
+        is_allowed: Tells whether a value is within the bounds.
+        allowed: The bounds in words: `0 to 1`.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not is_allowed(value):
+            raise InputError(f"--{name.replace('_', '-')} {value}: choose {allowed}")
 
 
 def parse_range(text: str, flag: str) -> tuple[int, int]:

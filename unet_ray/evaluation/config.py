@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, MaskKind, parse_range
+from unet_ray.flags import Device, MaskKind, check_fields, parse_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,5 @@ class EvaluateConfig:
             parse_range(self.actors, "--actors")
         if self.output is not None and self.output == self.per_image:
             raise InputError(f"--output and --per-image: both are {self.output}; name two files")
-        for name in ("worst", "bootstrap", "boundary_tolerance"):
-            if getattr(self, name) < 0:
-                raise InputError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: choose 0 or more"
-                )
+        counts = ("worst", "bootstrap", "boundary_tolerance")
+        check_fields(self, counts, lambda value: value >= 0, "0 or more")

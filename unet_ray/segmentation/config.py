@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, check_day, parse_prices, parse_range
+from unet_ray.flags import Device, check_day, check_fields, parse_prices, parse_range
 from unet_ray.network.config import Precision, PredictorConfig
 
 
@@ -67,25 +67,12 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         check_day("--date", self.date)
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise InputError(f"--threshold {self.threshold}: choose above 0 up to 1")
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
-            raise InputError(f"--min-score {self.min_score}: choose 0 to 1")
-        for name, lowest in (
-            ("min_area", 1),
-            ("max_regions", 1),
-            ("shard_images", 1),
-            ("limit", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and not lowest <= value < 2**31:
-                raise InputError(
-                    f"--{name.replace('_', '-')} {value}: choose {lowest} to {2**31 - 1}"
-                )
-        if not self.stall_minutes > 0:
-            raise InputError(f"--stall-minutes {self.stall_minutes}: choose above 0")
-        if not 0 <= self.max_error_rate <= 1:
-            raise InputError(f"--max-error-rate {self.max_error_rate}: choose 0 to 1")
+        check_fields(self, ["threshold"], lambda value: 0 < value <= 1, "above 0 up to 1")
+        shares = ("min_score", "max_error_rate")
+        check_fields(self, shares, lambda value: 0 <= value <= 1, "0 to 1")
+        counts = ("min_area", "max_regions", "shard_images", "limit")
+        check_fields(self, counts, lambda value: 1 <= value < 2**31, f"1 to {2**31 - 1}")
+        check_fields(self, ["stall_minutes"], lambda value: value > 0, "above 0")
         if self.actors is not None:
             parse_range(self.actors, "--actors")
         if self.node_price is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, MaskKind, check_metric, parse_classes, parse_range
+from unet_ray.flags import Device, MaskKind, check_fields, check_metric, parse_classes, parse_range
 from unet_ray.network.config import (
     PRESETS,
     Loss,
@@ -19,15 +19,10 @@ from unet_ray.network.config import (
 _DEFAULT_CROP = 256
 _NETWORK = ("base_channels", "depth", "padding", "norm")
 """Fields that describe the network."""
-_AT_LEAST = {
-    "epochs": 1,
-    "batch_size": 1,
-    "keep_checkpoints": 1,
-    "patience": 0,
-    "border_weight": 0,
-    "seed": 0,
-}
-"""Smallest value of each of these fields."""
+_FROM_1 = ("epochs", "batch_size", "keep_checkpoints")
+_FROM_0 = ("patience", "border_weight", "seed")
+_ABOVE_0 = ("learning_rate", "border_sigma", "checkpoint_minutes", "resize_check_s")
+_SHARES = ("foreground_share", "max_error_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,23 +122,13 @@ class TrainConfig:
     """Seed of the split, the weights, the crops and the augmentation."""
 
     def __post_init__(self) -> None:
-        for name, least in _AT_LEAST.items():
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: choose at least {least}"
-                )
-        for name in ("learning_rate", "border_sigma", "checkpoint_minutes", "resize_check_s"):
-            if not getattr(self, name) > 0:
-                raise InputError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: choose above 0"
-                )
-        for name in ("foreground_share", "max_error_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose 0 to 1")
-        if not 0 <= self.val_fraction < 1:
-            raise InputError(
-                f"--val-fraction {self.val_fraction}: choose from 0 up to (not including) 1"
-            )
+        check_fields(self, _FROM_1, lambda value: value >= 1, "at least 1")
+        check_fields(self, _FROM_0, lambda value: value >= 0, "at least 0")
+        check_fields(self, _ABOVE_0, lambda value: value > 0, "above 0")
+        check_fields(self, _SHARES, lambda value: 0 <= value <= 1, "0 to 1")
+        check_fields(
+            self, ["val_fraction"], lambda value: 0 <= value < 1, "from 0 up to (not including) 1"
+        )
         if (self.val_images is None) != (self.val_masks is None):
             raise InputError("--val-images and --val-masks go together; give both or none")
         if self.preset is not None and self.preset not in PRESETS:
