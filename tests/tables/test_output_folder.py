@@ -118,12 +118,13 @@ def test_rows_that_a_finished_run_counts_must_be_there(root: str) -> None:
         inventory.check_rows({"run-a": 16})
 
 
-def test_runs_that_a_prune_removed_are_not_expected(root: str) -> None:
+@pytest.mark.parametrize("exit_code", [0, 3])
+def test_runs_that_a_prune_removed_are_not_expected(root: str, exit_code: int) -> None:
+    """Their records keep the exit code, also that of a run with too many failed images."""
     output = Storage.of(root)
     for status in ("pruned", "pruning"):
-        output.write(
-            "runs/run-a.json", json.dumps(WHOLE | {"status": status, "shards": [0]}).encode()
-        )
+        record = WHOLE | {"status": status, "exit_code": exit_code, "shards": [0]}
+        output.write("runs/run-a.json", json.dumps(record).encode())
         inventory = take_inventory(output)
         inventory.check_shards()
         inventory.check_rows({})

@@ -137,6 +137,11 @@ def remove_all(storage: Storage, folder: str) -> str:
     return f"{folder.rpartition('/')[2]} is not there"
 
 
+def empty_digests(storage: Storage, folder: str) -> str:
+    storage.write(f"{folder}/{DIGESTS}", json.dumps({WEIGHTS: {}}).encode())
+    return f"{DIGESTS} says nothing of {WEIGHTS}"
+
+
 DAMAGES: list[Any] = [
     *(
         (cut(name, kept), True)
@@ -151,6 +156,7 @@ DAMAGES: list[Any] = [
         for digests in (True, False)
     ),
     (remove_all, True),
+    (empty_digests, True),
 ]
 
 

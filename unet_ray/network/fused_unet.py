@@ -77,6 +77,7 @@ class _ConvReLU(nn.Module):
         self.convolution = convolution
 
     def forward(self, features: Tensor) -> Tensor:
+        """Convolve features, N, C, H, W in channels-last order, and clip the result at 0."""
         c = self.convolution
         assert not isinstance(c.padding, str)
         return torch.cudnn_convolution_relu(

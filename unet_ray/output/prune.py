@@ -22,7 +22,7 @@ from unet_ray.tables.output_folder import (
     remove_run,
     take_inventory,
 )
-from unet_ray.tables.runs import PRUNED, has_finished, new_run_id, recorded_images
+from unet_ray.tables.runs import has_finished, new_run_id, recorded_images
 from unet_ray.tables.shards import shard_run_id
 
 
@@ -100,7 +100,7 @@ def _choose_runs(inventory: Inventory, config: PruneConfig) -> dict[str, list[st
 
 
 def _counts_images(record: dict[str, Any]) -> bool:
-    return record.get("status") != PRUNED and has_finished(record) and recorded_images(record) > 0
+    return has_finished(record) and recorded_images(record) > 0
 
 
 def _find_date(inventory: Inventory, run_id: str, paths: list[str]) -> str:

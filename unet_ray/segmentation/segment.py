@@ -50,19 +50,24 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
     with open_workspace() as database:
 
-        def make(inventory: Inventory) -> Plan:
-            digests, wanted = (
+        def plan_against(inventory: Inventory) -> Plan:
+            """Plan the run against what the output holds, and log the plan."""
+            plan = make_plan(
+                database,
+                scan,
+                inventory,
                 (model.digest, digest),
-                (config.retry_failed, config.limit, config.allow_empty),
+                retry_failed=config.retry_failed,
+                limit=config.limit,
+                allow_empty=config.allow_empty,
             )
-            plan = make_plan(database, scan, inventory, digests, *wanted)
             _logger.info(plan)
             return plan
 
         if config.dry_run:
             inventory = _look_at(output)
             model.build()
-            plan = make(inventory)
+            plan = plan_against(inventory)
             _logger.info(_estimate_duration(inventory, plan.todo))
             return SegmentResult(
                 "dry-run",
@@ -76,7 +81,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
         result.date = config.date or f"{result.started_at:%Y-%m-%d}"
         with OutputLock(output, result.run_id):
             inventory = _look_at(output)
-            plan = make(inventory)
+            plan = plan_against(inventory)
             # only now, after every check: nothing is removed where something is wrong
             _remove_unfinished(inventory, result.run_id)
             run = SegmentationRun(config, model, output, digest, plan, result)
@@ -100,7 +105,7 @@ def _remove_unfinished(inventory: Inventory, run_id: str) -> None:
     """Remove the files of unfinished runs and prunes, and close their records."""
     for pruned in finish_prunes(inventory):
         _logger.info(f"run {pruned}: removed the rest of its rows; a prune of it had not finished")
-    removed, kept = remove_leftovers(inventory.output)
+    removed, kept = remove_leftovers(inventory.output) if inventory.leftovers else ([], [])
     if removed:
         _logger.info(f"{len(removed)} files of unfinished runs are removed")
     if kept:

@@ -6,7 +6,7 @@ finish are removed as leftovers, and a shard that a record counts but that is mi
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -197,7 +197,7 @@ def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[st
     return removed, kept
 
 
-def remove_run(inventory: Inventory, run_id: str, known: Mapping[str, Any] | None = None) -> int:
+def remove_run(inventory: Inventory, run_id: str, known: Mapping[str, Any] | None = None) -> None:
     """Remove all shards of a run, images files last.
 
     The record of the run says so before the first file is deleted and again after the last one.
@@ -206,21 +206,15 @@ def remove_run(inventory: Inventory, run_id: str, known: Mapping[str, Any] | Non
         inventory: Inventory of the output.
         run_id: Run to remove.
         known: Fields for the record of a run that has no record.
-
-    Returns:
-        Number of shards removed.
     """
     output, shards = inventory.output, inventory.shards
     record = inventory.records.get(run_id) or {"run_id": run_id, **(known or {})}
     write_run_record(output, run_id, record | {"status": PRUNING})
-    removed = Counter[str]()
     for table in TABLES:
         for path in shards[table]:
             if shard_run_id(path) == run_id:
                 output.delete(f"{table}/{path}")
-                removed[table] += 1
     write_run_record(output, run_id, record | {"status": PRUNED})
-    return removed["images"]
 
 
 def finish_prunes(inventory: Inventory) -> list[str]:

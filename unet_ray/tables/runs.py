@@ -28,10 +28,12 @@ def new_run_id() -> str:
 
 
 def has_finished(record: Mapping[str, Any]) -> bool:
-    """Tell whether a run went through all its images, even if too many of them failed."""
-    return (
-        record.get("status") == "done" or record.get("exit_code") == TooManyFailuresError.exit_code
-    )
+    """Tell whether a run went through all its images, even if too many of them failed.
+
+    A run that a prune removed keeps its exit code, but no longer has rows to count.
+    """
+    status, exit_code = record.get("status"), record.get("exit_code")
+    return status == "done" or (status == "failed" and exit_code == TooManyFailuresError.exit_code)
 
 
 def is_unfinished(record: Mapping[str, Any]) -> bool:

@@ -180,19 +180,24 @@ def _check_digest(
     """Raise _DamagedError if a file differs from what was written."""
     if file not in files:
         raise _DamagedError(f"{file} is not there")
+    try:
+        expected_size, expected_sha256 = expected["bytes"], expected["sha256"]
+    except (KeyError, TypeError):
+        raise _DamagedError(f"{DIGESTS} says nothing of {file}") from None
     size = files[file].size
-    if size != expected["bytes"]:
-        raise _DamagedError(f"{file} has {size} of {expected['bytes']} bytes")
+    if size != expected_size:
+        raise _DamagedError(f"{file} has {size} of {expected_size} bytes")
     found, stored = hashlib.sha256(), folder.join(file)
     for start in range(0, size, _PIECE_BYTES):
         found.update(stored.read_range(start, min(_PIECE_BYTES, size - start)))
-    if found.hexdigest() != expected["sha256"]:
+    if found.hexdigest() != expected_sha256:
         raise _DamagedError(f"{file} is not what was written: its sha256 differs")
 
 
 def _check_tensors(folder: Storage, entry: FileEntry) -> None:
     """Raise _DamagedError if a safetensors file is not as long as its header says."""
-    stored, file = folder.join(entry.path.rpartition("/")[2]), entry.path.rpartition("/")[2]
+    file = entry.path.rpartition("/")[2]
+    stored = folder.join(file)
     header_bytes = int.from_bytes(stored.read_range(0, 8), "little")
     if not 0 < header_bytes <= min(entry.size - 8, _MAX_HEADER_BYTES):
         raise _DamagedError(f"{file} is cut short: {entry.size} bytes")
@@ -201,7 +206,7 @@ def _check_tensors(folder: Storage, entry: FileEntry) -> None:
         ends = [
             tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"
         ]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError):
         raise _DamagedError(f"{file} has a damaged header") from None
     expected = 8 + header_bytes + max(ends, default=0)
     if entry.size != expected:
