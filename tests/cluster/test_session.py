@@ -1,6 +1,7 @@
 """A command restores what it changes in the process of its host."""
 
 import logging
+import signal
 
 import pytest
 from ray.data import DataContext
@@ -15,7 +16,8 @@ def host_state() -> list[object]:
     context = DataContext.get_current()
     levels = [logging.getLogger(name).level for name in LOGGERS]
     callbacks = list(context.custom_execution_callback_classes)
-    return [levels, context.enable_progress_bars, callbacks]
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return [levels, context.enable_progress_bars, callbacks, handlers]
 
 
 def test_a_command_puts_back_what_it_changes_even_where_it_fails() -> None:
@@ -25,7 +27,8 @@ def test_a_command_puts_back_what_it_changes_even_where_it_fails() -> None:
     @quiet_ray()
     def fail() -> None:
         calm_ray_data()
-        levels, has_progress_bars, callbacks = host_state()
+        signal.signal(signal.SIGINT, lambda *_: None)  # as Ray Train does
+        levels, has_progress_bars, callbacks, _ = host_state()
         assert levels == [logging.ERROR] * len(LOGGERS)
         assert not has_progress_bars
         assert callbacks != before[2]

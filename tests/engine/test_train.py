@@ -95,11 +95,13 @@ def test_a_training_leaves_pictures_and_a_model_to_start_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=6, check=0, archive=0)
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     first = train(
         small_training(
             str(tmp_path), epochs=2, best_by="dice:fibre", loss="bce_dice", class_weights="1,2"
         )
     )
+    assert signal.getsignal(signal.SIGINT) is on_ctrl_c  # Ray Train does not put it back
     run = Path(first.run_folder)
     assert Image.open(run / "curves.png").width > 600
     assert Image.open(run / "worst.png").width > 300

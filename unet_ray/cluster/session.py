@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -83,12 +85,14 @@ def _default_environment(name: str, value: str | None) -> Iterator[None]:
 def quiet_ray() -> Iterator[None]:
     """Silence Ray's progress bars and logs in the `with` block, then restore the host's settings.
 
-    It restores the levels of Ray's loggers and, in this process's context of Ray Data, the progress
-    bars and the list of callback classes (see `calm_ray_data` and `call_back`). It also decorates
-    functions: `@quiet_ray()`.
+    It restores the levels of Ray's loggers, the handlers of SIGINT and SIGTERM (Ray Train replaces
+    the one, Ray the other, and neither puts it back) and, in this process's context of Ray Data,
+    the progress bars and the list of callback classes (see `calm_ray_data` and `call_back`). It
+    also decorates functions: `@quiet_ray()`.
     """
     context = DataContext.get_current()
     levels = {name: logging.getLogger(name).level for name in _RAY_LOGGERS}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     progress_bars = context.enable_progress_bars
     callbacks = list(context.custom_execution_callback_classes)
     context.enable_progress_bars = False
@@ -99,6 +103,10 @@ def quiet_ray() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+        if threading.current_thread() is threading.main_thread():  # others can set no handlers
+            for number, handler in handlers.items():
+                if handler is not None:  # None: not installed from Python
+                    signal.signal(number, handler)
         context.enable_progress_bars = progress_bars
         context.custom_execution_callback_classes = callbacks
 

@@ -66,11 +66,11 @@ def _interrupt(thread_id: int) -> None:
     Waiting for Ray Data's output does so all the time: it polls.
     """
     is_main = thread_id == threading.main_thread().ident
-    if is_main and callable(signal.getsignal(signal.SIGINT)):
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         _thread.interrupt_main()  # it also ends calls that check for signals, such as ray.get
         return
-    # The only way to raise in another thread, to which signals never go, and in a process that was
-    # started in the background of a script: shells let those ignore SIGINT.
+    # The only way to raise in another thread, to which signals never go, and in a process whose
+    # SIGINT does not: the host handles it, or a shell started it in the background, ignoring it.
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread_id), ctypes.py_object(KeyboardInterrupt)
     )
