@@ -124,7 +124,7 @@ def test_tasks_without_a_network_start_without_torch() -> None:
         "labelled_data.readers",
         "labelled_data.statistics",
         "output.verify",
-        "segmentation.shard_sink",
+        "segmentation.shard_writer",
         "segmentation.stages.decode",
         "segmentation.stages.measure",
         "segmentation.stages.work_done",

@@ -344,7 +344,7 @@ def test_shards_are_written_while_others_are_still_decoded(
     measured = sorted(at.timestamp() for at in tables.images["segmented_at"].to_pylist())
     assert len(measured) == 400
     assert committed < measured[200]
-    monkeypatch.setattr("unet_ray.segmentation.shard_sink._SHARD_BYTES", 2**14)
+    monkeypatch.setattr("unet_ray.segmentation.shard_writer._SHARD_BYTES", 2**14)
     segment(
         SegmentConfig(model=tiny_model, images=archive.uri, output=f"{tmp_path}/more", limit=100)
     )

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray.data import DataContext, Dataset, ExecutionResources
 
-from unet_ray.cluster.ray_internals import ExecutionCallback, read_range
+from unet_ray.cluster.ray_internals import BlockIterator, ExecutionCallback, read_range
 
 _LOOP_SHARE = 0.015
 """Share of this machine's CPUs that Ray Data's scheduling loop may take."""
 _PAUSE_S = (0.03, 0.15)
 """Shortest and longest pause of the loop."""
+_QUEUED = 16
+"""Blocks that wait for the thread that takes them."""
 TASK_CPUS = 0.5
 """Logical CPUs of a Ray Data task. They differ from those of an actor, or Ray would run the tasks
 inside the actor."""
 WRITE_CPUS = 0
-"""Logical CPUs of a task that writes. Ray Data reserves CPUs for its stages from the first to the
-last. With predictors on CPUs nothing is left for the last stage, which would write its first shard
-only when all images are decoded."""
+"""Logical CPUs of a task that writes. Ray Data's tasks and actors take all CPUs that there are, and
+a write would wait for the end of them."""
 
 
 def calm_ray_data() -> None:
@@ -66,6 +69,83 @@ def limited_blocks(block_bytes: int, limit_bytes: int | None = None) -> Iterator
         yield
     finally:
         context.target_max_block_size, options.resource_limits = before
+
+
+class BlockStream:
+    """Runs a dataset in a thread and hands out its blocks, as references, in the `with` block.
+
+    The thread that takes them never waits inside Ray: a signal or a time limit can end its wait,
+    and nothing that it holds is lost. At the end of the block all tasks of the dataset are ended.
+
+    Args:
+        dataset: Dataset to run.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._blocks = BlockIterator(dataset)
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=_QUEUED)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.is_done = False
+        """True once the dataset has ended and all of its blocks were taken."""
+
+    def __enter__(self) -> BlockStream:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if not self.is_done:
+            self._blocks.stop()
+            self._thread.join()
+
+    def take(self, timeout_s: float) -> tuple[Any, int, int] | None:
+        """Return the next block as (reference, rows, bytes in memory), or None: none yet.
+
+        Args:
+            timeout_s: Time to wait for it.
+
+        Raises:
+            Exception: What ended the dataset.
+        """
+        try:
+            found = self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(found, BaseException):
+            raise found
+        self.is_done = found is None
+        return None if found is None else (found[0], found[1], found[2])
+
+    def drain(self) -> list[tuple[Any, int, int]]:
+        """Return the blocks that wait to be taken."""
+        blocks = []
+        with suppress(queue.Empty):
+            while True:
+                blocks.append(self._queue.get_nowait())
+        return [block for block in blocks if isinstance(block, tuple)]
+
+    @property
+    def stats(self) -> Any:
+        """Summary of what the operators of the dataset did."""
+        return self._blocks.stats
+
+    def _run(self) -> None:
+        last: BaseException | None = None
+        try:
+            for block in self._blocks:
+                self._put(block)
+        except BaseException as error:
+            last = error
+        self._put(last)
+
+    def _put(self, found: Any) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(found, timeout=_PAUSE_S[1])
+            except queue.Full:
+                continue
+            return
 
 
 class _PauseBetweenSteps(ExecutionCallback):

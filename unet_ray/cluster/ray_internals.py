@@ -6,26 +6,25 @@ Ray may change them in any release. `PROVEN_WITH` is the version that they were 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray._private.services import JEMALLOC_SO
 from ray.data import Dataset, read_datasource
 from ray.data._internal.datasource.range_datasource import RangeDatasource
-from ray.data._internal.execution.bundle_queue import EstimateSize, RebundleQueue
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 __all__ = [
     "JEMALLOC_PATH",
     "PROVEN_WITH",
-    "BundlingStrategy",
+    "BlockIterator",
     "ExecutionCallback",
+    "attempt_number",
     "has_autoscaler",
     "list_infeasible_requests",
     "map_blocks",
     "read_range",
-    "set_write_bundling",
 ]
 
 PROVEN_WITH = "2.60.0"
@@ -39,38 +38,46 @@ does not ship the library, the linker prints a line and processes start without 
 """
 
 
-class BundlingStrategy(EstimateSize):  # type: ignore[misc, unused-ignore]
-    """Base class of rules for the number of blocks that one task gets.
+class BlockIterator:
+    """Runs a dataset and iterates over its blocks as references.
 
-    Ray Data has public settings for a number of rows or of bytes, but not for whichever comes
-    first. `can_build_ready_bundle(state)` decides; `state` has `num_rows` and `size_bytes`. On a
-    version that renames the method, an override is not called, and bundles close at their number of
-    rows only.
-
-    Args:
-        min_rows_per_bundle: Number of rows at which a bundle is complete.
-    """
-
-
-def set_write_bundling(
-    executor: Any, datasink: type[Any], choose: Callable[[Any], BundlingStrategy]
-) -> None:
-    """Give the write operators of a dataset their own bundling strategy.
-
-    It replaces the strategy that Ray Data derives from `min_rows_per_write`. Call it from
-    `ExecutionCallback.before_execution_starts`. On a version without these attributes it raises
-    AttributeError, or finds no operator, so that shards close at their number of images only.
+    The public `iter_internal_ref_bundles` does the same, but a chain that it runs can be ended only
+    by collecting its iterator as garbage. On a version without `_execute_to_iterator` the first
+    block raises AttributeError.
 
     Args:
-        executor: Executor that the callback receives.
-        datasink: Class of the datasinks whose operators are changed.
-        choose: Function that returns the strategy for a datasink.
+        dataset: Dataset to run.
     """
-    for operator in executor._topology:
-        for logical in operator._logical_operators:
-            sink = getattr(logical, "datasink_or_legacy_datasource", None)
-            if isinstance(sink, datasink):
-                operator._block_ref_bundler = RebundleQueue(choose(sink))
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._executor: Any = None
+
+    def __iter__(self) -> Iterator[tuple[Any, int, int]]:
+        """Yield blocks, each as (reference, rows, bytes in memory)."""
+        bundles, _, self._executor = self._dataset._execute_to_iterator()
+        for bundle in bundles:
+            for block in bundle.blocks:
+                if block.metadata.num_rows:
+                    yield block.ref, block.metadata.num_rows, block.metadata.size_bytes or 0
+
+    def stop(self) -> None:
+        """End the tasks and actors of the dataset; its iterator then ends too."""
+        if self._executor is not None:
+            self._executor.shutdown(force=True)
+
+    @property
+    def stats(self) -> Any:
+        """Summary of what the operators of the dataset did so far."""
+        return self._executor.get_stats().to_summary()
+
+
+def attempt_number() -> int:
+    """Return how often the task of this thread was begun before; 0 in its first attempt.
+
+    Ray has no public name for it. On a version without it the first task raises AttributeError.
+    """
+    return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
 
 
 def map_blocks(dataset: Dataset, function: Any, **options: Any) -> Dataset:

@@ -1,10 +1,21 @@
-"""Prometheus metrics of a running segmentation, served by the metrics port of every node."""
+"""Progress of a running segmentation: lines for people, metrics for Prometheus.
+
+The metrics port of every node serves the metrics.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
+from datetime import UTC, datetime
+
 from ray.util.metrics import Counter, Gauge
 
+from unet_ray.errors import UnetRayError
+from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.stages.work_done import WorkDone
+
+_logger = logging.getLogger("unet_ray")
 
 
 class RunMetrics:
@@ -65,3 +76,53 @@ class RunMetrics:
         ):
             if value:
                 counter.inc(value, self._tags)
+
+
+class Progress:
+    """Counts and logs the messages of a run, and feeds result and metrics with them."""
+
+    def __init__(
+        self, result: SegmentResult, todo: int, stall_minutes: float, metrics: RunMetrics
+    ) -> None:
+        self._result, self._todo, self._metrics = result, todo, metrics
+        self._stall_minutes = stall_minutes
+        self._started, self._heard_at = time.perf_counter(), time.monotonic()
+        self.measured = 0
+        """Images measured so far."""
+        self.set_aside: list[list[str]] = []
+        """Blocks that the chain set aside since this list was emptied."""
+        self._tiles = self._of_tiles = 0
+        """Tiles of large images, done and to do."""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the chain began."""
+        return time.perf_counter() - self._started
+
+    def check(self) -> None:
+        """Raise UnetRayError if nothing was heard for too long."""
+        if time.monotonic() - self._heard_at > 60 * self._stall_minutes:
+            raise UnetRayError(
+                f"no image was measured for {self._stall_minutes:g} min (--stall-minutes), after "
+                f"{self.measured} of {self._todo}; what was measured is kept: run again with the "
+                "same flags to go on"
+            )
+
+    def __call__(self, messages: list[WorkDone]) -> None:
+        """Take the messages of workers, and log a line."""
+        self._heard_at = time.monotonic()
+        for message in messages:
+            self._metrics.add(message)
+            if message.set_aside:
+                self.set_aside.append(list(message.set_aside))
+        blocks = [message for message in messages if message.images]
+        if blocks and not self.measured:
+            first = min(blocks, key=lambda block: block.at)
+            self._result.first_images = first.images
+            self._result.first_images_at = datetime.fromtimestamp(first.at, UTC)
+        self.measured += sum(block.images for block in blocks)
+        self._tiles += sum(message.tiles for message in messages)
+        self._of_tiles += sum(message.of_tiles for message in messages)
+        large = f"; large images: {self._tiles}/{self._of_tiles} tiles" if self._of_tiles else ""
+        rate = self.measured / self.elapsed_s
+        _logger.info(f"{self.measured}/{self._todo} images, {rate:.1f}/s{large}")

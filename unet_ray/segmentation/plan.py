@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -71,7 +71,9 @@ class Plan:
             f"{self.failed_before} failed before (--retry-failed); {self.others} other files"
         )
 
-    def blocks(self, rows: int, stored_bytes: int, most: int) -> list[Any]:
+    def blocks(
+        self, rows: int, stored_bytes: int, most: int, without: Collection[str] = ()
+    ) -> list[Any]:
         """Return the images as tables of `PLAN`: large ones first, then groups of small ones.
 
         Args:
@@ -79,11 +81,10 @@ class Plan:
             stored_bytes: File bytes up to which a block takes more rows than that: for tiny images
                 Ray's own work per block would exceed theirs.
             most: Largest number of rows of a block.
+            without: URIs of images to leave out.
         """
         large, small = (
-            self.database.table(f"FROM plan WHERE {condition} ORDER BY {order}")
-            .select(PLAN.names)
-            .cast(PLAN)
+            _leave_out(self._rows(f"FROM plan WHERE {condition} ORDER BY {order}"), without)
             for condition, order in (
                 (_IS_LARGE, f"{_BYTES} DESC"),
                 (f"NOT ({_IS_LARGE})", "file_uri, page"),
@@ -96,6 +97,16 @@ class Plan:
             *_cut(small, _FIRST_ROWS, together, stored_bytes, most),
         ]
 
+    def _rows(self, query: str) -> Any:
+        return self.database.table(query).select(PLAN.names).cast(PLAN)
+
+    def unwritten_rows(self, output: Storage, run_id: str) -> Any:
+        """Return the planned images that a run did not write, as a table of `PLAN`."""
+        open_run(self.database, output, run_id)
+        return self._rows(
+            "FROM plan ANTI JOIN written USING (image_uri, image_etag) ORDER BY file_uri, page"
+        )
+
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
         """Return the planned images that a run did not write, and the rows beyond one per image."""
         database = self.database
@@ -104,6 +115,12 @@ class Plan:
             "SELECT count(*) FROM plan ANTI JOIN written USING (image_uri, image_etag)"
         )
         return missing, database.value("SELECT count(*) FROM written") - (self.todo - missing)
+
+
+def _leave_out(plan: Any, uris: Collection[str]) -> Any:
+    if not uris:
+        return plan
+    return plan.filter(pc.invert(pc.is_in(plan["image_uri"], pa.array(uris, pa.string()))))
 
 
 def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iterator[Any]:

@@ -14,13 +14,12 @@ from typing import Any
 import ray
 
 from unet_ray.errors import one_line
-from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import Predictor, is_device_lost
-from unet_ray.segmentation.stages.large_image import PredictLarge
-from unet_ray.segmentation.stages.measure import Measure
-from unet_ray.segmentation.stages.predict import Predict
-from unet_ray.storage.storage import Storage
+from unet_ray.network.predictor import is_device_lost
+from unet_ray.segmentation.deadline import Deadline
+from unet_ray.segmentation.guard import Guard
+from unet_ray.segmentation.stages.stages import Stages
+from unet_ray.segmentation.stages.work_done import WorkDone
 
 _logger = logging.getLogger("unet_ray")
 
@@ -34,28 +33,15 @@ class PredictActor:
 
     Args:
         model_ref: Reference of a Model in the object store.
-        config: Settings of tiling and of the network.
-        access: Storage that opens the URIs of large images.
-        check_etags: True if the plan's etags are those of the store.
-        measure: Stage that turns the prob_u8 of large images into rows.
-        tell: Function that is called with tiles of large images, (done, to do) since the last call.
+        stages: The stages of the run.
+        guard: Guard of the stage.
     """
 
-    def __init__(
-        self,
-        model_ref: Any,
-        config: PredictorConfig,
-        access: Storage,
-        check_etags: bool,
-        measure: Measure,
-        tell: Callable[[int, int], None],
-    ) -> None:
-        sys.setswitchinterval(_SWITCH_S[config.device])
+    def __init__(self, model_ref: Any, stages: Stages, guard: Guard) -> None:
+        sys.setswitchinterval(_SWITCH_S[stages.predictor.device])
+        self._guard, self._deadline = guard, guard.make_deadline()
         model: Model = ray.get(model_ref)
-        predictor = Predictor(model.build(), model.preprocessing, config)
-        self._predict = Predict(
-            predictor, PredictLarge(access, predictor, measure, check_etags, tell)
-        )
+        self._predict = stages.build_predict(model, tell_tiles(guard.post, self._deadline))
 
     def __call__(self, pixels: Any) -> Iterator[Any]:
         """Predict a table of images.
@@ -64,7 +50,7 @@ class PredictActor:
         An exception would end the run instead.
         """
         try:
-            yield from self._predict(pixels)
+            yield from self._guard.run("predict", self._predict, pixels, self._deadline)
         except Exception as error:
             if is_device_lost(error):
                 _logger.warning(
@@ -72,3 +58,13 @@ class PredictActor:
                 )
                 os._exit(1)
             raise
+
+
+def tell_tiles(post: Callable[[WorkDone], None], deadline: Deadline) -> Callable[[int, int], None]:
+    """Return a function that reports tiles of large images, which are progress of the process."""
+
+    def tell(tiles: int, of_tiles: int) -> None:
+        deadline.postpone()
+        post(WorkDone(tiles=tiles, of_tiles=of_tiles))
+
+    return tell

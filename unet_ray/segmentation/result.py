@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+
+@dataclass(frozen=True)
+class ShardSums:
+    """Sums over the images of one shard."""
+
+    number: int
+    """Number of the shard within its run."""
+    images: int
+    """Its images, failed ones included."""
+    error_types: Counter[str]
+    """Failed images by error type."""
+    error_messages: Counter[str]
+    """The most frequent error messages and their counts."""
+    batch_divisor: int
+    megapixels: float
+    regions: Counter[str]
+    """Regions by name of their class."""
+    stage_s: Counter[str]
+    """Seconds that each stage worked."""
 
 
 @dataclass
@@ -51,8 +72,24 @@ class SegmentResult:
     error_types: dict[str, int] = field(default_factory=dict)
     """Failed images by error type."""
     error_messages: dict[str, int] = field(default_factory=dict)
-    """The most frequent error messages and their counts."""
+    """The most frequent error messages of each shard and their counts, the most frequent first."""
+    set_aside: list[list[str]] = field(default_factory=list)
+    """Groups of images of which a process died twice, and that the run has not done yet. A later
+    run starts with these groups apart."""
     message: str = ""
+
+    def add(self, sums: ShardSums) -> None:
+        """Add the sums of a committed shard."""
+        failed = sums.error_types.total()
+        self.shards = sorted([*self.shards, sums.number])
+        self.images_done += sums.images - failed
+        self.images_failed += failed
+        self.megapixels += sums.megapixels
+        self.batch_divisor = max(self.batch_divisor, sums.batch_divisor)
+        for name in ("stage_s", "regions", "error_types", "error_messages"):
+            counts = Counter[str](getattr(self, name))
+            counts.update(getattr(sums, name))
+            setattr(self, name, dict(counts.most_common()))
 
     @property
     def images_per_s(self) -> float:

@@ -14,6 +14,8 @@ from unet_ray.segmentation.result import SegmentResult
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.runs import write_run_record
 
+_MESSAGES = 10
+"""Number of error messages in a run record."""
 _BUSY = 0.8
 """Share of time at work above which the predictors are the bottleneck."""
 
@@ -27,6 +29,7 @@ def write_record(
         prices = parse_prices(config.node_price)
         result.cost = compute_cost(result.node_hours, prices, result.images_done, result.megapixels)
     record = asdict(result) | {
+        "error_messages": dict(list(result.error_messages.items())[:_MESSAGES]),
         "config": asdict(config),
         "config_digest": config_digest,
         "model_digest": model.digest,

@@ -12,17 +12,16 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import load_model
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.digest import config_digest, is_exact
-from unet_ray.segmentation.pipeline import SegmentationRun
 from unet_ray.segmentation.plan import Plan, make_plan
 from unet_ray.segmentation.result import SegmentResult
-from unet_ray.segmentation.run_record import write_record
+from unet_ray.segmentation.run import SegmentationRun
 from unet_ray.storage.listing import scan_files
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import summarize_run
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.output_folder import Inventory, finish_prunes, remove_leftovers, take_inventory
-from unet_ray.tables.runs import close_lost_runs, new_run_id
+from unet_ray.tables.runs import close_lost_runs, groups_set_aside, new_run_id
 
 _logger = logging.getLogger("unet_ray")
 
@@ -84,6 +83,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
             plan = plan_against(inventory)
             # only now, after every check: nothing is removed where something is wrong
             _remove_unfinished(inventory, result.run_id)
+            result.set_aside = groups_set_aside(inventory.records)
             run = SegmentationRun(config, model, output, digest, plan, result)
             return _execute_and_record(run, ray_address)
 
@@ -132,7 +132,7 @@ def _execute_and_record(run: SegmentationRun, ray_address: str) -> SegmentResult
     result, plan = run.result, run.plan
     result.is_exact = is_exact(run.config, run.model.network)
     result.images_listed, result.images_skipped = plan.listed, plan.done + plan.failed_before
-    write_record(run.output, result, run.config, run.model, run.config_digest)
+    run.save()
     result.status, result.exit_code = "failed", 1
     try:
         if plan.todo:
@@ -160,5 +160,5 @@ def _execute_and_record(run: SegmentationRun, ray_address: str) -> SegmentResult
             with suppress(OSError, InputError):
                 for name, value in summarize_run(run.output, result.run_id).items():
                     setattr(result, name, value)
-        write_record(run.output, result, run.config, run.model, run.config_digest)
+        run.save()
     return result

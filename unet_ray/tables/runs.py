@@ -46,6 +46,22 @@ def is_unfinished(record: Mapping[str, Any]) -> bool:
     )
 
 
+def groups_set_aside(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the groups of images that the last run left because processes had died of them.
+
+    Args:
+        records: Run records by run id, the newest first.
+
+    Returns:
+        Groups of URIs; none where the last run went through all its images.
+    """
+    last = next(iter(records.values()), {})
+    groups = last.get("set_aside") if is_unfinished(last) else None
+    if not isinstance(groups, list):
+        return []
+    return [[str(uri) for uri in group] for group in groups if isinstance(group, list)]
+
+
 def recorded_images(record: Mapping[str, Any]) -> int:
     """Return the number of images that a record counts, done and failed."""
     return int(record.get("images_done") or 0) + int(record.get("images_failed") or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -42,6 +43,10 @@ class Measure:
     classes: tuple[ClassSpec, ...]
     rule: Postprocessing
     max_regions: int = MAX_REGIONS
+
+    def tables(self, probabilities: Any) -> Iterator[Any]:
+        """Yield the rows of a table's images as one table, as a stage does."""
+        yield self(probabilities)
 
     def __call__(self, probabilities: Any) -> Any:
         """Measure each image of a table."""

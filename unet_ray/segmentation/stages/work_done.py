@@ -24,4 +24,6 @@ class WorkDone:
     """Measured tiles of large images."""
     of_tiles: int = 0
     """All tiles of a large image that was begun."""
+    set_aside: tuple[str, ...] = ()
+    """Images of a block that is set aside, because processes died while they worked on it."""
     at: float = field(default_factory=time.time)

@@ -1,0 +1,50 @@
+"""A process that works on one thing for too long ends itself, so that Ray starts another one."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Deadline:
+    """Ends this process if none of its work makes progress for too long.
+
+    A native thread of the standard library's `faulthandler` does it, which needs no Python lock:
+    code that hangs in C is ended too. It first prints the stack of each thread to stderr.
+
+    Args:
+        limit_s: Longest time without progress.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._working = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Expect progress in the `with` block, or its end; several threads may be in one."""
+        with self._lock:
+            self._working += 1
+            self._set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working -= 1
+                self._set()
+
+    def postpone(self) -> None:
+        """Start the time anew, since there was progress."""
+        with self._lock:
+            self._set()
+
+    def _set(self) -> None:
+        if self._working:
+            stderr = sys.__stderr__ or sys.stderr
+            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=stderr)
+        else:
+            faulthandler.cancel_dump_traceback_later()

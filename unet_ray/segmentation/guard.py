@@ -1,0 +1,67 @@
+"""The guard of a stage: a block whose processes die is set aside instead of tried for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from unet_ray.cluster.attempts import Attempts
+from unet_ray.segmentation.deadline import Deadline
+from unet_ray.segmentation.stages.work_done import WorkDone
+
+_DEATHS = 2
+"""Number of deaths of its process after which a block is set aside."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Runs stages on blocks in the tasks of a chain.
+
+    Ray tries a task whose process died again, without end. If the process died of an image, all
+    others of the run would wait for it. So a block is set aside after two deaths: the stage yields
+    nothing, and the driver later finds that its images are not written (`isolation`).
+    """
+
+    attempts: Attempts
+    post: Callable[[WorkDone], None]
+    """Function that tells the driver what is set aside."""
+    hang_s: float
+    """Longest time that a stage may take for its next table."""
+
+    def make_deadline(self) -> Deadline:
+        """Return a deadline for the work of this process."""
+        return Deadline(self.hang_s)
+
+    def run(
+        self,
+        name: str,
+        stage: Callable[[Any], Iterable[Any]],
+        block: Any,
+        deadline: Deadline | None = None,
+    ) -> Iterator[Any]:
+        """Yield what a stage makes of a block; nothing if its processes died of it.
+
+        Args:
+            name: Name of the stage.
+            stage: The stage, from table to tables.
+            block: A table with the column `image_uri`.
+            deadline: Ends the process if the stage makes no progress.
+        """
+        if not len(block):
+            return
+        key = f"{name} {block['image_uri'][0]}"
+        if self.attempts.begin(key) >= _DEATHS:
+            self.post(WorkDone(set_aside=tuple(block["image_uri"].to_pylist())))
+            return
+        tables = iter(stage(block))
+        while (table := _next(tables, deadline)) is not None:
+            yield table  # Ray may wait here until there is room for the table
+        self.attempts.end(key)
+
+
+def _next(tables: Iterator[Any], deadline: Deadline | None) -> Any:
+    if deadline is None:
+        return next(tables, None)
+    with deadline.working():
+        return next(tables, None)

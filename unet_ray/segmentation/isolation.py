@@ -1,0 +1,269 @@
+"""Images whose processes died, in smaller and smaller groups until the one that kills is alone.
+
+    groups of at most 16 images (workers side by side)
+      ─▶ done, or the process died: halves
+      ─▶ one image whose process died: alone on the cluster
+      ─▶ done, or the process died again while its node lives: a row with the error `kills_worker`
+
+A node that dies counts against no image: its group begins again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
+
+from unet_ray.cluster.actor_pool import PoolPlan
+from unet_ray.cluster.attempts import is_node_alive
+from unet_ray.errors import ImageError
+from unet_ray.segmentation.deadline import Deadline
+from unet_ray.segmentation.predict_actor import tell_tiles
+from unet_ray.segmentation.result import ShardSums
+from unet_ray.segmentation.shard_writer import Shards
+from unet_ray.segmentation.stages.columns import PROBABILITIES, STAGES, failure
+from unet_ray.segmentation.stages.measure import summarize_work
+from unet_ray.segmentation.stages.stages import Stages
+from unet_ray.segmentation.stages.work_done import WorkDone
+
+_logger = logging.getLogger("unet_ray")
+
+_GROUP = 16
+"""Largest number of images of a group."""
+_STEPS = ("decode", "predict", "measure", "write")
+_MEMORY = "memory"
+"""Word in the reason of a death that Ray's memory monitor caused."""
+_WAIT_S = 0.2
+
+
+class _Worker:
+    """Segments groups of images in a process of its own, step by step."""
+
+    def __init__(
+        self,
+        model_ref: Any,
+        stages: Stages,
+        shards: Shards,
+        post: Callable[[WorkDone], None],
+        hang_s: float,
+    ) -> None:
+        self._stages, self._shards, self._post = stages, shards, post
+        self._deadline = Deadline(hang_s)
+        tell = tell_tiles(post, self._deadline)
+        self._predict_stage = stages.build_predict(ray.get(model_ref), tell)
+        self._tables: list[Any] = []
+
+    def node(self) -> str:
+        """Return the id of this process's node."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def decode(self, plan: Any) -> None:
+        self._tables = self._expand([plan], self._stages.decode)
+
+    def predict(self) -> None:
+        self._tables = self._expand(self._tables, self._predict_stage)
+
+    def measure(self) -> None:
+        self._tables = self._expand(self._tables, self._stages.measure.tables)
+
+    def write(self, number: int) -> ShardSums:
+        with self._deadline.working():
+            sums = self._shards.write(number, *self._tables)
+        for rows in self._tables:
+            self._post(summarize_work(rows))
+        self._tables = []
+        return sums
+
+    def _expand(self, tables: list[Any], stage: Callable[[Any], Any]) -> list[Any]:
+        made = []
+        with self._deadline.working():
+            for table in tables:
+                for found in stage(table):
+                    made.append(found)
+                    self._deadline.postpone()
+        return made
+
+
+@dataclass
+class _Group:
+    """Images that are segmented by one process."""
+
+    plan: Any
+    """Table of PLAN."""
+    number: int
+    """Number of the shard that they become."""
+    died_before: bool = False
+    """True for one image whose process died, its node living on."""
+
+    @property
+    def uris(self) -> list[str]:
+        return list(self.plan["image_uri"].to_pylist())
+
+
+@dataclass
+class _Work:
+    """A group under way."""
+
+    group: _Group
+    worker: Any
+    node: Any
+    """Reference to the id of the worker's node."""
+    steps: list[Any]
+    """References to the ends of the steps."""
+
+
+@dataclass
+class Isolation:
+    """Segments images apart from all others.
+
+    Args:
+        stages: The stages of the run.
+        model_ref: Reference of the Model in the object store.
+        shards: What the shards of the run share.
+        pool: Resources of a worker, and the largest number of them.
+        hang_s: Longest time without progress of a worker.
+        next_number: Function that returns a number that no shard has.
+        add: Function that is called with the sums of each shard that is committed.
+        post: Function with which workers report progress.
+        keep: Function that is called with the groups that are not done yet, whenever they change.
+    """
+
+    stages: Stages
+    model_ref: Any
+    shards: Shards
+    pool: PoolPlan
+    hang_s: float
+    next_number: Callable[[], int]
+    add: Callable[[ShardSums], None]
+    post: Callable[[WorkDone], None]
+    keep: Callable[[list[list[str]]], None]
+    recounted: bool = False
+    """True if a shard was committed by a process that died before it could tell its sums."""
+    _todo: deque[_Group] = field(default_factory=deque)
+    _alone: deque[_Group] = field(default_factory=deque)
+    _under_way: dict[Any, _Work] = field(default_factory=dict)
+    _idle: list[tuple[Any, Any]] = field(default_factory=list)
+
+    def take(self, plan: Any, known: list[list[str]]) -> None:
+        """Take images.
+
+        Args:
+            plan: Their rows, a table of PLAN.
+            known: Groups of an earlier run, by URI; they stay what they are.
+        """
+        rows = {uri: index for index, uri in enumerate(plan["image_uri"].to_pylist())}
+        for group in known:
+            if found := [rows.pop(uri) for uri in group if uri in rows]:
+                self._add(plan.take(found))
+        rest = plan.take(pa.array(list(rows.values()), pa.int64()))
+        for start in range(0, len(rest), _GROUP):
+            self._add(rest.slice(start, _GROUP))
+        self._keep()
+
+    def _add(self, plan: Any) -> None:
+        self._todo.append(_Group(plan, self.next_number()))
+
+    def step(self) -> bool:
+        """Start what can start, wait a moment, take what has ended; return whether all is done."""
+        self._start()
+        if not self._under_way:
+            return True
+        ready, _ = ray.wait(list(self._under_way), timeout=_WAIT_S)
+        for ref in ready:
+            self._end(self._under_way.pop(ref))
+        return False
+
+    def stop(self) -> None:
+        """End all workers."""
+        for worker in [work.worker for work in self._under_way.values()]:
+            ray.kill(worker)
+        self._end_idle()
+
+    def _start(self) -> None:
+        while self._todo and len(self._under_way) < self.pool.most:
+            worker, node = self._idle.pop() if self._idle else self._new_worker()
+            self._submit(self._todo.popleft(), worker, node)
+        if self._alone and not self._under_way:
+            self._end_idle()  # the image has the memory of its node to itself
+            self._submit(self._alone.popleft(), *self._new_worker())
+
+    def _new_worker(self) -> tuple[Any, Any]:
+        options = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "DEFAULT"}
+        kind = ray.remote(**options, **self.pool.remote_args)(_Worker)
+        worker = kind.remote(self.model_ref, self.stages, self.shards, self.post, self.hang_s)
+        return worker, worker.node.remote()
+
+    def _submit(self, group: _Group, worker: Any, node: Any) -> None:
+        steps = [
+            worker.decode.remote(group.plan),
+            worker.predict.remote(),
+            worker.measure.remote(),
+            worker.write.remote(group.number),
+        ]
+        self._under_way[steps[-1]] = _Work(group, worker, node, steps)
+
+    def _end_idle(self) -> None:
+        for worker, _ in self._idle:
+            ray.kill(worker)
+        self._idle = []
+
+    def _end(self, work: _Work) -> None:
+        """Take a group that is done, or whose process died."""
+        for step, ref in zip(_STEPS, work.steps, strict=True):
+            try:
+                sums = ray.get(ref)
+            except (RayActorError, OutOfMemoryError) as error:
+                ray.kill(work.worker)
+                self._judge(work, step, error)
+                self.post(WorkDone())  # it is progress: the groups become smaller
+                break
+        else:
+            self.add(sums)
+            self._idle.append((work.worker, work.node))
+        self._keep()
+
+    def _judge(self, work: _Work, step: str, error: Exception) -> None:
+        """Decide what becomes of a group whose process died."""
+        group = work.group
+        if self.shards.is_committed(group.number):
+            self.recounted = True
+        elif isinstance(error, ActorUnavailableError) or not _is_alive(work.node):
+            self._todo.append(group)
+        elif len(group.plan) > 1:
+            self.shards.remove(group.number)
+            middle = len(group.plan) // 2
+            for half in (group.plan.slice(0, middle), group.plan.slice(middle)):
+                self._add(half)
+        elif not group.died_before:
+            group.died_before = True
+            self._alone.append(group)
+        else:
+            for_memory = " for want of memory" if _MEMORY in str(error).lower() else ""
+            text = (
+                f"the process that worked on this image alone died{for_memory}; "
+                "others that worked on it had died before"
+            )
+            row = group.plan.to_pylist()[0] | failure(ImageError("kills_worker", text), step)
+            row |= {f"{stage}_s": 0.0 for stage in STAGES} | {"batch_divisor": 1}
+            rows = self.stages.measure(pa.Table.from_pylist([row], schema=PROBABILITIES))
+            _logger.warning(f"{group.uris[0]}: kills_worker: {text}")
+            self.add(self.shards.write(group.number, rows))
+            self.post(summarize_work(rows))
+
+    def _keep(self) -> None:
+        under_way = [work.group for work in self._under_way.values()]
+        self.keep([group.uris for group in [*under_way, *self._todo, *self._alone]])
+
+
+def _is_alive(node: Any) -> bool:
+    """Tell whether the node of a worker lives; false if the worker died before it could say."""
+    with suppress(ray.exceptions.RayError):
+        return is_node_alive(ray.get(node, timeout=0))
+    return False

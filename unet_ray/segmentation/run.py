@@ -1,0 +1,175 @@
+"""A segmentation run, prepared and executed: its Ray, its pool of predictors, its result."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from unet_ray.cluster.actor_pool import PoolPlan, plan_pool
+from unet_ray.cluster.node_hours import NodeHours
+from unet_ray.cluster.progress_board import ProgressBoard
+from unet_ray.cluster.ray_data import calm_ray_data, limited_blocks
+from unet_ray.cluster.session import connect
+from unet_ray.errors import UnetRayError
+from unet_ray.network.config import PredictorConfig, effective_context
+from unet_ray.network.model_folder import Model
+from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.segmentation.digest import choose_postprocessing
+from unet_ray.segmentation.monitoring import Progress, RunMetrics
+from unet_ray.segmentation.pipeline import Pipeline
+from unet_ray.segmentation.plan import Plan
+from unet_ray.segmentation.result import SegmentResult
+from unet_ray.segmentation.run_record import write_record
+from unet_ray.segmentation.shard_writer import Shards, ShardWriter
+from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.stages import Stages
+from unet_ray.storage.storage import Storage
+
+_logger = logging.getLogger("unet_ray")
+
+_IMAGES_PER_TASK, _FILE_BYTES_PER_TASK = 16, 2 * 2**20
+"""Fewest images and bytes of one decode task: Ray's own work for a block takes as long as some five
+images of 256² px."""
+_BLOCK_BYTES = 32 * 2**20
+"""Decoded pixels that are handed on together."""
+_GPU_TASKS = 4
+"""Multiplier of the sizes above on GPUs, which take images faster than Ray Data can hand over tasks
+of the plain size."""
+_BLOCKS_AHEAD = 16
+"""Limit on blocks in the object store per CPU predictor, so that memory does not grow with the
+number of images. For GPUs, decoding runs ahead up to Ray Data's own limit, half of the store."""
+_HANGS_PER_STALL = 3
+"""A process that makes no progress ends itself this many times before the run is called stuck: its
+block is set aside after two deaths, and the run goes on."""
+
+
+@dataclass
+class SegmentationRun:
+    """One run, with everything that it needs."""
+
+    config: SegmentConfig
+    model: Model
+    output: Storage
+    config_digest: str
+    plan: Plan
+    result: SegmentResult
+
+    def save(self) -> None:
+        """Write the record of the run in its present state."""
+        write_record(self.output, self.result, self.config, self.model, self.config_digest)
+
+    def execute(self, ray_address: str) -> None:
+        """Run the chain and what it leaves, then check that each planned image is written once."""
+        with ThreadPoolExecutor(1) as beside:  # torch loads while Ray starts: each takes seconds
+            built = beside.submit(self.model.build)
+            connect(ray_address)
+            built.result()  # a model that does not load fails here, once, and not in every actor
+        calm_ray_data()
+        blocks = self._blocks(1)
+        pool = plan_pool(
+            self.config.actors, self.config.device, len(blocks) + len(self.result.set_aside)
+        )
+        blocks = self._blocks(_GPU_TASKS) if pool.uses_gpu else blocks
+        _logger.info(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
+        _logger.info(self._describe_tiling())
+        self._warn_of_slow_precision(pool)
+        block_bytes = _BLOCK_BYTES * (_GPU_TASKS if pool.uses_gpu else 1)
+        ahead = limited_blocks(
+            block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most
+        )
+        metrics = RunMetrics(self.result.run_id, self.plan.todo, pool.most)
+        progress = Progress(self.result, self.plan.todo, self.config.stall_minutes, metrics)
+        hours, shards = NodeHours(), Shards(self.output, self.result.date, self.result.run_id)
+        try:
+            with hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
+                Pipeline(
+                    self.model,
+                    self._stages(pool, block_bytes),
+                    pool,
+                    shards,
+                    ShardWriter(shards, self.config.shard_images, self.result.add),
+                    self.result,
+                    progress,
+                    post=board.post,
+                    hang_s=60 * self.config.stall_minutes / _HANGS_PER_STALL,
+                    save=self.save,
+                ).run(blocks, self.plan)
+        finally:
+            self.result.elapsed_s = progress.elapsed_s
+            self.result.node_hours = hours.by_type
+        self._describe(pool)
+        self._check_complete()
+
+    def _describe(self, pool: PoolPlan) -> None:
+        """Add to the result what is known only at the end."""
+        result = self.result
+        if result.first_images_at:
+            steady_s = (datetime.now(UTC) - result.first_images_at).total_seconds()
+            result.steady_images_per_s = (self.plan.todo - result.first_images) / max(
+                1e-9, steady_s
+            )
+        busy_s = result.stage_s.get("predict", 0.0)
+        result.predictor_busy_share = busy_s / (result.elapsed_s * pool.most)
+
+    def _describe_tiling(self) -> str:
+        """Say how images are cut into tiles, and what their halo costs."""
+        network, config = self.model.network, PredictorConfig(self.config.tile, self.config.context)
+        context = effective_context(network, config)
+        halo = (network.margin or context) + (
+            self.model.separation.steps if self.model.separation else 0
+        )
+        exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
+        read = (1 + 2 * halo / config.tile) ** 2
+        return (
+            f"tiles of {config.tile} px, a halo of {halo} px{exact}: {read:.2f} px read per px kept"
+        )
+
+    def _warn_of_slow_precision(self, pool: PoolPlan) -> None:
+        from unet_ray.network.predictor import cpu_has_bfloat16  # which loads torch
+
+        if self.config.precision == "bfloat16" and not pool.uses_gpu and not cpu_has_bfloat16():
+            _logger.warning(
+                "--precision bfloat16: this CPU has no instructions for it, "
+                "float32 is 4 to 8 times as fast here"
+            )
+
+    def _blocks(self, times: int) -> list[Any]:
+        apart = {uri for group in self.result.set_aside for uri in group}
+        return self.plan.blocks(
+            times * _IMAGES_PER_TASK, times * _FILE_BYTES_PER_TASK, self.config.shard_images, apart
+        )
+
+    def _stages(self, pool: PoolPlan, block_bytes: int) -> Stages:
+        config, model = self.config, self.model
+        predictor = PredictorConfig(
+            tile=config.tile,
+            context=config.context,
+            device="cuda" if pool.uses_gpu else "cpu",
+            precision=config.precision,
+            threads=pool.threads,
+            halo=model.separation.steps if model.separation else 0,
+        )
+        return Stages(
+            self.plan.access,
+            model.preprocessing,
+            self.plan.etags_of_store,
+            block_bytes,
+            predictor,
+            self._measure(),
+        )
+
+    def _measure(self) -> Measure:
+        model, postprocessing = self.model, choose_postprocessing(self.config, self.model)
+        run = self.result.run_id, model.digest, self.config_digest
+        return Measure(*run, model.classes, postprocessing, self.config.max_regions)
+
+    def _check_complete(self) -> None:
+        missing, extra = self.plan.unwritten(self.output, self.result.run_id)
+        if missing or extra:
+            raise UnetRayError(
+                f"{missing} of {self.plan.todo} planned images were not written, and {extra} rows "
+                "were written twice; run again with the same flags: what is written is kept"
+            )
