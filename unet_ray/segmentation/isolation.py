@@ -24,6 +24,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorErro
 from unet_ray.cluster.actor_pool import PoolPlan
 from unet_ray.cluster.attempts import is_node_alive
 from unet_ray.errors import ImageError
+from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.deadline import Deadline
 from unet_ray.segmentation.predict_actor import tell_tiles
 from unet_ray.segmentation.result import ShardSums
@@ -48,7 +49,7 @@ class _Worker:
 
     def __init__(
         self,
-        model_ref: Any,
+        model: Model,
         stages: Stages,
         shards: Shards,
         post: Callable[[WorkDone], None],
@@ -57,7 +58,7 @@ class _Worker:
         self._stages, self._shards, self._post = stages, shards, post
         self._deadline = Deadline(hang_s)
         tell = tell_tiles(post, self._deadline)
-        self._predict_stage = stages.build_predict(ray.get(model_ref), tell)
+        self._predict_stage = stages.build_predict(model, tell)
         self._tables: list[Any] = []
 
     def node(self) -> str:
@@ -220,9 +221,10 @@ class Isolation:
             try:
                 sums = ray.get(ref)
             except (RayActorError, OutOfMemoryError) as error:
+                if getattr(error, "actor_init_failed", False):
+                    raise  # it could not even build the network
                 ray.kill(work.worker)
                 self._judge(work, step, error)
-                self.post(WorkDone())  # it is progress: the groups become smaller
                 break
         else:
             self.add(sums)
@@ -234,9 +236,12 @@ class Isolation:
         group = work.group
         if self.shards.is_committed(group.number):
             self.recounted = True
-        elif isinstance(error, ActorUnavailableError) or not _is_alive(work.node):
+            return
+        if isinstance(error, ActorUnavailableError) or not _is_alive(work.node):
             self._todo.append(group)
-        elif len(group.plan) > 1:
+            return
+        self.post(WorkDone())  # what follows is progress: no group is tried twice
+        if len(group.plan) > 1:
             self.shards.remove(group.number)
             middle = len(group.plan) // 2
             for half in (group.plan.slice(0, middle), group.plan.slice(middle)):
