@@ -39,8 +39,8 @@ _logger = logging.getLogger("unet_ray")
 _GROUP = 16
 """Largest number of images of a group."""
 _STEPS = ("decode", "predict", "measure", "write")
-_MEMORY = "memory"
-"""Word in the reason of a death that Ray's memory monitor caused."""
+_MEMORY = "running low on memory"
+"""Words of Ray in the reason of a death that its memory monitor caused."""
 _WAIT_S = 0.2
 
 
@@ -250,7 +250,7 @@ class Isolation:
             group.died_before = True
             self._alone.append(group)
         else:
-            for_memory = " for want of memory" if _MEMORY in str(error).lower() else ""
+            for_memory = " for lack of memory" if _MEMORY in str(error) else ""
             text = (
                 f"the process that worked on this image alone died{for_memory}; "
                 "others that worked on it had died before"

@@ -18,7 +18,7 @@ from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.segmentation.stages.columns import PLAN
 from unet_ray.storage.listing import FILES, FileScan, listed_twice
 from unet_ray.storage.storage import FileEntry, Storage
-from unet_ray.tables.duckdb_workspace import Workspace
+from unet_ray.tables.duckdb_workspace import Workspace, quote
 from unet_ray.tables.ledger import open_ledger, open_run
 from unet_ray.tables.output_folder import Inventory
 
@@ -243,9 +243,9 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
 
 def _describe_known(database: Workspace, scan: FileScan) -> str:
     """Say how many images of an archive that seems to be empty the ledger has, for a message."""
-    prefix = scan.root.uri.rstrip("/").replace("'", "''")
+    prefix = quote(f"{scan.root.uri.rstrip('/')}/")
     known = database.value(
-        f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, '{prefix}/')"  # noqa: S608
+        f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, {prefix})"  # noqa: S608
     )
     if not known:
         return ""

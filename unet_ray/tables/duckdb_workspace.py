@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,8 +69,8 @@ class Workspace:
         yield from self._database.sql(query).to_arrow_reader(rows)
 
     def view(self, name: str, query: str) -> None:
-        """Create a view: a named query that runs again whenever it is used."""
-        self._database.execute(f'CREATE VIEW "{name}" AS {query}')
+        """Create or replace a view: a named query that runs again whenever it is used."""
+        self._database.execute(f'CREATE OR REPLACE VIEW "{name}" AS {query}')
 
     def read(self, name: str, dataset: Any, columns: Sequence[str]) -> None:
         """Create a view of columns of an Arrow dataset, which is read whenever the view is used.
@@ -84,9 +85,9 @@ class Workspace:
 
     def store(self, name: str, query: str) -> None:
         """Run a query once and store its result as a table."""
-        path = self._path(name)
+        path = quote(str(self._path(name)))
         self._database.execute(
-            f"COPY ({query}) TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE {_ROW_GROUP})"
+            f"COPY ({query}) TO {path} (FORMAT parquet, ROW_GROUP_SIZE {_ROW_GROUP})"
         )
         self._open(name)
 
@@ -117,7 +118,14 @@ class Workspace:
         return self._folder / f"{name}.parquet"
 
     def _open(self, name: str) -> None:
-        self.view(name, f"FROM read_parquet('{self._path(name)}')")
+        # the folder is whatever TMPDIR says, but the function takes a pattern
+        pattern = re.sub(r"[*?\[]", r"[\g<0>]", str(self._path(name)))
+        self.view(name, f"FROM read_parquet({quote(pattern)})")
+
+
+def quote(text: object) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + str(text).replace("'", "''") + "'"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pyarrow.fs import FileInfo, FileType, FSSpecHandler, LocalFileSystem, PyFil
 
 from unet_ray.errors import InputError
 from unet_ray.storage.storage import FileEntry, Storage
-from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
+from unet_ray.tables.duckdb_workspace import Workspace, open_workspace, quote
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
 
@@ -49,8 +49,8 @@ def open_ledger(
     """
     columns = ("image_uri", "image_etag", "pages", *_SETTINGS, "error_type")
     rows = read_images(database, "ledger", output, images, columns)
-    condition = f"model_digest = {_quote(model_digest)} AND config_digest = {_quote(config_digest)}"
-    transient = ", ".join(map(_quote, TRANSIENT_ERRORS))
+    condition = f"model_digest = {quote(model_digest)} AND config_digest = {quote(config_digest)}"
+    transient = ", ".join(map(quote, TRANSIENT_ERRORS))
     keys = f"SELECT image_uri, image_etag, pages FROM ledger WHERE {condition}"  # noqa: S608
     database.view("done", f"{keys} AND error_type IS NULL")
     database.view("failed", f"{keys} AND error_type NOT IN ({transient})")
@@ -100,11 +100,6 @@ def _read(
 
     database.write(name, schema, count_shards())
     return rows
-
-
-def _quote(text: object) -> str:
-    """Return a text as an SQL literal."""
-    return "'" + str(text).replace("'", "''") + "'"
 
 
 def tables_at(uri: str) -> Storage:
