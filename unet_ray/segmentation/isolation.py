@@ -116,8 +116,9 @@ class _Work:
     worker: Any
     node: Any
     """Reference to the id of the worker's node."""
-    steps: list[Any]
-    """References to the ends of the steps."""
+    step: int = 0
+    """Index of the step under way. The next one is submitted when it has ended: so the step in which
+    a process dies is known."""
 
 
 @dataclass
@@ -178,7 +179,7 @@ class Isolation:
             return True
         ready, _ = ray.wait(list(self._under_way), timeout=_WAIT_S)
         for ref in ready:
-            self._end(self._under_way.pop(ref))
+            self._end(ref, self._under_way.pop(ref))
         return False
 
     def stop(self) -> None:
@@ -202,36 +203,37 @@ class Isolation:
         return worker, worker.node.remote()
 
     def _submit(self, group: _Group, worker: Any, node: Any) -> None:
-        steps = [
-            worker.decode.remote(group.plan),
-            worker.predict.remote(),
-            worker.measure.remote(),
-            worker.write.remote(group.number),
-        ]
-        self._under_way[steps[-1]] = _Work(group, worker, node, steps)
+        self._submit_step(_Work(group, worker, node))
+
+    def _submit_step(self, work: _Work) -> None:
+        method = getattr(work.worker, _STEPS[work.step])
+        given = {"decode": [work.group.plan], "write": [work.group.number]}
+        self._under_way[method.remote(*given.get(_STEPS[work.step], []))] = work
 
     def _end_idle(self) -> None:
         for worker, _ in self._idle:
             ray.kill(worker)
         self._idle = []
 
-    def _end(self, work: _Work) -> None:
-        """Take a group that is done, or whose process died."""
-        for step, ref in zip(_STEPS, work.steps, strict=True):
-            try:
-                sums = ray.get(ref)
-            except (RayActorError, OutOfMemoryError) as error:
-                if getattr(error, "actor_init_failed", False):
-                    raise  # it could not even build the network
-                ray.kill(work.worker)
-                self._judge(work, step, error)
-                break
+    def _end(self, ref: Any, work: _Work) -> None:
+        """Take the end of a step: the next one follows, the group is done, or its process died."""
+        try:
+            sums = ray.get(ref)
+        except (RayActorError, OutOfMemoryError) as error:
+            if getattr(error, "actor_init_failed", False):
+                raise  # it could not even build the network
+            ray.kill(work.worker)
+            self._judge(work, error)
         else:
+            work.step += 1
+            if work.step < len(_STEPS):
+                self._submit_step(work)
+                return
             self.add(sums)
             self._idle.append((work.worker, work.node))
         self._keep()
 
-    def _judge(self, work: _Work, step: str, error: Exception) -> None:
+    def _judge(self, work: _Work, error: Exception) -> None:
         """Decide what becomes of a group whose process died."""
         group = work.group
         if self.shards.is_committed(group.number):
@@ -255,7 +257,9 @@ class Isolation:
                 f"the process that worked on this image alone died{for_memory}; "
                 "others that worked on it had died before"
             )
-            row = group.plan.to_pylist()[0] | failure(ImageError("kills_worker", text), step)
+            row = group.plan.to_pylist()[0] | failure(
+                ImageError("kills_worker", text), _STEPS[work.step]
+            )
             row |= {f"{stage}_s": 0.0 for stage in STAGES} | {"batch_divisor": 1}
             rows = self.stages.measure(pa.Table.from_pylist([row], schema=PROBABILITIES))
             _logger.warning(f"{group.uris[0]}: kills_worker: {text}")
