@@ -117,8 +117,8 @@ class _Work:
     node: Any
     """Reference to the id of the worker's node."""
     step: int = 0
-    """Index of the step under way. The next one is submitted when it has ended: so the step in which
-    a process dies is known."""
+    """Index of the step under way. The next one is submitted when it has ended, so that the step in
+    which a process dies is known."""
 
 
 @dataclass
