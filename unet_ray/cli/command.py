@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 # Ray's own ten small actors are no mistake of the user's. Ray reads this when it is imported, which
 # happens later.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE_S = 20.0
+"""Time that a stopped command has for itself; after that another signal ends it at once."""
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -51,7 +56,7 @@ def run(
         call: Does the work and prints what came of it.
         help_text: Text of `--help`.
     """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does, from the start
+    _end_at_signals()
     _log_to_console()
     configs: list[Any] = []
 
@@ -81,6 +86,24 @@ def run(
     _end(0)
 
 
+def _end_at_signals() -> None:
+    """End the command at Ctrl-C or SIGTERM; ignore more of them while it commits and cleans up."""
+    stopped_at: list[float] = []
+
+    def stop(number: int, _: object) -> None:
+        if stopped_at:
+            if time.monotonic() - stopped_at[0] > _PATIENCE_S:
+                os._exit(1)
+            return
+        stopped_at.append(time.monotonic())
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(number)
+
+    for number in _STOPS:
+        signal.signal(number, stop)
+
+
 def _log_to_console() -> None:
     logger = logging.getLogger("unet_ray")
     logger.setLevel(logging.INFO)
@@ -89,7 +112,16 @@ def _log_to_console() -> None:
 
 
 def _end(code: int, message: str | None = None) -> NoReturn:
+    _ignore_signals()  # the outcome is decided, and what follows only ends processes
     if message:
         print(f"error: {message}", file=sys.stderr)
     sys.stdout.flush()
+    if ray := sys.modules.get("ray"):
+        ray.shutdown()
+        _ignore_signals()  # it sets the default handler of SIGTERM
     sys.exit(code)
+
+
+def _ignore_signals() -> None:
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)

@@ -95,9 +95,10 @@ class BlockStream:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        if not self.is_done:
-            self._blocks.stop()
-            self._thread.join()
+        while self._thread.is_alive():  # a dataset that is about to start cannot be stopped yet
+            if not self.is_done:
+                self._blocks.stop()
+            self._thread.join(1)
 
     def take(self, timeout_s: float) -> tuple[Any, int, int] | None:
         """Return the next block as (reference, rows, bytes in memory), or None: none yet.

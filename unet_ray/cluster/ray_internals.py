@@ -42,29 +42,27 @@ class BlockIterator:
     """Runs a dataset and iterates over its blocks as references.
 
     The public `iter_internal_ref_bundles` does the same, but a chain that it runs can be ended only
-    by collecting its iterator as garbage. On a version without `_execute_to_iterator` the first
-    block raises AttributeError.
+    by collecting its iterator as garbage. On a version without `_create_executor` or
+    `_build_bundle_iterator` it raises AttributeError before anything runs.
 
     Args:
         dataset: Dataset to run.
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._executor: Any = None
+        self._executor = dataset._create_executor()
+        self._bundles = dataset._build_bundle_iterator(self._executor)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         """Yield blocks, each as (reference, rows, bytes in memory)."""
-        bundles, _, self._executor = self._dataset._execute_to_iterator()
-        for bundle in bundles:
+        for bundle in self._bundles:
             for block in bundle.blocks:
                 if block.metadata.num_rows:
                     yield block.ref, block.metadata.num_rows, block.metadata.size_bytes or 0
 
     def stop(self) -> None:
         """End the tasks and actors of the dataset; its iterator then ends too."""
-        if self._executor is not None:
-            self._executor.shutdown(force=True)
+        self._executor.shutdown(force=True)
 
     @property
     def stats(self) -> Any:

@@ -64,7 +64,12 @@ def connect(address: str) -> None:
             if address == "local"
             else {}
         )
-        with _default_environment(_ARENAS, str(os.cpu_count()) if own else None):
+        # Ray's own handler of SIGTERM aborts the process after three seconds, in which what was
+        # measured may not be stored yet: a handler of the host stays.
+        with (
+            _kept_handlers(only_functions=True),
+            _default_environment(_ARENAS, str(os.cpu_count()) if own else None),
+        ):
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
 
 
@@ -82,6 +87,24 @@ def _default_environment(name: str, value: str | None) -> Iterator[None]:
 
 
 @contextmanager
+def _kept_handlers(only_functions: bool = False) -> Iterator[None]:
+    """Put the handlers of SIGINT and SIGTERM back after the `with` block.
+
+    Args:
+        only_functions: Leave a handler that the block sets where there was none of Python.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # others can set no handlers
+            for number, handler in handlers.items():
+                is_set = callable(handler) if only_functions else handler is not None
+                if is_set:  # None: not installed from Python
+                    signal.signal(number, handler)
+
+
+@contextmanager
 def quiet_ray() -> Iterator[None]:
     """Silence Ray's progress bars and logs in the `with` block, then restore the host's settings.
 
@@ -92,21 +115,17 @@ def quiet_ray() -> Iterator[None]:
     """
     context = DataContext.get_current()
     levels = {name: logging.getLogger(name).level for name in _RAY_LOGGERS}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     progress_bars = context.enable_progress_bars
     callbacks = list(context.custom_execution_callback_classes)
     context.enable_progress_bars = False
     for name in _RAY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        yield
+        with _kept_handlers():
+            yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        if threading.current_thread() is threading.main_thread():  # others can set no handlers
-            for number, handler in handlers.items():
-                if handler is not None:  # None: not installed from Python
-                    signal.signal(number, handler)
         context.enable_progress_bars = progress_bars
         context.custom_execution_callback_classes = callbacks
 
