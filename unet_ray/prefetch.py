@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -17,6 +19,7 @@ def ahead(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     begun_before: int,
+    late: tuple[float, Callable[[Item], Result]] | None = None,
 ) -> Iterator[Result]:
     """Map `function` over `items` in order, with at most `begun_before` results in flight.
 
@@ -25,18 +28,42 @@ def ahead(
         function: Function of one item.
         items: Items, taken as they are needed.
         begun_before: Number of calls that are begun before their result is asked for.
+        late: Longest time that a call may take, and what gives the result of one that takes longer.
+            Its thread is left behind: the pool has to come from `reading_pool`.
 
     Yields:
         Results in the order of the items.
     """
-    begun: deque[Future[Result]] = deque()
+    begun: deque[tuple[Future[Result], float, Item]] = deque()
+
+    def end_first() -> Result:
+        future, begun_at, item = begun.popleft()
+        if late is None:
+            return future.result()
+        try:
+            return future.result(max(0.0, begun_at + late[0] - time.monotonic()))
+        except TimeoutError:
+            if future.done():  # the function itself raised it
+                raise
+            return late[1](item)
+
     try:
         for item in items:
-            begun.append(pool.submit(partial(function, item)))
+            begun.append((pool.submit(partial(function, item)), time.monotonic(), item))
             if len(begun) > begun_before:
-                yield begun.popleft().result()
+                yield end_first()
         while begun:
-            yield begun.popleft().result()
+            yield end_first()
     finally:
-        for future in begun:
+        for future, *_ in begun:
             future.cancel()
+
+
+@contextmanager
+def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Open a thread pool whose end does not wait for a thread that hangs."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -19,12 +19,10 @@ _NAMED = 3
 
 
 def main(config: SegmentConfig, ray_address: str) -> None:
-    """Segment, and print what was found."""
+    """Segment, and print what was done, however the run ends."""
     from unet_ray.segmentation.segment import segment
 
-    result = segment(config, ray_address)
-    if not config.dry_run:
-        print(summary(config, result))
+    segment(config, ray_address, lambda result: print(summary(config, result), flush=True))
 
 
 def summary(config: SegmentConfig, result: SegmentResult) -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from unet_ray.errors import ImageError
+from unet_ray.storage.backends.base import IrregularFileError
 from unet_ray.storage.storage import Content, Storage
 
 _RANGES_AT_ONCE = 16
@@ -90,5 +91,7 @@ def _map_to_image_errors() -> Iterator[None]:
         raise ImageError("denied", f"no permission to read it: {error}") from None
     except IsADirectoryError:
         raise ImageError("unreadable", "it is a folder, not a file") from None
+    except IrregularFileError:
+        raise ImageError("unreadable", "it is a pipe, a socket or a device, not a file") from None
     except OSError as error:
         raise ImageError("network", f"reading failed: {error}") from None

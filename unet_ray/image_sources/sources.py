@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from unet_ray.image_sources.encoded import find_places, is_stackable
 from unet_ray.image_sources.names import page_uri
 from unet_ray.imaging.codecs.tiff import PagePlace
+from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage
+
+_HEADER_S = 300.0
+"""Longest time that the headers of a file may take (s); decoding it will report the reason."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,10 @@ def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[Ima
     Only the headers of TIFF files are read. A file whose header cannot be read becomes one source;
     decoding it will report the reason.
     """
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        yield from (
-            source
-            for sources in pool.map(lambda e: list_pages(access, e), entries)
-            for source in sources
-        )
+    late = (_HEADER_S, lambda entry: [whole_file(entry)])
+    with reading_pool(CONNECTIONS) as pool:
+        for sources in ahead(pool, partial(list_pages, access), entries, CONNECTIONS, late):
+            yield from sources
 
 
 def list_pages(access: Storage, entry: FileEntry) -> list[ImageSource]:

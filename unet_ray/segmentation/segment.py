@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -26,12 +27,17 @@ from unet_ray.tables.runs import close_lost_runs, groups_set_aside, new_run_id
 _logger = logging.getLogger("unet_ray")
 
 
-def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
+def segment(
+    config: SegmentConfig,
+    ray_address: str = "local",
+    tell: Callable[[SegmentResult], None] = lambda _: None,
+) -> SegmentResult:
     """Segment every image that the output's ledger does not have yet.
 
     Args:
         config: Settings of the run.
         ray_address: Ray to run on: `local` starts one, else `auto` or the address of a cluster.
+        tell: Function that is called with the outcome of a run that began, however it ends.
 
     Returns:
         The outcome of the run, as its record holds it.
@@ -85,7 +91,7 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
             _remove_unfinished(inventory, result.run_id)
             result.set_aside = groups_set_aside(inventory.records)
             run = SegmentationRun(config, model, output, digest, plan, result)
-            return _execute_and_record(run, ray_address)
+            return _execute_and_record(run, ray_address, tell)
 
 
 def _look_at(output: Storage) -> Inventory:
@@ -127,7 +133,9 @@ def _estimate_duration(inventory: Inventory, images: int) -> str:
     return "no run has done any image here yet, so there is no estimate of how long it will take"
 
 
-def _execute_and_record(run: SegmentationRun, ray_address: str) -> SegmentResult:
+def _execute_and_record(
+    run: SegmentationRun, ray_address: str, tell: Callable[[SegmentResult], None]
+) -> SegmentResult:
     """Execute a run; write its record when it starts, and with the outcome however it ends."""
     result, plan = run.result, run.plan
     result.is_exact = is_exact(run.config, run.model.network)
@@ -161,4 +169,5 @@ def _execute_and_record(run: SegmentationRun, ray_address: str) -> SegmentResult
                 for name, value in summarize_run(run.output, result.run_id).items():
                     setattr(result, name, value)
         run.save()
+        tell(result)
     return result

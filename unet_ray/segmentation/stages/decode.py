@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,7 +16,7 @@ from unet_ray.imaging.codecs.range_file import PageFile
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.prefetch import ahead
+from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import PIXELS, failure, page_place
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.binary_columns import table_with
@@ -27,6 +26,9 @@ _READS = (8, 32)
 200 ms, decoding takes 5."""
 _READ_BYTES = 2**27
 """Bytes of files that are read concurrently, unless the lowest number of files has more."""
+_READ_S = 300.0
+"""Longest time that reading a file may take (s): a remote store gives up sooner by itself, but a
+network mount without its server never does."""
 _NO_PIXELS: dict[str, Any] = {"pixels": None, "read_s": 0.0, "decode_s": 0.0}
 """Columns of an image without pixels: a failed one or, without an error, a large one, which the
 predict stage reads in windows."""
@@ -54,8 +56,8 @@ class Decode:
         rows = plan.to_pylist()
         reads = int(np.clip(_READ_BYTES // max([1, *map(_stored_bytes, rows)]), *_READS))
         pending: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(reads) as pool:
-            for row, data in ahead(pool, self._read, rows, reads):
+        with reading_pool(reads) as pool:
+            for row, data in ahead(pool, self._read, rows, reads, (_READ_S, _give_up)):
                 row["read_s"] /= min(reads, len(rows))  # the reads waited concurrently
                 pending.append(row if data is None else self._decode(row, data))
                 if (
@@ -98,6 +100,12 @@ class Decode:
             is_large = isinstance(error, ImageError) and error.error_type == "too_large"
             found = {} if is_large else failure(error, "decode")
         return row | found | {"decode_s": time.perf_counter() - started}
+
+
+def _give_up(row: dict[str, Any]) -> tuple[dict[str, Any], None]:
+    """Return the error of an image whose file is still being read."""
+    error = ImageError("network", f"reading it took longer than {_READ_S:.0f} s")
+    return row | _NO_PIXELS | failure(error, "read"), None
 
 
 def _stored_bytes(row: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.postprocessing import Postprocessing
@@ -22,6 +23,10 @@ from unet_ray.segmentation.stages.columns import ROWS, STAGES, failure
 from unet_ray.segmentation.stages.work_done import WorkDone
 from unet_ray.tables.binary_columns import view_samples
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
+
+_OUTLINE_BYTES = 2**30
+"""Limit on the outlines of an image, all classes together: a task that writes them takes several
+times that, and Arrow addresses 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ class Measure:
                     separated, prob_u8_khw[index], self.rule.least[index], self.max_regions
                 )
             )
+            _check_bytes(found)  # before the next class takes as much
         return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], part: Box) -> dict[str, Any]:
@@ -146,7 +152,12 @@ class Measure:
         }
 
     def region_rows(self, uri: str, found: list[Regions]) -> Any:
-        """Return the regions of all classes of an image as rows, ranked class by class."""
+        """Return the regions of all classes of an image as rows, ranked class by class.
+
+        Raises:
+            ImageError: Their outlines are too large together (`too_large`).
+        """
+        _check_bytes(found)
         ranked = np.cumsum([0, *map(len, found)])
         rows = zip(self.classes, found, ranked[:-1], strict=True)
         return pa.concat_tables(
@@ -175,6 +186,16 @@ class Measure:
             "geometry": pa.array(found.geometry, pa.binary()),
         }
         return pa.Table.from_pydict(columns, schema=REGIONS)
+
+
+def _check_bytes(found: list[Regions]) -> None:
+    size = sum(sum(map(len, regions.geometry)) for regions in found)
+    if size > _OUTLINE_BYTES:
+        raise ImageError(
+            "too_large",
+            f"the outlines of its regions take {size >> 20} MiB, more than {_OUTLINE_BYTES >> 20} "
+            "MiB; is it noise? --min-area leaves small regions out",
+        )
 
 
 def _rows(nested: Any, schema: Any) -> Any:

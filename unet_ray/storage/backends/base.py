@@ -13,6 +13,10 @@ import pyarrow
 import pyarrow.fs
 
 
+class IrregularFileError(OSError):
+    """What is at a path is a pipe, a socket or a device. It is never opened."""
+
+
 @dataclass(frozen=True)
 class FileInfo:
     """A file or folder as its store describes it."""

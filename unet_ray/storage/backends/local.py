@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -12,13 +13,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import fsspec
 import pyarrow
 import pyarrow.fs
 
-from unet_ray.storage.backends.base import Backend, FileInfo
+from unet_ray.storage.backends.base import Backend, FileInfo, IrregularFileError
 
 _OF_FILE_SYSTEM = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
 """Folders that a file system keeps at its root for itself, and that most users may not list."""
@@ -47,14 +48,14 @@ class LocalBackend(Backend):
         self, uri: str, offset: int = 0, size: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
         """Return bytes of a file, and which content they are of."""
-        with open(uri, "rb") as file:
+        with _open_regular(uri) as file:
             file.seek(offset)
             data = file.read(size)
             return data, _to_file_info("", os.fstat(file.fileno()))
 
     def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
         """Open a file for seeking reads."""
-        return open(uri, "rb")
+        return _open_regular(uri)
 
     def write(self, uri: str, data: bytes) -> None:
         """Write a file beside its place and rename it."""
@@ -197,6 +198,30 @@ def _file_beside(path: str, data: bytes) -> Iterator[str]:
         yield temporary
     finally:
         _unlink(temporary)
+
+
+def _open_regular(path: str) -> io.BufferedReader:
+    """Open a file for reading, if it is a regular one.
+
+    A pipe would keep its reader waiting, and a device may do or hold anything.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # before: opening a device may have effects
+        _refuse_irregular(path)
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (the caller closes it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced meanwhile
+        file.close()
+        _refuse_irregular(path)
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _refuse_irregular(path: str) -> NoReturn:
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise IrregularFileError(errno.EINVAL, "not a regular file", path)
 
 
 def _name_beside(path: str) -> str:
