@@ -180,10 +180,14 @@ def run_job(name: str, *flags: object, **environment: str) -> subprocess.Complet
     )
 
 
-def start_job(name: str, *flags: object) -> subprocess.Popen[str]:
+def start_job(name: str, *flags: object, **environment: str) -> subprocess.Popen[str]:
     """Start a job as a user would; its stdout has both of its streams."""
     command = [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *map(str, flags)]
     clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.Popen(
-        command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=clean | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
