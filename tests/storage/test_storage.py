@@ -283,6 +283,7 @@ def test_one_run_holds_an_output(root: str, monkeypatch: pytest.MonkeyPatch) -> 
         ):
             OutputLock.check(output, "first")
     monkeypatch.setattr(lock, "_GRACE_S", 0.1)
+    monkeypatch.setattr(lock, "LOCK_LEASE_S", 2.0)
     stale = {
         "run_id": "dead",
         "host": "gone",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -12,16 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unet_ray.errors import InputError, OutputHeldError
+from unet_ray.errors import InputError, OutputHeldError, UnetRayError
 from unet_ray.storage.storage import Storage
 
+_logger = logging.getLogger("unet_ray")
+
 LOCK_LEASE_S = 600.0
-"""Age at which a lock without a heartbeat is taken over (s).
+"""Time without a heartbeat after which a lock is taken over (s).
 
 It is ten times the longest PUT, which is three attempts of 20 s.
 """
 HEARTBEAT_S = 20.0
 """Time between two heartbeats (s)."""
+_POLL_S = 5.0
+"""Time between two looks at a lock that may be a dead run's (s)."""
 _GRACE_S = 5.0
 """Wait after a dead run's lock is overwritten, before it is read again (s)."""
 _SETTLE_S = 2.0
@@ -30,6 +35,17 @@ _SETTLE_S = 2.0
 It covers the longest time from a run's look at the lock to the end of its PUT; the last PUT wins.
 """
 _LOCK = "_lock.json"
+_BEGINNING = b'{"run_id": "'
+"""Beginning of every lock file, which tells one that was written in part from a foreign file."""
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "run_id": str,
+    "host": str,
+    "boot": str,
+    "pid": int,
+    "started_at": str,
+    "heartbeat_at": (int, float),
+}
+"""Fields that a lock has in every version, and their types."""
 
 
 class OutputLock:
@@ -40,13 +56,18 @@ class OutputLock:
     within a moment holds it. Each of them therefore reads the lock again after a wait, and the
     write tasks read it once more before each commit.
 
+    Clocks of two machines are never compared to declare a run dead. A heartbeat that is younger
+    than a lease by our clock is of a live run. Any other is watched for a lease on our monotonic
+    clock, and the lock is taken over only if its file does not change.
+
     Args:
         output: Root of the tables.
         run_id: Run that takes the lock.
 
     Raises:
         OutputHeldError: Another run holds the lock.
-        InputError: The store does not allow the lock to be read or written.
+        InputError: The store does not allow the lock to be read or written, or the file is not a
+            lock of this library.
     """
 
     def __init__(self, output: Storage, run_id: str) -> None:
@@ -66,9 +87,13 @@ class OutputLock:
         return self
 
     def _take(self) -> None:
-        held = read_lock(self._output)
-        if held and not _is_dead(held):
-            raise self._make_refusal(held)
+        content = _read_content(self._output)
+        held = _parse_lock(self._output, content)
+        if held and not _is_process_gone(held):
+            now = time.time()
+            if now - LOCK_LEASE_S < held["heartbeat_at"] <= now:
+                raise self._make_refusal(held)
+            self._watch(held, content)
         if held:
             # The holder is dead. Other runs may take the lock over too, and a holder that only
             # slept may come back, so that the lock is read again after the wait.
@@ -80,13 +105,26 @@ class OutputLock:
         if not held or held["run_id"] != self._run_id:
             raise self._make_refusal(held)
 
+    def _watch(self, held: dict[str, Any], content: bytes | None) -> None:
+        """Wait for a lease; raise OutputHeldError as soon as the lock changes meanwhile."""
+        _logger.warning(
+            f"{self._output.uri}: run {held['run_id']} (on {held['host']}, process {held['pid']}) "
+            f"seems to be dead, but clocks may differ; its lock is watched for {LOCK_LEASE_S:g} s "
+            "and taken over if it does not change"
+        )
+        deadline = time.monotonic() + LOCK_LEASE_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            time.sleep(min(_POLL_S, left_s))
+            found = _read_content(self._output)
+            if found != content:
+                raise self._make_refusal(_parse_lock(self._output, found))
+
     def _create(self) -> bool:
         """Create the lock file; return whether the store kept others from doing so meanwhile."""
-        try:
-            if _parse_lock(self._output.read(_LOCK)) is None:
+        content = _read_content(self._output)
+        if content is not None and _parse_lock(self._output, content) is None:
+            with suppress(FileNotFoundError):
                 self._output.delete(_LOCK)  # it was written in part only
-        except FileNotFoundError:
-            pass
         try:
             return self._output.create(_LOCK, self._content())
         except FileExistsError:
@@ -106,7 +144,7 @@ class OutputLock:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._beat.join()
-        with suppress(OutputHeldError):
+        with suppress(UnetRayError):
             self.check(self._output, self._run_id)
             self._output.delete(_LOCK)
 
@@ -122,9 +160,13 @@ class OutputLock:
 
     def _send_heartbeats(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            with suppress(OSError):  # the next beat follows soon; the lease is thirty beats long
+            try:
                 self.check(self._output, self._run_id)
                 self._write()
+            except OSError:
+                continue  # the next beat follows soon; the lease is thirty beats long
+            except UnetRayError:
+                return  # the lock is lost, as the next commit finds out
 
     def _write(self) -> None:
         self._output.write(_LOCK, self._content())
@@ -144,24 +186,50 @@ class OutputLock:
 
 
 def read_lock(output: Storage) -> dict[str, Any] | None:
-    """Return the lock on an output, or None where no run holds it."""
+    """Return the lock on an output, or None where no run holds it.
+
+    Raises:
+        InputError: The file is not a lock of this library.
+    """
+    return _parse_lock(output, _read_content(output))
+
+
+def _read_content(output: Storage) -> bytes | None:
     try:
-        return _parse_lock(output.read(_LOCK))
+        return output.read(_LOCK)
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise _make_shape_error(output) from None
 
 
-def _parse_lock(data: bytes) -> dict[str, Any] | None:
+def _parse_lock(output: Storage, content: bytes | None) -> dict[str, Any] | None:
+    """Return the lock that a file holds; None without a file, or for one written in part."""
+    if content is None or not content.strip(b"\0"):
+        return None  # a file system that crashed may keep an empty file, or one of zeros
     try:
-        lock = json.loads(data)
+        lock = json.loads(content)
     except ValueError:
-        return None  # a store that writes in pieces holds half of it: it belongs to no run
-    return lock if isinstance(lock, dict) and "run_id" in lock else None
+        if content.startswith(_BEGINNING) or _BEGINNING.startswith(content):
+            return None  # a store that writes in pieces holds half of it: it belongs to no run
+        raise _make_shape_error(output) from None
+    except RecursionError:
+        raise _make_shape_error(output) from None
+    if not isinstance(lock, dict):
+        raise _make_shape_error(output)
+    if not all(isinstance(lock.get(name), kinds) for name, kinds in _FIELDS.items()):
+        raise _make_shape_error(output)
+    return lock
 
 
-def _is_dead(lock: dict[str, Any]) -> bool:
-    if time.time() - float(lock["heartbeat_at"]) > float(lock["lease_s"]):
-        return True
+def _make_shape_error(output: Storage) -> InputError:
+    return InputError(
+        f"{output.uri}/{_LOCK}: not a lock of unet_ray; if no run writes to this output, remove it"
+    )
+
+
+def _is_process_gone(lock: dict[str, Any]) -> bool:
+    """Return whether a lock is of this machine, and its process is not there any more."""
     same_machine = (
         lock["boot"] == _boot_id() and lock.get("pid_namespace") == _pid_namespace() != ""
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import json
+import signal
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import psutil
@@ -17,6 +19,7 @@ import pytest
 
 from tests.builders import encode_pillow, make_range_file
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs import sandbox
 from unet_ray.imaging.codecs.decode import decode_image
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
@@ -56,25 +59,92 @@ def test_a_file_that_cannot_be_read_keeps_its_error_and_the_child(decoder: Decod
     assert decoder._child is child
 
 
-def test_a_decoder_that_crashes_costs_one_image(decoder: Decoder) -> None:
-    """A large file keeps the child busy while it is killed, as a crash would."""
-    good = encode_pillow(random_image(1))
-    decoder.decode(good)
-    child = decoder._child
-    assert child is not None
-    slow = bomb(11_000)
+def send_signals(patch: pytest.MonkeyPatch, *signals: signal.Signals) -> None:
+    """Send a signal to the child before each message to it, as long as there are signals."""
+    rest, send = iter(signals), sandbox._send
+
+    def send_after_signal(child: Any, deadline: float, *pieces: bytes) -> None:
+        if number := next(rest, None):
+            child.send_signal(number)
+        send(child, deadline, *pieces)
+
+    patch.setattr(sandbox, "_send", send_after_signal)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_child_that_is_ended_once_costs_no_image(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Whatever ended it, the fault is the file's only if it happens again in a fresh child."""
+    send_signals(monkeypatch, number)
+    image = random_image(1)
+    assert np.array_equal(decoder.decode(encode_pillow(image)), image)
+
+
+def test_a_child_that_is_killed_while_it_decodes_costs_no_image(decoder: Decoder) -> None:
+    """A large file keeps the child busy while it is killed, as by a pod that is out of memory."""
+    child = decoder._running()
     threading.Timer(0.2, child.kill).start()
-    with pytest.raises(ImageError, match=r"unreadable: the decoder crashed \(SIGKILL\)"):
-        decoder.decode(slow)
+    assert decoder.decode(bomb(11_000)).shape == (11_000, 11_000, 3)
+    assert decoder._child is not child
+
+
+@pytest.mark.parametrize(
+    ("signals", "error"),
+    [
+        ("KILL KILL", r"internal: the decoder was killed from outside, twice \(SIGKILL\)"),
+        ("TERM KILL", r"internal: .* twice \(SIGTERM and SIGKILL\)"),
+        ("SEGV KILL", r"internal: .* twice \(SIGSEGV and SIGKILL\)"),
+        ("KILL SEGV", r"internal: .* twice \(SIGKILL and SIGSEGV\)"),
+        ("SEGV SEGV", r"unreadable: the decoder crashed twice \(SIGSEGV\)"),
+        ("ABRT BUS", r"unreadable: the decoder crashed twice \(SIGABRT and SIGBUS\)"),
+    ],
+)
+def test_only_two_crashes_are_the_fault_of_the_file(
+    decoder: Decoder, signals: str, error: str
+) -> None:
+    good = encode_pillow(random_image(1))
+    with pytest.MonkeyPatch.context() as patch:
+        send_signals(patch, *(signal.Signals[f"SIG{name}"] for name in signals.split()))
+        with pytest.raises(ImageError, match=error):
+            decoder.decode(good)
     assert decoder.decode(good).shape == (50, 57, 3)
 
 
-def test_a_decoder_that_hangs_is_ended() -> None:
-    decoder = Decoder(time_limit_s=0.1)
+def test_a_child_that_exits_on_a_file_has_crashed(decoder: Decoder) -> None:
+    """A request that is not JSON ends the child with a traceback, both times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json, "dumps", lambda _: "{")
+        with pytest.raises(ImageError, match=r"unreadable: .* crashed twice \(exit code 1\)"):
+            decoder.decode(b"")
+    assert decoder.decode(encode_pillow(random_image(1))).shape == (50, 57, 3)
+
+
+@pytest.mark.parametrize("side", [50, 1200])
+def test_a_child_that_is_stopped_is_not_the_fault_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """The larger file does not fit the pipe, so that a stopped child does not take all of it."""
+    decoder, before = Decoder(time_limit_s=1), set(psutil.Process().children())
+    good = encode_pillow(random_image(1, side))
+    assert (len(good) > 2**20) == (side == 1200)
+    send_signals(monkeypatch, signal.SIGSTOP)
+    with pytest.raises(
+        ImageError, match=r"internal: the decoder was stopped or starved: 0\.\d\d s of CPU in 1 s"
+    ):
+        decoder.decode(good)
+    assert set(psutil.Process().children()) == before
+    assert decoder.decode(good).shape == (side, side + 7, 3)
+    decoder.close()
+
+
+def test_a_decoder_that_computes_for_too_long_is_ended() -> None:
+    """The file takes 6 s of CPU time."""
+    decoder = Decoder(time_limit_s=1)
     before = set(psutil.Process().children())
     started = time.monotonic()
-    with pytest.raises(ImageError, match="unreadable: decoding it took longer than 0.1 s"):
-        decoder.decode(bomb(11_000))
+    with pytest.raises(ImageError, match="unreadable: decoding it took longer than 1 s"):
+        decoder.decode(bomb(11_500, colour=6, depth=16))
     assert time.monotonic() - started < 20
     assert set(psutil.Process().children()) == before
 
@@ -125,20 +195,45 @@ def test_a_failure_of_the_store_keeps_its_own_error(decoder: Decoder) -> None:
     assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
 
 
-def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder) -> None:
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (signal.SIGSEGV, "unreadable: the decoder crashed twice"),
+        (signal.SIGKILL, "internal: the decoder was killed from outside, twice"),
+    ],
+)
+def test_a_window_that_ends_the_decoder_twice_ends_its_image_only(
+    decoder: Decoder, number: signal.Signals, error: str
+) -> None:
     data = encode_pillow(random_image(3, 900))
 
     def deadly(offset: int, _: int) -> None:
         if offset > 500_000:
             assert decoder._child is not None
-            decoder._child.kill()
+            decoder._child.send_signal(number)
 
     decoder.open(make_range_file(data, deadly))
-    with pytest.raises(ImageError, match="the decoder crashed"):
+    with pytest.raises(ImageError, match=error):
         decoder.window(Box(0, 0, 900, 907))
-    with pytest.raises(ImageError, match="the decoder crashed"):
+    with pytest.raises(ImageError, match=error):
         decoder.window(Box(0, 0, 1, 1))
     assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
+    assert decoder.open(make_range_file(data)) == (900, 907)
+    assert decoder.window(Box(0, 0, 900, 907)).shape == (900, 907, 3)
+
+
+def test_an_open_image_outlives_its_child(decoder: Decoder) -> None:
+    """A window is tried again in a fresh child, in which the image is opened again."""
+    image = random_image(3, 900)
+    decoder.open(make_range_file(encode_pillow(image)))
+    for number in (signal.SIGKILL, signal.SIGSEGV):
+        with pytest.MonkeyPatch.context() as patch:
+            send_signals(patch, number)
+            assert np.array_equal(decoder.window(Box(5, 0, 900, 907)), image[5:])
+    assert decoder._child is not None
+    decoder._child.kill()
+    decoder._child.wait()
+    assert np.array_equal(decoder.window(Box(5, 0, 900, 907)), image[5:])
 
 
 @pytest.mark.parametrize(
@@ -147,14 +242,24 @@ def test_a_window_that_crashes_the_decoder_ends_its_image_only(decoder: Decoder)
 def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges: object) -> None:
     """A child that a hostile file took over asks for bytes before the file, or for too many."""
     asked: list[int] = []
-    child, received = decoder._running(), io.BytesIO(json.dumps({"fetch": ranges}).encode() + b"\n")
+    child, line = decoder._running(), json.dumps({"fetch": ranges}).encode() + b"\n"
+    received = itertools.cycle([line, b'{"ready": true}\n'])
     file = make_range_file(b"data", lambda offset, _: asked.append(offset))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unet_ray.imaging.codecs.sandbox._receive", lambda *_: received.read(2**16))
-        with pytest.raises(ImageError, match="the decoder crashed"):
+        patch.setattr(sandbox, "_receive", lambda *_: next(received))
+        with pytest.raises(ImageError, match=r"unreadable: .* crashed twice \(an invalid reply\)"):
             decoder.open(file)
     assert not asked
     assert child.poll() is not None
+    assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
+
+
+def test_an_endless_reply_is_cut_off(decoder: Decoder) -> None:
+    received = itertools.chain([b'{"ready": true}\n'], itertools.repeat(b"a" * 2**20))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "_receive", lambda *_: next(received))
+        with pytest.raises(ImageError, match=r"ended as it started \(an invalid reply\)"):
+            decoder.decode(b"")
     assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
 
 

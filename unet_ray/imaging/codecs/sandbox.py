@@ -6,6 +6,11 @@ and replies are a line of JSON and raw bytes; nothing that comes back is execute
 no file: for windows of a large image it requests byte ranges, and its parent fetches them. Samples
 of all images but the largest come back in shared memory. `sandbox_child.py` holds the code of the
 child.
+
+The error of an image says whose fault it is. `unreadable` is the file's, and a run does not try it
+again: two children in a row crashed on it, or the time limit passed while the child was computing.
+`internal` is the machine's, and the next run tries again: children were killed from outside, as
+systems do that run out of memory, or the child was stopped or starved of CPU time.
 """
 
 from __future__ import annotations
@@ -34,17 +39,35 @@ from unet_ray.imaging.geometry import Box
 
 TIME_LIMIT_S = 60.0
 """Time limit for one image (s): 100 times what the largest image that is decoded whole takes."""
+_BUSY = 0.25
+"""Lowest CPU time of a child at the time limit, as a part of the limit, at which the file is to
+blame. Below it, the child was stopped or starved; a quarter of the limit is 25 times the need."""
 _START_LIMIT_S = 60.0
 """Time limit for the start of the child (s), which does not count as time of an image."""
+_EXIT_LIMIT_S = 5.0
+"""Time limit for the end of a child that has closed its output (s)."""
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Address space of the child (bytes): several times the size of 134 megapixels in colour."""
 _DTYPES = ("uint8", "uint16", "float32")
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGSYS", "SIGTRAP")
+"""Signals that a decoder brings on itself; all others come from outside."""
+_INVALID_REPLY = "an invalid reply"
 _PIECE = 2**20
-"""Largest piece that goes through a pipe at once (bytes)."""
+"""Largest piece that is read from a pipe at once, and the size asked for the pipes (bytes)."""
+_LONGEST_LINE = 2**22
+"""Longest line of a reply (bytes): the largest number of ranges takes 3 MB."""
 _MOST_RANGES = 2**16
 """Largest number of ranges that a child may request at once."""
 SHARED_BYTES = 2**25
 """Largest image that comes back in shared memory (bytes); pipes would copy it twice, in pieces."""
+
+
+class _TimeUpError(Exception):
+    """The child did not read a request, or did not complete its reply, by the deadline."""
+
+
+class _ChildEndedError(Exception):
+    """The child ended (no message), or wrote something that is not a reply."""
 
 
 def _refuse_fetch(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -68,7 +91,8 @@ class Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._shared: mmap.mmap | None = None
         self._lock = threading.Lock()
-        self._fetch: Fetch = _refuse_fetch
+        self._file: RangeFile | None = None
+        self._file_error: ImageError | None = None
         self._is_open = False
 
     def decode(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
@@ -83,8 +107,8 @@ class Decoder:
 
         Raises:
             ImageError: Same as `decode_image`, or the error of reading the file; `unreadable` if
-                the decoder crashed or exceeded the time limit, `too_large` if it exceeded the
-                memory limit.
+                the decoder crashed twice or exceeded the time limit, `too_large` if it exceeded
+                the memory limit, `internal` if it was killed from outside, stopped or starved.
         """
         request = {"do": "decode", "max_pixels": max_pixels}
         if isinstance(data, PageFile):
@@ -102,43 +126,52 @@ class Decoder:
         Raises:
             ImageError: Same as `decode`.
         """
-        self._fetch = file.fetch
-        reply, _ = self._request(
-            {"do": "open"} | _describe_file(file), _join_pieces(file), file.fetch
-        )
-        self._is_open = True
+        self._file, self._file_error = None, None
+        reply, _ = self._request(*_make_open_request(file))
+        self._file, self._is_open = file, True
         return int(reply["height"]), int(reply["width"])
 
     def window(self, box: Box) -> NDArray[Any]:
-        """Return a window (HWC) of the open image; raise ImageError as `decode` does."""
+        """Return a window (HWC) of the open image; raise ImageError as `decode` does.
+
+        An error that ended the child is the error of all further windows of the image.
+        """
+        assert self._file is not None
+        if self._file_error:
+            raise self._file_error
         request = {"do": "window", "box": [box.top, box.left, box.bottom, box.right]}
-        return _make_array(*self._request(request, fetch=self._fetch))
+        try:
+            return _make_array(*self._request(request, b"", self._file.fetch))
+        except ImageError as error:
+            if self._child is None:
+                self._file_error = error
+            raise
 
     def _request(
         self, request: dict[str, Any], data: bytes = b"", fetch: Fetch = _refuse_fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         with self._lock:
-            child = self._running()
-            if request["do"] == "window" and not self._is_open:
-                raise ImageError("unreadable", "the decoder crashed on another window of the image")
-            try:
-                return self._ask(child, request | {"size": len(data)}, data, fetch)
-            except ImageError:
-                raise
-            except TimeoutError:
-                self.close()
-                raise ImageError(
-                    "unreadable", f"decoding it took longer than {self._time_limit_s:g} s"
-                ) from None
-            except (BrokenPipeError, EOFError):
-                child.kill()
-                ended = child.wait()
-                self.close()
-                why = signal.Signals(-ended).name if ended < 0 else f"exit code {ended}"
-                raise ImageError("unreadable", f"the decoder crashed ({why})") from None
-            except BaseException:
-                self.close()  # a half-read reply would be taken for the next one
-                raise
+            ends: list[str] = []
+            while len(ends) < 2:
+                child = self._running()
+                try:
+                    if request["do"] == "window" and not self._is_open:
+                        assert self._file is not None
+                        self._ask(child, *_make_open_request(self._file))
+                        self._is_open = True
+                    return self._ask(child, request, data, fetch)
+                except ImageError:
+                    raise
+                except _ChildEndedError as error:
+                    ends.append(str(error) or _describe_end(child))
+                    self.close()
+                except BaseException:
+                    self.close()  # a half-read reply would be taken for the next one
+                    raise
+            how = ends[0] if ends[0] == ends[1] else " and ".join(ends)
+            if all(end in _CRASHES or not end.startswith("SIG") for end in ends):
+                raise ImageError("unreadable", f"the decoder crashed twice ({how})")
+            raise ImageError("internal", f"the decoder was killed from outside, twice ({how})")
 
     def close(self) -> None:
         """End the child; the next image starts a new one."""
@@ -180,12 +213,18 @@ class Decoder:
                 # pipes as large as the system allows, so that pixels take fewer turns
                 with contextlib.suppress(OSError):
                     fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
+            # a child that does not read must not hold up this process
+            os.set_blocking(cast(Any, self._child.stdin).fileno(), False)
             try:
                 # the child's first reply says that it is ready
                 self._read(self._child, time.monotonic() + _START_LIMIT_S)
-            except TimeoutError:
+            except _TimeUpError:
                 self.close()  # a late reply would be taken for the reply to an image
                 raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
+            except _ChildEndedError as error:
+                end = str(error) or _describe_end(self._child)
+                self.close()
+                raise ImageError("internal", f"the decoder ended as it started ({end})") from None
             except BaseException:
                 self.close()
                 raise
@@ -194,9 +233,30 @@ class Decoder:
     def _ask(
         self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, fetch: Fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
+        """Return the child's reply to a request, and its samples.
+
+        Raises:
+            ImageError: The child's own error, that of the store, or the time limit.
+            _ChildEndedError: Same as `_read`.
+        """
+        cpu_before_s = _read_cpu_s(child)
+        try:
+            return self._exchange(child, request | {"size": len(data)}, data, fetch)
+        except _TimeUpError:
+            cpu_s, limit_s = _read_cpu_s(child) - cpu_before_s, self._time_limit_s
+            self.close()
+            if cpu_s >= _BUSY * limit_s:
+                message = f"decoding it took longer than {limit_s:g} s"
+                raise ImageError("unreadable", message) from None
+            message = f"the decoder was stopped or starved: {cpu_s:.2f} s of CPU in {limit_s:g} s"
+            raise ImageError("internal", message) from None
+
+    def _exchange(
+        self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, fetch: Fetch
+    ) -> tuple[dict[str, Any], bytes | bytearray]:
         deadline = time.monotonic() + self._time_limit_s
         # the child reads the whole request before it decodes
-        _send(child, json.dumps(request).encode() + b"\n", data)
+        _send(child, deadline, json.dumps(request).encode() + b"\n", data)
         while True:
             reply, samples = self._read(child, deadline)
             if "error_type" in reply:
@@ -215,7 +275,8 @@ class Decoder:
                 self.close()  # the child would wait for bytes that never come
                 raise
             deadline += time.monotonic() - started  # the store's time is not the decoder's
-            _send(child, json.dumps({"sizes": [*map(len, pieces)]}).encode() + b"\n", *pieces)
+            sizes = json.dumps({"sizes": [*map(len, pieces)]}).encode() + b"\n"
+            _send(child, deadline, sizes, *pieces)
 
     def _read(
         self, child: subprocess.Popen[bytes], deadline: float
@@ -223,12 +284,14 @@ class Decoder:
         """Return the child's next reply: its line and the bytes that follow.
 
         Raises:
-            TimeoutError: The reply was not complete by the deadline.
-            EOFError: The child ended, or wrote something that is not a reply.
+            _TimeUpError: The reply was not complete by the deadline.
+            _ChildEndedError: The child ended, or wrote something that is not a reply.
         """
         assert child.stdout is not None
         pipe, received = child.stdout.fileno(), bytearray()
         while b"\n" not in received:
+            if len(received) > _LONGEST_LINE:
+                raise _ChildEndedError(_INVALID_REPLY)
             received += _receive(pipe, deadline)
         line, _, rest = received.partition(b"\n")
         try:
@@ -241,8 +304,8 @@ class Decoder:
             is_shared = bool(reply["shared"])
             if size < 0 or (is_shared and size > SHARED_BYTES):
                 raise ValueError(reply)
-        except (ValueError, TypeError, KeyError) as error:
-            raise EOFError from error
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _ChildEndedError(_INVALID_REPLY) from error
         if is_shared:
             assert self._shared is not None
             return reply, self._shared[:size]  # a copy, since the next image overwrites it
@@ -254,7 +317,7 @@ class Decoder:
             samples[filled : filled + len(piece)] = piece
             filled += len(piece)
         if len(samples) != size:
-            raise EOFError
+            raise _ChildEndedError(_INVALID_REPLY)
         return reply, samples
 
 
@@ -281,6 +344,10 @@ def _describe_file(file: RangeFile) -> dict[str, Any]:
     }
 
 
+def _make_open_request(file: RangeFile) -> tuple[dict[str, Any], bytes, Fetch]:
+    return {"do": "open"} | _describe_file(file), _join_pieces(file), file.fetch
+
+
 def _join_pieces(file: RangeFile) -> bytes:
     return b"".join(piece for _, piece in file.pieces)
 
@@ -290,36 +357,68 @@ def _make_array(reply: dict[str, Any], samples: bytes | bytearray) -> NDArray[An
 
 
 def _parse_ranges(asked: Any) -> list[tuple[int, int]]:
-    """Return the ranges that a child requests; raise EOFError if no decoder would request them."""
+    """Return the ranges that a child requests.
+
+    Raises:
+        _ChildEndedError: No decoder would request them.
+    """
     try:
         ranges = [(int(offset), int(size)) for offset, size in asked]
     except (TypeError, ValueError) as error:
-        raise EOFError from error
+        raise _ChildEndedError(_INVALID_REPLY) from error
     if len(ranges) > _MOST_RANGES or any(offset < 0 or size < 1 for offset, size in ranges):
-        raise EOFError
+        raise _ChildEndedError(_INVALID_REPLY)
     return ranges
 
 
-def _send(child: subprocess.Popen[bytes], line: bytes, *data: bytes) -> None:
+def _read_cpu_s(child: subprocess.Popen[bytes]) -> float:
+    """Return the CPU time that a child, which may be a zombie by now, has used (s)."""
+    with open(f"/proc/{child.pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()  # the name before it may hold spaces
+    user, system = int(fields[11]), int(fields[12])
+    return (user + system) / os.sysconf("SC_CLK_TCK")
+
+
+def _describe_end(child: subprocess.Popen[bytes]) -> str:
+    """Return what ended a child whose pipe has ended: a signal's name or an exit code."""
+    try:
+        status = child.wait(_EXIT_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return "a closed pipe"
+    return signal.Signals(-status).name if status < 0 else f"exit code {status}"
+
+
+def _send(child: subprocess.Popen[bytes], deadline: float, *pieces: bytes) -> None:
+    """Write to the child.
+
+    Raises:
+        _TimeUpError: The child did not read all of it by the deadline.
+        _ChildEndedError: The child ended.
+    """
     assert child.stdin is not None
-    _write_all(child.stdin, memoryview(line))
-    for piece in data:
-        for start in range(0, len(piece), _PIECE):
-            _write_all(child.stdin, memoryview(piece)[start : start + _PIECE])
+    pipe = child.stdin.fileno()
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            try:
+                rest = rest[os.write(pipe, rest) :]
+            except BlockingIOError:
+                _wait(pipe, selectors.EVENT_WRITE, deadline)
+            except BrokenPipeError:
+                raise _ChildEndedError from None
 
 
 def _receive(pipe: int, deadline: float) -> bytes:
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            raise TimeoutError
+    _wait(pipe, selectors.EVENT_READ, deadline)
     piece = os.read(pipe, _PIECE)
     if not piece:
-        raise EOFError
+        raise _ChildEndedError
     return piece
 
 
-def _write_all(pipe: Any, data: memoryview) -> None:
-    written = 0
-    while written < len(data):
-        written += pipe.write(data[written:])
+def _wait(pipe: int, event: int, deadline: float) -> None:
+    """Wait until a pipe can be read or written; raise _TimeUpError at the deadline."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, event)
+        if not selector.select(max(0.0, deadline - time.monotonic())):
+            raise _TimeUpError
