@@ -46,7 +46,7 @@ class ImageError(Exception):
 
     Args:
         error_type: Word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
-            `network`, `missing`, `changed`, `denied`, `out_of_memory`, `internal`.
+            `kills_worker`, `network`, `missing`, `changed`, `denied`, `out_of_memory`, `internal`.
         message: One line.
     """
 
