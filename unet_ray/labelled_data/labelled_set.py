@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,8 @@ class LabelledImage:
     """Masks of the image: one, or one per class."""
     objects: Objects | None = None
     """Objects of the image if the masks come from a COCO JSON, else None."""
+    label_sha256: str | None = None
+    """SHA-256 of the COCO JSON, if there is one."""
 
     def read(self, access: LabelAccess) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Return the image (HWC) and its masks (HW each), decoded and of the same size.
@@ -127,6 +130,11 @@ class LabelledSet:
     notes: tuple[str, ...] = ()
     """Messages about files that were skipped."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each image: its path in the folder of the images, with the page of a stack."""
+        return tuple(self.access.images.name_of(item.image.uri) for item in self.items)
+
 
 def find_labelled(
     images: str, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None
@@ -171,9 +179,10 @@ def _find_in_coco(
     """
     file = Storage.of(masks)
     try:
-        labels, entry = parse_coco(file.read(), f"--masks {masks}", classes), file.entry()
+        data, entry = file.read(), file.entry()
     except OSError:
         raise InputError(f"--masks {masks}: no such file, or no permission to read it") from None
+    labels, sha256 = parse_coco(data, f"--masks {masks}", classes), hashlib.sha256(data).hexdigest()
     found: MaskKind = "instances" if len(labels.classes) == 1 else "folders"
     if kind not in (None, found):
         raise InputError(
@@ -200,7 +209,8 @@ def _find_in_coco(
             if page is None
             else _find_named_page(image_of[path], page, places_of[path], masks)
         )
-        items.append(LabelledImage(image, (source,) * len(labels.classes), labels.objects[name]))
+        sources = (source,) * len(labels.classes)
+        items.append(LabelledImage(image, sources, labels.objects[name], sha256))
     rest = len(images.entries) - len({entry.uri for entry in image_of.values()})
     notes = [
         f"skipped {rest} of {len(images.entries)} images in {images.root.uri} "

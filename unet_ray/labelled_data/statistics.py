@@ -5,6 +5,7 @@ They come from one pass over all files of the set.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.decode import is_grey
+from unet_ray.imaging.codecs.range_file import PageFile
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
-from unet_ray.labelled_data.labelled_set import Encoded, LabelledSet
+from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
 from unet_ray.labelled_data.readers import (
     FileReader,
     Reader,
@@ -47,6 +49,8 @@ class ImageFacts:
 
     uri: str
     mask_uri: str
+    sha256: tuple[str, ...] = ()
+    """SHA-256 of the bytes read of the image and of each mask; empty if a file cannot be read."""
     error: str | None = None
     height: int = 0
     width: int = 0
@@ -241,6 +245,7 @@ def _build_row(
     try:
         if isinstance(encoded, ImageError):
             raise encoded
+        named = replace(named, sha256=_compute_sha256(item, encoded))
         image, masks = item.decode(encoded)
     except ImageError as error:
         return {"id": index, "facts": json.dumps(vars(replace(named, error=str(error))))}
@@ -248,6 +253,21 @@ def _build_row(
     return {"id": index, "facts": json.dumps(vars(facts))} | (
         decoded_row(image, masks) if keep else {}
     )
+
+
+def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
+    found = []
+    for content in encoded:
+        sha256 = hashlib.sha256()
+        pieces = (
+            [data for _, data in content.pieces] if isinstance(content, PageFile) else [content]
+        )
+        for piece in pieces:
+            sha256.update(piece)
+        found.append(sha256.hexdigest())
+    if item.label_sha256 is not None:  # the masks come from one file, which is not in `encoded`
+        found += [item.label_sha256] * len(item.masks)
+    return tuple(found)
 
 
 def _describe(

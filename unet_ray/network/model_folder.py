@@ -69,12 +69,7 @@ class Model:
         meaning: dict[str, Any] = {
             "network": _network_as_json(self.network),
             "classes": [{"id": spec.id, "name": spec.name} for spec in self.classes],
-            "preprocessing": {
-                "dtype": self.preprocessing.dtype,
-                "offset": self.preprocessing.offset,
-                "scale": self.preprocessing.scale,
-                "limits": self.preprocessing.limits,
-            },
+            "preprocessing": preprocessing_as_json(self.preprocessing),
             "thresholds": list(self.thresholds),
         }
         if self.separation is not None:
@@ -202,7 +197,7 @@ def _parse(described: dict[str, Any], weights: bytes) -> Model:
         network,
         weights,
         tuple(ClassSpec(int(c["id"]), str(c["name"])) for c in described["classes"]),
-        _parse_preprocessing(described["preprocessing"]),
+        parse_preprocessing(described["preprocessing"]),
         tuple(float(t) for t in described["thresholds"]),
         _parse_separation(described.get("parting")),
         described.get("training", {}),
@@ -241,7 +236,18 @@ def _parse_separation(described: dict[str, Any] | None) -> Separation | None:
     )
 
 
-def _parse_preprocessing(described: dict[str, Any]) -> Preprocessing:
+def preprocessing_as_json(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the constants of a preprocessing as plain values."""
+    return {
+        "dtype": preprocessing.dtype,
+        "offset": preprocessing.offset,
+        "scale": preprocessing.scale,
+        "limits": preprocessing.limits,
+    }
+
+
+def parse_preprocessing(described: dict[str, Any]) -> Preprocessing:
+    """Read what `preprocessing_as_json` returns."""
     limits = described["limits"]
     return Preprocessing(
         described["dtype"],

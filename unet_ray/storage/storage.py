@@ -139,6 +139,13 @@ class Storage:
             raise InputError(f"{path} leaves the folder {self.uri}")
         return f"{self.uri}/{path}"
 
+    def name_of(self, uri: str) -> str:
+        """Return the path of a URI in this folder; its last part for this folder's own URI.
+
+        A URI outside this folder is its own name.
+        """
+        return self.uri.rpartition("/")[2] if uri == self.uri else uri.removeprefix(f"{self.uri}/")
+
     def join(self, path: str) -> Storage:
         """Return a folder below this one."""
         return Storage(self.uri_of(path), self.options)

@@ -112,8 +112,8 @@ class TrainConfig:
     patience: int = 0
     """Number of epochs without a better score after which training ends; 0: never."""
     storage: str | None = None
-    """Run folder (URI) for checkpoints and curves; a rerun with the same folder resumes. Default: a
-    new folder below --output."""
+    """Run folder (URI) for checkpoints and curves; a rerun with the same folder resumes, if the
+    labelled files are the same. Default: a new folder below --output."""
     checkpoint_minutes: float = 10.0
     """Time between checkpoints within an epoch (min); there is one after each epoch, too."""
     keep_checkpoints: int = 2

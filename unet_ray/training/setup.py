@@ -28,6 +28,7 @@ from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.crop_stream import CropSampler, plan_visits
+from unet_ray.training.record import DataDecisions
 
 _logger = logging.getLogger("unet_ray")
 
@@ -54,6 +55,8 @@ class TrainingSetup:
     """Reads the validation images."""
     validation: tuple[tuple[int, str], ...]
     """Index in `validation_reader` and URI of each validation image."""
+    decisions: DataDecisions
+    """What was decided about the labelled images; a training that resumes keeps it."""
 
 
 def set_up_training(
@@ -62,6 +65,7 @@ def set_up_training(
     statistics: DatasetStatistics,
     validation: DatasetStatistics | None,
     initial: Model | None,
+    before: DataDecisions | None,
 ) -> TrainingSetup:
     """Set a training up, log what was found, and log notes on what may disappoint.
 
@@ -71,6 +75,7 @@ def set_up_training(
         statistics: Dataset statistics of the labelled set.
         validation: Dataset statistics of --val-images. None: a share of the labelled set is used.
         initial: Model of --init-from, if given.
+        before: What a training decided that is resumed; None decides anew.
 
     Raises:
         InputError: Images or masks that cannot be learnt from.
@@ -85,10 +90,24 @@ def set_up_training(
             f"--images {config.images}: no labelled image can be read; "
             f"the first: {statistics.facts[0].error}"
         )
-    labelling = _find_labelling(config, labelled, statistics, notes)
+    labelling = before.labelling if before else _find_labelling(config, labelled, statistics)
+    notes += labelling_notes(statistics.values, labelling, len(statistics.usable))
+    _log_labelling(labelling, statistics)
     check_metric(config.best_by, [c.name for c in labelling.classes])
-    learnt, held = _split(config, statistics)
-    preprocessing = _choose_preprocessing(config, statistics, learnt, initial)
+    names = labelled.names
+    kept = frozenset(before.validation if before else _draw_validation(config, names))
+    learnt = [index for index in statistics.usable if names[index] not in kept]
+    held = [index for index in statistics.usable if names[index] in kept]
+    if not learnt:
+        raise InputError(
+            f"--val-fraction {config.val_fraction} of {len(names)} images leaves none "
+            "to learn from; give less"
+        )
+    preprocessing = (
+        before.preprocessing
+        if before
+        else _choose_preprocessing(config, statistics, learnt, initial)
+    )
     if validation:
         notes += validation.check_readable(config.max_error_rate)
         _check_validation(config, labelling, preprocessing, validation)
@@ -118,6 +137,7 @@ def set_up_training(
         0 if statistics.decoded_once else _SHUFFLED_CROPS,
         held_in.reader,
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
+        DataDecisions(labelling, preprocessing, tuple(sorted(kept))),
     )
 
 
@@ -173,16 +193,18 @@ def _note_no_validation(config: TrainConfig) -> str:
 
 
 def _find_labelling(
-    config: TrainConfig, labelled: LabelledSet, statistics: DatasetStatistics, notes: list[str]
+    config: TrainConfig, labelled: LabelledSet, statistics: DatasetStatistics
 ) -> Labelling:
-    labelling = find_labelling(
+    return find_labelling(
         statistics.values,
         labelled.classes,
         labelled.kind,
         config.background_value,
         config.ignore_value,
     )
-    notes += labelling_notes(statistics.values, labelling, len(statistics.usable))
+
+
+def _log_labelling(labelling: Labelling, statistics: DatasetStatistics) -> None:
     names = ", ".join(f"{c.name}={c.id}" for c in labelling.classes)
     place = (
         "decoded once, kept in memory"
@@ -193,7 +215,6 @@ def _find_labelling(
         f"{len(statistics.usable)} labelled images ({place}); "
         f"masks of the kind {labelling.kind}, classes {names}"
     )
-    return labelling
 
 
 def _separation_notes(
@@ -232,24 +253,16 @@ def _separation_notes(
     return []
 
 
-def _split(config: TrainConfig, statistics: DatasetStatistics) -> tuple[list[int], list[int]]:
-    """Return the indices of the images to learn from, and of those to validate on."""
-    count, usable = len(statistics.facts), set(statistics.usable)
-    wanted = 0.0 if config.val_images else config.val_fraction
+def _draw_validation(config: TrainConfig, names: Sequence[str]) -> list[str]:
+    """Return the names of the images to validate on.
+
+    They are drawn from all images, so that an image that cannot be read today does not change the
+    split of the others.
+    """
+    count, wanted = len(names), 0.0 if config.val_images else config.val_fraction
     kept = max(round(count * wanted), int(wanted > 0 and count > 1))
-    # The order covers all images, so that an image that cannot be read today does not change the
-    # split of the others.
     order = np.random.default_rng(config.seed).permutation(count).tolist()
-    learnt, held = (
-        sorted(usable.intersection(order[kept:])),
-        sorted(usable.intersection(order[:kept])),
-    )
-    if not learnt:
-        raise InputError(
-            f"--val-fraction {config.val_fraction} of {count} images leaves none to learn from; "
-            "give less"
-        )
-    return learnt, held
+    return [names[index] for index in order[:kept]]
 
 
 def _class_notes(

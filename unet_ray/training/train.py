@@ -8,44 +8,36 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray, software_versions
-from unet_ray.errors import InputError
+from unet_ray.errors import OutputHeldError
 from unet_ray.flags import parse_classes
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.labelled_data.labelled_set import LabelledSet, find_labelled
-from unet_ray.labelled_data.statistics import compute_statistics
+from unet_ray.labelled_data.statistics import DatasetStatistics, compute_statistics
 from unet_ray.network.model_folder import Model, load_model, save_model
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.runs import new_run_id
 from unet_ray.training.checkpoints import BEST
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.object_tuning import METRIC, tune_objects
 from unet_ray.training.progress import PROGRESS, Progress, last_progress
+from unet_ray.training.record import (
+    LabelledFile,
+    TrainingRecord,
+    list_labelled_files,
+    read_record,
+)
 from unet_ray.training.setup import TrainingSetup, set_up_training
 from unet_ray.training.trainer import _RUN_NAME, fit, settle
 
 _logger = logging.getLogger("unet_ray")
-
-_MAY_CHANGE = (
-    "epochs",
-    "workers",
-    "device",
-    "output",
-    "storage",
-    "learning_rate",
-    "batch_size",
-    "compile",
-    "patience",
-    "checkpoint_minutes",
-    "keep_checkpoints",
-    "max_error_rate",
-    "resize_check_s",
-)
-"""Settings that may differ when a run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -74,61 +66,72 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         The model, where it is, and how training went.
 
     Raises:
-        InputError: Flags, images or masks that cannot work; raised before training starts.
+        InputError: Flags, images or masks that cannot work, or others than those of the training
+            that would be resumed; raised before training starts.
+        OutputHeldError: Another training holds the run folder.
         UnetRayError: The training fails.
     """
-    output = Storage.of(config.output)
-    run_folder = (
-        Storage.of(config.storage) if config.storage else output.join(f"runs/{new_run_id()}")
-    )
+    output, run_id = Storage.of(config.output), new_run_id()
+    run_folder = Storage.of(config.storage) if config.storage else output.join(f"runs/{run_id}")
     initial = load_model(Storage.of(config.init_from)) if config.init_from else None
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
     training = find_labelled(config.images, config.masks, classes, config.mask_kind)
     validation = _find_validation(config, training)
     output.check_writable()
     run_folder.check_writable()
-    settings = {f.name: getattr(config, f.name) for f in fields(config)} | {
-        "labelled_images": len(training.items)
-    }
-    _check_same_run(settings, run_folder)
-    settle(run_folder)
-    connect(ray_address)
-    statistics = compute_statistics(training, decode_once=True)
-    held = compute_statistics(validation, decode_once=True) if validation else None
-    task = set_up_training(config, training, statistics, held, initial)
-    run_folder.write("train.json", json.dumps(settings, indent=2).encode())
-    result = fit(config, run_folder, task)
-    return _save(config, output, run_folder, task, result)
+    with _hold(run_folder, run_id):
+        settings = asdict(config) | {"labelled_images": len(training.items)}
+        before = read_record(run_folder) if last_progress(run_folder, _RUN_NAME) else None
+        if before:
+            before.check_settings(settings, run_folder)
+            before.check_files(_list_files(training, None, validation, None), run_folder)
+        settle(run_folder)
+        connect(ray_address)
+        statistics = compute_statistics(training, decode_once=True)
+        held = compute_statistics(validation, decode_once=True) if validation else None
+        files = _list_files(training, statistics, validation, held)
+        if before and before.files is not None:
+            files = before.check_files(files, run_folder)
+        elif before:
+            _logger.info(
+                f"{run_folder.uri}: an earlier version began this training and kept no list of its "
+                f"files; the {len(files)} files that are there now are taken for them, and listed"
+            )
+        task = set_up_training(
+            config, training, statistics, held, initial, before.decisions if before else None
+        )
+        TrainingRecord(settings, files, task.decisions).write(run_folder)
+        result = fit(config, run_folder, task)
+        OutputLock.check(run_folder, run_id)
+        return _save(config, output, run_folder, task, result)
+
+
+@contextmanager
+def _hold(run_folder: Storage, run_id: str) -> Iterator[None]:
+    """Hold the lock on a run folder; raise OutputHeldError if another training holds it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(OutputLock(run_folder, run_id))
+        except OutputHeldError as error:
+            raise OutputHeldError(str(error).replace("--output", "--storage")) from None
+        yield
+
+
+def _list_files(
+    training: LabelledSet,
+    statistics: DatasetStatistics | None,
+    validation: LabelledSet | None,
+    held: DatasetStatistics | None,
+) -> dict[str, LabelledFile]:
+    """Return the files of the labelled set and of the validation set by name."""
+    files = list_labelled_files(training, statistics)
+    return files | (list_labelled_files(validation, held, "val_") if validation else {})
 
 
 def _find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet | None:
     if config.val_images is None or config.val_masks is None:
         return None
     return find_labelled(config.val_images, config.val_masks, training.classes, training.kind)
-
-
-def _check_same_run(settings: dict[str, Any], run_folder: Storage) -> None:
-    """Raise InputError if the run folder holds a training with other settings.
-
-    The number of labelled images is one of them, because the split depends on it.
-    """
-    if last_progress(run_folder, _RUN_NAME) is None:
-        return  # no training has run yet
-    before = json.loads(run_folder.read("train.json"))
-    other = [
-        name for name in settings if name not in _MAY_CHANGE and before.get(name) != settings[name]
-    ]
-    if other:
-        name = other[0]
-        is_count = name == "labelled_images"
-        old, new = (
-            f"{found} labelled images" if is_count else f"--{name.replace('_', '-')} {found}"
-            for found in (before.get(name), settings[name])
-        )
-        raise InputError(
-            f"--storage {run_folder.uri} holds a training with {old}, this one has {new}; use the "
-            "same to resume, or another --storage (and --init-from to continue from a model)"
-        )
 
 
 def _tune(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:

@@ -72,10 +72,11 @@ class Validation:
 
         Args:
             network: Network on its device.
-            worst: Index and Dice of each image.
+            worst: Index and Dice of each image; those that cannot be read any more are left out.
             thresholds: Probability threshold of each class.
         """
         predictor, uris, rows = self._predictor(network), dict(self.images), []
+        worst = [(index, dice) for index, dice in worst if index in uris]
         names = tuple(c.name for c in self.labelling.classes)
         for index, dice in worst:
             image, targets = self._read(index)

@@ -360,7 +360,8 @@ class _Worker:
         if best.worst:
             thresholds = tuple(best.thresholds[c.name] for c in self.settings.labelling.classes)
             rows = self.validation.compare(network, best.worst, thresholds)
-            self.settings.run_folder.write("worst.png", draw_comparison(rows))
+            if rows:
+                self.settings.run_folder.write("worst.png", draw_comparison(rows))
         for line in summary_lines(history, best.epoch, self.settings.metric):
             self.post(line)
 

@@ -1,0 +1,221 @@
+"""The record of a training in its run folder (`train.json`): what it began with.
+
+A training resumes only with the flags and on the files that it began with. What it decided about
+them is kept, so that it does not depend on what can be read on the day of the resumption.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unet_ray.errors import InputError, one_line
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.labelled_data.labelled_set import LabelledSet
+from unet_ray.labelled_data.statistics import DatasetStatistics
+from unet_ray.network.model_folder import parse_preprocessing, preprocessing_as_json
+from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.storage.storage import Storage
+
+RECORD = "train.json"
+"""Name of the record in the run folder."""
+_MAY_CHANGE = (
+    "epochs",
+    "workers",
+    "device",
+    "output",
+    "storage",
+    "learning_rate",
+    "batch_size",
+    "compile",
+    "patience",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "max_error_rate",
+    "resize_check_s",
+)
+"""Settings that may differ when a training is resumed."""
+_PLACES = ("images", "masks", "val_images", "val_masks", "labelled_images")
+"""Settings that tell the labelled files apart where the record does not list them."""
+_WAYS_ON = (
+    "give another --storage to train anew, there with --init-from MODEL to go on from a model"
+)
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """One file of the labelled set, or one page of it."""
+
+    size: int
+    """Size of the file (bytes)."""
+    sha256: str | None
+    """SHA-256 of the bytes that were read. None: not read yet, or it cannot be read."""
+
+    def differs(self, other: LabelledFile) -> bool:
+        """Tell whether sizes differ, or the contents as far as they are known."""
+        is_known = self.sha256 is not None and other.sha256 is not None
+        return self.size != other.size or (is_known and self.sha256 != other.sha256)
+
+
+@dataclass(frozen=True)
+class DataDecisions:
+    """What a training decides about its labelled images when it begins."""
+
+    labelling: Labelling
+    """Meaning of the masks, with the classes."""
+    preprocessing: Preprocessing
+    """Preprocessing with the constants of the training images."""
+    validation: tuple[str, ...]
+    """Names of the labelled images that are kept for validation, as in `LabelledSet.names`."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training began with."""
+
+    settings: dict[str, Any]
+    """Flags, and `labelled_images`, the number of labelled images."""
+    files: dict[str, LabelledFile] | None = None
+    """Files of the labelled set by name. None: a version before 2026-12 wrote the record."""
+    decisions: DataDecisions | None = None
+    """What was decided about them; known if and only if `files` is."""
+
+    def check_settings(self, settings: Mapping[str, Any], run_folder: Storage) -> None:
+        """Raise InputError if a run has other settings.
+
+        The number of labelled images is one of them, because the split depends on it. Where the
+        files are listed, they are compared instead, and may lie elsewhere.
+
+        Args:
+            settings: Settings of the run that would resume.
+            run_folder: Run folder of this record, for the message.
+        """
+        skipped = {*_MAY_CHANGE, *(_PLACES if self.files is not None else ())}
+        for name, value in settings.items():
+            if name not in skipped and self.settings.get(name) != value:
+                old, new = (
+                    f"{found[name]} labelled images"
+                    if name == "labelled_images"
+                    else f"--{name.replace('_', '-')} {found.get(name)}"
+                    for found in (self.settings, settings)
+                )
+                raise InputError(
+                    f"--storage {run_folder.uri} holds a training with {old}, this one has {new}; "
+                    f"use the same to resume, or {_WAYS_ON}"
+                )
+
+    def check_files(
+        self, files: dict[str, LabelledFile], run_folder: Storage
+    ) -> dict[str, LabelledFile]:
+        """Check that a run has the same files.
+
+        Args:
+            files: Files of the run that would resume.
+            run_folder: Run folder of this record, for messages.
+
+        Returns:
+            The files, with the SHA-256 of this record where a file cannot be read now.
+
+        Raises:
+            InputError: The files are others; the message counts them and names the first.
+        """
+        if self.files is None:
+            return files
+        shared = self.files.keys() & files.keys()
+        differences = {
+            "changed": {name for name in shared if self.files[name].differs(files[name])},
+            "missing": self.files.keys() - shared,
+            "new": files.keys() - shared,
+        }
+        found = [
+            f"{len(names)} {'is' if len(names) == 1 else 'are'} {what} (first: {min(names)})"
+            for what, names in differences.items()
+            if names
+        ]
+        if found:
+            raise InputError(
+                f"--storage {run_folder.uri} holds a training on {len(self.files)} other labelled "
+                f"files: {', '.join(found)}; bring them back to resume, or {_WAYS_ON}"
+            )
+        return {
+            name: file if file.sha256 is not None else self.files[name]
+            for name, file in files.items()
+        }
+
+    def write(self, run_folder: Storage) -> None:
+        """Write the record to the run folder."""
+        found = dict(self.settings)
+        if self.files is not None and self.decisions is not None:
+            found["files"] = {name: asdict(file) for name, file in self.files.items()}
+            found["decisions"] = {
+                "labelling": asdict(self.decisions.labelling),
+                "preprocessing": preprocessing_as_json(self.decisions.preprocessing),
+                "validation": self.decisions.validation,
+            }
+        run_folder.write(RECORD, json.dumps(found, indent=2).encode())
+
+
+def read_record(run_folder: Storage) -> TrainingRecord:
+    """Read the record of a training.
+
+    Raises:
+        InputError: The record is missing, damaged, or cannot be read.
+    """
+    try:
+        return _parse(json.loads(run_folder.read(RECORD)))
+    except FileNotFoundError:
+        fault = "is missing"
+    except OSError as error:
+        fault = f"cannot be read: {one_line(error)}"
+    except (ValueError, TypeError, LookupError, AttributeError, InputError) as error:
+        fault = f"is damaged: {one_line(error)}"
+    raise InputError(
+        f"{run_folder.uri}/{RECORD} says what this training began with, but {fault}; bring it back "
+        f"to resume, or {_WAYS_ON}"
+    )
+
+
+def _parse(found: dict[str, Any]) -> TrainingRecord:
+    settings = {name: value for name, value in found.items() if name not in ("files", "decisions")}
+    settings["labelled_images"] += 0  # each version has written it
+    if "files" not in found:
+        return TrainingRecord(settings)
+    files = {name: LabelledFile(**file) for name, file in found["files"].items()}
+    decisions = found["decisions"]
+    labelling = decisions["labelling"]
+    classes = tuple(ClassSpec(**spec) for spec in labelling["classes"])
+    return TrainingRecord(
+        settings,
+        files,
+        DataDecisions(
+            Labelling(**(labelling | {"classes": classes})),
+            parse_preprocessing(decisions["preprocessing"]),
+            tuple(decisions["validation"]),
+        ),
+    )
+
+
+def list_labelled_files(
+    labelled: LabelledSet, statistics: DatasetStatistics | None, prefix: str = ""
+) -> dict[str, LabelledFile]:
+    """Return the files of a labelled set by name: `images/a.png`, `masks/a.png`.
+
+    Args:
+        labelled: Labelled set.
+        statistics: Statistics of the set, which hold the SHA-256 of its files. None: not known yet.
+        prefix: Start of each name.
+    """
+    files = {}
+    for index, item in enumerate(labelled.items):
+        sources = [item.image, *item.masks]
+        hashes = statistics.facts[index].sha256 if statistics else ()
+        for place, source in enumerate(sources):
+            sha256 = hashes[place] if hashes else None
+            folder = labelled.access.masks if place else labelled.access.images
+            kind = "masks" if place else "images"
+            name = f"{prefix}{kind}/{folder.name_of(source.uri)}"
+            files[name] = LabelledFile(source.size, sha256)
+    return files
