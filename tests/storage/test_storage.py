@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import socket
 import time
 from pathlib import Path
 
@@ -112,6 +113,22 @@ def test_a_local_etag_is_size_and_mtime_in_nanoseconds(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"123")
     os.utime(tmp_path / "x", ns=(1, 1_700_000_000_123_456_789))
     assert Storage.of(str(tmp_path)).entries()[0].etag == "3-1700000000123456789"
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """A pipe would keep its reader waiting, and a device may never end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/socket")
+    folder = Storage.of(str(tmp_path))
+    for path in (f"{tmp_path}/pipe", f"{tmp_path}/link", f"{tmp_path}/socket", "/dev/zero"):
+        with pytest.raises(ImageError, match="unreadable: it is a pipe, a socket or a device"):
+            read_file(folder, path)
+        with pytest.raises(ImageError, match="unreadable: it is a pipe, a socket or a device"):
+            open_ranges(folder, path)([(0, 10)])
+        with pytest.raises(OSError, match="not a regular file"), Storage(path).open():
+            pass
 
 
 def test_no_path_leaves_its_folder(tmp_path: Path) -> None:

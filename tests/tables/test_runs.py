@@ -14,7 +14,13 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables import shards
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import open_ledger, summarize_run
-from unet_ray.tables.runs import close_lost_runs, read_records, read_run_record, write_run_record
+from unet_ray.tables.runs import (
+    close_lost_runs,
+    groups_set_aside,
+    read_records,
+    read_run_record,
+    write_run_record,
+)
 from unet_ray.tables.schemas import REGIONS, SCHEMAS, to_parquet
 from unet_ray.tables.shards import ShardName, write_shard
 
@@ -153,3 +159,13 @@ def test_the_record_of_a_lost_run_counts_what_it_wrote(tmp_path: Path) -> None:
         {"cell": 2, "fibre": 1},
     )
     assert summarize_run(output, "20260103T000000Z-cccccc") == {}
+
+
+def test_the_next_run_goes_on_with_what_a_lost_run_set_aside() -> None:
+    lost = {"status": "lost", "exit_code": 1, "set_aside": [["a", "b"], ["c"]]}
+    done = {"status": "done", "exit_code": 0, "set_aside": []}
+    assert groups_set_aside({"2": lost, "1": done}) == [["a", "b"], ["c"]]
+    assert groups_set_aside({"3": done, "2": lost}) == []
+    assert groups_set_aside({}) == []
+    assert groups_set_aside({"1": {"status": "failed", "exit_code": 1}}) == []  # an older version
+    assert groups_set_aside({"1": lost | {"set_aside": "?"}}) == []
