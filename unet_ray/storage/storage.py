@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import pyarrow.fs
 
-from unet_ray.errors import InputError, ListingError
+from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full, one_line
 from unet_ray.storage.backends import s3
 from unet_ray.storage.backends.base import Backend
 from unet_ray.storage.backends.fsspec import FsspecBackend
@@ -33,6 +33,8 @@ _BACKENDS: dict[str, type[Backend]] = {
     "s3a": s3.S3Backend,
 }
 """Backends by scheme; all other schemes are fsspec's."""
+_TEST_BYTES = 2**20
+"""Size of the file that shows whether a place can be written to."""
 _PACKAGES = {
     "gs": "gcsfs",
     "gcs": "gcsfs",
@@ -296,16 +298,23 @@ class Storage:
             ) from error
 
     def check_writable(self) -> None:
-        """Write and remove a small file; raise InputError where that is not allowed."""
+        """Write and remove a file of 1 MiB: fewer bytes may fit onto a disk that is full.
+
+        Raises:
+            InputError: A place that cannot be written to.
+            UnetRayError: A full disk.
+        """
         name = f"_write_test_{os.getpid()}_{threading.get_ident()}"
         try:
-            self.write(name, b"")
+            self.write(name, bytes(_TEST_BYTES))
             self.delete(name)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise InputError(
                 f"{self.uri}: no permission to write here ({error}); choose another place"
             ) from None
         except OSError as error:
+            if is_disk_full(error):
+                raise UnetRayError(one_line(error)) from error
             raise InputError(
                 f"{self.uri}: cannot be written ({error}); check the URI and the credentials"
             ) from None
