@@ -64,7 +64,7 @@ def prune(config: PruneConfig) -> PruneResult:
         ]
         leftovers += inventory.half_written
         return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers)
-    output.check_writable()
+    output.check_writable(0)
     with OutputLock(output, new_run_id()):
         finish_prunes(take_inventory(output))
         leftovers, _ = remove_leftovers(output, of_any_run=config.leftovers)

@@ -297,8 +297,12 @@ class Storage:
                 "make it readable, or mount it, and run again"
             ) from error
 
-    def check_writable(self) -> None:
-        """Write and remove a file of 1 MiB: fewer bytes may fit onto a disk that is full.
+    def check_writable(self, size: int = _TEST_BYTES) -> None:
+        """Write and remove a file.
+
+        Args:
+            size: Its size in bytes, since a few may fit onto a disk that is full. 0: a full disk
+                will do, because the command makes room.
 
         Raises:
             InputError: A place that cannot be written to.
@@ -306,7 +310,7 @@ class Storage:
         """
         name = f"_write_test_{os.getpid()}_{threading.get_ident()}"
         try:
-            self.write(name, bytes(_TEST_BYTES))
+            self.write(name, bytes(size))
             self.delete(name)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise InputError(

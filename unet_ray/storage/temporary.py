@@ -37,7 +37,7 @@ def temporary_prefix() -> str:
 
 
 def name_beside(path: str) -> str:
-    """Return a hidden path beside a path, of which there is no other, for its content until then."""
+    """Return a hidden path beside a path, for its content until that is whole."""
     folder, name = os.path.split(path)
     return f"{folder}/.{name}.{_owner(os.getpid())}-{next(_numbers)}"
 
@@ -63,7 +63,7 @@ def half_written(root: Path, folders: Sequence[str]) -> list[tuple[Path, str, bo
 
     Args:
         root: Local folder, which is searched without the folders in it.
-        folders: Folders in it that are searched with all that is below them; links are not followed.
+        folders: Folders in it that are searched with all below them, links not followed.
 
     Returns:
         Path, name of the file that was to be written, and whether its writer is known to be dead.

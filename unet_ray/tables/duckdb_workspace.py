@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from unet_ray.storage.temporary import temporary_prefix
 
 _MEMORY = "1500MB"

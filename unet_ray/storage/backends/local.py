@@ -192,11 +192,10 @@ def _file_beside(path: str, data: bytes) -> Iterator[str]:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = name_beside(path)
     try:
-        with _named_errors(path):
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with _named_errors(path), open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         yield temporary
     finally:
         _unlink(temporary)
