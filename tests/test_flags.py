@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from unet_ray.cli.main import COMMANDS
 from unet_ray.cli.quickstart import QuickstartConfig
 from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
@@ -80,6 +81,10 @@ def test_absurdly_large_counts_are_refused(config: type, name: str) -> None:
 )
 def test_values_that_no_machine_can_serve_are_refused(config: type, name: str, value: Any) -> None:
     refuse(config, name, value)
+
+
+def test_every_command_has_its_config_here() -> None:
+    assert len(NEEDED) == len(COMMANDS)
 
 
 def test_the_largest_values_are_taken() -> None:
