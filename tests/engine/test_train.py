@@ -206,7 +206,7 @@ def test_a_training_survives_the_loss_of_its_worker_and_of_its_driver(archive: s
 @pytest.mark.soak
 @pytest.mark.usefixtures("s3_server")
 def test_a_training_survives_the_loss_of_its_controller(archive: str) -> None:
-    """The kernel kills what it likes when a stranger takes all memory, Ray Train's controller too."""
+    """The kernel may kill Ray Train's controller when a stranger takes all memory."""
     with Job(archive, "--epochs", "20", "--checkpoint-minutes", "0.02") as job:
         for epoch in (6, 12):
             job.wait_for(rf"epoch +{epoch}/20")

@@ -13,6 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.torch import TorchTrainer
 
 from unet_ray.cluster.progress_board import ProgressBoard
+from unet_ray.cluster.ray_internals import remove_orphaned_placement_groups
 from unet_ray.cluster.resources import Capacity, gpu_worker_cpus, worker_cpus
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.errors import InputError, UnetRayError, one_line
@@ -87,7 +88,8 @@ def _train_with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: S
 
     Training gives up when there was no progress since the failure before. What fails may be a
     worker, or Ray Train's controller: a process beside the driver, which the kernel or Ray may kill
-    where memory runs out. The workers and the crops of a dead controller end with it.
+    where memory runs out. The workers and the crops of a dead controller end with it, the resources
+    that it held do not.
     """
     idle, seen = 0, crops_seen(run_folder, _RUN_NAME)
     while True:
@@ -104,6 +106,8 @@ def _train_with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: S
             is_worker = isinstance(error, ray.train.TrainingFailedError)
             failed = "a worker" if is_worker else "the process that controls the training"
             _logger.warning(f"{failed} failed ({cause}); going on from the last checkpoint")
+            if not is_worker:
+                remove_orphaned_placement_groups(getattr(error, "actor_id", None))
             settle(run_folder)
 
 
