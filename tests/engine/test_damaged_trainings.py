@@ -77,7 +77,7 @@ def test_a_full_disk_costs_only_the_epochs_that_did_not_fit(
     said += full.stdout.read()
     assert full.wait() == 1
     assert said.endswith("free some and run again\n") or "free some and run again; rerun" in said
-    assert f"no space left on {small_disk}" in said, said
+    assert "no space left on" in said, said
     assert "Traceback" not in said
     reached = epochs_done(small_disk / "run")
     assert 1 <= reached < 12
