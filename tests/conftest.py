@@ -171,6 +171,20 @@ def tiny_model(tmp_path: Path) -> str:
     return make_tiny_model(tmp_path)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 1500 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", place], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
 def run_job(name: str, *flags: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a job as a user would, and wait for its end."""
     command = [sys.executable, REPOSITORY / "jobs" / f"{name}.py", *map(str, flags)]

@@ -59,8 +59,24 @@ class ImageError(Exception):
         return f"{self.error_type}: {self.message}"
 
 
+_NO_SPACE = re.compile(r"(?:No space left on device|Disk quota exceeded)(?:: '([^'\n]*)')?")
+"""What a system says of ENOSPC and EDQUOT, and where."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an exception says that a disk is full; Ray keeps only the text of a cause."""
+    return _NO_SPACE.search(str(error)) is not None
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return an exception as one line of at most `limit` characters, its type first."""
+    """Return an exception as one line of at most `limit` characters, its type first.
+
+    Of a full disk it says where, and what to do, instead of where in the code it was found.
+    """
+    places = _NO_SPACE.findall(str(error))
+    if places:
+        place = next(filter(None, places), "a disk")
+        return f"no space left on {place}: free some and run again"
     error = getattr(error, "cause", None) or error  # what Ray wraps, rather than where it ran
     text = re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"\s+", " ", str(error))).strip()
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
-from math import inf
+from math import inf, isfinite
 from typing import Any, Literal
 
 from unet_ray.errors import InputError
 
 Device = Literal["auto", "cpu", "gpu"]
+MAX_SIDE_PX = 2**16
+"""Largest side of a tile, a crop or a distance that a flag takes (px)."""
+MAX_MINUTES = 10**6
+"""Longest duration that a flag takes (min or s): two years of minutes."""
+_MOST_PROCESSES = 100_000
+"""Largest number of actors or workers."""
 
 
 def check_fields(
@@ -30,6 +36,19 @@ def check_fields(
             raise InputError(f"--{name.replace('_', '-')} {value}: choose {allowed}")
 
 
+def check_numbers(config: object) -> None:
+    """Raise InputError for the first number of a config that is no number or has no place here.
+
+    Every config calls this after its own limits, so that a new field has some.
+    """
+    for field in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if isinstance(value, float):
+            check_fields(config, [field.name], isfinite, "a finite number")
+        elif isinstance(value, int) and field.name != "seed":
+            check_fields(config, [field.name], lambda n: abs(n) < 2**31, f"at most {2**31 - 1}")
+
+
 def parse_range(text: str, flag: str) -> tuple[int, int]:
     """Return `N` or `MIN,MAX` as a pair; raise InputError for anything else."""
     try:
@@ -37,8 +56,11 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
     except ValueError:
         numbers = []
     least, most = (numbers * 2)[:2] if len(numbers) in (1, 2) else (0, 0)
-    if not 1 <= least <= most:
-        raise InputError(f"{flag} {text}: give a number from 1, or MIN,MAX with MIN ≤ MAX")
+    if not 1 <= least <= most <= _MOST_PROCESSES:
+        raise InputError(
+            f"{flag} {text}: give a number from 1, or MIN,MAX with MIN ≤ MAX, "
+            f"up to {_MOST_PROCESSES}"
+        )
     return least, most
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.builders import small_training_flags
-from tests.conftest import run_job
+from tests.conftest import run_job, start_job
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import make_archive
 from unet_ray.training.checkpoints import WEIGHTS
@@ -63,29 +62,23 @@ def test_a_training_goes_on_without_its_list_and_without_its_newest_checkpoint(
     assert epochs_done(trained) == 4
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk of 700 KB: the checkpoints of a few epochs fill it."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", place], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
 @pytest.mark.soak
 def test_a_full_disk_costs_only_the_epochs_that_did_not_fit(
     tmp_path: Path, small_disk: Path
 ) -> None:
     """On a larger disk the same command goes on; the listed checkpoints are still whole."""
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=4, check=0, archive=0)
-    full = train(tmp_path, small_disk / "run", 12)
-    assert full.returncode == 1
-    assert "No space left on device" in full.stderr + full.stdout
+    flags = ["--storage", small_disk / "run", "--epochs", 12, "--keep-checkpoints", 3]
+    full = start_job("train", *small_training_flags(tmp_path), *flags)
+    assert full.stdout
+    said = next(line for line in full.stdout if "training on" in line)
+    # what is left after the checks before the start: the checkpoints of a few epochs fill it
+    (small_disk / "others").write_bytes(bytes(800 * 1024))
+    said += full.stdout.read()
+    assert full.wait() == 1
+    assert said.endswith("free some and run again\n") or "free some and run again; rerun" in said
+    assert "no space left on" in said, said
+    assert "Traceback" not in said
     reached = epochs_done(small_disk / "run")
     assert 1 <= reached < 12
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.builders import make_tiny_model, write_scenes
-from tests.conftest import new_bucket, s3_server_in, start_job
+from tests.builders import make_tiny_model, write_noise, write_scenes
+from tests.conftest import new_bucket, run_job, s3_server_in, start_job
 from tests.faulty_store import faulty_store
 from tests.soak import Soak, title
 from unet_ray.output.config import VerifyConfig
@@ -23,6 +24,7 @@ from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
+from unet_ray.tables.runs import read_records
 
 
 @pytest.mark.soak
@@ -142,3 +144,24 @@ def test_a_damaged_file_costs_one_error_row_and_no_good_image(
     assert all(row["error_type"] is None for row in rows if "/good/" in row["image_uri"])
     assert {row["error_type"] for row in rows} <= {None, "unreadable", "unsupported", "too_large"}
     assert not verify(VerifyConfig(tables=config.output, images=archive.uri)).problems
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_ends_a_run_in_one_line(tmp_path: Path, small_disk: Path) -> None:
+    """The record says so, too; with more room the same command does the rest."""
+    images, output = write_noise(tmp_path / "images", 6, 1000), small_disk / "tables"
+    places = ["--model", make_tiny_model(tmp_path), "--images", images, "--output", output]
+    full = run_job("segment", *places, "--shard-images", 2)
+    assert full.returncode == 1
+    assert "Traceback" not in full.stdout + full.stderr
+    assert "UDF" not in full.stdout + full.stderr
+    (line,) = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: no space left on {output}/")
+    assert line.endswith(": free some and run again")
+    (record,) = read_records(Storage.of(str(output)))[0].values()
+    assert (record["status"], record["exit_code"]) == ("failed", 1)
+    assert f"error: {record['message']}" == line
+    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    rest = run_job("segment", *places, "--shard-images", 2)
+    assert rest.returncode == 0, rest.stderr
+    assert not list(output.glob("**/.*"))

@@ -139,7 +139,7 @@ def test_true_objects_are_ids_or_components() -> None:
 
 @pytest.mark.parametrize("flag", ["worst", "bootstrap", "boundary_tolerance"])
 def test_negative_numbers_are_refused(flag: str) -> None:
-    with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} -1: choose 0 or more"):
+    with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} -1: choose 0 to 1000000"):
         EvaluateConfig(model="m", images="i", masks="m", **{flag: -1})  # type: ignore[arg-type]
 
 

@@ -203,6 +203,24 @@ def test_a_training_survives_the_loss_of_its_worker_and_of_its_driver(archive: s
     assert all(0 < b - a < 2 * seen[0] for a, b in pairwise(seen))
 
 
+@pytest.mark.soak
+@pytest.mark.usefixtures("s3_server")
+def test_a_training_survives_the_loss_of_its_controller(archive: str) -> None:
+    """The kernel may kill Ray Train's controller when a stranger takes all memory."""
+    with Job(archive, "--epochs", "20", "--checkpoint-minutes", "0.02") as job:
+        for epoch in (6, 12):
+            job.wait_for(rf"epoch +{epoch}/20")
+            (controller,) = job.children("ray::TrainController")
+            controller.kill()
+        assert job.process.wait(300) == 0, job.output
+    lost = re.findall("the process that controls the training failed .*; going on", job.output)
+    assert len(lost) == 2, job.output
+    assert job.output.count("from epoch 1\n") == 1
+    assert "Traceback" not in job.output
+    history = json.loads(_latest_progress(Storage.of(archive)))["history"]
+    assert [record["epoch"] for record in history] == list(range(1, 21))
+
+
 def _latest_progress(root: Storage) -> bytes:
     found = [e.path for e in root.entries("run/unet_ray") if e.path.endswith("/progress.json")]
     assert len(found) <= 3  # the newest two, and one of the moment of the end

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import S3_KEYS, S3Server, new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.errors import ImageError, InputError, OutputHeldError
+from unet_ray.errors import ImageError, InputError, OutputHeldError, UnetRayError
 from unet_ray.image_sources.image_files import open_ranges, read_file
 from unet_ray.labelled_data.pairs import (
     looks_like_folders,
@@ -347,3 +347,14 @@ def test_names_in_a_file_of_labels_find_their_images(tmp_path: Path) -> None:
         found(b_png=None)
     with pytest.raises(InputError, match="1 names in labels without image in .*: d.png"):
         found(d_png="/elsewhere/d.png")
+
+
+def test_a_full_disk_is_found_before_the_work(small_disk: Path) -> None:
+    output = Storage.of(f"{small_disk}/tables")
+    output.check_writable()
+    (small_disk / "others").write_bytes(bytes(800 * 1024))
+    with pytest.raises(UnetRayError, match=f"no space left on {small_disk}/.*: free some") as error:
+        output.check_writable()
+    assert error.value.exit_code == 1
+    output.check_writable(0)  # for what makes room
+    assert not list((small_disk / "tables").iterdir())

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unet_ray.errors import InputError
 from unet_ray.storage.storage import Storage
+from unet_ray.storage.temporary import name_beside
 from unet_ray.tables.output_folder import remove_leftovers, take_inventory
 from unet_ray.tables.schemas import TABLES
 
@@ -128,3 +130,36 @@ def test_runs_that_a_prune_removed_are_not_expected(root: str, exit_code: int) -
         inventory = take_inventory(output)
         inventory.check_shards()
         inventory.check_rows({})
+
+
+def test_half_written_files_of_dead_writers_and_of_unfinished_runs_are_removed(
+    tmp_path: Path,
+) -> None:
+    """Nothing is known of a process of another machine, but what the record of its run says."""
+    output = Storage.of(str(tmp_path))
+    write_run(output, "whole", {"status": "done"})
+    write_run(output, "broken", {"status": "running"})
+    alive = Path(name_beside(f"{tmp_path}/_lock.json"))
+    owner = alive.name.removeprefix("._lock.json.").rpartition("-")[0]
+    host, pid, start = owner.split("-")
+    dead, elsewhere = f"{host}-{pid}-{int(start) + 1}-0", f"{'f' * 8}-{pid}-{start}-0"
+    goes = {
+        f"masks/{DAY}/.whole-000005.parquet.{dead}",
+        f"regions/{DAY}/.broken-000005.parquet.{dead}",
+        f"images/{DAY}/.broken-000005.parquet.{elsewhere}",
+        f"runs/.broken.json.{dead}",
+        f"._lock.json.{dead}",
+    }
+    stays = {
+        f"masks/{DAY}/.whole-000005.parquet.{elsewhere}",
+        f"masks/{DAY}/.broken-000005.parquet.swp",
+        f"runs/.broken.json.{elsewhere}",
+        f"._lock.json.{elsewhere}",
+        alive.name,
+    }
+    for path in goes | stays:
+        (tmp_path / path).touch()
+    assert set(take_inventory(output).half_written) == goes
+    removed, kept = remove_leftovers(output)
+    assert (set(removed), kept) == (goes, [])
+    assert {path for path in goes | stays if (tmp_path / path).exists()} == stays

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
-from unet_ray.errors import UnetRayError, one_line
+from unet_ray.cli.streams import keep_streams
+from unet_ray.errors import UnetRayError, is_disk_full, one_line
+from unet_ray.storage.temporary import remove_dead
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -57,7 +59,9 @@ def run(
         help_text: Text of `--help`.
     """
     _end_at_signals()
+    keep_streams()
     _log_to_console()
+    remove_dead()
     configs: list[Any] = []
 
     def keep(config: Any) -> None:
@@ -81,7 +85,8 @@ def run(
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, which Ray turns into the latter
         _end(1, "interrupted; what is written is kept, run again to go on")
     except Exception as error:
-        traceback.print_exc()
+        if not is_disk_full(error):
+            traceback.print_exc()
         _end(1, one_line(error))
     _end(0)
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import ray
 from ray._private.services import JEMALLOC_SO
+from ray._raylet import ActorID, PlacementGroupID
 from ray.data import Dataset, read_datasource
 from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 __all__ = [
     "JEMALLOC_PATH",
@@ -25,6 +27,7 @@ __all__ = [
     "list_infeasible_requests",
     "map_blocks",
     "read_range",
+    "remove_orphaned_placement_groups",
 ]
 
 PROVEN_WITH = "2.60.0"
@@ -119,6 +122,28 @@ def has_autoscaler() -> bool:
     from ray.autoscaler.v2.utils import is_autoscaler_v2  # only the driver needs to load it
 
     return bool(is_autoscaler_v2())
+
+
+def remove_orphaned_placement_groups(actor_id: str | None) -> None:
+    """Remove the placement groups that dead actors of this job made.
+
+    Ray keeps them, and the resources in them, until the job ends as well. Ray Train's own cleaner
+    asks the dashboard, which a Ray of this process's own does not have. The public table does not
+    say who made a group. On a version that renames its fields, this raises AttributeError.
+
+    Args:
+        actor_id: Actor that has just died, of whose death the table may not know yet.
+    """
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # only for the driver
+
+    table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
+    job = ray.get_runtime_context().get_job_id()
+    for row in table:
+        group = PlacementGroupTableData.FromString(row)
+        maker = ActorID(group.creator_actor_id)
+        is_orphan = not maker.is_nil() and (group.creator_actor_dead or maker.hex() == actor_id)
+        if is_orphan and group.creator_job_id.hex() == job:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def list_infeasible_requests() -> list[list[dict[str, float]]]:

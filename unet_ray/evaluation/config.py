@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, MaskKind, check_fields, parse_range
+from unet_ray.flags import Device, MaskKind, check_fields, check_numbers, parse_range
+
+_MOST = 10**6
+"""Largest count that a flag takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +51,6 @@ class EvaluateConfig:
         if self.output is not None and self.output == self.per_image:
             raise InputError(f"--output and --per-image: both are {self.output}; name two files")
         counts = ("worst", "bootstrap", "boundary_tolerance")
-        check_fields(self, counts, lambda value: value >= 0, "0 or more")
+        check_fields(self, counts, lambda value: 0 <= value <= _MOST, f"0 to {_MOST}")
+        check_fields(self, ["max_error_rate"], lambda value: 0 <= value <= 1, "0 to 1")
+        check_numbers(self)

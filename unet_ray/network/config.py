@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unet_ray.errors import InputError
+from unet_ray.flags import MAX_SIDE_PX, check_fields
 from unet_ray.imaging.tiling_config import InputSizes
 
 Padding = Literal["same", "valid"]
@@ -171,10 +172,8 @@ class PredictorConfig:
     neighbours (px)."""
 
     def __post_init__(self) -> None:
-        if self.tile < 1:
-            raise InputError(f"--tile {self.tile}: choose at least 1 px")
-        if self.context is not None and self.context < 0:
-            raise InputError(f"--context {self.context}: choose 0 px or more")
+        check_fields(self, ["tile"], lambda px: 1 <= px <= MAX_SIDE_PX, f"1 to {MAX_SIDE_PX} px")
+        check_fields(self, ["context"], lambda px: 0 <= px <= MAX_SIDE_PX, f"0 to {MAX_SIDE_PX} px")
 
 
 def effective_context(unet: UNetConfig, config: PredictorConfig) -> int:

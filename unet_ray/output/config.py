@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from unet_ray.errors import InputError
-from unet_ray.flags import check_day
+from unet_ray.flags import check_day, check_fields, check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if not self.output.endswith(".html"):
             raise InputError(f"--output {self.output}: name a .html file")
-        if self.pictures < 0:
-            raise InputError(f"--pictures {self.pictures}: choose 0 or more")
+        check_fields(self, ["pictures"], lambda value: 0 <= value <= 1000, "0 to 1000")
+        check_numbers(self)
         check_day("--date", self.date)
 
 

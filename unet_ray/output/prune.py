@@ -35,7 +35,7 @@ class PruneResult:
     shards: int
     """Number of shards of these runs."""
     leftovers: list[str]
-    """Paths of masks and regions files without their images file."""
+    """Paths of masks and regions files without their images file, and of half-written files."""
 
 
 def prune(config: PruneConfig) -> PruneResult:
@@ -62,8 +62,9 @@ def prune(config: PruneConfig) -> PruneResult:
         leftovers = [
             left.path for left in inventory.leftovers if left.is_unfinished or config.leftovers
         ]
+        leftovers += inventory.half_written
         return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers)
-    output.check_writable()
+    output.check_writable(0)
     with OutputLock(output, new_run_id()):
         finish_prunes(take_inventory(output))
         leftovers, _ = remove_leftovers(output, of_any_run=config.leftovers)

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import get_args
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, check_day, check_fields, parse_prices, parse_range
+from unet_ray.flags import (
+    MAX_MINUTES,
+    Device,
+    check_day,
+    check_fields,
+    check_numbers,
+    parse_prices,
+    parse_range,
+)
 from unet_ray.network.config import Precision, PredictorConfig
 
 
@@ -72,7 +80,13 @@ class SegmentConfig:
         check_fields(self, shares, lambda value: 0 <= value <= 1, "0 to 1")
         counts = ("min_area", "max_regions", "shard_images", "limit")
         check_fields(self, counts, lambda value: 1 <= value < 2**31, f"1 to {2**31 - 1}")
-        check_fields(self, ["stall_minutes"], lambda value: value > 0, "above 0")
+        check_fields(
+            self,
+            ["stall_minutes"],
+            lambda value: 0 < value <= MAX_MINUTES,
+            f"above 0 up to {MAX_MINUTES}",
+        )
+        check_numbers(self)
         if self.actors is not None:
             parse_range(self.actors, "--actors")
         if self.node_price is not None:

@@ -111,7 +111,8 @@ def _remove_unfinished(inventory: Inventory, run_id: str) -> None:
     """Remove the files of unfinished runs and prunes, and close their records."""
     for pruned in finish_prunes(inventory):
         _logger.info(f"run {pruned}: removed the rest of its rows; a prune of it had not finished")
-    removed, kept = remove_leftovers(inventory.output) if inventory.leftovers else ([], [])
+    is_untidy = inventory.leftovers or inventory.half_written
+    removed, kept = remove_leftovers(inventory.output) if is_untidy else ([], [])
     if removed:
         _logger.info(f"{len(removed)} files of unfinished runs are removed")
     if kept:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import pyarrow.fs
 
-from unet_ray.errors import InputError, ListingError
+from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full, one_line
 from unet_ray.storage.backends import s3
 from unet_ray.storage.backends.base import Backend
 from unet_ray.storage.backends.fsspec import FsspecBackend
@@ -33,6 +33,8 @@ _BACKENDS: dict[str, type[Backend]] = {
     "s3a": s3.S3Backend,
 }
 """Backends by scheme; all other schemes are fsspec's."""
+_TEST_BYTES = 2**20
+"""Size of the file that shows whether a place can be written to."""
 _PACKAGES = {
     "gs": "gcsfs",
     "gcs": "gcsfs",
@@ -302,17 +304,28 @@ class Storage:
                 "make it readable, or mount it, and run again"
             ) from error
 
-    def check_writable(self) -> None:
-        """Write and remove a small file; raise InputError where that is not allowed."""
+    def check_writable(self, size: int = _TEST_BYTES) -> None:
+        """Write and remove a file.
+
+        Args:
+            size: Its size in bytes, since a few may fit onto a disk that is full. 0: a full disk
+                will do, because the command makes room.
+
+        Raises:
+            InputError: A place that cannot be written to.
+            UnetRayError: A full disk.
+        """
         name = f"_write_test_{os.getpid()}_{threading.get_ident()}"
         try:
-            self.write(name, b"")
+            self.write(name, bytes(size))
             self.delete(name)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise InputError(
                 f"{self.uri}: no permission to write here ({error}); choose another place"
             ) from None
         except OSError as error:
+            if is_disk_full(error):
+                raise UnetRayError(one_line(error)) from error
             raise InputError(
                 f"{self.uri}: cannot be written ({error}); check the URI and the credentials"
             ) from None

@@ -13,6 +13,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unet_ray.storage.temporary import temporary_prefix
+
 _MEMORY = "1500MB"
 """Memory limit of the database, which then spills to disk (TMPDIR).
 
@@ -131,7 +133,7 @@ def quote(text: object) -> str:
 @contextmanager
 def open_workspace() -> Iterator[Workspace]:
     """Open a temporary database for the `with` block, in its own folder below TMPDIR."""
-    with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as folder:
         database = Workspace(Path(folder))
         try:
             yield database

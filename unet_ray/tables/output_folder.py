@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unet_ray.errors import InputError
 from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.temporary import half_written
 from unet_ray.tables.runs import (
     PRUNED,
     PRUNING,
@@ -58,6 +60,8 @@ class Inventory:
     """Run records by run id, the newest first."""
     unreadable: tuple[str, ...]
     """Paths below the output of run records that are not JSON objects."""
+    half_written: tuple[str, ...] = ()
+    """Paths below a local output of hidden files that writes began and will not finish."""
 
     @property
     def is_new(self) -> bool:
@@ -169,11 +173,28 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
         table: {entry.path: entry for entry in entries[table] if is_shard(entry.path)}
         for table in TABLES
     }
-    return Inventory(output, shards, others, *read_records(output))
+    records, unreadable = read_records(output)
+    half_written = tuple(_find_half_written(output, records))
+    return Inventory(output, shards, others, records, unreadable, half_written)
+
+
+def _find_half_written(output: Storage, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the hidden files of writers on this machine that are dead, and of unfinished runs.
+
+    A process of another machine may be alive, but if the record of its run says that it did not
+    finish, its shards are leftovers, whole or not.
+    """
+    if not output.is_local:
+        return
+    root = Path(output.path)
+    for path, name, is_dead in half_written(root, (*TABLES, "runs")):
+        below = f"{path.parent.name}/{name}"
+        if is_dead or (is_shard(below) and is_unfinished(records.get(shard_run_id(below), {}))):
+            yield path.relative_to(root).as_posix()
 
 
 def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[str], list[str]]:
-    """Remove masks and regions files that a crash left without an images file of the same name.
+    """Remove masks and regions files that a crash left without an images file, or half written.
 
     The output is listed again first, since an older listing is no ground for removing anything.
 
@@ -189,9 +210,11 @@ def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[st
     """
     removed: list[str] = []
     kept: list[str] = []
-    for leftover in take_inventory(output).leftovers:
+    inventory = take_inventory(output)
+    for leftover in inventory.leftovers:
         goes = leftover.is_unfinished or of_any_run
         (removed if goes else kept).append(leftover.path)
+    removed += inventory.half_written
     for path in removed:
         output.delete(path)
     return removed, kept

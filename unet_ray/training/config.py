@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from operator import ge
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, MaskKind, check_fields, check_metric, parse_classes, parse_range
+from unet_ray.flags import (
+    MAX_MINUTES,
+    MAX_SIDE_PX,
+    Device,
+    MaskKind,
+    check_fields,
+    check_metric,
+    check_numbers,
+    parse_classes,
+    parse_range,
+)
 from unet_ray.network.config import (
     PRESETS,
     Loss,
@@ -19,9 +31,14 @@ from unet_ray.network.config import (
 _DEFAULT_CROP = 256
 _NETWORK = ("base_channels", "depth", "padding", "norm")
 """Fields that describe the network."""
+_LARGEST = {"epochs": 10**6, "batch_size": 2**16, "crop": MAX_SIDE_PX, "border_sigma": MAX_SIDE_PX}
+"""Largest values of fields."""
 _FROM_1 = ("epochs", "batch_size", "keep_checkpoints")
-_FROM_0 = ("patience", "border_weight", "seed")
-_ABOVE_0 = ("learning_rate", "border_sigma", "checkpoint_minutes", "resize_check_s")
+_MAX_SEED = 2**63 - 1
+"""Largest number that torch takes."""
+_FROM_0 = ("patience", "border_weight")
+_ABOVE_0 = ("learning_rate", "border_sigma")
+_DURATIONS = ("checkpoint_minutes", "resize_check_s")
 _SHARES = ("foreground_share", "max_error_rate")
 
 
@@ -122,13 +139,20 @@ class TrainConfig:
     """Seed of the split, the weights, the crops and the augmentation."""
 
     def __post_init__(self) -> None:
+        for name, most in _LARGEST.items():
+            check_fields(self, [name], partial(ge, most), f"at most {most}")
         check_fields(self, _FROM_1, lambda value: value >= 1, "at least 1")
+        check_fields(self, ["seed"], lambda value: 0 <= value <= _MAX_SEED, f"0 to {_MAX_SEED}")
+        check_fields(
+            self, _DURATIONS, lambda value: 0 < value <= MAX_MINUTES, f"above 0 up to {MAX_MINUTES}"
+        )
         check_fields(self, _FROM_0, lambda value: value >= 0, "at least 0")
         check_fields(self, _ABOVE_0, lambda value: value > 0, "above 0")
         check_fields(self, _SHARES, lambda value: 0 <= value <= 1, "0 to 1")
         check_fields(
             self, ["val_fraction"], lambda value: 0 <= value < 1, "from 0 up to (not including) 1"
         )
+        check_numbers(self)
         if (self.val_images is None) != (self.val_masks is None):
             raise InputError("--val-images and --val-masks go together; give both or none")
         if self.preset is not None and self.preset not in PRESETS:

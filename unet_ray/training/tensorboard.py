@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 from unet_ray.storage.storage import Storage
+from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.training.console import _GIB
 from unet_ray.training.progress import EpochRecord
 
@@ -28,7 +29,7 @@ class EventLog:
         from tensorboardX.event_file_writer import EventsWriter
 
         self._run_folder = run_folder
-        self._folder = tempfile.TemporaryDirectory(prefix="unet_ray_events_")
+        self._folder = tempfile.TemporaryDirectory(prefix=temporary_prefix())
         self._writer = EventsWriter(f"{self._folder.name}/events", f".{uuid.uuid4().hex[:8]}")
         (self._file,) = Path(self._folder.name).iterdir()
         self._started = False

@@ -9,9 +9,11 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.torch import TorchTrainer
 
 from unet_ray.cluster.progress_board import ProgressBoard
+from unet_ray.cluster.ray_internals import remove_orphaned_placement_groups
 from unet_ray.cluster.resources import Capacity, gpu_worker_cpus, worker_cpus
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.errors import InputError, UnetRayError, one_line
@@ -84,13 +86,16 @@ def _log_lines(lines: Sequence[str]) -> None:
 def _train_with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage) -> Any:
     """Train, and resume from the last checkpoint after a failure.
 
-    Training gives up when there was no progress since the failure before.
+    Training gives up when there was no progress since the failure before. What fails may be a
+    worker, or Ray Train's controller: a process beside the driver, which the kernel or Ray may kill
+    where memory runs out. The workers and the crops of a dead controller end with it, the resources
+    that it held do not.
     """
     idle, seen = 0, crops_seen(run_folder, _RUN_NAME)
     while True:
         try:
             return make_trainer().fit()
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             before, seen = seen, crops_seen(run_folder, _RUN_NAME)
             idle = 0 if seen > before else idle + 1
             cause = one_line(_first_cause(error))
@@ -98,7 +103,11 @@ def _train_with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: S
                 raise UnetRayError(
                     f"training failed: {cause}; rerun with --storage {run_folder.uri} to resume"
                 ) from error
-            _logger.warning(f"a worker failed ({cause}); going on from the last checkpoint")
+            is_worker = isinstance(error, ray.train.TrainingFailedError)
+            failed = "a worker" if is_worker else "the process that controls the training"
+            _logger.warning(f"{failed} failed ({cause}); going on from the last checkpoint")
+            if not is_worker:
+                remove_orphaned_placement_groups(getattr(error, "actor_id", None))
             settle(run_folder)
 
 

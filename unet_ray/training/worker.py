@@ -32,6 +32,7 @@ from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.storage.storage import Storage
+from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.training.checkpoint_writer import load_optimizer, read_state, write_state
 from unet_ray.training.console import epoch_line, summary_lines
 from unet_ray.training.curves import draw_curves
@@ -339,7 +340,7 @@ class _Worker:
         if self.rank == 0:
             if self.unsaved and self.unsaved.exists():  # storing is slower than training: wait
                 mode = CheckpointUploadMode.SYNC
-            self.unsaved = Path(tempfile.mkdtemp(prefix="unet-ray-checkpoint-"))
+            self.unsaved = Path(tempfile.mkdtemp(prefix=temporary_prefix()))
             write_state(self.unsaved, self.learner, self.progress, self.best)
             checkpoint = ray.train.Checkpoint.from_directory(self.unsaved)
         ray.train.report(

@@ -24,6 +24,7 @@ from unet_ray.output.formats.common import (
 )
 from unet_ray.output.reader import Tables
 from unet_ray.storage.output_file import OutputFile
+from unet_ray.storage.temporary import temporary_prefix
 
 _ANNOTATION = ["class_id", "score", "area", "bbox"]
 """Columns of a region that COCO keeps beside its pixels."""
@@ -49,7 +50,7 @@ def write_coco(
         InputError: An image is too large for run lengths, or class ids have several names.
     """
     result, classes = ExportResult(files=1, root=names.root), dict[int, str]()
-    with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as folder:
         whole, annotations = Path(folder) / "whole.json", Path(folder) / "annotations"
         with whole.open("w") as head, annotations.open("w") as body:
             head.write(

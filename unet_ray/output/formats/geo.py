@@ -19,6 +19,7 @@ from unet_ray.imaging.georeference import Georeference, find_georeference
 from unet_ray.output.formats.common import ExportResult, ImageNames, iterate_images, parse_outlines
 from unet_ray.output.reader import Tables
 from unet_ray.storage.storage import Storage
+from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.tables.schemas import REGIONS, on_a_map
 
 _FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_max", "area"]
@@ -86,7 +87,7 @@ def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -
     """
     result = ExportResult()
     writers: dict[int, pq.ParquetWriter] = {}
-    with tempfile.TemporaryDirectory(prefix="unet_ray_") as folder:
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as folder:
         with ExitStack() as stack:
             for shard in shards:
                 for row, regions in iterate_images(shard):

@@ -8,7 +8,6 @@ import os
 import shutil
 import stat
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,6 +19,7 @@ import pyarrow
 import pyarrow.fs
 
 from unet_ray.storage.backends.base import Backend, FileInfo, IrregularFileError
+from unet_ray.storage.temporary import name_beside, temporary_prefix
 
 _OF_FILE_SYSTEM = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
 """Folders that a file system keeps at its root for itself, and that most users may not list."""
@@ -144,10 +144,10 @@ class FileBeside:
     def __init__(self, path: str, store: Callable[[str], object] | None = None) -> None:
         self._path, self._store, self._failed = path, store, False
         if store:
-            handle, self._name = tempfile.mkstemp(prefix="unet_ray_")
+            handle, self._name = tempfile.mkstemp(prefix=temporary_prefix())
             self._file = os.fdopen(handle, "wb")
         else:
-            self._name = _name_beside(path)
+            self._name = name_beside(path)
             self._file = open(self._name, "wb")  # noqa: SIM115 (closed by `close`)
         self._remove = weakref.finalize(self, _unlink, self._name)
 
@@ -159,7 +159,8 @@ class FileBeside:
     def write(self, data: Any) -> int:
         """Write bytes, and return their number."""
         try:
-            return self._file.write(data)
+            with _named_errors(self._path):
+                return self._file.write(data)
         except BaseException:
             self._failed = True
             raise
@@ -175,8 +176,9 @@ class FileBeside:
             with self._file:
                 if self._failed:
                     return
-                self._file.flush()
-                os.fsync(self._file.fileno())
+                with _named_errors(self._path):
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
             if self._store is None:
                 os.replace(self._name, self._path)
             else:
@@ -189,9 +191,9 @@ class FileBeside:
 def _file_beside(path: str, data: bytes) -> Iterator[str]:
     """Write data to a temporary file beside a path; the `with` block puts it there in one step."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = _name_beside(path)
+    temporary = name_beside(path)
     try:
-        with open(temporary, "wb") as file:
+        with _named_errors(path), open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -224,10 +226,15 @@ def _refuse_irregular(path: str) -> NoReturn:
     raise IrregularFileError(errno.EINVAL, "not a regular file", path)
 
 
-def _name_beside(path: str) -> str:
-    """Return a hidden name beside a path, unique to this thread."""
-    folder, name = os.path.split(path)
-    return f"{folder}/.{name}.{os.getpid()}.{threading.get_ident()}"
+@contextmanager
+def _named_errors(path: str) -> Iterator[None]:
+    """Name the file in the error of a write that fails, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _unlink(path: str) -> None:

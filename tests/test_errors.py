@@ -1,0 +1,35 @@
+"""Exceptions as one line."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from unet_ray.errors import is_disk_full, one_line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/a/b"), "/a/b"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a disk"),
+        (
+            RuntimeError(
+                "Failed to apply UDF transform\nTraceback\n"
+                "OSError: [Errno 28] No space left on device\n"
+                "OSError: [Errno 28] No space left on device: '/a/b'\n"
+            ),
+            "/a/b",
+        ),
+    ],
+)
+def test_a_full_disk_is_one_line_with_the_place_and_the_remedy(error: Exception, line: str) -> None:
+    assert is_disk_full(error)
+    assert one_line(error) == f"no space left on {line}: free some and run again"
+
+
+def test_other_errors_begin_with_their_type() -> None:
+    assert not is_disk_full(OSError(errno.EIO, "Input/output error", "/a"))
+    assert one_line(ValueError("two\n  lines")) == "ValueError: two lines"
