@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from unet_ray.errors import InputError
-from unet_ray.flags import check_day
+from unet_ray.flags import check_day, parse_patterns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,16 @@ class VerifyConfig:
     """Output of segmentation (URI)."""
     images: str | None = None
     """Archive (folder, glob or manifest URI); each image needs a row of the newest run's model."""
+    include: str | None = None
+    """Expect rows only of the images that segment does with this --include."""
+    exclude: str | None = None
+    """Expect no rows of the images that segment leaves out with this --exclude."""
     pixels: bool = True
     """Decode every mask and measure its regions again; --no-pixels checks only rows and counts."""
+
+    def __post_init__(self) -> None:
+        parse_patterns(self.include, "--include")
+        parse_patterns(self.exclude, "--exclude")
 
 
 _MIN_DIGITS = 8

@@ -18,7 +18,7 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
 from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
 from unet_ray.segmentation.plan import find_open_images
-from unet_ray.storage.listing import scan_files
+from unet_ray.storage.listing import FileScan, Selection, scan_files
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import open_ledger, read_images, tables_at
@@ -93,7 +93,9 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     with open_workspace() as database:
         result.add(_check_ledger(database, inventory, records))
         if config.images:
-            result.add(_check_archive(database, inventory, config.images, records))
+            selection = Selection.parse(config.include, config.exclude)
+            scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection)
+            result.add(_check_archive(database, inventory, scan, records))
     return result
 
 
@@ -194,13 +196,12 @@ def _check_ledger(
 
 
 def _check_archive(
-    database: Workspace, inventory: Inventory, uri: str, records: dict[str, dict[str, Any]]
+    database: Workspace, inventory: Inventory, scan: FileScan, records: dict[str, dict[str, Any]]
 ) -> Iterator[Problem]:
     """Check that each image of the archive has a row of the newest run's model and configuration.
 
     The row may be a success or a failure.
     """
-    scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
     kept = (
         record
         for record in reversed(records.values())

@@ -15,7 +15,7 @@ from unet_ray.segmentation.digest import config_digest, is_exact
 from unet_ray.segmentation.plan import Plan, make_plan
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.run import SegmentationRun
-from unet_ray.storage.listing import scan_files
+from unet_ray.storage.listing import Selection, scan_files
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import summarize_run
@@ -46,7 +46,8 @@ def segment(config: SegmentConfig, ray_address: str = "local") -> SegmentResult:
     model = load_model(Storage.of(config.model))
     output = Storage.of(config.output)
     digest = config_digest(config, model)
-    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
+    selection = Selection.parse(config.include, config.exclude, config.min_age)
+    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection)
     with open_workspace() as database:
 
         def plan_against(inventory: Inventory) -> Plan:
