@@ -24,6 +24,7 @@ from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import open_ledger, read_images, tables_at
 from unet_ray.tables.lock import read_lock
 from unet_ray.tables.output_folder import Inventory, take_inventory
+from unet_ray.tables.removal import REMOVING
 from unet_ray.tables.runs import PRUNED, PRUNING, recorded_images
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import shard_run_id
@@ -37,6 +38,9 @@ _UNKNOWN = (
     "--leftovers removes it)"
 )
 _HALF_PRUNED = "a run whose removal has begun but not finished (the next run or prune finishes it)"
+_HALF_REMOVED = (
+    "images whose removal has begun but not finished (the next run or prune finishes it)"
+)
 _SHARDS_IN_FLIGHT = 64
 _ROWS = 10_000
 """Number of rows of a query's result that are held at a time."""
@@ -120,6 +124,9 @@ def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
         if left.run_id != holder:
             yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
     yield from (Problem(_HALF_PRUNED, f"runs/{run_id}.json") for run_id in half_pruned)
+    for run_id, record in inventory.records.items():
+        if REMOVING in record:
+            yield Problem(_HALF_REMOVED, f"runs/{run_id}.json")
     yield from (Problem(_NO_TABLE, path) for path in inventory.others)
     yield from (Problem("a run record that cannot be read", path) for path in inventory.unreadable)
 
