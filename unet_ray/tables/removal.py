@@ -124,9 +124,8 @@ def _hashes_of(uri: str, pages: int | None) -> list[str]:
 
 def count_rows(inventory: Inventory, found: Found) -> list[RemovedRows]:
     """Count the rows that `remove_images` would remove, by run and URI."""
-    return [
-        rows for sums in _sum_up(inventory.output, found).values() for rows in sums.rows.values()
-    ]
+    by_run = sorted(_sum_up(inventory.output, found).items())
+    return [rows for _, sums in by_run for rows in sums.rows.values()]
 
 
 def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -> list[RemovedRows]:
@@ -163,7 +162,7 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
         for table in TABLES:
             _rewrite(output, f"{table}/{path}", of_shard)
     removed = []
-    for run_id, record in records.items():
+    for run_id, record in sorted(records.items()):
         if REMOVING in record:
             rows = record.pop(REMOVING)["rows"]
             write_run_record(output, run_id, record | {REMOVED: [*record.get(REMOVED, []), *rows]})
