@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
@@ -62,6 +63,43 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
             f"up to {_MOST_PROCESSES}"
         )
     return least, most
+
+
+def parse_patterns(text: str | None, flag: str) -> tuple[str, ...]:
+    """Return shell patterns that are separated by commas; none where the flag is not given.
+
+    Raises:
+        InputError: An empty pattern, or one that no path of a file can match.
+    """
+    if text is None:
+        return ()
+    patterns = tuple(part.strip() for part in text.split(","))
+    for pattern in patterns:
+        if not pattern or pattern.startswith("/") or pattern.endswith("/"):
+            found = f"{pattern} matches no file" if pattern else "an empty pattern"
+            raise InputError(
+                f"{flag} {text!r}: {found}; give patterns of paths below --images or of file names,"
+                " as in 'plate1/*,*_thumb.png'"
+            )
+    return patterns
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+"""Seconds in each unit of an age."""
+
+
+def parse_age(text: str | None, flag: str) -> float | None:
+    """Return an age such as `90s`, `30m`, `1h` or `2d` in seconds; None where it is not given.
+
+    Raises:
+        InputError: Anything else; a number without its unit could mean any of them.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if not found:
+        raise InputError(f"{flag} {text}: give a number and its unit, as in 90s, 30m, 1h or 2d")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 ANY_NODE = "node"

@@ -53,6 +53,16 @@ def test_the_output_of_a_run_passes(tables: Path) -> None:
     assert result.shards == 3
 
 
+def test_images_that_patterns_leave_out_need_no_row(tables: Path) -> None:
+    archive = Storage.of(f"{tables}/archive")
+    archive.write("thumbs/0.png", b"x")
+    flags = {"tables": f"{tables}/tables", "images": archive.uri, "pixels": False}
+    found = verify(VerifyConfig(**flags)).problems  # type: ignore[arg-type]
+    assert found == {"an image of the archive without a row": 1}
+    assert not verify(VerifyConfig(**flags, exclude="thumbs/*")).problems  # type: ignore[arg-type]
+    archive.delete("thumbs/0.png")
+
+
 def change(
     table: str, column: str, value: Callable[[Any], Any], of: Callable[[dict[str, Any]], bool]
 ) -> Any:

@@ -4,7 +4,7 @@ import pytest
 
 from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.errors import InputError
-from unet_ray.flags import ClassSpec, parse_prices
+from unet_ray.flags import ClassSpec, parse_age, parse_prices
 from unet_ray.imaging.regions.regions import MAX_REGIONS
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, state_bytes
@@ -53,6 +53,7 @@ def test_what_can_change_a_row_changes_the_digest(change: dict[str, object]) -> 
         {"shard_images": 3},
         {"limit": 3},
         {"date": "2026-01-01"},
+        {"include": "*.tif", "exclude": "thumbs/*", "min_age": "1h"},
     ],
     ids=str,
 )
@@ -69,6 +70,32 @@ def test_the_tile_can_change_a_row_where_tiles_are_not_exact(exact: dict[str, ob
 def test_an_unknown_precision_is_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="--precision fp16: choose float32 or bfloat16"):
         replace(CONFIG, precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"include": ""}, "--include '': an empty pattern; give patterns"),
+        ({"exclude": "a.png,,b.png"}, "--exclude 'a.png,,b.png': an empty pattern"),
+        ({"exclude": "thumbs/"}, "--exclude 'thumbs/': thumbs/ matches no file"),
+        ({"include": "/raw/*"}, "--include '/raw/\\*': /raw/\\* matches no file"),
+        ({"min_age": "60"}, "--min-age 60: give a number and its unit, as in 90s, 30m, 1h or 2d"),
+        ({"min_age": "-1h"}, "--min-age -1h: give a number and its unit"),
+    ],
+    ids=str,
+)
+def test_patterns_and_ages_that_mean_nothing_are_refused(
+    flags: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(CONFIG, **flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "age_s"), [("90s", 90), ("1.5m", 90), ("1h", 3600), ("2d", 172800)]
+)
+def test_ages_have_a_unit(text: str, age_s: float) -> None:
+    assert parse_age(text, "--min-age") == age_s
 
 
 def test_costs_are_node_hours_times_prices() -> None:

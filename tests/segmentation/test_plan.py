@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
 from unet_ray.segmentation.plan import Plan, make_plan
-from unet_ray.storage.listing import scan_files
+from unet_ray.storage.listing import Selection, scan_files
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import TRANSIENT_ERRORS
@@ -128,6 +128,30 @@ def test_a_plan_is_the_difference_of_listing_and_ledger(
     assert (plan.todo, plan.listed) == (len(todo), len(archive))
     assert plan.failed_before == (0 if retry else len(failed & set(archive)))
     assert plan.done == len(archive) - len(open_keys) - plan.failed_before
+
+
+def test_the_plan_says_what_was_left_out(tmp_path: Path) -> None:
+    """Rows of excluded images are no sign of a disk that is not mounted."""
+    output, archive = Storage.of(f"{tmp_path}/tables"), Storage.of(f"{tmp_path}/archive")
+    for name in ("a.png", "thumbs/a.png", "thumbs/b.png"):
+        archive.write(name, b"x")
+    write_ledger(output, [(f"{archive.uri}/a.png", "1", "m", "c", None)])
+    inventory = take_inventory(output)
+
+    def plan(**flags: str | None) -> str:
+        selection = Selection.parse(**({"include": None, "exclude": None} | flags))
+        with open_workspace() as database:
+            scan = scan_files(archive.uri, {".png"}, "--images", selection)
+            return str(make_plan(database, scan, inventory, ("m", "c")))
+
+    assert plan().endswith("; 0 other files")
+    assert plan(exclude="thumbs/*").startswith("1 images listed")
+    assert plan(exclude="thumbs/*").endswith("; 0 other files, 2 left out by --include/--exclude")
+    assert plan(include="a.png", min_age="1h").endswith(
+        ", 1 left out by --include/--exclude, 2 younger than --min-age"
+    )
+    with pytest.raises(InputError, match=r"leave out all 3 images; .* --allow-empty$"):
+        plan(exclude="*")
 
 
 def test_pages_of_a_stack_are_images(tmp_path: Path) -> None:

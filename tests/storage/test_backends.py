@@ -5,6 +5,7 @@ The tests look at a store by raw access that bypasses the backend.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from tests.conftest import new_bucket
 from unet_ray.storage.backends.base import Backend
-from unet_ray.storage.backends.fsspec import FsspecBackend
+from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
 from unet_ray.storage.backends.local import LocalBackend
 from unet_ray.storage.backends.s3 import S3Backend
 from unet_ray.storage.storage import Storage
@@ -92,6 +93,8 @@ class BackendContract(ABC):
             known = self.backend().info(f"{root}/{path}")
             assert known is not None
             assert (info.size, info.etag) == (len(path), known.etag)
+            for told in (info, known):
+                assert told.modified_s == pytest.approx(time.time(), abs=600)
 
     def test_etags_change_with_the_content(self, root: str) -> None:
         etags = set()
@@ -185,3 +188,9 @@ class TestFsspec(BackendContract):
 
     def raw_read(self, uri: str) -> bytes:
         return bytes(self.backend().filesystem.cat_file(uri))
+
+
+def test_a_time_that_a_store_does_not_tell_is_unknown() -> None:
+    for found in ({}, {"mtime": None}, {"last_modified": "Sun, 29 Nov 2026 07:00:00 GMT"}):
+        assert to_file_info("a", {"size": 3, **found}).modified_s is None
+    assert to_file_info("a", {"size": 3, "mtime": 1.5}).modified_s == 1.5

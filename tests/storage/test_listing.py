@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -18,7 +21,7 @@ from unet_ray.errors import InputError, ListingError
 from unet_ray.storage import retry as retry_module
 from unet_ray.storage import storage as storage_module
 from unet_ray.storage.backends import s3
-from unet_ray.storage.listing import list_files, scan_files
+from unet_ray.storage.listing import FileScan, Selection, list_files, scan_files
 from unet_ray.storage.storage import Storage
 
 PNG = {".png"}
@@ -164,3 +167,92 @@ def test_other_stores_name_what_cannot_be_listed_as_well(monkeypatch: pytest.Mon
     monkeypatch.setattr(MemoryFileSystem, "ls", denied)
     with pytest.raises(ListingError, match="not everything in this folder can be listed"):
         storage.entries()
+
+
+def scanned(scan: FileScan) -> list[str]:
+    return sorted(path for batch in scan for path in batch["path"].to_pylist())
+
+
+NAMES = ("a.png", "raw/a.png", "raw/deep/b.png", "thumbs/a_thumb.png", "raw/thumbs/c.png")
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        (None, None, NAMES),
+        ("a.png", None, ("a.png", "raw/a.png")),
+        ("raw/*", None, ("raw/a.png", "raw/deep/b.png", "raw/thumbs/c.png")),
+        ("*/raw/*", None, ()),
+        (None, "*/thumbs/*,thumbs/*", ("a.png", "raw/a.png", "raw/deep/b.png")),
+        (None, "thumb*", ("a.png", "raw/a.png", "raw/deep/b.png", "raw/thumbs/c.png")),
+        ("raw/*, *_thumb.png", "?.png", ("thumbs/a_thumb.png",)),
+        ("[ab].png", "raw/deep*", ("a.png", "raw/a.png")),
+        ("A.png", None, ()),
+        ("raw/*", "*", ()),
+    ],
+)
+def test_patterns_select_files_by_path_or_name(
+    root: str, include: str | None, exclude: str | None, expected: tuple[str, ...]
+) -> None:
+    for name in (*NAMES, "raw/notes.txt"):
+        Storage.of(root).write(name, b"x")
+    scan = scan_files(root, PNG, "--images", Selection.parse(include, exclude))
+    assert scanned(scan) == sorted(expected)
+    assert (scan.known, scan.excluded, scan.others) == (len(expected), 5 - len(expected), 1)
+    if not expected:
+        assert scan.emptiness == (
+            f"--images {root}: --include/--exclude leave out all 5 images; change the patterns, or "
+            "go on with --allow-empty"
+        )
+
+
+def test_patterns_of_globs_and_manifests(tmp_path: Path) -> None:
+    """Paths begin below the folder before the first wildcard; a manifest's are as written."""
+    for name in NAMES:
+        Storage.of(str(tmp_path)).write(name, b"x")
+    glob = scan_files(f"{tmp_path}/raw/**/*.png", PNG, "--images", Selection(exclude=("deep/*",)))
+    assert scanned(glob) == ["a.png", "thumbs/c.png"]
+    uris = ["raw/a.png", f"{tmp_path}/raw/deep/b.png", "a.png"]
+    pq.write_table(pa.table({"image_uri": uris}), tmp_path / "m.parquet")
+    selection = Selection(include=("raw/*", f"{tmp_path}/raw/*"))
+    scan = scan_files(f"{tmp_path}/m.parquet", PNG, "--images", selection)
+    assert scanned(scan) == sorted(uris[:2])
+    assert scan.excluded == 1
+
+
+def test_files_that_may_still_be_uploading_are_left_out(tmp_path: Path) -> None:
+    """A time in the future is young; a link to nothing has none, and stays an error row."""
+    now = time.time()
+    for name, age_s in (("old", 7200), ("edge", 3700), ("new", 60), ("future", -7200)):
+        Storage.of(str(tmp_path)).write(f"{name}.png", b"x")
+        os.utime(tmp_path / f"{name}.png", (now, now - age_s))
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    scan = scan_files(str(tmp_path), PNG, "--images", Selection(min_age_s=3600))
+    assert scanned(scan) == ["edge.png", "gone.png", "old.png"]
+    assert (scan.known, scan.young) == (3, 2)
+    one = scan_files(f"{tmp_path}/new.png", PNG, "--images", Selection(min_age_s=3600))
+    assert scanned(one) == []
+    assert (one.young, one.emptiness) == (1, None)  # a later run does it
+    pq.write_table(pa.table({"image_uri": ["old.png"]}), tmp_path / "m.parquet")
+    with pytest.raises(InputError, match="a manifest does not tell when files were modified"):
+        scan_files(f"{tmp_path}/m.parquet", PNG, "--images", Selection(min_age_s=3600))
+
+
+def test_other_stores_tell_ages_or_the_run_ends(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uri in (f"{new_bucket(request)}/aged", "memory://aged"):
+        Storage.of(uri).write("1.png", b"x")
+        for min_age_s, young in ((0.0, 0), (3600.0, 1)):
+            time.sleep(0.01)
+            scan = scan_files(uri, PNG, "--images", Selection(min_age_s=min_age_s))
+            assert (len(scanned(scan)), scan.young) == (1 - young, young)
+    ls = MemoryFileSystem.ls
+
+    def ageless(self: MemoryFileSystem, path: str, **more: Any) -> Any:
+        return [{**found, "created": None} for found in ls(self, path, **more)]
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", ageless)
+    assert scanned(scan_files("memory://aged", PNG, "--images")) == ["1.png"]
+    with pytest.raises(InputError, match="this store does not tell when files were modified"):
+        scanned(scan_files("memory://aged", PNG, "--images", Selection(min_age_s=1)))

@@ -1,7 +1,8 @@
-"""Remove the rows of one model, or of a range of dates, from an output of segmentation.
+"""Remove the rows of one model, of a range of dates, or of single images from an output.
 
 unet-ray prune --tables tables --model-digest 3f2a9c01
 unet-ray prune --tables s3://b/tables --last-date 2026-06-30 --dry-run
+unet-ray prune --tables tables --image s3://b/images/patient-7.tif
 unet-ray prune --tables tables --leftovers
 """
 
@@ -23,7 +24,15 @@ def main(config: PruneConfig, _: str) -> None:
     result = prune(config)
     done = "would be removed" if config.dry_run else "removed"
     runs = f": {', '.join(result.runs)}" if result.runs else ""
-    print(f"{len(result.runs)} runs, {result.shards} shards {done}{runs}")
+    if config.names_runs or not result.images:
+        print(f"{len(result.runs)} runs, {result.shards} shards {done}{runs}")
+    for rows in result.images:
+        print(
+            f"run {rows.run_id}: {rows.images} images, {rows.masks} masks and {rows.regions} "
+            f"regions rows {done} (sha256 of the URI {rows.uri_sha256})"
+        )
+    if result.images:
+        print("a later segment does these images again if they are still in the archive")
     if result.leftovers:
         shown = ", ".join(result.leftovers[:_SHOWN])
         print(f"{len(result.leftovers)} leftovers {done}: {shown}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from unet_ray.errors import InputError
-from unet_ray.flags import check_day, check_fields, check_numbers
+from unet_ray.flags import check_day, check_fields, check_numbers, parse_patterns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,16 @@ class VerifyConfig:
     """Output of segmentation (URI)."""
     images: str | None = None
     """Archive (folder, glob or manifest URI); each image needs a row of the newest run's model."""
+    include: str | None = None
+    """Expect rows only of the images that segment does with this --include."""
+    exclude: str | None = None
+    """Expect no rows of the images that segment leaves out with this --exclude."""
     pixels: bool = True
     """Decode every mask and measure its regions again; --no-pixels checks only rows and counts."""
+
+    def __post_init__(self) -> None:
+        parse_patterns(self.include, "--include")
+        parse_patterns(self.exclude, "--exclude")
 
 
 _MIN_DIGITS = 8
@@ -48,7 +56,10 @@ _MIN_DIGITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """Settings of prune: a run is removed if it meets all the conditions that are given."""
+    """Settings of prune: images that are removed, or conditions.
+
+    A run is removed if it meets all the conditions that are given.
+    """
 
     tables: str
     """Output of segmentation (URI)."""
@@ -58,15 +69,27 @@ class PruneConfig:
     """Remove rows of partitions from this day on, YYYY-MM-DD."""
     last_date: str | None = None
     """Remove rows of partitions up to and including this day, YYYY-MM-DD."""
+    image: str | None = None
+    """Remove the rows of these images from all runs, as after withdrawn consent: URIs, separated by
+    commas; that of a file stands for all its pages."""
     leftovers: bool = False
     """Remove masks and regions files without an images file, even of runs not known unfinished."""
     dry_run: bool = False
     """Report what would be removed, and remove nothing."""
 
     def __post_init__(self) -> None:
-        if not self.names_runs and not self.leftovers:
-            conditions = "--model-digest, --first-date, --last-date or --leftovers"
+        if not self.names_runs and not self.leftovers and self.image is None:
+            conditions = "--model-digest, --first-date, --last-date, --image or --leftovers"
             raise InputError(f"nothing to remove is named; give {conditions}")
+        if self.image is not None and self.names_runs:
+            raise InputError(
+                f"--image {self.image}: its rows of all runs are removed; give it without "
+                "--model-digest, --first-date and --last-date"
+            )
+        if self.image is not None and not all(part.strip() for part in self.image.split(",")):
+            raise InputError(
+                f"--image {self.image!r}: an empty URI; give URIs, separated by commas"
+            )
         if self.model_digest is not None and len(self.model_digest) < _MIN_DIGITS:
             raise InputError(
                 f"--model-digest {self.model_digest}: give at least {_MIN_DIGITS} digits"

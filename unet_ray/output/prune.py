@@ -1,18 +1,23 @@
-"""Remove the rows of one model or of a range of dates from an output.
+"""Remove the rows of one model, of a range of dates, or of single images from an output.
 
-Whole runs are removed, under the output's lock, the ledger last.
+Of a model or dates whole runs are removed, of images the rows in all runs; under the output's lock,
+the ledger last.
 """
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from unet_ray.errors import InputError
+from unet_ray.image_sources.names import page_uri, split_page
 from unet_ray.output.config import PruneConfig
+from unet_ray.storage.storage import Storage, uri_scheme
 from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.output_folder import (
@@ -21,6 +26,16 @@ from unet_ray.tables.output_folder import (
     remove_leftovers,
     remove_run,
     take_inventory,
+)
+from unet_ray.tables.removal import (
+    RemovedRows,
+    count_rows,
+    find_images,
+    finish_removals,
+    hash_uri,
+    pending_hashes,
+    remove_images,
+    select_images,
 )
 from unet_ray.tables.runs import has_finished, new_run_id, recorded_images
 from unet_ray.tables.shards import shard_run_id
@@ -36,23 +51,25 @@ class PruneResult:
     """Number of shards of these runs."""
     leftovers: list[str]
     """Paths of masks and regions files without their images file, and of half-written files."""
+    images: list[RemovedRows] = field(default_factory=list)
+    """Rows of single images, by run and URI."""
 
 
 def prune(config: PruneConfig) -> PruneResult:
-    """Remove the shards of every run that meets the conditions, and leftovers.
+    """Remove the shards of every run that meets the conditions, rows of images, and leftovers.
 
-    A run has one model and one date, so that whole files are deleted and none is rewritten. The
-    record of a run says that it is being removed before its first file is deleted; the next run or
-    prune then finishes what a crash interrupts.
+    A run has one model and one date, so that whole files are deleted; only those that have rows of
+    a removed image are rewritten. The record of a run says what is being removed before its first
+    file is touched; the next run or prune then finishes what a crash interrupts.
 
     Args:
         config: Tables and conditions.
 
     Returns:
-        Runs, shards and leftovers that were removed, or would be in a dry run.
+        Runs, shards, rows and leftovers that were removed, or would be in a dry run.
 
     Raises:
-        InputError: There are no tables.
+        InputError: There are no tables, or no row of an image.
         OutputHeldError: A run is writing to the output.
     """
     output = tables_at(config.tables)
@@ -63,10 +80,14 @@ def prune(config: PruneConfig) -> PruneResult:
             left.path for left in inventory.leftovers if left.is_unfinished or config.leftovers
         ]
         leftovers += inventory.half_written
-        return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers)
+        images = _remove_images(inventory, config, pending_hashes(inventory))
+        return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers, images)
     output.check_writable(0)
     with OutputLock(output, new_run_id()):
-        finish_prunes(take_inventory(output))
+        inventory = take_inventory(output)
+        finish_prunes(inventory)
+        finished = pending_hashes(inventory)
+        images = finish_removals(inventory)
         leftovers, _ = remove_leftovers(output, of_any_run=config.leftovers)
         inventory = take_inventory(output)
         chosen = _choose_runs(inventory, config)
@@ -76,7 +97,51 @@ def prune(config: PruneConfig) -> PruneResult:
                 "date": _find_date(inventory, run_id, paths),
             }
             remove_run(inventory, run_id, known)
-    return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers)
+        images += _remove_images(inventory, config, finished)
+    return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers, images)
+
+
+def _remove_images(
+    inventory: Inventory, config: PruneConfig, finished: Collection[str]
+) -> list[RemovedRows]:
+    """Remove the rows of the images that are named; in a dry run, only count them.
+
+    Args:
+        inventory: Inventory of the output.
+        config: The images.
+        finished: Hashes of images whose removal an earlier prune began; they may have no rows.
+    """
+    if config.image is None:
+        return []
+    inventory.check_shards()
+    if inventory.leftovers and not config.dry_run:
+        raise InputError(
+            f"{inventory.output.uri}: {len(inventory.leftovers)} files without their images file "
+            "may hold rows of the image, the first is "
+            f"{inventory.leftovers[0].path}; add --leftovers to remove them"
+        )
+    whole, parts = _resolve(config.image), [*map(_resolve, config.image.split(","))]
+    found = find_images(inventory, {*map(hash_uri, [whole, *parts])})
+    present = {uri_hash for of_shard in found.values() for uri_hash in of_shard.values()}
+    present.update(finished)
+    wanted = [whole] if hash_uri(whole) in present else parts  # a URI may have a comma
+    absent = [uri for uri in wanted if hash_uri(uri) not in present]
+    if absent:
+        raise InputError(
+            f"--image {absent[0]}: no row of {inventory.output.uri} has this image; give URIs as "
+            "the column image_uri has them"
+        )
+    hashes = {*map(hash_uri, wanted)}
+    found = select_images(found, hashes)
+    if config.dry_run:
+        return count_rows(inventory, found)
+    return remove_images(inventory, found, hashes)
+
+
+def _resolve(uri: str) -> str:
+    """Return the URI of an image as in the tables: paths of this machine become absolute."""
+    file, page = split_page(uri.strip())
+    return page_uri(Storage.of(file).uri if uri_scheme(file) == "file" else file, page)
 
 
 def _choose_runs(inventory: Inventory, config: PruneConfig) -> dict[str, list[str]]:
@@ -115,11 +180,11 @@ def _find_date(inventory: Inventory, run_id: str, paths: list[str]) -> str:
 
 
 def _find_model_digest(inventory: Inventory, run_id: str, paths: list[str]) -> str:
-    """Return the model of a run: what its shards say or, without any, what its record says."""
-    if not paths:
-        return str(inventory.records[run_id].get("model_digest", ""))
-    # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
-    content = io.BytesIO(inventory.output.read(f"images/{paths[0]}"))
-    return str(
-        pq.read_table(content, columns=["model_digest"], use_threads=False)["model_digest"][0]
-    )
+    """Return the model of a run: what its shards say or, without rows, what its record says."""
+    for path in paths:
+        # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
+        content = io.BytesIO(inventory.output.read(f"images/{path}"))
+        rows = pq.read_table(content, columns=["model_digest"], use_threads=False)
+        if len(rows):  # all its images may have been removed
+            return str(rows["model_digest"][0])
+    return str(inventory.records.get(run_id, {}).get("model_digest", ""))

@@ -18,12 +18,13 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
 from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
 from unet_ray.segmentation.plan import find_open_images
-from unet_ray.storage.listing import scan_files
+from unet_ray.storage.listing import FileScan, Selection, scan_files
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import open_ledger, read_images, tables_at
 from unet_ray.tables.lock import read_lock
 from unet_ray.tables.output_folder import Inventory, take_inventory
+from unet_ray.tables.removal import REMOVING
 from unet_ray.tables.runs import PRUNED, PRUNING, recorded_images
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import shard_run_id
@@ -37,6 +38,9 @@ _UNKNOWN = (
     "--leftovers removes it)"
 )
 _HALF_PRUNED = "a run whose removal has begun but not finished (the next run or prune finishes it)"
+_HALF_REMOVED = (
+    "images whose removal has begun but not finished (the next run or prune finishes it)"
+)
 _SHARDS_IN_FLIGHT = 64
 _ROWS = 10_000
 """Number of rows of a query's result that are held at a time."""
@@ -93,7 +97,9 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     with open_workspace() as database:
         result.add(_check_ledger(database, inventory, records))
         if config.images:
-            result.add(_check_archive(database, inventory, config.images, records))
+            selection = Selection.parse(config.include, config.exclude)
+            scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection)
+            result.add(_check_archive(database, inventory, scan, records))
     return result
 
 
@@ -118,6 +124,9 @@ def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
         if left.run_id != holder:
             yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
     yield from (Problem(_HALF_PRUNED, f"runs/{run_id}.json") for run_id in half_pruned)
+    for run_id, record in inventory.records.items():
+        if REMOVING in record:
+            yield Problem(_HALF_REMOVED, f"runs/{run_id}.json")
     yield from (Problem(_NO_TABLE, path) for path in inventory.others)
     yield from (Problem("a run record that cannot be read", path) for path in inventory.unreadable)
 
@@ -194,13 +203,12 @@ def _check_ledger(
 
 
 def _check_archive(
-    database: Workspace, inventory: Inventory, uri: str, records: dict[str, dict[str, Any]]
+    database: Workspace, inventory: Inventory, scan: FileScan, records: dict[str, dict[str, Any]]
 ) -> Iterator[Problem]:
     """Check that each image of the archive has a row of the newest run's model and configuration.
 
     The row may be a success or a failure.
     """
-    scan = scan_files(uri, IMAGE_SUFFIXES, "--images")
     kept = (
         record
         for record in reversed(records.values())

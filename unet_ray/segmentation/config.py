@@ -12,6 +12,8 @@ from unet_ray.flags import (
     check_day,
     check_fields,
     check_numbers,
+    parse_age,
+    parse_patterns,
     parse_prices,
     parse_range,
 )
@@ -28,6 +30,14 @@ class SegmentConfig:
     """Folder (recursive), glob or Parquet manifest (URI) of the images."""
     output: str
     """Folder (URI) of the tables; a later run with the same folder does only what is new."""
+    include: str | None = None
+    """Do only images whose path below --images, or whose file name, matches one of these shell
+    patterns, separated by commas; * matches / too."""
+    exclude: str | None = None
+    """Leave out images that match one of these patterns, even if --include names them."""
+    min_age: str | None = None
+    """Leave out files modified less than this ago (90s, 30m, 1h, 2d), which may still be uploading;
+    a later run does them."""
     date: str | None = None
     """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
     actors: str | None = None
@@ -74,6 +84,9 @@ class SegmentConfig:
     """Report what there is to do, and do nothing."""
 
     def __post_init__(self) -> None:
+        parse_patterns(self.include, "--include")
+        parse_patterns(self.exclude, "--exclude")
+        parse_age(self.min_age, "--min-age")
         check_day("--date", self.date)
         check_fields(self, ["threshold"], lambda value: 0 < value <= 1, "above 0 up to 1")
         shares = ("min_score", "max_error_rate")

@@ -63,12 +63,15 @@ class Plan:
     """Files of other kinds."""
     changed: int
     """Images to do that the ledger knows with another content, model or configuration."""
+    left_out: str = ""
+    """Files that the selection left out, in words; empty where nothing was selected."""
 
     def __str__(self) -> str:
         return (
             f"{self.listed} images listed: {self.todo - self.changed} new, "
             f"{self.changed} changed or to be redone, {self.done} done before, "
             f"{self.failed_before} failed before (--retry-failed); {self.others} other files"
+            f"{self.left_out}"
         )
 
     def blocks(
@@ -191,7 +194,18 @@ def make_plan(
         failed_before=failed,
         others=scan.others,
         changed=database.value("SELECT count(*) FROM plan SEMI JOIN known USING (image_uri)"),
+        left_out=_describe_left_out(scan),
     )
+
+
+def _describe_left_out(scan: FileScan) -> str:
+    """Say how many files each flag of the selection left out, for the end of a line."""
+    said = ""
+    if scan.selection.include or scan.selection.exclude:
+        said += f", {scan.excluded} left out by --include/--exclude"
+    if scan.selection.min_age_s is not None:
+        said += f", {scan.young} younger than --min-age"
+    return said
 
 
 def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = False) -> int:
@@ -243,6 +257,8 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
 
 def _describe_known(database: Workspace, scan: FileScan) -> str:
     """Say how many images of an archive that seems to be empty the ledger has, for a message."""
+    if scan.excluded:
+        return ""  # they are there
     prefix = quote(f"{scan.root.uri.rstrip('/')}/")
     known = database.value(
         f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, {prefix})"  # noqa: S608

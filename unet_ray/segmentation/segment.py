@@ -16,12 +16,13 @@ from unet_ray.segmentation.digest import config_digest, is_exact
 from unet_ray.segmentation.plan import Plan, make_plan
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.run import SegmentationRun
-from unet_ray.storage.listing import scan_files
+from unet_ray.storage.listing import Selection, scan_files
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import summarize_run
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.output_folder import Inventory, finish_prunes, remove_leftovers, take_inventory
+from unet_ray.tables.removal import finish_removals
 from unet_ray.tables.runs import close_lost_runs, groups_set_aside, new_run_id
 
 _logger = logging.getLogger("unet_ray")
@@ -52,7 +53,8 @@ def segment(
     model = load_model(Storage.of(config.model))
     output = Storage.of(config.output)
     digest = config_digest(config, model)
-    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images")
+    selection = Selection.parse(config.include, config.exclude, config.min_age)
+    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection)
     with open_workspace() as database:
 
         def plan_against(inventory: Inventory) -> Plan:
@@ -88,7 +90,7 @@ def segment(
             inventory = _look_at(output)
             plan = plan_against(inventory)
             # only now, after every check: nothing is removed where something is wrong
-            _remove_unfinished(inventory, result.run_id)
+            inventory = _remove_unfinished(inventory, result.run_id)
             result.set_aside = groups_set_aside(inventory.records)
             run = SegmentationRun(config, model, output, digest, plan, result)
             return _execute_and_record(run, ray_address, tell)
@@ -107,8 +109,15 @@ def _look_at(output: Storage) -> Inventory:
     return inventory
 
 
-def _remove_unfinished(inventory: Inventory, run_id: str) -> None:
-    """Remove the files of unfinished runs and prunes, and close their records."""
+def _remove_unfinished(inventory: Inventory, run_id: str) -> Inventory:
+    """Remove the files of unfinished runs and prunes, and close their records.
+
+    Returns:
+        The inventory, taken again where records changed.
+    """
+    if finish_removals(inventory):
+        _logger.info("removed the rest of the rows of images; a prune of them had not finished")
+        inventory = take_inventory(inventory.output)
     for pruned in finish_prunes(inventory):
         _logger.info(f"run {pruned}: removed the rest of its rows; a prune of it had not finished")
     is_untidy = inventory.leftovers or inventory.half_written
@@ -122,6 +131,7 @@ def _remove_unfinished(inventory: Inventory, run_id: str) -> None:
             "them, jobs/prune.py --leftovers removes them)"
         )
     close_lost_runs(inventory.output, inventory.records, run_id)
+    return inventory
 
 
 def _estimate_duration(inventory: Inventory, images: int) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import translate
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,14 +20,19 @@ import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from unet_ray.errors import InputError
+from unet_ray.flags import parse_age, parse_patterns
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage, dangling_link, uri_scheme
 
 FILES = pa.schema(
     [("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())]
 )
-"""Columns of a scan, those of `FileEntry`."""
+"""Columns of a scan, fields of `FileEntry`."""
+_LISTED = FILES.append(pa.field("modified_s", pa.float64()))
+"""Columns of a listing from which a scan selects files."""
 _BATCH = 10_000
+_FOLDERS = r"(?s:.*)/(?=[^/]*\Z)"
+"""Regular expression for all of a path that comes before the file's name."""
 _NOTHING_THERE = "there is no such folder or file"
 
 
@@ -40,6 +47,50 @@ class Listing:
     """Files left out for their suffix."""
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which files of a known kind a scan gives; by default all of them.
+
+    A pattern is that of a shell, compared with the whole path below the listed folder, in which `*`
+    matches `/` as well; one without `/` is also compared with the file's name. Of a glob, paths
+    start below the folder before its first wildcard. Of a manifest, they are the URIs as written.
+    """
+
+    include: tuple[str, ...] = ()
+    """Patterns; a file that matches none of them is left out. Without any, all files match."""
+    exclude: tuple[str, ...] = ()
+    """Patterns; a file that matches one of them is left out, even if it is included."""
+    min_age_s: float | None = None
+    """Files modified less than that ago (s) are left out: they may still be uploading. A time in
+    the future counts as young, since clocks differ."""
+
+    @staticmethod
+    def parse(include: str | None, exclude: str | None, min_age: str | None = None) -> Selection:
+        """Return the selection that flags ask for; raise InputError for a value that is none."""
+        return Selection(
+            parse_patterns(include, "--include"),
+            parse_patterns(exclude, "--exclude"),
+            parse_age(min_age, "--min-age"),
+        )
+
+    def make_filter(self) -> re.Pattern[str] | None:
+        """Return what the path of a file with one `/` before it must match; None: anything does."""
+        if not self.include and not self.exclude:
+            return None
+        wanted, unwanted = _any_of(self.include or ("*",)), _any_of(self.exclude)
+        return re.compile(f"(?!{unwanted})(?:{wanted})" if self.exclude else wanted)
+
+
+def _any_of(patterns: Iterable[str]) -> str:
+    """Return a regular expression for any of some shell patterns, of a path with `/` before it."""
+    whole = [f"/{translate(pattern)}" for pattern in patterns]
+    names = [_FOLDERS + translate(pattern) for pattern in patterns if "/" not in pattern]
+    return "|".join(whole + names)
+
+
+ALL_FILES = Selection()
+
+
 class FileScan:
     """The files of a folder, a glob or a manifest, read as they are asked for, once."""
 
@@ -48,6 +99,7 @@ class FileScan:
         source: tuple[Storage, Iterator[Any] | None, bool],
         suffixes: Collection[str] | None,
         named: str,
+        selection: Selection = ALL_FILES,
     ) -> None:
         self.root, batches, self.etags_of_store = source
         """Storage that opens the files' URIs, and whether the etags are the store's: a manifest may
@@ -55,8 +107,14 @@ class FileScan:
         self.known = self.others = 0
         """Files read so far: given, and left out for their suffix. A link to nothing is given
         where its suffix is known; else it may stand for a folder, which is an error."""
+        self.excluded = self.young = 0
+        """Files of a known kind that the patterns, and then the age, of the selection left out."""
+        self.selection = selection
         self.named = named
         """Flag and URI, for messages."""
+        self._filter = selection.make_filter()
+        youngest = selection.min_age_s
+        self._latest_s = None if youngest is None else time.time() - youngest
         self._is_there, self._batches = batches is not None, batches or iter(())
         self._suffixes = suffixes
 
@@ -65,7 +123,7 @@ class FileScan:
 
         Raises:
             InputError: A folder that cannot be listed to its end, a link to what may be a folder, a
-                file name that is not UTF-8.
+                file name that is not UTF-8, a store that does not tell the age that is asked for.
         """
         with _as_input_errors(self.named):
             for batch in self._batches:
@@ -74,20 +132,54 @@ class FileScan:
                     is_known = self._is_known(batch["path"])
                     known = batch.filter(is_known)
                     _refuse_dangling_links(batch.filter(pc.invert(is_known)))
-                self.known += len(known)
                 self.others += len(batch) - len(known)
-                yield known
+                selected = self._leave_out_young(self._leave_out_excluded(known))
+                self.known += len(selected)
+                yield selected.select(FILES.names)
 
     @property
     def emptiness(self) -> str | None:
-        """Message for a listing without any file of a known kind; else None."""
-        if self.known:
+        """Message for a listing that gives no file; else None.
+
+        Files that are too young are there: a later run does them.
+        """
+        if self.known or self.young:
             return None
         if not self._is_there:
             return f"{self.named}: {_NOTHING_THERE}"
+        if self.excluded:
+            return (
+                f"{self.named}: --include/--exclude leave out all {self.excluded} images; change "
+                "the patterns, or go on with --allow-empty"
+            )
         what = f"{self.others} files, none with a known image suffix" if self.others else "no files"
         suffixes = f" ({', '.join(sorted(self._suffixes))})" if self._suffixes else ""
         return f"{self.named}: {what}{suffixes}"
+
+    def _leave_out_excluded(self, files: Any) -> Any:
+        """Return the files that match the patterns, and count the others."""
+        if self._filter is None:
+            return files
+        matches = self._filter.match
+        selected = files.filter(
+            pa.array([bool(matches(f"/{p}")) for p in files["path"].to_pylist()], pa.bool_())
+        )
+        self.excluded += len(files) - len(selected)
+        return selected
+
+    def _leave_out_young(self, files: Any) -> Any:
+        """Return the files that are old enough, and count the others."""
+        if self._latest_s is None:
+            return files
+        modified_s, is_dangling = files["modified_s"], pc.equal(files["etag"], "")
+        if pc.any(pc.and_(pc.is_null(modified_s), pc.invert(is_dangling))).as_py():
+            raise InputError(
+                f"{self.named}: this store does not tell when files were modified; run without "
+                "--min-age"
+            )
+        selected = files.filter(pc.fill_null(pc.less_equal(modified_s, self._latest_s), True))
+        self.young += len(files) - len(selected)
+        return selected
 
     def _is_known(self, paths: Any) -> Any:
         found = pc.extract_regex(pc.utf8_lower(paths), r"(?P<suffix>\.[^./]+)$")
@@ -110,7 +202,9 @@ def _as_input_errors(named: str) -> Iterator[None]:
         raise InputError(f"{named}: cannot be listed: {error}") from None
 
 
-def scan_files(uri: str, suffixes: Collection[str], flag: str) -> FileScan:
+def scan_files(
+    uri: str, suffixes: Collection[str], flag: str, selection: Selection = ALL_FILES
+) -> FileScan:
     """Open the files of a folder (recursively), a glob or a Parquet manifest.
 
     A manifest has the column `image_uri` and may have `image_etag` and `image_bytes`; relative URIs
@@ -120,14 +214,20 @@ def scan_files(uri: str, suffixes: Collection[str], flag: str) -> FileScan:
         uri: URI of the folder, glob or manifest.
         suffixes: Known suffixes, lower case, with the dot; all rows of a manifest count.
         flag: Flag that named the URI, for messages.
+        selection: Which files of known suffixes to give.
 
     Raises:
-        InputError: Nothing there, not a manifest, no permission.
+        InputError: Nothing there, not a manifest, no permission, or an age asked of a manifest.
     """
     named, is_manifest = f"{flag} {uri}", uri.endswith(".parquet")
+    if is_manifest and selection.min_age_s is not None:
+        raise InputError(
+            f"{named}: a manifest does not tell when files were modified; leave young ones out of "
+            "it, and run without --min-age"
+        )
     with _as_input_errors(named):
         source = _manifest(uri) if is_manifest else (*_found(uri), True)
-    return FileScan(source, None if is_manifest else suffixes, named)
+    return FileScan(source, None if is_manifest else suffixes, named, selection)
 
 
 def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
@@ -209,9 +309,10 @@ def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
         for entry in some:
             _refuse_names_beyond_utf8(entry.path)
         columns = [
-            pa.array([getattr(entry, field.name) for entry in some], field.type) for field in FILES
+            pa.array([getattr(entry, field.name) for entry in some], field.type)
+            for field in _LISTED
         ]
-        yield pa.RecordBatch.from_arrays(columns, schema=FILES)
+        yield pa.RecordBatch.from_arrays(columns, schema=_LISTED)
 
 
 def _refuse_names_beyond_utf8(path: str) -> None:

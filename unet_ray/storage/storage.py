@@ -58,6 +58,8 @@ class FileEntry:
     link to nothing."""
     size: int
     """Size in bytes."""
+    modified_s: float | None = field(default=None, compare=False)
+    """Time of the last change (s since 1970); None where the store does not tell it."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,8 @@ class Storage:
         info = self._retry(self.uri, lambda: self._backend.info(self.uri))
         if info is None:
             raise FileNotFoundError(self.uri)
-        return FileEntry(self.uri.rpartition("/")[2], self.uri, info.etag, info.size or 0)
+        name = self.uri.rpartition("/")[2]
+        return FileEntry(name, self.uri, info.etag, info.size or 0, info.modified_s)
 
     def entries(self, path: str = "", missing_ok: bool = False) -> list[FileEntry]:
         """Return all files below a folder, sorted by path.
@@ -289,7 +292,8 @@ class Storage:
         with self._listing(path):
             for info in self._backend.list_files(uri, partial(self._retry, uri)):
                 if not any(part.startswith(".") for part in info.path.split("/")):
-                    yield FileEntry(info.path, f"{uri}/{info.path}", info.etag, info.size or 0)
+                    file_uri, size = f"{uri}/{info.path}", info.size or 0
+                    yield FileEntry(info.path, file_uri, info.etag, size, info.modified_s)
 
     @contextmanager
     def _listing(self, path: str) -> Iterator[None]:

@@ -29,6 +29,8 @@ class FileInfo:
     """Changes with the content: the store's etag without quotes, or `size-mtime_ns`; empty for a
     link to nothing."""
     is_file: bool = True
+    modified_s: float | None = None
+    """Time of the last change (s since 1970); None where the store does not tell it."""
 
 
 class Backend(ABC):

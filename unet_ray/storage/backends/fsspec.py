@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -111,14 +112,18 @@ def to_file_info(path: str, found: dict[str, Any]) -> FileInfo:
     """Return what a file system's dictionary says of a file or folder."""
     size, is_file = found.get("size"), found.get("type", "file") == "file"
     etag = str(found.get("ETag") or found.get("etag") or "").strip('"')
-    return FileInfo(path, size, etag or f"{int(size or 0)}-{_modified_ns(found)}", is_file)
+    modified_s = _modified_s(found)
+    if not etag:
+        # listings of S3 have fractions of seconds, answers to requests have none
+        known_s = int(modified_s or 0) if found.get("LastModified") else modified_s or 0
+        etag = f"{int(size or 0)}-{int(known_s * 1e9)}"
+    return FileInfo(path, size, etag, is_file, modified_s)
 
 
-def _modified_ns(found: dict[str, Any]) -> int:
-    # listings of S3 have fractions of seconds, answers to requests have none
-    if found.get("LastModified"):
-        return 10**9 * int(found["LastModified"].timestamp())
-    names = ("mtime", "last_modified", "created")
-    modified = next((found[name] for name in names if found.get(name)), 0)
-    seconds = modified.timestamp() if hasattr(modified, "timestamp") else float(modified)
-    return int(seconds * 1e9)
+def _modified_s(found: dict[str, Any]) -> float | None:
+    """Return the time of the last change, under whatever name a file system has it."""
+    names = ("LastModified", "mtime", "last_modified", "created")
+    modified = next((found[name] for name in names if found.get(name)), None)
+    if isinstance(modified, datetime):
+        return modified.timestamp()
+    return float(modified) if isinstance(modified, int | float) else None

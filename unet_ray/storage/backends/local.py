@@ -244,7 +244,7 @@ def _unlink(path: str) -> None:
 
 def _to_file_info(path: str, found: os.stat_result) -> FileInfo:
     etag = f"{found.st_size}-{found.st_mtime_ns}"
-    return FileInfo(path, found.st_size, etag, not stat.S_ISDIR(found.st_mode))
+    return FileInfo(path, found.st_size, etag, not stat.S_ISDIR(found.st_mode), found.st_mtime)
 
 
 def _stat_or_none(path: str) -> os.stat_result | None:
