@@ -53,10 +53,10 @@ _PATHS = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]).rs
 _LEAST, _MOST_PIXELS = 40, 8 * 2**20
 _SIDES = ("bare", "plain", "loop", "docs", "monai", "ours")
 _PARTS = {
-    "decode": "MapBatches(Decode)",
+    "decode": "MapBatches(decode)",
     "predict": "PredictActor",
     "measure": "MapBatches(measure)",
-    "write": "Write",
+    "write": "_write",
     "driver": "jobs/segment.py",
 }
 """Parts of the job, and words of the titles that Ray gives to their processes."""
