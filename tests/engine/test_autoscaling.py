@@ -26,14 +26,14 @@ from dataclasses import replace
 import ray
 from unet_ray.cluster.session import connect
 from unet_ray.network.config import PredictorConfig
-from unet_ray.segmentation import pipeline
+from unet_ray.segmentation import run
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 
 def on_cpu(*some, **named):
     return replace(PredictorConfig(*some, **named), device="cpu")
 
-pipeline.PredictorConfig = on_cpu
+run.PredictorConfig = on_cpu
 
 def gpu_nodes():
     return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))

@@ -14,8 +14,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import tifffile
 from ray.cluster_utils import Cluster
 
 from tests.builders import write_noise
@@ -29,16 +31,16 @@ _RUN = """
 import sys
 from dataclasses import replace
 from unet_ray.network.config import PredictorConfig
-from unet_ray.segmentation import pipeline
+from unet_ray.segmentation import run
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 
 def on_cpu(*some, **named):
     return replace(PredictorConfig(*some, **named), device="cpu")
 
-pipeline.PredictorConfig = on_cpu
-model, images, output = sys.argv[1:]
-flags = {"device": "gpu", "actors": "1,2", "shard_images": 16}
+run.PredictorConfig = on_cpu
+model, images, output, actors = sys.argv[1:]
+flags = {"device": "gpu", "actors": actors, "shard_images": 16}
 config = SegmentConfig(model=model, images=images, output=output, **flags)
 print("done", segment(config, "auto").images_done)
 """
@@ -59,6 +61,7 @@ def test_a_gpu_node_that_dies_costs_no_image(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
     nodes = [cluster.add_node(num_cpus=1, num_gpus=1, **small) for _ in range(2)]
     command = [sys.executable, "-u", "-c", _RUN, tiny_model, str(archive), f"{tmp_path}/tables"]
+    command.append("1,2")
     environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -86,6 +89,57 @@ def test_a_gpu_node_that_dies_costs_no_image(
         "verify", "--tables", f"{tmp_path}/tables", "--images", Storage.of(str(archive)).uri
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.soak
+def test_nodes_that_die_under_a_long_image_never_count_against_it(
+    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five nodes die while they predict it; on the sixth it ends."""
+    monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")
+    archive = write_noise(tmp_path / "archive", 10, side=60)
+    pixels = np.random.default_rng(0).integers(0, 256, (6144, 6144, 3), dtype=np.uint8)
+    tifffile.imwrite(archive / "long.tif", pixels, tile=(512, 512), photometric="rgb")
+    small = {"object_store_memory": 200 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
+    node = cluster.add_node(num_cpus=1, num_gpus=1, **small)
+    command = [
+        sys.executable,
+        "-u",
+        "-c",
+        _RUN,
+        tiny_model,
+        str(archive),
+        f"{tmp_path}/tables",
+        "1",
+    ]
+    environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    watchdog = threading.Timer(900, process.kill)
+    watchdog.start()
+    kills, tiles_before = 0, 0
+    try:
+        assert process.stdout
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if (found := re.search(r"large images: (\d+)/", line)) is None:
+                continue
+            if kills < 5 and int(found[1]) > tiles_before:
+                cluster.remove_node(node, allow_graceful=False)
+                node = cluster.add_node(num_cpus=1, num_gpus=1, **small)
+                kills += 1
+            tiles_before = int(found[1])
+        assert process.wait() == 0, "".join(said[-30:])
+    finally:
+        watchdog.cancel()
+        process.kill()
+        cluster.shutdown()
+    assert kills == 5, "".join(said[-30:])
+    assert "done 11" in "".join(said)
+    assert _statuses(tmp_path / "tables") == [("done", 11)]
 
 
 @pytest.mark.soak
