@@ -34,6 +34,7 @@ def on_cpu(*some, **named):
     return replace(PredictorConfig(*some, **named), device="cpu")
 
 run.PredictorConfig = on_cpu
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 def gpu_nodes():
     return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))

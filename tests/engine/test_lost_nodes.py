@@ -25,9 +25,11 @@ from tests.clusters import started_cluster
 from tests.conftest import REPOSITORY, free_port, run_job
 from unet_ray.output.reader import read_tables
 from unet_ray.storage.storage import Storage
+from unet_ray.synthetic import draw_scene
 
 _IMAGES = 60
 _RUN = """
+import logging
 import sys
 from dataclasses import replace
 from unet_ray.network.config import PredictorConfig
@@ -39,6 +41,7 @@ def on_cpu(*some, **named):
     return replace(PredictorConfig(*some, **named), device="cpu")
 
 run.PredictorConfig = on_cpu
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 model, images, output, actors = sys.argv[1:]
 flags = {"device": "gpu", "actors": actors, "shard_images": 16}
 config = SegmentConfig(model=model, images=images, output=output, **flags)
@@ -98,7 +101,7 @@ def test_nodes_that_die_under_a_long_image_never_count_against_it(
     """Five nodes die while they predict it; on the sixth it ends."""
     monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")
     archive = write_noise(tmp_path / "archive", 10, side=60)
-    pixels = np.random.default_rng(0).integers(0, 256, (6144, 6144, 3), dtype=np.uint8)
+    pixels = np.tile(draw_scene(512, 512, np.random.default_rng(0))[0], (16, 16, 1))
     tifffile.imwrite(archive / "long.tif", pixels, tile=(512, 512), photometric="rgb")
     small = {"object_store_memory": 200 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
