@@ -269,7 +269,7 @@ class Storage:
         Raises:
             ListingError: A folder that cannot be listed to its end, or a link to nothing.
         """
-        with self._listing(path):
+        with self.listing(path):
             if missing_ok and not self.exists(path):
                 return []
         entries = []
@@ -289,15 +289,22 @@ class Storage:
             ListingError: A folder that cannot be listed to its end.
         """
         uri = self.uri_of(path)
-        with self._listing(path):
+        with self.listing(path):
             for info in self._backend.list_files(uri, partial(self._retry, uri)):
                 if not any(part.startswith(".") for part in info.path.split("/")):
                     file_uri, size = f"{uri}/{info.path}", info.size or 0
                     yield FileEntry(info.path, file_uri, info.etag, size, info.modified_s)
 
     @contextmanager
-    def _listing(self, path: str) -> Iterator[None]:
-        """Turn an error of the store into that of a listing."""
+    def listing(self, path: str = "") -> Iterator[None]:
+        """Turn an error of the store in the `with` block into that of a listing.
+
+        Args:
+            path: Folder that is listed, for an error that names none.
+
+        Raises:
+            ListingError: A folder that cannot be listed to its end.
+        """
         try:
             yield
         except OSError as error:

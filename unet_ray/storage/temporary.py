@@ -67,14 +67,23 @@ def half_written(root: Path, folders: Sequence[str]) -> list[tuple[Path, str, bo
 
     Returns:
         Path, name of the file that was to be written, and whether its writer is known to be dead.
+
+    Raises:
+        OSError: A folder that cannot be listed.
     """
     found = []
-    for here, _, names in chain(islice(os.walk(root), 1), *(os.walk(root / f) for f in folders)):
+    below = [os.walk(root / folder, onerror=_raise_unless_gone) for folder in folders]
+    for here, _, names in chain(islice(os.walk(root, onerror=_raise_unless_gone), 1), *below):
         for name in names:
             path, made = Path(here, name), _HALF_WRITTEN.fullmatch(name)
             if made and not path.is_symlink():
                 found.append((path, made["name"], _is_dead(made)))
     return found
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @cache

@@ -187,7 +187,9 @@ def _find_half_written(output: Storage, records: Mapping[str, Mapping[str, Any]]
     if not output.is_local:
         return
     root = Path(output.path)
-    for path, name, is_dead in half_written(root, (*TABLES, "runs")):
+    with output.listing():
+        hidden = half_written(root, (*TABLES, "runs"))
+    for path, name, is_dead in hidden:
         below = f"{path.parent.name}/{name}"
         if is_dead or (is_shard(below) and is_unfinished(records.get(shard_run_id(below), {}))):
             yield path.relative_to(root).as_posix()
