@@ -191,7 +191,8 @@ class Submitter:
     def __init__(self, cluster: dict[str, str], folder: Path) -> None:
         self.cluster, self._folder = cluster, folder
         not_ours = shutil.ignore_patterns(
-            ".git", ".venv*", "quickstart", "__pycache__", ".*_cache", "*.egg-info"
+            *(".git", ".venv*", "quickstart", "__pycache__"),
+            *(".*_cache", ".hypothesis", "*.egg-info"),
         )
         shutil.copytree(REPOSITORY, folder, ignore=not_ours)
         for waste in (".git/objects/pack", ".venv/lib/torch.so", "quickstart/tables/masks.parquet"):
