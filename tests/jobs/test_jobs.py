@@ -303,7 +303,7 @@ def test_what_a_submit_uploads_is_small(tmp_path: Path) -> None:
     Submitter({}, laptop)
     package = tmp_path / "package.zip"
     create_package(str(laptop), package, include_gitignore=True, excludes=_EXCLUDES)
-    assert package.stat().st_size < 2**21
+    assert package.stat().st_size < 2**22  # each of the wastes is as large
     names = zipfile.ZipFile(package).namelist()
     assert any(name.endswith("unet_ray/segmentation/segment.py") for name in names)
     assert not any(".git/" in name or ".venv" in name or "quickstart/" in name for name in names)
