@@ -21,7 +21,7 @@ from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 
 cpus, model, archive, tables, *asked = sys.argv[1:]
-ray.init(num_cpus=int(cpus), include_dashboard=False, log_to_driver=False, runtime_env={})
+ray.init("local", num_cpus=int(cpus), include_dashboard=False, log_to_driver=False, runtime_env={})
 found = {}
 for actors in asked:
     flags = {"model": model, "images": archive, "output": f"{tables}-{actors}", "actors": actors}
