@@ -60,7 +60,7 @@ class ImageError(Exception):
 
 
 _NO_SPACE = re.compile(r"(?:No space left on device|Disk quota exceeded)(?:: '([^'\n]*)')?")
-"""What a system says of ENOSPC and EDQUOT, and where."""
+"""Text of ENOSPC and EDQUOT, and the path that it names."""
 
 
 def is_disk_full(error: BaseException) -> bool:

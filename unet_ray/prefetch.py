@@ -37,6 +37,7 @@ def ahead(
     begun: deque[tuple[Future[Result], float, Item]] = deque()
 
     def end_first() -> Result:
+        """Return the result of the call that was begun first."""
         future, begun_at, item = begun.popleft()
         if late is None:
             return future.result()

@@ -96,6 +96,7 @@ def _end_at_signals() -> None:
     stopped_at: list[float] = []
 
     def stop(number: int, _: object) -> None:
+        """Raise at the first signal; end the process at one that comes much later."""
         if stopped_at:
             if time.monotonic() - stopped_at[0] > _PATIENCE_S:
                 os._exit(1)

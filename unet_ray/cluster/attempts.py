@@ -22,6 +22,7 @@ class _Begun:
         self._nodes: defaultdict[str, list[str]] = defaultdict(list)
 
     def begin(self, key: str, node: str, is_retry: bool) -> int:
+        """Note a begin, and return how many earlier ones died on nodes that live."""
         before = self._nodes[key]
         living = {n["NodeID"] for n in ray.nodes() if n["Alive"]} if is_retry else set()
         deaths = sum(node in living for node in before)

@@ -75,6 +75,7 @@ class _Worker:
         self._tables = self._expand(self._tables, self._stages.measure.tables)
 
     def write(self, number: int) -> ShardSums:
+        """Write what was measured as one shard."""
         with self._deadline.working():
             sums = self._shards.write(number, *self._tables)
         for rows in self._tables:

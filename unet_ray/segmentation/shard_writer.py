@@ -50,7 +50,7 @@ _LAST_WRITES_S = 60.0
 
 @dataclass(frozen=True)
 class Shards:
-    """What all shards of a run share."""
+    """Place, date and run that all shards of a run share."""
 
     output: Storage
     """Root of the tables."""

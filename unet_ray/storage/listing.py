@@ -49,7 +49,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which files of a known kind a scan gives; by default all of them.
+    """Choice of the files of a known kind that a scan gives; by default all of them.
 
     A pattern is that of a shell, compared with the whole path below the listed folder, in which `*`
     matches `/` as well; one without `/` is also compared with the file's name. Of a glob, paths

@@ -62,7 +62,7 @@ class LabelledFile:
 
 @dataclass(frozen=True)
 class DataDecisions:
-    """What a training decides about its labelled images when it begins."""
+    """Decisions of a training about its labelled images, made when it begins."""
 
     labelling: Labelling
     """Meaning of the masks, with the classes."""
@@ -74,14 +74,14 @@ class DataDecisions:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a training began with."""
+    """Settings, files and decisions that a training began with."""
 
     settings: dict[str, Any]
     """Flags, and `labelled_images`, the number of labelled images."""
     files: dict[str, LabelledFile] | None = None
     """Files of the labelled set by name. None: a version before 2026-12 wrote the record."""
     decisions: DataDecisions | None = None
-    """What was decided about them; known if and only if `files` is."""
+    """Decisions about them; known if and only if `files` is."""
 
     def check_settings(self, settings: Mapping[str, Any], run_folder: Storage) -> None:
         """Raise InputError if a run has other settings.

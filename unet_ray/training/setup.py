@@ -56,7 +56,7 @@ class TrainingSetup:
     validation: tuple[tuple[int, str], ...]
     """Index in `validation_reader` and URI of each validation image."""
     decisions: DataDecisions
-    """What was decided about the labelled images; a training that resumes keeps it."""
+    """Decisions about the labelled images; a training that resumes keeps them."""
 
 
 def set_up_training(

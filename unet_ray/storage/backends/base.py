@@ -14,7 +14,7 @@ import pyarrow.fs
 
 
 class IrregularFileError(OSError):
-    """What is at a path is a pipe, a socket or a device. It is never opened."""
+    """A pipe, a socket or a device is at a path. It is never opened."""
 
 
 @dataclass(frozen=True)
