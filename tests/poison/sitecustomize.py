@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -36,52 +36,43 @@ def swallow(stage: str, uris: Iterable[str]) -> None:
                 act()
 
 
-def poison_decode(module: Any) -> None:
-    decode = module.Decode._decode
+def poison(owner: Any, name: str, stage: str, uris_of: Callable[..., Iterable[str]]) -> None:
+    """Let a function swallow the images that it is called with before it works on them.
 
-    def poisoned(self: Any, row: Any, data: Any) -> Any:
-        swallow("decode", [row["image_uri"]])
-        return decode(self, row, data)
+    Args:
+        owner: Module or class of the function.
+        name: Name of the function.
+        stage: Stage of the pipeline, as names of images have it.
+        uris_of: Returns the URIs of the images from the arguments of a call.
+    """
+    work = getattr(owner, name)
 
-    module.Decode._decode = poisoned
+    def poisoned(*args: Any) -> Any:
+        swallow(stage, uris_of(*args))
+        return work(*args)
 
-
-def poison_predict(module: Any) -> None:
-    predict = module.Predict._predict
-
-    def poisoned(self: Any, pixels: Any) -> Any:
-        swallow("predict", pixels["image_uri"].to_pylist())
-        return predict(self, pixels)
-
-    module.Predict._predict = poisoned
+    setattr(owner, name, poisoned)
 
 
-def poison_measure(module: Any) -> None:
-    image = module.Measure.image
-
-    def poisoned(self: Any, row: Any, prob_u8_khw: Any) -> Any:
-        swallow("measure", [row["image_uri"]])
-        return image(self, row, prob_u8_khw)
-
-    module.Measure.image = poisoned
+def done_images(_output: Any, _name: Any, tables: Any, _may_commit: Any) -> list[str]:
+    """Return the URIs of the images of a shard without an error."""
+    rows = tables["images"].select(["image_uri", "error_type"]).to_pylist()
+    return [row["image_uri"] for row in rows if row["error_type"] is None]
 
 
-def poison_write(module: Any) -> None:
-    write_shard = module.write_shard
-
-    def poisoned(output: Any, name: Any, tables: Any, may_commit: Any) -> None:
-        rows = tables["images"].select(["image_uri", "error_type"]).to_pylist()
-        swallow("write", [row["image_uri"] for row in rows if row["error_type"] is None])
-        write_shard(output, name, tables, may_commit)
-
-    module.write_shard = poisoned
-
-
-HOOKS = {
-    "unet_ray.segmentation.stages.decode": poison_decode,
-    "unet_ray.segmentation.stages.predict": poison_predict,
-    "unet_ray.segmentation.stages.measure": poison_measure,
-    "unet_ray.segmentation.shard_writer": poison_write,
+HOOKS: dict[str, Callable[[Any], None]] = {
+    "unet_ray.segmentation.stages.decode": lambda module: poison(
+        module.Decode, "_decode", "decode", lambda _self, row, _data: [row["image_uri"]]
+    ),
+    "unet_ray.segmentation.stages.predict": lambda module: poison(
+        module.Predict, "_predict", "predict", lambda _self, rows: rows["image_uri"].to_pylist()
+    ),
+    "unet_ray.segmentation.stages.measure": lambda module: poison(
+        module.Measure, "image", "measure", lambda _self, row, _prob: [row["image_uri"]]
+    ),
+    "unet_ray.segmentation.shard_writer": lambda module: poison(
+        module, "write_shard", "write", done_images
+    ),
 }
 
 

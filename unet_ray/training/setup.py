@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 
 from unet_ray.errors import InputError
@@ -94,15 +95,8 @@ def set_up_training(
     notes += labelling_notes(statistics.values, labelling, len(statistics.usable))
     _log_labelling(labelling, statistics)
     check_metric(config.best_by, [c.name for c in labelling.classes])
-    names = labelled.names
-    kept = frozenset(before.validation if before else _draw_validation(config, names))
-    learnt = [index for index in statistics.usable if names[index] not in kept]
-    held = [index for index in statistics.usable if names[index] in kept]
-    if not learnt:
-        raise InputError(
-            f"--val-fraction {config.val_fraction} of {len(names)} images leaves none "
-            "to learn from; give less"
-        )
+    kept = before.validation if before else _draw_validation(config, labelled.names)
+    learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
     preprocessing = (
         before.preprocessing
         if before
@@ -122,13 +116,7 @@ def set_up_training(
         notes.append(_note_no_validation(config))
     for note in notes:
         _logger.info(f"note: {note}")
-    counts = np.array(
-        [
-            count_crops(statistics.facts[i].height, statistics.facts[i].width, crops.side)
-            for i in learnt
-        ]
-    )
-    visits = plan_visits(counts, np.array(learnt), one_by_one=statistics.decoded_once)
+    visits = _plan_visits(statistics, learnt, crops.side)
     held_in = validation or statistics
     return TrainingSetup(
         network,
@@ -139,6 +127,34 @@ def set_up_training(
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
         DataDecisions(labelling, preprocessing, tuple(sorted(kept))),
     )
+
+
+def _split_images(
+    config: TrainConfig, names: Sequence[str], usable: Sequence[int], kept: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Return the indices of the images to learn from, and of those to validate on.
+
+    Raises:
+        InputError: No image is left to learn from.
+    """
+    kept_names = frozenset(kept)
+    learnt = [index for index in usable if names[index] not in kept_names]
+    held = [index for index in usable if names[index] in kept_names]
+    if not learnt:
+        raise InputError(
+            f"--val-fraction {config.val_fraction} of {len(names)} images leaves none "
+            "to learn from; give less"
+        )
+    return learnt, held
+
+
+def _plan_visits(
+    statistics: DatasetStatistics, learnt: Sequence[int], side: int
+) -> NDArray[np.int64]:
+    """Return the visits of the images to learn from, for crops of a side in px."""
+    chosen = [statistics.facts[index] for index in learnt]
+    counts = np.array([count_crops(fact.height, fact.width, side) for fact in chosen])
+    return plan_visits(counts, np.array(learnt), one_by_one=statistics.decoded_once)
 
 
 def _choose_preprocessing(
