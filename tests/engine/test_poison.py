@@ -80,7 +80,7 @@ def test_poison_of_every_kind_costs_one_row_each(tiny_model: str, tmp_path: Path
 def test_a_run_that_is_stopped_commits_what_was_measured(
     tiny_model: str, tmp_path: Path, number: int
 ) -> None:
-    """Two signals, as people press Ctrl-C twice, while one image hangs, so that no run is faster."""
+    """Two signals, as people press Ctrl-C twice; an image that hangs keeps the run from ending."""
     archive = Storage.of(f"{tmp_path}/archive")
     write_scenes(archive, 299)
     archive.write("hangs-measure.png", archive.read("000.png"))
