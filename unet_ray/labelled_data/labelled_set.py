@@ -18,7 +18,7 @@ from unet_ray.image_sources.sources import ImageSource, list_pages, page_source,
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES, decode_image, decode_label_image
 from unet_ray.imaging.codecs.range_file import PageFile
 from unet_ray.imaging.codecs.tiff import PagePlace
-from unet_ray.labelled_data.formats.coco import Objects, draw_objects, parse_coco
+from unet_ray.labelled_data.formats.coco import ImageObjects, parse_coco
 from unet_ray.labelled_data.pairs import (
     class_folders,
     looks_like_folders,
@@ -62,7 +62,7 @@ class LabelledImage:
     image: ImageSource
     masks: tuple[ImageSource, ...]
     """Masks of the image: one, or one per class."""
-    objects: Objects | None = None
+    objects: ImageObjects | None = None
     """Objects of the image if the masks come from a COCO JSON, else None."""
     label_sha256: str | None = None
     """SHA-256 of the COCO JSON, if there is one."""
@@ -101,7 +101,7 @@ class LabelledImage:
     def _draw(self, height: int, width: int) -> list[NDArray[Any]]:
         """Return one mask with the object ids of a single class, or a binary mask per class."""
         assert self.objects is not None
-        labels = [draw_objects(objects, height, width) for objects in self.objects]
+        labels = self.objects.draw(height, width)
         return labels if len(labels) == 1 else [(ids > 0).astype(np.uint8) for ids in labels]
 
 

@@ -169,7 +169,7 @@ def image_masks(
         Mask of each class by class name; (H, W), bool.
 
     Raises:
-        InputError: The image is not in the tables, or the window leaves it.
+        InputError: The image is not in the tables, the window leaves it, or a mask is damaged.
     """
     rows, wanted = _select_masks(tables, image_uri, window)
     masks = {
@@ -182,7 +182,13 @@ def image_masks(
         pc.less(rows["left"], wanted.right), pc.greater(right, wanted.left),
     ]  # fmt: skip
     for row in rows.filter(reduce(pc.and_, meets)).to_pylist():
-        piece = decode_rle(row["counts"], row["height"], row["width"])
+        try:
+            piece = decode_rle(row["counts"], row["height"], row["width"])
+        except ValueError as error:
+            raise InputError(
+                f"{image_uri}: the mask of {row['class_name']} is damaged: {error}; "
+                "verify names all damaged files"
+            ) from None
         top, left = row["top"] - wanted.top, row["left"] - wanted.left
         inside = piece[max(0, -top) : wanted.height - top, max(0, -left) : wanted.width - left]
         top, left = max(0, top), max(0, left)

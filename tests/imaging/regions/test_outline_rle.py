@@ -1,4 +1,7 @@
+from typing import Any
+
 import numpy as np
+import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,3 +25,20 @@ def test_each_outline_is_encoded_as_pycocotools_encodes_its_pixels(mask: np.ndar
     for drawn, counts, outline in zip(pixels, found, outlines, strict=True):
         assert drawn.sum() == outline.area
         assert counts == coco.encode(np.asfortranarray(drawn))["counts"]
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        shapely.box(2, 2, 5, 1e9),
+        shapely.box(-1, 2, 5, 8),
+        shapely.Polygon([(0, 0), (4, 0), (4, float("inf"))]),
+        shapely.Polygon(),
+        None,
+    ],
+)
+def test_an_outline_that_leaves_its_image_is_refused(outline: Any) -> None:
+    good = shapely.box(0, 0, 20, 10)
+    assert len(encode_outlines(np.array([good]), 10, 20)) == 1
+    with pytest.raises(ValueError, match="an outline (that leaves its image of 20×10 px|without)"):
+        encode_outlines(np.array([good, outline]), 10, 20)

@@ -26,11 +26,19 @@ def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[byt
 
     Returns:
         Compressed counts of each outline.
+
+    Raises:
+        ValueError: An outline is empty, or leaves the image.
     """
     if not len(outlines):
         return []
+    if (shapely.is_missing(outlines) | shapely.is_empty(outlines)).any():
+        raise ValueError("an outline without points")
     rings, owner = _list_rings(outlines)
     points, ring = shapely.get_coordinates(rings, return_index=True)
+    # From here on, coordinates decide how much memory is taken, by C code as well.
+    if not ((points >= 0) & (points <= [width, height])).all():
+        raise ValueError(f"an outline that leaves its image of {width}×{height} px")
     x, y = points.astype(np.int64).T
     sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
     left, length = np.minimum(x[sides], x[sides + 1]), np.abs(x[sides + 1] - x[sides])

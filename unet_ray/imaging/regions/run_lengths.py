@@ -14,6 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+_FIRST_CHARACTER = 48
+"""Character that stands for 0 in compressed run lengths; each character holds 6 bits."""
+_MOST_CHARACTERS = 7
+"""Longest number of compressed run lengths (characters): 32 bits and a sign, 5 bits in each."""
+
 
 def threshold_level(threshold: float) -> int:
     """Return the smallest prob_u8 that counts as the class.
@@ -41,6 +46,58 @@ def encode_rle(mask_hw: NDArray[Any]) -> bytes:
 
 
 def decode_rle(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
-    """Decode COCO compressed run lengths to a binary mask of height × width."""
-    decoded: NDArray[np.uint8] = coco.decode({"size": [height, width], "counts": counts})
-    return decoded.astype(bool)
+    """Decode COCO compressed run lengths to a binary mask of height × width.
+
+    Raises:
+        ValueError: The counts are no run lengths, or do not fill the mask exactly.
+    """
+    runs = decompress_counts(counts)
+    check_runs(runs, height, width)
+    is_inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(is_inside, runs).reshape(width, height).T
+
+
+def check_runs(runs: NDArray[np.int64], height: int, width: int) -> None:
+    """Raise ValueError unless run lengths fill a mask exactly.
+
+    Args:
+        runs: Lengths of the runs in turn, column-major, background first (px); (runs,).
+        height: Height of the mask (px).
+        width: Width of the mask (px).
+    """
+    pixels = height * width
+    # Where no run is longer than the mask, their sum cannot overflow.
+    if min(height, width) < 0 or ((runs < 0) | (runs > pixels)).any():
+        raise ValueError(
+            f"run lengths of {runs.min(initial=0)} to {runs.max(initial=0)} px in a mask of "
+            f"{width}×{height} px"
+        )
+    if runs.sum() != pixels:
+        raise ValueError(f"run lengths that fill {runs.sum()} px of a mask of {width}×{height} px")
+
+
+def decompress_counts(counts: bytes) -> NDArray[np.int64]:
+    """Return the numbers that COCO compressed run lengths hold; (runs,).
+
+    Each character holds 5 bits of a number, lowest first, and says whether more follow; the last
+    one also holds the sign. From the fourth on, a number is the difference from the one two before.
+
+    Raises:
+        ValueError: A character that no number has, or a number that is cut off or too long.
+    """
+    if not counts:
+        return np.empty(0, np.int64)
+    sixes = np.frombuffer(counts, np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    if ((sixes < 0) | (sixes > 63)).any():
+        raise ValueError("compressed run lengths with characters other than 0 to o")
+    last = np.flatnonzero(sixes < 32)
+    first = np.append(0, last[:-1] + 1)
+    if sixes[-1] >= 32 or (last - first).max() >= _MOST_CHARACTERS:
+        raise ValueError("compressed run lengths with a number that is cut off or too long")
+    length = last - first + 1
+    digit = np.arange(len(sixes)) - np.repeat(first, length)
+    numbers = np.add.reduceat((sixes & 31) << (5 * digit), first)
+    numbers -= (sixes[last] >> 4 & 1) << (5 * length)
+    for start in (1, 2):
+        numbers[start::2] = np.cumsum(numbers[start::2])
+    return numbers

@@ -1,21 +1,52 @@
-"""COCO instances as labels: parsing of the JSON, and drawing of objects as label images."""
+"""COCO instances as labels: parsing of the JSON."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from reprlib import repr as shorten
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import ClassSpec
+from unet_ray.labelled_data.formats.coco_objects import CocoObject, draw_objects
 
-Objects = tuple[tuple[Any, ...], ...]
-"""Segmentations of the objects of each class: polygons or run lengths, in the form of COCO."""
+_MOST_CLASS_ID = 2**31 - 1
+"""Largest class id that the tables hold."""
+_SIDES = ("width", "height")
+
+
+@dataclass(frozen=True)
+class ImageObjects:
+    """Objects of one image."""
+
+    by_class: tuple[tuple[CocoObject, ...], ...]
+    """Objects of each class."""
+    size: tuple[float, float] = (0, 0)
+    """Width and height of the image as the file states them (px); 0 where it does not."""
+
+    def draw(self, height: int, width: int) -> list[NDArray[Any]]:
+        """Draw the objects of each class as a label image, as `draw_objects` does.
+
+        Args:
+            height: Height of the image (px).
+            width: Width of the image (px).
+
+        Raises:
+            ImageError: `unreadable`: the labels are for an image of another size, or an annotation
+                cannot be read.
+        """
+        for stated, actual, side in zip(self.size, (width, height), _SIDES, strict=True):
+            if stated not in (0, actual):
+                raise ImageError(
+                    "unreadable",
+                    f"the image has a {side} of {actual} px, its labels are for {stated:g} px",
+                )
+        return [draw_objects(objects, height, width) for objects in self.by_class]
 
 
 @dataclass(frozen=True)
@@ -23,7 +54,7 @@ class CocoLabels:
     """Labels of a set of images."""
 
     classes: tuple[ClassSpec, ...]
-    objects: dict[str, Objects]
+    objects: dict[str, ImageObjects]
     """Objects of each image, by `file_name`."""
     uris: dict[str, str | None]
     """URI of each image, by `file_name`; exports of unet_ray give it, other files have None."""
@@ -32,6 +63,9 @@ class CocoLabels:
 def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLabels:
     """Read an instances JSON (cocodataset.org, "data format").
 
+    An annotation whose segmentation cannot be read becomes an object with an error, which costs its
+    image.
+
     Args:
         data: Content of the file.
         name: Name of the file, for messages.
@@ -39,82 +73,149 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
 
     Raises:
         InputError: The content is not such a JSON, a category is missing, or a file name occurs
-            twice.
+            twice. The message names the first thing that is wrong.
     """
     try:
-        found = json.loads(data)
-        categories = {entry["name"]: entry["id"] for entry in found["categories"]}
-        names = {entry["id"]: entry["file_name"] for entry in found["images"]}
-        uris = {entry["file_name"]: entry.get("image_uri") for entry in found["images"]}
-        annotations = [
-            (a["image_id"], a["category_id"], a["segmentation"]) for a in found["annotations"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{name}: not a COCO instances JSON ({type(error).__name__}: {error})"
-        ) from None
-    classes = classes or tuple(
-        ClassSpec(number, key) for key, number in sorted(categories.items(), key=lambda c: c[1])
-    )
-    absent = [spec.name for spec in classes if spec.name not in categories]
-    if absent:
-        raise InputError(
-            f"{name}: no category {', '.join(absent)}; there are {', '.join(categories)}"
-        )
+        document = json.loads(data)
+    except RecursionError:
+        raise InputError(f"{name}: not a COCO instances JSON: it is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{name}: not a COCO instances JSON: {error}") from None
+    try:
+        return _read_labels(document, classes)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _read_labels(document: Any, classes: tuple[ClassSpec, ...]) -> CocoLabels:
+    """Read the labels of a parsed JSON; raise ValueError for the first thing that is wrong."""
+    categories = {
+        number: entry.read_text("name")
+        for number, entry in _index_by_id(document, "categories").items()
+    }
+    images = _index_by_id(document, "images")
+    names = {number: entry.read_text("file_name") for number, entry in images.items()}
     if len(set(names.values())) < len(names):
-        raise InputError(f"{name}: a file_name occurs twice; give each image once")
-    places = {categories[spec.name]: place for place, spec in enumerate(classes)}
-    objects: dict[int, list[list[Any]]] = defaultdict(lambda: [[] for _ in classes])
-    for image, category, segmentation in annotations:
-        if image not in names:
-            raise InputError(
-                f"{name}: an annotation refers to image {image}, which is not among the images"
-            )
+        raise ValueError("a file_name occurs twice; give each image once")
+    classes = classes or _list_classes(categories)
+    absent = [spec.name for spec in classes if spec.name not in categories.values()]
+    if absent:
+        there = ", ".join(dict.fromkeys(categories.values()))
+        raise ValueError(f"no category {', '.join(absent)}; there are {there}")
+    places = {spec.name: place for place, spec in enumerate(classes)}
+    found: dict[Any, list[list[CocoObject]]] = defaultdict(lambda: [[] for _ in classes])
+    for entry in _list_entries(document, "annotations"):
+        image = entry.read_reference("image_id", "images", images)
+        category = categories[entry.read_reference("category_id", "categories", categories)]
         if category in places:
-            objects[image][places[category]].append(segmentation)
-    return CocoLabels(
-        classes, {path: tuple(map(tuple, objects[image])) for image, path in names.items()}, uris
-    )
+            found[image][places[category]].append(entry.read_object())
+    objects = {
+        names[number]: ImageObjects(tuple(map(tuple, found[number])), entry.read_size())
+        for number, entry in images.items()
+    }
+    uris = {names[number]: entry.read_uri() for number, entry in images.items()}
+    return CocoLabels(classes, objects, uris)
 
 
-def draw_objects(segmentations: tuple[Any, ...], height: int, width: int) -> NDArray[Any]:
-    """Draw the objects of a class as a label image.
+def _list_classes(categories: dict[int | str, str]) -> tuple[ClassSpec, ...]:
+    """Return a class for each name of a category, in the order of their ids.
 
-    Args:
-        segmentations: Segmentations of the objects.
-        height: Height of the image (px).
-        width: Width of the image (px).
-
-    Returns:
-        HW ids, 1 to n in the order of the segmentations, 0 for background. Where two objects
-        overlap, the later one wins.
+    A name may have several ids, as some tools write them; the last one is that of the class.
 
     Raises:
-        ImageError: Run lengths have another size, or a segmentation is invalid.
+        ValueError: An id is no class id.
     """
-    labels = np.zeros((height, width), np.uint16 if len(segmentations) < 2**16 else np.int32)
-    for number, segmentation in enumerate(segmentations, 1):
-        try:
-            codes = (
-                coco.frPyObjects(segmentation, height, width)
-                if _is_plain(segmentation)
-                else segmentation
+    ids = {}
+    for number, name in categories.items():
+        if not isinstance(number, int) or not 0 <= number <= _MOST_CLASS_ID:
+            raise ValueError(
+                f"the category {name!r} has the id {shorten(number)}; give whole numbers from 0 to "
+                f"{_MOST_CLASS_ID}, or name the classes with --classes"
             )
-            drawn = coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)
-        except Exception as error:
-            raise ImageError(
-                "unreadable", f"annotation {number} is not a valid segmentation: {error}"
-            ) from None
-        if drawn.shape != labels.shape:
-            raise ImageError(
-                "unreadable",
-                f"the image has {width}×{height} px, but its annotation {number} has "
-                f"{drawn.shape[1]}×{drawn.shape[0]} px",
-            )
-        labels[drawn > 0] = number
-    return labels
+        ids[number] = name
+    last = {name: number for number, name in sorted(ids.items())}
+    return tuple(ClassSpec(number, name) for name, number in last.items())
 
 
-def _is_plain(segmentation: Any) -> bool:
-    """Tell whether a segmentation is polygons or plain counts, not compressed run lengths."""
-    return isinstance(segmentation, list) or isinstance(segmentation["counts"], list)
+@dataclass(frozen=True)
+class _Entry:
+    """One entry of a list in the JSON, and its place for messages: `images[3]`."""
+
+    where: str
+    values: dict[str, Any]
+
+    def read_text(self, key: str) -> str:
+        """Return a name; raise ValueError if it is none."""
+        value = self.values.get(key)
+        if not isinstance(value, str) or not value or not _is_unicode(value):
+            raise self._refusal(key, "give text")
+        return value
+
+    def read_uri(self) -> str | None:
+        """Return the URI of an image; None if there is none."""
+        return None if self.values.get("image_uri") is None else self.read_text("image_uri")
+
+    def read_size(self) -> tuple[float, float]:
+        """Return width and height of an image, 0 if not stated; raise ValueError for no numbers."""
+        for side in _SIDES:
+            if type(self.values.get(side, 0)) not in (int, float, type(None)):
+                raise self._refusal(side, "give a number")
+        return self.values.get("width") or 0, self.values.get("height") or 0
+
+    def read_id(self, key: str = "id") -> int | str:
+        """Return an id; raise ValueError if it is neither a whole number nor text."""
+        value = self.values.get(key)
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise self._refusal(key, "give a whole number or text")
+        return value
+
+    def read_reference(self, key: str, section: str, entries: Container[int | str]) -> int | str:
+        """Return the id of another entry; raise ValueError if there is no such entry."""
+        number = self.read_id(key)
+        if number not in entries:
+            raise self._refusal(key, f"that is not among the {section}")
+        return number
+
+    def read_object(self) -> CocoObject:
+        """Return the object of an annotation."""
+        number = self.values.get("id")
+        name = self.where if number is None else f"annotation {shorten(number)}"
+        return CocoObject.parse(name, self.values.get("segmentation"))
+
+    def _refusal(self, key: str, remedy: str) -> ValueError:
+        return ValueError(f"{self.where} has the {key} {shorten(self.values.get(key))}; {remedy}")
+
+
+def _list_entries(document: Any, section: str) -> Iterator[_Entry]:
+    """Yield the entries of a list of the JSON; raise ValueError where there are none."""
+    entries = document.get(section) if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError(f"not a COCO instances JSON: it has no list of {section}")
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{section}[{index}] is {shorten(entry)}; give an object")
+        yield _Entry(f"{section}[{index}]", entry)
+
+
+def _index_by_id(document: Any, section: str) -> dict[int | str, _Entry]:
+    """Return the entries of a list by their ids; raise ValueError if two have the same."""
+    entries: dict[int | str, _Entry] = {}
+    for entry in _list_entries(document, section):
+        number = entry.read_id()
+        if number in entries:
+            raise ValueError(
+                f"{entries[number].where} and {entry.where} have the same id {shorten(number)}"
+            )
+        entries[number] = entry
+    return entries
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text can be stored; JSON can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
