@@ -92,7 +92,7 @@ class Segmenter:
             Probabilities, masks and regions.
 
         Raises:
-            ImageError: An image that the model was not trained for.
+            ImageError: An image that the model was not trained for, or that overflows it.
             InputError: A URI that cannot be read.
 
         Example:
@@ -107,7 +107,7 @@ class Segmenter:
         name, pixels = (
             (resolve_uri(image), _read_image(image)) if isinstance(image, str) else (_HERE, image)
         )
-        pixels = self.model.preprocessing.check(pixels if pixels.ndim == 3 else pixels[:, :, None])
+        pixels = self.model.preprocessing.check(pixels[:, :, None] if pixels.ndim == 2 else pixels)
         prob_u8_khw = self._predictor.predict([pixels])[0]
         classes, rule = self.model.classes, self.model.rule
         row = {"image_uri": name, "image_etag": "", "image_bytes": 0, "pages": 1}

@@ -231,6 +231,42 @@ def test_a_graph_computes_what_its_kernels_do_one_by_one(monkeypatch: pytest.Mon
         replays.clear()
 
 
+def make_overflowing_network() -> UNet:
+    """Return a network whose output for black pixels is finite, and for white ones is not."""
+    torch.manual_seed(8)
+    network = UNet(UNetConfig(1, 2, 8, 2, norm="none"))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+        network.head.weight.fill_(3e38)
+    return network
+
+
+BLACK_IS_ZERO = Preprocessing("uint8", (0.0,), (1.0,))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_output_that_is_not_finite_is_an_error_and_no_empty_image(
+    device: Literal["cpu", "cuda"], precision: Precision
+) -> None:
+    """On a GPU the first batches run kernel by kernel, later ones as a graph."""
+    config = PredictorConfig(tile=64, device=device, precision=precision, threads=1)
+    predictor = Predictor(make_overflowing_network(), BLACK_IS_ZERO, config)
+    black, white = np.zeros((64, 64, 1), np.uint8), np.full((64, 64, 1), 255, np.uint8)
+    (tile,) = predictor.tiles(64, 64)
+    for _ in range(6):
+        assert predictor.predict([black])[0].max() == 128
+        assert predictor.predict_tile(black, tile).max() == 128
+        for predict in (
+            lambda: predictor.predict([black, white]),
+            lambda: predictor.predict_tile(white, tile),
+        ):
+            with pytest.raises(ImageError, match="internal: the network's output is NaN or infin"):
+                predict()
+
+
 def test_preprocessing_refuses_other_samples() -> None:
     with pytest.raises(ImageError, match="uint16 samples, the model was trained on uint8"):
         PREPROCESSING.check(np.zeros((2, 2, 1), np.uint16))

@@ -225,6 +225,34 @@ def test_constants_that_make_no_sense_are_refused(
         Preprocessing(dtype, offset, scale)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_that_would_overflow_the_network_is_unsupported(kind: str) -> None:
+    """The limit is relative to the training set: heights may be of any unit."""
+    preprocessing = make_constants(kind, "float32", 3)
+    image = make_image("float32", 3)
+    image[5, 6, 1] = preprocessing.offset[1] + 0.9e6 * preprocessing.scale[1]
+    assert preprocessing.check(image) is image
+    for sample in (2e6 * preprocessing.scale[1], -3.4e38, 3e38, np.inf, np.nan):
+        image[5, 6, 1] = sample
+        message = "unsupported: a sample of .* in channel 2, .* the limit is 1e\\+06 times"
+        with pytest.raises(ImageError, match=message):
+            preprocessing.check(image)
+
+
+def test_grey_float_images_of_a_colour_model_have_the_limit_of_each_channel() -> None:
+    preprocessing = Preprocessing("float32", (0.0,) * 3, (1.0, 1.0, 1e-3))
+    grey = np.full((4, 5, 1), 900, np.float32)
+    assert preprocessing.check(grey).shape == (4, 5, 3)
+    with pytest.raises(ImageError, match="a sample of 1100 in channel 3"):
+        preprocessing.check(grey + 200)
+
+
+def test_an_array_without_pixels_is_refused() -> None:
+    for shape in ((0, 5, 3), (5, 0, 3), (5, 5), (3,)):
+        with pytest.raises(ImageError, match="samples of the shape"):
+            Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3).check(np.zeros(shape, np.uint8))
+
+
 def test_images_that_do_not_fit_are_refused() -> None:
     preprocessing = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
     with pytest.raises(ImageError, match="float32 samples, the model was trained on uint8"):

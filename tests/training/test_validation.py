@@ -73,6 +73,18 @@ def test_counts_are_those_of_the_predictor_for_inference(
     assert row.masks_khw.shape == row.targets_khw.shape
 
 
+def test_output_that_is_not_finite_is_seen_by_all_workers(
+    validation: Validation, network: UNet
+) -> None:
+    assert validation.run(network, 0, 1, lambda counts: counts).is_finite
+    with torch.no_grad():
+        network.head.weight.fill_(torch.inf)
+    parts: list[np.ndarray] = []
+    validation.run(network, 0, 2, lambda counts: parts.append(counts) or counts)
+    found = validation.run(network, 1, 2, lambda counts: counts + parts[counts.ndim == 1])
+    assert not found.is_finite
+
+
 def test_a_score_is_a_metric_by_name(validation: Validation, network: UNet) -> None:
     found = validation.run(network, 0, 1, lambda counts: counts)
     dice, iou = found.counts.dice, found.counts.iou

@@ -168,8 +168,9 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
     statistics = compute_statistics(labelled, decode_once=True)
-    notes = statistics.check_readable(config.max_error_rate)
     statistics.check_fits(model.preprocessing, f"--images {config.images}")
+    statistics = statistics.exclude_extremes(model.preprocessing)
+    notes = statistics.check_readable(config.max_error_rate)
     labelling = find_labelling(
         statistics.values,
         model.classes,

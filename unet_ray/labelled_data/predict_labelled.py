@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unet_ray.cluster.actor_pool import PoolPlan
 from unet_ray.cluster.ray_data import ordinals
 from unet_ray.cluster.ray_internals import map_blocks
+from unet_ray.errors import ImageError, InputError
 from unet_ray.labelled_data.readers import Reader
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
@@ -37,6 +38,9 @@ def predict_labelled(
 
     Returns:
         Counts of each image, stacked in the order of `indices`.
+
+    Raises:
+        InputError: The network's output for an image is not finite.
     """
     shared = ray.put((model, reader, indices))
     predictor = PredictorConfig(device="cuda" if pool.uses_gpu else "cpu", threads=pool.threads)
@@ -61,8 +65,11 @@ class _CountActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         read = [self._reader.read(self._indices[i]) for i in batch["id"].tolist()]
         check = self._predictor.preprocessing.check
-        # all images in one call, so that each lane can take one
-        found = self._predictor.predict([check(image) for image, _ in read])
+        try:
+            # all images in one call, so that each lane can take one
+            found = self._predictor.predict([check(image) for image, _ in read])
+        except ImageError as error:
+            raise InputError(f"the model cannot predict a labelled image: {error}") from None
         return {
             "id": batch["id"],
             "counts": np.stack(

@@ -138,6 +138,14 @@ class DatasetStatistics:
             else []
         )
 
+    def exclude_extremes(self, constants: Preprocessing) -> DatasetStatistics:
+        """Return the statistics with an error for each image whose samples overflow a network.
+
+        Args:
+            constants: Preprocessing of the network; images have its sample type and channels.
+        """
+        return replace(self, facts=tuple(_check_range(facts, constants) for facts in self.facts))
+
     def check_fits(self, constants: Preprocessing, where: str) -> None:
         """Raise InputError if images do not have the sample type and channels of a model.
 
@@ -284,6 +292,16 @@ def _describe(
         "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
         "values": [list(mask_values(mask).items()) for mask in masks],
     }
+
+
+def _check_range(facts: ImageFacts, constants: Preprocessing) -> ImageFacts:
+    if facts.error is not None:
+        return facts
+    try:
+        constants.check_range(facts.low, facts.high)
+    except ImageError as error:
+        return replace(facts, error=str(error))
+    return facts
 
 
 def _broadcast_channels(samples: NDArray[np.float64], channels: int) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import gc
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +22,9 @@ from torch import Tensor
 from unet_ray.errors import one_line
 from unet_ray.imaging.geometry import Box
 
-_Compute = Callable[[Tensor, Box], Tensor]
+_Compute = Callable[[Tensor, Box], Sequence[Tensor]]
 """Function of a batch, (N, H, W, channels) on the device, and the wanted part of the output. It
-returns the result on the device."""
+returns the results on the device."""
 _Key = tuple[tuple[int, ...], torch.dtype, Box]
 """Shape and type of a batch, and the wanted part of the output."""
 
@@ -78,16 +78,20 @@ class BatchGraph:
         # Other lanes go on allocating while this one captures, which the default mode forbids.
         capture = torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local")
         with _capturing, _no_collection(), capture:
-            self._result = compute(self._given, wanted)
-        self._found = torch.empty(self._result.shape, dtype=self._result.dtype, pin_memory=True)
+            self._results = compute(self._given, wanted)
+        self._found = [
+            torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            for result in self._results
+        ]
 
-    def __call__(self) -> NDArray[Any]:
-        """Return the result for the batch in `pixels`; it is valid until the next call."""
+    def __call__(self) -> list[NDArray[Any]]:
+        """Return the results for the batch in `pixels`; they are valid until the next call."""
         self._given.copy_(self.pixels, non_blocking=True)
         self._graph.replay()
-        self._found.copy_(self._result, non_blocking=True)
+        for found, result in zip(self._found, self._results, strict=True):
+            found.copy_(result, non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        return self._found.numpy()
+        return [found.numpy() for found in self._found]
 
 
 class BatchGraphs(threading.local):

@@ -208,6 +208,9 @@ class Predictor:
 
         Returns:
             The time that it took (s).
+
+        Raises:
+            ImageError: The network's output for a tile is not finite.
         """
         started = time.perf_counter()
         while members:
@@ -337,6 +340,9 @@ class Predictor:
         Returns:
             prob_u8 of the wanted part; (batch_size, num_classes, H, W) uint8. The array is valid
             until the next forward pass in this thread.
+
+        Raises:
+            ImageError: The network's output is not finite.
         """
         shape, dtype = (
             (batch_size, *reads[0].shape),
@@ -352,17 +358,46 @@ class Predictor:
             place[:] = read
         batch[len(reads) :] = 0
         if graph:
-            return graph()
-        return np.asarray(
-            self._quantize(batch.to(self._device, non_blocking=True), wanted).cpu().numpy()
-        )
+            prob_u8, sums = graph()
+        else:
+            prob_u8, sums = self._copy_to_host(
+                self._quantize(batch.to(self._device, non_blocking=True), wanted)
+            )
+        _check_finite(sums[: len(reads)])
+        return prob_u8
 
-    def _quantize(self, batch_nhwc: Tensor, wanted: Box) -> Tensor:
-        """Return prob_u8 of the wanted part of a batch; both are on the device."""
+    def _quantize(self, batch_nhwc: Tensor, wanted: Box) -> tuple[Tensor, Tensor]:
+        """Return prob_u8 of the wanted part of a batch, and the sum of logits of each tile.
+
+        Everything is on the device. A sum is finite only if all of its logits are; prob_u8 does not
+        tell, because NaN becomes 0.
+        """
         images = batch_nhwc.permute(0, 3, 1, 2)
         inputs = self.preprocessing.apply(images).to(self._dtype, memory_format=torch.channels_last)
-        logits: Tensor = self.network(inputs, wanted)
-        return logits.float().sigmoid_().mul_(255).round_().to(torch.uint8)
+        logits = self.network(inputs, wanted).float()
+        sums = logits.sum(dim=(1, 2, 3))
+        return logits.sigmoid_().mul_(255).round_().to(torch.uint8), sums
+
+    def _copy_to_host(self, results: Sequence[Tensor]) -> list[NDArray[Any]]:
+        """Copy results from the device, and wait for all copies once."""
+        copies = [result.to("cpu", non_blocking=True) for result in results]
+        if self._device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        return [copy.numpy() for copy in copies]
+
+
+def _check_finite(logit_sums: NDArray[np.float32]) -> None:
+    """Raise ImageError unless the logits of all tiles are finite.
+
+    The error is `internal`: samples that are too large were refused before, so that the model or
+    the machine is to blame, and the next run tries again.
+    """
+    if not np.isfinite(logit_sums).all():
+        raise ImageError(
+            "internal",
+            "the network's output is NaN or infinite; weights or samples are too large for its "
+            "arithmetic",
+        )
 
 
 def _start_lane(device: torch.device, threads: int) -> None:

@@ -7,10 +7,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.decode import match_channels
+from unet_ray.imaging.codecs.raster import check_not_empty
 from unet_ray.network.config import Normalisation
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _PERCENTILES = (0.5, 99.5)
 _ROUNDING = 1e-7
 """Relative difference below which two float32 values differ only by rounding. It is relative
 because float samples come in any unit (1e-9 m)."""
+_MOST_SCALES = 1e6
+"""Largest distance of a float sample from the offset, in scales of its channel. Hot pixels of
+sparse images reach 1e5. Samples that overflow the network make a hole: it finds nothing there."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,47 @@ class Preprocessing:
             image_hwc: Image as it was decoded; (H, W, C).
 
         Raises:
-            ImageError: Samples or channels that the model was not trained on.
+            ImageError: No pixels, samples or channels that the model was not trained on, or samples
+                that `check_range` refuses.
         """
+        check_not_empty(image_hwc.shape)
         if image_hwc.dtype != np.dtype(self.dtype):
             raise ImageError(
                 "unsupported", f"{image_hwc.dtype} samples, the model was trained on {self.dtype}"
             )
-        return match_channels(image_hwc, self.channels)
+        image_hwc = match_channels(image_hwc, self.channels)
+        if image_hwc.dtype == np.float32:
+            planes = [image_hwc[:, :, channel] for channel in range(self.channels)]
+            self.check_range([plane.min() for plane in planes], [plane.max() for plane in planes])
+        return image_hwc
+
+    def check_range(self, low: ArrayLike, high: ArrayLike) -> None:
+        """Raise ImageError if float samples would overflow the network.
+
+        Samples of 8 and 16 bits cannot.
+
+        Args:
+            low: Smallest sample of each channel, or of all channels; (channels,) or (1,).
+            high: Largest sample, likewise.
+
+        Raises:
+            ImageError: `unsupported`: a sample is NaN, or more than 1e6 scales from the offset.
+        """
+        if self.dtype != "float32":
+            return
+        extremes = np.stack(np.broadcast_arrays(low, high, self.offset)[:2]).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.abs(extremes - self.offset) / self.scale
+        if (distance <= _MOST_SCALES).all():
+            return
+        worst, channel = divmod(int(np.argmax(distance)), self.channels)
+        raise ImageError(
+            "unsupported",
+            f"a sample of {extremes[worst, channel]:g} in channel {channel + 1}, "
+            f"{distance[worst, channel]:.2g} times the scale {self.scale[channel]:g} of the "
+            f"training images; the limit is {_MOST_SCALES:g} times, replace samples that mark "
+            "missing data",
+        )
 
     def apply(self, images: Tensor) -> Tensor:
         """Normalise images on their device; (N, C, H, W) of any dtype, to float32."""

@@ -81,11 +81,8 @@ def set_up_training(
     Raises:
         InputError: Images or masks that cannot be learnt from.
     """
-    notes = [
-        *labelled.notes,
-        *statistics.check_readable(config.max_error_rate),
-        *statistics.check_types(),
-    ]
+    statistics.check_readable(config.max_error_rate)
+    notes = [*labelled.notes, *statistics.check_types()]
     if not statistics.usable:
         raise InputError(
             f"--images {config.images}: no labelled image can be read; "
@@ -102,9 +99,13 @@ def set_up_training(
         if before
         else _choose_preprocessing(config, statistics, learnt, initial)
     )
+    statistics = statistics.exclude_extremes(preprocessing)
+    notes += statistics.check_readable(config.max_error_rate)
+    learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
     if validation:
-        notes += validation.check_readable(config.max_error_rate)
         _check_validation(config, labelling, preprocessing, validation)
+        validation = validation.exclude_extremes(preprocessing)
+        notes += validation.check_readable(config.max_error_rate)
     notes += _separation_notes(config, labelling, statistics, initial)
     network = _choose_network(config, len(labelling.classes), preprocessing.channels, initial)
     crops = _configure_crops(config, network)

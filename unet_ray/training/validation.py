@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_ray.errors import ImageError
 from unet_ray.imaging.drawing.panels import Comparison
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import PixelCounts
@@ -59,7 +60,12 @@ class Validation:
         image_dice = np.zeros(len(self.images))
         for place in range(rank, len(self.images), world):
             image, targets = self._read(self.images[place][0])
-            counted = count_prob_u8(predictor.predict([image])[0][: len(classes)], targets)
+            try:
+                (prob_u8,) = predictor.predict([image])
+            except ImageError:
+                image_dice[place] = np.nan  # so that all workers learn of it
+                continue
+            counted = count_prob_u8(prob_u8[: len(classes)], targets)
             histograms += counted
             image_dice[place] = _mean(counts_at(counted, (0.5,) * len(classes)).dice, otherwise=1.0)
         indices = tuple(index for index, _ in self.images)
@@ -109,7 +115,13 @@ class ValidationResult:
     histograms: NDArray[np.int64]
     """Counts of pixels by probability, as `count_prob_u8` returns them; (classes, 2, 256)."""
     image_dice: NDArray[np.float64]
-    """Mean Dice over classes of each image, at threshold ½; (images,)."""
+    """Mean Dice over classes of each image, at threshold ½; NaN where the network's output is not
+    finite; (images,)."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the network's output is finite for every image."""
+        return not np.isnan(self.image_dice).any()
 
     @property
     def thresholds(self) -> tuple[float, ...]:

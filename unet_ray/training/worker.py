@@ -38,7 +38,7 @@ from unet_ray.training.console import epoch_line, summary_lines
 from unet_ray.training.curves import draw_curves
 from unet_ray.training.progress import EpochRecord, Progress, as_metrics
 from unet_ray.training.tensorboard import EventLog
-from unet_ray.training.validation import Validation
+from unet_ray.training.validation import Validation, ValidationResult
 
 _EXPLODED = 1e4
 """Loss per pixel from which a network does not recover; an untrained network has about 1."""
@@ -172,7 +172,11 @@ class _Worker:
                 failure = self._train_epoch(batches, speed)
                 if failure:
                     return failure
-                record = self._record(started, speed)
+                before_validation = time.monotonic()
+                found = self._validate()
+                if not found.is_finite:
+                    return self._explain_overflow()
+                record = self._record(found, started, before_validation, speed)
                 self._keep(record)
                 if events:
                     events.write(record)
@@ -279,6 +283,12 @@ class _Worker:
         return None
 
     def _explain_explosion(self, loss: float, step: int) -> str:
+        return self._explain_failure(f"the loss became {loss:.3g} at step {step}")
+
+    def _explain_overflow(self) -> str:
+        return self._explain_failure("the network's output for a validation image is not finite")
+
+    def _explain_failure(self, what: str) -> str:
         saved = self.progress.epochs
         state = (
             f"the last good checkpoint is of epoch {saved}"
@@ -286,17 +296,21 @@ class _Worker:
             else "there is no checkpoint of an epoch yet"
         )
         return (
-            f"the loss became {loss:.3g} at step {step} (epoch {saved + 1}); {state}, in "
+            f"{what} (epoch {saved + 1}); {state}, in "
             f"{self.settings.run_folder.uri}; rerun with a smaller --learning-rate than "
             f"{self.settings.learner.learning_rate:g}, and look at the masks of extreme images"
         )
 
-    def _record(self, started: float, speed: _Speed) -> EpochRecord:
-        """Validate the network and return the record of the epoch."""
-        before = time.monotonic()
+    def _validate(self) -> ValidationResult:
+        """Validate the network; all workers get the same result."""
         self.learner.share_statistics()
         add_up = partial(add_over_workers, self.device)
-        found = self.validation.run(self.learner.unet, self.rank, self.world, add_up)
+        return self.validation.run(self.learner.unet, self.rank, self.world, add_up)
+
+    def _record(
+        self, found: ValidationResult, started: float, before_validation: float, speed: _Speed
+    ) -> EpochRecord:
+        """Return the record of an epoch that has been validated."""
         now = time.monotonic()
         seen, history = self.progress.crops_seen, self.progress.history
         wait = add_over_workers(self.device, np.array([speed.wait_share]))
@@ -312,7 +326,7 @@ class _Worker:
             crops_per_s=speed.crops_per_s,
             data_wait=float(wait[0]) / self.world,
             elapsed_s=now - started,
-            validation_s=now - before,
+            validation_s=now - before_validation,
             workers=self.world,
             gpu_memory_bytes=torch.cuda.max_memory_allocated()
             if self.device.type == "cuda"

@@ -4,13 +4,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.builders import encode_pillow, encode_tiff
+from tests.builders import encode_pillow, encode_tiff, make_range_file
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.decode import decode_image, decode_label_image, match_channels
+from unet_ray.imaging.codecs.windows import open_windows
+from unet_ray.imaging.geometry import Box
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]
+
+
+def make_bare_tiff(**tags: int) -> bytes:
+    """Return an uncompressed grey TIFF with these numbers for tags; others are left out."""
+    numbers = {"width": 256, "height": 257, "bits": 258, "samples": 277, "bytes": 279, "extra": 338}
+    entries = {numbers[name]: value for name, value in tags.items()} | {262: 1, 273: 8}
+    directory = b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items())
+    )
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
@@ -143,6 +155,39 @@ def test_coloured_masks_are_refused() -> None:
 def test_bad_files_are_image_errors(data: bytes, error: str) -> None:
     with pytest.raises(ImageError, match=error):
         decode_image(data)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        {"width": 4},
+        {"width": 0, "height": 4},
+        {"width": 4, "height": 0},
+        {"width": 1, "height": 1, "bits": 8, "bytes": 1, "extra": 1},  # nothing but alpha
+    ],
+)
+def test_a_file_without_pixels_is_unreadable_as_image_mask_and_windows(
+    tags: dict[str, int],
+) -> None:
+    data = make_bare_tiff(**tags)
+    for decode in (decode_image, decode_label_image):
+        with pytest.raises(
+            ImageError, match="unreadable: samples of the shape .* must be 1 or more"
+        ):
+            decode(data)
+    with pytest.raises(ImageError, match="unreadable: samples of the shape"):
+        open_windows(make_range_file(data)).read(Box(0, 0, 1, 1))
+
+
+@pytest.mark.parametrize("sample", [-3.4e38, 3e38, 2e30])
+def test_samples_that_mark_missing_data_are_unsupported(sample: float) -> None:
+    image = np.zeros((3, 4), np.float32)
+    image[1, 2] = 1e30
+    assert decode_image(encode_tiff(image)).max() == np.float32(1e30)
+    image[1, 2] = sample
+    with pytest.raises(ImageError, match=r"unsupported: a sample of .*; the largest is 1.3e\+30"):
+        decode_image(encode_tiff(image))
 
 
 def test_the_size_limit_is_checked_before_decoding() -> None:

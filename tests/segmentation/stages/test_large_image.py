@@ -53,6 +53,7 @@ def segment(
     tile: int,
     threshold: float = 0.5,
     separation: Separation | None = None,
+    constants: Preprocessing = CONSTANTS,
     **limits: Any,
 ) -> dict[str, Any]:
     """Take an archive through the stages in a `for` loop."""
@@ -65,7 +66,7 @@ def segment(
         **limits,
     )
     predictor = Predictor(
-        network, CONSTANTS, PredictorConfig(tile=tile, halo=separation.steps if separation else 0)
+        network, constants, PredictorConfig(tile=tile, halo=separation.steps if separation else 0)
     )
     told: list[tuple[int, int]] = []
     large = PredictLarge(
@@ -74,7 +75,7 @@ def segment(
     rows = [plan_row(source) for source in expand_stacks(archive, archive.entries())]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
-    for pixels in Decode(archive, CONSTANTS, check_etags=True, block_bytes=2**25)(plan):
+    for pixels in Decode(archive, constants, check_etags=True, block_bytes=2**25)(plan):
         found += [measure(prob_u8) for prob_u8 in Predict(predictor, large)(pixels)]
     return split_into_tables(pa.concat_tables(found)) | {"told": told}
 
@@ -162,6 +163,41 @@ def test_an_image_that_fails_at_any_stage_is_an_error_row(
         (row,) = segment(crowded, make_network(), 64, 0.5, max_regions=1)["images"].to_pylist()
         assert (row["error_type"], row["error_stage"]) == ("too_large", "measure")
         assert row["error"].startswith("more than 1 regions of a class")
+
+
+@pytest.mark.parametrize("whole_pixels", [2000, 10**6], ids=["windows", "whole"])
+def test_values_that_overflow_the_network_are_error_rows_and_no_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_pixels: int
+) -> None:
+    """Samples that are too large are the file's fault, other output that is not finite is not."""
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    scene = draw_scene(100, 120, rng)[0].astype(np.float32)
+    for name, sample in (("good", 255.0), ("large", 1e20), ("nodata", -3.4e38)):
+        scene[50, 60] = sample
+        archive.write(f"{name}.tif", encode_tiff(scene))
+    monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
+    constants = Preprocessing("float32", CONSTANTS.offset, CONSTANTS.scale)
+    found = segment_float(archive, make_network(), constants)
+    assert found["good.tif"] == (None, None, None)
+    assert found["large.tif"][:2] == ("unsupported", "decode")
+    assert found["large.tif"][2].startswith("a sample of 1e+20 in channel 1, 1.6e+18 times")
+    assert found["nodata.tif"][:2] == ("unsupported", "decode")
+    assert found["nodata.tif"][2].startswith("a sample of -3.4e+38; the largest is 1.3e+30")
+    network = make_network()
+    with torch.no_grad():
+        network.head.weight.fill_(3e38)
+    found = segment_float(archive, network, constants)
+    assert found["good.tif"][:2] == ("internal", "predict")
+    assert found["good.tif"][2].startswith("the network's output is NaN or infinite")
+
+
+def segment_float(archive: Storage, network: UNet, constants: Preprocessing) -> dict[str, Any]:
+    """Return error type, stage and message of each image."""
+    rows = segment(archive, network, tile=64, constants=constants)["images"].to_pylist()
+    return {
+        Path(row["image_uri"]).name: (row["error_type"], row["error_stage"], row["error"])
+        for row in rows
+    }
 
 
 @pytest.mark.parametrize("whole_pixels", [2000, 10**6], ids=["windows", "whole"])

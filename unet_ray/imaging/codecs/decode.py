@@ -26,6 +26,7 @@ from unet_ray.imaging.codecs.raster import (
     ORIENTATION_TAG,
     PILLOW_FORMATS,
     Raster,
+    check_not_empty,
     check_samples,
     check_size,
     mapped_errors,
@@ -71,9 +72,9 @@ def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArra
         max_pixels: Largest height × width that is decoded (px).
 
     Returns:
-        HWC image, contiguous, uint8, uint16 or float32, with 1 to n channels. It is upright (the
-        EXIF orientation is applied), palettes and CMYK become RGB, samples of fewer than 8 bits
-        are scaled to 0..255, and a constant alpha channel is dropped.
+        HWC image, contiguous, uint8, uint16 or float32, with at least one pixel and 1 to n
+        channels. It is upright (the EXIF orientation is applied), palettes and CMYK become RGB,
+        samples of fewer than 8 bits are scaled to 0..255, and a constant alpha channel is dropped.
 
     Raises:
         ImageError: `unreadable`, `too_large` or `unsupported`.
@@ -92,7 +93,7 @@ def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> 
         max_pixels: Largest height × width that is decoded (px).
 
     Returns:
-        HW mask of an integer type.
+        HW mask of an integer type, with at least one pixel.
 
     Raises:
         ImageError: Same as `decode_image`, and `unsupported` for colours and floats.
@@ -103,6 +104,7 @@ def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> 
         values = (2**raster.bits - 1) - values
     if raster.has_alpha:
         values, _ = _drop_alpha(values)
+    check_not_empty(values.shape)
     if values.dtype.kind not in "iu":
         raise ImageError("unsupported", f"mask samples of type {values.dtype}; masks hold integers")
     if not (values == values[:, :, :1]).all():
@@ -142,10 +144,13 @@ def _read(data: bytes | PageFile, max_pixels: int) -> Raster:
         raise ImageError("unreadable", "the file is empty (0 bytes)")
     with mapped_errors():
         if isinstance(data, PageFile):
-            return read_tiff(data, max_pixels)
-        if data[:4] in TIFF_MAGIC:
-            return read_tiff(io.BytesIO(data), max_pixels)
-        return _read_with_pillow(data, max_pixels)
+            raster = read_tiff(data, max_pixels)
+        elif data[:4] in TIFF_MAGIC:
+            raster = read_tiff(io.BytesIO(data), max_pixels)
+        else:
+            raster = _read_with_pillow(data, max_pixels)
+    check_not_empty(raster.samples.shape)
+    return raster
 
 
 def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ MAX_PIXELS = 2**27
 """Largest image that is decoded whole (px); 134 megapixels."""
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
 """Formats that Pillow may open: their decoders run no other program and open no other file."""
+LARGEST_SAMPLE = 2.0**100
+"""Largest magnitude of a float sample, 1.3e30. Larger ones are no measurements in any unit: they
+mark missing data, as -3.4e38 does in GeoTIFF, or damage."""
 ORIENTATION_TAG = 274
 """EXIF and TIFF tag of an image's orientation."""
 
@@ -59,7 +63,8 @@ def mapped_errors() -> Iterator[None]:
 
 
 def check_size(height: int, width: int, samples: int, max_pixels: int) -> None:
-    """Raise ImageError if an image has too many pixels or channels."""
+    """Raise ImageError if an image has no pixels, or too many pixels or channels."""
+    check_not_empty((height, width, 1))
     if height * width > max_pixels:
         raise ImageError(
             "too_large", f"{width}×{height} px; images up to {max_pixels} px are decoded whole"
@@ -68,17 +73,36 @@ def check_size(height: int, width: int, samples: int, max_pixels: int) -> None:
         raise ImageError("unsupported", f"{samples} channels; at most 64 can be read")
 
 
+def check_not_empty(shape: tuple[int, ...]) -> None:
+    """Raise ImageError unless a shape is that of an HWC image with pixels and channels."""
+    if len(shape) != 3 or min(shape) < 1:
+        raise ImageError(
+            "unreadable",
+            f"samples of the shape {shape}; height, width and channels must be 1 or more",
+        )
+
+
 def check_samples(image: NDArray[Any]) -> NDArray[Any]:
-    """Return the image itself if its samples are supported.
+    """Return the image itself if it has pixels, and samples that are supported.
 
     Raises:
-        ImageError: The type of the samples is not supported, or they are NaN or infinite.
+        ImageError: There are no pixels, the type of the samples is not supported, or samples are
+            NaN, infinite or larger than `LARGEST_SAMPLE`.
     """
+    check_not_empty(image.shape)
     if image.dtype not in (np.uint8, np.uint16, np.float32):
         raise ImageError(
             "unsupported",
             f"samples of type {image.dtype}; only uint8, uint16 and float32 can be read",
         )
-    if image.dtype == np.float32 and not np.isfinite(image).all():
-        raise ImageError("unsupported", "the image holds NaN or infinite samples; replace them")
+    if image.dtype == np.float32:
+        low, high = float(image.min()), float(image.max())  # NaN if there is one
+        if not (isfinite(low) and isfinite(high)):
+            raise ImageError("unsupported", "the image holds NaN or infinite samples; replace them")
+        if max(-low, high) > LARGEST_SAMPLE:
+            raise ImageError(
+                "unsupported",
+                f"a sample of {max(low, high, key=abs):g}; the largest is {LARGEST_SAMPLE:.2g}, "
+                "replace samples that mark missing data",
+            )
     return image

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.decode import to_colours
-from unet_ray.imaging.codecs.raster import Raster, check_samples, mapped_errors
+from unet_ray.imaging.codecs.raster import Raster, check_not_empty, check_samples, mapped_errors
 from unet_ray.imaging.geometry import Box
 
 MAX_PIXELS = 2**34
@@ -51,7 +51,8 @@ class WindowReader(ABC):
 
 
 def check_large(height: int, width: int, channels: int) -> None:
-    """Raise ImageError if an image is too large even for windows."""
+    """Raise ImageError if an image has no pixels, or is too large even for windows."""
+    check_not_empty((height, width, 1))
     if height * width > MAX_PIXELS:
         raise ImageError(
             "too_large", f"{width}×{height} px; images up to {MAX_PIXELS} px can be read"
