@@ -9,6 +9,7 @@ import numpy as np
 import polars
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
@@ -19,7 +20,7 @@ from unet_ray.imaging.metrics.metrics import COUNTS, MEANS, METRICS
 from unet_ray.labelled_data.labelled_set import find_labelled
 from unet_ray.labelled_data.readers import FileReader
 from unet_ray.network.config import PredictorConfig
-from unet_ray.network.model_folder import load_model
+from unet_ray.network.model_folder import load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
@@ -72,6 +73,18 @@ def test_counts_are_those_of_a_plain_loop_and_files_hold_them(
     assert table["adapted_rand_error"].null_count() >= 2  # both classes of the empty mask
     fields = pq.read_schema(io.BytesIO(data))
     assert all(field.metadata[b"description"] for field in fields)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_output_that_is_not_finite_is_one_line(config: EvaluateConfig, tmp_path: Path) -> None:
+    model = load_model(Storage.of(config.model))
+    network = model.build()
+    with torch.no_grad():
+        network.head.weight.fill_(3e38)
+    place = Storage.of(f"{tmp_path}/overflowing")
+    save_model(replace(model, weights=state_bytes(network)), place)
+    with pytest.raises(InputError, match="the model cannot predict a labelled image: internal: th"):
+        evaluate(replace(config, model=place.uri))
 
 
 def count_in_a_loop(config: EvaluateConfig) -> np.ndarray:

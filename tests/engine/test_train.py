@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from tests.builders import small_training
+from tests.builders import encode_tiff, small_training
 from tests.conftest import S3_KEYS, new_bucket
 from tests.training_job import Job
 from unet_ray.cluster.resources import Capacity, worker_cpus
 from unet_ray.errors import InputError, UnetRayError
 from unet_ray.network.model_folder import load_model
 from unet_ray.storage.storage import Storage
-from unet_ray.synthetic import encode, make_archive
+from unet_ray.synthetic import draw_scene, encode, make_archive
 from unet_ray.training.train import train
 
 
@@ -87,6 +87,27 @@ def test_a_loss_that_explodes_ends_training_in_one_line(tmp_path: Path) -> None:
                 str(tmp_path), learning_rate=1e30, norm="none", val_fraction=0.0, epochs=3
             )
         )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_images_that_would_overflow_the_network_are_left_out_of_a_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("0", "1", "val-0", "val-large"):
+        image, mask = draw_scene(70, 80, rng)
+        samples = image.astype(np.float32)
+        samples[5, 6] = 1e20 if name == "val-large" else 0
+        kind = "val" if name.startswith("val") else "labelled"
+        folder = Storage.of(f"{tmp_path}/data/{kind}")
+        folder.write(f"images/{name}.tif", encode_tiff(samples))
+        folder.write(f"masks/{name}.png", encode(mask, "png"))
+    places = {f"val_{kind}": f"{tmp_path}/data/val/{kind}" for kind in ("images", "masks")}
+    result = train(small_training(str(tmp_path), max_error_rate=0.5, **places))
+    assert result.progress.best.score is not None
+    noted = "1 of 2 labelled images cannot be used and are skipped"
+    assert f"{noted}: {places['val_images']}/val-large.tif: unsupported" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -51,6 +51,9 @@ def predict_labelled(
         compute=pool.strategy(),
         **pool.remote_args,
     ).take_all()
+    errors = [row["error"] for row in rows if row["error"]]
+    if errors:
+        raise InputError(f"the model cannot predict a labelled image: {errors[0]}")
     return np.stack([row["counts"] for row in sorted(rows, key=lambda row: int(row["id"]))])
 
 
@@ -61,17 +64,21 @@ class _CountActor:
         model: Model
         model, self._reader, self._indices = ray.get(shared)
         self._predictor, self._count = Predictor(model.build(), model.preprocessing, config), count
+        self._planes = model.network.num_classes
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         read = [self._reader.read(self._indices[i]) for i in batch["id"].tolist()]
         check = self._predictor.preprocessing.check
+        images, error = [check(image) for image, _ in read], ""
         try:
             # all images in one call, so that each lane can take one
-            found = self._predictor.predict([check(image) for image, _ in read])
-        except ImageError as error:
-            raise InputError(f"the model cannot predict a labelled image: {error}") from None
+            found = self._predictor.predict(images)
+        except ImageError as failure:  # Ray would log it with all of its stack
+            error = str(failure)
+            found = [np.zeros((self._planes, *image.shape[:2]), np.uint8) for image in images]
         return {
             "id": batch["id"],
+            "error": np.array([error] * len(read)),
             "counts": np.stack(
                 [
                     self._count(prob_u8, masks)
