@@ -139,6 +139,9 @@ def test_labels_for_an_image_of_another_size_are_refused() -> None:
     with pytest.raises(ImageError, match="a width of 6 px, its labels are for 8 px"):
         objects["a.png"].draw(8, 6)
     assert len(objects["b.png"].draw(8, 6)) == 2  # the file does not say its size
+    huge = parse(make_document(**image(width=10**400))).objects["a.png"]
+    with pytest.raises(ImageError, match=r"its labels are for 10000+\.\.\.0+ px"):
+        huge.draw(6, 8)
 
 
 def test_a_bad_annotation_costs_its_image_and_is_named(tmp_path: Path) -> None:

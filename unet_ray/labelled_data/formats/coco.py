@@ -44,7 +44,8 @@ class ImageObjects:
             if stated not in (0, actual):
                 raise ImageError(
                     "unreadable",
-                    f"the image has a {side} of {actual} px, its labels are for {stated:g} px",
+                    f"the image has a {side} of {actual} px, "
+                    f"its labels are for {shorten(stated)} px",
                 )
         return [draw_objects(objects, height, width) for objects in self.by_class]
 
