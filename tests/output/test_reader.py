@@ -1,7 +1,5 @@
 """Masks whose run lengths do not fill them are named; nothing is drawn out of memory."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,12 +8,9 @@ from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.regions.filter import ANY
 from unet_ray.imaging.regions.postprocessing import Postprocessing
-from unet_ray.output.formats.common import ImageNames
-from unet_ray.output.formats.png import write_png
 from unet_ray.output.reader import Tables, image_masks
 from unet_ray.output.shard_checks import check_shard
 from unet_ray.segmentation.stages.measure import Measure, split_into_tables
-from unet_ray.storage.storage import Storage
 
 
 @pytest.fixture
@@ -49,12 +44,3 @@ def test_a_mask_that_is_not_filled_is_a_problem_of_its_shard(tables: Tables) -> 
         "run lengths that do not decode to their size",
         "a/2.png",
     )
-
-
-def test_an_image_with_a_damaged_mask_is_left_out_of_png_files(
-    tables: Tables, tmp_path: Path
-) -> None:
-    result = write_png(iter([tables]), ImageNames(tables.images), Storage.of(str(tmp_path)))
-    assert [file.name for file in tmp_path.iterdir()] == ["1.png.png"]
-    assert (result.images, result.files) == (1, 1)
-    assert result.notes["images left out: their masks are damaged, see verify"] == 1
