@@ -17,6 +17,9 @@ MAX_PIXELS = 2**27
 """Largest image that is decoded whole (px); 134 megapixels."""
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
 """Formats that Pillow may open: their decoders run no other program and open no other file."""
+MAX_PIXELS_PER_BYTE = 300
+"""Largest number of pixels per stored byte; more is a decompression bomb, not an image: a blank
+JPEG has some 250."""
 ORIENTATION_TAG = 274
 """EXIF and TIFF tag of an image's orientation."""
 
@@ -54,6 +57,9 @@ def mapped_errors() -> Iterator[None]:
         raise ImageError("too_large", one_line(error)) from error
     except MemoryError as error:
         raise ImageError("out_of_memory", "not enough memory to decode the image") from error
+    except (ImportError, PermissionError) as error:
+        # a decoder asks for a file, which its process may not open: a fault of this package
+        raise ImageError("internal", one_line(error)) from error
     except Exception as error:
         raise ImageError("unreadable", one_line(error)) from error
 
