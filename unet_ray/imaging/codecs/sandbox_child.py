@@ -6,6 +6,7 @@ program and reach no network (`confinement`).
 
 from __future__ import annotations
 
+import codecs
 import json
 import mmap
 import os
@@ -75,13 +76,19 @@ def serve(
             signal.alarm(0)
 
 
+_ENCODINGS = ("ascii", "latin-1", "cp1252", "cp437", "mac-roman", "utf-16", "utf-32")
+"""Encodings of text in images beside UTF-8. Python reads the files of others when they are used."""
+
+
 def _load_decoders() -> None:
     """Load all that decoding an image may need: libraries load parts of themselves when needed."""
     Image.init()
+    for name in _ENCODINGS:
+        codecs.lookup(name)
     for code in (*tifffile.COMPRESSION, *tifffile.PREDICTOR):
-        for codecs in (tifffile.TIFF.DECOMPRESSORS, tifffile.TIFF.UNPREDICTORS):
+        for table in (tifffile.TIFF.DECOMPRESSORS, tifffile.TIFF.UNPREDICTORS):
             with suppress(KeyError):
-                codecs[code]
+                table[code]
     for encode in (
         pyvips.Image.black(8, 8).pngsave_buffer,
         pyvips.Image.black(8, 8).jpegsave_buffer,
