@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import find_place, read_encoded
 from unet_ray.image_sources.names import page_uri, split_page
-from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.drawing import overlay as drawing
 from unet_ray.imaging.geometry import Box
 from unet_ray.network import model_folder
@@ -211,7 +211,8 @@ def _read_image(uri: str) -> NDArray[Any]:
     file, page = split_page(uri)
     try:
         access = Storage.of(file)
-        data = read_encoded(access, access.uri, find_place(access, access.entry(), page))
+        place = find_place(process_decoder(), access, access.entry(), page)
+        data = read_encoded(access, access.uri, place)
     except (OSError, ImageError) as error:
         raise InputError(f"{uri}: cannot be read ({error})") from None
-    return decode_image(data)
+    return process_decoder().decode(data)

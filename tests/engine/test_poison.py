@@ -59,6 +59,7 @@ def run_poisoned(tmp_path: Path, model: str, images: int, poison: list[str], *mo
     (record,) = [json.loads(p.read_text()) for p in Path(tmp_path, "tables/runs").iterdir()]
     assert (record["images_done"], record["images_failed"]) == (images, len(poison) + 1)
     assert record["set_aside"] == []
+    assert any("seccomp" in active for active in record["decoder_confinement"])
     again = run_job("segment", *flags, **SITE)
     assert "0 images done" in again.stdout, again.stdout + again.stderr
 

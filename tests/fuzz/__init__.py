@@ -1,0 +1,1 @@
+"""Files, labels, models and tables that were changed at random."""

@@ -75,14 +75,14 @@ def _draw(tables_uri: str) -> bytes:
     """Return a PNG of the first images: as they are, and with their regions."""
     import pyarrow.compute as pc
 
-    from unet_ray.imaging.codecs.decode import decode_image
+    from unet_ray.imaging.codecs.sandbox import process_decoder
     from unet_ray.output.reader import contact_sheet, overlay, read_tables
     from unet_ray.storage.storage import Storage
 
     tables = read_tables(tables_uri)
     pictures = []
     for uri in sorted(tables.images["image_uri"].to_pylist())[:6]:
-        image = decode_image(Storage.of(uri).read())
+        image = process_decoder().decode(Storage.of(uri).read())
         found = tables.regions.filter(pc.field("image_uri") == uri)
         pictures += [overlay(image, found.slice(0, 0)), overlay(image, found)]
     png = io.BytesIO()

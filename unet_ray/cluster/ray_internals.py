@@ -7,9 +7,11 @@ Ray may change them in any release. `PROVEN_WITH` is the version that they were 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray._private.services import JEMALLOC_SO
 from ray._raylet import ActorID, PlacementGroupID
 from ray.data import Dataset, read_datasource
@@ -25,6 +27,7 @@ __all__ = [
     "attempt_number",
     "has_autoscaler",
     "list_infeasible_requests",
+    "listening_on_loopback",
     "map_blocks",
     "read_range",
     "remove_orphaned_placement_groups",
@@ -39,6 +42,22 @@ JEMALLOC_PATH: str = JEMALLOC_SO
 Ray has no public name for it. On a version that moves the constant, the import fails; on one that
 does not ship the library, the linker prints a line and processes start without it.
 """
+
+
+@contextmanager
+def listening_on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in the `with` block listen on the loopback interface only.
+
+    By default its servers listen on all interfaces, for nodes that may join it. The public argument
+    for a node's address does not take that of the loopback interface. On a version without the
+    constant, Ray listens as it does by default.
+    """
+    joinable = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = joinable
 
 
 class BlockIterator:

@@ -8,13 +8,13 @@ import platform
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 
 import ray
 from ray.data import DataContext
 
-from unet_ray.cluster.ray_internals import JEMALLOC_PATH
+from unet_ray.cluster.ray_internals import JEMALLOC_PATH, listening_on_loopback
 
 REUSED_MEMORY = {
     "env_vars": {
@@ -49,6 +49,8 @@ _RAY_LOGGERS = ("ray", "ray.data", "ray.train")
 def connect(address: str) -> None:
     """Join the Ray at an address, or start one for this process with `local`.
 
+    A Ray that is started listens on the loopback interface only.
+
     If this process has joined a Ray already, it stays with that one. Ray stays joined after the
     command; call this in a `quiet_ray` block, which restores the level of Ray's logger.
 
@@ -69,6 +71,7 @@ def connect(address: str) -> None:
         with (
             _kept_handlers(only_functions=True),
             _default_environment(_ARENAS, str(os.cpu_count()) if own else None),
+            listening_on_loopback() if own else nullcontext(),
         ):
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
 

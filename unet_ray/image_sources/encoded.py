@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.image_files import open_ranges, read_file
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
-from unet_ray.imaging.codecs.tiff import PagePlace, find_pages
+from unet_ray.imaging.codecs.tiff import PagePlace, fetch_directories
 from unet_ray.storage.listing import path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 
@@ -61,24 +63,38 @@ def is_stackable(entry: FileEntry) -> bool:
     return path_suffix(entry.path) in TIFF_SUFFIXES
 
 
-def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:
-    """Return the places of the pages of a TIFF.
+class PageFinder(Protocol):
+    """Finds the pages of TIFF files: a decoder, or a pool of them."""
 
-    The list is empty if the headers cannot be read; decoding the file will report the reason.
+    def find_pages(self, file: RangeFile) -> list[PagePlace]:
+        """Return the places of all pages; raise ImageError if the headers cannot be read."""
+
+
+def find_places(finder: PageFinder, access: Storage, entry: FileEntry) -> list[PagePlace]:
+    """Return the places of the pages of a TIFF with several directories.
+
+    The list is empty for other files, and if the headers cannot be read; decoding the file will
+    report the reason.
+
+    Args:
+        finder: Reads the headers, in a process of its own.
+        access: Storage whose options open the URI.
+        entry: The file.
     """
     file = Storage(entry.uri, access.options)
     try:
         # the content gives the true size of the file; a manifest may state a wrong one
         first = file.read_content(0, _HEADER_BYTES)
-        pieces = [(0, first.data)]
-        return find_pages(
-            RangeFile(open_ranges(access, entry.uri), first.size, pieces, _HEADER_BYTES)
-        )
+        fetch, pieces = open_ranges(access, entry.uri), [(0, first.data)]
+        held, directories = fetch_directories(RangeFile(fetch, first.size, pieces))
+        return finder.find_pages(held) if directories > 1 else []
     except (ImageError, OSError):
         return []
 
 
-def find_place(access: Storage, entry: FileEntry, page: int | None) -> PagePlace | None:
+def find_place(
+    finder: PageFinder, access: Storage, entry: FileEntry, page: int | None
+) -> PagePlace | None:
     """Return the place of a page, given its number from 1; None if `page` is None.
 
     Raises:
@@ -86,7 +102,7 @@ def find_place(access: Storage, entry: FileEntry, page: int | None) -> PagePlace
     """
     if page is None:
         return None
-    places = find_places(access, entry)
+    places = find_places(finder, access, entry)
     if not 1 <= page <= len(places):
         raise ImageError("unreadable", f"no page {page} in a file of {len(places)} pages")
     return places[page - 1]

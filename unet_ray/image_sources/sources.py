@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from unet_ray.image_sources.encoded import find_places, is_stackable
+from unet_ray.image_sources.encoded import PageFinder, find_places, is_stackable
 from unet_ray.image_sources.names import page_uri
+from unet_ray.imaging.codecs.sandbox import DecoderPool
 from unet_ray.imaging.codecs.tiff import PagePlace
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage
 
+_MOST_DECODERS = 8
+"""Largest number of processes that read headers."""
 _HEADER_S = 300.0
 """Longest time that the headers of a file may take (s); decoding it will report the reason."""
 
@@ -38,7 +42,14 @@ class ImageSource:
         return page_uri(self.file_uri, self.page)
 
 
-def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[ImageSource]:
+def header_decoders() -> DecoderPool:
+    """Return decoders that read the headers of many files; a `with` block ends them."""
+    return DecoderPool(min(os.cpu_count() or 1, _MOST_DECODERS), _HEADER_S)
+
+
+def expand_stacks(
+    finder: PageFinder, access: Storage, entries: Iterable[FileEntry]
+) -> Iterator[ImageSource]:
     """Yield one source per image: a TIFF file of several pages becomes one source per page.
 
     Only the headers of TIFF files are read. A file whose header cannot be read becomes one source;
@@ -46,13 +57,14 @@ def expand_stacks(access: Storage, entries: Iterable[FileEntry]) -> Iterator[Ima
     """
     late = (_HEADER_S, lambda entry: [whole_file(entry)])
     with reading_pool(CONNECTIONS) as pool:
-        for sources in ahead(pool, partial(list_pages, access), entries, CONNECTIONS, late):
+        read = partial(list_pages, finder, access)
+        for sources in ahead(pool, read, entries, CONNECTIONS, late):
             yield from sources
 
 
-def list_pages(access: Storage, entry: FileEntry) -> list[ImageSource]:
+def list_pages(finder: PageFinder, access: Storage, entry: FileEntry) -> list[ImageSource]:
     """Return the images of a file: each page of a TIFF stack, or the whole file."""
-    places = find_places(access, entry) if is_stackable(entry) else []
+    places = find_places(finder, access, entry) if is_stackable(entry) else []
     if len(places) < 2:
         return [whole_file(entry)]
     return [page_source(entry, number, places) for number in range(1, len(places) + 1)]

@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import ClassSpec, MaskKind
-from unet_ray.image_sources.encoded import find_places, is_stackable, read_encoded
+from unet_ray.image_sources.encoded import PageFinder, find_places, is_stackable, read_encoded
 from unet_ray.image_sources.names import split_page
-from unet_ray.image_sources.sources import ImageSource, list_pages, page_source, whole_file
-from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES, decode_image, decode_label_image
+from unet_ray.image_sources.sources import (
+    ImageSource,
+    header_decoders,
+    list_pages,
+    page_source,
+    whole_file,
+)
+from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.codecs.tiff import PagePlace
 from unet_ray.labelled_data.formats.coco import ImageObjects, parse_coco
 from unet_ray.labelled_data.pairs import (
@@ -85,10 +92,11 @@ class LabelledImage:
 
     def decode(self, encoded: Encoded) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Decode the contents that `read_encoded` returns to the result of `read`."""
-        image = decode_image(encoded[0])
+        decoder = process_decoder()
+        image = decoder.decode(encoded[0])
         if self.objects is not None:
             return image, self._draw(image.shape[0], image.shape[1])
-        masks = [*map(decode_label_image, encoded[1:])]
+        masks = [*map(decoder.decode_label, encoded[1:])]
         for mask, source in zip(masks, self.masks, strict=True):
             if mask.shape != image.shape[:2]:
                 sizes = f"{image.shape[1]}×{image.shape[0]}", f"{mask.shape[1]}×{mask.shape[0]}"
@@ -164,8 +172,8 @@ def find_labelled(
         pairs = pair_class_folders(image_list, mask_list, [c.name for c in classes])
     else:
         pairs = pair_files(image_list, mask_list)
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        items = pool.map(lambda p: _pair_pages(access, p.image, p.masks), pairs)
+    with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
+        items = pool.map(lambda p: _pair_pages(decoders, access, p.image, p.masks), pairs)
         found = tuple(item for some in items for item in some)
     return LabelledSet(access, found, kind, classes, tuple(_note_skipped(image_list, mask_list)))
 
@@ -194,14 +202,9 @@ def _find_in_coco(
     files = {path: uri and split_page(uri)[0] for path, uri in uris.items()}
     image_of = pair_names(images, files, f"--masks {masks}")
     stacks = sorted({path for path, page in pages.values() if page is not None})
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        places_of = dict(
-            zip(
-                stacks,
-                pool.map(lambda path: find_places(images.root, image_of[path]), stacks),
-                strict=True,
-            )
-        )
+    with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
+        places = pool.map(lambda p: find_places(decoders, images.root, image_of[p]), stacks)
+        places_of = dict(zip(stacks, places, strict=True))
     items = []
     for name, (path, page) in sorted(pages.items()):
         image = (
@@ -235,10 +238,10 @@ def _note_skipped(*listings: Listing) -> list[str]:
 
 
 def _pair_pages(
-    access: LabelAccess, image: FileEntry, masks: tuple[FileEntry, ...]
+    finder: PageFinder, access: LabelAccess, image: FileEntry, masks: tuple[FileEntry, ...]
 ) -> list[LabelledImage]:
-    pages = list_pages(access.images, image)
-    mask_pages = [list_pages(access.masks, mask) for mask in masks]
+    pages = list_pages(finder, access.images, image)
+    mask_pages = [list_pages(finder, access.masks, mask) for mask in masks]
     for some, mask in zip(mask_pages, masks, strict=True):
         if len(some) != len(pages):
             raise InputError(

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from ray.util.metrics import Counter, Gauge
 
 from unet_ray.errors import UnetRayError
+from unet_ray.imaging.codecs.confinement import MEASURES
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.stages.work_done import WorkDone
 
@@ -115,6 +116,8 @@ class Progress:
             self._metrics.add(message)
             if message.set_aside:
                 self.set_aside.append(list(message.set_aside))
+            if message.confinement is not None:
+                self._count_confinement(message.confinement)
         blocks = [message for message in messages if message.images]
         if blocks and not self.measured:
             first = min(blocks, key=lambda block: block.at)
@@ -126,3 +129,14 @@ class Progress:
         large = f"; large images: {self._tiles}/{self._of_tiles} tiles" if self._of_tiles else ""
         rate = self.measured / self.elapsed_s
         _logger.info(f"{self.measured}/{self._todo} images, {rate:.1f}/s{large}")
+
+    def _count_confinement(self, active: str) -> None:
+        """Count the decoder of a process, and say it once if the kernel lacks a measure."""
+        counts = self._result.decoder_confinement
+        counts[active] = counts.get(active, 0) + 1
+        missing = [name for name in MEASURES if name not in active]
+        if missing and counts[active] == 1:
+            _logger.info(
+                f"note: decoders run without {', '.join(missing)}, which this machine lacks; "
+                "limits of time and memory hold"
+            )

@@ -27,6 +27,7 @@ from unet_ray.segmentation.monitoring import Progress
 from unet_ray.segmentation.plan import Plan
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.shard_writer import Shards, ShardWriter
+from unet_ray.segmentation.stages.decode import describe_new_decoder
 from unet_ray.segmentation.stages.measure import summarize_work
 from unet_ray.segmentation.stages.stages import Stages
 from unet_ray.segmentation.stages.work_done import WorkDone
@@ -107,8 +108,12 @@ class Pipeline:
 
         stages, post = self.stages, self.post
 
+        run_id = self.shards.run_id
+
         def decode(plan: Any) -> Iterator[Any]:
-            return guard.run("decode", stages.decode, plan)
+            if active := describe_new_decoder(run_id):
+                post(WorkDone(confinement=active))
+            yield from guard.run("decode", stages.decode, plan)
 
         def measure(probabilities: Any) -> Iterator[Any]:
             deadline = guard.make_deadline()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
-from unet_ray.image_sources.sources import ImageSource, expand_stacks
+from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.segmentation.stages.columns import PLAN
 from unet_ray.storage.listing import FILES, FileScan, listed_twice
@@ -324,11 +324,13 @@ def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:
         "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size "
         "FROM tiffs"
     )
-    for batch in database.batches(query, _HEADERS):
-        sources = expand_stacks(access, [FileEntry(**row) for row in batch.to_pylist()])
-        rows = [plan_row(source) for source in sources if source.place is not None]
-        if rows:
-            yield pa.RecordBatch.from_pylist(rows, schema=PLAN)
+    with header_decoders() as decoders:
+        for batch in database.batches(query, _HEADERS):
+            entries = [FileEntry(**row) for row in batch.to_pylist()]
+            sources = expand_stacks(decoders, access, entries)
+            rows = [plan_row(source) for source in sources if source.place is not None]
+            if rows:
+                yield pa.RecordBatch.from_pylist(rows, schema=PLAN)
 
 
 def plan_row(source: ImageSource) -> dict[str, Any]:

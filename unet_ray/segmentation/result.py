@@ -76,6 +76,8 @@ class SegmentResult:
     set_aside: list[list[str]] = field(default_factory=list)
     """Groups of images of which a process died twice, and that the run has not done yet. A later
     run starts with these groups apart."""
+    decoder_confinement: dict[str, int] = field(default_factory=dict)
+    """What the kernel forbids the decoders, and the number of decoders of which this holds."""
     message: str = ""
 
     def add(self, sums: ShardSums) -> None:

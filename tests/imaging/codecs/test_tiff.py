@@ -6,26 +6,30 @@ import contextlib
 import io
 import logging
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.builders import make_fetch
 from unet_ray.errors import ImageError
-from unet_ray.image_sources.sources import ImageSource
+from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import decode_image
-from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
 from unet_ray.imaging.codecs.sandbox import Decoder
-from unet_ray.imaging.codecs.tiff import PagePlace, find_pages
+from unet_ray.imaging.codecs.tiff import PagePlace, fetch_directories, find_pages
 from unet_ray.imaging.codecs.windows import open_windows
 from unet_ray.imaging.geometry import Box
 from unet_ray.segmentation.plan import plan_row
 from unet_ray.segmentation.stages.columns import PLAN, page_place
+from unet_ray.storage.storage import Storage
 
 PAGES = np.random.default_rng(0).integers(0, 60_000, (6, 120, 173), np.uint16)
 WRITERS: dict[str, dict[str, Any]] = {
@@ -291,3 +295,180 @@ def test_the_log_of_tifffile_is_silent_while_we_read_and_as_it_was_afterwards(
         assert not [record for record in caplog.records if record.name == "tifffile"]
     finally:
         log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    made = Decoder()
+    yield made
+    made.close()
+
+
+def opened(data: bytes, head: int = 4096) -> RangeFile:
+    """Return a file of which planning has read the beginning."""
+    return RangeFile(make_fetch(data), len(data), [(0, data[:head])])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_child_finds_the_pages_whose_directories_were_fetched(
+    decoder: Decoder, name: str
+) -> None:
+    data = written(name)
+    held, directories = fetch_directories(opened(data, 64))
+    assert directories == len(PAGES)
+    assert decoder.find_pages(held) == find_pages(io.BytesIO(data))
+
+
+def test_directories_are_fetched_before_the_child_is_asked() -> None:
+    """The child would wait for each of them; a store answers late."""
+    data, asked = written("page after page", np.zeros((9, 400, 400), np.uint8)), list[int]()
+    fetch = make_fetch(data, lambda at, _: asked.append(at))
+    file = RangeFile(fetch, len(data), [(0, data[:4096])])
+    held, _ = fetch_directories(file)
+    fetched = len(asked)
+    assert fetched >= 8
+    find_pages(held)
+    assert len(asked) == fetched
+
+
+@given(st.integers(0, 2**32), st.sampled_from(sorted(WRITERS)), st.integers(0, 2000))
+def test_the_search_for_directories_ends_whatever_a_file_holds(
+    seed: int, name: str, end: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    data = np.frombuffer(written(name, PAGES[:2, :5, :5]), np.uint8)[: 4 + end].copy()
+    places = rng.integers(4, len(data), rng.integers(0, 9)) if len(data) > 4 else []
+    data[places] = rng.integers(0, 256, len(places))
+    held, directories = fetch_directories(opened(data.tobytes(), 8))
+    assert 0 <= directories <= len(data)
+    assert all(data.tobytes()[at:].startswith(piece) for at, piece in held.pieces)
+
+
+@pytest.mark.parametrize("data", [b"", b"II", b"II*\0", b"\x89PNG", b"II*\0\xff\xff\xff\xff"])
+def test_what_is_no_tiff_has_no_directories(data: bytes) -> None:
+    _, directories = fetch_directories(opened(data))
+    assert directories == 0
+
+
+def test_planning_leaves_the_reading_of_directories_to_the_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stack.tif").write_bytes(written("strips"))
+    (tmp_path / "single.tif").write_bytes(written("strips", PAGES[:1]))
+    monkeypatch.setattr(tifffile, "TiffFile", None)
+    monkeypatch.setattr(tifffile, "TiffPage", None)
+    archive = Storage.of(str(tmp_path))
+    with header_decoders() as decoders:
+        sources = [*expand_stacks(decoders, archive, archive.entries())]
+    assert sorted((Path(s.file_uri).name, s.page) for s in sources) == [
+        ("single.tif", None),
+        *(("stack.tif", number) for number in range(1, 7)),
+    ]
+
+
+def one_directory(tags: list[tuple[int, int, int, int]], following: int = 0) -> bytes:
+    """Return a directory of a TIFF: tags of (code, type, count, value), then what follows it."""
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return struct.pack("<H", len(tags)) + entries + struct.pack("<I", following)
+
+
+def tags_that_share_an_array() -> bytes:
+    """88 KB of which the tags make 4,000 arrays of 10,000 numbers, several gigabytes in Python."""
+    tags = 4000
+    first = 8 + 2 + 12 * tags + 4
+    size = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (262, 3, 1, 1), (259, 3, 1, 1)]
+    shared = [(273, 4, 10_000, first)] * (tags - len(size))
+    return b"II*\0" + struct.pack("<I", 8) + one_directory([*size, *shared]) + bytes(40_000)
+
+
+def directories_that_overlap() -> bytes:
+    """400 directories, 24 bytes apart, of 16 arrays of 100,000 numbers each."""
+    count, body = 400, bytearray()
+    values = 8 + 24 * count + 2 + 12 * 16 + 4
+    data = bytearray(values + 400_000)
+    data[:8] = b"II*\0" + struct.pack("<I", 8)
+    for index in range(count):
+        at = 8 + 24 * index
+        body = one_directory([(273, 4, 100_000, values)] * 16)
+        struct.pack_into("<H", data, at, 16)
+        data[at + 2 : at + 2 + 22] = body[2:24]
+    return bytes(data)
+
+
+def pages_that_share_their_samples(pages: int = 3000) -> bytes:
+    """8 KB of samples that all pages refer to."""
+    side, at, parts = 180, 8, [b""]
+    samples = 8 + pages * (2 + 12 * 9 + 4)
+    for index in range(pages):
+        following = at + 2 + 12 * 9 + 4
+        tags = [(256, 3, 1, side), (257, 3, 1, side), (258, 3, 1, 8), (259, 3, 1, 1)]
+        tags += [(262, 3, 1, 1), (273, 4, 1, samples), (277, 3, 1, 1), (278, 3, 1, side)]
+        tags += [(279, 4, 1, side * side)]
+        parts.append(one_directory(tags, following if index + 1 < pages else 0))
+        at = following
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(parts) + bytes(side * side)
+
+
+def pages_without_samples() -> bytes:
+    """A stack of 20 pages of 4 gigapixels that compresses to next to nothing."""
+    pages = written("strips, deflate", np.zeros((20, 8, 8), np.uint8))
+    data = bytearray(pages)
+    with tifffile.TiffFile(io.BytesIO(pages)) as tiff:
+        for page in tiff.pages:
+            for name in ("ImageWidth", "ImageLength"):
+                struct.pack_into("<HI", data, page.tags[name].offset + 2, 4, 1)
+                struct.pack_into("<I", data, page.tags[name].offset + 8, 65_000)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tags_that_share_an_array(), r"directories that overlap: \d+ bytes of tags in a file of"),
+        (directories_that_overlap(), r"directories that overlap: \d+ bytes of tags in a file of"),
+        (pages_that_share_their_samples(), "3000 pages that share their samples: 97200000 bytes"),
+        (pages_without_samples(), "20 pages of 84500000000 px in a file of .* than 300 px per"),
+    ],
+    ids=["shared arrays", "overlapping directories", "shared samples", "no samples"],
+)
+def test_a_small_file_does_not_make_much_work(
+    decoder: Decoder, tmp_path: Path, data: bytes, message: str
+) -> None:
+    """It is one image for planning, and decoding it is its error, once and for all."""
+    assert len(data) < 10**6
+    with pytest.raises(ImageError, match=f"unreadable: {message}"):
+        decoder.find_pages(opened(data))
+    with pytest.raises(ImageError, match=f"unreadable: {message}"):
+        decoder.decode(data)
+    (tmp_path / "bomb.tif").write_bytes(data)
+    archive = Storage.of(str(tmp_path))
+    with header_decoders() as decoders:
+        (source,) = expand_stacks(decoders, archive, archive.entries())
+    assert source.page is None
+
+
+def test_pages_may_share_what_little_they_share() -> None:
+    """A blank page of a microscope takes no space of its own."""
+    assert len(find_pages(io.BytesIO(pages_that_share_their_samples(4)))) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"header": "00"},
+        {"header": "x"},
+        {"index": -1},
+        {"index": None},
+        {"ranges": [[0, 5]]},
+        {"ranges": [[90, 11]]},
+        {"ranges": [[5, -1]]},
+        {"ranges": [[5, 1]] * 17},
+        {"size": None},
+    ],
+    ids=str,
+)
+def test_a_place_from_another_process_is_checked(change: dict[str, Any]) -> None:
+    place = PagePlace(bytes(8), 0, 100, 20, ((10, 20), (40, 9)))
+    assert PagePlace.from_json(place.to_json(), 100) == place
+    with pytest.raises((ValueError, TypeError)):
+        PagePlace.from_json(place.to_json() | change, 100)

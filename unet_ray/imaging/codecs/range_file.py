@@ -45,7 +45,7 @@ class RangeFile(io.RawIOBase):
             read_ahead,
         )
         self._at = 0
-        self._ahead = (0, b"")
+        self._ahead = self._recent = (0, b"")
 
     def seekable(self) -> bool:
         """Return True."""
@@ -78,8 +78,9 @@ class RangeFile(io.RawIOBase):
         wanted = left if size is None or size < 0 else min(size, left)
         if not wanted:
             return b""
-        for start, held in (*self.pieces, self._ahead):
+        for start, held in (self._recent, self._ahead, *self.pieces):
             if start <= self._at and self._at + wanted <= start + len(held):
+                self._recent = (start, held)
                 break
         else:
             (held,) = self.fetch([(self._at, max(wanted, min(self._read_ahead, left)))])

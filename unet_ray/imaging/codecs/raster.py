@@ -21,6 +21,9 @@ PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM"
 LARGEST_SAMPLE = 2.0**100
 """Largest magnitude of a float sample, 1.3e30. Larger ones are no measurements in any unit: they
 mark missing data, as -3.4e38 does in GeoTIFF, or damage."""
+MAX_PIXELS_PER_BYTE = 300
+"""Largest number of pixels per stored byte; more is a decompression bomb, not an image: a blank
+JPEG has some 250."""
 ORIENTATION_TAG = 274
 """EXIF and TIFF tag of an image's orientation."""
 
@@ -58,6 +61,9 @@ def mapped_errors() -> Iterator[None]:
         raise ImageError("too_large", one_line(error)) from error
     except MemoryError as error:
         raise ImageError("out_of_memory", "not enough memory to decode the image") from error
+    except (ImportError, PermissionError) as error:
+        # a decoder asks for a file, which its process may not open: a fault of this package
+        raise ImageError("internal", one_line(error)) from error
     except Exception as error:
         raise ImageError("unreadable", one_line(error)) from error
 

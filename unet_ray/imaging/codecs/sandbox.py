@@ -2,10 +2,11 @@
 
 Decoders are C code, and archives hold damaged and hostile files. A crash, an endless loop or a
 file that expands to fill all memory ends the child, never the process that started it. Requests
-and replies are a line of JSON and raw bytes; nothing that comes back is executed. The child opens
-no file: for windows of a large image it requests byte ranges, and its parent fetches them. Samples
-of all images but the largest come back in shared memory. `sandbox_child.py` holds the code of the
-child.
+and replies are a line of JSON and raw bytes; nothing that comes back is executed. The child can
+open no file, start no program and reach no network, as far as the kernel has the means
+(`confinement`), and its environment holds no secrets. For windows of a large image and headers it
+requests byte ranges, and its parent fetches them. Samples of all images but the largest come back
+in shared memory. `sandbox_child.py` holds the code of the child.
 
 The error of an image says whose fault it is. `unreadable` is the file's, and a run does not try it
 again: two children in a row crashed on it, or the time limit passed while the child was computing.
@@ -27,14 +28,19 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import cache
+from queue import LifoQueue
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.confinement import MEASURES
+from unet_ray.imaging.codecs.geo_tags import GeoTags
 from unet_ray.imaging.codecs.range_file import Fetch, PageFile, RangeFile
 from unet_ray.imaging.codecs.raster import MAX_PIXELS
+from unet_ray.imaging.codecs.tiff import PagePlace
 from unet_ray.imaging.geometry import Box
 
 TIME_LIMIT_S = 60.0
@@ -48,14 +54,24 @@ _EXIT_LIMIT_S = 5.0
 """Time limit for the end of a child that has closed its output (s)."""
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Address space of the child (bytes): several times the size of 134 megapixels in colour."""
-_DTYPES = ("uint8", "uint16", "float32")
+CPU_LIMIT = 2.0
+"""Limit of CPU time, as a multiple of the time limit: a decoder may use several threads."""
+_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32")
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+"""Variables that the child inherits: what Python needs to start, and nothing secret. The memory
+settings of the predictor are not among them: the memory that its allocator reserves would count
+against the child's limit."""
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGSYS", "SIGTRAP")
-"""Signals that a decoder brings on itself; all others come from outside."""
+_LIMITS = ("SIGXCPU", "SIGXFSZ")
+"""Signals that a decoder brings on itself, by a crash or beyond a limit; all others come from
+outside."""
 _INVALID_REPLY = "an invalid reply"
 _PIECE = 2**20
 """Largest piece that is read from a pipe at once, and the size asked for the pipes (bytes)."""
 _LONGEST_LINE = 2**22
 """Longest line of a reply (bytes): the largest number of ranges takes 3 MB."""
+_LONGEST_JSON = 2**26
+"""Longest JSON of a reply (bytes): places of the largest number of pages take half of it."""
 _MOST_RANGES = 2**16
 """Largest number of ranges that a child may request at once."""
 SHARED_BYTES = 2**25
@@ -82,12 +98,17 @@ class Decoder:
     Args:
         time_limit_s: Time limit for one image (s).
         memory_limit_bytes: Address space of the child (bytes).
+        measures: Measures of `confinement` that the child takes, where the kernel has them.
     """
 
     def __init__(
-        self, time_limit_s: float = TIME_LIMIT_S, memory_limit_bytes: int = MEMORY_LIMIT_BYTES
+        self,
+        time_limit_s: float = TIME_LIMIT_S,
+        memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+        measures: Sequence[str] = MEASURES,
     ) -> None:
         self._time_limit_s, self._memory_limit_bytes = time_limit_s, memory_limit_bytes
+        self._measures, self._confinement = measures, tuple[str, ...]()
         self._child: subprocess.Popen[bytes] | None = None
         self._shared: mmap.mmap | None = None
         self._lock = threading.Lock()
@@ -110,12 +131,65 @@ class Decoder:
                 the decoder crashed twice or exceeded the time limit, `too_large` if it exceeded
                 the memory limit, `internal` if it was killed from outside, stopped or starved.
         """
-        request = {"do": "decode", "max_pixels": max_pixels}
+        return self._decode("decode", data, max_pixels)
+
+    def decode_label(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+        """Decode a mask file to its values, as `decode_label_image` does.
+
+        Args:
+            data: Whole content of a file that holds one mask, or a page of a TIFF stack.
+            max_pixels: Largest height × width that is decoded (px).
+
+        Returns:
+            Same as `decode_label_image`.
+
+        Raises:
+            ImageError: Same as `decode`.
+        """
+        return self._decode("decode_label", data, max_pixels)[:, :, 0]
+
+    def _decode(self, what: str, data: bytes | PageFile, max_pixels: int) -> NDArray[Any]:
+        request = {"do": what, "max_pixels": max_pixels}
         if isinstance(data, PageFile):
             return _make_array(
                 *self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
             )
         return _make_array(*self._request(request, data))
+
+    def find_pages(self, file: RangeFile) -> list[PagePlace]:
+        """Return the places of all pages of a TIFF, as `tiff.find_pages` does.
+
+        Raises:
+            ImageError: Same as `decode`.
+        """
+        request, data, fetch = _make_file_request("pages", file)
+        _, body = self._request(request, data, fetch)
+        try:
+            return [PagePlace.from_json(place, file.size) for place in json.loads(body)]
+        except (ValueError, TypeError, KeyError) as error:
+            self.close()
+            raise ImageError("unreadable", "its decoder replied with invalid places") from error
+
+    def read_geo_tags(self, file: RangeFile, page: int | None) -> GeoTags | None:
+        """Read the position on Earth that the tags of a TIFF give, as `read_geo_tags` does.
+
+        Args:
+            file: TIFF file.
+            page: Page of a stack, from 1; None: the first page.
+
+        Raises:
+            ImageError: Same as `decode`.
+        """
+        request, data, fetch = _make_file_request("geo", file)
+        _, body = self._request(request | {"page": page}, data, fetch)
+        return None if (found := json.loads(body)) is None else GeoTags.from_json(found)
+
+    @property
+    def confinement(self) -> tuple[str, ...]:
+        """Measures of `confinement` that are active in the child; it starts if it has not."""
+        with self._lock:
+            self._running()
+            return self._confinement
 
     def open(self, file: RangeFile) -> tuple[int, int]:
         """Open a large image for windows, in place of the one that was open.
@@ -127,7 +201,7 @@ class Decoder:
             ImageError: Same as `decode`.
         """
         self._file, self._file_error = None, None
-        reply, _ = self._request(*_make_open_request(file))
+        reply, _ = self._request(*_make_file_request("open", file))
         self._file, self._is_open = file, True
         return int(reply["height"]), int(reply["width"])
 
@@ -157,7 +231,7 @@ class Decoder:
                 try:
                     if request["do"] == "window" and not self._is_open:
                         assert self._file is not None
-                        self._ask(child, *_make_open_request(self._file))
+                        self._ask(child, *_make_file_request("open", self._file))
                         self._is_open = True
                     return self._ask(child, request, data, fetch)
                 except ImageError:
@@ -169,7 +243,7 @@ class Decoder:
                     self.close()  # a half-read reply would be taken for the next one
                     raise
             how = ends[0] if ends[0] == ends[1] else " and ".join(ends)
-            if all(end in _CRASHES or not end.startswith("SIG") for end in ends):
+            if all(end in _CRASHES + _LIMITS or not end.startswith("SIG") for end in ends):
                 raise ImageError("unreadable", f"the decoder crashed twice ({how})")
             raise ImageError("internal", f"the decoder was killed from outside, twice ({how})")
 
@@ -191,7 +265,12 @@ class Decoder:
             self.close()
             shared = _create_sealed_memory()
             self._shared = mmap.mmap(shared, SHARED_BYTES)
-            settings = self._time_limit_s, self._memory_limit_bytes, shared
+            settings = (
+                self._time_limit_s,
+                self._memory_limit_bytes,
+                shared,
+                ",".join(self._measures),
+            )
             self._is_open = False
             self._child = subprocess.Popen(
                 [sys.executable, "-m", f"{__name__}_child", *map(str, settings)],
@@ -200,13 +279,7 @@ class Decoder:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 pass_fds=(shared,),
-                # without the predictor's memory settings: the memory that its allocator reserves
-                # would count against the child's limit
-                env={
-                    name: value
-                    for name, value in os.environ.items()
-                    if name not in ("LD_PRELOAD", "MALLOC_CONF")
-                },
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )
             os.close(shared)
             for pipe in (self._child.stdin, self._child.stdout):
@@ -217,7 +290,8 @@ class Decoder:
             os.set_blocking(cast(Any, self._child.stdin).fileno(), False)
             try:
                 # the child's first reply says that it is ready
-                self._read(self._child, time.monotonic() + _START_LIMIT_S)
+                reply, _ = self._read(self._child, time.monotonic() + _START_LIMIT_S)
+                self._confinement = tuple(map(str, reply.get("confinement", ())))
             except _TimeUpError:
                 self.close()  # a late reply would be taken for the reply to an image
                 raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
@@ -296,14 +370,7 @@ class Decoder:
         line, _, rest = received.partition(b"\n")
         try:
             reply = json.loads(line)
-            if "dtype" not in reply:
-                return reply, b""
-            if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3:
-                raise ValueError(reply)
-            size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
-            is_shared = bool(reply["shared"])
-            if size < 0 or (is_shared and size > SHARED_BYTES):
-                raise ValueError(reply)
+            size, is_shared = _measure_body(reply)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise _ChildEndedError(_INVALID_REPLY) from error
         if is_shared:
@@ -319,6 +386,64 @@ class Decoder:
         if len(samples) != size:
             raise _ChildEndedError(_INVALID_REPLY)
         return reply, samples
+
+
+def _measure_body(reply: dict[str, Any]) -> tuple[int, bool]:
+    """Return the size of what follows a reply (bytes), and whether it is in the shared memory.
+
+    Raises:
+        ValueError: Such a reply is not valid; TypeError and KeyError too.
+    """
+    if "json_bytes" in reply:
+        if not 0 <= reply["json_bytes"] <= _LONGEST_JSON:
+            raise ValueError(reply)
+        return int(reply["json_bytes"]), False
+    if "dtype" not in reply:
+        return 0, False
+    if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3:
+        raise ValueError(reply)
+    size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
+    is_shared = bool(reply["shared"])
+    if size < 0 or (is_shared and size > SHARED_BYTES):
+        raise ValueError(reply)
+    return size, is_shared
+
+
+class DecoderPool:
+    """Decoders that threads share, each used by one thread at a time; all end with a `with` block.
+
+    Args:
+        size: Largest number of child processes.
+        time_limit_s: Time limit for one request (s).
+    """
+
+    def __init__(self, size: int, time_limit_s: float = TIME_LIMIT_S) -> None:
+        self._all = [Decoder(time_limit_s) for _ in range(size)]
+        # the last one that was returned is borrowed first, so that few children start
+        self._free: LifoQueue[Decoder] = LifoQueue()
+        for decoder in self._all:
+            self._free.put(decoder)
+
+    def __enter__(self) -> DecoderPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for decoder in self._all:
+            decoder.close()
+
+    def find_pages(self, file: RangeFile) -> list[PagePlace]:
+        """Return the places of all pages of a TIFF; see `Decoder.find_pages`."""
+        decoder = self._free.get()
+        try:
+            return decoder.find_pages(file)
+        finally:
+            self._free.put(decoder)
+
+
+@cache
+def process_decoder() -> Decoder:
+    """Return the decoder of this process; its child ends with the process."""
+    return Decoder()
 
 
 def _create_sealed_memory() -> int:
@@ -344,8 +469,8 @@ def _describe_file(file: RangeFile) -> dict[str, Any]:
     }
 
 
-def _make_open_request(file: RangeFile) -> tuple[dict[str, Any], bytes, Fetch]:
-    return {"do": "open"} | _describe_file(file), _join_pieces(file), file.fetch
+def _make_file_request(what: str, file: RangeFile) -> tuple[dict[str, Any], bytes, Fetch]:
+    return {"do": what} | _describe_file(file), _join_pieces(file), file.fetch
 
 
 def _join_pieces(file: RangeFile) -> bytes:

@@ -1,23 +1,36 @@
-"""Child process of `sandbox.Decoder`: it decodes the requested images within its limits."""
+"""Child process of `sandbox.Decoder`: it decodes the requested images within its limits.
+
+All decoders are loaded before the limits close: afterwards the process can open no file, start no
+program and reach no network (`confinement`).
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 import mmap
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+import pyvips
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
 
-from unet_ray.errors import ImageError, one_line
-from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.confinement import confine, limit_cpu_time, limit_resources
+from unet_ray.imaging.codecs.decode import decode_image, decode_label_image
+from unet_ray.imaging.codecs.geo_tags import read_geo_tags
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
-from unet_ray.imaging.codecs.sandbox import SHARED_BYTES
+from unet_ray.imaging.codecs.raster import mapped_errors
+from unet_ray.imaging.codecs.sandbox import CPU_LIMIT, SHARED_BYTES
+from unet_ray.imaging.codecs.tiff import find_pages
 from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.codecs.windows import open_windows
 from unet_ray.imaging.geometry import Box
@@ -29,6 +42,7 @@ def serve(
     time_limit_s: float,
     memory_limit_bytes: int,
     shared: mmap.mmap,
+    measures: Sequence[str],
 ) -> None:
     """Answer requests until there are no more.
 
@@ -38,27 +52,48 @@ def serve(
         time_limit_s: Time limit for one image (s).
         memory_limit_bytes: Limit of the address space of this process (bytes).
         shared: Shared memory for the samples of all images but the largest.
+        measures: Measures of confinement to take.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _load_decoders()
+    limit_resources(memory_limit_bytes)
     server = _ImageServer(requests, replies, time_limit_s, shared)
-    _reply(replies, {"ready": True})
+    _reply(replies, {"confinement": confine(measures)})
     for line in requests:
         request = json.loads(line)
         data = requests.read(request["size"])
         server.set_alarm()
+        limit_cpu_time(CPU_LIMIT * time_limit_s)
         try:
-            server.answer(request, data)
-        except (ImageError, MemoryError) as error:
-            if isinstance(error, MemoryError) or error.error_type == "out_of_memory":
+            with mapped_errors():
+                server.answer(request, data)
+        except ImageError as error:
+            if error.error_type == "out_of_memory":
                 error = ImageError(
                     "too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB"
                 )
             _reply(replies, {"error_type": error.error_type, "message": error.message})
-        except Exception as error:
-            _reply(replies, {"error_type": "unreadable", "message": one_line(error)})
         finally:
             signal.alarm(0)
+
+
+_ENCODINGS = ("ascii", "latin-1", "cp1252", "cp437", "mac-roman", "utf-16", "utf-32")
+"""Encodings of text in images beside UTF-8. Python reads the files of others when they are used."""
+
+
+def _load_decoders() -> None:
+    """Load all that decoding an image may need: libraries load parts of themselves when needed."""
+    Image.init()
+    for name in _ENCODINGS:
+        codecs.lookup(name)
+    for code in (*tifffile.COMPRESSION, *tifffile.PREDICTOR):
+        for table in (tifffile.TIFF.DECOMPRESSORS, tifffile.TIFF.UNPREDICTORS):
+            with suppress(KeyError):
+                table[code]
+    for encode in (
+        pyvips.Image.black(8, 8).pngsave_buffer,
+        pyvips.Image.black(8, 8).jpegsave_buffer,
+    ):
+        pyvips.Image.new_from_buffer(encode(), "").avg()
 
 
 class _ImageServer:
@@ -89,12 +124,15 @@ class _ImageServer:
             self._windows = open_windows(self._make_file(request, data))
             _reply(self._replies, {"height": self._windows.height, "width": self._windows.width})
             return
-        if request["do"] == "window":
-            assert self._windows is not None
-            image = np.ascontiguousarray(self._windows.read(Box(*request["box"])))
-        else:
-            source = cast(PageFile, self._make_file(request, data)) if "held" in request else data
-            image = decode_image(source, request["max_pixels"])
+        if request["do"] == "pages":
+            places = find_pages(self._make_file(request, data))
+            _reply_json(self._replies, [place.to_json() for place in places])
+            return
+        if request["do"] == "geo":
+            tags = read_geo_tags(self._make_file(request, data), request["page"])
+            _reply_json(self._replies, tags and vars(tags))
+            return
+        image = self._decode(request, data)
         samples, is_shared = image.data.cast("B"), image.nbytes <= SHARED_BYTES
         if is_shared:
             self._shared[: len(samples)], samples = samples, memoryview(b"")
@@ -103,6 +141,14 @@ class _ImageServer:
             {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared},
             samples,
         )
+
+    def _decode(self, request: dict[str, Any], data: bytes) -> NDArray[Any]:
+        if request["do"] == "window":
+            assert self._windows is not None
+            return np.ascontiguousarray(self._windows.read(Box(*request["box"])))
+        source = cast(PageFile, self._make_file(request, data)) if "held" in request else data
+        decode = decode_label_image if request["do"] == "decode_label" else decode_image
+        return decode(source, request["max_pixels"])
 
     def _make_file(self, request: dict[str, Any], data: bytes) -> RangeFile:
         """Return the file that a request describes; `data` holds the bytes of its pieces."""
@@ -131,13 +177,26 @@ def _reply(replies: BinaryIO, line: dict[str, Any], samples: memoryview | bytes 
     replies.flush()
 
 
+def _reply_json(replies: BinaryIO, value: Any) -> None:
+    """Reply with a value that may be longer than a line may be."""
+    body = json.dumps(value).encode()
+    _reply(replies, {"json_bytes": len(body)}, body)
+
+
 def main() -> None:
     """Serve the process that started this one; output that decoders print is discarded."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    time_limit_s, memory_limit_bytes, shared = sys.argv[1:]
+    time_limit_s, memory_limit_bytes, shared, measures = sys.argv[1:]
     with mmap.mmap(int(shared), SHARED_BYTES) as memory:
-        serve(sys.stdin.buffer, replies, float(time_limit_s), int(memory_limit_bytes), memory)
+        serve(
+            sys.stdin.buffer,
+            replies,
+            float(time_limit_s),
+            int(memory_limit_bytes),
+            memory,
+            measures.split(","),
+        )
 
 
 if __name__ == "__main__":

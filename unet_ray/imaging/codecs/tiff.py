@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from numbers import Integral
@@ -20,7 +21,13 @@ from PIL import Image
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.range_file import GAP_BYTES, PageFile, RangeFile
-from unet_ray.imaging.codecs.raster import ORIENTATION_TAG, Raster, check_size, mapped_errors
+from unet_ray.imaging.codecs.raster import (
+    MAX_PIXELS_PER_BYTE,
+    ORIENTATION_TAG,
+    Raster,
+    check_size,
+    mapped_errors,
+)
 from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -28,6 +35,25 @@ MAX_PAGES = 2**16
 """Largest number of pages of one TIFF stack."""
 _VALUE_BYTES = 2**20
 """Largest value of a tag that is read with its page (bytes); no decoder needs a longer one."""
+_MOST_TAGS = 4096
+"""Largest number of tags of a directory; tifffile refuses more."""
+_TYPE_BYTES = {
+    **dict.fromkeys((1, 2, 6, 7), 1),
+    **dict.fromkeys((3, 8), 2),
+    **dict.fromkeys((4, 9, 11, 13), 4),
+    **dict.fromkeys((5, 10, 12, 16, 17, 18), 8),
+}
+"""Type of a tag → size of one value (bytes)."""
+_SHARED = 4
+"""How many times what a file holds its directories, or its pages, may refer to. Pages may share
+values and samples; a few bytes that thousands of tags or pages share are an attack."""
+_ORDINARY_PIXELS = 2**31
+"""Pixels of all pages of a stack that are accepted however small the file is: a stack of masks
+without objects takes next to nothing."""
+_DIRECTORY_BYTES = 2**16
+"""Bytes that are fetched at once where a directory begins: a store takes as long for fewer."""
+_MOST_PIECES = 64
+"""Largest number of pieces of a file that are fetched for its directories."""
 _MOST_RANGES = 16
 """Largest number of ranges of a page. A page that has more is fetched piecewise while decoding."""
 
@@ -54,6 +80,29 @@ class PagePlace:
     There are none if they are scattered over the file.
     """
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the place as values that JSON can hold."""
+        return vars(self) | {"header": self.header.hex()}
+
+    @staticmethod
+    def from_json(found: Any, file_size: int) -> PagePlace:
+        """Make a place from the JSON of another process, which may have been taken over.
+
+        Args:
+            found: Result of `to_json`.
+            file_size: Size of the file (bytes).
+
+        Raises:
+            ValueError: The place is not one of a file of that size; TypeError and KeyError too.
+        """
+        header, index = bytes.fromhex(found["header"]), int(found["index"])
+        ranges = tuple((int(offset), int(size)) for offset, size in found["ranges"])
+        if len(header) not in (8, 16) or not 0 <= index < MAX_PAGES or len(ranges) > _MOST_RANGES:
+            raise ValueError(found)
+        if _filter_valid(ranges, file_size) != list(ranges):
+            raise ValueError(found)
+        return PagePlace(header, index, file_size, min(int(found["size"]), file_size), ranges)
+
 
 @QuietTifffile()
 def find_pages(file: BinaryIO | RangeFile) -> list[PagePlace]:
@@ -65,7 +114,21 @@ def find_pages(file: BinaryIO | RangeFile) -> list[PagePlace]:
         ImageError: `unreadable` or `too_large`.
     """
     with mapped_errors(), _open_tiff(file) as tiff:
-        return [_locate_page(page, end, tiff) for page, end in _iterate_image_pages(tiff)]
+        return _locate_pages(tiff, _list_image_pages(tiff))
+
+
+def _locate_pages(
+    tiff: tifffile.TiffFile, pages: Sequence[tuple[tifffile.TiffPage, int]]
+) -> list[PagePlace]:
+    """Return the places of pages, (page, end of its directory) each.
+
+    Raises:
+        ImageError: `unreadable` or `too_large`: the pages are many times what the file can hold.
+    """
+    places = [_locate_page(page, end, tiff) for page, end in pages]
+    if len(pages) > 1:
+        _check_amplification([page for page, _ in pages], places, tiff.filehandle.size)
+    return places
 
 
 def _locate_page(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> PagePlace:
@@ -122,25 +185,95 @@ def _open_tiff(file: Any) -> tifffile.TiffFile:
     return tifffile.TiffFile(file, is_scanimage=False)
 
 
-def _iterate_image_pages(tiff: tifffile.TiffFile) -> Iterator[tuple[tifffile.TiffPage, int]]:
-    """Yield each page that is an image, and the end of its directory (bytes).
+def _list_image_pages(tiff: tifffile.TiffFile) -> list[tuple[tifffile.TiffPage, int]]:
+    """Return each page that is an image, and the end of its directory (bytes).
 
     Pyramid levels, thumbnails and masks are skipped.
     """
+    found = []
     for index, (offset, end) in enumerate(_iterate_directories(tiff)):
         tiff.filehandle.seek(offset)
         page = tifffile.TiffPage(tiff, index=index)
         if not page.is_reduced and not page.is_mask:
-            yield page, end
+            found.append((page, end))
+    return found
+
+
+def _check_amplification(
+    pages: Sequence[tifffile.TiffPage], places: Sequence[PagePlace], file_size: int
+) -> None:
+    """Raise ImageError if pages share their samples, or have too many pixels for their file."""
+    samples = sum(place.size for place in places)
+    if samples > _SHARED * file_size:
+        raise ImageError(
+            "unreadable",
+            f"{len(pages)} pages that share their samples: {samples} bytes of samples in a file "
+            f"of {file_size} bytes",
+        )
+    pixels = sum(int(page.imagelength) * int(page.imagewidth) for page in pages)
+    if pixels > max(_ORDINARY_PIXELS, MAX_PIXELS_PER_BYTE * file_size):
+        raise ImageError(
+            "unreadable",
+            f"{len(pages)} pages of {pixels} px in a file of {file_size} bytes, more than "
+            f"{MAX_PIXELS_PER_BYTE} px per byte",
+        )
+
+
+def fetch_directories(file: RangeFile) -> tuple[RangeFile, int]:
+    """Fetch the beginnings of a TIFF's directories, so that who reads them waits for no store.
+
+    Only the places of directories are read, in a bounded number of small steps, so that this may
+    be done for untrusted files in any process; `find_pages` may not.
+
+    Args:
+        file: TIFF file.
+
+    Returns:
+        The same file with the pieces that were fetched, and the number of directories: 0 if it is
+        no TIFF, and at least 2 if that many were found before the search was given up.
+    """
+    pieces, seen = list(file.pieces), set[int]()
+
+    def view(offset: int, size: int) -> bytes:
+        for start, held in reversed(pieces):
+            if start <= offset and offset + size <= start + len(held):
+                return held[offset - start : offset - start + size]
+        if len(pieces) == _MOST_PIECES:
+            raise ValueError(f"more than {_MOST_PIECES} pieces")
+        (held,) = file.fetch([(offset, min(_DIRECTORY_BYTES, file.size - offset))])
+        pieces.append((offset, held))
+        return held[:size]
+
+    magic = file.pieces[0][1][:4]
+    if magic in TIFF_MAGIC:
+        order, is_big = "<" if magic[:2] == b"II" else ">", 43 in magic[2:]
+        at, formats, entry = (8, "QQ", 20) if is_big else (4, "IH", 12)
+        pointer, number = (struct.Struct(order + each) for each in formats)
+        with suppress(struct.error, ValueError):  # damaged, or of very many directories far apart
+            while len(seen) < MAX_PAGES:
+                (offset,) = pointer.unpack(view(at, pointer.size))
+                if not 0 < offset < file.size or offset in seen:
+                    break
+                seen.add(offset)
+                (entries,) = number.unpack(view(offset, number.size))
+                at = offset + number.size + entries * entry
+                if at >= file.size:
+                    break
+    return RangeFile(file.fetch, file.size, pieces, _DIRECTORY_BYTES), len(seen)
 
 
 def _iterate_directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
-    """Yield the begin and end of each directory (bytes).
+    """Yield the begin and end of each directory (bytes), checked before its values are read.
 
     Iteration ends where the chain of directories loops; tifffile would follow the loop for ever.
+
+    Raises:
+        ImageError: `too_large` for too many pages; `unreadable` if directories and their values
+            overlap so much that reading them would take many times what the file holds.
     """
     file, kind = tiff.filehandle, tiff.tiff
     at, seen = kind.offsetsize, set[int]()  # 4, or 8 in a BigTIFF
+    read, limit = 0, _SHARED * file.size + _VALUE_BYTES
     while True:
         file.seek(at)
         found = file.read(kind.offsetsize)
@@ -154,7 +287,25 @@ def _iterate_directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
         file.seek(offset)
         (entries,) = struct.unpack(kind.tagnoformat, file.read(kind.tagnosize))
         at = offset + kind.tagnosize + entries * kind.tagsize
+        read += at - offset + _measure_values(tiff, entries)
+        if read > limit:
+            raise ImageError(
+                "unreadable",
+                f"directories that overlap: {read} bytes of tags in a file of {file.size} bytes",
+            )
         yield offset, at
+
+
+def _measure_values(tiff: tifffile.TiffFile, entries: int) -> int:
+    """Return the size of the values of a directory (bytes); the file is at its first entry.
+
+    Values that exceed the file are not counted: they are not read either.
+    """
+    entry = struct.Struct(tiff.byteorder + ("HHQ8x" if tiff.is_bigtiff else "HHI4x"))
+    data = tiff.filehandle.read(min(entries, _MOST_TAGS) * entry.size)
+    tags = entry.iter_unpack(data[: len(data) // entry.size * entry.size])
+    sizes = (count * _TYPE_BYTES.get(kind, 0) for _, kind, count in tags)
+    return sum(size for size in sizes if size <= tiff.filehandle.size)
 
 
 @QuietTifffile()
@@ -187,13 +338,14 @@ def open_page(file: BinaryIO | PageFile) -> Any:
         page: Any = tiff.pages[file.index]
     else:
         # all pages, so that errors are the same as those of planning
-        pages = [page for page, _ in _iterate_image_pages(tiff)] or [tiff.pages[0]]
+        pages = _list_image_pages(tiff)
         if len(pages) > 1:
+            _locate_pages(tiff, pages)
             message = (
                 f"a stack of {len(pages)} pages, listed as one image; the next run reads its pages"
             )
             raise ImageError("changed", message)
-        page = pages[0]
+        page = pages[0][0] if pages else tiff.pages[0]
         _refuse_hidden(tiff, page)
     if page.imagedepth > 1:
         raise ImageError("unsupported", f"a volume of {page.imagedepth} planes in one page")

@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from unet_ray.errors import ImageError
+from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.names import split_page
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
-from unet_ray.imaging.georeference import Georeference, find_georeference
+from unet_ray.imaging.codecs.sandbox import process_decoder
+from unet_ray.imaging.georeference import Georeference
 from unet_ray.output.formats.common import ExportResult, ImageNames, iterate_images, parse_outlines
 from unet_ray.output.reader import Tables
 from unet_ray.storage.storage import Storage
@@ -120,8 +123,9 @@ def _read_georeference(uri: str) -> Georeference | None:
     file, page = split_page(uri)
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)):
         return None
+    access = Storage.of(file)
     try:
-        with Storage.of(file).open() as opened:
-            return find_georeference(opened, page)
-    except OSError:
+        opened = open_encoded(access, access.uri, access.entry().size)
+        return Georeference.from_tags(process_decoder().read_geo_tags(opened, page))
+    except (OSError, ImageError):
         return None

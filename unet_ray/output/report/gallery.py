@@ -244,7 +244,7 @@ class _OpenImage:
             raise ImageError("missing", f"the file cannot be read: {error}") from None
         if entry.size != known["image_bytes"]:
             raise ImageError("changed", "the file is not the one that was segmented")
-        place = find_place(access, entry, page)
+        place = find_place(decoder, access, entry, page)
         self._pixels: NDArray[Any] | None = None
         if self.height * self.width <= WHOLE_PIXELS:
             self._pixels = decoder.decode(read_encoded(access, access.uri, place))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.imaging.codecs.range_file import PageFile
-from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
@@ -34,10 +33,26 @@ _NO_PIXELS: dict[str, Any] = {"pixels": None, "read_s": 0.0, "decode_s": 0.0}
 predict stage reads in windows."""
 
 
-@cache
-def _decoder() -> Decoder:
-    """Return this process's decoder; the child process of the decoder ends with this one."""
-    return Decoder()
+_RUNS = set[str]()
+"""Runs for which this process has described its decoder."""
+
+
+def describe_new_decoder(run_id: str) -> str:
+    """Return what the kernel forbids this process's decoder, the first time that a run asks.
+
+    Args:
+        run_id: The run.
+
+    Returns:
+        Names with commas; `nothing` if the kernel forbids nothing, and empty if the run knows.
+    """
+    if run_id in _RUNS:
+        return ""
+    _RUNS.add(run_id)
+    try:
+        return ", ".join(process_decoder().confinement) or "nothing"
+    except (ImageError, OSError):  # it does not start now, which the next image will say
+        return ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,7 @@ class Decode:
     def _decode(self, row: dict[str, Any], data: bytes | PageFile) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            image = self.preprocessing.check(_decoder().decode(data, WHOLE_PIXELS))
+            image = self.preprocessing.check(process_decoder().decode(data, WHOLE_PIXELS))
             height, width, channels = image.shape
             found = {
                 "height": height,

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
+from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.merge import RegionMerger
@@ -41,9 +42,6 @@ _AHEAD = 2
 """Number of windows that are read ahead, and of tiles that may wait to be measured."""
 _CONCURRENT_IMAGES = 2
 """Large images that one process works on: one is read and measured while the other computes."""
-_PIXELS_PER_BYTE = 300
-"""Largest number of pixels per file byte; more is a decompression bomb, not an image (a blank JPEG
-has some 250)."""
 _STORE_ERRORS = ("network", "missing", "denied", "changed")
 
 
@@ -120,7 +118,7 @@ class _LargeImage:
         file = open_encoded(config.access, row["file_uri"], row["image_bytes"], page_place(row))
         with self._at("decode"):
             height, width = self.decoder.open(file)
-            if height * width > _PIXELS_PER_BYTE * row["image_bytes"]:
+            if height * width > MAX_PIXELS_PER_BYTE * row["image_bytes"]:
                 size = f"{width}×{height} px out of {row['image_bytes']} bytes"
                 raise ImageError("too_large", f"{size}: a decompression bomb")
         row |= {"height": height, "width": width}

@@ -26,4 +26,6 @@ class WorkDone:
     """All tiles of a large image that was begun."""
     set_aside: tuple[str, ...] = ()
     """Images of a block that is set aside, because processes died while they worked on it."""
+    confinement: str | None = None
+    """What the kernel forbids the decoder of a process that begins; see `codecs.confinement`."""
     at: float = field(default_factory=time.time)
