@@ -45,6 +45,24 @@ def test_the_child_returns_what_decoding_here_returns(decoder: Decoder) -> None:
             assert image.dtype == np.uint8
 
 
+def test_masks_have_the_values_that_decoding_here_gives(decoder: Decoder) -> None:
+    for mask in (random_image(0)[:, :, 0], np.arange(60, dtype=np.uint16).reshape(6, 10) * 999):
+        found = decoder.decode_label(encode_pillow(mask))
+        assert np.array_equal(found, mask)
+        assert found.dtype == mask.dtype
+
+
+@pytest.mark.parametrize("shape", [[0, 4, 3], [-2, -2, 3], [4, 4], ["a", 1, 1]])
+def test_a_reply_without_pixels_ends_the_child(decoder: Decoder, shape: list[object]) -> None:
+    reply = json.dumps({"shape": shape, "dtype": "uint8", "shared": True}).encode() + b"\n"
+    decoder._running()
+    received = itertools.cycle([reply, b'{"ready": true}\n'])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "_receive", lambda *_: next(received))
+        with pytest.raises(ImageError, match=r"unreadable: .* crashed twice \(an invalid reply\)"):
+            decoder.decode(b"data")
+
+
 def test_a_file_that_cannot_be_read_keeps_its_error_and_the_child(decoder: Decoder) -> None:
     decoder.decode(encode_pillow(random_image(0)))
     child = decoder._child

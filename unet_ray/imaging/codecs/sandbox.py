@@ -400,7 +400,7 @@ def _measure_body(reply: dict[str, Any]) -> tuple[int, bool]:
         return int(reply["json_bytes"]), False
     if "dtype" not in reply:
         return 0, False
-    if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3:
+    if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3 or min(reply["shape"]) < 1:
         raise ValueError(reply)
     size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
     is_shared = bool(reply["shared"])

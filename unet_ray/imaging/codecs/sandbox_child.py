@@ -147,8 +147,9 @@ class _ImageServer:
             assert self._windows is not None
             return np.ascontiguousarray(self._windows.read(Box(*request["box"])))
         source = cast(PageFile, self._make_file(request, data)) if "held" in request else data
-        decode = decode_label_image if request["do"] == "decode_label" else decode_image
-        return decode(source, request["max_pixels"])
+        if request["do"] == "decode_label":
+            return decode_label_image(source, request["max_pixels"])[:, :, None]
+        return decode_image(source, request["max_pixels"])
 
     def _make_file(self, request: dict[str, Any], data: bytes) -> RangeFile:
         """Return the file that a request describes; `data` holds the bytes of its pieces."""
