@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.flags import ClassSpec
+from unet_ray.flags import ClassSpec, check_class_names
 
 Objects = tuple[tuple[Any, ...], ...]
 """Segmentations of the objects of each class: polygons or run lengths, in the form of COCO."""
@@ -38,8 +38,8 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
         classes: Categories to read, by name; if empty, all of them, in the order of their ids.
 
     Raises:
-        InputError: The content is not such a JSON, a category is missing, or a file name occurs
-            twice.
+        InputError: The content is not such a JSON, a category is missing or has no name that can
+            be shown, or a file name occurs twice.
     """
     try:
         found = json.loads(data)
@@ -56,6 +56,7 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
     classes = classes or tuple(
         ClassSpec(number, key) for key, number in sorted(categories.items(), key=lambda c: c[1])
     )
+    check_class_names((spec.name for spec in classes), name)
     absent = [spec.name for spec in classes if spec.name not in categories]
     if absent:
         raise InputError(
