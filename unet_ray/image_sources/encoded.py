@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unet_ray.errors import ImageError
+from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.image_files import open_ranges, read_file
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
@@ -74,7 +74,7 @@ def find_places(access: Storage, entry: FileEntry) -> list[PagePlace]:
         return find_pages(
             RangeFile(open_ranges(access, entry.uri), first.size, pieces, _HEADER_BYTES)
         )
-    except (ImageError, OSError):
+    except (ImageError, InputError, OSError):
         return []
 
 
