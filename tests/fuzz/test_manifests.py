@@ -51,7 +51,7 @@ _WRONG = [
 ]
 """Columns of a wrong type."""
 _SIZES = [7, 0, -1, 2.0**62, None, 0.5, float("nan"), float("inf"), -0.0, 1e300]
-_ETAGS = [b"etag", b'"quoted"', b"", None, b"\xff", b"a\x1b[8m"]
+_ETAGS = [b"etag", b'"quoted"', b'""', b"", None, b"\xff", b"a\x1b[8m"]
 _OWN_FAULTS = ("missing", "denied", "unreadable")
 
 Row = tuple[bytes | None, bytes | None, Any]

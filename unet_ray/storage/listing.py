@@ -431,8 +431,8 @@ def _is_number(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in are_kinds)
 
 
-def _to_texts(column: pa.Array) -> pa.StringArray:
-    """Return a column as strings, null where one is empty or not UTF-8."""
+def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:
+    """Return a column as strings without these quotes, null where one is empty or not UTF-8."""
     if not _is_text(_value_type(column.type)):  # numbers and times
         return column.cast(pa.string())
     # a string column of a file may hold any bytes; only the cast from bytes looks at them
@@ -441,6 +441,7 @@ def _to_texts(column: pa.Array) -> pa.StringArray:
         texts = encoded.cast(pa.string())
     except pa.ArrowInvalid:
         texts = pa.array([_decode_or_none(data) for data in encoded.to_pylist()], pa.string())
+    texts = pc.utf8_trim(texts, quotes) if quotes else texts
     return pc.if_else(pc.equal(pc.binary_length(texts), 0), None, texts)
 
 
@@ -507,8 +508,7 @@ def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
     """
     paths, nulls = _to_texts(batch["image_uri"]), pa.nulls(len(batch))
     columns = set(batch.schema.names)
-    etags = _to_texts(batch["image_etag"] if "image_etag" in columns else nulls)
-    etags = pc.utf8_trim(etags, '"')
+    etags = _to_texts(batch["image_etag"] if "image_etag" in columns else nulls, quotes='"')
     sizes = _to_sizes(batch["image_bytes"] if "image_bytes" in columns else nulls)
     if names.prefix and pc.all(pc.starts_with(paths, names.prefix)).as_py():
         uris = paths
