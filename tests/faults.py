@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
+_DAC_OVERRIDE, _DAC_READ_SEARCH, _PR_CAPBSET_DROP = 1, 2, 24
 
 
 @contextmanager
@@ -35,3 +38,10 @@ def failing_scandir(at: int, code: int) -> Iterator[list[str]]:
 def is_listing(method: str, path: str) -> bool:
     """Tell whether a request to an S3 store lists keys."""
     return method == "GET" and "list-type" in parse_qs(urlsplit(path).query)
+
+
+def without_capabilities() -> None:
+    """Let the child process that is about to start be denied what other users are denied."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (_DAC_OVERRIDE, _DAC_READ_SEARCH):
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)

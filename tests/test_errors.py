@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import pickle
 
 import pytest
 
-from unet_ray.errors import is_disk_full, one_line
+from unet_ray.errors import ImageError, is_disk_full, one_line
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,12 @@ def test_a_full_disk_is_one_line_with_the_place_and_the_remedy(error: Exception,
 def test_other_errors_begin_with_their_type() -> None:
     assert not is_disk_full(OSError(errno.EIO, "Input/output error", "/a"))
     assert one_line(ValueError("two\n  lines")) == "ValueError: two lines"
+
+
+def test_what_others_wrote_becomes_one_line_without_control_characters() -> None:
+    said = "bad tag\n\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J \u202egnp"
+    shown = r"bad tag red \x1b]0;title\x07 \x9b2J \u202egnp"
+    assert one_line(ValueError(said)) == f"ValueError: {shown}"
+    error = ImageError("unreadable", said.replace("\x1b[31m", "").replace("\x1b[0m", ""))
+    assert (error.message, str(error)) == (shown, f"unreadable: {shown}")
+    assert pickle.loads(pickle.dumps(error)).message == shown

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 
+from unet_ray.text import escape_controls
+
 
 class UnetRayError(Exception):
     """An error whose message is one line that a user can act on."""
@@ -47,10 +49,11 @@ class ImageError(Exception):
     Args:
         error_type: Word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
             `kills_worker`, `network`, `missing`, `changed`, `denied`, `out_of_memory`, `internal`.
-        message: One line.
+        message: Its text; what others wrote in it is made one line without control characters.
     """
 
     def __init__(self, error_type: str, message: str) -> None:
+        message = escape_controls(" ".join(message.split()))
         super().__init__(error_type, message)
         self.error_type = error_type
         self.message = message
@@ -71,13 +74,15 @@ def is_disk_full(error: BaseException) -> bool:
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an exception as one line of at most `limit` characters, its type first.
 
-    Of a full disk it says where, and what to do, instead of where in the code it was found.
+    Of a full disk it says where, and what to do, instead of where in the code it was found. Control
+    characters are escaped.
     """
     places = _NO_SPACE.findall(str(error))
     if places:
         place = next(filter(None, places), "a disk")
-        return f"no space left on {place}: free some and run again"
+        return escape_controls(f"no space left on {place}: free some and run again")
     error = getattr(error, "cause", None) or error  # what Ray wraps, rather than where it ran
     text = re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"\s+", " ", str(error))).strip()
+    text = escape_controls(text)
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -10,6 +10,7 @@ from math import inf, isfinite
 from typing import Any, Literal
 
 from unet_ray.errors import InputError
+from unet_ray.text import has_controls
 
 Device = Literal["auto", "cpu", "gpu"]
 MAX_SIDE_PX = 2**16
@@ -154,6 +155,20 @@ class ClassSpec:
     name: str
 
 
+def check_class_names(names: Iterable[object], where: str) -> None:
+    """Raise InputError for the first class name that is empty or cannot be shown.
+
+    Args:
+        names: Names of classes, as somebody wrote them.
+        where: Flag and value, or file, that holds the names.
+    """
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or has_controls(name):
+            raise InputError(
+                f"{where}: {name!r} is no name of a class; give text without control characters"
+            )
+
+
 def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
     """Return the classes of `--classes`: names alone number from 1, `name=id` gives the id.
 
@@ -176,8 +191,9 @@ def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
         )
     except ValueError:
         raise InputError(f"--classes {text}: an id is no whole number (a=1,b=7)") from None
-    if not all(c.name for c in classes) or len({c.name for c in classes}) < len(classes):
-        raise InputError(f"--classes {text}: class names must be there and differ")
+    check_class_names((c.name for c in classes), f"--classes {text}")
+    if len({c.name for c in classes}) < len(classes):
+        raise InputError(f"--classes {text}: class names must differ")
     if len({c.id for c in classes}) < len(classes) or any(c.id < 0 for c in classes):
         raise InputError(f"--classes {text}: class ids must differ and be 0 or more")
     return classes

@@ -5,7 +5,6 @@ Nothing is removed, and no image is done twice.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -22,7 +21,7 @@ import pytest
 
 from tests.builders import make_tiny_model
 from tests.conftest import REPOSITORY, new_bucket
-from tests.faults import failing_scandir, is_listing
+from tests.faults import failing_scandir, is_listing, without_capabilities
 from tests.faulty_store import faulty_store
 from unet_ray.errors import InputError
 from unet_ray.output.config import PruneConfig, VerifyConfig
@@ -38,7 +37,6 @@ from unet_ray.tables.output_folder import take_inventory
 pytestmark = pytest.mark.usefixtures("ray_local")
 
 _CODES = (errno.EACCES, errno.EIO, errno.ESTALE)
-_DAC_OVERRIDE, _DAC_READ_SEARCH, _PR_CAPBSET_DROP = 1, 2, 24
 
 
 def make_finished_output(root: str, model: str) -> SegmentConfig:
@@ -132,13 +130,6 @@ def test_a_listing_of_a_store_that_fails_ends_the_run_and_changes_nothing(
                 segment(config)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     check_nothing_changed_and_go_on(config, before)
-
-
-def without_capabilities() -> None:
-    """Let the child process that is about to start be denied what other users are denied."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for capability in (_DAC_OVERRIDE, _DAC_READ_SEARCH):
-        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 @pytest.fixture

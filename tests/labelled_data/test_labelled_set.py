@@ -1,13 +1,21 @@
 """Labelled folders: files that are left out are counted, and pages have names."""
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
+from unet_ray.errors import InputError
+from unet_ray.flags import ClassSpec, parse_classes
 from unet_ray.image_sources.names import page_uri, split_page
 from unet_ray.labelled_data.labelled_set import find_labelled
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import encode
+
+CELL = (ClassSpec(1, "cell"),)
 
 
 def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
@@ -27,7 +35,57 @@ def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
     )
 
 
+def test_files_whose_names_are_not_utf8_cost_themselves(tmp_path: Path) -> None:
+    png = encode(np.zeros((8, 8, 3), np.uint8), "png")
+    for folder, names in (("images", ("a.png", b"b\xff.png")), ("masks", ("a.png", b"b\xff.png"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / os.fsdecode(name)).write_bytes(png)
+    (tmp_path / "masks" / os.fsdecode(b"notes\xff.txt")).write_bytes(b"")
+    found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", (), None)
+    assert found.names == ("a.png",)
+    first = r"b\xff.png"
+    left_out = (
+        f"1 images are left out, whose file names are not UTF-8, the first is {first}; rename"
+    )
+    assert found.notes == (
+        f"skipped 1 files in {tmp_path}/masks that do not have an image suffix",
+        f"--images {tmp_path}/images: {left_out} them",
+        f"--masks {tmp_path}/masks: {left_out} them",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a\x1b]0;x\x07", "a\nb", "\x9b", "\u202egnp", "\ud800", 7]
+)
+def test_a_class_whose_name_cannot_be_shown_is_refused(tmp_path: Path, name: Any) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(encode(np.zeros((8, 8, 3), np.uint8), "png"))
+    categories = [{"id": 1, "name": "cell"}, {"id": 2, "name": name}]
+    labels = {"images": [], "annotations": [], "categories": categories}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    with pytest.raises(InputError, match="is no name of a class"):
+        find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels.json", (), None)
+    if isinstance(name, str) and name.isascii() and "," not in name:
+        with pytest.raises(InputError, match="is no name of a class"):
+            parse_classes(f"cell,{name}")
+
+
+def test_a_folder_whose_name_cannot_be_shown_is_no_class(tmp_path: Path) -> None:
+    png = encode(np.zeros((8, 8, 3), np.uint8), "png")
+    for name in ("images/a.png", "masks/cell/a.png", "masks/\x1b[8m/a.png"):
+        Storage.of(str(tmp_path)).write(name, png)
+    with pytest.raises(InputError, match=r"'\\x1b\[8m' is no name of a class"):
+        find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", (), None)
+    assert len(find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", CELL, None).items) == 1
+
+
 def test_pages_of_stacks_have_names() -> None:
-    for uri, parts in (("a/s.tif#page=12", ("a/s.tif", 12)), ("a/s#1.tif", ("a/s#1.tif", None))):
+    for uri, parts in (
+        ("a/s.tif#page=12", ("a/s.tif", 12)),
+        ("a/s#1.tif", ("a/s#1.tif", None)),
+        ("a/s.tif#page=3\n", ("a/s.tif#page=3\n", None)),
+        ("a/s.tif#page=٣", ("a/s.tif#page=٣", None)),
+    ):
         assert split_page(uri) == parts
         assert page_uri(*parts) == uri

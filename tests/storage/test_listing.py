@@ -17,7 +17,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tests.conftest import new_bucket
 from tests.faults import failing_scandir, is_listing
 from tests.faulty_store import faulty_store
-from unet_ray.errors import InputError, ListingError
+from unet_ray.errors import ImageError, InputError, ListingError
+from unet_ray.image_sources.image_files import read_file
 from unet_ray.storage import retry as retry_module
 from unet_ray.storage import storage as storage_module
 from unet_ray.storage.backends import s3
@@ -256,3 +257,171 @@ def test_other_stores_tell_ages_or_the_run_ends(
     assert scanned(scan_files("memory://aged", PNG, "--images")) == ["1.png"]
     with pytest.raises(InputError, match="this store does not tell when files were modified"):
         scanned(scan_files("memory://aged", PNG, "--images", Selection(min_age_s=1)))
+
+
+def test_a_file_whose_name_is_not_utf8_is_counted_like_other_files(tmp_path: Path) -> None:
+    for name in (b"a.png", b"readme\xff.txt", b"b\xff.png", b"c\xff/d.PNG", b"%FF.png"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    for uri in (str(tmp_path), f"{tmp_path}/**"):
+        scan = scan_files(uri, PNG, "--images")
+        assert scanned(scan) == ["%FF.png", "a.png"]
+        assert (scan.known, scan.others, scan.nameless) == (2, 1, 2)
+        assert scan.note is not None
+        assert scan.note.startswith(f"--images {uri}: 2 images are left out, whose file names are ")
+    one = scan_files(str(tmp_path), PNG, "--images", Selection(include=("a.png",)))
+    assert scanned(one) == ["a.png"]
+    assert one.excluded == 1
+    for name in ("a.png", "%FF.png"):
+        (tmp_path / name).unlink()
+    empty = scan_files(str(tmp_path), PNG, "--images")
+    assert scanned(empty) == []
+    assert empty.emptiness == empty.note
+    (tmp_path / os.fsdecode(b"disk\xff")).symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ListingError, match=r"disk\\xff: a link to nothing"):
+        scanned(scan_files(str(tmp_path), PNG, "--images"))
+
+
+def test_a_folder_whose_name_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"images\xff")
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"images\\xff: a name that is not UTF-8; rename it"):
+        scan_files(str(folder), PNG, "--images")
+
+
+def write_manifest(folder: Path, **columns: Any) -> str:
+    pq.write_table(pa.table(columns), folder / "m.parquet")
+    return f"{folder}/m.parquet"
+
+
+def test_a_row_of_a_manifest_that_names_nothing_costs_itself(tmp_path: Path) -> None:
+    """A null once became a file called None; bytes that are not UTF-8 were a traceback."""
+    (tmp_path / "a.png").write_bytes(b"1234")
+    encoded = pa.array([None, b"a.png", b"", b"\xff.png", "日本.png".encode()])
+    for names in (
+        encoded,
+        encoded.view(pa.string()),
+        encoded.view(pa.string()).dictionary_encode(),
+    ):
+        scan = scan_files(write_manifest(tmp_path, image_uri=names), PNG, "--images")
+        rows = [row for batch in scan for row in batch.to_pylist()]
+        assert [(row["uri"], row["size"]) for row in rows] == [
+            (f"{tmp_path}/a.png", 4),
+            (f"{tmp_path}/日本.png", 0),
+        ]
+        assert scan.note == (
+            f"--images {tmp_path}/m.parquet: 3 rows are left out, whose image_uri is null, empty "
+            "or not UTF-8"
+        )
+    nothing = write_manifest(tmp_path, image_uri=pa.array([None, ""], pa.string()))
+    with pytest.raises(InputError, match="2 rows are left out"):
+        list_files(nothing, PNG, "--images")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gone.png", "a.png/below.png", "a" * 256 + ".png", "nul\0.png", "self.png", "dangling.png"],
+)
+def test_a_row_whose_file_is_not_there_reports_the_reason_when_it_is_read(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "unmounted/a.png")
+    manifest = write_manifest(tmp_path, image_uri=["a.png", name])
+    first, second = (
+        row for batch in scan_files(manifest, PNG, "--images") for row in batch.to_pylist()
+    )
+    assert first["etag"]
+    assert (second["path"], second["etag"], second["size"]) == (name, "", 0)
+    with pytest.raises(ImageError, match="missing: no such file"):
+        read_file(Storage.of(str(tmp_path)), second["uri"], second["etag"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image_uri": [["a.png"]]}, "column image_uri of the manifest is list<.*write it as str"),
+        ({"image_uri": [7]}, "column image_uri of the manifest is int64; write it as string"),
+        ({"image_etag": [["x"]]}, "column image_etag of the manifest is list<.*write it as string"),
+        ({"image_bytes": ["4"]}, "column image_bytes of the manifest is string; write it as int64"),
+        ({"image_bytes": [True]}, "column image_bytes of the manifest is bool; write it as int64"),
+    ],
+)
+def test_a_column_of_a_manifest_with_a_wrong_type_is_one_line(
+    tmp_path: Path, columns: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        scan_files(write_manifest(tmp_path, **({"image_uri": ["a"]} | columns)), PNG, "--images")
+
+
+def test_a_column_that_is_there_twice_is_one_line(tmp_path: Path) -> None:
+    twice = pa.table([pa.array(["a.png"])] * 2, names=["image_uri"] * 2)
+    pq.write_table(twice, tmp_path / "m.parquet")
+    with pytest.raises(InputError, match="has 2 columns image_uri; keep one"):
+        scan_files(f"{tmp_path}/m.parquet", PNG, "--images")
+
+
+def test_a_value_that_is_no_etag_or_size_is_asked_of_the_store(tmp_path: Path) -> None:
+    sizes = {"whole": 4.0, "fraction": 1.5, "nan": float("nan"), "negative": -4.0, "huge": 1e300}
+    for name in sizes:
+        (tmp_path / name).write_bytes(b"1234")
+    etags = pa.array([b"e", b"\xff", b"", b"e", None]).view(pa.string())
+    columns = {"image_uri": list(sizes), "image_etag": etags, "image_bytes": list(sizes.values())}
+    scan = scan_files(write_manifest(tmp_path, **columns), PNG, "--images")
+    rows = [row for batch in scan for row in batch.to_pylist()]
+    assert [row["size"] for row in rows] == [4] * 5
+    assert [row["etag"] == "e" for row in rows] == [True, False, False, True, False]
+    assert all(row["etag"] for row in rows)
+
+
+def test_one_object_that_may_not_be_looked_at_is_no_error_of_the_others(
+    request: pytest.FixtureRequest, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, refused = Storage.of(new_bucket(request)), {"/1.png": 403, "/2.png": 500}
+    names = [f"{number}.png" for number in range(200)]
+    bucket.write("0.png", b"x")
+    pq.write_table(pa.table({"image_uri": names}), (sink := pa.BufferOutputStream()))
+    bucket.write("m.parquet", sink.getvalue().to_pybytes())
+
+    def refuse(command: str, path: str) -> int | None:
+        if command != "HEAD":
+            return None
+        return next((status for end, status in refused.items() if path.endswith(end)), None)
+
+    monkeypatch.setattr(retry_module, "ATTEMPTS", 1)
+    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1, raising=False)
+    monkeypatch.setattr(s3, "_TRIES", 1)
+    with faulty_store(s3_server, refuse=refuse) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        entries = list_files(f"{bucket.uri}/m.parquet", PNG, "--images").entries
+        assert [entry.path for entry in entries if entry.etag] == ["0.png"]
+        assert len(entries) == 200
+        refused = {".png": 500}  # the store has a fault of its own
+        with pytest.raises(InputError, match="m.parquet: cannot be listed"):
+            list_files(f"{bucket.uri}/m.parquet", PNG, "--images")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_gives_no_answer_ends_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """One file may have a fault of its own: it is not taken for missing."""
+    names = [f"{number}.png" for number in range(150)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    manifest, stat, failing = write_manifest(tmp_path, image_uri=names), os.stat, "/7.png"
+
+    def fail(path: Any, **more: Any) -> os.stat_result:
+        if str(path).endswith(failing):
+            raise OSError(code, os.strerror(code), path)
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", fail)
+    (entry,) = (e for e in list_files(manifest, PNG, "--images").entries if not e.etag)
+    with pytest.raises(ImageError, match="network: reading failed"):
+        read_file(Storage.of(str(tmp_path)), entry.uri, entry.etag)
+    failing = ".png"
+    with pytest.raises(InputError, match=f"m.parquet: cannot be listed: .*{os.strerror(code)}"):
+        list_files(manifest, PNG, "--images")

@@ -40,7 +40,7 @@ def make_config(**flags: Any) -> TrainConfig:
         ({"workers": "0"}, "--workers 0: give a number from 1"),
         ({"workers": "3,2"}, "--workers 3,2: give a number from 1, or MIN,MAX"),
         ({"workers": "all"}, "--workers all: give a number from 1"),
-        ({"classes": "a,a"}, "--classes a,a: class names must be there and differ"),
+        ({"classes": "a,a"}, "--classes a,a: class names must differ"),
         (
             {"augment": "flip,flop"},
             "--augment flip,flop: flop is unknown; give all, none, or flip,rotate",

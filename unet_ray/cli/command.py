@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
-from unet_ray.cli.streams import keep_streams
+from unet_ray.cli.streams import LineFormatter, keep_streams, show
 from unet_ray.errors import UnetRayError, is_disk_full, one_line
 from unet_ray.storage.temporary import remove_dead
 
@@ -37,7 +37,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
-        self.setFormatter(logging.Formatter("%(message)s"))
+        self.setFormatter(LineFormatter("%(message)s"))
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
@@ -120,7 +120,7 @@ def _log_to_console() -> None:
 def _end(code: int, message: str | None = None) -> NoReturn:
     _ignore_signals()  # the outcome is decided, and what follows only ends processes
     if message:
-        print(f"error: {message}", file=sys.stderr)
+        show(f"error: {message}", file=sys.stderr)
     sys.stdout.flush()
     if ray := sys.modules.get("ray"):
         ray.shutdown()

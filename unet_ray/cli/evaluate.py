@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from unet_ray.cli.command import run
+from unet_ray.cli.streams import show
 from unet_ray.evaluation.config import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -34,15 +35,15 @@ def main(config: EvaluateConfig, ray_address: str) -> None:
     from unet_ray.evaluation.evaluate import evaluate
 
     result = evaluate(config, ray_address)
-    print(table(result))
+    show(*table(result))
     if result.worst:
-        print(f"\n{worst(result)}")
+        show("", *worst(result))
     for name, uri in (("metrics", config.output), ("every image", config.per_image)):
         if uri:
-            print(f"{name}: {uri}")
+            show(f"{name}: {uri}")
 
 
-def table(result: EvaluateResult) -> str:
+def table(result: EvaluateResult) -> list[str]:
     """Return the metrics as a table, a line per class, with 95 % intervals of Dice and AP@0.5."""
     metrics = result.metrics()
     spans = [key for key in ("dice", "ap50") if key in result.intervals]
@@ -51,17 +52,17 @@ def table(result: EvaluateResult) -> str:
         intervals = [_span(metrics["intervals"][name][key]) for key in spans]
         rows.append([name, *(_number(values[key]) for key in COLUMNS), *intervals])
     first, *others = _aligned(rows)
-    return "\n".join([f"{first}  ({result.images} images)", *others])
+    return [f"{first}  ({result.images} images)", *others]
 
 
-def worst(result: EvaluateResult) -> str:
+def worst(result: EvaluateResult) -> list[str]:
     """Return the worst images, a line each: the mean Dice, then that of each of several classes."""
     lines = [f"worst {len(result.worst)} of {result.images} images, by Dice"]
     for image in result.worst:
         classes = ", ".join(f"{name} {_number(dice)}" for name, dice in image["classes"].items())
         more = f"  ({classes})" if len(image["classes"]) > 1 else ""
         lines.append(f"{image['dice']:.4f}  {image['image_uri']}{more}")
-    return "\n".join(lines)
+    return lines
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

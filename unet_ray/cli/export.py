@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from unet_ray.cli.command import run
+from unet_ray.cli.streams import show
 from unet_ray.output.config import ExportConfig
 
 
@@ -21,12 +22,12 @@ def main(config: ExportConfig, _: str) -> None:
 
     result = export(config)
     counts = f"{result.images} images, {result.regions} regions, {result.files} files"
-    print(f"{counts}: {config.output}")
+    show(f"{counts}: {config.output}")
     if result.root:
-        print(f"file names in it are relative to {result.root}")
+        show(f"file names in it are relative to {result.root}")
     for note, count in sorted(result.notes.items()):
         if count:
-            print(f"note: {count} × {note}")
+            show(f"note: {count} × {note}")
 
 
 def command() -> NoReturn:

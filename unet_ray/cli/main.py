@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from unet_ray.cli.streams import show
+
 COMMANDS = {
     "train": "Train a U-Net on labelled images and write a model folder.",
     "segment": "Segment an image archive into tables of masks and regions.",
@@ -25,19 +27,23 @@ def main() -> None:
         sys.argv = [f"unet-ray {name}", *rest]
         import_module(f"unet_ray.cli.{name}").command()
     elif name in ("-h", "--help"):
-        print(_help())
+        show(*_help())
     elif name == "--version":
         from unet_ray import __version__
 
-        print(__version__)
+        show(__version__)
     else:
-        print(f"error: no command {name}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        show(f"error: no command {name}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
 
 
-def _help() -> str:
+def _help() -> list[str]:
     width = max(map(len, COMMANDS))
     lines = [f"  {name.ljust(width)}  {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        ["Usage: unet-ray COMMAND [FLAGS]", "", *lines, "", "unet-ray COMMAND --help says more."]
-    )
+    return [
+        "Usage: unet-ray COMMAND [FLAGS]",
+        "",
+        *lines,
+        "",
+        "unet-ray COMMAND --help says more.",
+    ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from unet_ray.cli.command import run
+from unet_ray.cli.streams import show
 from unet_ray.output.config import PruneConfig
 
 _SHOWN = 3
@@ -25,17 +26,17 @@ def main(config: PruneConfig, _: str) -> None:
     done = "would be removed" if config.dry_run else "removed"
     runs = f": {', '.join(result.runs)}" if result.runs else ""
     if config.names_runs or not result.images:
-        print(f"{len(result.runs)} runs, {result.shards} shards {done}{runs}")
+        show(f"{len(result.runs)} runs, {result.shards} shards {done}{runs}")
     for rows in result.images:
-        print(
+        show(
             f"run {rows.run_id}: {rows.images} images, {rows.masks} masks and {rows.regions} "
             f"regions rows {done} (sha256 of the URI {rows.uri_sha256})"
         )
     if result.images:
-        print("a later segment does these images again if they are still in the archive")
+        show("a later segment does these images again if they are still in the archive")
     if result.leftovers:
         shown = ", ".join(result.leftovers[:_SHOWN])
-        print(f"{len(result.leftovers)} leftovers {done}: {shown}")
+        show(f"{len(result.leftovers)} leftovers {done}: {shown}")
 
 
 def command() -> NoReturn:

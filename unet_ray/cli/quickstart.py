@@ -13,6 +13,7 @@ from typing import NoReturn
 from unet_ray.cli.command import run
 from unet_ray.cli.evaluate import table
 from unet_ray.cli.segment import summary
+from unet_ray.cli.streams import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
     started = time.perf_counter()
 
     def say(step: str) -> None:
-        print(f"\n[{time.perf_counter() - started:3.0f} s] {step}", flush=True)
+        show("", f"[{time.perf_counter() - started:3.0f} s] {step}")
 
     say("making an archive: 24 labelled images, 8 to check on, 30 to segment, one of them corrupt")
     made = make_archive(root.join("data"), labelled=24, check=8, archive=29)
@@ -59,13 +60,13 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
         EvaluateConfig(model=model, images=made.check_images.uri, masks=made.check_masks.uri),
         ray_address,
     )
-    print(table(checked))
+    show(*table(checked))
 
     say("segmenting the archive")
     settings = SegmentConfig(
         model=model, images=made.archive.uri, output=tables, min_area=20, max_error_rate=0.1
     )
-    print(summary(settings, segment(settings, ray_address)))
+    show(*summary(settings, segment(settings, ray_address)))
 
     root.write("overlays.png", _draw(tables))
     say(f"done: look at {config.output}/overlays.png; query {tables}; the model is {model}")

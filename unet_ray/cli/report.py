@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from unet_ray.cli.command import run
+from unet_ray.cli.streams import show
 from unet_ray.output.config import ReportConfig
 
 
@@ -18,12 +19,12 @@ def main(config: ReportConfig, _: str) -> None:
 
     result = report(config)
     facts = result.facts
-    print(
+    show(
         f"{facts.date}: {facts.images} images, {result.pictures} pictures, {len(facts.earlier)} "
         f"earlier dates; {config.output} ({result.size_bytes / 2**20:.1f} MiB)"
     )
     for problem in result.problems:
-        print(f"note: no picture of {problem}")
+        show(f"note: no picture of {problem}")
 
 
 def command() -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from unet_ray.cli.command import run
+from unet_ray.cli.streams import show
 from unet_ray.segmentation.config import SegmentConfig
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ def main(config: SegmentConfig, ray_address: str) -> None:
     """Segment, and print what was done, however the run ends."""
     from unet_ray.segmentation.segment import segment
 
-    segment(config, ray_address, lambda result: print(summary(config, result), flush=True))
+    segment(config, ray_address, lambda result: show(*summary(config, result)))
 
 
-def summary(config: SegmentConfig, result: SegmentResult) -> str:
+def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
     """Return what a run did, in a few lines."""
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(result.error_types.items()))
     notes = [f"failed: {failed}"] if failed else []
@@ -45,16 +46,16 @@ def summary(config: SegmentConfig, result: SegmentResult) -> str:
         if result.cost["types_without_price"]:
             types = ", ".join(result.cost["types_without_price"])
             notes.append(f"  without a price, and not in it: nodes of {types}")
-    said = "".join(f"{note}\n" for note in notes)
     regions = (
         ", ".join(f"{count} {name}" for name, count in sorted(result.regions.items())) or "none"
     )
-    return (
+    return [
         f"{result.images_done} images done, {result.images_failed} failed, "
-        f"{result.images_skipped} left out as done; "
-        f"{result.images_per_s:.1f} images/s\n{said}regions: {regions}\n"
-        f"tables: {config.output}/{{images,masks,regions}} (run {result.run_id})"
-    )
+        f"{result.images_skipped} left out as done; {result.images_per_s:.1f} images/s",
+        *notes,
+        f"regions: {regions}",
+        f"tables: {config.output}/{{images,masks,regions}} (run {result.run_id})",
+    ]
 
 
 def command() -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from unet_ray.cli.command import run
+from unet_ray.cli.streams import show
 from unet_ray.training.config import TrainConfig
 
 
@@ -18,8 +19,10 @@ def main(config: TrainConfig, ray_address: str) -> None:
 
     result = train(config, ray_address)
     epoch = result.progress.best_epoch
-    print(f"model: {result.output} (digest {result.model.digest[:12]}), of epoch {epoch}")
-    print(f"curves, worst images, TensorBoard, checkpoints: {result.run_folder}")
+    show(
+        f"model: {result.output} (digest {result.model.digest[:12]}), of epoch {epoch}",
+        f"curves, worst images, TensorBoard, checkpoints: {result.run_folder}",
+    )
 
 
 def command() -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from unet_ray.cli.command import run
+from unet_ray.cli.streams import show
 from unet_ray.errors import UnetRayError
 from unet_ray.output.config import VerifyConfig
 
@@ -21,13 +22,13 @@ def main(config: VerifyConfig, ray_address: str) -> None:
     from unet_ray.output.verify import verify
 
     result = verify(config, ray_address)
-    print(summary(result))
+    show(*summary(result))
     if result.problems:
         count, rules = result.problems.total(), len(result.problems)
         raise UnetRayError(f"{config.tables}: {count} breaches of {rules} rules")
 
 
-def summary(result: VerifyResult) -> str:
+def summary(result: VerifyResult) -> list[str]:
     """Return what was checked and found, a line per rule that is broken."""
     rows = ", ".join(f"{result.rows[name]:,} {name}" for name in ("images", "masks", "regions"))
     lines = [f"{result.shards} shards: {rows}"]
@@ -35,7 +36,7 @@ def summary(result: VerifyResult) -> str:
         examples = result.examples[kind]
         more = "; …" if count > len(examples) else ""
         lines.append(f"{count} × {kind}: {'; '.join(examples)}{more}")
-    return "\n".join(lines if result.problems else [*lines, "all rules hold"])
+    return lines if result.problems else [*lines, "all rules hold"]
 
 
 def command() -> NoReturn:

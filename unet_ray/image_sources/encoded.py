@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from unet_ray.errors import ImageError
+from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.image_files import open_ranges, read_file
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
@@ -88,7 +88,7 @@ def find_places(finder: PageFinder, access: Storage, entry: FileEntry) -> list[P
         fetch, pieces = open_ranges(access, entry.uri), [(0, first.data)]
         held, directories = fetch_directories(RangeFile(fetch, first.size, pieces))
         return finder.find_pages(held) if directories > 1 else []
-    except (ImageError, OSError):
+    except (ImageError, InputError, OSError):
         return []
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from unet_ray.errors import ImageError
+from unet_ray.errors import ImageError, InputError
 from unet_ray.storage.backends.base import IrregularFileError
 from unet_ray.storage.storage import Content, Storage
 
@@ -86,7 +86,9 @@ def _map_to_image_errors() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ImageError("missing", "the file disappeared after it was listed") from None
+        raise ImageError(
+            "missing", "no such file: it disappeared after it was listed, or never was there"
+        ) from None
     except PermissionError as error:
         raise ImageError("denied", f"no permission to read it: {error}") from None
     except IsADirectoryError:
@@ -95,3 +97,5 @@ def _map_to_image_errors() -> Iterator[None]:
         raise ImageError("unreadable", "it is a pipe, a socket or a device, not a file") from None
     except OSError as error:
         raise ImageError("network", f"reading failed: {error}") from None
+    except InputError as error:  # a name that its store does not allow
+        raise ImageError("unreadable", str(error)) from None

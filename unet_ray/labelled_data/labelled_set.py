@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.flags import ClassSpec, MaskKind
+from unet_ray.flags import ClassSpec, MaskKind, check_class_names
 from unet_ray.image_sources.encoded import PageFinder, find_places, is_stackable, read_encoded
 from unet_ray.image_sources.names import split_page
 from unet_ray.image_sources.sources import (
@@ -169,6 +169,7 @@ def find_labelled(
         classes = classes or tuple(
             ClassSpec(i, name) for i, name in enumerate(class_folders(mask_list), 1)
         )
+        check_class_names((spec.name for spec in classes), f"--masks {masks}")
         pairs = pair_class_folders(image_list, mask_list, [c.name for c in classes])
     else:
         pairs = pair_files(image_list, mask_list)
@@ -229,12 +230,13 @@ def _find_in_coco(
 
 
 def _note_skipped(*listings: Listing) -> list[str]:
-    """Return a line for each listing that skipped files without an image suffix."""
-    return [
+    """Return the lines about files that listings skipped, for their suffix or their name."""
+    others = [
         f"skipped {some.others} files in {some.root.uri} that do not have an image suffix"
         for some in listings
         if some.others
     ]
+    return others + [some.note for some in listings if some.note]
 
 
 def _pair_pages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from unet_ray.tables.duckdb_workspace import Workspace, quote
 from unet_ray.tables.ledger import open_ledger, open_run
 from unet_ray.tables.output_folder import Inventory
 
+_logger = logging.getLogger("unet_ray")
 _TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
 _BYTES = "coalesce(place.size, image_bytes)"
 """Stored bytes of an image: of its page in a stack, else of its file."""
@@ -226,6 +228,8 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
         InputError: An error of the scan, no image, or a URI that is listed twice.
     """
     database.write("files", FILES, scan)
+    if scan.note:
+        _logger.warning(scan.note)
     if scan.emptiness and not allow_empty:
         raise InputError(scan.emptiness + _describe_known(database, scan))
     _refuse_twice(database, scan.named)

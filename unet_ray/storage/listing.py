@@ -6,11 +6,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import translate
+from functools import partial
 from itertools import islice
+from math import isfinite
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,8 +22,11 @@ from fsspec.utils import glob_translate
 
 from unet_ray.errors import InputError
 from unet_ray.flags import parse_age, parse_patterns
+from unet_ray.prefetch import ahead, reading_pool
+from unet_ray.storage.backends.base import DanglingLinkError
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage, dangling_link, uri_scheme
+from unet_ray.text import escape_controls, is_utf8
 
 FILES = pa.schema(
     [("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())]
@@ -34,6 +38,9 @@ _BATCH = 10_000
 _FOLDERS = r"(?s:.*)/(?=[^/]*\Z)"
 """Regular expression for all of a path that comes before the file's name."""
 _NOTHING_THERE = "there is no such folder or file"
+_MOST_UNANSWERED = 100
+"""Largest number of rows of a manifest on end for which their store gives no answer, each after a
+quarter of a minute. An image or a disk may have a fault of its own; beyond that the store has."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Listing:
     entries: tuple[FileEntry, ...]
     others: int
     """Files left out for their suffix."""
+    note: str | None = None
+    """Message about files left out for their names; None where none were."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,9 @@ class FileScan:
         self.known = self.others = 0
         """Files read so far: given, and left out for their suffix. A link to nothing is given
         where its suffix is known; else it may stand for a folder, which is an error."""
+        self.nameless = 0
+        """Files of a known kind whose names are not UTF-8, and rows of a manifest without a name:
+        no table could name them, so they are left out."""
         self.excluded = self.young = 0
         """Files of a known kind that the patterns, and then the age, of the selection left out."""
         self.selection = selection
@@ -115,6 +127,7 @@ class FileScan:
         self._filter = selection.make_filter()
         youngest = selection.min_age_s
         self._latest_s = None if youngest is None else time.time() - youngest
+        self._first_nameless = ""
         self._is_there, self._batches = batches is not None, batches or iter(())
         self._suffixes = suffixes
 
@@ -123,7 +136,7 @@ class FileScan:
 
         Raises:
             InputError: A folder that cannot be listed to its end, a link to what may be a folder, a
-                file name that is not UTF-8, a store that does not tell the age that is asked for.
+                store that does not tell the age that is asked for.
         """
         with _as_input_errors(self.named):
             for batch in self._batches:
@@ -133,7 +146,8 @@ class FileScan:
                     known = batch.filter(is_known)
                     _refuse_dangling_links(batch.filter(pc.invert(is_known)))
                 self.others += len(batch) - len(known)
-                selected = self._leave_out_young(self._leave_out_excluded(known))
+                named = self._leave_out_nameless(known)
+                selected = self._leave_out_young(self._leave_out_excluded(named))
                 self.known += len(selected)
                 yield selected.select(FILES.names)
 
@@ -152,9 +166,36 @@ class FileScan:
                 f"{self.named}: --include/--exclude leave out all {self.excluded} images; change "
                 "the patterns, or go on with --allow-empty"
             )
+        if self.note:
+            return self.note
         what = f"{self.others} files, none with a known image suffix" if self.others else "no files"
         suffixes = f" ({', '.join(sorted(self._suffixes))})" if self._suffixes else ""
         return f"{self.named}: {what}{suffixes}"
+
+    @property
+    def note(self) -> str | None:
+        """Message about what was left out because it has no name; None where nothing was."""
+        if not self.nameless:
+            return None
+        if self._suffixes is None:
+            return (
+                f"{self.named}: {self.nameless} rows are left out, whose image_uri is null, empty "
+                "or not UTF-8"
+            )
+        return (
+            f"{self.named}: {self.nameless} images are left out, whose file names are not UTF-8, "
+            f"the first is {self._first_nameless}; rename them"
+        )
+
+    def _leave_out_nameless(self, files: Any) -> Any:
+        """Return the files that have a URI, and count the others."""
+        is_nameless = pc.is_null(files["uri"])
+        nameless = files["path"].filter(is_nameless)
+        if not len(nameless):
+            return files
+        self.nameless += len(nameless)
+        self._first_nameless = self._first_nameless or nameless[0].as_py() or ""
+        return files.filter(pc.invert(is_nameless))
 
     def _leave_out_excluded(self, files: Any) -> Any:
         """Return the files that match the patterns, and count the others."""
@@ -189,7 +230,7 @@ class FileScan:
 def _refuse_dangling_links(files: Any) -> None:
     dangling = files.filter(pc.equal(files["etag"], ""))
     if len(dangling):
-        raise dangling_link(dangling["uri"][0].as_py())
+        raise dangling_link(dangling["uri"][0].as_py() or dangling["path"][0].as_py())
 
 
 @contextmanager
@@ -208,7 +249,8 @@ def scan_files(
     """Open the files of a folder (recursively), a glob or a Parquet manifest.
 
     A manifest has the column `image_uri` and may have `image_etag` and `image_bytes`; relative URIs
-    start at its folder. Whether it names a file twice is for the caller to find out.
+    start at its folder. Whether it names a file twice is for the caller to find out. A row whose
+    file is not there, or may not be looked at, has no etag: reading it reports the reason.
 
     Args:
         uri: URI of the folder, glob or manifest.
@@ -243,7 +285,9 @@ def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
     twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
     if twice:
         raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
-    return Listing(scan.root, tuple(sorted(entries, key=lambda entry: entry.uri)), scan.others)
+    return Listing(
+        scan.root, tuple(sorted(entries, key=lambda entry: entry.uri)), scan.others, scan.note
+    )
 
 
 def listed_twice(named: str, count: int, first: str) -> InputError:
@@ -304,49 +348,123 @@ def _may_hold(folder: str, parts: list[str]) -> bool:
 
 
 def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
+    """Yield batches of _LISTED. A file whose name is not UTF-8 has an escaped path and no URI."""
     remaining = iter(entries)
     while some := list(islice(remaining, _BATCH)):
-        for entry in some:
-            _refuse_names_beyond_utf8(entry.path)
-        columns = [
-            pa.array([getattr(entry, field.name) for entry in some], field.type)
-            for field in _LISTED
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=_LISTED)
-
-
-def _refuse_names_beyond_utf8(path: str) -> None:
-    """Raise InputError for a name that is not text (surrogates, as Python reads it)."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{path!r}: a file name that is not UTF-8; rename it") from None
+        columns = {name: [getattr(entry, name) for entry in some] for name in _LISTED.names}
+        for index, entry in enumerate(some):
+            if not is_utf8(entry.path):
+                columns["path"][index], columns["uri"][index] = escape_controls(entry.path), None
+        yield pa.RecordBatch.from_pydict(columns, schema=_LISTED)
 
 
 def _manifest(uri: str) -> tuple[Storage, Iterator[Any], bool]:
     source = Storage.of(uri)
-    try:
-        with source.open() as file:
-            columns = pq.ParquetFile(file).schema_arrow.names
-    except (FileNotFoundError, PermissionError, ConnectionError):
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{uri}: not a Parquet manifest: {error}") from None
-    if "image_uri" not in columns:
-        raise InputError(
-            f"{uri}: the manifest has no column image_uri (it has {', '.join(columns)})"
-        )
-    wanted = [name for name in ("image_uri", "image_etag", "image_bytes") if name in columns]
+    with _as_manifest_errors(uri), source.open() as file:
+        wanted = _check_columns(uri, pq.ParquetFile(file).schema_arrow)
     folder = Storage.of(uri.rpartition("/")[0] or ".")
 
     def rows() -> Iterator[Any]:
-        with source.open() as file:
+        with _as_manifest_errors(uri), source.open() as file:
             yield from pq.ParquetFile(file).iter_batches(_BATCH, columns=wanted)
 
-    first = next((str(batch["image_uri"][0]) for batch in rows() if len(batch)), "")
+    texts = (_to_texts(batch["image_uri"]).drop_null() for batch in rows())
+    first = next((some[0].as_py() for some in texts if len(some)), "")
     root = Storage.of(first) if "://" in first else folder
     names = _ManifestNames(folder, root)
     return root, (_manifest_batch(batch, names) for batch in rows()), "image_etag" not in wanted
+
+
+@contextmanager
+def _as_manifest_errors(uri: str) -> Iterator[None]:
+    """Turn what Arrow raises for a file that is damaged, or not Parquet, into one line."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, ConnectionError, InputError):
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError among them
+        said = " ".join(str(error).split())
+        raise InputError(f"{uri}: not a Parquet manifest: {said}") from None
+
+
+def _check_columns(uri: str, schema: pa.Schema) -> list[str]:
+    """Return the columns of a manifest that are read; raise InputError where one is unusable."""
+    if "image_uri" not in schema.names:
+        raise InputError(
+            f"{uri}: the manifest has no column image_uri (it has {', '.join(schema.names)})"
+        )
+    wanted = {
+        "image_uri": (_is_text, "string"),
+        "image_etag": (lambda kind: _is_text(kind) or pa.types.is_primitive(kind), "string"),
+        "image_bytes": (_is_number, "int64"),
+    }
+    found = [name for name in wanted if name in schema.names]
+    for name in found:
+        is_usable, remedy = wanted[name]
+        times = len(schema.get_all_field_indices(name))
+        if times > 1:
+            raise InputError(f"{uri}: the manifest has {times} columns {name}; keep one")
+        kind = schema.field(name).type
+        if not is_usable(_value_type(kind)):
+            raise InputError(
+                f"{uri}: the column {name} of the manifest is {kind}; write it as {remedy}"
+            )
+    return found
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values of a column, which may be encoded by a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Tell whether values of a type are texts, or bytes that may be some."""
+    types = pa.types
+    are_texts = (types.is_string, types.is_large_string, types.is_string_view)
+    are_bytes = (types.is_binary, types.is_large_binary, types.is_binary_view)
+    return any(is_kind(kind) for is_kind in (*are_texts, *are_bytes, types.is_null))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    are_kinds = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    return any(is_kind(kind) for is_kind in are_kinds)
+
+
+def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:
+    """Return a column as strings without these quotes, null where one is empty or not UTF-8."""
+    if not _is_text(_value_type(column.type)):  # numbers and times
+        return column.cast(pa.string())
+    # a string column of a file may hold any bytes; only the cast from bytes looks at them
+    encoded = column.cast(pa.binary())
+    try:
+        texts = encoded.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = pa.array([_decode_or_none(data) for data in encoded.to_pylist()], pa.string())
+    texts = pc.utf8_trim(texts, quotes) if quotes else texts
+    return pc.if_else(pc.equal(pc.binary_length(texts), 0), None, texts)
+
+
+def _decode_or_none(data: bytes | None) -> str | None:
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _to_sizes(column: pa.Array) -> pa.Int64Array:
+    """Return a column as sizes in bytes, null where a number is none: −1, 0.5, NaN, 2^63."""
+    try:
+        sizes = column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        sizes = pa.array(
+            [size if _is_size(size) else None for size in column.to_pylist()], pa.int64()
+        )
+    return pc.if_else(pc.less(sizes, 0), None, sizes)
+
+
+def _is_size(number: Any) -> bool:
+    return number is not None and isfinite(number) and 0 <= number < 2**63 and number % 1 == 0
 
 
 @dataclass(frozen=True)
@@ -384,33 +502,61 @@ class _ManifestNames:
 
 
 def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
-    """Return a batch of a manifest as one of FILES; the store is asked for missing etags, sizes."""
-    names_of = batch["image_uri"].cast(pa.string())
-    whole = {"image_etag", "image_bytes"} <= set(batch.schema.names) and not any(
-        c.null_count for c in batch.columns
-    )
-    if whole and names.prefix and pc.all(pc.starts_with(names_of, names.prefix)).as_py():
-        uris = names_of
+    """Return a batch of a manifest as one of FILES; the store is asked for missing etags, sizes.
+
+    The URI of a row without a name is null.
+    """
+    paths, nulls = _to_texts(batch["image_uri"]), pa.nulls(len(batch))
+    columns = set(batch.schema.names)
+    etags = _to_texts(batch["image_etag"] if "image_etag" in columns else nulls, quotes='"')
+    sizes = _to_sizes(batch["image_bytes"] if "image_bytes" in columns else nulls)
+    if names.prefix and pc.all(pc.starts_with(paths, names.prefix)).as_py():
+        uris = paths
     else:
-        uris = pa.array([names.uri_of(str(name)) for name in names_of.to_pylist()], pa.string())
-    if whole:
-        etags = pc.utf8_trim(batch["image_etag"].cast(pa.string()), '"')
-        columns = [names_of, uris, etags, batch["image_bytes"].cast(pa.int64())]
-        return pa.RecordBatch.from_arrays(columns, schema=FILES)
-    rows = batch.to_pylist()
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        entries = pool.map(
-            lambda row, uri: _manifest_entry(row, uri, names.root), rows, uris.to_pylist()
+        uris = pa.array(
+            [None if path is None else names.uri_of(path) for path in paths.to_pylist()],
+            pa.string(),
         )
-        return next(_in_batches(entries))
+    if etags.null_count or sizes.null_count:
+        rows = zip(uris.to_pylist(), etags.to_pylist(), sizes.to_pylist(), strict=True)
+        described = [*_describe_rows(rows, names.root)]
+        etags = pa.array([etag for etag, _ in described], pa.string())
+        sizes = pa.array([size for _, size in described], pa.int64())
+    return pa.RecordBatch.from_arrays([paths, uris, etags, sizes], schema=FILES)
 
 
-def _manifest_entry(row: dict[str, Any], uri: str, root: Storage) -> FileEntry:
-    name, etag, size = str(row["image_uri"]), row.get("image_etag"), row.get("image_bytes")
-    if etag is None or size is None:
-        try:
-            entry = Storage(uri, root.options).entry()
-        except FileNotFoundError:
-            entry = FileEntry(name, uri, "", 0)  # becomes an error row when it is read
-        etag, size = etag or entry.etag, entry.size if size is None else size
-    return FileEntry(name, uri, str(etag).strip('"'), int(size))
+_ManifestRow = tuple[str | None, str | None, int | None]
+"""URI, etag and size of a row of a manifest, as far as it names them."""
+
+
+def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[tuple[str, int]]:
+    """Yield etag and size of the files of a manifest; its store is asked where one is missing.
+
+    Raises:
+        OSError: The store answered for none of too many rows on end.
+    """
+    unanswered = 0
+    with reading_pool(CONNECTIONS) as pool:
+        for etag, size, error in ahead(pool, partial(_describe_row, root), rows, CONNECTIONS):
+            unanswered = unanswered + 1 if error else 0
+            if error and unanswered > _MOST_UNANSWERED:
+                raise error
+            yield etag, size
+
+
+def _describe_row(root: Storage, row: _ManifestRow) -> tuple[str, int, OSError | None]:
+    """Return etag and size of the file of a row, and the error of a store that gives no answer.
+
+    A file that is not there, or that its store does not describe, is left without an etag, unless
+    the row has one: reading the file will report the reason, as the error of one image.
+    """
+    uri, etag, size = row
+    if uri is None or (etag is not None and size is not None):
+        return etag or "", size or 0, None
+    try:
+        entry = Storage(uri, root.options).entry()
+    except (FileNotFoundError, DanglingLinkError, PermissionError, InputError):
+        return etag or "", 0, None
+    except OSError as error:
+        return etag or "", 0, error
+    return etag or entry.etag, entry.size if size is None else size, None

@@ -7,6 +7,7 @@ built-in ones (`storage.retry`). A new store is a new file in `backends/` and a 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow.fs
@@ -26,6 +27,7 @@ from unet_ray.storage.backends.base import Backend
 from unet_ray.storage.backends.fsspec import FsspecBackend
 from unet_ray.storage.backends.local import LocalBackend
 from unet_ray.storage.retry import Result, mapped_errors, retry
+from unet_ray.text import escape_controls, is_utf8
 
 _BACKENDS: dict[str, type[Backend]] = {
     "file": LocalBackend,
@@ -90,10 +92,13 @@ class Storage:
         """Return the folder at a URI, with the standard AWS_* variables of this process.
 
         Raises:
-            InputError: An unknown scheme, or one whose package is not installed.
+            InputError: An unknown scheme, one whose package is not installed, or a name that is not
+                UTF-8.
         """
         if not uri:
             raise InputError("an empty URI; name a folder (. is the current one)")
+        if not is_utf8(uri):
+            raise InputError(f"{escape_controls(uri)}: a name that is not UTF-8; rename it")
         scheme = uri_scheme(uri)
         if scheme == "file":
             return Storage(os.path.abspath(_local_path(uri)))
@@ -356,4 +361,8 @@ def uri_scheme(uri: str) -> str:
 
 
 def _local_path(uri: str) -> str:
-    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+    """Return a path as it is, and that of a file:// URI without its host, query and fragment."""
+    if not uri.startswith("file://"):
+        return uri
+    _, slash, path = uri.removeprefix("file://").partition("/")
+    return unquote(re.split("[?#]", slash + path, maxsplit=1)[0])

@@ -12,8 +12,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.flags import ClassSpec
+from unet_ray.flags import ClassSpec, check_class_names
 from unet_ray.labelled_data.formats.coco_objects import CocoObject, draw_objects
+from unet_ray.text import is_utf8
 
 _MOST_CLASS_ID = 2**31 - 1
 """Largest class id that the tables hold."""
@@ -73,8 +74,8 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
         classes: Categories to read, by name; if empty, all of them, in the order of their ids.
 
     Raises:
-        InputError: The content is not such a JSON, a category is missing, or a file name occurs
-            twice. The message names the first thing that is wrong.
+        InputError: The content is not such a JSON, a category is missing or has no name that can
+            be shown, or a file name occurs twice. The message names the first thing that is wrong.
     """
     try:
         document = json.loads(data)
@@ -83,9 +84,11 @@ def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLa
     except ValueError as error:
         raise InputError(f"{name}: not a COCO instances JSON: {error}") from None
     try:
-        return _read_labels(document, classes)
+        labels = _read_labels(document, classes)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None
+    check_class_names((spec.name for spec in labels.classes), name)
+    return labels
 
 
 def _read_labels(document: Any, classes: tuple[ClassSpec, ...]) -> CocoLabels:
@@ -148,7 +151,7 @@ class _Entry:
     def read_text(self, key: str) -> str:
         """Return a name; raise ValueError if it is none."""
         value = self.values.get(key)
-        if not isinstance(value, str) or not value or not _is_unicode(value):
+        if not isinstance(value, str) or not value or not is_utf8(value):
             raise self._refusal(key, "give text")
         return value
 
@@ -211,12 +214,3 @@ def _index_by_id(document: Any, section: str) -> dict[int | str, _Entry]:
             )
         entries[number] = entry
     return entries
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether a text can be stored; JSON can hold halves of characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -94,10 +94,13 @@ class Decode:
             return row, None
         started = time.perf_counter()
         try:
-            etag = row["image_etag"] if self.check_etags else None
+            # a file without an etag was not seen when it was listed: it is not read as if it were
+            etag = row["image_etag"] if self.check_etags or not row["image_etag"] else None
             data = read_encoded(self.access, row["file_uri"], page_place(row), etag)
         except Exception as error:
             return row | failure(error, "read"), None
+        if isinstance(data, bytes):
+            row["image_bytes"] = len(data)  # a manifest may say otherwise
         return row | {"read_s": time.perf_counter() - started}, data
 
     def _decode(self, row: dict[str, Any], data: bytes | PageFile) -> dict[str, Any]:

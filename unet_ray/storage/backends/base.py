@@ -17,6 +17,10 @@ class IrregularFileError(OSError):
     """A pipe, a socket or a device is at a path. It is never opened."""
 
 
+class DanglingLinkError(OSError):
+    """A link to nothing is at a path: to a file that is gone, or to a disk that is not mounted."""
+
+
 @dataclass(frozen=True)
 class FileInfo:
     """A file or folder as its store describes it."""

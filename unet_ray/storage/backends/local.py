@@ -18,11 +18,19 @@ import fsspec
 import pyarrow
 import pyarrow.fs
 
-from unet_ray.storage.backends.base import Backend, FileInfo, IrregularFileError
+from unet_ray.storage.backends.base import (
+    Backend,
+    DanglingLinkError,
+    FileInfo,
+    IrregularFileError,
+)
 from unet_ray.storage.temporary import name_beside, temporary_prefix
 
 _OF_FILE_SYSTEM = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
 """Folders that a file system keeps at its root for itself, and that most users may not list."""
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Error numbers of paths at which there is no file: its folder is a file, its name is longer than
+the file system's are, it is a link to itself."""
 
 
 class _WholeFiles(pyarrow.fs.FSSpecHandler):
@@ -88,10 +96,11 @@ class LocalBackend(Backend):
     def info(self, uri: str) -> FileInfo | None:
         """Describe a file or folder; an unmounted disk behind a link is an error."""
         try:
-            return _to_file_info("", os.stat(uri))
-        except (FileNotFoundError, NotADirectoryError):
+            return _to_file_info("", _stat(uri))
+        except FileNotFoundError:
             if os.path.islink(uri):
-                raise OSError(f"{uri} is a link to nothing ({os.readlink(uri)})") from None
+                target = os.readlink(uri)
+                raise DanglingLinkError(f"{uri} is a link to nothing ({target})") from None
             return None
 
     def list_files(
@@ -207,7 +216,7 @@ def _open_regular(path: str) -> io.BufferedReader:
 
     A pipe would keep its reader waiting, and a device may do or hold anything.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # before: opening a device may have effects
+    if not stat.S_ISREG(_stat(path).st_mode):  # before: opening a device may have effects
         _refuse_irregular(path)
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (the caller closes it)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced meanwhile
@@ -247,16 +256,24 @@ def _to_file_info(path: str, found: os.stat_result) -> FileInfo:
     return FileInfo(path, found.st_size, etag, not stat.S_ISDIR(found.st_mode), found.st_mtime)
 
 
+def _stat(path: str) -> os.stat_result:
+    """Describe what is at a path, links followed; raise FileNotFoundError where nothing can be."""
+    try:
+        return os.stat(path)
+    except ValueError:  # a NUL, or a surrogate that stands for no byte
+        raise FileNotFoundError(errno.ENOENT, "not a name that files can have", path) from None
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            raise FileNotFoundError(error.errno, error.strerror, path) from None
+        raise
+
+
 def _stat_or_none(path: str) -> os.stat_result | None:
     """Return what is at a path, links followed, or None where nothing is."""
     try:
-        return os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+        return _stat(path)
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # a link to itself
-            return None
-        raise
 
 
 def _raise(error: OSError) -> None:

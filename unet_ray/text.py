@@ -1,0 +1,57 @@
+r"""Text that others wrote, such as names of files and messages of libraries, made safe to show.
+
+A terminal obeys some characters instead of showing them: `\x1b]0;…\x07` sets its title, a newline
+begins a line that looks like one of ours, and a bidirectional override shows `gnp.exe` for
+`exe.png`. Tables keep names as they are; only what is shown is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CONTROLS = re.compile(
+    "["
+    "\x00-\x1f\x7f-\x9f"  # C0, DEL and C1
+    "\u2028\u2029"  # separators of lines and paragraphs
+    "\u202a-\u202e\u2066-\u2069"  # embeddings, overrides and isolates of bidirectional text
+    "\ud800-\udfff"  # surrogates, among them the bytes of a file name that are not UTF-8
+    "]"
+)
+
+
+def has_controls(text: str) -> bool:
+    """Tell whether a text holds a character that a terminal would obey, or could not show."""
+    return _CONTROLS.search(text) is not None
+
+
+def escape_controls(text: str, keep: str = "") -> str:
+    r"""Write control characters as Python does in a string, and bytes that are not UTF-8 as `\xff`.
+
+    Args:
+        text: Any text.
+        keep: Characters that stay as they are.
+
+    Returns:
+        The text without control characters; one that has none is not changed.
+    """
+
+    def escape(found: re.Match[str]) -> str:
+        """Return one character as it is shown."""
+        character = found[0]
+        if character in keep:
+            return character
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:  # a byte, as `os.fsdecode` gives it
+            return f"\\x{code - 0xDC00:02x}"
+        return character.encode("unicode_escape").decode()
+
+    return _CONTROLS.sub(escape, text)
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be stored: file names hold surrogates where their bytes are not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
