@@ -64,7 +64,7 @@ def test_a_class_whose_name_cannot_be_shown_is_refused(tmp_path: Path, name: Any
     categories = [{"id": 1, "name": "cell"}, {"id": 2, "name": name}]
     labels = {"images": [], "annotations": [], "categories": categories}
     (tmp_path / "labels.json").write_text(json.dumps(labels))
-    with pytest.raises(InputError, match="is no name of a class"):
+    with pytest.raises(InputError, match="is no name of a class|has the name .* give text"):
         find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels.json", (), None)
     if isinstance(name, str) and name.isascii() and "," not in name:
         with pytest.raises(InputError, match="is no name of a class"):
