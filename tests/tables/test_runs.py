@@ -14,6 +14,7 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables import shards
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import open_ledger, summarize_run
+from unet_ray.tables.parquet_file import to_parquet
 from unet_ray.tables.runs import (
     close_lost_runs,
     groups_set_aside,
@@ -21,7 +22,7 @@ from unet_ray.tables.runs import (
     read_run_record,
     write_run_record,
 )
-from unet_ray.tables.schemas import REGIONS, SCHEMAS, to_parquet
+from unet_ray.tables.schemas import REGIONS, SCHEMAS
 from unet_ray.tables.shards import ShardName, write_shard
 
 _ANYTHING = {
@@ -88,7 +89,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         output.write("images/date=2026-01-01/run-000000.parquet", data)
         with (
             open_workspace() as database,
-            pytest.raises(InputError, match="run-000000.parquet: not a shard"),
+            pytest.raises(InputError, match="run-000000.parquet: damaged, or no shard"),
         ):
             open_ledger(database, output, output.entries("images"), "m", "c")
 

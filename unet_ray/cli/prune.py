@@ -4,6 +4,7 @@ unet-ray prune --tables tables --model-digest 3f2a9c01
 unet-ray prune --tables s3://b/tables --last-date 2026-06-30 --dry-run
 unet-ray prune --tables tables --image s3://b/images/patient-7.tif
 unet-ray prune --tables tables --leftovers
+unet-ray prune --tables tables --damaged --dry-run
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from unet_ray.cli.command import run
 from unet_ray.output.config import PruneConfig
 
 _SHOWN = 3
-"""Leftovers that are named."""
+"""Leftovers and damaged shards that are named."""
 
 
 def main(config: PruneConfig, _: str) -> None:
@@ -24,7 +25,7 @@ def main(config: PruneConfig, _: str) -> None:
     result = prune(config)
     done = "would be removed" if config.dry_run else "removed"
     runs = f": {', '.join(result.runs)}" if result.runs else ""
-    if config.names_runs or not result.images:
+    if config.names_runs or not (result.images or result.damaged):
         print(f"{len(result.runs)} runs, {result.shards} shards {done}{runs}")
     for rows in result.images:
         print(
@@ -33,6 +34,10 @@ def main(config: PruneConfig, _: str) -> None:
         )
     if result.images:
         print("a later segment does these images again if they are still in the archive")
+    if result.damaged:
+        shown = ", ".join(result.damaged[:_SHOWN])
+        print(f"{len(result.damaged)} damaged shards {done}: {shown}")
+        print("a later segment does their images again if they are still in the archive")
     if result.leftovers:
         shown = ", ".join(result.leftovers[:_SHOWN])
         print(f"{len(result.leftovers)} leftovers {done}: {shown}")

@@ -17,11 +17,11 @@ from unet_ray.errors import InputError
 from unet_ray.imaging.regions.outline_rle import encode_outlines
 from unet_ray.output.formats.common import (
     ExportResult,
-    ImageNames,
     add_classes,
     iterate_images,
-    parse_outlines,
+    take_outlines,
 )
+from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.reader import Tables
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.temporary import temporary_prefix
@@ -84,7 +84,7 @@ def _format_item(value: dict[str, Any], number: int) -> str:
 def _make_annotations(
     row: dict[str, Any], regions: Any, as_polygons: bool, notes: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    outlines = parse_outlines(regions)
+    regions, outlines = take_outlines(row, regions, notes)
     if as_polygons:
         holes = int(np.sum(shapely.get_num_interior_rings(shapely.get_parts(outlines))))
         notes["holes filled: COCO's polygons cannot have holes"] += holes
