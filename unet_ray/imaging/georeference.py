@@ -109,7 +109,7 @@ def _is_known(epsg: int) -> bool:
 def _read_affine(
     found: dict[int, NDArray[np.float64]],
 ) -> tuple[float, float, float, float, float, float] | None:
-    """Return the transformation of the tags; None where it is none, or maps all pixels to a line."""
+    """Return the transformation of the tags; None where there is none that can be inverted."""
     scale, tie, matrix = (found.get(code, _NONE) for code in (_SCALE, _TIEPOINT, _TRANSFORMATION))
     if len(matrix) == 16:
         a, b, _, c, d, e, _, f = matrix[:8].tolist()

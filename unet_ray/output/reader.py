@@ -118,7 +118,8 @@ def iterate_shards(uri: str, keys: pa.Table, unsound: Counter[str]) -> Iterator[
     Args:
         uri: Output of segmentation.
         keys: Keys of the images, as `current_keys` returns them.
-        unsound: Receives the numbers of rows that make no sense and are left out, by table.
+        unsound: Receives the numbers of rows that make no sense and are left out, by table; those
+            of images without a key among them.
 
     Yields:
         The three tables of one shard, with the rows of these images only, each image once.
@@ -140,9 +141,10 @@ def iterate_shards(uri: str, keys: pa.Table, unsound: Counter[str]) -> Iterator[
         shard_keys = ordered_keys.slice(first, last - first)
         tables = {}
         for name, schema in SCHEMAS.items():
-            rows = _select_rows(read_shard(output.join(f"{name}/{path}"), schema), shard_keys)
-            tables[name] = rows.filter(SOUND_ROWS[name])
-            unsound[name] += len(rows) - len(tables[name])
+            rows = read_shard(output.join(f"{name}/{path}"), schema, schema)
+            sound = rows.filter(SOUND_ROWS[name])
+            tables[name] = _select_rows(sound, shard_keys)
+            unsound[name] += len(rows) - len(sound)
         tables["images"] = _select_latest(tables["images"])
         yield Tables(**tables)
 

@@ -141,7 +141,10 @@ def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
         if REMOVING in record:
             yield Problem(_HALF_REMOVED, f"runs/{run_id}.json")
     yield from (Problem(_FOREIGN, path) for path in inventory.others)
-    yield from (Problem("a file in runs/ that is not a record of a run", path) for path in inventory.unreadable)
+    yield from (
+        Problem("a file in runs/ that is not a record of a run", path)
+        for path in inventory.unreadable
+    )
 
 
 def _check_shards(

@@ -131,9 +131,7 @@ def tables_at(uri: str) -> Storage:
     return output
 
 
-def summarize_run(
-    output: Storage, run_id: str, without: Collection[str] = ()
-) -> dict[str, Any]:
+def summarize_run(output: Storage, run_id: str, without: Collection[str] = ()) -> dict[str, Any]:
     """Count what a run wrote, from its committed shards.
 
     These are the fields of a run record that otherwise only a run that ends well fills in.
@@ -180,7 +178,7 @@ def open_run(database: Workspace, output: Storage, run_id: str) -> None:
 
 
 def open_dataset(output: Storage, table: str, schema: pa.Schema) -> pds.Dataset:
-    """Open one table of an output as an Arrow dataset with its hive partition `date`.
+    """Open the committed shards of one table as an Arrow dataset with its hive partition `date`.
 
     The files come from our own listing, which reports every error, instead of Arrow's. Footers are
     checked here; Arrow checks the pages when it reads them (see `named_damage`).
@@ -194,13 +192,13 @@ def open_dataset(output: Storage, table: str, schema: pa.Schema) -> pds.Dataset:
         The dataset; an empty one where the table has no files.
 
     Raises:
-        InputError: The footer of a file is damaged, or a Parquet file is no shard.
+        InputError: The footer of a shard is damaged, or a Parquet file is no shard.
     """
     root, with_date = output.join(table), schema.append(pa.field("date", pa.string()))
     entries = _list_shards(output, table)
     if not entries:
         return pds.dataset(with_date.empty_table())
-    check_footers(output, entries)
+    check_footers(output, entries, SCHEMAS[table])
     files = [
         FileInfo(f"{root.path}/{entry.path}", FileType.File, size=entry.size) for entry in entries
     ]
@@ -218,12 +216,18 @@ def open_dataset(output: Storage, table: str, schema: pa.Schema) -> pds.Dataset:
 
 
 def _list_shards(output: Storage, table: str) -> list[FileEntry]:
-    """Return the shards of a table; raise InputError where there is another Parquet file."""
+    """Return the shards of a table that are committed.
+
+    Raises:
+        InputError: There is another Parquet file, which may be a shard that was renamed.
+    """
     entries = output.entries(table, missing_ok=True)
     strays = [e for e in entries if e.path.endswith(".parquet") and not is_shard(e.path)]
     if strays:
         raise InputError(f"{strays[0].uri}: not part of the tables; move it away")
-    return [entry for entry in entries if is_shard(entry.path)]
+    listed = entries if table == "images" else output.entries("images", missing_ok=True)
+    committed = {entry.path for entry in listed}
+    return [entry for entry in entries if is_shard(entry.path) and entry.path in committed]
 
 
 @contextmanager

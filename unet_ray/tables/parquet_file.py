@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from hashlib import sha256
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,7 +58,7 @@ def read_parquet(
         OSError: The store does not return its bytes.
     """
     try:
-        check_footer(file)
+        _check_digest(file)
         file.seek(0)
         # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -80,12 +80,26 @@ def _is_of_arrow(error: OSError) -> bool:
     return type(error) is OSError and error.errno is None
 
 
-def check_footer(file: BinaryIO) -> None:
-    """Raise DamagedFileError if the footer of a Parquet file is not the one of its digest.
+def check_footer(end: bytes, schema: pa.Schema) -> None:
+    """Check the footer of a Parquet file, for readers that take columns that lack for nulls.
 
     Args:
-        file: File that is open for seeking, or its end of at least `footer_bytes`.
+        end: End of the file, of at least `footer_bytes`.
+        schema: All columns that a file of this kind may have.
+
+    Raises:
+        DamagedFileError: The footer is damaged, or the columns are others.
     """
+    try:
+        _check_digest(io.BytesIO(end))
+        names = pq.read_schema(io.BytesIO(end)).names
+    except _FAULTS as error:
+        raise DamagedFileError(" ".join(str(error).split())[:300]) from error
+    _check_names(names, schema, schema)
+
+
+def _check_digest(file: BinaryIO) -> None:
+    """Raise DamagedFileError if the footer of a file, or of its end, is not that of its digest."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _TRAILER_BYTES))
     wanted = footer_bytes(file.read())
@@ -121,7 +135,9 @@ def _check_names(names: list[str], columns: pa.Schema, schema: pa.Schema) -> Non
 
 def _read_columns(parquet: pq.ParquetFile, columns: pa.Schema) -> pa.Table:
     names = set(parquet.schema_arrow.names) & set(columns.names)
-    found = parquet.read([field.name for field in columns if field.name in names], use_threads=False)
+    found = parquet.read(
+        [field.name for field in columns if field.name in names], use_threads=False
+    )
     arrays = [
         found[field.name].cast(field.type)
         if field.name in names

@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 from unet_ray.errors import InputError
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.output_folder import Inventory
-from unet_ray.tables.runs import write_run_record
 from unet_ray.tables.parquet_file import to_parquet
+from unet_ray.tables.runs import write_run_record
 from unet_ray.tables.schemas import IMAGES, TABLES
 from unet_ray.tables.shards import read_shard, read_shards, shard_run_id
 

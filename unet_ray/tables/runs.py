@@ -67,8 +67,10 @@ class _RemovedRows(TypedDict):
 
 
 class _Record(TypedDict, total=False):
-    """The fields of a record that are read again. Earlier versions, and records of runs that were
-    lost, lack some of them."""
+    """The fields of a record that are read again.
+
+    Earlier versions, and records of runs that were lost, lack some of them.
+    """
 
     __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)  # type: ignore[misc]
 

@@ -121,8 +121,17 @@ def read_shard(
         raise shard_error(file.uri, error) from error
 
 
-def check_footers(output: Storage, entries: Sequence[FileEntry]) -> None:
-    """Raise InputError if the footer of a shard is damaged; only the ends of the files are read."""
+def check_footers(output: Storage, entries: Sequence[FileEntry], schema: pa.Schema) -> None:
+    """Check the footers of shards; only the ends of the files are read.
+
+    Args:
+        output: Root of the tables.
+        entries: Files of the shards.
+        schema: All columns of their table.
+
+    Raises:
+        InputError: A footer is damaged or of another table, or cannot be read.
+    """
 
     def check(entry: FileEntry) -> None:
         """Check one file."""
@@ -131,7 +140,7 @@ def check_footers(output: Storage, entries: Sequence[FileEntry]) -> None:
             end = file.read_range(max(0, size - _END_BYTES), _END_BYTES) if size else b""
             if len(end) < footer_bytes(end) <= size:
                 end = file.read_range(size - footer_bytes(end), footer_bytes(end))
-            check_footer(io.BytesIO(end))
+            check_footer(end, schema)
         except (OSError, DamagedFileError) as error:
             raise shard_error(entry.uri, error) from error
 

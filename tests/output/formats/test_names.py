@@ -101,7 +101,9 @@ def test_long_names_are_shortened_and_can_be_written(
 @given(
     st.lists(
         st.lists(
-            st.sampled_from(["a", "A", "..", ".", "", "con", "a.page2", "a#page=2", "\n", "x" * 260])
+            st.sampled_from(
+                ["a", "A", "..", ".", "", "con", "a.page2", "a#page=2", "\n", "x" * 260]
+            )
             | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/"), max_size=4),
             min_size=1,
             max_size=4,

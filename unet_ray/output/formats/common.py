@@ -18,7 +18,6 @@ from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.output.reader import Tables
 from unet_ray.storage.storage import Storage
 
-
 _NAME_ERRORS = (
     errno.EISDIR,  # an image is called like the folder of others
     errno.ENOTDIR,
@@ -69,11 +68,13 @@ def take_outlines(
     Args:
         row: Row of the image.
         regions: Its regions.
-        notes: Receives the number of regions that are left out.
+        notes: Receives the number of regions that are left out or missing.
 
     Returns:
         Regions rows, and the outline of each as a shapely geometry.
     """
+    if row["region_count"] != len(regions):
+        notes["images with other regions than they should have, see unet-ray verify"] += 1
     outlines = parse_outlines(regions["geometry"].to_pylist(), row["height"], row["width"])
     sound = np.flatnonzero(~shapely.is_missing(outlines))
     if len(sound) < len(outlines):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from hashlib import sha256
-from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa

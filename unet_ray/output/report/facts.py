@@ -157,7 +157,9 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     # a filter, because joins of millions of rows take more memory
     rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)
     classes, pixels = _sum_pixels(database, sound["masks"].filter(rows))
-    regions = sound["regions"].filter(rows & pc.field("class_id").isin(pa.array(classes, pa.int32())))
+    regions = sound["regions"].filter(
+        rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
+    )
     region_columns = ("run_id", "image_uri", "region_id", "area", "score")
     database.read("date_regions", regions.filter(pc.field("date") == date), region_columns)
     by_date = _estimate_dates(database, regions, counts, classes, pixels)
@@ -204,8 +206,7 @@ def _count_unsound(tables: dict[str, Any], date: str) -> dict[str, int]:
     """Count the rows of a date that make no sense, by table; only tables that have any."""
     of_date = pc.field("date") == date
     counts = {
-        name: rows.count_rows(filter=of_date)
-        - rows.count_rows(filter=of_date & SOUND_ROWS[name])
+        name: rows.count_rows(filter=of_date) - rows.count_rows(filter=of_date & SOUND_ROWS[name])
         for name, rows in tables.items()
     }
     return {name: count for name, count in counts.items() if count}
