@@ -177,6 +177,8 @@ READERS: dict[str, Callable[[Storage], object]] = {
     "geojson": write_export("geojson"),
     "prune": prune_nothing,
 }
+ALWAYS = ("history", "current", "plan", "prune")
+"""Readers of each case; of the slower ones it has one."""
 
 
 def find_problems(output: Storage) -> Counter[str]:
@@ -231,7 +233,8 @@ def check_case(sound: Path, case: Path, number: int, expected: dict[str, object]
         return "nothing changed"
     problems = find_problems(output)
     refused = 0
-    for name, read in READERS.items():
+    for name in (*ALWAYS, rng.choice(sorted(READERS.keys() - ALWAYS))):
+        read = READERS[name]
         found, line = refuse_or_read(read, output)
         if line:
             assert "\n" not in line, line
