@@ -25,7 +25,7 @@ def main(config: PruneConfig, _: str) -> None:
     result = prune(config)
     done = "would be removed" if config.dry_run else "removed"
     runs = f": {', '.join(result.runs)}" if result.runs else ""
-    if config.names_runs or not (result.images or result.damaged):
+    if config.names_runs or not (result.images or config.damaged):
         print(f"{len(result.runs)} runs, {result.shards} shards {done}{runs}")
     for rows in result.images:
         print(
@@ -34,9 +34,10 @@ def main(config: PruneConfig, _: str) -> None:
         )
     if result.images:
         print("a later segment does these images again if they are still in the archive")
+    if config.damaged:
+        shown = f": {', '.join(result.damaged[:_SHOWN])}" if result.damaged else ""
+        print(f"{len(result.damaged)} damaged shards {done}{shown}")
     if result.damaged:
-        shown = ", ".join(result.damaged[:_SHOWN])
-        print(f"{len(result.damaged)} damaged shards {done}: {shown}")
         print("a later segment does their images again if they are still in the archive")
     if result.leftovers:
         shown = ", ".join(result.leftovers[:_SHOWN])
