@@ -21,13 +21,19 @@ from torch import Tensor
 
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
+from unet_ray.imaging.regions.filter import ANY
+from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
+from unet_ray.segmentation.stages.measure import Measure, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import CLASSES, draw_scene, encode
+from unet_ray.tables.ledger import summarize_run
+from unet_ray.tables.runs import write_run_record
+from unet_ray.tables.shards import ShardName, write_shard
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.progress import EpochRecord, Progress
 
@@ -120,6 +126,43 @@ def write_noise(folder: Path, count: int, side: int) -> Path:
         pixels = np.random.default_rng(index).integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
     return folder
+
+
+# --- tables
+
+
+def write_tables(output: Storage, shards: Sequence[Sequence[str]], run_id: str, day: str) -> None:
+    """Write the shards and the record of a run as `segment` does, without Ray.
+
+    Args:
+        output: Root of the tables.
+        shards: URIs of the images of each shard; each is 12×16 px, and has two classes.
+        run_id: Id of the run.
+        day: Partition, YYYY-MM-DD.
+    """
+    rng, classes = np.random.default_rng(0), (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
+    postprocessing = Postprocessing((0.5, 0.5), (ANY, ANY))
+    measure = Measure(run_id, "1" * 64, "c", classes, postprocessing)
+    for task, uris in enumerate(shards):
+        row = {"image_etag": "e", "image_bytes": 9, "error_type": None, "pages": 1}
+        row |= {"height": 12, "width": 16, "channels": 1}
+        measured = [
+            measure.image(row | {"image_uri": uri}, rng.integers(0, 256, (2, 12, 16), np.uint8))
+            for uri in uris
+        ]
+        tables = split_into_tables(Measure.join(measured))
+        write_shard(output, ShardName(day, run_id, task), tables, lambda: None)
+    record = {"run_id": run_id, "status": "done", "exit_code": 0, "date": day}
+    record |= {"model_digest": "1" * 64, "config_digest": "c"}
+    record["objects"] = {"parted": False, "min_areas": {"1": 1, "2": 1}}
+    write_run_record(output, run_id, record | summarize_run(output, run_id))
+
+
+def flip_bit(file: Path, place: int, bit: int = 0) -> None:
+    """Change one bit of a file; places below 0 count from its end."""
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1 << bit
+    file.write_bytes(data)
 
 
 # --- models and configs

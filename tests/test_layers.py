@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "imaging.regions": {"imaging.geometry"},
     "imaging.labels": {"imaging.geometry", "imaging.regions"},
     "imaging.metrics": {"imaging.labels", "imaging.regions"},
-    "imaging.drawing": {"imaging.labels"},
+    "imaging.drawing": {"imaging.labels", "imaging.regions"},
     "storage": set(),
     "synthetic": {"storage"},
     "tables": {"storage"},

@@ -183,7 +183,7 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(
     image = gallery._OpenImage(uri, known, decoder)
     step = (side + 7) // 1024
     assert np.array_equal(image.thumbnail, pixels[::step, ::step])
-    found = gallery._Found.of(rows, Namespace(classes={1: "cell"}))  # type: ignore[arg-type]
+    found = gallery._Found.of(rows, Namespace(classes={1: "cell"}), known)  # type: ignore[arg-type]
     most, largest = (
         gallery._draw_card(kind, image, found, region)
         for kind, region in (("most regions", None), ("largest", 1))
@@ -220,7 +220,8 @@ def test_a_rotated_image_has_a_picture_and_a_changed_one_has_none(
 def test_all_parts_of_a_multipolygon_are_outlined() -> None:
     parts = shapely.MultiPolygon([shapely.box(5, 5, 20, 20), shapely.box(20, 20, 35, 35)])
     rows = pa.table({"class_id": [1], "geometry": [shapely.to_wkb(parts)]})
-    found = gallery._Found(rows, np.array([[5.0, 5.0, 35.0, 35.0]]), {1: (255, 0, 0)})
+    box = np.array([[5.0, 5.0, 35.0, 35.0]])
+    found = gallery._Found(rows, box, np.array([parts]), {1: (255, 0, 0)})
     drawn = np.asarray(
         gallery._draw_regions(np.zeros((384, 384, 3), np.uint8), Box(0, 0, 384, 384), found, None)
     )
@@ -234,7 +235,7 @@ def test_filters_know_all_regions_that_no_other_region_beats() -> None:
         "area": [9, 5, 5, 1],
         "score": [0.5, 0.4, 0.75, 0.1],
     }
-    found = gallery._Found(pa.table(columns), np.zeros((4, 4)), {})
+    found = gallery._Found(pa.table(columns), np.zeros((4, 4)), np.array([None] * 4), {})
     assert found.list_best() == [("a", 9, 0.5), ("a", 5, 0.75), ("b", 1, 0.1)]
 
 

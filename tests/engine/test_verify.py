@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.builders import make_tiny_model
+from tests.builders import flip_bit, make_tiny_model
 from tests.conftest import run_job
 from unet_ray.imaging.regions.run_lengths import encode_rle
 from unet_ray.output.config import VerifyConfig
@@ -157,9 +157,9 @@ DAMAGES = {
     "a file without its images file": unlink("images/*/*.parquet"),
     "a run without a record": unlink("runs/*.json"),
     "an image of the archive without a row": unlink("images/*/*.parquet"),
-    "not a table of its schema": lambda root: min(root.glob("images/*/*.parquet")).write_bytes(
-        b"PAR1"
-    ),
+    "damaged, or not a table of its schema": lambda root: min(
+        root.glob("images/*/*.parquet")
+    ).write_bytes(b"PAR1"),
     "a number of regions that is not its mask's": drop_first("regions"),
 }
 
@@ -170,6 +170,52 @@ def test_each_broken_rule_is_named(kind: str, tables: Path, tmp_path: Path) -> N
     DAMAGES[kind](tmp_path / "tables")
     result = verify(VerifyConfig(tables=f"{tmp_path}/tables", images=f"{tables}/archive"))
     assert [found for found in result.problems if kind in found], result.problems
+
+
+def test_damaged_files_are_listed_and_the_others_are_checked(tables: Path, tmp_path: Path) -> None:
+    root = tmp_path / "tables"
+    shutil.copytree(f"{tables}/tables", root)
+    _, second, third = sorted(root.glob("regions/*/*.parquet"))
+    flip_bit(third, -300)
+    flip_bit(Path(str(second).replace("regions", "images")), -300)
+    DAMAGES["area is not that of its run lengths"](root)
+    for name, content in (
+        ("notes", b"{}"),
+        ("deep", b"[" * 100_000),
+        ("list", b"[]"),
+        ("20200101T000000Z-aaaaaa", b'{"status": 7}'),
+    ):
+        (root / f"runs/{name}.json").write_bytes(content)
+    (root / "_lock.json").write_bytes(b"mine")
+    (root / "masks/notes.txt").write_bytes(b"mine")
+    result = verify(VerifyConfig(tables=str(root), images=f"{tables}/archive"))
+    counts = {kind.partition(",")[0].partition(" (")[0]: n for kind, n in result.problems.items()}
+    assert counts == {
+        "a file that is damaged": 2,
+        "a masks row whose area is not that of its run lengths": 1,
+        "a file in runs/ that is not a record of a run": 4,
+        "a lock that is not of unet_ray": 1,
+        "a file that is not a shard": 1,
+    }
+    damaged = next(kind for kind in result.problems if "damaged" in kind)
+    named = " ".join(result.examples[damaged])
+    assert f"regions/{third.parent.name}/{third.name}" in named
+    assert f"images/{second.parent.name}/{second.name}" in named
+    assert result.shards == 3
+
+
+def test_rows_that_no_rule_foresees_are_a_problem_of_their_shard(
+    tables: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(f"{tables}/tables", tmp_path / "tables")
+    change("images", "height", lambda _: 2**31 - 1, is_good)(tmp_path / "tables")
+    change("regions", "bbox", lambda _: dict.fromkeys(BOX, float("nan")), is_any)(
+        tmp_path / "tables"
+    )
+    assert verify(VerifyConfig(tables=f"{tmp_path}/tables")).problems
+
+
+BOX = ("xmin", "ymin", "xmax", "ymax")
 
 
 @pytest.mark.slow

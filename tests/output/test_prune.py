@@ -44,7 +44,8 @@ def output(root: str) -> Storage:
             }
             write_shard(storage, ShardName(day, run_id, task), tables, lambda: None)
         storage.write(
-            f"runs/{run_id}.json", json.dumps({"status": "done", "images_done": 2}).encode()
+            f"runs/{run_id}.json",
+            json.dumps({"run_id": run_id, "status": "done", "images_done": 2}).encode(),
         )
     return storage
 
@@ -128,7 +129,8 @@ def test_runs_without_shards_or_without_records_can_be_pruned(output: Storage) -
     for table in ("images", "masks", "regions"):
         for task in range(2):
             output.delete(f"{table}/date=2026-01-02/run-b-{task:06d}.parquet")
-    record = {"status": "done", "images_done": 2, "date": "2026-01-02", "model_digest": "2" * 64}
+    record = {"run_id": "run-b", "status": "done", "images_done": 2, "date": "2026-01-02"}
+    record["model_digest"] = "2" * 64
     output.write("runs/run-b.json", json.dumps(record).encode())
     output.delete("runs/run-c.json")
     with pytest.raises(
@@ -150,7 +152,7 @@ def test_leftovers_of_unknown_runs_are_removed_on_request(output: Storage) -> No
     output.write("masks/date=2026-01-02/unknown-000000.parquet", b"x")
     output.write("masks/date=2026-01-02/run-b-000007.parquet", b"x")
     output.write("masks/date=2026-01-02/lost-000000.parquet", b"x")
-    output.write("runs/lost.json", b'{"status": "lost"}')
+    output.write("runs/lost.json", b'{"run_id": "lost", "status": "lost"}')
     assert prune(PruneConfig(tables=output.uri, model_digest="33333333")).leftovers == [
         "masks/date=2026-01-02/lost-000000.parquet"
     ]

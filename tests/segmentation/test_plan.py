@@ -18,7 +18,8 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import TRANSIENT_ERRORS
 from unet_ray.tables.output_folder import take_inventory
-from unet_ray.tables.schemas import IMAGES, to_parquet
+from unet_ray.tables.parquet_file import to_parquet
+from unet_ray.tables.schemas import IMAGES
 
 ERRORS = [None, None, "unreadable", "too_large", *TRANSIENT_ERRORS]
 LEDGER = st.lists(

@@ -29,7 +29,11 @@ def write_run(
         for task in range(tasks):
             output.write(f"{table}/{DAY}/{run_id}-{task:06d}.parquet", b"x")
     if record is not None:
-        output.write(f"runs/{run_id}.json", json.dumps(record).encode())
+        write_record(output, run_id, record)
+
+
+def write_record(output: Storage, run_id: str, record: Mapping[str, Any]) -> None:
+    output.write(f"runs/{run_id}.json", json.dumps({"run_id": run_id, **record}).encode())
 
 
 def write_leftovers(output: Storage, run_id: str) -> list[str]:
@@ -61,7 +65,7 @@ def test_leftovers_are_removed_if_their_run_recorded_that_it_did_not_finish(
     write_run(output, "whole", {"status": "done"})
     paths = write_leftovers(output, "broken")
     if record is not None:
-        output.write("runs/broken.json", json.dumps(record).encode())
+        write_record(output, "broken", record)
     before = {entry.path for entry in output.entries()}
     assert remove_leftovers(output) == ((paths, []) if goes else ([], paths))
     assert {entry.path for entry in output.entries()} == before - set(paths if goes else [])
@@ -126,7 +130,7 @@ def test_runs_that_a_prune_removed_are_not_expected(root: str, exit_code: int) -
     output = Storage.of(root)
     for status in ("pruned", "pruning"):
         record = WHOLE | {"status": status, "exit_code": exit_code, "shards": [0]}
-        output.write("runs/run-a.json", json.dumps(record).encode())
+        write_record(output, "run-a", record)
         inventory = take_inventory(output)
         inventory.check_shards()
         inventory.check_rows({})

@@ -14,6 +14,7 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables import shards
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import open_ledger, summarize_run
+from unet_ray.tables.parquet_file import to_parquet
 from unet_ray.tables.runs import (
     close_lost_runs,
     groups_set_aside,
@@ -21,7 +22,7 @@ from unet_ray.tables.runs import (
     read_run_record,
     write_run_record,
 )
-from unet_ray.tables.schemas import REGIONS, SCHEMAS, to_parquet
+from unet_ray.tables.schemas import REGIONS, SCHEMAS
 from unet_ray.tables.shards import ShardName, write_shard
 
 _ANYTHING = {
@@ -82,15 +83,37 @@ def test_the_ledger_costs_one_request_per_shard(
                 assert store.requests - before < 50
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_bytes", [2**20, 0])  # read whole, and in ranges
+def test_a_damaged_shard_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes: int
+) -> None:
+    monkeypatch.setattr(shards, "_WHOLE_BYTES", whole_bytes)
     output = Storage.of(str(tmp_path))
     for data in (b"", b"PAR1 and nothing else", to_parquet(pa.table({"other": [1]}))):
         output.write("images/date=2026-01-01/run-000000.parquet", data)
         with (
             open_workspace() as database,
-            pytest.raises(InputError, match="run-000000.parquet: not a shard"),
+            pytest.raises(InputError, match="run-000000.parquet: damaged, or no shard"),
         ):
             open_ledger(database, output, output.entries("images"), "m", "c")
+
+
+@pytest.mark.parametrize("end_bytes", [2**16, 100, 8])
+def test_footers_are_checked_by_the_ends_of_files(
+    root: str, monkeypatch: pytest.MonkeyPatch, end_bytes: int
+) -> None:
+    """A footer that is longer than the end that is read first takes one request more."""
+    monkeypatch.setattr(shards, "_END_BYTES", end_bytes)
+    output, path = Storage.of(root), "images/date=2026-01-01/run-000000.parquet"
+    data = to_parquet(make_table("images", image_uri=["/a"]))
+    output.write(path, data)
+    shards.check_footers(output, output.entries("images"), SCHEMAS["images"])
+    with pytest.raises(InputError, match=f"{path}: damaged, or no shard"):
+        shards.check_footers(output, output.entries("images"), SCHEMAS["masks"])
+    for place in (len(data) - 9, len(data) - 2000):
+        output.write(path, data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(InputError, match=f"{path}: damaged, or no shard"):
+            shards.check_footers(output, output.entries("images"), SCHEMAS["images"])
 
 
 def test_a_shard_that_lacks_a_column_or_a_value_counts(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ unet-ray prune --tables tables --model-digest 3f2a9c01
 unet-ray prune --tables s3://b/tables --last-date 2026-06-30 --dry-run
 unet-ray prune --tables tables --image s3://b/images/patient-7.tif
 unet-ray prune --tables tables --leftovers
+unet-ray prune --tables tables --damaged --dry-run
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from unet_ray.cli.streams import show
 from unet_ray.output.config import PruneConfig
 
 _SHOWN = 3
-"""Leftovers that are named."""
+"""Leftovers and damaged shards that are named."""
 
 
 def main(config: PruneConfig, _: str) -> None:
@@ -25,7 +26,7 @@ def main(config: PruneConfig, _: str) -> None:
     result = prune(config)
     done = "would be removed" if config.dry_run else "removed"
     runs = f": {', '.join(result.runs)}" if result.runs else ""
-    if config.names_runs or not result.images:
+    if config.names_runs or not (result.images or config.damaged):
         show(f"{len(result.runs)} runs, {result.shards} shards {done}{runs}")
     for rows in result.images:
         show(
@@ -34,6 +35,11 @@ def main(config: PruneConfig, _: str) -> None:
         )
     if result.images:
         show("a later segment does these images again if they are still in the archive")
+    if config.damaged:
+        shown = f": {', '.join(result.damaged[:_SHOWN])}" if result.damaged else ""
+        show(f"{len(result.damaged)} damaged shards {done}{shown}")
+    if result.damaged:
+        show("a later segment does their images again if they are still in the archive")
     if result.leftovers:
         shown = ", ".join(result.leftovers[:_SHOWN])
         show(f"{len(result.leftovers)} leftovers {done}: {shown}")

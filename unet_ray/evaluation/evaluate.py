@@ -35,7 +35,8 @@ from unet_ray.labelled_data.statistics import compute_statistics
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.schemas import column, to_parquet
+from unet_ray.tables.parquet_file import to_parquet
+from unet_ray.tables.schemas import column
 
 _logger = logging.getLogger("unet_ray")
 

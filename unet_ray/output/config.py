@@ -74,13 +74,17 @@ class PruneConfig:
     commas; that of a file stands for all its pages."""
     leftovers: bool = False
     """Remove masks and regions files without an images file, even of runs not known unfinished."""
+    damaged: bool = False
+    """Remove shards of which a file is damaged; the next segment does their images again."""
     dry_run: bool = False
     """Report what would be removed, and remove nothing."""
 
     def __post_init__(self) -> None:
-        if not self.names_runs and not self.leftovers and self.image is None:
-            conditions = "--model-digest, --first-date, --last-date, --image or --leftovers"
-            raise InputError(f"nothing to remove is named; give {conditions}")
+        if not (self.names_runs or self.leftovers or self.damaged or self.image is not None):
+            raise InputError(
+                "nothing to remove is named; give --model-digest, --first-date, --last-date, "
+                "--image, --leftovers or --damaged"
+            )
         if self.image is not None and self.names_runs:
             raise InputError(
                 f"--image {self.image}: its rows of all runs are removed; give it without "

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 from unet_ray.output.config import ExportConfig
 from unet_ray.output.formats.coco import write_coco
-from unet_ray.output.formats.common import ExportResult, ImageNames
+from unet_ray.output.formats.common import ExportResult
 from unet_ray.output.formats.geo import write_geojson, write_geoparquet
+from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.formats.png import write_png
-from unet_ray.output.reader import current_keys, iterate_shards
+from unet_ray.output.reader import Tables, current_keys, iterate_shards
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.storage import Storage
 
@@ -22,12 +26,21 @@ def export(config: ExportConfig) -> ExportResult:
         Counts of what was written.
 
     Raises:
-        InputError: There are no tables, the output cannot be written, or the format cannot hold the
-            results.
+        InputError: There are no tables, a shard is damaged, the output cannot be written, or the
+            format cannot hold the results.
     """
-    keys = current_keys(config.tables, config.date)
-    names = ImageNames(keys)
-    shards = iterate_shards(config.tables, keys)
+    keys, unsound_images = current_keys(config.tables, config.date)
+    names, unsound = ImageNames(keys), Counter(images=unsound_images)
+    result = _write(config, iterate_shards(config.tables, keys, unsound), names)
+    for table, count in (+unsound).items():
+        result.notes[f"rows of {table} left out: they make no sense, see unet-ray verify"] = count
+    if names.changed:
+        note = "names changed: unsafe, too long or taken; the files hold each image_uri"
+        result.notes[note] = names.changed
+    return result
+
+
+def _write(config: ExportConfig, shards: Iterator[Tables], names: ImageNames) -> ExportResult:
     if config.format == "coco":
         return write_coco(shards, names, OutputFile.of("--output", config.output), config.polygons)
     output = Storage.of(config.output)

@@ -6,18 +6,18 @@ the ledger last.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from unet_ray.errors import InputError
 from unet_ray.image_sources.names import page_uri, split_page
 from unet_ray.output.config import PruneConfig
 from unet_ray.storage.storage import Storage, uri_scheme
+from unet_ray.tables.damage import find_damaged, recount, remove_damaged
 from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.output_folder import (
@@ -38,7 +38,10 @@ from unet_ray.tables.removal import (
     select_images,
 )
 from unet_ray.tables.runs import has_finished, new_run_id, recorded_images
-from unet_ray.tables.shards import shard_run_id
+from unet_ray.tables.schemas import SCHEMAS
+from unet_ray.tables.shards import read_shard, shard_run_id
+
+_MODEL = pa.schema([SCHEMAS["images"].field("model_digest").with_nullable(True)])
 
 
 @dataclass
@@ -53,6 +56,8 @@ class PruneResult:
     """Paths of masks and regions files without their images file, and of half-written files."""
     images: list[RemovedRows] = field(default_factory=list)
     """Rows of single images, by run and URI."""
+    damaged: list[str] = field(default_factory=list)
+    """Damaged shards, as paths below a table's folder."""
 
 
 def prune(config: PruneConfig) -> PruneResult:
@@ -69,7 +74,8 @@ def prune(config: PruneConfig) -> PruneResult:
         Runs, shards, rows and leftovers that were removed, or would be in a dry run.
 
     Raises:
-        InputError: There are no tables, or no row of an image.
+        InputError: There are no tables, no row of an image, or a shard is damaged and --damaged is
+            not given.
         OutputHeldError: A run is writing to the output.
     """
     output = tables_at(config.tables)
@@ -80,14 +86,23 @@ def prune(config: PruneConfig) -> PruneResult:
             left.path for left in inventory.leftovers if left.is_unfinished or config.leftovers
         ]
         leftovers += inventory.half_written
+        damaged = find_damaged(inventory) if config.damaged else []
         images = _remove_images(inventory, config, pending_hashes(inventory))
-        return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers, images)
+        shards = sum(map(len, chosen.values()))
+        return PruneResult(sorted(chosen), shards, leftovers, images, damaged)
     output.check_writable(0)
     with OutputLock(output, new_run_id()):
         inventory = take_inventory(output)
         finish_prunes(inventory)
+        # before any rows are looked for, which a damaged shard would stop
+        damaged = _remove_damaged(output) if config.damaged else []
+        inventory = take_inventory(output)
         finished = pending_hashes(inventory)
         images = finish_removals(inventory)
+        if finished:  # the damaged shards may have had some of their rows
+            inventory = take_inventory(output)
+            for run_id in {shard_run_id(path) for path in damaged}:
+                recount(inventory, run_id)
         leftovers, _ = remove_leftovers(output, of_any_run=config.leftovers)
         inventory = take_inventory(output)
         chosen = _choose_runs(inventory, config)
@@ -98,7 +113,16 @@ def prune(config: PruneConfig) -> PruneResult:
             }
             remove_run(inventory, run_id, known)
         images += _remove_images(inventory, config, finished)
-    return PruneResult(sorted(chosen), sum(map(len, chosen.values())), leftovers, images)
+    shards = sum(map(len, chosen.values()))
+    return PruneResult(sorted(chosen), shards, leftovers, images, damaged)
+
+
+def _remove_damaged(output: Storage) -> list[str]:
+    """Remove the damaged shards, and return their paths."""
+    inventory = take_inventory(output)
+    damaged = find_damaged(inventory)
+    remove_damaged(inventory, damaged)
+    return damaged
 
 
 def _remove_images(
@@ -180,11 +204,13 @@ def _find_date(inventory: Inventory, run_id: str, paths: list[str]) -> str:
 
 
 def _find_model_digest(inventory: Inventory, run_id: str, paths: list[str]) -> str:
-    """Return the model of a run: what its shards say or, without rows, what its record says."""
+    """Return the model of a run: what its record says or, where that is gone, its shards."""
+    recorded = inventory.records.get(run_id, {}).get("model_digest")
+    if recorded is not None:
+        return str(recorded)
     for path in paths:
-        # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
-        content = io.BytesIO(inventory.output.read(f"images/{path}"))
-        rows = pq.read_table(content, columns=["model_digest"], use_threads=False)
+        file = inventory.output.join(f"images/{path}")
+        rows = read_shard(file, _MODEL, SCHEMAS["images"])
         if len(rows):  # all its images may have been removed
             return str(rows["model_digest"][0])
-    return str(inventory.records.get(run_id, {}).get("model_digest", ""))
+    return ""

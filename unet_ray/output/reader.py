@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
 from unet_ray.imaging.drawing.overlay import contact_sheet, overlay
 from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions.outline_wkb import parse_wkb
 from unet_ray.imaging.regions.rasterize import fill_outlines
 from unet_ray.imaging.regions.run_lengths import decode_rle
+from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.ledger import open_dataset, tables_at
+from unet_ray.tables.ledger import named_damage, open_dataset, tables_at
 from unet_ray.tables.schemas import SCHEMAS
+from unet_ray.tables.shards import read_shard
 
 __all__ = [
     "Box",
@@ -61,12 +63,15 @@ def read_tables(uri: str, current: bool = True) -> Tables:
         The three tables.
 
     Raises:
-        InputError: There are no tables at the URI.
+        InputError: There are no tables at the URI, or a shard is damaged.
     """
     output = tables_at(uri)
-    tables = {
-        name: open_dataset(output, name, schema).to_table() for name, schema in SCHEMAS.items()
-    }
+    with named_damage(output):
+        tables = {
+            name: open_dataset(output, name, schema).to_table() for name, schema in SCHEMAS.items()
+        }
+        for table in tables.values():
+            table.validate(full=True)  # texts that are not UTF-8
     if current:
         tables["images"] = _select_latest(tables["images"])
         keys = tables["images"].select(_KEY)
@@ -75,7 +80,7 @@ def read_tables(uri: str, current: bool = True) -> Tables:
     return Tables(**tables)
 
 
-def current_keys(uri: str, date: str | None = None) -> Any:
+def current_keys(uri: str, date: str | None = None) -> tuple[pa.Table, int]:
     """Find the latest successful row of each image.
 
     Args:
@@ -83,25 +88,29 @@ def current_keys(uri: str, date: str | None = None) -> Any:
         date: Partition to search, YYYY-MM-DD; None searches all.
 
     Returns:
-        Arrow table with the columns image_uri, run_id and shard.
+        Arrow table with the columns image_uri, run_id and shard; and the number of successful rows
+        that make no sense and are left out.
 
     Raises:
-        InputError: There are no tables, or they hold no successful image.
+        InputError: There are no tables, one is damaged, or they hold no successful image.
     """
     output = tables_at(uri)
-    rows = open_dataset(output, "images", SCHEMAS["images"]).filter(
-        pc.field("error_type").is_null()
-    )
-    rows = rows if date is None else rows.filter(pc.field("date") == date)
-    rows = rows.to_table(columns=[*_KEY, "segmented_at", "error_type", "__filename"])
-    keys = _select_latest(rows).select([*_KEY, "__filename"])
+    columns = [*_KEY, "segmented_at", "error_type", "height", "width", "__filename"]
+    with named_damage(output):
+        rows = open_dataset(output, "images", SCHEMAS["images"]).filter(
+            pc.field("error_type").is_null()
+        )
+        rows = rows if date is None else rows.filter(pc.field("date") == date)
+        found = rows.to_table(columns=columns)
+    sound = found.filter(SOUND_ROWS["images"])
+    keys = _select_latest(sound).select([*_KEY, "__filename"])
     if not len(keys):
         of_date = "" if date is None else f" of --date {date}"
         raise InputError(f"{uri}: no successful image{of_date} in these tables")
-    return keys.rename_columns([*_KEY, "shard"])
+    return keys.rename_columns([*_KEY, "shard"]), len(found) - len(sound)
 
 
-def iterate_shards(uri: str, keys: Any) -> Iterator[Tables]:
+def iterate_shards(uri: str, keys: pa.Table, unsound: Counter[str]) -> Iterator[Tables]:
     """Read the rows of some images shard by shard.
 
     The memory is that of one shard, whatever the size of the archive.
@@ -109,9 +118,14 @@ def iterate_shards(uri: str, keys: Any) -> Iterator[Tables]:
     Args:
         uri: Output of segmentation.
         keys: Keys of the images, as `current_keys` returns them.
+        unsound: Receives the numbers of rows that make no sense and are left out, by table; those
+            of images without a key among them.
 
     Yields:
-        The three tables of one shard, with the rows of these images only.
+        The three tables of one shard, with the rows of these images only, each image once.
+
+    Raises:
+        InputError: A shard is damaged, or cannot be read.
     """
     output = Storage.of(uri)
     shards = pc.dictionary_encode(keys["shard"]).combine_chunks()
@@ -125,15 +139,14 @@ def iterate_shards(uri: str, keys: Any) -> Iterator[Tables]:
         zip(paths, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     ):
         shard_keys = ordered_keys.slice(first, last - first)
-        images, masks, regions = (
-            _select_rows(_read_shard(output, name, path), shard_keys)
-            for name in ("images", "masks", "regions")
-        )
-        yield Tables(images, masks, regions)
-
-
-def _read_shard(output: Storage, table: str, path: str) -> Any:
-    return pq.read_table(io.BytesIO(output.read(f"{table}/{path}")), schema=SCHEMAS[table])
+        tables = {}
+        for name, schema in SCHEMAS.items():
+            rows = read_shard(output.join(f"{name}/{path}"), schema, schema)
+            sound = rows.filter(SOUND_ROWS[name])
+            tables[name] = _select_rows(sound, shard_keys)
+            unsound[name] += len(rows) - len(sound)
+        tables["images"] = _select_latest(tables["images"])
+        yield Tables(**tables)
 
 
 def _select_latest(images: Any) -> Any:
@@ -215,7 +228,7 @@ def image_objects(
         Label image of each class by class name; (H, W), int64, region_id or 0 where there is none.
 
     Raises:
-        InputError: The image is not in the tables, or the window leaves it.
+        InputError: The image is not in the tables, the window leaves it, or an outline is damaged.
     """
     rows, wanted = _select_masks(tables, image_uri, window)
     regions = tables.regions.filter(pc.field("image_uri") == image_uri)
@@ -230,7 +243,9 @@ def image_objects(
     labels = {}
     for name in pc.unique(rows["class_name"]).to_pylist():
         of_class = regions.filter(pc.field("class_name") == name)
-        outlines = shapely.from_wkb(of_class["geometry"].to_numpy(zero_copy_only=False))
+        outlines = parse_wkb(of_class["geometry"].to_pylist())
+        if shapely.is_missing(outlines).any():
+            raise InputError(f"{image_uri}: a damaged outline of {name}; run unet-ray verify")
         labels[name] = fill_outlines(outlines, of_class["region_id"].to_numpy(), wanted)
     return labels
 
@@ -241,7 +256,7 @@ def _select_masks(tables: Tables, image_uri: str, window: Box | None) -> tuple[A
     if not len(rows):
         raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")
     height, width = (
-        pc.max(pc.add(rows[start], rows[size])).as_py()
+        pc.max(pc.add(rows[start].cast(pa.int64()), rows[size])).as_py()
         for start, size in (("top", "height"), ("left", "width"))
     )
     wanted = window or Box(0, 0, height, width)

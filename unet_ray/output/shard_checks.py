@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.outline_wkb import parse_wkb
 from unet_ray.imaging.regions.rasterize import fill_outlines
 from unet_ray.imaging.regions.regions import Regions
 from unet_ray.imaging.regions.run_lengths import decode_rle, encode_rle
@@ -220,8 +221,7 @@ class _SeparatedCheck:
         self, rows: list[dict[str, Any]], region_filter: RegionFilter, height: int, width: int
     ) -> None:
         self._rows, self._filter, self._size = rows, region_filter, (height, width)
-        outlines = np.array([row["geometry"] for row in rows], object)
-        self._shapes = shapely.from_wkb(outlines, on_invalid="ignore")
+        self._shapes = parse_wkb([row["geometry"] for row in rows])
         self._bounds = shapely.bounds(self._shapes).reshape(-1, 4)
         self._areas = np.zeros(len(rows), np.int64)
         self._found: dict[str, None] = {}  # an ordered set

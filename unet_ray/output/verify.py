@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import ray
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from unet_ray.cluster.ray_data import TASK_CPUS
 from unet_ray.cluster.session import connect, quiet_ray
-from unet_ray.errors import one_line
+from unet_ray.errors import InputError, one_line
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
 from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
@@ -24,6 +25,7 @@ from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import open_ledger, read_images, tables_at
 from unet_ray.tables.lock import read_lock
 from unet_ray.tables.output_folder import Inventory, take_inventory
+from unet_ray.tables.parquet_file import DamagedFileError, read_parquet
 from unet_ray.tables.removal import REMOVING
 from unet_ray.tables.runs import PRUNED, PRUNING, recorded_images
 from unet_ray.tables.schemas import SCHEMAS
@@ -31,7 +33,12 @@ from unet_ray.tables.shards import shard_run_id
 
 _EXAMPLES = 3
 """Number of examples kept of each kind of breach."""
-_NO_TABLE = "a file that is not a table of its schema"
+_NO_TABLE = (
+    "a file that is damaged, or not a table of its schema (bring it back, or prune.py --damaged "
+    "removes its shard)"
+)
+_FOREIGN = "a file that is not a shard (move it away)"
+_UNCHECKED = "a shard whose rows cannot be checked"
 _LEFTOVER = "a leftover of a run that did not finish (the next run removes it)"
 _UNKNOWN = (
     "a file without its images file, of a run that no record calls unfinished (prune.py "
@@ -85,18 +92,24 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     output = tables_at(config.tables)
     inventory, result = take_inventory(output, others_ok=True), VerifyResult()
     records = dict(reversed(inventory.records.items()))  # the oldest first
-    result.add(_check_files(inventory, _find_holder(output)))
+    try:
+        holder = _find_holder(output)
+    except InputError:
+        holder = None
+        result.add([Problem("a lock that is not of unet_ray", "_lock.json")])
+    result.add(_check_files(inventory, holder))
     images = sorted(entry.path for entry in inventory.images)
     result.shards = len(images)
     connect(ray_address)
-    for rows, problems in _check_shards(output, images, records, config.pixels):
+    damaged = set()
+    for path, rows, problems in _check_shards(output, images, records, config.pixels):
         result.rows.update(rows)
         result.add(problems)
-    if _NO_TABLE in result.problems:
-        return result  # rules across shards need tables that can all be read
+        if any(problem.kind == _NO_TABLE for problem in problems):
+            damaged.add(path)
     with open_workspace() as database:
-        result.add(_check_ledger(database, inventory, records))
-        if config.images:
+        result.add(_check_ledger(database, inventory, records, damaged))
+        if config.images and not damaged:  # all their images would seem to lack a row
             selection = Selection.parse(config.include, config.exclude)
             scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection)
             result.add(_check_archive(database, inventory, scan, records))
@@ -127,26 +140,34 @@ def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
     for run_id, record in inventory.records.items():
         if REMOVING in record:
             yield Problem(_HALF_REMOVED, f"runs/{run_id}.json")
-    yield from (Problem(_NO_TABLE, path) for path in inventory.others)
-    yield from (Problem("a run record that cannot be read", path) for path in inventory.unreadable)
+    yield from (Problem(_FOREIGN, path) for path in inventory.others)
+    yield from (
+        Problem("a file in runs/ that is not a record of a run", path)
+        for path in inventory.unreadable
+    )
 
 
 def _check_shards(
     output: Storage, paths: list[str], records: dict[str, dict[str, Any]], pixels: bool
-) -> Iterator[tuple[Counter[str], list[Problem]]]:
-    """Check all shards, many at a time; yield the numbers of rows and the breaches of each."""
+) -> Iterator[tuple[str, Counter[str], list[Problem]]]:
+    """Check all shards, many at a time; yield path, numbers of rows and breaches of each."""
     rules = {
         run_id: RegionRules.of_record(record)
         for run_id, record in records.items()
         if "objects" in record
     }
     shared, waiting = ray.put((output, rules, pixels)), list(paths)
-    pending: list[Any] = []
+    pending: dict[Any, str] = {}
     while waiting or pending:
         while waiting and len(pending) < _SHARDS_IN_FLIGHT:
-            pending.append(_check_shard_at.remote(shared, waiting.pop()))
-        done, pending = ray.wait(pending)
-        yield from ray.get(done)
+            path = waiting.pop()
+            pending[_check_shard_at.remote(shared, path)] = path
+        (done,), _ = ray.wait(list(pending))
+        path = pending.pop(done)
+        try:
+            yield path, *ray.get(done)
+        except (WorkerCrashedError, OutOfMemoryError) as error:
+            yield path, Counter(), [Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")]
 
 
 @ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
@@ -157,25 +178,34 @@ def _check_shard_at(
     tables = {}
     for name, schema in SCHEMAS.items():
         try:
-            tables[name] = pq.read_table(io.BytesIO(output.read(f"{name}/{path}"))).select(
-                schema.names
-            )
+            found = read_parquet(io.BytesIO(output.read(f"{name}/{path}")))
+            tables[name] = found.select(schema.names).cast(schema)
         except FileNotFoundError:
             tables[name] = schema.empty_table()  # `_check_files` reports the missing file
-        except Exception as error:
+        except (DamagedFileError, OSError, KeyError, ValueError, pa.ArrowException) as error:
             return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
-    found = check_shard(tables, rules, pixels)
+    try:
+        problems = check_shard(tables, rules, pixels)
+    except Exception as error:  # values that no rule foresees
+        problems = [Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")]
     foreign = set(tables["images"]["run_id"].to_pylist()) - {shard_run_id(path)}
-    found += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
-    return Counter({name: table.num_rows for name, table in tables.items()}), found
+    problems += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
+    return Counter({name: table.num_rows for name, table in tables.items()}), problems
 
 
 def _check_ledger(
-    database: Workspace, inventory: Inventory, records: dict[str, dict[str, Any]]
+    database: Workspace,
+    inventory: Inventory,
+    records: dict[str, dict[str, Any]],
+    damaged: Collection[str] = (),
 ) -> Iterator[Problem]:
-    """Check the rules across all shards: unique keys, and the counts of the run records."""
+    """Check the rules across all shards: unique keys, and the counts of the run records.
+
+    Damaged shards are left out, and so are the counts of their runs.
+    """
     columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
-    read_images(database, "rows", inventory.output, inventory.images, columns)
+    whole = [entry for entry in inventory.images if entry.path not in damaged]
+    read_images(database, "rows", inventory.output, whole, columns)
     for query, kind in (
         (
             "SELECT image_uri FROM rows WHERE error_type IS NULL "
@@ -195,8 +225,11 @@ def _check_ledger(
     yield from (
         Problem("a run without a record", run_id) for run_id in written.keys() - records.keys()
     )
+    uncounted = {shard_run_id(path) for path in damaged}
     for run_id, record in records.items():
-        if record.get("status") == "done" and recorded_images(record) != written.get(run_id, 0):
+        if run_id in uncounted:
+            continue
+        if record["status"] == "done" and recorded_images(record) != written.get(run_id, 0):
             yield Problem(
                 "a run record whose counts are not those of its rows", f"runs/{run_id}.json"
             )
@@ -212,7 +245,8 @@ def _check_archive(
     kept = (
         record
         for record in reversed(records.values())
-        if record.get("status") not in (PRUNING, PRUNED)
+        if record["status"] not in (PRUNING, PRUNED)
+        and {"model_digest", "config_digest"} <= record.keys()
     )
     newest = next(kept, None)
     if newest is None:

@@ -100,9 +100,10 @@ def _look_at(output: Storage) -> Inventory:
     """Return the inventory of an output; raise InputError where its records contradict it."""
     inventory = take_inventory(output)
     inventory.check_shards()
-    for path in inventory.unreadable:
+    if inventory.unreadable:
         _logger.warning(
-            f"{path} is not a readable run record: the files of its run are not touched"
+            f"{len(inventory.unreadable)} files in runs/ are not readable run records, the first "
+            f"is {inventory.unreadable[0]}: they and the files of such runs are not touched"
         )
     if inventory.is_new:
         _logger.info(f"{output.uri}: nothing here yet, a new output starts")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pds
 from pyarrow.fs import FileInfo, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from unet_ray.errors import InputError
+from unet_ray.errors import InputError, UnetRayError
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace, quote
 from unet_ray.tables.schemas import SCHEMAS
-from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
+from unet_ray.tables.shards import (
+    check_footers,
+    is_shard,
+    read_shards,
+    shard_run_id,
+    shard_task,
+)
 
 _SETTINGS = ("model_digest", "config_digest")
 TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
@@ -94,7 +101,7 @@ def _read(
     rows = Counter[str]()
 
     def count_shards() -> Iterator[Any]:
-        for entry, shard in read_shards(output, entries, schema):
+        for entry, shard in read_shards(output, entries, schema, SCHEMAS[table]):
             rows[shard_run_id(entry.path)] += len(shard)
             yield shard
 
@@ -124,7 +131,7 @@ def tables_at(uri: str) -> Storage:
     return output
 
 
-def summarize_run(output: Storage, run_id: str) -> dict[str, Any]:
+def summarize_run(output: Storage, run_id: str, without: Collection[str] = ()) -> dict[str, Any]:
     """Count what a run wrote, from its committed shards.
 
     These are the fields of a run record that otherwise only a run that ends well fills in.
@@ -132,11 +139,12 @@ def summarize_run(output: Storage, run_id: str) -> dict[str, Any]:
     Args:
         output: Root of the tables.
         run_id: Run to summarize.
+        without: Paths of shards, below a table's folder, to leave out.
 
     Returns:
         Fields of the run record; empty where the run committed no shard.
     """
-    images = list_run_shards(output, "images", run_id)
+    images = [e for e in list_run_shards(output, "images", run_id) if e.path not in without]
     if not images:
         return {}
     committed = {entry.path for entry in images}
@@ -169,10 +177,11 @@ def open_run(database: Workspace, output: Storage, run_id: str) -> None:
     read_images(database, "written", output, images, ("image_uri", "image_etag"))
 
 
-def open_dataset(output: Storage, table: str, schema: Any) -> Any:
-    """Open one table of an output as an Arrow dataset with its hive partition `date`.
+def open_dataset(output: Storage, table: str, schema: pa.Schema) -> pds.Dataset:
+    """Open the committed shards of one table as an Arrow dataset with its hive partition `date`.
 
-    The files come from our own listing, which reports every error, instead of Arrow's.
+    The files come from our own listing, which reports every error, instead of Arrow's. Footers are
+    checked here; Arrow checks the pages when it reads them (see `named_damage`).
 
     Args:
         output: Root of the tables.
@@ -181,26 +190,67 @@ def open_dataset(output: Storage, table: str, schema: Any) -> Any:
 
     Returns:
         The dataset; an empty one where the table has no files.
+
+    Raises:
+        InputError: The footer of a shard is damaged, or a Parquet file is no shard.
     """
     root, with_date = output.join(table), schema.append(pa.field("date", pa.string()))
-    entries = output.entries(table, missing_ok=True)
-    shards = [
-        FileInfo(f"{root.path}/{entry.path}", FileType.File, size=entry.size)
-        for entry in entries
-        if entry.path.endswith(".parquet")
-    ]
-    if not shards:
+    entries = _list_shards(output, table)
+    if not entries:
         return pds.dataset(with_date.empty_table())
+    check_footers(output, entries, SCHEMAS[table])
+    files = [
+        FileInfo(f"{root.path}/{entry.path}", FileType.File, size=entry.size) for entry in entries
+    ]
+    checked = pds.ParquetFragmentScanOptions(page_checksum_verification=True)
     return pds.dataset(
-        shards,
+        files,
         schema=with_date,
-        format="parquet",
+        format=pds.ParquetFileFormat(default_fragment_scan_options=checked),
         filesystem=LocalFileSystem()
         if root.is_local
         else PyFileSystem(FSSpecHandler(root.filesystem)),
         partitioning=pds.partitioning(pa.schema([pa.field("date", pa.string())]), flavor="hive"),
         partition_base_dir=root.path,
     )
+
+
+def _list_shards(output: Storage, table: str) -> list[FileEntry]:
+    """Return the shards of a table that are committed.
+
+    Raises:
+        InputError: There is another Parquet file, which may be a shard that was renamed.
+    """
+    entries = output.entries(table, missing_ok=True)
+    strays = [e for e in entries if e.path.endswith(".parquet") and not is_shard(e.path)]
+    if strays:
+        raise InputError(f"{strays[0].uri}: not part of the tables; move it away")
+    listed = entries if table == "images" else output.entries("images", missing_ok=True)
+    committed = {entry.path for entry in listed}
+    return [entry for entry in entries if is_shard(entry.path) and entry.path in committed]
+
+
+@contextmanager
+def named_damage(output: Storage) -> Iterator[None]:
+    """Name the damaged file where the `with` block reads datasets of an output and fails.
+
+    What Arrow and DuckDB raise then names no file, so that all files are read once more.
+
+    Args:
+        output: Root of the tables.
+
+    Raises:
+        InputError: A file is damaged.
+    """
+    try:
+        yield
+    except UnetRayError:
+        raise
+    except Exception:
+        for table, schema in SCHEMAS.items():
+            for _ in read_shards(output, _list_shards(output, table), schema, schema):
+                pass
+        raise
 
 
 def list_run_shards(output: Storage, table: str, run_id: str) -> list[FileEntry]:

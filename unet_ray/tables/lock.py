@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_ray.errors import InputError, OutputHeldError, UnetRayError
+from unet_ray.storage.json_file import parse_json, read_limited
 from unet_ray.storage.storage import Storage
 
 _logger = logging.getLogger("unet_ray")
@@ -35,6 +36,8 @@ _SETTLE_S = 2.0
 It covers the longest time from a run's look at the lock to the end of its PUT; the last PUT wins.
 """
 _LOCK = "_lock.json"
+_MAX_BYTES = 2**20
+"""Largest lock file."""
 _BEGINNING = b'{"run_id": "'
 """Beginning of every lock file, which tells one that was written in part from a foreign file."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -196,10 +199,10 @@ def read_lock(output: Storage) -> dict[str, Any] | None:
 
 def _read_content(output: Storage) -> bytes | None:
     try:
-        return output.read(_LOCK)
+        return read_limited(output, _LOCK, _MAX_BYTES)
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
+    except (IsADirectoryError, InputError):  # or too large
         raise _make_shape_error(output) from None
 
 
@@ -208,15 +211,12 @@ def _parse_lock(output: Storage, content: bytes | None) -> dict[str, Any] | None
     if content is None or not content.strip(b"\0"):
         return None  # a file system that crashed may keep an empty file, or one of zeros
     try:
-        lock = json.loads(content)
-    except ValueError:
-        if content.startswith(_BEGINNING) or _BEGINNING.startswith(content):
+        lock = parse_json(content, _LOCK)
+    except InputError:
+        is_ours = content.startswith(_BEGINNING) or _BEGINNING.startswith(content)
+        if is_ours and not content.rstrip().endswith(b"}"):
             return None  # a store that writes in pieces holds half of it: it belongs to no run
         raise _make_shape_error(output) from None
-    except RecursionError:
-        raise _make_shape_error(output) from None
-    if not isinstance(lock, dict):
-        raise _make_shape_error(output)
     if not all(isinstance(lock.get(name), kinds) for name, kinds in _FIELDS.items()):
         raise _make_shape_error(output)
     return lock

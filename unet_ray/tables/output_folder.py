@@ -59,7 +59,7 @@ class Inventory:
     records: dict[str, dict[str, Any]]
     """Run records by run id, the newest first."""
     unreadable: tuple[str, ...]
-    """Paths below the output of run records that are not JSON objects."""
+    """Paths below the output of JSON files in `runs/` that are not records of a run."""
     half_written: tuple[str, ...] = ()
     """Paths below a local output of hidden files that writes began and will not finish."""
 
@@ -129,7 +129,7 @@ class Inventory:
         if record.get("status") in (PRUNING, PRUNED):
             return
         counted = [
-            shard_path(str(record["date"]), run_id, task) for task in record.get("shards") or ()
+            shard_path(str(record.get("date")), run_id, task) for task in record.get("shards") or ()
         ]
         if not counted and not images and has_finished(record) and recorded_images(record):
             # the record of a run before 2026-11-29 does not list its shards
@@ -157,8 +157,8 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
         The inventory.
 
     Raises:
-        InputError: A folder cannot be listed, the store does not return a record (one that is not
-            JSON is `unreadable`), or there are other files.
+        InputError: A folder cannot be listed, the store does not return a record (one that is
+            damaged is `unreadable`), or there are other files.
     """
     entries = {table: output.entries(table, missing_ok=True) for table in TABLES}
     others = tuple(

@@ -14,7 +14,6 @@ A crash before the first record changes nothing. After it, `finish_removals` doe
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -23,14 +22,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from unet_ray.errors import InputError
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.output_folder import Inventory
+from unet_ray.tables.parquet_file import to_parquet
 from unet_ray.tables.runs import write_run_record
-from unet_ray.tables.schemas import IMAGES, TABLES, to_parquet
-from unet_ray.tables.shards import read_shards, shard_run_id
+from unet_ray.tables.schemas import IMAGES, TABLES
+from unet_ray.tables.shards import read_shard, read_shards, shard_run_id
 
 REMOVING, REMOVED = "removing_images", "removed_images"
 """Fields of a run's record: the removal that is under way, and the list of those that are done."""
@@ -93,10 +92,10 @@ def find_images(inventory: Inventory, hashes: Collection[str]) -> Found:
         Hash by URI of the row, by path of the shard; only shards that have such rows.
 
     Raises:
-        InputError: A file is not a shard, or cannot be read.
+        InputError: A file is damaged, is not a shard, or cannot be read.
     """
     found: Found = {}
-    for entry, rows in read_shards(inventory.output, inventory.images, _NAMES):
+    for entry, rows in read_shards(inventory.output, inventory.images, _NAMES, IMAGES):
         of_shard = found.setdefault(entry.path, {})
         for row in rows.to_pylist():
             named = next(
@@ -179,7 +178,7 @@ def _sum_up(output: Storage, found: Found) -> dict[str, _RunSums]:
         run_id = shard_run_id(path)
         rows = {}
         for table in TABLES:
-            whole = _read(output, f"{table}/{path}")
+            whole = read_shard(output.join(f"{table}/{path}"))
             rows[table] = whole.filter(_is_one_of(whole, of_shard))
         images = rows["images"]
         known = {name: images[name][0].as_py() for name in ("model_digest", "config_digest")}
@@ -268,15 +267,10 @@ def _rewrite(output: Storage, path: str, uris: Collection[str]) -> None:
 
     A file that loses all its rows stays as an empty one: the record of its run lists it.
     """
-    whole = _read(output, path)
+    whole = read_shard(output.join(path))
     kept = whole.filter(pc.invert(_is_one_of(whole, uris)))
     if len(kept) < len(whole):
         output.write(path, to_parquet(kept))
-
-
-def _read(output: Storage, path: str) -> Any:
-    # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
-    return pq.read_table(io.BytesIO(output.read(path)), use_threads=False)
 
 
 def _is_one_of(rows: Any, uris: Collection[str]) -> Any:

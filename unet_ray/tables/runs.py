@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, NotRequired, Required
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from unet_ray.errors import InputError, TooManyFailuresError
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.json_file import read_json
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.ledger import summarize_run
 
@@ -20,6 +25,82 @@ PRUNING, PRUNED = "pruning", "pruned"
 
 The first is written before the first file is deleted.
 """
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+"""Form of the ids of runs."""
+_FILE_NAME = re.compile(r"[^/\0]{1,60}")
+"""Form of the ids, in tables of any origin, of which there may be a record."""
+_MAX_RECORD_BYTES = 2**26
+"""Largest record of a run; one that lists ten thousand shards has 100 kB."""
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Quantity = Annotated[float, Field(ge=0)]
+
+
+class _Objects(TypedDict):
+    """How regions follow from masks."""
+
+    parted: bool
+    min_areas: dict[str, int]
+    min_scores: NotRequired[dict[str, float]]
+
+
+class _Cost(TypedDict):
+    """What a run cost."""
+
+    total: float
+
+
+class _Removal(TypedDict):
+    """A removal of images that has begun."""
+
+    uri_sha256: list[str]
+    rows: list[_RemovedRows]
+
+
+class _RemovedRows(TypedDict):
+    """Numbers of rows of an image that a run lost."""
+
+    uri_sha256: str
+    images: _Count
+    masks: _Count
+    regions: _Count
+
+
+class _Record(TypedDict, total=False):
+    """The fields of a record that are read again.
+
+    Earlier versions, and records of runs that were lost, lack some of them.
+    """
+
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)  # type: ignore[misc]
+
+    run_id: str
+    status: Required[str]
+    exit_code: int | None
+    date: str | None
+    started_at: str
+    message: str | None
+    model_digest: str
+    config_digest: str
+    config: dict[str, Any]
+    images_done: _Count | None
+    images_failed: _Count | None
+    images_skipped: _Count | None
+    shards: list[_Count] | None
+    regions: dict[str, _Count] | None
+    error_types: dict[str, _Count] | None
+    error_messages: dict[str, _Count]
+    set_aside: list[list[str]]
+    megapixels: _Quantity | None
+    elapsed_s: _Quantity | None
+    images_per_s: _Quantity
+    cost: _Cost | None
+    objects: _Objects
+    removing_images: _Removal
+    removed_images: list[_RemovedRows]
+
+
+_RECORD = TypeAdapter(_Record)
 
 
 def new_run_id() -> str:
@@ -80,34 +161,39 @@ def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
         run_id: Run whose record to read.
 
     Returns:
-        The record, or None where it is missing or not a JSON object.
+        The record, or None where there is none, or the file is not a record of that run.
 
     Raises:
-        InputError: The record exists but cannot be read.
+        InputError: The store does not return the file.
     """
+    if not _FILE_NAME.fullmatch(run_id):
+        return None
     path = f"runs/{run_id}.json"
     try:
-        record = json.loads(output.read(path))
-    except (FileNotFoundError, ValueError):
+        record = read_json(output, path, _MAX_RECORD_BYTES)
+        _RECORD.validate_python(record)
+    except (FileNotFoundError, InputError, ValidationError):
         return None
     except OSError as error:
         raise InputError(f"{output.uri}/{path}: cannot be read: {error}") from error
-    return record if isinstance(record, dict) else None
+    is_ours = _RUN_ID.fullmatch(run_id) is not None or record.get("run_id") == run_id
+    return record if is_ours else None
 
 
 def read_records(output: Storage) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
     """Read the records of all runs.
 
-    Other files in `runs/`, such as the folders of trainings, are not records and are ignored.
+    Files in folders in `runs/`, such as those of trainings, are not looked at.
 
     Args:
         output: Root of the tables.
 
     Returns:
-        Records by run id, the newest first; and the paths of records that are not JSON objects.
+        Records by run id, the newest first; and the paths of JSON files that are not records: those
+        of somebody else, and damaged ones.
 
     Raises:
-        InputError: A record cannot be read.
+        InputError: The store does not return a file.
     """
     names = [
         entry.path.rpartition(".") for entry in reversed(output.entries("runs", missing_ok=True))

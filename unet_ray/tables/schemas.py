@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyproj import CRS
 
 TABLES = ("masks", "regions", "images")
@@ -180,10 +178,3 @@ def described() -> str:
             meaning = entry.metadata[b"description"].decode()
             lines.append(f"| `{name}` | `{entry.name}` | {kind} | {meaning} |")
     return "\n".join(lines)
-
-
-def to_parquet(table: Any) -> bytes:
-    """Serialise a table to Parquet; the same table always gives the same bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=100_000)
-    return buffer.getvalue()

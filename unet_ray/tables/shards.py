@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,18 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from unet_ray.errors import InputError
 from unet_ray.prefetch import ahead
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage
-from unet_ray.tables.schemas import SCHEMAS, TABLES, to_parquet
+from unet_ray.tables.parquet_file import (
+    DamagedFileError,
+    check_footer,
+    footer_bytes,
+    read_parquet,
+    to_parquet,
+)
+from unet_ray.tables.schemas import SCHEMAS, TABLES
 
 _WHOLE_BYTES = 2**20
 """Size up to which a shard is read by one request (bytes)."""
 _LARGE_AT_ONCE = 4
 """Number of larger shards that are read side by side."""
+_END_BYTES = 2**16
+"""Size of the end of a shard that has the footer, but for very large ones (bytes)."""
 _SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6,}\.parquet")
 
 
@@ -56,8 +65,8 @@ def shard_task(path: str) -> int:
 
 
 def read_shards(
-    output: Storage, entries: Sequence[FileEntry], schema: Any
-) -> Iterator[tuple[FileEntry, Any]]:
+    output: Storage, entries: Sequence[FileEntry], columns: pa.Schema, schema: pa.Schema
+) -> Iterator[tuple[FileEntry, pa.Table]]:
     """Read columns of many shards side by side, large ones last and a few at a time.
 
     An Arrow dataset would open one shard after the other, with three or four requests each.
@@ -65,25 +74,26 @@ def read_shards(
     Args:
         output: Root of the tables.
         entries: Files of the shards.
-        schema: Columns to read; a column that a shard lacks is null.
+        columns: Columns to read; a column that a shard lacks is null.
+        schema: All columns of their table.
 
     Yields:
         Each shard's file and its columns as a table.
 
     Raises:
-        InputError: A file is not a shard, or cannot be read.
+        InputError: A file is damaged, is not a shard, or cannot be read.
     """
 
     def read(entry: FileEntry) -> tuple[FileEntry, Any]:
         """Read the columns of one shard."""
         file = Storage(entry.uri, output.options)
+        if entry.size <= _WHOLE_BYTES:
+            return entry, read_shard(file, columns, schema)
         try:
-            if entry.size <= _WHOLE_BYTES:
-                return entry, _read_columns(pa.BufferReader(file.read()), schema, entry)
             with file.open() as ranges:
-                return entry, _read_columns(ranges, schema, entry)
-        except OSError as error:
-            raise InputError(f"{entry.uri}: cannot be read: {error}") from error
+                return entry, read_parquet(ranges, columns, schema)
+        except (OSError, DamagedFileError) as error:
+            raise shard_error(entry.uri, error) from error
 
     small = [entry for entry in entries if entry.size <= _WHOLE_BYTES]
     large = [entry for entry in entries if entry.size > _WHOLE_BYTES]
@@ -92,22 +102,62 @@ def read_shards(
         yield from ahead(pool, read, large, _LARGE_AT_ONCE)
 
 
-def _read_columns(file: Any, schema: Any, entry: FileEntry) -> Any:
+def read_shard(
+    file: Storage, columns: pa.Schema | None = None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """Read the file of a shard at once.
+
+    Args:
+        file: The one file.
+        columns: Columns to read; None: all, as the file has them.
+        schema: All columns of its table, as in `read_parquet`.
+
+    Raises:
+        InputError: The file is damaged, is not a shard, or cannot be read.
+    """
     try:
-        shard = pq.ParquetFile(file)
-        present = [field for field in schema if field.name in shard.schema_arrow.names]
-        if not present:
-            raise pa.ArrowInvalid(f"it has none of the columns {', '.join(schema.names)}")
-        found = shard.read([field.name for field in present], use_threads=False)
-        columns = [
-            found[field.name].cast(field.type)
-            if field in present
-            else pa.nulls(len(found), field.type)
-            for field in schema
-        ]
-        return pa.Table.from_arrays(columns, schema=schema)
-    except pa.ArrowException as error:
-        raise InputError(f"{entry.uri}: not a shard of the tables: {error}; move it away") from None
+        return read_parquet(io.BytesIO(file.read()), columns, schema)
+    except (OSError, DamagedFileError) as error:
+        raise shard_error(file.uri, error) from error
+
+
+def check_footers(output: Storage, entries: Sequence[FileEntry], schema: pa.Schema) -> None:
+    """Check the footers of shards; only the ends of the files are read.
+
+    Args:
+        output: Root of the tables.
+        entries: Files of the shards.
+        schema: All columns of their table.
+
+    Raises:
+        InputError: A footer is damaged or of another table, or cannot be read.
+    """
+
+    def check(entry: FileEntry) -> None:
+        """Check one file."""
+        file, size = Storage(entry.uri, output.options), entry.size
+        try:
+            end = file.read_range(max(0, size - _END_BYTES), _END_BYTES) if size else b""
+            if len(end) < footer_bytes(end) <= size:
+                end = file.read_range(size - footer_bytes(end), footer_bytes(end))
+            check_footer(end, schema)
+        except (OSError, DamagedFileError) as error:
+            raise shard_error(entry.uri, error) from error
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        for _ in pool.map(check, entries):
+            pass
+
+
+def shard_error(uri: str, error: OSError | DamagedFileError) -> InputError:
+    """Return the error of a shard that cannot be read: what is wrong, and what to do."""
+    if isinstance(error, DamagedFileError):
+        return InputError(
+            f"{uri}: damaged, or no shard of these tables ({error}); bring it back from a backup, "
+            "or let unet-ray prune --damaged remove it, so that its images are done again "
+            "(unet-ray verify lists all damaged files)"
+        )
+    return InputError(f"{uri}: cannot be read: {error}")
 
 
 def is_shard(path: str) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 
 import ray
 
-from unet_ray.errors import InputError, one_line
+from unet_ray.errors import InputError
+from unet_ray.storage.json_file import MAX_JSON_BYTES, parse_json, read_json, read_limited
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.training.progress import PROGRESS, SNAPSHOT, Progress, as_metrics, listed_checkpoints
 
@@ -162,16 +163,16 @@ def _read_progress(folder: Storage, files: dict[str, FileEntry]) -> Progress:
     if PROGRESS not in files:
         raise _DamagedError(f"{PROGRESS} is not there")
     try:
-        return Progress.of_json(folder.read(PROGRESS))
-    except (ValueError, TypeError, KeyError) as error:
-        raise _DamagedError(f"{PROGRESS} does not parse: {one_line(error)}") from None
+        return Progress.of_json(read_limited(folder, PROGRESS, MAX_JSON_BYTES))
+    except InputError as error:
+        raise _DamagedError(f"{PROGRESS} does not parse: {error}") from None
 
 
 def _read_json(folder: Storage, file: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(folder.read(file)))
-    except (ValueError, TypeError) as error:
-        raise _DamagedError(f"{file} does not parse: {one_line(error)}") from None
+        return read_json(folder, file)
+    except InputError as error:
+        raise _DamagedError(f"{file} does not parse: {error}") from None
 
 
 def _check_digest(
@@ -202,11 +203,11 @@ def _check_tensors(folder: Storage, entry: FileEntry) -> None:
     if not 0 < header_bytes <= min(entry.size - 8, _MAX_HEADER_BYTES):
         raise _DamagedError(f"{file} is cut short: {entry.size} bytes")
     try:
-        header = json.loads(stored.read_range(8, header_bytes))
+        header = parse_json(stored.read_range(8, header_bytes), file)
         ends = [
             tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"
         ]
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (InputError, TypeError, LookupError):
         raise _DamagedError(f"{file} has a damaged header") from None
     expected = 8 + header_bytes + max(ends, default=0)
     if entry.size != expected:

@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from unet_ray.errors import InputError, one_line
+from unet_ray.storage.json_file import MAX_JSON_BYTES, parse_json, read_json, read_limited
 from unet_ray.storage.storage import Storage
 
 PROGRESS = "progress.json"
@@ -117,11 +119,24 @@ class Progress:
 
     @staticmethod
     def of_json(data: bytes) -> Progress:
-        """Read the JSON that `to_json` returns."""
-        found = json.loads(data)
-        return Progress(
-            **(found | {"history": tuple(EpochRecord(**record) for record in found["history"])})
-        )
+        """Read the JSON that `to_json` returns.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        found = parse_json(data, PROGRESS)
+        try:
+            history = tuple(EpochRecord(**record) for record in found["history"])
+            progress = Progress(**(found | {"history": history}))
+            is_whole = progress.crops_seen >= 0 <= progress.best_epoch <= progress.epochs
+        except (LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{PROGRESS}: damaged: {one_line(error)}") from None
+        if not is_whole:
+            raise InputError(
+                f"{PROGRESS}: damaged: crops_seen {progress.crops_seen}, best_epoch "
+                f"{progress.best_epoch} of {progress.epochs}"
+            )
+        return progress
 
 
 def last_progress(storage: Storage, run_name: str) -> Progress | None:
@@ -148,8 +163,8 @@ def last_progress(storage: Storage, run_name: str) -> Progress | None:
 
 def _read_progress(storage: Storage, path: str) -> Progress | None:
     try:
-        return Progress.of_json(storage.read(path))
-    except (ValueError, TypeError, KeyError, FileNotFoundError):
+        return Progress.of_json(read_limited(storage, path, MAX_JSON_BYTES))
+    except (InputError, FileNotFoundError):
         return None
 
 
@@ -160,12 +175,12 @@ def listed_checkpoints(storage: Storage, run_name: str) -> list[str] | None:
         Names of folders; None if the list is missing or damaged.
     """
     try:
-        snapshot = json.loads(storage.read(f"{run_name}/{SNAPSHOT}"))
+        snapshot = read_json(storage, f"{run_name}/{SNAPSHOT}")
         results = [*snapshot["checkpoint_results"], *snapshot["pending_training_results"]]
         names = [str(result["checkpoint_dir_name"]) for result in results]
         latest = snapshot["latest_checkpoint_result"]
         newest = [str(latest["checkpoint_dir_name"])] if latest else []
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, InputError, KeyError, TypeError):
         return None
     return [*(name for name in dict.fromkeys(names) if name not in newest), *newest]
 

@@ -18,6 +18,7 @@ from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.statistics import DatasetStatistics
 from unet_ray.network.model_folder import parse_preprocessing, preprocessing_as_json
 from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.storage.json_file import read_json
 from unet_ray.storage.storage import Storage
 
 RECORD = "train.json"
@@ -165,12 +166,15 @@ def read_record(run_folder: Storage) -> TrainingRecord:
         InputError: The record is missing, damaged, or cannot be read.
     """
     try:
-        return _parse(json.loads(run_folder.read(RECORD)))
+        return _parse(read_json(run_folder, RECORD))
     except FileNotFoundError:
         fault = "is missing"
     except OSError as error:
         fault = f"cannot be read: {one_line(error)}"
-    except (ValueError, TypeError, LookupError, AttributeError, InputError) as error:
+    except InputError as error:
+        what = str(error).removeprefix(f"{run_folder.uri}/{RECORD}: ")
+        fault = f"is damaged: {what}"
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         fault = f"is damaged: {one_line(error)}"
     raise InputError(
         f"{run_folder.uri}/{RECORD} says what this training began with, but {fault}; bring it back "

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from unet_ray.imaging.codecs.range_file import RangeFile
 from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
@@ -16,7 +17,15 @@ _SCALE, _TIEPOINT, _TRANSFORMATION = 33550, 33922, 34264
 _KEYS = 34735
 _PROJECTED, _GEOGRAPHIC, _RASTER_TYPE = 3072, 2048, 1025
 _PIXEL_IS_POINT = 2
+_CODES = (_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS)
 _USER_DEFINED = 32767
+_MAX_KEY = 2**16 - 1
+"""Largest number in a GeoKeyDirectory."""
+_MAX_VALUES = 2**16
+"""Most values of a tag that are read."""
+_MAX_COORDINATE = 1e12
+"""Largest coefficient; the Earth is 4e7 m round, and products with pixels must stay finite."""
+_NONE: NDArray[np.float64] = np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -51,39 +60,57 @@ def read_geo_tags(file: BinaryIO | RangeFile, page: int | None = None) -> GeoTag
         page: Page of a stack, from 1; None: the first page.
 
     Returns:
-        Code and transformation; None if the file has none, or no code.
+        Code and transformation; None if the file has none, its tags are malformed, or they hold no
+        code.
     """
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            tags = tiff.pages[(page or 1) - 1].tags
-            found = {
-                code: tags[code].value
-                for code in (_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS)
-                if code in tags
-            }
-    except (tifffile.TiffFileError, IndexError, ValueError, OSError):
-        return None
-    keys = (
-        np.reshape(found.get(_KEYS, ())[4:], (-1, 4))
-        if len(found.get(_KEYS, ())) % 4 == 0
-        else np.zeros((0, 4))
-    )
-    values = {int(key): int(value) for key, place, _, value in keys if place == 0}
-    epsg = values.get(_PROJECTED, values.get(_GEOGRAPHIC, 0))
+    with tifffile.TiffFile(file) as tiff:
+        tags = tiff.pages[(page or 1) - 1].tags
+        found = {code: _read_numbers(tags[code]) for code in _CODES if code in tags}
+    keys = _read_keys(found.get(_KEYS, _NONE))
+    epsg = keys.get(_PROJECTED, keys.get(_GEOGRAPHIC, 0))
     affine = _read_affine(found)
     if affine is None or epsg in (0, _USER_DEFINED):
         return None
-    if values.get(_RASTER_TYPE) == _PIXEL_IS_POINT:  # the tie point is the centre of its pixel
+    if keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT:  # the tie point is the centre of its pixel
         a, b, c, d, e, f = affine
         affine = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
     return GeoTags(epsg, affine)
 
 
-def _read_affine(found: dict[int, Any]) -> tuple[float, float, float, float, float, float] | None:
-    if _TRANSFORMATION in found:
-        a, b, _, c, d, e, _, f = found[_TRANSFORMATION][:8]
-        return a, b, c, d, e, f
-    if _SCALE in found and len(found.get(_TIEPOINT, ())) == 6:
-        (x_scale, y_scale), (column, row, _, x, y) = found[_SCALE][:2], found[_TIEPOINT][:5]
-        return x_scale, 0.0, x - column * x_scale, 0.0, -y_scale, y + row * y_scale
-    return None
+def _read_numbers(tag: Any) -> NDArray[np.float64]:
+    """Return the values of a tag; none where it has too many, or others than numbers."""
+    if tag.count > _MAX_VALUES:
+        return _NONE
+    try:
+        return np.atleast_1d(np.asarray(tag.value, np.float64)).ravel()
+    except (TypeError, ValueError, OverflowError):
+        return _NONE
+
+
+def _read_keys(directory: NDArray[np.float64]) -> dict[int, int]:
+    """Return the GeoKeys whose values stand in the directory itself: rows of four after a header.
+
+    Of a directory that is no such table, there are none.
+    """
+    if len(directory) % 4 or not ((directory >= 0) & (directory <= _MAX_KEY)).all():
+        return {}
+    rows = directory.reshape(-1, 4)[1:].astype(np.int64).tolist()
+    return {key: value for key, place, _, value in rows if place == 0}
+
+
+def _read_affine(
+    found: dict[int, NDArray[np.float64]],
+) -> tuple[float, float, float, float, float, float] | None:
+    """Return the transformation of the tags; None where there is none that can be inverted."""
+    scale, tie, matrix = (found.get(code, _NONE) for code in (_SCALE, _TIEPOINT, _TRANSFORMATION))
+    if len(matrix) == 16:
+        a, b, _, c, d, e, _, f = matrix[:8].tolist()
+    elif len(scale) >= 2 and len(tie) == 6:
+        (x_scale, y_scale), (column, row, _, x, y) = scale[:2].tolist(), tie[:5].tolist()
+        a, b, c = x_scale, 0.0, x - column * x_scale
+        d, e, f = 0.0, -y_scale, y + row * y_scale
+    else:
+        return None
+    if not all(abs(value) <= _MAX_COORDINATE for value in (a, b, c, d, e, f)):  # no NaN is, either
+        return None
+    return (a, b, c, d, e, f) if a * e != b * d else None

@@ -9,6 +9,8 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from unet_ray.imaging.regions.outline_wkb import parse_wkb
+
 COLOURS = (
     (230, 159, 0),
     (86, 180, 233),
@@ -42,13 +44,14 @@ def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
 
     Args:
         image_hwc: Image as decoded; other types than uint8 are stretched to it.
-        regions: Rows of the regions table that belong to the image.
+        regions: Rows of the regions table that belong to the image; damaged outlines are left out.
     """
     picture = Image.fromarray(to_displayable(image_hwc))
     draw = ImageDraw.Draw(picture)
-    for row in regions.select(["class_id", "geometry"]).to_pylist():
-        colour = class_colour(row["class_id"] - 1)
-        for polygon in shapely.get_parts(shapely.from_wkb(row["geometry"])):
+    outlines = parse_wkb(regions["geometry"].to_pylist())
+    for class_id, outline in zip(regions["class_id"].to_pylist(), outlines, strict=True):
+        colour = class_colour(class_id - 1)
+        for polygon in shapely.get_parts(outline):
             left, top, right, bottom = map(int, polygon.bounds)
             # Pixels in a hole stay as they are.
             stencil = Image.new("L", (right - left + 1, bottom - top + 1))

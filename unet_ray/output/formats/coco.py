@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import shapely
 
-from unet_ray.errors import InputError
 from unet_ray.imaging.regions.outline_rle import encode_outlines
 from unet_ray.output.formats.common import (
     ExportResult,
-    ImageNames,
     add_classes,
     iterate_images,
-    parse_outlines,
+    take_outlines,
 )
+from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.reader import Tables
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.temporary import temporary_prefix
@@ -30,6 +29,7 @@ _ANNOTATION = ["class_id", "score", "area", "bbox"]
 """Columns of a region that COCO keeps beside its pixels."""
 _COCO_PIXELS = 2**32
 """Pixels from which an image is too large for run lengths: pycocotools counts in 32 bits."""
+_TOO_LARGE = "images left out: COCO's run lengths end at 2^32 px, give --polygons"
 
 
 def write_coco(
@@ -47,7 +47,7 @@ def write_coco(
         Counts of what was written.
 
     Raises:
-        InputError: An image is too large for run lengths, or class ids have several names.
+        InputError: Class ids have several names.
     """
     result, classes = ExportResult(files=1, root=names.root), dict[int, str]()
     with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as folder:
@@ -59,12 +59,18 @@ def write_coco(
             for shard in shards:
                 add_classes(classes, shard)
                 for row, regions in iterate_images(shard):
+                    if not as_polygons and row["height"] * row["width"] >= _COCO_PIXELS:
+                        result.notes[_TOO_LARGE] += 1
+                        continue
                     result.images += 1
                     size = {"height": row["height"], "width": row["width"]}
                     image = {"id": result.images, "file_name": names.of(row["image_uri"])} | size
                     image["image_uri"] = row["image_uri"]
                     head.write(_format_item(image, result.images))
                     for annotation in _make_annotations(row, regions, as_polygons, result.notes):
+                        if annotation["category_id"] not in classes:
+                            result.notes["regions left out: of a class without masks"] += 1
+                            continue
                         result.regions += 1
                         ids = {"id": result.regions, "image_id": result.images}
                         body.write(_format_item(ids | annotation, result.regions))
@@ -84,18 +90,13 @@ def _format_item(value: dict[str, Any], number: int) -> str:
 def _make_annotations(
     row: dict[str, Any], regions: Any, as_polygons: bool, notes: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    outlines = parse_outlines(regions)
+    regions, outlines = take_outlines(row, regions, notes)
     if as_polygons:
         holes = int(np.sum(shapely.get_num_interior_rings(shapely.get_parts(outlines))))
         notes["holes filled: COCO's polygons cannot have holes"] += holes
         codes: Iterator[Any] = (_list_rings(outline) for outline in outlines)
     else:
         size = [row["height"], row["width"]]
-        if size[0] * size[1] >= _COCO_PIXELS:
-            raise InputError(
-                f"{row['image_uri']}: {size[1]}×{size[0]} px; COCO's run lengths end at 2^32 px, "
-                "give --polygons"
-            )
         codes = (
             {"size": size, "counts": counts.decode()} for counts in encode_outlines(outlines, *size)
         )

@@ -1,21 +1,31 @@
-"""Names, classes and images of an export, shared by all formats."""
+"""Classes, images and outlines of an export, shared by all formats."""
 
 from __future__ import annotations
 
-import os
+import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
-from unet_ray.image_sources.names import split_page
+from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.output.reader import Tables
+from unet_ray.storage.storage import Storage
+
+_NAME_ERRORS = (
+    errno.EISDIR,  # an image is called like the folder of others
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,  # a character that the file system does not know
+    errno.EILSEQ,
+)
 
 
 @dataclass
@@ -40,28 +50,6 @@ class ExportResult:
         self.files += files
 
 
-class ImageNames:
-    """Paths of images relative to the deepest folder that holds them all.
-
-    Args:
-        keys: Arrow table with the column `image_uri` of all images.
-    """
-
-    def __init__(self, keys: Any) -> None:
-        ends = pc.min_max(keys["image_uri"]).as_py()
-        prefix = os.path.commonprefix(list(ends.values()))  # noqa: RUF071 (URIs, cut at the last /)
-        self.root = prefix.rpartition("/")[0]
-
-    def of(self, uri: str) -> str:
-        """Return the relative path of an image."""
-        return uri.removeprefix(f"{self.root}/")
-
-    def with_suffix(self, uri: str, suffix: str) -> str:
-        """Return the relative path of an image's own output file; each page of a stack has one."""
-        path, page = split_page(self.of(uri))
-        return f"{path}{'' if page is None else f'.page{page}'}{suffix}"
-
-
 def iterate_images(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield the row of each image and its regions, in the order of region ids."""
     regions = shard.regions.sort_by([("image_uri", "ascending"), ("region_id", "ascending")])
@@ -72,9 +60,52 @@ def iterate_images(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:
         yield row, regions.slice(first, last - first)
 
 
-def parse_outlines(regions: Any) -> NDArray[Any]:
-    """Return the outlines of regions as an array of shapely geometries."""
-    return shapely.from_wkb(regions["geometry"].to_numpy(zero_copy_only=False))
+def take_outlines(
+    row: Mapping[str, Any], regions: pa.Table, notes: Counter[str]
+) -> tuple[pa.Table, NDArray[Any]]:
+    """Return the regions of an image that have outlines, and these outlines.
+
+    Args:
+        row: Row of the image.
+        regions: Its regions.
+        notes: Receives the number of regions that are left out or missing.
+
+    Returns:
+        Regions rows, and the outline of each as a shapely geometry.
+    """
+    if row["region_count"] != len(regions):
+        notes["images with other regions than they should have, see unet-ray verify"] += 1
+    outlines = parse_outlines(regions["geometry"].to_pylist(), row["height"], row["width"])
+    sound = np.flatnonzero(~shapely.is_missing(outlines))
+    if len(sound) < len(outlines):
+        notes["regions left out: damaged outlines"] += len(outlines) - len(sound)
+        regions = regions.take(sound)
+    return regions, outlines[sound]
+
+
+def write_file(output: Storage, path: str, data: bytes, notes: Counter[str]) -> bool:
+    """Write the file of an image, unless the store does not take its name.
+
+    Args:
+        output: Folder to write to.
+        path: Path of the file.
+        data: Its content.
+        notes: Receives the number of images that are left out.
+
+    Returns:
+        Whether it is written.
+
+    Raises:
+        OSError: Any other reason for which it cannot be written.
+    """
+    try:
+        output.write(path, data)
+    except OSError as error:
+        if error.errno not in _NAME_ERRORS:
+            raise
+        notes["images left out: a file of such a name cannot be written here"] += 1
+        return False
+    return True
 
 
 def add_classes(classes: dict[int, str], shard: Tables) -> None:

@@ -13,13 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from unet_ray.errors import ImageError
+from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.names import split_page
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.georeference import Georeference
-from unet_ray.output.formats.common import ExportResult, ImageNames, iterate_images, parse_outlines
+from unet_ray.output.formats.common import (
+    ExportResult,
+    iterate_images,
+    take_outlines,
+    write_file,
+)
+from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.reader import Tables
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.temporary import temporary_prefix
@@ -47,7 +53,7 @@ def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) 
     for shard in shards:
         for row, regions in iterate_images(shard):
             place = _read_georeference(row["image_uri"])
-            outlines = parse_outlines(regions)
+            regions, outlines = take_outlines(row, regions, result.notes)
             outlines = (
                 place.to_map(outlines)
                 if place
@@ -56,12 +62,12 @@ def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) 
             crs = f'"crs": {json.dumps(_describe_crs(place))}, ' if place else ""
             kept = regions.select(_FEATURE).to_pylist()
             features = map(_format_feature, kept, shapely.to_geojson(outlines))
-            text = (
-                f'{{"type": "FeatureCollection", {crs}"features": [\n'
-                + ",\n".join(features)
-                + "\n]}\n"
-            )
-            output.write(names.with_suffix(row["image_uri"], ".geojson"), text.encode())
+            uri = json.dumps(row["image_uri"])
+            head = f'{{"type": "FeatureCollection", "image_uri": {uri}, {crs}"features": [\n'
+            text = head + ",\n".join(features) + "\n]}\n"
+            path = names.with_suffix(row["image_uri"], ".geojson")
+            if not write_file(output, path, text.encode(), result.notes):
+                continue
             result.notes["images on a map" if place else "images in pixels, y upwards"] += 1
             result.count(files=1, images=1, regions=len(kept))
     return result
@@ -102,11 +108,12 @@ def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -
                         schema = on_a_map(REGIONS, place.epsg)
                         path = Path(folder) / f"epsg={place.epsg}.parquet"
                         writers[place.epsg] = stack.enter_context(
-                            pq.ParquetWriter(path, schema, compression="zstd")
+                            pq.ParquetWriter(
+                                path, schema, compression="zstd", write_page_checksum=True
+                            )
                         )
-                    geometry = pa.array(
-                        shapely.to_wkb(place.to_map(parse_outlines(regions))), pa.binary()
-                    )
+                    regions, outlines = take_outlines(row, regions, result.notes)
+                    geometry = pa.array(shapely.to_wkb(place.to_map(outlines)), pa.binary())
                     columns = [geometry, *regions.select(REGIONS.names).columns]
                     writers[place.epsg].write_table(
                         pa.Table.from_arrays(columns, schema=writers[place.epsg].schema)
@@ -123,9 +130,9 @@ def _read_georeference(uri: str) -> Georeference | None:
     file, page = split_page(uri)
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)):
         return None
-    access = Storage.of(file)
     try:
+        access = Storage.of(file)
         opened = open_encoded(access, access.uri, access.entry().size)
         return Georeference.from_tags(process_decoder().read_geo_tags(opened, page))
-    except (OSError, ImageError):
+    except (OSError, ImageError, InputError):
         return None

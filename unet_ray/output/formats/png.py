@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from unet_ray.errors import InputError
 from unet_ray.imaging.drawing.overlay import class_colour
-from unet_ray.output.formats.common import ExportResult, ImageNames, add_classes
+from unet_ray.output.formats.common import ExportResult, add_classes, write_file
+from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.reader import Tables, image_masks
 from unet_ray.storage.storage import Storage
 
@@ -47,17 +52,46 @@ def write_png(shards: Iterator[Tables], names: ImageNames, output: Storage) -> E
             if row["height"] * row["width"] > _PNG_PIXELS:
                 result.notes[f"images left out: larger than {_PNG_PIXELS} px"] += 1
                 continue
-            ids = np.zeros((row["height"], row["width"]), np.uint8)
-            for name, mask in image_masks(shard, row["image_uri"]).items():
-                result.notes["pixels of several classes: the last is shown"] += int(
-                    np.count_nonzero(ids[mask])
-                )
-                ids[mask] = numbers[name]
-            picture = Image.fromarray(ids, "P")
-            picture.putpalette(palette)
-            png = io.BytesIO()
-            picture.save(png, "PNG", optimize=False)
-            output.write(names.with_suffix(row["image_uri"], ".png"), png.getvalue())
-            result.count(images=1, files=1)
+            ids = _draw_ids(shard, row, numbers, result.notes)
+            if ids is None:
+                result.notes["images left out: masks that do not fit or do not decode"] += 1
+                continue
+            png = _encode_png(ids, palette, row["image_uri"])
+            path = names.with_suffix(row["image_uri"], ".png")
+            if write_file(output, path, png, result.notes):
+                result.count(images=1, files=1)
         result.count(regions=len(shard.regions))
     return result
+
+
+def _draw_ids(
+    shard: Tables, row: Mapping[str, Any], numbers: Mapping[str, int], notes: Counter[str]
+) -> NDArray[np.uint8] | None:
+    """Return the class id of each pixel of an image, or None where its masks are damaged.
+
+    Args:
+        shard: Tables of the shard.
+        row: Row of the image.
+        numbers: Class ids by name.
+        notes: Receives the number of pixels that several classes claim.
+    """
+    ids = np.zeros((row["height"], row["width"]), np.uint8)
+    try:
+        masks = image_masks(shard, row["image_uri"])
+    except (InputError, ValueError, TypeError, MemoryError):
+        return None
+    if any(mask.shape != ids.shape for mask in masks.values()):
+        return None
+    for name, mask in masks.items():
+        notes["pixels of several classes: the last is shown"] += int(np.count_nonzero(ids[mask]))
+        ids[mask] = numbers[name]
+    return ids
+
+
+def _encode_png(ids_hw: NDArray[np.uint8], palette: list[int], uri: str) -> bytes:
+    """Return a palette image whose text `image_uri` says which image it is of."""
+    picture, text, png = Image.fromarray(ids_hw, "P"), PngInfo(), io.BytesIO()
+    picture.putpalette(palette)
+    text.add_itxt("image_uri", uri)
+    picture.save(png, "PNG", optimize=False, pnginfo=text)
+    return png.getvalue()

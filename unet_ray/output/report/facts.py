@@ -10,9 +10,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
+from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace
 from unet_ray.tables.ledger import open_dataset
@@ -90,6 +92,8 @@ class Facts:
     """Histogram of region scores by class id."""
     errors: list[tuple[str, int, list[tuple[str, str]]]]
     """Error types: the type, its number of images, and a few image URIs with their messages."""
+    unsound: dict[str, int] = field(default_factory=dict)
+    """Numbers of rows of the date that make no sense and are left out, by table."""
 
     @property
     def earlier(self) -> list[str]:
@@ -115,7 +119,9 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     Raises:
         InputError: There are no images of that date.
     """
-    images = open_dataset(output, "images", SCHEMAS["images"])
+    everything = {name: open_dataset(output, name, schema) for name, schema in SCHEMAS.items()}
+    sound = {name: rows.filter(SOUND_ROWS[name]) for name, rows in everything.items()}
+    images = sound["images"]
     date = _find_date(database, images, output, date)
     model, config = _find_settings(database, images, date)
     ours = images.filter(
@@ -150,10 +156,10 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     runs = database.table("SELECT run_id FROM runs")["run_id"].combine_chunks()
     # a filter, because joins of millions of rows take more memory
     rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)
-    classes, pixels = _sum_pixels(
-        database, open_dataset(output, "masks", SCHEMAS["masks"]).filter(rows)
+    classes, pixels = _sum_pixels(database, sound["masks"].filter(rows))
+    regions = sound["regions"].filter(
+        rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
     )
-    regions = open_dataset(output, "regions", SCHEMAS["regions"]).filter(rows)
     region_columns = ("run_id", "image_uri", "region_id", "area", "score")
     database.read("date_regions", regions.filter(pc.field("date") == date), region_columns)
     by_date = _estimate_dates(database, regions, counts, classes, pixels)
@@ -170,6 +176,7 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
             database, classes, f"least(floor({SCORE_BINS} * score), {SCORE_BINS - 1})"
         ),
         errors=_list_errors(database),
+        unsound=_count_unsound(everything, date),
     )
 
 
@@ -193,6 +200,16 @@ def _find_settings(database: Workspace, images: Any, date: str) -> tuple[str, st
     last = "SELECT model_digest, config_digest FROM all_models ORDER BY segmented_at DESC LIMIT 1"
     model, config = database.table(last).to_pylist()[0].values()
     return model, config
+
+
+def _count_unsound(tables: dict[str, Any], date: str) -> dict[str, int]:
+    """Count the rows of a date that make no sense, by table; only tables that have any."""
+    of_date = pc.field("date") == date
+    counts = {
+        name: rows.count_rows(filter=of_date) - rows.count_rows(filter=of_date & SOUND_ROWS[name])
+        for name, rows in tables.items()
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _sum_pixels(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,9 @@ from unet_ray.imaging.codecs.windows import WHOLE_PIXELS
 from unet_ray.imaging.drawing.overlay import class_colour
 from unet_ray.imaging.drawing.panels import PANEL_PX, image_panel
 from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.output.report.facts import Facts
+from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace
 from unet_ray.tables.ledger import open_dataset
@@ -103,8 +105,12 @@ def draw_gallery(
     cards, problems, decoder = dict[int, Card](), [], Decoder()
     try:
         for uri, wanted in sorted(by_image.items()):
-            found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts)
             try:
+                if uri not in files:
+                    raise ImageError("missing", "the date has no successful row of this image")
+                found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts, files[uri])
+                if found.unsound:
+                    problems.append(f"{found.unsound} regions of {uri}: damaged outlines")
                 image = _OpenImage(uri, files[uri], decoder)
                 cards |= {
                     place: _draw_card(kind, image, found, region_id)
@@ -157,7 +163,7 @@ def _read_regions(output: Storage, facts: Facts, uris: list[str]) -> Any:
     wanted = pc.field("image_uri").isin(pa.array(uris, pa.string())) & pc.field("run_id").isin(
         facts.run_ids
     )
-    dataset = open_dataset(output, "regions", SCHEMAS["regions"])
+    dataset = open_dataset(output, "regions", SCHEMAS["regions"]).filter(SOUND_ROWS["regions"])
     columns = [
         "image_uri",
         "region_id",
@@ -179,19 +185,35 @@ class _Found:
     """Regions rows, an Arrow table."""
     boxes: NDArray[np.float64]
     """Boxes of the regions; (N, 4), x0, y0, x1, y1 (px)."""
+    outlines: NDArray[Any]
+    """Outlines of the regions, shapely geometries; (N,)."""
     colours: dict[int, tuple[int, int, int]]
     """Colours (RGB) by class id."""
+    unsound: int = 0
+    """Number of regions that are left out, because their outline or class is not one."""
 
     @staticmethod
-    def of(rows: Any, facts: Facts) -> _Found:
-        """Take the regions from their rows."""
+    def of(rows: Any, facts: Facts, size: Mapping[str, int]) -> _Found:
+        """Take the regions from their rows; `size` is the height and width of the image."""
+        outlines = parse_outlines(rows["geometry"].to_pylist(), size["height"], size["width"])
+        of_class = np.isin(rows["class_id"].to_numpy(), list(facts.classes))
+        sound = np.flatnonzero(~shapely.is_missing(outlines) & of_class)
+        unsound, rows, outlines = len(rows) - len(sound), rows.take(sound), outlines[sound]
         sides = [
             pc.struct_field(rows["bbox"], side).to_numpy()
             for side in ("xmin", "ymin", "xmax", "ymax")
         ]
         boxes = np.stack(sides, axis=1) if len(rows) else np.zeros((0, 4))
         colours = {number: class_colour(index) for index, number in enumerate(facts.classes)}
-        return _Found(rows, boxes, colours)
+        return _Found(rows, boxes, outlines, colours, unsound)
+
+    def box_of(self, region_id: int) -> NDArray[np.float64]:
+        """Return the box of a region; raise ImageError if it is left out."""
+        ids = self.rows["region_id"].to_pylist()
+        if region_id not in ids:
+            raise ImageError("unreadable", f"the outline of region {region_id} is damaged")
+        box: NDArray[np.float64] = self.boxes[ids.index(region_id)]
+        return box
 
     def select(self, place: Box) -> _Found:
         """Return the regions that reach into a part of the image."""
@@ -202,7 +224,8 @@ class _Found:
             & (top < place.bottom)
             & (bottom > place.top)
         )
-        return _Found(self.rows.take(np.flatnonzero(inside)), self.boxes[inside], self.colours)
+        rows = self.rows.take(np.flatnonzero(inside))
+        return _Found(rows, self.boxes[inside], self.outlines[inside], self.colours)
 
     def list_best(self) -> list[tuple[str, int, float]]:
         """Return class, area (px) and score of regions that no other of their class beats in both.
@@ -248,6 +271,8 @@ class _OpenImage:
         self._pixels: NDArray[Any] | None = None
         if self.height * self.width <= WHOLE_PIXELS:
             self._pixels = decoder.decode(read_encoded(access, access.uri, place))
+            if self._pixels.shape[:2] != (self.height, self.width):
+                raise ImageError("changed", "the image has another size than when segmented")
         else:
             decoder.open(open_encoded(access, access.uri, entry.size, place))
 
@@ -282,7 +307,7 @@ def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | Non
     """Draw an image, or the part of it that matters beside a thumbnail that shows where it lies."""
     place, marked = image.all, None
     if region_id is not None:
-        marked = found.boxes[found.rows["region_id"].to_pylist().index(region_id)]
+        marked = found.box_of(region_id)
         place = _frame_region(marked, image.height, image.width)
     elif max(image.height, image.width) > _DETAIL_PX:
         place = _find_densest(found.boxes, image.height, image.width)
@@ -341,9 +366,7 @@ def _draw_regions(
         for number, colour in found.colours.items():
             draw.point(middles[classes == number].ravel().tolist(), fill=colour)
     else:
-        for number, outline in zip(
-            classes, shapely.from_wkb(found.rows["geometry"].to_numpy()), strict=True
-        ):
+        for number, outline in zip(classes, found.outlines, strict=True):
             # only the parts of a multipolygon have rings
             for ring in shapely.get_rings(shapely.get_parts(outline)):
                 points = [tuple(point) for point in put(shapely.get_coordinates(ring)).tolist()]

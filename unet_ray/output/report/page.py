@@ -34,7 +34,7 @@ def draw_page(facts: Facts, cards: list[Card], problems: list[str], tables: str)
         tables=tables,
         tiles=_make_tiles(facts),
         messages=[
-            f"{r['run_id']}: {r['status']}, {r['message']}"
+            f"{r.get('run_id', '')}: {r['status']}, {r['message']}"
             for r in facts.records
             if r.get("message")
         ],

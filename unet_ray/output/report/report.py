@@ -10,7 +10,7 @@ from unet_ray.output.report.gallery import draw_gallery
 from unet_ray.output.report.page import draw_page
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.tables.duckdb_workspace import open_workspace
-from unet_ray.tables.ledger import tables_at
+from unet_ray.tables.ledger import named_damage, tables_at
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ def report(config: ReportConfig) -> ReportResult:
         The content of the page.
 
     Raises:
-        InputError: There are no tables or no images of that date, or the output cannot be written.
+        InputError: There are no tables or no images of that date, a shard is damaged, or the output
+            cannot be written.
     """
     target, output = OutputFile.of("--output", config.output), tables_at(config.tables)
-    with open_workspace() as database:
+    with named_damage(output), open_workspace() as database:
         facts = gather(database, output, config.date)
         cards, problems = draw_gallery(database, output, facts, config.pictures)
     page = draw_page(facts, cards, problems, config.tables).encode()

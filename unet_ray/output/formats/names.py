@@ -1,0 +1,124 @@
+"""Names of exported files and images: the path of the image, wherever that is a safe name.
+
+The URIs in the tables are keys of any store, written by anybody. A path that leaves its folder, has
+characters that no terminal should see, is too long, or would be the name of two images, is escaped
+and ends in a digest of the URI. Two images never have the same name, and each name is a function of
+the URIs alone, so that exports of the same tables agree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from hashlib import sha256
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unet_ray.image_sources.names import page_uri, split_page
+
+_MAX_PART_BYTES = 255
+"""Longest name of a file or folder on common file systems (UTF-8 bytes)."""
+_TEMPORARY_BYTES = 48
+"""Bytes that a file's name has more while it is written (`storage.temporary`)."""
+_MAX_PATH_BYTES = 800
+"""Longest path of an exported file; keys of S3 end at 1024 bytes, with those of the folder."""
+_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Separators of Windows, control characters, and those that turn text around."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names of devices on Windows."""
+_DIGEST_DIGITS = 16
+_DIGESTED = re.compile(rf"~[0-9a-f]{{{_DIGEST_DIGITS}}}$")
+"""End of the names that this module makes."""
+_PAGE = re.compile(r"\.page\d+$")
+"""End of the names of pages."""
+
+
+class ImageNames:
+    """Names of images relative to the deepest folder that holds them all.
+
+    Args:
+        keys: Arrow table with the column `image_uri` of all images.
+
+    Attributes:
+        root: That folder (URI); empty where there is none.
+        changed: Number of names so far that are not the image's own path.
+    """
+
+    def __init__(self, keys: pa.Table) -> None:
+        uris = keys["image_uri"]
+        ends = pc.min_max(uris).as_py()
+        prefix = os.path.commonprefix(list(ends.values()))  # noqa: RUF071 (URIs, cut at the last /)
+        self.root = prefix.rpartition("/")[0]
+        self.changed = 0
+        self._alike = _find_alike(uris)
+
+    def of(self, uri: str) -> str:
+        """Return the relative path of an image, for a file that lists images."""
+        path = self._path(uri)
+        if path is not None and _is_safe(path):
+            return path
+        return self._escape(uri, path or uri)
+
+    def with_suffix(self, uri: str, suffix: str) -> str:
+        """Return the relative path of an image's own output file; each page of a stack has one."""
+        path, (file, page) = self._path(uri), split_page(uri)
+        if page is not None and page_uri(file, page) == uri:
+            file_path = self._path(file)
+            path = None if file_path is None else f"{file_path}.page{page}"
+        elif path is not None and _PAGE.search(path):
+            path = None  # the name of a page of a stack
+        longest = _MAX_PART_BYTES - _TEMPORARY_BYTES - len(suffix)
+        is_ordinary = (
+            path is not None
+            and _is_safe(path)
+            and uri not in self._alike
+            and len(path.encode()) <= _MAX_PATH_BYTES
+            and all(len(part.encode()) <= _MAX_PART_BYTES for part in path.split("/"))
+            and len(path.rpartition("/")[2].encode()) <= longest
+        )
+        if is_ordinary:
+            return f"{path}{suffix}"
+        return f"{self._escape(uri, path or self._path(uri) or uri)}{suffix}"
+
+    def _path(self, uri: str) -> str | None:
+        """Return the path of a URI below the root, or None where it is not there."""
+        prefix = f"{self.root}/"
+        return uri.removeprefix(prefix) if uri.startswith(prefix) else None
+
+    def _escape(self, uri: str, path: str) -> str:
+        """Return a safe path with the digest of a URI, which no other URI has."""
+        self.changed += 1
+        digest = f"~{sha256(uri.encode()).hexdigest()[:_DIGEST_DIGITS]}"
+        *folders, name = (_escape_part(part) for part in path.split("/"))
+        whole = "/".join([*folders, name + digest])
+        return whole if len(whole.encode()) <= _MAX_PATH_BYTES else name + digest
+
+
+def _find_alike(uris: pa.ChunkedArray) -> set[str]:
+    """Return the URIs that are the same to file systems that ignore case, or normalise letters."""
+    folded = pc.utf8_normalize(pc.utf8_lower(uris), "NFC")
+    counts = pc.value_counts(folded)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    return set(uris.filter(pc.is_in(folded, value_set=twice)).to_pylist())
+
+
+def _is_safe(path: str) -> bool:
+    parts = path.split("/")
+    return not _DIGESTED.search(path) and all(part == _escape_unsafe(part) for part in parts)
+
+
+def _escape_unsafe(part: str) -> str:
+    """Return a part of a path with whatever may not be in it written as %XX."""
+    if not part.strip("."):  # empty, this folder, the folder above
+        return part.replace(".", "%2E") or "%2F"
+    if _RESERVED.fullmatch(part):
+        return f"%{ord(part[0]):02X}{part[1:]}"
+    return _UNSAFE.sub(lambda found: quote(found[0], safe=""), part)
+
+
+def _escape_part(part: str) -> str:
+    """Return a safe part of a path with room for a digest, a suffix and that of a temporary."""
+    longest = _MAX_PART_BYTES - _TEMPORARY_BYTES - _DIGEST_DIGITS - 1 - len(".geojson")
+    return _escape_unsafe(part).encode()[:longest].decode(errors="ignore")

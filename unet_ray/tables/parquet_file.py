@@ -1,0 +1,147 @@
+"""Parquet files of which damage is found: checksums of the pages, and a digest of the footer.
+
+The checksums of Parquet cover the data, not the footer, in which one changed bit may rename a
+column or drop rows without an error. So the SHA-256 of the footer lies in the gap before it, to
+which nothing in the format points: other readers do not see it. Files without checksums or digest
+are read as well; their damage is found only where it cannot be decoded.
+"""
+
+from __future__ import annotations
+
+import io
+from hashlib import sha256
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_MARK = b"unet_ray footer sha256: "
+_TRAILER_BYTES = 8
+"""Size of what ends each Parquet file: the size of the footer, and `PAR1`."""
+_DIGEST_BYTES = len(_MARK) + sha256().digest_size
+_FAULTS = (OSError, ValueError, LookupError, TypeError, OverflowError, pa.ArrowException)
+"""What Arrow raises where a file is damaged."""
+
+
+class DamagedFileError(Exception):
+    """A file that is not Parquet, is damaged, or does not fit its schema; one line says how."""
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Serialise a table to Parquet; the same table always gives the same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(
+        table, buffer, compression="zstd", row_group_size=100_000, write_page_checksum=True
+    )
+    data = buffer.getvalue()
+    start = len(data) - _TRAILER_BYTES - _footer_bytes(data)
+    return b"".join([data[:start], _MARK, sha256(data[start:]).digest(), data[start:]])
+
+
+def read_parquet(
+    file: BinaryIO, columns: pa.Schema | None = None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """Read a Parquet file, and find its damage.
+
+    Args:
+        file: File that is open for reading and seeking.
+        columns: Columns to read, and their types; one that the file lacks is null. None: all
+            columns, as the file has them.
+        schema: All columns that a file of this kind may have; None: those of `columns`. Only where
+            all of them are known can a renamed column be told from one that the file lacks.
+
+    Returns:
+        The columns; texts are valid UTF-8.
+
+    Raises:
+        DamagedFileError: The file is damaged, or has none of the columns.
+        OSError: The store does not return its bytes.
+    """
+    try:
+        _check_digest(file)
+        file.seek(0)
+        # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        if columns is None:
+            found = parquet.read(use_threads=False)
+        else:
+            _check_names(parquet.schema_arrow.names, columns, schema or columns)
+            found = _read_columns(parquet, columns)
+        found.validate(full=True)
+        return found
+    except _FAULTS as error:
+        if isinstance(error, OSError) and not _is_of_arrow(error):
+            raise  # the store did not return the bytes
+        raise DamagedFileError(" ".join(str(error).split())[:300]) from error
+
+
+def _is_of_arrow(error: OSError) -> bool:
+    """Tell whether an error is of a file that does not parse: Arrow raises a bare OSError then."""
+    return type(error) is OSError and error.errno is None
+
+
+def check_footer(end: bytes, schema: pa.Schema) -> None:
+    """Check the footer of a Parquet file, for readers that take columns that lack for nulls.
+
+    Args:
+        end: End of the file, of at least `footer_bytes`.
+        schema: All columns that a file of this kind may have.
+
+    Raises:
+        DamagedFileError: The footer is damaged, or the columns are others.
+    """
+    try:
+        _check_digest(io.BytesIO(end))
+        names = pq.read_schema(io.BytesIO(end)).names
+    except _FAULTS as error:
+        raise DamagedFileError(" ".join(str(error).split())[:300]) from error
+    _check_names(names, schema, schema)
+
+
+def _check_digest(file: BinaryIO) -> None:
+    """Raise DamagedFileError if the footer of a file, or of its end, is not that of its digest."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _TRAILER_BYTES))
+    wanted = footer_bytes(file.read())
+    if wanted > size:
+        return  # too short for a digest
+    file.seek(size - wanted)
+    end = file.read()
+    digest, footer = end[len(_MARK) : _DIGEST_BYTES], end[_DIGEST_BYTES:]
+    if end.startswith(_MARK) and sha256(footer).digest() != digest:
+        raise DamagedFileError("the footer is not what was written")
+
+
+def footer_bytes(end: bytes) -> int:
+    """Return the size of a file's footer with its digest and what follows (bytes).
+
+    Args:
+        end: The last eight bytes of the file, or more.
+    """
+    return _DIGEST_BYTES + _footer_bytes(end) + _TRAILER_BYTES
+
+
+def _footer_bytes(end: bytes) -> int:
+    return int.from_bytes(end[-_TRAILER_BYTES:-4], "little")
+
+
+def _check_names(names: list[str], columns: pa.Schema, schema: pa.Schema) -> None:
+    if not set(names) & set(columns.names):
+        raise DamagedFileError(f"it has none of the columns {', '.join(columns.names)}")
+    unknown = sorted(set(names) - set(schema.names))
+    if unknown and set(schema.names) - set(names):
+        raise DamagedFileError(f"it has a column {unknown[0]!r} instead of one of its own")
+
+
+def _read_columns(parquet: pq.ParquetFile, columns: pa.Schema) -> pa.Table:
+    names = set(parquet.schema_arrow.names) & set(columns.names)
+    found = parquet.read(
+        [field.name for field in columns if field.name in names], use_threads=False
+    )
+    arrays = [
+        found[field.name].cast(field.type)
+        if field.name in names
+        else pa.nulls(len(found), field.type)
+        for field in columns
+    ]
+    return pa.Table.from_arrays(arrays, schema=columns)
