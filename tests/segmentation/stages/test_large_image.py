@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.builders import encode_tiff
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
-from unet_ray.image_sources.sources import expand_stacks
+from unet_ray.image_sources.sources import expand_stacks, header_decoders
 from unet_ray.imaging.regions.filter import ANY
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.separation import Separation
@@ -72,7 +72,9 @@ def segment(
     large = PredictLarge(
         archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles)
     )
-    rows = [plan_row(source) for source in expand_stacks(archive, archive.entries())]
+    with header_decoders() as decoders:
+        sources = expand_stacks(decoders, archive, archive.entries())
+        rows = [plan_row(source) for source in sources]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
     for pixels in Decode(archive, constants, check_etags=True, block_bytes=2**25)(plan):

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.image_sources.sources import expand_stacks
+from unet_ray.image_sources.sources import expand_stacks, header_decoders
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.segmentation.plan import plan_row
 from unet_ray.segmentation.stages.columns import PIXELS, PLAN
@@ -26,7 +26,9 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_the_listed_one
     archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
     for name in ("same", "other"):
         archive.write(f"{name}.png", encode(draw_scene(30, 40, rng)[0], "png"))
-    listed = [plan_row(source) for source in expand_stacks(archive, archive.entries())]
+    with header_decoders() as decoders:
+        sources = expand_stacks(decoders, archive, archive.entries())
+        listed = [plan_row(source) for source in sources]
     archive.write("other.png", encode(draw_scene(50, 60, rng)[0], "png"))
     plan = pa.Table.from_pylist(listed, schema=PLAN)
     constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
@@ -50,7 +52,8 @@ def test_an_image_costs_one_request_and_requests_wait_side_by_side(
         archive = Storage.of(bucket)
         entries = archive.entries()
         before = store.requests
-        listed = [plan_row(source) for source in expand_stacks(archive, entries)]
+        with header_decoders() as decoders:
+            listed = [plan_row(source) for source in expand_stacks(decoders, archive, entries)]
         assert store.requests - before == 40
         assert store.most_under_way > 20
         before, store.most_under_way = store.requests, 0
@@ -87,7 +90,8 @@ def test_a_page_of_a_stack_costs_its_own_bytes(root: str, monkeypatch: pytest.Mo
     archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
     pages = rng.integers(0, 255, (40, 300, 301), np.uint8)
     archive.write("stack.tif", encode(pages, "tif"))
-    sources = list(expand_stacks(archive, archive.entries()))
+    with header_decoders() as decoders:
+        sources = list(expand_stacks(decoders, archive, archive.entries()))
     rows = [plan_row(source) | {"image_bytes": 1} for source in sources]  # as a manifest may say
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     read, read_content = list[int](), Storage.read_content
