@@ -15,8 +15,8 @@ from typing import Any
 
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray, software_versions
-from unet_ray.errors import OutputHeldError
-from unet_ray.flags import parse_classes
+from unet_ray.errors import InputError, OutputHeldError
+from unet_ray.flags import check_classes, parse_classes
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.labelled_data.labelled_set import LabelledSet, find_labelled
 from unet_ray.labelled_data.statistics import DatasetStatistics, compute_statistics
@@ -76,6 +76,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     initial = load_model(Storage.of(config.init_from)) if config.init_from else None
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
     training = find_labelled(config.images, config.masks, classes, config.mask_kind)
+    _check_classes(config, training)
     validation = _find_validation(config, training)
     output.check_writable()
     run_folder.check_writable()
@@ -126,6 +127,16 @@ def _list_files(
     """Return the files of the labelled set and of the validation set by name."""
     files = list_labelled_files(training, statistics)
     return files | (list_labelled_files(validation, held, "val_") if validation else {})
+
+
+def _check_classes(config: TrainConfig, training: LabelledSet) -> None:
+    """Raise InputError for classes of the labels that no model could be saved with."""
+    try:
+        check_classes(training.classes)
+    except InputError as error:
+        raise InputError(
+            f"--masks {config.masks}: {error}; correct the labels, or give --classes"
+        ) from None
 
 
 def _find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet | None:
