@@ -74,6 +74,12 @@ def test_paths_lead_through_objects_and_lists() -> None:
     assert str(error.value) == r"a.b[0].c.'\x1b' '3' is not a whole number"
 
 
+def test_a_long_key_is_shortened_in_messages() -> None:
+    with pytest.raises(InputError, match=r"^'a+\.\.\.a+' is missing$") as error:
+        JsonObject.parse(b"{}").get("a" * 10**6)
+    assert len(str(error.value)) < 100
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -458,7 +458,7 @@ def test_weights_that_cannot_be_removed_are_named(
     place_old_model(folder)
     with caplog.at_level(logging.WARNING, "unet_ray"):
         save_model(make_model(), KeepingStorage(folder.uri, folder.options))
-    assert f"{folder.uri}/model.safetensors: weights of the model before" in caplog.text
+    assert f"{folder.uri}/model.safetensors: the weights of the replaced model" in caplog.text
     load_model(folder)
 
 

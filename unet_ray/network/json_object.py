@@ -14,6 +14,8 @@ from unet_ray.flags import NAME_RULE, is_name
 _MAX_LEVELS = 64
 """Largest number of objects and lists in each other. Python walks them by recursion, also to send
 them to workers, and gives up at some hundreds."""
+_MAX_SHOWN = 40
+"""Longest key that messages show in full (characters)."""
 _TOO_DEEP = f"objects and lists lie in each other more than {_MAX_LEVELS} deep"
 
 
@@ -97,8 +99,9 @@ class JsonObject:
         return [(f"{path}[{index}]", value) for index, value in enumerate(values)]
 
     def _path_of(self, name: str) -> str:
-        name = name if name.isidentifier() else reprlib.repr(name)
-        return f"{self.path}.{name}" if self.path else name
+        is_plain = name.isidentifier() and len(name) <= _MAX_SHOWN
+        shown = name if is_plain else reprlib.repr(name)
+        return f"{self.path}.{shown}" if self.path else shown
 
 
 def _is_nested(value: Any, levels: int) -> bool:

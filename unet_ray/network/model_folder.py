@@ -1,7 +1,7 @@
 """A model folder: weights and `model.json`, all that inference needs, and no code.
 
-Loading reads tensors and JSON only, and reports what cannot be right in one line: the folder may be
-anybody's. Torch takes seconds to load, so it is imported only where a network is built.
+Loading reads tensors and JSON only, and checks every value: a folder may come from anywhere. Torch
+takes seconds to load, so it is imported only where a network is built.
 """
 
 from __future__ import annotations
@@ -176,9 +176,9 @@ def state_bytes(network: UNet) -> bytes:
 def save_model(model: Model, folder: Storage) -> None:
     """Write a model folder, or replace the model in one.
 
-    Whoever loads the folder meanwhile, or after a crash, finds the model before or the new one: the
-    weights lie under a name of their own, and `model.json`, which names them, is written last. Only
-    then the weights that it named before are removed.
+    A reader finds the earlier model or the new one at any moment, also after a crash. The weights
+    get a name of their own, and `model.json`, which names them, is written after them. The weights
+    that it named before are removed last.
 
     Args:
         model: Model to write.
@@ -222,8 +222,8 @@ def _remove(folder: Storage, replaced: str) -> None:
         folder.delete(replaced)
     except OSError as error:
         _logger.warning(
-            f"{folder.uri}/{replaced}: weights of the model before, which nothing names any more, "
-            f"cannot be removed ({one_line(error)}); remove them by hand"
+            f"{folder.uri}/{replaced}: the weights of the replaced model cannot be removed "
+            f"({one_line(error)}); remove them by hand"
         )
 
 
