@@ -6,7 +6,9 @@ conftest.py, faulty_store.py, clusters.py, training_job.py.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +182,36 @@ def make_tiny_model(place: Path) -> str:
         Storage.of(str(folder)),
     )
     return str(folder)
+
+
+def write_model_files(folder: Path, described: dict[str, Any], weights: bytes) -> None:
+    """Write a model folder with any content, with digests that fit it, as a hostile author would.
+
+    Args:
+        folder: Folder; a model in it is replaced.
+        described: Content of `model.json`; its digests are made anew.
+        weights: Content of the file of weights.
+    """
+    folder.mkdir(exist_ok=True)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    sha256 = hashlib.sha256(weights)
+    keys = ("network", "classes", "preprocessing", "thresholds", "parting")
+    meaning = {key: described[key] for key in keys if key in described}
+    canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()
+    described = described | {"digest": hashlib.sha256(sha256.digest() + canonical).hexdigest()}
+    name = "model.safetensors"
+    if "weights" in described:
+        name = f"model-{sha256.hexdigest()[:16]}.safetensors"
+        described["weights"] = {"file": name, "sha256": sha256.hexdigest()}
+    (folder / name).write_bytes(weights)
+    (folder / "model.json").write_text(json.dumps(described))
+
+
+def read_model_files(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Return the content of `model.json` and of the file of weights, unchecked."""
+    (weights,) = folder.glob("*.safetensors")
+    return json.loads((folder / "model.json").read_text()), weights.read_bytes()
 
 
 SMALL_NETWORK = {"base_channels": 4, "depth": 2, "crop": 64, "batch_size": 4}

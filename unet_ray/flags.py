@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
@@ -49,6 +51,20 @@ def check_numbers(config: object) -> None:
             check_fields(config, [field.name], isfinite, "a finite number")
         elif isinstance(value, int) and field.name != "seed":
             check_fields(config, [field.name], lambda n: abs(n) < 2**31, f"at most {2**31 - 1}")
+
+
+def check_range(name: str, values: Iterable[float], least: float, most: float) -> None:
+    """Raise InputError for the first of some values that is not within the bounds, as NaN never is.
+
+    Args:
+        name: Name of the values, for the message.
+        values: Values to check.
+        least: Smallest value that is allowed.
+        most: Largest value that is allowed.
+    """
+    for value in values:
+        if not least <= value <= most:
+            raise InputError(f"{name} {value}: choose {least} to {most}")
 
 
 def parse_range(text: str, flag: str) -> tuple[int, int]:
@@ -155,18 +171,41 @@ class ClassSpec:
     name: str
 
 
+MAX_CLASS_ID = 2**31 - 1
+"""Largest id of a class: tables hold ids as 32-bit integers."""
+_MAX_NAME = 256
+"""Longest name (characters); tables repeat it in every row, exports put it into file names."""
+NAME_RULE = f"a text of 1 to {_MAX_NAME} printable characters"
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can be a name: not blank, not long, and shown on one line as it is."""
+    return len(text.strip()) > 0 and len(text) <= _MAX_NAME and not has_controls(text)
+
+
 def check_class_names(names: Iterable[object], where: str) -> None:
-    """Raise InputError for the first class name that is empty or cannot be shown.
+    """Raise InputError for the first class name that is empty, too long or cannot be shown.
 
     Args:
         names: Names of classes, as somebody wrote them.
         where: Flag and value, or file, that holds the names.
     """
     for name in names:
-        if not isinstance(name, str) or not name.strip() or has_controls(name):
-            raise InputError(
-                f"{where}: {name!r} is no name of a class; give text without control characters"
-            )
+        if not isinstance(name, str) or not is_name(name):
+            raise InputError(f"{where}: class name {reprlib.repr(name)}: choose {NAME_RULE}")
+
+
+def check_classes(classes: Iterable[ClassSpec]) -> None:
+    """Raise InputError unless tables and files can hold the classes, and tell them apart."""
+    classes = tuple(classes)
+    check_range("class id", [spec.id for spec in classes], 0, MAX_CLASS_ID)
+    for spec in classes:
+        if not is_name(spec.name):
+            raise InputError(f"class name {reprlib.repr(spec.name)}: choose {NAME_RULE}")
+    for values in ([spec.id for spec in classes], [spec.name for spec in classes]):
+        for value, count in Counter[int | str](values).items():
+            if count > 1:
+                raise InputError(f"{count} classes are {value!r}: ids and names must differ")
 
 
 def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
@@ -191,11 +230,10 @@ def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
         )
     except ValueError:
         raise InputError(f"--classes {text}: an id is no whole number (a=1,b=7)") from None
-    check_class_names((c.name for c in classes), f"--classes {text}")
-    if len({c.name for c in classes}) < len(classes):
-        raise InputError(f"--classes {text}: class names must differ")
-    if len({c.id for c in classes}) < len(classes) or any(c.id < 0 for c in classes):
-        raise InputError(f"--classes {text}: class ids must differ and be 0 or more")
+    try:
+        check_classes(classes)
+    except InputError as error:
+        raise InputError(f"--classes {text}: {error}") from None
     return classes
 
 

@@ -1,22 +1,18 @@
 import threading
 import weakref
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
-from unet_ray.errors import ImageError, InputError
-from unet_ray.flags import ClassSpec
+from unet_ray.errors import ImageError
 from unet_ray.imaging.geometry import Box
 from unet_ray.network.config import Padding, Precision, PredictorConfig, UNetConfig
 from unet_ray.network.cuda_graphs import BatchGraph
-from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor, is_device_lost, is_out_of_memory
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.storage.storage import Storage
 
 PREPROCESSING = Preprocessing("uint8", (100.0,), (50.0,))
 
@@ -270,70 +266,6 @@ def test_output_that_is_not_finite_is_an_error_and_no_empty_image(
 def test_preprocessing_refuses_other_samples() -> None:
     with pytest.raises(ImageError, match="uint16 samples, the model was trained on uint8"):
         PREPROCESSING.check(np.zeros((2, 2, 1), np.uint16))
-
-
-def make_model() -> Model:
-    config = UNetConfig(1, 1, 2, 1)
-    return Model(config, state_bytes(UNet(config)), (ClassSpec(1, "a"),), PREPROCESSING, (0.5,))
-
-
-def test_a_model_folder_gives_the_model_back(root: str) -> None:
-    saved = make_model()
-    save_model(saved, Storage.of(root).join("m"))
-    loaded = load_model(Storage.of(root).join("m"))
-    assert loaded == saved
-    assert loaded.digest == saved.digest
-    for name, tensor in loaded.build().state_dict().items():
-        assert torch.equal(tensor, saved.build().state_dict()[name])
-
-
-def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
-    torch.manual_seed(0)
-    one = make_model()
-    assert (
-        Model(one.network, one.weights, one.classes, one.preprocessing, (0.6,)).digest != one.digest
-    )
-    assert (
-        Model(one.network, one.weights, (ClassSpec(1, "b"),), one.preprocessing, (0.5,)).digest
-        != one.digest
-    )
-    assert (
-        Model(one.network, make_model().weights, one.classes, one.preprocessing, (0.5,)).digest
-        != one.digest
-    )
-    same = Model(
-        one.network,
-        one.weights,
-        one.classes,
-        one.preprocessing,
-        (0.5,),
-        metrics={"x": 1},
-        versions={"y": "2"},
-    )
-    assert same.digest == one.digest
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("model.json", b"{", "cannot be read"),
-        ("model.json", b"{}", "not of format 2"),
-        ("model.json", b'{"format": 2}', "model.json is damaged"),
-        ("model.safetensors", b"\x80\x04pickle", "do not belong together"),
-        ("model.json", None, "no model here"),
-        ("model.safetensors", None, "no model here"),
-    ],
-)
-def test_a_damaged_model_folder_is_refused_in_one_line(
-    tmp_path: Path, file: str, content: bytes | None, message: str
-) -> None:
-    save_model(make_model(), Storage.of(str(tmp_path)))
-    (tmp_path / file).unlink()
-    if content is not None:
-        (tmp_path / file).write_bytes(content)
-    with pytest.raises(InputError, match=message) as error:
-        load_model(Storage.of(str(tmp_path)))
-    assert "\n" not in str(error.value)
 
 
 def test_memory_that_runs_out_halves_the_batch_permanently() -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -213,15 +214,19 @@ def test_applying_leaves_the_images_as_they_are() -> None:
     ("dtype", "offset", "scale", "message"),
     [
         ("int16", (0.0,), (1.0,), "preprocessing dtype int16: choose uint8, uint16 or float32"),
-        ("uint8", (0.0,), (0.0,), "one scale above 0"),
-        ("uint8", (0.0,), (float("nan"),), "one scale above 0"),
-        ("uint8", (0.0, 1.0), (1.0,), "one offset and one scale"),
+        ("uint8", (0.0,), (0.0,), "preprocessing scale 0.0: choose 1.2e-38 to 3.4e+38"),
+        ("uint8", (0.0,), (-1.0,), "preprocessing scale -1.0: choose"),
+        ("uint8", (0.0,), (float("nan"),), "preprocessing scale nan: choose"),
+        ("uint8", (float("inf"),), (1.0,), "preprocessing offset inf: choose -3.4e+38 to 3.4e+38"),
+        ("uint8", (0.0,), (1e-20,), "sample 255 after preprocessing 2.55e+22: choose"),
+        ("uint16", (-1e15,), (1.0,), "sample 0 after preprocessing 1000000000000000.0: choose"),
+        ("uint8", (0.0, 1.0), (1.0,), "preprocessing has 2 offsets and 1 scales: there must be"),
     ],
 )
 def test_constants_that_make_no_sense_are_refused(
     dtype: str, offset: tuple[float, ...], scale: tuple[float, ...], message: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=re.escape(message)):
         Preprocessing(dtype, offset, scale)
 
 
@@ -251,6 +256,25 @@ def test_an_array_without_pixels_is_refused() -> None:
     for shape in ((0, 5, 3), (5, 0, 3), (5, 5), (3,)):
         with pytest.raises(ImageError, match="samples of the shape"):
             Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3).check(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((2.0, -2.0), "preprocessing limits 2.0 and -2.0: the second must be larger"),
+        ((1.0, 1.0), "preprocessing limits 1.0 and 1.0: the second must be larger"),
+        ((float("nan"), 1.0), "preprocessing limits nan: choose"),
+        ((-2.0, float("inf")), "preprocessing limits inf: choose"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(limits: tuple[float, float], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Preprocessing("uint8", (0.0,), (1.0,), limits)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-9, 1e9, 1e30])
+def test_samples_may_come_in_any_unit(unit: float) -> None:
+    Preprocessing("float32", (3.0 * unit,), (unit,))
 
 
 def test_images_that_do_not_fit_are_refused() -> None:

@@ -6,11 +6,12 @@ import torch
 from safetensors.torch import load
 
 from tests.builders import make_epoch_record, make_learner, make_progress
+from unet_ray.errors import InputError
 from unet_ray.network.learner import Learner
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.storage.storage import Storage
 from unet_ray.training.checkpoint_writer import load_optimizer, read_state, write_state
-from unet_ray.training.checkpoints import BEST
+from unet_ray.training.checkpoints import BEST, WEIGHTS
 from unet_ray.training.progress import PROGRESS, Progress, as_metrics, last_progress
 
 
@@ -35,7 +36,7 @@ def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
     write_state(tmp_path, learner, make_progress(0.5, 0.4), best)
     losses = take_steps(learner, 6, 4)
 
-    state = read_state(tmp_path)
+    state = read_state(tmp_path, learner.unet.config)
     resumed = make_learner(norm, state.weights)
     load_optimizer(resumed.optimizer, state.optimizer)
     assert take_steps(resumed, 6, 4) == losses
@@ -51,12 +52,29 @@ def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
 def test_a_checkpoint_before_the_first_step_can_be_resumed(tmp_path: Path) -> None:
     learner = make_learner("none")
     write_state(tmp_path, learner, Progress(), None)
-    state = read_state(tmp_path)
+    state = read_state(tmp_path, learner.unet.config)
     assert state.best is None
     assert not (tmp_path / BEST).exists()
     resumed = make_learner("none", state.weights)
     load_optimizer(resumed.optimizer, state.optimizer)
     assert take_steps(resumed, 1, 2) == take_steps(learner, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"cut off", "not a safetensors file|cut short"),
+        (state_bytes(make_learner("none").unet), "the weights do not fit the network"),
+    ],
+)
+def test_a_checkpoint_with_other_weights_is_refused(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    learner = make_learner("batch")
+    write_state(tmp_path, learner, Progress(), None)
+    (tmp_path / WEIGHTS).write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        read_state(tmp_path, learner.unet.config)
 
 
 def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
@@ -65,7 +83,7 @@ def test_the_best_weights_are_kept_as_they_were(tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in learner.unet.state_dict().items()}
     take_steps(learner, 1, 2)
     write_state(tmp_path, learner, make_progress(0.5), best)
-    state = read_state(tmp_path)
+    state = read_state(tmp_path, learner.unet.config)
     assert state.best is not None
     kept = load(state.best)
     assert kept.keys() == before.keys()

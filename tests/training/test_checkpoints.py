@@ -108,7 +108,7 @@ def cut(name: str, kept: int) -> Callable[[Storage, str], str]:
     def apply(storage: Storage, folder: str) -> str:
         data = storage.read(f"{folder}/{name}")
         storage.write(f"{folder}/{name}", data[: kept % len(data)])
-        return f"{name} has {kept % len(data)} of {len(data)} bytes|{name} is cut short"
+        return f"{name} has {kept % len(data)} of {len(data)} bytes|{name}: cut short"
 
     return apply
 
@@ -173,7 +173,8 @@ def test_training_falls_back_from_a_newest_checkpoint_that_does_not_load(
     assert last == f"  going on from {names[1]}, after epoch 2"
     assert listed_checkpoints(storage, RUN) == names[:2]
     assert last_progress(storage, RUN) == make_progress(0.5, 0.5)
-    loaded = read_state(Path(f"{tmp_path}/run/{RUN}/{names[1]}"))
+    network = make_learner("none").unet.config
+    loaded = read_state(Path(f"{tmp_path}/run/{RUN}/{names[1]}"), network)
     assert loaded.progress == make_progress(0.5, 0.5)
 
 

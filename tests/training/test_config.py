@@ -40,7 +40,12 @@ def make_config(**flags: Any) -> TrainConfig:
         ({"workers": "0"}, "--workers 0: give a number from 1"),
         ({"workers": "3,2"}, "--workers 3,2: give a number from 1, or MIN,MAX"),
         ({"workers": "all"}, "--workers all: give a number from 1"),
-        ({"classes": "a,a"}, "--classes a,a: class names must differ"),
+        ({"classes": "a,a"}, "--classes a,a: 2 classes are 'a': ids and names must differ"),
+        ({"classes": "a,"}, "--classes a,: class name '': choose a text of 1 to 256 printable"),
+        ({"classes": "a\x1b[31m"}, r"class name 'a\x1b[31m': choose a text of 1 to 256"),
+        ({"classes": "a=1,b=1"}, "--classes a=1,b=1: 2 classes are 1: ids and names must differ"),
+        ({"classes": "a=-1"}, "--classes a=-1: class id -1: choose 0 to 2147483647"),
+        ({"classes": f"a={2**31}"}, "class id 2147483648: choose 0 to 2147483647"),
         (
             {"augment": "flip,flop"},
             "--augment flip,flop: flop is unknown; give all, none, or flip,rotate",

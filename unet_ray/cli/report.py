@@ -24,7 +24,7 @@ def main(config: ReportConfig, _: str) -> None:
         f"earlier dates; {config.output} ({result.size_bytes / 2**20:.1f} MiB)"
     )
     for table, count in facts.unsound.items():
-        print(f"note: {count} rows of {table} make no sense and are left out; see unet-ray verify")
+        show(f"note: {count} rows of {table} make no sense and are left out; see unet-ray verify")
     for problem in result.problems:
         show(f"note: no picture of {problem}")
 

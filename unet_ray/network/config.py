@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unet_ray.errors import InputError
-from unet_ray.flags import MAX_SIDE_PX, check_fields
+from unet_ray.flags import MAX_SIDE_PX, check_fields, check_range
 from unet_ray.imaging.tiling_config import InputSizes
 
 Padding = Literal["same", "valid"]
@@ -39,8 +39,7 @@ class UNetConfig:
             "depth": (1, 7),
         }
         for name, (least, most) in limits.items():
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} {getattr(self, name)}: choose {least} to {most}")
+            check_range(name, [getattr(self, name)], least, most)
         for name, words in (("padding", ("same", "valid")), ("norm", ("none", "batch"))):
             if getattr(self, name) not in words:
                 raise InputError(f"{name} {getattr(self, name)}: choose {' or '.join(words)}")

@@ -1,6 +1,6 @@
-"""A model folder: `model.safetensors` and `model.json`, all that inference needs, and no code.
+"""A model folder: weights and `model.json`, all that inference needs, and no code.
 
-Loading reads tensors and JSON only, and reports files that do not fit together in one line. Torch
+Loading reads tensors and JSON only, and checks every value: a folder may come from anywhere. Torch
 takes seconds to load, so it is imported only where a network is built.
 """
 
@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import logging
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
-from unet_ray.errors import InputError
-from unet_ray.flags import ClassSpec
+from unet_ray.errors import InputError, one_line
+from unet_ray.flags import ClassSpec, check_classes, check_range
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.network.config import UNetConfig
+from unet_ray.network.json_object import JsonObject
 from unet_ray.network.preprocessing import Preprocessing
+from unet_ray.network.weights import check_weights, load_weights, read_weights
 from unet_ray.storage.storage import Storage
 
 if TYPE_CHECKING:
     from unet_ray.network.unet import UNet
 
-_FORMAT = 2
+_logger = logging.getLogger("unet_ray")
+
+_FORMAT = 3
+_FORMAT_OF_0_1 = 2
+"""Format of version 0.1, whose weights are always `model.safetensors`."""
+_DESCRIPTION = "model.json"
+_MAX_DESCRIPTION_BYTES = 2**22
+"""Largest `model.json`; with 255 classes one has some 200 KB."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,26 @@ class Model:
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that trained the model; not part of the digest."""
 
+    def __post_init__(self) -> None:
+        check_classes(self.classes)
+        check_range("thresholds", self.thresholds, 0, 1)
+        classes, separation = len(self.classes), self.separation
+        _check_count("thresholds", len(self.thresholds), classes)
+        filters = 2 * classes if separation else classes
+        _check_count("filters of the network", self.network.num_classes, filters)
+        channels = self.network.in_channels
+        _check_count("channels of the preprocessing", self.preprocessing.channels, channels)
+        if separation:
+            _check_count("thresholds of markers", len(separation.thresholds), classes)
+            _check_count("min_areas", len(separation.min_areas), classes)
+            if separation.min_scores:
+                _check_count("min_scores", len(separation.min_scores), classes)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights."""
+        return hashlib.sha256(self.weights).hexdigest()
+
     @property
     def digest(self) -> str:
         """SHA-256 that identifies what the model computes.
@@ -59,7 +89,7 @@ class Model:
         and separation.
         """
         meaning = json.dumps(self._meaning(), sort_keys=True, separators=(",", ":")).encode()
-        return hashlib.sha256(hashlib.sha256(self.weights).digest() + meaning).hexdigest()
+        return hashlib.sha256(bytes.fromhex(self.weights_sha256) + meaning).hexdigest()
 
     def _meaning(self) -> dict[str, Any]:
         """Return the settings that the digest covers.
@@ -98,20 +128,18 @@ class Model:
         """Build the network with its weights.
 
         Raises:
-            InputError: Weights that do not fit the network.
+            InputError: Weights that do not fit the network, or are not all finite.
         """
-        from safetensors.torch import load
-
         from unet_ray.network.unet import UNet
 
         network = UNet(self.network)
-        try:
-            network.load_state_dict(load(self.weights))
-        except (RuntimeError, SafetensorError, KeyError) as error:
-            # Torch may write a line per layer: keep the first two.
-            first = " ".join(" ".join(str(error).splitlines()[:2]).split())
-            raise InputError(f"the weights do not fit the network of model.json: {first}") from None
+        network.load_state_dict(load_weights(self.weights, self.network))
         return network
+
+
+def _check_count(name: str, found: int, needed: int) -> None:
+    if found != needed:
+        raise InputError(f"{name}: there are {found}, there must be {needed}")
 
 
 def _network_as_json(network: UNetConfig) -> dict[str, Any]:
@@ -146,93 +174,184 @@ def state_bytes(network: UNet) -> bytes:
 
 
 def save_model(model: Model, folder: Storage) -> None:
-    """Write a model folder: first the weights, then `model.json`."""
-    folder.write("model.safetensors", model.weights)
+    """Write a model folder, or replace the model in one.
+
+    A reader finds the earlier model or the new one at any moment, also after a crash. The weights
+    get a name of their own, and `model.json`, which names them, is written after them. The weights
+    that it named before are removed last.
+
+    Args:
+        model: Model to write.
+        folder: Model folder, which need not be there.
+
+    Raises:
+        InputError: Weights that would not load again.
+    """
+    check_weights(model.weights, model.network)
+    weights, replaced = _name_weights(model.weights_sha256), _find_weights(folder)
+    folder.write(weights, model.weights)
     described = {
         "format": _FORMAT,
         "digest": model.digest,
+        "weights": {"file": weights, "sha256": model.weights_sha256},
         **model._meaning(),
         "channels": model.channels,
         "training": model.training,
         "metrics": model.metrics,
         "versions": model.versions,
     }
-    folder.write("model.json", json.dumps(described, indent=2, sort_keys=True).encode())
+    folder.write(_DESCRIPTION, json.dumps(described, indent=2, sort_keys=True).encode())
+    if replaced not in (None, weights):
+        _remove(folder, replaced)
+
+
+def _name_weights(sha256: str) -> str:
+    return f"model-{sha256[:16]}.safetensors"
+
+
+def _find_weights(folder: Storage) -> str | None:
+    """Return the file of weights that a folder's `model.json` names; None if it names none."""
+    try:
+        return _WeightsFile.of(_read_description(folder)).name
+    except (OSError, InputError):
+        return None
+
+
+def _remove(folder: Storage, replaced: str) -> None:
+    try:
+        folder.delete(replaced)
+    except OSError as error:
+        _logger.warning(
+            f"{folder.uri}/{replaced}: the weights of the replaced model cannot be removed "
+            f"({one_line(error)}); remove them by hand"
+        )
 
 
 def load_model(folder: Storage) -> Model:
-    """Read a model folder and check that its files belong together.
+    """Read a model folder, and check that its files belong together and that every value is sound.
+
+    Args:
+        folder: Model folder, of this version or of 0.1.
 
     Raises:
         InputError: A folder without a model, a damaged model, or one of another format.
     """
     try:
-        described = json.loads(folder.read("model.json"))
-        weights = folder.read("model.safetensors")
+        try:
+            return _read_model(folder)
+        except FileNotFoundError:  # another model may have replaced it between the two reads
+            return _read_model(folder)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder.uri}: there is no model here (model.json, model.safetensors); check --model"
+            f"{folder.uri}: there is no model here ({_DESCRIPTION} and the weights that it names); "
+            "check --model"
         ) from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{folder.uri}: the model cannot be read: {error}") from None
-    if not isinstance(described, dict) or described.get("format") != _FORMAT:
-        raise InputError(
-            f"{folder.uri}: model.json is not of format {_FORMAT}; train again, or update unet-ray"
-        )
+    except OSError as error:
+        raise InputError(f"{folder.uri}: the model cannot be read: {one_line(error)}") from None
+    except MemoryError:
+        raise InputError(f"{folder.uri}: the weights do not fit into memory") from None
+
+
+def _read_model(folder: Storage) -> Model:
+    file = _DESCRIPTION
     try:
-        model = _parse(described, weights)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder.uri}: model.json is damaged: {error!r}") from None
-    if described.get("digest") != model.digest:
+        described = _read_description(folder)
+        model, digest = _parse(described), described.text("digest")
+        stored = _WeightsFile.of(described)
+        file = stored.name
+        model = replace(model, weights=read_weights(folder.join(file), model.network))
+        if stored.sha256 not in (None, model.weights_sha256) or digest != model.digest:
+            raise InputError(f"not the weights of {_DESCRIPTION}: the digest differs")
+        check_weights(model.weights, model.network)
+    except InputError as error:
         raise InputError(
-            f"{folder.uri}: model.json and model.safetensors do not belong together: "
-            "the digest differs"
-        )
+            f"{folder.uri}/{file}: {error}; bring back the model folder, or train again"
+        ) from None
     return model
 
 
-def _parse(described: dict[str, Any], weights: bytes) -> Model:
-    network = _parse_network(described["network"])
-    model = Model(
-        network,
-        weights,
-        tuple(ClassSpec(int(c["id"]), str(c["name"])) for c in described["classes"]),
-        parse_preprocessing(described["preprocessing"]),
-        tuple(float(t) for t in described["thresholds"]),
-        _parse_separation(described.get("parting")),
-        described.get("training", {}),
-        described.get("metrics", {}),
-        described.get("versions", {}),
+def _read_description(folder: Storage) -> JsonObject:
+    """Return the content of `model.json`.
+
+    Raises:
+        InputError: A file that is too large, no JSON, or of another format.
+        OSError: A file that cannot be read.
+    """
+    data = folder.join(_DESCRIPTION).read_range(0, _MAX_DESCRIPTION_BYTES + 1)
+    if len(data) > _MAX_DESCRIPTION_BYTES:
+        raise InputError(f"larger than {_MAX_DESCRIPTION_BYTES} bytes")
+    described = JsonObject.parse(data)
+    found = described.integer("format")
+    if found not in (_FORMAT_OF_0_1, _FORMAT):
+        raise InputError(f"format {found}, this version reads {_FORMAT_OF_0_1} and {_FORMAT}")
+    return described
+
+
+@dataclass(frozen=True)
+class _WeightsFile:
+    """File of the weights, as `model.json` names it."""
+
+    name: str
+    sha256: str | None
+    """SHA-256 of its content. None: version 0.1 did not write it."""
+
+    @staticmethod
+    def of(described: JsonObject) -> _WeightsFile:
+        """Return the file that a `model.json` names.
+
+        Raises:
+            InputError: A name that is not made of the digest, and might lead anywhere.
+        """
+        if described.integer("format") == _FORMAT_OF_0_1:
+            return _WeightsFile("model.safetensors", None)
+        weights = described.object("weights")
+        name, sha256 = weights.text("file"), weights.text("sha256")
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise InputError(f"weights.sha256 {sha256!r} is not 64 hexadecimal digits")
+        if name != _name_weights(sha256):
+            raise InputError(f"weights.file {name!r} is not {_name_weights(sha256)}")
+        return _WeightsFile(name, sha256)
+
+
+def _parse(described: JsonObject) -> Model:
+    """Return the model that a `model.json` describes, without its weights."""
+    separation = described.values.get("parting")
+    notes = [
+        JsonObject.of(described.values.get(name, {}), name).values
+        for name in ("training", "metrics", "versions")
+    ]
+    return Model(
+        _parse_network(described.object("network")),
+        b"",
+        tuple(
+            ClassSpec(spec.integer("id"), spec.text("name"))
+            for spec in described.objects("classes")
+        ),
+        parse_preprocessing(described.object("preprocessing")),
+        tuple(map(float, described.numbers("thresholds"))),
+        None if separation is None else _parse_separation(JsonObject.of(separation, "parting")),
+        *notes,
     )
-    classes, separation = len(model.classes), model.separation
-    per_class = [model.thresholds]
-    if separation:
-        per_class += [
-            separation.thresholds,
-            separation.min_areas,
-            *([separation.min_scores] if separation.min_scores else []),
-        ]
-    if any(len(values) != classes for values in per_class) or network.num_classes != classes * (
-        2 if separation else 1
-    ):
-        raise ValueError(f"{classes} classes, for each {per_class}, {network.num_classes} filters")
-    return model
 
 
-def _parse_network(described: dict[str, Any]) -> UNetConfig:
+def _parse_network(described: JsonObject) -> UNetConfig:
     return UNetConfig(
-        num_classes=described["classes"], **{k: v for k, v in described.items() if k != "classes"}
+        in_channels=described.integer("in_channels"),
+        num_classes=described.integer("classes"),
+        base_channels=described.integer("base_channels"),
+        depth=described.integer("depth"),
+        padding=described.text("padding"),  # type: ignore[arg-type]
+        norm=described.text("norm"),  # type: ignore[arg-type]
     )
 
 
-def _parse_separation(described: dict[str, Any] | None) -> Separation | None:
-    if described is None:
-        return None
+def _parse_separation(described: JsonObject) -> Separation:
+    scores = described.numbers("min_scores") if "min_scores" in described.values else ()
     return Separation(
-        tuple(float(t) for t in described["thresholds"]),
-        tuple(int(area) for area in described["min_areas"]),
-        int(described["steps"]),
-        tuple(float(score) for score in described.get("min_scores", ())),
+        tuple(map(float, described.numbers("thresholds"))),
+        described.integers("min_areas"),
+        described.integer("steps"),
+        tuple(map(float, scores)),
     )
 
 
@@ -246,12 +365,20 @@ def preprocessing_as_json(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def parse_preprocessing(described: dict[str, Any]) -> Preprocessing:
-    """Read what `preprocessing_as_json` returns."""
-    limits = described["limits"]
+def parse_preprocessing(described: JsonObject) -> Preprocessing:
+    """Read what `preprocessing_as_json` returns.
+
+    Raises:
+        InputError: A value that is missing, of another type or out of bounds.
+    """
+    has_limits = described.get("limits") is not None
+    limits = described.numbers("limits") if has_limits else (-1.0, 1.0)
+    if len(limits) != 2:
+        raise InputError(f"limits of the preprocessing: there are {len(limits)}, there must be 2")
+    low, high = map(float, limits)
     return Preprocessing(
-        described["dtype"],
-        tuple(described["offset"]),
-        tuple(described["scale"]),
-        (float(limits[0]), float(limits[1])) if limits else None,
+        described.text("dtype"),
+        described.numbers("offset"),
+        described.numbers("scale"),
+        (low, high) if has_limits else None,
     )

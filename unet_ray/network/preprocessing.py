@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unet_ray.errors import ImageError, InputError
+from unet_ray.flags import check_range
 from unet_ray.imaging.codecs.decode import match_channels
 from unet_ray.imaging.codecs.raster import check_not_empty
 from unet_ray.network.config import Normalisation
@@ -26,6 +27,17 @@ because float samples come in any unit (1e-9 m)."""
 _MOST_SCALES = 1e6
 """Largest distance of a float sample from the offset, in scales of its channel. Hot pixels of
 sparse images reach 1e5. Samples that overflow the network make a hole: it finds nothing there."""
+
+
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38
+"""Smallest and largest scale. The network computes in float32, in which smaller numbers lose digits
+or are 0, and larger ones are infinite."""
+_LARGEST_SAMPLES = {"uint8": 255.0, "uint16": 65535.0, "float32": 0.0}
+"""Sample types, and the largest sample of each; those of float32 come in any unit, so that of them
+only 0 is looked at."""
+_MAX_RESULT = 10**12
+"""Largest normalised sample. Networks are trained on samples near 1; much larger ones overflow in
+the network, and pixels that are not a number are in no class."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +78,27 @@ class Preprocessing:
     """Smallest and largest result. None: results are not clipped."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("uint8", "uint16", "float32"):
+        if self.dtype not in _LARGEST_SAMPLES:
             raise InputError(f"preprocessing dtype {self.dtype}: choose uint8, uint16 or float32")
-        if len(self.offset) != len(self.scale) or not all(s > 0 for s in self.scale):
-            raise InputError("preprocessing needs one offset and one scale above 0 per channel")
+        if len(self.offset) != len(self.scale):
+            raise InputError(
+                f"preprocessing has {len(self.offset)} offsets and {len(self.scale)} scales: "
+                "there must be one of each per channel"
+            )
+        check_range("preprocessing offset", self.offset, -_LARGEST, _LARGEST)
+        check_range("preprocessing scale", self.scale, _SMALLEST, _LARGEST)
+        for sample in (0.0, _LARGEST_SAMPLES[self.dtype]):
+            normalised = [(sample - o) / s for o, s in zip(self.offset, self.scale, strict=True)]
+            check_range(
+                f"sample {sample:g} after preprocessing", normalised, -_MAX_RESULT, _MAX_RESULT
+            )
+        if self.limits:
+            low, high = self.limits
+            check_range("preprocessing limits", self.limits, -_MAX_RESULT, _MAX_RESULT)
+            if not low < high:
+                raise InputError(
+                    f"preprocessing limits {low} and {high}: the second must be larger"
+                )
 
     @staticmethod
     def of(kind: Normalisation, dtype: str, found: ChannelStatistics) -> Preprocessing:

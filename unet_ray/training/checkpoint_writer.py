@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from unet_ray.network.config import UNetConfig
 from unet_ray.network.learner import Learner
 from unet_ray.network.model_folder import state_bytes
+from unet_ray.network.weights import load_weights
 from unet_ray.training.checkpoints import BEST, DIGESTS, OPTIMIZER, WEIGHTS, digests_of
 from unet_ray.training.progress import PROGRESS, Progress
 
@@ -55,12 +57,20 @@ def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes 
         (folder / name).write_bytes(data)
 
 
-def read_state(folder: Path) -> State:
-    """Read the files of a checkpoint."""
+def read_state(folder: Path, network: UNetConfig) -> State:
+    """Read the files of a checkpoint.
+
+    Args:
+        folder: Local folder of the checkpoint.
+        network: Architecture of the network that is trained.
+
+    Raises:
+        InputError: Weights that do not fit the network, or are not all finite.
+    """
     best = folder / BEST
     return State(
         Progress.of_json((folder / PROGRESS).read_bytes()),
-        load_file(folder / WEIGHTS),
+        load_weights((folder / WEIGHTS).read_bytes(), network),
         load_file(folder / OPTIMIZER),
         best.read_bytes() if best.exists() else None,
     )

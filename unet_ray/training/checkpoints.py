@@ -15,7 +15,8 @@ from typing import Any
 import ray
 
 from unet_ray.errors import InputError
-from unet_ray.storage.json_file import MAX_JSON_BYTES, parse_json, read_json, read_limited
+from unet_ray.network.weights import MAX_HEADER_BYTES, parse_header
+from unet_ray.storage.json_file import MAX_JSON_BYTES, read_json, read_limited
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.training.progress import PROGRESS, SNAPSHOT, Progress, as_metrics, listed_checkpoints
 
@@ -25,8 +26,6 @@ DIGESTS = "files.json"
 before 2026-11-29 have none."""
 _PIECE_BYTES = 2**26
 """Bytes read at a time to compute a SHA-256."""
-_MAX_HEADER_BYTES = 10**8
-"""Largest header of a safetensors file, a limit of the format."""
 
 
 class _DamagedError(Exception):
@@ -198,20 +197,12 @@ def _check_digest(
 def _check_tensors(folder: Storage, entry: FileEntry) -> None:
     """Raise _DamagedError if a safetensors file is not as long as its header says."""
     file = entry.path.rpartition("/")[2]
-    stored = folder.join(file)
-    header_bytes = int.from_bytes(stored.read_range(0, 8), "little")
-    if not 0 < header_bytes <= min(entry.size - 8, _MAX_HEADER_BYTES):
-        raise _DamagedError(f"{file} is cut short: {entry.size} bytes")
     try:
-        header = parse_json(stored.read_range(8, header_bytes), file)
-        ends = [
-            tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"
-        ]
-    except (InputError, TypeError, LookupError):
-        raise _DamagedError(f"{file} has a damaged header") from None
-    expected = 8 + header_bytes + max(ends, default=0)
-    if entry.size != expected:
-        raise _DamagedError(f"{file} has {entry.size} of {expected} bytes")
+        header = parse_header(folder.join(file).read_range(0, MAX_HEADER_BYTES))
+    except InputError as error:
+        raise _DamagedError(f"{file}: {error}") from None
+    if entry.size != header.file_bytes:
+        raise _DamagedError(f"{file} has {entry.size} of {header.file_bytes} bytes")
 
 
 def _format_list(checkpoints: list[_Checkpoint]) -> bytes:

@@ -16,6 +16,7 @@ from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.statistics import DatasetStatistics
+from unet_ray.network.json_object import JsonObject
 from unet_ray.network.model_folder import parse_preprocessing, preprocessing_as_json
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.json_file import read_json
@@ -196,7 +197,7 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
         files,
         DataDecisions(
             Labelling(**(labelling | {"classes": classes})),
-            parse_preprocessing(decisions["preprocessing"]),
+            parse_preprocessing(JsonObject.of(decisions["preprocessing"], "preprocessing")),
             tuple(decisions["validation"]),
         ),
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load as load_tensors
 
 from unet_ray.errors import InputError
 from unet_ray.flags import check_metric
@@ -27,6 +26,7 @@ from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
+from unet_ray.network.weights import load_weights
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.crop_stream import CropSampler, plan_visits
 from unet_ray.training.record import DataDecisions
@@ -338,7 +338,7 @@ def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) 
     """
     torch.manual_seed(0)
     fresh = UNet(network)
-    weights = load_tensors(initial.weights)
+    weights = load_weights(initial.weights, initial.network)
     places = {c.name: place for place, c in enumerate(initial.classes)}
     known = [
         (place, places[c.name]) for place, c in enumerate(labelling.classes) if c.name in places

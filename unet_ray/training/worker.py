@@ -19,7 +19,6 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import CheckpointUploadMode
-from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from unet_ray.cluster.resources import node_cpus
@@ -31,6 +30,7 @@ from unet_ray.network.learner import Learner, LearnerConfig, summed
 from unet_ray.network.model_folder import state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
+from unet_ray.network.weights import load_weights
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.training.checkpoint_writer import load_optimizer, read_state, write_state
@@ -118,11 +118,11 @@ class _Worker:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             self.learner = self._make_learner(
-                load_tensors(settings.initial) if settings.initial else None
+                load_weights(settings.initial, settings.network) if settings.initial else None
             )
         else:
             with checkpoint.as_directory() as folder:
-                state = read_state(Path(folder))
+                state = read_state(Path(folder), settings.network)
             self.progress, self.best = state.progress, state.best
             self.learner = self._make_learner(state.weights)
             load_optimizer(self.learner.optimizer, state.optimizer)
@@ -370,7 +370,7 @@ class _Worker:
             return
         history, best = list(self.progress.history), self.progress.best
         network = UNet(self.settings.network)
-        network.load_state_dict(load_tensors(self.best))
+        network.load_state_dict(load_weights(self.best, self.settings.network))
         self.settings.run_folder.write("curves.png", draw_curves(history, best.epoch))
         if best.worst:
             thresholds = tuple(best.thresholds[c.name] for c in self.settings.labelling.classes)

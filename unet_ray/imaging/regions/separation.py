@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_ray.flags import check_range
 from unet_ray.imaging.regions.components import label_image
 from unet_ray.imaging.regions.runs import Runs
 
@@ -26,6 +27,10 @@ Sides come before corners.
 """
 STEPS = 8
 """Pixels by which markers grow: they are trained to lie a few pixels inside their objects."""
+_MAX_AREA_PX = 2**31 - 1
+"""Largest smallest area, as of `--min-area` (px)."""
+_MAX_STEPS = 256
+"""Largest number of steps: each tile of a large image is read with a halo of as many pixels."""
 CORE = 1
 """Origin of a pixel that lies in a marker."""
 LEFTOVER = 2
@@ -47,6 +52,12 @@ class Separation:
     """Largest number of pixels by which markers grow."""
     min_scores: tuple[float, ...] = ()
     """Per class: objects with a smaller mean probability are dropped. Empty: none are."""
+
+    def __post_init__(self) -> None:
+        check_range("thresholds of markers", self.thresholds, 0, 1)
+        check_range("min_areas", self.min_areas, 0, _MAX_AREA_PX)
+        check_range("steps", [self.steps], 0, _MAX_STEPS)
+        check_range("min_scores", self.min_scores, 0, 1)
 
 
 @dataclass(frozen=True)
