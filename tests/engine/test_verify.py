@@ -155,6 +155,7 @@ DAMAGES = {
     "counts are not those of its rows": commit_twice,
     "images file without its masks file": unlink("masks/*/*.parquet"),
     "a file without its images file": unlink("images/*/*.parquet"),
+    "counts images files that are missing": unlink("images/*/*.parquet"),
     "a run without a record": unlink("runs/*.json"),
     "an image of the archive without a row": unlink("images/*/*.parquet"),
     "damaged, or not a table of its schema": lambda root: min(

@@ -133,6 +133,11 @@ def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
             for path in absent
             if shard_run_id(path) not in half_pruned
         )
+    yield from (
+        Problem("a run whose record counts images files that are missing", f"runs/{run_id}.json")
+        for run_id, paths in inventory.missing.items()
+        if any(path.startswith("images/") for path in paths)
+    )
     for left in inventory.leftovers:
         if left.run_id != holder:
             yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)

@@ -95,16 +95,23 @@ class Inventory:
                     found.append(Leftover(f"{table}/{path}", run_id, unfinished))
         return found
 
-    def check_shards(self) -> None:
-        """Raise InputError where files are missing that the record of a run counts."""
+    @property
+    def missing(self) -> dict[str, list[str]]:
+        """Paths of the files that are missing and that the record of a run counts, by run id."""
         of_run: dict[str, list[str]] = defaultdict(list)
         for path in self.shards["images"]:
             of_run[shard_run_id(path)].append(path)
-        for run_id, record in self.records.items():
-            absent = sorted(self._absent(run_id, record, of_run[run_id]))
-            if absent:
-                more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-                raise self._make_error(run_id, f"{', '.join(absent[:_SHOWN])}{more}: missing")
+        absent = {
+            run_id: sorted(self._absent(run_id, record, of_run[run_id]))
+            for run_id, record in self.records.items()
+        }
+        return {run_id: paths for run_id, paths in absent.items() if paths}
+
+    def check_shards(self) -> None:
+        """Raise InputError where files are missing that the record of a run counts."""
+        for run_id, absent in self.missing.items():
+            more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+            raise self._make_error(run_id, f"{', '.join(absent[:_SHOWN])}{more}: missing")
 
     def check_rows(self, rows: Mapping[str, int]) -> None:
         """Raise InputError where a finished run recorded more images than its shards hold.
