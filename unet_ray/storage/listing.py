@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from itertools import islice
 from pathlib import PurePosixPath
@@ -21,8 +21,11 @@ from fsspec.utils import glob_translate
 
 from unet_ray.errors import InputError
 from unet_ray.flags import parse_age, parse_patterns
+from unet_ray.storage.backends.base import Links
 from unet_ray.storage.backends.s3 import CONNECTIONS
-from unet_ray.storage.storage import FileEntry, Storage, dangling_link, uri_scheme
+from unet_ray.storage.roots import Gate, Roots, default_root, fixed_part
+from unet_ray.storage.storage import FileEntry, Storage, dangling_link
+from unet_ray.storage.uris import uri_scheme
 
 FILES = pa.schema(
     [("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())]
@@ -45,6 +48,8 @@ class Listing:
     entries: tuple[FileEntry, ...]
     others: int
     """Files left out for their suffix."""
+    links: int = 0
+    """Links that lead out of the folder and were not followed."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,17 @@ class FileScan:
         source: tuple[Storage, Iterator[Any] | None, bool],
         suffixes: Collection[str] | None,
         named: str,
-        selection: Selection = ALL_FILES,
+        selection: Selection,
+        roots: Roots,
+        links: Links,
     ) -> None:
         self.root, batches, self.etags_of_store = source
         """Storage that opens the files' URIs, and whether the etags are the store's: a manifest may
         have others."""
+        self.roots = roots
+        """Roots below which all files lie, but for what links lead to."""
+        self.links = links
+        """What was done with links, known at the end."""
         self.known = self.others = 0
         """Files read so far: given, and left out for their suffix. A link to nothing is given
         where its suffix is known; else it may stand for a folder, which is an error."""
@@ -154,7 +165,8 @@ class FileScan:
             )
         what = f"{self.others} files, none with a known image suffix" if self.others else "no files"
         suffixes = f" ({', '.join(sorted(self._suffixes))})" if self._suffixes else ""
-        return f"{self.named}: {what}{suffixes}"
+        links = f"; {describe_links(self.links.left_out)}" if self.links.left_out else ""
+        return f"{self.named}: {what}{suffixes}{links}"
 
     def _leave_out_excluded(self, files: Any) -> Any:
         """Return the files that match the patterns, and count the others."""
@@ -186,6 +198,11 @@ class FileScan:
         return pc.is_in(pc.struct_field(found, "suffix"), pa.array(sorted(self._suffixes or ())))
 
 
+def describe_links(left_out: int) -> str:
+    """Say how many links a listing did not follow, and which flag makes it."""
+    return f"{left_out} links that lead out of the folder were not followed (--follow-links)"
+
+
 def _refuse_dangling_links(files: Any) -> None:
     dangling = files.filter(pc.equal(files["etag"], ""))
     if len(dangling):
@@ -203,7 +220,11 @@ def _as_input_errors(named: str) -> Iterator[None]:
 
 
 def scan_files(
-    uri: str, suffixes: Collection[str], flag: str, selection: Selection = ALL_FILES
+    uri: str,
+    suffixes: Collection[str],
+    flag: str,
+    selection: Selection = ALL_FILES,
+    roots: Roots = Roots(),  # noqa: B008 (it is frozen)
 ) -> FileScan:
     """Open the files of a folder (recursively), a glob or a Parquet manifest.
 
@@ -215,9 +236,12 @@ def scan_files(
         suffixes: Known suffixes, lower case, with the dot; all rows of a manifest count.
         flag: Flag that named the URI, for messages.
         selection: Which files of known suffixes to give.
+        roots: Folders below which the files of a manifest lie, by default its own bucket or folder;
+            and whether links are followed that lead out of them, or of the folder that is listed.
 
     Raises:
-        InputError: Nothing there, not a manifest, no permission, or an age asked of a manifest.
+        InputError: Nothing there, not a manifest, no permission, an age asked of a manifest, or a
+            manifest that begins with a file outside the roots.
     """
     named, is_manifest = f"{flag} {uri}", uri.endswith(".parquet")
     if is_manifest and selection.min_age_s is not None:
@@ -225,25 +249,40 @@ def scan_files(
             f"{named}: a manifest does not tell when files were modified; leave young ones out of "
             "it, and run without --min-age"
         )
+    links = Links(roots.follow_links)
+    source: tuple[Storage, Iterator[Any] | None, bool]
     with _as_input_errors(named):
-        source = _manifest(uri) if is_manifest else (*_found(uri), True)
-    return FileScan(source, None if is_manifest else suffixes, named, selection)
+        if is_manifest:
+            roots = roots.or_default(default_root(uri))
+            manifest = _open_manifest(uri, named, roots)
+            root = manifest.find_root()
+            source = root, manifest.files(root), "image_etag" not in manifest.columns
+        else:
+            root, batches = _found(uri, links)
+            roots, source = replace(roots, uris=(root.uri,)), (root, batches, True)
+    return FileScan(source, None if is_manifest else suffixes, named, selection, roots, links)
 
 
-def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
+def list_files(
+    uri: str,
+    suffixes: Collection[str],
+    flag: str,
+    roots: Roots = Roots(),  # noqa: B008 (it is frozen)
+) -> Listing:
     """List the files of a folder, a glob or a manifest, as `scan_files` does.
 
     Raises:
         InputError: As `scan_files`, no file of a known kind, or a URI that is listed twice.
     """
-    scan = scan_files(uri, suffixes, flag)
+    scan = scan_files(uri, suffixes, flag, roots=roots)
     entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
     if scan.emptiness:
         raise InputError(scan.emptiness)
     twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
     if twice:
         raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
-    return Listing(scan.root, tuple(sorted(entries, key=lambda entry: entry.uri)), scan.others)
+    in_order = tuple(sorted(entries, key=lambda entry: entry.uri))
+    return Listing(scan.root, in_order, scan.others, scan.links.left_out)
 
 
 def listed_twice(named: str, count: int, first: str) -> InputError:
@@ -258,7 +297,7 @@ def path_suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _found(uri: str) -> tuple[Storage, Iterator[Any] | None]:
+def _found(uri: str, links: Links) -> tuple[Storage, Iterator[Any] | None]:
     """Return the storage of the files at a URI, and the files.
 
     On a store that knows no folders the files are None where nothing is there.
@@ -269,20 +308,20 @@ def _found(uri: str) -> tuple[Storage, Iterator[Any] | None]:
             [root.entry()]
         )
     if root.exists():
-        return root, _in_batches(root.walk())
+        return root, _in_batches(root.walk(links=links))
     if any(c in uri for c in "*?["):
-        return _glob(uri)
+        return _glob(uri, links)
     if root.is_local:
         raise FileNotFoundError(uri)
     return root, None
 
 
-def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
-    fixed = uri[: min(uri.find(c) for c in "*?[" if c in uri)].rpartition("/")[0]
-    root = Storage.of(fixed or ".")
+def _glob(uri: str, links: Links) -> tuple[Storage, Iterator[Any]]:
+    fixed = fixed_part(uri)
+    root = Storage.of(fixed)
     if not root.exists():
         raise FileNotFoundError(uri)
-    wanted = uri[len(fixed) :].lstrip("/")
+    wanted = uri.removeprefix(fixed).lstrip("/")
     pattern = re.compile(glob_translate(wanted))
 
     def matches(entry: FileEntry) -> bool:
@@ -291,7 +330,7 @@ def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
             not entry.etag and _may_hold(entry.path, wanted.split("/"))
         )
 
-    return root, _in_batches(filter(matches, root.walk()))
+    return root, _in_batches(filter(matches, root.walk(links=links)))
 
 
 def _may_hold(folder: str, parts: list[str]) -> bool:
@@ -323,7 +362,7 @@ def _refuse_names_beyond_utf8(path: str) -> None:
         raise InputError(f"{path!r}: a file name that is not UTF-8; rename it") from None
 
 
-def _manifest(uri: str) -> tuple[Storage, Iterator[Any], bool]:
+def _open_manifest(uri: str, named: str, roots: Roots) -> _Manifest:
     source = Storage.of(uri)
     try:
         with source.open() as file:
@@ -338,70 +377,109 @@ def _manifest(uri: str) -> tuple[Storage, Iterator[Any], bool]:
         )
     wanted = [name for name in ("image_uri", "image_etag", "image_bytes") if name in columns]
     folder = Storage.of(uri.rpartition("/")[0] or ".")
-
-    def rows() -> Iterator[Any]:
-        with source.open() as file:
-            yield from pq.ParquetFile(file).iter_batches(_BATCH, columns=wanted)
-
-    first = next((str(batch["image_uri"][0]) for batch in rows() if len(batch)), "")
-    root = Storage.of(first) if "://" in first else folder
-    names = _ManifestNames(folder, root)
-    return root, (_manifest_batch(batch, names) for batch in rows()), "image_etag" not in wanted
+    return _Manifest(source, folder, tuple(wanted), named, roots)
 
 
 @dataclass(frozen=True)
-class _ManifestNames:
-    """Resolver of the names in a manifest."""
+class _Manifest:
+    """A Parquet manifest. What it names is resolved, and compared with its roots, batch by batch.
 
+    The files of a manifest lie on one store, that of its first row.
+    """
+
+    source: Storage
     folder: Storage
-    root: Storage
+    """Folder of the manifest, where relative names start."""
+    columns: tuple[str, ...]
+    named: str
+    roots: Roots
 
-    def uri_of(self, name: str) -> str:
-        """Return the URI that a name means; raise InputError for one of another store."""
-        folder, root = self.folder, self.root
-        name = Storage.of(name).uri if name.startswith("file://") else name
-        uri = (
-            name
-            if "://" in name or (folder.is_local and name.startswith("/"))
-            else folder.uri_of(name)
+    def find_root(self) -> Storage:
+        """Return a storage that opens its files.
+
+        Raises:
+            InputError: The first row names a file outside the roots.
+        """
+        batches = self._rows(["image_uri"])
+        first = next((batch["image_uri"][:1] for batch in batches if len(batch)), None)
+        if first is None:
+            return self.folder
+        self._check_below_roots(self._resolve(first))
+        name = str(first[0])
+        return Storage.of(name) if "://" in name else self.folder
+
+    def files(self, root: Storage) -> Iterator[Any]:
+        """Yield batches of FILES.
+
+        Args:
+            root: Storage that opens the files.
+
+        Raises:
+            InputError: Files outside the roots, or on several stores.
+        """
+        for batch in self._rows(self.columns):
+            uris = self._resolve(batch["image_uri"])
+            self._check_below_roots(uris)
+            others = uris.filter(pc.invert(_are_of_scheme(uris, uri_scheme(root.uri))))
+            if len(others):
+                raise InputError(
+                    f"{others[0]}: a manifest names files of one store only, this one began with "
+                    f"{root.uri}"
+                )
+            yield _manifest_batch(batch, uris, root)
+
+    def _rows(self, columns: Sequence[str]) -> Iterator[Any]:
+        with self.source.open() as file:
+            yield from pq.ParquetFile(file).iter_batches(_BATCH, columns=list(columns))
+
+    def _uris(self) -> Iterator[Any]:
+        return (self._resolve(batch["image_uri"]) for batch in self._rows(["image_uri"]))
+
+    def _resolve(self, names: Any) -> Any:
+        """Return the URIs that names mean, as an array of strings."""
+        names = names.cast(pa.string())
+        is_whole = pc.and_(
+            pc.match_substring_regex(names, "^[^/]*://"), pc.invert(pc.starts_with(names, "file:"))
         )
-        if not folder.is_local and uri_scheme(uri) != uri_scheme(folder.uri):
-            raise InputError(
-                f"{name}: a manifest on {folder.uri} may only name files of the same store"
-            )
-        if uri_scheme(uri) != uri_scheme(root.uri):
-            raise InputError(
-                f"{name}: a manifest names files of one store only, this one began with {root.uri}"
-            )
-        return uri
+        if not names.null_count and pc.all(is_whole).as_py():
+            return names
+        return pa.array([self._uri_of(str(name)) for name in names.to_pylist()], pa.string())
 
-    @property
-    def prefix(self) -> str | None:
-        """Start of URIs that need no check, the scheme of a remote store; None: check all."""
-        scheme = uri_scheme(self.root.uri)
-        same = self.folder.is_local or uri_scheme(self.folder.uri) == scheme
-        return f"{scheme}://" if not self.root.is_local and same else None
+    def _uri_of(self, name: str) -> str:
+        if name.startswith("file://"):
+            return Storage.of(name).uri
+        is_path = self.folder.is_local and name.startswith("/")
+        return name if is_path or uri_scheme(name) != "file" else self.folder.uri_of(name)
+
+    def _check_below_roots(self, uris: Any) -> None:
+        """Raise InputError where a URI lies outside; the message counts all of the manifest."""
+        if not pc.any(self.roots.find_outside(uris)).as_py():
+            return
+        gate = Gate(self.roots)
+        for some in self._uris():
+            gate.count(some.to_pylist(), self.roots.find_outside(some).to_pylist())
+        raise InputError(f"{self.named}: {gate.stopped} images {gate.reason}")
 
 
-def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
+def _are_of_scheme(uris: Any, scheme: str) -> Any:
+    if scheme == "file":
+        return pc.invert(pc.match_substring_regex(uris, "^[^/]*://"))
+    return pc.starts_with(uris, f"{scheme}://")
+
+
+def _manifest_batch(batch: Any, uris: Any, root: Storage) -> Any:
     """Return a batch of a manifest as one of FILES; the store is asked for missing etags, sizes."""
-    names_of = batch["image_uri"].cast(pa.string())
     whole = {"image_etag", "image_bytes"} <= set(batch.schema.names) and not any(
         c.null_count for c in batch.columns
     )
-    if whole and names.prefix and pc.all(pc.starts_with(names_of, names.prefix)).as_py():
-        uris = names_of
-    else:
-        uris = pa.array([names.uri_of(str(name)) for name in names_of.to_pylist()], pa.string())
     if whole:
+        names = batch["image_uri"].cast(pa.string())
         etags = pc.utf8_trim(batch["image_etag"].cast(pa.string()), '"')
-        columns = [names_of, uris, etags, batch["image_bytes"].cast(pa.int64())]
+        columns = [names, uris, etags, batch["image_bytes"].cast(pa.int64())]
         return pa.RecordBatch.from_arrays(columns, schema=FILES)
     rows = batch.to_pylist()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        entries = pool.map(
-            lambda row, uri: _manifest_entry(row, uri, names.root), rows, uris.to_pylist()
-        )
+        entries = pool.map(lambda row, uri: _manifest_entry(row, uri, root), rows, uris.to_pylist())
         return next(_in_batches(entries))
 
 
