@@ -111,7 +111,7 @@ def test_the_flag_that_a_message_gives_lets_all_pass(tmp_path: Path) -> None:
 
 
 def test_places_that_no_root_can_hold_get_no_flag() -> None:
-    for uri in ("https://u:pw@h/x.png?sig=pw", "s3://b/../x.png", "memory://x"):
+    for uri in ("https://u:pw@h/x.png?sig=pw", "s3://b/../x.png", "memory://x", "s3://u:pw@b"):
         gate = Gate(Roots(("s3://b",)))
         gate.admits("s3://c/x.png")
         gate.admits(uri)

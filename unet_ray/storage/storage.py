@@ -371,5 +371,9 @@ def dangling_link(uri: str) -> ListingError:
 
 
 def is_allowed(uri: str) -> bool:
-    """Tell whether a URI is one of a store that is opened, or a path."""
-    return uri_scheme(uri) in _BACKENDS
+    """Tell whether a URI names a place that may be opened, which takes no package to find out."""
+    try:
+        normalise_uri(uri, _BACKENDS)
+    except InputError:
+        return False
+    return True
