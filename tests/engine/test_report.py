@@ -291,6 +291,7 @@ def test_a_picture_needs_a_folder_of_the_run_on_the_store_of_the_tables(
     assert report(pasted).pictures == 12
     for path in tables.glob("runs/*.json"):
         record = json.loads(path.read_text())
+        assert record["image_roots"] == [f"{place}/archive"]
         record["image_roots"] = [f"s3://elsewhere/{tmp_path}"]
         path.write_text(json.dumps(record))
     assert report(config).pictures == 0
