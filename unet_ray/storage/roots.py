@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -75,7 +74,7 @@ class Roots:
         return not self.find_outside(pa.array([uri], pa.string()))[0].as_py()
 
     def locate(self, uri: str) -> str:
-        """Return the place that a URI is compared by; for a path, what it really is."""
+        """Return the place that a URI is compared by: of a path, where it really is."""
         return uri if uri_scheme(uri) != "file" else self._resolve(uri, os.path.realpath)
 
     def _are_below_remote(self, uris: pa.Array) -> pa.Array:
@@ -95,9 +94,12 @@ class Roots:
         )
 
     def _resolve(self, path: str, find_real: Callable[[str], str]) -> str:
-        """Return what a path really is, given a function that does so for folders and may cache.
+        """Return where a path really leads.
 
-        Only the last part is looked at in each case: it is a file, and usually not a link.
+        Args:
+            path: Absolute path.
+            find_real: Function that does so for folders, and may remember them: many files lie in
+                each. A file costs one look at whether it is a link.
         """
         if self.follow_links or "\0" in path:  # no file has such a name
             return os.path.normpath(path)
@@ -108,16 +110,18 @@ class Roots:
 
 @dataclass
 class Gate:
-    """Lets URIs below the roots pass, and remembers the others for a message."""
+    """Lets URIs below the roots pass, and remembers the others for one message about them."""
 
     roots: Roots
     passed: int = 0
+    """Number of URIs that passed."""
     stopped: int = 0
+    """Number of URIs that were stopped."""
     first: str = ""
     """First URI that was stopped."""
     first_without_root: str = ""
     """First of those that no root could hold."""
-    _ends: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _ends: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
     """Store, or top folder of paths → least and greatest URI that was stopped there."""
 
     def admits(self, uri: str) -> bool:
@@ -127,7 +131,7 @@ class Gate:
         return is_inside
 
     def count(self, uris: Iterable[str], outside: Iterable[bool]) -> None:
-        """Remember URIs, given which of them lie outside."""
+        """Remember URIs, given for each whether it lies outside of the roots."""
         for uri, is_outside in zip(uris, outside, strict=True):
             if is_outside:
                 self._stop(uri)
@@ -148,14 +152,14 @@ class Gate:
 
     @property
     def flag(self) -> str:
-        """The flag that lets all pass that could: roots that passed something, and more."""
+        """The flag that lets these URIs pass, and those that have passed so far."""
         known = (self.roots.uris or ()) if self.passed else ()
         more = [_shared_folder(*ends) for _, ends in sorted(self._ends.items())[:_SUGGESTED]]
         return f"{FLAG} {shlex.quote(','.join(dict.fromkeys([*known, *more])))}"
 
     @property
     def reason(self) -> str:
-        """Why URIs were stopped, the first of them, and what to do; it follows their number."""
+        """Text that follows the number of URIs: why they were stopped, one of them, what to do."""
         if self.first_without_root:
             return (
                 f"at places that are never opened, for example {redact(self.first_without_root)}; "
@@ -205,5 +209,5 @@ def _shared_folder(least: str, greatest: str) -> str:
 
     A comma cannot be part of the flag, so that the folder ends before one.
     """
-    shared: Any = os.path.commonprefix([least, greatest])  # noqa: RUF071 (cut at the last /)
+    shared = str(os.path.commonprefix([least, greatest]))  # noqa: RUF071 (cut at the last /)
     return shared.partition(",")[0].rpartition("/")[0] or "/"
