@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tifffile
 import torch
 from numpy.typing import NDArray
@@ -168,6 +170,15 @@ def flip_bit(file: Path, place: int, bit: int = 0) -> None:
 
 
 # --- models and configs
+
+
+def rename_images(tables: Path, rename: Callable[[str], str]) -> None:
+    """Give the images in the tables of an output other URIs, as whoever writes there can."""
+    for path in tables.glob("*/date=*/*.parquet"):
+        rows = pq.read_table(path, partitioning=None)
+        uris = pa.array([rename(uri) for uri in rows["image_uri"].to_pylist()], pa.string())
+        place = rows.column_names.index("image_uri")
+        pq.write_table(rows.set_column(place, rows.schema.field(place), uris), path)
 
 
 def make_tiny_model(place: Path) -> str:

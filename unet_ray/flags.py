@@ -101,6 +101,20 @@ def parse_patterns(text: str | None, flag: str) -> tuple[str, ...]:
     return patterns
 
 
+def parse_uris(text: str | None, flag: str) -> tuple[str, ...]:
+    """Return URIs that are separated by commas; none where the flag is not given.
+
+    Raises:
+        InputError: An empty URI.
+    """
+    if text is None:
+        return ()
+    uris = tuple(part.strip() for part in text.split(","))
+    if not all(uris):
+        raise InputError(f"{flag} {text!r}: an empty URI; give URIs, separated by commas")
+    return uris
+
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 """Seconds in each unit of an age."""
 

@@ -23,6 +23,7 @@ from unet_ray.network.predictor import Predictor
 from unet_ray.output.reader import Tables, image_masks, read_tables
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.storage.storage import Storage
+from unet_ray.storage.uris import uri_scheme
 
 if TYPE_CHECKING:
     import geopandas
@@ -204,7 +205,7 @@ def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
 def resolve_uri(uri: str) -> str:
     """Return the URI of an image as in the tables: relative paths become absolute."""
     file, page = split_page(uri)
-    return page_uri(Storage.of(file).uri, page)
+    return page_uri(Storage.of(file).uri if uri_scheme(file) == "file" else file, page)
 
 
 def _read_image(uri: str) -> NDArray[Any]:

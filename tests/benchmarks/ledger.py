@@ -72,13 +72,14 @@ def _measure(folder: Path, rows: int) -> dict[str, float]:
         model=f"{folder}/model",
         images=f"{folder}/archive.parquet",
         output=f"{folder}/tables",
+        image_roots="s3://archive",
         dry_run=True,
     )
     _write(folder, rows, model.digest, config_digest(config, model))
     started = time.perf_counter()
     command = [sys.executable, REPOSITORY / "jobs/segment.py", "--dry-run"]
-    for flag in ("model", "images", "output"):
-        command += [f"--{flag}", getattr(config, flag)]
+    for field in ("model", "images", "output", "image_roots"):
+        command += [f"--{field.replace('_', '-')}", getattr(config, field)]
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     share = rows // 100

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -14,11 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from tests.builders import make_tiny_model
+from tests.builders import make_tiny_model, rename_images
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
 from unet_ray.labelled_data.labelled_set import find_labelled
-from unet_ray.output.config import ExportConfig
+from unet_ray.output.config import ExportConfig, Format
 from unet_ray.output.export import export
 from unet_ray.output.reader import Tables, image_masks, image_objects, read_tables
 from unet_ray.segmentation.config import SegmentConfig
@@ -154,6 +155,32 @@ def test_geopandas_opens_regions_on_the_map(place: Path, tables: Tables, tmp_pat
     ]
     pixels = json.loads((tmp_path / "geojson/a/one.png.geojson").read_text())
     assert "crs" not in pixels
+
+
+@pytest.mark.parametrize("format", ["geojson", "geoparquet"])
+def test_tables_do_not_choose_which_files_an_export_opens(
+    place: Path, tmp_path: Path, format: Format
+) -> None:
+    """Whoever wrote them names a copy of the map outside the run's images; a flag lets it in."""
+    tables = tmp_path / "tables"
+    shutil.copytree(place / "tables", tables)
+    (tmp_path / "others").mkdir()
+    shutil.copy(place / "archive/map.tif", tmp_path / "others")
+    rename_images(
+        tables, lambda uri: uri.replace(f"{place}/archive/map.tif", f"{tmp_path}/others/map.tif")
+    )
+    config = ExportConfig(tables=str(tables), format=format, output=f"{tmp_path}/out")
+    note = (
+        f"images not looked at for their place on the map: not below {place}/archive, for example "
+        f"{tmp_path}/others/map.tif; to open them, give "
+    )
+    flag = f"--image-roots {place}/archive,{tmp_path}/others"  # the stack is in the archive
+    assert export(config).notes[f"{note}{flag}"] == 1
+    assert not list((tmp_path / "out").rglob("epsg=*"))
+    pasted = export(replace(config, image_roots=flag.partition(" ")[2]))
+    assert not any("not looked at" in note for note in pasted.notes)
+    on_a_map = "images on a map" if format == "geojson" else "images left out: not georeferenced"
+    assert any(note.startswith(on_a_map) for note in pasted.notes)
 
 
 def test_labels_find_pages_and_images_in_subfolders_by_their_names(

@@ -7,7 +7,11 @@ import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,7 @@ import shapely
 import tifffile
 from PIL import Image
 
-from tests.builders import make_tiny_model
+from tests.builders import make_tiny_model, rename_images
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
@@ -243,6 +247,76 @@ def test_numbers_are_written_readably() -> None:
     assert [format_figure(value) for value in (None, 0, 1234567, 12.345, 0.00012345)] == [
         *("–", "0", "1,234,567", "12.3", "0.000123"),
     ]
+
+
+def test_tables_do_not_choose_what_a_report_opens(place: Path, tmp_path: Path) -> None:
+    """Whoever wrote them names an address, a bucket, and a picture elsewhere on this machine."""
+    tables, secret = tmp_path / "tables", tmp_path / "secret.png"
+    secret.write_bytes((place / "archive/3-0.png").read_bytes())
+    shutil.copytree(place / "tables", tables)
+    with listening() as (address, sent):
+        names = f"{address}/secret.png", "s3://others/x.png", str(secret)
+        known: dict[str, str] = {}
+        rename_images(
+            tables, lambda uri: known.setdefault(uri, f"{names[len(known) % 3]}?{len(known)}")
+        )
+        made = report(ReportConfig(tables=str(tables), output=f"{tmp_path}/x.html", pictures=3))
+        assert sent == []
+    assert made.pictures == 0
+    (problem,) = made.problems
+    assert problem.startswith("6 images at places that are never opened, for example http://127.0")
+
+
+def test_a_picture_needs_a_folder_of_the_run_on_the_store_of_the_tables(
+    place: Path, tmp_path: Path
+) -> None:
+    """The note counts the images, and its flag can be pasted."""
+    tables = tmp_path / "tables"
+    shutil.copytree(place / "tables", tables)
+    shutil.copytree(place / "archive", tmp_path / "archive_of_others")
+    rename_images(
+        tables, lambda uri: uri.replace(f"{place}/archive", f"{tmp_path}/archive_of_others")
+    )
+    config = ReportConfig(tables=str(tables), output=f"{tmp_path}/x.html", pictures=3)
+    made = report(config)
+    assert made.pictures == 0
+    (problem,) = made.problems
+    flag = f"--image-roots {tmp_path}/archive_of_others"
+    assert re.fullmatch(
+        rf"\d images not below {place}/archive, for example {tmp_path}/archive_of_others/3-\d.png; "
+        rf"to open them, give {flag}",
+        problem,
+    )
+    assert f"No picture of {problem}" in (tmp_path / "x.html").read_text()
+    pasted = replace(config, image_roots=flag.partition(" ")[2])
+    assert report(pasted).pictures == 12
+    for path in tables.glob("runs/*.json"):
+        record = json.loads(path.read_text())
+        assert record["image_roots"] == [f"{place}/archive"]
+        record["image_roots"] = [f"s3://elsewhere/{tmp_path}"]
+        path.write_text(json.dumps(record))
+    assert report(config).pictures == 0
+    for path in tables.glob("runs/*.json"):  # of an earlier version
+        record = json.loads(path.read_text())
+        del record["image_roots"]
+        record["config"]["images"] = f"{tmp_path}/archive_of_others/*.png"
+        path.write_text(json.dumps(record))
+    assert report(config).pictures == 12
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[str]]]:
+    """Listen at an address of this machine; yield it, and the first lines that were sent there."""
+    sent = list[str]()
+
+    class Recorder(StreamRequestHandler):
+        def handle(self) -> None:
+            sent.append(self.rfile.readline().decode())
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Recorder) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", sent
+        server.shutdown()
 
 
 def test_what_cannot_be_reported_is_refused_in_one_line(place: Path) -> None:

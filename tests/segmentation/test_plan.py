@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from unet_ray.errors import InputError
 from unet_ray.segmentation.plan import Plan, make_plan
 from unet_ray.storage.listing import Selection, scan_files
+from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import TRANSIENT_ERRORS
@@ -78,7 +79,8 @@ def make_test_plan(
     retry: bool = False,
     limit: int | None = None,
 ) -> Plan:
-    scan = scan_files(images, {".png", ".tif"}, "--images")
+    roots = Roots(("s3://archive", str(Path(images).parent)))  # of manifests; folders need none
+    scan = scan_files(images, {".png", ".tif"}, "--images", roots=roots)
     return make_plan(database, scan, take_inventory(output), ("m", "c"), retry, limit)
 
 

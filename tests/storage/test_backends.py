@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from tests.conftest import new_bucket
-from unet_ray.storage.backends.base import Backend
+from unet_ray.storage.backends.base import Backend, FileTooLargeError
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
 from unet_ray.storage.backends.local import LocalBackend
 from unet_ray.storage.backends.s3 import S3Backend
@@ -59,6 +59,16 @@ class BackendContract(ABC):
         with backend.open(f"{root}/file") as file:
             file.seek(5)
             assert file.read(2) == b"56"
+
+    def test_the_length_that_counts_is_the_stores(self, root: str) -> None:
+        for data in (b"", b"0123456789"):
+            self.raw_write(f"{root}/file", data)
+            for limit in (len(data), len(data) + 1, 2**40):
+                assert self.backend().read(f"{root}/file", limit=limit)[0] == data
+        with pytest.raises(FileTooLargeError, match="a file of 10 bytes; at most 9 are read"):
+            self.backend().read(f"{root}/file", limit=9)
+        with pytest.raises(FileNotFoundError):
+            self.backend().read(f"{root}/nothing", limit=9)
 
     def test_bytes_come_with_their_etag_where_the_store_tells_it(self, root: str) -> None:
         self.raw_write(f"{root}/file", b"0123456789")
@@ -172,7 +182,7 @@ class TestS3(BackendContract):
 
 
 class TestFsspec(BackendContract):
-    """Any store that fsspec knows: its own, in memory."""
+    """What is behind fsspec's general interface, here its store in memory."""
 
     tells_content_with_bytes = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, MaskKind, check_fields, check_numbers, parse_range
+from unet_ray.flags import Device, MaskKind, check_fields, check_numbers, parse_range, parse_uris
 
 _MOST = 10**6
 """Largest count that a flag takes."""
@@ -21,6 +21,12 @@ class EvaluateConfig:
     """Folder or glob (URI) of images."""
     masks: str
     """Folder or glob (URI) of their masks, paired by relative path without suffix."""
+    image_roots: str | None = None
+    """Folders or buckets (URIs, separated by commas) below which the files of a manifest lie.
+    Default: the bucket of the manifest, or its folder on a local disk."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of --images or --masks; otherwise they are left out and
+    counted."""
     mask_kind: MaskKind | None = None
     """Kind of the masks, which says what their values mean; default: inferred from all masks."""
     background_value: int = 0
@@ -46,6 +52,7 @@ class EvaluateConfig:
     """Device of the network; auto: GPUs if the cluster has them."""
 
     def __post_init__(self) -> None:
+        parse_uris(self.image_roots, "--image-roots")
         if self.actors is not None:
             parse_range(self.actors, "--actors")
         if self.output is not None and self.output == self.per_image:

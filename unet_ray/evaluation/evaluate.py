@@ -34,6 +34,7 @@ from unet_ray.labelled_data.predict_labelled import predict_labelled
 from unet_ray.labelled_data.statistics import compute_statistics
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.storage.output_file import OutputFile
+from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.parquet_file import to_parquet
 from unet_ray.tables.schemas import column
@@ -165,7 +166,8 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
         OutputFile.of(flag, uri) if uri else None
         for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
     )
-    labelled = find_labelled(config.images, config.masks, model.classes, config.mask_kind)
+    roots = Roots.parse(config.image_roots, config.follow_links)
+    labelled = find_labelled(config.images, config.masks, model.classes, config.mask_kind, roots)
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
     statistics = compute_statistics(labelled, decode_once=True)

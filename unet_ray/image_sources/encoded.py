@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.image_sources.image_files import open_ranges, read_file
+from unet_ray.image_sources.image_files import find_size, open_ranges, read_file
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
 from unet_ray.imaging.codecs.tiff import PagePlace, fetch_directories
@@ -16,25 +16,35 @@ _HEADER_BYTES = 2**16
 """Bytes fetched at once when only the TIFF directories are needed."""
 
 
-def open_encoded(access: Storage, uri: str, size: int, place: PagePlace | None = None) -> RangeFile:
+def open_encoded(
+    access: Storage, uri: str, place: PagePlace | None = None, etag: str | None = None
+) -> RangeFile:
     """Open an image whose bytes are fetched only when they are read.
 
-    Reading raises the same errors as `read_encoded`.
+    Its size is what the store says: a manifest may state another one. Reading raises the same
+    errors as `read_encoded`.
 
     Args:
         access: Storage whose options open the URI.
         uri: URI of the file.
-        size: Size of the file (bytes).
         place: Place of the page of a stack; None for a file with one image.
+        etag: ETag of the file when it was listed; None accepts any content.
+
+    Raises:
+        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`.
     """
     fetch = open_ranges(access, uri)
     if place is None:
-        return RangeFile(fetch, size)
+        return RangeFile(fetch, find_size(access, uri, etag))
     return PageFile(fetch, place.file_size, [(0, place.header)], place.index)
 
 
 def read_encoded(
-    access: Storage, uri: str, place: PagePlace | None = None, etag: str | None = None
+    access: Storage,
+    uri: str,
+    place: PagePlace | None = None,
+    etag: str | None = None,
+    limit: int | None = None,
 ) -> bytes | PageFile:
     """Read the bytes of an image.
 
@@ -43,15 +53,18 @@ def read_encoded(
         uri: URI of the file.
         place: Place of the page of a stack; None for a file with one image.
         etag: ETag of the file when it was listed; None accepts any content.
+        limit: Largest size of a file with one image (bytes), by what its store says; None: there
+            is none.
 
     Returns:
         Whole content of the file, or the page of a stack with its bytes already fetched.
 
     Raises:
-        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`.
+        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`; `too_large` for a
+            file above the limit.
     """
     if place is None:
-        return read_file(access, uri, etag)
+        return read_file(access, uri, etag, limit)
     fetch = open_ranges(access, uri, etag)
     starts = [start for start, _ in place.ranges]
     pieces = zip(starts, fetch(place.ranges), strict=True)

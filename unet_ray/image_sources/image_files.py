@@ -7,27 +7,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.storage.backends.base import IrregularFileError
+from unet_ray.storage.backends.base import FileTooLargeError, IrregularFileError
 from unet_ray.storage.storage import Content, Storage
 
 _RANGES_AT_ONCE = 16
 """Ranges of one file that are fetched in parallel."""
 
 
-def read_file(access: Storage, uri: str, etag: str | None = None) -> bytes:
+def read_file(
+    access: Storage, uri: str, etag: str | None = None, limit: int | None = None
+) -> bytes:
     """Return the bytes of a file.
 
     Args:
         access: Storage whose options open the URI.
         uri: URI of the file.
         etag: ETag of the file when it was listed; None accepts any content.
+        limit: Largest size of the file (bytes), by what its store says; None: there is none.
 
     Raises:
-        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`.
+        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`; `too_large` for a
+            file above the limit.
     """
     file = Storage(uri, access.options)
     with _map_to_image_errors():
-        return file.read() if etag is None else _check_content(file.read_content(), etag)
+        if etag is None:
+            return file.read(limit=limit)
+        return _check_content(file.read_content(limit=limit), etag)
 
 
 def open_ranges(
@@ -59,14 +65,31 @@ def open_ranges(
     return fetch
 
 
+def find_size(access: Storage, uri: str, etag: str | None = None) -> int:
+    """Return the size of a file (bytes) as its store knows it.
+
+    Args:
+        access: Storage whose options open the URI.
+        uri: URI of the file.
+        etag: ETag of the file when it was listed; None accepts any content.
+
+    Raises:
+        ImageError: Same as `read_file`.
+    """
+    with _map_to_image_errors():
+        entry = Storage(uri, access.options).entry()
+    if etag is not None:
+        _compare_etags(entry.etag, etag)
+    return entry.size
+
+
 def check_unchanged(access: Storage, uri: str, etag: str) -> None:
     """Check that a file is still the one that was listed.
 
     Raises:
         ImageError: `changed` if it is not, or the same errors as `read_file`.
     """
-    with _map_to_image_errors():
-        _compare_etags(Storage(uri, access.options).entry().etag, etag)
+    find_size(access, uri, etag)
 
 
 def _check_content(content: Content, etag: str) -> bytes:
@@ -93,6 +116,8 @@ def _map_to_image_errors() -> Iterator[None]:
         raise ImageError("denied", f"no permission to read it: {error}") from None
     except IsADirectoryError:
         raise ImageError("unreadable", "it is a folder, not a file") from None
+    except FileTooLargeError as error:
+        raise ImageError("too_large", str(error)) from None
     except IrregularFileError:
         raise ImageError("unreadable", "it is a pipe, a socket or a device, not a file") from None
     except OSError as error:

@@ -77,4 +77,5 @@ def whole_file(entry: FileEntry) -> ImageSource:
 
 def page_source(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource:
     """Return the source of a page of a stack, from its number (1 for the first) and all places."""
-    return ImageSource(entry.uri, number, entry.etag, entry.size, len(places), places[number - 1])
+    place = places[number - 1]
+    return ImageSource(entry.uri, number, entry.etag, place.file_size, len(places), place)

@@ -34,7 +34,8 @@ from unet_ray.labelled_data.pairs import (
     pair_names,
 )
 from unet_ray.storage.backends.s3 import CONNECTIONS
-from unet_ray.storage.listing import Listing, list_files
+from unet_ray.storage.listing import Listing, describe_links, list_files
+from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import FileEntry, Storage
 
 Encoded = list[bytes | PageFile]
@@ -145,24 +146,33 @@ class LabelledSet:
 
 
 def find_labelled(
-    images: str, masks: str, classes: tuple[ClassSpec, ...], kind: MaskKind | None
+    images: str,
+    masks: str,
+    classes: tuple[ClassSpec, ...],
+    kind: MaskKind | None,
+    roots: Roots = Roots(),  # noqa: B008 (it is frozen)
 ) -> LabelledSet:
     """List images and masks, and pair them.
+
+    A label file may give the URIs of its images. They choose among the images that are listed, so
+    that nothing else is opened.
 
     Args:
         images: URI of the images.
         masks: URI of the masks, or of a COCO JSON.
         classes: Classes that the user named; may be empty.
         kind: Kind of masks that the user gave, or None to infer it.
+        roots: Folders below which the files of manifests lie, and whether links are followed that
+            lead out of what is listed.
 
     Raises:
         InputError: A folder is missing or empty, an image or a mask has no partner, or a stack and
             its mask have different numbers of pages.
     """
-    image_list = list_files(images, IMAGE_SUFFIXES, "--images")
+    image_list = list_files(images, IMAGE_SUFFIXES, "--images", roots)
     if masks.lower().endswith(".json"):
         return _find_in_coco(image_list, masks, classes, kind)
-    mask_list = list_files(masks, IMAGE_SUFFIXES, "--masks")
+    mask_list = list_files(masks, IMAGE_SUFFIXES, "--masks", roots)
     access = LabelAccess(image_list.root, mask_list.root)
     if kind == "folders" or (kind is None and looks_like_folders(image_list, mask_list)):
         kind = "folders"
@@ -230,13 +240,14 @@ def _find_in_coco(
 
 
 def _note_skipped(*listings: Listing) -> list[str]:
-    """Return the lines about files that listings skipped, for their suffix or their name."""
+    """Return lines about files that listings skipped, for their suffix, their name or a link."""
     others = [
         f"skipped {some.others} files in {some.root.uri} that do not have an image suffix"
         for some in listings
         if some.others
     ]
-    return others + [some.note for some in listings if some.note]
+    links = [f"{some.root.uri}: {describe_links(some.links)}" for some in listings if some.links]
+    return [*others, *(some.note for some in listings if some.note), *links]
 
 
 def _pair_pages(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from unet_ray.errors import InputError
-from unet_ray.flags import check_day, check_fields, check_numbers, parse_patterns
+from unet_ray.flags import check_day, check_fields, check_numbers, parse_patterns, parse_uris
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,9 @@ class ReportConfig:
     """Partition to report on, YYYY-MM-DD; default: the last one."""
     pictures: int = 8
     """Number of pictures of each kind: most regions, largest, least certain, random."""
+    image_roots: str | None = None
+    """Folders or buckets (URIs, separated by commas) below which images are opened for pictures.
+    Default: those of the runs, if they are in the bucket of --tables, or both on local disks."""
 
     def __post_init__(self) -> None:
         if not self.output.endswith(".html"):
@@ -28,6 +31,7 @@ class ReportConfig:
         check_fields(self, ["pictures"], lambda value: 0 <= value <= 1000, "0 to 1000")
         check_numbers(self)
         check_day("--date", self.date)
+        parse_uris(self.image_roots, "--image-roots")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +46,18 @@ class VerifyConfig:
     """Expect rows only of the images that segment does with this --include."""
     exclude: str | None = None
     """Expect no rows of the images that segment leaves out with this --exclude."""
+    image_roots: str | None = None
+    """Folders or buckets (URIs, separated by commas) below which the files of a manifest lie, as
+    for segment."""
+    follow_links: bool = False
+    """Expect rows of the images that segment finds with --follow-links."""
     pixels: bool = True
     """Decode every mask and measure its regions again; --no-pixels checks only rows and counts."""
 
     def __post_init__(self) -> None:
         parse_patterns(self.include, "--include")
         parse_patterns(self.exclude, "--exclude")
+        parse_uris(self.image_roots, "--image-roots")
 
 
 _MIN_DIGITS = 8
@@ -131,6 +141,10 @@ class ExportConfig:
     """Export only this partition, YYYY-MM-DD; default: the latest successful row of each image."""
     polygons: bool = False
     """Write COCO polygons instead of run lengths: more tools edit them, but holes are filled."""
+    image_roots: str | None = None
+    """Folders or buckets (URIs, separated by commas) below which images are opened for their place
+    on the map. Default: those of the runs, if they are in the bucket of --tables, or both on local
+    disks."""
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
@@ -139,3 +153,4 @@ class ExportConfig:
             raise InputError(f"--output {self.output}: name a .json file for --format coco")
         if self.polygons and self.format != "coco":
             raise InputError(f"--polygons is for --format coco, not {self.format}")
+        parse_uris(self.image_roots, "--image-roots")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from unet_ray.output.config import ExportConfig
 from unet_ray.output.formats.coco import write_coco
 from unet_ray.output.formats.common import ExportResult
@@ -12,8 +15,11 @@ from unet_ray.output.formats.geo import write_geojson, write_geoparquet
 from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.formats.png import write_png
 from unet_ray.output.reader import Tables, current_keys, iterate_shards
+from unet_ray.output.run_roots import roots_of_runs
 from unet_ray.storage.output_file import OutputFile
+from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.runs import read_run_record
 
 
 def export(config: ExportConfig) -> ExportResult:
@@ -31,7 +37,8 @@ def export(config: ExportConfig) -> ExportResult:
     """
     keys, unsound_images = current_keys(config.tables, config.date)
     names, unsound = ImageNames(keys), Counter(images=unsound_images)
-    result = _write(config, iterate_shards(config.tables, keys, unsound), names)
+    shards = iterate_shards(config.tables, keys, unsound)
+    result = _write(config, shards, names, Gate(_roots_of(config, keys)))
     for table, count in (+unsound).items():
         result.notes[f"rows of {table} left out: they make no sense, see unet-ray verify"] = count
     if names.changed:
@@ -40,12 +47,22 @@ def export(config: ExportConfig) -> ExportResult:
     return result
 
 
-def _write(config: ExportConfig, shards: Iterator[Tables], names: ImageNames) -> ExportResult:
+def _write(
+    config: ExportConfig, shards: Iterator[Tables], names: ImageNames, gate: Gate
+) -> ExportResult:
     if config.format == "coco":
         return write_coco(shards, names, OutputFile.of("--output", config.output), config.polygons)
     output = Storage.of(config.output)
     output.check_writable()
-    write = {"png": write_png, "geojson": write_geojson, "geoparquet": write_geoparquet}[
-        config.format
-    ]
-    return write(shards, names, output)
+    if config.format == "png":
+        return write_png(shards, names, output)
+    write = write_geojson if config.format == "geojson" else write_geoparquet
+    return write(shards, names, output, gate)
+
+
+def _roots_of(config: ExportConfig, keys: pa.Table) -> Roots:
+    """Return the roots below which the images of some rows are opened."""
+    tables = Storage.of(config.tables)
+    runs = pc.unique(keys["run_id"]).to_pylist()
+    records = (read_run_record(tables, run_id) for run_id in runs)
+    return roots_of_runs(tables, filter(None, records), config.image_roots)

@@ -16,7 +16,8 @@ import pyarrow as pa
 from unet_ray.errors import InputError
 from unet_ray.image_sources.names import page_uri, split_page
 from unet_ray.output.config import PruneConfig
-from unet_ray.storage.storage import Storage, uri_scheme
+from unet_ray.storage.storage import Storage
+from unet_ray.storage.uris import uri_scheme
 from unet_ray.tables.damage import find_damaged, recount, remove_damaged
 from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.lock import OutputLock

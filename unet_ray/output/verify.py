@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
 from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
 from unet_ray.segmentation.plan import find_open_images
-from unet_ray.storage.listing import FileScan, Selection, scan_files
+from unet_ray.storage.listing import FileScan, Selection, describe_links, scan_files
+from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import open_ledger, read_images, tables_at
@@ -30,6 +32,8 @@ from unet_ray.tables.removal import REMOVING
 from unet_ray.tables.runs import PRUNED, PRUNING, recorded_images
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import shard_run_id
+
+_logger = logging.getLogger("unet_ray")
 
 _EXAMPLES = 3
 """Number of examples kept of each kind of breach."""
@@ -111,8 +115,11 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
         result.add(_check_ledger(database, inventory, records, damaged))
         if config.images and not damaged:  # all their images would seem to lack a row
             selection = Selection.parse(config.include, config.exclude)
-            scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection)
+            roots = Roots.parse(config.image_roots, config.follow_links)
+            scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection, roots)
             result.add(_check_archive(database, inventory, scan, records))
+            if scan.links.left_out:
+                _logger.info(f"note: {scan.named}: {describe_links(scan.links.left_out)}")
     return result
 
 

@@ -16,6 +16,7 @@ from unet_ray.flags import (
     parse_patterns,
     parse_prices,
     parse_range,
+    parse_uris,
 )
 from unet_ray.network.config import Precision, PredictorConfig
 
@@ -38,6 +39,11 @@ class SegmentConfig:
     min_age: str | None = None
     """Leave out files modified less than this ago (90s, 30m, 1h, 2d), which may still be uploading;
     a later run does them."""
+    image_roots: str | None = None
+    """Folders or buckets (URIs, separated by commas) below which the files of a manifest lie.
+    Default: the bucket of the manifest, or its folder on a local disk."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of --images; otherwise they are left out and counted."""
     date: str | None = None
     """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
     actors: str | None = None
@@ -87,6 +93,7 @@ class SegmentConfig:
         parse_patterns(self.include, "--include")
         parse_patterns(self.exclude, "--exclude")
         parse_age(self.min_age, "--min-age")
+        parse_uris(self.image_roots, "--image-roots")
         check_day("--date", self.date)
         check_fields(self, ["threshold"], lambda value: 0 < value <= 1, "above 0 up to 1")
         shares = ("min_score", "max_error_rate")

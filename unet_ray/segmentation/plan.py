@@ -17,7 +17,8 @@ from unet_ray.errors import InputError
 from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.segmentation.stages.columns import PLAN
-from unet_ray.storage.listing import FILES, FileScan, listed_twice
+from unet_ray.storage.listing import FileScan, describe_links, listed_twice
+from unet_ray.storage.manifest import FILES
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.tables.duckdb_workspace import Workspace, quote
 from unet_ray.tables.ledger import open_ledger, open_run
@@ -66,7 +67,7 @@ class Plan:
     changed: int
     """Images to do that the ledger knows with another content, model or configuration."""
     left_out: str = ""
-    """Files that the selection left out, in words; empty where nothing was selected."""
+    """Files that the selection left out, and links, in words; empty where there are none."""
 
     def __str__(self) -> str:
         return (
@@ -201,12 +202,14 @@ def make_plan(
 
 
 def _describe_left_out(scan: FileScan) -> str:
-    """Say how many files each flag of the selection left out, for the end of a line."""
+    """Say how many files and links were left out, and by which flag, for the end of a line."""
     said = ""
     if scan.selection.include or scan.selection.exclude:
         said += f", {scan.excluded} left out by --include/--exclude"
     if scan.selection.min_age_s is not None:
         said += f", {scan.young} younger than --min-age"
+    if scan.links.left_out:
+        said += f"; {describe_links(scan.links.left_out)}"
     return said
 
 

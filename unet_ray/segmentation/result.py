@@ -35,6 +35,8 @@ class SegmentResult:
     run_id: str
     date: str = ""
     """Partition of its rows, YYYY-MM-DD."""
+    image_roots: list[str] = field(default_factory=list)
+    """Folders or buckets (URIs) below which its images lie."""
     status: str = "running"
     exit_code: int | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

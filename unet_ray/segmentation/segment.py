@@ -17,6 +17,7 @@ from unet_ray.segmentation.plan import Plan, make_plan
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.run import SegmentationRun
 from unet_ray.storage.listing import Selection, scan_files
+from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import summarize_run
@@ -54,7 +55,8 @@ def segment(
     output = Storage.of(config.output)
     digest = config_digest(config, model)
     selection = Selection.parse(config.include, config.exclude, config.min_age)
-    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection)
+    roots = Roots.parse(config.image_roots, config.follow_links)
+    scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection, roots)
     with open_workspace() as database:
 
         def plan_against(inventory: Inventory) -> Plan:
@@ -86,6 +88,7 @@ def segment(
         output.check_writable()
         result = SegmentResult(new_run_id())
         result.date = config.date or f"{result.started_at:%Y-%m-%d}"
+        result.image_roots = list(scan.roots.uris or ())
         with OutputLock(output, result.run_id):
             inventory = _look_at(output)
             plan = plan_against(inventory)

@@ -7,40 +7,29 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import translate
-from functools import partial
 from itertools import islice
-from math import isfinite
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from unet_ray.errors import InputError
 from unet_ray.flags import parse_age, parse_patterns
-from unet_ray.prefetch import ahead, reading_pool
-from unet_ray.storage.backends.base import DanglingLinkError
-from unet_ray.storage.backends.s3 import CONNECTIONS
-from unet_ray.storage.storage import FileEntry, Storage, dangling_link, uri_scheme
+from unet_ray.storage.backends.base import Links
+from unet_ray.storage.manifest import BATCH, FILES, Manifest
+from unet_ray.storage.roots import Roots, default_root, fixed_part
+from unet_ray.storage.storage import FileEntry, Storage, dangling_link
 from unet_ray.text import escape_controls, is_utf8
 
-FILES = pa.schema(
-    [("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())]
-)
-"""Columns of a scan, fields of `FileEntry`."""
 _LISTED = FILES.append(pa.field("modified_s", pa.float64()))
 """Columns of a listing from which a scan selects files."""
-_BATCH = 10_000
 _FOLDERS = r"(?s:.*)/(?=[^/]*\Z)"
 """Regular expression for all of a path that comes before the file's name."""
 _NOTHING_THERE = "there is no such folder or file"
-_MOST_UNANSWERED = 100
-"""Largest number of rows of a manifest on end for which their store gives no answer, each after a
-quarter of a minute. An image or a disk may have a fault of its own; beyond that the store has."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +43,8 @@ class Listing:
     """Files left out for their suffix."""
     note: str | None = None
     """Message about files left out for their names; None where none were."""
+    links: int = 0
+    """Links that lead out of the folder and were not followed."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +99,17 @@ class FileScan:
         source: tuple[Storage, Iterator[Any] | None, bool],
         suffixes: Collection[str] | None,
         named: str,
-        selection: Selection = ALL_FILES,
+        selection: Selection,
+        roots: Roots,
+        links: Links,
     ) -> None:
         self.root, batches, self.etags_of_store = source
         """Storage that opens the files' URIs, and whether the etags are the store's: a manifest may
         have others."""
+        self.roots = roots
+        """Roots below which all files lie, but for what links lead to."""
+        self.links = links
+        """What was done with links, known at the end."""
         self.known = self.others = 0
         """Files read so far: given, and left out for their suffix. A link to nothing is given
         where its suffix is known; else it may stand for a folder, which is an error."""
@@ -170,7 +167,8 @@ class FileScan:
             return self.note
         what = f"{self.others} files, none with a known image suffix" if self.others else "no files"
         suffixes = f" ({', '.join(sorted(self._suffixes))})" if self._suffixes else ""
-        return f"{self.named}: {what}{suffixes}"
+        links = f"; {describe_links(self.links.left_out)}" if self.links.left_out else ""
+        return f"{self.named}: {what}{suffixes}{links}"
 
     @property
     def note(self) -> str | None:
@@ -227,6 +225,11 @@ class FileScan:
         return pc.is_in(pc.struct_field(found, "suffix"), pa.array(sorted(self._suffixes or ())))
 
 
+def describe_links(left_out: int) -> str:
+    """Say how many links a listing did not follow, and which flag makes it."""
+    return f"{left_out} links that lead out of the folder were not followed (--follow-links)"
+
+
 def _refuse_dangling_links(files: Any) -> None:
     dangling = files.filter(pc.equal(files["etag"], ""))
     if len(dangling):
@@ -244,7 +247,11 @@ def _as_input_errors(named: str) -> Iterator[None]:
 
 
 def scan_files(
-    uri: str, suffixes: Collection[str], flag: str, selection: Selection = ALL_FILES
+    uri: str,
+    suffixes: Collection[str],
+    flag: str,
+    selection: Selection = ALL_FILES,
+    roots: Roots = Roots(),  # noqa: B008 (it is frozen)
 ) -> FileScan:
     """Open the files of a folder (recursively), a glob or a Parquet manifest.
 
@@ -257,9 +264,12 @@ def scan_files(
         suffixes: Known suffixes, lower case, with the dot; all rows of a manifest count.
         flag: Flag that named the URI, for messages.
         selection: Which files of known suffixes to give.
+        roots: Folders below which the files of a manifest lie, by default its own bucket or folder;
+            and whether links are followed that lead out of them, or of the folder that is listed.
 
     Raises:
-        InputError: Nothing there, not a manifest, no permission, or an age asked of a manifest.
+        InputError: Nothing there, not a manifest, no permission, an age asked of a manifest, or a
+            manifest that begins with a file outside the roots.
     """
     named, is_manifest = f"{flag} {uri}", uri.endswith(".parquet")
     if is_manifest and selection.min_age_s is not None:
@@ -267,27 +277,40 @@ def scan_files(
             f"{named}: a manifest does not tell when files were modified; leave young ones out of "
             "it, and run without --min-age"
         )
+    links = Links(roots.follow_links)
+    source: tuple[Storage, Iterator[Any] | None, bool]
     with _as_input_errors(named):
-        source = _manifest(uri) if is_manifest else (*_found(uri), True)
-    return FileScan(source, None if is_manifest else suffixes, named, selection)
+        if is_manifest:
+            roots = roots.or_default(default_root(uri))
+            manifest = Manifest.open(uri, named, roots)
+            root = manifest.find_root()
+            source = root, manifest.files(root), "image_etag" not in manifest.columns
+        else:
+            root, batches = _found(uri, links)
+            roots, source = replace(roots, uris=(root.uri,)), (root, batches, True)
+    return FileScan(source, None if is_manifest else suffixes, named, selection, roots, links)
 
 
-def list_files(uri: str, suffixes: Collection[str], flag: str) -> Listing:
+def list_files(
+    uri: str,
+    suffixes: Collection[str],
+    flag: str,
+    roots: Roots = Roots(),  # noqa: B008 (it is frozen)
+) -> Listing:
     """List the files of a folder, a glob or a manifest, as `scan_files` does.
 
     Raises:
         InputError: As `scan_files`, no file of a known kind, or a URI that is listed twice.
     """
-    scan = scan_files(uri, suffixes, flag)
+    scan = scan_files(uri, suffixes, flag, roots=roots)
     entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
     if scan.emptiness:
         raise InputError(scan.emptiness)
     twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
     if twice:
         raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
-    return Listing(
-        scan.root, tuple(sorted(entries, key=lambda entry: entry.uri)), scan.others, scan.note
-    )
+    in_order = tuple(sorted(entries, key=lambda entry: entry.uri))
+    return Listing(scan.root, in_order, scan.others, scan.note, scan.links.left_out)
 
 
 def listed_twice(named: str, count: int, first: str) -> InputError:
@@ -302,7 +325,7 @@ def path_suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _found(uri: str) -> tuple[Storage, Iterator[Any] | None]:
+def _found(uri: str, links: Links) -> tuple[Storage, Iterator[Any] | None]:
     """Return the storage of the files at a URI, and the files.
 
     On a store that knows no folders the files are None where nothing is there.
@@ -313,20 +336,20 @@ def _found(uri: str) -> tuple[Storage, Iterator[Any] | None]:
             [root.entry()]
         )
     if root.exists():
-        return root, _in_batches(root.walk())
+        return root, _in_batches(root.walk(links=links))
     if any(c in uri for c in "*?["):
-        return _glob(uri)
+        return _glob(uri, links)
     if root.is_local:
         raise FileNotFoundError(uri)
     return root, None
 
 
-def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
-    fixed = uri[: min(uri.find(c) for c in "*?[" if c in uri)].rpartition("/")[0]
-    root = Storage.of(fixed or ".")
+def _glob(uri: str, links: Links) -> tuple[Storage, Iterator[Any]]:
+    fixed = fixed_part(uri)
+    root = Storage.of(fixed)
     if not root.exists():
         raise FileNotFoundError(uri)
-    wanted = uri[len(fixed) :].lstrip("/")
+    wanted = uri.removeprefix(fixed).lstrip("/")
     pattern = re.compile(glob_translate(wanted))
 
     def matches(entry: FileEntry) -> bool:
@@ -335,7 +358,7 @@ def _glob(uri: str) -> tuple[Storage, Iterator[Any]]:
             not entry.etag and _may_hold(entry.path, wanted.split("/"))
         )
 
-    return root, _in_batches(filter(matches, root.walk()))
+    return root, _in_batches(filter(matches, root.walk(links=links)))
 
 
 def _may_hold(folder: str, parts: list[str]) -> bool:
@@ -350,213 +373,9 @@ def _may_hold(folder: str, parts: list[str]) -> bool:
 def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
     """Yield batches of _LISTED. A file whose name is not UTF-8 has an escaped path and no URI."""
     remaining = iter(entries)
-    while some := list(islice(remaining, _BATCH)):
+    while some := list(islice(remaining, BATCH)):
         columns = {name: [getattr(entry, name) for entry in some] for name in _LISTED.names}
         for index, entry in enumerate(some):
             if not is_utf8(entry.path):
                 columns["path"][index], columns["uri"][index] = escape_controls(entry.path), None
         yield pa.RecordBatch.from_pydict(columns, schema=_LISTED)
-
-
-def _manifest(uri: str) -> tuple[Storage, Iterator[Any], bool]:
-    source = Storage.of(uri)
-    with _as_manifest_errors(uri), source.open() as file:
-        wanted = _check_columns(uri, pq.ParquetFile(file).schema_arrow)
-    folder = Storage.of(uri.rpartition("/")[0] or ".")
-
-    def rows() -> Iterator[Any]:
-        with _as_manifest_errors(uri), source.open() as file:
-            yield from pq.ParquetFile(file).iter_batches(_BATCH, columns=wanted)
-
-    texts = (_to_texts(batch["image_uri"]).drop_null() for batch in rows())
-    first = next((some[0].as_py() for some in texts if len(some)), "")
-    root = Storage.of(first) if "://" in first else folder
-    names = _ManifestNames(folder, root)
-    return root, (_manifest_batch(batch, names) for batch in rows()), "image_etag" not in wanted
-
-
-@contextmanager
-def _as_manifest_errors(uri: str) -> Iterator[None]:
-    """Turn what Arrow raises for a file that is damaged, or not Parquet, into one line."""
-    try:
-        yield
-    except (FileNotFoundError, PermissionError, ConnectionError, InputError):
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError among them
-        said = " ".join(str(error).split())
-        raise InputError(f"{uri}: not a Parquet manifest: {said}") from None
-
-
-def _check_columns(uri: str, schema: pa.Schema) -> list[str]:
-    """Return the columns of a manifest that are read; raise InputError where one is unusable."""
-    if "image_uri" not in schema.names:
-        raise InputError(
-            f"{uri}: the manifest has no column image_uri (it has {', '.join(schema.names)})"
-        )
-    wanted = {
-        "image_uri": (_is_text, "string"),
-        "image_etag": (lambda kind: _is_text(kind) or pa.types.is_primitive(kind), "string"),
-        "image_bytes": (_is_number, "int64"),
-    }
-    found = [name for name in wanted if name in schema.names]
-    for name in found:
-        is_usable, remedy = wanted[name]
-        times = len(schema.get_all_field_indices(name))
-        if times > 1:
-            raise InputError(f"{uri}: the manifest has {times} columns {name}; keep one")
-        kind = schema.field(name).type
-        if not is_usable(_value_type(kind)):
-            raise InputError(
-                f"{uri}: the column {name} of the manifest is {kind}; write it as {remedy}"
-            )
-    return found
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of the values of a column, which may be encoded by a dictionary."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    """Tell whether values of a type are texts, or bytes that may be some."""
-    types = pa.types
-    are_texts = (types.is_string, types.is_large_string, types.is_string_view)
-    are_bytes = (types.is_binary, types.is_large_binary, types.is_binary_view)
-    return any(is_kind(kind) for is_kind in (*are_texts, *are_bytes, types.is_null))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    types = pa.types
-    are_kinds = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
-    return any(is_kind(kind) for is_kind in are_kinds)
-
-
-def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:
-    """Return a column as strings without these quotes, null where one is empty or not UTF-8."""
-    if not _is_text(_value_type(column.type)):  # numbers and times
-        return column.cast(pa.string())
-    # a string column of a file may hold any bytes; only the cast from bytes looks at them
-    encoded = column.cast(pa.binary())
-    try:
-        texts = encoded.cast(pa.string())
-    except pa.ArrowInvalid:
-        texts = pa.array([_decode_or_none(data) for data in encoded.to_pylist()], pa.string())
-    texts = pc.utf8_trim(texts, quotes) if quotes else texts
-    return pc.if_else(pc.equal(pc.binary_length(texts), 0), None, texts)
-
-
-def _decode_or_none(data: bytes | None) -> str | None:
-    try:
-        return None if data is None else data.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _to_sizes(column: pa.Array) -> pa.Int64Array:
-    """Return a column as sizes in bytes, null where a number is none: −1, 0.5, NaN, 2^63."""
-    try:
-        sizes = column.cast(pa.int64())
-    except pa.ArrowInvalid:
-        sizes = pa.array(
-            [size if _is_size(size) else None for size in column.to_pylist()], pa.int64()
-        )
-    return pc.if_else(pc.less(sizes, 0), None, sizes)
-
-
-def _is_size(number: Any) -> bool:
-    return number is not None and isfinite(number) and 0 <= number < 2**63 and number % 1 == 0
-
-
-@dataclass(frozen=True)
-class _ManifestNames:
-    """Resolver of the names in a manifest."""
-
-    folder: Storage
-    root: Storage
-
-    def uri_of(self, name: str) -> str:
-        """Return the URI that a name means; raise InputError for one of another store."""
-        folder, root = self.folder, self.root
-        name = Storage.of(name).uri if name.startswith("file://") else name
-        uri = (
-            name
-            if "://" in name or (folder.is_local and name.startswith("/"))
-            else folder.uri_of(name)
-        )
-        if not folder.is_local and uri_scheme(uri) != uri_scheme(folder.uri):
-            raise InputError(
-                f"{name}: a manifest on {folder.uri} may only name files of the same store"
-            )
-        if uri_scheme(uri) != uri_scheme(root.uri):
-            raise InputError(
-                f"{name}: a manifest names files of one store only, this one began with {root.uri}"
-            )
-        return uri
-
-    @property
-    def prefix(self) -> str | None:
-        """Start of URIs that need no check, the scheme of a remote store; None: check all."""
-        scheme = uri_scheme(self.root.uri)
-        same = self.folder.is_local or uri_scheme(self.folder.uri) == scheme
-        return f"{scheme}://" if not self.root.is_local and same else None
-
-
-def _manifest_batch(batch: Any, names: _ManifestNames) -> Any:
-    """Return a batch of a manifest as one of FILES; the store is asked for missing etags, sizes.
-
-    The URI of a row without a name is null.
-    """
-    paths, nulls = _to_texts(batch["image_uri"]), pa.nulls(len(batch))
-    columns = set(batch.schema.names)
-    etags = _to_texts(batch["image_etag"] if "image_etag" in columns else nulls, quotes='"')
-    sizes = _to_sizes(batch["image_bytes"] if "image_bytes" in columns else nulls)
-    if names.prefix and pc.all(pc.starts_with(paths, names.prefix)).as_py():
-        uris = paths
-    else:
-        uris = pa.array(
-            [None if path is None else names.uri_of(path) for path in paths.to_pylist()],
-            pa.string(),
-        )
-    if etags.null_count or sizes.null_count:
-        rows = zip(uris.to_pylist(), etags.to_pylist(), sizes.to_pylist(), strict=True)
-        described = [*_describe_rows(rows, names.root)]
-        etags = pa.array([etag for etag, _ in described], pa.string())
-        sizes = pa.array([size for _, size in described], pa.int64())
-    return pa.RecordBatch.from_arrays([paths, uris, etags, sizes], schema=FILES)
-
-
-_ManifestRow = tuple[str | None, str | None, int | None]
-"""URI, etag and size of a row of a manifest, as far as it names them."""
-
-
-def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[tuple[str, int]]:
-    """Yield etag and size of the files of a manifest; its store is asked where one is missing.
-
-    Raises:
-        OSError: The store answered for none of too many rows on end.
-    """
-    unanswered = 0
-    with reading_pool(CONNECTIONS) as pool:
-        for etag, size, error in ahead(pool, partial(_describe_row, root), rows, CONNECTIONS):
-            unanswered = unanswered + 1 if error else 0
-            if error and unanswered > _MOST_UNANSWERED:
-                raise error
-            yield etag, size
-
-
-def _describe_row(root: Storage, row: _ManifestRow) -> tuple[str, int, OSError | None]:
-    """Return etag and size of the file of a row, and the error of a store that gives no answer.
-
-    A file that is not there, or that its store does not describe, is left without an etag, unless
-    the row has one: reading the file will report the reason, as the error of one image.
-    """
-    uri, etag, size = row
-    if uri is None or (etag is not None and size is not None):
-        return etag or "", size or 0, None
-    try:
-        entry = Storage(uri, root.options).entry()
-    except (FileNotFoundError, DanglingLinkError, PermissionError, InputError):
-        return etag or "", 0, None
-    except OSError as error:
-        return etag or "", 0, error
-    return etag or entry.etag, entry.size if size is None else size, None

@@ -1,13 +1,14 @@
 """Storage: a folder at a URI, whatever store it lies on.
 
 A backend makes single attempts. This module repeats those whose error may pass, and maps errors to
-built-in ones (`storage.retry`). A new store is a new file in `backends/` and a line in `_BACKENDS`.
+built-in ones (`storage.retry`). A new store is a new file in `backends/` and a line in `_BACKENDS`,
+which is also the list of the stores that are allowed: URIs stand in manifests, label files and
+tables, and whoever wrote those must not choose what this process connects to.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -16,35 +17,28 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import unquote
 
 import fsspec
 import pyarrow.fs
 
 from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full, one_line
 from unet_ray.storage.backends import s3
-from unet_ray.storage.backends.base import Backend
+from unet_ray.storage.backends.base import Backend, Links
 from unet_ray.storage.backends.fsspec import FsspecBackend
 from unet_ray.storage.backends.local import LocalBackend
 from unet_ray.storage.retry import Result, mapped_errors, retry
-from unet_ray.text import escape_controls, is_utf8
+from unet_ray.storage.uris import normalise_uri, redact, uri_scheme
 
 _BACKENDS: dict[str, type[Backend]] = {
     "file": LocalBackend,
     "s3": s3.S3Backend,
-    "s3a": s3.S3Backend,
+    "gs": FsspecBackend,
+    "az": FsspecBackend,
 }
-"""Backends by scheme; all other schemes are fsspec's."""
+"""Backends by scheme; no other scheme is opened."""
 _TEST_BYTES = 2**20
 """Size of the file that shows whether a place can be written to."""
-_PACKAGES = {
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "az": "adlfs",
-    "adl": "adlfs",
-}
+_PACKAGES = {"gs": "gcsfs", "az": "adlfs"}
 
 
 @dataclass(frozen=True)
@@ -92,32 +86,29 @@ class Storage:
         """Return the folder at a URI, with the standard AWS_* variables of this process.
 
         Raises:
-            InputError: An unknown scheme, one whose package is not installed, or a name that is not
-                UTF-8.
+            InputError: A scheme that is not allowed, one whose package is not installed, or a URI
+                that names no place.
         """
         if not uri:
             raise InputError("an empty URI; name a folder (. is the current one)")
-        if not is_utf8(uri):
-            raise InputError(f"{escape_controls(uri)}: a name that is not UTF-8; rename it")
+        uri = normalise_uri(uri, _BACKENDS)
         scheme = uri_scheme(uri)
-        if scheme == "file":
-            return Storage(os.path.abspath(_local_path(uri)))
         try:
             fsspec.get_filesystem_class(scheme)
-        except ValueError:
-            raise InputError(f"{uri}: no store with the scheme {scheme}:// is known") from None
         except ImportError as error:
             package = _PACKAGES.get(scheme)
             remedy = f"pip install {package}" if package else str(error)
             raise InputError(
                 f"{uri}: {scheme}:// needs a package that is not installed: {remedy}"
             ) from None
-        return Storage(uri.rstrip("/"), s3.options() if scheme == "s3" else {})
+        return Storage(uri, s3.options() if scheme == "s3" else {})
 
     @property
     def _backend(self) -> Backend:
         scheme = uri_scheme(self.uri)
-        return _BACKENDS.get(scheme, FsspecBackend)(scheme, self.options)
+        if scheme not in _BACKENDS:
+            raise InputError(f"{redact(self.uri)}: no store is opened at {scheme}://")
+        return _BACKENDS[scheme](scheme, self.options)
 
     @property
     def is_local(self) -> bool:
@@ -159,21 +150,41 @@ class Storage:
         """Return a folder below this one."""
         return Storage(self.uri_of(path), self.options)
 
-    def read(self, path: str = "") -> bytes:
-        """Return the content of a file."""
+    def read(self, path: str = "", limit: int | None = None) -> bytes:
+        """Return the content of a file.
+
+        Args:
+            path: Path of the file.
+            limit: Largest size of the file (bytes); None: there is none.
+
+        Raises:
+            FileTooLargeError: The store says that the file is longer than `limit`.
+        """
         uri = self.uri_of(path)
-        return self._retry(uri, lambda: self._backend.read(uri))[0]
+        return self._retry(uri, lambda: self._backend.read(uri, limit=limit))[0]
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Return bytes of the one file that this is, fewer at its end."""
         return self._retry(self.uri, lambda: self._backend.read(self.uri, offset, size))[0]
 
-    def read_content(self, offset: int = 0, size: int | None = None) -> Content:
+    def read_content(
+        self, offset: int = 0, size: int | None = None, limit: int | None = None
+    ) -> Content:
         """Return bytes of the one file that this is, or a range of them, and their content's etag.
 
         A store that does not return the etag with the bytes is asked for it afterwards.
+
+        Args:
+            offset: First byte.
+            size: Number of bytes; None: all that are left.
+            limit: Largest size of a file that is read whole (bytes); None: there is none.
+
+        Raises:
+            FileTooLargeError: The store says that the file is longer than `limit`.
         """
-        data, info = self._retry(self.uri, lambda: self._backend.read(self.uri, offset, size))
+        data, info = self._retry(
+            self.uri, lambda: self._backend.read(self.uri, offset, size, limit)
+        )
         if info is None or info.size is None:
             entry = self.entry()
             return Content(data, entry.etag, entry.size)
@@ -284,8 +295,12 @@ class Storage:
             entries.append(entry)
         return sorted(entries, key=lambda entry: entry.path)
 
-    def walk(self, path: str = "") -> Iterator[FileEntry]:
+    def walk(self, path: str = "", links: Links | None = None) -> Iterator[FileEntry]:
         """Yield files in the order of the store; the memory is that of one page, or of one folder.
+
+        Args:
+            path: Path of the folder.
+            links: What to do with symbolic links that lead out of it; None: they are followed.
 
         Yields:
             The files of `entries`, and links to nothing, whose etag is empty.
@@ -295,7 +310,7 @@ class Storage:
         """
         uri = self.uri_of(path)
         with self.listing(path):
-            for info in self._backend.list_files(uri, partial(self._retry, uri)):
+            for info in self._backend.list_files(uri, partial(self._retry, uri), links):
                 if not any(part.startswith(".") for part in info.path.split("/")):
                     file_uri, size = f"{uri}/{info.path}", info.size or 0
                     yield FileEntry(info.path, file_uri, info.etag, size, info.modified_s)
@@ -355,14 +370,10 @@ def dangling_link(uri: str) -> ListingError:
     return ListingError(f"{uri}: a link to nothing; mount what it leads to, or remove the link")
 
 
-def uri_scheme(uri: str) -> str:
-    """Return the scheme of a URI; that of a path is `file`."""
-    return uri.partition("://")[0] if "://" in uri else "file"
-
-
-def _local_path(uri: str) -> str:
-    """Return a path as it is, and that of a file:// URI without its host, query and fragment."""
-    if not uri.startswith("file://"):
-        return uri
-    _, slash, path = uri.removeprefix("file://").partition("/")
-    return unquote(re.split("[?#]", slash + path, maxsplit=1)[0])
+def is_allowed(uri: str) -> bool:
+    """Tell whether a URI names a place that may be opened, which takes no package to find out."""
+    try:
+        normalise_uri(uri, _BACKENDS)
+    except InputError:
+        return False
+    return True

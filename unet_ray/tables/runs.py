@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, NotRequired, Required
@@ -17,6 +18,7 @@ from typing_extensions import TypedDict
 from unet_ray.errors import InputError, TooManyFailuresError
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.json_file import read_json
+from unet_ray.storage.roots import default_root
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.ledger import summarize_run
 
@@ -146,6 +148,21 @@ def groups_set_aside(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]
 def recorded_images(record: Mapping[str, Any]) -> int:
     """Return the number of images that a record counts, done and failed."""
     return int(record.get("images_done") or 0) + int(record.get("images_failed") or 0)
+
+
+def recorded_roots(record: Mapping[str, Any]) -> list[str]:
+    """Return the folders or buckets (URIs) below which the images of a run lie.
+
+    Records of versions before 2026-12 only have the flag `--images`, which may be a relative path.
+    Whoever wrote the record wrote these URIs, too; those that name no place are left out.
+    """
+    roots, config = record.get("image_roots"), record.get("config")
+    with suppress(InputError):
+        if isinstance(roots, list):
+            return [Storage.of(root).uri for root in roots if isinstance(root, str)]
+        if isinstance(config, dict) and isinstance(config.get("images"), str):
+            return [default_root(config["images"])]
+    return []
 
 
 def write_run_record(output: Storage, run_id: str, record: Mapping[str, Any]) -> None:

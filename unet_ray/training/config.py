@@ -17,6 +17,7 @@ from unet_ray.flags import (
     check_numbers,
     parse_classes,
     parse_range,
+    parse_uris,
 )
 from unet_ray.network.config import (
     PRESETS,
@@ -53,6 +54,12 @@ class TrainConfig:
     instances JSON."""
     output: str
     """Model folder to write (URI)."""
+    image_roots: str | None = None
+    """Folders or buckets (URIs, separated by commas) below which the files of a manifest lie.
+    Default: the bucket of the manifest, or its folder on a local disk."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of --images or --masks; otherwise they are left out and
+    counted."""
     classes: str | None = None
     """Class names. a,b numbers them from 1; a=1,b=7 gives their mask values."""
     mask_kind: MaskKind | None = None
@@ -139,6 +146,7 @@ class TrainConfig:
     """Seed of the split, the weights, the crops and the augmentation."""
 
     def __post_init__(self) -> None:
+        parse_uris(self.image_roots, "--image-roots")
         for name, most in _LARGEST.items():
             check_fields(self, [name], partial(ge, most), f"at most {most}")
         check_fields(self, _FROM_1, lambda value: value >= 1, "at least 1")

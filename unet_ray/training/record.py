@@ -38,6 +38,8 @@ _MAY_CHANGE = (
     "keep_checkpoints",
     "max_error_rate",
     "resize_check_s",
+    "image_roots",
+    "follow_links",
 )
 """Settings that may differ when a training is resumed."""
 _PLACES = ("images", "masks", "val_images", "val_masks", "labelled_images")

@@ -1,5 +1,6 @@
 """Images that are read in windows give the rows of the same image read whole."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,31 @@ def test_an_image_that_fails_at_any_stage_is_an_error_row(
         (row,) = segment(crowded, make_network(), 64, 0.5, max_regions=1)["images"].to_pylist()
         assert (row["error_type"], row["error_stage"]) == ("too_large", "measure")
         assert row["error"].startswith("more than 1 regions of a class")
+
+
+@pytest.mark.parametrize("stated", [1, 2**62])
+def test_the_size_of_a_large_image_is_what_its_store_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: int
+) -> None:
+    """A manifest may state any: neither a bomb passes, nor is an image called one, nor cut."""
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    archive.write("bomb.tif", encode_tiff(np.zeros((2000, 2000, 3), np.uint8), compression="zlib"))
+    archive.write("good.png", encode(draw_scene(100, 120, rng)[0], "png"))
+    archive.write("stack.tif", encode_tiff(*np.zeros((2, 90, 90, 3), np.uint8)))
+    expected = {
+        name: (tmp_path / "archive" / name).stat().st_size for name in ("good.png", "stack.tif")
+    }
+    monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
+    entries = Storage.entries
+    monkeypatch.setattr(
+        Storage, "entries", lambda self: [replace(e, size=stated) for e in entries(self)]
+    )
+    rows = segment(archive, make_network(), tile=64)["images"].to_pylist()
+    found = {Path(row["image_uri"]).name: row for row in rows}
+    assert (found["bomb.tif"]["error_type"], found["good.png"]["error_type"]) == ("too_large", None)
+    assert "decompression bomb" in found["bomb.tif"]["error"]
+    assert found["good.png"]["image_bytes"] == expected["good.png"]
+    assert found["stack.tif#page=2"]["image_bytes"] == expected["stack.tif"]
 
 
 @pytest.mark.parametrize("whole_pixels", [2000, 10**6], ids=["windows", "whole"])

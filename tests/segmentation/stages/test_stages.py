@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
-from unet_ray.image_sources.sources import expand_stacks, header_decoders
+from unet_ray.image_sources.sources import expand_stacks, header_decoders, whole_file
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.segmentation.plan import plan_row
 from unet_ray.segmentation.stages.columns import PIXELS, PLAN
@@ -17,6 +18,9 @@ from unet_ray.segmentation.stages.decode import Decode
 from unet_ray.storage.storage import Content, Storage
 from unet_ray.synthetic import draw_scene, encode
 from unet_ray.tables.binary_columns import table_with, view_samples
+
+_LONG = 2**22
+"""Bytes behind an image that make its file longer than each of 32 that are read at a time."""
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -37,6 +41,25 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_the_listed_one
     ]
     found = {Path(row["image_uri"]).stem: (row["error_type"], row["height"]) for row in rows}
     assert found == {"same": (None, 30), "other": ("changed", None) if check else (None, 50)}
+
+
+@pytest.mark.parametrize("stated", [100, 0, -5, 2**28, 2**62])
+def test_how_much_is_read_of_a_file_is_for_its_store_to_say(root: str, stated: int) -> None:
+    """A manifest may state any size: of a long file nothing is kept, and a small one is read."""
+    archive, rng = Storage.of(root).join("archive"), np.random.default_rng(0)
+    small = encode(draw_scene(30, 40, rng)[0], "png")
+    archive.write("small.png", small)
+    archive.write("long.png", small + bytes(_LONG))
+    rows = [plan_row(whole_file(replace(e, size=stated))) for e in archive.entries()]
+    plan = pa.Table.from_pylist(rows, schema=PLAN)
+    constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
+    (found,) = Decode(archive, constants, True, 2**25)(plan)
+    long, short = found.to_pylist()
+    assert (long["error_type"], long["pixels"]) == (None, None) or stated == 2**28
+    if stated <= 2**28:
+        assert (short["height"], short["image_bytes"]) == (30, len(small))
+    else:  # for the stage that reads windows
+        assert (short["pixels"], short["error_type"]) == (None, None)
 
 
 def test_an_image_costs_one_request_and_requests_wait_side_by_side(

@@ -27,6 +27,7 @@ from unet_ray.output.formats.common import (
 )
 from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.reader import Tables
+from unet_ray.storage.roots import Gate
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.tables.schemas import REGIONS, on_a_map
@@ -35,7 +36,9 @@ _FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_
 """Columns of a region that GeoJSON keeps as properties."""
 
 
-def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) -> ExportResult:
+def write_geojson(
+    shards: Iterator[Tables], names: ImageNames, output: Storage, gate: Gate
+) -> ExportResult:
     """Write a GeoJSON feature collection per image.
 
     Outlines of a georeferenced image are in map coordinates, and the file names their coordinate
@@ -45,6 +48,7 @@ def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) 
         shards: Current rows, shard by shard.
         names: File names of the images.
         output: Folder to write to.
+        gate: Says which images may be opened: the tables name them, whoever wrote those.
 
     Returns:
         Counts of what was written.
@@ -52,7 +56,7 @@ def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) 
     result = ExportResult()
     for shard in shards:
         for row, regions in iterate_images(shard):
-            place = _read_georeference(row["image_uri"])
+            place = _read_georeference(row["image_uri"], gate)
             regions, outlines = take_outlines(row, regions, result.notes)
             outlines = (
                 place.to_map(outlines)
@@ -70,6 +74,7 @@ def write_geojson(shards: Iterator[Tables], names: ImageNames, output: Storage) 
                 continue
             result.notes["images on a map" if place else "images in pixels, y upwards"] += 1
             result.count(files=1, images=1, regions=len(kept))
+    _note_not_opened(result, gate)
     return result
 
 
@@ -81,7 +86,9 @@ def _format_feature(properties: dict[str, Any], geometry: str) -> str:
     return f'{{"type": "Feature", "properties": {json.dumps(properties)}, "geometry": {geometry}}}'
 
 
-def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -> ExportResult:
+def write_geoparquet(
+    shards: Iterator[Tables], _: ImageNames, output: Storage, gate: Gate
+) -> ExportResult:
     """Write the regions of georeferenced images, in one file per coordinate system.
 
     The rows are those of `regions`, with the column `map_geometry` before all others.
@@ -90,6 +97,7 @@ def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -
         shards: Current rows, shard by shard.
         _: Unused; all formats have the same parameters.
         output: Folder to write to.
+        gate: Says which images may be opened: the tables name them, whoever wrote those.
 
     Returns:
         Counts of what was written.
@@ -100,7 +108,7 @@ def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -
         with ExitStack() as stack:
             for shard in shards:
                 for row, regions in iterate_images(shard):
-                    place = _read_georeference(row["image_uri"])
+                    place = _read_georeference(row["image_uri"], gate)
                     if place is None:
                         result.notes["images left out: not georeferenced by an EPSG code"] += 1
                         continue
@@ -122,17 +130,25 @@ def write_geoparquet(shards: Iterator[Tables], _: ImageNames, output: Storage) -
         for path in sorted(Path(folder).iterdir()):
             output.put(path.name, path)
             result.count(files=1)
+    _note_not_opened(result, gate)
     return result
 
 
-def _read_georeference(uri: str) -> Georeference | None:
-    """Read the georeference of an image; None where its file has none or is gone."""
+def _note_not_opened(result: ExportResult, gate: Gate) -> None:
+    if gate.stopped:
+        result.notes[f"images not looked at for their place on the map: {gate.reason}"] = (
+            gate.stopped
+        )
+
+
+def _read_georeference(uri: str, gate: Gate) -> Georeference | None:
+    """Read the georeference of an image; None where there is none or it may not be opened."""
     file, page = split_page(uri)
-    if not file.lower().endswith(tuple(TIFF_SUFFIXES)):
+    if not file.lower().endswith(tuple(TIFF_SUFFIXES)) or not gate.admits(file):
         return None
     try:
         access = Storage.of(file)
-        opened = open_encoded(access, access.uri, access.entry().size)
+        opened = open_encoded(access, access.uri)
         return Georeference.from_tags(process_decoder().read_geo_tags(opened, page))
     except (OSError, ImageError, InputError):
         return None

@@ -17,17 +17,18 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from unet_ray.errors import ImageError
+from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import find_place, open_encoded, read_encoded
 from unet_ray.image_sources.names import split_page
 from unet_ray.imaging.codecs.sandbox import Decoder
-from unet_ray.imaging.codecs.windows import WHOLE_PIXELS
+from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.imaging.drawing.overlay import class_colour
 from unet_ray.imaging.drawing.panels import PANEL_PX, image_panel
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.output.report.facts import Facts
 from unet_ray.output.sound_rows import SOUND_ROWS
+from unet_ray.storage.roots import Gate
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace
 from unet_ray.tables.ledger import open_dataset
@@ -85,7 +86,7 @@ class Card:
 
 
 def draw_gallery(
-    database: Workspace, output: Storage, facts: Facts, each: int
+    database: Workspace, output: Storage, facts: Facts, each: int, gate: Gate
 ) -> tuple[list[Card], list[str]]:
     """Choose and draw the pictures of a report.
 
@@ -94,9 +95,11 @@ def draw_gallery(
         output: Root of the tables.
         facts: Facts of the date.
         each: Number of pictures of each kind.
+        gate: Says which images may be opened: the tables name them, whoever wrote those.
 
     Returns:
-        The pictures, and a line for each image that could not be read.
+        The pictures; a line for each image that could not be read, and one for all that may not be
+        opened.
     """
     by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
     for place, (kind, uri, region_id) in enumerate(_choose(database, each)):
@@ -105,6 +108,8 @@ def draw_gallery(
     cards, problems, decoder = dict[int, Card](), [], Decoder()
     try:
         for uri, wanted in sorted(by_image.items()):
+            if not gate.admits(split_page(uri)[0]):
+                continue
             try:
                 if uri not in files:
                     raise ImageError("missing", "the date has no successful row of this image")
@@ -120,6 +125,8 @@ def draw_gallery(
                 problems.append(f"{uri}: {error.message}")
     finally:
         decoder.close()
+    if gate.stopped:
+        problems.append(f"{gate.stopped} images {gate.reason}")
     return [cards[place] for place in sorted(cards)], problems
 
 
@@ -260,21 +267,22 @@ class _OpenImage:
         self.uri, self._decoder = uri, decoder
         self.height, self.width = known["height"], known["width"]
         file, page = split_page(uri)
-        access = Storage.of(file)
         try:
+            access = Storage.of(file)
             entry = access.entry()
-        except OSError as error:
+        except (OSError, InputError) as error:
             raise ImageError("missing", f"the file cannot be read: {error}") from None
         if entry.size != known["image_bytes"]:
             raise ImageError("changed", "the file is not the one that was segmented")
         place = find_place(decoder, access, entry, page)
         self._pixels: NDArray[Any] | None = None
-        if self.height * self.width <= WHOLE_PIXELS:
-            self._pixels = decoder.decode(read_encoded(access, access.uri, place))
+        if self.height * self.width <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
+            data = read_encoded(access, access.uri, place, limit=WHOLE_BYTES)
+            self._pixels = decoder.decode(data)
             if self._pixels.shape[:2] != (self.height, self.width):
                 raise ImageError("changed", "the image has another size than when segmented")
         else:
-            decoder.open(open_encoded(access, access.uri, entry.size, place))
+            decoder.open(open_encoded(access, access.uri, place))
 
     @property
     def all(self) -> Box:

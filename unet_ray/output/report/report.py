@@ -8,7 +8,9 @@ from unet_ray.output.config import ReportConfig
 from unet_ray.output.report.facts import Facts, gather
 from unet_ray.output.report.gallery import draw_gallery
 from unet_ray.output.report.page import draw_page
+from unet_ray.output.run_roots import roots_of_runs
 from unet_ray.storage.output_file import OutputFile
+from unet_ray.storage.roots import Gate
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import named_damage, tables_at
 
@@ -43,7 +45,8 @@ def report(config: ReportConfig) -> ReportResult:
     target, output = OutputFile.of("--output", config.output), tables_at(config.tables)
     with named_damage(output), open_workspace() as database:
         facts = gather(database, output, config.date)
-        cards, problems = draw_gallery(database, output, facts, config.pictures)
+        gate = Gate(roots_of_runs(output, facts.records, config.image_roots))
+        cards, problems = draw_gallery(database, output, facts, config.pictures, gate)
     page = draw_page(facts, cards, problems, config.tables).encode()
     target.write(page)
     return ReportResult(facts, len(cards), problems, len(page))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,14 @@ class Decode:
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode the images of a table in its order while the next ones are read."""
         rows = plan.to_pylist()
-        reads = int(np.clip(_READ_BYTES // max([1, *map(_stored_bytes, rows)]), *_READS))
+        largest = max([1, *map(_stored_bytes, rows)])
+        reads = int(np.clip(_READ_BYTES // largest, *_READS))
+        # sizes in a manifest may be wrong: none of the files takes more than was reckoned with
+        limit = min(max(largest, _READ_BYTES // reads), WHOLE_BYTES)
+        read = partial(self._read, limit)
         pending: list[dict[str, Any]] = []
         with reading_pool(reads) as pool:
-            for row, data in ahead(pool, self._read, rows, reads, (_READ_S, _give_up)):
+            for row, data in ahead(pool, read, rows, reads, (_READ_S, _give_up)):
                 row["read_s"] /= min(reads, len(rows))  # the reads waited concurrently
                 pending.append(row if data is None else self._decode(row, data))
                 if (
@@ -84,7 +89,9 @@ class Decode:
         if pending:
             yield table_with(pending, PIXELS, "pixels")
 
-    def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], bytes | PageFile | None]:
+    def _read(
+        self, limit: int, row: dict[str, Any]
+    ) -> tuple[dict[str, Any], bytes | PageFile | None]:
         """Return an image's row and its file, or the page of it.
 
         The second is None for a large image, and where reading fails.
@@ -96,9 +103,9 @@ class Decode:
         try:
             # a file without an etag was not seen when it was listed: it is not read as if it were
             etag = row["image_etag"] if self.check_etags or not row["image_etag"] else None
-            data = read_encoded(self.access, row["file_uri"], page_place(row), etag)
+            data = read_encoded(self.access, row["file_uri"], page_place(row), etag, limit)
         except Exception as error:
-            return row | failure(error, "read"), None
+            return row | ({} if _is_too_large(error) else failure(error, "read")), None
         if isinstance(data, bytes):
             row["image_bytes"] = len(data)  # a manifest may say otherwise
         return row | {"read_s": time.perf_counter() - started}, data
@@ -115,8 +122,7 @@ class Decode:
                 "pixels": np.ascontiguousarray(image),
             }
         except Exception as error:
-            is_large = isinstance(error, ImageError) and error.error_type == "too_large"
-            found = {} if is_large else failure(error, "decode")
+            found = {} if _is_too_large(error) else failure(error, "decode")
         return row | found | {"decode_s": time.perf_counter() - started}
 
 
@@ -124,6 +130,11 @@ def _give_up(row: dict[str, Any]) -> tuple[dict[str, Any], None]:
     """Return the error of an image whose file is still being read."""
     error = ImageError("network", f"reading it took longer than {_READ_S:.0f} s")
     return row | _NO_PIXELS | failure(error, "read"), None
+
+
+def _is_too_large(error: Exception) -> bool:
+    """Tell whether an error says that an image is one for the predict stage, in windows."""
+    return isinstance(error, ImageError) and error.error_type == "too_large"
 
 
 def _stored_bytes(row: dict[str, Any]) -> int:

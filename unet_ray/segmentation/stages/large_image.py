@@ -115,7 +115,9 @@ class _LargeImage:
         """Predict and measure every tile."""
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0}
-        file = open_encoded(config.access, row["file_uri"], row["image_bytes"], page_place(row))
+        etag = row["image_etag"] if config.check_etags else None
+        file = open_encoded(config.access, row["file_uri"], page_place(row), etag)
+        row |= {"image_bytes": file.size}
         with self._at("decode"):
             height, width = self.decoder.open(file)
             if height * width > MAX_PIXELS_PER_BYTE * row["image_bytes"]:

@@ -21,6 +21,20 @@ class DanglingLinkError(OSError):
     """A link to nothing is at a path: to a file that is gone, or to a disk that is not mounted."""
 
 
+class FileTooLargeError(OSError):
+    """A file is longer than its reader takes. None of its bytes were kept."""
+
+
+@dataclass
+class Links:
+    """What a listing does with symbolic links that lead out of its folder, and what it met."""
+
+    follow: bool = True
+    """Whether to follow them; others are always followed."""
+    left_out: int = 0
+    """Links that were not followed so far."""
+
+
 @dataclass(frozen=True)
 class FileInfo:
     """A file or folder as its store describes it."""
@@ -35,6 +49,12 @@ class FileInfo:
     is_file: bool = True
     modified_s: float | None = None
     """Time of the last change (s since 1970); None where the store does not tell it."""
+
+
+def check_size(uri: str, size: int | None, limit: int | None) -> None:
+    """Raise FileTooLargeError for a file of `size` bytes that is longer than its limit, if any."""
+    if limit is not None and size is not None and size > limit:
+        raise FileTooLargeError(f"{uri}: a file of {size} bytes; at most {limit} are read")
 
 
 class Backend(ABC):
@@ -63,9 +83,19 @@ class Backend(ABC):
 
     @abstractmethod
     def read(
-        self, uri: str, offset: int = 0, size: int | None = None
+        self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of a file, fewer at its end, and what the store tells with them."""
+        """Return bytes of a file, fewer at its end, and what the store tells with them.
+
+        Args:
+            uri: URI of the file.
+            offset: First byte.
+            size: Number of bytes; None: all that are left.
+            limit: Largest size of a file that is read (bytes); None: there is none.
+
+        Raises:
+            FileTooLargeError: The file is longer than `limit`, whatever others say of its length.
+        """
 
     @abstractmethod
     def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
@@ -100,12 +130,16 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def list_files(self, uri: str, retry: Callable[[Callable[[], Any]], Any]) -> Iterator[FileInfo]:
+    def list_files(
+        self, uri: str, retry: Callable[[Callable[[], Any]], Any], links: Links | None = None
+    ) -> Iterator[FileInfo]:
         """Yield all files below a folder; the memory is that of one page, or of one folder.
 
         Args:
             uri: URI of the folder.
             retry: Repeats one request where its error may pass.
+            links: What to do with links that lead out of the folder, on stores that have links;
+                None: they are followed.
 
         Raises:
             OSError: The folder cannot be listed to its end.

@@ -1,4 +1,4 @@
-"""Any store that fsspec knows: Google Cloud Storage, Azure, memory."""
+"""Stores behind fsspec's general interface: Google Cloud Storage, Azure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import fsspec
 import pyarrow
 import pyarrow.fs
 
-from unet_ray.storage.backends.base import Backend, FileInfo
+from unet_ray.storage.backends.base import Backend, FileInfo, Links, check_size
 from unet_ray.storage.backends.local import FileBeside
 
 _BLOCK_BYTES = 2**16
@@ -47,9 +47,14 @@ class FsspecBackend(Backend):
         return fsspec.filesystem(self._scheme, use_listings_cache=False, **self._options)
 
     def read(
-        self, uri: str, offset: int = 0, size: int | None = None
+        self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of a file; the general interface tells nothing of it with them."""
+        """Return bytes of a file; the general interface tells nothing of it with them.
+
+        Under a limit the store is asked for the size first.
+        """
+        if limit is not None:
+            check_size(uri, self.filesystem.info(uri).get("size"), limit)
         end = None if size is None else offset + size
         return bytes(self.filesystem.cat_file(uri, start=offset or None, end=end)), None
 
@@ -86,7 +91,12 @@ class FsspecBackend(Backend):
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def list_files(self, uri: str, retry: Callable[[Callable[[], Any]], Any]) -> Iterator[FileInfo]:
+    def list_files(
+        self,
+        uri: str,
+        retry: Callable[[Callable[[], Any]], Any],
+        links: Links | None = None,  # noqa: ARG002 (there are none)
+    ) -> Iterator[FileInfo]:
         """Yield all files below a folder.
 
         fsspec's own `walk` takes a folder further down that cannot be listed for an empty one.

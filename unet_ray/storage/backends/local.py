@@ -23,14 +23,11 @@ from unet_ray.storage.backends.base import (
     DanglingLinkError,
     FileInfo,
     IrregularFileError,
+    Links,
+    check_size,
 )
+from unet_ray.storage.backends.local_walk import FolderWalk, stat_path, to_file_info
 from unet_ray.storage.temporary import name_beside, temporary_prefix
-
-_OF_FILE_SYSTEM = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
-"""Folders that a file system keeps at its root for itself, and that most users may not list."""
-_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-"""Error numbers of paths at which there is no file: its folder is a file, its name is longer than
-the file system's are, it is a link to itself."""
 
 
 class _WholeFiles(pyarrow.fs.FSSpecHandler):
@@ -53,13 +50,22 @@ class LocalBackend(Backend):
         return fsspec.filesystem("file")
 
     def read(
-        self, uri: str, offset: int = 0, size: int | None = None
+        self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
         """Return bytes of a file, and which content they are of."""
         with _open_regular(uri) as file:
+            length = os.fstat(file.fileno()).st_size
+            check_size(uri, length, limit)
             file.seek(offset)
-            data = file.read(size)
-            return data, _to_file_info("", os.fstat(file.fileno()))
+            if size is not None:
+                data = file.read(min(size, max(0, length - offset)))
+            elif limit is not None:
+                data = file.read(length + 1)  # a buffer of that size is taken, not of the limit's
+                data += file.read(limit + 1 - len(data)) if len(data) > length else b""  # it grows
+                check_size(uri, len(data), limit)
+            else:
+                data = file.read()
+            return data, to_file_info("", os.fstat(file.fileno()))
 
     def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
         """Open a file for seeking reads."""
@@ -96,7 +102,7 @@ class LocalBackend(Backend):
     def info(self, uri: str) -> FileInfo | None:
         """Describe a file or folder; an unmounted disk behind a link is an error."""
         try:
-            return _to_file_info("", _stat(uri))
+            return to_file_info("", stat_path(uri))
         except FileNotFoundError:
             if os.path.islink(uri):
                 target = os.readlink(uri)
@@ -107,30 +113,10 @@ class LocalBackend(Backend):
         self,
         uri: str,
         retry: Callable[[Callable[[], Any]], Any],  # noqa: ARG002
+        links: Links | None = None,
     ) -> Iterator[FileInfo]:
-        """Yield all files below a folder, following links except for loops.
-
-        Hidden folders and those of the file system itself are not entered. A link to nothing is
-        yielded with an empty etag: it may stand for a file, or for a folder of a disk that is not
-        mounted. A file that is deleted meanwhile is left out, and so is what is not a regular file:
-        a pipe would keep its reader waiting.
-        """
-        # folder that is still to be walked → where it and the folders above it really are
-        above = {uri: {os.path.realpath(uri)}}
-        root = uri.rstrip("/") + "/"
-        for here, folders, names in os.walk(uri, onerror=_raise, followlinks=True):
-            ancestors = above.pop(here)
-            visible = [n for n in folders if not n.startswith(".") and n not in _OF_FILE_SYSTEM]
-            real = {name: os.path.realpath(os.path.join(here, name)) for name in visible}
-            folders[:] = [name for name in visible if real[name] not in ancestors]
-            above.update({os.path.join(here, name): ancestors | {real[name]} for name in folders})
-            for name in names:
-                path = os.path.join(here, name)
-                found = _stat_or_none(path)
-                if found is None and os.path.islink(path):
-                    yield FileInfo(path.removeprefix(root), 0, "")
-                elif found is not None and stat.S_ISREG(found.st_mode):
-                    yield _to_file_info(path.removeprefix(root), found)
+        """Yield all files below a folder; `FolderWalk` says which ones, and what links do."""
+        return FolderWalk(uri, links or Links()).files()
 
     @property
     def arrow_handler(self) -> pyarrow.fs.FSSpecHandler:
@@ -216,7 +202,7 @@ def _open_regular(path: str) -> io.BufferedReader:
 
     A pipe would keep its reader waiting, and a device may do or hold anything.
     """
-    if not stat.S_ISREG(_stat(path).st_mode):  # before: opening a device may have effects
+    if not stat.S_ISREG(stat_path(path).st_mode):  # before: opening a device may have effects
         _refuse_irregular(path)
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (the caller closes it)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced meanwhile
@@ -249,32 +235,3 @@ def _named_errors(path: str) -> Iterator[None]:
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _to_file_info(path: str, found: os.stat_result) -> FileInfo:
-    etag = f"{found.st_size}-{found.st_mtime_ns}"
-    return FileInfo(path, found.st_size, etag, not stat.S_ISDIR(found.st_mode), found.st_mtime)
-
-
-def _stat(path: str) -> os.stat_result:
-    """Describe what is at a path, links followed; raise FileNotFoundError where nothing can be."""
-    try:
-        return os.stat(path)
-    except ValueError:  # a NUL, or a surrogate that stands for no byte
-        raise FileNotFoundError(errno.ENOENT, "not a name that files can have", path) from None
-    except OSError as error:
-        if error.errno in _NOTHING_THERE:
-            raise FileNotFoundError(error.errno, error.strerror, path) from None
-        raise
-
-
-def _stat_or_none(path: str) -> os.stat_result | None:
-    """Return what is at a path, links followed, or None where nothing is."""
-    try:
-        return _stat(path)
-    except FileNotFoundError:
-        return None
-
-
-def _raise(error: OSError) -> None:
-    raise error

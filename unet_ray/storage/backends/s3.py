@@ -11,7 +11,7 @@ from typing import Any, cast
 import fsspec
 from fsspec.asyn import sync
 
-from unet_ray.storage.backends.base import FileInfo
+from unet_ray.storage.backends.base import FileInfo, Links, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
 
 _TRIES = 3
@@ -46,7 +46,7 @@ class S3Backend(FsspecBackend):
     """S3 and stores that speak its protocol.
 
     Args:
-        scheme: `s3` or `s3a`.
+        scheme: `s3`.
         options: Storage options of s3fs.
         page_keys: Objects in a page of a listing; None: as many as the store likes.
     """
@@ -63,14 +63,14 @@ class S3Backend(FsspecBackend):
         return filesystem
 
     def read(
-        self, uri: str, offset: int = 0, size: int | None = None
+        self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
         """Return bytes of an object by one GET, whose answer describes the object as well.
 
         `cat_file` of s3fs asks for the size first and tells no etag.
         """
         filesystem = self.filesystem
-        data, fields = sync(filesystem.loop, _get, filesystem, uri, offset, size)
+        data, fields = sync(filesystem.loop, _get, filesystem, uri, offset, size, limit)
         return data, to_file_info("", fields)
 
     def create(self, uri: str, data: bytes) -> bool:
@@ -96,7 +96,12 @@ class S3Backend(FsspecBackend):
                 raise FileExistsError(uri) from error
             raise
 
-    def list_files(self, uri: str, retry: Callable[[Callable[[], Any]], Any]) -> Iterator[FileInfo]:
+    def list_files(
+        self,
+        uri: str,
+        retry: Callable[[Callable[[], Any]], Any],
+        links: Links | None = None,  # noqa: ARG002 (there are none)
+    ) -> Iterator[FileInfo]:
         """Yield the objects below a prefix, page by page; `find` of s3fs holds all of them."""
         filesystem = self.filesystem
         root = str(filesystem._strip_protocol(uri)).rstrip("/") + "/"
@@ -118,13 +123,15 @@ class S3Backend(FsspecBackend):
 
 
 async def _get(
-    filesystem: Any, uri: str, offset: int, size: int | None
+    filesystem: Any, uri: str, offset: int, size: int | None, limit: int | None
 ) -> tuple[bytes, dict[str, Any]]:
     """Return bytes of an object and its fields as in a listing; an unknown size is None."""
     bucket, key, _ = filesystem.split_path(uri)
     piece = {} if size is None else {"Range": f"bytes={offset}-{offset + size - 1}"}
     answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **piece)
     async with answer["Body"] as body:
+        if not piece:
+            check_size(uri, answer.get("ContentLength"), limit)  # before a byte of it is read
         data = await body.read()
     # bytes 0-99/1000, bytes 0-99/*
     whole = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]

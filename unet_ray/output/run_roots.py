@@ -1,0 +1,31 @@
+"""Roots of the images that tables name: who wrote the tables does not choose what is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from unet_ray.storage.roots import Roots
+from unet_ray.storage.storage import Storage
+from unet_ray.storage.uris import uri_store
+from unet_ray.tables.runs import recorded_roots
+
+
+def roots_of_runs(
+    output: Storage, records: Iterable[Mapping[str, Any]], image_roots: str | None
+) -> Roots:
+    """Return the roots below which the images of some runs may be opened.
+
+    Args:
+        output: Root of the tables. Whoever writes there can also write records, so that these only
+            count for the store that the tables are on: the same bucket, or this machine.
+        records: Records of the runs.
+        image_roots: Flag that names the roots instead; None: not given.
+
+    Raises:
+        InputError: The flag names no place.
+    """
+    given = Roots.parse(image_roots)
+    recorded = {root for record in records for root in recorded_roots(record)}
+    ours = [root for root in sorted(recorded) if uri_store(root) == uri_store(output.uri)]
+    return given.or_default(*ours)

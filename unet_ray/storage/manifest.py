@@ -1,0 +1,286 @@
+"""A Parquet manifest: the files that its rows name, one error for each row that is bad.
+
+It has the column `image_uri` and may have `image_etag` and `image_bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from unet_ray.errors import InputError
+from unet_ray.prefetch import ahead, reading_pool
+from unet_ray.storage.backends.base import DanglingLinkError
+from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.roots import Gate, Roots
+from unet_ray.storage.storage import Storage
+from unet_ray.storage.uris import uri_scheme
+
+FILES = pa.schema(
+    [("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())]
+)
+"""Columns of files that are found, fields of `FileEntry`."""
+BATCH = 10_000
+"""Files that are handed on together."""
+_MOST_UNANSWERED = 100
+"""Largest number of rows of a manifest on end for which their store gives no answer, each after a
+quarter of a minute. An image or a disk may have a fault of its own; beyond that the store has."""
+_REMOTE = "^[^/]*://"
+"""Regular expression of names that are no paths."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest names is resolved, and compared with its roots, batch by batch.
+
+    The files of a manifest lie on one store, that of the first row with a name.
+    """
+
+    source: Storage
+    folder: Storage
+    """Folder of the manifest, where relative names start."""
+    columns: tuple[str, ...]
+    named: str
+    """Name of the manifest, for messages."""
+    roots: Roots
+
+    @staticmethod
+    def open(uri: str, named: str, roots: Roots) -> Manifest:
+        """Open a manifest.
+
+        Args:
+            uri: URI of the manifest.
+            named: Name of it, for messages.
+            roots: Folders below which its files lie.
+
+        Raises:
+            InputError: It is not a Parquet file, or its columns have other types.
+        """
+        source = Storage.of(uri)
+        with _as_manifest_errors(uri), source.open() as file:
+            columns = _check_columns(uri, pq.ParquetFile(file).schema_arrow)
+        folder = Storage.of(uri.rpartition("/")[0] or ".")
+        return Manifest(source, folder, tuple(columns), named, roots)
+
+    def find_root(self) -> Storage:
+        """Return a storage that opens its files.
+
+        Raises:
+            InputError: The first row with a name names a file outside the roots.
+        """
+        texts = (_to_texts(batch["image_uri"]).drop_null() for batch in self._rows(["image_uri"]))
+        first = next((some[:1] for some in texts if len(some)), None)
+        if first is None:
+            return self.folder
+        self._check_below_roots(self._resolve(first))
+        name = first[0].as_py()
+        return Storage.of(name) if "://" in name else self.folder
+
+    def files(self, root: Storage) -> Iterator[Any]:
+        """Yield batches of FILES; the URI of a row without a name is null.
+
+        Args:
+            root: Storage that opens the files.
+
+        Raises:
+            InputError: Files outside the roots, or on several stores.
+        """
+        for batch in self._rows(self.columns):
+            names = _to_texts(batch["image_uri"])
+            uris = self._resolve(names)
+            self._check_below_roots(uris)
+            others = uris.filter(pc.invert(_are_of_scheme(uris, uri_scheme(root.uri))))
+            if len(others):
+                raise InputError(
+                    f"{others[0]}: a manifest names files of one store only, this one began with "
+                    f"{root.uri}"
+                )
+            yield _make_batch(batch, names, uris, root)
+
+    def _rows(self, columns: Sequence[str]) -> Iterator[Any]:
+        with _as_manifest_errors(self.source.uri), self.source.open() as file:
+            yield from pq.ParquetFile(file).iter_batches(BATCH, columns=list(columns))
+
+    def _resolve(self, names: Any) -> Any:
+        """Return the URIs that names mean, as an array of strings; null where there is no name."""
+        is_whole = pc.and_(
+            pc.match_substring_regex(names, _REMOTE), pc.invert(pc.starts_with(names, "file:"))
+        )
+        if pc.all(is_whole).as_py():
+            return names
+        return pa.array(
+            [None if name is None else self._uri_of(name) for name in names.to_pylist()],
+            pa.string(),
+        )
+
+    def _uri_of(self, name: str) -> str:
+        if name.startswith("file://"):
+            return Storage.of(name).uri
+        is_path = self.folder.is_local and name.startswith("/")
+        return name if is_path or uri_scheme(name) != "file" else self.folder.uri_of(name)
+
+    def _check_below_roots(self, uris: Any) -> None:
+        """Raise InputError where a URI lies outside; the message counts all of the manifest."""
+        if not pc.any(self.roots.find_outside(uris.drop_null())).as_py():
+            return
+        gate = Gate(self.roots)
+        for batch in self._rows(["image_uri"]):
+            some = self._resolve(_to_texts(batch["image_uri"])).drop_null()
+            gate.count(some.to_pylist(), self.roots.find_outside(some).to_pylist())
+        raise InputError(f"{self.named}: {gate.stopped} images {gate.reason}")
+
+
+@contextmanager
+def _as_manifest_errors(uri: str) -> Iterator[None]:
+    """Turn what Arrow raises for a file that is damaged, or not Parquet, into one line."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, ConnectionError, InputError):
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError among them
+        said = " ".join(str(error).split())
+        raise InputError(f"{uri}: not a Parquet manifest: {said}") from None
+
+
+def _check_columns(uri: str, schema: pa.Schema) -> list[str]:
+    """Return the columns of a manifest that are read; raise InputError where one is unusable."""
+    if "image_uri" not in schema.names:
+        raise InputError(
+            f"{uri}: the manifest has no column image_uri (it has {', '.join(schema.names)})"
+        )
+    wanted = {
+        "image_uri": (_is_text, "string"),
+        "image_etag": (lambda kind: _is_text(kind) or pa.types.is_primitive(kind), "string"),
+        "image_bytes": (_is_number, "int64"),
+    }
+    found = [name for name in wanted if name in schema.names]
+    for name in found:
+        is_usable, remedy = wanted[name]
+        times = len(schema.get_all_field_indices(name))
+        if times > 1:
+            raise InputError(f"{uri}: the manifest has {times} columns {name}; keep one")
+        kind = schema.field(name).type
+        if not is_usable(_value_type(kind)):
+            raise InputError(
+                f"{uri}: the column {name} of the manifest is {kind}; write it as {remedy}"
+            )
+    return found
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values of a column, which may be encoded by a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Tell whether values of a type are texts, or bytes that may be some."""
+    types = pa.types
+    are_texts = (types.is_string, types.is_large_string, types.is_string_view)
+    are_bytes = (types.is_binary, types.is_large_binary, types.is_binary_view)
+    return any(is_kind(kind) for is_kind in (*are_texts, *are_bytes, types.is_null))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    are_kinds = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    return any(is_kind(kind) for is_kind in are_kinds)
+
+
+def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:
+    """Return a column as strings without these quotes, null where one is empty or not UTF-8."""
+    if not _is_text(_value_type(column.type)):  # numbers and times
+        return column.cast(pa.string())
+    # a string column of a file may hold any bytes; only the cast from bytes looks at them
+    encoded = column.cast(pa.binary())
+    try:
+        texts = encoded.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = pa.array([_decode_or_none(data) for data in encoded.to_pylist()], pa.string())
+    texts = pc.utf8_trim(texts, quotes) if quotes else texts
+    return pc.if_else(pc.equal(pc.binary_length(texts), 0), None, texts)
+
+
+def _decode_or_none(data: bytes | None) -> str | None:
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _to_sizes(column: pa.Array) -> pa.Int64Array:
+    """Return a column as sizes in bytes, null where a number is none: −1, 0.5, NaN, 2^63."""
+    try:
+        sizes = column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        sizes = pa.array(
+            [size if _is_size(size) else None for size in column.to_pylist()], pa.int64()
+        )
+    return pc.if_else(pc.less(sizes, 0), None, sizes)
+
+
+def _is_size(number: Any) -> bool:
+    return number is not None and isfinite(number) and 0 <= number < 2**63 and number % 1 == 0
+
+
+def _are_of_scheme(uris: Any, scheme: str) -> Any:
+    if scheme == "file":
+        return pc.invert(pc.match_substring_regex(uris, _REMOTE))
+    return pc.starts_with(uris, f"{scheme}://")
+
+
+def _make_batch(batch: Any, names: Any, uris: Any, root: Storage) -> Any:
+    """Return a batch of a manifest as one of FILES; the store is asked for missing etags, sizes."""
+    nulls, columns = pa.nulls(len(batch)), set(batch.schema.names)
+    etags = _to_texts(batch["image_etag"] if "image_etag" in columns else nulls, quotes='"')
+    sizes = _to_sizes(batch["image_bytes"] if "image_bytes" in columns else nulls)
+    if etags.null_count or sizes.null_count:
+        rows = zip(uris.to_pylist(), etags.to_pylist(), sizes.to_pylist(), strict=True)
+        described = [*_describe_rows(rows, root)]
+        etags = pa.array([etag for etag, _ in described], pa.string())
+        sizes = pa.array([size for _, size in described], pa.int64())
+    return pa.RecordBatch.from_arrays([names, uris, etags, sizes], schema=FILES)
+
+
+_ManifestRow = tuple[str | None, str | None, int | None]
+"""URI, etag and size of a row of a manifest, as far as it names them."""
+
+
+def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[tuple[str, int]]:
+    """Yield etag and size of the files of a manifest; its store is asked where one is missing.
+
+    Raises:
+        OSError: The store answered for none of too many rows on end.
+    """
+    unanswered = 0
+    with reading_pool(CONNECTIONS) as pool:
+        for etag, size, error in ahead(pool, partial(_describe_row, root), rows, CONNECTIONS):
+            unanswered = unanswered + 1 if error else 0
+            if error and unanswered > _MOST_UNANSWERED:
+                raise error
+            yield etag, size
+
+
+def _describe_row(root: Storage, row: _ManifestRow) -> tuple[str, int, OSError | None]:
+    """Return etag and size of the file of a row, and the error of a store that gives no answer.
+
+    A file that is not there, or that its store does not describe, is left without an etag, unless
+    the row has one: reading the file will report the reason, as the error of one image.
+    """
+    uri, etag, size = row
+    if uri is None or (etag is not None and size is not None):
+        return etag or "", size or 0, None
+    try:
+        entry = Storage(uri, root.options).entry()
+    except (FileNotFoundError, DanglingLinkError, PermissionError, InputError):
+        return etag or "", 0, None
+    except OSError as error:
+        return etag or "", 0, error
+    return etag or entry.etag, entry.size if size is None else size, None

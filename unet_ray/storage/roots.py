@@ -1,0 +1,213 @@
+"""Roots: folders below which URIs lie that stand in data, in a manifest or in tables.
+
+Who writes a manifest or a table must not choose what the reader opens with its credentials.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unet_ray.flags import parse_uris
+from unet_ray.storage.storage import Storage, is_allowed
+from unet_ray.storage.uris import is_below, redact, uri_scheme, uri_store
+
+FLAG = "--image-roots"
+_REMOTE = r"^[^/]*://"
+"""Regular expression of URIs that are no paths."""
+_STEPS_UP = r"/\.\.(/|$)"
+"""Regular expression of names that stores read in different ways, some of them as a path."""
+_SUGGESTED = 8
+"""Largest number of roots that a message suggests."""
+_FOLDERS = 2**16
+"""Folders whose real paths are remembered while URIs are compared."""
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Folders below which URIs may lie.
+
+    Paths are compared by what they really are, links followed: a path below a root that a link
+    leads out of it lies outside. `..` in a remote URI lies outside of everything.
+    """
+
+    uris: tuple[str, ...] | None = None
+    """URIs of the folders; None: not given, `or_default` knows some."""
+    follow_links: bool = False
+    """Whether links may lead out of a folder: paths are compared as they are written."""
+
+    @staticmethod
+    def parse(text: str | None, follow_links: bool = False) -> Roots:
+        """Return the roots that a flag names; raise InputError for a URI that names no place."""
+        if text is None:
+            return Roots(None, follow_links)
+        return Roots(tuple(Storage.of(uri).uri for uri in parse_uris(text, FLAG)), follow_links)
+
+    def or_default(self, *uris: str) -> Roots:
+        """Return these roots or, where none are given, others."""
+        return self if self.uris is not None else replace(self, uris=uris)
+
+    def find_outside(self, uris: pa.Array) -> pa.Array:
+        """Return a mask of the URIs that do not lie below any root.
+
+        Args:
+            uris: Normalised URIs; strings.
+        """
+        outside = pc.invert(self._are_below_remote(uris))
+        is_path = pc.invert(pc.match_substring_regex(uris, _REMOTE))
+        if not pc.any(is_path).as_py():
+            return outside
+        find_real = lru_cache(_FOLDERS)(os.path.realpath)
+        paths = uris.filter(is_path).to_pylist()
+        return pc.replace_with_mask(
+            outside, is_path, pa.array([not self._holds_path(path, find_real) for path in paths])
+        )
+
+    def hold(self, uri: str) -> bool:
+        """Tell whether a URI lies below one of the roots."""
+        return not self.find_outside(pa.array([uri], pa.string()))[0].as_py()
+
+    def locate(self, uri: str) -> str:
+        """Return the place that a URI is compared by: of a path, where it really is."""
+        return uri if uri_scheme(uri) != "file" else self._resolve(uri, os.path.realpath)
+
+    def _are_below_remote(self, uris: pa.Array) -> pa.Array:
+        below = pa.array([False] * len(uris), pa.bool_())
+        for root in self.uris or ():
+            if uri_scheme(root) != "file":
+                is_here = pc.or_(pc.equal(uris, root), pc.starts_with(uris, f"{root}/"))
+                below = pc.or_(below, is_here)
+        return pc.and_(below, pc.invert(pc.match_substring_regex(uris, _STEPS_UP)))
+
+    def _holds_path(self, path: str, find_real: Callable[[str], str]) -> bool:
+        real = self._resolve(path, find_real)
+        return path.startswith("/") and any(
+            is_below(real, root if self.follow_links else find_real(root))
+            for root in self.uris or ()
+            if uri_scheme(root) == "file"
+        )
+
+    def _resolve(self, path: str, find_real: Callable[[str], str]) -> str:
+        """Return where a path really leads.
+
+        Args:
+            path: Absolute path.
+            find_real: Function that does so for folders, and may remember them: many files lie in
+                each. A file costs one look at whether it is a link.
+        """
+        if self.follow_links or "\0" in path:  # no file has such a name
+            return os.path.normpath(path)
+        folder, name = os.path.split(path)
+        real = os.path.join(find_real(folder), name)
+        return os.path.realpath(real) if name in ("", ".", "..") or os.path.islink(real) else real
+
+
+@dataclass
+class Gate:
+    """Lets URIs below the roots pass, and remembers the others for one message about them."""
+
+    roots: Roots
+    passed: int = 0
+    """Number of URIs that passed."""
+    stopped: int = 0
+    """Number of URIs that were stopped."""
+    first: str = ""
+    """First URI that was stopped."""
+    first_without_root: str = ""
+    """First of those that no root could hold."""
+    _ends: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
+    """Store, or top folder of paths → least and greatest URI that was stopped there."""
+
+    def admits(self, uri: str) -> bool:
+        """Tell whether a URI may be opened."""
+        is_inside = self.roots.hold(uri)
+        self.count([uri], [not is_inside])
+        return is_inside
+
+    def count(self, uris: Iterable[str], outside: Iterable[bool]) -> None:
+        """Remember URIs, given for each whether it lies outside of the roots."""
+        for uri, is_outside in zip(uris, outside, strict=True):
+            if is_outside:
+                self._stop(uri)
+            else:
+                self.passed += 1
+
+    def _stop(self, uri: str) -> None:
+        self.stopped += 1
+        self.first = self.first or uri
+        place = self.roots.locate(uri)
+        if not is_allowed(place) or _steps_up(place):
+            self.first_without_root = self.first_without_root or uri
+            return
+        store = uri_store(place)
+        group = "/".join(place.split("/")[:2]) if store == "file" else store
+        least, greatest = self._ends.get(group, (place, place))
+        self._ends[group] = min(least, place), max(greatest, place)
+
+    @property
+    def flag(self) -> str:
+        """The flag that lets these URIs pass, and those that have passed so far."""
+        known = (self.roots.uris or ()) if self.passed else ()
+        more = [_shared_folder(*ends) for _, ends in sorted(self._ends.items())[:_SUGGESTED]]
+        return f"{FLAG} {shlex.quote(','.join(dict.fromkeys([*known, *more])))}"
+
+    @property
+    def reason(self) -> str:
+        """Text that follows the number of URIs: why they were stopped, one of them, what to do."""
+        if self.first_without_root:
+            return (
+                f"at places that are never opened, for example {redact(self.first_without_root)}; "
+                "give paths, s3://, gs:// or az://, without .."
+            )
+        roots = ", ".join(self.roots.uris or ()) or "any folder that is known"
+        return (
+            f"not below {roots}, for example {redact(self.first)}; to open them, give {self.flag}"
+        )
+
+
+def default_root(images: str) -> str:
+    """Return the root that `--images` stands for where no other is given.
+
+    Args:
+        images: Folder, glob, file or Parquet manifest.
+
+    Returns:
+        The folder itself, that before the first wildcard of a glob, or what holds a manifest: its
+        bucket, or its folder.
+
+    Raises:
+        InputError: A URI that names no place.
+    """
+    if images.endswith(".parquet"):
+        manifest = Storage.of(images).uri
+        store = uri_store(manifest)
+        return (os.path.dirname(manifest) or "/") if store == "file" else store
+    return Storage.of(fixed_part(images)).uri
+
+
+def fixed_part(glob: str) -> str:
+    """Return the folder before the first wildcard of a glob, as written; a plain URI is its own."""
+    wildcards = [glob.find(c) for c in "*?[" if c in glob]
+    if not wildcards:
+        return glob
+    folder, slash, _ = glob[: min(wildcards)].rpartition("/")
+    return folder or slash or "."
+
+
+def _steps_up(place: str) -> bool:
+    return uri_scheme(place) != "file" and ".." in place.split("/")
+
+
+def _shared_folder(least: str, greatest: str) -> str:
+    """Return the deepest folder of all URIs between two in sorted order.
+
+    A comma cannot be part of the flag, so that the folder ends before one.
+    """
+    shared = str(os.path.commonprefix([least, greatest]))  # noqa: RUF071 (cut at the last /)
+    return shared.partition(",")[0].rpartition("/")[0] or "/"
