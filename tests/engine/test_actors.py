@@ -35,7 +35,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cpus", [1, 2, 4])
+@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.soak), 4])
 def test_no_number_of_actors_hangs(tmp_path: Path, tiny_model: str, cpus: int) -> None:
     archive = write_noise(tmp_path / "archive", _IMAGES, side=40)
     done = subprocess.run(

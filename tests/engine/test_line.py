@@ -21,6 +21,7 @@ from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import evaluate
 from unet_ray.image_sources.encoded import find_place, read_encoded
 from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import load_model
 from unet_ray.network.predictor import Predictor
@@ -158,7 +159,7 @@ def test_tables_are_what_the_contract_says(
     for row in images.to_dicts():
         uri, _, page = row["image_uri"].partition("#page=")
         file = Storage.of(uri).entry()
-        place = find_place(archive, file, int(page) if page else None)
+        place = find_place(process_decoder(), archive, file, int(page) if page else None)
         image = model.preprocessing.check(decode_image(read_encoded(archive, uri, place)))
         (prob_u8,) = predictor.predict([image])
         for index, spec in enumerate(model.classes):

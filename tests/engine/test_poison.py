@@ -77,7 +77,9 @@ def test_poison_of_every_kind_costs_one_row_each(tiny_model: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)]
+)
 def test_a_run_that_is_stopped_commits_what_was_measured(
     tiny_model: str, tmp_path: Path, number: int
 ) -> None:
