@@ -86,6 +86,9 @@ def test_pages_of_stacks_have_names() -> None:
         ("a/s#1.tif", ("a/s#1.tif", None)),
         ("a/s.tif#page=3\n", ("a/s.tif#page=3\n", None)),
         ("a/s.tif#page=٣", ("a/s.tif#page=٣", None)),
+        ("a/s.tif#page=0", ("a/s.tif#page=0", None)),
+        ("a/s.tif#page=01", ("a/s.tif#page=01", None)),
+        (f"a#page={'9' * 5000}", (f"a#page={'9' * 5000}", None)),
     ):
         assert split_page(uri) == parts
         assert page_uri(*parts) == uri

@@ -23,6 +23,7 @@ LOCAL, BUCKET = Storage("/data/tables"), Storage("s3://bucket/tables")
         ({"image_roots": []}, [], []),
         ({"image_roots": ["http://127.0.0.1/"]}, [], []),
         ({"image_roots": [7, None, "s3://"]}, [], []),
+        ({"image_roots": ["http://127.0.0.1/", "/data/images"]}, ["/data/images"], []),
         ({"image_roots": "/data"}, [], []),
         ({"config": {"images": "/data/images/*/a?.png"}}, ["/data/images"], []),
         ({"config": {"images": "archive"}}, [f"{os.getcwd()}/archive"], []),

@@ -268,3 +268,26 @@ def test_a_manifest_that_lists_an_image_twice_is_refused(tmp_path: Path) -> None
             write_manifest(tmp_path / "m.parquet", listed),
             Storage.of(f"{tmp_path}/tables"),
         )
+
+
+def test_a_file_with_the_name_of_a_page_is_refused(tmp_path: Path) -> None:
+    """Both would have the same key in the tables."""
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
+    (tmp_path / "a.tif#page=2").write_bytes((tmp_path / "a.tif").read_bytes())
+    manifest = write_manifest(tmp_path / "m.parquet", [("a.tif", "1"), ("a.tif#page=2", "1")])
+    with (
+        open_workspace() as database,
+        pytest.raises(InputError, match=r"1 URIs are listed twice, the first is .*#page=2"),
+    ):
+        make_test_plan(database, manifest, Storage.of(f"{tmp_path}/tables"))
+
+
+@pytest.mark.parametrize("other", ["./a.png", "sub/../a.png", "{0}/a.png", "/{0}//a.png"])
+def test_two_spellings_of_a_path_are_one_image(tmp_path: Path, other: str) -> None:
+    other = other.format(tmp_path)
+    manifest = write_manifest(tmp_path / "m.parquet", [("a.png", "1"), (other, "1")])
+    with (
+        open_workspace() as database,
+        pytest.raises(InputError, match="1 URIs are listed twice"),
+    ):
+        make_test_plan(database, manifest, Storage.of(f"{tmp_path}/tables"))

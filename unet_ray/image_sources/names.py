@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_PAGE = re.compile(r"#page=([0-9]+)\Z")
+_PAGE = re.compile(r"#page=([1-9][0-9]{0,8})\Z")
 
 
 def page_uri(file_uri: str, page: int | None) -> str:

@@ -250,6 +250,7 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
         "ANTI JOIN left_out_stacks USING (file_uri, image_etag)",
     )
     database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
+    _refuse_pages_as_files(database, scan.named)
     database.store("open_pages", "FROM pages ANTI JOIN left_out USING (image_uri, image_etag)")
     database.view(
         "open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages"
@@ -322,6 +323,14 @@ def _refuse_twice(database: Workspace, named: str) -> None:
     count = database.value("SELECT count(*) FROM twice")
     if count:
         raise listed_twice(named, count, database.value("SELECT min(uri) FROM twice"))
+
+
+def _refuse_pages_as_files(database: Workspace, named: str) -> None:
+    """Refuse a file whose name is that of a page of a listed stack: both would have one row key."""
+    database.store("twice", "SELECT image_uri FROM pages SEMI JOIN archive USING (image_uri)")
+    count = database.value("SELECT count(*) FROM twice")
+    if count:
+        raise listed_twice(named, count, database.value("SELECT min(image_uri) FROM twice"))
 
 
 def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:

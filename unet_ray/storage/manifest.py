@@ -5,6 +5,7 @@ It has the column `image_uri` and may have `image_etag` and `image_bytes`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,8 +125,12 @@ class Manifest:
     def _uri_of(self, name: str) -> str:
         if name.startswith("file://"):
             return Storage.of(name).uri
-        is_path = self.folder.is_local and name.startswith("/")
-        return name if is_path or uri_scheme(name) != "file" else self.folder.uri_of(name)
+        if uri_scheme(name) != "file":
+            return name
+        if not self.folder.is_local:
+            return self.folder.uri_of(name)
+        # one spelling of each path: two would be two images of one file
+        return os.path.normpath(os.path.join(self.folder.uri, name)).replace("//", "/", 1)
 
     def _check_below_roots(self, uris: Any) -> None:
         """Raise InputError where a URI lies outside; the message counts all of the manifest."""

@@ -115,8 +115,10 @@ def select_images(found: Found, hashes: Collection[str]) -> Found:
     return {path: of_shard for path, of_shard in selected.items() if of_shard}
 
 
-def _hashes_of(uri: str, pages: int | None) -> list[str]:
+def _hashes_of(uri: str | None, pages: int | None) -> list[str]:
     """Return the hashes that name an image: of its own URI and, for a page, of its file's."""
+    if uri is None:  # a row that somebody else wrote
+        return []
     names = [uri, uri.rpartition("#")[0]] if (pages or 1) > 1 else [uri]
     return [hash_uri(name) for name in names]
 

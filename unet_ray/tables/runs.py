@@ -34,8 +34,10 @@ _FILE_NAME = re.compile(r"[^/\0]{1,60}")
 """Form of the ids, in tables of any origin, of which there may be a record."""
 _MAX_RECORD_BYTES = 2**26
 """Largest record of a run; one that lists ten thousand shards has 100 kB."""
+_MOST_ROOTS = 100
+"""Largest number of roots of a record that are looked at."""
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
-_Quantity = Annotated[float, Field(ge=0)]
+_Quantity = Annotated[float, Field(ge=0, le=1e15)]
 
 
 class _Objects(TypedDict):
@@ -157,12 +159,16 @@ def recorded_roots(record: Mapping[str, Any]) -> list[str]:
     Whoever wrote the record wrote these URIs, too; those that name no place are left out.
     """
     roots, config = record.get("image_roots"), record.get("config")
-    with suppress(InputError):
-        if isinstance(roots, list):
-            return [Storage.of(root).uri for root in roots if isinstance(root, str)]
-        if isinstance(config, dict) and isinstance(config.get("images"), str):
-            return [default_root(config["images"])]
-    return []
+    if not isinstance(roots, list):
+        images = config.get("images") if isinstance(config, dict) else None
+        with suppress(InputError):
+            return [default_root(images)] if isinstance(images, str) else []
+        return []
+    found = []
+    for root in roots[:_MOST_ROOTS]:
+        with suppress(InputError):
+            found += [Storage.of(root).uri] if isinstance(root, str) else []
+    return found
 
 
 def write_run_record(output: Storage, run_id: str, record: Mapping[str, Any]) -> None:

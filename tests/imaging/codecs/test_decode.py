@@ -1,7 +1,11 @@
+import io
 import struct
+import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.builders import encode_pillow, encode_tiff, make_range_file
@@ -200,3 +204,43 @@ def test_grey_becomes_rgb_and_grey_rgb_becomes_one_channel() -> None:
     assert match_channels(np.dstack([GREY] * 3), 1).shape == (5, 7, 1)
     with pytest.raises(ImageError, match="3 channels, the model was trained on 1"):
         match_channels(RGB, 1)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+def test_colours_of_a_tiff_that_would_be_wrong_are_refused(compression: str) -> None:
+    buffer = io.BytesIO()
+    picture = Image.new("RGB", (16, 16), (200, 0, 0)).convert("YCbCr")
+    picture.save(buffer, "TIFF", compression=compression)
+    with pytest.raises(ImageError, match="unsupported: TIFF colours YCBCR without JPEG"):
+        decode_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize("shift", [0, 8])
+def test_colour_maps_of_8_and_16_bits_give_the_same_colours(shift: int) -> None:
+    colours = np.arange(256, dtype=np.uint16)
+    buffer = io.BytesIO()
+    indices = np.array([[0, 100, 255]], np.uint8)
+    tifffile.imwrite(
+        buffer, indices, photometric="palette", colormap=np.stack([colours << shift] * 3)
+    )
+    assert decode_image(buffer.getvalue())[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_a_thumbnail_is_not_taken_for_its_image() -> None:
+    """As raw photographs have it: the image lies in a SubIFD."""
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(np.zeros((8, 8), np.uint8), subifds=1, subfiletype=1)
+        writer.write(np.zeros((64, 64), np.uint8))
+    with pytest.raises(ImageError, match="unsupported: a thumbnail whose image lies in a SubIFD"):
+        decode_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_that_does_not_begin_with_its_header_is_refused(bits: int) -> None:
+    """Its depth is read from the header; Pillow would find it elsewhere."""
+    data = imagecodecs.png_encode(np.zeros((8, 8, 3), f"uint{bits}"))
+    chunk = b"tEXt" + b"a\0b"
+    before = struct.pack(">I", 3) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    with pytest.raises(ImageError, match="unreadable"):
+        decode_image(data[:8] + before + data[8:])

@@ -162,6 +162,8 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
             raise ImageError(
                 "unsupported", f"an animation of {frames} frames; save them as single images"
             )
+        if image.format == "PNG" and data[12:16] != b"IHDR":  # bit depths are read from there
+            raise ImageError("unreadable", "a PNG that does not begin with its IHDR chunk")
         orientation = _read_exif_orientation(image)
         if image.format == "JPEG2000":
             return _make_raster(imagecodecs.jpeg2k_decode(data), orientation)

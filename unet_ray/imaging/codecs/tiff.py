@@ -31,6 +31,8 @@ from unet_ray.imaging.codecs.raster import (
 from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SUBIFDS = 330
+"""TIFF tag of directories that are no pages."""
 MAX_PAGES = 2**16
 """Largest number of pages of one TIFF stack."""
 _VALUE_BYTES = 2**20
@@ -346,6 +348,10 @@ def open_page(file: BinaryIO | PageFile) -> Any:
             )
             raise ImageError("changed", message)
         page = pages[0][0] if pages else tiff.pages[0]
+        if not pages and _SUBIFDS in page.tags:
+            raise ImageError(
+                "unsupported", "a thumbnail whose image lies in a SubIFD; save the image as a page"
+            )
         _refuse_hidden(tiff, page)
     if page.imagedepth > 1:
         raise ImageError("unsupported", f"a volume of {page.imagedepth} planes in one page")
@@ -399,13 +405,17 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
     kind = tifffile.PHOTOMETRIC(page.photometric)
     palette = None
     if kind == tifffile.PHOTOMETRIC.PALETTE:
-        palette = (np.asarray(page.colormap).T >> 8).astype(np.uint8)
+        palette = _convert_colour_map(np.asarray(page.colormap).T)
     elif (
         kind == tifffile.PHOTOMETRIC.SEPARATED
         and samples.shape[2] == 4
         and samples.dtype == np.uint8
     ):
         samples = np.asarray(Image.fromarray(np.ascontiguousarray(samples), "CMYK").convert("RGB"))
+    elif kind == tifffile.PHOTOMETRIC.YCBCR and int(page.compression) not in _JPEG:
+        raise ImageError(
+            "unsupported", "TIFF colours YCBCR without JPEG compression; save the image as RGB"
+        )
     elif kind not in _PLAIN_PHOTOMETRICS:
         raise ImageError("unsupported", f"TIFF colours {kind.name}; save the image as grey or RGB")
     alpha = any(int(extra) in (1, 2) for extra in page.extrasamples)
@@ -419,5 +429,12 @@ _PLAIN_PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISBLACK,
     tifffile.PHOTOMETRIC.MINISWHITE,
     tifffile.PHOTOMETRIC.RGB,
-    tifffile.PHOTOMETRIC.YCBCR,  # tifffile decodes it to RGB, or refuses
+    tifffile.PHOTOMETRIC.YCBCR,
 )
+_JPEG = (6, 7, 33007, 34892)
+"""Compressions of which tifffile decodes YCbCr to RGB; of others it returns it as it is."""
+
+
+def _convert_colour_map(colours: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Return a colour map of 16 bits as one of 8; some programs write 8 bits, as libtiff knows."""
+    return (colours >> 8 if colours.max(initial=0) > 255 else colours).astype(np.uint8)

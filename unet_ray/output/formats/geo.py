@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,7 +57,7 @@ def write_geojson(
     result = ExportResult()
     for shard in shards:
         for row, regions in iterate_images(shard):
-            place = _read_georeference(row["image_uri"], gate)
+            place = _read_georeference(row["image_uri"], gate, result.notes)
             regions, outlines = take_outlines(row, regions, result.notes)
             outlines = (
                 place.to_map(outlines)
@@ -108,7 +109,7 @@ def write_geoparquet(
         with ExitStack() as stack:
             for shard in shards:
                 for row, regions in iterate_images(shard):
-                    place = _read_georeference(row["image_uri"], gate)
+                    place = _read_georeference(row["image_uri"], gate, result.notes)
                     if place is None:
                         result.notes["images left out: not georeferenced by an EPSG code"] += 1
                         continue
@@ -141,8 +142,11 @@ def _note_not_opened(result: ExportResult, gate: Gate) -> None:
         )
 
 
-def _read_georeference(uri: str, gate: Gate) -> Georeference | None:
-    """Read the georeference of an image; None where there is none or it may not be opened."""
+def _read_georeference(uri: str, gate: Gate, notes: Counter[str]) -> Georeference | None:
+    """Read the georeference of an image; None where there is none or it may not be opened.
+
+    `notes` receives the number of images that could not be read.
+    """
     file, page = split_page(uri)
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)) or not gate.admits(file):
         return None
@@ -151,4 +155,5 @@ def _read_georeference(uri: str, gate: Gate) -> Georeference | None:
         opened = open_encoded(access, access.uri)
         return Georeference.from_tags(process_decoder().read_geo_tags(opened, page))
     except (OSError, ImageError, InputError):
+        notes["images whose place on the map cannot be read: gone, damaged, or no answer"] += 1
         return None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -76,6 +77,10 @@ def _draw_ids(
         notes: Receives the number of pixels that several classes claim.
     """
     ids = np.zeros((row["height"], row["width"]), np.uint8)
+    of_image = shard.masks.filter(pc.field("image_uri") == row["image_uri"])
+    sides = [of_image[name].to_numpy() for name in ("height", "width")]
+    if any((found > side).any() for found, side in zip(sides, ids.shape, strict=True)):
+        return None  # before anything of that size is drawn
     try:
         masks = image_masks(shard, row["image_uri"])
     except (InputError, ValueError, TypeError, MemoryError):
