@@ -125,6 +125,7 @@ def _end(code: int, message: str | None = None) -> NoReturn:
     if ray := sys.modules.get("ray"):
         ray.shutdown()
         _ignore_signals()  # it sets the default handler of SIGTERM
+        remove_dead()  # what its workers had no time to remove
     sys.exit(code)
 
 
