@@ -97,6 +97,8 @@ def _end_at_signals() -> None:
 
     def stop(number: int, _: object) -> None:
         """Raise at the first signal; end the process at one that comes much later."""
+        # a signal during `ray.init` meets Ray's handler first: its alarm would abort this process
+        signal.alarm(0)
         if stopped_at:
             if time.monotonic() - stopped_at[0] > _PATIENCE_S:
                 os._exit(1)
