@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
@@ -28,6 +31,8 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S = 20.0
 """Time that a stopped command has for itself; after that another signal ends it at once."""
+_IGNORE_S = 0.002
+"""Time between two calls that have signals ignored while Ray ends (s)."""
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -120,15 +125,41 @@ def _log_to_console() -> None:
 
 
 def _end(code: int, message: str | None = None) -> NoReturn:
-    _ignore_signals()  # the outcome is decided, and what follows only ends processes
+    # the outcome is decided, and what follows only ends processes
+    _ignore_signals()
     if message:
         show(f"error: {message}", file=sys.stderr)
     sys.stdout.flush()
     if ray := sys.modules.get("ray"):
-        ray.shutdown()
-        _ignore_signals()  # it sets the default handler of SIGTERM
+        with _kept_ignored():
+            ray.shutdown()
+        _ignore_signals()
         remove_dead()  # what its workers had no time to remove
     sys.exit(code)
+
+
+@contextmanager
+def _kept_ignored() -> Iterator[None]:
+    """Ignore signals throughout the `with` block.
+
+    While Ray ends, its C++ code puts the system's default for SIGTERM in place, seconds before it
+    returns; a second SIGTERM would then end this process with another exit code. Python can set
+    handlers only in the main thread, which is busy, so another one asks the C library.
+    """
+    ended, set_handler = threading.Event(), ctypes.CDLL(None).signal
+
+    def keep() -> None:
+        while not ended.wait(_IGNORE_S):
+            for number in _STOPS:
+                set_handler(int(number), ctypes.c_void_p(int(signal.SIG_IGN)))
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _ignore_signals() -> None:
