@@ -150,7 +150,7 @@ def _kept_ignored() -> Iterator[None]:
 
     def keep() -> None:
         while not ended.wait(_IGNORE_S):
-            for number in _STOPS:
+            for number in (*_STOPS, signal.SIGALRM):
                 set_handler(int(number), ctypes.c_void_p(int(signal.SIG_IGN)))
 
     thread = threading.Thread(target=keep, daemon=True)
@@ -163,5 +163,6 @@ def _kept_ignored() -> Iterator[None]:
 
 
 def _ignore_signals() -> None:
-    for number in _STOPS:
+    signal.alarm(0)
+    for number in (*_STOPS, signal.SIGALRM):  # the last is the alarm of Ray's handler
         signal.signal(number, signal.SIG_IGN)
