@@ -79,7 +79,7 @@ class SegmentResult:
     """Groups of images of which a process died twice, and that the run has not done yet. A later
     run starts with these groups apart."""
     decoder_confinement: dict[str, int] = field(default_factory=dict)
-    """What the kernel forbids the decoders, and the number of decoders of which this holds."""
+    """Measures that confine the decoders, and the number of decoders of which they hold."""
     message: str = ""
 
     def add(self, sums: ShardSums) -> None:

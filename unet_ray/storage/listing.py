@@ -109,7 +109,7 @@ class FileScan:
         self.roots = roots
         """Roots below which all files lie, but for what links lead to."""
         self.links = links
-        """What was done with links, known at the end."""
+        """Links that were left out, known at the end."""
         self.known = self.others = 0
         """Files read so far: given, and left out for their suffix. A link to nothing is given
         where its suffix is known; else it may stand for a folder, which is an error."""

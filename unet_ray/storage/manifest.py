@@ -40,7 +40,7 @@ _REMOTE = "^[^/]*://"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest names is resolved, and compared with its roots, batch by batch.
+    """A manifest, whose names are resolved and compared with its roots batch by batch.
 
     The files of a manifest lie on one store, that of the first row with a name.
     """

@@ -1,4 +1,4 @@
-"""What the kernel forbids the decoder's child: files, programs, processes and networks.
+"""Confinement of the decoder's child: it loses files, programs, processes and networks.
 
 Limits of resources and an empty environment hold everywhere. Two measures depend on the kernel:
 Landlock (https://docs.kernel.org/userspace-api/landlock.html) and seccomp, through libseccomp.
@@ -23,9 +23,9 @@ _LANDLOCK_ABI_FLAG = 1
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
 """Version of Landlock → number of the rights to files that it can deny; versions add rights."""
 _NETWORK_RIGHTS = 0b11
-"""To bind and to connect TCP sockets; from version 4."""
+"""Rights to bind and to connect TCP sockets; from version 4."""
 _SCOPES = 0b11
-"""To reach abstract sockets and processes outside; from version 6."""
+"""Scopes of abstract sockets and of signals to processes outside; from version 6."""
 _MOST_FILES = 64
 """Open file descriptors: the pipes, the shared memory, and a margin."""
 
@@ -49,7 +49,7 @@ _FORBIDDEN = (
 _CLONE_THREAD = 0x10000
 """Flag of `clone` that makes a thread rather than a process."""
 _UNKNOWN_CALL = -1
-"""What libseccomp returns for a system call that it does not know."""
+"""Number that libseccomp returns for a system call that it does not know."""
 
 MEASURES = ("no_new_privs", "landlock", "seccomp")
 """Names of all measures, in the order in which they are taken."""

@@ -47,7 +47,7 @@ _TYPE_BYTES = {
 }
 """Type of a tag → size of one value (bytes)."""
 _SHARED = 4
-"""How many times what a file holds its directories, or its pages, may refer to. Pages may share
+"""Largest multiple of a file's size that its directories, or its pages, refer to. Pages may share
 values and samples; a few bytes that thousands of tags or pages share are an attack."""
 _ORDINARY_PIXELS = 2**31
 """Pixels of all pages of a stack that are accepted however small the file is: a stack of masks
@@ -237,6 +237,7 @@ def fetch_directories(file: RangeFile) -> tuple[RangeFile, int]:
     pieces, seen = list(file.pieces), set[int]()
 
     def view(offset: int, size: int) -> bytes:
+        """Return bytes of the file; raise ValueError where that takes too many pieces."""
         for start, held in reversed(pieces):
             if start <= offset and offset + size <= start + len(held):
                 return held[offset - start : offset - start + size]

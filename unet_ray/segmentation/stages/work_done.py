@@ -27,5 +27,5 @@ class WorkDone:
     set_aside: tuple[str, ...] = ()
     """Images of a block that is set aside, because processes died while they worked on it."""
     confinement: str | None = None
-    """What the kernel forbids the decoder of a process that begins; see `codecs.confinement`."""
+    """Measures that confine the decoder of a process that begins; see `codecs.confinement`."""
     at: float = field(default_factory=time.time)

@@ -27,10 +27,10 @@ class FileTooLargeError(OSError):
 
 @dataclass
 class Links:
-    """What a listing does with symbolic links that lead out of its folder, and what it met."""
+    """Rule for symbolic links that lead out of a listed folder, and the number that it left out."""
 
     follow: bool = True
-    """Whether to follow them; others are always followed."""
+    """True to follow them; others are always followed."""
     left_out: int = 0
     """Links that were not followed so far."""
 
