@@ -40,7 +40,7 @@ class Roots:
     uris: tuple[str, ...] | None = None
     """URIs of the folders; None: not given, `or_default` knows some."""
     follow_links: bool = False
-    """Whether links may lead out of a folder: paths are compared as they are written."""
+    """True if links may lead out of a folder: paths are compared as they are written."""
 
     @staticmethod
     def parse(text: str | None, follow_links: bool = False) -> Roots:

@@ -20,7 +20,7 @@ _TRAILER_BYTES = 8
 """Size of what ends each Parquet file: the size of the footer, and `PAR1`."""
 _DIGEST_BYTES = len(_MARK) + sha256().digest_size
 _FAULTS = (OSError, ValueError, LookupError, TypeError, OverflowError, pa.ArrowException)
-"""What Arrow raises where a file is damaged."""
+"""Exceptions that Arrow raises where a file is damaged."""
 
 
 class DamagedFileError(Exception):

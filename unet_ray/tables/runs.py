@@ -41,7 +41,7 @@ _Quantity = Annotated[float, Field(ge=0, le=1e15)]
 
 
 class _Objects(TypedDict):
-    """How regions follow from masks."""
+    """Settings by which regions follow from masks."""
 
     parted: bool
     min_areas: dict[str, int]
@@ -49,7 +49,7 @@ class _Objects(TypedDict):
 
 
 class _Cost(TypedDict):
-    """What a run cost."""
+    """Cost of a run."""
 
     total: float
 

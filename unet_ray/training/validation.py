@@ -120,7 +120,7 @@ class ValidationResult:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the network's output is finite for every image."""
+        """True if the network's output is finite for every image."""
         return not np.isnan(self.image_dice).any()
 
     @property
