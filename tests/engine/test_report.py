@@ -264,7 +264,7 @@ def test_tables_do_not_choose_what_a_report_opens(place: Path, tmp_path: Path) -
         assert sent == []
     assert made.pictures == 0
     (problem,) = made.problems
-    assert problem.startswith("6 images at places that are never opened, for example http://127.0")
+    assert re.match(r"\d images at places that are never opened, for example http://127.0", problem)
 
 
 def test_a_picture_needs_a_folder_of_the_run_on_the_store_of_the_tables(
