@@ -79,6 +79,15 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(
         living.communicate()
 
 
+def test_a_process_whose_parent_does_not_ask_for_it_is_dead(shared: Path, tmp_path: Path) -> None:
+    process, _ = leave(tmp_path / "table.parquet", "waits")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    remove_dead()
+    assert list(shared.iterdir()) == []
+    process.communicate()
+
+
 def test_what_others_made_stays(shared: Path) -> None:
     """Links, another machine's files, those of a later process with the same id, other names."""
     host, pid, start = temporary_prefix().removeprefix("unet_ray_").rstrip("_").split("-")

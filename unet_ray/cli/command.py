@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -11,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
@@ -88,7 +89,7 @@ def run(
         # Ray wraps the error of a task in one that adds a traceback
         _end(error.exit_code, str(getattr(error, "cause", None) or error))
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, which Ray turns into the latter
-        _end(1, "interrupted; what is written is kept, run again to go on")
+        _end(1, "interrupted; what is written is kept, run again to go on", at_once=True)
     except Exception as error:
         if not is_disk_full(error):
             traceback.print_exc()
@@ -124,7 +125,7 @@ def _log_to_console() -> None:
     logger.addHandler(ConsoleHandler())
 
 
-def _end(code: int, message: str | None = None) -> NoReturn:
+def _end(code: int, message: str | None = None, at_once: bool = False) -> NoReturn:
     # the outcome is decided, and what follows only ends processes
     _ignore_signals()
     if message:
@@ -135,6 +136,13 @@ def _end(code: int, message: str | None = None) -> NoReturn:
             ray.shutdown()
         _ignore_signals()
         remove_dead()  # what its workers had no time to remove
+    if at_once:
+        # A signal may have met Ray's C++ code anywhere; its destructors might end in a crash.
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -109,8 +109,15 @@ def _host() -> str:
 
 
 def _start(pid: int) -> int:
-    """Return when a process started, in ticks since the boot: field 22, 20 after its name."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    """Return when a process started, in ticks since the boot: field 22, 20 after its name.
+
+    Raises:
+        ProcessLookupError: It has ended, and its parent has not asked for its exit code yet.
+    """
+    state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if state in "ZX":
+        raise ProcessLookupError(pid)
+    return int(rest[18])
 
 
 def _is_dead(owner: re.Match[str]) -> bool:
