@@ -27,7 +27,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from queue import LifoQueue
 from typing import Any, cast
@@ -70,12 +70,18 @@ _PIECE = 2**20
 """Largest piece that is read from a pipe at once, and the size asked for the pipes (bytes)."""
 _LONGEST_LINE = 2**22
 """Longest line of a reply (bytes): the largest number of ranges takes 3 MB."""
+_LARGEST_ANSWER = 2**31
+"""Largest answer to a call (bytes)."""
 _LONGEST_JSON = 2**26
 """Longest JSON of a reply (bytes): places of the largest number of pages take half of it."""
 _MOST_RANGES = 2**16
 """Largest number of ranges that a child may request at once."""
 SHARED_BYTES = 2**25
 """Largest image that comes back in shared memory (bytes); pipes would copy it twice, in pieces."""
+
+
+_Data = bytes | Callable[[], Iterable[bytes]]
+"""Data of a request: bytes, or a function that returns them piece by piece."""
 
 
 class _TimeUpError(Exception):
@@ -99,6 +105,9 @@ class Decoder:
         time_limit_s: Time limit for one image (s).
         memory_limit_bytes: Address space of the child (bytes).
         measures: Measures of `confinement` that the child takes, where the kernel has them.
+        module: Module that the child loads for `call`: its function `answer(file, arguments)` gets
+            the content of a file, as a binary stream, and returns bytes; its function `prepare`
+            loads, before the child is confined, all that this needs.
     """
 
     def __init__(
@@ -106,7 +115,9 @@ class Decoder:
         time_limit_s: float = TIME_LIMIT_S,
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
         measures: Sequence[str] = MEASURES,
+        module: str = "",
     ) -> None:
+        self._module = module
         self._time_limit_s, self._memory_limit_bytes = time_limit_s, memory_limit_bytes
         self._measures, self._confinement = measures, tuple[str, ...]()
         self._child: subprocess.Popen[bytes] | None = None
@@ -184,6 +195,21 @@ class Decoder:
         _, body = self._request(request | {"page": page}, data, fetch)
         return None if (found := json.loads(body)) is None else GeoTags.from_json(found)
 
+    def call(
+        self, arguments: dict[str, Any], size: int, read: Callable[[], Iterable[bytes]]
+    ) -> bytes | bytearray:
+        """Have the child's module answer a question about a file.
+
+        Args:
+            arguments: What is asked, for JSON.
+            size: Size of the file (bytes).
+            read: Returns the content of the file piece by piece; called again if the child dies.
+
+        Raises:
+            ImageError: That of the module, or as `decode`.
+        """
+        return self._request({"do": "call", "arguments": arguments, "size": size}, read)[1]
+
     @property
     def confinement(self) -> tuple[str, ...]:
         """Measures of `confinement` that are active in the child; it starts if it has not."""
@@ -222,7 +248,7 @@ class Decoder:
             raise
 
     def _request(
-        self, request: dict[str, Any], data: bytes = b"", fetch: Fetch = _refuse_fetch
+        self, request: dict[str, Any], data: _Data = b"", fetch: Fetch = _refuse_fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         with self._lock:
             ends: list[str] = []
@@ -270,6 +296,7 @@ class Decoder:
                 self._memory_limit_bytes,
                 shared,
                 ",".join(self._measures),
+                self._module,
             )
             self._is_open = False
             self._child = subprocess.Popen(
@@ -305,7 +332,7 @@ class Decoder:
         return self._child
 
     def _ask(
-        self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, fetch: Fetch
+        self, child: subprocess.Popen[bytes], request: dict[str, Any], data: _Data, fetch: Fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         """Return the child's reply to a request, and its samples.
 
@@ -315,7 +342,9 @@ class Decoder:
         """
         cpu_before_s = _read_cpu_s(child)
         try:
-            return self._exchange(child, request | {"size": len(data)}, data, fetch)
+            if isinstance(data, bytes):
+                request = request | {"size": len(data)}
+            return self._exchange(child, request, data, fetch)
         except _TimeUpError:
             cpu_s, limit_s = _read_cpu_s(child) - cpu_before_s, self._time_limit_s
             self.close()
@@ -326,11 +355,13 @@ class Decoder:
             raise ImageError("internal", message) from None
 
     def _exchange(
-        self, child: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, fetch: Fetch
+        self, child: subprocess.Popen[bytes], request: dict[str, Any], data: _Data, fetch: Fetch
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         deadline = time.monotonic() + self._time_limit_s
         # the child reads the whole request before it decodes
-        _send(child, deadline, json.dumps(request).encode() + b"\n", data)
+        _send(child, deadline, json.dumps(request).encode() + b"\n")
+        for piece in (data,) if isinstance(data, bytes) else data():
+            _send(child, deadline, piece)
         while True:
             reply, samples = self._read(child, deadline)
             if "error_type" in reply:
@@ -394,6 +425,10 @@ def _measure_body(reply: dict[str, Any]) -> tuple[int, bool]:
     Raises:
         ValueError: Such a reply is not valid; TypeError and KeyError too.
     """
+    if "answer_bytes" in reply:
+        if not 0 <= reply["answer_bytes"] <= _LARGEST_ANSWER:
+            raise ValueError(reply)
+        return int(reply["answer_bytes"]), False
     if "json_bytes" in reply:
         if not 0 <= reply["json_bytes"] <= _LONGEST_JSON:
             raise ValueError(reply)

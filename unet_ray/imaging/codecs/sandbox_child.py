@@ -14,6 +14,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
+from io import BufferedReader, RawIOBase
 from itertools import accumulate
 from typing import Any, BinaryIO, cast
 
@@ -43,6 +45,7 @@ def serve(
     memory_limit_bytes: int,
     shared: mmap.mmap,
     measures: Sequence[str],
+    module: str = "",
 ) -> None:
     """Answer requests until there are no more.
 
@@ -53,30 +56,44 @@ def serve(
         memory_limit_bytes: Limit of the address space of this process (bytes).
         shared: Shared memory for the samples of all images but the largest.
         measures: Measures of confinement to take.
+        module: Module whose function `answer` answers calls; `prepare` loads all that it needs.
     """
     _load_decoders()
+    answer = None
+    if module:
+        loaded = import_module(module)
+        loaded.prepare()
+        answer = loaded.answer
     limit_resources(memory_limit_bytes)
     server = _ImageServer(requests, replies, time_limit_s, shared)
     _reply(replies, {"confinement": confine(measures)})
     for line in requests:
         request = json.loads(line)
-        data = requests.read(request["size"])
         server.set_alarm()
         limit_cpu_time(CPU_LIMIT * time_limit_s)
+        content = _Content(requests, request["size"])
         try:
             with mapped_errors():
-                server.answer(request, data)
+                if request["do"] == "call" and answer:
+                    found = answer(BufferedReader(content, _PIECE), request["arguments"])
+                    content.skip()
+                    _reply(replies, {"answer_bytes": len(found)}, found)
+                else:
+                    server.answer(request, content.readall())
         except ImageError as error:
             if error.error_type == "out_of_memory":
                 error = ImageError(
                     "too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB"
                 )
+            content.skip()  # before the reply: the parent may still be sending
             _reply(replies, {"error_type": error.error_type, "message": error.message})
         finally:
             signal.alarm(0)
 
 
-_ENCODINGS = ("ascii", "latin-1", "cp1252", "cp437", "mac-roman", "utf-16", "utf-32")
+_PIECE = 2**20
+"""Bytes of a stream that are read at once."""
+_ENCODINGS = ("utf-8-sig", "ascii", "latin-1", "cp1252", "cp437", "mac-roman", "utf-16", "utf-32")
 """Encodings of text in images beside UTF-8. Python reads the files of others when they are used."""
 
 
@@ -94,6 +111,34 @@ def _load_decoders() -> None:
         pyvips.Image.black(8, 8).jpegsave_buffer,
     ):
         pyvips.Image.new_from_buffer(encode(), "").avg()
+
+
+class _Content(RawIOBase):
+    """The bytes that follow a request, as a stream."""
+
+    def __init__(self, requests: BinaryIO, size: int) -> None:
+        self._requests, self._rest = requests, size
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some of the bytes; 0 at their end."""
+        size = min(len(buffer), self._rest)
+        found = self._requests.readinto(memoryview(buffer)[:size]) if size else 0  # type: ignore[attr-defined]
+        self._rest -= found
+        return int(found)
+
+    def readall(self) -> bytes:
+        """Return all bytes that are left."""
+        size, self._rest = self._rest, 0
+        return self._requests.read(size)
+
+    def skip(self) -> None:
+        """Read what is left and forget it."""
+        while self._rest and self.read(_PIECE):
+            pass
 
 
 class _ImageServer:
@@ -188,7 +233,7 @@ def main() -> None:
     """Serve the process that started this one; output that decoders print is discarded."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    time_limit_s, memory_limit_bytes, shared, measures = sys.argv[1:]
+    time_limit_s, memory_limit_bytes, shared, measures, module = sys.argv[1:]
     with mmap.mmap(int(shared), SHARED_BYTES) as memory:
         serve(
             sys.stdin.buffer,
@@ -197,6 +242,7 @@ def main() -> None:
             int(memory_limit_bytes),
             memory,
             measures.split(","),
+            module,
         )
 
 

@@ -101,3 +101,24 @@ def decompress_counts(counts: bytes) -> NDArray[np.int64]:
     for start in (1, 2):
         numbers[start::2] = np.cumsum(numbers[start::2])
     return numbers
+
+
+def compress_counts(runs: NDArray[np.int64]) -> bytes:
+    """Return COCO compressed run lengths, from which `decompress_counts` gets the numbers back.
+
+    Args:
+        runs: Lengths of the runs, 0 to 2³¹ − 1; (runs,).
+    """
+    numbers = np.asarray(runs, np.int64).copy()
+    numbers[3:] -= numbers[1:-2].copy()
+    places = 5 * np.arange(_MOST_CHARACTERS)
+    # a number needs another character until the rest is the sign of the last one
+    is_needed = np.ones((len(numbers), _MOST_CHARACTERS), bool)
+    rest = numbers[:, None] >> places[1:]
+    sign = -(numbers[:, None] >> (places[1:] - 1) & 1)
+    is_needed[:, 1:] = rest != sign
+    is_needed = np.logical_or.accumulate(is_needed[:, ::-1], axis=1)[:, ::-1]
+    more = np.zeros_like(is_needed)
+    more[:, :-1] = is_needed[:, 1:]
+    characters = (numbers[:, None] >> places & 31) + 32 * more + _FIRST_CHARACTER
+    return characters[is_needed].astype(np.uint8).tobytes()

@@ -1,216 +1,286 @@
-"""COCO instances as labels: parsing of the JSON."""
+"""COCO instances JSON (cocodataset.org, "data format"), as tools write it."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from reprlib import repr as shorten
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
-from unet_ray.errors import ImageError, InputError
-from unet_ray.flags import ClassSpec, check_class_names
-from unet_ray.labelled_data.formats.coco_objects import CocoObject, draw_objects
-from unet_ray.text import is_utf8
+from unet_ray.flags import MAX_CLASS_ID
+from unet_ray.imaging.regions.run_lengths import compress_counts
+from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
+from unet_ray.labelled_data.formats.json_stream import Element, read_elements
+from unet_ray.labelled_data.formats.label_format import LabelFormat
 
-_MOST_CLASS_ID = 2**31 - 1
-"""Largest class id that the tables hold."""
-_SIDES = ("width", "height")
+_PLACES = ("path", "folder", "coco_url", "s3_url", "flickr_url", "url", "file_path")
+"""Keys of an image that may tell where it is, beside its name."""
+_NAMES = ("file_name", "filename", "path", "coco_url", "image_uri")
+"""Keys that may name an image, in the order in which they are looked for; LVIS has only a URL."""
+_LISTS = ("images", "annotations", "categories")
+_NO_OUTLINE = "boxes without an outline: their pixels are not counted"
 
-
-@dataclass(frozen=True)
-class ImageObjects:
-    """Objects of one image."""
-
-    by_class: tuple[tuple[CocoObject, ...], ...]
-    """Objects of each class."""
-    size: tuple[float, float] = (0, 0)
-    """Width and height of the image as the file states them (px); 0 where it does not."""
-
-    def draw(self, height: int, width: int) -> list[NDArray[Any]]:
-        """Draw the objects of each class as a label image, as `draw_objects` does.
-
-        Args:
-            height: Height of the image (px).
-            width: Width of the image (px).
-
-        Raises:
-            ImageError: `unreadable`: the labels are for an image of another size, or an annotation
-                cannot be read.
-        """
-        for stated, actual, side in zip(self.size, (width, height), _SIDES, strict=True):
-            if stated not in (0, actual):
-                raise ImageError(
-                    "unreadable",
-                    f"the image has a {side} of {actual} px, "
-                    f"its labels are for {shorten(stated)} px",
-                )
-        return [draw_objects(objects, height, width) for objects in self.by_class]
+Id = int | str
 
 
-@dataclass(frozen=True)
-class CocoLabels:
-    """Labels of a set of images."""
-
-    classes: tuple[ClassSpec, ...]
-    objects: dict[str, ImageObjects]
-    """Objects of each image, by `file_name`."""
-    uris: dict[str, str | None]
-    """URI of each image, by `file_name`; exports of unet_ray give it, other files have None."""
+def _recognises(head: bytes) -> bool:
+    keys = (b'"images"', b'"annotations"', b'"categories"')
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" and (
+        sum(key in head for key in keys) > 1 or b'"image_id"' in head or b'"file_name"' in head
+    )
 
 
-def parse_coco(data: bytes, name: str, classes: tuple[ClassSpec, ...]) -> CocoLabels:
-    """Read an instances JSON (cocodataset.org, "data format").
+def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
+    parser = _Parser(builder)
+    for element in read_elements(file):
+        parser.take(element)
+    parser.finish()
 
-    An annotation whose segmentation cannot be read becomes an object with an error, which costs its
-    image.
 
-    Args:
-        data: Content of the file.
-        name: Name of the file, for messages.
-        classes: Categories to read, by name; if empty, all of them, in the order of their ids.
+class _Parser:
+    """Puts the entries of the three lists together, in whatever order they come."""
+
+    def __init__(self, builder: AnnotationsBuilder) -> None:
+        self._builder = builder
+        self._seen: set[str] = set()
+        self._image_rows: dict[Id, int] = {}
+        self._images: dict[Id, dict[str, Any]] = {}
+        self._sizes: dict[int, tuple[int, int] | None] = {}
+        self._known_as: dict[tuple[str, ...], int] = {}
+        self._categories: dict[Id, tuple[str, str]] = {}
+        """Id → name, and place in the file."""
+        self._category_rows: dict[Id, int] = {}
+        self._users: dict[Id, list[str]] = {}
+        """Id of a category → the first annotation that has it, and an entry for each other."""
+
+    def take(self, element: Element) -> None:
+        """Take an entry of one of the lists; others are passed over."""
+        if element.key not in _LISTS:
+            return
+        self._seen.add(element.key)
+        if element.index is None:
+            if element.value != []:
+                raise LabelError(f"{element.where} is {shorten(element.value)}; give a list")
+            return
+        if not isinstance(element.value, dict):
+            raise LabelError(f"{element.where} is {shorten(element.value)}; give an object")
+        takes = {
+            "images": self._take_image,
+            "annotations": self._take_annotation,
+            "categories": self._take_category,
+        }
+        takes[element.key](element.where, element.value)
+
+    def finish(self) -> None:
+        """Name the categories, and check that all that is needed was there."""
+        missing = [key for key in _LISTS if key not in self._seen]
+        if missing:
+            raise LabelError(f"no COCO instances JSON: it has no list of {missing[0]}")
+        unknown = [number for number in self._users if number not in self._categories]
+        if unknown:
+            count = sum(len(self._users[number]) for number in unknown)
+            there = ", ".join(f"{shorten(i)} ({name})" for i, (name, _) in self._categories.items())
+            raise LabelError(
+                f"{count} annotations have a category_id that is not among the categories, the "
+                f"first is {self._users[unknown[0]][0]} with {shorten(unknown[0])}; there are "
+                f"{there[:300]}; add the category or correct the ids"
+            )
+        orphans = len(self._image_rows.keys() - self._images.keys())
+        if orphans and not self._images.keys() & self._image_rows.keys():
+            raise LabelError("no annotation has an image_id that is among the images")
+
+    def _take_image(self, where: str, entry: dict[str, Any]) -> None:
+        number = _read_id(where, entry, "id")
+        name = next((entry[key] for key in _NAMES if _is_text(entry.get(key))), None)
+        if name is None:
+            raise LabelError(
+                f"{where} has the file_name {shorten(entry.get('file_name'))}; give text"
+            )
+        size = _read_size(where, entry)
+        places = tuple(entry[key] for key in _PLACES if _is_text(entry.get(key)))
+        uri = entry["image_uri"] if _is_text(entry.get("image_uri")) else None
+        if number in self._images:
+            if self._images[number] == entry:
+                self._builder.left_out["images that are listed twice"] += 1
+                return
+            raise LabelError(
+                f"{where} has the id {shorten(number)}, as an image before it; give each its own"
+            )
+        self._images[number] = entry
+        row = self._row_of_image(number)
+        same = self._known_as.setdefault((name, uri or "", *places), row)
+        if same != row:
+            self._merge(where, name, row, same, size)
+            return
+        self._sizes[row] = size
+        self._builder.describe_image(row, name, places=places, uri=uri, size=size)
+
+    def _merge(
+        self, where: str, name: str, row: int, same: int, size: tuple[int, int] | None
+    ) -> None:
+        if self._sizes[same] != size:
+            raise LabelError(
+                f"{where}: {name} is listed twice, with {self._sizes[same]} and {size} px; give "
+                "each image once"
+            )
+        self._builder.merge_image(row, same)
+        self._builder.left_out[
+            "images that are listed twice: their objects are taken together"
+        ] += 1
+
+    def _take_category(self, where: str, entry: dict[str, Any]) -> None:
+        number, name = _read_id(where, entry, "id"), entry.get("name")
+        if not _is_text(name):
+            raise LabelError(f"{where} has the name {shorten(name)}; give text")
+        before = self._categories.setdefault(number, (name, where))
+        if before[0] != name:
+            raise LabelError(
+                f"{before[1]} and {where} have the same id {shorten(number)}, but the names "
+                f"{before[0]} and {name}"
+            )
+        is_id = isinstance(number, int) and 0 <= number <= MAX_CLASS_ID
+        self._builder.describe_category(
+            self._row_of_category(number), name, number if is_id else None
+        )
+
+    def _take_annotation(self, where: str, entry: dict[str, Any]) -> None:
+        if "segments_info" in entry:
+            raise LabelError(
+                "a COCO panoptic JSON; give its PNGs, converted to class ids, or an instances JSON"
+            )
+        image = _read_id(where, entry, "image_id")
+        category = _read_id(where, entry, "category_id")
+        self._users.setdefault(category, []).append(where if category not in self._users else "")
+        number = entry.get("id")
+        label = where if number is None else f"annotation {shorten(number)}"
+        is_ignored, error = entry.get("iscrowd") in (1, True), None
+        try:
+            parts = [*self._list_parts(entry.get("segmentation"))]
+        except ValueError as failure:
+            parts, error = [], str(failure)
+        if is_ignored and (parts or error):
+            self._builder.left_out["crowds: their pixels are not counted"] += 1
+        if not parts and error is None:
+            box = _read_box(entry.get("bbox"))
+            if box is None:
+                self._builder.left_out["annotations without an outline or a box"] += 1
+                return
+            self._builder.left_out[_NO_OUTLINE] += 1
+            parts, is_ignored = [box], True
+        self._builder.add_object(
+            self._row_of_image(image),
+            self._row_of_category(category),
+            parts,
+            label=label,
+            is_ignored=is_ignored,
+            error=error,
+        )
+
+    def _list_parts(self, segmentation: Any) -> Iterator[Polygon | Runs]:
+        """Yield the parts of a segmentation; raise ValueError for what is none."""
+        if segmentation is None or segmentation == [] or segmentation == {}:
+            return
+        if isinstance(segmentation, dict):
+            yield _read_runs(segmentation)
+            return
+        if not isinstance(segmentation, list):
+            raise ValueError(f"a segmentation of {shorten(segmentation)}")
+        is_flat = not isinstance(segmentation[0], list | dict)
+        for part in [segmentation] if is_flat else segmentation:
+            if isinstance(part, dict):
+                yield _read_runs(part)
+                continue
+            corners = _flatten(part)
+            if len(corners) < 6:
+                if corners:
+                    self._builder.left_out["outlines of fewer than three points"] += 1
+                continue
+            yield Polygon(corners)
+
+    def _row_of_image(self, number: Id) -> int:
+        if number not in self._image_rows:
+            self._image_rows[number] = self._builder.reserve_image()
+        return self._image_rows[number]
+
+    def _row_of_category(self, number: Id) -> int:
+        if number not in self._category_rows:
+            self._category_rows[number] = self._builder.reserve_category()
+        return self._category_rows[number]
+
+
+def _flatten(part: Any) -> list[float]:
+    """Return the corners of an outline, x and y in turn; points may be pairs.
 
     Raises:
-        InputError: The content is not such a JSON, a category is missing or has no name that can
-            be shown, or a file name occurs twice. The message names the first thing that is wrong.
+        ValueError: It is no such list.
     """
-    try:
-        document = json.loads(data)
-    except RecursionError:
-        raise InputError(f"{name}: not a COCO instances JSON: it is nested too deeply") from None
-    except ValueError as error:
-        raise InputError(f"{name}: not a COCO instances JSON: {error}") from None
-    try:
-        labels = _read_labels(document, classes)
-    except ValueError as error:
-        raise InputError(f"{name}: {error}") from None
-    check_class_names((spec.name for spec in labels.classes), name)
-    return labels
+    if not isinstance(part, list):
+        raise ValueError(f"an outline of {shorten(part)}")
+    if part and all(isinstance(point, list) and len(point) == 2 for point in part):
+        part = [number for point in part for number in point]
+    if len(part) % 2:
+        raise ValueError(f"an outline of {len(part)} numbers, which are not pairs")
+    return part
 
 
-def _read_labels(document: Any, classes: tuple[ClassSpec, ...]) -> CocoLabels:
-    """Read the labels of a parsed JSON; raise ValueError for the first thing that is wrong."""
-    categories = {
-        number: entry.read_text("name")
-        for number, entry in _index_by_id(document, "categories").items()
-    }
-    images = _index_by_id(document, "images")
-    names = {number: entry.read_text("file_name") for number, entry in images.items()}
-    if len(set(names.values())) < len(names):
-        raise ValueError("a file_name occurs twice; give each image once")
-    classes = classes or _list_classes(categories)
-    absent = [spec.name for spec in classes if spec.name not in categories.values()]
-    if absent:
-        there = ", ".join(dict.fromkeys(categories.values()))
-        raise ValueError(f"no category {', '.join(absent)}; there are {there}")
-    places = {spec.name: place for place, spec in enumerate(classes)}
-    found: dict[Any, list[list[CocoObject]]] = defaultdict(lambda: [[] for _ in classes])
-    for entry in _list_entries(document, "annotations"):
-        image = entry.read_reference("image_id", "images", images)
-        category = categories[entry.read_reference("category_id", "categories", categories)]
-        if category in places:
-            found[image][places[category]].append(entry.read_object())
-    objects = {
-        names[number]: ImageObjects(tuple(map(tuple, found[number])), entry.read_size())
-        for number, entry in images.items()
-    }
-    uris = {names[number]: entry.read_uri() for number, entry in images.items()}
-    return CocoLabels(classes, objects, uris)
+def _read_runs(segmentation: dict[str, Any]) -> Runs:
+    """Return run lengths; raise ValueError for what is none."""
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    is_size = isinstance(size, list) and len(size) == 2 and all(map(_is_side, size))
+    if not is_size or not isinstance(counts, str | list):
+        raise ValueError(f"run lengths of the size {shorten(size)} with {shorten(counts)}")
+    if isinstance(counts, str):
+        return Runs(counts.encode("ascii", "replace"), *size)
+    if not all(type(count) is int and 0 <= count < 2**31 for count in counts):
+        raise ValueError(f"run lengths of {shorten(counts)}")
+    return Runs(compress_counts(np.array(counts, np.int64)), *size)
 
 
-def _list_classes(categories: dict[int | str, str]) -> tuple[ClassSpec, ...]:
-    """Return a class for each name of a category, in the order of their ids.
-
-    A name may have several ids, as some tools write them; the last one is that of the class.
-
-    Raises:
-        ValueError: An id is no class id.
-    """
-    ids = {}
-    for number, name in categories.items():
-        if not isinstance(number, int) or not 0 <= number <= _MOST_CLASS_ID:
-            raise ValueError(
-                f"the category {name!r} has the id {shorten(number)}; give whole numbers from 0 to "
-                f"{_MOST_CLASS_ID}, or name the classes with --classes"
-            )
-        ids[number] = name
-    last = {name: number for number, name in sorted(ids.items())}
-    return tuple(ClassSpec(number, name) for name, number in last.items())
+def _read_box(box: Any) -> Polygon | None:
+    """Return the outline of a box (x, y, width, height); None for what is none."""
+    if not isinstance(box, Sequence) or len(box) != 4:
+        return None
+    if not all(isinstance(number, int | float) for number in box):
+        return None
+    x, y, width, height = box
+    if not (width > 0 and height > 0):
+        return None
+    return Polygon([x, y, x + width, y, x + width, y + height, x, y + height])
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One entry of a list in the JSON, and its place for messages: `images[3]`."""
-
-    where: str
-    values: dict[str, Any]
-
-    def read_text(self, key: str) -> str:
-        """Return a name; raise ValueError if it is none."""
-        value = self.values.get(key)
-        if not isinstance(value, str) or not value or not is_utf8(value):
-            raise self._refusal(key, "give text")
-        return value
-
-    def read_uri(self) -> str | None:
-        """Return the URI of an image; None if there is none."""
-        return None if self.values.get("image_uri") is None else self.read_text("image_uri")
-
-    def read_size(self) -> tuple[float, float]:
-        """Return width and height of an image, 0 if not stated; raise ValueError for no numbers."""
-        for side in _SIDES:
-            if type(self.values.get(side, 0)) not in (int, float, type(None)):
-                raise self._refusal(side, "give a number")
-        return self.values.get("width") or 0, self.values.get("height") or 0
-
-    def read_id(self, key: str = "id") -> int | str:
-        """Return an id; raise ValueError if it is neither a whole number nor text."""
-        value = self.values.get(key)
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise self._refusal(key, "give a whole number or text")
-        return value
-
-    def read_reference(self, key: str, section: str, entries: Container[int | str]) -> int | str:
-        """Return the id of another entry; raise ValueError if there is no such entry."""
-        number = self.read_id(key)
-        if number not in entries:
-            raise self._refusal(key, f"that is not among the {section}")
-        return number
-
-    def read_object(self) -> CocoObject:
-        """Return the object of an annotation."""
-        number = self.values.get("id")
-        name = self.where if number is None else f"annotation {shorten(number)}"
-        return CocoObject.parse(name, self.values.get("segmentation"))
-
-    def _refusal(self, key: str, remedy: str) -> ValueError:
-        return ValueError(f"{self.where} has the {key} {shorten(self.values.get(key))}; {remedy}")
+def _read_id(where: str, entry: dict[str, Any], key: str) -> Id:
+    """Return an id; raise LabelError if it is neither a whole number nor text."""
+    value = entry.get(key)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise LabelError(f"{where} has the {key} {shorten(value)}; give a whole number or text")
+    return value
 
 
-def _list_entries(document: Any, section: str) -> Iterator[_Entry]:
-    """Yield the entries of a list of the JSON; raise ValueError where there are none."""
-    entries = document.get(section) if isinstance(document, dict) else None
-    if not isinstance(entries, list):
-        raise ValueError(f"not a COCO instances JSON: it has no list of {section}")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise ValueError(f"{section}[{index}] is {shorten(entry)}; give an object")
-        yield _Entry(f"{section}[{index}]", entry)
+def _read_size(where: str, entry: dict[str, Any]) -> tuple[int, int] | None:
+    """Return width and height of an image; None where one is not stated."""
+    sides = []
+    for key in ("width", "height"):
+        value = entry.get(key)
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        if type(value) not in (int, float, type(None)):
+            raise LabelError(f"{where} has the {key} {shorten(value)}; give a number")
+        if value is not None and not (0 <= value < 2**31 and value == int(value)):
+            raise LabelError(f"{where} has the {key} {shorten(value)}; give a size in px")
+        sides.append(int(value or 0))
+    return (sides[0], sides[1]) if all(sides) else None
 
 
-def _index_by_id(document: Any, section: str) -> dict[int | str, _Entry]:
-    """Return the entries of a list by their ids; raise ValueError if two have the same."""
-    entries: dict[int | str, _Entry] = {}
-    for entry in _list_entries(document, section):
-        number = entry.read_id()
-        if number in entries:
-            raise ValueError(
-                f"{entries[number].where} and {entry.where} have the same id {shorten(number)}"
-            )
-        entries[number] = entry
-    return entries
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+FORMAT = LabelFormat("COCO instances JSON", (".json",), _recognises, _parse)

@@ -1,0 +1,72 @@
+"""Which form a label file has, and its parsing; runs in the decoder's child process.
+
+A new format is a new module of this package with a `FORMAT`, and an entry in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from io import BufferedReader
+from pathlib import PurePosixPath
+from typing import Any
+
+from unet_ray.errors import ImageError
+from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder, LabelError
+from unet_ray.labelled_data.formats import coco
+from unet_ray.labelled_data.formats.label_format import LabelFormat
+
+FORMATS: tuple[LabelFormat, ...] = (coco.FORMAT,)
+"""All formats, in the order in which files are compared with them."""
+SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
+"""Suffixes of label files."""
+_HEAD_BYTES = 2**20
+"""Bytes at the beginning of a file by which its form is recognised."""
+
+
+def prepare() -> None:
+    """Load what libraries load when they are first used: the child can open no file later."""
+    builder = AnnotationsBuilder()
+    builder.add_object(builder.add_image(""), builder.add_category(""), [], label="")
+    Annotations.from_bytes(builder.build().to_bytes())
+    for each in FORMATS:
+        each.prepare()
+
+
+def answer(file: BufferedReader, arguments: dict[str, Any]) -> bytes:
+    """Parse a label file for `Decoder.call`.
+
+    Args:
+        file: Its content.
+        arguments: `name`, the path of the file.
+
+    Returns:
+        `Annotations.to_bytes`.
+
+    Raises:
+        ImageError: `unreadable`: the file cannot be used.
+    """
+    try:
+        return parse_labels(file, arguments["name"]).to_bytes()
+    except LabelError as error:
+        raise ImageError("unreadable", str(error)) from None
+
+
+def parse_labels(file: BufferedReader, name: str) -> Annotations:
+    """Parse a label file.
+
+    Args:
+        file: Its content.
+        name: Path of the file; its suffix and its last part matter.
+
+    Raises:
+        LabelError: The file has no known form, or breaks the rules of its form.
+    """
+    head = file.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    suffix = PurePosixPath(name).suffix.lower()
+    of_suffix = [each for each in FORMATS if suffix in each.suffixes]
+    builder = AnnotationsBuilder()
+    for each in of_suffix:
+        if each.recognises(head):
+            each.parse(file, name, builder)
+            return builder.build()
+    known = ", ".join(each.name for each in of_suffix or FORMATS)
+    raise LabelError(f"it has none of the forms that are read: {known}")
