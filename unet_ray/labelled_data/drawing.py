@@ -124,9 +124,6 @@ class _Canvas:
             for mask in self._masks:
                 _fill(mask, runs, self._ignored)
             return
-        if not self._has_ids:  # an object is counted for all classes, whatever lies below it
-            for other in self._masks:
-                _clear(other, runs, self._ignored)
         _fill(self._masks[place], runs, self._value)
 
     def next_object(self) -> None:
@@ -146,13 +143,6 @@ class _Canvas:
 def _fill(flat: NDArray[Any], runs: Sequence[tuple[int, int]], value: int) -> None:
     for first, end in runs:
         flat[first:end] = value
-
-
-def _clear(flat: NDArray[Any], runs: Sequence[tuple[int, int]], value: int) -> None:
-    """Set pixels of a value to 0."""
-    for first, end in runs:
-        part = flat[first:end]
-        part[part == value] = 0
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
 from unet_ray.errors import ImageError, InputError
+from unet_ray.flags import MaskFrame
 from unet_ray.imaging.codecs.decode import is_grey
 from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
+from unet_ray.labelled_data.alignment import DecodedImage, Fit, check_fit, settle_frame
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
 from unet_ray.labelled_data.readers import (
     FileReader,
@@ -63,6 +66,8 @@ class ImageFacts:
     """Samples of a few pixels that were drawn at random."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Pairs (mask value, pixels) for each mask of the image."""
+    fit: Fit | None = None
+    """Frames in which the masks have the size of their image; None if a file cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,12 @@ class DatasetStatistics:
     reader: Reader
     decoded_once: bool
     """True if the images lie decoded in the object store."""
+    orphans: tuple[str, ...] = ()
+    """Labels without an image."""
+    notes: tuple[str, ...] = ()
+    """Choices that were made for the set."""
+    drawn: Labelling | None = None
+    """Meaning of masks that were drawn from label files; None for mask files."""
 
     @property
     def usable(self) -> tuple[int, ...]:
@@ -100,10 +111,12 @@ class DatasetStatistics:
             InputError: The share is larger.
         """
         broken = [f"{facts.uri}: {facts.error}" for facts in self.facts if facts.error]
+        broken += self.orphans
         if not broken:
             return []
-        found = f"{len(broken)} of {len(self.facts)} labelled images cannot be used"
-        if len(broken) > max_error_rate * len(self.facts):
+        count = len(self.facts) + len(self.orphans)
+        found = f"{len(broken)} of {count} labelled images cannot be used"
+        if len(broken) > max_error_rate * count:
             raise InputError(
                 f"{found}, more than --max-error-rate {max_error_rate} allows; the first is "
                 f"{broken[0]}; repair or remove them, or give a higher rate"
@@ -229,8 +242,16 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
         for row in rows.select_columns(["id", "facts"]).take_all()
     }
     reader = store_reader(rows, count) if keep else files
+    found = [ImageFacts(**facts[index]) for index in range(count)]
+    options, masks = labelled.access.options, f"--masks {labelled.access.masks.uri}"
+    frame, notes = settle_frame([(each.fit, each.uri) for each in found], options.frame, masks)
     return DatasetStatistics(
-        tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep
+        tuple(_check_fit(each, frame) for each in found),
+        replace(reader, frame=frame),
+        keep,
+        labelled.orphans,
+        tuple(notes),
+        labelled.labelling,
     )
 
 
@@ -254,13 +275,22 @@ def _build_row(
         if isinstance(encoded, ImageError):
             raise encoded
         named = replace(named, sha256=_compute_sha256(item, encoded))
-        image, masks = item.decode(encoded)
+        decoded = item.decode(encoded, files.access)
     except ImageError as error:
         return {"id": index, "facts": json.dumps(vars(replace(named, error=str(error))))}
-    facts = replace(named, **_describe(image, masks, np.random.default_rng(index), sampled))
-    return {"id": index, "facts": json.dumps(vars(facts))} | (
-        decoded_row(image, masks) if keep else {}
-    )
+    facts = replace(named, **_describe(decoded, np.random.default_rng(index), sampled))
+    return {"id": index, "facts": json.dumps(vars(facts))} | (decoded_row(decoded) if keep else {})
+
+
+def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:
+    """Return statistics with an error if the masks fit in another frame than that of the set."""
+    if facts.fit is None:
+        return facts
+    try:
+        check_fit(facts.fit, frame)
+    except ImageError as error:
+        return replace(facts, error=str(error))
+    return facts
 
 
 def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
@@ -278,9 +308,8 @@ def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _describe(
-    image_hwc: NDArray[Any], masks: list[NDArray[Any]], rng: np.random.Generator, sampled: int
-) -> dict[str, Any]:
+def _describe(decoded: DecodedImage, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
+    image_hwc = decoded.image
     pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, : 1 if is_grey(image_hwc) else None]
     return {
         "height": image_hwc.shape[0],
@@ -290,7 +319,8 @@ def _describe(
         "low": pixels.min(0).tolist(),
         "high": pixels.max(0).tolist(),
         "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
-        "values": [list(mask_values(mask).items()) for mask in masks],
+        "values": [list(mask_values(mask).items()) for mask in decoded.masks],
+        "fit": decoded.fit,
     }
 
 
