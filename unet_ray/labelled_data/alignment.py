@@ -57,6 +57,13 @@ class DecodedImage:
             ImageError: The masks fit in the other frame only.
         """
         check_fit(self.fit, frame)
+        return self._turn_masks(frame)
+
+    def align_as_fits(self, frame: MaskFrame) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """Return the same; masks that fit in one frame only are of that frame."""
+        return self._turn_masks(self.fit if self.fit in ("shown", "stored") else frame)
+
+    def _turn_masks(self, frame: str) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         if self.orientation == 1 or frame == "shown":
             return self.image, self.masks
         return self.image, [turn_upright(mask, self.orientation) for mask in self.masks]

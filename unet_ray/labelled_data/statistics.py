@@ -25,6 +25,8 @@ from unet_ray.imaging.codecs.decode import is_grey
 from unet_ray.imaging.codecs.range_file import PageFile
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
+from unet_ray.imaging.labels.plausibility import look_misplaced, measure_edge_contrast
+from unet_ray.imaging.regions.components import label_values
 from unet_ray.labelled_data.alignment import DecodedImage, Fit, check_fit, settle_frame
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
 from unet_ray.labelled_data.readers import (
@@ -66,6 +68,10 @@ class ImageFacts:
     """Samples of a few pixels that were drawn at random."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Pairs (mask value, pixels) for each mask of the image."""
+    objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    """Pairs (mask value, 8-connected components) for each mask; None if they were not counted."""
+    edge_contrast: float | None = None
+    """Gradient along the outlines of the labels, divided by that beside them."""
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
 
@@ -204,12 +210,18 @@ class DatasetStatistics:
         return [facts for facts in self.facts if facts.error is None]
 
 
-def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> DatasetStatistics:
+def compute_statistics(
+    labelled: LabelledSet, decode_once: bool = False, count_objects: bool = False
+) -> DatasetStatistics:
     """Read all labelled images once, in Ray Data tasks.
 
     Args:
         labelled: Labelled set.
         decode_once: True to keep the decoded images in the object store if all of them fit.
+        count_objects: True to count the components of each mask value.
+
+    Raises:
+        InputError: Images are turned by EXIF, and whether their masks are cannot be told.
     """
     count = len(labelled.items)
     files = FileReader(labelled.access, labelled.items)
@@ -227,7 +239,7 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
         with ThreadPoolExecutor(_READS) as pool:
             encoded = ahead(pool, partial(_read_files, mine), indices, _READS)
             rows = [
-                _build_row(mine, *each, sampled, keep)
+                _build_row(mine, *each, sampled, keep, count_objects)
                 for each in zip(indices, encoded, strict=True)
             ]
         return pa.Table.from_pylist(rows, schema=schema)
@@ -245,6 +257,12 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
     found = [ImageFacts(**facts[index]) for index in range(count)]
     options, masks = labelled.access.options, f"--masks {labelled.access.masks.uri}"
     frame, notes = settle_frame([(each.fit, each.uri) for each in found], options.frame, masks)
+    if contrast := look_misplaced([each.edge_contrast for each in found]):
+        notes.append(
+            f"the labels look misplaced: along their outlines the images have {contrast:.2f} times "
+            "the gradient beside them, as of labels that are turned, shifted or of other images; "
+            "look at labels.png (--dry-run writes it without a training)"
+        )
     return DatasetStatistics(
         tuple(_check_fit(each, frame) for each in found),
         replace(reader, frame=frame),
@@ -267,7 +285,12 @@ def _read_files(files: FileReader, index: int) -> Encoded | ImageError:
 
 
 def _build_row(
-    files: FileReader, index: int, encoded: Encoded | ImageError, sampled: int, keep: bool
+    files: FileReader,
+    index: int,
+    encoded: Encoded | ImageError,
+    sampled: int,
+    keep: bool,
+    count_objects: bool,
 ) -> dict[str, Any]:
     item = files.items[index]
     named = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
@@ -279,7 +302,22 @@ def _build_row(
     except ImageError as error:
         return {"id": index, "facts": json.dumps(vars(replace(named, error=str(error))))}
     facts = replace(named, **_describe(decoded, np.random.default_rng(index), sampled))
+    frame = files.access.options.frame or "shown"
+    if count_objects:
+        facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
+    facts = replace(facts, edge_contrast=measure_edge_contrast(*decoded.align_as_fits(frame)))
     return {"id": index, "facts": json.dumps(vars(facts))} | (decoded_row(decoded) if keep else {})
+
+
+def _count_components(mask_hw: NDArray[Any]) -> tuple[tuple[int, int], ...]:
+    """Return pairs (mask value, number of 8-connected components of it), but for the value 0."""
+    components = label_values(mask_hw)
+    _, first = np.unique(components, return_index=True)
+    values = mask_hw.ravel()[first]
+    return tuple(
+        (int(value), int(number))
+        for value, number in zip(*np.unique(values[values != 0], return_counts=True), strict=True)
+    )
 
 
 def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:

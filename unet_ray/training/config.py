@@ -124,6 +124,9 @@ class TrainConfig(LabelConfig):
     """Time between checkpoints within an epoch (min); there is one after each epoch, too."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints that are kept; each holds the best weights as well."""
+    dry_run: bool = False
+    """Look at the labelled set, say what is understood, write labels.png to --output, and train
+    nothing."""
     seed: int = 0
     """Seed of the split, the weights, the crops and the augmentation."""
 
