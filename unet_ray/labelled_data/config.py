@@ -1,7 +1,6 @@
 """Flags that say where labelled images are and how their labels are read."""
 
-from __future__ import annotations
-
+# No postponed annotations: configs that inherit fields have their types looked up in other modules.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         parse_uris(self.image_roots, "--image-roots")
 
-    def label_options(self, classes: tuple[ClassSpec, ...]) -> LabelOptions:
+    def label_options(self, classes: "tuple[ClassSpec, ...]") -> "LabelOptions":
         """Return how labels are read, with the classes that are asked for."""
         from unet_ray.labelled_data.labelled_set import LabelOptions
         from unet_ray.storage.roots import Roots

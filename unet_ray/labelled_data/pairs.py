@@ -79,8 +79,7 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
     if affix:
         named, mask_entries = _with_affix(mask_entries, affix)
         notes += named
-        steps = [_Step("", remove_suffix, _affix_cutter(affix, mask_entries))]
-        steps.append(steps[0].without_folders())
+        steps = [*_list_given_steps(image_entries, affix, mask_entries)]
     else:
         steps = [*_list_steps(image_entries, mask_entries)]
     found = [_match(step, image_entries, mask_entries) for step in steps[:1]]
@@ -242,6 +241,20 @@ def _list_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> Iter
         yield step.without_folders()
 
 
+def _list_given_steps(
+    images: Sequence[FileEntry], affix: str, masks: Sequence[FileEntry]
+) -> Iterator[_Step]:
+    """Yield the ways of pairing masks whose affix is given; images may have one as well."""
+    cut_masks = _affix_cutter(affix, masks)
+    steps = [_Step("", remove_suffix, cut_masks)]
+    for cut in _list_cuts([_base(remove_suffix(entry.path)) for entry in images])[1:]:
+        said = f"images are called {cut.before}NAME{cut.after}"
+        steps.append(_Step(said, partial(_cut_path, cut), cut_masks))
+    yield from steps
+    for step in steps:
+        yield step.without_folders()
+
+
 def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> Iterator[_Step]:
     """Yield steps that take an affix from all masks, from all images, or from both."""
     if not images or not masks:
@@ -259,8 +272,8 @@ def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -
         if key is not None and f"{of_images.before}{key}{of_images.after}" in known:
             yield _Step(
                 _say(of_masks, of_images),
-                lambda path, cut=of_images: cut.key(remove_suffix(path)),  # type: ignore[misc]
-                lambda path, cut=of_masks: cut.key(remove_suffix(path)),  # type: ignore[misc]
+                partial(_cut_path, of_images),
+                partial(_cut_path, of_masks),
             )
 
 
@@ -286,6 +299,11 @@ class _Cut:
         folder, slash, base = path.rpartition("/")
         left = self.take(base)
         return None if left is None else folder + slash + left
+
+
+def _cut_path(cut: _Cut, path: str) -> str | None:
+    """Return the key of a path, without its suffix and an affix."""
+    return cut.key(remove_suffix(path))
 
 
 def _list_cuts(names: Sequence[str]) -> list[_Cut]:
@@ -359,7 +377,7 @@ def _parse_affix(affix: str, names: Sequence[str]) -> _Cut:
 
 def _affix_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
     cut = _parse_affix(affix, [_base(remove_suffix(entry.path)) for entry in masks])
-    return lambda path: cut.key(remove_suffix(path))
+    return partial(_cut_path, cut)
 
 
 def _with_affix(masks: Sequence[FileEntry], affix: str) -> tuple[list[str], tuple[FileEntry, ...]]:
