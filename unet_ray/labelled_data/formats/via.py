@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BufferedReader
 from reprlib import repr as shorten
 from typing import Any
@@ -38,10 +39,18 @@ def _recognises(head: bytes) -> bool:
 
 def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:  # noqa: ARG001
     found: list[tuple[int, list[tuple[Shape, dict[str, Any]]]]] = []
+    known: dict[tuple[str, ...], str] = {}
     for where, entry in _list_images(file):
         if not isinstance(entry, dict) or not is_text(entry.get("filename")):
             raise LabelError(f"{where}: an image without a filename")
-        image = builder.add_image(entry["filename"], places=_list_places(entry))
+        places = _list_places(entry)
+        first = known.setdefault((entry["filename"], *places), where)
+        if first != where:
+            raise LabelError(
+                f"{first} and {where} are both called {shorten(entry['filename'])}; give each "
+                "image a name of its own, with its folder"
+            )
+        image = builder.add_image(entry["filename"], places=places)
         regions = _read_regions(where, entry.get("regions"), builder)
         found.append((image, regions))
     attribute = _choose_attribute([each for _, regions in found for _, each in regions])
@@ -114,7 +123,7 @@ def _read_part(shape: Any, builder: AnnotationsBuilder) -> Polygon | None:
     """
     if not isinstance(shape, dict):
         raise ValueError(f"shape_attributes of {shorten(shape)}")
-    kind = shape.get("name")
+    kind = str(shape.get("name"))
     if kind == "polygon":
         xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
         if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
@@ -127,7 +136,7 @@ def _read_part(shape: Any, builder: AnnotationsBuilder) -> Polygon | None:
     keys = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r")}
     keys["ellipse"] = ("cx", "cy", "rx", "ry")
     if kind not in keys:
-        builder.left_out[_LEFT_OUT.get(str(kind), "regions of an unknown shape")] += 1
+        builder.left_out[_LEFT_OUT.get(kind, "regions of an unknown shape")] += 1
         return None
     x, y, first, *second = read_numbers([shape.get(key) for key in keys[kind]])
     if kind == "rect":
@@ -146,13 +155,13 @@ def _choose_attribute(regions: list[dict[str, Any]]) -> str | None:
     Raises:
         LabelError: It may be one or another, and they differ.
     """
-    names = list(dict.fromkeys(name for values in regions for name in values))
-    chosen = [name for name in names if any(_read_class(each.get(name)) for each in regions)]
-    if not chosen:
+    names = dict.fromkeys(name for values in regions for name in values)
+    filled = [name for name in names if any(_list_classes(each.get(name)) for each in regions)]
+    if not filled:
         return None
-    first = chosen[0]
-    for name in chosen[1:]:
-        if any(_read_class(each.get(name)) != _read_class(each.get(first)) for each in regions):
+    first = filled[0]
+    for name in filled[1:]:
+        if any(_list_classes(each.get(name)) != _list_classes(each.get(first)) for each in regions):
             raise LabelError(
                 f"the class may be the attribute {shorten(first)} or {shorten(name)}; remove the "
                 "other one in VIA (Attributes, Region Attributes) and export again"
@@ -160,32 +169,31 @@ def _choose_attribute(regions: list[dict[str, Any]]) -> str | None:
     return first
 
 
-def _read_class(value: Any) -> str | None:
-    """Return the class that the value of an attribute names; None for none.
-
-    Raises:
-        LabelError: Several boxes of it are ticked.
-    """
-    if isinstance(value, dict):  # check boxes: name → whether ticked
-        ticked = [name for name, is_set in value.items() if is_set in (True, "true", 1)]
-        if len(ticked) > 1:
-            raise LabelError(
-                f"a region has the classes {', '.join(map(shorten, ticked[:3]))}; tick one"
-            )
-        value = ticked[0] if ticked else None
+def _list_classes(value: Any) -> list[str]:
+    """Return the classes that the value of an attribute names: one, or boxes that are ticked."""
+    if isinstance(value, dict):
+        return [name for name, is_ticked in value.items() if is_ticked in (True, "true", 1)]
     if type(value) is int:
-        value = str(value)
-    return value.strip() or None if is_text(value) else None
+        return [str(value)]
+    return [value.strip()] if is_text(value) and value.strip() else []
 
 
 def _classify(
     shape: Shape, values: dict[str, Any], attribute: str | None, builder: AnnotationsBuilder
 ) -> Shape:
     """Return a shape with its class; one without a class among others covers what is unknown."""
-    name = _ONLY_CLASS if attribute is None else _read_class(values.get(attribute))
-    if name is None and shape.error is None:
+    if shape.error is not None:
+        return shape
+    names = [_ONLY_CLASS] if attribute is None else _list_classes(values.get(attribute))
+    if len(names) > 1:
+        error = f"several classes, {', '.join(map(shorten, names[:3]))}; tick one"
+        return replace(shape, error=error)
+    if not names:
         builder.left_out["regions without a class: their pixels are not counted"] += 1
-    return Shape(shape.label, name, shape.parts, error=shape.error)
+        return shape
+    if not is_text(names[0]):
+        return replace(shape, error=f"the class {shorten(names[0])}; give text")
+    return replace(shape, category=names[0])
 
 
 FORMAT = LabelFormat("VIA JSON", (".json",), _recognises, _parse)
