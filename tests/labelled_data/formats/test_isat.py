@@ -116,7 +116,7 @@ def test_an_object_that_cannot_be_drawn_is_named(wrong: Any, error: str) -> None
         (document(7), r"objects\[0\] is 7; give an object"),
         (document(width="x"), "the width of the image is 'x'; give a size in px"),
         ({"info": {}, "objects": 7}, "objects is 7; give a list"),
-        ({"info": 7, "objects": []}, "no ISAT JSON: it has no info"),
+        ({"info": 7, "objects": []}, "info is 7; give an object"),
     ],
 )
 def test_a_file_that_is_broken_is_refused(content: Any, error: str) -> None:

@@ -325,7 +325,7 @@ def test_a_shape_that_cannot_be_drawn_is_named(entry: Any, error: str) -> None:
     [
         (document(7), "shapes[0] is 7; give an object"),
         (document(shapes={}), "shapes is {}; give a list"),
-        ({"imagePath": "a.jpg", "imageData": None}, "no labelme JSON: it has no list of shapes"),
+        ({"imagePath": "a.jpg", "imageData": None}, "it has no list of shapes"),
         (document(imageWidth="wide"), "the width of the image is 'wide'; give a size in px"),
         (document(imageHeight=2.5), "the height of the image is 2.5; give a size in px"),
         (json.dumps(document(shape()), indent=2)[:-80], "line "),

@@ -7,7 +7,6 @@ from reprlib import repr as shorten
 from typing import Any
 
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon
-from unet_ray.labelled_data.formats.json_stream import read_elements
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.shapes import (
     CROWDS,
@@ -18,6 +17,7 @@ from unet_ray.labelled_data.formats.shapes import (
     is_text,
     locate_image,
     read_corners,
+    read_document,
     read_size,
 )
 
@@ -33,19 +33,10 @@ def _recognises(head: bytes) -> bool:
 
 
 def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
-    info: Any = None
-    objects: list[tuple[str, Any]] | None = None
-    for element in read_elements(file):
-        if element.key == "objects":
-            objects = [] if objects is None else objects
-            if element.index is not None:
-                objects.append((element.where, element.value))
-            elif element.value != []:
-                raise LabelError(f"objects is {shorten(element.value)}; give a list")
-        elif element.key == "info":
-            info = element.value
-    if objects is None or not isinstance(info, dict):
-        raise LabelError("no ISAT JSON: it has no info or no list of objects")
+    objects, values = read_document(file, "objects", ("info",))
+    info = values.get("info")
+    if not isinstance(info, dict):
+        raise LabelError(f"info is {shorten(info)}; give an object")
     stem, image_name = drop_suffix(name), info.get("name")
     image = builder.add_image(
         locate_image(name, image_name) if is_text(image_name) else stem,
@@ -65,8 +56,6 @@ def _list_places(info: dict[str, Any], stem: str) -> list[str]:
 
 def _read_object(where: str, entry: Any, builder: AnnotationsBuilder) -> tuple[float, Shape] | None:
     """Return an object and its layer; None for one that is counted and left out."""
-    if not isinstance(entry, dict):
-        raise LabelError(f"{where} is {shorten(entry)}; give an object")
     layer = entry.get("layer")
     layer = layer if isinstance(layer, int | float) else _FIRST_LAYER
     name, group = entry.get("category"), entry.get("group")

@@ -7,8 +7,7 @@ from io import BufferedReader
 from reprlib import repr as shorten
 from typing import Any
 
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
-from unet_ray.labelled_data.formats.json_stream import read_elements
+from unet_ray.labelled_data.annotations import AnnotationsBuilder, Polygon, Runs
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.shapes import (
     FEW_POINTS,
@@ -23,6 +22,7 @@ from unet_ray.labelled_data.formats.shapes import (
     prepare_masks,
     read_base64,
     read_corners,
+    read_document,
     read_png_mask,
     read_size,
 )
@@ -48,37 +48,25 @@ def _recognises(head: bytes) -> bool:
 
 
 def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
-    values: dict[str, Any] = {}
-    shapes: list[tuple[str, Any]] | None = None
-    for element in read_elements(file):
-        if element.key == "shapes":
-            shapes = [] if shapes is None else shapes
-            if element.index is not None:
-                shapes.append((element.where, element.value))
-            elif element.value != []:
-                raise LabelError(f"shapes is {shorten(element.value)}; give a list")
-        elif element.key in ("imagePath", "imageWidth", "imageHeight", "flags"):
-            values[element.key] = element.value
-    if shapes is None:
-        raise LabelError("no labelme JSON: it has no list of shapes")
+    keys = ("imagePath", "imageWidth", "imageHeight", "flags")
+    shapes, values = read_document(file, "shapes", keys)
     size = read_size(values.get("imageWidth"), values.get("imageHeight"))
     path, stem = values.get("imagePath"), drop_suffix(name)
     image = builder.add_image(
         locate_image(name, path) if is_text(path) else stem, places=[stem], size=size
     )
     flags = values.get("flags")
-    if isinstance(flags, dict) and any(value is True for value in flags.values()):
-        builder.left_out["flags of images"] += sum(value is True for value in flags.values())
+    raised = sum(value is True for value in flags.values()) if isinstance(flags, dict) else 0
+    if raised:
+        builder.left_out["flags of images"] += raised
     found = [_read_shape(where, entry, size, builder) for where, entry in shapes]
     add_shapes(builder, image, [shape for shape in found if shape])
 
 
 def _read_shape(
-    where: str, entry: Any, size: tuple[int, int] | None, builder: AnnotationsBuilder
+    where: str, entry: dict[str, Any], size: tuple[int, int] | None, builder: AnnotationsBuilder
 ) -> Shape | None:
     """Return a shape; None for one that is counted and left out."""
-    if not isinstance(entry, dict):
-        raise LabelError(f"{where} is {shorten(entry)}; give an object")
     name = entry.get("label")
     if type(name) is int:
         name = str(name)
@@ -97,19 +85,12 @@ def _read_shape(
         return Shape(where, name, error=str(error))
     if part is None:
         return None
+    if name == _IGNORED:
+        builder.left_out["shapes labelled __ignore__: their pixels are not counted"] += 1
+        return Shape(where, None, (part,), group, is_ignored=True)
     if name == _BACKGROUND:
         builder.left_out["shapes labelled _background_: taken as background"] += 1
-    elif name == _IGNORED:
-        builder.left_out["shapes labelled __ignore__: their pixels are not counted"] += 1
-    is_ignored = name == _IGNORED
-    return Shape(
-        where,
-        None if is_ignored else name,
-        (part,),
-        group,
-        is_ignored=is_ignored,
-        is_background=name == _BACKGROUND,
-    )
+    return Shape(where, name, (part,), group, is_background=name == _BACKGROUND)
 
 
 def _read_part(

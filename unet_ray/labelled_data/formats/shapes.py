@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from reprlib import repr as shorten
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from unet_ray.labelled_data.annotations import (
     Polygon,
     Runs,
 )
+from unet_ray.labelled_data.formats.json_stream import read_elements
 
 FEW_POINTS = "outlines of fewer than three points"
 NO_OUTLINE = "boxes without an outline: their pixels are not counted"
@@ -90,6 +91,42 @@ class Shape:
             return replace(self, error=self.error or error)
         parts = tuple(replace(part, holes=(*part.holes, *holes)) for part in below)
         return replace(self, parts=parts)
+
+
+def read_document(
+    file: BinaryIO, key: str, others: Sequence[str]
+) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
+    """Read a JSON that describes one image: its list of shapes, and some values beside it.
+
+    Args:
+        file: The file.
+        key: Key of the list.
+        others: Keys of the other values; all others, such as an embedded image, are forgotten.
+
+    Returns:
+        Place in the file and content of each shape, and the other values that are there.
+
+    Raises:
+        LabelError: It has no such list.
+    """
+    entries: list[tuple[str, dict[str, Any]]] = []
+    values: dict[str, Any] = {}
+    has_list = False
+    for element in read_elements(file):
+        if element.key == key:
+            has_list = True
+            if element.value == [] and element.index is None:
+                continue
+            if element.index is None:
+                raise LabelError(f"{key} is {shorten(element.value)}; give a list")
+            if not isinstance(element.value, dict):
+                raise LabelError(f"{element.where} is {shorten(element.value)}; give an object")
+            entries.append((element.where, element.value))
+        elif element.key in others:
+            values[element.key] = element.value
+    if not has_list:
+        raise LabelError(f"it has no list of {key}")
+    return entries, values
 
 
 def add_shapes(builder: AnnotationsBuilder, image: int, shapes: Iterable[Shape]) -> None:

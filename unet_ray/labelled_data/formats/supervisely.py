@@ -7,8 +7,7 @@ from io import BufferedReader
 from reprlib import repr as shorten
 from typing import Any
 
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
-from unet_ray.labelled_data.formats.json_stream import read_elements
+from unet_ray.labelled_data.annotations import AnnotationsBuilder, Polygon, Runs
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.shapes import (
     FEW_POINTS,
@@ -21,6 +20,7 @@ from unet_ray.labelled_data.formats.shapes import (
     prepare_masks,
     read_base64,
     read_corners,
+    read_document,
     read_png_mask,
     read_size,
 )
@@ -45,19 +45,8 @@ def _recognises(head: bytes) -> bool:
 
 
 def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
-    size: Any = None
-    objects: list[tuple[str, Any]] | None = None
-    for element in read_elements(file):
-        if element.key == "objects":
-            objects = [] if objects is None else objects
-            if element.index is not None:
-                objects.append((element.where, element.value))
-            elif element.value != []:
-                raise LabelError(f"objects is {shorten(element.value)}; give a list")
-        elif element.key == "size":
-            size = element.value
-    if objects is None:
-        raise LabelError("no Supervisely JSON: it has no list of objects")
+    objects, values = read_document(file, "objects", ("size",))
+    size = values.get("size")
     size = size if isinstance(size, dict) else {}
     stem = drop_suffix(name)
     image = builder.add_image(
@@ -74,10 +63,8 @@ def _list_places(stem: str) -> list[str]:
     return ["/".join([*parts[:-2], "img", parts[-1]])] if is_placed else []
 
 
-def _read_object(where: str, entry: Any, builder: AnnotationsBuilder) -> Shape | None:
+def _read_object(where: str, entry: dict[str, Any], builder: AnnotationsBuilder) -> Shape | None:
     """Return an object; None for one that is counted and left out."""
-    if not isinstance(entry, dict):
-        raise LabelError(f"{where} is {shorten(entry)}; give an object")
     name = entry.get("classTitle")
     if not is_text(name):
         return Shape(where, None, error=f"the classTitle {shorten(name)}; give text")

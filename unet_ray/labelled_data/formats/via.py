@@ -33,7 +33,7 @@ _SETTINGS = "_via_"
 
 def _recognises(head: bytes) -> bool:
     is_object = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
-    is_export = b'"regions"' in head and b'"filename"' in head
+    is_export = b'"filename"' in head and (b'"regions"' in head or b'"base64_img_data"' in head)
     return is_object and (b'"_via_' in head or is_export)
 
 
