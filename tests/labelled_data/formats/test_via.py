@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import random
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from tests.labelled_data.formats.parsed import (
     list_objects,
     parse,
 )
+from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.labelled_data.annotations import Annotations, LabelError
 
 POLYGON = {"name": "polygon", "all_points_x": [1, 9, 5], "all_points_y": [2, 2, 8]}
@@ -192,6 +195,49 @@ def test_a_region_that_cannot_be_drawn_is_named(shape: Any, error: str) -> None:
     assert list_errors(found) == [("'a.jpg1234', region 1", error)]
 
 
+CSV_HEADER = (
+    "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,"
+    "region_attributes\n"
+)
+
+
+def to_csv(*images: Any) -> str:
+    """Return an export as CSV: a line for each region, one for an image without regions."""
+    text = StringIO()
+    rows = csv.writer(text, quoting=csv.QUOTE_MINIMAL)
+    for each in images:
+        regions = each["regions"] or [{"shape_attributes": {}, "region_attributes": {}}]
+        for index, one in enumerate(regions):
+            cells = [json.dumps(one[key]) for key in ("shape_attributes", "region_attributes")]
+            rows.writerow([each["filename"], 1234, "{}", len(each["regions"]), index, *cells])
+    return CSV_HEADER + text.getvalue()
+
+
+@pytest.mark.parametrize("header", [CSV_HEADER, f"#{CSV_HEADER}", f"\ufeff{CSV_HEADER}"])
+def test_an_export_as_csv_holds_the_same_as_one_as_json(header: str) -> None:
+    images = [image(region(), region(**{"class": "stem"})), image(filename="b, c.jpg")]
+    content = to_csv(*images).replace(CSV_HEADER, header)
+    assert parse(content, "via.csv").to_bytes() == parse(export(*images), "via.json").to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (to_csv(image(region())).replace('""name""', "name"), "line 2: attributes that are no JSO"),
+        (to_csv(image(region())) + "a.jpg,1\n", "line 3 has not as many cells as the first line"),
+        (to_csv(image(region())) + "a, b.jpg,1,{},0,0,{},{}\n", "line 3 has not as many cells as"),
+        (to_csv(image(region())).encode() + b"\xff", "no UTF-8 text; save it as UTF-8"),
+        (f"{CSV_HEADER},1,,,,,\n", "'1': an image without a filename"),
+        (f'{CSV_HEADER}a.jpg,1,,,,"{"[" * 90_000}",\n', "line 2: attributes that are no JSON"),
+        (f'{CSV_HEADER}a.jpg,1,,,,"{"[" * 200_000}",\n', "line 2: no CSV: field larger"),
+    ],
+)
+def test_a_csv_that_is_broken_is_refused(content: Any, error: str) -> None:
+    with pytest.raises(LabelError) as caught:
+        parse(content, "via.csv")
+    assert str(caught.value).startswith(error)
+
+
 def test_a_region_of_several_classes_is_named() -> None:
     found = parse(export(image(region(kind={"leaf": True, "stem": True}))), "via.json")
     ((_, error),) = list_errors(found)
@@ -211,3 +257,33 @@ def test_damaged_files_are_refused_or_read() -> None:
             Annotations.from_bytes(parse(data, "a.json").to_bytes())
         except LabelError:
             continue
+
+
+def test_long_names_are_told_apart() -> None:
+    names = [f"{'long' * 20}{number}{'name' * 20}.jpg" for number in range(3)]
+    found = parse(to_csv(*(image(region(), filename=name) for name in names)), "via.csv")
+    assert found.images["name"].to_pylist() == names
+
+
+def test_damaged_csvs_are_refused_or_read() -> None:
+    content = to_csv(image(region(), region(**{"class": "stem"})), image(filename="b.jpg")).encode()
+    numbers = random.Random(7)
+    for _ in range(500):
+        try:
+            found = parse(damage_bytes(content, numbers), "via.csv")
+            Annotations.from_bytes(found.to_bytes())
+        except LabelError:
+            continue
+
+
+def test_the_confined_child_reads_the_same() -> None:
+    decoder = Decoder(module="unet_ray.labelled_data.formats.parsing")
+    try:
+        for name, content in (
+            ("via.json", json.dumps(project(image(region()))).encode()),
+            ("via.csv", to_csv(image(region())).encode()),
+        ):
+            answer = decoder.call({"name": name}, len(content), lambda content=content: [content])
+            assert bytes(answer) == parse(content, name).to_bytes()
+    finally:
+        decoder.close()

@@ -17,6 +17,7 @@ from unet_ray.labelled_data.formats.label_format import LabelFormat
 FORMATS: tuple[LabelFormat, ...] = (
     coco.FORMAT,
     via.FORMAT,
+    via.CSV_FORMAT,
     supervisely.FORMAT,
     isat.FORMAT,
     labelme.FORMAT,

@@ -1,10 +1,12 @@
-"""VGG Image Annotator: projects and JSON exports of versions 1 and 2."""
+"""VGG Image Annotator: projects, and exports as JSON and CSV, of versions 1 and 2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from io import BufferedReader
+from io import BufferedReader, TextIOWrapper
 from reprlib import repr as shorten
 from typing import Any
 
@@ -27,6 +29,10 @@ _LEFT_OUT = {"point": "points", "polyline": "lines", "line": "lines"}
 """Name of a shape that is no area → its name in the plural."""
 _ONLY_CLASS = "object"
 """Name of the class where no region has an attribute."""
+_CELLS = ("shape_attributes", "region_attributes")
+"""Keys of a region."""
+_COLUMNS = ("filename", "file_size", "region_shape_attributes", "region_attributes")
+"""Columns of a CSV that are read."""
 _SETTINGS = "_via_"
 """Beginning of the keys that hold no images."""
 
@@ -37,19 +43,33 @@ def _recognises(head: bytes) -> bool:
     return is_object and (b'"_via_' in head or is_export)
 
 
+def _recognises_csv(head: bytes) -> bool:
+    return b"region_shape_attributes" in head.partition(b"\n")[0]
+
+
 def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:  # noqa: ARG001
+    _add_images(_list_images(file), builder)
+
+
+def _parse_csv(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:  # noqa: ARG001
+    _add_images(_list_rows(file), builder)
+
+
+def _add_images(images: Iterable[tuple[str, Any]], builder: AnnotationsBuilder) -> None:
+    """Add images with their regions; each comes with its place in the file."""
     found: list[tuple[int, list[tuple[Shape, dict[str, Any]]]]] = []
     known: dict[tuple[str, ...], str] = {}
-    for where, entry in _list_images(file):
+    for where, entry in images:
         if not isinstance(entry, dict) or not is_text(entry.get("filename")):
             raise LabelError(f"{where}: an image without a filename")
         places = _list_places(entry)
-        first = known.setdefault((entry["filename"], *places), where)
-        if first != where:
+        key = (entry["filename"], *places)
+        if key in known:
             raise LabelError(
-                f"{first} and {where} are both called {shorten(entry['filename'])}; give each "
+                f"{known[key]} and {where} are both called {shorten(entry['filename'])}; give each "
                 "image a name of its own, with its folder"
             )
+        known[key] = where
         image = builder.add_image(entry["filename"], places=places)
         regions = _read_regions(where, entry.get("regions"), builder)
         found.append((image, regions))
@@ -81,6 +101,41 @@ def _list_images(file: BufferedReader) -> Iterator[tuple[str, Any]]:
             yield shorten(element.key), element.value
     if not has_images:
         raise LabelError("no VIA JSON: it has no images; export annotations as JSON")
+
+
+def _list_rows(file: BufferedReader) -> Iterator[tuple[str, Any]]:
+    """Yield the images of a CSV, which has a line for each region, as those of a JSON."""
+    images: dict[tuple[str, str], dict[str, Any]] = {}
+    text = TextIOWrapper(file, "utf-8-sig", newline="")
+    rows = csv.reader(text)
+    try:
+        columns = [name.lstrip("#") for name in next(rows, [])]
+        missing = [name for name in _COLUMNS if name not in columns]
+        if missing:
+            raise LabelError(f"no VIA CSV: it has no column {missing[0]}")
+        for cells in rows:
+            if len(cells) != len(columns):
+                raise LabelError(f"line {rows.line_num} has not as many cells as the first line")
+            row = dict(zip(columns, cells, strict=True))
+            name, size, shape, attributes = (row[column] for column in _COLUMNS)
+            image = images.setdefault((name, size), {"filename": name, "regions": []})
+            values = _read_cell(shape, rows.line_num), _read_cell(attributes, rows.line_num)
+            if values[0] != {}:
+                image["regions"].append(dict(zip(_CELLS, values, strict=True)))
+    except csv.Error as error:
+        raise LabelError(f"line {rows.line_num}: no CSV: {error}") from None
+    except UnicodeDecodeError:
+        raise LabelError("no UTF-8 text; save it as UTF-8") from None
+    finally:
+        text.detach()
+    yield from ((shorten("".join(key)), image) for key, image in images.items())
+
+
+def _read_cell(text: str, line: int) -> Any:
+    try:
+        return json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise LabelError(f"line {line}: attributes that are no JSON") from None
 
 
 def _list_places(entry: dict[str, Any]) -> list[str]:
@@ -197,3 +252,4 @@ def _classify(
 
 
 FORMAT = LabelFormat("VIA JSON", (".json",), _recognises, _parse)
+CSV_FORMAT = LabelFormat("VIA CSV", (".csv",), _recognises_csv, _parse_csv)
