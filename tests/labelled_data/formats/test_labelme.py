@@ -180,6 +180,12 @@ def test_masks_may_be_png_of_any_kind(code: str) -> None:
     assert np.array_equal(draw_mask(part, 4, 3), L_SHAPE)
 
 
+def test_masks_that_end_outside_of_the_image_are_cut_off_there() -> None:
+    (part,) = read(mask_shape(L_SHAPE, 30, 21)).objects_of(0)[0]["parts"]
+    assert (part["left"], part["top"], part["width"], part["height"]) == (30, 21, 2, 3)
+    assert np.array_equal(draw_mask(part, 24, 32)[21:, 30:], L_SHAPE[:3, :2])
+
+
 def test_masks_that_begin_outside_of_the_image_are_cut_off_there() -> None:
     (part,) = read(mask_shape(L_SHAPE, -1.2, -2)).objects_of(0)[0]["parts"]
     assert np.array_equal(draw_mask(part, 2, 2), L_SHAPE[2:, 1:])
@@ -247,27 +253,29 @@ def test_an_object_between_the_shapes_of_a_group_is_said_to_lie_above() -> None:
 
 
 def test_ignored_pixels_and_background_are_those_of_labelmes_converters() -> None:
-    """Background takes its pixels from what was drawn before, not from what comes later."""
+    """Both take their pixels from what was drawn before, not from what comes later."""
     hole = [[4, 3], [6, 3], [5, 5]]
     found = read(
         shape(),
         shape([[20, 20], [22, 20], [22, 22]], "far"),
         shape(hole, "_background_"),
         shape(hole, "later"),
-        shape(label="__ignore__"),
+        shape([[4, 3], [9, 3], [9, 9]], "__ignore__"),
+        shape([[1, 1], [2, 1], [2, 2]], "__ignore__"),
     )
-    first, far, later, ignored = found.objects_of(0)
+    first, far, later, ignored, corner = found.objects_of(0)
     assert [(part["points"], part["is_hole"]) for part in first["parts"]] == [
         (FLAT, False),
         ([4, 3, 6, 3, 5, 5], True),
+        ([4, 3, 9, 3, 9, 9], True),
     ]
-    assert [len(each["parts"]) for each in (far, later, ignored)] == [1, 1, 1]
+    assert [len(each["parts"]) for each in (far, later, ignored, corner)] == [1, 2, 1, 1]
     assert (ignored["category"], ignored["is_ignored"]) == (-1, True)
-    assert list_ignored(found) == [[FLAT]]
+    assert list_ignored(found) == [[[4, 3, 9, 3, 9, 9]], [[1, 1, 2, 1, 2, 2]]]
     assert [each.name for each in found.categories] == ["leaf", "far", "later"]
     assert found.left_out == {
         "shapes labelled _background_: taken as background": 1,
-        "shapes labelled __ignore__: their pixels are not counted": 1,
+        "shapes labelled __ignore__: their pixels are not counted": 2,
     }
 
 
@@ -275,7 +283,7 @@ def test_background_over_a_mask_costs_the_image() -> None:
     found = read(mask_shape(L_SHAPE, 2, 2), shape(label="_background_"))
     ((label, error),) = list_errors(found)
     assert label == "shapes[0]"
-    assert error.startswith("shapes[1], which is background, lies over it, and one of them is a m")
+    assert error.startswith("shapes[1] lies over it and takes its pixels, but one of them is a mas")
 
 
 def test_an_image_without_shapes_has_no_objects() -> None:
@@ -303,7 +311,8 @@ def test_labels_may_be_whole_numbers() -> None:
         (mask_shape(L_SHAPE, 5, 7, mask="a?b"), "a mask that is no base64"),
         (mask_shape(L_SHAPE, 5, 7, mask="aaaa"), "a mask that cannot be read: not an image"),
         (mask_shape(L_SHAPE, 5, 7, points=TRIANGLE), "a mask with 3 corners; give two"),
-        (mask_shape(L_SHAPE, -9, 7), "a mask at 0, 7, outside of the image"),
+        (mask_shape(L_SHAPE, 40, 7), "a mask at 40, 7, outside of the image"),
+        (mask_shape(L_SHAPE, -9, 7), "a mask at -9, 7, outside of the image"),
         (
             mask_shape(L_SHAPE, 5, 7, points=[[5, 7], [15, 9]]),
             "a mask of 3×4 px whose corners say 11×3 px",

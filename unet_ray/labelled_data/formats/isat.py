@@ -71,7 +71,8 @@ def _read_object(where: str, entry: Any, builder: AnnotationsBuilder) -> tuple[f
         builder.left_out[FEW_POINTS] += 1
         return None
     is_crowd = bool(entry.get("iscrowd"))
-    if name == _BACKGROUND:
+    is_background = name == _BACKGROUND
+    if is_background:
         builder.left_out[f"objects of {_BACKGROUND}: taken as background"] += 1
     elif is_crowd:
         builder.left_out[CROWDS] += 1
@@ -81,7 +82,8 @@ def _read_object(where: str, entry: Any, builder: AnnotationsBuilder) -> tuple[f
         (Polygon(corners),),
         group or None,  # 0 and "" are no group
         is_ignored=is_crowd,
-        is_background=name == _BACKGROUND,
+        is_background=is_background,
+        cuts=is_background,
     )
 
 

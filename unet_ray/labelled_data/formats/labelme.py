@@ -87,10 +87,11 @@ def _read_shape(
         return None
     if name == _IGNORED:
         builder.left_out["shapes labelled __ignore__: their pixels are not counted"] += 1
-        return Shape(where, None, (part,), group, is_ignored=True)
-    if name == _BACKGROUND:
+        return Shape(where, None, (part,), group, is_ignored=True, cuts=True)
+    is_background = name == _BACKGROUND
+    if is_background:
         builder.left_out["shapes labelled _background_: taken as background"] += 1
-    return Shape(where, name, (part,), group, is_background=name == _BACKGROUND)
+    return Shape(where, name, (part,), group, is_background=is_background, cuts=is_background)
 
 
 def _read_part(
@@ -146,7 +147,7 @@ def _read_mask(corners: list[float], code: Any, size: tuple[int, int] | None) ->
             f"a mask of {width}×{height} px whose corners say {right - left + 1}×"
             f"{bottom - top + 1} px"
         )
-    return place_mask(mask_hw, left, top)
+    return place_mask(mask_hw, left, top, size)
 
 
 FORMAT = LabelFormat(

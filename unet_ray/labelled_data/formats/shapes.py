@@ -54,7 +54,9 @@ class Shape:
     is_ignored: bool = False
     """True if its pixels are not counted."""
     is_background: bool = False
-    """True if it takes its pixels away from the shapes below it."""
+    """True if it is no object."""
+    cuts: bool = False
+    """True if it takes its pixels from the shapes below it."""
     error: str | None = None
     """Why it cannot be drawn."""
 
@@ -78,15 +80,15 @@ class Shape:
         return bool((mine[:2] < its[2:]).all() and (its[:2] < mine[2:]).all())
 
     def cut(self, above: Shape) -> Shape:
-        """Return what a shape of the background leaves of this one, which lies below it."""
-        if not self.may_touch(above):
+        """Return what a shape that takes its pixels leaves of this one, which lies below it."""
+        if (self.is_ignored and above.is_ignored) or not self.may_touch(above):
             return self
         holes = [part.outer for part in above.parts if isinstance(part, Polygon)]
         below = [part for part in self.parts if isinstance(part, Polygon)]
         if len(holes) < len(above.parts) or len(below) < len(self.parts):
             error = (
-                f"{above.label}, which is background, lies over it, and one of them is a mask; "
-                "erase it from the mask"
+                f"{above.label} lies over it and takes its pixels, but one of them is a mask; "
+                "erase the pixels from the mask"
             )
             return replace(self, error=self.error or error)
         parts = tuple(replace(part, holes=(*part.holes, *holes)) for part in below)
@@ -137,7 +139,7 @@ def add_shapes(builder: AnnotationsBuilder, image: int, shapes: Iterable[Shape])
         image: Row of the image.
         shapes: Shapes in the order in which they are drawn.
     """
-    for shape in _join_groups(_cut_out_background(shapes), builder):
+    for shape in _join_groups(_cut(shapes), builder):
         name = shape.category
         builder.add_object(
             image,
@@ -244,23 +246,26 @@ def prepare_masks() -> None:
             read_png_mask(file.getvalue())
 
 
-def place_mask(mask_hw: NDArray[np.bool_], left: int, top: int) -> Runs:
-    """Return a mask as run lengths; what lies above or left of the image is cut off.
+def place_mask(
+    mask_hw: NDArray[np.bool_], left: int, top: int, size: tuple[int, int] | None
+) -> Runs:
+    """Return a mask as run lengths; what lies outside of the image is cut off.
 
     Args:
         mask_hw: The mask.
         left: Column of the image of its first column.
         top: Row of the image of its first row.
+        size: Width and height of the image (px), if they are known.
 
     Raises:
         ValueError: It lies outside of the image.
     """
-    inside = mask_hw[max(-top, 0) :, max(-left, 0) :]
-    left, top = max(left, 0), max(top, 0)
-    if not inside.size or max(left, top) + max(inside.shape) >= 2**31:
+    most_x, most_y = size or (2**31 - 1, 2**31 - 1)
+    inside = mask_hw[max(-top, 0) : max(most_y - top, 0), max(-left, 0) : max(most_x - left, 0)]
+    if not inside.size:
         raise ValueError(f"a mask at {left}, {top}, outside of the image")
     height, width = inside.shape
-    return Runs(encode_rle(inside), height, width, left, top)
+    return Runs(encode_rle(inside), height, width, max(left, 0), max(top, 0))
 
 
 def read_size(width: Any, height: Any) -> tuple[int, int] | None:
@@ -314,13 +319,13 @@ def _find_bounds(part: Polygon | Runs) -> tuple[float, float, float, float]:
     return min(x), min(y), max(x), max(y)
 
 
-def _cut_out_background(shapes: Iterable[Shape]) -> list[Shape]:
-    """Return the shapes without those of the background, which are cut out of those below them."""
+def _cut(shapes: Iterable[Shape]) -> list[Shape]:
+    """Return the shapes that are objects, without the pixels that later ones take from them."""
     found: list[Shape] = []
     for shape in shapes:
-        if shape.is_background:
+        if shape.cuts:
             found = [below.cut(shape) for below in found]
-        else:
+        if not shape.is_background:
             found.append(shape)
     return found
 

@@ -46,13 +46,12 @@ def _recognises(head: bytes) -> bool:
 
 def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
     objects, values = read_document(file, "objects", ("size",))
-    size = values.get("size")
-    size = size if isinstance(size, dict) else {}
+    stated = values.get("size")
+    stated = stated if isinstance(stated, dict) else {}
+    size = read_size(stated.get("width"), stated.get("height"))
     stem = drop_suffix(name)
-    image = builder.add_image(
-        stem, places=_list_places(stem), size=read_size(size.get("width"), size.get("height"))
-    )
-    found = [_read_object(where, entry, builder) for where, entry in objects]
+    image = builder.add_image(stem, places=_list_places(stem), size=size)
+    found = [_read_object(where, entry, size, builder) for where, entry in objects]
     add_shapes(builder, image, [shape for shape in found if shape])
 
 
@@ -63,7 +62,9 @@ def _list_places(stem: str) -> list[str]:
     return ["/".join([*parts[:-2], "img", parts[-1]])] if is_placed else []
 
 
-def _read_object(where: str, entry: dict[str, Any], builder: AnnotationsBuilder) -> Shape | None:
+def _read_object(
+    where: str, entry: dict[str, Any], size: tuple[int, int] | None, builder: AnnotationsBuilder
+) -> Shape | None:
     """Return an object; None for one that is counted and left out."""
     name = entry.get("classTitle")
     if not is_text(name):
@@ -73,7 +74,7 @@ def _read_object(where: str, entry: dict[str, Any], builder: AnnotationsBuilder)
         kind = "bitmap" if bitmap else "polygon"
     try:
         if kind == "bitmap":
-            return Shape(where, name, (_read_bitmap(bitmap),))
+            return Shape(where, name, (_read_bitmap(bitmap, size),))
         if kind in ("polygon", "rectangle"):
             part = _read_outline(kind, entry.get("points"), builder)
             return Shape(where, name, (part,)) if part else None
@@ -83,7 +84,7 @@ def _read_object(where: str, entry: dict[str, Any], builder: AnnotationsBuilder)
     return None
 
 
-def _read_bitmap(bitmap: Any) -> Runs:
+def _read_bitmap(bitmap: Any, size: tuple[int, int] | None) -> Runs:
     """Return a mask: a PNG, compressed once more, and the pixel where it begins."""
     if not isinstance(bitmap, dict):
         raise ValueError(f"a bitmap of {shorten(bitmap)}; give data and origin")
@@ -93,7 +94,7 @@ def _read_bitmap(bitmap: Any) -> Runs:
         png = unpacker.decompress(read_base64(bitmap.get("data")), _LARGEST_PNG)
     except zlib.error:
         raise ValueError("a bitmap that is not compressed by zlib") from None
-    return place_mask(read_png_mask(png), left, top)
+    return place_mask(read_png_mask(png), left, top, size)
 
 
 def _read_outline(kind: str, points: Any, builder: AnnotationsBuilder) -> Polygon | None:
