@@ -108,7 +108,7 @@ def test_classes_have_names_ids_or_colours() -> None:
         ("a=#00001,b=#000002", "#00001 is neither a whole number nor a colour"),
         ("a=#gg0000", "neither"),
         ("a=red", "red is neither a whole number nor a colour .a=1,b=7 or a=#307020"),
-        ("a=#000001,b=#000001", "2 classes are '#000001': ids, names and colours must differ"),
+        ("a=#000001,b=#000001", "2 classes are '#000001': colours must differ"),
     ],
 )
 def test_classes_of_mixed_or_equal_colours_are_refused(text: str, message: str) -> None:

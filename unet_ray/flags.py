@@ -264,13 +264,14 @@ def check_classes(classes: Iterable[ClassSpec]) -> None:
     for spec in classes:
         if not is_name(spec.name):
             raise InputError(f"class name {reprlib.repr(spec.name)}: choose {NAME_RULE}")
-    colours = [spec.colour for spec in classes if spec.colour is not None]
-    for values in ([spec.id for spec in classes], [spec.name for spec in classes], colours):
-        for value, count in Counter[int | str](values).items():
+    for values, rule in (
+        ([spec.id for spec in classes], "ids and names must differ"),
+        ([spec.name for spec in classes], "ids and names must differ"),
+        ([spec.colour for spec in classes if spec.colour is not None], "colours must differ"),
+    ):
+        for value, count in Counter[int | str](values).items():  # type: ignore[arg-type]
             if count > 1:
-                raise InputError(
-                    f"{count} classes are {value!r}: ids, names and colours must differ"
-                )
+                raise InputError(f"{count} classes are {value!r}: {rule}")
 
 
 def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:

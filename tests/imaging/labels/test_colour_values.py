@@ -14,6 +14,7 @@ from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
 from unet_ray.imaging.labels.notes import labelling_notes
 
 RED, GREEN, WHITE, VOID = (COLOUR + rgb for rgb in (0xC03030, 0x307020, 0xFFFFFF, 0xE0E0C0))
+SCATTERED = [COLOUR + 0x9E3779 * i % 2**24 for i in range(1, 60)]
 TWO = parse_classes("leaf=#307020,symptom=#c03030")
 ONE = parse_classes("symptom=#c03030")
 
@@ -122,7 +123,7 @@ def test_the_note_on_black_drawings() -> None:
             r"interpolation \(resizing or JPEG\) makes such colours, here 9 with 0.181 % of",
         ),
         (
-            {0: 9000} | {COLOUR + 0x500000 + 7 * i: 20 for i in range(30)},
+            {0: 9000} | {SCATTERED[i]: 20 for i in range(30)},
             None,
             None,
             "31 colours: .*more than classes have; if each object has its own colour",
@@ -134,7 +135,7 @@ def test_the_note_on_black_drawings() -> None:
             "no other channel than blue, which looks like ids in that channel: save it as a grey",
         ),
         (
-            {0: 9} | {COLOUR + 0x10203 * i: 5 for i in range(1, 40)},
+            {0: 9} | dict.fromkeys(SCATTERED[:39], 5),
             None,
             None,
             "40 colours: .*more than classes have; if each object has .*as in COCO panoptic",

@@ -13,6 +13,8 @@ from unet_ray.imaging.labels.mask_values import MaskValues, percent
 
 _MOST_FREQUENT = 8
 """Largest number of colours between which others may lie by interpolation."""
+_FREQUENT_SHARE = 0.002
+"""Smallest share of the pixels that such colours have."""
 _APART = 48
 """Smallest distance between such colours, in units of a channel."""
 _NEAR = 24
@@ -151,11 +153,11 @@ def _find_frequent(values: MaskValues) -> list[int]:
     ranked = sorted(values.pixels, key=lambda value: -values.pixels[value])
     for value in ranked[: _MOST_FREQUENT**2]:
         is_shown = value == 0 or is_colour(value)
+        if values.share([value]) < _FREQUENT_SHARE or len(found) == _MOST_FREQUENT:
+            break
         (point,) = _to_points([value])
         if is_shown and all(np.linalg.norm(point - p) >= _APART for p in _to_points(found)):
             found.append(value)
-        if len(found) == _MOST_FREQUENT:
-            break
     return found
 
 
