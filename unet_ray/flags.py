@@ -269,7 +269,7 @@ def check_classes(classes: Iterable[ClassSpec]) -> None:
         ([spec.name for spec in classes], "ids and names must differ"),
         ([spec.colour for spec in classes if spec.colour is not None], "colours must differ"),
     ):
-        for value, count in Counter[int | str](values).items():  # type: ignore[arg-type]
+        for value, count in Counter[int | str](values).items():
             if count > 1:
                 raise InputError(f"{count} classes are {value!r}: {rule}")
 
