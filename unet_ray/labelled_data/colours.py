@@ -366,6 +366,8 @@ _FORMATS = {
     "label_colors.txt": _read_label_colours,
 }
 """Name of a file of colours → its reader, in the order in which they are looked for."""
+COLOUR_FILES = frozenset(_FORMATS)
+"""Names of files of colours, which are no label files although they may have their suffix."""
 
 
 def _join_colour(number: int, channels: Iterable[str | None]) -> int:
