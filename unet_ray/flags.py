@@ -200,9 +200,13 @@ COLOUR = 2**31
 colour is never taken for an id."""
 
 
+COLOUR_TEXT = re.compile("#[0-9a-fA-F]{6}")
+"""Form of a colour in flags."""
+
+
 def parse_colour(text: str) -> int:
     """Return a colour `#rrggbb` as the number 0xRRGGBB; raise ValueError for anything else."""
-    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+    if not COLOUR_TEXT.fullmatch(text):
         raise ValueError(text)
     return int(text[1:], 16)
 
@@ -227,6 +231,8 @@ def parse_mask_value(value: int | str | None, flag: str) -> int | None:
     """
     if not isinstance(value, str):
         return value
+    if value.lower() == "none":
+        return None
     try:
         return COLOUR + parse_colour(value)
     except ValueError:

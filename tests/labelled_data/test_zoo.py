@@ -654,3 +654,76 @@ def supervisely_json(zoo: Zoo) -> None:
         size = {"height": HEIGHT, "width": WIDTH}
         document = {"description": "", "tags": [], "size": size, "objects": objects}
         zoo.write(f"masks/{scene.name}.png.json", document)
+
+
+# --- colours, alpha and floats (more of them in test_mask_forms.py)
+
+GREEN = (48, 112, 32)
+
+
+def paint(scene: Scene, colour: tuple[int, ...] = GREEN) -> np.ndarray:
+    painted = np.zeros((HEIGHT, WIDTH, len(colour)), np.uint8)
+    painted[scene.mask] = colour
+    return painted
+
+
+@form
+def colours_with_a_labelmap_above_them(zoo: Zoo) -> Flags:
+    zoo.save_images()
+    zoo.save_masks("export/SegmentationClass/{}.png".format, paint)
+    zoo.write("export/labelmap.txt", "# label:color_rgb:parts:actions\ndisc:48,112,32::\n")
+    return {"masks": f"{zoo.root}/export/SegmentationClass"}
+
+
+@refused(
+    "holds masks of classes and of objects", lambda z: {"masks": f"{z.masks}/SegmentationClass"}
+)
+def an_export_of_classes_and_objects(zoo: Zoo) -> None:
+    zoo.save_images()
+    zoo.save_masks("masks/SegmentationClass/{}.png".format, paint)
+    zoo.save_masks("masks/SegmentationObject/{}.png".format, paint)
+    zoo.write("masks/labelmap.txt", "background:0,0,0::\ndisc:48,112,32::\n")
+
+
+@form
+def two_colours_without_names(zoo: Zoo) -> None:
+    zoo.save_images()
+    zoo.save_masks(values=paint)
+
+
+@form
+def white_on_transparent(zoo: Zoo) -> None:
+    zoo.save_images()
+    zoo.save_masks(values=lambda s: paint(s, (255, 255, 255, 255)))
+
+
+@form
+def red_on_transparent(zoo: Zoo) -> None:
+    zoo.save_images()
+    zoo.save_masks(values=lambda s: paint(s, (255, 0, 0, 255)))
+
+
+@form
+def palette_masks(zoo: Zoo) -> None:
+    def make(scene: Scene) -> Image.Image:
+        picture = Image.fromarray(scene.mask.astype(np.uint8), "P")
+        picture.putpalette([0, 0, 0, 128, 0, 0] + [224, 224, 192] * 254)
+        return picture
+
+    zoo.save_images()
+    zoo.save_masks(values=make)
+
+
+@form
+def float_ids(zoo: Zoo) -> Flags:
+    zoo.save_images()
+    (zoo.root / "masks").mkdir()
+    for scene in zoo.scenes:
+        tifffile.imwrite(f"{zoo.masks}/{scene.name}.tif", scene.ids.astype(np.float32))
+    return {"mask_kind": "instances"}
+
+
+@form
+def one_bit_masks(zoo: Zoo) -> None:
+    zoo.save_images()
+    zoo.save_masks(values=lambda s: Image.fromarray(s.mask))

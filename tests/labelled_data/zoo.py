@@ -95,7 +95,7 @@ class Zoo:
         picture.save(file, **options)
 
     def write(self, path: str, content: str | bytes | dict[str, Any] | list[Any]) -> str:
-        """Write a file at a path of the folder, as JSON unless it is text; return the whole path."""
+        """Write a file at a path of the folder, as JSON unless it is text; return the path."""
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, dict | list):

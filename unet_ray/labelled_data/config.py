@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unet_ray.flags import MaskFrame, MaskKind, parse_uris
+from unet_ray.flags import MaskFrame, MaskKind, parse_mask_value, parse_uris
 
 if TYPE_CHECKING:
     from unet_ray.flags import ClassSpec
@@ -28,10 +28,11 @@ class LabelConfig:
     counted."""
     mask_kind: MaskKind | None = None
     """Meaning of mask values; default: inferred from all masks."""
-    background_value: int = 0
-    """Mask value of pixels that belong to no class."""
-    ignore_value: int | None = 255
-    """Mask value of pixels that are not counted; none: every pixel is counted."""
+    background_value: int | str = 0
+    """Mask value, or colour as '#ffffff', of pixels that belong to no class."""
+    ignore_value: int | str | None = 255
+    """Mask value, or colour as '#e0e0c0', of pixels that are not counted; none: every pixel is
+    counted."""
     mask_affix: str | None = None
     """What the names of masks have beside those of their images: an end as _mask, a beginning as
     mask_, or a pattern as mask_*_v2. Default: found out, where it is the same for all."""
@@ -47,6 +48,19 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         parse_uris(self.image_roots, "--image-roots")
+        parse_mask_value(self.background_value, "--background-value")
+        parse_mask_value(self.ignore_value, "--ignore-value")
+
+    @property
+    def background(self) -> int:
+        """Mask value of pixels that belong to no class."""
+        value = parse_mask_value(self.background_value, "--background-value")
+        return 0 if value is None else value
+
+    @property
+    def ignored(self) -> int | None:
+        """Mask value of pixels that are not counted; None: every pixel is counted."""
+        return parse_mask_value(self.ignore_value, "--ignore-value")
 
     def label_options(self, classes: "tuple[ClassSpec, ...]") -> "LabelOptions":
         """Return how labels are read, with the classes that are asked for."""
@@ -61,4 +75,6 @@ class LabelConfig:
             frame=self.mask_frame,
             rescale=self.rescale_masks,
             area_class=self.area_class,
+            background=self.background,
+            ignored=self.ignored,
         )

@@ -22,6 +22,7 @@ from unet_ray.image_sources.sources import (
 )
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.tiff import PagePlace
+from unet_ray.labelled_data.colours import COLOUR_FILES, find_colour_map
 from unet_ray.labelled_data.drawing import Drawing, count_objects
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
 from unet_ray.labelled_data.formats.yolo import CLASS_FILES
@@ -57,6 +58,8 @@ from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import Listing, describe_links, list_files, path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 
+_NO_LABELS = frozenset({*CLASS_FILES, *COLOUR_FILES})
+"""Files that name classes or colours, and have suffixes of label files."""
 _ONLY_NAMED = frozenset({".txt", ".yaml", ".yml", ".names", ".labels"})
 """Suffixes of label files that say much else: notes, lists, settings."""
 _SHOWN = 3
@@ -95,7 +98,7 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
     if not masks.entries:
         raise InputError(f"--masks {masks.root.uri}: no masks and no label files of the images")
     access = LabelAccess(images.root, masks.root, options)
-    kind, classes = options.kind, options.classes
+    kind, classes, notes = options.kind, options.classes, list[str]()
     if kind == "folders" or (kind is None and looks_like_folders(images, masks)):
         kind = "folders"
         classes = classes or tuple(
@@ -105,12 +108,16 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
         pairing = pair_class_folders(images, masks, [c.name for c in classes])
     else:
         pairing = pair_files(images, masks, options.mask_affix)
+        colours = find_colour_map(masks, classes, kind, options.background, options.ignored)
+        if colours:
+            classes, notes = colours.classes, [*colours.notes]
+            access = replace(access, table=colours.table)
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
         pairs = pool.map(partial(_pair_pages, decoders, access), pairing.pairs)
         pages = [*pairs]
     items = tuple(item for some in pages if not isinstance(some, str) for item in some)
     unequal = [some for some in pages if isinstance(some, str)]
-    notes = [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
+    notes += [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
     orphans = tuple(f"{path}: no image has its name" for path in pairing.orphans)
     if not items:
         raise InputError(f"--masks {masks.root.uri}: {unequal[0]}")
@@ -283,7 +290,7 @@ def _may_be_labels(entry: FileEntry, stems: set[str]) -> bool:
     Text files are labels only of the image whose name they have.
     """
     suffix, name = path_suffix(entry.path), entry.path.rpartition("/")[2].lower()
-    if suffix not in SUFFIXES or name in CLASS_FILES:
+    if suffix not in SUFFIXES or name in _NO_LABELS:
         return False
     return suffix not in _ONLY_NAMED or _is_named(entry, stems)
 

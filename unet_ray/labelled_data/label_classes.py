@@ -79,7 +79,8 @@ def name_categories(
     if not names:
         by_id = {spec.id: spec.name for spec in classes}
         by_order = {place: spec.name for place, spec in enumerate(classes)}
-        fitting = [each for each in (by_id, by_order) if set(numbers) <= set(each)]
+        ways = [by_id] if all(spec.is_numbered for spec in classes) else [by_id, by_order]
+        fitting = [each for each in ways if set(numbers) <= set(each)]
         if len(fitting) == 2 and any(by_id[n] != by_order[n] for n in numbers):
             raise InputError(
                 f"{named}: class {numbers[0]} may be {by_id[numbers[0]]} (numbered from 1) or "

@@ -27,6 +27,8 @@ _AFFIXES = frozenset(
     ("target", "annotation", "anno", "instance", "instances", "matte", "pixels", "cp", "cpmasks")
 )
 """Affixes that may touch a name without a separator: `001mask.png`."""
+_CLASSES_AND_OBJECTS = frozenset({"SegmentationClass", "SegmentationObject"})
+"""Folders of an export in the form of Pascal VOC: the same objects, twice."""
 _TOKEN = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]")
 _LOSSY = frozenset({".jpg", ".jpeg", ".jpe"})
 
@@ -55,9 +57,19 @@ class Pairing:
 
 
 def looks_like_folders(images: Listing, masks: Listing) -> bool:
-    """Tell whether masks lie at `masks/<class>/<path>`, with the same paths as the images."""
+    """Tell whether masks lie at `masks/<class>/<path>`, with the same paths as the images.
+
+    Raises:
+        InputError: The folders hold the same objects in two ways.
+    """
     stems = {remove_suffix(entry.path) for entry in images.entries}
     mask_stems = {remove_suffix(entry.path) for entry in masks.entries}
+    if {stem.partition("/")[0] for stem in mask_stems} >= _CLASSES_AND_OBJECTS:
+        raise InputError(
+            f"--masks {masks.root.uri} holds masks of classes and of objects; give "
+            f"{masks.root.uri}/SegmentationClass, or {masks.root.uri}/SegmentationObject with "
+            "--mask-kind instances"
+        )
     return not stems & mask_stems and all(
         "/" in stem and stem.partition("/")[2] in stems for stem in mask_stems
     )

@@ -312,8 +312,8 @@ def _check_validation(
         found.values,
         labelling.classes,
         labelling.kind,
-        config.background_value,
-        config.ignore_value,
+        labelling.background,
+        config.ignored,
     )
     if abs(values.foreground - labelling.foreground) > _AGREEING_VALUES:
         raise InputError(
