@@ -11,10 +11,10 @@ from typing import Any
 
 from unet_ray.errors import ImageError
 from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder, LabelError
-from unet_ray.labelled_data.formats import coco
+from unet_ray.labelled_data.formats import coco, cvat, label_studio
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 
-FORMATS: tuple[LabelFormat, ...] = (coco.FORMAT,)
+FORMATS: tuple[LabelFormat, ...] = (label_studio.FORMAT, coco.FORMAT, cvat.FORMAT)
 """All formats, in the order in which files are compared with them."""
 SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 """Suffixes of label files."""
