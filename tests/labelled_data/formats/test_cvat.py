@@ -144,7 +144,7 @@ def test_shapes_without_an_inside_are_counted() -> None:
         "skeletons": 1,
         "cuboids": 1,
         "tags of whole images": 1,
-        "elements 'hologram'": 1,
+        "shapes of unknown kinds": 1,
     }
 
 
@@ -355,6 +355,15 @@ def test_a_large_file_is_read_in_pieces() -> None:
     images = [image(polygon(), name=f"{i}.jpg") for i in range(8_000)]
     found = parse(*images)
     assert (len(found.images), len(found.objects)) == (8_000, 8_000)
+
+
+@pytest.mark.slow
+def test_an_element_that_would_fill_the_memory_is_refused() -> None:
+    many = b"<annotations><image name='a'>" + b"<x/>" * (2**20 + 1)
+    with pytest.raises(LabelError, match="line 1: more than 1048576 elements in one image"):
+        parse_here(many, "a.xml")
+    with pytest.raises(LabelError, match="line 1: an element of more than 134217728 bytes"):
+        parse_here(b"<annotations><meta>" + b" " * (2**27 + 2**21), "a.xml")
 
 
 def test_a_damaged_file_is_refused_or_read() -> None:

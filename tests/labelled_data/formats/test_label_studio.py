@@ -291,6 +291,12 @@ def test_unlabelled_tasks_are_left_out_and_empty_ones_are_images_without_objects
             UPLOAD,
             ["leaf 1.png"],
         ),
+        (
+            {"image": UPLOAD, "mask_path": "m.png", "source_path": "x/leaf 1.png"},
+            {"file_upload": None},
+            UPLOAD,
+            ["x/leaf 1.png"],
+        ),
         ({"thumb": "t.png", "img": "a.png"}, {"file_upload": None}, "a.png", []),
         ({"file_name": "a.png", "path": "x/a.png"}, {"file_upload": None}, "a.png", ["x/a.png"]),
         ({"text": "no image"}, {}, "cb0618f6-00.png", []),
@@ -432,7 +438,7 @@ def test_json_min_is_read() -> None:
     outline = minimise(result("polygon", None, points=PERCENT))
     found = parse(
         record(1, "a.png", tag=[minimise(polygon()), minimise(brush(MASK, ["spot"]))], kind="good"),
-        record(2, "b.png", TIMES[1], tag=[minimise(polygon(["new"]))]),
+        record(2, "b.png", TIMES[1], tag=[minimise(polygon(["new"]))], kind="bad"),
         record(2, "b.png", TIMES[0], tag=[minimise(polygon(["old"]))]),
         record(3, "c.png"),
         record(4, "d.png", outline=[outline], label=[outline | {"labels": ["leaf"]}]),
@@ -488,6 +494,14 @@ def test_one_task_per_file_lines_and_stored_annotations_are_read() -> None:
             '[{"id": 3, "data": {"image": "a.png"}, "annotations": [{"result": {"a": 1}}]}]',
             "a.json",
             r"\[0\], task 3 has the result {'a': 1}; give a list",
+        ),
+        (
+            '[{"data": {"image": "a.png"}, "annotations": [{"result": [{"value": {"points": '
+            + "[" * 5_000
+            + "]" * 5_000
+            + "}}]}]}]",
+            "a.json",
+            "nested too deeply",
         ),
         (
             '[{"data": {"image": "a.png"}, "annotations": [{"result": [5]}]}]',

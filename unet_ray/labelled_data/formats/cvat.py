@@ -125,8 +125,7 @@ class _Parser:
         for node in image.children:
             reader = _READERS.get(node.tag)
             if reader is None:
-                what = _LEFT_OUT.get(node.tag, f"elements {shorten(node.tag)}")
-                self._builder.left_out[what] += 1
+                self._builder.left_out[_LEFT_OUT.get(node.tag, "shapes of unknown kinds")] += 1
                 continue
             parts: list[Polygon | Runs] = []
             height, error = 0, None

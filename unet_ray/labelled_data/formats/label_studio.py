@@ -15,7 +15,11 @@ from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, P
 from unet_ray.labelled_data.formats.json_stream import read_elements
 from unet_ray.labelled_data.formats.known_images import KnownImages
 from unet_ray.labelled_data.formats.label_format import LabelFormat
-from unet_ray.labelled_data.formats.label_studio_images import TaskImage, find_task_images
+from unet_ray.labelled_data.formats.label_studio_images import (
+    TaskImage,
+    find_task_images,
+    list_named_images,
+)
 from unet_ray.labelled_data.formats.label_studio_regions import (
     Region,
     Size,
@@ -160,7 +164,7 @@ class _Parser:
         if self._num_turned:
             self._builder.notes.append(
                 f"images that were turned in Label Studio's view: {self._num_turned}; their labels "
-                "are those of the image as it is stored"
+                "are read as those of the image that is not turned"
             )
 
     def _take_record(self, where: str, record: dict[str, Any]) -> None:
@@ -180,14 +184,15 @@ class _Parser:
         annotation["id"] = record.get("annotation_id")
         is_annotated = bool(results) or record.get("annotation_id") is not None
         annotations = [annotation | {"result": results}] if is_annotated else []
-        number = record.get("id")
+        number, images = record.get("id"), list_named_images(data)
         task = self._task
-        if task and number is not None and task["id"] == number and task["data"] == data:
+        is_same = task and number is not None and (task["id"], task["images"]) == (number, images)
+        if task and is_same:
             task["annotations"] += annotations
             return
         self._finish_records()
         self._where = where
-        self._task = {"id": number, "data": data, "annotations": annotations}
+        self._task = {"id": number, "data": data, "annotations": annotations, "images": images}
 
     def _finish_records(self) -> None:
         task, self._task = self._task, None
@@ -200,7 +205,7 @@ class _Parser:
             where = f"{where}, task {shorten(task['id'])}"
         if isinstance(task.get("predictions"), list) and task["predictions"]:
             self._builder.left_out["predictions"] += len(task["predictions"])
-        annotations = task.get("annotations", task.get("completions", []))
+        annotations = task.get("annotations") or task.get("completions") or []
         if not _is_list_of_objects(annotations) and annotations != []:
             raise LabelError(f"{where} has the annotations {shorten(annotations)}; give objects")
         submitted = [each for each in annotations if _is_submitted(each)]

@@ -20,6 +20,8 @@ _USUAL_KEYS = ("image", "img", "image_url", "url", "photo", "picture", "$undefin
 _MAIN_KEY = "image"
 _HINTS = ("name", "path", "file")
 """Parts of keys that say what an image is called, beside the key of the image itself."""
+_OTHER_FILES = ("mask", "seg", "label", "annot", "pred", "thumb", "preview")
+"""Parts of keys that name other files than the image."""
 _OTHER_PLACES = ("file_upload", "storage_filename")
 """Keys of a task that name its file."""
 
@@ -50,12 +52,8 @@ def find_task_images(
     Raises:
         LabelError: It is not clear which image the regions were drawn on.
     """
-    data = task["data"]
     places = tuple(task[key] for key in _OTHER_PLACES if _is_text(task.get(key)))
-    texts = {key: found for key, value in data.items() if (found := _list_texts(value))}
-    images = {
-        key: each for key, each in texts.items() if all(map(_FILE_OF_IMAGE.search, each))
-    } or {key: texts[key] for key in _USUAL_KEYS if key in texts}
+    images = list_named_images(task["data"])
     if not images:
         return [TaskImage("", 0, places[0], places[1:])] if places else []
     chosen = _choose_keys(where, images, targets)
@@ -66,6 +64,13 @@ def find_task_images(
     key = chosen[0]
     hints = (images[other][0] for other in images if other != key and _is_hint(other))
     return [TaskImage(key, 0, images[key][0], (*places, *hints))]
+
+
+def list_named_images(data: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the data of a task that look like names of images, by their keys."""
+    texts = {key: found for key, value in data.items() if (found := _list_texts(value))}
+    files = {key: each for key, each in texts.items() if all(map(_FILE_OF_IMAGE.search, each))}
+    return files or {key: texts[key] for key in _USUAL_KEYS if key in texts}
 
 
 def _choose_keys(
@@ -95,7 +100,8 @@ def _list_texts(value: Any) -> list[str]:
 
 
 def _is_hint(key: str) -> bool:
-    return any(hint in key.lower() for hint in _HINTS)
+    words = key.lower()
+    return any(hint in words for hint in _HINTS) and not any(i in words for i in _OTHER_FILES)
 
 
 def _is_text(value: Any) -> bool:

@@ -87,7 +87,7 @@ def collect_regions(where: str, results: Sequence[Any], left_out: Counter[str]) 
             continue
         key = result.get("id")
         if not isinstance(key, str | int):
-            key = hash(json.dumps([value.get(part) for part in _GEOMETRY]))
+            key = _hash_place(where, value)
         image = _read_index(result, value), _read_text(result, "to_name")
         region = Region(
             f"{where}, region {shorten(result.get('id', place))}",
@@ -102,7 +102,7 @@ def collect_regions(where: str, results: Sequence[Any], left_out: Counter[str]) 
         except ValueError as failure:
             region.error = str(failure)
         region = regions.setdefault((key, *image), region)
-        region.labels += [each for each in _list_labels(where, value) if each not in region.labels]
+        region.labels = list(dict.fromkeys([*region.labels, *_list_labels(where, value)]))
     return list(regions.values())
 
 
@@ -135,6 +135,13 @@ def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> li
         Shape(region.name, label, parts, is_box=region.kind == "boxes", error=error)
         for label in labels
     ]
+
+
+def _hash_place(where: str, value: Mapping[str, Any]) -> int:
+    try:
+        return hash(json.dumps([value.get(part) for part in _GEOMETRY]))
+    except RecursionError:
+        raise LabelError(f"{where}: a result is nested too deeply") from None
 
 
 def _find_kind(value: Mapping[str, Any]) -> str | None:

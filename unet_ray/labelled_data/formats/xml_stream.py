@@ -17,11 +17,13 @@ _PIECE = 2**20
 """Bytes that are read at once."""
 _MOST_BYTES = 2**27
 """Longest child of the root (bytes)."""
+_MOST_ELEMENTS = 2**20
+"""Largest number of elements in a child of the root."""
 _MOST_LEVELS = 64
 """Deepest nesting of elements."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Node:
     """An element with all that is in it."""
 
@@ -68,7 +70,7 @@ class _Tree:
         self._root, self._open, self._finished = root, list[Node](), list[Node]()
         self._texts: list[list[str]] = []
         """Pieces of the text of each open element."""
-        self._depth, self._begin, self._fed = 0, 0, 0
+        self._depth, self._begin, self._fed, self._num_elements = 0, 0, 0, 0
         self._parser = expat.ParserCreate()
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse_doctype
@@ -108,8 +110,11 @@ class _Tree:
         node = Node(tag, attributes, self._parser.CurrentLineNumber)
         if self._open:
             self._open[-1].children.append(node)
+            self._num_elements += 1
         else:
-            self._begin = self._parser.CurrentByteIndex
+            self._begin, self._num_elements = self._parser.CurrentByteIndex, 0
+        if self._num_elements > _MOST_ELEMENTS:
+            raise self._error(f"more than {_MOST_ELEMENTS} elements in one {self._open[0].tag}")
         self._open.append(node)
         self._texts.append([])
 
