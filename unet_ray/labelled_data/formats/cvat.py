@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BufferedReader
@@ -13,18 +14,17 @@ import numpy as np
 from unet_ray.imaging.codecs.raster import MAX_PIXELS
 from unet_ray.imaging.regions.run_lengths import check_runs
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
-from unet_ray.labelled_data.formats.known_images import KnownImages
-from unet_ray.labelled_data.formats.label_format import LabelFormat
-from unet_ray.labelled_data.formats.shapes import (
-    TOO_FEW_POINTS,
-    Shape,
+from unet_ray.labelled_data.formats.drawn_shapes import (
+    DrawnShape,
     ShapeCollector,
     encode_mask,
     to_number,
     to_numbers,
     trace_box,
-    trace_ellipse,
 )
+from unet_ray.labelled_data.formats.known_images import KnownImages
+from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.labelled_data.formats.shapes import CROWDS, FEW_POINTS, outline_ellipse
 from unet_ray.labelled_data.formats.xml_stream import Node, read_children
 
 _ZIP = b"PK\x03\x04"
@@ -119,7 +119,7 @@ class _Parser:
         self._builder.describe_image(row, name, places=places, size=size, error=error)
         self._shapes.add(row, self._merge_groups(self._list_shapes(node)))
 
-    def _list_shapes(self, image: Node) -> list[tuple[int, str, Shape]]:
+    def _list_shapes(self, image: Node) -> list[tuple[int, str, DrawnShape]]:
         """Return height (z_order), group and shape of each outline and box, the lowest first."""
         shapes = []
         for node in image.children:
@@ -135,13 +135,13 @@ class _Parser:
             except ValueError as failure:
                 error = str(failure)
             if not parts and error is None:
-                empty = "masks without pixels" if node.tag == "mask" else TOO_FEW_POINTS
+                empty = "masks without pixels" if node.tag == "mask" else FEW_POINTS
                 self._builder.left_out[empty] += 1
                 continue
             is_ignored = _is_crowd(node)
             if is_ignored:
-                self._builder.left_out["crowds: their pixels are not counted"] += 1
-            shape = Shape(
+                self._builder.left_out[CROWDS] += 1
+            shape = DrawnShape(
                 f"{node.tag} in line {node.line}",
                 node.attributes.get("label") or None,
                 parts,
@@ -152,16 +152,16 @@ class _Parser:
             shapes.append((height, node.attributes.get("group_id", "0"), shape))
         return sorted(shapes, key=lambda each: each[0])
 
-    def _merge_groups(self, shapes: list[tuple[int, str, Shape]]) -> list[Shape]:
+    def _merge_groups(self, shapes: list[tuple[int, str, DrawnShape]]) -> list[DrawnShape]:
         """Return shapes of which those of a group, with one label, are one object.
 
         Parts of a group that lie at different heights stay apart: another object may lie between.
         """
-        merged: dict[Any, Shape] = {}
+        merged: dict[Any, list[DrawnShape]] = {}
         heights: dict[Any, int] = {}
         for place, (height, group, shape) in enumerate(shapes):
             if group in ("", "0") or shape.is_box or shape.error:
-                merged[place] = shape
+                merged[place] = [shape]
                 continue
             key = (group, shape.label, shape.is_ignored)
             if heights.setdefault(key, height) != height:
@@ -169,11 +169,11 @@ class _Parser:
                     "groups at several heights (z_order): each height is an object of its own"
                 ] += 1
                 heights[key] = height
-            before = merged.get((height, *key))
-            merged[height, *key] = (
-                replace(before, parts=[*before.parts, *shape.parts]) if before else shape
-            )
-        return list(merged.values())
+            merged.setdefault((height, *key), []).append(shape)
+        return [
+            replace(group[0], parts=[part for shape in group for part in shape.parts])
+            for group in merged.values()
+        ]
 
 
 def _find_labels(node: Node) -> Iterator[Node]:
@@ -227,7 +227,10 @@ def _read_mask(node: Node) -> list[Polygon | Runs]:
 def _read_ellipse(node: Node) -> list[Polygon | Runs]:
     x, y, radius_x, radius_y = (_read_number(node, key) for key in ("cx", "cy", "rx", "ry"))
     turn = _read_number(node, "rotation", "0")
-    return [Polygon(trace_ellipse(x, y, radius_x, radius_y, turn))]
+    outline = outline_ellipse((x, y), (radius_x, radius_y), math.radians(turn))
+    if outline is None:
+        raise ValueError(f"an ellipse with the radii {radius_x:g} and {radius_y:g}")
+    return [outline]
 
 
 def _read_box(node: Node) -> list[Polygon | Runs]:

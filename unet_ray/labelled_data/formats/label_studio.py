@@ -12,6 +12,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
+from unet_ray.labelled_data.formats.drawn_shapes import DrawnShape, ShapeCollector
 from unet_ray.labelled_data.formats.json_stream import read_elements
 from unet_ray.labelled_data.formats.known_images import KnownImages
 from unet_ray.labelled_data.formats.label_format import LabelFormat
@@ -26,7 +27,7 @@ from unet_ray.labelled_data.formats.label_studio_regions import (
     collect_regions,
     make_shapes,
 )
-from unet_ray.labelled_data.formats.shapes import Shape, ShapeCollector
+from unet_ray.labelled_data.formats.shapes import prepare_masks
 
 _KEYS = (
     "completed_by", "was_cancelled", "total_annotations", "inner_id", "file_upload", "lead_time",
@@ -299,7 +300,7 @@ def _find_image(region: Region, images: Sequence[TaskImage]) -> TaskImage:
     )
 
 
-def _hash_shapes(shapes: Sequence[Shape], size: Size | None) -> int | None:
+def _hash_shapes(shapes: Sequence[DrawnShape], size: Size | None) -> int | None:
     if not shapes:
         return None
     keys = [
@@ -317,5 +318,6 @@ FORMAT = LabelFormat(
     (".json", *_LINES),
     _recognises,
     _parse,
+    prepare=prepare_masks,
     is_per_image=True,
 )

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from reprlib import repr as shorten
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.raster import MAX_PIXELS, mapped_errors
 from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
 from unet_ray.labelled_data.formats.brush_runs import decode_brush
-from unet_ray.labelled_data.formats.shapes import (
-    TOO_FEW_POINTS,
-    Shape,
+from unet_ray.labelled_data.formats.drawn_shapes import (
+    DrawnShape,
     encode_mask,
     to_number,
     to_numbers,
     trace_box,
-    trace_ellipse,
+)
+from unet_ray.labelled_data.formats.shapes import (
+    FEW_POINTS,
+    outline_ellipse,
+    read_base64,
+    read_png_mask,
 )
 from unet_ray.text import is_utf8
 
@@ -106,7 +104,7 @@ def collect_regions(where: str, results: Sequence[Any], left_out: Counter[str]) 
     return list(regions.values())
 
 
-def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> list[Shape]:
+def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> list[DrawnShape]:
     """Return the shapes of a region, one for each of its labels.
 
     Args:
@@ -132,7 +130,7 @@ def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> li
         left_out["regions with several labels: they are an object of each"] += 1
     labels: list[str | None] = [*region.labels] or [None]
     return [
-        Shape(region.name, label, parts, is_box=region.kind == "boxes", error=error)
+        DrawnShape(region.name, label, parts, is_box=region.kind == "boxes", error=error)
         for label in labels
     ]
 
@@ -215,28 +213,13 @@ def _read_brush(value: Mapping[str, Any], size: Size | None) -> Runs | str:
 def _read_bitmask(value: Mapping[str, Any], size: Size | None) -> Runs | str:
     """Read a PNG whose transparent pixels are those outside."""
     url = value.get("imageDataURL") or value.get("maskDataURL")
-    head, _, code = url.partition(",") if isinstance(url, str) else ("", "", "")
-    if not (head.startswith("data:image/png") and head.endswith(";base64")):
+    if not (isinstance(url, str) and url.startswith("data:image/png;")):
         raise ValueError(f"a bitmask of {shorten(url)}; it must be a PNG")
-    try:
-        with mapped_errors():
-            image = Image.open(BytesIO(b64decode(code)), formats=("PNG",))
-        _check_bitmask(image, size)
-        with mapped_errors():
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-    except ImageError as error:
-        raise ValueError(f"a bitmask that is no PNG: {error.message}") from None
-    return encode_mask(alpha > 0) or "bitmasks without pixels"
-
-
-def _check_bitmask(image: Image.Image, size: Size | None) -> None:
-    width, height = image.size
-    if size is not None and image.size != size:
+    is_inside = read_png_mask(read_base64(url))
+    height, width = is_inside.shape
+    if size is not None and (width, height) != size:
         raise ValueError(f"a bitmask of {width}×{height} px on an image of {size[0]}×{size[1]} px")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"a bitmask of {width}×{height} px; the largest has {MAX_PIXELS} px")
-    if not image.has_transparency_data:
-        raise ValueError("a bitmask without transparent pixels")
+    return encode_mask(is_inside) or "bitmasks without pixels"
 
 
 def _read_polygon(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
@@ -261,7 +244,7 @@ def _make_polygon(points: list[list[Any]], size: Size | None) -> Polygon | str:
     if any(len(point) != 2 for point in points):
         raise ValueError(f"a polygon with the points {shorten(points)}")
     if len(points) < 3:
-        return TOO_FEW_POINTS
+        return FEW_POINTS
     corners = to_numbers([number for point in points for number in point])
     return _scale(corners, size or (1, 1), 100)
 
@@ -269,7 +252,10 @@ def _make_polygon(points: list[list[Any]], size: Size | None) -> Polygon | str:
 def _read_ellipse(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
     x, y, radius_x, radius_y = _read_numbers(value, size, "x", "y", "radiusX", "radiusY")
     turn = _read_turn(value, size)
-    return _unscale(trace_ellipse(x, y, radius_x, radius_y, turn), size)
+    outline = outline_ellipse((x, y), (radius_x, radius_y), math.radians(turn))
+    if outline is None:
+        raise ValueError(f"an ellipse with the radii {radius_x:g} and {radius_y:g} px")
+    return _unscale(outline.outer, size)
 
 
 def _read_box(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
@@ -291,7 +277,7 @@ def _read_turn(value: Mapping[str, Any], size: Size | None) -> float:
     return turn
 
 
-def _unscale(corners: list[float], size: Size | None) -> Polygon:
+def _unscale(corners: Sequence[float], size: Size | None) -> Polygon:
     return Polygon(corners) if size else _scale(corners, (1, 1), _UNITS)
 
 

@@ -1,4 +1,4 @@
-"""Shapes that labelling tools draw, as the outlines and run lengths of `annotations`."""
+"""Outlines and boxes on one image, in tools where a box need not be an object of its own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,10 @@ from unet_ray.labelled_data.annotations import (
     Polygon,
     Runs,
 )
+from unet_ray.labelled_data.formats.shapes import NO_OUTLINE
 
-TOO_FEW_POINTS = "outlines of fewer than three points"
-"""What is left out: an outline that encloses nothing."""
 _UNNAMED = "object"
 """Category of all objects of a file that gives them no labels."""
-_CORNERS_PER_ROOT_PX = 16
-"""Corners of an ellipse for each root of its radius: their chords stay within 0.02 px of it."""
-_FEWEST_CORNERS, _MOST_CORNERS = 64, 2048
 _MOST_PX = 1e9
 """Number from which a coordinate cannot be meant."""
 _SAME_BOX = 0.5
@@ -33,7 +29,7 @@ _SAME_BOX = 0.5
 
 
 @dataclass(frozen=True)
-class Shape:
+class DrawnShape:
     """A shape that was drawn on an image."""
 
     name: str
@@ -61,10 +57,10 @@ class ShapeCollector:
 
     def __init__(self, builder: AnnotationsBuilder) -> None:
         self._builder = builder
-        self._unlabelled: list[tuple[int, Shape]] = []
+        self._unlabelled: list[tuple[int, DrawnShape]] = []
         self._num_images, self._num_boxes, self._num_outlines = 0, 0, 0
 
-    def add(self, image: int, shapes: Sequence[Shape]) -> None:
+    def add(self, image: int, shapes: Sequence[DrawnShape]) -> None:
         """Add the shapes of an image, which lies in the row `image` of the builder."""
         outlines = [shape for shape in shapes if not shape.is_box]
         boxes = [shape for shape in shapes if shape.is_box]
@@ -86,7 +82,7 @@ class ShapeCollector:
             if _is_among(_measure(box), extents[box.label]):
                 self._builder.left_out["boxes around an outline"] += 1
                 continue
-            self._builder.left_out["boxes without an outline: their pixels are not counted"] += 1
+            self._builder.left_out[NO_OUTLINE] += 1
             category = NO_CATEGORY
             if box.label is not None:
                 category = self._builder.find_category(box.label)
@@ -115,7 +111,7 @@ class ShapeCollector:
             self._add_object(image, shape, category, is_ignored=has_labels)
 
     def _add_object(
-        self, image: int, shape: Shape, category: int, is_ignored: bool = False
+        self, image: int, shape: DrawnShape, category: int, is_ignored: bool = False
     ) -> None:
         self._builder.add_object(
             image,
@@ -155,31 +151,6 @@ def to_numbers(values: Sequence[object]) -> list[float]:
         if numbers and all(-_MOST_PX < number < _MOST_PX for number in numbers):
             return numbers
     return [to_number(value) for value in values]
-
-
-def trace_ellipse(
-    x: float, y: float, radius_x: float, radius_y: float, degrees: float
-) -> list[float]:
-    """Return the outline of an ellipse: corners, x and y in turn.
-
-    Args:
-        x: Centre; all numbers are finite (px).
-        y: Centre.
-        radius_x: Half of its width before it is turned.
-        radius_y: Half of its height before it is turned.
-        degrees: Angle by which it is turned about its centre, clockwise as images are seen.
-
-    Raises:
-        ValueError: A radius is not above 0.
-    """
-    if min(radius_x, radius_y) <= 0:
-        raise ValueError(f"an ellipse with the radii {radius_x:g} and {radius_y:g}")
-    wanted = _CORNERS_PER_ROOT_PX * math.sqrt(max(radius_x, radius_y))
-    number = int(min(max(wanted, _FEWEST_CORNERS), _MOST_CORNERS))
-    angles = 2 * np.pi * np.arange(number) / number
-    corners = np.stack([radius_x * np.cos(angles), radius_y * np.sin(angles)], axis=1)
-    turned: list[float] = (_turn(corners, degrees) + np.array([x, y])).ravel().tolist()
-    return turned
 
 
 def trace_box(
@@ -228,7 +199,7 @@ def _turn(corners: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
     return corners @ np.array([[cos, sin], [-sin, cos]])
 
 
-def _measure(shape: Shape) -> NDArray[np.float64]:
+def _measure(shape: DrawnShape) -> NDArray[np.float64]:
     """Return the box around a shape, (left, top, right, bottom); zeros if it cannot be drawn."""
     boxes = []
     for part in shape.parts:
