@@ -176,6 +176,10 @@ def check_metric(metric: str, classes: Sequence[str] = ()) -> None:
 
 MaskKind = Literal["classes", "binary", "instances", "folders"]
 
+MaskFrame = Literal["stored", "shown"]
+"""Frame in which masks were drawn: that of the samples as an image file stores them, or that of the
+picture as viewers show it, turned by its EXIF orientation."""
+
 
 @dataclass(frozen=True)
 class ClassSpec:

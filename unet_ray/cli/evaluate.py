@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from unet_ray.cli.command import run
-from unet_ray.cli.streams import show
+from unet_ray.cli.streams import align, show
 from unet_ray.evaluation.config import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def table(result: EvaluateResult) -> list[str]:
     for name, values in metrics["classes"].items():
         intervals = [_span(metrics["intervals"][name][key]) for key in spans]
         rows.append([name, *(_number(values[key]) for key in COLUMNS), *intervals])
-    first, *others = _aligned(rows)
+    first, *others = align(rows)
     return [f"{first}  ({result.images} images)", *others]
 
 
@@ -63,15 +63,6 @@ def worst(result: EvaluateResult) -> list[str]:
         more = f"  ({classes})" if len(image["classes"]) > 1 else ""
         lines.append(f"{image['dice']:.4f}  {image['image_uri']}{more}")
     return lines
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Return rows of cells as lines: the first column to the left, all others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-        for first, *cells in rows
-    ]
 
 
 def _number(value: float | None) -> str:

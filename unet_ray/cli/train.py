@@ -6,23 +6,53 @@ ray job submit --working-dir . -- python jobs/train.py --images s3://b/images --
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from unet_ray.cli.command import run
-from unet_ray.cli.streams import show
+from unet_ray.cli.streams import align, show
 from unet_ray.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from unet_ray.training.dry_run import DryRunResult
+
+_SHOWN = 3
+"""Names of validation images that are printed."""
 
 
 def main(config: TrainConfig, ray_address: str) -> None:
-    """Train, and print where the model is."""
+    """Train, and print where the model is; with --dry-run, print what is understood."""
+    if config.dry_run:
+        from unet_ray.training.dry_run import look_at_labels
+
+        show(*describe(look_at_labels(config, ray_address)))
+        return
     from unet_ray.training.train import train
 
     result = train(config, ray_address)
     epoch = result.progress.best_epoch
     show(
         f"model: {result.output} (digest {result.model.digest[:12]}), of epoch {epoch}",
-        f"curves, worst images, TensorBoard, checkpoints: {result.run_folder}",
+        f"labels, curves, worst images, TensorBoard, checkpoints: {result.run_folder}",
     )
+
+
+def describe(result: DryRunResult) -> list[str]:
+    """Return what is understood of a labelled set, line by line."""
+    rows = [["class", "id", "images", "pixels", "share", "objects"]]
+    for spec, each in zip(result.labelling.classes, result.classes, strict=True):
+        objects = "–" if each.objects is None else str(each.objects)
+        share = f"{100 * each.share:.3g} %"
+        rows.append([each.name, str(spec.id), str(each.images), str(each.pixels), share, objects])
+    held = [name.rpartition("/")[2] for name in result.validation]
+    more = ", …" if len(held) > _SHOWN else ""
+    return [
+        f"{result.images} labelled images can be used, {result.unusable} cannot",
+        f"masks: kind {result.labelling.kind}, {result.how}",
+        *align(rows),
+        f"split: {result.learnt} images to learn from, {len(held)} to validate on"
+        + (f" ({', '.join(held[:_SHOWN])}{more})" if held else ""),
+        f"look at {result.picture}; without --dry-run the training starts",
+    ]
 
 
 def command() -> NoReturn:

@@ -5,34 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, MaskKind, check_fields, check_numbers, parse_range, parse_uris
+from unet_ray.flags import Device, check_fields, check_numbers, parse_range
+from unet_ray.labelled_data.config import LabelConfig
 
 _MOST = 10**6
 """Largest count that a flag takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(LabelConfig):
     """Settings of `evaluate`: the model, the labelled images, the outputs, and how to run."""
 
     model: str
     """Model folder (URI)."""
-    images: str
-    """Folder or glob (URI) of images."""
-    masks: str
-    """Folder or glob (URI) of their masks, paired by relative path without suffix."""
-    image_roots: str | None = None
-    """Folders or buckets (URIs, separated by commas) below which the files of a manifest lie.
-    Default: the bucket of the manifest, or its folder on a local disk."""
-    follow_links: bool = False
-    """Follow symbolic links that lead out of --images or --masks; otherwise they are left out and
-    counted."""
-    mask_kind: MaskKind | None = None
-    """Kind of the masks, which says what their values mean; default: inferred from all masks."""
-    background_value: int = 0
-    """Mask value of pixels that belong to no class."""
-    ignore_value: int | None = 255
-    """Mask value of pixels that are not counted; none: there is no such value."""
     max_error_rate: float = 0.0
     """Share of the images that may be unreadable; they are named and left out. More of them:
     exit code 2."""
@@ -52,7 +37,7 @@ class EvaluateConfig:
     """Device of the network; auto: GPUs if the cluster has them."""
 
     def __post_init__(self) -> None:
-        parse_uris(self.image_roots, "--image-roots")
+        super().__post_init__()
         if self.actors is not None:
             parse_range(self.actors, "--actors")
         if self.output is not None and self.output == self.per_image:

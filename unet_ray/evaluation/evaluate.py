@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.evaluation.config import EvaluateConfig
-from unet_ray.imaging.labels.labelling import Labelling, find_labelling
-from unet_ray.imaging.labels.notes import labelling_notes
+from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import (
     COUNTS,
     METRICS,
@@ -29,12 +28,12 @@ from unet_ray.imaging.metrics.metrics import (
     pool_metrics,
 )
 from unet_ray.imaging.regions.postprocessing import Postprocessing
-from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.interpretation import interpret_masks
 from unet_ray.labelled_data.predict_labelled import predict_labelled
 from unet_ray.labelled_data.statistics import compute_statistics
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.storage.output_file import OutputFile
-from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.parquet_file import to_parquet
 from unet_ray.tables.schemas import column
@@ -166,26 +165,15 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
         OutputFile.of(flag, uri) if uri else None
         for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
     )
-    roots = Roots.parse(config.image_roots, config.follow_links)
-    labelled = find_labelled(config.images, config.masks, model.classes, config.mask_kind, roots)
+    labelled = find_labelled(config.images, config.masks, config.label_options(model.classes))
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
     statistics = compute_statistics(labelled, decode_once=True)
     statistics.check_fits(model.preprocessing, f"--images {config.images}")
     statistics = statistics.exclude_extremes(model.preprocessing)
     notes = statistics.check_readable(config.max_error_rate)
-    labelling = find_labelling(
-        statistics.values,
-        model.classes,
-        labelled.kind,
-        config.background_value,
-        config.ignore_value,
-    )
-    for note in [
-        *labelled.notes,
-        *notes,
-        *labelling_notes(statistics.values, labelling, len(statistics.usable)),
-    ]:
+    labelling, more = interpret_masks(config, labelled, statistics)
+    for note in [*labelled.notes, *statistics.notes, *notes, *more]:
         _logger.info(f"note: {note}")
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
     counts = predict_labelled(model, statistics.reader, statistics.usable, pool, count)

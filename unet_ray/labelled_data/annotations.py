@@ -1,5 +1,4 @@
-"""The one form in which all label files end: images, objects with their outlines, and a count of
-what was left out.
+"""The one form in which all label files end: images, objects with their outlines, and notes.
 
 Parsers (`formats`) build it in the decoder's child process; training and evaluation draw masks from
 it (`drawing`). It is two Arrow tables, so that a million objects take little more memory than their
@@ -140,7 +139,7 @@ class Annotations:
         """Return the objects of an image as rows of OBJECTS; points are lists of numbers."""
         order, starts = self._rows
         rows = order[starts[image] : starts[image + 1]]
-        return self.objects.take(pa.array(rows)).to_pylist()  # type: ignore[no-any-return]
+        return self.objects.take(pa.array(rows)).to_pylist()
 
     def to_bytes(self) -> bytes:
         """Return the annotations as bytes; `from_bytes` reads them."""
@@ -156,7 +155,7 @@ class Annotations:
         ):
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
-        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+        return sink.getvalue().to_pybytes()
 
     @staticmethod
     def from_bytes(data: bytes | bytearray) -> Annotations:
@@ -206,10 +205,10 @@ class AnnotationsBuilder:
         self.describe_category(row, name, id)
         return row
 
-    def find_category(self, name: str) -> int:
+    def find_category(self, name: str, id: int | None = None) -> int:
         """Return the row of the category of a name; it is added if there is none."""
         row = self._rows_by_name.get(name)
-        return self.add_category(name) if row is None else row
+        return self.add_category(name, id) if row is None else row
 
     def reserve_category(self) -> int:
         """Return the row of a category that is described later."""

@@ -1,16 +1,14 @@
-"""Objects of COCO annotations: polygons and run lengths, drawn as label images.
+"""Objects of label files, drawn as masks.
 
-Annotation files are untrusted, and pycocotools is C code that believes every number: a coordinate
-of 1e9 takes gigabytes, and run lengths that end early show whatever lay in memory. So types are
-checked while a file is parsed, numbers against the size of the decoded image before anything is
-drawn.
+Label files are untrusted, and pycocotools is C code that believes every number: a coordinate of 1e9
+takes gigabytes, and run lengths that end early show whatever lay in memory. So all numbers are
+checked against the size of the image before anything is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
@@ -18,170 +16,273 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.regions.run_lengths import check_runs, decompress_counts
+from unet_ray.flags import ClassSpec
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.imaging.regions.run_lengths import check_runs, decode_rle, decompress_counts
+from unet_ray.labelled_data.annotations import NO_CATEGORY, Annotations
 
-_MOST_OUTLINE_PX = 2**24
+_MOST_OUTLINE_PX = 2**22
 """Longest outline of a polygon (px); pycocotools takes 80 bytes for each pixel of it."""
-_MOST_NUMBER = 2**63
-"""Number from which a coordinate or a count does not even fit an array."""
+_IGNORED_ID, _FIRST_ID = 1, 2
+"""Values of masks of one class: 0 is background, 1 is not counted, objects follow."""
+_IGNORED = 255
+"""Value of pixels that are not counted in the masks of several classes."""
+_AREA = -2
+"""Place of the category that says where an image was labelled at all, among places of classes."""
+
+Size = tuple[int, int]
+"""Height and width (px)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Polygon:
-    """The outline of an object or of a part of it."""
+class Drawing:
+    """Draws the masks of annotated images: object ids of a single class, or a mask per class."""
 
-    points: NDArray[np.float64]
-    """Corners, x and y of each; (n, 2), px from the upper left corner of the image."""
+    annotations: Annotations
+    classes: tuple[ClassSpec, ...]
+    place_of: Mapping[int, int]
+    """Row of a category → place of its class in `classes`; categories of no class are missing."""
+    area: frozenset[int] = frozenset()
+    """Rows of the categories outside of which no pixel is counted; empty if all pixels are."""
 
-    def list_runs(self, height: int, width: int) -> NDArray[np.int64]:
-        """Return the run lengths of the pixels inside.
+    @property
+    def labelling(self) -> Labelling:
+        """Meaning of the values of the masks."""
+        if len(self.classes) == 1:
+            return Labelling("instances", self.classes, 0, _IGNORED_ID)
+        return Labelling("folders", self.classes, 0, _IGNORED)
 
-        Raises:
-            ValueError: A corner is far from the image, or the outline is too long.
-        """
-        # Tools write outlines that leave the image, above all where images were cut into tiles.
-        # What lies outside is cut off. Farther out, the numbers are of another image, or wrong.
-        margin = max(height, width)
-        limits = np.array([width, height]) + margin
-        wrong = np.flatnonzero(~((self.points >= -margin) & (self.points <= limits)))
-        if len(wrong):
-            raise ValueError(
-                f"the coordinate {self.points.flat[wrong[0]]:g} is farther than {margin} px from "
-                f"the image of {width}×{height} px"
-            )
-        steps = np.abs(self.points - np.roll(self.points, 1, axis=0)).max(axis=1)
-        if steps.sum() > _MOST_OUTLINE_PX:
-            raise ValueError(
-                f"an outline of {steps.sum():.0f} px; the longest is {_MOST_OUTLINE_PX} px"
-            )
-        (drawn,) = coco.frPyObjects([self.points.ravel().tolist()], height, width)
-        return decompress_counts(drawn["counts"])
+    def stated_size(self, image: int) -> Size | None:
+        """Return the size for which the labels of an image were drawn, if the file states it."""
+        row = self.annotations.images.slice(image, 1).to_pylist()[0]
+        return (row["height"], row["width"]) if row["height"] and row["width"] else None
 
-
-@dataclass(frozen=True, eq=False)
-class RunLengths:
-    """The mask of an object or of a part of it, as run lengths of a whole image."""
-
-    size: list[int]
-    """Height and width of the image, as the file states them (px)."""
-    counts: bytes | NDArray[np.int64]
-    """Lengths of the runs, compressed or plain."""
-
-    def list_runs(self, height: int, width: int) -> NDArray[np.int64]:
-        """Return the plain run lengths.
-
-        Raises:
-            ValueError: They are of an image of another size, or no run lengths.
-        """
-        if self.size != [height, width]:
-            raise ValueError(
-                f"run lengths of the size {self.size}, but the image has [{height}, {width}] px"
-            )
-        return decompress_counts(self.counts) if isinstance(self.counts, bytes) else self.counts
-
-
-@dataclass(frozen=True, eq=False)
-class CocoObject:
-    """One object of an image."""
-
-    name: str
-    """Its annotation, for messages: `annotation 17`."""
-    parts: tuple[Polygon | RunLengths, ...] = ()
-    """Parts that together are the object."""
-    error: str | None = None
-    """The reason why the annotation cannot be read, if it cannot."""
-
-    @staticmethod
-    def parse(name: str, segmentation: Any) -> CocoObject:
-        """Read a segmentation; one that is none becomes an object with an error.
+    def draw(self, image: int, size: Size) -> list[NDArray[Any]]:
+        """Draw the masks of an image.
 
         Args:
-            name: Name of the annotation.
-            segmentation: What the JSON holds: a list of polygons, or run lengths.
-        """
-        parts = segmentation if isinstance(segmentation, list) else [segmentation]
-        try:
-            return CocoObject(name, tuple(map(_parse_part, parts)), None if parts else "no polygon")
-        except ValueError as error:
-            return CocoObject(name, error=str(error))
+            image: Row of the image.
+            size: Height and width of the masks (px). Labels for another size are scaled.
 
-    def list_inside(self, height: int, width: int) -> Iterator[tuple[int, int]]:
-        """Yield each run of pixels inside the object, (first, last + 1), column-major.
-
-        Args:
-            height: Height of the image (px).
-            width: Width of the image (px).
+        Returns:
+            HW masks in the form that `labelling` describes. Where objects of a class overlap, the
+            later one wins.
 
         Raises:
-            ValueError: The annotation cannot be read, or does not fit an image of this size.
+            ImageError: `unreadable`: an object cannot be drawn.
         """
-        if self.error:
-            raise ValueError(self.error)
-        for part in self.parts:
-            counts = part.list_runs(height, width)
+        state = self.annotations.images.slice(image, 1).to_pylist()[0]
+        if state["error"]:
+            raise ImageError("unreadable", state["error"])
+        stated = self.stated_size(image) or size
+        scale = _Scale(size, (1, 1) if state["is_normalised"] else stated)
+        objects = self.annotations.objects_of(image)
+        canvas = _Canvas(len(self.classes), len(objects), size)
+        # what is not counted comes first: objects within a crowd are objects
+        for each in sorted(objects, key=lambda each: not each["is_ignored"]):
+            place = self._place(each)
+            if place is None:
+                continue
+            try:
+                for runs in _list_object_runs(each, scale):
+                    canvas.paint(place, runs)
+            except ValueError as error:
+                raise ImageError("unreadable", f"{each['label']}: {error}") from None
+            canvas.next_object()
+        return canvas.finish(has_area=bool(self.area))
+
+    def _place(self, each: Mapping[str, Any]) -> int | None:
+        """Return where an object is drawn; None: nowhere."""
+        if each["category"] in self.area:
+            return _AREA
+        if each["category"] == NO_CATEGORY:
+            return NO_CATEGORY
+        place = self.place_of.get(each["category"])
+        return NO_CATEGORY if place is not None and each["is_ignored"] else place
+
+
+class _Canvas:
+    """Masks that are being drawn; flat and column-major, as COCO's run lengths are."""
+
+    def __init__(self, num_classes: int, num_objects: int, size: Size) -> None:
+        self._size, self._has_ids = size, num_classes == 1
+        most = num_objects + _FIRST_ID
+        dtype = np.uint8 if num_classes > 1 else np.uint16 if most < 2**16 else np.int32
+        self._masks = [np.zeros(size[0] * size[1], dtype) for _ in range(num_classes)]
+        self._area: NDArray[np.bool_] | None = None
+        self._value = _FIRST_ID if self._has_ids else 1
+        self._ignored = _IGNORED_ID if self._has_ids else _IGNORED
+
+    def paint(self, place: int, runs: Sequence[tuple[int, int]]) -> None:
+        """Paint runs of pixels, (first, last + 1), for a class, `NO_CATEGORY` or `_AREA`."""
+        if place == _AREA:
+            if self._area is None:
+                self._area = np.zeros(self._size[0] * self._size[1], bool)
+            _fill(self._area, runs, True)
+            return
+        if place == NO_CATEGORY:
+            for mask in self._masks:
+                _fill(mask, runs, self._ignored)
+            return
+        _fill(self._masks[place], runs, self._value)
+
+    def next_object(self) -> None:
+        """Go on to the next object, whose id differs where there are ids."""
+        self._value += self._has_ids
+
+    def finish(self, has_area: bool) -> list[NDArray[Any]]:
+        """Return the masks, HW."""
+        if has_area:
+            outside = True if self._area is None else ~self._area
+            for mask in self._masks:
+                mask[outside] = self._ignored
+        height, width = self._size
+        return [np.ascontiguousarray(mask.reshape(width, height).T) for mask in self._masks]
+
+
+def _fill(flat: NDArray[Any], runs: Sequence[tuple[int, int]], value: int) -> None:
+    for first, end in runs:
+        flat[first:end] = value
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From the size for which labels were drawn to the size of the masks."""
+
+    size: Size
+    """Height and width of the masks (px)."""
+    drawn: Size
+    """Height and width for which the labels were drawn (px); (1, 1) for shares."""
+
+    def list_polygon_runs(self, points: Sequence[float]) -> list[tuple[int, int]]:
+        """Return the runs of the pixels inside an outline; raise ValueError for a bad one."""
+        (height, width), (from_height, from_width) = self.size, self.drawn
+        corners = np.array(points, np.float64).reshape(-1, 2)
+        corners = corners * (width / from_width, height / from_height)
+        _check_corners(corners, height, width)
+        if len(corners) < 3:
+            return []
+        (drawn,) = coco.frPyObjects([corners.ravel().tolist()], height, width)
+        counts = decompress_counts(drawn["counts"])
+        check_runs(counts, height, width)
+        return _list_inside(counts)
+
+    def list_box_runs(self, part: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Return the runs of run lengths in a box; raise ValueError for bad ones."""
+        top, left, height, width = (part[key] for key in ("top", "left", "height", "width"))
+        if (height, width, self.drawn) == (*self.size, self.size):
+            counts = decompress_counts(part["counts"])
             check_runs(counts, height, width)
-            ends = np.cumsum(counts).tolist()
-            yield from zip(ends[::2], ends[1::2], strict=False)
+            return _list_inside(counts)
+        limits = self.drawn
+        if not (0 <= top <= limits[0] - height and 0 <= left <= limits[1] - width):
+            raise ValueError(
+                f"run lengths of {width}×{height} px at {left}, {top}, but the image has "
+                f"{limits[1]}×{limits[0]} px"
+            )
+        inside = decode_rle(part["counts"], height, width)
+        rows = _nearest(self.size[0], limits[0]) - top
+        columns = _nearest(self.size[1], limits[1]) - left
+        (row_places,) = np.nonzero((rows >= 0) & (rows < height))
+        (column_places,) = np.nonzero((columns >= 0) & (columns < width))
+        if not len(row_places) or not len(column_places):
+            return []
+        chosen = inside[np.ix_(rows[row_places], columns[column_places])]
+        return _list_mask_runs(chosen, row_places[0], column_places[0], self.size[0])
 
 
-def draw_objects(objects: tuple[CocoObject, ...], height: int, width: int) -> NDArray[Any]:
-    """Draw the objects of a class as a label image.
+def resize_nearest(mask_hw: NDArray[Any], size: Size) -> NDArray[Any]:
+    """Resize a mask by nearest neighbour to a height and width (px)."""
+    rows, columns = (_nearest(to, have) for to, have in zip(size, mask_hw.shape, strict=True))
+    return mask_hw[np.ix_(rows, columns)]
 
-    Args:
-        objects: Objects to draw.
-        height: Height of the image (px).
-        width: Width of the image (px).
 
-    Returns:
-        HW ids, 1 to n in the order of the objects, 0 for background. Where two objects overlap, the
-        later one wins.
+def _nearest(to: int, have: int) -> NDArray[np.int64]:
+    """Return for each of `to` pixels in a row the nearest of `have`."""
+    return (2 * np.arange(to) + 1) * have // (2 * to)
+
+
+def _list_object_runs(each: Mapping[str, Any], scale: _Scale) -> Iterator[list[tuple[int, int]]]:
+    """Yield runs of pixels of each part of an object, without its holes.
 
     Raises:
-        ImageError: `unreadable`: an annotation cannot be read, or does not fit the image.
+        ValueError: The object cannot be drawn.
     """
-    columns = np.zeros(height * width, np.uint16 if len(objects) < 2**16 else np.int32)
-    for number, each in enumerate(objects, 1):
-        try:
-            for first, end in each.list_inside(height, width):
-                columns[first:end] = number
-        except ValueError as error:
-            raise ImageError("unreadable", f"{each.name}: {error}") from None
-    return np.ascontiguousarray(columns.reshape(width, height).T)
-
-
-def _parse_part(part: Any) -> Polygon | RunLengths:
-    """Read a polygon or run lengths; raise ValueError for anything else."""
-    if isinstance(part, list):
-        return _parse_polygon(part)
-    if isinstance(part, dict):
-        return RunLengths(_parse_size(part.get("size")), _parse_counts(part.get("counts")))
-    raise ValueError(f"its segmentation holds {shorten(part)}, not polygons or run lengths")
-
-
-def _parse_polygon(numbers: list[Any]) -> Polygon:
-    wrong = [n for n in numbers if type(n) not in (int, float) or not abs(n) < _MOST_NUMBER]
-    if wrong:
-        raise ValueError(f"a polygon with the coordinate {shorten(wrong[0])}")
-    # pycocotools takes four numbers for a box, others for two points.
-    if len(numbers) < 6 or len(numbers) % 2:
-        raise ValueError(
-            f"a polygon of {len(numbers)} numbers; it needs x and y of 3 points or more"
+    if each["error"]:
+        raise ValueError(each["error"])
+    parts, at = each["parts"], 0
+    while at < len(parts):
+        end = at + 1
+        while end < len(parts) and parts[end]["is_hole"]:
+            end += 1
+        part, holes = parts[at], parts[at + 1 : end]
+        runs = (
+            scale.list_polygon_runs(part["points"])
+            if part["points"]
+            else (scale.list_box_runs(part) if part["counts"] else [])
         )
-    return Polygon(np.array(numbers, np.float64).reshape(-1, 2))
+        yield (
+            _cut(runs, [scale.list_polygon_runs(hole["points"]) for hole in holes])
+            if (holes and runs)
+            else runs
+        )
+        at = end
 
 
-def _parse_size(size: Any) -> list[int]:
-    if not isinstance(size, list) or [*map(type, size)] != [int, int]:
-        raise ValueError(f"run lengths of the size {shorten(size)}; it must be [height, width]")
-    return size
+def _cut(runs: list[tuple[int, int]], holes: list[list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Return runs without those of holes."""
+    start, stop = runs[0][0], runs[-1][1]
+    inside = np.zeros(stop - start, bool)
+    _fill(inside, [(first - start, end - start) for first, end in runs], True)
+    for hole in holes:
+        _fill(inside, [(max(first - start, 0), max(end - start, 0)) for first, end in hole], False)
+    steps = np.flatnonzero(np.diff(inside, prepend=False, append=False)) + start
+    return [*zip(steps[::2].tolist(), steps[1::2].tolist(), strict=True)]
 
 
-def _parse_counts(counts: Any) -> bytes | NDArray[np.int64]:
-    if isinstance(counts, str) and counts.isascii():
-        return counts.encode()
-    if not isinstance(counts, list):
-        raise ValueError(f"run lengths with the counts {shorten(counts)}")
-    wrong = [n for n in counts if type(n) is not int or not abs(n) < _MOST_NUMBER]
-    if wrong:
-        raise ValueError(f"run lengths with the count {shorten(wrong[0])}")
-    return np.array(counts, np.int64)
+def _list_inside(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    ends = np.cumsum(counts).tolist()
+    return [*zip(ends[::2], ends[1::2], strict=False)]
+
+
+def _list_mask_runs(
+    mask: NDArray[np.bool_], top: int, left: int, height: int
+) -> list[tuple[int, int]]:
+    """Return the runs of a mask that lies at a place of an image of a height, column by column."""
+    padded = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
+    padded[:, 1:-1] = mask.T
+    columns, rows = np.nonzero(np.diff(padded, axis=1))
+    places = ((columns + left) * height + rows + top).tolist()
+    return [*zip(places[::2], places[1::2], strict=True)]
+
+
+def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> None:
+    # Tools write outlines that leave the image, above all where images were cut into tiles.
+    # What lies outside is cut off. Farther out, the numbers are of another image, or wrong.
+    margin = max(height, width)
+    limits = np.array([width, height]) + margin
+    wrong = np.flatnonzero(~((corners >= -margin) & (corners <= limits)))
+    if len(wrong):
+        raise ValueError(
+            f"the coordinate {corners.flat[wrong[0]]:g} is farther than {margin} px from "
+            f"the image of {width}×{height} px"
+        )
+    steps = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
+    if steps.sum() > _MOST_OUTLINE_PX:
+        raise ValueError(
+            f"an outline of {steps.sum():.0f} px; the longest is {_MOST_OUTLINE_PX} px"
+        )
+
+
+def count_objects(drawing: Drawing) -> tuple[NDArray[np.int64], int]:
+    """Return the number of objects of each class, and of those of no class."""
+    rows = drawing.annotations.objects["category"].to_numpy()
+    ignored = drawing.annotations.objects["is_ignored"].to_numpy(zero_copy_only=False)
+    counts = np.bincount(
+        rows[(rows >= 0) & ~ignored], minlength=len(drawing.annotations.categories)
+    )
+    of_class = np.zeros(len(drawing.classes), np.int64)
+    for row, place in drawing.place_of.items():
+        of_class[place] += counts[row]
+    area = sum(int(counts[row]) for row in drawing.area)
+    return of_class, int(counts.sum() - of_class.sum() - area)

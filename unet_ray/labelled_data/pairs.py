@@ -1,17 +1,34 @@
-"""Pairing of images and masks by their relative path without suffix.
+"""Pairing of image files and mask files by their names.
 
-Pairs are one to one. A file without a partner is an error, unless it is reported as skipped.
+The names of a pair are equal but for their suffixes, or for one affix that is the same in the whole
+set (`001.jpg` and `001_mask.png`). Each way of pairing that is not plain equality must pair every
+mask with an image of its own, and is said. Nothing is paired by likeness.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import PurePosixPath
+from unicodedata import normalize
 
 from unet_ray.errors import InputError
-from unet_ray.storage.listing import Listing
+from unet_ray.storage.listing import Listing, path_suffix
 from unet_ray.storage.storage import FileEntry
+
+_INNER_SUFFIXES = frozenset({".ome", ".nii", ".lsm", ".czi", ".nd2", ".qptiff", ".rgb", ".cog"})
+"""Suffixes that count as part of the one after them: `00.ome.tif` is named 00."""
+_AFFIXES = frozenset(
+    ("mask", "masks", "seg", "segmentation", "label", "labels", "lbl", "gt", "truth", "groundtruth")
+) | frozenset(
+    ("target", "annotation", "anno", "instance", "instances", "matte", "pixels", "cp", "cpmasks")
+)
+"""Affixes that may touch a name without a separator: `001mask.png`."""
+_TOKEN = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]")
+_LOSSY = frozenset({".jpg", ".jpeg", ".jpe"})
 
 
 @dataclass(frozen=True)
@@ -23,29 +40,72 @@ class Pair:
     """Masks of the image: one, or one per class if masks lie in a folder per class."""
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """Pairs of a set, and what has no partner."""
+
+    pairs: tuple[Pair, ...]
+    unlabelled: tuple[FileEntry, ...] = ()
+    """Images without a mask, which are left out."""
+    orphans: tuple[str, ...] = ()
+    """Paths of masks without an image, or with a reason after them; each counts as an image that
+    cannot be used."""
+    notes: tuple[str, ...] = ()
+    """How the names were paired, where they are not equal."""
+
+
 def looks_like_folders(images: Listing, masks: Listing) -> bool:
     """Tell whether masks lie at `masks/<class>/<path>`, with the same paths as the images."""
-    stems = set(_index_by_stem(images.entries, "--images"))
-    mask_stems = set(_index_by_stem(masks.entries, "--masks"))
+    stems = {remove_suffix(entry.path) for entry in images.entries}
+    mask_stems = {remove_suffix(entry.path) for entry in masks.entries}
     return not stems & mask_stems and all(
-        "/" in s and s.partition("/")[2] in stems for s in mask_stems
+        "/" in stem and stem.partition("/")[2] in stems for stem in mask_stems
     )
 
 
-def pair_files(images: Listing, masks: Listing) -> list[Pair]:
-    """Pair each image with the one mask that has the same relative path without suffix.
+def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pairing:
+    """Pair each mask with the image of its name.
+
+    Args:
+        images: Image files.
+        masks: Mask files; they may lie among the images.
+        affix: What mask names have beside the names of their images: a suffix as `_mask`, a prefix
+            as `mask_`, or a pattern with `*` for the image. None: found out.
 
     Raises:
-        InputError: An image has no mask, a mask has no image, or two files differ only in suffix.
+        InputError: The names do not say which mask belongs to which image.
     """
-    image_of = _index_by_stem(images.entries, "--images")
-    mask_of = _index_by_stem(masks.entries, "--masks")
-    _refuse_missing(image_of.keys() - mask_of.keys(), "images without mask", masks.root.uri)
-    _refuse_missing(mask_of.keys() - image_of.keys(), "masks without image", images.root.uri)
-    return [Pair(image, (mask_of[stem],)) for stem, image in sorted(image_of.items())]
+    image_entries, mask_entries, notes = _part(images, masks, affix)
+    if affix:
+        named, mask_entries = _with_affix(mask_entries, affix)
+        notes += named
+        steps = [*_list_given_steps(image_entries, affix, mask_entries)]
+    else:
+        steps = [*_list_steps(image_entries, mask_entries)]
+    found = [_match(step, image_entries, mask_entries) for step in steps[:1]]
+    for step in steps[1:]:
+        if found[0].is_whole:
+            break
+        other = _match(step, image_entries, mask_entries)
+        if other.is_whole or (affix and len(other.pairs) > len(found[0].pairs)):
+            found[0] = replace(other, said=step.said)
+    best = found[0]
+    if best.doubts:
+        raise InputError(f"{best.doubts[0]}; keep one, or name the files by a glob")
+    if not best.pairs:
+        raise InputError(
+            f"no mask in {masks.root.uri} has the name of an image in {images.root.uri}: "
+            f"{mask_entries[0].path if mask_entries else 'no mask'}, {image_entries[0].path}; give "
+            "--mask-affix with what mask names have beside those of their images (_mask, mask_, "
+            "or a pattern such as mask_*_v2), or globs for --images and --masks"
+        )
+    paired = {pair.image.uri for pair in best.pairs}
+    rest = tuple(entry for entry in image_entries if entry.uri not in paired)
+    notes += [best.said] * bool(best.said)
+    return Pairing(best.pairs, rest, best.orphans, tuple(notes))
 
 
-def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> list[Pair]:
+def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> Pairing:
     """Pair each image with its mask in the folder of each class.
 
     Args:
@@ -67,13 +127,25 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> l
             f"--masks {masks.root.uri}: no folder for {', '.join(absent)} "
             f"(there are {', '.join(folders)})"
         )
-    per_class = [
-        pair_files(images, Listing(masks.root.join(n), tuple(folders[n]), 0)) for n in names
+    found = [
+        pair_files(images, Listing(masks.root.join(name), tuple(folders[name]), 0))
+        for name in names
     ]
-    return [
-        Pair(row[0].image, tuple(pair.masks[0] for pair in row))
-        for row in zip(*per_class, strict=True)
-    ]
+    mask_of = [{pair.image.uri: pair.masks[0] for pair in each.pairs} for each in found]
+    pairs, orphans, rest = [], [path for each in found for path in each.orphans], []
+    for image in images.entries:
+        own = [of_class.get(image.uri) for of_class in mask_of]
+        if all(own):
+            pairs.append(Pair(image, tuple(mask for mask in own if mask)))
+        elif any(own):
+            missing = names[own.index(None)]
+            orphans.append(
+                f"{image.path} (it has a mask in other class folders, none in {missing})"
+            )
+        else:
+            rest.append(image)
+    notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
+    return Pairing(tuple(pairs), tuple(rest), tuple(orphans), notes)
 
 
 def class_folders(masks: Listing) -> list[str]:
@@ -81,76 +153,322 @@ def class_folders(masks: Listing) -> list[str]:
     return sorted({entry.path.partition("/")[0] for entry in masks.entries})
 
 
-def pair_names(images: Listing, names: dict[str, str | None], where: str) -> dict[str, FileEntry]:
-    """Return the image for each name in a label file such as a COCO JSON.
+def remove_suffix(path: str) -> str:
+    """Return a path, composed (NFC), without its suffix; `.ome.tif` and the like are one suffix."""
+    folder, slash, name = normalize("NFC", path).rpartition("/")
+    name = name.rpartition(".")[0] or name
+    if PurePosixPath(name).suffix.lower() in _INNER_SUFFIXES:
+        name = name.rpartition(".")[0] or name
+    return folder + slash + name
 
-    The image is the one at the URI that the label file gives for the name. If there is no such URI,
-    or no image there, it is the one whose path ends in the name, compared with suffixes first and
-    then without.
 
-    Args:
-        images: Images to choose from; images that have no name in the label file are not returned.
-        names: Path of each image in the label file → URI given for it, or None.
-        where: Label file, for messages.
+@dataclass(frozen=True)
+class _Step:
+    """A way of pairing: an image and a mask belong together if their keys are equal."""
 
-    Raises:
-        InputError: No image fits a name, or several do.
-    """
-    by_uri, by_stem = {entry.uri: entry for entry in images.entries}, defaultdict(list)
-    for entry in images.entries:
-        by_stem[_remove_suffix(entry.path).rpartition("/")[2]].append(entry)
+    said: str
+    """How names were paired, for the user; empty for equal names."""
+    image_key: Callable[[str], str | None]
+    """Key of an image from its path; None: it has none."""
+    mask_key: Callable[[str], str | None]
+    """Key of a mask from its path; None: it has none."""
 
-    found = {
-        name: [by_uri[uri]]
-        if uri in by_uri
-        else _match_path_end(name, by_stem[_remove_suffix(name).rpartition("/")[2]])
-        for name, uri in names.items()
-    }
-    _refuse_missing(
-        {name for name, entries in found.items() if not entries},
-        f"names in {where} without image",
-        images.root.uri,
-    )
-    for name, entries in found.items():
-        if len(entries) > 1:
-            raise InputError(
-                f"{where}: {name} may be {entries[0].path} or {entries[1].path}; "
-                "give more of its path"
+    def without_folders(self) -> _Step:
+        """Return the same step for the last parts of paths."""
+        said = (
+            f"{self.said}, whatever their folders"
+            if self.said
+            else ("masks have the names of their images, in other folders")
+        )
+        return _Step(said, _of_base(self.image_key), _of_base(self.mask_key))
+
+
+@dataclass(frozen=True)
+class _Matched:
+    pairs: tuple[Pair, ...]
+    orphans: tuple[str, ...]
+    doubts: tuple[str, ...]
+    """Masks that may belong to several images, and images with several masks."""
+    said: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """True if every mask has an image of its own."""
+        return not self.orphans and not self.doubts and bool(self.pairs)
+
+
+def _match(step: _Step, images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> _Matched:
+    image_of: dict[str, list[FileEntry]] = defaultdict(list)
+    mask_of: dict[str, list[FileEntry]] = defaultdict(list)
+    for of, entries, make_key in (
+        (image_of, images, step.image_key),
+        (mask_of, masks, step.mask_key),
+    ):
+        for entry in entries:
+            key = make_key(entry.path)
+            if key is not None:
+                of[key].append(entry)
+    keyed = {entry.uri for entries in mask_of.values() for entry in entries}
+    pairs, orphans, doubts = [], [e.path for e in masks if e.uri not in keyed], []
+    for key, entries in mask_of.items():
+        partners = image_of.get(key, [])
+        if not partners:
+            orphans += [entry.path for entry in entries]
+        elif len(partners) > 1:
+            doubts.append(
+                f"{partners[0].path} and {partners[1].path} have one mask, {entries[0].path}"
             )
-    return {name: entries[0] for name, entries in found.items()}
+        elif len(entries) > 1:
+            doubts.append(
+                f"{entries[0].path} and {entries[1].path} are masks of {partners[0].path}"
+            )
+        else:
+            pairs.append(Pair(partners[0], (entries[0],)))
+    pairs.sort(key=lambda pair: pair.image.uri)
+    return _Matched(tuple(pairs), tuple(orphans), tuple(doubts))
 
 
-def _match_path_end(name: str, entries: list[FileEntry]) -> list[FileEntry]:
-    exactly = [entry for entry in entries if f"/{entry.path}".endswith(f"/{name}")]
-    return exactly or [
-        entry
-        for entry in entries
-        if f"/{_remove_suffix(entry.path)}".endswith(f"/{_remove_suffix(name)}")
+def _list_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> Iterator[_Step]:
+    """Yield the ways of pairing, the plainest first."""
+    equal = _Step("", remove_suffix, remove_suffix)
+    yield equal
+    steps = [*_list_affix_steps(images, masks)]
+    # 00.jpg.png: the mask has the whole name of its image
+    whole = partial(normalize, "NFC")
+    steps.append(_Step("masks have the whole name of their images", whole, _remove_last_suffix))
+    yield from steps
+    for step in (equal, *steps):
+        yield step.without_folders()
+
+
+def _list_given_steps(
+    images: Sequence[FileEntry], affix: str, masks: Sequence[FileEntry]
+) -> Iterator[_Step]:
+    """Yield the ways of pairing masks whose affix is given; images may have one as well."""
+    cut_masks = _affix_cutter(affix, masks)
+    steps = [_Step("", remove_suffix, cut_masks)]
+    for cut in _list_cuts([_base(remove_suffix(entry.path)) for entry in images])[1:]:
+        said = f"images are called {cut.before}NAME{cut.after}"
+        steps.append(_Step(said, partial(_cut_path, cut), cut_masks))
+    yield from steps
+    for step in steps:
+        yield step.without_folders()
+
+
+def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> Iterator[_Step]:
+    """Yield steps that take an affix from all masks, from all images, or from both."""
+    if not images or not masks:
+        return
+    own, others = ([_base(remove_suffix(e.path)) for e in each] for each in (masks, images))
+    choices = [
+        (cut_mask, cut_image) for cut_mask in _list_cuts(own) for cut_image in _list_cuts(others)
     ]
+    choices.sort(key=lambda pair: (len(pair[1]), len(pair[0])))
+    known = {_base(name) for name in others}
+    for of_masks, of_images in choices:
+        if not (of_masks or of_images):
+            continue
+        key = of_masks.take(own[0])
+        if key is not None and f"{of_images.before}{key}{of_images.after}" in known:
+            yield _Step(
+                _say(of_masks, of_images),
+                partial(_cut_path, of_images),
+                partial(_cut_path, of_masks),
+            )
 
 
-def _remove_suffix(path: str) -> str:
-    folder, slash, name = path.rpartition("/")
+@dataclass(frozen=True)
+class _Cut:
+    """What the names of a set have before and after the part that tells them apart."""
+
+    before: str = ""
+    after: str = ""
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def take(self, base: str) -> str | None:
+        """Return the part of a name that is left; None if it does not begin and end so."""
+        is_there = base.startswith(self.before) and base.endswith(self.after)
+        if not is_there or len(base) < len(self):
+            return None
+        return base[len(self.before) : len(base) - len(self.after)]
+
+    def key(self, path: str) -> str | None:
+        """Return a path with the part of its name that is left."""
+        folder, slash, base = path.rpartition("/")
+        left = self.take(base)
+        return None if left is None else folder + slash + left
+
+
+def _cut_path(cut: _Cut, path: str) -> str | None:
+    """Return the key of a path, without its suffix and an affix."""
+    return cut.key(remove_suffix(path))
+
+
+def _list_cuts(names: Sequence[str]) -> list[_Cut]:
+    """Return all affixes that a set of names has in common; the empty one comes first."""
+    before = _list_affixes(names, _common_start(names))
+    turned = [name[::-1] for name in names]
+    after = _list_affixes(turned, _common_start(turned), is_turned=True)
+    return [_Cut(b, a[::-1]) for b in before for a in after]
+
+
+def _common_start(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)  # in order, all others lie between
+    same = (a == b for a, b in zip(first, last, strict=False))
+    return first[: next((i for i, is_same in enumerate(same) if not is_same), len(first))]
+
+
+def _list_affixes(names: Sequence[str], common: str, is_turned: bool = False) -> list[str]:
+    """Return the beginnings of a common beginning that end where a part of a name ends.
+
+    A number is never cut: 10 and 20 are not 1 and 2 with a suffix.
+    """
+    found, at = [""], 0
+    for token in _TOKEN.findall(names[0]):
+        at += len(token)
+        if at > len(common):
+            break
+        # what is a whole token in one name may be cut in another
+        is_cut = any(
+            len(name) > at and name[at - 1].isdigit() and name[at].isdigit() for name in names
+        )
+        has_sense = not names[0][:at].isdigit() or any(not c.isalnum() for c in names[0][:at])
+        if not is_cut and has_sense:
+            found.append(names[0][:at])
+    for size in range(1, len(common) + 1):
+        text = common[:size][::-1] if is_turned else common[:size]
+        if text.lower() in _AFFIXES and common[:size] not in found:
+            found.append(common[:size])
+    return found
+
+
+def _say(masks: _Cut, images: _Cut) -> str:
+    def show(cut: _Cut) -> str:
+        return f"{cut.before}NAME{cut.after}"
+
+    if not images:
+        return f"masks are called {show(masks).replace('NAME', 'IMAGE')}"
+    if not masks:
+        return f"images are called {show(images).replace('NAME', 'MASK')}"
+    return f"masks are called {show(masks)}, their images {show(images)}"
+
+
+def _of_base(key: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """Return a function that gives the key of the last part of a path."""
+    return lambda path: key(_base(path))
+
+
+def _remove_last_suffix(path: str) -> str:
+    folder, slash, name = normalize("NFC", path).rpartition("/")
     return folder + slash + (name.rpartition(".")[0] or name)
 
 
-def _index_by_stem(entries: Iterable[FileEntry], flag: str) -> dict[str, FileEntry]:
-    stems: dict[str, FileEntry] = {}
-    for entry in entries:
-        stem = _remove_suffix(entry.path)
-        if stem in stems:
-            raise InputError(
-                f"{flag}: {stems[stem].path} and {entry.path} differ only in their suffix; keep one"
-            )
-        stems[stem] = entry
-    return stems
+def _parse_affix(affix: str, names: Sequence[str]) -> _Cut:
+    """Return what --mask-affix means; a text without `*` is the end that most names have."""
+    if "*" in affix:
+        before, _, after = affix.partition("*")
+        return _Cut(before, after)
+    ends, begins = _Cut(after=affix), _Cut(before=affix)
+    count = [sum(cut.take(name) is not None for name in names) for cut in (ends, begins)]
+    return begins if count[1] > count[0] else ends
 
 
-def _refuse_missing(stems: set[str], what: str, where: str) -> None:
-    if stems:
-        first = sorted(stems)
-        shown = ", ".join(first[:3]) + (", …" if len(first) > 3 else "")
+def _affix_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
+    cut = _parse_affix(affix, [_base(remove_suffix(entry.path)) for entry in masks])
+    return partial(_cut_path, cut)
+
+
+def _with_affix(masks: Sequence[FileEntry], affix: str) -> tuple[list[str], tuple[FileEntry, ...]]:
+    """Return a note about files without the affix, and those that have it."""
+    key = _affix_cutter(affix, masks)
+    having = tuple(entry for entry in masks if key(entry.path) is not None)
+    if not having:
         raise InputError(
-            f"{len(first)} {what} in {where}: {shown}; both files of a pair need the same relative "
-            "path without suffix"
+            f"--mask-affix {affix}: no mask has it, for instance {masks[0].path}"
+            if masks
+            else f"--mask-affix {affix}: there are no masks"
         )
+    rest = len(masks) - len(having)
+    return [f"skipped {rest} files of --masks without --mask-affix {affix}"] * (rest > 0), having
+
+
+def _part(
+    images: Listing, masks: Listing, affix: str | None
+) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...], list[str]]:
+    """Tell images from masks where both were listed from one folder.
+
+    Returns:
+        Images, masks, and how they were told apart.
+
+    Raises:
+        InputError: The names do not say which are which.
+    """
+    of_masks = {entry.uri for entry in masks.entries}
+    common = [entry for entry in images.entries if entry.uri in of_masks]
+    if not common:
+        return images.entries, masks.entries, []
+    rest = tuple(entry for entry in images.entries if entry.uri not in of_masks)
+    if rest and len(common) == len(masks.entries):  # masks lie in a folder of the images
+        return rest, masks.entries, [f"{len(common)} files are masks, and no images"]
+    if affix:
+        key = _affix_cutter(affix, masks.entries)
+        chosen = {e.uri for e in masks.entries if key(e.path) is not None}
+    else:
+        chosen = _find_masks_among(images, masks)
+    return (
+        tuple(entry for entry in images.entries if entry.uri not in chosen),
+        tuple(entry for entry in masks.entries if entry.uri in chosen),
+        [],
+    )
+
+
+def _find_masks_among(images: Listing, masks: Listing) -> set[str]:
+    """Return the URIs of the masks among files of which each is an image or a mask."""
+    entries = masks.entries
+    by_suffix: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        by_suffix[path_suffix(entry.path)].add(remove_suffix(entry.path))
+    if len(by_suffix) == 2:  # photographs as JPEG, masks of the same names without loss
+        lossy = [suffix for suffix in by_suffix if suffix in _LOSSY]
+        lossless = [suffix for suffix in by_suffix if suffix not in _LOSSY]
+        if len(lossy) == 1 and by_suffix[lossless[0]] <= by_suffix[lossy[0]]:
+            return {e.uri for e in entries if path_suffix(e.path) == lossless[0]}
+    stems = {remove_suffix(entry.path) for entry in entries}
+    affixes: dict[_Cut, int] = defaultdict(int)
+    for stem in stems:
+        for cut in _list_own_cuts(_base(stem)):
+            key = cut.key(stem)
+            if key is not None and key in stems:
+                affixes[cut] += 1
+    whole = []
+    for cut in affixes:
+        having = {stem for stem in stems if cut.key(stem) is not None}
+        if all(cut.key(stem) in stems - having for stem in having):
+            whole.append((cut, having))
+    whole.sort(key=lambda each: -len(each[1]))
+    if len(whole) != 1:
+        ways = " or ".join(f"--mask-affix '{cut.before}*{cut.after}'" for cut, _ in whole[:3])
+        raise InputError(
+            f"--images {images.root.uri} and --masks {masks.root.uri} hold the same files, and "
+            f"their names do not say which are masks; give {ways or '--mask-affix'}, or globs as "
+            "in --images 'DIR/*.jpg' --masks 'DIR/*_mask.png'"
+        )
+    having = whole[0][1]
+    return {entry.uri for entry in entries if remove_suffix(entry.path) in having}
+
+
+def _list_own_cuts(base: str) -> Iterator[_Cut]:
+    """Yield the affixes that a mask of this name may have."""
+    tokens = _TOKEN.findall(base)
+    for count in range(1, len(tokens)):
+        before, after = "".join(tokens[:count]), "".join(tokens[-count:])
+        if any(c.isalpha() for c in before):
+            yield _Cut(before=before)
+        if any(c.isalpha() for c in after):
+            yield _Cut(after=after)
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]

@@ -13,6 +13,8 @@ import ray
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
+from unet_ray.flags import MaskFrame
+from unet_ray.labelled_data.alignment import DecodedImage
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
 from unet_ray.tables.binary_columns import view_samples
 
@@ -41,10 +43,13 @@ class FileReader:
 
     access: LabelAccess
     items: tuple[LabelledImage, ...]
+    frame: MaskFrame = "shown"
+    """Frame of the masks of images that are turned."""
 
     def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Return an image (HWC) and its masks (HW each), decoded from their files."""
-        return self.items[index].read(self.access)
+        item = self.items[index]
+        return item.decode(item.read_encoded(self.access), self.access).align(self.frame)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class StoreReader:
     """References to Arrow tables with the columns of `decoded_schema`."""
     places: tuple[tuple[int, int], ...]
     """Place of each image, (block, row); (-1, -1) for an image that cannot be read."""
+    frame: MaskFrame = "shown"
+    """Frame of the masks of images that are turned."""
 
     def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Return an image (HWC) and its masks (HW each) as read-only arrays."""
@@ -65,8 +72,9 @@ class StoreReader:
         if block < 0:
             raise ImageError("unreadable", "the image could not be decoded")
         table = ray.get(self.blocks[block])
-        image = _get_array(table, "image", row)
-        return image, [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
+        masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
+        orientation = table.column("orientation")[row].as_py()
+        return DecodedImage(_get_array(table, "image", row), masks, orientation).align(self.frame)
 
 
 def decoded_schema(masks: int) -> pa.Schema:
@@ -76,17 +84,16 @@ def decoded_schema(masks: int) -> pa.Schema:
     """
     kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
     names = ["image", *(f"mask{index}" for index in range(masks))]
-    return pa.schema(
-        [(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
-    )
+    arrays = [(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
+    return pa.schema([("orientation", pa.int8()), *arrays])
 
 
-def decoded_row(image_hwc: NDArray[Any], masks: list[NDArray[Any]]) -> dict[str, Any]:
+def decoded_row(decoded: DecodedImage) -> dict[str, Any]:
     """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
-    row: dict[str, Any] = {}
+    row: dict[str, Any] = {"orientation": decoded.orientation}
     for name, array in [
-        ("image", image_hwc),
-        *((f"mask{i}", mask) for i, mask in enumerate(masks)),
+        ("image", decoded.image),
+        *((f"mask{i}", mask) for i, mask in enumerate(decoded.masks)),
     ]:
         row |= {
             name: array.tobytes(),
@@ -125,11 +132,12 @@ def fits_in_store(reader: FileReader) -> bool:
 
 
 def _measure_decoded_bytes(reader: FileReader, index: int) -> int:
+    item = reader.items[index]
     try:
-        image, masks = reader.read(index)
+        decoded = item.decode(item.read_encoded(reader.access), reader.access)
     except ImageError:
         return 0
-    return int(image.nbytes) + sum(mask.nbytes for mask in masks)
+    return int(decoded.image.nbytes) + sum(mask.nbytes for mask in decoded.masks)
 
 
 def store_reader(decoded: Any, count: int) -> StoreReader:

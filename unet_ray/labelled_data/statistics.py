@@ -20,13 +20,19 @@ from numpy.typing import NDArray
 
 from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
 from unet_ray.errors import ImageError, InputError
+from unet_ray.flags import MaskFrame
 from unet_ray.imaging.codecs.decode import is_grey
 from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
+from unet_ray.imaging.labels.plausibility import look_misplaced, measure_edge_contrast
+from unet_ray.imaging.regions.components import label_values
+from unet_ray.labelled_data.alignment import DecodedImage, Fit, check_fit, settle_frame
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
 from unet_ray.labelled_data.readers import (
     FileReader,
     Reader,
+    StoreReader,
     decoded_row,
     decoded_schema,
     fits_in_store,
@@ -63,6 +69,12 @@ class ImageFacts:
     """Samples of a few pixels that were drawn at random."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Pairs (mask value, pixels) for each mask of the image."""
+    objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    """Pairs (mask value, 8-connected components) for each mask; None if they were not counted."""
+    edge_contrast: float | None = None
+    """Gradient along the outlines of the labels, divided by that beside them."""
+    fit: Fit | None = None
+    """Frames in which the masks have the size of their image; None if a file cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,12 @@ class DatasetStatistics:
     reader: Reader
     decoded_once: bool
     """True if the images lie decoded in the object store."""
+    orphans: tuple[str, ...] = ()
+    """Labels without an image."""
+    notes: tuple[str, ...] = ()
+    """Choices that were made for the set."""
+    drawn: Labelling | None = None
+    """Meaning of masks that were drawn from label files; None for mask files."""
 
     @property
     def usable(self) -> tuple[int, ...]:
@@ -100,10 +118,12 @@ class DatasetStatistics:
             InputError: The share is larger.
         """
         broken = [f"{facts.uri}: {facts.error}" for facts in self.facts if facts.error]
+        broken += self.orphans
         if not broken:
             return []
-        found = f"{len(broken)} of {len(self.facts)} labelled images cannot be used"
-        if len(broken) > max_error_rate * len(self.facts):
+        count = len(self.facts) + len(self.orphans)
+        found = f"{len(broken)} of {count} labelled images cannot be used"
+        if len(broken) > max_error_rate * count:
             raise InputError(
                 f"{found}, more than --max-error-rate {max_error_rate} allows; the first is "
                 f"{broken[0]}; repair or remove them, or give a higher rate"
@@ -191,12 +211,18 @@ class DatasetStatistics:
         return [facts for facts in self.facts if facts.error is None]
 
 
-def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> DatasetStatistics:
+def compute_statistics(
+    labelled: LabelledSet, decode_once: bool = False, count_objects: bool = False
+) -> DatasetStatistics:
     """Read all labelled images once, in Ray Data tasks.
 
     Args:
         labelled: Labelled set.
         decode_once: True to keep the decoded images in the object store if all of them fit.
+        count_objects: True to count the components of each mask value.
+
+    Raises:
+        InputError: Images are turned by EXIF, and whether their masks are cannot be told.
     """
     count = len(labelled.items)
     files = FileReader(labelled.access, labelled.items)
@@ -214,7 +240,7 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
         with ThreadPoolExecutor(_READS) as pool:
             encoded = ahead(pool, partial(_read_files, mine), indices, _READS)
             rows = [
-                _build_row(mine, *each, sampled, keep)
+                _build_row(mine, *each, sampled, keep, count_objects)
                 for each in zip(indices, encoded, strict=True)
             ]
         return pa.Table.from_pylist(rows, schema=schema)
@@ -229,8 +255,43 @@ def compute_statistics(labelled: LabelledSet, decode_once: bool = False) -> Data
         for row in rows.select_columns(["id", "facts"]).take_all()
     }
     reader = store_reader(rows, count) if keep else files
+    return settle_statistics(
+        labelled, [ImageFacts(**facts[index]) for index in range(count)], reader, keep
+    )
+
+
+def settle_statistics(
+    labelled: LabelledSet,
+    found: Sequence[ImageFacts],
+    reader: FileReader | StoreReader,
+    decoded_once: bool,
+) -> DatasetStatistics:
+    """Return the statistics of a set, with what only the whole set decides.
+
+    Args:
+        labelled: Labelled set.
+        found: Statistics of each image.
+        reader: Reader of the images.
+        decoded_once: True if the images lie decoded in the object store.
+
+    Raises:
+        InputError: Images are turned by EXIF, and whether their masks are cannot be told.
+    """
+    options, masks = labelled.access.options, f"--masks {labelled.access.masks.uri}"
+    frame, notes = settle_frame([(each.fit, each.uri) for each in found], options.frame, masks)
+    if contrast := look_misplaced([each.edge_contrast for each in found]):
+        notes.append(
+            f"the labels look misplaced: along their outlines the images have {contrast:.2f} times "
+            "the gradient beside them, as of labels that are turned, shifted or of other images; "
+            "look at labels.png (--dry-run writes it without a training)"
+        )
     return DatasetStatistics(
-        tuple(ImageFacts(**facts[index]) for index in range(count)), reader, keep
+        tuple(_check_fit(each, frame) for each in found),
+        replace(reader, frame=frame),
+        decoded_once,
+        labelled.orphans,
+        tuple(notes),
+        labelled.labelling,
     )
 
 
@@ -246,21 +307,73 @@ def _read_files(files: FileReader, index: int) -> Encoded | ImageError:
 
 
 def _build_row(
-    files: FileReader, index: int, encoded: Encoded | ImageError, sampled: int, keep: bool
+    files: FileReader,
+    index: int,
+    encoded: Encoded | ImageError,
+    sampled: int,
+    keep: bool,
+    count_objects: bool,
 ) -> dict[str, Any]:
+    facts, decoded = describe_image(files, index, encoded, sampled, count_objects)
+    row = {"id": index, "facts": json.dumps(vars(facts))}
+    return row | (decoded_row(decoded) if keep and decoded else {})
+
+
+def describe_image(
+    files: FileReader,
+    index: int,
+    encoded: Encoded | ImageError,
+    sampled: int,
+    count_objects: bool = False,
+) -> tuple[ImageFacts, DecodedImage | None]:
+    """Compute the statistics of one labelled image.
+
+    Args:
+        files: Reader of the set.
+        index: Index of the image.
+        encoded: Contents of its files, or the error of reading them.
+        sampled: Number of pixels to draw from it.
+        count_objects: True to count the components of each mask value.
+
+    Returns:
+        The statistics, and the image; None if it cannot be used.
+    """
     item = files.items[index]
-    named = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
+    facts = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
     try:
         if isinstance(encoded, ImageError):
             raise encoded
-        named = replace(named, sha256=_compute_sha256(item, encoded))
-        image, masks = item.decode(encoded)
+        facts = replace(facts, sha256=_compute_sha256(item, encoded))
+        decoded = item.decode(encoded, files.access)
     except ImageError as error:
-        return {"id": index, "facts": json.dumps(vars(replace(named, error=str(error))))}
-    facts = replace(named, **_describe(image, masks, np.random.default_rng(index), sampled))
-    return {"id": index, "facts": json.dumps(vars(facts))} | (
-        decoded_row(image, masks) if keep else {}
+        return replace(facts, error=str(error)), None
+    facts = replace(facts, **_describe(decoded, np.random.default_rng(index), sampled))
+    if count_objects:
+        facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
+    aligned = decoded.align_as_fits(files.access.options.frame or "shown")
+    return replace(facts, edge_contrast=measure_edge_contrast(*aligned)), decoded
+
+
+def _count_components(mask_hw: NDArray[Any]) -> tuple[tuple[int, int], ...]:
+    """Return pairs (mask value, number of 8-connected components of it), but for the value 0."""
+    components = label_values(mask_hw)
+    _, first = np.unique(components, return_index=True)
+    values = mask_hw.ravel()[first]
+    return tuple(
+        (int(value), int(number))
+        for value, number in zip(*np.unique(values[values != 0], return_counts=True), strict=True)
     )
+
+
+def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:
+    """Return statistics with an error if the masks fit in another frame than that of the set."""
+    if facts.fit is None:
+        return facts
+    try:
+        check_fit(facts.fit, frame)
+    except ImageError as error:
+        return replace(facts, error=str(error))
+    return facts
 
 
 def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
@@ -278,9 +391,8 @@ def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _describe(
-    image_hwc: NDArray[Any], masks: list[NDArray[Any]], rng: np.random.Generator, sampled: int
-) -> dict[str, Any]:
+def _describe(decoded: DecodedImage, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
+    image_hwc = decoded.image
     pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, : 1 if is_grey(image_hwc) else None]
     return {
         "height": image_hwc.shape[0],
@@ -290,7 +402,8 @@ def _describe(
         "low": pixels.min(0).tolist(),
         "high": pixels.max(0).tolist(),
         "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
-        "values": [list(mask_values(mask).items()) for mask in masks],
+        "values": [list(mask_values(mask).items()) for mask in decoded.masks],
+        "fit": decoded.fit,
     }
 
 

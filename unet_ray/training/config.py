@@ -11,14 +11,13 @@ from unet_ray.flags import (
     MAX_MINUTES,
     MAX_SIDE_PX,
     Device,
-    MaskKind,
     check_fields,
     check_metric,
     check_numbers,
     parse_classes,
     parse_range,
-    parse_uris,
 )
+from unet_ray.labelled_data.config import LabelConfig
 from unet_ray.network.config import (
     PRESETS,
     Loss,
@@ -44,30 +43,13 @@ _SHARES = ("foreground_share", "max_error_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(LabelConfig):
     """Settings of a training: labelled images, network and optimisation."""
 
-    images: str
-    """Folder or glob (URI) of the labelled images."""
-    masks: str
-    """Folder or glob (URI) of their masks, paired by relative path without suffix; or a COCO
-    instances JSON."""
     output: str
     """Model folder to write (URI)."""
-    image_roots: str | None = None
-    """Folders or buckets (URIs, separated by commas) below which the files of a manifest lie.
-    Default: the bucket of the manifest, or its folder on a local disk."""
-    follow_links: bool = False
-    """Follow symbolic links that lead out of --images or --masks; otherwise they are left out and
-    counted."""
     classes: str | None = None
     """Class names. a,b numbers them from 1; a=1,b=7 gives their mask values."""
-    mask_kind: MaskKind | None = None
-    """Meaning of mask values; default: inferred from all masks."""
-    background_value: int = 0
-    """Mask value of pixels that belong to no class."""
-    ignore_value: int | None = 255
-    """Mask value of pixels that are not counted; none: every pixel is counted."""
     max_error_rate: float = 0.01
     """Share of the labelled images that may be unreadable, 0..1; they are named and left out. If
     more are unreadable, training ends with exit code 2."""
@@ -142,11 +124,14 @@ class TrainConfig:
     """Time between checkpoints within an epoch (min); there is one after each epoch, too."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints that are kept; each holds the best weights as well."""
+    dry_run: bool = False
+    """Look at the labelled set, say what is understood, write labels.png to --output, and train
+    nothing."""
     seed: int = 0
     """Seed of the split, the weights, the crops and the augmentation."""
 
     def __post_init__(self) -> None:
-        parse_uris(self.image_roots, "--image-roots")
+        super().__post_init__()
         for name, most in _LARGEST.items():
             check_fields(self, [name], partial(ge, most), f"at most {most}")
         check_fields(self, _FROM_1, lambda value: value >= 1, "at least 1")

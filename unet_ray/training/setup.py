@@ -18,7 +18,7 @@ from unet_ray.errors import InputError
 from unet_ray.flags import check_metric
 from unet_ray.imaging.labels.crops import CropConfig, count_crops
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
-from unet_ray.imaging.labels.notes import labelling_notes
+from unet_ray.labelled_data.interpretation import interpret_masks
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.readers import Reader
 from unet_ray.labelled_data.statistics import DatasetStatistics
@@ -88,9 +88,12 @@ def set_up_training(
             f"--images {config.images}: no labelled image can be read; "
             f"the first: {statistics.facts[0].error}"
         )
-    labelling = before.labelling if before else _find_labelling(config, labelled, statistics)
-    notes += labelling_notes(statistics.values, labelling, len(statistics.usable))
-    _log_labelling(labelling, statistics)
+    labelling, more = interpret_masks(
+        config, labelled, statistics, before.labelling if before else None
+    )
+    notes += [*statistics.notes, *more]
+    if not config.dry_run:
+        _log_labelling(labelling, statistics)
     check_metric(config.best_by, [c.name for c in labelling.classes])
     kept = before.validation if before else _draw_validation(config, labelled.names)
     learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
@@ -103,7 +106,9 @@ def set_up_training(
     notes += statistics.check_readable(config.max_error_rate)
     learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
     if validation:
-        _check_validation(config, labelling, preprocessing, validation)
+        is_drawn = statistics.drawn is not None
+        _check_validation(config, labelling, is_drawn, preprocessing, validation)
+        notes += validation.notes
         validation = validation.exclude_extremes(preprocessing)
         notes += validation.check_readable(config.max_error_rate)
     notes += _separation_notes(config, labelling, statistics, initial)
@@ -209,18 +214,6 @@ def _note_no_validation(config: TrainConfig) -> str:
     )
 
 
-def _find_labelling(
-    config: TrainConfig, labelled: LabelledSet, statistics: DatasetStatistics
-) -> Labelling:
-    return find_labelling(
-        statistics.values,
-        labelled.classes,
-        labelled.kind,
-        config.background_value,
-        config.ignore_value,
-    )
-
-
 def _log_labelling(labelling: Labelling, statistics: DatasetStatistics) -> None:
     names = ", ".join(f"{c.name}={c.id}" for c in labelling.classes)
     place = (
@@ -299,9 +292,22 @@ def _class_notes(
 
 
 def _check_validation(
-    config: TrainConfig, labelling: Labelling, constants: Preprocessing, found: DatasetStatistics
+    config: TrainConfig,
+    labelling: Labelling,
+    is_drawn: bool,
+    constants: Preprocessing,
+    found: DatasetStatistics,
 ) -> None:
     """Raise InputError if validation images or masks differ in kind from those of training."""
+    if found.drawn or is_drawn:
+        if found.drawn != labelling:
+            raise InputError(
+                f"--val-masks {config.val_masks}: its classes or the form of its masks differ from "
+                "those of --masks; give both as mask files or both as label files with the same "
+                "classes"
+            )
+        found.check_fits(constants, f"--val-images {config.val_images}")
+        return
     values = find_labelling(
         found.values,
         labelling.classes,

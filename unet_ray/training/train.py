@@ -18,10 +18,11 @@ from unet_ray.cluster.session import connect, quiet_ray, software_versions
 from unet_ray.errors import OutputHeldError
 from unet_ray.flags import parse_classes
 from unet_ray.imaging.regions.separation import Separation
-from unet_ray.labelled_data.labelled_set import LabelledSet, find_labelled
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.labelled_set import LabelledSet
+from unet_ray.labelled_data.preview import LABELS_PICTURE, draw_labels
 from unet_ray.labelled_data.statistics import DatasetStatistics, compute_statistics
 from unet_ray.network.model_folder import Model, load_model, save_model
-from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.runs import new_run_id
@@ -76,9 +77,8 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     run_folder = Storage.of(config.storage) if config.storage else output.join(f"runs/{run_id}")
     initial = load_model(Storage.of(config.init_from)) if config.init_from else None
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
-    roots = Roots.parse(config.image_roots, config.follow_links)
-    training = find_labelled(config.images, config.masks, classes, config.mask_kind, roots)
-    validation = _find_validation(config, training, roots)
+    training = find_labelled(config.images, config.masks, config.label_options(classes))
+    validation = find_validation(config, training)
     output.check_writable()
     run_folder.check_writable()
     with _hold(run_folder, run_id):
@@ -103,6 +103,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
             config, training, statistics, held, initial, before.decisions if before else None
         )
         TrainingRecord(settings, files, task.decisions).write(run_folder)
+        run_folder.write(LABELS_PICTURE, draw_labels(statistics, task.decisions.labelling))
         result = fit(config, run_folder, task)
         OutputLock.check(run_folder, run_id)
         return _save(config, output, run_folder, task, result)
@@ -130,14 +131,12 @@ def _list_files(
     return files | (list_labelled_files(validation, held, "val_") if validation else {})
 
 
-def _find_validation(
-    config: TrainConfig, training: LabelledSet, roots: Roots
-) -> LabelledSet | None:
+def find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet | None:
+    """Return the labelled set of --val-images, read as that of --images; None if not given."""
     if config.val_images is None or config.val_masks is None:
         return None
-    return find_labelled(
-        config.val_images, config.val_masks, training.classes, training.kind, roots
-    )
+    options = replace(config.label_options(training.classes), kind=training.kind)
+    return find_labelled(config.val_images, config.val_masks, options)
 
 
 def _tune(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:

@@ -383,7 +383,7 @@ def test_a_view_that_was_turned_is_noted() -> None:
         (result("bitmasklabels", ["a"], imageDataURL="http://x"), "a bitmask of 'http://x'; it"),
         (
             result("bitmasklabels", ["a"], imageDataURL="data:image/png;base64,AAAA"),
-            "a bitmask that is no PNG: ",
+            "a mask that cannot be read: not an image",
         ),
         (
             result("bitmasklabels", ["a"], imageDataURL=encode_bitmask(np.ones((5, 6)))),

@@ -65,7 +65,14 @@ _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-    """Decode an encoded image.
+    """Decode an encoded image; see `decode_oriented`, whose orientation is left out."""
+    return decode_oriented(data, max_pixels)[0]
+
+
+def decode_oriented(
+    data: bytes | PageFile, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[Any], int]:
+    """Decode an encoded image, and tell how it was turned.
 
     Args:
         data: Whole content of a file that holds one image, or a page of a TIFF stack.
@@ -75,6 +82,7 @@ def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArra
         HWC image, contiguous, uint8, uint16 or float32, with at least one pixel and 1 to n
         channels. It is upright (the EXIF orientation is applied), palettes and CMYK become RGB,
         samples of fewer than 8 bits are scaled to 0..255, and a constant alpha channel is dropped.
+        Then the orientation of the file, as EXIF encodes it; 1 is upright.
 
     Raises:
         ImageError: `unreadable`, `too_large` or `unsupported`.
@@ -82,10 +90,17 @@ def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArra
     raster = _read(data, max_pixels)
     with mapped_errors():
         image, _ = to_colours(raster)
-    return _turn_upright(check_samples(image), raster.orientation)
+    return turn_upright(check_samples(image), raster.orientation), raster.orientation
 
 
 def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Decode a mask file; see `decode_oriented_label`, whose orientation is left out."""
+    return decode_oriented_label(data, max_pixels)[0]
+
+
+def decode_oriented_label(
+    data: bytes | PageFile, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[Any], int]:
     """Decode a mask file to its values: palette indices and grey values as they are, never colours.
 
     Args:
@@ -93,7 +108,8 @@ def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> 
         max_pixels: Largest height × width that is decoded (px).
 
     Returns:
-        HW mask of an integer type, with at least one pixel.
+        HW mask of an integer type, with at least one pixel; and the orientation of the file, as
+        EXIF encodes it.
 
     Raises:
         ImageError: Same as `decode_image`, and `unsupported` for colours and floats.
@@ -111,7 +127,7 @@ def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> 
         raise ImageError(
             "unsupported", "a mask with colours; save class ids as grey values or palette indices"
         )
-    return _turn_upright(values[:, :, 0], raster.orientation)
+    return turn_upright(values[:, :, 0], raster.orientation), raster.orientation
 
 
 def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -281,6 +297,7 @@ def _drop_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], float | None]:
     return image[:, :, :-1], float(alpha.flat[0]) if alpha.size else None
 
 
-def _turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return an image (HW or HWC) turned as its EXIF orientation says; 1 leaves it as it is."""
     orient = _ORIENT.get(orientation)
     return np.ascontiguousarray(orient(image) if orient else image)

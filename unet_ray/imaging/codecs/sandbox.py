@@ -142,30 +142,42 @@ class Decoder:
                 the decoder crashed twice or exceeded the time limit, `too_large` if it exceeded
                 the memory limit, `internal` if it was killed from outside, stopped or starved.
         """
-        return self._decode("decode", data, max_pixels)
+        return self.decode_oriented(data, max_pixels)[0]
 
-    def decode_label(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-        """Decode a mask file to its values, as `decode_label_image` does.
-
-        Args:
-            data: Whole content of a file that holds one mask, or a page of a TIFF stack.
-            max_pixels: Largest height × width that is decoded (px).
-
-        Returns:
-            Same as `decode_label_image`.
+    def decode_oriented(
+        self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS
+    ) -> tuple[NDArray[Any], int]:
+        """Decode an image and its orientation, as the function `decode_oriented` does.
 
         Raises:
             ImageError: Same as `decode`.
         """
-        return self._decode("decode_label", data, max_pixels)[:, :, 0]
+        return self._decode("decode", data, max_pixels)
 
-    def _decode(self, what: str, data: bytes | PageFile, max_pixels: int) -> NDArray[Any]:
+    def decode_label(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+        """Decode a mask file to its values; see `decode_oriented_label`."""
+        return self.decode_oriented_label(data, max_pixels)[0]
+
+    def decode_oriented_label(
+        self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS
+    ) -> tuple[NDArray[Any], int]:
+        """Decode a mask file and its orientation, as the function `decode_oriented_label` does.
+
+        Raises:
+            ImageError: Same as `decode`.
+        """
+        mask, orientation = self._decode("decode_label", data, max_pixels)
+        return mask[:, :, 0], orientation
+
+    def _decode(
+        self, what: str, data: bytes | PageFile, max_pixels: int
+    ) -> tuple[NDArray[Any], int]:
         request = {"do": what, "max_pixels": max_pixels}
         if isinstance(data, PageFile):
-            return _make_array(
-                *self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
-            )
-        return _make_array(*self._request(request, data))
+            asked = self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
+        else:
+            asked = self._request(request, data)
+        return _make_array(*asked), int(asked[0].get("orientation", 1))
 
     def find_pages(self, file: RangeFile) -> list[PagePlace]:
         """Return the places of all pages of a TIFF, as `tiff.find_pages` does.
@@ -359,8 +371,9 @@ class Decoder:
     ) -> tuple[dict[str, Any], bytes | bytearray]:
         deadline = time.monotonic() + self._time_limit_s
         # the child reads the whole request before it decodes
-        _send(child, deadline, json.dumps(request).encode() + b"\n")
-        for piece in (data,) if isinstance(data, bytes) else data():
+        head = json.dumps(request).encode() + b"\n"
+        _send(child, deadline, head, *([data] if isinstance(data, bytes) else []))
+        for piece in data() if callable(data) else ():
             _send(child, deadline, piece)
         while True:
             reply, samples = self._read(child, deadline)

@@ -27,7 +27,7 @@ from PIL import Image
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.confinement import confine, limit_cpu_time, limit_resources
-from unet_ray.imaging.codecs.decode import decode_image, decode_label_image
+from unet_ray.imaging.codecs.decode import decode_oriented, decode_oriented_label
 from unet_ray.imaging.codecs.geo_tags import read_geo_tags
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
 from unet_ray.imaging.codecs.raster import mapped_errors
@@ -177,24 +177,31 @@ class _ImageServer:
             tags = read_geo_tags(self._make_file(request, data), request["page"])
             _reply_json(self._replies, tags and vars(tags))
             return
-        image = self._decode(request, data)
+        image, orientation = self._decode(request, data)
         samples, is_shared = image.data.cast("B"), image.nbytes <= SHARED_BYTES
         if is_shared:
             self._shared[: len(samples)], samples = samples, memoryview(b"")
         _reply(
             self._replies,
-            {"shape": image.shape, "dtype": str(image.dtype), "shared": is_shared},
+            {
+                "shape": image.shape,
+                "dtype": str(image.dtype),
+                "shared": is_shared,
+                "orientation": orientation,
+            },
             samples,
         )
 
-    def _decode(self, request: dict[str, Any], data: bytes) -> NDArray[Any]:
+    def _decode(self, request: dict[str, Any], data: bytes) -> tuple[NDArray[Any], int]:
+        """Return an image and the orientation of its file."""
         if request["do"] == "window":
             assert self._windows is not None
-            return np.ascontiguousarray(self._windows.read(Box(*request["box"])))
+            return np.ascontiguousarray(self._windows.read(Box(*request["box"]))), 1
         source = cast(PageFile, self._make_file(request, data)) if "held" in request else data
         if request["do"] == "decode_label":
-            return decode_label_image(source, request["max_pixels"])[:, :, None]
-        return decode_image(source, request["max_pixels"])
+            mask, orientation = decode_oriented_label(source, request["max_pixels"])
+            return mask[:, :, None], orientation
+        return decode_oriented(source, request["max_pixels"])
 
     def _make_file(self, request: dict[str, Any], data: bytes) -> RangeFile:
         """Return the file that a request describes; `data` holds the bytes of its pieces."""

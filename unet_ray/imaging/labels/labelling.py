@@ -59,7 +59,8 @@ class Labelling:
             ]
         )
         if self.ignored is not None:
-            planes[:, masks[0] == self.ignored] = IGNORED
+            for index, plane in enumerate(planes):
+                plane[self._mask(masks, index) == self.ignored] = IGNORED
         return planes
 
     def class_mask(self, masks: list[NDArray[Any]], index: int) -> NDArray[np.bool_]:
@@ -70,7 +71,7 @@ class Labelling:
             index: Index of the class in `classes`.
         """
         found = self._select_pixels(masks, index)
-        return found if self.ignored is None else found & (masks[0] != self.ignored)
+        return found if self.ignored is None else found & (self._mask(masks, index) != self.ignored)
 
     def is_held(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> bool:
         """Tell whether an image holds a class, from the (value, pixels) pairs of each mask."""
@@ -92,8 +93,12 @@ class Labelling:
             ids = np.where(ids == 0, self.background, ids.astype(np.int64))
         return np.where(mask, ids, 0)
 
+    def _mask(self, masks: list[NDArray[Any]], index: int) -> NDArray[Any]:
+        """Return the mask that holds a class."""
+        return masks[index] if self.kind == "folders" else masks[0]
+
     def _select_pixels(self, masks: list[NDArray[Any]], index: int) -> NDArray[np.bool_]:
-        mask = masks[index] if self.kind == "folders" else masks[0]
+        mask = self._mask(masks, index)
         if self.kind == "classes":
             return mask == self.classes[index].id
         if self.kind == "instances":

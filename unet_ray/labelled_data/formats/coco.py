@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from reprlib import repr as shorten
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def _recognises(head: bytes) -> bool:
     )
 
 
-def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
+def _parse(file: BufferedReader, _: str, builder: AnnotationsBuilder) -> None:
     parser = _Parser(builder)
     for element in read_elements(file):
         parser.take(element)
@@ -140,10 +140,8 @@ class _Parser:
                 f"{before[1]} and {where} have the same id {shorten(number)}, but the names "
                 f"{before[0]} and {name}"
             )
-        is_id = isinstance(number, int) and 0 <= number <= MAX_CLASS_ID
-        self._builder.describe_category(
-            self._row_of_category(number), name, number if is_id else None
-        )
+        own = number if isinstance(number, int) and 0 <= number <= MAX_CLASS_ID else None
+        self._builder.describe_category(self._row_of_category(number), name, own)
 
     def _take_annotation(self, where: str, entry: dict[str, Any]) -> None:
         if "segments_info" in entry:
@@ -228,14 +226,16 @@ def _flatten(part: Any) -> list[float]:
 def _read_runs(segmentation: dict[str, Any]) -> Runs:
     """Return run lengths; raise ValueError for what is none."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    is_size = isinstance(size, list) and len(size) == 2 and all(map(_is_side, size))
-    if not is_size or not isinstance(counts, str | list):
-        raise ValueError(f"run lengths of the size {shorten(size)} with {shorten(counts)}")
+    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_side, size)):
+        size = None
+    if size is None or not isinstance(counts, str | list):
+        stated = shorten(segmentation.get("size"))
+        raise ValueError(f"run lengths of the size {stated} with {shorten(counts)}")
     if isinstance(counts, str):
-        return Runs(counts.encode("ascii", "replace"), *size)
+        return Runs(counts.encode("ascii", "replace"), size[0], size[1])
     if not all(type(count) is int and 0 <= count < 2**31 for count in counts):
         raise ValueError(f"run lengths of {shorten(counts)}")
-    return Runs(compress_counts(np.array(counts, np.int64)), *size)
+    return Runs(compress_counts(np.array(counts, np.int64)), size[0], size[1])
 
 
 def _read_box(box: Any) -> Polygon | None:
@@ -279,7 +279,7 @@ def _is_side(value: Any) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value)
 
 

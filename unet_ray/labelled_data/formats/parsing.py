@@ -11,10 +11,30 @@ from typing import Any
 
 from unet_ray.errors import ImageError
 from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder, LabelError
-from unet_ray.labelled_data.formats import coco, cvat, label_studio
+from unet_ray.labelled_data.formats import (
+    coco,
+    cvat,
+    isat,
+    label_studio,
+    labelme,
+    supervisely,
+    via,
+    yolo,
+)
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 
-FORMATS: tuple[LabelFormat, ...] = (label_studio.FORMAT, coco.FORMAT, cvat.FORMAT)
+FORMATS: tuple[LabelFormat, ...] = (
+    label_studio.FORMAT,
+    coco.FORMAT,
+    cvat.FORMAT,
+    via.FORMAT,
+    via.CSV_FORMAT,
+    supervisely.FORMAT,
+    isat.FORMAT,
+    labelme.FORMAT,
+    yolo.FORMAT,
+    yolo.CLASSES_FORMAT,
+)
 """All formats, in the order in which files are compared with them."""
 SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 """Suffixes of label files."""

@@ -1,0 +1,156 @@
+"""Sizes and orientations of images and masks that belong together.
+
+A photograph may say in its EXIF tag how it is to be turned; viewers and the decoder turn it. Masks
+have no such tag, so they may have been drawn on the picture as viewers show it, or on the samples
+as they are stored. Where the sizes do not tell, only the user can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError, InputError
+from unet_ray.flags import MaskFrame
+from unet_ray.imaging.codecs.decode import turn_upright
+from unet_ray.labelled_data.drawing import Size
+
+Fit = Literal["plain", "shown", "stored", "either"]
+"""Frames in which masks have the size of their image: `plain` where the image is not turned."""
+_FIRST_SIDEWAYS = 5
+"""First of the EXIF orientations that exchange height and width."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """A labelled image and its masks, as decoded."""
+
+    image: NDArray[Any]
+    """HWC, upright."""
+    masks: list[NDArray[Any]]
+    """HW each, in their own frame."""
+    orientation: int = 1
+    """EXIF orientation of the image that the masks do not have themselves; 1: none."""
+
+    @property
+    def fit(self) -> Fit:
+        """Frames in which the masks fit."""
+        shown = (self.image.shape[0], self.image.shape[1])
+        if self.orientation == 1:
+            return "plain"
+        stored = _turn(shown, self.orientation)
+        if stored == shown:
+            return "either"
+        return "stored" if self.masks[0].shape == stored else "shown"
+
+    def align(self, frame: MaskFrame) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """Return the image and its masks, turned as the image is.
+
+        Args:
+            frame: Frame of masks that fit in both, or in this one alone.
+
+        Raises:
+            ImageError: The masks fit in the other frame only.
+        """
+        check_fit(self.fit, frame)
+        return self._turn_masks(frame)
+
+    def align_as_fits(self, frame: MaskFrame) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """Return the same; masks that fit in one frame only are of that frame."""
+        return self._turn_masks(self.fit if self.fit in ("shown", "stored") else frame)
+
+    def _turn_masks(self, frame: str) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        if self.orientation == 1 or frame == "shown":
+            return self.image, self.masks
+        return self.image, [turn_upright(mask, self.orientation) for mask in self.masks]
+
+
+def check_fit(fit: Fit, frame: MaskFrame) -> None:
+    """Raise ImageError if masks fit in another frame than that of the set."""
+    if fit not in ("plain", "either", frame):
+        raise ImageError(
+            "unreadable",
+            f"by its size the mask is of the frame {fit}, those of the set are {frame}",
+        )
+
+
+def choose_size(have: Size, shown: Size, orientation: int, rescale: bool, what: str) -> Size:
+    """Return the size that masks get: that of the image in one of its frames.
+
+    Args:
+        have: Height and width for which the masks were drawn (px).
+        shown: Height and width of the upright image (px).
+        orientation: EXIF orientation of the image; 1: none.
+        rescale: True if masks of another size may be scaled, where the aspect ratio agrees.
+        what: The mask, for the message.
+
+    Raises:
+        ImageError: `unreadable`: the sizes differ.
+    """
+    frames = [shown, _turn(shown, orientation)]
+    if have in frames:
+        return have
+    similar = [size for size in frames if _is_similar(have, size)]
+    if similar and rescale:
+        return similar[0]
+    sizes = f"the image has {shown[1]}×{shown[0]} px, but {what} has {have[1]}×{have[0]} px"
+    remedy = "; --rescale-masks scales it" if similar else ""
+    raise ImageError("unreadable", sizes + remedy)
+
+
+def settle_frame(
+    fits: Sequence[tuple[Fit | None, str]], flag: MaskFrame | None, masks: str
+) -> tuple[MaskFrame, list[str]]:
+    """Decide in which frame the masks of a set were drawn.
+
+    Args:
+        fits: Fit and URI of each image; None for an image that cannot be used.
+        flag: Frame that the user gave; None: the sizes decide.
+        masks: Flag and URI of the masks, for messages.
+
+    Returns:
+        The frame, and notes for the user.
+
+    Raises:
+        InputError: The sizes do not decide it.
+    """
+    uris: dict[str, list[str]] = {fit: [] for fit in ("plain", "shown", "stored", "either")}
+    for fit, uri in fits:
+        if fit:
+            uris[fit].append(uri)
+    turned = [uri for fit in ("shown", "stored", "either") for uri in uris[fit]]
+    if not turned:
+        return flag or "shown", []
+    found = f"{len(turned)} images are turned by their EXIF orientation, their masks have none"
+    ways = (
+        "give --mask-frame shown if masks were drawn on the pictures as viewers show them, "
+        "--mask-frame stored if on the samples as they are stored"
+    )
+    if flag:
+        return flag, [f"{found}; --mask-frame {flag}"]
+    if uris["shown"] and uris["stored"]:
+        raise InputError(
+            f"{masks}: {found}: by size, {len(uris['shown'])} masks fit the pictures as shown "
+            f"({uris['shown'][0]}), {len(uris['stored'])} as stored ({uris['stored'][0]}); {ways}"
+        )
+    if not uris["shown"] and not uris["stored"]:
+        raise InputError(f"{masks}: {found}, for instance {turned[0]}, and fit both ways; {ways}")
+    frame: MaskFrame = "stored" if uris["stored"] else "shown"
+    decided = len(uris[frame])
+    return frame, [f"{found}; by the sizes of {decided} of them, masks are of the frame {frame}"]
+
+
+def _turn(shown: Size, orientation: int) -> Size:
+    """Return the size in which an upright image is stored."""
+    return shown[::-1] if orientation >= _FIRST_SIDEWAYS else shown
+
+
+def _is_similar(have: Size, size: Size) -> bool:
+    """Tell whether two sizes have the same aspect ratio, within a pixel of the smaller one."""
+    small, large = sorted([np.array(have), np.array(size)], key=lambda each: int(each.sum()))
+    expected = small[::-1] * large / large[::-1]  # each side of the small one from the other
+    return bool((np.abs(expected - small) <= 1).all())

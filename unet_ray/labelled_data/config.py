@@ -1,0 +1,64 @@
+"""Flags that say where labelled images are and how their labels are read."""
+
+# No postponed annotations: configs that inherit fields have their types looked up in other modules.
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unet_ray.flags import MaskFrame, MaskKind, parse_uris
+
+if TYPE_CHECKING:
+    from unet_ray.flags import ClassSpec
+    from unet_ray.labelled_data.labelled_set import LabelOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """Settings of a labelled set: images, labels, and what these mean."""
+
+    images: str
+    """Folder, glob or Parquet manifest (URI) of the labelled images."""
+    masks: str
+    """Folder or glob (URI) of their masks, paired by name; or a label file (COCO, Label Studio,
+    CVAT, GeoJSON and others), or a folder of label files, one per image."""
+    image_roots: str | None = None
+    """Folders or buckets (URIs, separated by commas) below which the files of a manifest lie.
+    Default: the bucket of the manifest, or its folder on a local disk."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of --images or --masks; otherwise they are left out and
+    counted."""
+    mask_kind: MaskKind | None = None
+    """Meaning of mask values; default: inferred from all masks."""
+    background_value: int = 0
+    """Mask value of pixels that belong to no class."""
+    ignore_value: int | None = 255
+    """Mask value of pixels that are not counted; none: every pixel is counted."""
+    mask_affix: str | None = None
+    """What the names of masks have beside those of their images: an end as _mask, a beginning as
+    mask_, or a pattern as mask_*_v2. Default: found out, where it is the same for all."""
+    mask_frame: MaskFrame | None = None
+    """Frame in which masks were drawn where images are turned by their EXIF orientation: shown as
+    viewers show them, or stored. Default: the sizes decide."""
+    rescale_masks: bool = False
+    """Scale labels that were drawn for another size of the same aspect ratio; otherwise such images
+    cannot be used."""
+    area_class: str | None = None
+    """Class of a label file outside of whose objects no pixel is counted, for images that are
+    labelled only in part."""
+
+    def __post_init__(self) -> None:
+        parse_uris(self.image_roots, "--image-roots")
+
+    def label_options(self, classes: "tuple[ClassSpec, ...]") -> "LabelOptions":
+        """Return how labels are read, with the classes that are asked for."""
+        from unet_ray.labelled_data.labelled_set import LabelOptions
+        from unet_ray.storage.roots import Roots
+
+        return LabelOptions(
+            classes=classes,
+            kind=self.mask_kind,
+            roots=Roots.parse(self.image_roots, self.follow_links),
+            mask_affix=self.mask_affix,
+            frame=self.mask_frame,
+            rescale=self.rescale_masks,
+            area_class=self.area_class,
+        )

@@ -1,0 +1,47 @@
+"""What the masks of a labelled set mean, and what a user should know about them."""
+
+from __future__ import annotations
+
+from unet_ray.imaging.labels.labelling import Labelling, find_labelling
+from unet_ray.imaging.labels.mask_values import percent
+from unet_ray.imaging.labels.notes import labelling_notes
+from unet_ray.labelled_data.config import LabelConfig
+from unet_ray.labelled_data.labelled_set import LabelledSet
+from unet_ray.labelled_data.statistics import DatasetStatistics
+
+
+def interpret_masks(
+    config: LabelConfig,
+    labelled: LabelledSet,
+    statistics: DatasetStatistics,
+    known: Labelling | None = None,
+) -> tuple[Labelling, list[str]]:
+    """Decide what the masks of a set mean.
+
+    Args:
+        config: Flags of the labels.
+        labelled: Labelled set.
+        statistics: Dataset statistics of the set.
+        known: Meaning that was decided before, if it was.
+
+    Returns:
+        The meaning, and a line for each note.
+
+    Raises:
+        InputError: Mask values that can be read in several ways, or that have no meaning.
+    """
+    values, count = statistics.values, len(statistics.usable)
+    drawn = labelled.labelling
+    if drawn is None:
+        labelling = known or find_labelling(
+            values, labelled.classes, labelled.kind, config.background_value, config.ignore_value
+        )
+        return labelling, labelling_notes(values, labelling, count)
+    ignored = drawn.ignored
+    if ignored is None or ignored not in values.pixels:
+        return drawn, []
+    # Values of drawn masks are no flags of the user.
+    return drawn, [
+        f"{percent(values.share([ignored]))} of the pixels, in {values.masks[ignored]} of "
+        f"{count * len(drawn.classes)} masks, are not counted"
+    ]

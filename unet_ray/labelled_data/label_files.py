@@ -1,0 +1,166 @@
+"""Label files, read and parsed in a child process: one for a whole set, or one per image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from queue import LifoQueue
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from unet_ray.errors import ImageError, InputError
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.labelled_data.annotations import NO_CATEGORY, Annotations, AnnotationsBuilder
+from unet_ray.labelled_data.formats import parsing
+from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.storage import FileEntry, Storage
+
+_TIME_LIMIT_S = 3600.0
+"""Time limit for one label file (s); a file of a million objects takes some 30 s."""
+_MEMORY_LIMIT_BYTES = 8 * 2**30
+"""Address space of the child (bytes): that of a file of several million objects."""
+_PIECE = 2**22
+"""Bytes of a file that are held at once."""
+_CHILDREN = 4
+"""Largest number of child processes that parse files of single images."""
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label file and what it says."""
+
+    entry: FileEntry
+    annotations: Annotations
+    sha256: str
+    """SHA-256 of its content."""
+
+
+def read_label_file(file: Storage, arguments: dict[str, Any], named: str) -> LabelFile:
+    """Read a label file for a whole set.
+
+    Args:
+        file: Storage at the URI of the file.
+        arguments: Arguments of `parsing.answer` beside the name.
+        named: Flag and URI, for messages.
+
+    Raises:
+        InputError: It cannot be read or used; the message names the place in it.
+    """
+    try:
+        entry = file.entry()
+    except OSError:
+        raise InputError(f"{named}: no such file, or no permission to read it") from None
+    decoder = _make_decoder()
+    try:
+        return _parse(decoder, file, entry, arguments)
+    except ImageError as error:
+        raise InputError(f"{named}: {error.message}") from None
+    finally:
+        decoder.close()
+
+
+def read_label_folder(
+    root: Storage, entries: Sequence[FileEntry], arguments: dict[str, Any]
+) -> list[LabelFile]:
+    """Read a folder of label files, each about one image.
+
+    A file that cannot be used costs its image: it becomes an image with an error.
+
+    Args:
+        root: Storage that opens the files.
+        entries: The files.
+        arguments: Arguments of `parsing.answer` beside the name.
+    """
+    free: LifoQueue[Decoder] = LifoQueue()
+    with ExitStack() as stack:
+        for _ in range(min(_CHILDREN, len(entries))):
+            free.put(decoder := _make_decoder())
+            stack.callback(decoder.close)
+        pool = stack.enter_context(ThreadPoolExecutor(CONNECTIONS))
+        return [*pool.map(partial(_read_one, free, root, arguments), entries)]
+
+
+def _read_one(
+    free: LifoQueue[Decoder], root: Storage, arguments: dict[str, Any], entry: FileEntry
+) -> LabelFile:
+    decoder = free.get()
+    try:
+        return _parse(decoder, Storage(entry.uri, root.options), entry, arguments)
+    except ImageError as error:
+        builder = AnnotationsBuilder()
+        builder.add_image(entry.path.rpartition(".")[0], error=f"{entry.path}: {error.message}")
+        return LabelFile(entry, builder.build(), "")
+    finally:
+        free.put(decoder)
+
+
+def join_annotations(all_of: Sequence[Annotations]) -> Annotations:
+    """Join what several files say; categories of one name are one, the first id of a name counts.
+
+    Args:
+        all_of: Annotations of each file.
+    """
+    builder, left_out, images, objects = AnnotationsBuilder(), Counter[str](), [], []
+    notes: dict[str, None] = {}
+    num_images = 0
+    for each in all_of:
+        rows = [builder.find_category(category.name, category.id) for category in each.categories]
+        row_of = np.array([*rows, NO_CATEGORY], np.int32)  # NO_CATEGORY, -1, is the last one
+        table = each.objects
+        for name, values in (
+            ("image", table["image"].to_numpy() + num_images),
+            ("category", row_of[table["category"].to_numpy()]),
+        ):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, pa.array(values, pa.int32()))
+        images.append(each.images)
+        objects.append(table)
+        num_images += len(each.images)
+        left_out.update(each.left_out)
+        notes |= dict.fromkeys(each.notes)
+    empty = builder.build()
+    return Annotations(
+        empty.categories,
+        pa.concat_tables([empty.images, *images]).combine_chunks(),
+        pa.concat_tables([empty.objects, *objects]).combine_chunks(),
+        dict(left_out),
+        tuple(notes),
+    )
+
+
+def _make_decoder() -> Decoder:
+    return Decoder(_TIME_LIMIT_S, _MEMORY_LIMIT_BYTES, module=parsing.__name__)
+
+
+def _parse(
+    decoder: Decoder, file: Storage, entry: FileEntry, arguments: dict[str, Any]
+) -> LabelFile:
+    """Have a file parsed; raise ImageError if it cannot be read or used."""
+    hashes = []
+
+    def read() -> Iterator[bytes]:
+        """Yield the content of the file; the decoder is told its size before."""
+        sha256, rest = hashlib.sha256(), entry.size
+        with file.open() as source:
+            while rest and (piece := source.read(min(_PIECE, rest))):
+                sha256.update(piece)
+                rest -= len(piece)
+                yield piece
+        if rest:
+            raise ImageError("changed", "the file became shorter while it was read")
+        hashes.append(sha256.hexdigest())
+
+    try:
+        data = decoder.call(arguments | {"name": entry.path}, entry.size, read)
+        return LabelFile(entry, Annotations.from_bytes(data), hashes[-1])
+    except OSError as error:
+        raise ImageError("unreadable", f"the file cannot be read: {error}") from None
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise ImageError("unreadable", "its parser replied with no annotations") from error

@@ -1,0 +1,87 @@
+"""`train --dry-run`: what is understood of a labelled set, without a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unet_ray.cluster.session import connect, quiet_ray
+from unet_ray.flags import parse_classes
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.preview import (
+    LABELS_PICTURE,
+    ClassSummary,
+    draw_labels,
+    summarise_classes,
+)
+from unet_ray.labelled_data.statistics import compute_statistics
+from unet_ray.network.model_folder import load_model
+from unet_ray.storage.storage import Storage
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.setup import set_up_training
+from unet_ray.training.train import find_validation
+
+
+@dataclass(frozen=True)
+class DryRunResult:
+    """What `train` would learn from."""
+
+    images: int
+    """Number of labelled images that can be used."""
+    unusable: int
+    """Number of images, masks and entries of label files that cannot be used."""
+    labelling: Labelling
+    """Meaning of the masks."""
+    how: str
+    """How the kind of the masks was decided."""
+    classes: tuple[ClassSummary, ...]
+    learnt: int
+    """Number of images to learn from."""
+    validation: tuple[str, ...]
+    """URIs of the images to validate on."""
+    picture: str
+    """URI of the picture of the labels."""
+
+
+@quiet_ray()
+def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunResult:
+    """Read a labelled set as a training would, say what is understood, and draw its labels.
+
+    Args:
+        config: Flags of training.
+        ray_address: Ray cluster to run on; `local` starts one on this machine.
+
+    Raises:
+        InputError: Whatever a training would refuse.
+    """
+    output = Storage.of(config.output)
+    initial = load_model(Storage.of(config.init_from)) if config.init_from else None
+    classes = parse_classes(config.classes) or (initial.classes if initial else ())
+    training = find_labelled(config.images, config.masks, config.label_options(classes))
+    validation = find_validation(config, training)
+    output.check_writable()
+    connect(ray_address)
+    statistics = compute_statistics(training, count_objects=True)
+    held = compute_statistics(validation) if validation else None
+    task = set_up_training(config, training, statistics, held, initial, None)
+    labelling = task.decisions.labelling
+    output.write(LABELS_PICTURE, draw_labels(statistics, labelling))
+    usable = len(statistics.usable)
+    return DryRunResult(
+        images=usable,
+        unusable=len(statistics.facts) - usable + len(statistics.orphans),
+        labelling=labelling,
+        how=_say_how(config, training.labelling is not None, training.kind is not None),
+        classes=tuple(summarise_classes(statistics, labelling)),
+        learnt=usable if held else usable - len(task.validation),
+        validation=tuple(uri for _, uri in task.validation),
+        picture=output.uri_of(LABELS_PICTURE),
+    )
+
+
+def _say_how(config: TrainConfig, is_drawn: bool, is_given: bool) -> str:
+    if is_drawn:
+        return "drawn from label files"
+    if config.mask_kind:
+        return "given by --mask-kind"
+    return "inferred from the folders" if is_given else "inferred from the mask values"
