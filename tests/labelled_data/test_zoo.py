@@ -501,3 +501,156 @@ def coco_with_an_area(zoo: Zoo) -> Flags:
     categories = [{"id": 1, "name": "disc"}, {"id": 5, "name": "labelled"}]
     flags = save_coco(zoo, annotations=annotations, categories=categories)
     return flags | {"area_class": "labelled"}
+
+
+# --- YOLO
+
+
+def yolo_lines(scene: Scene, number: int = 0) -> str:
+    """Return a line for each disc."""
+    lines = []
+    for polygon in scene.polygons:
+        shares = np.reshape(polygon, (-1, 2)) / (WIDTH, HEIGHT)
+        lines.append(f"{number} " + " ".join(f"{share:.6f}" for share in shares.ravel()))
+    return "\n".join(lines) + "\n"
+
+
+def save_yolo(zoo: Zoo, names: str | None = "names:\n  0: disc\n", number: int = 0) -> Flags:
+    zoo.save_images("images/train/{}.png".format)
+    for scene in zoo.scenes:
+        zoo.write(f"labels/train/{scene.name}.txt", yolo_lines(scene, number))
+    if names:
+        zoo.write("data.yaml", names)
+    return {"masks": f"{zoo.root}/labels"}
+
+
+@form
+def yolo_with_its_data_yaml(zoo: Zoo) -> Flags:
+    return save_yolo(zoo)
+
+
+@form
+def yolo_with_a_list_of_names(zoo: Zoo) -> Flags:
+    return save_yolo(zoo, "train: ../train/images\nnc: 1\nnames: ['disc']\n")
+
+
+@form
+def yolo_without_names(zoo: Zoo) -> Flags:
+    return save_yolo(zoo, None)
+
+
+@form
+def yolo_with_classes_txt_among_the_labels(zoo: Zoo) -> Flags:
+    flags = save_yolo(zoo, None, number=1)
+    zoo.write("labels/train/classes.txt", "other\ndisc\n")
+    return flags
+
+
+@form
+def yolo_in_the_folder_of_the_images(zoo: Zoo) -> Flags:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        zoo.write(f"images/{scene.name}.txt", yolo_lines(scene))
+    zoo.write("images/classes.txt", "disc\n")
+    return {"masks": zoo.images}
+
+
+# --- labelme
+
+
+def labelme_json(scene: Scene, suffix: str = "png", **changes: Any) -> dict[str, Any]:
+    shapes = [
+        {
+            "label": "disc",
+            "points": np.reshape(polygon, (-1, 2)).tolist(),
+            "group_id": None,
+            "shape_type": "polygon",
+            "flags": {},
+        }
+        for polygon in scene.polygons
+    ]
+    return {
+        "version": "5.2.1",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": f"{scene.name}.{suffix}",
+        "imageData": None,
+        "imageHeight": HEIGHT,
+        "imageWidth": WIDTH,
+    } | changes
+
+
+@form
+def labelme_beside_the_images(zoo: Zoo) -> Flags:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        zoo.write(f"images/{scene.name}.json", labelme_json(scene))
+    return {"masks": zoo.images}
+
+
+@form
+def labelme_of_another_folder(zoo: Zoo) -> None:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        path = f"..\\images\\{scene.name}.png"
+        zoo.write(f"masks/{scene.name}.json", labelme_json(scene, imagePath=path))
+
+
+@form
+def labelme_circles(zoo: Zoo) -> None:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        shapes = []
+        for left, top, width, height in scene.boxes:
+            x, y, radius = left + width / 2, top + height / 2, (width + height) / 4 + 0.4
+            points = [[x, y], [x + radius, y]]
+            shapes.append({"label": "disc", "shape_type": "circle", "points": points})
+        zoo.write(f"masks/{scene.name}.json", labelme_json(scene, shapes=shapes))
+
+
+@form
+def labelme_files_called_as_their_images(zoo: Zoo) -> None:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        zoo.write(f"masks/{scene.name}.png.json", labelme_json(scene))
+
+
+@form
+def via_project(zoo: Zoo) -> Flags:
+    zoo.save_images()
+    metadata = {}
+    for scene in zoo.scenes:
+        regions = [
+            {
+                "shape_attributes": {
+                    "name": "polygon",
+                    "all_points_x": polygon[::2],
+                    "all_points_y": polygon[1::2],
+                },
+                "region_attributes": {"type": "disc"},
+            }
+            for polygon in scene.polygons
+        ]
+        entry = {"filename": f"{scene.name}.png", "size": 1, "regions": regions}
+        metadata[f"{scene.name}.png1"] = entry | {"file_attributes": {}}
+    attributes = {"region": {"type": {"type": "text"}}, "file": {}}
+    document = {"_via_settings": {}, "_via_img_metadata": metadata, "_via_attributes": attributes}
+    return {"masks": zoo.write("via.json", document)}
+
+
+@form
+def supervisely_json(zoo: Zoo) -> None:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        objects = [
+            {
+                "id": 1,
+                "classTitle": "disc",
+                "geometryType": "polygon",
+                "points": {"exterior": np.reshape(polygon, (-1, 2)).tolist(), "interior": []},
+            }
+            for polygon in scene.polygons
+        ]
+        size = {"height": HEIGHT, "width": WIDTH}
+        document = {"description": "", "tags": [], "size": size, "objects": objects}
+        zoo.write(f"masks/{scene.name}.png.json", document)

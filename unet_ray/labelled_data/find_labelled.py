@@ -22,10 +22,16 @@ from unet_ray.image_sources.sources import (
 )
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.tiff import PagePlace
-from unet_ray.labelled_data.annotations import Annotations
 from unet_ray.labelled_data.drawing import Drawing, count_objects
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
+from unet_ray.labelled_data.formats.yolo import CLASS_FILES
 from unet_ray.labelled_data.image_names import find_images
+from unet_ray.labelled_data.label_classes import (
+    are_numbered,
+    choose_classes,
+    find_class_names,
+    name_categories,
+)
 from unet_ray.labelled_data.label_files import (
     LabelFile,
     join_annotations,
@@ -51,6 +57,8 @@ from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import Listing, describe_links, list_files, path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 
+_ONLY_NAMED = frozenset({".txt", ".yaml", ".yml", ".names", ".labels"})
+"""Suffixes of label files that say much else: notes, lists, settings."""
 _SHOWN = 3
 """Names in a message."""
 
@@ -84,6 +92,8 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
 
 
 def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) -> LabelledSet:
+    if not masks.entries:
+        raise InputError(f"--masks {masks.root.uri}: no masks and no label files of the images")
     access = LabelAccess(images.root, masks.root, options)
     kind, classes = options.kind, options.classes
     if kind == "folders" or (kind is None and looks_like_folders(images, masks)):
@@ -120,7 +130,17 @@ def _find_in_label_files(
         if len(files) == 1
         else join_annotations([file.annotations for file in files])
     )
-    drawing = _choose_classes(annotations, options, named)
+    if not len(annotations.images):
+        raise InputError(f"{named} names no image; give the label files of the images")
+    notes: list[str] = []
+    if are_numbered(annotations):
+        folder = (
+            labels if len(files) > 1 else Storage(labels.uri.rpartition("/")[0], labels.options)
+        )
+        names, named_in = find_class_names(folder, named)
+        annotations = name_categories(annotations, names, options.classes, named)
+        notes = [f"names of classes from {named_in}"] * bool(named_in)
+    drawing = choose_classes(annotations, options.classes, options.area_class, named)
     _check_kind(drawing, options.kind, named)
     file_of = np.repeat(np.arange(len(files)), [len(f.annotations.images) for f in files])
     rows = annotations.images.to_pylist()
@@ -152,7 +172,7 @@ def _find_in_label_files(
         raise InputError(
             f"{named}: none of its {len(rows)} images is in {images.root.uri}: {first}"
         )
-    notes = [
+    notes += [
         *annotations.notes,
         *(f"{count} images were found {rule}" for rule, count in found.rules.items()),
         *_note_left_out(drawing, options, left),
@@ -170,41 +190,6 @@ def _list_texts(row: Mapping[str, object]) -> list[str]:
     name, places = str(row["name"]), [str(place) for place in row["places"]]  # type: ignore[attr-defined]
     uri = [str(row["uri"])] if row["uri"] else []
     return [*uri, name, *places, *(f"{place}/{name}" for place in places)]
-
-
-def _choose_classes(annotations: Annotations, options: LabelOptions, named: str) -> Drawing:
-    """Return what draws the classes that the user named, or all.
-
-    Raises:
-        InputError: A class is missing, or has no name that can be shown.
-    """
-    names = [category.name for category in annotations.categories]
-    check_class_names(names, named)
-    there = ", ".join(dict.fromkeys(names))
-    area = options.area_class
-    for name in [*(spec.name for spec in options.classes), *([area] if area else [])]:
-        if name not in names:
-            raise InputError(f"{named}: no category {name}; there are {there}")
-    classes = options.classes or _list_classes(annotations, area)
-    if not classes:
-        raise InputError(f"{named}: it has no category of objects")
-    places = {spec.name: place for place, spec in enumerate(classes)}
-    place_of = {row: places[name] for row, name in enumerate(names) if name in places}
-    rows = frozenset(row for row, name in enumerate(names) if name == area)
-    return Drawing(annotations, classes, place_of, rows)
-
-
-def _list_classes(annotations: Annotations, area: str | None) -> tuple[ClassSpec, ...]:
-    """Return a class for each name of a category, in the order of their ids.
-
-    A name may have several ids, as some tools write them; the last one is that of the class. Where
-    a category has no id of its own, all are numbered from 1.
-    """
-    chosen = [each for each in annotations.categories if each.name != area]
-    ids = {each.name: each.id for each in sorted(chosen, key=lambda each: each.id or 0)}
-    if any(number is None for number in ids.values()):
-        ids = {name: number for number, name in enumerate(ids, 1)}
-    return tuple(ClassSpec(number or 0, name) for name, number in ids.items())
 
 
 def _check_kind(drawing: Drawing, kind: MaskKind | None, named: str) -> None:
@@ -270,28 +255,47 @@ def _part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
     Raises:
         InputError: Both describe the images.
     """
-    labels = [entry for entry in masks.entries if path_suffix(entry.path) in SUFFIXES]
-    others = tuple(entry for entry in masks.entries if path_suffix(entry.path) in IMAGE_SUFFIXES)
-    stems = {remove_suffix(entry.path).rpartition("/")[2] for entry in images.entries}
-    named = [entry for entry in labels if remove_suffix(entry.path).rpartition("/")[2] in stems]
+    stems = {_base_stem(entry.path) for entry in images.entries}
     of_images = {entry.uri for entry in images.entries}
+    labels = [entry for entry in masks.entries if _may_be_labels(entry, stems)]
+    named = [entry for entry in labels if _is_named(entry, stems)]
+    others = tuple(entry for entry in masks.entries if path_suffix(entry.path) in IMAGE_SUFFIXES)
     has_masks = any(entry.uri not in of_images for entry in others)
     if named and has_masks:
-        suffixes = sorted({path_suffix(entry.path) for entry in named})
         raise InputError(
             f"--masks {masks.root.uri} holds masks and label files of the same images "
-            f"({named[0].path}); give a glob, as in --masks '{masks.root.uri}/**/*{suffixes[0]}' "
-            f"or --masks '{masks.root.uri}/**/*.png'"
+            f"({named[0].path}); give a glob, as in --masks "
+            f"'{masks.root.uri}/**/*{path_suffix(named[0].path)}' or --masks "
+            f"'{masks.root.uri}/**/*{path_suffix(others[0].path)}'"
         )
+    skipped = masks.others + len(masks.entries)
     if has_masks or not labels:
-        return replace(masks, entries=others, others=masks.others + len(labels)), replace(
+        return replace(masks, entries=others, others=skipped - len(others)), replace(
             masks, entries=()
         )
-    if not named and len(labels) == 1:  # a folder that holds one file for the whole set
-        return replace(masks, entries=()), replace(masks, entries=tuple(labels))
-    return replace(masks, entries=()), replace(
-        masks, entries=tuple(named), others=masks.others + len(labels) - len(named)
-    )
+    rest = skipped - len(labels) - sum(entry.uri in of_images for entry in others)
+    return replace(masks, entries=()), replace(masks, entries=tuple(labels), others=rest)
+
+
+def _may_be_labels(entry: FileEntry, stems: set[str]) -> bool:
+    """Tell whether a file may hold labels: its form is known, and it does not hold class names.
+
+    Text files are labels only of the image whose name they have.
+    """
+    suffix, name = path_suffix(entry.path), entry.path.rpartition("/")[2].lower()
+    if suffix not in SUFFIXES or name in CLASS_FILES:
+        return False
+    return suffix not in _ONLY_NAMED or _is_named(entry, stems)
+
+
+def _is_named(entry: FileEntry, stems: set[str]) -> bool:
+    """Tell whether a file has the name of an image; `a.png.json` has that of `a.png`."""
+    stem = _base_stem(entry.path)
+    return stem in stems or _base_stem(stem) in stems
+
+
+def _base_stem(path: str) -> str:
+    return remove_suffix(path).rpartition("/")[2]
 
 
 def _note_left_out(drawing: Drawing, options: LabelOptions, without_area: int) -> list[str]:
