@@ -11,11 +11,22 @@ from typing import Any
 
 from unet_ray.errors import ImageError
 from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder, LabelError
-from unet_ray.labelled_data.formats import coco, isat, labelme, supervisely, via, yolo
+from unet_ray.labelled_data.formats import (
+    coco,
+    cvat,
+    isat,
+    label_studio,
+    labelme,
+    supervisely,
+    via,
+    yolo,
+)
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 
 FORMATS: tuple[LabelFormat, ...] = (
+    label_studio.FORMAT,
     coco.FORMAT,
+    cvat.FORMAT,
     via.FORMAT,
     via.CSV_FORMAT,
     supervisely.FORMAT,
