@@ -352,13 +352,16 @@ class _Placement:
     def _add(self, row: int, number: int, outline: Any) -> None:
         """Add an object of the annotations to a row of the result; `outline` in its pixels."""
         objects = self._annotations.objects
+        error = objects["error"][number].as_py()
+        if outline is None:
+            error = error or "a coordinate that is no finite number"
         self._builder.add_object(
             row,
             objects["category"][number].as_py(),
             [] if outline is None else _list_polygons(outline),
             label=objects["label"][number].as_py(),
             is_ignored=objects["is_ignored"][number].as_py(),
-            error=objects["error"][number].as_py(),
+            error=error,
         )
 
     def _leave_out(self, what: str, count: int) -> None:

@@ -16,6 +16,7 @@ from tests.labelled_data.formats.vector import (
     make_feature,
     parse,
     parse_in_child,
+    parse_or_refuse,
 )
 from unet_ray.errors import ImageError
 from unet_ray.labelled_data.annotations import Category, LabelError
@@ -361,11 +362,8 @@ def test_values_of_any_kind_where_tools_write_others_do_no_harm() -> None:
         ):
             for crs in (UTM, value, {"type": value, "properties": value}):
                 document = make_collection(changed, crs=crs, image_uri=value)
-                try:
-                    found = parse(document, "a.geojson")
-                except LabelError:
-                    continue
-                assert len(found.objects) <= 1
+                found = parse_or_refuse(document, "a.geojson")
+                assert found is None or len(found.objects) <= 1
 
 
 def test_mutated_files_are_read_or_refused() -> None:
@@ -379,13 +377,8 @@ def test_mutated_files_are_read_or_refused() -> None:
         start = rng.randrange(len(text))
         end = min(len(text), start + rng.choice([0, 1, 2, 5, 20, 200]))
         changed = text[:start] + rng.choice(["", *values]) + text[end:]
-        try:
-            found = parse(changed, "a.geojson")
-        except LabelError as error:
-            assert str(error)
-            continue
-        assert len(found.objects) <= 3
-        found.objects.validate(full=True)
+        found = parse_or_refuse(changed, "a.geojson")
+        assert found is None or len(found.objects) <= 3
 
 
 def test_the_confined_child_reads_the_same() -> None:

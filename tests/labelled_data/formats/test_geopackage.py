@@ -13,7 +13,7 @@ import geopandas
 import pytest
 import shapely
 
-from tests.labelled_data.formats.vector import list_objects, parse, parse_in_child
+from tests.labelled_data.formats.vector import list_objects, parse, parse_in_child, parse_or_refuse
 from unet_ray.labelled_data.annotations import LabelError
 
 BOX = shapely.box(1, 1, 5, 4)
@@ -147,12 +147,7 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
             changed[start : start + 4] = rng.randbytes(rng.randrange(1, 5))
         if rng.random() < 0.2:
             del changed[rng.randrange(100, len(changed)) :]
-        try:
-            found = parse(bytes(changed), "a.gpkg")
-        except LabelError as error:
-            assert "\n" not in str(error)
-            continue
-        found.objects.validate(full=True)
+        parse_or_refuse(bytes(changed), "a.gpkg")
 
 
 def test_geometries_that_are_no_wkb_are_counted(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_other_parquet_files_are_refused() -> None:
 
 def test_mutated_files_are_read_or_refused() -> None:
     """In the child: what damages Parquet may also crash its reader, which costs only the file."""
-    rng = random.Random(0)
+    rng, kinds = random.Random(0), set[str]()
     data = write([BOX, shapely.MultiPolygon([BOX])], label=["a", "b"])
     for _ in range(60):
         changed = bytearray(data)
@@ -147,8 +147,8 @@ def test_mutated_files_are_read_or_refused() -> None:
         changed[start : start + 4] = rng.randbytes(rng.randrange(1, 5))
         try:
             found = parse_in_child(bytes(changed), "a.parquet")
-        except ImageError as error:
-            assert error.error_type in ("unreadable", "too_large")
-            assert "\n" not in error.message
+        except ImageError as failure:
+            kinds.add(failure.error_type)
             continue
         found.objects.validate(full=True)
+    assert kinds <= {"unreadable", "too_large"}

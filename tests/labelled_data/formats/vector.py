@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from unet_ray.imaging.codecs.sandbox import Decoder
-from unet_ray.labelled_data.annotations import Annotations
+from unet_ray.labelled_data.annotations import Annotations, LabelError
 from unet_ray.labelled_data.formats.parsing import parse_labels
 
 BOX = [[[1, 1], [5, 1], [5, 4], [1, 4], [1, 1]]]
@@ -22,6 +22,18 @@ def parse(data: bytes | str | dict[str, Any] | list[Any], name: str, **flags: st
     if not isinstance(data, bytes):
         data = (data if isinstance(data, str) else json.dumps(data)).encode()
     return parse_labels(io.BufferedReader(io.BytesIO(data), 2**20), name, **flags)  # type: ignore[arg-type]
+
+
+def parse_or_refuse(data: bytes | str | dict[str, Any], name: str) -> Annotations | None:
+    """Parse a label file; None if it is refused in one line."""
+    try:
+        found = parse(data, name)
+    except LabelError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (any line will do)
+        return None
+    found.objects.validate(full=True)
+    found.images.validate(full=True)
+    return found
 
 
 @cache
