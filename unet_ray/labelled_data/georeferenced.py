@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,12 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
-from unet_ray.errors import ImageError, InputError
+from unet_ray.errors import ImageError, InputError, one_line
 from unet_ray.image_sources.encoded import open_encoded
-from unet_ray.image_sources.names import split_page
-from unet_ray.image_sources.sources import ImageSource, header_decoders
+from unet_ray.image_sources.names import page_uri, split_page
+from unet_ray.image_sources.sources import header_decoders, list_pages
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
-from unet_ray.imaging.codecs.geo_tags import GeoTags
+from unet_ray.imaging.codecs.sandbox import DecoderPool
 from unet_ray.imaging.georeference import Georeference
 from unet_ray.labelled_data.annotations import (
     UNSTATED,
@@ -39,9 +40,11 @@ from unet_ray.labelled_data.annotations import (
     LabelError,
     Polygon,
 )
+from unet_ray.labelled_data.image_names import find_images
+from unet_ray.labelled_data.pairs import remove_suffix
 from unet_ray.storage.backends.s3 import CONNECTIONS
-from unet_ray.storage.listing import path_suffix
-from unet_ray.storage.storage import Storage
+from unet_ray.storage.listing import Listing, path_suffix
+from unet_ray.storage.storage import FileEntry, Storage
 
 PIXELS = "pixels"
 """Value of --label-crs by which coordinates are pixels."""
@@ -50,6 +53,8 @@ _MARGIN_PX = 16.0
 """How far objects that are cut may leave their image (px)."""
 _DECIMALS = 6
 """Decimals of coordinates in pixels; floats of map coordinates are good to about eight."""
+_FARTHEST = 1e12
+"""Largest coordinate that is computed with, on maps and in pixels; the Earth is 4e7 m round."""
 _ELSEWHERE = "features that lie on no image"
 _NO_NUMBER = "features with coordinates that are no numbers, or have no place in an image's system"
 
@@ -58,16 +63,30 @@ _NO_NUMBER = "features with coordinates that are no numbers, or have no place in
 class ImagePlace:
     """An image of a listing, and its position on Earth."""
 
-    name: str
-    """Its path in the folder of the images, with the page of a stack."""
-    uri: str
-    """Its full name, with the page."""
+    entry: FileEntry
+    """Its file."""
+    page: int | None = None
+    """Page of a stack, from 1; None for a file with one image."""
     georeference: Georeference | None = None
     """Its position; None if its file has none with an EPSG code."""
     width: int = 0
     """Width (px); 0 where there is no georeference."""
     height: int = 0
     """Height (px); 0 where there is no georeference."""
+
+    @property
+    def name(self) -> str:
+        """Its path in the folder of the images, with the page of a stack."""
+        return page_uri(self.entry.path, self.page)
+
+
+@dataclass(frozen=True)
+class PlacedAnnotations:
+    """Annotations in pixels, and where they come from."""
+
+    annotations: Annotations
+    origins: NDArray[np.int64]
+    """Row of each of their images in the annotations before; the first one of several."""
 
 
 def needs_places(annotations: Annotations) -> bool:
@@ -80,118 +99,80 @@ def needs_places(annotations: Annotations) -> bool:
     return bool(unnamed) or images["crs"].null_count < len(images)
 
 
-def locate_images(access: Storage, sources: Sequence[ImageSource]) -> list[ImagePlace]:
+def locate_images(images: Listing) -> list[ImagePlace]:
     """Return where images lie on Earth, from the tags of those that are TIFF files.
 
     An image whose tags cannot be read has no position; decoding it will report the reason.
 
     Args:
-        access: Folder of the images.
-        sources: Images.
+        images: Images; each page of a stack is one.
     """
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
-
-        def read_tags(source: ImageSource) -> GeoTags | None:
-            if path_suffix(source.file_uri) not in TIFF_SUFFIXES:
-                return None
-            try:
-                file = open_encoded(Storage(source.file_uri, access.options), source.file_uri)
-                return decoders.read_geo_tags(file, source.page)
-            except (OSError, ImageError, InputError):
-                return None
-
-        found = list(pool.map(read_tags, sources))
-    return [
-        _make_place(access.name_of(source.uri), source.uri, tags)
-        for source, tags in zip(sources, found, strict=True)
-    ]
+        some = pool.map(partial(_locate_pages, decoders, images.root), images.entries)
+        return [image for pages in some for image in pages]
 
 
-def _make_place(name: str, uri: str, tags: GeoTags | None) -> ImagePlace:
+def _locate_pages(decoders: DecoderPool, access: Storage, entry: FileEntry) -> list[ImagePlace]:
+    pages = [source.page for source in list_pages(decoders, access, entry)]
+    return [_locate_page(decoders, access, entry, page) for page in pages]
+
+
+def _locate_page(
+    decoders: DecoderPool, access: Storage, entry: FileEntry, page: int | None
+) -> ImagePlace:
+    if path_suffix(entry.path) not in TIFF_SUFFIXES:
+        return ImagePlace(entry, page)
+    try:
+        file = open_encoded(Storage(entry.uri, access.options), entry.uri)
+        tags = decoders.read_geo_tags(file, page)
+    except (OSError, ImageError, InputError):
+        return ImagePlace(entry, page)
     georeference = Georeference.from_tags(tags)
     if tags is None or georeference is None:
-        return ImagePlace(name, uri)
-    return ImagePlace(name, uri, georeference, tags.width, tags.height)
-
-
-def match_images(annotations: Annotations, images: Sequence[ImagePlace]) -> list[int | None]:
-    """Return for each image of annotations its index in a listing; None where it has none.
-
-    The full name finds it, or the path, or the only path that ends in it, with or without suffix.
-    An image without a name is found by the name of its label file.
-
-    Args:
-        annotations: Annotations.
-        images: Images of the listing.
-    """
-    by_uri = {image.uri: index for index, image in enumerate(images)}
-    by_end: dict[str, set[int]] = {}
-    for index, image in enumerate(images):
-        for end in _list_ends(image.name):
-            by_end.setdefault(end, set()).add(index)
-    found: list[int | None] = []
-    for row in annotations.images.to_pylist():
-        name = row["name"] or next(iter(row["places"] or ()), "")
-        candidates = {by_uri[row["uri"]]} if row["uri"] in by_uri else set[int]()
-        parts = name.replace("\\", "/").split("/")
-        tails = ["/".join(parts[start:]) for start in range(len(parts))]
-        for tail in tails:
-            candidates = candidates or by_end.get(tail, set())
-            candidates = candidates or by_end.get(_remove_suffix(tail), set())
-        found.append(next(iter(candidates)) if len(candidates) == 1 else None)
-    return found
-
-
-def _list_ends(name: str) -> set[str]:
-    """Return the ends of a path, with and without its suffix."""
-    parts = name.split("/")
-    tails = ["/".join(parts[start:]) for start in range(len(parts))]
-    return {*tails, *map(_remove_suffix, tails)}
-
-
-def _remove_suffix(name: str) -> str:
-    file, page = split_page(name)
-    folder, slash, last = file.rpartition("/")
-    stem = folder + slash + (last.rpartition(".")[0] or last)
-    stem = stem.removesuffix(".ome")
-    return stem if page is None else f"{stem}#page={page}"
+        return ImagePlace(entry, page)
+    return ImagePlace(entry, page, georeference, tags.width, tags.height)
 
 
 def place_on_images(
     annotations: Annotations,
     images: Sequence[ImagePlace],
-    matches: Sequence[int | None] | None = None,
+    named: str,
     label_crs: str | None = None,
-) -> Annotations:
+) -> PlacedAnnotations:
     """Place objects whose coordinates may be those of a map on the images of a listing.
 
     Where no image is georeferenced, coordinates are pixels; y may run upwards, as in QGIS, where an
     image without a georeference lies between y = 0 and minus its height. Where images are, they are
     in the system that the label file states, and objects whose file names no image go to all images
     that they meet. Of images that none meets, those within the extent of the objects are background
-    altogether; those beyond it are unlabelled and left out.
+    altogether; those beyond it are unlabelled and left out. Several files that name no image are
+    each about the image of the same name, if there is one.
 
     Args:
         annotations: Annotations; images in pixels that have a name stay as they are.
         images: Images of the listing (`locate_images`).
-        matches: Index in `images` of each image of the annotations, None where it has none; by
-            default those of `match_images`.
+        named: Flag and URI of the label files, for messages.
         label_crs: `pixels` or AUTHORITY:CODE where the user says what coordinates are.
 
     Returns:
         Annotations whose images all have a name and coordinates in pixels.
 
     Raises:
-        LabelError: Coordinates can be read in two ways, or in none; the text names the flag.
+        InputError: Coordinates can be read in two ways, or in none; the text names the flag.
     """
-    if label_crs is not None and label_crs.lower() != PIXELS:
-        _check_flag(annotations, images, label_crs)
-    if not needs_places(annotations):
-        return annotations
-    placement = _Placement(annotations, images, matches, label_crs)
-    for crs in placement.list_systems():
-        placement.place(crs)
-    return placement.finish()
+    try:
+        if label_crs is not None and label_crs.lower() != PIXELS:
+            _check_flag(annotations, images, label_crs)
+        if not needs_places(annotations):
+            return PlacedAnnotations(annotations, np.arange(len(annotations.images)))
+        placement = _Placement(annotations, images, named, label_crs)
+        for crs in placement.list_systems():
+            placement.place(crs)
+        return placement.finish()
+    except LabelError as error:
+        raise InputError(f"{named}: {error}") from None
+    except shapely.errors.GEOSException as error:
+        raise InputError(f"{named}: outlines that cannot be cut: {one_line(error)}") from None
 
 
 class _Placement:
@@ -201,11 +182,10 @@ class _Placement:
         self,
         annotations: Annotations,
         images: Sequence[ImagePlace],
-        matches: Sequence[int | None] | None,
+        named: str,
         label_crs: str | None,
     ) -> None:
         self._annotations, self._images, self._label_crs = annotations, images, label_crs
-        self._matches = match_images(annotations, images) if matches is None else matches
         self._rows = annotations.images.to_pylist()
         self._is_map_row = [row["crs"] is not None for row in self._rows]
         files = {tuple(row["places"] or ()) for row in self._rows if not row["name"]}
@@ -220,8 +200,30 @@ class _Placement:
             self._builder.add_category(category.name, category.id)
         self._builder.left_out = Counter(annotations.left_out)
         self._builder.notes = list(annotations.notes)
+        self._matches = self._match_images(named)
         self._new_rows: dict[int, int] = {}
         """Index of an image → its row in the result."""
+        self._origins: list[int] = []
+        """Row of each row of the result in the annotations."""
+
+    def _match_images(self, named: str) -> list[int | None]:
+        """Return the index of the image that each row names; the file's name counts as one."""
+        entries = {image.entry.uri: image.entry for image in self._images}
+        index_of = {(image.entry.uri, image.page): i for i, image in enumerate(self._images)}
+        texts = [
+            [text for text in (row["uri"], row["name"], *(row["places"] or ())) if text]
+            for row in self._rows
+        ]
+        found = find_images([*entries.values()], texts, named)
+        if any(row["name"] for row in self._rows):
+            self._builder.notes += [
+                f"{count} images were found {rule}" for rule, count in found.rules.items()
+            ]
+        pages = [split_page(row["uri"] or row["name"])[1] for row in self._rows]
+        return [
+            None if entry is None else index_of.get((entry.uri, page))
+            for entry, page in zip(found.entries, pages, strict=True)
+        ]
 
     def list_systems(self) -> list[str]:
         """Return the coordinate systems that the label files state."""
@@ -279,7 +281,8 @@ class _Placement:
                     beyond += 1
                     continue
                 empty += 1
-            row = self._new_row(index)
+            first = row_of[hits[0][0]] if hits else next(r for r in allowed if index in allowed[r])
+            row = self._new_row(index, int(first))
             for hit, outline in hits:
                 met[hit] = True
                 self._add(row, int(objects[hit]), outline)
@@ -316,7 +319,8 @@ class _Placement:
         if match is None and not given["name"]:
             match = self._find_only_image(given)
         if match is not None:
-            return self._new_row(match)
+            return self._new_row(match, row)
+        self._origins.append(row)
         return self._builder.add_image(
             given["name"] or next(iter(given["places"] or ()), ""),
             places=given["places"] or (),
@@ -337,16 +341,19 @@ class _Placement:
         name = next(iter(given["places"] or ()), "")
         raise LabelError(
             f"its coordinates are pixels, but of which of the {len(self._images)} images? Call the "
-            f"file as its image, for example {_remove_suffix(self._images[0].name)} instead of "
-            f"{name}; give a folder with a file for each image"
+            f"file as its image, for example {remove_suffix(self._images[0].entry.path)} instead "
+            f"of {name}; a folder may hold a file for each image"
             if self._images
             else "its coordinates are pixels, but there are no images"
         )
 
-    def _new_row(self, index: int) -> int:
+    def _new_row(self, index: int, origin: int) -> int:
+        """Return the row of an image in the result; the first one that asks is its origin."""
         if index not in self._new_rows:
             image = self._images[index]
-            self._new_rows[index] = self._builder.add_image(image.name, uri=image.uri)
+            uri = page_uri(image.entry.uri, image.page)
+            self._new_rows[index] = self._builder.add_image(image.name, uri=uri)
+            self._origins.append(origin)
         return self._new_rows[index]
 
     def _add(self, row: int, number: int, outline: Any) -> None:
@@ -368,34 +375,34 @@ class _Placement:
         if count:
             self._builder.left_out[what] += count
 
-    def finish(self) -> Annotations:
+    def finish(self) -> PlacedAnnotations:
         """Return the result: what was placed, and the rows in pixels that stay as they are."""
         kept = [number for number, is_map in enumerate(self._is_map_row) if not is_map]
-        images = []
-        for number in kept:
-            row = self._rows[number]
-            if not row["name"]:
-                match = self._matches[number]
-                match = self._find_only_image(row) if match is None else match
-                named = self._images[match] if match is not None else None
-                row = row | {
-                    "name": named.name if named else next(iter(row["places"] or ()), ""),
-                    "uri": named.uri if named else None,
-                }
-            images.append(row)
+        rows = [self._name_row(number) for number in kept]
         placed = self._builder.build()
         new = np.full(len(self._rows), -1, np.int32)
         new[kept] = np.arange(len(kept)) + len(placed.images)
         objects = self._annotations.objects
         moved = objects.set_column(0, objects.schema.field(0), pa.array(new[self._row_of_object]))
         stay = moved.filter(pc.greater_equal(moved["image"], 0))
-        return replace(
+        stay_images = pa.Table.from_pylist(rows, schema=placed.images.schema)
+        joined = replace(
             placed,
-            images=pa.concat_tables(
-                [placed.images, pa.Table.from_pylist(images, schema=placed.images.schema)]
-            ),
+            images=pa.concat_tables([placed.images, stay_images]).combine_chunks(),
             objects=pa.concat_tables([placed.objects, stay]).combine_chunks(),
         )
+        return PlacedAnnotations(joined, np.array([*self._origins, *kept], np.int64))
+
+    def _name_row(self, number: int) -> dict[str, Any]:
+        """Return a row in pixels with the name of its image."""
+        row, match = self._rows[number], self._matches[number]
+        if row["name"]:
+            return row
+        match = self._find_only_image(row) if match is None else match
+        if match is None:
+            return row | {"name": next(iter(row["places"] or ()), "")}
+        image = self._images[match]
+        return row | {"name": image.name, "uri": page_uri(image.entry.uri, image.page)}
 
 
 class _Layout:
@@ -501,8 +508,7 @@ class _Placed:
 
     def _place(self, shapes: NDArray[Any], places: Iterable[int]) -> None:
         """Find the objects on the images of one system, in which `shapes` are."""
-        bounds = shapely.bounds(shapes)
-        sound = np.isfinite(bounds).all(axis=1)
+        bounds, sound = shapely.bounds(shapes), _are_sound(shapes)
         self.is_lost |= ~sound
         numbers = np.flatnonzero(sound)
         if not len(numbers):
@@ -525,21 +531,34 @@ def _cut(
     far = max(image.width, image.height)
     left, top, right, bottom = -far, -far, image.width + far, image.height + far
     pixels = _to_pixels(shapes, image.georeference)
-    sound, is_broken = pixels.copy(), ~shapely.is_valid(pixels)
-    sound[is_broken] = shapely.make_valid(pixels[is_broken])
-    is_on = shapely.area(shapely.intersection(sound, frame)) > 0
+    is_sound = _are_sound(pixels)
+    numbers, pixels = numbers[is_sound], pixels[is_sound]
+    valid, is_broken = pixels.copy(), ~shapely.is_valid(pixels)
+    valid[is_broken] = shapely.make_valid(pixels[is_broken])
+    is_on = shapely.area(shapely.intersection(valid, frame)) > 0
     bounds = shapely.bounds(pixels)
     is_near = (bounds[:, :2] > (left, top)).all(axis=1) & (bounds[:, 2:] < (right, bottom)).all(
         axis=1
     )
     kept = shapely.buffer(frame, _MARGIN_PX, join_style="mitre")
     return [
-        (int(number), whole if near else shapely.intersection(valid, kept))
-        for number, whole, valid, on, near in zip(
-            numbers, pixels, sound, is_on, is_near, strict=True
+        (int(number), whole if near else shapely.intersection(sound, kept))
+        for number, whole, sound, on, near in zip(
+            numbers, pixels, valid, is_on, is_near, strict=True
         )
         if on
     ]
+
+
+def _are_sound(shapes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which shapes are there and have no coordinate that is far away, or no number.
+
+    Bounds do not tell: holes may lie outside of their polygon.
+    """
+    points, owners = shapely.get_coordinates(shapes, return_index=True)
+    farthest = np.zeros(len(shapes))
+    np.maximum.at(farthest, owners, np.abs(points).max(axis=1, initial=0))  # NaN stays NaN
+    return ~shapely.is_missing(shapes) & (farthest <= _FARTHEST)
 
 
 def _to_pixels(shapes: NDArray[Any], place: Georeference) -> NDArray[Any]:
@@ -612,7 +631,8 @@ def _make_shapes(objects: pa.Table) -> NDArray[Any]:
     ring_of = np.repeat(np.arange(len(is_hole)), np.diff(ends))
     object_of = np.repeat(np.arange(len(objects)), np.diff(rings_of))
     is_finite = np.isfinite(xy).all(axis=1)
-    rings = shapely.linearrings(*_close(np.where(is_finite[:, None], xy, 0.0), ends))
+    closed, ring_of_closed = _close(np.where(is_finite[:, None], xy, 0.0), ends)
+    rings = shapely.linearrings(closed, indices=ring_of_closed)
     polygons = shapely.polygons(rings, indices=np.cumsum(~is_hole) - 1)
     shapely.multipolygons(polygons, indices=object_of[~is_hole], out=shapes)
     shapes[object_of[ring_of[~is_finite]]] = None

@@ -43,6 +43,8 @@ _OTHER_PROPERTIES = (
 """Properties that number or measure features, unless they repeat values."""
 _IMAGE_PROPERTIES = ("image_uri", "image_path", "image_name", "file_name", "filename", "image")
 """Properties that name the image of a feature, in the order in which they are looked for."""
+_QUPATH_STATES = ("objectType", "isLocked")
+"""Properties of QuPath's objects that are no classes unless a flag says so."""
 _GEOMETRIES = ("point", "line", "linestring", "polygon", "multipolygon", "rectangle", "feature")
 """Values of `type` that are no classes."""
 _IGNORE = "Ignore*"
@@ -304,6 +306,16 @@ class FeatureCollector:
                 f"{_describe(several)}; name the class with --label-property "
                 f"{next(iter(several))}, or give --label-property {ONE_CLASS} for a single class"
             )
+        texts = {
+            name: column
+            for name, column in usable.items()
+            if name not in _QUPATH_STATES and any(isinstance(v, str) for v in column.codes)
+        }
+        if texts:  # in a folder, another file may have another value
+            self._builder.notes.append(
+                f"all features are of one class; not used: {_describe(texts)}; --label-property "
+                "names the property of the class"
+            )
         return None
 
     def _choose_named(self, named: dict[str, _Column]) -> _Column:
@@ -321,6 +333,11 @@ class FeatureCollector:
                 f"the property {order[0]} has {len(first.codes)} values in {len(first.rows)} "
                 f"features: names of classes, or of single objects? Give --label-property "
                 f"{order[0]} for the first, --label-property {ONE_CLASS} for a single class"
+            )
+        others = [name for name in order[1:] if not _fold(name).endswith("id")]
+        if others:  # in a folder, they may differ in another file
+            self._builder.notes.append(
+                f"the property {order[0]} names the class; {', '.join(others)} would say the same"
             )
         return first
 
