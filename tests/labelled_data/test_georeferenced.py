@@ -81,7 +81,7 @@ def on_map(*outlines: list[float], epsg: int = EPSG, **members: Any) -> dict[str
 
 
 def shift(points: list[float], x: float, y: float) -> list[float]:
-    return (np.array(points).reshape(-1, 2) + (x, y)).ravel().tolist()
+    return np.add(np.array(points).reshape(-1, 2), (x, y)).ravel().tolist()
 
 
 def images_of(folder: Path) -> list[ImagePlace]:
@@ -332,6 +332,14 @@ def test_degrees_on_photos_are_refused(photos: Path) -> None:
         place(on_map(BOX, epsg=4326), photos, name="a.geojson")
 
 
+def test_map_coordinates_on_photos_are_refused(photos: Path) -> None:
+    """Also where the photos have world files, which are not read."""
+    with pytest.raises(
+        InputError, match="are those of a map, but their image is not georeferenced"
+    ):
+        place(on_map(BOX), photos)
+
+
 def test_a_coordinate_that_is_no_number_costs_its_image(photos: Path) -> None:
     document = in_pixels()
     document["features"].append(make_feature([[[float("nan"), 1], [2, 2], [3, 3]]]))
@@ -352,6 +360,18 @@ def test_files_of_images_are_about_their_own(folder: Path) -> None:
     placed = place(join_annotations(files), folder)
     assert by_image(placed) == {"left.tif": [("c0", [both])], "right.tif": []}
     assert sorted(placed.origins.tolist()) == [0, 1]
+
+
+def test_a_file_beside_one_that_cannot_be_used_is_still_about_its_own(folder: Path) -> None:
+    broken = AnnotationsBuilder()
+    broken.add_image("right", error="right.geojson: line 1, column 1: it ends too early")
+    files = [parse(on_map(shift(BOX, WIDTH - 5, 0)), "left.geojson"), broken.build()]
+    placed = place(join_annotations(files), folder)
+    assert {name: len(objects) for name, objects in by_image(placed).items()} == {
+        "left.tif": 1,
+        "right": 0,
+    }
+    assert placed.origins.tolist() == [0, 1]
 
 
 def test_features_may_name_their_image(folder: Path) -> None:

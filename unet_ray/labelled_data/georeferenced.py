@@ -53,6 +53,8 @@ _MARGIN_PX = 16.0
 """How far objects that are cut may leave their image (px)."""
 _DECIMALS = 6
 """Decimals of coordinates in pixels; floats of map coordinates are good to about eight."""
+_MOST_PIXELS = 10**6
+"""Coordinate beyond which no image reaches (px); slides have up to some 200,000."""
 _FARTHEST = 1e12
 """Largest coordinate that is computed with, on maps and in pixels; the Earth is 4e7 m round."""
 _ELSEWHERE = "features that lie on no image"
@@ -188,7 +190,8 @@ class _Placement:
         self._annotations, self._images, self._label_crs = annotations, images, label_crs
         self._rows = annotations.images.to_pylist()
         self._is_map_row = [row["crs"] is not None for row in self._rows]
-        files = {tuple(row["places"] or ()) for row in self._rows if not row["name"]}
+        # a file that names no image has a place of its own; one that cannot be used, its name
+        files = {tuple(row["places"] or ()) or (row["name"],) for row in self._rows}
         self._has_many_files = len(files) > 1
         self._row_of_object = annotations.objects["image"].to_numpy()
         self._order = np.argsort(self._row_of_object, kind="stable")
@@ -302,10 +305,11 @@ class _Placement:
         for row in rows:
             objects = self._list_objects([row])
             shapes = _make_shapes(self._annotations.objects.take(pa.array(objects)))
-            new, is_upwards = self._keep_row(row), False
+            is_upwards = False
             if self._matches[row] is not None or not self._rows[row]["name"]:
                 _check_sizes(shapes)
                 is_upwards = _is_upwards(shapes)
+            new = self._keep_row(row)
             if is_upwards:
                 note = "y runs upwards from 0 at the upper edge of an image, as in QGIS"
                 self._builder.notes += [note] * (note not in self._builder.notes)
@@ -667,9 +671,15 @@ def _has_pixels(bounds: NDArray[np.float64]) -> bool:
 
 
 def _check_sizes(shapes: NDArray[Any]) -> None:
-    """Raise LabelError if coordinates are no pixels, since no object is as large as one."""
+    """Raise LabelError if coordinates are no pixels: far away, or all within a pixel."""
     bounds = shapely.bounds(shapes)
     bounds = bounds[np.isfinite(bounds).all(axis=1)]
+    if len(bounds) and np.abs(bounds).max(axis=1).min() > _MOST_PIXELS:
+        raise LabelError(
+            f"its coordinates (such as {bounds[0, 0]:.6g}, {bounds[0, 1]:.6g}) are those of a map, "
+            "but their image is not georeferenced by an EPSG code in its own tags; world files are "
+            "not read: give GeoTIFFs"
+        )
     if len(bounds) and not _has_pixels(bounds):
         x, y = bounds[0, :2]
         raise LabelError(

@@ -32,7 +32,8 @@ THE_CLASS = "object"
 _CLASS_PROPERTIES = (
     *("classification.name", "class_name", "classname", "class", "class_label", "classlabel"),
     *("cls", "label", "label_name", "labelname", "labels", "category", "category_name"),
-    *("classification", "type", "name", "class_id", "classid", "label_id", "category_id"),
+    *("classification", "type", "name", "class_id", "classid", "label_id"),
+    *("category_id", "type_id"),
 )
 """Properties that may name the class, lower case; of several that say the same, the first."""
 _OTHER_PROPERTIES = (
@@ -41,7 +42,9 @@ _OTHER_PROPERTIES = (
     *("score", "score_max", "confidence", "__index_level_0__", "level_0"),
 )
 """Properties that number or measure features, unless they repeat values."""
-_IMAGE_PROPERTIES = ("image_uri", "image_path", "image_name", "file_name", "filename", "image")
+_IMAGE_PROPERTIES = (
+    *("image_uri", "image_path", "image_name", "file_name", "filename", "image", "image_id"),
+)
 """Properties that name the image of a feature, in the order in which they are looked for."""
 _QUPATH_STATES = ("objectType", "isLocked")
 """Properties of QuPath's objects that are no classes unless a flag says so."""
