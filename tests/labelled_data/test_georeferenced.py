@@ -24,45 +24,29 @@ from tests.labelled_data.formats.vector import (
     make_feature,
     parse,
 )
-from unet_ray.errors import InputError
-from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
-from unet_ray.imaging.codecs.geo_tags import read_geo_tags
-from unet_ray.imaging.georeference import Georeference
-from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder
-from unet_ray.labelled_data.georeferenced import (
-    ImagePlace,
-    PlacedAnnotations,
-    locate_images,
-    place_on_images,
+from tests.labelled_data.maps import (
+    CORNER,
+    EPSG,
+    HEIGHT,
+    PIXEL_M,
+    WIDTH,
+    images_of,
+    write_map,
+    write_maps,
 )
+from unet_ray.errors import InputError
+from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder
+from unet_ray.labelled_data.georeferenced import PlacedAnnotations, place_on_images
 from unet_ray.labelled_data.label_files import join_annotations
 from unet_ray.output.formats.geo import write_geojson, write_geoparquet
 from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.reader import Tables
-from unet_ray.storage.listing import list_files
 from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import REGIONS
 
-EPSG, CORNER, PIXEL_M = 32633, (500_000.0, 5_400_000.0), 0.5
-WIDTH, HEIGHT = 60, 40
 BOX = [2.0, 3.0, 12.0, 3.0, 12.0, 8.0, 2.0, 8.0]
 """A polygon of 10×5 px at pixel (2, 3)."""
-
-
-def write_map(path: Path, column: float = 0, row: float = 0, epsg: int = EPSG) -> None:
-    """Write a GeoTIFF whose first pixel lies so many pixels right of and below the corner."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    left, top = CORNER[0] + column * PIXEL_M, CORNER[1] - row * PIXEL_M
-    tifffile.imwrite(
-        path,
-        np.zeros((HEIGHT, WIDTH), np.uint8),
-        extratags=[
-            (33550, "d", 3, (PIXEL_M, PIXEL_M, 0.0), False),
-            (33922, "d", 6, (0.0, 0.0, 0.0, left, top, 0.0), False),
-            (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, epsg), False),
-        ],
-    )
 
 
 def to_map(points: Any = BOX, epsg: int = EPSG) -> list[list[float]]:
@@ -82,21 +66,6 @@ def on_map(*outlines: list[float], epsg: int = EPSG, **members: Any) -> dict[str
 
 def shift(points: list[float], x: float, y: float) -> list[float]:
     return np.add(np.array(points).reshape(-1, 2), (x, y)).ravel().tolist()
-
-
-def images_of(folder: Path) -> list[ImagePlace]:
-    """Return what `locate_images` returns, without processes."""
-    found = []
-    for entry in list_files(str(folder), IMAGE_SUFFIXES, "--images").entries:
-        pages: list[int | None] = [1, 2, 3] if entry.path == "stack.tif" else [None]
-        tags = None
-        if entry.path.endswith("tif"):
-            with suppress(tifffile.TiffFileError, IndexError), open(entry.uri, "rb") as file:
-                tags = read_geo_tags(file)
-        size = (tags.width, tags.height) if tags else (0, 0)
-        place = Georeference.from_tags(tags)
-        found += [ImagePlace(entry, page, place, *size) for page in pages]
-    return found
 
 
 def place(
@@ -128,11 +97,7 @@ def same_corners(ring: list[float], points: list[float]) -> bool:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with two neighbouring images on a map, and one far away."""
-    write_map(tmp_path / "images/left.tif")
-    write_map(tmp_path / "images/right.tif", column=WIDTH)
-    write_map(tmp_path / "images/far.tif", column=100 * WIDTH)
-    return tmp_path / "images"
+    return write_maps(tmp_path / "images")
 
 
 @pytest.mark.parametrize("epsg", [EPSG, 4326, 25833, 3857])
@@ -374,6 +339,13 @@ def test_a_file_beside_one_that_cannot_be_used_is_still_about_its_own(folder: Pa
     assert placed.origins.tolist() == [0, 1]
 
 
+def test_an_empty_file_says_that_nothing_is_on_its_image(folder: Path) -> None:
+    files = [parse(make_collection(crs=None), f"{name}.geojson") for name in ("left", "right")]
+    placed = place(join_annotations(files), folder)
+    assert by_image(placed) == {"left.tif": [], "right.tif": []}
+    assert placed.annotations.notes == ()
+
+
 def test_features_may_name_their_image(folder: Path) -> None:
     document = on_map(BOX, shift(BOX, WIDTH - 5, 0))
     for feature in document["features"]:
@@ -505,20 +477,3 @@ def test_our_export_comes_back_through_another_program(folder: Path, tmp_path: P
         assert [each.rpartition("/")[2] for each in found] == [name]
         ((_, rings),) = found[name]
         assert same_corners(rings[0], BOX)
-
-
-def test_positions_are_read_from_the_tags(folder: Path) -> None:
-    (folder / "photo.png").write_bytes(encode_pillow(np.zeros((HEIGHT, WIDTH), np.uint8)))
-    (folder / "broken.tif").write_bytes(b"II*\0 no more")
-    pages = [np.zeros((HEIGHT, WIDTH), np.uint8)] * 3
-    (folder / "stack.tif").write_bytes(encode_tiff(*pages))
-    found = locate_images(list_files(str(folder), IMAGE_SUFFIXES, "--images"))
-    assert found == images_of(folder)
-    assert {image.name: image.georeference is not None for image in found} == {
-        **dict.fromkeys(["far.tif", "left.tif", "right.tif"], True),
-        **dict.fromkeys(["broken.tif", "photo.png"], False),
-        **dict.fromkeys([f"stack.tif#page={n}" for n in (1, 2, 3)], False),
-    }
-    (image,) = [each for each in found if each.name == "left.tif"]
-    assert (image.width, image.height) == (WIDTH, HEIGHT)
-    assert image.georeference == Georeference(EPSG, (0.5, 0.0, 500_000.0, 0.0, -0.5, 5_400_000.0))
