@@ -42,6 +42,12 @@ class LabelConfig:
     rescale_masks: bool = False
     """Scale labels that were drawn for another size of the same aspect ratio; otherwise such images
     cannot be used."""
+    label_property: str | None = None
+    """Property of GeoJSON, GeoPackage and GeoParquet features that names their class; none: all are
+    of one class. Default: the one that is called class, label or the like."""
+    label_crs: str | None = None
+    """What the coordinates of such features are, where their file does not say it or may be wrong:
+    pixels, or a coordinate system as EPSG:32633."""
     area_class: str | None = None
     """Class of a label file outside of whose objects no pixel is counted, for images that are
     labelled only in part."""
@@ -75,6 +81,8 @@ class LabelConfig:
             frame=self.mask_frame,
             rescale=self.rescale_masks,
             area_class=self.area_class,
+            label_property=self.label_property,
+            label_crs=self.label_crs,
             background=self.background,
             ignored=self.ignored,
         )

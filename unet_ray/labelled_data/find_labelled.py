@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, MaskKind, check_class_names
@@ -26,7 +28,9 @@ from unet_ray.labelled_data.colours import COLOUR_FILES, find_colour_map
 from unet_ray.labelled_data.drawing import Drawing, count_objects
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
 from unet_ray.labelled_data.formats.yolo import CLASS_FILES
+from unet_ray.labelled_data.georeferenced import needs_places, place_on_images
 from unet_ray.labelled_data.image_names import find_images
+from unet_ray.labelled_data.image_places import locate_images
 from unet_ray.labelled_data.label_classes import (
     are_numbered,
     choose_classes,
@@ -82,16 +86,37 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
             say which labels belong to which image.
     """
     image_list = list_files(images, IMAGE_SUFFIXES, "--images", options.roots)
-    if path_suffix(masks) in SUFFIXES and not any(c in masks for c in "*?["):
+    asked = {"label_property": options.label_property}
+    if _is_label_file(masks):
         source = Storage.of(masks)
-        file = read_label_file(source, {}, f"--masks {masks}")
+        file = read_label_file(source, asked, f"--masks {masks}")
         return _find_in_label_files(image_list, source, [file], f"--masks {masks}", options)
     mask_list = list_files(masks, IMAGE_SUFFIXES | SUFFIXES, "--masks", options.roots)
     mask_list, label_list = _part_labels(mask_list, image_list)
     if label_list.entries:
-        files = read_label_folder(label_list.root, label_list.entries, {})
+        files = read_label_folder(label_list.root, label_list.entries, asked)
         return _find_in_label_files(image_list, label_list.root, files, f"--masks {masks}", options)
     return _find_in_mask_files(image_list, mask_list, options)
+
+
+def _is_label_file(masks: str) -> bool:
+    """Tell whether a URI is that of a label file, and no glob and no manifest of masks."""
+    suffix = path_suffix(masks)
+    if suffix not in SUFFIXES or any(c in masks for c in "*?["):
+        return False
+    return suffix != ".parquet" or _is_geoparquet(Storage.of(masks))
+
+
+def _is_geoparquet(file: Storage) -> bool:
+    """Tell whether a Parquet file has geometries; one that cannot be read is taken for a manifest.
+
+    Reading it as such reports the reason.
+    """
+    try:
+        with file.open() as opened:
+            return b"geo" in (pq.read_schema(opened).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) -> LabelledSet:
@@ -137,6 +162,11 @@ def _find_in_label_files(
         if len(files) == 1
         else join_annotations([file.annotations for file in files])
     )
+    file_of = np.repeat(np.arange(len(files)), [len(f.annotations.images) for f in files])
+    if needs_places(annotations) or options.label_crs:
+        places = locate_images(images) if needs_places(annotations) else []
+        placed = place_on_images(annotations, places, named, options.label_crs)
+        annotations, file_of = placed.annotations, file_of[placed.origins]
     if not len(annotations.images):
         raise InputError(f"{named} names no image; give the label files of the images")
     notes: list[str] = []
@@ -149,7 +179,6 @@ def _find_in_label_files(
         notes = [f"names of classes from {named_in}"] * bool(named_in)
     drawing = choose_classes(annotations, options.classes, options.area_class, named)
     _check_kind(drawing, options.kind, named)
-    file_of = np.repeat(np.arange(len(files)), [len(f.annotations.images) for f in files])
     rows = annotations.images.to_pylist()
     found = find_images(images.entries, map(_list_texts, rows), named)
     pages = [split_page(row["uri"] or row["name"])[1] for row in rows]

@@ -40,6 +40,10 @@ class LabelOptions:
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False
     """True if masks of another size are scaled where the aspect ratio agrees."""
+    label_property: str | None = None
+    """Property of features that names their class; None: found out, `none`: a single class."""
+    label_crs: str | None = None
+    """`pixels` or AUTHORITY:CODE where label files do not say what their coordinates are."""
     area_class: str | None = None
     """Class of a label file outside of which no pixel is counted."""
     background: int = 0

@@ -501,6 +501,14 @@ class DecoderPool:
         finally:
             self._free.put(decoder)
 
+    def read_geo_tags(self, file: RangeFile, page: int | None) -> GeoTags | None:
+        """Read the position of an image on Earth; see `Decoder.read_geo_tags`."""
+        decoder = self._free.get()
+        try:
+            return decoder.read_geo_tags(file, page)
+        finally:
+            self._free.put(decoder)
+
 
 @cache
 def process_decoder() -> Decoder:
