@@ -727,3 +727,157 @@ def float_ids(zoo: Zoo) -> Flags:
 def one_bit_masks(zoo: Zoo) -> None:
     zoo.save_images()
     zoo.save_masks(values=lambda s: Image.fromarray(s.mask))
+
+
+# --- Label Studio and CVAT (more of them in test_exports.py)
+
+
+def studio_result(scene: Scene) -> list[dict[str, Any]]:
+    """Return a polygon of Label Studio for each disc, in per cent."""
+    return [
+        {
+            "id": f"r{number}",
+            "type": "polygonlabels",
+            "from_name": "label",
+            "to_name": "image",
+            "original_width": WIDTH,
+            "original_height": HEIGHT,
+            "image_rotation": 0,
+            "value": {
+                "points": (np.reshape(outline, (-1, 2)) * (100 / WIDTH, 100 / HEIGHT)).tolist(),
+                "closed": True,
+                "polygonlabels": ["disc"],
+            },
+        }
+        for number, outline in enumerate(scene.polygons)
+    ]
+
+
+def studio_tasks(zoo: Zoo, name: str) -> list[dict[str, Any]]:
+    zoo.save_images()
+    return [
+        {
+            "id": number,
+            "annotations": [{"id": number, "was_cancelled": False, "result": studio_result(scene)}],
+            "predictions": [],
+            "data": {"image": name.format(scene.name)},
+        }
+        for number, scene in enumerate(zoo.scenes, 1)
+    ]
+
+
+@form
+def label_studio_uploads(zoo: Zoo) -> Flags:
+    tasks = studio_tasks(zoo, "/data/upload/4/cb0618f6-{}.png")
+    return {"masks": zoo.write("project-4.json", tasks)}
+
+
+@form
+def label_studio_local_files(zoo: Zoo) -> Flags:
+    tasks = studio_tasks(zoo, "/data/local-files/?d=photos/{}.png")
+    return {"masks": zoo.write("project-4.json", tasks)}
+
+
+@form
+def label_studio_corrected_annotations(zoo: Zoo) -> Flags:
+    """Each task has an older annotation with nothing but its first disc, and a cancelled one."""
+    tasks = studio_tasks(zoo, "s3://bucket/{}.png")
+    for task in tasks:
+        (newest,) = task["annotations"]
+        newest |= {"id": 50 + task["id"], "created_at": "2024-05-02T10:00:00Z"}
+        older = newest | {"id": task["id"], "created_at": "2024-05-01T10:00:00Z"}
+        cancelled = newest | {"id": 90 + task["id"], "was_cancelled": True, "result": []}
+        task["annotations"] = [cancelled, newest, older | {"result": newest["result"][:1]}]
+    return {"masks": zoo.write("project-4.json", tasks)}
+
+
+@form
+def label_studio_json_min(zoo: Zoo) -> Flags:
+    zoo.save_images()
+    tasks = []
+    for number, scene in enumerate(zoo.scenes, 1):
+        labels = [
+            each["value"] | {"original_width": WIDTH, "original_height": HEIGHT}
+            for each in studio_result(scene)
+        ]
+        image = f"/data/upload/4/cb0618f6-{scene.name}.png"
+        tasks.append({"image": image, "id": number, "label": labels, "annotator": 1})
+    return {"masks": zoo.write("project-4.json", tasks)}
+
+
+def cvat_xml(zoo: Zoo, shape: Callable[[Scene, list[float]], str]) -> str:
+    zoo.save_images()
+    images = []
+    for number, scene in enumerate(zoo.scenes):
+        head = f'<image id="{number}" name="{scene.name}.png" width="{WIDTH}" height="{HEIGHT}">'
+        images.append(head + "".join(shape(scene, each) for each in scene.polygons) + "</image>")
+    label = "<labels><label><name>disc</name><color>#307020</color></label></labels>"
+    text = f"<version>1.1</version><meta><task>{label}</task></meta>" + "".join(images)
+    return f'<?xml version="1.0" encoding="utf-8"?><annotations>{text}</annotations>'
+
+
+@form
+def cvat_polygons(zoo: Zoo) -> Flags:
+    def draw(_: Scene, outline: list[float]) -> str:
+        points = ";".join(f"{x:.2f},{y:.2f}" for x, y in np.reshape(outline, (-1, 2)))
+        return f'<polygon label="disc" source="manual" occluded="0" points="{points}" z_order="0"/>'
+
+    return {"masks": zoo.write("annotations.xml", cvat_xml(zoo, draw))}
+
+
+@refused("box|rectangle", lambda z: cvat_polygons(z))
+def cvat_with_nothing_but_boxes(zoo: Zoo) -> Flags:
+    def draw(_: Scene, outline: list[float]) -> str:
+        x, y = outline[::2], outline[1::2]
+        return f'<box label="disc" xtl="{min(x)}" ytl="{min(y)}" xbr="{max(x)}" ybr="{max(y)}"/>'
+
+    return {"masks": zoo.write("annotations.xml", cvat_xml(zoo, draw))}
+
+
+# --- features (more of them in formats/test_geojson.py and test_georeferenced.py)
+
+
+def qupath_features(scene: Scene) -> list[dict[str, Any]]:
+    features = []
+    for outline in scene.polygons:
+        ring = np.reshape(outline, (-1, 2)).tolist()
+        features.append(
+            {
+                "type": "Feature",
+                "id": f"{len(features)}",
+                "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {"name": "disc", "color": [200, 0, 0]},
+                },
+            }
+        )
+    return features
+
+
+@form
+def qupath_collections(zoo: Zoo) -> None:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        collection = {"type": "FeatureCollection", "features": qupath_features(scene)}
+        zoo.write(f"masks/{scene.name}.geojson", collection)
+
+
+@form
+def qupath_lists_as_json(zoo: Zoo) -> None:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        zoo.write(f"masks/{scene.name}.json", qupath_features(scene))
+
+
+@form
+def features_with_a_property_of_their_own(zoo: Zoo) -> Flags:
+    zoo.save_images()
+    for scene in zoo.scenes:
+        features = qupath_features(scene)
+        for number, feature in enumerate(features):
+            feature["properties"] = {"species": "disc", "note": f"n{number}"}
+        zoo.write(
+            f"masks/{scene.name}.geojson", {"type": "FeatureCollection", "features": features}
+        )
+    return {"label_property": "species"}
