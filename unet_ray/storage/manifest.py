@@ -283,7 +283,7 @@ def _describe_row(root: Storage, row: _ManifestRow) -> tuple[str, int, OSError |
     if uri is None or (etag is not None and size is not None):
         return etag or "", size or 0, None
     try:
-        entry = Storage(uri, root.options).entry()
+        entry = root.at(uri).entry()
     except (FileNotFoundError, DanglingLinkError, PermissionError, InputError):
         return etag or "", 0, None
     except OSError as error:

@@ -73,6 +73,13 @@ class Roots:
         """Tell whether a URI lies below one of the roots."""
         return not self.find_outside(pa.array([uri], pa.string()))[0].as_py()
 
+    def confine(self, storage: Storage) -> Storage:
+        """Return a storage that opens no file outside these roots, even if links change meanwhile.
+
+        With `follow_links` it is the storage itself.
+        """
+        return storage if self.follow_links else storage.confine(self.uris or ())
+
     def locate(self, uri: str) -> str:
         """Return the place that a URI is compared by: of a path, where it really is."""
         return uri if uri_scheme(uri) != "file" else self._resolve(uri, os.path.realpath)

@@ -151,7 +151,7 @@ def _read_georeference(uri: str, gate: Gate, notes: Counter[str]) -> Georeferenc
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)) or not gate.admits(file):
         return None
     try:
-        access = Storage.of(file)
+        access = gate.roots.confine(Storage.of(file))
         opened = open_encoded(access, access.uri)
         return Georeference.from_tags(process_decoder().read_geo_tags(opened, page))
     except (OSError, ImageError, InputError):
