@@ -40,9 +40,16 @@ _THERE = [
 """Names of files; all hold _CONTENT."""
 _NOT_THERE = [
     *("gone.png", "a.png/below.png", "x" * 300, "nul\0.png", "self.png", "dangling.tif"),
-    *("%00", "\r", " ", "\x7f", "y" * 100_000),
+    *("%00", "\r", " ", "\x7f"),
 ]
-_NAMELESS: list[bytes | None] = [None, b"", b"\xff.png", b"a\xed\xa0\x80.png", b"\xc3"]
+_NAMELESS: list[bytes | None] = [
+    None,
+    b"",
+    b"\xff.png",
+    b"a\xed\xa0\x80.png",
+    b"\xc3",
+    b"y" * 100_000,
+]
 _WRONG = [
     *(("image_uri", [["a.png"]]), ("image_uri", [1]), ("image_uri", [{"a": 1}])),
     *(("image_etag", [["x"]]), ("image_etag", [{"a": "x"}]), ("image_uri", [1.5])),

@@ -81,6 +81,16 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "geoparquet": export_as("geoparquet"),
     "prune image": lambda tables: prune(PruneConfig(tables=str(tables), image="/x/c.png")),
 }
+
+
+def repeat_rows(file: Path, rows: int) -> None:
+    """Write a file whose first row stands there many times; it has a few hundred kilobytes."""
+    some = pq.read_table(file, partitioning=None).take([0] * 100_000)
+    with pq.ParquetWriter(file, some.schema, compression="zstd") as writer:
+        for _ in range(rows // len(some)):
+            writer.write_table(some)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a page": lambda file: flip_bit(file, 60, 3),
     "the footer": lambda file: flip_bit(file, -300, 5),
@@ -88,6 +98,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-50]),
     "empty": lambda file: file.write_bytes(b""),
     "a text": lambda file: file.write_text("see the other disk"),
+    "rows without end": lambda file: repeat_rows(file, 4_000_000),
     "another table": lambda file: pq.write_table(pa.table({"other": [1]}), file),
 }
 

@@ -177,8 +177,8 @@ class FileScan:
             return None
         if self._suffixes is None:
             return (
-                f"{self.named}: {self.nameless} rows are left out, whose image_uri is null, empty "
-                "or not UTF-8"
+                f"{self.named}: {self.nameless} rows are left out, whose image_uri is null, empty, "
+                "longer than 8192 bytes or not UTF-8"
             )
         return (
             f"{self.named}: {self.nameless} images are left out, whose file names are not UTF-8, "

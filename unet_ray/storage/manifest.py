@@ -21,6 +21,11 @@ from unet_ray.errors import InputError
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.storage.backends.base import DanglingLinkError
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.parquet_sizes import (
+    check_text_lengths,
+    drop_long_texts,
+    find_risky_texts,
+)
 from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
@@ -34,6 +39,8 @@ BATCH = 10_000
 _MOST_UNANSWERED = 100
 """Largest number of rows of a manifest on end for which their store gives no answer, each after a
 quarter of a minute. An image or a disk may have a fault of its own; beyond that the store has."""
+_MOST_BYTES = 8192
+"""Longest name or etag; paths of Linux end at 4096 bytes, keys of stores at 1024."""
 _REMOTE = "^[^/]*://"
 """Regular expression of names that are no paths."""
 
@@ -67,7 +74,9 @@ class Manifest:
         """
         source = Storage.of(uri)
         with _as_manifest_errors(uri), source.open() as file:
-            columns = _check_columns(uri, pq.ParquetFile(file).schema_arrow)
+            manifest = pq.ParquetFile(file)
+            columns = _check_columns(uri, manifest.schema_arrow)
+            check_text_lengths(manifest.metadata, "image_uri", _MOST_BYTES)
         folder = Storage.of(uri.rpartition("/")[0] or ".")
         return Manifest(source, folder, tuple(columns), named, roots)
 
@@ -108,7 +117,11 @@ class Manifest:
 
     def _rows(self, columns: Sequence[str]) -> Iterator[Any]:
         with _as_manifest_errors(self.source.uri), self.source.open() as file:
-            yield from pq.ParquetFile(file).iter_batches(BATCH, columns=list(columns))
+            footer = pq.read_metadata(file)
+            manifest = pq.ParquetFile(
+                file, metadata=footer, read_dictionary=find_risky_texts(footer)
+            )
+            yield from manifest.iter_batches(BATCH, columns=list(columns))
 
     def _resolve(self, names: Any) -> Any:
         """Return the URIs that names mean, as an array of strings; null where there is no name."""
@@ -200,11 +213,14 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:
-    """Return a column as strings without these quotes, null where one is empty or not UTF-8."""
+    """Return a column as strings without these quotes, null where one can be no name or etag.
+
+    It is empty, too long or not UTF-8.
+    """
     if not _is_text(_value_type(column.type)):  # numbers and times
         return column.cast(pa.string())
     # a string column of a file may hold any bytes; only the cast from bytes looks at them
-    encoded = column.cast(pa.binary())
+    encoded = drop_long_texts(column, _MOST_BYTES)
     try:
         texts = encoded.cast(pa.string())
     except pa.ArrowInvalid:

@@ -23,6 +23,8 @@ _REMOTE = r"^[^/]*://"
 """Regular expression of URIs that are no paths."""
 _STEPS_UP = r"/\.\.(/|$)"
 """Regular expression of names that stores read in different ways, some of them as a path."""
+_SHOWN = 8
+"""Largest number of roots that a message names."""
 _SUGGESTED = 8
 """Largest number of roots that a message suggests."""
 _FOLDERS = 2**16
@@ -172,9 +174,11 @@ class Gate:
                 f"at places that are never opened, for example {redact(self.first_without_root)}; "
                 "give paths, s3://, gs:// or az://, without .."
             )
-        roots = ", ".join(self.roots.uris or ()) or "any folder that is known"
+        roots = self.roots.uris or ()
+        shown = ", ".join(roots[:_SHOWN]) or "any folder that is known"
+        shown += f" and {len(roots) - _SHOWN} more" if len(roots) > _SHOWN else ""
         return (
-            f"not below {roots}, for example {redact(self.first)}; to open them, give {self.flag}"
+            f"not below {shown}, for example {redact(self.first)}; to open them, give {self.flag}"
         )
 
 

@@ -140,7 +140,7 @@ def check_footers(output: Storage, entries: Sequence[FileEntry], schema: pa.Sche
             end = file.read_range(max(0, size - _END_BYTES), _END_BYTES) if size else b""
             if len(end) < footer_bytes(end) <= size:
                 end = file.read_range(size - footer_bytes(end), footer_bytes(end))
-            check_footer(end, schema)
+            check_footer(end, size, schema)
         except (OSError, DamagedFileError) as error:
             raise shard_error(entry.uri, error) from error
 
