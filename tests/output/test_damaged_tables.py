@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shapely
 from PIL import Image
 
 from tests.builders import flip_bit, write_tables
@@ -334,6 +335,19 @@ def test_a_damaged_outline_is_left_out_with_a_count(tables: Path) -> None:
         assert result.notes["regions left out: damaged outlines"] == 1
     with pytest.raises(InputError, match=f"{uri}: a damaged outline"):
         image_objects(read_tables(str(tables)), uri)
+
+
+def test_regions_that_are_wider_than_memory_are_left_out_with_a_count(tables: Path) -> None:
+    before: Any = export_as("coco")(tables)
+    name, width = f"date={DAY}/{RUN}-000001.parquet", 2**31 - 1
+    change_rows(tables / "images" / name, "images", set_first(height=1, width=width))
+    wide = {"geometry": shapely.box(0, 0, width, 1).wkb, "area": width}
+    change_rows(tables / "regions" / name, "regions", set_first(**wide))
+    result: Any = export_as("coco")(tables)
+    too_long = "regions left out: outlines too long to become run lengths, give --polygons"
+    assert result.notes[too_long] == 1
+    outside = result.notes["regions left out: damaged outlines"]  # of an image that was higher
+    assert (result.images, result.regions) == (5, before.regions - 1 - outside)
 
 
 def test_hostile_uris_are_exported_under_names_of_their_own(tmp_path: Path) -> None:

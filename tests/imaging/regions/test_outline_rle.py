@@ -27,6 +27,25 @@ def test_each_outline_is_encoded_as_pycocotools_encodes_its_pixels(mask: np.ndar
         assert counts == coco.encode(np.asfortranarray(drawn))["counts"]
 
 
+def test_an_outline_that_takes_gigabytes_is_left_out() -> None:
+    side = 2**26
+    outlines = [
+        shapely.box(0, 0, 3, 1),
+        shapely.box(0, 0, side, 1),
+        shapely.box(2**20, 1, 2**21, 2),
+    ]
+    first, wide, last = encode_outlines(np.array(outlines), 2, side)
+    assert wide is None
+    assert (
+        first
+        == coco.frPyObjects(
+            {"size": [2, side], "counts": [0, 1, 1, 1, 1, 1, 2 * side - 5]}, 2, side
+        )["counts"]
+    )
+    area = coco.area({"size": [2, side], "counts": last})
+    assert area == 2**20
+
+
 @pytest.mark.parametrize(
     "outline",
     [

@@ -11,8 +11,14 @@ from pycocotools import mask as coco
 
 from unet_ray.imaging.regions.runs import ranges
 
+_MOST_SIDES_PX = 2**25
+"""Largest length of the horizontal sides of an outline (px): each pixel of it takes 50 bytes. That
+of a region without an end of corners is no longer, but a few corners may be far apart."""
+_BATCH_SIDES_PX = 2**22
+"""Length of the horizontal sides of outlines that are encoded together (px)."""
 
-def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[bytes]:
+
+def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[bytes | None]:
     """Encode each outline as the COCO compressed run lengths of its mask.
 
     Down a column of pixels, the horizontal sides of an outline mark in turn where the inside begins
@@ -25,7 +31,7 @@ def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[byt
         width: Width of the image (px).
 
     Returns:
-        Compressed counts of each outline.
+        Compressed counts of each outline; None where it takes too much memory to find them.
 
     Raises:
         ValueError: An outline is empty, or leaves the image.
@@ -34,11 +40,33 @@ def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[byt
         return []
     if (shapely.is_missing(outlines) | shapely.is_empty(outlines)).any():
         raise ValueError("an outline without points")
+    lengths = _measure_sides(outlines, height, width)
+    codes: list[bytes | None] = [None] * len(outlines)
+    short = np.flatnonzero(lengths <= _MOST_SIDES_PX)
+    batch = np.cumsum(lengths[short]) // _BATCH_SIDES_PX
+    for some in np.split(short, np.flatnonzero(np.diff(batch)) + 1):
+        for index, code in zip(some, _encode(outlines[some], height, width), strict=True):
+            codes[index] = code
+    return codes
+
+
+def _measure_sides(outlines: NDArray[Any], height: int, width: int) -> NDArray[np.int64]:
+    """Return the length of the horizontal sides of each outline (px)."""
     rings, owner = _list_rings(outlines)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     # From here on, coordinates decide how much memory is taken, by C code as well.
     if not ((points >= 0) & (points <= [width, height])).all():
         raise ValueError(f"an outline that leaves its image of {width}×{height} px")
+    length = np.abs(np.diff(points[:, 0])) * (ring[1:] == ring[:-1])
+    total = np.bincount(owner[ring[1:]], length, minlength=len(outlines))
+    return total.astype(np.int64)
+
+
+def _encode(outlines: NDArray[Any], height: int, width: int) -> list[bytes]:
+    if not len(outlines):
+        return []
+    rings, owner = _list_rings(outlines)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
     x, y = points.astype(np.int64).T
     sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
     left, length = np.minimum(x[sides], x[sides + 1]), np.abs(x[sides + 1] - x[sides])
