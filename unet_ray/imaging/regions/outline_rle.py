@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from pycocotools import mask as coco
 from unet_ray.imaging.regions.runs import ranges
 
 _MOST_SIDES_PX = 2**25
-"""Largest length of the horizontal sides of an outline (px): each pixel of it takes 50 bytes. That
-of a region without an end of corners is no longer, but a few corners may be far apart."""
-_BATCH_SIDES_PX = 2**22
-"""Length of the horizontal sides of outlines that are encoded together (px)."""
+"""Largest length of the horizontal sides of an outline (px). Each pixel of it takes 50 bytes, and
+an outline of four corners may be as wide as its image."""
 
 
-def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[bytes | None]:
+def encode_outlines(
+    outlines: NDArray[Any], height: int, width: int, group_px: int = 2**22
+) -> list[bytes | None]:
     """Encode each outline as the COCO compressed run lengths of its mask.
 
     Down a column of pixels, the horizontal sides of an outline mark in turn where the inside begins
@@ -29,6 +30,7 @@ def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[byt
             geometries.
         height: Height of the image (px).
         width: Width of the image (px).
+        group_px: Length of the horizontal sides of outlines that are encoded together (px).
 
     Returns:
         Compressed counts of each outline; None where it takes too much memory to find them.
@@ -40,41 +42,41 @@ def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[byt
         return []
     if (shapely.is_missing(outlines) | shapely.is_empty(outlines)).any():
         raise ValueError("an outline without points")
-    lengths = _measure_sides(outlines, height, width)
-    codes: list[bytes | None] = [None] * len(outlines)
-    short = np.flatnonzero(lengths <= _MOST_SIDES_PX)
-    batch = np.cumsum(lengths[short]) // _BATCH_SIDES_PX
-    for some in np.split(short, np.flatnonzero(np.diff(batch)) + 1):
-        for index, code in zip(some, _encode(outlines[some], height, width), strict=True):
-            codes[index] = code
-    return codes
-
-
-def _measure_sides(outlines: NDArray[Any], height: int, width: int) -> NDArray[np.int64]:
-    """Return the length of the horizontal sides of each outline (px)."""
     rings, owner = _list_rings(outlines)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     # From here on, coordinates decide how much memory is taken, by C code as well.
     if not ((points >= 0) & (points <= [width, height])).all():
         raise ValueError(f"an outline that leaves its image of {width}×{height} px")
-    length = np.abs(np.diff(points[:, 0])) * (ring[1:] == ring[:-1])
-    total = np.bincount(owner[ring[1:]], length, minlength=len(outlines))
-    return total.astype(np.int64)
-
-
-def _encode(outlines: NDArray[Any], height: int, width: int) -> list[bytes]:
-    if not len(outlines):
-        return []
-    rings, owner = _list_rings(outlines)
-    points, ring = shapely.get_coordinates(rings, return_index=True)
     x, y = points.astype(np.int64).T
     sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
     left, length = np.minimum(x[sides], x[sides + 1]), np.abs(x[sides + 1] - x[sides])
-    edge = np.repeat(y[sides], length) + height * ranges(left, length)
-    label = np.repeat(owner[ring[sides]], length)
-    order = np.lexsort((edge, label))
-    start, stop = edge[order].reshape(-1, 2).T
-    return _compress_runs(label[order][::2], start, stop, height, width, len(outlines))
+    outline = owner[ring[sides]]  # ascending
+    codes: list[bytes | None] = [None] * len(outlines)
+    for some in _group(np.bincount(outline, length, minlength=len(outlines)), group_px):
+        mine = slice(*np.searchsorted(outline, [some[0], some[-1] + 1]))
+        edge = np.repeat(y[sides[mine]], length[mine]) + height * ranges(left[mine], length[mine])
+        label = np.repeat(outline[mine] - some[0], length[mine])
+        order = np.lexsort((edge, label))
+        start, stop = edge[order].reshape(-1, 2).T
+        found = _compress_runs(label[order][::2], start, stop, height, width, len(some))
+        for index, code in zip(some, found, strict=True):
+            codes[index] = code
+    return codes
+
+
+def _group(lengths: NDArray[Any], group_px: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices of outlines that are encoded together, each group without gaps.
+
+    Args:
+        lengths: Length of the horizontal sides of each outline (px).
+        group_px: Length of a group (px), but for its last outline.
+    """
+    groups = np.cumsum(lengths) // group_px
+    is_long = lengths > _MOST_SIDES_PX
+    starts = np.flatnonzero((np.diff(groups) > 0) | is_long[1:] | is_long[:-1]) + 1
+    for some in np.split(np.arange(len(lengths)), starts):
+        if not is_long[some[0]]:
+            yield some
 
 
 def _list_rings(outlines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
