@@ -41,6 +41,8 @@ _MOST_UNANSWERED = 100
 quarter of a minute. An image or a disk may have a fault of its own; beyond that the store has."""
 _MOST_BYTES = 8192
 """Longest name or etag; paths of Linux end at 4096 bytes, keys of stores at 1024."""
+_UNRESOLVED = "file://"
+"""Beginning of URIs that are no paths yet."""
 _REMOTE = "^[^/]*://"
 """Regular expression of names that are no paths."""
 
@@ -84,18 +86,22 @@ class Manifest:
         """Return a storage that opens its files.
 
         Raises:
-            InputError: The first row with a name names a file outside the roots.
+            InputError: The first row that names a file names one outside the roots.
         """
-        texts = (_to_texts(batch["image_uri"]).drop_null() for batch in self._rows(["image_uri"]))
-        first = next((some[:1] for some in texts if len(some)), None)
-        if first is None:
-            return self.folder
-        self._check_below_roots(self._resolve(first))
-        name = first[0].as_py()
-        return Storage.of(name) if "://" in name else self.folder
+        for batch in self._rows(["image_uri"]):
+            names = _to_texts(batch["image_uri"])
+            uris = self._resolve(names)
+            are_files = _are_files(uris)
+            if pc.any(are_files).as_py():
+                self._check_below_roots(uris.filter(are_files)[:1])
+                name = names.filter(are_files)[0].as_py()
+                return Storage.of(name) if "://" in name else self.folder
+        return self.folder
 
     def files(self, root: Storage) -> Iterator[Any]:
         """Yield batches of FILES; the URI of a row without a name is null.
+
+        A name that no file can have is its own URI: reading it reports the reason.
 
         Args:
             root: Storage that opens the files.
@@ -106,8 +112,9 @@ class Manifest:
         for batch in self._rows(self.columns):
             names = _to_texts(batch["image_uri"])
             uris = self._resolve(names)
-            self._check_below_roots(uris)
-            others = uris.filter(pc.invert(_are_of_scheme(uris, uri_scheme(root.uri))))
+            files = uris.filter(_are_files(uris))
+            self._check_below_roots(files)
+            others = files.filter(pc.invert(_are_of_scheme(files, uri_scheme(root.uri))))
             if len(others):
                 raise InputError(
                     f"{others[0]}: a manifest names files of one store only, this one began with "
@@ -136,24 +143,38 @@ class Manifest:
         )
 
     def _uri_of(self, name: str) -> str:
-        if name.startswith("file://"):
-            return Storage.of(name).uri
-        if uri_scheme(name) != "file":
+        if name.startswith(_UNRESOLVED):
+            return _resolve_file_uri(name)
+        if uri_scheme(name) != "file" or (name.startswith("/") and not self.folder.is_local):
             return name
         if not self.folder.is_local:
-            return self.folder.uri_of(name)
+            return f"{self.folder.uri}/{name}"
         # one spelling of each path: two would be two images of one file
         return os.path.normpath(os.path.join(self.folder.uri, name)).replace("//", "/", 1)
 
     def _check_below_roots(self, uris: Any) -> None:
         """Raise InputError where a URI lies outside; the message counts all of the manifest."""
-        if not pc.any(self.roots.find_outside(uris.drop_null())).as_py():
+        if not pc.any(self.roots.find_outside(uris)).as_py():
             return
         gate = Gate(self.roots)
         for batch in self._rows(["image_uri"]):
-            some = self._resolve(_to_texts(batch["image_uri"])).drop_null()
+            some = self._resolve(_to_texts(batch["image_uri"]))
+            some = some.filter(_are_files(some))
             gate.count(some.to_pylist(), self.roots.find_outside(some).to_pylist())
         raise InputError(f"{self.named}: {gate.stopped} images {gate.reason}")
+
+
+def _resolve_file_uri(name: str) -> str:
+    """Return the path that a `file://` URI means, or the URI itself where no file can be there."""
+    try:
+        return Storage.of(name).uri
+    except InputError:  # of another machine, with a NUL, or not UTF-8
+        return name
+
+
+def _are_files(uris: Any) -> Any:
+    """Return a mask of the URIs that may be files: neither null nor unresolved."""
+    return pc.fill_null(pc.invert(pc.starts_with(uris, _UNRESOLVED)), False)
 
 
 @contextmanager

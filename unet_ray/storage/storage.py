@@ -112,6 +112,8 @@ class Storage:
         if scheme not in _BACKENDS:
             raise InputError(f"{redact(self.uri)}: no store is opened at {scheme}://")
         if scheme == "file":
+            if self.uri.startswith("file://"):  # a name in data that is no path; this says why
+                normalise_uri(self.uri, _BACKENDS)
             return LocalBackend(scheme, self.options, self.within)
         return _BACKENDS[scheme](scheme, self.options)
 
