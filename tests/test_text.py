@@ -10,14 +10,20 @@ from hypothesis import strategies as st
 
 from unet_ray.text import escape_controls, has_controls, is_utf8
 
-BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-ANY_TEXT = st.text(st.characters(codec=None) | st.sampled_from(BIDIRECTIONAL + "\x1b\x9b\udcff"))
+BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+UNSEEN = "\u180e\u200b\u2060\u2064\u206a\u206f\ufeff\ufff9\U000e0001\U000e0041"
+JOINERS = "\u200c\u200d"
+ANY_TEXT = st.text(
+    st.characters(codec=None) | st.sampled_from(BIDIRECTIONAL + UNSEEN + JOINERS + "\x1b\x9b\udcff")
+)
 
 
 def is_control(character: str) -> bool:
-    """Tell by Unicode's own categories: controls, surrogates, separators of lines."""
+    """Tell by Unicode's own categories and names: controls, surrogates, separators, tags."""
     is_named = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-    return is_named or character in BIDIRECTIONAL
+    code = ord(character)
+    is_unseen = 0x2060 <= code <= 0x206F or 0xFFF9 <= code <= 0xFFFB or 0xE0000 <= code <= 0xE007F
+    return is_named or is_unseen or character in BIDIRECTIONAL + UNSEEN
 
 
 @given(ANY_TEXT)
@@ -39,6 +45,9 @@ def test_no_control_character_is_left_and_all_others_stay(text: str) -> None:
         ("\x1b]0;title\x07.png", r"\x1b]0;title\x07.png"),
         ("a\nb\tc\x9b", r"a\nb\tc\x9b"),
         ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("a\u200e\u200f\u061cb\ufeff", r"a\u200e\u200f\u061cb\ufeff"),
+        ("tag\U000e0041", r"tag\U000e0041"),
+        ("می\u200cخواهم 👩\u200d🚀", "می\u200cخواهم 👩\u200d🚀"),
         ("b\udcff.png", r"b\xff.png"),
         ("\ud800", r"\ud800"),
         ("日本 é שלום 'a' \\n", "日本 é שלום 'a' \\n"),

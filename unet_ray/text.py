@@ -2,7 +2,8 @@ r"""Text that others wrote, such as names of files and messages of libraries, ma
 
 A terminal obeys some characters instead of showing them: `\x1b]0;…\x07` sets its title, a newline
 begins a line that looks like one of ours, and a bidirectional override shows `gnp.exe` for
-`exe.png`. Tables keep names as they are; only what is shown is escaped.
+`exe.png`. Others are not seen at all, so that two names look alike; only the joiners of letters,
+which some scripts need, are left. Tables keep names as they are; only what is shown is escaped.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ _CONTROLS = re.compile(
     "["
     "\x00-\x1f\x7f-\x9f"  # C0, DEL and C1
     "\u2028\u2029"  # separators of lines and paragraphs
-    "\u202a-\u202e\u2066-\u2069"  # embeddings, overrides and isolates of bidirectional text
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns bidirectional text around
+    "\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # unseen
     "\ud800-\udfff"  # surrogates, among them the bytes of a file name that are not UTF-8
     "]"
 )

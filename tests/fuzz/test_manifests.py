@@ -40,9 +40,16 @@ _THERE = [
 """Names of files; all hold _CONTENT."""
 _NOT_THERE = [
     *("gone.png", "a.png/below.png", "x" * 300, "nul\0.png", "self.png", "dangling.tif"),
-    *("%00", "\r", " ", "\x7f", "y" * 100_000),
+    *("%00", "\r", " ", "\x7f", "file://host/x", "file:///a%00", "file:///%FF", "file://"),
 ]
-_NAMELESS: list[bytes | None] = [None, b"", b"\xff.png", b"a\xed\xa0\x80.png", b"\xc3"]
+_NAMELESS: list[bytes | None] = [
+    None,
+    b"",
+    b"\xff.png",
+    b"a\xed\xa0\x80.png",
+    b"\xc3",
+    b"y" * 100_000,
+]
 _WRONG = [
     *(("image_uri", [["a.png"]]), ("image_uri", [1]), ("image_uri", [{"a": 1}])),
     *(("image_etag", [["x"]]), ("image_etag", [{"a": "x"}]), ("image_uri", [1.5])),
@@ -104,8 +111,10 @@ def write_manifest(rng: random.Random, rows: list[Row], path: Path) -> tuple[boo
 
 
 def read_text(data: bytes | None) -> str | None:
+    if data is None or len(data) > 8192:
+        return None
     try:
-        return (data or b"").decode() or None
+        return data.decode() or None
     except UnicodeDecodeError:
         return None
 
@@ -129,7 +138,8 @@ def expect_rows(
                 known = found.st_size if known is None else known
             else:
                 known = 0
-        expected[f"{folder}/{name}"] = (etag, known or 0)
+        uri = name if name.startswith("file://") else f"{folder}/{name}"
+        expected[uri] = (etag, known or 0)
     return expected
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import REPOSITORY
-from unet_ray.errors import InputError
+from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.segmentation.plan import make_plan
 from unet_ray.storage.listing import scan_files
@@ -168,6 +168,10 @@ def check_manifest(rng: random.Random, folder: Path) -> bool:
     assert bool(said) is not bool(planned)
     assert _PASSWORD not in said
     for uri in planned:
+        if uri.startswith("file://"):  # a name that no file can have, which is not opened
+            with pytest.raises(ImageError, match="unreadable"):
+                read_encoded(Storage.of("/"), uri)
+            continue
         assert lies_below(uri, roots, manifest), (uri, roots)
         if Path(uri).is_file():
             assert len(read_encoded(Storage.of("/"), uri, limit=_PICTURE_BYTES)) == _PICTURE_BYTES

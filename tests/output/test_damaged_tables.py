@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shapely
 from PIL import Image
 
 from tests.builders import flip_bit, write_tables
@@ -81,6 +82,16 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "geoparquet": export_as("geoparquet"),
     "prune image": lambda tables: prune(PruneConfig(tables=str(tables), image="/x/c.png")),
 }
+
+
+def repeat_rows(file: Path, rows: int) -> None:
+    """Write a file whose first row stands there many times; it has a few hundred kilobytes."""
+    some = pq.read_table(file, partitioning=None).take([0] * 100_000)
+    with pq.ParquetWriter(file, some.schema, compression="zstd") as writer:
+        for _ in range(rows // len(some)):
+            writer.write_table(some)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a page": lambda file: flip_bit(file, 60, 3),
     "the footer": lambda file: flip_bit(file, -300, 5),
@@ -88,6 +99,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-50]),
     "empty": lambda file: file.write_bytes(b""),
     "a text": lambda file: file.write_text("see the other disk"),
+    "rows without end": lambda file: repeat_rows(file, 4_000_000),
     "another table": lambda file: pq.write_table(pa.table({"other": [1]}), file),
 }
 
@@ -323,6 +335,38 @@ def test_a_damaged_outline_is_left_out_with_a_count(tables: Path) -> None:
         assert result.notes["regions left out: damaged outlines"] == 1
     with pytest.raises(InputError, match=f"{uri}: a damaged outline"):
         image_objects(read_tables(str(tables)), uri)
+
+
+def test_regions_that_are_wider_than_memory_are_left_out_with_a_count(tables: Path) -> None:
+    before: Any = export_as("coco")(tables)
+    name, width = f"date={DAY}/{RUN}-000001.parquet", 2**31 - 1
+    change_rows(tables / "images" / name, "images", set_first(height=1, width=width))
+    wide = {"geometry": shapely.box(0, 0, width, 1).wkb, "area": width}
+    change_rows(tables / "regions" / name, "regions", set_first(**wide))
+    result: Any = export_as("coco")(tables)
+    too_long = "regions left out: outlines too long to become run lengths, give --polygons"
+    assert result.notes[too_long] == 1
+    outside = result.notes["regions left out: damaged outlines"]  # of an image that was higher
+    assert (result.images, result.regions) == (5, before.regions - 1 - outside)
+
+
+def test_classes_without_end_are_exported_and_a_report_shows_some(tables: Path) -> None:
+    """Comparing each name with all others took a minute for 30,000."""
+    number, name = 3000, f"date={DAY}/{RUN}-000001.parquet"
+    for table in ("masks", "regions"):
+        first = pq.read_table(tables / table / name, partitioning=None)
+        rows = first.take([0] * number).to_pylist()
+        for index, row in enumerate(rows, 1):
+            row |= {"class_id": index, "class_name": f"class {index}"}
+            row |= {"region_id": index} if table == "regions" else {}
+        rows[0]["class_name"], rows[1]["class_name"] = "cell", "fibre"
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMAS[table]), tables / table / name)
+    assert export_as("coco")(tables).images == 5  # type: ignore[attr-defined]
+    categories = json.loads((tables.parent / "out.json").read_text())["categories"]
+    assert len(categories) == number
+    result = report_on(tables)
+    assert f"{number - 256} further classes are left out of this page" in result.problems
+    assert result.size_bytes < 2_000_000
 
 
 def test_hostile_uris_are_exported_under_names_of_their_own(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from unet_ray.errors import InputError
 from unet_ray.output.run_roots import roots_of_runs
+from unet_ray.storage.roots import Gate
 from unet_ray.storage.storage import Storage
 
 LOCAL, BUCKET = Storage("/data/tables"), Storage("s3://bucket/tables")
@@ -57,3 +58,12 @@ def test_several_runs_have_the_roots_of_each() -> None:
     records = [{"image_roots": ["/b", "/a"]}, {"image_roots": ["/a"]}, {}]
     assert roots_of_runs(LOCAL, records, None).uris == ("/a", "/b")
     assert roots_of_runs(LOCAL, [], None).uris == ()
+
+
+def test_records_with_roots_without_end_cost_no_more_than_others() -> None:
+    records = [{"image_roots": [f"/{run}/{n}" for n in range(10_000)]} for run in range(20)]
+    roots = roots_of_runs(LOCAL, records, None)
+    assert len(roots.uris or ()) == 100
+    gate = Gate(roots)
+    assert not gate.admits("/elsewhere/x.png")
+    assert "/0/14, /0/15 and 92 more, for example /elsewhere/x.png; to open" in gate.reason

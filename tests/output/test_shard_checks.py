@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from pycocotools import mask as coco
 from scipy.ndimage import gaussian_filter
 
 from unet_ray.flags import ClassSpec
@@ -37,7 +38,7 @@ def rows() -> dict[str, list[dict[str, Any]]]:
     return {name: table.to_pylist() for name, table in tables.items()}
 
 
-def check(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
+def check(rows: dict[str, list[dict[str, Any]]], is_separated: bool = True) -> set[str]:
     schemas = {"images": IMAGES, "masks": MASKS, "regions": REGIONS}
     tables = {
         name: pa.Table.from_pylist(rows[name], schema=schema) for name, schema in schemas.items()
@@ -45,7 +46,7 @@ def check(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
     return {
         problem.kind
         for problem in check_shard(
-            tables, {"run": RegionRules(dict(zip((1, 4), FILTERS, strict=True)), separated=True)}
+            tables, {"run": RegionRules(dict(zip((1, 4), FILTERS, strict=True)), is_separated)}
         )
     }
 
@@ -98,6 +99,46 @@ def test_the_rules_of_regions_come_from_run_records() -> None:
     assert RegionRules.of_record({"objects": objects}) == RegionRules(
         {1: RegionFilter(6, 0.5)}, separated=False
     )
+
+
+def cut(height: int, width: int, sides: list[tuple[int, int, int, int]]) -> dict[str, Any]:
+    """Return the rows of an image whose mask is empty, in pieces (top, left, height, width)."""
+    row = dict.fromkeys(IMAGES.names, 1) | {"image_uri": "i", "run_id": "run", "region_count": 0}
+    row |= {"height": height, "width": width, "segmented_at": None}
+    row |= dict.fromkeys(["error_type", "error", "error_stage"])
+    row |= {name: "" for name in ("image_etag", "model_digest", "config_digest")}
+    key = {"image_uri": "i", "run_id": "run", "class_id": 1, "class_name": "a", "area": 0}
+    pieces = [
+        key | dict(zip(("top", "left", "height", "width"), piece, strict=True)) for piece in sides
+    ]
+    for piece in pieces:
+        size = piece["height"] * piece["width"]
+        whole = {"size": [1, size % 2**32], "counts": [size % 2**32]}
+        piece["counts"] = coco.frPyObjects(whole, 1, size % 2**32)["counts"]
+    return {"images": [row], "masks": pieces, "regions": []}
+
+
+@pytest.mark.parametrize("is_separated", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        (cut(4, 6, [(0, 0, 4, 6)]), None),
+        (cut(4, 6, [(0, 0, 4, 2), (0, 2, 4, 4)]), None),
+        (cut(2**31 - 1, 2**31 - 1, [(0, 0, 4, 6)]), "masks rows that do not cover their image"),
+        (cut(2**31 - 1, 1, [(0, 0, 2**31 - 1, 1)]), "masks rows that are too large"),
+        (cut(2**16, 2**16, [(0, 0, 2**16, 2**16)]), "masks rows that are too large"),
+        (
+            cut(2**20, 600, [(0, left, 2**20, 1) for left in range(600)]),
+            "masks rows that are too large",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_into_memory_are_named_and_not_drawn(
+    rows: dict[str, Any], kind: str | None, is_separated: bool
+) -> None:
+    found = check(rows, is_separated)
+    assert len(found) == (kind is not None)
+    assert kind is None or found.pop().startswith(kind)
 
 
 @pytest.mark.parametrize(

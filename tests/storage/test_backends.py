@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from fsspec.asyn import sync
 
 from tests.conftest import new_bucket
 from unet_ray.storage.backends.base import Backend, FileTooLargeError
@@ -87,6 +88,29 @@ class BackendContract(ABC):
             backend.read(f"{root}/nothing")
         with pytest.raises(FileNotFoundError):
             backend.open(f"{root}/nothing").__enter__()
+
+    def test_each_name_is_that_of_one_file(self, root: str) -> None:
+        names = [
+            "a.png", "a.png?versionId=1", "a.png?versionId=", "a.png?x=1&y=2", "a.png#page=1",
+            "a%2Epng", "a+b.png", "a b.png", "?versionId=1",
+        ]  # fmt: skip
+        backend = self.backend()
+        for name in names:
+            self.raw_write(f"{root}/raw/{name}", name.encode())
+            backend.write(f"{root}/ours/{name}", name.encode())
+        for name in names:
+            uri = f"{root}/raw/{name}"
+            assert self.raw_read(f"{root}/ours/{name}") == name.encode()
+            assert backend.read(uri)[0] == backend.read(uri, 0, 100)[0] == name.encode()
+            with backend.open(uri) as file:
+                assert file.read() == name.encode()
+            info = backend.info(uri)
+            assert info is not None
+            assert info.size == len(name)
+        assert {info.path for info in backend.list_files(f"{root}/ours", once)} == set(names)
+        backend.delete(f"{root}/raw/a.png?versionId=1")
+        assert backend.info(f"{root}/raw/a.png?versionId=1") is None
+        assert backend.info(f"{root}/raw/a.png") is not None
 
     def test_a_folder_is_no_file(self, root: str) -> None:
         self.raw_write(f"{root}/folder/file", b"x")
@@ -174,7 +198,8 @@ class TestS3(BackendContract):
         self._call("put_object", uri, Body=data)
 
     def raw_read(self, uri: str) -> bytes:
-        return bytes(self.backend().filesystem.cat_file(uri))
+        body = self._call("get_object", uri)["Body"]
+        return bytes(sync(self.backend().filesystem.loop, body.read))
 
     def _call(self, method: str, uri: str, **more: Any) -> Any:
         bucket, _, key = uri.removeprefix("s3://").partition("/")

@@ -306,7 +306,7 @@ def write_manifest(folder: Path, **columns: Any) -> str:
 def test_a_row_of_a_manifest_that_names_nothing_costs_itself(tmp_path: Path) -> None:
     """A null once became a file called None; bytes that are not UTF-8 were a traceback."""
     (tmp_path / "a.png").write_bytes(b"1234")
-    encoded = pa.array([None, b"a.png", b"", b"\xff.png", "日本.png".encode()])
+    encoded = pa.array([None, b"a.png", b"", b"\xff.png", "日本.png".encode(), b"y" * 8193])
     for names in (
         encoded,
         encoded.view(pa.string()),
@@ -319,12 +319,63 @@ def test_a_row_of_a_manifest_that_names_nothing_costs_itself(tmp_path: Path) -> 
             (f"{tmp_path}/日本.png", 0),
         ]
         assert scan.note == (
-            f"--images {tmp_path}/m.parquet: 3 rows are left out, whose image_uri is null, empty "
-            "or not UTF-8"
+            f"--images {tmp_path}/m.parquet: 4 rows are left out, whose image_uri is null, empty, "
+            "longer than 8192 bytes or not UTF-8"
         )
     nothing = write_manifest(tmp_path, image_uri=pa.array([None, ""], pa.string()))
     with pytest.raises(InputError, match="2 rows are left out"):
         list_files(nothing, PNG, "--images")
+
+
+def test_a_row_whose_name_no_file_can_have_costs_itself(root: str) -> None:
+    """It is an image that cannot be read, wherever it stands, and its reason says why."""
+    folder = Storage.of(root)
+    folder.write("a.png", b"1234")
+    reasons = {
+        "file://host/x.png": "unreadable: file://host/x.png: names another machine",
+        "file:///a%00.png": "unreadable: 'file:///a%00.png': no path has a NUL character",
+        "file:///%FF.png": "unreadable: file:///%FF.png: a name that is not UTF-8",
+    }
+    for names in ([*reasons, "a.png"], ["a.png", *reasons], [*reasons]):
+        write_table(folder, {"image_uri": names})
+        scan = scan_files(f"{root}/m.parquet", PNG, "--images")
+        rows = [row for batch in scan for row in batch.to_pylist()]
+        there = {f"{root}/a.png"} if "a.png" in names else set()
+        assert {row["uri"] for row in rows} == {*reasons, *there}
+        for row in rows:
+            if row["uri"] in there:
+                assert read_file(scan.root, row["uri"]) == b"1234"
+            else:
+                assert (row["etag"], row["size"]) == ("", 0)
+                with pytest.raises(ImageError, match=reasons[row["uri"]]):
+                    read_file(scan.root, row["uri"])
+
+
+def test_rows_outside_the_roots_are_counted_together(root: str) -> None:
+    folder = Storage.of(f"{root}/deep")
+    write_table(folder, {"image_uri": ["a.png", "../b.png", "/etc/x.png", "file://host/x.png"]})
+    with pytest.raises(InputError, match=f"--images {root}/deep/m.parquet: 2 images"):
+        [*scan_files(f"{root}/deep/m.parquet", PNG, "--images")]
+
+
+def write_table(folder: Storage, columns: dict[str, Any]) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    folder.write("m.parquet", sink.getvalue().to_pybytes())
+
+
+def test_names_are_read_in_bounded_memory(tmp_path: Path) -> None:
+    """A file of some kilobytes can have a name of 400 MB, or one of 5 MB a thousand times."""
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 999 + [1]), ["y" * 5 * 10**6, "a.png"])
+    uri = write_manifest(tmp_path, image_uri=long)
+    scan = scan_files(uri, PNG, "--images")
+    assert [row["path"] for batch in scan for row in batch.to_pylist()] == ["a.png"]
+    assert scan.nameless == 999
+    longer = write_manifest(tmp_path, image_uri=["y" * (2**24 + 1), "a.png"])
+    with pytest.raises(
+        InputError, match=r"has 167\d{5} bytes in 2 rows; at most 8192 bytes in each"
+    ):
+        scan_files(longer, PNG, "--images")
 
 
 @pytest.mark.parametrize(

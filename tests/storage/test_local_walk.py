@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unet_ray.errors import InputError
+from unet_ray.errors import ImageError, InputError
+from unet_ray.image_sources.image_files import open_ranges, read_file
 from unet_ray.storage.backends.base import Links
 from unet_ray.storage.backends.local_walk import FolderWalk
 from unet_ray.storage.listing import list_files, scan_files
@@ -60,6 +64,45 @@ def test_links_that_lead_out_are_counted_or_followed(tmp_path: Path) -> None:
         list_files(f"{archive}/9*.png", PNG, "--images")
     scan = scan_files(str(archive), PNG, "--images", roots=Roots(follow_links=True))
     assert sum(len(batch) for batch in scan) == len(followed)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize("listed", ["", "/*/*.png", "/all.parquet"])
+def test_what_becomes_a_link_after_it_was_listed_is_opened_only_if_links_are_followed(
+    tmp_path: Path, listed: str, follow: bool
+) -> None:
+    archive, names = tmp_path / "archive", ["deep/file.png", "deep/stays.png", "folder/1.png"]
+    for name in (*names, "../secret/1.png"):
+        (archive / name).parent.mkdir(parents=True, exist_ok=True)
+        (archive / name).write_bytes(name.encode())
+    pq.write_table(pa.table({"image_uri": names}), archive / "all.parquet")
+    found = list_files(f"{archive}{listed}", PNG, "--images", Roots(follow_links=follow))
+    assert [entry.uri for entry in found.entries] == [f"{archive}/{name}" for name in names]
+    (archive / "deep/file.png").unlink()
+    (archive / "deep/file.png").symlink_to(tmp_path / "secret/1.png")
+    shutil.rmtree(archive / "folder")
+    (archive / "folder").symlink_to(tmp_path / "secret")
+
+    assert read_file(found.root, f"{archive}/deep/stays.png") == b"deep/stays.png"
+    for name in ("deep/file.png", "folder/1.png"):
+        for read in (read_file, read_range):
+            if follow:
+                assert read(found.root, f"{archive}/{name}") == b"../secret/1.png"
+            else:
+                with pytest.raises(ImageError, match=f"it really is {tmp_path}/secret/1.png"):
+                    read(found.root, f"{archive}/{name}")
+
+
+def read_range(root: Storage, uri: str) -> bytes:
+    return open_ranges(root, uri)([(0, 100)])[0]
+
+
+def test_a_file_that_is_named_is_opened_even_if_it_is_a_link(tmp_path: Path) -> None:
+    Storage.of(str(tmp_path)).write("disk/1.png", b"x")
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/1.png").symlink_to("../disk/1.png")
+    found = list_files(f"{tmp_path}/archive/1.png", PNG, "--images")
+    assert read_file(found.root, found.entries[0].uri) == b"x"
 
 
 def test_a_link_to_a_file_of_the_archive_is_a_file_of_its_own(tmp_path: Path) -> None:

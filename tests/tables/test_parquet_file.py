@@ -7,12 +7,13 @@ import random
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unet_ray.tables.parquet_file import DamagedFileError, read_parquet, to_parquet
+from unet_ray.tables.parquet_file import DamagedFileError, check_footer, read_parquet, to_parquet
 from unet_ray.tables.schemas import MASKS
 
 ROWS = {
@@ -78,6 +79,37 @@ def test_a_column_that_was_renamed_is_not_taken_for_one_that_lacks() -> None:
     assert read_parquet(io.BytesIO(lacking), MASKS)["area"].null_count == 40
     newer = write_plainly(TABLE.append_column("more", TABLE["area"]))
     assert read_parquet(io.BytesIO(newer), MASKS, MASKS).equals(TABLE)
+
+
+def test_rows_that_take_far_more_memory_than_their_file_are_refused() -> None:
+    """The footer tells it of numbers; texts are added up before they are written out."""
+    some, many = TABLE.take([0] * 100_000), io.BytesIO()
+    with pq.ParquetWriter(many, MASKS, compression="zstd") as writer:
+        for _ in range(40):
+            writer.write_table(some)
+    length = many.tell()
+    wanted = (
+        rf"4000000 rows take 172 MB of memory or more; of a file of {length} bytes at most 128 MB"
+    )
+    for columns in (None, MASKS, pa.schema([MASKS.field("class_id")])):
+        with pytest.raises(DamagedFileError, match=wanted):
+            read_parquet(many, columns, MASKS)
+    with pytest.raises(DamagedFileError, match=wanted):
+        check_footer(many.getvalue(), length, MASKS)
+    names = pa.DictionaryArray.from_arrays([0] * 1000, ["y" * 2**22])
+    long = pa.table({"image_uri": names, "area": range(1000)})
+    with pytest.raises(DamagedFileError, match="1000 rows take 4[0-9]{3} MB of memory"):
+        read_parquet(io.BytesIO(write_plainly(long)), pa.schema([MASKS.field("image_uri")]), MASKS)
+
+
+@pytest.mark.parametrize("columns", [None, MASKS])
+def test_long_texts_of_an_honest_file_are_read(columns: pa.Schema | None) -> None:
+    rng = np.random.default_rng(0)
+    counts = [rng.bytes(2**16) for _ in range(300)]
+    rows = TABLE.take([0] * 300).set_column(8, MASKS.field("counts"), pa.array(counts))
+    read = read_parquet(io.BytesIO(to_parquet(rows)), columns, MASKS)
+    assert read.schema.equals(MASKS)
+    assert read.equals(rows)
 
 
 def test_texts_that_are_not_utf_8_are_damage() -> None:

@@ -154,6 +154,16 @@ def test_other_files_beside_records_are_not_taken_for_records(tmp_path: Path) ->
     assert read_run_record(output, "nothing") is None
 
 
+def test_a_record_of_many_megabytes_is_none(tmp_path: Path) -> None:
+    """Twenty million empty lists take gigabytes of memory."""
+    output, record = Storage.of(str(tmp_path)), {"run_id": "r", "status": "done"}
+    write_run_record(output, "r", record | {"note": "x" * 2**20})
+    assert read_run_record(output, "r") is not None
+    write_run_record(output, "r", record | {"note": "x" * 2**24})
+    assert read_run_record(output, "r") is None
+    assert read_records(output) == ({}, ("runs/r.json",))
+
+
 def test_the_record_of_a_lost_run_counts_what_it_wrote(tmp_path: Path) -> None:
     output, run_id = Storage.of(str(tmp_path)), "20260101T000000Z-aaaaaa"
     known = {

@@ -25,7 +25,7 @@ def open_encoded(
     errors as `read_encoded`.
 
     Args:
-        access: Storage whose options open the URI.
+        access: Storage that opens the URI.
         uri: URI of the file.
         place: Place of the page of a stack; None for a file with one image.
         etag: ETag of the file when it was listed; None accepts any content.
@@ -49,7 +49,7 @@ def read_encoded(
     """Read the bytes of an image.
 
     Args:
-        access: Storage whose options open the URI.
+        access: Storage that opens the URI.
         uri: URI of the file.
         place: Place of the page of a stack; None for a file with one image.
         etag: ETag of the file when it was listed; None accepts any content.
@@ -91,10 +91,10 @@ def find_places(finder: PageFinder, access: Storage, entry: FileEntry) -> list[P
 
     Args:
         finder: Reads the headers, in a process of its own.
-        access: Storage whose options open the URI.
+        access: Storage that opens the URI.
         entry: The file.
     """
-    file = Storage(entry.uri, access.options)
+    file = access.at(entry.uri)
     try:
         # the content gives the true size of the file; a manifest may state a wrong one
         first = file.read_content(0, _HEADER_BYTES)

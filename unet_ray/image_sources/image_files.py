@@ -20,7 +20,7 @@ def read_file(
     """Return the bytes of a file.
 
     Args:
-        access: Storage whose options open the URI.
+        access: Storage that opens the URI.
         uri: URI of the file.
         etag: ETag of the file when it was listed; None accepts any content.
         limit: Largest size of the file (bytes), by what its store says; None: there is none.
@@ -29,7 +29,7 @@ def read_file(
         ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`; `too_large` for a
             file above the limit.
     """
-    file = Storage(uri, access.options)
+    file = access.at(uri)
     with _map_to_image_errors():
         if etag is None:
             return file.read(limit=limit)
@@ -44,11 +44,11 @@ def open_ranges(
     The function raises the same errors as `read_file`.
 
     Args:
-        access: Storage whose options open the URI.
+        access: Storage that opens the URI.
         uri: URI of the file.
         etag: ETag of the file when it was listed; None accepts any content.
     """
-    file = Storage(uri, access.options)
+    file = access.at(uri)
 
     def fetch_one(offset_size: tuple[int, int]) -> bytes:
         with _map_to_image_errors():
@@ -69,7 +69,7 @@ def find_size(access: Storage, uri: str, etag: str | None = None) -> int:
     """Return the size of a file (bytes) as its store knows it.
 
     Args:
-        access: Storage whose options open the URI.
+        access: Storage that opens the URI.
         uri: URI of the file.
         etag: ETag of the file when it was listed; None accepts any content.
 
@@ -77,7 +77,7 @@ def find_size(access: Storage, uri: str, etag: str | None = None) -> int:
         ImageError: Same as `read_file`.
     """
     with _map_to_image_errors():
-        entry = Storage(uri, access.options).entry()
+        entry = access.at(uri).entry()
     if etag is not None:
         _compare_etags(entry.etag, etag)
     return entry.size

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 from typing import Any
 
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_store
-from unet_ray.tables.runs import recorded_roots
+from unet_ray.tables.runs import MOST_ROOTS, recorded_roots
 
 
 def roots_of_runs(
@@ -19,13 +20,13 @@ def roots_of_runs(
     Args:
         output: Root of the tables. Whoever writes there can also write records, so that these only
             count for the store that the tables are on: the same bucket, or this machine.
-        records: Records of the runs.
+        records: Records of the runs; the first hundred roots that differ count.
         image_roots: Flag that names the roots instead; None: not given.
 
     Raises:
         InputError: The flag names no place.
     """
-    given = Roots.parse(image_roots)
-    recorded = {root for record in records for root in recorded_roots(record)}
-    ours = [root for root in sorted(recorded) if uri_store(root) == uri_store(output.uri)]
-    return given.or_default(*ours)
+    given, store = Roots.parse(image_roots), uri_store(output.uri)
+    recorded = chain.from_iterable(map(recorded_roots, records))
+    ours = dict.fromkeys(root for root in recorded if uri_store(root) == store)
+    return given.or_default(*sorted(islice(ours, MOST_ROOTS)))

@@ -21,6 +21,13 @@ from unet_ray.imaging.regions.run_lengths import decode_rle, encode_rle
 from unet_ray.imaging.regions.separation import unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
+_MOST_PIXELS = 2**26
+"""Largest piece of a mask that is drawn; tiles and images that are read whole have 2^25 px."""
+_MOST_SEAM_PX = 2**29
+"""Largest length of the lines between the pieces of a mask, of 18 bytes a pixel. Between tiles of
+1024 px they come to that in images of half a million pixels a side."""
+_NO_COVER = "masks rows that do not cover their image"
+_TOO_LARGE = "masks rows that are too large for their pixels to be checked"
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
 """Rows by (image_uri, run_id)."""
 
@@ -99,8 +106,9 @@ def check_shard(
                 )
             continue
         of_image = masks.get(key, []), regions.get(key, [])
-        found += [Problem(kind, key[0]) for kind in _check_rows(row, *of_image)]
-        if pixels:
+        breaches = [*_check_rows(row, *of_image)]
+        found += [Problem(kind, key[0]) for kind in breaches]
+        if pixels and _NO_COVER not in breaches and _TOO_LARGE not in breaches:
             found += [
                 Problem(kind, key[0]) for kind in _check_pixels(row, *of_image, rules.get(key[1]))
             ]
@@ -144,7 +152,18 @@ def _check_rows(
             or twice
             or sum(p["height"] * p["width"] for p in pieces) != row["height"] * row["width"]
         ):
-            yield "masks rows that do not cover their image"
+            yield _NO_COVER
+        elif not _can_be_drawn(pieces, row["height"], row["width"]):
+            yield _TOO_LARGE
+
+
+def _can_be_drawn(pieces: list[dict[str, Any]], height: int, width: int) -> bool:
+    """Tell whether pieces of a mask, and the lines between them, are of a size that runs write."""
+    columns, rows = ({p[start] for p in pieces} - {0} for start in ("left", "top"))
+    seams_px = height * len(columns) + width * len(rows)
+    return seams_px <= _MOST_SEAM_PX and all(
+        p["height"] * p["width"] <= _MOST_PIXELS for p in pieces
+    )
 
 
 def _check_pixels(

@@ -177,8 +177,8 @@ class FileScan:
             return None
         if self._suffixes is None:
             return (
-                f"{self.named}: {self.nameless} rows are left out, whose image_uri is null, empty "
-                "or not UTF-8"
+                f"{self.named}: {self.nameless} rows are left out, whose image_uri is null, empty, "
+                "longer than 8192 bytes or not UTF-8"
             )
         return (
             f"{self.named}: {self.nameless} images are left out, whose file names are not UTF-8, "
@@ -283,7 +283,7 @@ def scan_files(
         if is_manifest:
             roots = roots.or_default(default_root(uri))
             manifest = Manifest.open(uri, named, roots)
-            root = manifest.find_root()
+            root = roots.confine(manifest.find_root())
             source = root, manifest.files(root), "image_etag" not in manifest.columns
         else:
             root, batches = _found(uri, links)
@@ -328,15 +328,15 @@ def path_suffix(path: str) -> str:
 def _found(uri: str, links: Links) -> tuple[Storage, Iterator[Any] | None]:
     """Return the storage of the files at a URI, and the files.
 
-    On a store that knows no folders the files are None where nothing is there.
+    Unless links are followed, the storage opens nothing that lies elsewhere by then. On a store
+    that knows no folders the files are None where nothing is there.
     """
     root = Storage.of(uri)
+    opener = root if links.follow else root.confine([root.uri])
     if root.is_file():
-        return Storage(root.uri.rpartition("/")[0] or "/", root.options), _in_batches(
-            [root.entry()]
-        )
+        return opener.at(root.uri.rpartition("/")[0] or "/"), _in_batches([root.entry()])
     if root.exists():
-        return root, _in_batches(root.walk(links=links))
+        return opener, _in_batches(root.walk(links=links))
     if any(c in uri for c in "*?["):
         return _glob(uri, links)
     if root.is_local:
@@ -358,7 +358,8 @@ def _glob(uri: str, links: Links) -> tuple[Storage, Iterator[Any]]:
             not entry.etag and _may_hold(entry.path, wanted.split("/"))
         )
 
-    return root, _in_batches(filter(matches, root.walk(links=links)))
+    opener = root if links.follow else root.confine([root.uri])
+    return opener, _in_batches(filter(matches, root.walk(links=links)))
 
 
 def _may_hold(folder: str, parts: list[str]) -> bool:

@@ -21,6 +21,11 @@ from unet_ray.errors import InputError
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.storage.backends.base import DanglingLinkError
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.parquet_sizes import (
+    check_text_lengths,
+    drop_long_texts,
+    find_risky_texts,
+)
 from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
@@ -34,6 +39,10 @@ BATCH = 10_000
 _MOST_UNANSWERED = 100
 """Largest number of rows of a manifest on end for which their store gives no answer, each after a
 quarter of a minute. An image or a disk may have a fault of its own; beyond that the store has."""
+_MOST_BYTES = 8192
+"""Longest name or etag; paths of Linux end at 4096 bytes, keys of stores at 1024."""
+_UNRESOLVED = "file://"
+"""Beginning of URIs that are no paths yet."""
 _REMOTE = "^[^/]*://"
 """Regular expression of names that are no paths."""
 
@@ -67,7 +76,9 @@ class Manifest:
         """
         source = Storage.of(uri)
         with _as_manifest_errors(uri), source.open() as file:
-            columns = _check_columns(uri, pq.ParquetFile(file).schema_arrow)
+            manifest = pq.ParquetFile(file)
+            columns = _check_columns(uri, manifest.schema_arrow)
+            check_text_lengths(manifest.metadata, "image_uri", _MOST_BYTES)
         folder = Storage.of(uri.rpartition("/")[0] or ".")
         return Manifest(source, folder, tuple(columns), named, roots)
 
@@ -75,18 +86,22 @@ class Manifest:
         """Return a storage that opens its files.
 
         Raises:
-            InputError: The first row with a name names a file outside the roots.
+            InputError: The first row that names a file names one outside the roots.
         """
-        texts = (_to_texts(batch["image_uri"]).drop_null() for batch in self._rows(["image_uri"]))
-        first = next((some[:1] for some in texts if len(some)), None)
-        if first is None:
-            return self.folder
-        self._check_below_roots(self._resolve(first))
-        name = first[0].as_py()
-        return Storage.of(name) if "://" in name else self.folder
+        for batch in self._rows(["image_uri"]):
+            names = _to_texts(batch["image_uri"])
+            uris = self._resolve(names)
+            are_files = _are_files(uris)
+            if pc.any(are_files).as_py():
+                self._check_below_roots(uris.filter(are_files)[:1])
+                name = names.filter(are_files)[0].as_py()
+                return Storage.of(name) if "://" in name else self.folder
+        return self.folder
 
     def files(self, root: Storage) -> Iterator[Any]:
         """Yield batches of FILES; the URI of a row without a name is null.
+
+        A name that no file can have is its own URI: reading it reports the reason.
 
         Args:
             root: Storage that opens the files.
@@ -97,8 +112,9 @@ class Manifest:
         for batch in self._rows(self.columns):
             names = _to_texts(batch["image_uri"])
             uris = self._resolve(names)
-            self._check_below_roots(uris)
-            others = uris.filter(pc.invert(_are_of_scheme(uris, uri_scheme(root.uri))))
+            files = uris.filter(_are_files(uris))
+            self._check_below_roots(files)
+            others = files.filter(pc.invert(_are_of_scheme(files, uri_scheme(root.uri))))
             if len(others):
                 raise InputError(
                     f"{others[0]}: a manifest names files of one store only, this one began with "
@@ -108,7 +124,11 @@ class Manifest:
 
     def _rows(self, columns: Sequence[str]) -> Iterator[Any]:
         with _as_manifest_errors(self.source.uri), self.source.open() as file:
-            yield from pq.ParquetFile(file).iter_batches(BATCH, columns=list(columns))
+            footer = pq.read_metadata(file)
+            manifest = pq.ParquetFile(
+                file, metadata=footer, read_dictionary=find_risky_texts(footer)
+            )
+            yield from manifest.iter_batches(BATCH, columns=list(columns))
 
     def _resolve(self, names: Any) -> Any:
         """Return the URIs that names mean, as an array of strings; null where there is no name."""
@@ -123,24 +143,38 @@ class Manifest:
         )
 
     def _uri_of(self, name: str) -> str:
-        if name.startswith("file://"):
-            return Storage.of(name).uri
-        if uri_scheme(name) != "file":
+        if name.startswith(_UNRESOLVED):
+            return _resolve_file_uri(name)
+        if uri_scheme(name) != "file" or (name.startswith("/") and not self.folder.is_local):
             return name
         if not self.folder.is_local:
-            return self.folder.uri_of(name)
+            return f"{self.folder.uri}/{name}"
         # one spelling of each path: two would be two images of one file
         return os.path.normpath(os.path.join(self.folder.uri, name)).replace("//", "/", 1)
 
     def _check_below_roots(self, uris: Any) -> None:
         """Raise InputError where a URI lies outside; the message counts all of the manifest."""
-        if not pc.any(self.roots.find_outside(uris.drop_null())).as_py():
+        if not pc.any(self.roots.find_outside(uris)).as_py():
             return
         gate = Gate(self.roots)
         for batch in self._rows(["image_uri"]):
-            some = self._resolve(_to_texts(batch["image_uri"])).drop_null()
+            some = self._resolve(_to_texts(batch["image_uri"]))
+            some = some.filter(_are_files(some))
             gate.count(some.to_pylist(), self.roots.find_outside(some).to_pylist())
         raise InputError(f"{self.named}: {gate.stopped} images {gate.reason}")
+
+
+def _resolve_file_uri(name: str) -> str:
+    """Return the path that a `file://` URI means, or the URI itself where no file can be there."""
+    try:
+        return Storage.of(name).uri
+    except InputError:  # of another machine, with a NUL, or not UTF-8
+        return name
+
+
+def _are_files(uris: Any) -> Any:
+    """Return a mask of the URIs that may be files: neither null nor unresolved."""
+    return pc.fill_null(pc.invert(pc.starts_with(uris, _UNRESOLVED)), False)
 
 
 @contextmanager
@@ -200,11 +234,14 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:
-    """Return a column as strings without these quotes, null where one is empty or not UTF-8."""
+    """Return a column as strings without these quotes, null where one can be no name or etag.
+
+    It is empty, too long or not UTF-8.
+    """
     if not _is_text(_value_type(column.type)):  # numbers and times
         return column.cast(pa.string())
     # a string column of a file may hold any bytes; only the cast from bytes looks at them
-    encoded = column.cast(pa.binary())
+    encoded = drop_long_texts(column, _MOST_BYTES)
     try:
         texts = encoded.cast(pa.string())
     except pa.ArrowInvalid:
@@ -283,7 +320,7 @@ def _describe_row(root: Storage, row: _ManifestRow) -> tuple[str, int, OSError |
     if uri is None or (etag is not None and size is not None):
         return etag or "", size or 0, None
     try:
-        entry = Storage(uri, root.options).entry()
+        entry = root.at(uri).entry()
     except (FileNotFoundError, DanglingLinkError, PermissionError, InputError):
         return etag or "", 0, None
     except OSError as error:

@@ -23,6 +23,8 @@ _REMOTE = r"^[^/]*://"
 """Regular expression of URIs that are no paths."""
 _STEPS_UP = r"/\.\.(/|$)"
 """Regular expression of names that stores read in different ways, some of them as a path."""
+_SHOWN = 8
+"""Largest number of roots that a message names."""
 _SUGGESTED = 8
 """Largest number of roots that a message suggests."""
 _FOLDERS = 2**16
@@ -72,6 +74,13 @@ class Roots:
     def hold(self, uri: str) -> bool:
         """Tell whether a URI lies below one of the roots."""
         return not self.find_outside(pa.array([uri], pa.string()))[0].as_py()
+
+    def confine(self, storage: Storage) -> Storage:
+        """Return a storage that opens no file outside these roots, even if links change meanwhile.
+
+        With `follow_links` it is the storage itself.
+        """
+        return storage if self.follow_links else storage.confine(self.uris or ())
 
     def locate(self, uri: str) -> str:
         """Return the place that a URI is compared by: of a path, where it really is."""
@@ -165,9 +174,11 @@ class Gate:
                 f"at places that are never opened, for example {redact(self.first_without_root)}; "
                 "give paths, s3://, gs:// or az://, without .."
             )
-        roots = ", ".join(self.roots.uris or ()) or "any folder that is known"
+        roots = self.roots.uris or ()
+        shown = ", ".join(roots[:_SHOWN]) or "any folder that is known"
+        shown += f" and {len(roots) - _SHOWN} more" if len(roots) > _SHOWN else ""
         return (
-            f"not below {roots}, for example {redact(self.first)}; to open them, give {self.flag}"
+            f"not below {shown}, for example {redact(self.first)}; to open them, give {self.flag}"
         )
 
 

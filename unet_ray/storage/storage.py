@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -76,10 +76,13 @@ class Storage:
     Args:
         uri: URI of the folder (or of one file), without a trailing slash.
         options: Storage options of fsspec; never shown.
+        within: Real paths of the folders in which a file of this machine must lie to be opened for
+            reading, whatever links lead to it; None: anywhere.
     """
 
     uri: str
     options: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    within: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
 
     @staticmethod
     def of(uri: str) -> Storage:
@@ -108,6 +111,10 @@ class Storage:
         scheme = uri_scheme(self.uri)
         if scheme not in _BACKENDS:
             raise InputError(f"{redact(self.uri)}: no store is opened at {scheme}://")
+        if scheme == "file":
+            if self.uri.startswith("file://"):  # a name in data that is no path; this says why
+                normalise_uri(self.uri, _BACKENDS)
+            return LocalBackend(scheme, self.options, self.within)
         return _BACKENDS[scheme](scheme, self.options)
 
     @property
@@ -148,7 +155,20 @@ class Storage:
 
     def join(self, path: str) -> Storage:
         """Return a folder below this one."""
-        return Storage(self.uri_of(path), self.options)
+        return self.at(self.uri_of(path))
+
+    def at(self, uri: str) -> Storage:
+        """Return what is at a URI of the same store, with the same rights."""
+        return Storage(uri, self.options, self.within)
+
+    def confine(self, uris: Iterable[str]) -> Storage:
+        """Return this storage with the right to open only what really lies below some URIs.
+
+        A file may be replaced by a link after it was listed. Stores without links stay as they are.
+        """
+        if not self.is_local:
+            return self
+        return replace(self, within=tuple(os.path.realpath(uri) for uri in uris))
 
     def read(self, path: str = "", limit: int | None = None) -> bytes:
         """Return the content of a file.

@@ -88,6 +88,8 @@ def _normalise_path(uri: str) -> str:
     path = uri
     if uri.startswith("file://"):
         path = unquote(uri.removeprefix("file://"), errors="surrogateescape")
+        if not is_utf8(path):
+            raise InputError(f"{_shorten(uri)}: a name that is not UTF-8; rename it")
         if not path.startswith("/"):
             raise InputError(f"{_shorten(uri)}: names another machine; write file:///PATH")
     if path.startswith("~"):

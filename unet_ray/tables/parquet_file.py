@@ -15,6 +15,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unet_ray.storage.parquet_sizes import check_footer_sizes, check_row_sizes, find_risky_texts
+
 _MARK = b"unet_ray footer sha256: "
 _TRAILER_BYTES = 8
 """Size of what ends each Parquet file: the size of the footer, and `PAR1`."""
@@ -54,19 +56,20 @@ def read_parquet(
         The columns; texts are valid UTF-8.
 
     Raises:
-        DamagedFileError: The file is damaged, or has none of the columns.
+        DamagedFileError: The file is damaged, has none of the columns, or its rows take more memory
+            than those of a file of its size can.
         OSError: The store does not return its bytes.
     """
     try:
         _check_digest(file)
-        file.seek(0)
-        # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        footer = pq.read_metadata(file)
+        check_footer_sizes(footer, file.seek(0, io.SEEK_END))
         if columns is None:
-            found = parquet.read(use_threads=False)
+            columns = pq.ParquetFile(file, metadata=footer).schema_arrow
         else:
-            _check_names(parquet.schema_arrow.names, columns, schema or columns)
-            found = _read_columns(parquet, columns)
+            names = footer.schema.to_arrow_schema().names
+            _check_names(names, columns, schema or columns)
+        found = _read_columns(file, footer, columns)
         found.validate(full=True)
         return found
     except _FAULTS as error:
@@ -80,19 +83,23 @@ def _is_of_arrow(error: OSError) -> bool:
     return type(error) is OSError and error.errno is None
 
 
-def check_footer(end: bytes, schema: pa.Schema) -> None:
+def check_footer(end: bytes, file_bytes: int, schema: pa.Schema) -> None:
     """Check the footer of a Parquet file, for readers that take columns that lack for nulls.
 
     Args:
         end: End of the file, of at least `footer_bytes`.
+        file_bytes: Size of the file.
         schema: All columns that a file of this kind may have.
 
     Raises:
-        DamagedFileError: The footer is damaged, or the columns are others.
+        DamagedFileError: The footer is damaged, the columns are others, or the rows take more
+            memory than those of a file of its size can.
     """
     try:
         _check_digest(io.BytesIO(end))
-        names = pq.read_schema(io.BytesIO(end)).names
+        footer = pq.read_metadata(io.BytesIO(end))
+        check_footer_sizes(footer, file_bytes)
+        names = footer.schema.to_arrow_schema().names
     except _FAULTS as error:
         raise DamagedFileError(" ".join(str(error).split())[:300]) from error
     _check_names(names, schema, schema)
@@ -133,11 +140,20 @@ def _check_names(names: list[str], columns: pa.Schema, schema: pa.Schema) -> Non
         raise DamagedFileError(f"it has a column {unknown[0]!r} instead of one of its own")
 
 
-def _read_columns(parquet: pq.ParquetFile, columns: pa.Schema) -> pa.Table:
+def _read_columns(file: BinaryIO, footer: pq.FileMetaData, columns: pa.Schema) -> pa.Table:
+    """Read columns, in no more memory than those of such a file may take."""
+    risky = find_risky_texts(footer)
+    parquet = pq.ParquetFile(
+        file, metadata=footer, page_checksum_verification=True, read_dictionary=risky
+    )
     names = set(parquet.schema_arrow.names) & set(columns.names)
+    # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
     found = parquet.read(
         [field.name for field in columns if field.name in names], use_threads=False
     )
+    if risky:
+        found.validate(full=True)  # the indices are about to be used
+    check_row_sizes(found, file.seek(0, io.SEEK_END))
     arrays = [
         found[field.name].cast(field.type)
         if field.name in names

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +37,8 @@ REMOVING, REMOVED = "removing_images", "removed_images"
 Found = dict[str, dict[str, str]]
 """Rows of images to remove: the hash that names each, by URI of the row, by path of the shard."""
 _COUNTED = ("uri_sha256", "images", "masks", "regions")
+_ROWS = 10_000
+"""Number of rows that are looked at together."""
 _NAMES = pa.schema([IMAGES.field(name).with_nullable(True) for name in ("image_uri", "pages")])
 
 
@@ -97,7 +100,7 @@ def find_images(inventory: Inventory, hashes: Collection[str]) -> Found:
     found: Found = {}
     for entry, rows in read_shards(inventory.output, inventory.images, _NAMES, IMAGES):
         of_shard = found.setdefault(entry.path, {})
-        for row in rows.to_pylist():
+        for row in chain.from_iterable(b.to_pylist() for b in rows.to_batches(_ROWS)):
             named = next(
                 (h for h in _hashes_of(row["image_uri"], row["pages"]) if h in hashes), None
             )

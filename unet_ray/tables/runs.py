@@ -32,9 +32,10 @@ _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 """Form of the ids of runs."""
 _FILE_NAME = re.compile(r"[^/\0]{1,60}")
 """Form of the ids, in tables of any origin, of which there may be a record."""
-_MAX_RECORD_BYTES = 2**26
-"""Largest record of a run; one that lists ten thousand shards has 100 kB."""
-_MOST_ROOTS = 100
+_MAX_RECORD_BYTES = 2**24
+"""Largest record of a run, which takes up to twenty times that in memory. One that lists ten
+thousand shards has 100 kB, and as many removed images 2 MB."""
+MOST_ROOTS = 100
 """Largest number of roots of a record that are looked at."""
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Quantity = Annotated[float, Field(ge=0, le=1e15)]
@@ -165,7 +166,7 @@ def recorded_roots(record: Mapping[str, Any]) -> list[str]:
             return [default_root(images)] if isinstance(images, str) else []
         return []
     found = []
-    for root in roots[:_MOST_ROOTS]:
+    for root in roots[:MOST_ROOTS]:
         with suppress(InputError):
             found += [Storage.of(root).uri] if isinstance(root, str) else []
     return found

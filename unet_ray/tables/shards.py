@@ -86,7 +86,7 @@ def read_shards(
 
     def read(entry: FileEntry) -> tuple[FileEntry, Any]:
         """Read the columns of one shard."""
-        file = Storage(entry.uri, output.options)
+        file = output.at(entry.uri)
         if entry.size <= _WHOLE_BYTES:
             return entry, read_shard(file, columns, schema)
         try:
@@ -135,12 +135,12 @@ def check_footers(output: Storage, entries: Sequence[FileEntry], schema: pa.Sche
 
     def check(entry: FileEntry) -> None:
         """Check one file."""
-        file, size = Storage(entry.uri, output.options), entry.size
+        file, size = output.at(entry.uri), entry.size
         try:
             end = file.read_range(max(0, size - _END_BYTES), _END_BYTES) if size else b""
             if len(end) < footer_bytes(end) <= size:
                 end = file.read_range(size - footer_bytes(end), footer_bytes(end))
-            check_footer(end, schema)
+            check_footer(end, size, schema)
         except (OSError, DamagedFileError) as error:
             raise shard_error(entry.uri, error) from error
 

@@ -13,18 +13,42 @@ from unet_ray.imaging.regions.regions import find_regions
 from unet_ray.imaging.regions.separation import unseparated
 
 
-@given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
-def test_each_outline_is_encoded_as_pycocotools_encodes_its_pixels(mask: np.ndarray) -> None:
+@given(
+    arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))),
+    st.sampled_from([1, 5, 2**22]),
+)
+def test_each_outline_is_encoded_as_pycocotools_encodes_its_pixels(
+    mask: np.ndarray, group_px: int
+) -> None:
     """Byte by byte, with holes, corners that touch, and runs that go on in the next column."""
     outlines = shapely.from_wkb(
         find_regions(unseparated(mask), np.full(mask.shape, 200, np.uint8)).geometry
     )
-    found = encode_outlines(np.atleast_1d(outlines), *mask.shape)
+    found = encode_outlines(np.atleast_1d(outlines), *mask.shape, group_px)
     pixels = [coco.decode({"size": list(mask.shape), "counts": counts}) for counts in found]
     assert np.array_equal(sum(pixels, np.zeros(mask.shape, int)), mask)
     for drawn, counts, outline in zip(pixels, found, outlines, strict=True):
         assert drawn.sum() == outline.area
         assert counts == coco.encode(np.asfortranarray(drawn))["counts"]
+
+
+def test_an_outline_that_takes_gigabytes_is_left_out() -> None:
+    side = 2**26
+    outlines = [
+        shapely.box(0, 0, 3, 1),
+        shapely.box(0, 0, side, 1),
+        shapely.box(2**20, 1, 2**21, 2),
+    ]
+    first, wide, last = encode_outlines(np.array(outlines), 2, side)
+    assert wide is None
+    assert (
+        first
+        == coco.frPyObjects(
+            {"size": [2, side], "counts": [0, 1, 1, 1, 1, 1, 2 * side - 5]}, 2, side
+        )["counts"]
+    )
+    area = coco.area({"size": [2, side], "counts": last})
+    assert area == 2**20
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,14 @@ from pycocotools import mask as coco
 
 from unet_ray.imaging.regions.runs import ranges
 
+_MOST_SIDES_PX = 2**25
+"""Largest length of the horizontal sides of an outline (px). Each pixel of it takes 50 bytes, and
+an outline of four corners may be as wide as its image."""
 
-def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[bytes]:
+
+def encode_outlines(
+    outlines: NDArray[Any], height: int, width: int, group_px: int = 2**22
+) -> list[bytes | None]:
     """Encode each outline as the COCO compressed run lengths of its mask.
 
     Down a column of pixels, the horizontal sides of an outline mark in turn where the inside begins
@@ -23,9 +30,10 @@ def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[byt
             geometries.
         height: Height of the image (px).
         width: Width of the image (px).
+        group_px: Length of the horizontal sides of outlines that are encoded together (px).
 
     Returns:
-        Compressed counts of each outline.
+        Compressed counts of each outline; None where it takes too much memory to find them.
 
     Raises:
         ValueError: An outline is empty, or leaves the image.
@@ -42,11 +50,33 @@ def encode_outlines(outlines: NDArray[Any], height: int, width: int) -> list[byt
     x, y = points.astype(np.int64).T
     sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
     left, length = np.minimum(x[sides], x[sides + 1]), np.abs(x[sides + 1] - x[sides])
-    edge = np.repeat(y[sides], length) + height * ranges(left, length)
-    label = np.repeat(owner[ring[sides]], length)
-    order = np.lexsort((edge, label))
-    start, stop = edge[order].reshape(-1, 2).T
-    return _compress_runs(label[order][::2], start, stop, height, width, len(outlines))
+    outline = owner[ring[sides]]  # ascending
+    codes: list[bytes | None] = [None] * len(outlines)
+    for some in _group(np.bincount(outline, length, minlength=len(outlines)), group_px):
+        mine = slice(*np.searchsorted(outline, [some[0], some[-1] + 1]))
+        edge = np.repeat(y[sides[mine]], length[mine]) + height * ranges(left[mine], length[mine])
+        label = np.repeat(outline[mine] - some[0], length[mine])
+        order = np.lexsort((edge, label))
+        start, stop = edge[order].reshape(-1, 2).T
+        found = _compress_runs(label[order][::2], start, stop, height, width, len(some))
+        for index, code in zip(some, found, strict=True):
+            codes[index] = code
+    return codes
+
+
+def _group(lengths: NDArray[Any], group_px: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices of outlines that are encoded together, each group without gaps.
+
+    Args:
+        lengths: Length of the horizontal sides of each outline (px).
+        group_px: Length of a group (px), but for its last outline.
+    """
+    groups = np.cumsum(lengths) // group_px
+    is_long = lengths > _MOST_SIDES_PX
+    starts = np.flatnonzero((np.diff(groups) > 0) | is_long[1:] | is_long[:-1]) + 1
+    for some in np.split(np.arange(len(lengths)), starts):
+        if not is_long[some[0]]:
+            yield some
 
 
 def _list_rings(outlines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -30,6 +30,7 @@ _ANNOTATION = ["class_id", "score", "area", "bbox"]
 _COCO_PIXELS = 2**32
 """Pixels from which an image is too large for run lengths: pycocotools counts in 32 bits."""
 _TOO_LARGE = "images left out: COCO's run lengths end at 2^32 px, give --polygons"
+_TOO_LONG = "regions left out: outlines too long to become run lengths, give --polygons"
 
 
 def write_coco(
@@ -98,9 +99,13 @@ def _make_annotations(
     else:
         size = [row["height"], row["width"]]
         codes = (
-            {"size": size, "counts": counts.decode()} for counts in encode_outlines(outlines, *size)
+            None if counts is None else {"size": size, "counts": counts.decode()}
+            for counts in encode_outlines(outlines, *size)
         )
     for code, found in zip(codes, regions.select(_ANNOTATION).to_pylist(), strict=True):
+        if code is None:
+            notes[_TOO_LONG] += 1
+            continue
         box = found["bbox"]
         yield {
             "category_id": found["class_id"],

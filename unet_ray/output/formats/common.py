@@ -118,12 +118,15 @@ def add_classes(classes: dict[int, str], shard: Tables) -> None:
     Raises:
         InputError: A class id has several names, or a name several ids.
     """
+    numbers = {name: number for number, name in classes.items()}
     for number, name in set(
         zip(*(shard.masks[c].to_pylist() for c in ("class_id", "class_name")), strict=True)
     ):
-        if classes.setdefault(number, name) != name or list(classes.values()).count(name) > 1:
+        is_new = name not in numbers and number not in classes
+        if not is_new and (numbers.get(name), classes.get(number)) != (number, name):
             raise InputError(
                 f"class {number} is {name} in some rows and not in others: they are of several "
                 "models; give --date of a run with one model, or let the newer model do all images "
                 "first"
             )
+        classes[number], numbers[name] = name, number

@@ -6,13 +6,13 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
+from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import open_encoded
@@ -33,6 +33,8 @@ from unet_ray.storage.storage import Storage
 from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.tables.schemas import REGIONS, on_a_map
 
+_BATCHES = 64
+"""Images whose regions are a row group of a GeoParquet file."""
 _FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_max", "area"]
 """Columns of a region that GeoJSON keeps as properties."""
 
@@ -104,35 +106,75 @@ def write_geoparquet(
         Counts of what was written.
     """
     result = ExportResult()
-    writers: dict[int, pq.ParquetWriter] = {}
     with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as folder:
-        with ExitStack() as stack:
+        with _RowsOnMaps(Path(folder) / "rows.arrow") as rows:
             for shard in shards:
                 for row, regions in iterate_images(shard):
                     place = _read_georeference(row["image_uri"], gate, result.notes)
                     if place is None:
                         result.notes["images left out: not georeferenced by an EPSG code"] += 1
                         continue
-                    if place.epsg not in writers:
-                        schema = on_a_map(REGIONS, place.epsg)
-                        path = Path(folder) / f"epsg={place.epsg}.parquet"
-                        writers[place.epsg] = stack.enter_context(
-                            pq.ParquetWriter(
-                                path, schema, compression="zstd", write_page_checksum=True
-                            )
-                        )
                     regions, outlines = take_outlines(row, regions, result.notes)
-                    geometry = pa.array(shapely.to_wkb(place.to_map(outlines)), pa.binary())
-                    columns = [geometry, *regions.select(REGIONS.names).columns]
-                    writers[place.epsg].write_table(
-                        pa.Table.from_arrays(columns, schema=writers[place.epsg].schema)
-                    )
+                    rows.add(place.epsg, shapely.to_wkb(place.to_map(outlines)), regions)
                     result.count(images=1, regions=len(regions))
-        for path in sorted(Path(folder).iterdir()):
+        for epsg in rows.codes:
+            path = Path(folder) / f"epsg={epsg}.parquet"
+            rows.write_parquet(epsg, path)
             output.put(path.name, path)
+            path.unlink()
             result.count(files=1)
     _note_not_opened(result, gate)
     return result
+
+
+class _RowsOnMaps:
+    """Regions of any number of coordinate systems, kept in one file until each gets its own.
+
+    Args:
+        path: Temporary file; it is written in the `with` block.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._schema = pa.schema([pa.field("map_geometry", pa.binary()), *REGIONS])
+        self._batches: dict[int, list[int]] = {}
+        """Numbers of the batches of each EPSG code."""
+        self._count = 0
+
+    def __enter__(self) -> _RowsOnMaps:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        self._writer = pa.ipc.new_file(str(self._path), self._schema, options=options)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    @property
+    def codes(self) -> list[int]:
+        """EPSG codes of the rows, sorted."""
+        return sorted(self._batches)
+
+    def add(self, epsg: int, geometry: NDArray[Any], regions: pa.Table) -> None:
+        """Add the regions of an image, which may have none, with their outlines as WKB."""
+        columns = [pa.array(geometry, pa.binary()), *regions.select(REGIONS.names).columns]
+        numbers = self._batches.setdefault(epsg, [])
+        for batch in pa.Table.from_arrays(columns, schema=self._schema).to_batches():
+            self._writer.write_batch(batch)
+            numbers.append(self._count)
+            self._count += 1
+
+    def write_parquet(self, epsg: int, path: Path) -> None:
+        """Write the rows of a coordinate system as GeoParquet."""
+        schema = on_a_map(REGIONS, epsg)
+        with (
+            pa.ipc.open_file(pa.memory_map(str(self._path))) as rows,
+            pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
+            numbers = self._batches[epsg]
+            for first in range(0, len(numbers), _BATCHES):
+                some = [rows.get_batch(number) for number in numbers[first : first + _BATCHES]]
+                columns = pa.Table.from_batches(some).columns
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 def _note_not_opened(result: ExportResult, gate: Gate) -> None:
@@ -151,7 +193,7 @@ def _read_georeference(uri: str, gate: Gate, notes: Counter[str]) -> Georeferenc
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)) or not gate.admits(file):
         return None
     try:
-        access = Storage.of(file)
+        access = gate.roots.confine(Storage.of(file))
         opened = open_encoded(access, access.uri)
         return Georeference.from_tags(process_decoder().read_geo_tags(opened, page))
     except (OSError, ImageError, InputError):

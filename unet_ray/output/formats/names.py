@@ -24,7 +24,7 @@ _TEMPORARY_BYTES = 48
 """Bytes that a file's name has more while it is written (`storage.temporary`)."""
 _MAX_PATH_BYTES = 800
 """Longest path of an exported file; keys of S3 end at 1024 bytes, with those of the folder."""
-_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Separators of Windows, control characters, and those that turn text around."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names of devices on Windows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +32,10 @@ _IS_CURRENT = "date = (SELECT max(date) FROM runs)"
 """SQL condition for rows of the report's date."""
 _MAX_EARLIER_DATES = 60
 """Maximum number of earlier dates that the date is compared with."""
+
+
+_MAX_CLASSES = 256
+"""Maximum number of classes, each of which has its charts: a mask of bytes has no more."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Facts:
     images: int
     """Number of images that were segmented successfully."""
     classes: dict[int, str]
-    """Class names by id."""
+    """Class names by id; the first 256 of them."""
     by_date: dict[str, dict[int, ClassFigures]]
     """Figures by date, then by class id; the last date is that of the report."""
     areas: dict[int, Histogram]
@@ -94,6 +99,8 @@ class Facts:
     """Error types: the type, its number of images, and a few image URIs with their messages."""
     unsound: dict[str, int] = field(default_factory=dict)
     """Numbers of rows of the date that make no sense and are left out, by table."""
+    classes_left_out: int = 0
+    """Number of further classes, of which the page has nothing."""
 
     @property
     def earlier(self) -> list[str]:
@@ -156,7 +163,8 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     runs = database.table("SELECT run_id FROM runs")["run_id"].combine_chunks()
     # a filter, because joins of millions of rows take more memory
     rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)
-    classes, pixels = _sum_pixels(database, sound["masks"].filter(rows))
+    every_class, pixels = _sum_pixels(database, sound["masks"].filter(rows))
+    classes = dict(islice(every_class.items(), _MAX_CLASSES))
     regions = sound["regions"].filter(
         rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
     )
@@ -177,6 +185,7 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
         ),
         errors=_list_errors(database),
         unsound=_count_unsound(everything, date),
+        classes_left_out=len(every_class) - len(classes),
     )
 
 

@@ -28,7 +28,7 @@ from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.output.report.facts import Facts
 from unet_ray.output.sound_rows import SOUND_ROWS
-from unet_ray.storage.roots import Gate
+from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace
 from unet_ray.tables.ledger import open_dataset
@@ -116,7 +116,7 @@ def draw_gallery(
                 found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts, files[uri])
                 if found.unsound:
                     problems.append(f"{found.unsound} regions of {uri}: damaged outlines")
-                image = _OpenImage(uri, files[uri], decoder)
+                image = _OpenImage(uri, files[uri], decoder, gate.roots)
                 cards |= {
                     place: _draw_card(kind, image, found, region_id)
                     for place, kind, region_id in wanted
@@ -258,17 +258,18 @@ class _OpenImage:
         uri: URI of the image as it stands in the tables.
         known: Height, width and image_bytes of its row.
         decoder: Decoder that opens or decodes it.
+        roots: Folders outside of which nothing is opened.
 
     Raises:
         ImageError: The image cannot be read any more; the methods raise it too.
     """
 
-    def __init__(self, uri: str, known: dict[str, Any], decoder: Decoder) -> None:
+    def __init__(self, uri: str, known: dict[str, Any], decoder: Decoder, roots: Roots) -> None:
         self.uri, self._decoder = uri, decoder
         self.height, self.width = known["height"], known["width"]
         file, page = split_page(uri)
         try:
-            access = Storage.of(file)
+            access = roots.confine(Storage.of(file))
             entry = access.entry()
         except (OSError, InputError) as error:
             raise ImageError("missing", f"the file cannot be read: {error}") from None

@@ -47,6 +47,8 @@ def report(config: ReportConfig) -> ReportResult:
         facts = gather(database, output, config.date)
         gate = Gate(roots_of_runs(output, facts.records, config.image_roots))
         cards, problems = draw_gallery(database, output, facts, config.pictures, gate)
+    if facts.classes_left_out:
+        problems.append(f"{facts.classes_left_out} further classes are left out of this page")
     page = draw_page(facts, cards, problems, config.tables).encode(errors="backslashreplace")
     target.write(page)
     return ReportResult(facts, len(cards), problems, len(page))

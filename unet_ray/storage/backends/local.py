@@ -10,9 +10,9 @@ import stat
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import fsspec
 import pyarrow
@@ -28,6 +28,7 @@ from unet_ray.storage.backends.base import (
 )
 from unet_ray.storage.backends.local_walk import FolderWalk, stat_path, to_file_info
 from unet_ray.storage.temporary import name_beside, temporary_prefix
+from unet_ray.storage.uris import is_below
 
 
 class _WholeFiles(pyarrow.fs.FSSpecHandler):
@@ -39,10 +40,23 @@ class _WholeFiles(pyarrow.fs.FSSpecHandler):
 
 
 class LocalBackend(Backend):
-    """The file systems of this machine; URIs are absolute paths."""
+    """The file systems of this machine; URIs are absolute paths.
+
+    Args:
+        scheme: `file`.
+        options: None are known.
+        within: Real paths of the folders in which a file must lie to be opened for reading; None:
+            anywhere.
+    """
 
     attempts_once = True
     is_local = True
+
+    def __init__(
+        self, scheme: str, options: dict[str, Any], within: tuple[str, ...] | None = None
+    ) -> None:
+        super().__init__(scheme, options)
+        self._within = within
 
     @property
     def filesystem(self) -> Any:
@@ -53,7 +67,7 @@ class LocalBackend(Backend):
         self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
         """Return bytes of a file, and which content they are of."""
-        with _open_regular(uri) as file:
+        with self.open(uri) as file:
             length = os.fstat(file.fileno()).st_size
             check_size(uri, length, limit)
             file.seek(offset)
@@ -67,9 +81,17 @@ class LocalBackend(Backend):
                 data = file.read()
             return data, to_file_info("", os.fstat(file.fileno()))
 
-    def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
-        """Open a file for seeking reads."""
-        return _open_regular(uri)
+    def open(self, uri: str) -> io.BufferedReader:
+        """Open a file for seeking reads; raise PermissionError where it lies elsewhere."""
+        file = _open_regular(uri)
+        if self._within is not None:
+            real = _find_real_path(file, uri)
+            if not any(is_below(real, folder) for folder in self._within):
+                file.close()
+                raise PermissionError(
+                    errno.EACCES, f"it really is {real}, out of what was listed", uri
+                )
+        return file
 
     def write(self, uri: str, data: bytes) -> None:
         """Write a file beside its place and rename it."""
@@ -209,6 +231,14 @@ def _open_regular(path: str) -> io.BufferedReader:
         file.close()
         _refuse_irregular(path)
     return file
+
+
+def _find_real_path(file: io.BufferedReader, path: str) -> str:
+    """Return where an open file lies, whatever links led to it when it was opened."""
+    try:
+        return os.readlink(f"/proc/self/fd/{file.fileno()}")
+    except OSError:  # a system without /proc can only look at the path once more
+        return os.path.realpath(path)
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
-import fsspec
 from fsspec.asyn import sync
 
 from unet_ray.storage.backends.base import FileInfo, Links, check_size
@@ -57,8 +56,10 @@ class S3Backend(FsspecBackend):
 
     @property
     def filesystem(self) -> Any:
-        """The s3fs file system."""
-        filesystem = fsspec.filesystem(self._scheme, use_listings_cache=False, **self._options)
+        """The s3fs file system; s3fs keeps one per process and set of options."""
+        from unet_ray.storage.backends.s3_filesystem import PlainS3FileSystem
+
+        filesystem = PlainS3FileSystem(use_listings_cache=False, **self._options)
         filesystem.retries = _TRIES
         return filesystem
 

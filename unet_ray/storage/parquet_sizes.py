@@ -1,0 +1,138 @@
+"""What the rows of a Parquet file take in memory, found out before they do.
+
+A megabyte can stand for billions of equal numbers, or for one long text a million times. The footer
+tells how many values there are. Where texts could come to more than memory, they are read as
+indices into those that differ, which the file has, and added up before each is written out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_SMALL_BYTES = 2**27
+"""Rows of this size are read from any file, however small it is."""
+_MOST_TIMES = 128
+"""Largest number of bytes in memory per byte of a larger file. Tables of equal rows, such as the
+tiles without anything in them of a slide, come to 50."""
+_SAFE_TEXT_BYTES = 2**30
+"""Texts that cannot come to more are read as they are, in half the time."""
+_SMALL_TEXT_BYTES = 2**24
+"""Texts of a row group that are read whatever their lengths."""
+_VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
+"""Size of a value by physical type; of texts it is that of the index."""
+_INDEX_BYTES = 4
+
+
+class OversizedRowsError(ValueError):
+    """Rows that take more memory than those of a file of that size can need."""
+
+
+def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
+    """Check what the rows of a file take, but for its texts, by what its footer says.
+
+    Args:
+        footer: Metadata of the file.
+        file_bytes: Size of the file.
+
+    Raises:
+        OversizedRowsError: It is too much for a file of that size.
+    """
+    widths = [_value_bytes(footer.schema.column(i)) for i in range(footer.num_columns)]
+    total = footer.num_rows
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        columns = map(group.column, range(footer.num_columns))
+        values = sum(c.num_values * w for c, w in zip(columns, widths, strict=True))
+        total += max(values, group.total_byte_size)
+    _check_bytes(total, footer.num_rows, file_bytes)
+
+
+def check_row_sizes(rows: pa.Table, file_bytes: int) -> None:
+    """Check what rows take when each of their texts is written out.
+
+    Args:
+        rows: Rows with texts as they are, or as dictionaries with valid indices.
+        file_bytes: Size of their file.
+
+    Raises:
+        OversizedRowsError: It is too much for a file of that size.
+    """
+    total = rows.nbytes
+    chunks = (chunk for column in rows.columns for chunk in column.chunks)
+    for chunk in chunks:
+        if pa.types.is_dictionary(chunk.type):
+            lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
+            total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    _check_bytes(total, len(rows), file_bytes)
+
+
+def find_risky_texts(footer: pq.FileMetaData) -> list[str]:
+    """Return the columns of texts or bytes that may come to far more than the file has of them.
+
+    Args:
+        footer: Metadata of the file.
+
+    Returns:
+        Names for `read_dictionary` of Arrow's reader; none where no texts can become large.
+    """
+    texts = {
+        index: column.name
+        for index, column in ((i, footer.schema.column(i)) for i in range(footer.num_columns))
+        if column.physical_type == "BYTE_ARRAY" and column.path == column.name
+    }
+    most = 0
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        for column in map(group.column, texts):
+            most += column.num_values * column.total_uncompressed_size
+    return [*texts.values()] if most > _SAFE_TEXT_BYTES else []
+
+
+def check_text_lengths(footer: pq.FileMetaData, name: str, most_bytes: int) -> None:
+    """Check that the texts of a column are not long on average, by what the footer says.
+
+    Args:
+        footer: Metadata of the file.
+        name: Name of the column.
+        most_bytes: Largest average of a row group that has more than a few megabytes of texts.
+
+    Raises:
+        OversizedRowsError: They are longer.
+    """
+    index = [footer.schema.column(i).path for i in range(footer.num_columns)].index(name)
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        found = group.column(index).total_uncompressed_size
+        if found > max(_SMALL_TEXT_BYTES, group.num_rows * most_bytes):
+            raise OversizedRowsError(
+                f"the column {name} has {found} bytes in {group.num_rows} rows; at most "
+                f"{most_bytes} bytes in each are read"
+            )
+
+
+def drop_long_texts(column: pa.Array, most_bytes: int) -> pa.Array:
+    """Return a column of texts as bytes, null where one is longer (bytes).
+
+    Those of a dictionary are left out before any is written out.
+    """
+    if pa.types.is_dictionary(column.type):
+        texts = drop_long_texts(column.dictionary, most_bytes)
+        return pa.DictionaryArray.from_arrays(column.indices, texts).cast(pa.binary())
+    encoded = column.cast(pa.binary())
+    return pc.if_else(pc.greater(pc.binary_length(encoded), most_bytes), None, encoded)
+
+
+def _value_bytes(column: Any) -> int:
+    if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+        return int(column.length)
+    return _VALUE_BYTES.get(column.physical_type, _INDEX_BYTES)
+
+
+def _check_bytes(found: int, rows: int, file_bytes: int) -> None:
+    most = max(_SMALL_BYTES, _MOST_TIMES * file_bytes)
+    if found > most:
+        raise OversizedRowsError(
+            f"{rows} rows take {found / 2**20:.0f} MB of memory or more; of a file of "
+            f"{file_bytes} bytes at most {most / 2**20:.0f} MB are read"
+        )
