@@ -20,6 +20,7 @@ from tests.builders import make_tiny_model
 from unet_ray.cli.command import ConsoleHandler
 from unet_ray.cluster.session import connect
 from unet_ray.storage.storage import Storage
+from unet_ray.tables import lock
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
@@ -163,6 +164,12 @@ def ray_local(s3_server: str) -> Iterator[None]:
     os.environ.update(hidden)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def locks_settle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let locks on S3 settle at once, since no other run competes for the output of the test."""
+    monkeypatch.setattr(lock, "_SETTLE_S", 0.0)
 
 
 @pytest.fixture

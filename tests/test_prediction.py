@@ -12,6 +12,7 @@ import pytest
 import shapely
 
 import unet_ray
+from tests.builders import make_tiny_model
 from unet_ray import prediction as notebook
 from unet_ray.errors import ImageError, InputError
 from unet_ray.segmentation.config import SegmentConfig
@@ -20,20 +21,25 @@ from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
 
-@pytest.fixture
-def here(tmp_path: Path, tiny_model: str, ray_local: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder with `model`, `images` and `tables`."""
-    Path(tiny_model).rename(tmp_path / "model")
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+    """Return a folder with `model`, `images` and `tables`."""
+    folder = tmp_path_factory.mktemp("segmented")
+    Path(make_tiny_model(folder)).rename(folder / "model")
     for index in range(2):
         scene = draw_scene(50, 70, np.random.default_rng(index))[0]
-        Storage.of(f"{tmp_path}/images").write(f"{index}.png", encode(scene, "png"))
+        Storage.of(f"{folder}/images").write(f"{index}.png", encode(scene, "png"))
     segment(
-        SegmentConfig(
-            model=f"{tmp_path}/model", images=f"{tmp_path}/images", output=f"{tmp_path}/tables"
-        )
+        SegmentConfig(model=f"{folder}/model", images=f"{folder}/images", output=f"{folder}/tables")
     )
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def here(segmented: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with `model`, `images` and `tables`."""
+    monkeypatch.chdir(segmented)
+    return segmented
 
 
 def test_examples_run_as_printed(here: Path) -> None:

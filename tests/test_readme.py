@@ -217,7 +217,7 @@ def test_the_python_of_the_first_page_runs(tmp_path: Path) -> None:
 def test_ci_calls_the_test_command() -> None:
     assert "<!-- tests -->" in (REPOSITORY / ".ci/run").read_text()
     (command,) = re.findall(r"<!-- tests -->\n```bash\n(.*?)\n```", README.read_text(), re.DOTALL)
-    assert command.endswith('-m pytest -m "not soak and not gpu"')
+    assert command.endswith('-m pytest -n 2 --dist loadfile -m "not soak and not gpu"')
     (quickstart,) = re.findall(
         r"<!-- quickstart -->\n```bash\n(.*?)\n```", README.read_text(), re.DOTALL
     )

@@ -49,7 +49,8 @@ def test_ray_is_the_version_that_the_private_names_were_checked_with() -> None:
         f"Ray {ray.__version__} is installed, but cluster/ray_internals.py was checked with "
         f"{PROVEN_WITH}. Compare each name there with the new Ray, as its docstring says; run "
         "tests/engine (shards close at their bytes: test_line.py; infeasible GPUs: "
-        "test_autoscaling.py; a lost GPU: test_lost_gpu.py); compare the snapshot of "
+        "test_autoscaling.py; a lost GPU: test_lost_gpu.py; trainings without a cleaner: "
+        "test_train.py); compare the snapshot of "
         "training/checkpoints.py with Ray Train's (tests/training/test_checkpoints.py); then raise "
         "PROVEN_WITH and the pin in pyproject.toml"
     )

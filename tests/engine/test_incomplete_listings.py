@@ -34,7 +34,7 @@ from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 from unet_ray.tables.output_folder import take_inventory
 
-pytestmark = pytest.mark.usefixtures("ray_local")
+pytestmark = pytest.mark.usefixtures("ray_local", "locks_settle_at_once")
 
 _CODES = (errno.EACCES, errno.EIO, errno.ESTALE)
 
@@ -59,6 +59,28 @@ def make_finished_output(root: str, model: str) -> SegmentConfig:
     return replace(config, date="2026-01-02")
 
 
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> SegmentConfig:
+    """Make one finished output, and a copy of it, for all tests of this file."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = make_finished_output(str(folder), make_tiny_model(folder))
+    shutil.copytree(config.output, folder / "copy")
+    return config
+
+
+@pytest.fixture
+def config(segmented: SegmentConfig) -> SegmentConfig:
+    """Restore the finished output from its copy; return the settings of the run after it."""
+    shutil.rmtree(segmented.output)
+    shutil.copytree(folder_of(segmented) / "copy", segmented.output)
+    return segmented
+
+
+def folder_of(config: SegmentConfig) -> Path:
+    """Return the folder that has `archive` and `tables`."""
+    return Path(config.output).parent
+
+
 def digest_files(config: SegmentConfig) -> dict[str, str]:
     """Return the digest of every file of an output."""
     output = Storage.of(config.output)
@@ -79,14 +101,14 @@ def check_nothing_changed_and_go_on(config: SegmentConfig, before: dict[str, str
 
 
 def test_a_local_listing_that_fails_ends_the_run_and_changes_nothing(
-    tmp_path: Path, tiny_model: str
+    config: SegmentConfig,
 ) -> None:
-    config = make_finished_output(str(tmp_path), tiny_model)
+    root = folder_of(config)
     before = digest_files(config)
     with failing_scandir(0, 0) as listed:
         segment(replace(config, dry_run=True))
-    ours = [folder for folder in listed if folder.startswith(str(tmp_path))]
-    assert {folder.removeprefix(f"{tmp_path}/") for folder in ours} >= {
+    ours = [folder for folder in listed if folder.startswith(str(root))]
+    assert {folder.removeprefix(f"{root}/") for folder in ours} >= {
         *("archive", "archive/0", "archive/1"),
         *("tables/runs", "tables/images", "tables/masks/date=2026-01-01"),
     }
@@ -149,13 +171,13 @@ def closed_folder(request: pytest.FixtureRequest) -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["tables/images/date=2026-01-01", "archive/1"])
 def test_a_folder_that_may_not_be_read_ends_the_run_with_exit_code_2(
-    tmp_path: Path, tiny_model: str, closed_folder: Any, place: str
+    config: SegmentConfig, closed_folder: Any, place: str
 ) -> None:
     """A user who may not read one folder runs the job: this once deleted a finished output."""
-    config = make_finished_output(str(tmp_path), tiny_model)
+    closed = folder_of(config) / place
     before = digest_files(config)
-    closed_folder(tmp_path / place)
-    flags = ["--model", tiny_model, "--images", config.images]
+    closed_folder(closed)
+    flags = ["--model", config.model, "--images", config.images]
     flags += ["--output", config.output, "--date", "2026-01-02"]
     done = subprocess.run(
         [sys.executable, REPOSITORY / "jobs/segment.py", *flags],
@@ -166,19 +188,18 @@ def test_a_folder_that_may_not_be_read_ends_the_run_with_exit_code_2(
     )
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith(
-        f"error: {tmp_path}/{place}: not everything in this folder can be listed (Permission"
+        f"error: {closed}: not everything in this folder can be listed (Permission"
     )
-    (tmp_path / place).chmod(0o755)
+    closed.chmod(0o755)
     check_nothing_changed_and_go_on(config, before)
 
 
 @pytest.mark.parametrize("absent", ["images", "masks/date=2026-01-01", "regions"])
 def test_a_disk_that_is_not_mounted_is_not_taken_for_an_empty_output(
-    tmp_path: Path, tiny_model: str, absent: str
+    config: SegmentConfig, tmp_path: Path, absent: str
 ) -> None:
     """The files of the output are behind a broken link, or below a mount point without its disk."""
-    config = make_finished_output(str(tmp_path), tiny_model)
-    before, place = digest_files(config), tmp_path / "tables" / absent
+    before, place = digest_files(config), Path(config.output) / absent
     shutil.move(place, tmp_path / "disk")
     place.symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match="a link to nothing"):
@@ -218,9 +239,8 @@ def test_an_empty_archive_is_told_from_one_that_is_gone(
 
 
 def test_leftovers_without_a_record_stay_until_a_prune_asks_for_them(
-    tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+    config: SegmentConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_finished_output(str(tmp_path), tiny_model)
     output = Storage.of(config.output)
     output.delete("runs/20260101T000000Z-aaaaaa.json")
     before = digest_files(config)
@@ -236,8 +256,7 @@ def test_leftovers_without_a_record_stay_until_a_prune_asks_for_them(
     assert not verify(VerifyConfig(tables=config.output)).problems
 
 
-def test_a_record_lists_the_shards_of_its_run(tmp_path: Path) -> None:
-    config = make_finished_output(str(tmp_path), make_tiny_model(tmp_path))
+def test_a_record_lists_the_shards_of_its_run(config: SegmentConfig) -> None:
     inventory = take_inventory(Storage.of(config.output))
     record = next(record for record in inventory.records.values() if record["status"] == "done")
     assert (record["date"], record["shards"]) == ("2026-01-01", [0, 1])

@@ -1,4 +1,4 @@
-"""The whole line on a real Ray, on a local folder and on S3: train, resume, evaluate, segment."""
+"""The whole line on a real Ray: train, resume, evaluate and segment on S3; runs over archives."""
 
 import json
 import time
@@ -16,6 +16,7 @@ import ray
 from pycocotools import mask as coco
 
 from tests.builders import small_training
+from tests.conftest import new_bucket
 from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import evaluate
@@ -39,7 +40,12 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 @pytest.mark.slow
-def test_a_training_is_resumed_and_its_model_is_evaluated_and_segments(root: str) -> None:
+@pytest.mark.usefixtures("locks_settle_at_once")
+def test_on_s3_a_training_is_resumed_and_its_model_is_evaluated_and_segments(
+    request: pytest.FixtureRequest,
+) -> None:
+    """On a local folder: test_resumption.py, test_evaluate.py, the quickstart."""
+    root = new_bucket(request)
     made = make_archive(Storage.of(root).join("data"), labelled=4, check=2, archive=5)
     first = train(small_training(root, storage=f"{root}/checkpoints"))
     assert first.progress.epochs == 1
@@ -196,13 +202,13 @@ def test_prometheus_can_scrape_a_run(archive: Storage, tiny_model: str, tmp_path
     assert values["predict_seconds_total"] == pytest.approx(result.stage_s["predict"])
 
 
-def test_a_run_whose_driver_vanished_is_called_lost(
-    archive: Storage, tiny_model: str, tmp_path: Path
-) -> None:
+def test_a_run_whose_driver_vanished_is_called_lost(tiny_model: str, tmp_path: Path) -> None:
     output = Storage.of(f"{tmp_path}/tables")
     write_run_record(output, "20260101T000000Z-aaaaaa", {"status": "done", "exit_code": 0})
     write_run_record(output, "20260102T000000Z-bbbbbb", {"status": "running", "exit_code": None})
-    segment(run_config(archive, tiny_model, tmp_path, limit=1))
+    (tmp_path / "empty").mkdir()
+    empty = Storage.of(f"{tmp_path}/empty")
+    segment(run_config(empty, tiny_model, tmp_path, allow_empty=True))
     assert [record["status"] for record in read_records(output)[0].values()] == [
         "done",
         "lost",

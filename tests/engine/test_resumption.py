@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.builders import encode_pillow, small_training
 from unet_ray.errors import InputError
+from unet_ray.network.model_folder import load_model
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import make_archive
 from unet_ray.training.record import RECORD
@@ -53,6 +54,9 @@ def test_a_training_resumes_on_the_same_contents_only(
     images, masks = f"{tmp_path}/copy/images", f"{tmp_path}/copy/masks"
     second = train(replace(config, epochs=2, images=images, masks=masks))
     assert "from epoch 2\n" in capsys.readouterr().out
+    assert (first.progress.epochs, second.progress.epochs) == (1, 2)
+    assert second.model.digest != first.model.digest
+    assert load_model(Storage.of(second.output)).digest == second.model.digest
     # decisions come from the run folder, not from the files
     assert second.model.preprocessing == replace(first.model.preprocessing, offset=(7.0, 8.0, 9.0))
     validated = {f"{index:04d}.png" for index, _ in second.progress.history[-1].worst}

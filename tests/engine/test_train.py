@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -53,6 +54,10 @@ def test_two_workers_train_one_model(tmp_path: Path) -> None:
     assert result.progress.epochs == 3
     assert result.progress.best.dice == {}
     assert [record.workers for record in result.progress.history] == [2, 2, 2]
+    started = {actor["ActorClassName"] for actor in ray._private.state.actors().values()}
+    assert "TrainController" in started
+    # it would ask a dashboard that this Ray does not have, and every training would wait for it
+    assert "PlacementGroupCleaner" not in started
 
 
 @pytest.mark.gpu

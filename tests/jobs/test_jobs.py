@@ -236,10 +236,9 @@ def test_ray_job_submit(
     done = laptop.submit("--submission-id", "first", "--", *job.split())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "40 images done, 0 failed" in done.stdout
-    where = laptop.submit("--", "python", "-c", "import unet_ray; print(unet_ray.__file__)")
-    assert "/working_dir_files/" in where.stdout, where.stdout
-
-    wrong = laptop.submit("--", *job.split(), "--foo")
+    where = "import unet_ray; print(unet_ray.__file__)"
+    wrong = laptop.submit("--", "sh", "-c", f"python -c '{where}'; {job} --foo")
+    assert "/working_dir_files/" in wrong.stdout, wrong.stdout
     assert wrong.returncode == 1
     assert "Unknown option" in wrong.stdout + wrong.stderr
 

@@ -207,11 +207,12 @@ class KilledError(Exception):
 def killed_prunes(
     output: Storage, config: PruneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[int]:
-    """Prune a new output again and again; it dies at its first write or delete, its second, ….
+    """Prune copies of an output; each dies at one write or delete later than the one before.
 
     The lock is let go, since the process of these tests lives on.
     """
-    left = 0
+    left, undisturbed = 0, f"{output.uri}-undisturbed"
+    shutil.copytree(output.uri, undisturbed)
 
     def dying(operation: Callable[..., Any]) -> Callable[..., Any]:
         def step(storage: Storage, path: str, *more: Any, **named: Any) -> Any:
@@ -226,7 +227,7 @@ def killed_prunes(
 
     for survived in range(1000):
         shutil.rmtree(output.uri)
-        write_output(output)
+        shutil.copytree(undisturbed, output.uri)
         left = survived
         with monkeypatch.context() as patch:
             for name in ("write", "delete"):

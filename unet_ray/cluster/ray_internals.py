@@ -25,6 +25,7 @@ __all__ = [
     "BlockIterator",
     "ExecutionCallback",
     "attempt_number",
+    "disable_cleaner_without_dashboard",
     "has_autoscaler",
     "list_infeasible_requests",
     "listening_on_loopback",
@@ -141,6 +142,32 @@ def has_autoscaler() -> bool:
     from ray.autoscaler.v2.utils import is_autoscaler_v2  # only the driver needs to load it
 
     return bool(is_autoscaler_v2())
+
+
+def disable_cleaner_without_dashboard(trainer: Any) -> None:
+    """Let a trainer start no cleaner of placement groups where Ray has no dashboard.
+
+    The cleaner is an actor that asks the dashboard whether the controller of the training is alive.
+    A Ray of this process's own has no dashboard: the question stays unanswered, and every training
+    would wait 12 seconds at its end until the cleaner gives up.
+    `remove_orphaned_placement_groups` does its work. On a version that renames these callbacks,
+    this raises ImportError or AttributeError before the training starts.
+
+    Args:
+        trainer: Trainer of Ray Train that has not started yet.
+    """
+    from ray.train.v2._internal.callbacks.placement_group_callback import (  # only for the driver
+        PlacementGroupCleanerCallback,
+    )
+
+    if ray._private.worker._global_node.webui_url:
+        return
+    create_callbacks = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [
+        callback
+        for callback in create_callbacks()
+        if not isinstance(callback, PlacementGroupCleanerCallback)
+    ]
 
 
 def remove_orphaned_placement_groups(actor_id: str | None) -> None:

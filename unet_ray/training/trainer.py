@@ -13,7 +13,10 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.torch import TorchTrainer
 
 from unet_ray.cluster.progress_board import ProgressBoard
-from unet_ray.cluster.ray_internals import remove_orphaned_placement_groups
+from unet_ray.cluster.ray_internals import (
+    disable_cleaner_without_dashboard,
+    remove_orphaned_placement_groups,
+)
 from unet_ray.cluster.resources import Capacity, gpu_worker_cpus, worker_cpus
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.errors import InputError, UnetRayError, one_line
@@ -94,7 +97,9 @@ def _train_with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: S
     idle, seen = 0, crops_seen(run_folder, _RUN_NAME)
     while True:
         try:
-            return make_trainer().fit()
+            trainer = make_trainer()
+            disable_cleaner_without_dashboard(trainer)
+            return trainer.fit()
         except (ray.train.TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             before, seen = seen, crops_seen(run_folder, _RUN_NAME)
             idle = 0 if seen > before else idle + 1

@@ -157,11 +157,11 @@ def test_a_child_that_is_stopped_is_not_the_fault_of_the_file(
 
 
 def test_a_decoder_that_computes_for_too_long_is_ended() -> None:
-    """The file takes 6 s of CPU time."""
-    decoder = Decoder(time_limit_s=1)
+    """The file takes 6 s of CPU time; in 3 s a busy machine grants the quarter that is blamed."""
+    decoder = Decoder(time_limit_s=3)
     before = set(psutil.Process().children())
     started = time.monotonic()
-    with pytest.raises(ImageError, match="unreadable: decoding it took longer than 1 s"):
+    with pytest.raises(ImageError, match="unreadable: decoding it took longer than 3 s"):
         decoder.decode(bomb(11_500, colour=6, depth=16))
     assert time.monotonic() - started < 20
     assert set(psutil.Process().children()) == before

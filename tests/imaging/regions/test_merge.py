@@ -29,6 +29,9 @@ PATTERNS = (
     "diagonals",
 )
 
+TILES_A_SIDE = 10
+"""Most tiles along a side of an image: what more of them cost in time they do not show."""
+
 
 def draw(pattern: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     y, x = np.mgrid[:height, :width]
@@ -137,6 +140,7 @@ def test_tiles_give_the_regions_of_the_whole(
     pattern: str, height: int, width: int, tile: int, region_filter: RegionFilter, seed: int
 ) -> None:
     """Ids, sums, boxes and the bytes of outlines do not depend on the tiles and their order."""
+    height, width = min(height, TILES_A_SIDE * tile), min(width, TILES_A_SIDE * tile)
     rng = np.random.default_rng(seed)
     mask = draw(pattern, height, width, rng)
     prob_u8 = rng.integers(0, 256, mask.shape, np.uint8)
@@ -164,6 +168,7 @@ def test_tiles_give_the_separated_objects_of_the_whole(
     seed: int,
 ) -> None:
     """Markers lie in one tile and grow into others, and leftovers cross seams."""
+    size = min(size[0], TILES_A_SIDE * tile), min(size[1], TILES_A_SIDE * tile)
     rng = np.random.default_rng(seed)
     if pattern == "blobs":
         mask, markers = draw_touching_discs(*size, seed)
