@@ -63,7 +63,7 @@ def _locate_page(
     if path_suffix(entry.path) not in TIFF_SUFFIXES:
         return ImagePlace(entry, page)
     try:
-        file = open_encoded(Storage(entry.uri, access.options), entry.uri)
+        file = open_encoded(access.at(entry.uri), entry.uri)
         tags = decoders.read_geo_tags(file, page)
     except (OSError, ImageError, InputError):
         return ImagePlace(entry, page)

@@ -93,7 +93,7 @@ def read_label_folder(
 def _read_one(
     free: LifoQueue[Decoder], root: Storage, arguments: dict[str, Any], entry: FileEntry
 ) -> LabelFile:
-    file = Storage(entry.uri, root.options)
+    file = root.at(entry.uri)
     try:
         # read before a child is taken: stores answer late, and there are few children
         held = file.read() if entry.size <= _HELD_BYTES else None
