@@ -208,9 +208,7 @@ def test_labels_find_pages_and_images_in_subfolders_by_their_names(
     page = found["stack.tif#page=2"]
     image, masks = FileReader(labelled.access, (page,)).read(0)
     assert image.shape[:2] == (30, 30)
-    assert np.array_equal(
-        masks[0] > 0, image_masks(tables, page.image.uri)["cell"]
-    )
+    assert np.array_equal(masks[0] > 0, image_masks(tables, page.image.uri)["cell"])
 
 
 def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> None:

@@ -237,8 +237,7 @@ def test_any_names_with_any_affix_pair_exactly_or_are_refused(
     true = {f"{stem}{of_images}.jpg": f"{before}{stem}{after}.png" for stem in stems}
     try:
         pairing = pair_files(make_listing("/images", *true), make_listing("/masks", *true.values()))
-    except InputError as error:
-        assert "\n" not in str(error)
+    except InputError:
         return
     if pairing.orphans:  # only equal names, and some of them have none
         assert pairing.notes == ()

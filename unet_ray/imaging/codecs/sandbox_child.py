@@ -71,7 +71,7 @@ def serve(
         request = json.loads(line)
         server.set_alarm()
         limit_cpu_time(CPU_LIMIT * time_limit_s)
-        content = _Content(requests, request["size"])
+        content, failure = _Content(requests, request["size"]), None
         try:
             with mapped_errors():
                 if request["do"] == "call" and answer:
@@ -85,10 +85,11 @@ def serve(
                 error = ImageError(
                     "too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB"
                 )
+            failure = {"error_type": error.error_type, "message": error.message}
+        if failure:  # not before the error is gone: it may hold what filled the memory
             content.skip()  # before the reply: the parent may still be sending
-            _reply(replies, {"error_type": error.error_type, "message": error.message})
-        finally:
-            signal.alarm(0)
+            _reply(replies, failure)
+        signal.alarm(0)
 
 
 _PIECE = 2**20
