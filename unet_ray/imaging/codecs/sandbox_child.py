@@ -94,6 +94,8 @@ def serve(
 
 _PIECE = 2**20
 """Bytes of a stream that are read at once."""
+_SPARE = bytearray(_PIECE)
+"""Room for what is read and forgotten."""
 _ENCODINGS = ("utf-8-sig", "ascii", "latin-1", "cp1252", "cp437", "mac-roman", "utf-16", "utf-32")
 """Encodings of text in images beside UTF-8. Python reads the files of others when they are used."""
 
@@ -138,7 +140,7 @@ class _Content(RawIOBase):
 
     def skip(self) -> None:
         """Read what is left and forget it."""
-        while self._rest and self.read(_PIECE):
+        while self.readinto(_SPARE):  # there may be no memory for more
             pass
 
 
