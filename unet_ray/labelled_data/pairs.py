@@ -259,9 +259,7 @@ def _choose(found: Sequence[_Matched], where: str) -> _Matched | None:
     return found[0] if found else None
 
 
-def _list_ways(
-    images: Sequence[FileEntry], masks: Sequence[FileEntry]
-) -> Sequence[Sequence[_Step]]:
+def _list_ways(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[list[_Step]]:
     """Return the ways of pairing, the plainest first; the steps of a way are equally plain."""
     equal = _Step("", remove_suffix, remove_suffix)
     affixes = _list_affix_steps(images, masks)
