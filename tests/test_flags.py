@@ -12,6 +12,7 @@ from unet_ray.cli.main import COMMANDS
 from unet_ray.cli.quickstart import QuickstartConfig
 from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.flags import is_colour, parse_classes, parse_mask_value, show_value
 from unet_ray.network.config import PredictorConfig
 from unet_ray.output.config import ExportConfig, PruneConfig, ReportConfig, VerifyConfig
 from unet_ray.segmentation.config import SegmentConfig
@@ -81,6 +82,48 @@ def test_absurdly_large_counts_are_refused(config: type, name: str) -> None:
 )
 def test_values_that_no_machine_can_serve_are_refused(config: type, name: str, value: Any) -> None:
     refuse(config, name, value)
+
+
+def test_classes_have_names_ids_or_colours() -> None:
+    assert [(c.id, c.colour, c.is_numbered) for c in parse_classes("a,b")] == [
+        (1, None, False),
+        (2, None, False),
+    ]
+    assert [(c.id, c.colour, c.is_numbered) for c in parse_classes("a=4, b=2")] == [
+        (4, None, True),
+        (2, None, True),
+    ]
+    assert [(c.id, c.colour, c.is_numbered) for c in parse_classes("a=#0aBc00,b = #000001")] == [
+        (1, "#0abc00", False),
+        (2, "#000001", False),
+    ]
+    assert parse_classes("a=#000001") == parse_classes("a"), "a class is its id and its name"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a=#000001,b", "number or colour all classes or none"),
+        ("a=#000001,b=2", "give all classes their ids or all their colours"),
+        ("a=#00001,b=#000002", "#00001 is neither a whole number nor a colour"),
+        ("a=#gg0000", "neither"),
+        ("a=red", "red is neither a whole number nor a colour .a=1,b=7 or a=#307020"),
+        ("a=#000001,b=#000001", "2 classes are '#000001': colours must differ"),
+    ],
+)
+def test_classes_of_mixed_or_equal_colours_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"^--classes {text}: .*{message}"):
+        parse_classes(text)
+
+
+def test_values_of_masks_are_numbers_or_colours() -> None:
+    for value in (255, 0, -1, None):
+        assert parse_mask_value(value, "--ignore-value") == value
+    value = parse_mask_value("#E0e0c0", "--ignore-value")
+    assert show_value(value) == "#e0e0c0"
+    assert is_colour(value)
+    with pytest.raises(InputError, match="--ignore-value e0: give a number, or a colour in quotes"):
+        parse_mask_value("e0", "--ignore-value")
 
 
 def test_every_command_has_its_config_here() -> None:

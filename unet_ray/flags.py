@@ -6,7 +6,7 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from math import inf, isfinite
 from typing import Any, Literal
@@ -45,12 +45,12 @@ def check_numbers(config: object) -> None:
 
     Every config calls this after its own limits, so that a new field has some.
     """
-    for field in fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
+    for each in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, each.name)
         if isinstance(value, float):
-            check_fields(config, [field.name], isfinite, "a finite number")
-        elif isinstance(value, int) and field.name != "seed":
-            check_fields(config, [field.name], lambda n: abs(n) < 2**31, f"at most {2**31 - 1}")
+            check_fields(config, [each.name], isfinite, "a finite number")
+        elif isinstance(value, int) and each.name != "seed":
+            check_fields(config, [each.name], lambda n: abs(n) < 2**31, f"at most {2**31 - 1}")
 
 
 def check_range(name: str, values: Iterable[float], least: float, most: float) -> None:
@@ -187,10 +187,60 @@ class ClassSpec:
 
     id: int
     name: str
+    colour: str | None = field(default=None, compare=False)
+    """Colour of its pixels in masks with colours, `#rrggbb`; None: masks hold the id."""
+    is_numbered: bool = field(default=False, compare=False)
+    """True if the user gave the id, False if it is the class's place in a list."""
 
 
 MAX_CLASS_ID = 2**31 - 1
 """Largest id of a class: tables hold ids as 32-bit integers."""
+COLOUR = 2**31
+"""First mask value that stands for a colour: `COLOUR + 0xRRGGBB`. Ids end below it, so that a
+colour is never taken for an id."""
+
+
+COLOUR_TEXT = re.compile("#[0-9a-fA-F]{6}")
+"""Form of a colour in flags."""
+
+
+def parse_colour(text: str) -> int:
+    """Return a colour `#rrggbb` as the number 0xRRGGBB; raise ValueError for anything else."""
+    if not COLOUR_TEXT.fullmatch(text):
+        raise ValueError(text)
+    return int(text[1:], 16)
+
+
+def is_colour(value: int | None) -> bool:
+    """Tell whether a mask value stands for a colour."""
+    return value is not None and value >= COLOUR
+
+
+def show_value(value: int | None) -> str:
+    """Format a mask value: an id as a number, a colour as `#rrggbb`, and None as `none`."""
+    if value is None:
+        return "none"
+    return f"#{value - COLOUR:06x}" if value >= COLOUR else str(value)
+
+
+def parse_mask_value(value: int | str | None, flag: str) -> int | None:
+    """Return the mask value of a flag that takes an id or a colour, as `#e0e0c0`.
+
+    Raises:
+        InputError: A text that is no colour.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none":
+        return None
+    try:
+        return COLOUR + parse_colour(value)
+    except ValueError:
+        raise InputError(
+            f"{flag} {value}: give a number, or a colour in quotes as in '#e0e0c0'"
+        ) from None
+
+
 _MAX_NAME = 256
 """Longest name (characters); tables repeat it in every row, exports put it into file names."""
 NAME_RULE = f"a text of 1 to {_MAX_NAME} printable characters"
@@ -220,39 +270,63 @@ def check_classes(classes: Iterable[ClassSpec]) -> None:
     for spec in classes:
         if not is_name(spec.name):
             raise InputError(f"class name {reprlib.repr(spec.name)}: choose {NAME_RULE}")
-    for values in ([spec.id for spec in classes], [spec.name for spec in classes]):
+    for values, rule in (
+        ([spec.id for spec in classes], "ids and names must differ"),
+        ([spec.name for spec in classes], "ids and names must differ"),
+        ([spec.colour for spec in classes if spec.colour is not None], "colours must differ"),
+    ):
         for value, count in Counter[int | str](values).items():
             if count > 1:
-                raise InputError(f"{count} classes are {value!r}: ids and names must differ")
+                raise InputError(f"{count} classes are {value!r}: {rule}")
 
 
 def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
-    """Return the classes of `--classes`: names alone number from 1, `name=id` gives the id.
+    """Return the classes of `--classes`: names, with the id or the colour of each or of none.
+
+    Names alone number from 1, and so do names with colours.
 
     Example:
-        "leaf,symptom" → leaf 1, symptom 2; "a=1,b=7" → a 1, b 7.
+        "leaf,symptom" → leaf 1, symptom 2; "a=1,b=7" → a 1, b 7; "a=#307020,b=#c03030" → a 1, b 2,
+        in masks with these colours.
 
     Raises:
-        InputError: Empty, repeated or half-numbered classes.
+        InputError: Empty, repeated, half-numbered or half-coloured classes.
     """
     if text is None:
         return ()
     pairs = [part.strip().partition("=") for part in text.split(",")]
     numbered = [bool(equals) for _, equals, _ in pairs]
     if any(numbered) and not all(numbered):
-        raise InputError(f"--classes {text}: number all classes or none (a,b or a=1,b=7)")
+        raise InputError(
+            f"--classes {text}: number or colour all classes or none "
+            "(a,b or a=1,b=7 or a=#307020,b=#c03030)"
+        )
+    coloured = [value.strip().startswith("#") for _, _, value in pairs]
+    if any(coloured) and not all(coloured):
+        raise InputError(f"--classes {text}: give all classes their ids or all their colours")
     try:
         classes = tuple(
-            ClassSpec(int(number) if equals else index, name.strip())
-            for index, (name, equals, number) in enumerate(pairs, 1)
+            _parse_class(index, name.strip(), value.strip() if equals else None)
+            for index, (name, equals, value) in enumerate(pairs, 1)
         )
-    except ValueError:
-        raise InputError(f"--classes {text}: an id is no whole number (a=1,b=7)") from None
-    try:
         check_classes(classes)
     except InputError as error:
         raise InputError(f"--classes {text}: {error}") from None
     return classes
+
+
+def _parse_class(index: int, name: str, value: str | None) -> ClassSpec:
+    """Return a class of `--classes`, which is at a place from 1 and has an id, a colour or none."""
+    if value is None:
+        return ClassSpec(index, name)
+    try:
+        if value.startswith("#"):
+            return ClassSpec(index, name, f"#{parse_colour(value):06x}")
+        return ClassSpec(int(value), name, is_numbered=True)
+    except ValueError:
+        raise InputError(
+            f"{value} is neither a whole number nor a colour (a=1,b=7 or a=#307020,b=#c03030)"
+        ) from None
 
 
 def check_day(flag: str, day: str | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.flags import COLOUR_TEXT, ClassSpec, is_colour, show_value
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import (
     COUNTS,
@@ -165,7 +166,8 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
         OutputFile.of(flag, uri) if uri else None
         for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
     )
-    labelled = find_labelled(config.images, config.masks, config.label_options(model.classes))
+    config, classes = _recall_colours(config, model)
+    labelled = find_labelled(config.images, config.masks, config.label_options(classes))
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
     statistics = compute_statistics(labelled, decode_once=True)
@@ -185,6 +187,30 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     if summary:
         summary.write(json.dumps(result.metrics(), indent=2).encode())
     return result
+
+
+def _recall_colours(
+    config: EvaluateConfig, model: Model
+) -> tuple[EvaluateConfig, tuple[ClassSpec, ...]]:
+    """Return the settings and classes with the colours that masks had in training, if they had."""
+    labelling = model.training.get("labelling")
+    if not isinstance(labelling, dict):  # a model of an earlier version, or of another program
+        return config, model.classes
+    background, known = labelling.get("background"), labelling.get("classes")
+    if config.background_value == 0 and isinstance(background, int) and is_colour(background):
+        config = replace(config, background_value=show_value(background))
+    colours = {
+        each.get("id"): each.get("colour")
+        for each in (known if isinstance(known, list | tuple) else ())
+        if isinstance(each, dict) and isinstance(each.get("id"), int)
+    }
+    found = [(spec, colours.get(spec.id)) for spec in model.classes]
+    return config, tuple(
+        replace(spec, colour=colour)
+        if isinstance(colour, str) and COLOUR_TEXT.fullmatch(colour)
+        else spec
+        for spec, colour in found
+    )
 
 
 def count_against(

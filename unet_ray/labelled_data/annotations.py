@@ -47,11 +47,17 @@ IMAGES = pa.schema(
         ("height", pa.int32()),
         # True if coordinates are shares of width and height, 0 to 1
         ("is_normalised", pa.bool_()),
+        # coordinate system of its coordinates: null for pixels, a code such as EPSG:32633, or
+        # UNSTATED. An image with one is placed by `georeferenced`; if its name is empty, its
+        # objects lie on whichever images they meet
+        ("crs", pa.string()),
         # why the labels of this image cannot be used
         ("error", pa.string()),
     ]
 )
 """Columns of the images."""
+UNSTATED = "unstated"
+"""Coordinate system of a file that may hold map coordinates, but does not say which."""
 _PART = pa.struct(
     [
         # corners of a polygon, x and y in turn (px from the upper left corner of the image, whose
@@ -230,9 +236,15 @@ def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> Non
 
 
 class AnnotationsBuilder:
-    """Collects images and objects, in any order, into `Annotations`."""
+    """Collects images and objects, in any order, into `Annotations`.
 
-    def __init__(self) -> None:
+    Args:
+        label_property: Property of features that names their class, if the user gave one.
+    """
+
+    def __init__(self, label_property: str | None = None) -> None:
+        self.label_property = label_property
+        """Property that names the class; parsers of formats with properties look it up."""
         self.left_out = Counter[str]()
         """See `Annotations.left_out`; parsers count here."""
         self.notes: list[str] = []
@@ -281,6 +293,7 @@ class AnnotationsBuilder:
         uri: str | None = None,
         size: tuple[int, int] | None = None,
         is_normalised: bool = False,
+        crs: str | None = None,
         error: str | None = None,
     ) -> int:
         """Add an image and return its row; the arguments are those of `describe_image`."""
@@ -292,6 +305,7 @@ class AnnotationsBuilder:
             uri=uri,
             size=size,
             is_normalised=is_normalised,
+            crs=crs,
             error=error,
         )
         return row
@@ -310,6 +324,7 @@ class AnnotationsBuilder:
         uri: str | None = None,
         size: tuple[int, int] | None = None,
         is_normalised: bool = False,
+        crs: str | None = None,
         error: str | None = None,
     ) -> None:
         """Say what is known of an image.
@@ -321,10 +336,11 @@ class AnnotationsBuilder:
             uri: Full name of the image in an export of this package.
             size: Width and height for which the labels were drawn (px), if stated.
             is_normalised: True if coordinates are shares of width and height.
+            crs: Coordinate system of its coordinates, see IMAGES; None for pixels.
             error: Why its labels cannot be used.
         """
         width, height = size or (None, None)
-        values = (name, list(places), uri, width, height, is_normalised, error)
+        values = (name, list(places), uri, width, height, is_normalised, crs, error)
         self._images[row] = dict(zip(IMAGES.names, values, strict=True))
 
     def merge_image(self, row: int, into: int) -> None:

@@ -1,11 +1,10 @@
 """Flags that say where labelled images are and how their labels are read."""
 
-from __future__ import annotations
-
+# No postponed annotations: configs that inherit fields have their types looked up in other modules.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unet_ray.flags import MaskFrame, MaskKind, parse_uris
+from unet_ray.flags import MaskFrame, MaskKind, parse_mask_value, parse_uris
 
 if TYPE_CHECKING:
     from unet_ray.flags import ClassSpec
@@ -29,10 +28,11 @@ class LabelConfig:
     counted."""
     mask_kind: MaskKind | None = None
     """Meaning of mask values; default: inferred from all masks."""
-    background_value: int = 0
-    """Mask value of pixels that belong to no class."""
-    ignore_value: int | None = 255
-    """Mask value of pixels that are not counted; none: every pixel is counted."""
+    background_value: int | str = 0
+    """Mask value, or colour as '#ffffff', of pixels that belong to no class."""
+    ignore_value: int | str | None = 255
+    """Mask value, or colour as '#e0e0c0', of pixels that are not counted; none: every pixel is
+    counted."""
     mask_affix: str | None = None
     """What the names of masks have beside those of their images: an end as _mask, a beginning as
     mask_, or a pattern as mask_*_v2. Default: found out, where it is the same for all."""
@@ -42,14 +42,33 @@ class LabelConfig:
     rescale_masks: bool = False
     """Scale labels that were drawn for another size of the same aspect ratio; otherwise such images
     cannot be used."""
+    label_property: str | None = None
+    """Property of GeoJSON, GeoPackage and GeoParquet features that names their class; none: all are
+    of one class. Default: the one that is called class, label or the like."""
+    label_crs: str | None = None
+    """What the coordinates of such features are, where their file does not say it or may be wrong:
+    pixels, or a coordinate system as EPSG:32633."""
     area_class: str | None = None
     """Class of a label file outside of whose objects no pixel is counted, for images that are
     labelled only in part."""
 
     def __post_init__(self) -> None:
         parse_uris(self.image_roots, "--image-roots")
+        parse_mask_value(self.background_value, "--background-value")
+        parse_mask_value(self.ignore_value, "--ignore-value")
 
-    def label_options(self, classes: tuple[ClassSpec, ...]) -> LabelOptions:
+    @property
+    def background(self) -> int:
+        """Mask value of pixels that belong to no class."""
+        value = parse_mask_value(self.background_value, "--background-value")
+        return 0 if value is None else value
+
+    @property
+    def ignored(self) -> int | None:
+        """Mask value of pixels that are not counted; None: every pixel is counted."""
+        return parse_mask_value(self.ignore_value, "--ignore-value")
+
+    def label_options(self, classes: "tuple[ClassSpec, ...]") -> "LabelOptions":
         """Return how labels are read, with the classes that are asked for."""
         from unet_ray.labelled_data.labelled_set import LabelOptions
         from unet_ray.storage.roots import Roots
@@ -62,4 +81,8 @@ class LabelConfig:
             frame=self.mask_frame,
             rescale=self.rescale_masks,
             area_class=self.area_class,
+            label_property=self.label_property,
+            label_crs=self.label_crs,
+            background=self.background,
+            ignored=self.ignored,
         )

@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, MaskKind, check_class_names
@@ -22,10 +24,19 @@ from unet_ray.image_sources.sources import (
 )
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.tiff import PagePlace
-from unet_ray.labelled_data.annotations import Annotations
+from unet_ray.labelled_data.colours import COLOUR_FILES, find_colour_map
 from unet_ray.labelled_data.drawing import Drawing, count_objects
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
+from unet_ray.labelled_data.formats.yolo import CLASS_FILES
+from unet_ray.labelled_data.georeferenced import needs_places, place_on_images
 from unet_ray.labelled_data.image_names import find_images
+from unet_ray.labelled_data.image_places import locate_images
+from unet_ray.labelled_data.label_classes import (
+    are_numbered,
+    choose_classes,
+    find_class_names,
+    name_categories,
+)
 from unet_ray.labelled_data.label_files import (
     LabelFile,
     join_annotations,
@@ -51,6 +62,10 @@ from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import Listing, describe_links, list_files, path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 
+_NO_LABELS = frozenset({*CLASS_FILES, *COLOUR_FILES})
+"""Files that name classes or colours, and have suffixes of label files."""
+_ONLY_NAMED = frozenset({".txt", ".yaml", ".yml", ".names", ".labels"})
+"""Suffixes of label files that say much else: notes, lists, settings."""
 _SHOWN = 3
 """Names in a message."""
 
@@ -71,21 +86,44 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
             say which labels belong to which image.
     """
     image_list = list_files(images, IMAGE_SUFFIXES, "--images", options.roots)
-    if path_suffix(masks) in SUFFIXES and not any(c in masks for c in "*?["):
+    asked = {"label_property": options.label_property}
+    if _is_label_file(masks):
         source = Storage.of(masks)
-        file = read_label_file(source, {}, f"--masks {masks}")
+        file = read_label_file(source, asked, f"--masks {masks}")
         return _find_in_label_files(image_list, source, [file], f"--masks {masks}", options)
     mask_list = list_files(masks, IMAGE_SUFFIXES | SUFFIXES, "--masks", options.roots)
     mask_list, label_list = _part_labels(mask_list, image_list)
     if label_list.entries:
-        files = read_label_folder(label_list.root, label_list.entries, {})
+        files = read_label_folder(label_list.root, label_list.entries, asked)
         return _find_in_label_files(image_list, label_list.root, files, f"--masks {masks}", options)
     return _find_in_mask_files(image_list, mask_list, options)
 
 
+def _is_label_file(masks: str) -> bool:
+    """Tell whether a URI is that of a label file, and no glob and no manifest of masks."""
+    suffix = path_suffix(masks)
+    if suffix not in SUFFIXES or any(c in masks for c in "*?["):
+        return False
+    return suffix != ".parquet" or _is_geoparquet(Storage.of(masks))
+
+
+def _is_geoparquet(file: Storage) -> bool:
+    """Tell whether a Parquet file has geometries; one that cannot be read is taken for a manifest.
+
+    Reading it as such reports the reason.
+    """
+    try:
+        with file.open() as opened:
+            return b"geo" in (pq.read_schema(opened).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) -> LabelledSet:
+    if not masks.entries:
+        raise InputError(f"--masks {masks.root.uri}: no masks and no label files of the images")
     access = LabelAccess(images.root, masks.root, options)
-    kind, classes = options.kind, options.classes
+    kind, classes, notes = options.kind, options.classes, list[str]()
     if kind == "folders" or (kind is None and looks_like_folders(images, masks)):
         kind = "folders"
         classes = classes or tuple(
@@ -96,12 +134,16 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
         pairing = pair_class_folders(images, masks, names, options.mask_affix)
     else:
         pairing = pair_files(images, masks, options.mask_affix)
+        colours = find_colour_map(masks, classes, kind, options.background, options.ignored)
+        if colours:
+            classes, notes = colours.classes, [*colours.notes]
+            access = replace(access, table=colours.table)
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
         pairs = pool.map(partial(_pair_pages, decoders, access), pairing.pairs)
         pages = [*pairs]
     items = tuple(item for some in pages if not isinstance(some, str) for item in some)
     unequal = [some for some in pages if isinstance(some, str)]
-    notes = [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
+    notes += [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
     orphans = tuple(f"{path}: no image has its name" for path in pairing.orphans)
     if not items:
         raise InputError(f"--masks {masks.root.uri}: {unequal[0]}")
@@ -121,9 +163,23 @@ def _find_in_label_files(
         if len(files) == 1
         else join_annotations([file.annotations for file in files])
     )
-    drawing = _choose_classes(annotations, options, named)
-    _check_kind(drawing, options.kind, named)
     file_of = np.repeat(np.arange(len(files)), [len(f.annotations.images) for f in files])
+    if needs_places(annotations) or options.label_crs:
+        places = locate_images(images) if needs_places(annotations) else []
+        placed = place_on_images(annotations, places, named, options.label_crs)
+        annotations, file_of = placed.annotations, file_of[placed.origins]
+    if not len(annotations.images):
+        raise InputError(f"{named} names no image; give the label files of the images")
+    notes: list[str] = []
+    if are_numbered(annotations):
+        folder = (
+            labels if len(files) > 1 else Storage(labels.uri.rpartition("/")[0], labels.options)
+        )
+        names, named_in = find_class_names(folder, named)
+        annotations = name_categories(annotations, names, options.classes, named)
+        notes = [f"names of classes from {named_in}"] * bool(named_in)
+    drawing = choose_classes(annotations, options.classes, options.area_class, named)
+    _check_kind(drawing, options.kind, named)
     rows = annotations.images.to_pylist()
     found = find_images(images.entries, map(_list_texts, rows), named)
     pages = [split_page(row["uri"] or row["name"])[1] for row in rows]
@@ -156,7 +212,7 @@ def _find_in_label_files(
         raise InputError(
             f"{named}: none of its {len(rows)} images is in {images.root.uri}: {first}"
         )
-    notes = [
+    notes += [
         *annotations.notes,
         *(f"{count} images were found {rule}" for rule, count in found.rules.items()),
         *_note_left_out(drawing, options, left),
@@ -175,41 +231,6 @@ def _list_texts(row: Mapping[str, object]) -> list[str]:
     uri = [str(row["uri"])] if row["uri"] else []
     # a place may be a folder: day1 is no image day1.png where there is day1/a.png
     return [*uri, name, *(f"{place}/{name}" for place in places), *places]
-
-
-def _choose_classes(annotations: Annotations, options: LabelOptions, named: str) -> Drawing:
-    """Return what draws the classes that the user named, or all.
-
-    Raises:
-        InputError: A class is missing, or has no name that can be shown.
-    """
-    names = [category.name for category in annotations.categories]
-    check_class_names(names, named)
-    there = ", ".join(dict.fromkeys(names))
-    area = options.area_class
-    for name in [*(spec.name for spec in options.classes), *([area] if area else [])]:
-        if name not in names:
-            raise InputError(f"{named}: no category {name}; there are {there}")
-    classes = options.classes or _list_classes(annotations, area)
-    if not classes:
-        raise InputError(f"{named}: it has no category of objects")
-    places = {spec.name: place for place, spec in enumerate(classes)}
-    place_of = {row: places[name] for row, name in enumerate(names) if name in places}
-    rows = frozenset(row for row, name in enumerate(names) if name == area)
-    return Drawing(annotations, classes, place_of, rows)
-
-
-def _list_classes(annotations: Annotations, area: str | None) -> tuple[ClassSpec, ...]:
-    """Return a class for each name of a category, in the order of their ids.
-
-    A name may have several ids, as some tools write them; the last one is that of the class. Where
-    a category has no id of its own, all are numbered from 1.
-    """
-    chosen = [each for each in annotations.categories if each.name != area]
-    ids = {each.name: each.id for each in sorted(chosen, key=lambda each: each.id or 0)}
-    if any(number is None for number in ids.values()):
-        ids = {name: number for number, name in enumerate(ids, 1)}
-    return tuple(ClassSpec(number or 0, name) for name, number in ids.items())
 
 
 def _check_kind(drawing: Drawing, kind: MaskKind | None, named: str) -> None:
@@ -275,28 +296,47 @@ def _part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
     Raises:
         InputError: Both describe the images.
     """
-    labels = [entry for entry in masks.entries if path_suffix(entry.path) in SUFFIXES]
-    others = tuple(entry for entry in masks.entries if path_suffix(entry.path) in IMAGE_SUFFIXES)
-    stems = {remove_suffix(entry.path).rpartition("/")[2] for entry in images.entries}
-    named = [entry for entry in labels if remove_suffix(entry.path).rpartition("/")[2] in stems]
+    stems = {_base_stem(entry.path) for entry in images.entries}
     of_images = {entry.uri for entry in images.entries}
+    labels = [entry for entry in masks.entries if _may_be_labels(entry, stems)]
+    named = [entry for entry in labels if _is_named(entry, stems)]
+    others = tuple(entry for entry in masks.entries if path_suffix(entry.path) in IMAGE_SUFFIXES)
     has_masks = any(entry.uri not in of_images for entry in others)
     if named and has_masks:
-        suffixes = sorted({path_suffix(entry.path) for entry in named})
         raise InputError(
             f"--masks {masks.root.uri} holds masks and label files of the same images "
-            f"({named[0].path}); give a glob, as in --masks '{masks.root.uri}/**/*{suffixes[0]}' "
-            f"or --masks '{masks.root.uri}/**/*.png'"
+            f"({named[0].path}); give a glob, as in --masks "
+            f"'{masks.root.uri}/**/*{path_suffix(named[0].path)}' or --masks "
+            f"'{masks.root.uri}/**/*{path_suffix(others[0].path)}'"
         )
+    skipped = masks.others + len(masks.entries)
     if has_masks or not labels:
-        return replace(masks, entries=others, others=masks.others + len(labels)), replace(
+        return replace(masks, entries=others, others=skipped - len(others)), replace(
             masks, entries=()
         )
-    if not named and len(labels) == 1:  # a folder that holds one file for the whole set
-        return replace(masks, entries=()), replace(masks, entries=tuple(labels))
-    return replace(masks, entries=()), replace(
-        masks, entries=tuple(named), others=masks.others + len(labels) - len(named)
-    )
+    rest = skipped - len(labels) - sum(entry.uri in of_images for entry in others)
+    return replace(masks, entries=()), replace(masks, entries=tuple(labels), others=rest)
+
+
+def _may_be_labels(entry: FileEntry, stems: set[str]) -> bool:
+    """Tell whether a file may hold labels: its form is known, and it does not hold class names.
+
+    Text files are labels only of the image whose name they have.
+    """
+    suffix, name = path_suffix(entry.path), entry.path.rpartition("/")[2].lower()
+    if suffix not in SUFFIXES or name in _NO_LABELS:
+        return False
+    return suffix not in _ONLY_NAMED or _is_named(entry, stems)
+
+
+def _is_named(entry: FileEntry, stems: set[str]) -> bool:
+    """Tell whether a file has the name of an image; `a.png.json` has that of `a.png`."""
+    stem = _base_stem(entry.path)
+    return stem in stems or _base_stem(stem) in stems
+
+
+def _base_stem(path: str) -> str:
+    return remove_suffix(path).rpartition("/")[2]
 
 
 def _note_left_out(drawing: Drawing, options: LabelOptions, without_area: int) -> list[str]:

@@ -34,9 +34,10 @@ def interpret_masks(
     drawn = labelled.labelling
     if drawn is None:
         labelling = known or find_labelling(
-            values, labelled.classes, labelled.kind, config.background_value, config.ignore_value
+            values, labelled.classes, labelled.kind, config.background, config.ignored
         )
-        return labelling, labelling_notes(values, labelling, count)
+        of_images = [statistics.facts[index].values for index in statistics.usable]
+        return labelling, labelling_notes(values, labelling, count, of_images)
     ignored = drawn.ignored
     if ignored is None or ignored not in values.pixels:
         return drawn, []

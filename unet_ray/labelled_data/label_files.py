@@ -6,9 +6,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from queue import LifoQueue
 from typing import Any
 
@@ -28,6 +29,8 @@ _MEMORY_LIMIT_BYTES = 8 * 2**30
 """Address space of the child (bytes): that of a file of several million objects."""
 _PIECE = 2**22
 """Bytes of a file that are held at once."""
+_HELD_BYTES = 2**24
+"""Largest file of a single image that is read as a whole before it is parsed (bytes)."""
 _CHILDREN = 4
 """Largest number of child processes that parse files of single images."""
 
@@ -90,15 +93,20 @@ def read_label_folder(
 def _read_one(
     free: LifoQueue[Decoder], root: Storage, arguments: dict[str, Any], entry: FileEntry
 ) -> LabelFile:
-    decoder = free.get()
+    file = Storage(entry.uri, root.options)
     try:
-        return _parse(decoder, Storage(entry.uri, root.options), entry, arguments)
-    except ImageError as error:
+        # read before a child is taken: stores answer late, and there are few children
+        held = file.read() if entry.size <= _HELD_BYTES else None
+        decoder = free.get()
+        try:
+            return _parse(decoder, file, entry, arguments, held)
+        finally:
+            free.put(decoder)
+    except (ImageError, OSError) as error:
+        reason = error.message if isinstance(error, ImageError) else f"it cannot be read: {error}"
         builder = AnnotationsBuilder()
-        builder.add_image(entry.path.rpartition(".")[0], error=f"{entry.path}: {error.message}")
+        builder.add_image(entry.path.rpartition(".")[0], error=f"{entry.path}: {reason}")
         return LabelFile(entry, builder.build(), "")
-    finally:
-        free.put(decoder)
 
 
 def join_annotations(all_of: Sequence[Annotations]) -> Annotations:
@@ -140,15 +148,19 @@ def _make_decoder() -> Decoder:
 
 
 def _parse(
-    decoder: Decoder, file: Storage, entry: FileEntry, arguments: dict[str, Any]
+    decoder: Decoder,
+    file: Storage,
+    entry: FileEntry,
+    arguments: dict[str, Any],
+    held: bytes | None = None,
 ) -> LabelFile:
-    """Have a file parsed; raise ImageError if it cannot be read or used."""
-    hashes = []
+    """Have a file parsed, whose content may be known; raise ImageError if it cannot be used."""
+    hashes, size = [], entry.size if held is None else len(held)
 
     def read() -> Iterator[bytes]:
         """Yield the content of the file; the decoder is told its size before."""
-        sha256, rest = hashlib.sha256(), entry.size
-        with file.open() as source:
+        sha256, rest = hashlib.sha256(), size
+        with file.open() if held is None else nullcontext(BytesIO(held)) as source:
             while rest and (piece := source.read(min(_PIECE, rest))):
                 sha256.update(piece)
                 rest -= len(piece)
@@ -158,7 +170,7 @@ def _parse(
         hashes.append(sha256.hexdigest())
 
     try:
-        data = decoder.call(arguments | {"name": entry.path}, entry.size, read)
+        data = decoder.call(arguments | {"name": entry.path}, size, read)
         return LabelFile(entry, Annotations.from_bytes(data), hashes[-1])
     except OSError as error:
         raise ImageError("unreadable", f"the file cannot be read: {error}") from None

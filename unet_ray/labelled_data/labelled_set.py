@@ -10,6 +10,7 @@ from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.image_sources.sources import (
     ImageSource,
 )
+from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import PageFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.labels.labelling import Labelling
@@ -39,8 +40,16 @@ class LabelOptions:
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False
     """True if masks of another size are scaled where the aspect ratio agrees."""
+    label_property: str | None = None
+    """Property of features that names their class; None: found out, `none`: a single class."""
+    label_crs: str | None = None
+    """`pixels` or AUTHORITY:CODE where label files do not say what their coordinates are."""
     area_class: str | None = None
     """Class of a label file outside of which no pixel is counted."""
+    background: int = 0
+    """Mask value of pixels that belong to no class."""
+    ignored: int | None = 255
+    """Mask value of pixels that are not counted; None: every pixel is counted."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ class LabelAccess:
     options: LabelOptions = LabelOptions()
     drawing: Drawing | None = None
     """Objects of label files, if there are any."""
+    table: ColourTable | None = None
+    """Mask values of colours, if they have a meaning."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class LabelledImage:
             return self._draw(image, orientation, access, access.drawing)
         masks, turned = [], False
         for content, source in zip(encoded[1:], self.masks, strict=True):
-            mask, own = decoder.decode_oriented_label(content)
+            mask, own = decoder.decode_oriented_label(content, table=access.table)
             turned = turned or own != 1
             have = mask.shape[0], mask.shape[1]
             size = choose_size(

@@ -30,6 +30,8 @@ _AFFIXES = frozenset(
 _NUMBER, _CHANNEL = re.compile("[0-9]+"), "0000"
 _MOST_TOKENS = 16
 """Most parts of a name that an affix may have."""
+_CLASSES_AND_OBJECTS = frozenset({"SegmentationClass", "SegmentationObject"})
+"""Folders of an export in the form of Pascal VOC: the same objects, twice."""
 _TOKEN = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]")
 _LOSSY = frozenset({".jpg", ".jpeg", ".jpe"})
 
@@ -58,9 +60,19 @@ class Pairing:
 
 
 def looks_like_folders(images: Listing, masks: Listing) -> bool:
-    """Tell whether masks lie at `masks/<class>/<path>`, with the same paths as the images."""
+    """Tell whether masks lie at `masks/<class>/<path>`, with the same paths as the images.
+
+    Raises:
+        InputError: The folders hold the same objects in two ways.
+    """
     stems = {remove_suffix(entry.path) for entry in images.entries}
     mask_stems = {remove_suffix(entry.path) for entry in masks.entries}
+    if {stem.partition("/")[0] for stem in mask_stems} >= _CLASSES_AND_OBJECTS:
+        raise InputError(
+            f"--masks {masks.root.uri} holds masks of classes and of objects; give "
+            f"{masks.root.uri}/SegmentationClass, or {masks.root.uri}/SegmentationObject with "
+            "--mask-kind instances"
+        )
     return not stems & mask_stems and all(
         "/" in stem and stem.partition("/")[2] in stems for stem in mask_stems
     )
@@ -82,8 +94,7 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
     if affix:
         named, mask_entries = _with_affix(mask_entries, affix)
         notes += named
-        given = _Step("", remove_suffix, _affix_cutter(affix, mask_entries))
-        ways = [[given], [given.without_folders()]]
+        ways = _list_given_ways(image_entries, affix, mask_entries)
     else:
         ways = _list_ways(image_entries, mask_entries)
     best = _match(ways[0][0], image_entries, mask_entries)
@@ -92,7 +103,9 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
             break
         found = [_match(step, image_entries, mask_entries) for step in steps]
         whole = _choose([each for each in found if each.is_whole], masks.root.uri)
-        best = whole or (found[0] if affix and not best.pairs else best)
+        if affix:  # what the user gave need not pair all
+            best = max([best, *found], key=lambda each: len(each.pairs))
+        best = whole or best
     if best.doubts:
         raise InputError(f"{best.doubts[0]}; keep one, or name the files by a glob")
     if not best.pairs:
@@ -270,6 +283,19 @@ def _list_ways(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[
     return ways + [[step.without_folders() for step in steps] for steps in ways]
 
 
+def _list_given_ways(
+    images: Sequence[FileEntry], affix: str, masks: Sequence[FileEntry]
+) -> list[list[_Step]]:
+    """Return the ways of pairing masks whose affix is given; images may have one as well."""
+    cut_masks = _affix_cutter(affix, masks)
+    steps = [_Step("", remove_suffix, cut_masks)]
+    for cut in _list_cuts([_base(remove_suffix(entry.path)) for entry in images])[1:]:
+        said = f"images are called {cut.before}NAME{cut.after}"
+        steps.append(_Step(said, partial(_cut_path, cut), cut_masks))
+    ways = [steps[:1], steps[1:]]
+    return ways + [[step.without_folders() for step in some] for some in ways]
+
+
 def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[_Step]:
     """Return steps that take an affix from all masks, from all images, or from both."""
     if not images or not masks:
@@ -295,8 +321,8 @@ def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -
 def _make_affix_step(of_masks: _Cut, of_images: _Cut) -> _Step:
     return _Step(
         _say(of_masks, of_images),
-        lambda path: of_images.key(remove_suffix(path)),
-        lambda path: of_masks.key(remove_suffix(path)),
+        partial(_cut_path, of_images),
+        partial(_cut_path, of_masks),
     )
 
 
@@ -338,6 +364,11 @@ def _is_plausible(of_masks: _Cut, of_images: _Cut) -> bool:
         for cut in (of_masks, of_images)
     ]
     return numbers[0] == numbers[1] or not all(numbers)
+
+
+def _cut_path(cut: _Cut, path: str) -> str | None:
+    """Return the key of a path, without its suffix and an affix."""
+    return cut.key(remove_suffix(path))
 
 
 def _list_cuts(names: Sequence[str]) -> list[_Cut]:
@@ -411,7 +442,7 @@ def _parse_affix(affix: str, names: Sequence[str]) -> _Cut:
 
 def _affix_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
     cut = _parse_affix(affix, [_base(remove_suffix(entry.path)) for entry in masks])
-    return lambda path: cut.key(remove_suffix(path))
+    return partial(_cut_path, cut)
 
 
 def _with_affix(masks: Sequence[FileEntry], affix: str) -> tuple[list[str], tuple[FileEntry, ...]]:

@@ -32,6 +32,7 @@ from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, Labelled
 from unet_ray.labelled_data.readers import (
     FileReader,
     Reader,
+    StoreReader,
     decoded_row,
     decoded_schema,
     fits_in_store,
@@ -254,7 +255,28 @@ def compute_statistics(
         for row in rows.select_columns(["id", "facts"]).take_all()
     }
     reader = store_reader(rows, count) if keep else files
-    found = [ImageFacts(**facts[index]) for index in range(count)]
+    return settle_statistics(
+        labelled, [ImageFacts(**facts[index]) for index in range(count)], reader, keep
+    )
+
+
+def settle_statistics(
+    labelled: LabelledSet,
+    found: Sequence[ImageFacts],
+    reader: FileReader | StoreReader,
+    decoded_once: bool,
+) -> DatasetStatistics:
+    """Return the statistics of a set, with what only the whole set decides.
+
+    Args:
+        labelled: Labelled set.
+        found: Statistics of each image.
+        reader: Reader of the images.
+        decoded_once: True if the images lie decoded in the object store.
+
+    Raises:
+        InputError: Images are turned by EXIF, and whether their masks are cannot be told.
+    """
     options, masks = labelled.access.options, f"--masks {labelled.access.masks.uri}"
     frame, notes = settle_frame([(each.fit, each.uri) for each in found], options.frame, masks)
     if contrast := look_misplaced([each.edge_contrast for each in found]):
@@ -266,7 +288,7 @@ def compute_statistics(
     return DatasetStatistics(
         tuple(_check_fit(each, frame) for each in found),
         replace(reader, frame=frame),
-        keep,
+        decoded_once,
         labelled.orphans,
         tuple(notes),
         labelled.labelling,
@@ -292,21 +314,44 @@ def _build_row(
     keep: bool,
     count_objects: bool,
 ) -> dict[str, Any]:
+    facts, decoded = describe_image(files, index, encoded, sampled, count_objects)
+    row = {"id": index, "facts": json.dumps(vars(facts))}
+    return row | (decoded_row(decoded) if keep and decoded else {})
+
+
+def describe_image(
+    files: FileReader,
+    index: int,
+    encoded: Encoded | ImageError,
+    sampled: int,
+    count_objects: bool = False,
+) -> tuple[ImageFacts, DecodedImage | None]:
+    """Compute the statistics of one labelled image.
+
+    Args:
+        files: Reader of the set.
+        index: Index of the image.
+        encoded: Contents of its files, or the error of reading them.
+        sampled: Number of pixels to draw from it.
+        count_objects: True to count the components of each mask value.
+
+    Returns:
+        The statistics, and the image; None if it cannot be used.
+    """
     item = files.items[index]
-    named = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
+    facts = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
     try:
         if isinstance(encoded, ImageError):
             raise encoded
-        named = replace(named, sha256=_compute_sha256(item, encoded))
+        facts = replace(facts, sha256=_compute_sha256(item, encoded))
         decoded = item.decode(encoded, files.access)
     except ImageError as error:
-        return {"id": index, "facts": json.dumps(vars(replace(named, error=str(error))))}
-    facts = replace(named, **_describe(decoded, np.random.default_rng(index), sampled))
-    frame = files.access.options.frame or "shown"
+        return replace(facts, error=str(error)), None
+    facts = replace(facts, **_describe(decoded, np.random.default_rng(index), sampled))
     if count_objects:
         facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
-    facts = replace(facts, edge_contrast=measure_edge_contrast(*decoded.align_as_fits(frame)))
-    return {"id": index, "facts": json.dumps(vars(facts))} | (decoded_row(decoded) if keep else {})
+    aligned = decoded.align_as_fits(files.access.options.frame or "shown")
+    return replace(facts, edge_contrast=measure_edge_contrast(*aligned)), decoded
 
 
 def _count_components(mask_hw: NDArray[Any]) -> tuple[tuple[int, int], ...]:

@@ -92,7 +92,8 @@ def set_up_training(
         config, labelled, statistics, before.labelling if before else None
     )
     notes += [*statistics.notes, *more]
-    _log_labelling(labelling, statistics)
+    if not config.dry_run:
+        _log_labelling(labelling, statistics)
     check_metric(config.best_by, [c.name for c in labelling.classes])
     kept = before.validation if before else _draw_validation(config, labelled.names)
     learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
@@ -311,8 +312,8 @@ def _check_validation(
         found.values,
         labelling.classes,
         labelling.kind,
-        config.background_value,
-        config.ignore_value,
+        labelling.background,
+        config.ignored,
     )
     if abs(values.foreground - labelling.foreground) > _AGREEING_VALUES:
         raise InputError(

@@ -131,11 +131,6 @@ def two_bit_png(values: np.ndarray) -> bytes:
     )
 
 
-def test_coloured_masks_are_refused() -> None:
-    with pytest.raises(ImageError, match="a mask with colours"):
-        decode_label_image(encode_pillow(RGB))
-
-
 @pytest.mark.parametrize(
     ("data", "error"),
     [

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.mask_samples import ColourTable, read_mask_values
 from unet_ray.imaging.codecs.range_file import PageFile
 from unet_ray.imaging.codecs.raster import (
     MAX_PIXELS,
@@ -93,41 +94,35 @@ def decode_oriented(
     return _turn(check_samples(image), raster.orientation)
 
 
-def decode_label_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def decode_label_image(
+    data: bytes | PageFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
+) -> NDArray[Any]:
     """Decode a mask file; see `decode_oriented_label`, whose orientation is left out."""
-    return decode_oriented_label(data, max_pixels)[0]
+    return decode_oriented_label(data, max_pixels, table)[0]
 
 
 def decode_oriented_label(
-    data: bytes | PageFile, max_pixels: int = MAX_PIXELS
+    data: bytes | PageFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
 ) -> tuple[NDArray[Any], int]:
-    """Decode a mask file to its values: palette indices and grey values as they are, never colours.
+    """Decode a mask file to its values: ids as they are, colours as `mask_samples` describes.
 
     Args:
         data: Whole content of a file that holds one mask, or a page of a TIFF stack.
         max_pixels: Largest height × width that is decoded (px).
+        table: Meaning of the colours; None: it is not known.
 
     Returns:
         HW mask of an integer type, with at least one pixel; and the orientation of the file, as
         EXIF encodes it.
 
     Raises:
-        ImageError: Same as `decode_image`, and `unsupported` for colours and floats.
+        ImageError: Same as `decode_image`, and `unsupported` for samples that are no ids and for
+            more colours than a mask can have.
     """
     raster = _read(data, max_pixels)
-    values = raster.samples
-    if raster.inverted and values.dtype.kind == "u":
-        values = (2**raster.bits - 1) - values
-    if raster.has_alpha:
-        values, _ = _drop_alpha(values)
-    check_not_empty(values.shape)
-    if values.dtype.kind not in "iu":
-        raise ImageError("unsupported", f"mask samples of type {values.dtype}; masks hold integers")
-    if not (values == values[:, :, :1]).all():
-        raise ImageError(
-            "unsupported", "a mask with colours; save class ids as grey values or palette indices"
-        )
-    return _turn(values[:, :, 0], raster.orientation)
+    with mapped_errors():
+        values = read_mask_values(raster, table)
+    return _turn(values, raster.orientation)
 
 
 def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -202,6 +197,9 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         return Raster(
             np.asarray(image)[:, :, None].astype(np.uint8), bits=1, orientation=orientation
         )
+    if image.mode == "P" and image.format == "GIF":
+        # programs number the colours of a GIF anew when they save it, so its indices mean nothing
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode == "P":
         return Raster(
             np.asarray(image)[:, :, None], _convert_palette(image), orientation=orientation
@@ -267,6 +265,8 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], float | None]:
         ImageError: Alpha is not the same everywhere, or the samples cannot be inverted.
     """
     image = raster.samples
+    if image.dtype.kind == "f" and image.dtype.itemsize != 4:
+        image = image.astype(np.float32)
     if raster.palette is not None:
         image = _apply_palette(image[:, :, 0], raster.palette)
         return _drop_alpha(image) if raster.palette.shape[1] == 4 else (image, None)

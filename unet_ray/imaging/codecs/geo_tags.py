@@ -37,18 +37,23 @@ class GeoTags:
     affine: tuple[float, float, float, float, float, float]
     """Coefficients (a, b, c, d, e, f) of x' = a·x + b·y + c, y' = d·x + e·y + f; x and y in
     pixels, 0 at the first pixel's outer edge."""
+    width: int
+    """Width of the image (px)."""
+    height: int
+    """Height of the image (px)."""
 
     @staticmethod
     def from_json(found: Any) -> GeoTags:
         """Make tags from the JSON of another process.
 
         Raises:
-            ValueError: It does not hold six finite numbers and a code.
+            ValueError: It does not hold six finite numbers, a code and a size.
         """
         epsg, affine = int(found["epsg"]), tuple(map(float, found["affine"]))
-        if len(affine) != 6 or not all(map(isfinite, affine)):
+        width, height = int(found["width"]), int(found["height"])
+        if len(affine) != 6 or not all(map(isfinite, affine)) or width < 1 or height < 1:
             raise ValueError(found)
-        return GeoTags(epsg, affine)
+        return GeoTags(epsg, affine, width, height)
 
 
 @QuietTifffile()
@@ -64,17 +69,18 @@ def read_geo_tags(file: BinaryIO | RangeFile, page: int | None = None) -> GeoTag
         code.
     """
     with tifffile.TiffFile(file) as tiff:
-        tags = tiff.pages[(page or 1) - 1].tags
+        image = tiff.pages[(page or 1) - 1]
+        tags, width, height = image.tags, int(image.imagewidth), int(image.imagelength)
         found = {code: _read_numbers(tags[code]) for code in _CODES if code in tags}
     keys = _read_keys(found.get(_KEYS, _NONE))
     epsg = keys.get(_PROJECTED, keys.get(_GEOGRAPHIC, 0))
     affine = _read_affine(found)
-    if affine is None or epsg in (0, _USER_DEFINED):
+    if affine is None or epsg in (0, _USER_DEFINED) or min(width, height) < 1:
         return None
     if keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT:  # the tie point is the centre of its pixel
         a, b, c, d, e, f = affine
         affine = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
-    return GeoTags(epsg, affine)
+    return GeoTags(epsg, affine, width, height)
 
 
 def _read_numbers(tag: Any) -> NDArray[np.float64]:

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.confinement import MEASURES
 from unet_ray.imaging.codecs.geo_tags import GeoTags
+from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import Fetch, PageFile, RangeFile
 from unet_ray.imaging.codecs.raster import MAX_PIXELS
 from unet_ray.imaging.codecs.tiff import PagePlace
@@ -154,25 +155,38 @@ class Decoder:
         """
         return self._decode("decode", data, max_pixels)
 
-    def decode_label(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    def decode_label(
+        self,
+        data: bytes | PageFile,
+        max_pixels: int = MAX_PIXELS,
+        table: ColourTable | None = None,
+    ) -> NDArray[Any]:
         """Decode a mask file to its values; see `decode_oriented_label`."""
-        return self.decode_oriented_label(data, max_pixels)[0]
+        return self.decode_oriented_label(data, max_pixels, table)[0]
 
     def decode_oriented_label(
-        self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS
+        self,
+        data: bytes | PageFile,
+        max_pixels: int = MAX_PIXELS,
+        table: ColourTable | None = None,
     ) -> tuple[NDArray[Any], int]:
         """Decode a mask file and its orientation, as the function `decode_oriented_label` does.
 
         Raises:
             ImageError: Same as `decode`.
         """
-        mask, orientation = self._decode("decode_label", data, max_pixels)
+        more = {} if table is None else {"table": table.to_json()}
+        mask, orientation = self._decode("decode_label", data, max_pixels, more)
         return mask[:, :, 0], orientation
 
     def _decode(
-        self, what: str, data: bytes | PageFile, max_pixels: int
+        self,
+        what: str,
+        data: bytes | PageFile,
+        max_pixels: int,
+        more: dict[str, Any] = {},  # noqa: B006 (it is not changed)
     ) -> tuple[NDArray[Any], int]:
-        request = {"do": what, "max_pixels": max_pixels}
+        request = {"do": what, "max_pixels": max_pixels} | more
         if isinstance(data, PageFile):
             asked = self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
         else:
@@ -484,6 +498,14 @@ class DecoderPool:
         decoder = self._free.get()
         try:
             return decoder.find_pages(file)
+        finally:
+            self._free.put(decoder)
+
+    def read_geo_tags(self, file: RangeFile, page: int | None) -> GeoTags | None:
+        """Read the position of an image on Earth; see `Decoder.read_geo_tags`."""
+        decoder = self._free.get()
+        try:
+            return decoder.read_geo_tags(file, page)
         finally:
             self._free.put(decoder)
 

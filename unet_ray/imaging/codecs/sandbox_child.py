@@ -29,6 +29,7 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.confinement import confine, limit_cpu_time, limit_resources
 from unet_ray.imaging.codecs.decode import decode_oriented, decode_oriented_label
 from unet_ray.imaging.codecs.geo_tags import read_geo_tags
+from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
 from unet_ray.imaging.codecs.raster import mapped_errors
 from unet_ray.imaging.codecs.sandbox import CPU_LIMIT, SHARED_BYTES
@@ -202,7 +203,9 @@ class _ImageServer:
             return np.ascontiguousarray(self._windows.read(Box(*request["box"]))), 1
         source = cast(PageFile, self._make_file(request, data)) if "held" in request else data
         if request["do"] == "decode_label":
-            mask, orientation = decode_oriented_label(source, request["max_pixels"])
+            found = request.get("table")
+            table = None if found is None else ColourTable.from_json(found)
+            mask, orientation = decode_oriented_label(source, request["max_pixels"], table)
             return mask[:, :, None], orientation
         return decode_oriented(source, request["max_pixels"])
 

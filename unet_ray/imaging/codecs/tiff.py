@@ -401,8 +401,6 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
         ImageError: `unsupported` colours.
     """
     samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
-    if samples.dtype.kind == "f" and samples.dtype.itemsize != 4:
-        samples = samples.astype(np.float32)
     kind = tifffile.PHOTOMETRIC(page.photometric)
     palette = None
     if kind == tifffile.PHOTOMETRIC.PALETTE:

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
-from unet_ray.flags import ClassSpec, MaskKind
+from unet_ray.flags import ClassSpec, MaskKind, show_value
+from unet_ray.imaging.labels.colour_values import (
+    check_known_colours,
+    choose_background,
+    find_value,
+    infer_kind,
+)
 from unet_ray.imaging.labels.mask_values import MaskValues, percent
 from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.imaging.regions.components import label_image
@@ -23,6 +29,9 @@ _MANY_BETWEEN = 8
 
 The values must also hold few pixels. Classes are not numbered like that.
 """
+_STRETCH = 257
+"""Factor by which programs stretch samples of 8 bits to 16: 255 becomes 65535."""
+_NAMED_IDS = 8
 _BETWEEN_SHARE = 0.1
 """Largest share of the pixels that anti-aliased edges between the two values of a mask may have."""
 
@@ -78,6 +87,13 @@ class Labelling:
         masks = [np.array([value for value, _ in found], np.int64) for found in values]
         return bool(self.class_mask(masks, index).any())
 
+    def measure_share(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> float:
+        """Return the share of an image's pixels in a class, from the pairs of each mask."""
+        mask = values[index] if self.kind == "folders" else values[0]
+        found, pixels = np.array(mask, np.int64).T
+        in_class = self.class_mask([found] * len(values), index)
+        return float(pixels[in_class].sum() / pixels.sum())
+
     def objects(self, masks: list[NDArray[Any]], index: int) -> NDArray[Any]:
         """Return the objects of one class as a label image (HW, 0 for background).
 
@@ -121,13 +137,25 @@ def find_labelling(
         values: Mask values of the whole set.
         classes: Classes that the user named; may be empty.
         kind: Kind of masks that the user gave, or None to infer it.
-        background: Value of `--background-value`.
-        ignored: Value of `--ignore-value`.
+        background: Value of `--background-value`; a colour may be given for masks with colours.
+        ignored: Value of `--ignore-value`, likewise.
 
     Raises:
         InputError: The kind is ambiguous, values do not belong to the classes, or the masks hold
             no class at all.
     """
+    is_known = any(spec.colour is not None for spec in classes)
+    background = find_value(background, values, is_known=is_known)
+    if ignored is not None:
+        ignored = find_value(ignored, values, is_known=is_known)
+    if is_known:
+        kind = _check_colour_kind(kind)
+        background = check_known_colours(values, classes, background, ignored)
+    elif values.has_colours:
+        kind = infer_kind(values, classes, kind)
+        background = choose_background(values, background) if kind == "binary" else background
+    else:
+        _check_negative(values, background, ignored)
     kind = kind or _infer_kind(values, classes, background, ignored)
     if kind == "classes" and not classes:
         raise InputError(
@@ -140,7 +168,8 @@ def find_labelling(
     classes = classes or (ClassSpec(1, "object"),)
     if kind in ("classes", "instances") and background == ignored:
         raise InputError(
-            f"--background-value {background} is also the --ignore-value; give --ignore-value none"
+            f"--background-value {show_value(background)} is also the --ignore-value; give "
+            "--ignore-value none"
         )
     if kind == "binary":
         return Labelling(kind, classes, background, None, _find_binary_foreground(values, ignored))
@@ -158,6 +187,27 @@ def find_labelling(
         return Labelling(kind, classes, background, ignored)
     _check_class_values(values, classes, background, ignored)
     return Labelling(kind, classes, background, ignored)
+
+
+def _check_colour_kind(kind: MaskKind | None) -> MaskKind:
+    """Return the kind of masks in which classes have colours; raise InputError for another."""
+    if kind not in (None, "classes"):
+        raise InputError(
+            f"--mask-kind {kind}, but the classes have colours, which masks of the kind classes "
+            "have; leave out --mask-kind, or the colours"
+        )
+    return "classes"
+
+
+def _check_negative(values: MaskValues, background: int, ignored: int | None) -> None:
+    """Raise InputError for values below 0 among several others: no id is negative."""
+    negative = sorted(v for v in values.pixels if v < 0 and v not in (background, ignored))
+    if negative and len(values.pixels) > 2:
+        raise InputError(
+            f"mask values below 0: {values.show(negative)}; ids are 0 or more: give --ignore-value "
+            f"{negative[0]} if such pixels are not counted, or --background-value {negative[0]} if "
+            "they belong to no class"
+        )
 
 
 def _infer_kind(
@@ -193,6 +243,23 @@ def _describe_ambiguity(values: MaskValues, labels: set[int], ignored: int | Non
         f"the masks hold {len(found)} values ({_format_values(found)}), which may be classes or "
         f"objects: give --classes {flag} for classes{uncounted}, or --mask-kind instances for one "
         "id per object, or --mask-kind binary for two-valued masks with soft edges"
+        f"{_note_stretched(labels)}"
+    )
+
+
+def _is_stretched(labels: set[int]) -> bool:
+    """Tell whether values look like 8-bit ids that a program stretched to 16 bits."""
+    return bool(labels) and max(labels) > 255 and not any(value % _STRETCH for value in labels)
+
+
+def _note_stretched(labels: set[int]) -> str:
+    if not _is_stretched(labels):
+        return ""
+    ids = ", ".join(str(value // _STRETCH) for value in sorted(labels)[:_NAMED_IDS])
+    more = ", …" if len(labels) > _NAMED_IDS else ""
+    return (
+        f"; all values are multiples of {_STRETCH}, as of the 8-bit ids {ids}{more} stretched to "
+        "16 bits"
     )
 
 
@@ -290,12 +357,14 @@ def _check_class_values(
     for value, flag in ((background, "--background-value"), (ignored, "--ignore-value")):
         if value in ids:
             remedy = "none" if flag == "--ignore-value" else "N"
-            raise InputError(f"{flag} {value} is also a class ({named}); give {flag} {remedy}")
+            raise InputError(
+                f"{flag} {show_value(value)} is also a class ({named}); give {flag} {remedy}"
+            )
     beyond = sorted(set(values.pixels) - ids - {background, ignored})
     if beyond:
         raise InputError(
             f"mask values beyond the classes: {values.show(beyond)}; the known values are {named}, "
-            f"background {background}, ignored {ignored}; "
+            f"background {show_value(background)}, ignored {show_value(ignored)}; "
             f"{_suggest_remedy(values, beyond, classes, background, ignored)}"
         )
     if not ids & set(values.pixels):
@@ -319,6 +388,12 @@ def _suggest_remedy(
         return (
             f"interpolation (resizing or JPEG) makes such values, here {percent(share)} of the "
             "pixels: resize masks by nearest neighbour and save them as PNG"
+        )
+    if _is_stretched(set(beyond)) and {v // _STRETCH for v in beyond} <= {c.id for c in classes}:
+        stretched = ",".join(f"{c.name}={c.id * _STRETCH}" for c in classes)
+        return (
+            f"they are multiples of {_STRETCH}, as of 8-bit ids stretched to 16 bits: give "
+            f"--classes {stretched}, or save the masks with 8 bits"
         )
     lowest, *others = sorted(set(values.pixels) - {ignored})
     if background < lowest:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from unet_ray.flags import COLOUR, is_colour, show_value
 
 _NAMED = 6
 """Largest number of values that a message names."""
@@ -47,11 +49,41 @@ class MaskValues:
         """Return the share of all pixels that have one of the given values."""
         return sum(self.pixels.get(v, 0) for v in values) / sum(self.pixels.values())
 
+    @property
+    def has_colours(self) -> bool:
+        """True if a mask holds a colour."""
+        return max(self.pixels, default=0) >= COLOUR
+
+    def with_grey_colours(self) -> MaskValues:
+        """Return the values of masks with colours, whose grey values are colours as well.
+
+        Black stays 0; drawn black, where masks have it, is a colour.
+        """
+
+        def to_colour(value: int) -> int:
+            """Return the colour of a grey value."""
+            return COLOUR + value * 0x010101 if 0 < value <= 255 else value
+
+        def rename(found: Mapping[int, Any]) -> dict[int, Any]:
+            """Return what is known of each value, by its colour."""
+            return {to_colour(value): known for value, known in found.items()}
+
+        return replace(
+            self,
+            pixels=rename(self.pixels),
+            masks=rename(self.masks),
+            examples=rename(self.examples),
+        )
+
     def show(self, values: Iterable[int]) -> str:
         """Format values for a message, each with its pixels, its masks and an example."""
-        wanted = sorted(values)
+        # ids in their order; colours have none, so that the most frequent come first
+        wanted = sorted(
+            values, key=lambda v: (is_colour(v), -self.pixels[v] if is_colour(v) else v)
+        )
         named = [
-            f"{v} ({self.pixels[v]} px in {self.masks[v]} mask{'s' * (self.masks[v] != 1)}"
+            f"{show_value(v)} ({self.pixels[v]} px in {self.masks[v]} "
+            f"mask{'s' * (self.masks[v] != 1)}"
             f"{', such as ' + self.examples[v] if v in self.examples else ''})"
             for v in wanted[:_NAMED]
         ]
@@ -85,7 +117,10 @@ def mask_values(mask_hw: NDArray[Any]) -> dict[int, int]:
         values = np.flatnonzero(counts)
         counts = counts[values]
     else:
-        values, counts = np.unique(mask_hw, return_counts=True)
+        flat = mask_hw.ravel()  # neighbours are alike: only the first pixel of a run is sorted
+        begins = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+        values, run = np.unique(flat[begins], return_inverse=True)
+        counts = np.bincount(run, np.diff(begins, append=flat.size)).astype(np.int64)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 

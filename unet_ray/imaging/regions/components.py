@@ -16,7 +16,9 @@ def label_values(mask_hw: NDArray[Any]) -> NDArray[np.int32]:
         mask_hw: Mask of an integer type.
     """
     labels: NDArray[np.uint32] = cc3d.connected_components(
-        np.ascontiguousarray(mask_hw), connectivity=8, out_dtype=np.uint32
+        np.array(mask_hw, order="C"),
+        connectivity=8,
+        out_dtype=np.uint32,  # it takes no read-only ones
     )
     return labels.view(np.int32)
 

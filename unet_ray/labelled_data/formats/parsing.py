@@ -11,10 +11,36 @@ from typing import Any
 
 from unet_ray.errors import ImageError
 from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder, LabelError
-from unet_ray.labelled_data.formats import coco
+from unet_ray.labelled_data.formats import (
+    coco,
+    cvat,
+    geojson,
+    geopackage,
+    geoparquet,
+    isat,
+    label_studio,
+    labelme,
+    supervisely,
+    via,
+    yolo,
+)
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 
-FORMATS: tuple[LabelFormat, ...] = (coco.FORMAT,)
+FORMATS: tuple[LabelFormat, ...] = (
+    label_studio.FORMAT,
+    geojson.FORMAT,
+    coco.FORMAT,
+    cvat.FORMAT,
+    via.FORMAT,
+    via.CSV_FORMAT,
+    supervisely.FORMAT,
+    isat.FORMAT,
+    labelme.FORMAT,
+    yolo.FORMAT,
+    yolo.CLASSES_FORMAT,
+    geopackage.FORMAT,
+    geoparquet.FORMAT,
+)
 """All formats, in the order in which files are compared with them."""
 SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 """Suffixes of label files."""
@@ -36,7 +62,7 @@ def answer(file: BufferedReader, arguments: dict[str, Any]) -> bytes:
 
     Args:
         file: Its content.
-        arguments: `name`, the path of the file.
+        arguments: `name`, the path of the file; `label_property`, see `parse_labels`.
 
     Returns:
         `Annotations.to_bytes`.
@@ -45,17 +71,18 @@ def answer(file: BufferedReader, arguments: dict[str, Any]) -> bytes:
         ImageError: `unreadable`: the file cannot be used.
     """
     try:
-        return parse_labels(file, arguments["name"]).to_bytes()
+        return parse_labels(file, arguments["name"], arguments.get("label_property")).to_bytes()
     except LabelError as error:
         raise ImageError("unreadable", str(error)) from None
 
 
-def parse_labels(file: BufferedReader, name: str) -> Annotations:
+def parse_labels(file: BufferedReader, name: str, label_property: str | None = None) -> Annotations:
     """Parse a label file.
 
     Args:
         file: Its content.
         name: Path of the file; its suffix and its last part matter.
+        label_property: Property of features that names their class; `none` for a single class.
 
     Raises:
         LabelError: The file has no known form, or breaks the rules of its form.
@@ -63,7 +90,7 @@ def parse_labels(file: BufferedReader, name: str) -> Annotations:
     head = file.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     suffix = PurePosixPath(name).suffix.lower()
     of_suffix = [each for each in FORMATS if suffix in each.suffixes]
-    builder = AnnotationsBuilder()
+    builder = AnnotationsBuilder(label_property)
     for each in of_suffix:
         if each.recognises(head):
             each.parse(file, name, builder)

@@ -1,0 +1,226 @@
+"""Outlines and boxes on one image, in tools where a box need not be an object of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from reprlib import repr as shorten
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.imaging.regions.run_lengths import encode_rle
+from unet_ray.labelled_data.annotations import (
+    NO_CATEGORY,
+    AnnotationsBuilder,
+    LabelError,
+    Polygon,
+    Runs,
+)
+from unet_ray.labelled_data.formats.shapes import NO_OUTLINE
+
+_UNNAMED = "object"
+"""Category of all objects of a file that gives them no labels."""
+_MOST_PX = 1e9
+"""Number from which a coordinate cannot be meant."""
+_SAME_BOX = 0.5
+"""Overlap (intersection over union) from which a box is that of an outline."""
+
+
+@dataclass(frozen=True)
+class DrawnShape:
+    """A shape that was drawn on an image."""
+
+    name: str
+    """Its name in messages: `polygon in line 12`."""
+    label: str | None
+    """Its category; None if it has none."""
+    parts: Sequence[Polygon | Runs]
+    is_box: bool = False
+    """True if it is a box, which says where an object is, but not which pixels are of it."""
+    is_ignored: bool = False
+    """True if its pixels are not counted."""
+    error: str | None = None
+    """Why it cannot be drawn."""
+
+
+class ShapeCollector:
+    """Adds the shapes of images to a builder, and decides what boxes mean.
+
+    A box around an outline with the same label repeats what the outline says, and is left out.
+    Other boxes hold an object, but also pixels that are none of it: their pixels are not counted.
+
+    Args:
+        builder: Where categories, objects and counts go.
+    """
+
+    def __init__(self, builder: AnnotationsBuilder) -> None:
+        self._builder = builder
+        self._unlabelled: list[tuple[int, DrawnShape]] = []
+        self._num_images, self._num_boxes, self._num_outlines = 0, 0, 0
+
+    def add(self, image: int, shapes: Sequence[DrawnShape]) -> None:
+        """Add the shapes of an image, which lies in the row `image` of the builder."""
+        outlines = [shape for shape in shapes if not shape.is_box]
+        boxes = [shape for shape in shapes if shape.is_box]
+        self._num_images += 1
+        self._num_boxes += len(boxes)
+        self._num_outlines += len(outlines)
+        for shape in outlines:
+            if shape.label is None:
+                self._unlabelled.append((image, shape))
+            else:
+                self._add_object(image, shape, self._builder.find_category(shape.label))
+        if not boxes:
+            return
+        extents = {
+            label: np.array([_measure(each) for each in outlines if each.label == label])
+            for label in {box.label for box in boxes}
+        }
+        for box in boxes:
+            if _is_among(_measure(box), extents[box.label]):
+                self._builder.left_out["boxes around an outline"] += 1
+                continue
+            self._builder.left_out[NO_OUTLINE] += 1
+            category = NO_CATEGORY
+            if box.label is not None:
+                category = self._builder.find_category(box.label)
+            self._add_object(image, box, category, is_ignored=True)
+
+    def finish(self, remedy: str) -> None:
+        """Settle what could not be decided before all shapes were known.
+
+        Args:
+            remedy: What to do in the tool instead of drawing boxes.
+
+        Raises:
+            LabelError: There are boxes on several images, and no outline on any.
+        """
+        if self._num_boxes and not self._num_outlines and self._num_images > 1:
+            raise LabelError(
+                f"it has {self._num_boxes} boxes and no outlines; a box does not tell which of its "
+                f"pixels are the object: {remedy}"
+            )
+        has_labels = len(self._unlabelled) < self._num_outlines
+        if self._unlabelled and has_labels:
+            what = "outlines without a label: their pixels are not counted"
+            self._builder.left_out[what] += len(self._unlabelled)
+        for image, shape in self._unlabelled:
+            category = NO_CATEGORY if has_labels else self._builder.find_category(_UNNAMED)
+            self._add_object(image, shape, category, is_ignored=has_labels)
+
+    def _add_object(
+        self, image: int, shape: DrawnShape, category: int, is_ignored: bool = False
+    ) -> None:
+        self._builder.add_object(
+            image,
+            category,
+            shape.parts,
+            label=shape.name,
+            is_ignored=is_ignored or shape.is_ignored,
+            error=shape.error,
+        )
+
+
+def to_number(value: object) -> float:
+    """Return a number of a label file.
+
+    Raises:
+        ValueError: It is none, or far from any image.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{shorten(value)} where a number must be")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{shorten(value)} where a number must be") from None
+    if not abs(number) < _MOST_PX:
+        raise ValueError(f"the number {number:g}")
+    return number
+
+
+def to_numbers(values: Sequence[object]) -> list[float]:
+    """Return the numbers of an outline; raise ValueError as `to_number` does."""
+    kinds = {*map(type, values)}
+    if kinds <= {int, float} or kinds == {str}:
+        try:
+            numbers = list(map(float, values))  # type: ignore[arg-type]
+        except (ValueError, OverflowError):
+            numbers = []
+        if numbers and all(-_MOST_PX < number < _MOST_PX for number in numbers):
+            return numbers
+    return [to_number(value) for value in values]
+
+
+def trace_box(
+    left: float, top: float, width: float, height: float, degrees: float, is_about_centre: bool
+) -> list[float]:
+    """Return the outline of a box: corners, x and y in turn.
+
+    Args:
+        left: Left edge before it is turned.
+        top: Upper edge before it is turned.
+        width: Width before it is turned.
+        height: Height before it is turned.
+        degrees: Angle by which it is turned, clockwise as images are seen.
+        is_about_centre: True if it is turned about its centre, False if about its upper left
+            corner.
+    """
+    pivot = np.array([width, height]) / 2 if is_about_centre else np.zeros(2)
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - pivot
+    turned: list[float] = (_turn(corners, degrees) + pivot + np.array([left, top])).ravel().tolist()
+    return turned
+
+
+def encode_mask(mask_hw: NDArray[np.bool_], left: int = 0, top: int = 0) -> Runs | None:
+    """Return the run lengths of the smallest box around the pixels of a mask; None if it has none.
+
+    Args:
+        mask_hw: True inside the object.
+        left: Column of the image where the mask begins.
+        top: Row of the image where the mask begins.
+    """
+    rows, columns = (np.flatnonzero(mask_hw.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    first_row, first_column = int(rows[0]), int(columns[0])
+    inside = mask_hw[first_row : rows[-1] + 1, first_column : columns[-1] + 1]
+    height, width = inside.shape
+    return Runs(encode_rle(inside), height, width, left + first_column, top + first_row)
+
+
+def _turn(corners: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
+    """Turn points (n, 2) about the origin, clockwise as images are seen."""
+    if not degrees:
+        return corners
+    angle = math.radians(degrees)
+    sin, cos = math.sin(angle), math.cos(angle)
+    return corners @ np.array([[cos, sin], [-sin, cos]])
+
+
+def _measure(shape: DrawnShape) -> NDArray[np.float64]:
+    """Return the box around a shape, (left, top, right, bottom); zeros if it cannot be drawn."""
+    boxes = []
+    for part in shape.parts:
+        if isinstance(part, Runs):
+            boxes.append((part.left, part.top, part.left + part.width, part.top + part.height))
+        else:
+            corners = np.array(part.outer).reshape(-1, 2)
+            boxes.append((*corners.min(axis=0), *corners.max(axis=0)))
+    if not boxes:
+        return np.zeros(4)
+    limits = np.array(boxes, np.float64)
+    return np.append(limits[:, :2].min(axis=0), limits[:, 2:].max(axis=0))
+
+
+def _is_among(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+    """Tell whether a box is, but for some imprecision, one of others, (n, 4)."""
+    if not len(others):
+        return False
+    low = np.maximum(others[:, :2], box[:2])
+    high = np.minimum(others[:, 2:], box[2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    areas = (others[:, 2:] - others[:, :2]).prod(axis=1)
+    both = areas + (box[2:] - box[:2]).prod() - shared
+    return bool((shared > _SAME_BOX * both).any())

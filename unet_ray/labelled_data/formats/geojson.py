@@ -1,0 +1,337 @@
+"""GeoJSON (RFC 7946, and GeoJSON 2008 with its `crs`), as GIS tools, QuPath and our export do it.
+
+A file is a feature collection, a feature, a geometry, a list of features (QuPath 0.2), or one of
+these per line (GeoJSON text sequences, RFC 8142, with or without record separators).
+
+QuPath's objects are in pixels. Each has a kind (`objectType`; `id` in version 0.2) and a class
+(`classification`, with the name or the names of its parts).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
+from pathlib import PurePosixPath
+from reprlib import repr as shorten
+from typing import Any
+
+from unet_ray.labelled_data.annotations import UNSTATED, AnnotationsBuilder, LabelError
+from unet_ray.labelled_data.formats.features import FeatureCollector, count_other, is_text
+from unet_ray.labelled_data.formats.json_stream import Element, read_elements
+from unet_ray.labelled_data.formats.label_format import LabelFormat
+
+WGS_84 = "EPSG:4326"
+"""Coordinate system of a GeoJSON that states none (RFC 7946)."""
+_SEQUENCES = (".geojsonl", ".geojsons", ".geojsonseq", ".ndjson", ".jsonl")
+_TYPE = re.compile(rb'"type"\s*:\s*"(Feature|FeatureCollection|(Multi)?Polygon)"')
+_SEPARATOR = b"\x1e"
+"""Record separator of GeoJSON text sequences."""
+_LONGEST_LINE = 2**27
+_ROOT_KEYS = ("type", "crs", "image_uri", "id", "geometry", "nucleusGeometry", "properties")
+_CODE = re.compile(r"(?:urn:(?:x-)?ogc:def:crs:|.*/def/crs/)?(\w+)(?::|/)(?:[\w.]*(?::|/))?(\w+)")
+"""Names of coordinate systems: EPSG:32633, urn:ogc:def:crs:EPSG::32633, a URL of opengis.net."""
+_QUPATH_KINDS = {
+    "PathAnnotationObject": "annotation",
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "PathTileObject": "tile",
+    "TMACoreObject": "tmaCore",
+    "PathRootObject": "root",
+}
+"""Kinds of QuPath's objects: the `id` of version 0.2 → the `objectType` of later ones."""
+_QUPATH_CLASS = "classification.name"
+
+
+def _recognises(head: bytes) -> bool:
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n\x1e")[:1]
+    return start in (b"{", b"[") and _TYPE.search(head) is not None
+
+
+def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
+    parser = _Parser(builder, name)
+    if _is_sequence(file, name):
+        for where, value in _read_records(file):
+            parser.take_value(where, value)
+    else:
+        for element in read_elements(file):
+            parser.take(element)
+    parser.finish()
+
+
+def _is_sequence(file: BufferedReader, name: str) -> bool:
+    """Tell whether a file holds a value per line, by its suffix or by its first two lines."""
+    head = file.peek()
+    if PurePosixPath(name).suffix.lower() in _SEQUENCES or head.startswith(_SEPARATOR):
+        return True
+    first, _, rest = head.partition(b"\n")
+    if not rest.lstrip().startswith(b"{"):
+        return False
+    try:
+        return isinstance(json.loads(first.decode("utf-8-sig")), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _read_records(file: BufferedReader) -> Iterator[tuple[str, Any]]:
+    """Yield place and value of each record; lines of one that begins with a separator go on."""
+    number, start, held = 0, 1, b""
+    is_separated = file.peek().startswith(_SEPARATOR)
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(held) + len(line) > _LONGEST_LINE:
+            raise LabelError(f"line {number}: a record of more than {_LONGEST_LINE} bytes")
+        if is_separated and not line.startswith(_SEPARATOR):
+            held += line
+            continue
+        yield from _read_record(start, held)
+        held, start = line, number
+    yield from _read_record(start, held)
+
+
+def _read_record(line: int, data: bytes) -> Iterator[tuple[str, Any]]:
+    data = data.strip(_SEPARATOR + b" \t\r\n")
+    if not data:
+        return
+    try:
+        yield f"line {line}", json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise LabelError(f"line {line}: it is nested too deeply") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
+        raise LabelError(f"line {line}: {str(error).partition(';')[0]}") from None
+
+
+class _Parser:
+    """Collects the features, and what the file says of all of them."""
+
+    def __init__(self, builder: AnnotationsBuilder, name: str) -> None:
+        self._builder, self._features = builder, FeatureCollector(builder, name)
+        self._root: dict[str, Any] = {}
+        """Members of the outermost object, but for its features."""
+        self._qupath = Counter[tuple[str, bool]]()
+        """Number of QuPath's objects by whether they are annotations and have a class."""
+        self._planes: set[tuple[str, str]] = set()
+        self._has_features = False
+
+    def take(self, element: Element) -> None:
+        """Take a part of a JSON whose outermost value is an object or a list."""
+        if element.key in ("", "features"):
+            self._has_features = True
+            if element.index is not None:
+                self.take_value(f"features[{element.index}]", element.value)
+            elif element.value != []:
+                raise LabelError(f"features are {shorten(element.value)}; give a list")
+        elif element.key in ("coordinates", "geometries"):
+            if element.index is not None:
+                self._root.setdefault(element.key, []).append(element.value)
+        elif element.key in _ROOT_KEYS:
+            self._root[element.key] = element.value
+
+    def take_value(self, where: str, value: Any) -> None:
+        """Take a feature, a collection of features, or a geometry."""
+        self._has_features = True
+        if not isinstance(value, dict):
+            raise LabelError(f"{where} is {shorten(value)}; give a feature")
+        if value.get("type") == "FeatureCollection":
+            features = value.get("features")
+            if not isinstance(features, list):
+                raise LabelError(f"{where}: features are {shorten(features)}; give a list")
+            self._root.update({key: value[key] for key in ("crs", "image_uri") if key in value})
+            for place, feature in enumerate(features):
+                self._take_feature(f"{where}, features[{place}]", feature)
+        elif value.get("type") == "Feature":
+            self._take_feature(where, value)
+        else:
+            self._take_feature(where, {"type": "Feature", "geometry": value})
+
+    def finish(self) -> None:
+        """Take a feature or geometry that is the whole file, and make objects of all."""
+        kind = self._root.get("type")
+        if not self._has_features:
+            if kind == "Feature" or "coordinates" in self._root or "geometries" in self._root:
+                self.take_value("feature", self._root)
+            else:
+                raise LabelError(f"no GeoJSON with features: its type is {shorten(kind)}")
+        self._check_qupath()
+        uri = self._root.get("image_uri")
+        uri = uri if is_text(uri) else None
+        is_ours_in_pixels = uri is not None and self._root.get("crs") is None
+        self._features.finish(
+            None if self._qupath or is_ours_in_pixels else self._find_crs(),
+            image_uri=uri,
+            class_property=_QUPATH_CLASS if self._qupath else None,
+            is_upwards=is_ours_in_pixels,
+        )
+
+    def _find_crs(self) -> str:
+        if "crs" not in self._root:
+            return WGS_84
+        crs = self._root["crs"]
+        given = crs.get("properties") if isinstance(crs, dict) else None
+        if not isinstance(given, dict):
+            return UNSTATED
+        if crs.get("type") == "EPSG":  # GeoJSON before 2008
+            return f"EPSG:{given.get('code')}"
+        return read_crs_name(given.get("name"))
+
+    def _take_feature(self, where: str, feature: Any) -> None:
+        rest = [(where, feature)]
+        while rest:
+            where, feature = rest.pop()
+            if not isinstance(feature, dict) or feature.get("type") != "Feature":
+                raise LabelError(f"{where} is {shorten(feature)}; give a feature")
+            properties = feature.get("properties")
+            if properties is not None and not isinstance(properties, dict):
+                raise LabelError(
+                    f"{where} has the properties {shorten(properties)}; give an object"
+                )
+            properties = properties or {}
+            children = properties.get("childObjects")  # QuPath with its hierarchy
+            if isinstance(children, list):
+                rest += [(f"{where}, childObjects[{i}]", each) for i, each in enumerate(children)]
+            self._add(where, feature, properties)
+
+    def _add(self, where: str, feature: dict[str, Any], properties: dict[str, Any]) -> None:
+        kind, layer = _find_qupath_kind(feature, properties), 0
+        flat = _flatten(properties)
+        if kind in ("tmaCore", "root"):
+            self._builder.left_out["QuPath's TMA cores and root objects"] += 1
+            return
+        polygons = list(self._list_polygons(where, feature.get("geometry")))
+        if not polygons:
+            return
+        if kind:
+            layer = int(kind != "annotation")
+            self._qupath["others" if layer else "annotations", _QUPATH_CLASS in flat] += 1
+            flat["objectType"] = kind
+            plane = feature["geometry"].get("plane")
+            plane = plane if isinstance(plane, dict) else {}
+            self._planes.add((str(plane.get("z", 0)), str(plane.get("t", 0))))
+            if isinstance(feature.get("nucleusGeometry"), dict):
+                self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
+        number = feature.get("id")
+        is_id = isinstance(number, int | str) and number not in _QUPATH_KINDS
+        label = f"feature {shorten(number)}" if is_id else where
+        self._features.add(label, polygons, flat, layer=layer)
+
+    def _list_polygons(self, where: str, geometry: Any) -> Iterator[list[Sequence[float]]]:
+        """Yield the rings of each polygon of a geometry; count what is none.
+
+        Raises:
+            LabelError: It is no geometry.
+        """
+        rest = [geometry]
+        while rest:
+            geometry = rest.pop(0)
+            if geometry is None:
+                self._builder.left_out["features without a geometry"] += 1
+                continue
+            kind = geometry.get("type") if isinstance(geometry, dict) else None
+            inner = geometry.get("coordinates") if isinstance(geometry, dict) else None
+            if kind == "GeometryCollection" and isinstance(geometry.get("geometries"), list):
+                rest[:0] = geometry["geometries"]
+            elif kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
+                count_other(kind, self._builder)
+            elif kind not in ("Polygon", "MultiPolygon") or not isinstance(inner, list):
+                raise LabelError(f"{where} has the geometry {shorten(geometry)}; give a polygon")
+            elif not inner:
+                self._builder.left_out["features without a geometry"] += 1
+            else:
+                for rings in [inner] if kind == "Polygon" else inner:
+                    yield _flatten_rings(where, rings)
+
+    def _check_qupath(self) -> None:
+        """Refuse objects of QuPath that can be read in two ways."""
+        if len(self._planes) > 1:
+            shown = ", ".join(f"z={z} t={t}" for z, t in sorted(self._planes)[:3])
+            raise LabelError(f"objects on several planes ({shown}); export one plane per file")
+        if self._planes - {("0", "0")}:
+            self._builder.notes.append(
+                "all objects lie on one plane of a stack (z or t is not 0); the plane is not used"
+            )
+        kinds = {kind for kind, _ in self._qupath}
+        unclassified = sum(n for (_, has_class), n in self._qupath.items() if not has_class)
+        if len(kinds) < 2:
+            return
+        if unclassified and self._builder.label_property is None:
+            raise LabelError(
+                f"annotations beside detections or cells, and {unclassified} of them have no "
+                "class: areas in which all was labelled, or objects? Export the detections or the "
+                "annotations alone, or give --label-property objectType, so that the kinds are "
+                "classes, and with it --area-class annotation if the annotations are such areas"
+            )
+        self._builder.notes.append("annotations are drawn first, detections and cells over them")
+
+
+def read_crs_name(name: Any) -> str:
+    """Return the coordinate system that a name means, such as `urn:ogc:def:crs:EPSG::32633`.
+
+    Returns:
+        AUTHORITY:CODE, or UNSTATED where the name is no such thing.
+    """
+    found = _CODE.fullmatch(name.strip()) if isinstance(name, str) and len(name) < 200 else None
+    if found is None:
+        return UNSTATED
+    authority, code = found[1].upper(), found[2]
+    return WGS_84 if code.upper() == "CRS84" else f"{authority}:{code}"
+
+
+def _find_qupath_kind(feature: dict[str, Any], properties: dict[str, Any]) -> str | None:
+    """Return the kind of an object of QuPath; None for other features."""
+    for key in ("objectType", "object_type"):
+        kind = properties.get(key)
+        if isinstance(kind, str):
+            lower = kind.lower().replace("_", "")
+            known = {each.lower(): each for each in _QUPATH_KINDS.values()}
+            if lower in known:
+                return known[lower]
+    old = feature.get("id")
+    if isinstance(old, str) and old in _QUPATH_KINDS:
+        return _QUPATH_KINDS[old]
+    classification = properties.get("classification")
+    is_class = isinstance(classification, dict) and {"name", "names"} & classification.keys()
+    return "annotation" if is_class else None
+
+
+def _flatten(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return properties with the name of a classification, as QuPath writes it, among them.
+
+    A program that knows no objects in objects writes it as the text of a JSON.
+    """
+    flat = {key: value for key, value in properties.items() if not isinstance(value, dict | list)}
+    classification = properties.get("classification")
+    if isinstance(classification, str) and classification.lstrip().startswith("{"):
+        try:
+            classification = json.loads(classification)
+        except (ValueError, RecursionError):
+            return flat
+        del flat["classification"]
+    if isinstance(classification, dict):
+        names = classification.get("names")
+        if isinstance(names, list) and names:
+            flat[_QUPATH_CLASS] = ": ".join(map(str, names))
+        elif classification.get("name"):
+            flat[_QUPATH_CLASS] = classification["name"]
+    return flat
+
+
+def _flatten_rings(where: str, rings: Any) -> list[Sequence[float]]:
+    """Return rings whose points are pairs, or triples with a height, as x and y in turn."""
+    if not isinstance(rings, list):
+        raise LabelError(f"{where} has a polygon of {shorten(rings)}; give its rings")
+    flat: list[Sequence[float]] = []
+    for ring in rings:
+        is_ring = isinstance(ring, list) and all(
+            isinstance(point, list) and len(point) >= 2 for point in ring
+        )
+        if not is_ring:
+            raise LabelError(f"{where} has a ring of {shorten(ring)}; give its points")
+        flat.append([number for point in ring for number in point[:2]])
+    return flat
+
+
+FORMAT = LabelFormat(
+    "GeoJSON", (".geojson", ".json", *_SEQUENCES), _recognises, _parse, is_per_image=True
+)

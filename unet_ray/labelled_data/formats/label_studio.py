@@ -1,0 +1,323 @@
+"""Label Studio's JSON and JSON-MIN, as a list, as JSON Lines, or with one task per file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import PurePosixPath
+from reprlib import repr as shorten
+from typing import Any
+
+from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
+from unet_ray.labelled_data.formats.drawn_shapes import DrawnShape, ShapeCollector
+from unet_ray.labelled_data.formats.json_stream import read_elements
+from unet_ray.labelled_data.formats.known_images import KnownImages
+from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.labelled_data.formats.label_studio_images import (
+    TaskImage,
+    find_task_images,
+    list_named_images,
+)
+from unet_ray.labelled_data.formats.label_studio_regions import (
+    Region,
+    Size,
+    collect_regions,
+    make_shapes,
+)
+from unet_ray.labelled_data.formats.shapes import prepare_masks
+
+_KEYS = (
+    "completed_by", "was_cancelled", "total_annotations", "inner_id", "file_upload", "lead_time",
+    "annotation_id", "annotator", "from_name", "to_name", "original_width", "completions",
+)  # fmt: skip
+"""Keys that only Label Studio writes."""
+_OF_RECORD = {
+    "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement",
+}  # fmt: skip
+"""Keys of a record of JSON-MIN beside those of its data and its results."""
+_HEAD_BYTES = 2**20
+_MOST_LINE_BYTES = 2**27
+"""Longest line of JSON Lines (bytes)."""
+_LINES = (".jsonl", ".ndjson")
+
+
+def _recognises(head: bytes) -> bool:
+    is_coco = b'"images"' in head and (b'"categories"' in head or b'"file_name"' in head)
+    has_task = b'"data"' in head and (b'"annotations"' in head or b'"predictions"' in head)
+    is_known = has_task or any(f'"{key}"'.encode() in head for key in _KEYS)
+    return _first_character(head) in (b"[", b"{") and is_known and not is_coco
+
+
+def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
+    parser = _Parser(builder)
+    for where, record in _read_records(file, name):
+        parser.take(where, record)
+    parser.finish()
+
+
+def _read_records(file: BufferedReader, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the tasks of a file, and the place of each."""
+    head = file.peek(_HEAD_BYTES)
+    if PurePosixPath(name).suffix.lower() in _LINES or _has_records_in_lines(head):
+        yield from _read_lines(file)
+        return
+    if _first_character(head) == b"[":
+        for element in read_elements(file):
+            if element.index is not None:
+                yield f"[{element.index}]", element.value
+        return
+    record: dict[str, Any] = {}
+    for element in read_elements(file):
+        if element.index is None:
+            record[element.key] = element.value
+        else:
+            record.setdefault(element.key, []).append(element.value)
+    yield "the task", record
+
+
+def _first_character(head: bytes) -> bytes:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+
+
+def _has_records_in_lines(head: bytes) -> bool:
+    """Tell whether the first line is an object of its own, and another one follows."""
+    first, _, rest = head.partition(b"\n")
+    if _first_character(first) != b"{" or _first_character(rest) != b"{":
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read_lines(file: BufferedReader) -> Iterator[tuple[str, Any]]:
+    number = 0
+    while line := file.readline(_MOST_LINE_BYTES + 1):
+        number += 1
+        if len(line) > _MOST_LINE_BYTES:
+            raise LabelError(f"line {number}: it has more than {_MOST_LINE_BYTES} bytes")
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line.decode("utf-8-sig"))
+        except RecursionError:
+            raise LabelError(f"line {number}: it is nested too deeply") from None
+        except UnicodeDecodeError:
+            raise LabelError(f"line {number}: it is no UTF-8 text; save it as UTF-8") from None
+        except json.JSONDecodeError as error:
+            raise LabelError(f"line {number}, column {error.colno}: {error.msg}") from None
+        except ValueError as error:  # a number of thousands of digits
+            if isinstance(error, LabelError):
+                raise
+            raise LabelError(f"line {number}: {str(error).partition(';')[0]}") from None
+
+
+class _Parser:
+    """Takes tasks one by one."""
+
+    def __init__(self, builder: AnnotationsBuilder) -> None:
+        self._builder, self._shapes = builder, ShapeCollector(builder)
+        self._images = KnownImages(builder)
+        self._task: dict[str, Any] | None = None
+        """Task of the records of JSON-MIN that came last: there is one for each annotation."""
+        self._where = ""
+        self._num_tasks, self._num_annotated = 0, 0
+        self._num_chosen, self._num_turned = 0, 0
+
+    def take(self, where: str, record: Any) -> None:
+        """Take a task, or a record of JSON-MIN."""
+        if not isinstance(record, dict):
+            raise LabelError(f"{where} is {shorten(record)}; give a task of Label Studio")
+        if "result" in record and isinstance(record.get("task"), dict):
+            # an annotation with its task, as a target storage gets them
+            record = {**record["task"], "annotations": [record]}
+        if isinstance(record.get("data"), dict):
+            self._finish_records()
+            self._take_task(where, record)
+        elif record.keys() & _OF_RECORD:
+            self._take_record(where, record)
+        else:
+            raise LabelError(
+                f"{where} has neither the data of a task nor an annotation_id; export JSON or "
+                "JSON-MIN from Label Studio"
+            )
+
+    def finish(self) -> None:
+        """Check that there was something, and note what was chosen."""
+        self._finish_records()
+        if not self._num_tasks:
+            raise LabelError("it has no tasks")
+        if self._num_tasks > 1 and not self._num_annotated:
+            raise LabelError(
+                f"none of its {self._num_tasks} tasks has a submitted annotation, and predictions "
+                "and drafts are not taken; submit annotations in Label Studio and export again"
+            )
+        self._shapes.finish("draw brush strokes, polygons, or ellipses in Label Studio")
+        if self._num_chosen:
+            self._builder.notes.append(
+                f"tasks with several submitted annotations: {self._num_chosen}; the newest of each "
+                "is taken"
+            )
+        if self._num_turned:
+            self._builder.notes.append(
+                f"images that were turned in Label Studio's view: {self._num_turned}; their labels "
+                "are read as those of the image that is not turned"
+            )
+
+    def _take_record(self, where: str, record: dict[str, Any]) -> None:
+        """Take a record of JSON-MIN as an annotation of a task."""
+        data = {
+            key: value
+            for key, value in record.items()
+            if key not in _OF_RECORD and not _is_list_of_objects(value)
+        }
+        results = [
+            {"value": value, "from_name": key}
+            for key, values in record.items()
+            if key not in data and _is_list_of_objects(values)
+            for value in values
+        ]
+        annotation = {key: record.get(key) for key in ("created_at", "updated_at")}
+        annotation["id"] = record.get("annotation_id")
+        is_annotated = bool(results) or record.get("annotation_id") is not None
+        annotations = [annotation | {"result": results}] if is_annotated else []
+        number, images = record.get("id"), list_named_images(data)
+        task = self._task
+        is_same = task and number is not None and (task["id"], task["images"]) == (number, images)
+        if task and is_same:
+            task["annotations"] += annotations
+            return
+        self._finish_records()
+        self._where = where
+        self._task = {"id": number, "data": data, "annotations": annotations, "images": images}
+
+    def _finish_records(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            self._take_task(self._where, task)
+
+    def _take_task(self, where: str, task: dict[str, Any]) -> None:
+        self._num_tasks += 1
+        if isinstance(task.get("id"), str | int):
+            where = f"{where}, task {shorten(task['id'])}"
+        if isinstance(task.get("predictions"), list) and task["predictions"]:
+            self._builder.left_out["predictions"] += len(task["predictions"])
+        annotations = task.get("annotations") or task.get("completions") or []
+        if not _is_list_of_objects(annotations) and annotations != []:
+            raise LabelError(f"{where} has the annotations {shorten(annotations)}; give objects")
+        submitted = [each for each in annotations if _is_submitted(each)]
+        if not submitted:
+            self._builder.left_out["tasks without a submitted annotation"] += 1
+            return
+        self._num_annotated += 1
+        self._num_chosen += len(submitted) > 1
+        newest = max(submitted, key=_read_age)
+        results = newest.get("result") or []
+        if not isinstance(results, list):
+            raise LabelError(f"{where} has the result {shorten(results)}; give a list")
+        regions = collect_regions(where, results, self._builder.left_out)
+        self._add_images(where, task, regions)
+
+    def _add_images(self, where: str, task: dict[str, Any], regions: list[Region]) -> None:
+        images = find_task_images(where, task, {region.target for region in regions})
+        if not images:
+            self._builder.left_out["tasks without the name of an image"] += 1
+            return
+        regions_of: dict[TaskImage, list[Region]] = {image: [] for image in images}
+        for region in regions:
+            regions_of[_find_image(region, images)].append(region)
+        for image, drawn in regions_of.items():
+            self._add_image(where, image, drawn)
+
+    def _add_image(self, where: str, image: TaskImage, regions: Sequence[Region]) -> None:
+        sizes = sorted({region.size for region in regions if region.size})
+        error = None
+        if len(sizes) > 1:
+            error = "its regions are for images of several sizes: " + ", ".join(
+                f"{width}×{height} px" for width, height in sizes[:3]
+            )
+        size = sizes[0] if sizes else None
+        self._num_turned += any(region.is_turned for region in regions)
+        left_out = self._builder.left_out
+        shapes = [shape for region in regions for shape in make_shapes(region, size, left_out)]
+        row, is_new = self._images.find_row(
+            image.name, name=image.name, where=where, labels=_hash_shapes(shapes, size)
+        )
+        if not is_new:
+            return
+        self._builder.describe_image(
+            row,
+            image.name,
+            places=image.places,
+            size=size,
+            is_normalised=bool(shapes) and size is None,
+            error=error,
+        )
+        self._shapes.add(row, shapes)
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(i, dict) for i in value)
+
+
+def _is_submitted(annotation: dict[str, Any]) -> bool:
+    return not (annotation.get("was_cancelled") or annotation.get("skipped"))
+
+
+def _read_age(annotation: dict[str, Any]) -> tuple[float, float]:
+    """Return when an annotation was last submitted (s), −∞ if that is not known, and its id."""
+    times = [-math.inf]
+    for key in ("created_at", "updated_at"):
+        value = annotation.get(key)
+        if isinstance(value, str):
+            try:
+                time = datetime.fromisoformat(value)
+                times.append((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+            except (ValueError, OverflowError):
+                continue
+        elif isinstance(value, int | float) and abs(value) < 2**63:
+            times.append(value)
+    number = annotation.get("id")
+    return max(times), number if isinstance(number, int) else -math.inf
+
+
+def _find_image(region: Region, images: Sequence[TaskImage]) -> TaskImage:
+    """Return the image on which a region was drawn."""
+    keys = {image.key for image in images}
+    on_key = [image for image in images if len(keys) == 1 or image.key == region.target]
+    if len(on_key) == 1 and len(keys) == len(images):
+        return on_key[0]
+    for image in on_key:
+        if image.index == region.index:
+            return image
+    raise LabelError(
+        f"{region.name} is drawn on image {region.index} of {region.target or 'the task'}, which "
+        f"has {len(on_key)} images"
+    )
+
+
+def _hash_shapes(shapes: Sequence[DrawnShape], size: Size | None) -> int | None:
+    if not shapes:
+        return None
+    keys = [
+        (shape.label, shape.error, *(_freeze(part) for part in shape.parts)) for shape in shapes
+    ]
+    return hash((size, *keys))
+
+
+def _freeze(part: Polygon | Runs) -> Hashable:
+    return tuple(part.outer) if isinstance(part, Polygon) else part
+
+
+FORMAT = LabelFormat(
+    "Label Studio JSON",
+    (".json", *_LINES),
+    _recognises,
+    _parse,
+    prepare=prepare_masks,
+    is_per_image=True,
+)

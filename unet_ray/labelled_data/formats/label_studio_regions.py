@@ -1,0 +1,298 @@
+"""Regions that were drawn in Label Studio, as shapes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from reprlib import repr as shorten
+from typing import Any
+
+from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
+from unet_ray.labelled_data.formats.brush_runs import decode_brush
+from unet_ray.labelled_data.formats.drawn_shapes import (
+    DrawnShape,
+    encode_mask,
+    to_number,
+    to_numbers,
+    trace_box,
+)
+from unet_ray.labelled_data.formats.shapes import (
+    FEW_POINTS,
+    outline_ellipse,
+    read_base64,
+    read_png_mask,
+)
+from unet_ray.text import is_utf8
+
+Size = tuple[int, int]
+"""Width and height (px)."""
+_GEOMETRY = (
+    "points", "rle", "imageDataURL", "maskDataURL", "vertices", "x", "y", "width", "height",
+    "radiusX", "radiusY", "rotation",
+)  # fmt: skip
+"""Keys of a value that say where a region is."""
+_UNITS = 10_000
+"""Width and height of an image of unknown size, while an outline on it is made."""
+
+
+@dataclass
+class Region:
+    """A region, put together from the results that speak of it."""
+
+    name: str
+    """Its name in messages."""
+    kind: str
+    value: Mapping[str, Any]
+    target: str
+    """Name of the tag of the image on which it was drawn."""
+    index: int
+    """Place of its image in the task's list of images."""
+    is_turned: bool
+    """True if the image was turned in the tool's view."""
+    size: Size | None = None
+    """Size of the image on which it was drawn, if stated."""
+    labels: list[str] = field(default_factory=list)
+    error: str | None = None
+    """Why it cannot be drawn."""
+
+
+def collect_regions(where: str, results: Sequence[Any], left_out: Counter[str]) -> list[Region]:
+    """Return the regions of an annotation, in the order in which they were drawn.
+
+    A region has a result for its outline, and with some settings another for its labels, for a
+    choice, for a text; all repeat where it is.
+
+    Args:
+        where: Place of the annotation, for messages.
+        results: Its results.
+        left_out: Counts of what has no place on an image.
+
+    Raises:
+        LabelError: A result has not the form of one.
+    """
+    regions: dict[object, Region] = {}
+    for place, result in enumerate(results):
+        if not isinstance(result, dict):
+            raise LabelError(f"{where}: result {place} is {shorten(result)}; give an object")
+        value = result.get("value")
+        kind = _find_kind(value) if isinstance(value, dict) else None
+        if kind is None or not isinstance(value, dict):
+            is_relation = result.get("type") == "relation"
+            left_out["relations" if is_relation else "answers that are no regions"] += 1
+            continue
+        key = result.get("id")
+        if not isinstance(key, str | int):
+            key = _hash_place(where, value)
+        image = _read_index(result, value), _read_text(result, "to_name")
+        region = Region(
+            f"{where}, region {shorten(result.get('id', place))}",
+            kind,
+            value,
+            target=image[1],
+            index=image[0],
+            is_turned=result.get("image_rotation") not in (None, 0),
+        )
+        try:
+            region.size = _read_size(result) or _read_size(value)
+        except ValueError as failure:
+            region.error = str(failure)
+        region = regions.setdefault((key, *image), region)
+        region.labels = list(dict.fromkeys([*region.labels, *_list_labels(where, value)]))
+    return list(regions.values())
+
+
+def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> list[DrawnShape]:
+    """Return the shapes of a region, one for each of its labels.
+
+    Args:
+        region: The region.
+        size: Size of the image; if it is unknown, coordinates are shares of width and height.
+        left_out: Counts of what is no outline.
+    """
+    reader = _READERS.get(region.kind)
+    if reader is None:
+        left_out[region.kind] += 1
+        return []
+    parts: list[Polygon | Runs] = []
+    error = region.error
+    try:
+        found = reader(region.value, size) if error is None else None
+        if isinstance(found, str):
+            left_out[found] += 1
+            return []
+        parts = [found] if found else []
+    except ValueError as failure:
+        error = str(failure)
+    if len(region.labels) > 1:
+        left_out["regions with several labels: they are an object of each"] += 1
+    labels: list[str | None] = [*region.labels] or [None]
+    return [
+        DrawnShape(region.name, label, parts, is_box=region.kind == "boxes", error=error)
+        for label in labels
+    ]
+
+
+def _hash_place(where: str, value: Mapping[str, Any]) -> int:
+    try:
+        return hash(json.dumps([value.get(part) for part in _GEOMETRY]))
+    except RecursionError:
+        raise LabelError(f"{where}: a result is nested too deeply") from None
+
+
+def _find_kind(value: Mapping[str, Any]) -> str | None:
+    """Return the kind of a region, in the plural; None for what is no region of an image."""
+    kinds: tuple[tuple[bool, str], ...] = (
+        (bool(value.get("rle")), "brush strokes"),
+        ("imageDataURL" in value or "maskDataURL" in value, "bitmasks"),
+        ("rle" in value or "touches" in value, "brush strokes"),
+        ("vertices" in value, "vector paths"),
+        ("points" in value, "polygons"),
+        ("radiusX" in value, "ellipses"),
+        (value.keys() >= {"x", "y", "width", "height"}, "boxes"),
+        (value.keys() >= {"x", "y"}, "keypoints"),
+        ("sequence" in value, "tracks of a video"),
+    )
+    return next((kind for is_it, kind in kinds if is_it), None)
+
+
+def _list_labels(where: str, value: Mapping[str, Any]) -> list[str]:
+    """Return the labels in a value: of `labels`, `polygonlabels`, `brushlabels`, and so on."""
+    labels = []
+    for key, names in value.items():
+        if key.endswith("labels") and isinstance(names, list):
+            for name in names:
+                if not (isinstance(name, str) and name and is_utf8(name)):
+                    raise LabelError(f"{where} has the label {shorten(name)}; give text")
+                labels.append(name)
+    return labels
+
+
+def _read_size(holder: Mapping[str, Any]) -> Size | None:
+    """Return the size of the image that a result states; None if it states none.
+
+    Raises:
+        ValueError: It can be the size of no image.
+    """
+    sides = holder.get("original_width"), holder.get("original_height")
+    if None in sides:
+        return None
+    width, height = map(to_number, sides)
+    if not (width >= 1 and height >= 1 and width.is_integer() and height.is_integer()):
+        raise ValueError(f"an image of {width:g}×{height:g} px")
+    return int(width), int(height)
+
+
+def _read_index(result: Mapping[str, Any], value: Mapping[str, Any]) -> int:
+    for holder in (result, value):
+        if type(holder.get("item_index")) is int:
+            return int(holder["item_index"])
+    return 0
+
+
+def _read_text(holder: Mapping[str, Any], key: str) -> str:
+    text = holder.get(key)
+    return text if isinstance(text, str) else ""
+
+
+def _read_brush(value: Mapping[str, Any], size: Size | None) -> Runs | str:
+    data = value.get("rle")
+    if not isinstance(data, list) or not data:
+        raise ValueError("a brush stroke without run lengths (rle)")
+    if size is None:
+        raise ValueError("a brush stroke on an image of unknown size (original_width)")
+    try:
+        code = bytes(data)
+    except (TypeError, ValueError):
+        raise ValueError(f"run lengths of {shorten(data)}; they must be bytes") from None
+    return encode_mask(decode_brush(code, size[1], size[0])) or "brush strokes without pixels"
+
+
+def _read_bitmask(value: Mapping[str, Any], size: Size | None) -> Runs | str:
+    """Read a PNG whose transparent pixels are those outside."""
+    url = value.get("imageDataURL") or value.get("maskDataURL")
+    if not (isinstance(url, str) and url.startswith("data:image/png;")):
+        raise ValueError(f"a bitmask of {shorten(url)}; it must be a PNG")
+    is_inside = read_png_mask(read_base64(url))
+    height, width = is_inside.shape
+    if size is not None and (width, height) != size:
+        raise ValueError(f"a bitmask of {width}×{height} px on an image of {size[0]}×{size[1]} px")
+    return encode_mask(is_inside) or "bitmasks without pixels"
+
+
+def _read_polygon(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
+    points = value.get("points")
+    if not isinstance(points, list) or not all(isinstance(each, list) for each in points):
+        raise ValueError(f"a polygon with the points {shorten(points)}")
+    if value.get("closed") is False:
+        return "polygons that were not closed"
+    return _make_polygon(points, size)
+
+
+def _read_vector(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
+    vertices = value.get("vertices")
+    if not isinstance(vertices, list) or not all(isinstance(each, dict) for each in vertices):
+        raise ValueError(f"a vector path with the vertices {shorten(vertices)}")
+    if value.get("closed") is not True or any(each.get("isBezier") for each in vertices):
+        return "vector paths that are open or have curves"
+    return _make_polygon([[each.get("x"), each.get("y")] for each in vertices], size)
+
+
+def _make_polygon(points: list[list[Any]], size: Size | None) -> Polygon | str:
+    if any(len(point) != 2 for point in points):
+        raise ValueError(f"a polygon with the points {shorten(points)}")
+    if len(points) < 3:
+        return FEW_POINTS
+    corners = to_numbers([number for point in points for number in point])
+    return _scale(corners, size or (1, 1), 100)
+
+
+def _read_ellipse(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
+    x, y, radius_x, radius_y = _read_numbers(value, size, "x", "y", "radiusX", "radiusY")
+    turn = _read_turn(value, size)
+    outline = outline_ellipse((x, y), (radius_x, radius_y), math.radians(turn))
+    if outline is None:
+        raise ValueError(f"an ellipse with the radii {radius_x:g} and {radius_y:g} px")
+    return _unscale(outline.outer, size)
+
+
+def _read_box(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
+    left, top, width, height = _read_numbers(value, size, "x", "y", "width", "height")
+    turn = _read_turn(value, size)
+    return _unscale(trace_box(left, top, width, height, turn, is_about_centre=False), size)
+
+
+def _read_numbers(value: Mapping[str, Any], size: Size | None, *keys: str) -> list[float]:
+    """Return percentages of width and height in turn, as px or `_UNITS`."""
+    sides = size or (_UNITS, _UNITS)
+    return [to_number(value.get(key)) / 100 * sides[i % 2] for i, key in enumerate(keys)]
+
+
+def _read_turn(value: Mapping[str, Any], size: Size | None) -> float:
+    turn = to_number(value.get("rotation") or 0)
+    if turn % 360 and size is None:
+        raise ValueError("a turned region on an image of unknown size (original_width)")
+    return turn
+
+
+def _unscale(corners: Sequence[float], size: Size | None) -> Polygon:
+    return Polygon(corners) if size else _scale(corners, (1, 1), _UNITS)
+
+
+def _scale(corners: Sequence[float], size: Size, whole: float) -> Polygon:
+    """Return the outline whose corners are parts of `whole`, as px of an image of a size."""
+    return Polygon([each / whole * size[i % 2] for i, each in enumerate(corners)])
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any], Size | None], Polygon | Runs | str]] = {
+    "brush strokes": _read_brush,
+    "bitmasks": _read_bitmask,
+    "vector paths": _read_vector,
+    "polygons": _read_polygon,
+    "ellipses": _read_ellipse,
+    "boxes": _read_box,
+}
+"""Kind of a region → what reads it: its outline, or what is left out; raises ValueError for what
+cannot be drawn."""

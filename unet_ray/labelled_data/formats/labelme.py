@@ -1,0 +1,155 @@
+"""JSON files of labelme and of the tools that took over its form (AnyLabeling, X-AnyLabeling)."""
+
+from __future__ import annotations
+
+import math
+from io import BufferedReader
+from reprlib import repr as shorten
+from typing import Any
+
+from unet_ray.labelled_data.annotations import AnnotationsBuilder, Polygon, Runs
+from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.labelled_data.formats.shapes import (
+    FEW_POINTS,
+    Shape,
+    add_shapes,
+    drop_suffix,
+    is_text,
+    locate_image,
+    outline_box,
+    outline_ellipse,
+    place_mask,
+    prepare_masks,
+    read_base64,
+    read_corners,
+    read_document,
+    read_png_mask,
+    read_size,
+)
+
+_IGNORED, _BACKGROUND = "__ignore__", "_background_"
+"""Labels that labelme's own converters keep for pixels that are not counted, and for no class."""
+_OUTLINES = ("polygon", "quadrilateral")
+_BOXES = ("rectangle", "rotation", "oriented_rectangle")
+_LEFT_OUT = {
+    "point": "points",
+    "points": "points",
+    "line": "lines",
+    "linestrip": "lines",
+    "cuboid": "cuboids",
+}
+"""Type of a shape that is no area → its name in the plural."""
+
+
+def _recognises(head: bytes) -> bool:
+    # the embedded image may fill the beginning of the file
+    is_object = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+    return is_object and any(key in head for key in (b'"shapes"', b'"imageData"', b'"imagePath"'))
+
+
+def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
+    keys = ("imagePath", "imageWidth", "imageHeight", "flags")
+    shapes, values = read_document(file, "shapes", keys)
+    size = read_size(values.get("imageWidth"), values.get("imageHeight"))
+    path, stem = values.get("imagePath"), drop_suffix(name)
+    image = builder.add_image(
+        locate_image(name, path) if is_text(path) else stem, places=[stem], size=size
+    )
+    flags = values.get("flags")
+    raised = sum(value is True for value in flags.values()) if isinstance(flags, dict) else 0
+    if raised:
+        builder.left_out["flags of images"] += raised
+    found = [_read_shape(where, entry, size, builder) for where, entry in shapes]
+    add_shapes(builder, image, [shape for shape in found if shape])
+
+
+def _read_shape(
+    where: str, entry: dict[str, Any], size: tuple[int, int] | None, builder: AnnotationsBuilder
+) -> Shape | None:
+    """Return a shape; None for one that is counted and left out."""
+    name = entry.get("label")
+    if type(name) is int:
+        name = str(name)
+    if not is_text(name):
+        return Shape(where, None, error=f"the label {shorten(name)}; give text")
+    kind = entry.get("shape_type") or "polygon"
+    if not isinstance(kind, str) or kind in _LEFT_OUT:
+        builder.left_out[_LEFT_OUT.get(str(kind), "shapes of an unknown type")] += 1
+        return None
+    group = entry.get("group_id")
+    if not isinstance(group, int | str | None):
+        return Shape(where, name, error=f"the group_id {shorten(group)}; give a whole number")
+    try:
+        part = _read_part(kind, entry, size, builder)
+    except ValueError as error:
+        return Shape(where, name, error=str(error))
+    if part is None:
+        return None
+    if name == _IGNORED:
+        builder.left_out["shapes labelled __ignore__: their pixels are not counted"] += 1
+        return Shape(where, None, (part,), group, is_ignored=True, cuts=True)
+    is_background = name == _BACKGROUND
+    if is_background:
+        builder.left_out["shapes labelled _background_: taken as background"] += 1
+    return Shape(where, name, (part,), group, is_background=is_background, cuts=is_background)
+
+
+def _read_part(
+    kind: str, entry: dict[str, Any], size: tuple[int, int] | None, builder: AnnotationsBuilder
+) -> Polygon | Runs | None:
+    """Return what a shape covers; None for one that is counted and left out.
+
+    Raises:
+        ValueError: The shape cannot be drawn.
+    """
+    corners = read_corners(entry.get("points"))
+    if kind == "mask":
+        return _read_mask(corners, entry.get("mask"), size)
+    if kind == "circle":
+        if len(corners) != 4:
+            raise ValueError(f"a circle of {len(corners) // 2} points; give centre and rim")
+        x, y, rim_x, rim_y = corners
+        radius = math.hypot(rim_x - x, rim_y - y)
+        circle = outline_ellipse((x, y), (radius, radius))
+        if circle is None:
+            builder.left_out["circles without area"] += 1
+        return circle
+    if kind in _BOXES and corners:
+        builder.left_out["rectangles: all of their pixels are taken as the object"] += 1
+        if len(corners) == 4:
+            return outline_box(*corners)
+    elif kind not in _OUTLINES:
+        builder.left_out["shapes of an unknown type"] += 1
+        return None
+    if len(corners) < 6:
+        builder.left_out[FEW_POINTS] += 1
+        return None
+    return Polygon(corners)
+
+
+def _read_mask(corners: list[float], code: Any, size: tuple[int, int] | None) -> Runs:
+    """Return a mask whose corners say where it lies; both of them are pixels of it."""
+    if len(corners) != 4:
+        raise ValueError(f"a mask with {len(corners) // 2} corners; give two")
+    mask_hw = read_png_mask(read_base64(code))
+    height, width = mask_hw.shape
+    left, right = sorted((round(corners[0]), round(corners[2])))
+    top, bottom = sorted((round(corners[1]), round(corners[3])))
+    gap = max(abs(right - left + 1 - width), abs(bottom - top + 1 - height))
+    # tools differ by a pixel in where a mask ends
+    if gap > 1:
+        if (width, height) == size:
+            raise ValueError(
+                f"a mask of the size of the image, {width}×{height} px, whose corners are those of "
+                f"a part of it; give the corners 0, 0 and {width - 1}, {height - 1}, or the part"
+            )
+        raise ValueError(
+            f"a mask of {width}×{height} px whose corners say {right - left + 1}×"
+            f"{bottom - top + 1} px"
+        )
+    return place_mask(mask_hw, left, top, size)
+
+
+FORMAT = LabelFormat(
+    "labelme JSON", (".json",), _recognises, _parse, prepare=prepare_masks, is_per_image=True
+)

@@ -1,0 +1,255 @@
+"""VGG Image Annotator: projects, and exports as JSON and CSV, of versions 1 and 2."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from io import BufferedReader, TextIOWrapper
+from reprlib import repr as shorten
+from typing import Any
+
+from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon
+from unet_ray.labelled_data.formats.json_stream import read_elements
+from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.labelled_data.formats.shapes import (
+    FEW_POINTS,
+    Shape,
+    add_shapes,
+    is_text,
+    outline_box,
+    outline_ellipse,
+    read_numbers,
+)
+
+_IMAGES = "_via_img_metadata"
+"""Key of a project under which the images are; an export has nothing else."""
+_LEFT_OUT = {"point": "points", "polyline": "lines", "line": "lines"}
+"""Name of a shape that is no area → its name in the plural."""
+_ONLY_CLASS = "object"
+"""Name of the class where no region has an attribute."""
+_CELLS = ("shape_attributes", "region_attributes")
+"""Keys of a region."""
+_COLUMNS = ("filename", "file_size", "region_shape_attributes", "region_attributes")
+"""Columns of a CSV that are read."""
+_SETTINGS = "_via_"
+"""Beginning of the keys that hold no images."""
+
+
+def _recognises(head: bytes) -> bool:
+    is_object = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+    is_export = b'"filename"' in head and (b'"regions"' in head or b'"base64_img_data"' in head)
+    return is_object and (b'"_via_' in head or is_export)
+
+
+def _recognises_csv(head: bytes) -> bool:
+    return b"region_shape_attributes" in head.partition(b"\n")[0]
+
+
+def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:  # noqa: ARG001
+    _add_images(_list_images(file), builder)
+
+
+def _parse_csv(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:  # noqa: ARG001
+    _add_images(_list_rows(file), builder)
+
+
+def _add_images(images: Iterable[tuple[str, Any]], builder: AnnotationsBuilder) -> None:
+    """Add images with their regions; each comes with its place in the file."""
+    found: list[tuple[int, list[tuple[Shape, dict[str, Any]]]]] = []
+    known: dict[tuple[str, ...], str] = {}
+    for where, entry in images:
+        if not isinstance(entry, dict) or not is_text(entry.get("filename")):
+            raise LabelError(f"{where}: an image without a filename")
+        places = _list_places(entry)
+        key = (entry["filename"], *places)
+        if key in known:
+            raise LabelError(
+                f"{known[key]} and {where} are both called {shorten(entry['filename'])}; give each "
+                "image a name of its own, with its folder"
+            )
+        known[key] = where
+        image = builder.add_image(entry["filename"], places=places)
+        regions = _read_regions(where, entry.get("regions"), builder)
+        found.append((image, regions))
+    attribute = _choose_attribute([each for _, regions in found for _, each in regions])
+    for image, regions in found:
+        add_shapes(
+            builder,
+            image,
+            [_classify(shape, values, attribute, builder) for shape, values in regions],
+        )
+
+
+def _list_images(file: BufferedReader) -> Iterator[tuple[str, Any]]:
+    """Yield the images of a project or an export, with their places in the file."""
+    has_images = False
+    for element in read_elements(file):
+        if element.key == _IMAGES:
+            has_images = True
+            if not isinstance(element.value, dict):
+                raise LabelError(f"{_IMAGES} is {shorten(element.value)}; give an object")
+            yield from ((shorten(key), entry) for key, entry in element.value.items())
+        elif not element.key.startswith(_SETTINGS):
+            has_images = True
+            if element.index is not None or not isinstance(element.value, dict):
+                raise LabelError(
+                    f"no VIA JSON of version 1 or 2: {element.where or 'it'} is "
+                    f"{shorten(element.value)}; export annotations as JSON"
+                )
+            yield shorten(element.key), element.value
+    if not has_images:
+        raise LabelError("no VIA JSON: it has no images; export annotations as JSON")
+
+
+def _list_rows(file: BufferedReader) -> Iterator[tuple[str, Any]]:
+    """Yield the images of a CSV, which has a line for each region, as those of a JSON."""
+    images: dict[tuple[str, str], dict[str, Any]] = {}
+    text = TextIOWrapper(file, "utf-8-sig", newline="")
+    rows = csv.reader(text)
+    try:
+        columns = [name.lstrip("#") for name in next(rows, [])]
+        missing = [name for name in _COLUMNS if name not in columns]
+        if missing:
+            raise LabelError(f"no VIA CSV: it has no column {missing[0]}")
+        for cells in rows:
+            if len(cells) != len(columns):
+                raise LabelError(f"line {rows.line_num} has not as many cells as the first line")
+            row = dict(zip(columns, cells, strict=True))
+            name, size, shape, attributes = (row[column] for column in _COLUMNS)
+            image = images.setdefault((name, size), {"filename": name, "regions": []})
+            values = _read_cell(shape, rows.line_num), _read_cell(attributes, rows.line_num)
+            if values[0] != {}:
+                image["regions"].append(dict(zip(_CELLS, values, strict=True)))
+    except csv.Error as error:
+        raise LabelError(f"line {rows.line_num}: no CSV: {error}") from None
+    except UnicodeDecodeError:
+        raise LabelError("no UTF-8 text; save it as UTF-8") from None
+    finally:
+        text.detach()
+    yield from ((shorten("".join(key)), image) for key, image in images.items())
+
+
+def _read_cell(text: str, line: int) -> Any:
+    try:
+        return json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise LabelError(f"line {line}: attributes that are no JSON") from None
+
+
+def _list_places(entry: dict[str, Any]) -> list[str]:
+    attributes = entry.get("file_attributes")
+    attributes = attributes if isinstance(attributes, dict) else {}
+    texts = [entry.get("fileref"), attributes.get("path"), attributes.get("url")]
+    return [text for text in texts if is_text(text)]
+
+
+def _read_regions(
+    where: str, regions: Any, builder: AnnotationsBuilder
+) -> list[tuple[Shape, dict[str, Any]]]:
+    """Return the shapes of an image, without their classes, and the attributes of each."""
+    if isinstance(regions, dict):  # version 1
+        regions = list(regions.values())
+    if not isinstance(regions, list):
+        raise LabelError(f"{where}: regions are {shorten(regions)}; give a list")
+    found: list[tuple[Shape, dict[str, Any]]] = []
+    for index, region in enumerate(regions):
+        label = f"{where}, region {index}"
+        if not isinstance(region, dict):
+            raise LabelError(f"{label} is {shorten(region)}; give an object")
+        attributes = region.get("region_attributes")
+        try:
+            part = _read_part(region.get("shape_attributes"), builder)
+        except ValueError as error:
+            found.append((Shape(label, None, error=str(error)), {}))
+            continue
+        if part:
+            values = attributes if isinstance(attributes, dict) else {}
+            found.append((Shape(label, None, (part,)), values))
+    return found
+
+
+def _read_part(shape: Any, builder: AnnotationsBuilder) -> Polygon | None:
+    """Return the outline of a region; None for one that is counted and left out.
+
+    Raises:
+        ValueError: The region cannot be drawn.
+    """
+    if not isinstance(shape, dict):
+        raise ValueError(f"shape_attributes of {shorten(shape)}")
+    kind = str(shape.get("name"))
+    if kind == "polygon":
+        xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+        if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+            raise ValueError("a polygon with unequal all_points_x and all_points_y")
+        corners = read_numbers([number for point in zip(xs, ys, strict=True) for number in point])
+        if len(corners) < 6:
+            builder.left_out[FEW_POINTS] += 1
+            return None
+        return Polygon(corners)
+    keys = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r")}
+    keys["ellipse"] = ("cx", "cy", "rx", "ry")
+    if kind not in keys:
+        builder.left_out[_LEFT_OUT.get(kind, "regions of an unknown shape")] += 1
+        return None
+    x, y, first, *second = read_numbers([shape.get(key) for key in keys[kind]])
+    if kind == "rect":
+        builder.left_out["rectangles: all of their pixels are taken as the object"] += 1
+        return outline_box(x, y, x + first, y + second[0])
+    angle = read_numbers([shape.get("theta") or 0])[0]
+    part = outline_ellipse((x, y), (first, *(second or [first])), angle)
+    if part is None:
+        builder.left_out["circles without area"] += 1
+    return part
+
+
+def _choose_attribute(regions: list[dict[str, Any]]) -> str | None:
+    """Return the attribute that names the class; None where no region has one.
+
+    Raises:
+        LabelError: It may be one or another, and they differ.
+    """
+    names = dict.fromkeys(name for values in regions for name in values)
+    filled = [name for name in names if any(_list_classes(each.get(name)) for each in regions)]
+    if not filled:
+        return None
+    first = filled[0]
+    for name in filled[1:]:
+        if any(_list_classes(each.get(name)) != _list_classes(each.get(first)) for each in regions):
+            raise LabelError(
+                f"the class may be the attribute {shorten(first)} or {shorten(name)}; remove the "
+                "other one in VIA (Attributes, Region Attributes) and export again"
+            )
+    return first
+
+
+def _list_classes(value: Any) -> list[str]:
+    """Return the classes that the value of an attribute names: one, or boxes that are ticked."""
+    if isinstance(value, dict):
+        return [name for name, is_ticked in value.items() if is_ticked in (True, "true", 1)]
+    if type(value) is int:
+        return [str(value)]
+    return [value.strip()] if is_text(value) and value.strip() else []
+
+
+def _classify(
+    shape: Shape, values: dict[str, Any], attribute: str | None, builder: AnnotationsBuilder
+) -> Shape:
+    """Return a shape with its class; one without a class among others covers what is unknown."""
+    if shape.error is not None:
+        return shape
+    names = [_ONLY_CLASS] if attribute is None else _list_classes(values.get(attribute))
+    if len(names) > 1:
+        error = f"several classes, {', '.join(map(shorten, names[:3]))}; tick one"
+        return replace(shape, error=error)
+    if not names:
+        builder.left_out["regions without a class: their pixels are not counted"] += 1
+        return shape
+    if not is_text(names[0]):
+        return replace(shape, error=f"the class {shorten(names[0])}; give text")
+    return replace(shape, category=names[0])
+
+
+FORMAT = LabelFormat("VIA JSON", (".json",), _recognises, _parse)
+CSV_FORMAT = LabelFormat("VIA CSV", (".csv",), _recognises_csv, _parse_csv)

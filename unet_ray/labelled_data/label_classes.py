@@ -1,0 +1,141 @@
+"""Categories of label files, and the classes that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from unet_ray.errors import InputError
+from unet_ray.flags import ClassSpec, check_class_names
+from unet_ray.labelled_data.annotations import Annotations, Category
+from unet_ray.labelled_data.drawing import Drawing
+from unet_ray.labelled_data.formats.yolo import CLASS_FILES
+from unet_ray.labelled_data.label_files import read_label_file
+from unet_ray.storage.storage import Storage
+
+_LEVELS = 3
+"""Folders in which a file with the names of classes is looked for: that of the labels, and two
+above it, as in `data.yaml` beside `labels/train`."""
+
+
+def are_numbered(annotations: Annotations) -> bool:
+    """Tell whether categories have numbers instead of names, as those of YOLO files do."""
+    categories = annotations.categories
+    return bool(categories) and all(each.name == str(each.id) for each in categories)
+
+
+def find_class_names(labels: Storage, named: str) -> tuple[dict[int, str], str | None]:
+    """Read the names of numbered categories from a file in the folder of the labels, or above it.
+
+    Args:
+        labels: Folder of the label files.
+        named: Flag and URI, for messages.
+
+    Returns:
+        Number → name, and the file; nothing where there is none.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    folder = labels.uri.rstrip("/")
+    for _ in range(_LEVELS):
+        here = Storage(folder, labels.options)
+        for name in CLASS_FILES:
+            if here.exists(name):
+                file = Storage(here.uri_of(name), labels.options)
+                found = read_label_file(file, {}, f"{named}: {file.uri}").annotations
+                names = {each.id: each.name for each in found.categories if each.id is not None}
+                return names, file.uri
+        folder = folder.rpartition("/")[0]
+        if not folder or folder.endswith(":/"):
+            break
+    return {}, None
+
+
+def name_categories(
+    annotations: Annotations,
+    names: Mapping[int, str],
+    classes: tuple[ClassSpec, ...],
+    named: str,
+) -> Annotations:
+    """Return annotations whose numbered categories have names.
+
+    Args:
+        annotations: Annotations with numbers for names.
+        names: Number → name, from a file; may be empty.
+        classes: Classes that the user named; without a file, their ids or else their order count.
+        named: Flag and URI, for messages.
+
+    Raises:
+        InputError: A number has no name, or may have two.
+    """
+    numbers = sorted(each.id for each in annotations.categories if each.id is not None)
+    flag = ",".join(f"NAME={number}" for number in numbers)
+    if not names and not classes:
+        raise InputError(
+            f"{named}: its classes have numbers ({', '.join(map(str, numbers))}), and there is no "
+            f"data.yaml or classes.txt with their names; give --classes {flag}"
+        )
+    if not names:
+        by_id = {spec.id: spec.name for spec in classes}
+        by_order = {place: spec.name for place, spec in enumerate(classes)}
+        ways = [by_id] if all(spec.is_numbered for spec in classes) else [by_id, by_order]
+        fitting = [each for each in ways if set(numbers) <= set(each)]
+        if len(fitting) == 2 and any(by_id[n] != by_order[n] for n in numbers):
+            raise InputError(
+                f"{named}: class {numbers[0]} may be {by_id[numbers[0]]} (numbered from 1) or "
+                f"{by_order[numbers[0]]} (numbered from 0); number them: --classes {flag}"
+            )
+        names = fitting[0] if fitting else by_id
+    missing = [number for number in numbers if number not in names]
+    if missing:
+        raise InputError(
+            f"{named}: class {missing[0]} has no name among "
+            f"{', '.join(f'{name}={number}' for number, name in names.items())}"
+        )
+    renamed = tuple(
+        Category(names[each.id], each.id) for each in annotations.categories if each.id is not None
+    )
+    return replace(annotations, categories=renamed)
+
+
+def choose_classes(
+    annotations: Annotations, classes: tuple[ClassSpec, ...], area: str | None, named: str
+) -> Drawing:
+    """Return what draws the classes that the user named, or all.
+
+    Args:
+        annotations: What the label files say.
+        classes: Classes that the user named; if empty, all categories are taken.
+        area: Category outside of which no pixel is counted, if given.
+        named: Flag and URI, for messages.
+
+    Raises:
+        InputError: A class is missing, or has no name that can be shown.
+    """
+    names = [category.name for category in annotations.categories]
+    check_class_names(names, named)
+    there = ", ".join(dict.fromkeys(names))
+    for name in [*(spec.name for spec in classes), *([area] if area else [])]:
+        if name not in names:
+            raise InputError(f"{named}: no category {name}; there are {there}")
+    classes = classes or _list_classes(annotations, area)
+    if not classes:
+        raise InputError(f"{named}: it has no category of objects")
+    places = {spec.name: place for place, spec in enumerate(classes)}
+    place_of = {row: places[name] for row, name in enumerate(names) if name in places}
+    rows = frozenset(row for row, name in enumerate(names) if name == area)
+    return Drawing(annotations, classes, place_of, rows)
+
+
+def _list_classes(annotations: Annotations, area: str | None) -> tuple[ClassSpec, ...]:
+    """Return a class for each name of a category, in the order of their ids.
+
+    A name may have several ids, as some tools write them; the last one is that of the class. Where
+    a category has no id of its own, all are numbered from 1.
+    """
+    chosen = [each for each in annotations.categories if each.name != area]
+    ids = {each.name: each.id for each in sorted(chosen, key=lambda each: each.id or 0)}
+    if any(number is None for number in ids.values()):
+        ids = {name: number for number, name in enumerate(ids, 1)}
+    return tuple(ClassSpec(number or 0, name) for name, number in ids.items())
