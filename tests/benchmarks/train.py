@@ -31,7 +31,8 @@ from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.imaging.labels.crops import CropConfig, LabelledCrops
 from unet_ray.imaging.labels.labelling import find_labelling
 from unet_ray.imaging.labels.mask_values import add_up, mask_values
-from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.labelled_data.readers import FileReader
 from unet_ray.network.config import AUGMENTATIONS, UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
@@ -96,7 +97,7 @@ def _loop(images: str, masks: str, channels: int, depth: int, variables: dict[st
 
 def bare_loop(images: str, masks: str, channels: int, depth: int) -> None:
     """Print crops per second."""
-    labelled = find_labelled(images, masks, (), None)
+    labelled = find_labelled(images, masks, LabelOptions())
     reader, rng = (
         FileReader(labelled.access, labelled.items[: 4 * _BATCH]),
         np.random.default_rng(0),

@@ -17,7 +17,8 @@ from unet_ray.evaluation.evaluate import EvaluateResult, count_against, evaluate
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import COUNTS, MEANS, METRICS
-from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.labelled_data.readers import FileReader
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import load_model, save_model, state_bytes
@@ -89,7 +90,7 @@ def test_output_that_is_not_finite_is_one_line(config: EvaluateConfig, tmp_path:
 
 def count_in_a_loop(config: EvaluateConfig) -> np.ndarray:
     model = load_model(Storage.of(config.model))
-    labelled = find_labelled(config.images, config.masks, model.classes, None)
+    labelled = find_labelled(config.images, config.masks, LabelOptions(model.classes))
     predictor = Predictor(model.build(), model.preprocessing, PredictorConfig(threads=1))
     labelling, reader = (
         Labelling("classes", model.classes, 0, 255),

@@ -18,7 +18,9 @@ from pycocotools.coco import COCO
 from tests.builders import make_tiny_model, rename_images
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
-from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.labelled_set import LabelOptions
+from unet_ray.labelled_data.readers import FileReader
 from unet_ray.output.config import ExportConfig, Format
 from unet_ray.output.export import export
 from unet_ray.output.reader import Tables, image_masks, image_objects, read_tables
@@ -193,7 +195,7 @@ def test_labels_find_pages_and_images_in_subfolders_by_their_names(
         del image["image_uri"]
         image["file_name"] = image["file_name"].removeprefix("a/")
     (tmp_path / "all.json").write_text(json.dumps(content))
-    labelled = find_labelled(f"{place}/archive", f"{tmp_path}/all.json", (), None)
+    labelled = find_labelled(f"{place}/archive", f"{tmp_path}/all.json", LabelOptions())
     found = {item.image.uri.removeprefix(f"{place}/archive/"): item for item in labelled.items}
     assert set(found) == {
         "a/one.png",
@@ -203,11 +205,10 @@ def test_labels_find_pages_and_images_in_subfolders_by_their_names(
         "stack.tif#page=2",
     }
     tables = read_tables(f"{place}/tables")
-    image, masks = found["stack.tif#page=2"].read(labelled.access)
+    page = found["stack.tif#page=2"]
+    image, masks = FileReader(labelled.access, (page,)).read(0)
     assert image.shape[:2] == (30, 30)
-    assert np.array_equal(
-        masks[0] > 0, image_masks(tables, found["stack.tif#page=2"].image.uri)["cell"]
-    )
+    assert np.array_equal(masks[0] > 0, image_masks(tables, page.image.uri)["cell"])
 
 
 def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> None:
@@ -278,14 +279,15 @@ def test_labels_that_were_exported_and_corrected_train_the_next_model(
     corrected = json.loads(labels.read_text())
     removed = corrected["annotations"].pop()
     labels.write_text(json.dumps(corrected))
-    labelled = find_labelled(f"{tmp_path}/images", str(labels), (), None)
+    labelled = find_labelled(f"{tmp_path}/images", str(labels), LabelOptions())
     assert [spec.name for spec in labelled.classes] == ["cell", "fibre"]
     assert labelled.notes == (
         f"skipped 1 of 3 images in {tmp_path}/images that are not in {labels}",
     )
     tables = read_tables(f"{tmp_path}/tables")
     item = labelled.items[removed["image_id"] - 1]
-    masks = dict(zip(("cell", "fibre"), item.read(labelled.access)[1], strict=True))
+    _, drawn = FileReader(labelled.access, (item,)).read(0)
+    masks = dict(zip(("cell", "fibre"), drawn, strict=True))
     before = image_masks(tables, item.image.uri)
     assert np.array_equal(masks["cell"] > 0, before["cell"])
     assert before["fibre"].sum() - (masks["fibre"] > 0).sum() == removed["area"]
@@ -306,4 +308,4 @@ def test_labels_that_were_exported_and_corrected_train_the_next_model(
     again = segment(SegmentConfig(**(flags | {"model": f"{tmp_path}/model-2"})))  # type: ignore[arg-type]
     assert again.images_done == 2
     with pytest.raises(InputError, match="no category leaf; there are cell, fibre"):
-        find_labelled(f"{tmp_path}/images", str(labels), (ClassSpec(1, "leaf"),), None)
+        find_labelled(f"{tmp_path}/images", str(labels), LabelOptions((ClassSpec(1, "leaf"),)))

@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 from collections import Counter
+from io import BufferedReader, BytesIO
 from itertools import pairwise
 from typing import Any
 
@@ -22,8 +23,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from unet_ray.errors import ImageError, InputError
-from unet_ray.labelled_data.formats.coco import CocoLabels, parse_coco
+from unet_ray.errors import ImageError
+from unet_ray.flags import ClassSpec
+from unet_ray.labelled_data.alignment import choose_size
+from unet_ray.labelled_data.annotations import Annotations, LabelError
+from unet_ray.labelled_data.drawing import Drawing
+from unet_ray.labelled_data.formats.parsing import parse_labels
 
 CASES = 1000
 MEMORY_BYTES = 6 * 2**30
@@ -76,36 +81,52 @@ def read_all() -> None:
     print(json.dumps({"files": files, "images": images}))
 
 
-def read(data: bytes) -> CocoLabels | None:
-    """Parse a file, and send it to another process as Ray does; None where it is refused."""
+def read(data: bytes) -> Drawing | None:
+    """Parse a file, and send it to another process as the child does; None where it is refused."""
     try:
-        labels = parse_coco(data, "labels.json", ())
-    except InputError as error:
+        found = parse_labels(BufferedReader(BytesIO(data)), "labels.json")  # type: ignore[arg-type]
+    except LabelError as error:
         message = str(error)
     else:
-        return pickle.loads(pickle.dumps(labels))
-    assert message.startswith("labels.json: ")
+        found = Annotations.from_bytes(found.to_bytes())
+        names = list_names(found)
+        classes = tuple(ClassSpec(number, name) for number, name in enumerate(names, 1))
+        places = {row: names.index(each.name) for row, each in enumerate(found.categories)}
+        return pickle.loads(pickle.dumps(Drawing(found, classes, places)))
+    assert message
     assert "\n" not in message
     return None
 
 
-def draw(labels: CocoLabels, name: str, height: int, width: int) -> list[np.ndarray] | str:
-    """Return the label image of each class, or why there is none."""
+def list_names(found: Annotations) -> list[str]:
+    """Return the names of the classes; a second one makes masks the same for any number."""
+    names = [*dict.fromkeys(category.name for category in found.categories)]
+    return names if len(names) > 1 else [*names, "another"]
+
+
+def draw(drawing: Drawing, name: str, height: int, width: int) -> list[np.ndarray] | str:
+    """Return the mask of each class, or why there is none."""
+    row = drawing.annotations.images["name"].to_pylist().index(name)
     try:
-        return labels.objects[name].draw(height, width)
+        stated = drawing.stated_size(row) or (height, width)
+        choose_size(stated, (height, width), 1, False, "its label file")
+        return drawing.draw(row, (height, width))
     except ImageError as error:
         return str(error)
 
 
 def check_images(
-    document: Any, labels: CocoLabels, original: Any, expected: dict[str, list[np.ndarray]]
+    document: Any, drawing: Drawing, original: Any, expected: dict[str, list[np.ndarray]]
 ) -> Counter[str]:
     """Compare all images of a file with an oracle, and undamaged ones with the original file."""
     outcomes = Counter[str]()
+    sizes = {
+        image["file_name"]: size for image, size in zip(original["images"], SIZES, strict=True)
+    }
     for place, image in enumerate(document["images"]):
-        name = image["file_name"]
-        height, width = SIZES[place % len(SIZES)]
-        drawn = draw(labels, name, height, width)
+        name = image["file_name"] if is_name(image.get("file_name")) else image["path"]
+        height, width = sizes.get(name, SIZES[place % len(SIZES)])
+        drawn = draw(drawing, name, height, width)
         if isinstance(drawn, str):
             assert drawn.startswith("unreadable: ")
             assert "\n" not in drawn
@@ -113,15 +134,19 @@ def check_images(
             outcomes["refused"] += 1
             continue
         outcomes["drawn"] += 1
-        names = [spec.name for spec in labels.classes]
+        names = [spec.name for spec in drawing.classes]
         for found, wanted in zip(
-            drawn, draw_slowly(document, image["id"], names, height, width), strict=True
+            drawn, draw_slowly(document, name, names, height, width), strict=True
         ):
             assert np.array_equal(found, wanted), name
         if is_undamaged(image, document, original):
             for found, wanted in zip(drawn, expected[name], strict=True):
                 assert np.array_equal(found, wanted), name
     return outcomes
+
+
+def is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def is_undamaged(image: Any, document: Any, original: Any) -> bool:
@@ -131,7 +156,8 @@ def is_undamaged(image: Any, document: Any, original: Any) -> bool:
         mine = [a for a in whole["annotations"] if a.get("image_id") == image["id"]]
         return repr(mine), repr(whole["categories"])
 
-    return image in original["images"] and select(document) == select(original)
+    count = sum(each.get("file_name") == image.get("file_name") for each in document["images"])
+    return count == 1 and image in original["images"] and select(document) == select(original)
 
 
 # --- a file as annotation tools write it
@@ -278,33 +304,61 @@ def draw_by_name(document: Any) -> dict[str, list[np.ndarray]]:
     """Return the label image of each class, by the names of the images."""
     names = [category["name"] for category in document["categories"]]
     return {
-        image["file_name"]: draw_slowly(document, image["id"], names, *size)
+        image["file_name"]: draw_slowly(document, image["file_name"], names, *size)
         for image, size in zip(document["images"], SIZES, strict=True)
     }
 
 
 def draw_slowly(
-    document: Any, image_id: Any, names: list[str], height: int, width: int
+    document: Any, image_name: str, names: list[str], height: int, width: int
 ) -> list[np.ndarray]:
     """Draw the objects of an image pixel by pixel, as their annotations say."""
-    drawn, numbers = [np.zeros((height, width), int) for _ in names], Counter[str]()
-    categories = {category["id"]: category["name"] for category in document["categories"]}
-    for annotation in document["annotations"]:
-        if annotation["image_id"] != image_id:
-            continue
-        name = categories[annotation["category_id"]]
-        numbers[name] += 1
-        segmentation = annotation["segmentation"]
-        for part in segmentation if isinstance(segmentation, list) else [segmentation]:
+    drawn = [np.zeros((height, width), int) for _ in names]
+    ids = {
+        read_id(each["id"]) for each in document["images"] if each.get("file_name") == image_name
+    }
+    categories = {read_id(category["id"]): category["name"] for category in document["categories"]}
+    mine = [each for each in document["annotations"] if read_id(each["image_id"]) in ids]
+    objects = [(each, *list_parts(each)) for each in mine]
+    for annotation, parts, is_counted in sorted(objects, key=lambda each: each[2]):
+        name = categories[read_id(annotation["category_id"])]
+        for part in parts:
             mask = draw_part(part, height, width)
-            drawn[names.index(name)][mask] = numbers[name]
+            if is_counted:
+                drawn[names.index(name)][mask] = 1
+            else:
+                for every in drawn:
+                    every[mask] = 255
     return drawn
+
+
+def read_id(value: Any) -> Any:
+    """Return an id as a number, where it is one."""
+    return int(value) if isinstance(value, float) or str(value).isdecimal() else value
+
+
+def list_parts(annotation: Any) -> tuple[list[Any], bool]:
+    """Return the parts of an annotation, and whether its pixels are counted."""
+    segmentation = annotation.get("segmentation")
+    parts = segmentation if isinstance(segmentation, list) else [segmentation]
+    if parts and not isinstance(parts[0], list | dict):
+        parts = [parts]
+    parts = [part for part in parts if len(part) >= 6 or (part and isinstance(part, dict))]
+    if parts:
+        return parts, annotation.get("iscrowd") not in (1, "1")
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        return [], False
+    if not all(isinstance(number, int | float) for number in box) or not min(box[2:]) > 0:
+        return [], False
+    x, y, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    return [[x, y, right, y, right, bottom, x, bottom]], False
 
 
 def draw_part(part: Any, height: int, width: int) -> np.ndarray:
     if isinstance(part, list):
         assert all(np.isfinite(float(n)) and abs(n) < 1000 for n in part), "a far coordinate"
-        return coco.decode(coco.frPyObjects([part], height, width))[:, :, 0] > 0
+        return coco.decode(coco.frPyObjects([[*map(float, part)]], height, width))[:, :, 0] > 0
     assert part["size"] == [height, width], "run lengths of another size"
     counts = part["counts"]
     counts = decompress(counts) if isinstance(counts, str) else counts

@@ -11,7 +11,8 @@ import pytest
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, parse_classes
 from unet_ray.image_sources.names import page_uri, split_page
-from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import encode
 
@@ -27,7 +28,7 @@ def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
         ("masks/b.npy", b""),
     ):
         Storage.of(str(tmp_path)).write(name, data)
-    found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", (), None)
+    found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions())
     assert [item.image.uri for item in found.items] == [f"{tmp_path}/images/a.png"]
     assert found.notes == (
         f"skipped 1 files in {tmp_path}/images that do not have an image suffix",
@@ -42,7 +43,7 @@ def test_files_whose_names_are_not_utf8_cost_themselves(tmp_path: Path) -> None:
         for name in names:
             (tmp_path / folder / os.fsdecode(name)).write_bytes(png)
     (tmp_path / "masks" / os.fsdecode(b"notes\xff.txt")).write_bytes(b"")
-    found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", (), None)
+    found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions())
     assert found.names == ("a.png",)
     first = r"b\xff.png"
     left_out = (
@@ -65,7 +66,7 @@ def test_a_class_whose_name_cannot_be_shown_is_refused(tmp_path: Path, name: Any
     labels = {"images": [], "annotations": [], "categories": categories}
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     with pytest.raises(InputError, match="choose a text of 1 to 256|has the name .* give text"):
-        find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels.json", (), None)
+        find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels.json", LabelOptions())
     if isinstance(name, str) and name.isascii() and "," not in name:
         with pytest.raises(InputError, match="choose a text of 1 to 256"):
             parse_classes(f"cell,{name}")
@@ -76,8 +77,10 @@ def test_a_folder_whose_name_cannot_be_shown_is_no_class(tmp_path: Path) -> None
     for name in ("images/a.png", "masks/cell/a.png", "masks/\x1b[8m/a.png"):
         Storage.of(str(tmp_path)).write(name, png)
     with pytest.raises(InputError, match=r"class name '\\x1b\[8m': choose a text"):
-        find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", (), None)
-    assert len(find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", CELL, None).items) == 1
+        find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions())
+    assert (
+        len(find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions(CELL)).items) == 1
+    )
 
 
 def test_pages_of_stacks_have_names() -> None:

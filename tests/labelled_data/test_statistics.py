@@ -8,7 +8,8 @@ import pytest
 
 from tests.builders import encode_pillow, encode_tiff
 from unet_ray.errors import InputError
-from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.labelled_data.statistics import compute_statistics
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.storage import Storage
@@ -28,7 +29,7 @@ def test_images_without_pixels_and_with_absurd_samples_are_counted(tmp_path: Pat
     for name, data in files.items():
         folder.write(f"images/{name}.tif", data)
         folder.write(f"masks/{name}.png", encode_pillow(MASK))
-    labelled = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", (), None)
+    labelled = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions())
     found = compute_statistics(labelled)
     assert [Path(found.facts[index].uri).stem for index in found.usable] == ["good", "large"]
     found = found.exclude_extremes(Preprocessing("float32", (0.0,), (1.0,)))
@@ -63,7 +64,7 @@ def test_an_image_with_a_bad_annotation_is_counted_and_the_annotation_named(tmp_
         folder.write(f"images/{name}.png", encode_pillow(MASK))
     folder.write("labels.json", json.dumps(document).encode())
     found = compute_statistics(
-        find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels.json", (), None)
+        find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels.json", LabelOptions())
     )
     errors = {Path(facts.uri).stem: facts.error for facts in found.facts}
     assert errors["good"] is None

@@ -13,12 +13,6 @@ from tests.conftest import S3_KEYS, S3Server, new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.errors import ImageError, InputError, OutputHeldError, UnetRayError
 from unet_ray.image_sources.image_files import open_ranges, read_file
-from unet_ray.labelled_data.pairs import (
-    looks_like_folders,
-    pair_class_folders,
-    pair_files,
-    pair_names,
-)
 from unet_ray.storage.listing import list_files
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Content, Storage
@@ -231,48 +225,6 @@ def test_what_cannot_be_listed_is_one_line(root: str) -> None:
         list_files(f"{root}/m/escape.parquet", PNG, "--images")
 
 
-def test_pairs_share_their_path_without_suffix(tmp_path: Path) -> None:
-    storage = Storage.of(str(tmp_path))
-    for name in ("images/a/1.jpg", "images/2.png", "masks/a/1.png", "masks/2.png"):
-        storage.write(name, b"x")
-
-    def pairs() -> list[tuple[str, str]]:
-        images = list_files(f"{tmp_path}/images", {".png", ".jpg"}, "--images")
-        return [
-            (p.image.path, p.masks[0].path)
-            for p in pair_files(images, list_files(f"{tmp_path}/masks", PNG, "--masks"))
-        ]
-
-    assert pairs() == [("2.png", "2.png"), ("a/1.jpg", "a/1.png")]
-    storage.write("images/3.png", b"x")
-    with pytest.raises(InputError, match="1 images without mask in .*: 3;"):
-        pairs()
-    storage.delete("images/3.png")
-    storage.write("masks/4.png", b"x")
-    with pytest.raises(InputError, match="1 masks without image in .*: 4;"):
-        pairs()
-    storage.write("images/4.png", b"x")
-    storage.write("images/4.jpg", b"x")
-    with pytest.raises(InputError, match="differ only in their suffix"):
-        pairs()
-
-
-def test_a_folder_per_class_is_recognised(tmp_path: Path) -> None:
-    storage = Storage.of(str(tmp_path))
-    for name in ("images/1.png", "masks/leaf/1.png", "masks/spot/1.png"):
-        storage.write(name, b"x")
-    images = list_files(f"{tmp_path}/images", PNG, "--images")
-    masks = list_files(f"{tmp_path}/masks", PNG, "--masks")
-    assert looks_like_folders(images, masks)
-    (pair,) = pair_class_folders(images, masks, [])
-    assert [m.uri for m in pair.masks] == [
-        f"{tmp_path}/masks/leaf/1.png",
-        f"{tmp_path}/masks/spot/1.png",
-    ]
-    with pytest.raises(InputError, match="no folder for stem"):
-        pair_class_folders(images, masks, ["leaf", "stem"])
-
-
 def test_what_is_no_part_of_tables_is_never_removed(root: str) -> None:
     output = Storage.of(root)
     output.write("masks/date=2026-01-01/broken-000000.parquet", b"x")
@@ -325,28 +277,6 @@ def test_arrow_sees_and_deletes_what_is_stored(root: str) -> None:
     arrow = pickle.loads(pickle.dumps(storage.arrow_filesystem))
     arrow.delete_dir(f"{storage.path}/run/one")
     assert [entry.path for entry in storage.entries()] == ["run/two/c"]
-
-
-def test_names_in_a_file_of_labels_find_their_images(tmp_path: Path) -> None:
-    storage = Storage.of(str(tmp_path))
-    for name in ("day1/a.jpg", "day1/b.png", "day2/b.png", "c.png"):
-        storage.write(name, b"x")
-    images = list_files(str(tmp_path), {".png", ".jpg"}, "--images")
-
-    def found(**names: str | None) -> dict[str, str]:
-        listed = {name.replace("__", "/").replace("_", "."): uri for name, uri in names.items()}
-        return {name: entry.path for name, entry in pair_names(images, listed, "labels").items()}
-
-    assert found(a_jpg=None, day2__b_png=None) == {
-        "a.jpg": "day1/a.jpg",
-        "day2/b.png": "day2/b.png",
-    }
-    assert found(a_tif=None) == {"a.tif": "day1/a.jpg"}  # tools may change the suffix
-    assert found(b_png=f"{tmp_path}/day2/b.png") == {"b.png": "day2/b.png"}
-    with pytest.raises(InputError, match="labels: b.png may be day1/b.png or day2/b.png"):
-        found(b_png=None)
-    with pytest.raises(InputError, match="1 names in labels without image in .*: d.png"):
-        found(d_png="/elsewhere/d.png")
 
 
 def test_a_full_disk_is_found_before_the_work(small_disk: Path) -> None:

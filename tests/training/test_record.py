@@ -14,7 +14,8 @@ from tests.builders import encode_tiff, make_progress, small_training
 from unet_ray.errors import InputError, OutputHeldError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.labelled_data.labelled_set import find_labelled
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import make_archive
@@ -39,7 +40,7 @@ def config(tmp_path: Path) -> TrainConfig:
     """Return a config whose run folder has a training of one epoch, as far as files tell."""
     make_archive(Storage.of(f"{tmp_path}/data"), labelled=4, check=0, archive=0)
     config = small_training(str(tmp_path), storage=f"{tmp_path}/run")
-    labelled = find_labelled(config.images, config.masks, (ClassSpec(1, "cell"),), None)
+    labelled = find_labelled(config.images, config.masks, LabelOptions((ClassSpec(1, "cell"),)))
     decisions = DataDecisions(
         Labelling("classes", (ClassSpec(1, "cell"), ClassSpec(2, "fibre")), ignored=255),
         Preprocessing("uint8", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), (-1.0, 1.5)),
@@ -180,7 +181,7 @@ def test_names_do_not_depend_on_where_the_files_lie(tmp_path: Path) -> None:
         data.write(path, encode_tiff(*pages))
     shutil.copytree(tmp_path / "a", tmp_path / "b/c")
     here, there = (
-        list_labelled_files(find_labelled(f"{root}/images", f"{root}/masks", (), None), None)
+        list_labelled_files(find_labelled(f"{root}/images", f"{root}/masks", LabelOptions()), None)
         for root in (tmp_path / "a", tmp_path / "b/c")
     )
     assert here == there

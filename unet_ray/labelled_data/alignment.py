@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from unet_ray.flags import MaskFrame
 from unet_ray.imaging.codecs.decode import turn_upright
 from unet_ray.labelled_data.drawing import Size
 
-Fit = Literal["plain", "shown", "stored", "either"]
-"""Frames in which masks have the size of their image: `plain` where the image is not turned."""
+Fit = Literal["plain", "shown", "stored", "either", "unstated"]
+"""Frames in which masks have the size of their image: `plain` where the image is not turned,
+`unstated` where a label file does not state the size, so that its masks are drawn as shown."""
 _FIRST_SIDEWAYS = 5
 """First of the EXIF orientations that exchange height and width."""
 
@@ -35,6 +36,8 @@ class DecodedImage:
     """HW each, in their own frame."""
     orientation: int = 1
     """EXIF orientation of the image that the masks do not have themselves; 1: none."""
+    is_stated: bool = True
+    """False if the masks have the size of the image because their own is not known."""
 
     @property
     def fit(self) -> Fit:
@@ -42,9 +45,11 @@ class DecodedImage:
         shown = (self.image.shape[0], self.image.shape[1])
         if self.orientation == 1:
             return "plain"
-        stored = _turn(shown, self.orientation)
+        stored = stored_size(shown, self.orientation)
         if stored == shown:
             return "either"
+        if not self.is_stated:
+            return "unstated"
         return "stored" if self.masks[0].shape == stored else "shown"
 
     def align(self, frame: MaskFrame) -> tuple[NDArray[Any], list[NDArray[Any]]]:
@@ -71,6 +76,14 @@ class DecodedImage:
 
 def check_fit(fit: Fit, frame: MaskFrame) -> None:
     """Raise ImageError if masks fit in another frame than that of the set."""
+    if fit == "unstated":
+        if frame == "shown":
+            return
+        raise ImageError(
+            "unreadable",
+            "the image is turned by its EXIF orientation, and its labels state no size; give "
+            "--mask-frame",
+        )
     if fit not in ("plain", "either", frame):
         raise ImageError(
             "unreadable",
@@ -91,7 +104,7 @@ def choose_size(have: Size, shown: Size, orientation: int, rescale: bool, what: 
     Raises:
         ImageError: `unreadable`: the sizes differ.
     """
-    frames = [shown, _turn(shown, orientation)]
+    frames = [shown, stored_size(shown, orientation)]
     if have in frames:
         return have
     similar = [size for size in frames if _is_similar(have, size)]
@@ -118,11 +131,11 @@ def settle_frame(
     Raises:
         InputError: The sizes do not decide it.
     """
-    uris: dict[str, list[str]] = {fit: [] for fit in ("plain", "shown", "stored", "either")}
+    uris: dict[str, list[str]] = {fit: [] for fit in get_args(Fit)}
     for fit, uri in fits:
         if fit:
             uris[fit].append(uri)
-    turned = [uri for fit in ("shown", "stored", "either") for uri in uris[fit]]
+    turned = [uri for fit, some in uris.items() if fit != "plain" for uri in some]
     if not turned:
         return flag or "shown", []
     found = f"{len(turned)} images are turned by their EXIF orientation, their masks have none"
@@ -138,13 +151,15 @@ def settle_frame(
             f"({uris['shown'][0]}), {len(uris['stored'])} as stored ({uris['stored'][0]}); {ways}"
         )
     if not uris["shown"] and not uris["stored"]:
-        raise InputError(f"{masks}: {found}, for instance {turned[0]}, and fit both ways; {ways}")
+        raise InputError(
+            f"{masks}: {found}, for instance {turned[0]}, and may be of both frames; {ways}"
+        )
     frame: MaskFrame = "stored" if uris["stored"] else "shown"
     decided = len(uris[frame])
     return frame, [f"{found}; by the sizes of {decided} of them, masks are of the frame {frame}"]
 
 
-def _turn(shown: Size, orientation: int) -> Size:
+def stored_size(shown: Size, orientation: int) -> Size:
     """Return the size in which an upright image is stored."""
     return shown[::-1] if orientation >= _FIRST_SIDEWAYS else shown
 

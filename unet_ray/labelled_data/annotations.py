@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,13 @@ class LabelError(ValueError):
     """A label file cannot be used; the text names the place in it and the remedy."""
 
 
+WHOLE = -(2**31)
+"""First column and row of run lengths that are those of a whole image."""
 NO_CATEGORY = -1
 """Category of objects that are pixels not to be counted, whatever they show."""
+
+_LARGEST_NUMBER = 1e300
+"""Largest coordinate that is stored, far beyond those that are drawn."""
 
 IMAGES = pa.schema(
     [
@@ -61,6 +67,8 @@ _PART = pa.struct(
         ("is_hole", pa.bool_()),
         # COCO compressed run lengths, column-major, of the box that follows; empty for polygons
         ("counts", pa.binary()),
+        # box of the run lengths (px); left and top are WHOLE for those of a whole image, all of
+        # them are 0 for polygons
         ("left", pa.int32()),
         ("top", pa.int32()),
         ("width", pa.int32()),
@@ -105,18 +113,18 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Runs:
-    """Run lengths of a box of the image."""
+    """Run lengths of a whole image or of a box of it."""
 
     counts: bytes
     """COCO compressed run lengths: column-major, background first."""
     height: int
-    """Height of the box (px)."""
+    """Height of the image or the box (px)."""
     width: int
-    """Width of the box (px)."""
-    left: int = 0
-    """First column of the box."""
-    top: int = 0
-    """First row of the box."""
+    """Width of the image or the box (px)."""
+    left: int | None = None
+    """First column of the box; None: the run lengths are those of the whole image."""
+    top: int | None = None
+    """First row of the box; None as `left`."""
 
 
 @dataclass(frozen=True)
@@ -168,24 +176,63 @@ class Annotations:
         """Read what `to_bytes` returns, without trusting it.
 
         Raises:
-            ValueError: The bytes are nothing of the kind; KeyError and TypeError too.
+            ValueError: The bytes are nothing of the kind.
         """
-        source = pa.BufferReader(data)
+        try:
+            return Annotations._read(pa.BufferReader(data))
+        except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+            raise ValueError(f"no annotations: {error}") from None
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"no annotations: {error!r}") from None
+
+    @staticmethod
+    def _read(source: pa.BufferReader) -> Annotations:
         tables = []
         for schema in (IMAGES, OBJECTS):
             with pa.ipc.open_stream(source) as reader:
                 tables.append(reader.read_all())
             tables[-1].validate(full=True)
             if not tables[-1].schema.equals(schema):
-                raise ValueError(f"not the columns of annotations: {tables[-1].schema}")
-        head = json.loads((tables[0].schema.metadata or {})[b"head"])
+                raise ValueError("other columns than those of annotations")
+        images, objects = tables
+        head = json.loads((images.schema.metadata or {})[b"head"])
+        categories = [Category(str(name), _read_number(id)) for name, id in head["categories"]]
+        _check_rows(images, objects, len(categories))
         return Annotations(
-            tuple(Category(str(name), number) for name, number in head["categories"]),
-            tables[0].replace_schema_metadata(None),
-            tables[1],
+            tuple(categories),
+            images.replace_schema_metadata(None),
+            objects,
             {str(what): int(count) for what, count in head["left_out"].items()},
             tuple(map(str, head["notes"])),
         )
+
+
+def _read_number(value: Any) -> int | None:
+    """Return the id of a category; raise ValueError for what is none."""
+    if value is not None and type(value) is not int:
+        raise ValueError(f"the id {shorten(value)} of a category")
+    return value
+
+
+def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> None:
+    """Raise ValueError if values are missing, or rows of images or categories do not exist."""
+    parts = objects["parts"].combine_chunks().flatten()
+    fields = [parts.field(index) for index in range(parts.type.num_fields)]
+    required = [
+        *(images[name] for name in ("name", "places", "is_normalised")),
+        *(objects[name] for name in OBJECTS.names if name != "error"),
+        images["places"].combine_chunks().flatten(),
+        *(parts, *fields, fields[0].flatten()),
+    ]
+    if any(column.null_count for column in required):
+        raise ValueError("values are missing")
+    for column, first, count in (
+        ("image", 0, len(images)),
+        ("category", NO_CATEGORY, num_categories),
+    ):
+        rows = objects[column].to_numpy()
+        if len(rows) and not first <= rows.min() <= rows.max() < count:
+            raise ValueError(f"an object with a row of {column} that is not there")
 
 
 class AnnotationsBuilder:
@@ -320,10 +367,14 @@ class AnnotationsBuilder:
             is_ignored: True if its pixels are not counted.
             error: Why it cannot be drawn; it costs its image.
         """
+        parts = [*parts]
         try:
             rows = [row for part in parts for row in _list_rows(part)]
         except (TypeError, ValueError, OverflowError):
-            rows, error = [], error or "a coordinate that is no number"
+            rows, error = (
+                [],
+                error or f"the coordinate {_find_no_number(parts)}, which is no number",
+            )
         for points, is_hole, counts, box in rows:
             self._points.extend(points)
             self._point_ends.append(len(self._points))
@@ -390,11 +441,24 @@ def _list_rows(part: Polygon | Runs) -> Iterator[_Row]:
         TypeError: A number is none; ValueError and OverflowError too.
     """
     if isinstance(part, Runs):
-        box = array("i", (part.left, part.top, part.width, part.height))
+        left, top = (WHOLE if side is None else side for side in (part.left, part.top))
+        box = array("i", (left, top, part.width, part.height))
         yield array("d"), False, part.counts, box
         return
     for place, ring in enumerate((part.outer, *part.holes)):
         yield array("d", ring), place > 0, b"", array("i", (0, 0, 0, 0))
+
+
+def _find_no_number(parts: Iterable[Polygon | Runs]) -> str:
+    """Return the first coordinate of outlines that is no number of a bearable size, shortened."""
+    rings = (
+        ring for part in parts if isinstance(part, Polygon) for ring in (part.outer, *part.holes)
+    )
+    for ring in rings:
+        for number in ring if isinstance(ring, Sequence) else [ring]:
+            if not isinstance(number, int | float) or abs(number) > _LARGEST_NUMBER:
+                return shorten(number)
+    return "of run lengths"
 
 
 class _Texts:

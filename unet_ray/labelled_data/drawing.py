@@ -18,11 +18,14 @@ from pycocotools import mask as coco
 from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.imaging.regions.run_lengths import check_runs, decode_rle, decompress_counts
-from unet_ray.labelled_data.annotations import NO_CATEGORY, Annotations
+from unet_ray.imaging.regions.run_lengths import check_runs, decompress_counts
+from unet_ray.labelled_data.annotations import NO_CATEGORY, WHOLE, Annotations
 
 _MOST_OUTLINE_PX = 2**22
 """Longest outline of a polygon (px); pycocotools takes 80 bytes for each pixel of it."""
+_MOST_IMAGE_OUTLINE_PX, _OUTLINE_PX_PER_CORNER = 2**24, 64
+"""Length of all outlines of an image (px) that takes some seconds, and what more is allowed for
+each corner: a few numbers of a file must not take minutes."""
 _IGNORED_ID, _FIRST_ID = 1, 2
 """Values of masks of one class: 0 is background, 1 is not counted, objects follow."""
 _IGNORED = 255
@@ -145,23 +148,27 @@ def _fill(flat: NDArray[Any], runs: Sequence[tuple[int, int]], value: int) -> No
         flat[first:end] = value
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Scale:
-    """From the size for which labels were drawn to the size of the masks."""
+    """From the size for which the labels of an image were drawn to the size of its masks."""
 
     size: Size
     """Height and width of the masks (px)."""
     drawn: Size
     """Height and width for which the labels were drawn (px); (1, 1) for shares."""
+    _outline_px: float = 0.0
+    """Length of the outlines so far (px)."""
+    _corners: int = 0
+    """Their corners."""
 
     def list_polygon_runs(self, points: Sequence[float]) -> list[tuple[int, int]]:
         """Return the runs of the pixels inside an outline; raise ValueError for a bad one."""
         (height, width), (from_height, from_width) = self.size, self.drawn
         corners = np.array(points, np.float64).reshape(-1, 2)
         corners = corners * (width / from_width, height / from_height)
-        _check_corners(corners, height, width)
         if len(corners) < 3:
             return []
+        self._spend(_check_corners(corners, height, width), len(corners))
         (drawn,) = coco.frPyObjects([corners.ravel().tolist()], height, width)
         counts = decompress_counts(drawn["counts"])
         check_runs(counts, height, width)
@@ -170,25 +177,58 @@ class _Scale:
     def list_box_runs(self, part: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Return the runs of run lengths in a box; raise ValueError for bad ones."""
         top, left, height, width = (part[key] for key in ("top", "left", "height", "width"))
-        if (height, width, self.drawn) == (*self.size, self.size):
-            counts = decompress_counts(part["counts"])
-            check_runs(counts, height, width)
-            return _list_inside(counts)
-        limits = self.drawn
-        if not (0 <= top <= limits[0] - height and 0 <= left <= limits[1] - width):
+        is_whole = top == left == WHOLE
+        if is_whole and (height, width) != self.drawn:
+            raise ValueError(
+                f"run lengths of {width}×{height} px, but the image has "
+                f"{self.drawn[1]}×{self.drawn[0]} px"
+            )
+        top, left = (0, 0) if is_whole else (top, left)
+        if not (0 <= top <= self.drawn[0] - height and 0 <= left <= self.drawn[1] - width):
             raise ValueError(
                 f"run lengths of {width}×{height} px at {left}, {top}, but the image has "
-                f"{limits[1]}×{limits[0]} px"
+                f"{self.drawn[1]}×{self.drawn[0]} px"
             )
-        inside = decode_rle(part["counts"], height, width)
-        rows = _nearest(self.size[0], limits[0]) - top
-        columns = _nearest(self.size[1], limits[1]) - left
-        (row_places,) = np.nonzero((rows >= 0) & (rows < height))
-        (column_places,) = np.nonzero((columns >= 0) & (columns < width))
-        if not len(row_places) or not len(column_places):
-            return []
-        chosen = inside[np.ix_(rows[row_places], columns[column_places])]
-        return _list_mask_runs(chosen, row_places[0], column_places[0], self.size[0])
+        counts = decompress_counts(part["counts"])
+        check_runs(counts, height, width)
+        runs = _list_inside(counts)
+        if self.size == self.drawn == (height, width):
+            return runs
+        in_box = np.array(runs, np.int64).reshape(-1, 2)
+        return self._scale_runs(in_box, (top, left), (height, width))
+
+    def _scale_runs(
+        self, runs: NDArray[np.int64], corner: tuple[int, int], box: Size
+    ) -> list[tuple[int, int]]:
+        """Return runs of a box as runs of the masks, each pixel the nearest of the drawn ones.
+
+        Args:
+            runs: (First, last + 1) of each run; (runs, 2), column-major in the box.
+            corner: First row and column of the box.
+            box: Height and width of the box (px).
+        """
+        (top, left), (height, width) = corner, box
+        runs = runs[runs[:, 0] < runs[:, 1]]
+        rows = _nearest(self.size[0], self.drawn[0]) - top
+        columns = _nearest(self.size[1], self.drawn[1]) - left
+        # the runs that each column of the masks meets; those of other columns cost nothing
+        first = np.searchsorted(runs[:, 1], columns * height, side="right")
+        end = np.searchsorted(runs[:, 0], (columns + 1) * height, side="left")
+        is_inside = (columns >= 0) & (columns < width)
+        of_run, places = _count_up(first, np.where(is_inside, end, first))
+        pairs = np.clip(runs[of_run] - columns[places, None] * height, 0, height)
+        pairs = np.searchsorted(rows, pairs) + places[:, None] * self.size[0]
+        return [(begin, end) for begin, end in pairs.tolist() if begin < end]
+
+    def _spend(self, outline_px: float, corners: int) -> None:
+        """Count an outline; raise ValueError if those of the image would take too long."""
+        self._outline_px += outline_px
+        self._corners += corners
+        most = _MOST_IMAGE_OUTLINE_PX + _OUTLINE_PX_PER_CORNER * self._corners
+        if self._outline_px > most:
+            raise ValueError(
+                f"it and the outlines before it in the image are longer than {most} px"
+            )
 
 
 def resize_nearest(mask_hw: NDArray[Any], size: Size) -> NDArray[Any]:
@@ -219,7 +259,7 @@ def _list_object_runs(each: Mapping[str, Any], scale: _Scale) -> Iterator[list[t
         runs = (
             scale.list_polygon_runs(part["points"])
             if part["points"]
-            else (scale.list_box_runs(part) if part["counts"] else [])
+            else (scale.list_box_runs(part) if part["height"] else [])
         )
         yield (
             _cut(runs, [scale.list_polygon_runs(hole["points"]) for hole in holes])
@@ -245,18 +285,18 @@ def _list_inside(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
     return [*zip(ends[::2], ends[1::2], strict=False)]
 
 
-def _list_mask_runs(
-    mask: NDArray[np.bool_], top: int, left: int, height: int
-) -> list[tuple[int, int]]:
-    """Return the runs of a mask that lies at a place of an image of a height, column by column."""
-    padded = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
-    padded[:, 1:-1] = mask.T
-    columns, rows = np.nonzero(np.diff(padded, axis=1))
-    places = ((columns + left) * height + rows + top).tolist()
-    return [*zip(places[::2], places[1::2], strict=True)]
+def _count_up(
+    first: NDArray[np.int64], end: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers from each first to each end, and the index of the range of each."""
+    counts = np.maximum(end - first, 0)
+    of_range = np.repeat(np.arange(len(first)), counts)
+    offsets = np.arange(len(of_range)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return first[of_range] + offsets, of_range
 
 
-def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> None:
+def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> float:
+    """Return the length of an outline (px); raise ValueError if it cannot be drawn."""
     # Tools write outlines that leave the image, above all where images were cut into tiles.
     # What lies outside is cut off. Farther out, the numbers are of another image, or wrong.
     margin = max(height, width)
@@ -267,11 +307,10 @@ def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> Non
             f"the coordinate {corners.flat[wrong[0]]:g} is farther than {margin} px from "
             f"the image of {width}×{height} px"
         )
-    steps = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
-    if steps.sum() > _MOST_OUTLINE_PX:
-        raise ValueError(
-            f"an outline of {steps.sum():.0f} px; the longest is {_MOST_OUTLINE_PX} px"
-        )
+    length = float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+    if length > _MOST_OUTLINE_PX:
+        raise ValueError(f"an outline of {length:.0f} px; the longest is {_MOST_OUTLINE_PX} px")
+    return length
 
 
 def count_objects(drawing: Drawing) -> tuple[NDArray[np.int64], int]:

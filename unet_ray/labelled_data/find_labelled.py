@@ -130,7 +130,8 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
             ClassSpec(i, name) for i, name in enumerate(class_folders(masks), 1)
         )
         check_class_names((spec.name for spec in classes), f"--masks {masks.root.uri}")
-        pairing = pair_class_folders(images, masks, [c.name for c in classes])
+        names = [spec.name for spec in classes]
+        pairing = pair_class_folders(images, masks, names, options.mask_affix)
     else:
         pairing = pair_files(images, masks, options.mask_affix)
         colours = find_colour_map(masks, classes, kind, options.background, options.ignored)
@@ -190,7 +191,10 @@ def _find_in_label_files(
             continue
         name = rows[row]["name"]
         if source.uri in taken:
-            raise InputError(f"{named}: {taken[source.uri]} and {name} are both {source.uri}")
+            raise InputError(
+                f"{named}: {taken[source.uri]} and {name} are both {source.uri}; give more of the "
+                "path of each in the label file, or the folder that holds all images as --images"
+            )
         taken[source.uri] = name
         if drawing.area and row not in has_area:
             left += 1
@@ -225,7 +229,8 @@ def _list_texts(row: Mapping[str, object]) -> list[str]:
     """Return what a label file says about which image it means, the most telling first."""
     name, places = str(row["name"]), [str(place) for place in row["places"]]  # type: ignore[attr-defined]
     uri = [str(row["uri"])] if row["uri"] else []
-    return [*uri, name, *places, *(f"{place}/{name}" for place in places)]
+    # a place may be a folder: day1 is no image day1.png where there is day1/a.png
+    return [*uri, name, *(f"{place}/{name}" for place in places), *places]
 
 
 def _check_kind(drawing: Drawing, kind: MaskKind | None, named: str) -> None:

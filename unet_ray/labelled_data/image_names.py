@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from unicodedata import normalize
@@ -47,25 +47,41 @@ def find_images(
     Raises:
         InputError: A name may mean two images, or two names mean the same.
     """
-    index = _Index(entries)
+    index, listed = _Index(entries), [[split_page(text)[0] for text in texts] for texts in names]
+    exact = [next(filter(None, map(index.find_path, texts)), None) for texts in listed]
+    taken = {match.entry.uri for match in exact if match}
     found, rules = [], Counter[str]()
-    for texts in names:
-        match, doubt = None, None
-        for text in texts:
-            match, candidates = index.find(split_page(text)[0])
-            if match:
-                break
-            doubt = doubt or (text, candidates) if len(candidates) > 1 else doubt
-        if match is None and doubt:
-            first, second = doubt[1][:2]
-            raise InputError(
-                f"{where}: {doubt[0]} may be {first.path} or {second.path}; give more of its path "
-                "in the label file, or give the folder of one of them as --images"
-            )
+    for texts, match in zip(listed, exact, strict=True):
+        match = match or _find_by_ends(index, texts, taken, where)
         if match and match.rule:
             rules[match.rule] += 1
         found.append(match.entry if match else None)
     return NamedImages(tuple(found), rules)
+
+
+def _find_by_ends(
+    index: _Index, texts: Sequence[str], taken: Collection[str], where: str
+) -> _Match | None:
+    """Return the image whose path has the end of one of the texts, but for those that are taken.
+
+    Raises:
+        InputError: There are several.
+    """
+    doubt: tuple[str, list[FileEntry]] | None = None
+    for text in texts:
+        candidates, rule = index.find_by_end(text)
+        if all(entry.uri in taken for entry in candidates):  # other names are their paths
+            continue
+        if len(candidates) == 1:
+            return _Match(candidates[0], rule)
+        doubt = doubt or (text, candidates)
+    if doubt is None:
+        return None
+    first, second = doubt[1][:2]
+    raise InputError(
+        f"{where}: {doubt[0]} may be {first.path} or {second.path}; give more of its path in the "
+        "label file, or give the folder of one of them as --images"
+    )
 
 
 @dataclass(frozen=True)
@@ -76,68 +92,73 @@ class _Match:
 
 
 class _Index:
-    """Images by their paths, and by the last parts of their paths."""
+    """Images by their URIs, by their paths, and by the ends of their paths."""
 
     def __init__(self, entries: Sequence[FileEntry]) -> None:
         self._by_uri = {entry.uri: entry for entry in entries}
-        self._by_path: dict[str, FileEntry] = {}
-        self._by_end: dict[bool, dict[str, list[_Candidate]]] = {}
-        for has_suffix in (False, True):  # a path with its suffix is meant before one without
-            ends: dict[str, list[_Candidate]] = defaultdict(list)
-            for entry in entries:
-                path = _nfc(entry.path) if has_suffix else remove_suffix(_nfc(entry.path))
-                self._by_path[path] = entry
-                ends[_base(path)].append((path.split("/")[::-1], entry))
-            self._by_end[has_suffix] = ends
+        # a path with its suffix is meant before one without
+        self._with_suffix, self._bare = (_Paths(entries, key) for key in (_nfc, remove_suffix))
 
-    def find(self, text: str) -> tuple[_Match | None, list[FileEntry]]:
-        """Return the image that a text means, or else the images that it may mean."""
+    def find_path(self, text: str) -> _Match | None:
+        """Return the image whose path or URI a text is, if there is one."""
         if text in self._by_uri:
-            return _Match(self._by_uri[text], ""), []
-        name, rule = _nfc(text), ""
-        for step, what in _STEPS:
-            changed = step(name)
-            name, rule = changed, what if changed != name else rule
-            if name in self._by_path:
-                return _Match(self._by_path[name], rule), []
-        return self._find_by_end(name)
+            return _Match(self._by_uri[text], "")
+        for name, rule in _list_readings(text):
+            found = self._with_suffix.whole.get(name, [])
+            if not found and not self._with_suffix.find_by_end(name):
+                found = self._bare.whole.get(name, [])
+            if len(found) == 1:
+                return _Match(found[0], rule)
+        return None
 
-    def _find_by_end(self, name: str) -> tuple[_Match | None, list[FileEntry]]:
-        """Find the image whose path shares the longest end with a name."""
-        bare = remove_suffix(name)
+    def find_by_end(self, text: str) -> tuple[list[FileEntry], str]:
+        """Return the images whose paths share the longest end with a text, and the rule."""
+        names = [*dict.fromkeys(name for name, _ in _list_readings(text))]
+        bare = [*map(remove_suffix, names)]
         attempts = (
-            (name, True, "by the end of the path"),
-            (_drop_upload(name), True, "without the id of an upload"),
-            (name, False, "by the end of the path without suffix"),
-            (bare, False, "by the end of the path without suffix"),
-            (_drop_upload(bare), False, "without the id of an upload and the suffix"),
+            (names, self._with_suffix, "by the end of the path"),
+            (map(_drop_upload, names), self._with_suffix, "without the id of an upload"),
+            (names + bare, self._bare, "by the end of the path without suffix"),
+            (map(_drop_upload, bare), self._bare, "without the id of an upload and the suffix"),
         )
-        doubt: list[FileEntry] = []
-        for wanted, has_suffix, rule in attempts:
-            best = _longest_end(wanted, self._by_end[has_suffix].get(_base(wanted), []))
-            if len(best) == 1:
-                return _Match(best[0], rule), []
-            doubt = doubt or best
-        return None, doubt
+        for wanted, paths, rule in attempts:
+            for name in wanted:
+                if found := paths.find_by_end(name):  # a weaker rule decides between none of them
+                    return found, rule
+        return [], ""
 
 
-_Candidate = tuple[list[str], FileEntry]
-"""Parts of a path from its end, and the file."""
+class _Paths:
+    """Images by a key of their paths."""
+
+    def __init__(self, entries: Sequence[FileEntry], key: Callable[[str], str]) -> None:
+        self.whole: dict[str, list[FileEntry]] = defaultdict(list)
+        """Path → images that have it: a.jpg and a.png are both a without suffix."""
+        self._by_end: dict[str, list[FileEntry]] = defaultdict(list)
+        self._deepest = 1
+        for entry in entries:
+            path = key(entry.path)
+            self.whole[path].append(entry)
+            ends = _list_ends(path.split("/"))
+            self._deepest = max(self._deepest, len(ends))
+            for end in ends:
+                self._by_end[end].append(entry)
+
+    def find_by_end(self, name: str) -> list[FileEntry]:
+        """Return the images whose paths share the longest end with a name.
+
+        One whose whole path is the end of the name counts as well: for `images/a.png`, there is a
+        case for `a.png` where the images lie in a folder `images`, and for `old/images/a.png`.
+        """
+        ends = _list_ends(name.split("/")[-self._deepest :])
+        longest = next((self._by_end[end] for end in ends if end in self._by_end), [])
+        whole = next((self.whole[end] for end in ends if end in self.whole), [])
+        return [*longest, *(entry for entry in whole if entry not in longest)]
 
 
-def _longest_end(name: str, candidates: list[_Candidate]) -> list[FileEntry]:
-    """Return the candidates that share the longest end with a name; whole paths come first."""
-    parts = name.split("/")[::-1]
-    shared = [_count_shared(parts, own) for own, _ in candidates]
-    longest = max(shared, default=None)
-    return [entry for (_, entry), each in zip(candidates, shared, strict=True) if each == longest]
-
-
-def _count_shared(parts: list[str], own: list[str]) -> tuple[bool, int]:
-    """Return whether a name ends with all of a path, and how many last parts are equal."""
-    pairs = zip(parts, own, strict=False)
-    count = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(parts), len(own)))
-    return count == len(own), count
+def _list_ends(parts: Sequence[str]) -> list[str]:
+    """Return the ends of a path, the longest first."""
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _drop_upload(name: str) -> str:
@@ -173,9 +194,18 @@ _STEPS: tuple[tuple[Callable[[str], str], str], ...] = (
     (lambda name: name.replace("\\", "/"), "backslashes as slashes"),
     (_drop_address, "without host and query"),
     (_drop_dots, "without leading ./ or ../"),
-    (unquote, "percent-decoded"),
-    (_drop_dots, "percent-decoded"),
+    (lambda name: _nfc(unquote(name)), "percent-decoded"),
+    (lambda name: _drop_dots(name.replace("\\", "/")), "percent-decoded"),
 )
+
+
+def _list_readings(text: str) -> Iterator[tuple[str, str]]:
+    """Yield what a text may mean as a path, each with the rule that was needed."""
+    name, rule = _nfc(text), ""
+    for step, what in _STEPS:
+        changed = step(name)
+        name, rule = changed, what if changed != name else rule
+        yield name, rule
 
 
 def _base(path: str) -> str:

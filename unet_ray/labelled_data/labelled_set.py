@@ -14,7 +14,7 @@ from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import PageFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.labelled_data.alignment import DecodedImage, choose_size
+from unet_ray.labelled_data.alignment import DecodedImage, choose_size, stored_size
 from unet_ray.labelled_data.drawing import Drawing, resize_nearest
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
@@ -121,12 +121,13 @@ class LabelledImage:
         assert self.row is not None
         shown = image.shape[0], image.shape[1]
         stated = drawing.stated_size(self.row)
-        if stated is None and access.options.frame == "stored" and orientation > 4:
-            stated = shown[::-1]
+        is_stated = stated is not None
+        if access.options.frame == "stored" and not is_stated:
+            stated, is_stated = stored_size(shown, orientation), True
         size = choose_size(
             stated or shown, shown, orientation, access.options.rescale, "its label file"
         )
-        return DecodedImage(image, drawing.draw(self.row, size), orientation)
+        return DecodedImage(image, drawing.draw(self.row, size), orientation, is_stated)
 
 
 def _read_source(access: Storage, source: ImageSource) -> bytes | PageFile:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from unicodedata import normalize
@@ -27,6 +27,9 @@ _AFFIXES = frozenset(
     ("target", "annotation", "anno", "instance", "instances", "matte", "pixels", "cp", "cpmasks")
 )
 """Affixes that may touch a name without a separator: `001mask.png`."""
+_NUMBER, _CHANNEL = re.compile("[0-9]+"), "0000"
+_MOST_TOKENS = 16
+"""Most parts of a name that an affix may have."""
 _CLASSES_AND_OBJECTS = frozenset({"SegmentationClass", "SegmentationObject"})
 """Folders of an export in the form of Pascal VOC: the same objects, twice."""
 _TOKEN = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]")
@@ -91,17 +94,18 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
     if affix:
         named, mask_entries = _with_affix(mask_entries, affix)
         notes += named
-        steps = [*_list_given_steps(image_entries, affix, mask_entries)]
+        ways = _list_given_ways(image_entries, affix, mask_entries)
     else:
-        steps = [*_list_steps(image_entries, mask_entries)]
-    found = [_match(step, image_entries, mask_entries) for step in steps[:1]]
-    for step in steps[1:]:
-        if found[0].is_whole:
+        ways = _list_ways(image_entries, mask_entries)
+    best = _match(ways[0][0], image_entries, mask_entries)
+    for steps in ways[1:]:
+        if best.is_whole:
             break
-        other = _match(step, image_entries, mask_entries)
-        if other.is_whole or (affix and len(other.pairs) > len(found[0].pairs)):
-            found[0] = replace(other, said=step.said)
-    best = found[0]
+        found = [_match(step, image_entries, mask_entries) for step in steps]
+        whole = _choose([each for each in found if each.is_whole], masks.root.uri)
+        if affix:  # what the user gave need not pair all
+            best = max([best, *found], key=lambda each: len(each.pairs))
+        best = whole or best
     if best.doubts:
         raise InputError(f"{best.doubts[0]}; keep one, or name the files by a glob")
     if not best.pairs:
@@ -117,13 +121,16 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
     return Pairing(best.pairs, rest, best.orphans, tuple(notes))
 
 
-def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> Pairing:
+def pair_class_folders(
+    images: Listing, masks: Listing, classes: list[str], affix: str | None = None
+) -> Pairing:
     """Pair each image with its mask in the folder of each class.
 
     Args:
         images: Image files.
         masks: Mask files, in a folder per class.
         classes: Names of the folders; an empty list means all folders, sorted.
+        affix: Same as for `pair_files`.
 
     Raises:
         InputError: Same as `pair_files`, or a class has no folder.
@@ -140,11 +147,14 @@ def pair_class_folders(images: Listing, masks: Listing, classes: list[str]) -> P
             f"(there are {', '.join(folders)})"
         )
     found = [
-        pair_files(images, Listing(masks.root.join(name), tuple(folders[name]), 0))
+        pair_files(images, Listing(masks.root.join(name), tuple(folders[name]), 0), affix)
         for name in names
     ]
     mask_of = [{pair.image.uri: pair.masks[0] for pair in each.pairs} for each in found]
-    pairs, orphans, rest = [], [path for each in found for path in each.orphans], []
+    pairs, rest = list[Pair](), list[FileEntry]()
+    orphans = [
+        f"{name}/{path}" for name, each in zip(names, found, strict=True) for path in each.orphans
+    ]
     for image in images.entries:
         own = [of_class.get(image.uri) for of_class in mask_of]
         if all(own):
@@ -201,7 +211,8 @@ class _Matched:
     orphans: tuple[str, ...]
     doubts: tuple[str, ...]
     """Masks that may belong to several images, and images with several masks."""
-    said: str = ""
+    said: str
+    """How names were paired, for the user."""
 
     @property
     def is_whole(self) -> bool:
@@ -237,56 +248,82 @@ def _match(step: _Step, images: Sequence[FileEntry], masks: Sequence[FileEntry])
         else:
             pairs.append(Pair(partners[0], (entries[0],)))
     pairs.sort(key=lambda pair: pair.image.uri)
-    return _Matched(tuple(pairs), tuple(orphans), tuple(doubts))
+    return _Matched(tuple(pairs), tuple(orphans), tuple(doubts), step.said)
 
 
-def _list_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> Iterator[_Step]:
-    """Yield the ways of pairing, the plainest first."""
+def _choose(found: Sequence[_Matched], where: str) -> _Matched | None:
+    """Return the pairs on which all steps agree; None if there is no step.
+
+    Raises:
+        InputError: They do not agree.
+    """
+    for other in found[1:]:
+        pairs = [set(each.pairs) for each in (found[0], other)]
+        if pairs[0] == pairs[1]:
+            continue
+        first, second = (
+            min(own - rest, key=lambda pair: pair.image.uri) for own, rest in (pairs, pairs[::-1])
+        )
+        raise InputError(
+            f"--masks {where}: names can be paired in two ways: {found[0].said} "
+            f"({first.image.path} and {first.masks[0].path}), or {other.said} "
+            f"({second.image.path} and {second.masks[0].path}); give --mask-affix, or rename files"
+        )
+    return found[0] if found else None
+
+
+def _list_ways(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[list[_Step]]:
+    """Return the ways of pairing, the plainest first; the steps of a way are equally plain."""
     equal = _Step("", remove_suffix, remove_suffix)
-    yield equal
-    steps = [*_list_affix_steps(images, masks)]
+    affixes = _list_affix_steps(images, masks)
     # 00.jpg.png: the mask has the whole name of its image
-    whole = partial(normalize, "NFC")
-    steps.append(_Step("masks have the whole name of their images", whole, _remove_last_suffix))
-    yield from steps
-    for step in (equal, *steps):
-        yield step.without_folders()
+    names = partial(normalize, "NFC")
+    whole = _Step("masks have the whole name of their images", names, _remove_last_suffix)
+    ways = [[equal], [whole], affixes]
+    return ways + [[step.without_folders() for step in steps] for steps in ways]
 
 
-def _list_given_steps(
+def _list_given_ways(
     images: Sequence[FileEntry], affix: str, masks: Sequence[FileEntry]
-) -> Iterator[_Step]:
-    """Yield the ways of pairing masks whose affix is given; images may have one as well."""
+) -> list[list[_Step]]:
+    """Return the ways of pairing masks whose affix is given; images may have one as well."""
     cut_masks = _affix_cutter(affix, masks)
     steps = [_Step("", remove_suffix, cut_masks)]
     for cut in _list_cuts([_base(remove_suffix(entry.path)) for entry in images])[1:]:
         said = f"images are called {cut.before}NAME{cut.after}"
         steps.append(_Step(said, partial(_cut_path, cut), cut_masks))
-    yield from steps
-    for step in steps:
-        yield step.without_folders()
+    ways = [steps[:1], steps[1:]]
+    return ways + [[step.without_folders() for step in some] for some in ways]
 
 
-def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> Iterator[_Step]:
-    """Yield steps that take an affix from all masks, from all images, or from both."""
+def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[_Step]:
+    """Return steps that take an affix from all masks, from all images, or from both."""
     if not images or not masks:
-        return
+        return []
     own, others = ([_base(remove_suffix(e.path)) for e in each] for each in (masks, images))
     choices = [
         (cut_mask, cut_image) for cut_mask in _list_cuts(own) for cut_image in _list_cuts(others)
     ]
-    choices.sort(key=lambda pair: (len(pair[1]), len(pair[0])))
+    steps = list[tuple[tuple[bool, int, int], _Step]]()
     known = {_base(name) for name in others}
     for of_masks, of_images in choices:
-        if not (of_masks or of_images):
+        if not _is_plausible(of_masks, of_images):
             continue
         key = of_masks.take(own[0])
         if key is not None and f"{of_images.before}{key}{of_images.after}" in known:
-            yield _Step(
-                _say(of_masks, of_images),
-                partial(_cut_path, of_images),
-                partial(_cut_path, of_masks),
-            )
+            # mask_NAME says more than maskNAME, where the name would be _001
+            has_edge = not (key[:1].isalnum() and key[-1:].isalnum())
+            rank = (has_edge, len(of_images), len(of_masks))
+            steps.append((rank, _make_affix_step(of_masks, of_images)))
+    return [step for _, step in sorted(steps, key=lambda each: each[0])]
+
+
+def _make_affix_step(of_masks: _Cut, of_images: _Cut) -> _Step:
+    return _Step(
+        _say(of_masks, of_images),
+        partial(_cut_path, of_images),
+        partial(_cut_path, of_masks),
+    )
 
 
 @dataclass(frozen=True)
@@ -310,7 +347,23 @@ class _Cut:
         """Return a path with the part of its name that is left."""
         folder, slash, base = path.rpartition("/")
         left = self.take(base)
-        return None if left is None else folder + slash + left
+        # nothing is left of `mask`: it is told apart by its folder, if it has one
+        return None if left is None else (folder + slash + left) or None
+
+
+def _is_plausible(of_masks: _Cut, of_images: _Cut) -> bool:
+    """Tell whether two cuts may pair names, and no smaller ones do the same."""
+    if not (of_masks or of_images):
+        return False
+    for own, other in ((of_masks.before, of_images.before), (of_masks.after, of_images.after)):
+        if own and own == other:
+            return False
+    # plate1_x is no mask of plate2_x, but frames may be numbered _0000 by a tool
+    numbers = [
+        [n for n in _NUMBER.findall(cut.before + " " + cut.after) if n != _CHANNEL]
+        for cut in (of_masks, of_images)
+    ]
+    return numbers[0] == numbers[1] or not all(numbers)
 
 
 def _cut_path(cut: _Cut, path: str) -> str | None:
@@ -338,7 +391,7 @@ def _list_affixes(names: Sequence[str], common: str, is_turned: bool = False) ->
     A number is never cut: 10 and 20 are not 1 and 2 with a suffix.
     """
     found, at = [""], 0
-    for token in _TOKEN.findall(names[0]):
+    for token in _TOKEN.findall(names[0])[:_MOST_TOKENS]:
         at += len(token)
         if at > len(common):
             break

@@ -91,7 +91,7 @@ def decode_oriented(
     raster = _read(data, max_pixels)
     with mapped_errors():
         image, _ = to_colours(raster)
-    return turn_upright(check_samples(image), raster.orientation), raster.orientation
+    return _turn(check_samples(image), raster.orientation)
 
 
 def decode_label_image(
@@ -122,7 +122,7 @@ def decode_oriented_label(
     raster = _read(data, max_pixels)
     with mapped_errors():
         values = read_mask_values(raster, table)
-    return turn_upright(values, raster.orientation), raster.orientation
+    return _turn(values, raster.orientation)
 
 
 def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -295,6 +295,11 @@ def _drop_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], float | None]:
     if alpha.size and alpha.min() != alpha.max():
         raise ImageError("unsupported", "transparency that varies over the image; flatten it")
     return image[:, :, :-1], float(alpha.flat[0]) if alpha.size else None
+
+
+def _turn(image: NDArray[Any], orientation: int) -> tuple[NDArray[Any], int]:
+    """Return an image turned upright, and its orientation; cameras write 0 where they know none."""
+    return turn_upright(image, orientation), orientation if orientation in _ORIENT else 1
 
 
 def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -72,7 +72,7 @@ def serve(
         request = json.loads(line)
         server.set_alarm()
         limit_cpu_time(CPU_LIMIT * time_limit_s)
-        content = _Content(requests, request["size"])
+        content, failure = _Content(requests, request["size"]), None
         try:
             with mapped_errors():
                 if request["do"] == "call" and answer:
@@ -86,14 +86,17 @@ def serve(
                 error = ImageError(
                     "too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB"
                 )
+            failure = {"error_type": error.error_type, "message": error.message}
+        if failure:  # not before the error is gone: it may hold what filled the memory
             content.skip()  # before the reply: the parent may still be sending
-            _reply(replies, {"error_type": error.error_type, "message": error.message})
-        finally:
-            signal.alarm(0)
+            _reply(replies, failure)
+        signal.alarm(0)
 
 
 _PIECE = 2**20
 """Bytes of a stream that are read at once."""
+_SPARE = bytearray(_PIECE)
+"""Room for what is read and forgotten."""
 _ENCODINGS = ("utf-8-sig", "ascii", "latin-1", "cp1252", "cp437", "mac-roman", "utf-16", "utf-32")
 """Encodings of text in images beside UTF-8. Python reads the files of others when they are used."""
 
@@ -138,7 +141,7 @@ class _Content(RawIOBase):
 
     def skip(self) -> None:
         """Read what is left and forget it."""
-        while self._rest and self.read(_PIECE):
+        while self.readinto(_SPARE):  # there may be no memory for more
             pass
 
 

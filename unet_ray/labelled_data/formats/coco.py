@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from reprlib import repr as shorten
@@ -14,13 +16,17 @@ from unet_ray.imaging.regions.run_lengths import compress_counts
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
 from unet_ray.labelled_data.formats.json_stream import Element, read_elements
 from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.text import is_utf8
 
-_PLACES = ("path", "folder", "coco_url", "s3_url", "flickr_url", "url", "file_path")
+_PLACES = ("path", "coco_url", "s3_url", "flickr_url", "url", "file_path")
 """Keys of an image that may tell where it is, beside its name."""
 _NAMES = ("file_name", "filename", "path", "coco_url", "image_uri")
 """Keys that may name an image, in the order in which they are looked for; LVIS has only a URL."""
 _LISTS = ("images", "annotations", "categories")
 _NO_OUTLINE = "boxes without an outline: their pixels are not counted"
+
+_WHOLE = re.compile("0|[1-9][0-9]{0,17}")
+"""Whole numbers as text, written as numbers are."""
 
 Id = int | str
 
@@ -52,8 +58,12 @@ class _Parser:
         self._categories: dict[Id, tuple[str, str]] = {}
         """Id → name, and place in the file."""
         self._category_rows: dict[Id, int] = {}
-        self._users: dict[Id, list[str]] = {}
-        """Id of a category → the first annotation that has it, and an entry for each other."""
+        self._annotated = Counter[Id]()
+        """Id of an image → number of its annotations."""
+        self._uses = Counter[Id]()
+        """Id of a category → number of its annotations."""
+        self._first_use: dict[Id, str] = {}
+        """Id of a category → its first annotation."""
 
     def take(self, element: Element) -> None:
         """Take an entry of one of the lists; others are passed over."""
@@ -78,18 +88,25 @@ class _Parser:
         missing = [key for key in _LISTS if key not in self._seen]
         if missing:
             raise LabelError(f"no COCO instances JSON: it has no list of {missing[0]}")
-        unknown = [number for number in self._users if number not in self._categories]
+        unknown = [number for number in self._uses if number not in self._categories]
         if unknown:
-            count = sum(len(self._users[number]) for number in unknown)
+            count = sum(self._uses[number] for number in unknown)
             there = ", ".join(f"{shorten(i)} ({name})" for i, (name, _) in self._categories.items())
             raise LabelError(
                 f"{count} annotations have a category_id that is not among the categories, the "
-                f"first is {self._users[unknown[0]][0]} with {shorten(unknown[0])}; there are "
+                f"first is {self._first_use[unknown[0]]} with {shorten(unknown[0])}; there are "
                 f"{there[:300]}; add the category or correct the ids"
             )
-        orphans = len(self._image_rows.keys() - self._images.keys())
-        if orphans and not self._images.keys() & self._image_rows.keys():
-            raise LabelError("no annotation has an image_id that is among the images")
+        strays = [number for number in self._annotated if number not in self._images]
+        if strays and len(strays) == len(self._annotated):
+            there = shorten(next(iter(self._images), None))
+            raise LabelError(
+                "no annotation has an image_id that is among the images, the first has "
+                f"{shorten(strays[0])}, the first image has {there}; correct the ids"
+            )
+        if strays:
+            count = sum(self._annotated[number] for number in strays)
+            self._builder.left_out["annotations of images that are not listed"] += count
 
     def _take_image(self, where: str, entry: dict[str, Any]) -> None:
         number = _read_id(where, entry, "id")
@@ -100,6 +117,8 @@ class _Parser:
             )
         size = _read_size(where, entry)
         places = tuple(entry[key] for key in _PLACES if _is_text(entry.get(key)))
+        if _is_text(entry.get("folder")):
+            places = (f"{entry['folder']}/{name}", *places)
         uri = entry["image_uri"] if _is_text(entry.get("image_uri")) else None
         if number in self._images:
             if self._images[number] == entry:
@@ -150,10 +169,12 @@ class _Parser:
             )
         image = _read_id(where, entry, "image_id")
         category = _read_id(where, entry, "category_id")
-        self._users.setdefault(category, []).append(where if category not in self._users else "")
+        self._annotated[image] += 1
+        self._uses[category] += 1
+        self._first_use.setdefault(category, where)
         number = entry.get("id")
         label = where if number is None else f"annotation {shorten(number)}"
-        is_ignored, error = entry.get("iscrowd") in (1, True), None
+        is_ignored, error = entry.get("iscrowd") in (1, "1"), None
         try:
             parts = [*self._list_parts(entry.get("segmentation"))]
         except ValueError as failure:
@@ -185,8 +206,8 @@ class _Parser:
             return
         if not isinstance(segmentation, list):
             raise ValueError(f"a segmentation of {shorten(segmentation)}")
-        is_flat = not isinstance(segmentation[0], list | dict)
-        for part in [segmentation] if is_flat else segmentation:
+        is_outline = not isinstance(segmentation[0], list | dict) or _lists_points(segmentation)
+        for part in [segmentation] if is_outline else segmentation:
             if isinstance(part, dict):
                 yield _read_runs(part)
                 continue
@@ -216,11 +237,24 @@ def _flatten(part: Any) -> list[float]:
     """
     if not isinstance(part, list):
         raise ValueError(f"an outline of {shorten(part)}")
-    if part and all(isinstance(point, list) and len(point) == 2 for point in part):
-        part = [number for point in part for number in point]
+    if part and _lists_points(part):
+        part = [number for point in part for number in _read_point(point)]
     if len(part) % 2:
         raise ValueError(f"an outline of {len(part)} numbers, which are not pairs")
     return part
+
+
+def _lists_points(outline: list[Any]) -> bool:
+    """Tell whether a list holds points, as pairs or as objects, in place of numbers in turn."""
+    return all(
+        (isinstance(point, list) and len(point) == 2 and not isinstance(point[0], list | dict))
+        or (isinstance(point, dict) and point.keys() >= {"x", "y"})
+        for point in outline
+    )
+
+
+def _read_point(point: list[Any] | dict[str, Any]) -> list[Any]:
+    return [point["x"], point["y"]] if isinstance(point, dict) else point
 
 
 def _read_runs(segmentation: dict[str, Any]) -> Runs:
@@ -232,9 +266,12 @@ def _read_runs(segmentation: dict[str, Any]) -> Runs:
         stated = shorten(segmentation.get("size"))
         raise ValueError(f"run lengths of the size {stated} with {shorten(counts)}")
     if isinstance(counts, str):
-        return Runs(counts.encode("ascii", "replace"), size[0], size[1])
-    if not all(type(count) is int and 0 <= count < 2**31 for count in counts):
-        raise ValueError(f"run lengths of {shorten(counts)}")
+        if not counts.isascii():
+            raise ValueError(f"run lengths with the counts {shorten(counts)}")
+        return Runs(counts.encode(), size[0], size[1])
+    for count in counts:
+        if type(count) is not int or not 0 <= count < 2**31:
+            raise ValueError(f"run lengths with the count {shorten(count)}")
     return Runs(compress_counts(np.array(counts, np.int64)), size[0], size[1])
 
 
@@ -255,6 +292,8 @@ def _read_id(where: str, entry: dict[str, Any], key: str) -> Id:
     value = entry.get(key)
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, str) and _WHOLE.fullmatch(value):  # some tools write "7" in one list, 7 in
+        return int(value)  # another
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise LabelError(f"{where} has the {key} {shorten(value)}; give a whole number or text")
     return value
@@ -265,7 +304,7 @@ def _read_size(where: str, entry: dict[str, Any]) -> tuple[int, int] | None:
     sides = []
     for key in ("width", "height"):
         value = entry.get(key)
-        if isinstance(value, str) and value.strip().isdecimal():
+        if isinstance(value, str) and _WHOLE.fullmatch(value):
             value = int(value)
         if type(value) not in (int, float, type(None)):
             raise LabelError(f"{where} has the {key} {shorten(value)}; give a number")
@@ -280,7 +319,7 @@ def _is_side(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and bool(value)
+    return isinstance(value, str) and bool(value) and is_utf8(value)
 
 
 FORMAT = LabelFormat("COCO instances JSON", (".json",), _recognises, _parse)

@@ -204,7 +204,8 @@ def _measure(shape: DrawnShape) -> NDArray[np.float64]:
     boxes = []
     for part in shape.parts:
         if isinstance(part, Runs):
-            boxes.append((part.left, part.top, part.left + part.width, part.top + part.height))
+            left, top = part.left or 0, part.top or 0
+            boxes.append((left, top, left + part.width, top + part.height))
         else:
             corners = np.array(part.outer).reshape(-1, 2)
             boxes.append((*corners.min(axis=0), *corners.max(axis=0)))

@@ -167,7 +167,9 @@ class _Text:
             piece = self._file.read(size)
             text = self._decode(piece, not piece)
         except UnicodeDecodeError as error:
-            raise self.error(f"it is no UTF-8 text: {error.reason}; save it as UTF-8") from None
+            self._held += error.object[: error.start].decode(errors="ignore")
+            message = f"it is no UTF-8 text: {error.reason}; save it as UTF-8"
+            raise self.error(message, len(self._held)) from None
         self._is_whole = not piece
         if self._is_whole:
             return False

@@ -314,7 +314,8 @@ def drop_suffix(name: str) -> str:
 
 def _find_bounds(part: Polygon | Runs) -> tuple[float, float, float, float]:
     if isinstance(part, Runs):
-        return part.left, part.top, part.left + part.width, part.top + part.height
+        left, top = part.left or 0, part.top or 0
+        return left, top, left + part.width, top + part.height
     x, y = part.outer[::2], part.outer[1::2]
     return min(x), min(y), max(x), max(y)
 
