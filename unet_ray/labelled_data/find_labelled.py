@@ -358,11 +358,12 @@ def _note_left_out(drawing: Drawing, options: LabelOptions, without_area: int) -
             f"left out: {without_area} images without an object of --area-class "
             f"{options.area_class}"
         )
-    lines += [
-        f"class {spec.name} has no object: it can be neither learnt nor measured"
-        for spec, count in zip(drawing.classes, counts, strict=True)
-        if not count
-    ]
+    empty = [spec.name for spec, num in zip(drawing.classes, counts, strict=True) if not num]
+    if empty:
+        lines.append(
+            f"{len(empty)} classes have no object ({_show(empty)}): they can be neither learnt nor "
+            "measured; --classes names those that count"
+        )
     return lines
 
 

@@ -113,7 +113,8 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
             f"no mask in {masks.root.uri} has the name of an image in {images.root.uri}: "
             f"{mask_entries[0].path if mask_entries else 'no mask'}, {image_entries[0].path}; give "
             "--mask-affix with what mask names have beside those of their images (_mask, mask_, "
-            "or a pattern such as mask_*_v2), or globs for --images and --masks"
+            "a pattern such as mask_*_v2, or * for equal names in other folders), or globs for "
+            "--images and --masks"
         )
     paired = {pair.image.uri for pair in best.pairs}
     rest = tuple(entry for entry in image_entries if entry.uri not in paired)
