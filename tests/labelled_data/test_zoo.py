@@ -881,3 +881,21 @@ def features_with_a_property_of_their_own(zoo: Zoo) -> Flags:
             f"masks/{scene.name}.geojson", {"type": "FeatureCollection", "features": features}
         )
     return {"label_property": "species"}
+
+
+@form
+def masks_and_a_list_of_classes_beside_the_images(zoo: Zoo) -> Flags:
+    """As Roboflow exports them."""
+    zoo.save_images("images/{}.jpg".format)
+    zoo.save_masks("images/{}_mask.png".format)
+    zoo.write("images/_classes.csv", "Pixel Value, Class\n0, background\n1, disc\n")
+    zoo.write("images/metadata.json", {"made": "yesterday"})
+    zoo.write("images/README.txt", "notes")
+    return {"masks": zoo.images}
+
+
+@form
+def coco_beside_the_images(zoo: Zoo) -> Flags:
+    zoo.save_images()
+    zoo.write("images/_annotations.coco.json", zoo.coco())
+    return {"masks": zoo.images}

@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, MaskKind, check_class_names
@@ -24,10 +22,10 @@ from unet_ray.image_sources.sources import (
 )
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.tiff import PagePlace
-from unet_ray.labelled_data.colours import COLOUR_FILES, find_colour_map
+from unet_ray.labelled_data.colours import find_colour_map
 from unet_ray.labelled_data.drawing import Drawing, count_objects
+from unet_ray.labelled_data.file_kinds import is_label_file, part_labels
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
-from unet_ray.labelled_data.formats.yolo import CLASS_FILES
 from unet_ray.labelled_data.georeferenced import needs_places, place_on_images
 from unet_ray.labelled_data.image_names import find_images
 from unet_ray.labelled_data.image_places import locate_images
@@ -56,16 +54,11 @@ from unet_ray.labelled_data.pairs import (
     looks_like_folders,
     pair_class_folders,
     pair_files,
-    remove_suffix,
 )
 from unet_ray.storage.backends.s3 import CONNECTIONS
-from unet_ray.storage.listing import Listing, describe_links, list_files, path_suffix
+from unet_ray.storage.listing import Listing, describe_links, list_files
 from unet_ray.storage.storage import FileEntry, Storage
 
-_NO_LABELS = frozenset({*CLASS_FILES, *COLOUR_FILES})
-"""Files that name classes or colours, and have suffixes of label files."""
-_ONLY_NAMED = frozenset({".txt", ".yaml", ".yml", ".names", ".labels"})
-"""Suffixes of label files that say much else: notes, lists, settings."""
 _SHOWN = 3
 """Names in a message."""
 
@@ -87,36 +80,16 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
     """
     image_list = list_files(images, IMAGE_SUFFIXES, "--images", options.roots)
     asked = {"label_property": options.label_property}
-    if _is_label_file(masks):
+    if is_label_file(masks):
         source = Storage.of(masks)
         file = read_label_file(source, asked, f"--masks {masks}")
         return _find_in_label_files(image_list, source, [file], f"--masks {masks}", options)
     mask_list = list_files(masks, IMAGE_SUFFIXES | SUFFIXES, "--masks", options.roots)
-    mask_list, label_list = _part_labels(mask_list, image_list)
+    mask_list, label_list = part_labels(mask_list, image_list)
     if label_list.entries:
         files = read_label_folder(label_list.root, label_list.entries, asked)
         return _find_in_label_files(image_list, label_list.root, files, f"--masks {masks}", options)
     return _find_in_mask_files(image_list, mask_list, options)
-
-
-def _is_label_file(masks: str) -> bool:
-    """Tell whether a URI is that of a label file, and no glob and no manifest of masks."""
-    suffix = path_suffix(masks)
-    if suffix not in SUFFIXES or any(c in masks for c in "*?["):
-        return False
-    return suffix != ".parquet" or _is_geoparquet(Storage.of(masks))
-
-
-def _is_geoparquet(file: Storage) -> bool:
-    """Tell whether a Parquet file has geometries; one that cannot be read is taken for a manifest.
-
-    Reading it as such reports the reason.
-    """
-    try:
-        with file.open() as opened:
-            return b"geo" in (pq.read_schema(opened).metadata or {})
-    except (OSError, pa.ArrowException):
-        return False
 
 
 def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) -> LabelledSet:
@@ -288,55 +261,6 @@ def _find_page(entry: FileEntry, number: int, places: list[PagePlace], named: st
             f"{named} names page {number} of {entry.path}, but the file has {len(places)} pages"
         )
     return page_source(entry, number, places)
-
-
-def _part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
-    """Tell mask files from label files in one listing; one of the two is empty.
-
-    Raises:
-        InputError: Both describe the images.
-    """
-    stems = {_base_stem(entry.path) for entry in images.entries}
-    of_images = {entry.uri for entry in images.entries}
-    labels = [entry for entry in masks.entries if _may_be_labels(entry, stems)]
-    named = [entry for entry in labels if _is_named(entry, stems)]
-    others = tuple(entry for entry in masks.entries if path_suffix(entry.path) in IMAGE_SUFFIXES)
-    has_masks = any(entry.uri not in of_images for entry in others)
-    if named and has_masks:
-        raise InputError(
-            f"--masks {masks.root.uri} holds masks and label files of the same images "
-            f"({named[0].path}); give a glob, as in --masks "
-            f"'{masks.root.uri}/**/*{path_suffix(named[0].path)}' or --masks "
-            f"'{masks.root.uri}/**/*{path_suffix(others[0].path)}'"
-        )
-    skipped = masks.others + len(masks.entries)
-    if has_masks or not labels:
-        return replace(masks, entries=others, others=skipped - len(others)), replace(
-            masks, entries=()
-        )
-    rest = skipped - len(labels) - sum(entry.uri in of_images for entry in others)
-    return replace(masks, entries=()), replace(masks, entries=tuple(labels), others=rest)
-
-
-def _may_be_labels(entry: FileEntry, stems: set[str]) -> bool:
-    """Tell whether a file may hold labels: its form is known, and it does not hold class names.
-
-    Text files are labels only of the image whose name they have.
-    """
-    suffix, name = path_suffix(entry.path), entry.path.rpartition("/")[2].lower()
-    if suffix not in SUFFIXES or name in _NO_LABELS:
-        return False
-    return suffix not in _ONLY_NAMED or _is_named(entry, stems)
-
-
-def _is_named(entry: FileEntry, stems: set[str]) -> bool:
-    """Tell whether a file has the name of an image; `a.png.json` has that of `a.png`."""
-    stem = _base_stem(entry.path)
-    return stem in stems or _base_stem(stem) in stems
-
-
-def _base_stem(path: str) -> str:
-    return remove_suffix(path).rpartition("/")[2]
 
 
 def _note_left_out(drawing: Drawing, options: LabelOptions, without_area: int) -> list[str]:

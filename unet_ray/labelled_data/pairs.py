@@ -171,6 +171,14 @@ def pair_class_folders(
     return Pairing(tuple(pairs), tuple(rest), tuple(orphans), notes)
 
 
+def has_masks_among(files: Listing) -> bool:
+    """Tell whether names say which of some files are the masks of the others."""
+    try:
+        return bool(_find_masks_among(files, files))
+    except InputError:
+        return False
+
+
 def class_folders(masks: Listing) -> list[str]:
     """Return the sorted names of the folders that hold the masks."""
     return sorted({entry.path.partition("/")[0] for entry in masks.entries})

@@ -1,0 +1,102 @@
+"""Which files of a listing are masks, and which are label files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unet_ray.errors import InputError
+from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
+from unet_ray.labelled_data.colours import COLOUR_FILES
+from unet_ray.labelled_data.formats.parsing import SUFFIXES
+from unet_ray.labelled_data.formats.yolo import CLASS_FILES
+from unet_ray.labelled_data.pairs import has_masks_among, remove_suffix
+from unet_ray.storage.listing import Listing, path_suffix
+from unet_ray.storage.storage import FileEntry, Storage
+
+_NO_LABELS = frozenset({*CLASS_FILES, *COLOUR_FILES, "_classes.csv"})
+"""Files that name classes or colours, and have suffixes of label files."""
+_ONLY_NAMED = frozenset({".txt", ".yaml", ".yml", ".names", ".labels"})
+"""Suffixes of label files that say much else: notes, lists, settings."""
+
+
+def is_label_file(masks: str) -> bool:
+    """Tell whether a URI is that of a label file, and no glob and no manifest of masks."""
+    suffix = path_suffix(masks)
+    if suffix not in SUFFIXES or any(c in masks for c in "*?["):
+        return False
+    return suffix != ".parquet" or _is_geoparquet(Storage.of(masks))
+
+
+def _is_geoparquet(file: Storage) -> bool:
+    """Tell whether a Parquet file has geometries; one that cannot be read is taken for a manifest.
+
+    Reading it as such reports the reason.
+    """
+    try:
+        with file.open() as opened:
+            return b"geo" in (pq.read_schema(opened).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
+    """Tell mask files from label files in one listing.
+
+    Args:
+        masks: Files of known suffixes at --masks.
+        images: Files at --images, which may be the same folder.
+
+    Returns:
+        Mask files and label files; one of the two is empty.
+
+    Raises:
+        InputError: Both describe the images.
+    """
+    stems = {_base_stem(entry.path) for entry in images.entries}
+    of_images = {entry.uri for entry in images.entries}
+    pictures = tuple(e for e in masks.entries if path_suffix(e.path) in IMAGE_SUFFIXES)
+    labels = tuple(entry for entry in masks.entries if _may_be_labels(entry, stems))
+    named = tuple(entry for entry in labels if _is_named(entry, stems))
+    has_masks = any(entry.uri not in of_images for entry in pictures)
+    if named and has_masks:
+        raise InputError(
+            f"--masks {masks.root.uri} holds masks and label files of the same images "
+            f"({named[0].path}); give a glob, as in --masks "
+            f"'{masks.root.uri}/**/*{path_suffix(named[0].path)}' or --masks "
+            f"'{masks.root.uri}/**/*{path_suffix(pictures[0].path)}'"
+        )
+    if pictures and not named:  # of the images, or of something else beside their masks
+        labels = () if has_masks or has_masks_among(replace(masks, entries=pictures)) else labels
+    elif pictures:
+        labels = named
+    chosen = labels or pictures
+    others = masks.others + len(masks.entries) - len(chosen)
+    if labels:  # images are no files that were skipped
+        others -= sum(entry.uri in of_images for entry in pictures)
+    parted = replace(masks, entries=chosen, others=others)
+    nothing = replace(masks, entries=())
+    return (nothing, parted) if labels else (parted, nothing)
+
+
+def _may_be_labels(entry: FileEntry, stems: set[str]) -> bool:
+    """Tell whether a file may hold labels: its form is known, and it does not hold class names.
+
+    Text files are labels only of the image whose name they have.
+    """
+    suffix, name = path_suffix(entry.path), entry.path.rpartition("/")[2].lower()
+    if suffix not in SUFFIXES or name in _NO_LABELS:
+        return False
+    return suffix not in _ONLY_NAMED or _is_named(entry, stems)
+
+
+def _is_named(entry: FileEntry, stems: set[str]) -> bool:
+    """Tell whether a file has the name of an image; `a.png.json` has that of `a.png`."""
+    stem = _base_stem(entry.path)
+    return stem in stems or _base_stem(stem) in stems
+
+
+def _base_stem(path: str) -> str:
+    return remove_suffix(path).rpartition("/")[2]
