@@ -24,11 +24,7 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.tiff import PagePlace
 from unet_ray.labelled_data.colours import find_colour_map
 from unet_ray.labelled_data.drawing import Drawing, count_objects
-from unet_ray.labelled_data.file_kinds import is_label_file, part_labels
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
-from unet_ray.labelled_data.georeferenced import needs_places, place_on_images
-from unet_ray.labelled_data.image_names import find_images
-from unet_ray.labelled_data.image_places import locate_images
 from unet_ray.labelled_data.label_classes import (
     are_numbered,
     choose_classes,
@@ -47,7 +43,11 @@ from unet_ray.labelled_data.labelled_set import (
     LabelledSet,
     LabelOptions,
 )
-from unet_ray.labelled_data.pairs import (
+from unet_ray.labelled_data.maps.georeferenced import needs_places, place_on_images
+from unet_ray.labelled_data.maps.image_places import locate_images
+from unet_ray.labelled_data.pairing.file_kinds import is_label_file, part_labels
+from unet_ray.labelled_data.pairing.image_names import find_images
+from unet_ray.labelled_data.pairing.pairs import (
     Pair,
     Pairing,
     class_folders,

@@ -14,7 +14,8 @@ import numpy as np
 from unet_ray.imaging.codecs.raster import MAX_PIXELS
 from unet_ray.imaging.regions.run_lengths import check_runs
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
-from unet_ray.labelled_data.formats.drawn_shapes import (
+from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.labelled_data.formats.parts.drawn_shapes import (
     DrawnShape,
     ShapeCollector,
     encode_mask,
@@ -22,10 +23,9 @@ from unet_ray.labelled_data.formats.drawn_shapes import (
     to_numbers,
     trace_box,
 )
-from unet_ray.labelled_data.formats.known_images import KnownImages
-from unet_ray.labelled_data.formats.label_format import LabelFormat
-from unet_ray.labelled_data.formats.shapes import CROWDS, FEW_POINTS, outline_ellipse
-from unet_ray.labelled_data.formats.xml_stream import Node, read_children
+from unet_ray.labelled_data.formats.parts.known_images import KnownImages
+from unet_ray.labelled_data.formats.parts.shapes import CROWDS, FEW_POINTS, outline_ellipse
+from unet_ray.labelled_data.formats.parts.xml_stream import Node, read_children
 
 _ZIP = b"PK\x03\x04"
 _LEFT_OUT = {

@@ -19,9 +19,9 @@ from reprlib import repr as shorten
 from typing import Any
 
 from unet_ray.labelled_data.annotations import UNSTATED, AnnotationsBuilder, LabelError
-from unet_ray.labelled_data.formats.features import FeatureCollector, count_other, is_text
-from unet_ray.labelled_data.formats.json_stream import Element, read_elements
 from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.labelled_data.formats.parts.features import FeatureCollector, count_other, is_text
+from unet_ray.labelled_data.formats.parts.json_stream import Element, read_elements
 
 WGS_84 = "EPSG:4326"
 """Coordinate system of a GeoJSON that states none (RFC 7946)."""

@@ -17,9 +17,9 @@ from typing import Any
 import shapely
 
 from unet_ray.labelled_data.annotations import UNSTATED, AnnotationsBuilder, LabelError
-from unet_ray.labelled_data.formats.features import FeatureCollector, list_polygons
 from unet_ray.labelled_data.formats.geojson import WGS_84
 from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.labelled_data.formats.parts.features import FeatureCollector, list_polygons
 
 _MAGIC = b"SQLite format 3\0"
 _VERSIONS = slice(18, 20)

@@ -13,9 +13,13 @@ import pyarrow.parquet as pq
 import shapely
 
 from unet_ray.labelled_data.annotations import UNSTATED, AnnotationsBuilder, LabelError
-from unet_ray.labelled_data.formats.features import FeatureCollector, count_other, list_polygons
 from unet_ray.labelled_data.formats.geojson import WGS_84
 from unet_ray.labelled_data.formats.label_format import LabelFormat
+from unet_ray.labelled_data.formats.parts.features import (
+    FeatureCollector,
+    count_other,
+    list_polygons,
+)
 
 _MAGIC = b"PAR1"
 _BATCH = 1024

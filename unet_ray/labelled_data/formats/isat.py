@@ -8,7 +8,7 @@ from typing import Any
 
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon
 from unet_ray.labelled_data.formats.label_format import LabelFormat
-from unet_ray.labelled_data.formats.shapes import (
+from unet_ray.labelled_data.formats.parts.shapes import (
     CROWDS,
     FEW_POINTS,
     Shape,

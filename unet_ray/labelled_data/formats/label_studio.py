@@ -12,9 +12,6 @@ from reprlib import repr as shorten
 from typing import Any
 
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
-from unet_ray.labelled_data.formats.drawn_shapes import DrawnShape, ShapeCollector
-from unet_ray.labelled_data.formats.json_stream import read_elements
-from unet_ray.labelled_data.formats.known_images import KnownImages
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.label_studio_images import (
     TaskImage,
@@ -27,7 +24,10 @@ from unet_ray.labelled_data.formats.label_studio_regions import (
     collect_regions,
     make_shapes,
 )
-from unet_ray.labelled_data.formats.shapes import prepare_masks
+from unet_ray.labelled_data.formats.parts.drawn_shapes import DrawnShape, ShapeCollector
+from unet_ray.labelled_data.formats.parts.json_stream import read_elements
+from unet_ray.labelled_data.formats.parts.known_images import KnownImages
+from unet_ray.labelled_data.formats.parts.shapes import prepare_masks
 
 _KEYS = (
     "completed_by", "was_cancelled", "total_annotations", "inner_id", "file_upload", "lead_time",

@@ -11,15 +11,15 @@ from reprlib import repr as shorten
 from typing import Any
 
 from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
-from unet_ray.labelled_data.formats.brush_runs import decode_brush
-from unet_ray.labelled_data.formats.drawn_shapes import (
+from unet_ray.labelled_data.formats.parts.brush_runs import decode_brush
+from unet_ray.labelled_data.formats.parts.drawn_shapes import (
     DrawnShape,
     encode_mask,
     to_number,
     to_numbers,
     trace_box,
 )
-from unet_ray.labelled_data.formats.shapes import (
+from unet_ray.labelled_data.formats.parts.shapes import (
     FEW_POINTS,
     outline_ellipse,
     read_base64,

@@ -9,7 +9,7 @@ from typing import Any
 
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, Polygon, Runs
 from unet_ray.labelled_data.formats.label_format import LabelFormat
-from unet_ray.labelled_data.formats.shapes import (
+from unet_ray.labelled_data.formats.parts.shapes import (
     FEW_POINTS,
     Shape,
     add_shapes,

@@ -11,9 +11,9 @@ from reprlib import repr as shorten
 from typing import Any
 
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon
-from unet_ray.labelled_data.formats.json_stream import read_elements
 from unet_ray.labelled_data.formats.label_format import LabelFormat
-from unet_ray.labelled_data.formats.shapes import (
+from unet_ray.labelled_data.formats.parts.json_stream import read_elements
+from unet_ray.labelled_data.formats.parts.shapes import (
     FEW_POINTS,
     Shape,
     add_shapes,

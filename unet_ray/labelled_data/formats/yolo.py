@@ -17,7 +17,7 @@ import yaml
 from unet_ray.flags import MAX_CLASS_ID
 from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon
 from unet_ray.labelled_data.formats.label_format import LabelFormat
-from unet_ray.labelled_data.formats.shapes import (
+from unet_ray.labelled_data.formats.parts.shapes import (
     FEW_POINTS,
     NO_OUTLINE,
     drop_suffix,

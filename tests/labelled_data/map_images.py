@@ -11,7 +11,7 @@ import tifffile
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.geo_tags import read_geo_tags
 from unet_ray.imaging.georeference import Georeference
-from unet_ray.labelled_data.image_places import ImagePlace
+from unet_ray.labelled_data.maps.image_places import ImagePlace
 from unet_ray.storage.listing import list_files
 
 EPSG, CORNER, PIXEL_M = 32633, (500_000.0, 5_400_000.0), 0.5

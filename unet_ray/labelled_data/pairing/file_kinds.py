@@ -12,7 +12,7 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.labelled_data.colours import COLOUR_FILES
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
 from unet_ray.labelled_data.formats.yolo import CLASS_FILES
-from unet_ray.labelled_data.pairs import has_masks_among, remove_suffix
+from unet_ray.labelled_data.pairing.pairs import has_masks_among, remove_suffix
 from unet_ray.storage.listing import Listing, path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 

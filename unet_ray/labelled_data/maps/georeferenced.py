@@ -29,9 +29,8 @@ from unet_ray.labelled_data.annotations import (
     LabelError,
     Polygon,
 )
-from unet_ray.labelled_data.image_names import find_images
-from unet_ray.labelled_data.image_places import ImagePlace
-from unet_ray.labelled_data.map_layout import (
+from unet_ray.labelled_data.maps.image_places import ImagePlace
+from unet_ray.labelled_data.maps.map_layout import (
     PIXELS,
     Layout,
     ObjectsOnImages,
@@ -39,7 +38,8 @@ from unet_ray.labelled_data.map_layout import (
     has_pixels,
     make_shapes,
 )
-from unet_ray.labelled_data.pairs import remove_suffix
+from unet_ray.labelled_data.pairing.image_names import find_images
+from unet_ray.labelled_data.pairing.pairs import remove_suffix
 
 _MOST_PIXELS = 10**6
 """Coordinate beyond which no image reaches (px); slides have up to some 200,000."""

@@ -15,7 +15,7 @@ from pyproj.exceptions import CRSError, ProjError
 
 from unet_ray.imaging.georeference import Georeference
 from unet_ray.labelled_data.annotations import UNSTATED, LabelError
-from unet_ray.labelled_data.image_places import ImagePlace
+from unet_ray.labelled_data.maps.image_places import ImagePlace
 
 PIXELS = "pixels"
 """Value of --label-crs by which coordinates are pixels."""

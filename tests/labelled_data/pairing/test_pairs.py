@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
-from unet_ray.labelled_data.pairs import (
+from unet_ray.labelled_data.pairing.pairs import (
     Pairing,
     looks_like_folders,
     pair_class_folders,

@@ -24,7 +24,7 @@ from tests.labelled_data.formats.vector import (
     make_feature,
     parse,
 )
-from tests.labelled_data.maps import (
+from tests.labelled_data.map_images import (
     CORNER,
     EPSG,
     HEIGHT,
@@ -36,8 +36,8 @@ from tests.labelled_data.maps import (
 )
 from unet_ray.errors import InputError
 from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder
-from unet_ray.labelled_data.georeferenced import PlacedAnnotations, place_on_images
 from unet_ray.labelled_data.label_files import join_annotations
+from unet_ray.labelled_data.maps.georeferenced import PlacedAnnotations, place_on_images
 from unet_ray.output.formats.geo import write_geojson, write_geoparquet
 from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.reader import Tables

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from unet_ray.labelled_data.formats.brush_runs import decode_brush
+from unet_ray.labelled_data.formats.parts.brush_runs import decode_brush
 
 _SIZES = (3, 4, 8, 16)
 """Bits of the four kinds of counts, as Label Studio chooses them."""

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from unet_ray.labelled_data.annotations import LabelError
-from unet_ray.labelled_data.formats import json_stream
-from unet_ray.labelled_data.formats.json_stream import read_elements
+from unet_ray.labelled_data.formats.parts import json_stream
+from unet_ray.labelled_data.formats.parts.json_stream import read_elements
 
 NUMBERS = st.integers() | st.floats(allow_nan=False)
 VALUES = st.recursive(

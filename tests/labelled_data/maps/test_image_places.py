@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.builders import encode_pillow, encode_tiff
-from tests.labelled_data.maps import EPSG, HEIGHT, WIDTH, images_of, write_maps
+from tests.labelled_data.map_images import EPSG, HEIGHT, WIDTH, images_of, write_maps
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.georeference import Georeference
-from unet_ray.labelled_data.image_places import locate_images
+from unet_ray.labelled_data.maps.image_places import locate_images
 from unet_ray.storage.listing import list_files
 
 

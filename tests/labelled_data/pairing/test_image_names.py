@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
-from unet_ray.labelled_data.image_names import NamedImages, find_images
+from unet_ray.labelled_data.pairing.image_names import NamedImages, find_images
 from unet_ray.storage.storage import FileEntry
 
 

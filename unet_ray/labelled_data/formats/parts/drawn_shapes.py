@@ -18,7 +18,7 @@ from unet_ray.labelled_data.annotations import (
     Polygon,
     Runs,
 )
-from unet_ray.labelled_data.formats.shapes import NO_OUTLINE
+from unet_ray.labelled_data.formats.parts.shapes import NO_OUTLINE
 
 _UNNAMED = "object"
 """Category of all objects of a file that gives them no labels."""

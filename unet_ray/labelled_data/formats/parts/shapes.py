@@ -27,7 +27,7 @@ from unet_ray.labelled_data.annotations import (
     Polygon,
     Runs,
 )
-from unet_ray.labelled_data.formats.json_stream import read_elements
+from unet_ray.labelled_data.formats.parts.json_stream import read_elements
 
 FEW_POINTS = "outlines of fewer than three points"
 NO_OUTLINE = "boxes without an outline: their pixels are not counted"

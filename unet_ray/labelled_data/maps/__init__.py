@@ -1,0 +1,1 @@
+"""Labels in map coordinates, and the images that they lie on."""

@@ -1,0 +1,1 @@
+"""Which label belongs to which image, by the names of files."""
