@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, MaskKind, check_class_names
@@ -22,6 +23,7 @@ from unet_ray.image_sources.sources import (
 )
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.tiff import PagePlace
+from unet_ray.labelled_data.annotations import Annotations
 from unet_ray.labelled_data.colours import find_colour_map
 from unet_ray.labelled_data.drawing import Drawing, count_objects
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
@@ -131,6 +133,53 @@ def _find_in_label_files(
     options: LabelOptions,
 ) -> LabelledSet:
     """Return the labelled set of the images that label files name."""
+    annotations, file_of = _join_files(images, files, named, options)
+    annotations, notes = _name_classes(annotations, labels, files, named, options)
+    drawing = choose_classes(annotations, options.classes, options.area_class, named)
+    _check_kind(drawing, options.kind, named)
+    rows = annotations.images.to_pylist()
+    found = find_images(images.entries, map(_list_texts, rows), named)
+    pages = [split_page(row["uri"] or row["name"])[1] for row in rows]
+    sources = _find_sources(images, found.entries, pages)
+    names = [row["name"] for row in rows]
+    taken = _check_once(sources, names, named)
+    has_area = _find_areas(drawing)
+    items, orphans, without_area = list[LabelledImage](), list[str](), 0
+    for row, source in enumerate(sources):
+        if isinstance(source, str):
+            orphans.append(f"{names[row]}: {source}")
+        elif drawing.area and row not in has_area:
+            without_area += 1
+        else:
+            file = files[file_of[row]]
+            masks = (whole_file(file.entry),) * len(drawing.classes)
+            items.append(LabelledImage(source, masks, row, file.sha256))
+    if not items:
+        first = orphans[0] if orphans else "none has an object of --area-class"
+        raise InputError(
+            f"{named}: none of its {len(rows)} images is in {images.root.uri}: {first}"
+        )
+    notes += [
+        *annotations.notes,
+        *(f"{count} images were found {rule}" for rule, count in found.rules.items()),
+        *_note_left_out(drawing, options, without_area),
+        *_note_unnamed(images, taken, named),
+        *_note_skipped(images),
+    ]
+    items.sort(key=lambda item: item.image.uri)
+    kind = drawing.labelling.kind
+    access = LabelAccess(images.root, labels, options, drawing)
+    return LabelledSet(access, tuple(items), kind, drawing.classes, tuple(notes), tuple(orphans))
+
+
+def _join_files(
+    images: Listing, files: Sequence[LabelFile], named: str, options: LabelOptions
+) -> tuple[Annotations, NDArray[np.int64]]:
+    """Return what all label files say, in pixels, and the file of each image.
+
+    Raises:
+        InputError: They name no image, or it cannot be told what their coordinates mean.
+    """
     annotations = (
         files[0].annotations
         if len(files) == 1
@@ -143,59 +192,40 @@ def _find_in_label_files(
         annotations, file_of = placed.annotations, file_of[placed.origins]
     if not len(annotations.images):
         raise InputError(f"{named} names no image; give the label files of the images")
-    notes: list[str] = []
-    if are_numbered(annotations):
-        folder = (
-            labels if len(files) > 1 else Storage(labels.uri.rpartition("/")[0], labels.options)
-        )
-        names, named_in = find_class_names(folder, named)
-        annotations = name_categories(annotations, names, options.classes, named)
-        notes = [f"names of classes from {named_in}"] * bool(named_in)
-    drawing = choose_classes(annotations, options.classes, options.area_class, named)
-    _check_kind(drawing, options.kind, named)
-    rows = annotations.images.to_pylist()
-    found = find_images(images.entries, map(_list_texts, rows), named)
-    pages = [split_page(row["uri"] or row["name"])[1] for row in rows]
-    sources = _find_sources(images, found.entries, pages, named)
-    has_area = _find_areas(drawing)
-    items, taken, left = [], dict[str, str](), 0
-    for row, source in enumerate(sources):
-        if source is None:
+    return annotations, file_of
+
+
+def _name_classes(
+    annotations: Annotations,
+    labels: Storage,
+    files: Sequence[LabelFile],
+    named: str,
+    options: LabelOptions,
+) -> tuple[Annotations, list[str]]:
+    """Return annotations whose categories have names, and where those come from."""
+    if not are_numbered(annotations):
+        return annotations, []
+    folder = labels if len(files) > 1 else Storage(labels.uri.rpartition("/")[0], labels.options)
+    names, named_in = find_class_names(folder, named)
+    annotations = name_categories(annotations, names, options.classes, named)
+    return annotations, [f"names of classes from {named_in}"] * bool(named_in)
+
+
+def _check_once(
+    sources: Sequence[ImageSource | str], names: Sequence[str], named: str
+) -> dict[str, str]:
+    """Return the name of each image; raise InputError if two names mean the same one."""
+    taken: dict[str, str] = {}
+    for source, name in zip(sources, names, strict=True):
+        if isinstance(source, str):
             continue
-        name = rows[row]["name"]
         if source.uri in taken:
             raise InputError(
                 f"{named}: {taken[source.uri]} and {name} are both {source.uri}; give more of the "
                 "path of each in the label file, or the folder that holds all images as --images"
             )
         taken[source.uri] = name
-        if drawing.area and row not in has_area:
-            left += 1
-            continue
-        file = files[file_of[row]]
-        masks = (whole_file(file.entry),) * len(drawing.classes)
-        items.append(LabelledImage(source, masks, row, file.sha256))
-    orphans = [
-        f"{rows[row]['name']}: no image has its name"
-        for row, entry in enumerate(found.entries)
-        if entry is None
-    ]
-    if not items:
-        first = orphans[0] if orphans else "it names no image"
-        raise InputError(
-            f"{named}: none of its {len(rows)} images is in {images.root.uri}: {first}"
-        )
-    notes += [
-        *annotations.notes,
-        *(f"{count} images were found {rule}" for rule, count in found.rules.items()),
-        *_note_left_out(drawing, options, left),
-        *_note_unnamed(images, taken, named),
-        *_note_skipped(images),
-    ]
-    items.sort(key=lambda item: item.image.uri)
-    kind = drawing.labelling.kind
-    access = LabelAccess(images.root, labels, options, drawing)
-    return LabelledSet(access, tuple(items), kind, drawing.classes, tuple(notes), tuple(orphans))
+    return taken
 
 
 def _list_texts(row: Mapping[str, object]) -> list[str]:
@@ -224,12 +254,11 @@ def _find_areas(drawing: Drawing) -> set[int]:
 
 
 def _find_sources(
-    images: Listing, entries: Sequence[FileEntry | None], pages: Sequence[int | None], named: str
-) -> list[ImageSource | None]:
+    images: Listing, entries: Sequence[FileEntry | None], pages: Sequence[int | None]
+) -> list[ImageSource | str]:
     """Return the image, or the page of a stack, that each row of label files means.
 
-    Raises:
-        InputError: A stack has no such page.
+    A text says why there is none.
     """
     stacks = {
         entry.uri: entry
@@ -239,27 +268,26 @@ def _find_sources(
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
         places = pool.map(lambda entry: find_places(decoders, images.root, entry), stacks.values())
         places_of = dict(zip(stacks, places, strict=True))
-    return [
-        None
-        if entry is None
-        else whole_file(entry)
-        if page is None
-        else _find_page(entry, page, places_of[entry.uri], named)
-        for entry, page in zip(entries, pages, strict=True)
-    ]
+    found: list[ImageSource | str] = []
+    for entry, page in zip(entries, pages, strict=True):
+        if entry is None:
+            found.append("no image has its name")
+        elif page is None:
+            found.append(whole_file(entry))
+        else:
+            found.append(_find_page(entry, page, places_of[entry.uri]))
+    return found
 
 
-def _find_page(entry: FileEntry, number: int, places: list[PagePlace], named: str) -> ImageSource:
-    """Return the page that a label file names.
+def _find_page(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource | str:
+    """Return the page that a label file names, or why there is none.
 
     If the stack cannot be read, return the whole file; decoding it will report the reason.
     """
     if not places and is_stackable(entry):
         return whole_file(entry)
     if not 1 <= number <= len(places):
-        raise InputError(
-            f"{named} names page {number} of {entry.path}, but the file has {len(places)} pages"
-        )
+        return f"there is no page {number} in {entry.path}, which has {len(places)} pages"
     return page_source(entry, number, places)
 
 
