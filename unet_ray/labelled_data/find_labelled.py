@@ -138,6 +138,8 @@ def _find_in_label_files(
     drawing = choose_classes(annotations, options.classes, options.area_class, named)
     _check_kind(drawing, options.kind, named)
     rows = annotations.images.to_pylist()
+    if not rows:
+        raise InputError(f"{named} names no image; give the label files of the images")
     found = find_images(images.entries, map(_list_texts, rows), named)
     pages = [split_page(row["uri"] or row["name"])[1] for row in rows]
     sources = _find_sources(images, found.entries, pages)
@@ -178,7 +180,7 @@ def _join_files(
     """Return what all label files say, in pixels, and the file of each image.
 
     Raises:
-        InputError: They name no image, or it cannot be told what their coordinates mean.
+        InputError: It cannot be told what their coordinates mean.
     """
     annotations = (
         files[0].annotations
@@ -190,8 +192,6 @@ def _join_files(
         places = locate_images(images) if needs_places(annotations) else []
         placed = place_on_images(annotations, places, named, options.label_crs)
         annotations, file_of = placed.annotations, file_of[placed.origins]
-    if not len(annotations.images):
-        raise InputError(f"{named} names no image; give the label files of the images")
     return annotations, file_of
 
 
