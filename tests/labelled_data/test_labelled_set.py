@@ -42,7 +42,7 @@ def test_files_whose_names_are_not_utf8_cost_themselves(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / os.fsdecode(name)).write_bytes(png)
-    (tmp_path / "masks" / os.fsdecode(b"notes\xff.txt")).write_bytes(b"")
+    (tmp_path / "masks" / os.fsdecode(b"notes\xff.doc")).write_bytes(b"")
     found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions())
     assert found.names == ("a.png",)
     first = r"b\xff.png"
