@@ -20,6 +20,7 @@ from tests.labelled_data.zoo import HEIGHT, WIDTH, Scene, Zoo
 from unet_ray.errors import ImageError, InputError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.interpretation import interpret_masks
@@ -49,11 +50,15 @@ def refused(message: str, remedy: Callable[[Zoo], Flags | None]) -> Callable[...
     return register
 
 
-def read_targets(zoo: Zoo, flags: Flags | None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the targets (HW) of each image by its name, and the notes, as `evaluate` has them."""
-    given = {"images": zoo.images, "masks": zoo.masks} | (flags or {})
-    config = EvaluateConfig(model="m", **given)
-    labelled = find_labelled(config.images, config.masks, config.label_options(DISC))
+def read_set(
+    flags: Flags, classes: tuple[ClassSpec, ...]
+) -> tuple[dict[str, tuple[Labelling, list[np.ndarray]]], list[str]]:
+    """Return what the values mean, and the masks, of each image by its name, and the notes.
+
+    They are read as `evaluate` reads them for a model of these classes, but without Ray.
+    """
+    config = EvaluateConfig(model="m", **flags)
+    labelled = find_labelled(config.images, config.masks, config.label_options(classes))
     files = FileReader(labelled.access, labelled.items)
     facts = []
     for index, item in enumerate(labelled.items):
@@ -67,10 +72,15 @@ def read_targets(zoo: Zoo, flags: Flags | None) -> tuple[dict[str, np.ndarray], 
     labelling, more = interpret_masks(config, labelled, statistics)
     found = {}
     for index in statistics.usable:
-        _, masks = statistics.reader.read(index)
         name = Path(labelled.names[index].partition("#")[0]).name.partition(".")[0]
-        found[name] = labelling.targets(masks)[0]
+        found[name] = labelling, statistics.reader.read(index)[1]
     return found, [*labelled.notes, *statistics.notes, *notes, *more]
+
+
+def read_targets(zoo: Zoo, flags: Flags | None) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the targets (HW) of each image by its name, and the notes, as `evaluate` has them."""
+    found, notes = read_set({"images": zoo.images, "masks": zoo.masks} | (flags or {}), DISC)
+    return {name: each[0].targets(each[1])[0] for name, each in found.items()}, notes
 
 
 def check(zoo: Zoo, flags: Flags | None) -> list[str]:
@@ -278,7 +288,9 @@ def photographs_turned_by_exif_with_masks_as_stored(zoo: Zoo) -> None:
     save_turned(zoo, 8, "stored")
 
 
-@refused("fit both ways; give --mask-frame shown .* stored", lambda _: {"mask_frame": "stored"})
+@refused(
+    "may be of both frames; give --mask-frame shown .* stored", lambda _: {"mask_frame": "stored"}
+)
 def photographs_upside_down(zoo: Zoo) -> None:
     save_turned(zoo, 3, "stored")
 
