@@ -282,7 +282,8 @@ def settle_statistics(
     if contrast := look_misplaced([each.edge_contrast for each in found]):
         notes.append(
             f"the labels look misplaced: along their outlines the images have {contrast:.2f} times "
-            "the gradient beside them, as of labels that are turned, shifted or of other images; "
+            "the gradient beside them, as of labels that are turned, shifted, drawn too large or "
+            "of other images; "
             "look at labels.png (--dry-run writes it without a training)"
         )
     return DatasetStatistics(
