@@ -434,7 +434,7 @@ def test_a_box_without_an_outline_is_not_counted(empty: Any, tmp_path: Path) -> 
     found, notes = read_targets(zoo, flags)
     left, top, width, height = zoo.scenes[0].boxes[0]
     assert (found["00"][top : top + height, left : left + width] == IGNORED).all()
-    assert "left out: 1 boxes without an outline: their pixels are not counted" in notes
+    assert "1 boxes without an outline: their pixels are not counted" in notes
     check(zoo, flags)
 
 
@@ -911,3 +911,36 @@ def coco_beside_the_images(zoo: Zoo) -> Flags:
     zoo.save_images()
     zoo.write("images/_annotations.coco.json", zoo.coco())
     return {"masks": zoo.images}
+
+
+# --- what is said
+
+
+@pytest.mark.parametrize("second", ["disc", "spot"])
+def test_objects_drawn_on_those_of_another_class_are_both(second: str, tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path)
+    document = zoo.coco()
+    square = {"segmentation": [[0, 0, 10, 0, 10, 10, 0, 10]], "category_id": 1, "image_id": 1}
+    within = {"segmentation": [[2, 2, 6, 2, 6, 6, 2, 6]], "category_id": 2, "image_id": 1}
+    annotations = [*document["annotations"], square | {"id": 98}, within | {"id": 99}]
+    categories = [*document["categories"], {"id": 2, "name": second}]
+    flags = save_coco(zoo, annotations=annotations, categories=categories)
+    classes = DISC if second == "disc" else (*DISC, ClassSpec(2, "spot"))
+    found, notes = read_set({"images": zoo.images} | flags, classes)
+    labelling, masks = found["00"]
+    assert (labelling.targets(masks)[:, 2:6, 2:6] == 1).all()
+    overlaps = [note for note in notes if "of several classes" in note]
+    if second == "disc":
+        assert not overlaps
+    else:
+        assert overlaps[0].startswith("16 pixels in 1 images are of several classes")
+
+
+@pytest.mark.parametrize("name", ["labelme_beside_the_images", "coco_beside_the_images"])
+def test_label_files_among_the_images_are_not_skipped(name: str, tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path)
+    flags = FORMS[name](zoo)
+    assert not [note for note in check(zoo, flags) if "skipped" in note]
+    zoo.write("images/notes.docx", b"x")
+    (note,) = (note for note in check(zoo, flags) if "skipped" in note)
+    assert note.startswith("skipped 1 files in ")
