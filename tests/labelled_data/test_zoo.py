@@ -916,6 +916,18 @@ def coco_beside_the_images(zoo: Zoo) -> Flags:
 # --- what is said
 
 
+@pytest.mark.parametrize("classes", [(), DISC])
+def test_a_folder_of_unusable_label_files_names_the_first(
+    classes: tuple[ClassSpec, ...], tmp_path: Path
+) -> None:
+    zoo = Zoo(tmp_path)
+    zoo.save_images()
+    for scene in zoo.scenes:
+        zoo.write(f"masks/{scene.name}.xml", "<annotation><object/></annotation>")
+    with pytest.raises(InputError, match="no category of objects; the labels of 00.* CVAT"):
+        read_set({"images": zoo.images, "masks": zoo.masks}, classes)
+
+
 @pytest.mark.parametrize("second", ["disc", "spot"])
 def test_objects_drawn_on_those_of_another_class_are_both(second: str, tmp_path: Path) -> None:
     zoo = Zoo(tmp_path)
