@@ -134,6 +134,8 @@ def _find_in_label_files(
 ) -> LabelledSet:
     """Return the labelled set of the images that label files name."""
     annotations, file_of = _join_files(images, files, named, options)
+    if not annotations.categories and (errors := annotations.images["error"].drop_null()):
+        raise InputError(f"{named}: no label file can be used: {errors[0]}")
     annotations, notes = _name_classes(annotations, labels, files, named, options)
     drawing = choose_classes(annotations, options.classes, options.area_class, named)
     _check_kind(drawing, options.kind, named)
