@@ -79,14 +79,14 @@ def test_a_file_that_cannot_be_read_keeps_its_error_and_the_child(decoder: Decod
 
 def send_signals(patch: pytest.MonkeyPatch, *signals: signal.Signals) -> None:
     """Send a signal to the child before each message to it, as long as there are signals."""
-    rest, send = iter(signals), sandbox._send
+    rest, send = iter(signals), sandbox.send
 
     def send_after_signal(child: Any, deadline: float, *pieces: bytes) -> None:
         if number := next(rest, None):
             child.send_signal(number)
         send(child, deadline, *pieces)
 
-    patch.setattr(sandbox, "_send", send_after_signal)
+    patch.setattr(sandbox, "send", send_after_signal)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
