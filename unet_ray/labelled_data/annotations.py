@@ -157,19 +157,29 @@ class Annotations:
 
     def to_bytes(self) -> bytes:
         """Return the annotations as bytes; `from_bytes` reads them."""
+        return bytes(self.to_buffer())
+
+    def to_buffer(self) -> memoryview:
+        """Return the same bytes without a copy: they may be a gigabyte."""
+        size = pa.MockOutputStream()
+        self._write(size)
+        buffer = pa.allocate_buffer(size.size())
+        with pa.FixedSizeBufferWriter(buffer) as sink:
+            self._write(sink)
+        return memoryview(buffer)
+
+    def _write(self, sink: Any) -> None:
         head = {
             "categories": [[each.name, each.id] for each in self.categories],
             "left_out": dict(self.left_out),
             "notes": self.notes,
         }
-        sink = pa.BufferOutputStream()
         for table in (
             self.images.replace_schema_metadata({"head": json.dumps(head)}),
             self.objects,
         ):
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
-        return sink.getvalue().to_pybytes()
 
     @staticmethod
     def from_bytes(data: bytes | bytearray) -> Annotations:
@@ -416,7 +426,8 @@ class AnnotationsBuilder:
             ],
             schema=OBJECTS,
         )
-        objects = objects.filter(pc.greater_equal(objects["image"], 0)).combine_chunks()
+        if len(rows) and rows.min() < 0:  # images that are not described
+            objects = objects.filter(pc.greater_equal(objects["image"], 0)).combine_chunks()
         return Annotations(
             tuple(self._categories), images, objects, dict(self.left_out), tuple(self.notes)
         )

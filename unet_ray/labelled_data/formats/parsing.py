@@ -57,7 +57,7 @@ def prepare() -> None:
         each.prepare()
 
 
-def answer(file: BufferedReader, arguments: dict[str, Any]) -> bytes:
+def answer(file: BufferedReader, arguments: dict[str, Any]) -> memoryview:
     """Parse a label file for `Decoder.call`.
 
     Args:
@@ -65,13 +65,13 @@ def answer(file: BufferedReader, arguments: dict[str, Any]) -> bytes:
         arguments: `name`, the path of the file; `label_property`, see `parse_labels`.
 
     Returns:
-        `Annotations.to_bytes`.
+        `Annotations.to_buffer`.
 
     Raises:
         ImageError: `unreadable`: the file cannot be used.
     """
     try:
-        return parse_labels(file, arguments["name"], arguments.get("label_property")).to_bytes()
+        return parse_labels(file, arguments["name"], arguments.get("label_property")).to_buffer()
     except LabelError as error:
         raise ImageError("unreadable", str(error)) from None
 
