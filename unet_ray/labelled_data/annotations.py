@@ -129,7 +129,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a label file, or a folder of them, says about a set of images."""
+    """Content of a label file, or of a folder of them, about a set of images."""
 
     categories: tuple[Category, ...]
     images: pa.Table
@@ -137,8 +137,8 @@ class Annotations:
     objects: pa.Table
     """Table of OBJECTS, in the order in which they are drawn."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """What was left out or taken in another way than it stands, and how often; a text in the
-    plural: `keypoints`, `boxes without an outline: their pixels are not counted`."""
+    """Things that were left out or taken in another way than they stand, and how often; texts in
+    the plural: `keypoints`, `boxes without an outline: their pixels are not counted`."""
     notes: tuple[str, ...] = ()
     """Choices that were made, for the user: one line each."""
 

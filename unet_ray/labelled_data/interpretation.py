@@ -1,4 +1,4 @@
-"""What the masks of a labelled set mean, and what a user should know about them."""
+"""Meaning of the masks of a labelled set, and notes for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which form a label file has, and its parsing; runs in the decoder's child process.
+"""Recognition of the form of a label file, and its parsing, in the decoder's child process.
 
 A new format is a new module of this package with a `FORMAT`, and an entry in `FORMATS`.
 """

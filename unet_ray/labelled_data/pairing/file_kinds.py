@@ -1,4 +1,4 @@
-"""Which files of a listing are masks, and which are label files."""
+"""Kinds of files in a listing: masks, and label files."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from unet_ray.labelled_data.pairing.pairs import remove_suffix
 from unet_ray.storage.storage import FileEntry
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
+"""Id that Label Studio puts before the name of an uploaded file."""
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -88,7 +88,7 @@ def _find_by_ends(
 class _Match:
     entry: FileEntry
     rule: str
-    """What the rule that found it does, for messages; empty for the name as it is."""
+    """Rule that found it, for messages; empty for the name as it is."""
 
 
 class _Index:

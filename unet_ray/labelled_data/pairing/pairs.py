@@ -56,7 +56,7 @@ class Pairing:
     """Paths of masks without an image, or with a reason after them; each counts as an image that
     cannot be used."""
     notes: tuple[str, ...] = ()
-    """How the names were paired, where they are not equal."""
+    """Messages about how the names were paired, where they are not equal."""
 
 
 def looks_like_folders(images: Listing, masks: Listing) -> bool:
@@ -198,7 +198,7 @@ class _Step:
     """A way of pairing: an image and a mask belong together if their keys are equal."""
 
     said: str
-    """How names were paired, for the user; empty for equal names."""
+    """Text for the user about how names were paired; empty for equal names."""
     image_key: Callable[[str], str | None]
     """Key of an image from its path; None: it has none."""
     mask_key: Callable[[str], str | None]
@@ -221,7 +221,7 @@ class _Matched:
     doubts: tuple[str, ...]
     """Masks that may belong to several images, and images with several masks."""
     said: str
-    """How names were paired, for the user."""
+    """Text for the user about how names were paired."""
 
     @property
     def is_whole(self) -> bool:
@@ -337,7 +337,7 @@ def _make_affix_step(of_masks: _Cut, of_images: _Cut) -> _Step:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What the names of a set have before and after the part that tells them apart."""
+    """Affix of a set of names: the texts before and after the part that tells them apart."""
 
     before: str = ""
     after: str = ""
