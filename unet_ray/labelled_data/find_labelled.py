@@ -121,8 +121,9 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
     notes += [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
     orphans = tuple(f"{path}: no image has its name" for path in pairing.orphans)
     if not items:
-        raise InputError(f"--masks {masks.root.uri}: {unequal[0]}")
-    return LabelledSet(access, items, kind, classes, tuple(notes), (*orphans, *unequal))
+        raise InputError(f"--masks {masks.root.uri}: {[*unequal, *pairing.incomplete][0]}")
+    unusable = (*orphans, *pairing.incomplete, *unequal)
+    return LabelledSet(access, items, kind, classes, tuple(notes), unusable)
 
 
 def _find_in_label_files(

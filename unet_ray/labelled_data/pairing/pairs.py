@@ -53,10 +53,11 @@ class Pairing:
     unlabelled: tuple[FileEntry, ...] = ()
     """Images without a mask, which are left out."""
     orphans: tuple[str, ...] = ()
-    """Paths of masks without an image, or with a reason after them; each counts as an image that
-    cannot be used."""
+    """Paths of masks without an image; each counts as an image that cannot be used."""
     notes: tuple[str, ...] = ()
     """Messages about how the names were paired, where they are not equal."""
+    incomplete: tuple[str, ...] = ()
+    """Images with masks of some classes only, and which is missing; they cannot be used."""
 
 
 def looks_like_folders(images: Listing, masks: Listing) -> bool:
@@ -152,7 +153,7 @@ def pair_class_folders(
         for name in names
     ]
     mask_of = [{pair.image.uri: pair.masks[0] for pair in each.pairs} for each in found]
-    pairs, rest = list[Pair](), list[FileEntry]()
+    pairs, rest, incomplete = list[Pair](), list[FileEntry](), list[str]()
     orphans = [
         f"{name}/{path}" for name, each in zip(names, found, strict=True) for path in each.orphans
     ]
@@ -162,13 +163,11 @@ def pair_class_folders(
             pairs.append(Pair(image, tuple(mask for mask in own if mask)))
         elif any(own):
             missing = names[own.index(None)]
-            orphans.append(
-                f"{image.path} (it has a mask in other class folders, none in {missing})"
-            )
+            incomplete.append(f"{image.path}: it has masks of other classes, but none in {missing}")
         else:
             rest.append(image)
     notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
-    return Pairing(tuple(pairs), tuple(rest), tuple(orphans), notes)
+    return Pairing(tuple(pairs), tuple(rest), tuple(orphans), notes, tuple(incomplete))
 
 
 def has_masks_among(files: Listing) -> bool:
