@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unet_ray.errors import InputError
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.imaging.labels.mask_values import percent
 from unet_ray.imaging.labels.notes import labelling_notes
@@ -28,7 +29,8 @@ def interpret_masks(
         The meaning, and a line for each note.
 
     Raises:
-        InputError: Mask values that can be read in several ways, or that have no meaning.
+        InputError: Mask values that can be read in several ways, or that have no meaning; or label
+            files whose classes are others than those that were decided before.
     """
     values, count = statistics.values, len(statistics.usable)
     drawn = labelled.labelling
@@ -38,6 +40,14 @@ def interpret_masks(
         )
         of_images = [statistics.facts[index].values for index in statistics.usable]
         return labelling, labelling_notes(values, labelling, count, of_images)
+    if known and known.classes != drawn.classes:
+        there, before = (
+            ", ".join(f"{spec.name}={spec.id}" for spec in each.classes) for each in (drawn, known)
+        )
+        raise InputError(
+            f"--masks {config.masks}: the label files have the classes {there}, the training that "
+            f"would be resumed has {before}; give another --storage to train anew"
+        )
     ignored = drawn.ignored
     if ignored is None or ignored not in values.pixels:
         return drawn, []
