@@ -8,6 +8,7 @@ from unet_ray.imaging.labels.mask_values import percent
 from unet_ray.imaging.labels.notes import labelling_notes
 from unet_ray.labelled_data.config import LabelConfig
 from unet_ray.labelled_data.labelled_set import LabelledSet
+from unet_ray.labelled_data.palettes import check_same_colours
 from unet_ray.labelled_data.statistics import DatasetStatistics
 from unet_ray.storage.listing import path_suffix
 
@@ -41,6 +42,7 @@ def interpret_masks(
             values, labelled.classes, labelled.kind, config.background, config.ignored
         )
         _check_without_loss(labelled, labelling)
+        _check_palettes(labelled, labelling, statistics)
         of_images = [statistics.facts[index].values for index in statistics.usable]
         return labelling, labelling_notes(values, labelling, count, of_images)
     ignored = drawn.ignored
@@ -51,6 +53,21 @@ def interpret_masks(
         f"{percent(values.share([ignored]))} of the pixels, in {values.masks[ignored]} of "
         f"{count * len(drawn.classes)} masks, are not counted"
     ]
+
+
+def _check_palettes(
+    labelled: LabelledSet, labelling: Labelling, statistics: DatasetStatistics
+) -> None:
+    """Raise InputError if the palettes of class masks give a value several colours.
+
+    A single class may have another colour in each file; its background may not.
+    """
+    if labelled.access.table is not None or labelling.kind not in ("classes", "binary"):
+        return
+    ids = {spec.id for spec in labelling.classes} if len(labelling.classes) > 1 else set()
+    facts = (statistics.facts[index] for index in statistics.usable)
+    files = ((each.mask_uri, each.colours) for each in facts)
+    check_same_colours(files, ids | {labelling.background})
 
 
 def _check_without_loss(labelled: LabelledSet, labelling: Labelling) -> None:
