@@ -49,11 +49,16 @@ def refused(message: str, remedy: Callable[[Zoo], Flags | None]) -> Callable[...
     return register
 
 
-def read_targets(zoo: Zoo, flags: Flags | None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the targets (HW) of each image by its name, and the notes, as `evaluate` has them."""
+def read_targets(
+    zoo: Zoo, flags: Flags | None, classes: tuple[ClassSpec, ...] = DISC
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the targets (HW) of each image by its name, and the notes, as `evaluate` has them.
+
+    They are 1, 2 and so on in the classes, 0 outside.
+    """
     given = {"images": zoo.images, "masks": zoo.masks} | (flags or {})
     config = EvaluateConfig(model="m", **given)
-    labelled = find_labelled(config.images, config.masks, config.label_options(DISC))
+    labelled = find_labelled(config.images, config.masks, config.label_options(classes))
     files = FileReader(labelled.access, labelled.items)
     facts = []
     for index, item in enumerate(labelled.items):
@@ -69,8 +74,17 @@ def read_targets(zoo: Zoo, flags: Flags | None) -> tuple[dict[str, np.ndarray], 
     for index in statistics.usable:
         _, masks = statistics.reader.read(index)
         name = Path(labelled.names[index].partition("#")[0]).name.partition(".")[0]
-        found[name] = labelling.targets(masks)[0]
+        found[name] = join_classes(labelling.targets(masks))
     return found, [*labelled.notes, *statistics.notes, *notes, *more]
+
+
+def join_classes(planes: np.ndarray) -> np.ndarray:
+    """Return the number of the class of each pixel, from a plane of targets per class."""
+    numbers = np.zeros(planes.shape[1:], np.uint8)
+    for number, plane in enumerate(planes, 1):
+        numbers[plane == 1] = number
+        numbers[plane == IGNORED] = IGNORED
+    return numbers
 
 
 def check(zoo: Zoo, flags: Flags | None) -> list[str]:

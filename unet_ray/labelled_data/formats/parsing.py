@@ -46,6 +46,8 @@ SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 """Suffixes of label files."""
 _HEAD_BYTES = 2**20
 """Bytes at the beginning of a file by which its form is recognised."""
+_SHOWN_BYTES = 80
+"""Bytes at the beginning of a file of no known form that its error shows."""
 
 
 def prepare() -> None:
@@ -96,4 +98,12 @@ def parse_labels(file: BufferedReader, name: str, label_property: str | None = N
             each.parse(file, name, builder)
             return builder.build()
     known = ", ".join(each.name for each in of_suffix or FORMATS)
-    raise LabelError(f"it has none of the forms that are read: {known}")
+    raise LabelError(f"it has none of the forms that are read: {known}; {_describe_start(head)}")
+
+
+def _describe_start(head: bytes) -> str:
+    if not head:
+        return "it is empty"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16 text: save it as UTF-8"
+    return "it begins with " + repr(" ".join(head[:_SHOWN_BYTES].decode(errors="replace").split()))

@@ -510,7 +510,7 @@ def _find_masks_among(images: Listing, masks: Listing) -> set[str]:
             return {e.uri for e in entries if path_suffix(e.path) == lossless[0]}
     stems = {remove_suffix(entry.path) for entry in entries}
     affixes: dict[_Cut, int] = defaultdict(int)
-    for stem in stems:
+    for stem in sorted(stems):
         for cut in _list_own_cuts(_base(stem)):
             key = cut.key(stem)
             if key is not None and key in stems:
