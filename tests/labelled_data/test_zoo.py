@@ -20,6 +20,7 @@ from tests.labelled_data.zoo import HEIGHT, WIDTH, Scene, Zoo
 from unet_ray.errors import ImageError, InputError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.interpretation import interpret_masks
@@ -49,15 +50,14 @@ def refused(message: str, remedy: Callable[[Zoo], Flags | None]) -> Callable[...
     return register
 
 
-def read_targets(
-    zoo: Zoo, flags: Flags | None, classes: tuple[ClassSpec, ...] = DISC
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the targets (HW) of each image by its name, and the notes, as `evaluate` has them.
+def read_set(
+    flags: Flags, classes: tuple[ClassSpec, ...]
+) -> tuple[dict[str, tuple[Labelling, list[np.ndarray]]], list[str]]:
+    """Return what the values mean, and the masks, of each image by its name, and the notes.
 
-    They are 1, 2 and so on in the classes, 0 outside.
+    They are read as `evaluate` reads them for a model of these classes, but without Ray.
     """
-    given = {"images": zoo.images, "masks": zoo.masks} | (flags or {})
-    config = EvaluateConfig(model="m", **given)
+    config = EvaluateConfig(model="m", **flags)
     labelled = find_labelled(config.images, config.masks, config.label_options(classes))
     files = FileReader(labelled.access, labelled.items)
     facts = []
@@ -72,10 +72,21 @@ def read_targets(
     labelling, more = interpret_masks(config, labelled, statistics)
     found = {}
     for index in statistics.usable:
-        _, masks = statistics.reader.read(index)
         name = Path(labelled.names[index].partition("#")[0]).name.partition(".")[0]
-        found[name] = join_classes(labelling.targets(masks))
+        found[name] = labelling, statistics.reader.read(index)[1]
     return found, [*labelled.notes, *statistics.notes, *notes, *more]
+
+
+def read_targets(
+    zoo: Zoo, flags: Flags | None, classes: tuple[ClassSpec, ...] = DISC
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the targets (HW) of each image by its name, and the notes, as `evaluate` has them.
+
+    They are 1, 2 and so on in the classes, 0 outside.
+    """
+    given = {"images": zoo.images, "masks": zoo.masks} | (flags or {})
+    found, notes = read_set(given, classes)
+    return {name: join_classes(each[0].targets(each[1])) for name, each in found.items()}, notes
 
 
 def join_classes(planes: np.ndarray) -> np.ndarray:
@@ -438,7 +449,7 @@ def test_a_box_without_an_outline_is_not_counted(empty: Any, tmp_path: Path) -> 
     found, notes = read_targets(zoo, flags)
     left, top, width, height = zoo.scenes[0].boxes[0]
     assert (found["00"][top : top + height, left : left + width] == IGNORED).all()
-    assert "left out: 1 boxes without an outline: their pixels are not counted" in notes
+    assert "1 boxes without an outline: their pixels are not counted" in notes
     check(zoo, flags)
 
 
@@ -915,3 +926,36 @@ def coco_beside_the_images(zoo: Zoo) -> Flags:
     zoo.save_images()
     zoo.write("images/_annotations.coco.json", zoo.coco())
     return {"masks": zoo.images}
+
+
+# --- what is said
+
+
+@pytest.mark.parametrize("second", ["disc", "spot"])
+def test_objects_drawn_on_those_of_another_class_are_both(second: str, tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path)
+    document = zoo.coco()
+    square = {"segmentation": [[0, 0, 10, 0, 10, 10, 0, 10]], "category_id": 1, "image_id": 1}
+    within = {"segmentation": [[2, 2, 6, 2, 6, 6, 2, 6]], "category_id": 2, "image_id": 1}
+    annotations = [*document["annotations"], square | {"id": 98}, within | {"id": 99}]
+    categories = [*document["categories"], {"id": 2, "name": second}]
+    flags = save_coco(zoo, annotations=annotations, categories=categories)
+    classes = DISC if second == "disc" else (*DISC, ClassSpec(2, "spot"))
+    found, notes = read_set({"images": zoo.images} | flags, classes)
+    labelling, masks = found["00"]
+    assert (labelling.targets(masks)[:, 2:6, 2:6] == 1).all()
+    overlaps = [note for note in notes if "of several classes" in note]
+    if second == "disc":
+        assert not overlaps
+    else:
+        assert overlaps[0].startswith("16 pixels in 1 images are of several classes")
+
+
+@pytest.mark.parametrize("name", ["labelme_beside_the_images", "coco_beside_the_images"])
+def test_label_files_among_the_images_are_not_skipped(name: str, tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path)
+    flags = FORMS[name](zoo)
+    assert not [note for note in check(zoo, flags) if "skipped" in note]
+    zoo.write("images/notes.docx", b"x")
+    (note,) = (note for note in check(zoo, flags) if "skipped" in note)
+    assert note.startswith("skipped 1 files in ")

@@ -175,7 +175,7 @@ def _find_in_label_files(
         *(f"{count} images were found {rule}" for rule, count in found.rules.items()),
         *_note_left_out(drawing, options, without_area),
         *_note_unnamed(images, taken, named),
-        *_note_skipped(images),
+        *_note_skipped(_without_labels(images, files)),
     ]
     items.sort(key=lambda item: item.image.uri)
     kind = drawing.labelling.kind
@@ -333,7 +333,11 @@ def _note_left_out(drawing: Drawing, options: LabelOptions, without_area: int) -
             if row not in drawing.place_of and row not in drawing.area
         }
     )
-    lines = [f"left out: {count} {what}" for what, count in left.items()]
+    # a text with a colon says itself what became of the things
+    lines = [
+        f"{count} {what}" if ": " in what else f"left out: {count} {what}"
+        for what, count in left.items()
+    ]
     if others:
         lines.append(f"left out: {others} objects of other classes ({_show(names)})")
     if without_area:
@@ -374,6 +378,12 @@ def _note_unnamed(images: Listing, taken: Mapping[str, str], named: str) -> list
 
 def _show(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+
+
+def _without_labels(images: Listing, files: Sequence[LabelFile]) -> Listing:
+    """Return a listing of images that does not count the label files among them as skipped."""
+    inside = sum(file.entry.uri.startswith(f"{images.root.uri}/") for file in files)
+    return replace(images, others=max(0, images.others - inside))
 
 
 def _note_skipped(*listings: Listing) -> list[str]:

@@ -72,6 +72,8 @@ class ImageFacts:
     """Pairs (mask value, pixels) for each mask of the image."""
     objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
     """Pairs (mask value, 8-connected components) for each mask; None if they were not counted."""
+    overlap: int = 0
+    """Pixels of several classes, of images whose labels come from label files."""
     edge_contrast: float | None = None
     """Gradient along the outlines of the labels, divided by that beside them."""
     colours: tuple[tuple[int, int], ...] = ()
@@ -282,10 +284,12 @@ def settle_statistics(
     """
     options, masks = labelled.access.options, f"--masks {labelled.access.masks.uri}"
     frame, notes = settle_frame([(each.fit, each.uri) for each in found], options.frame, masks)
+    notes += _note_overlap(found)
     if contrast := look_misplaced([each.edge_contrast for each in found]):
         notes.append(
             f"the labels look misplaced: along their outlines the images have {contrast:.2f} times "
-            "the gradient beside them, as of labels that are turned, shifted or of other images; "
+            "the gradient beside them, as of labels that are turned, shifted, drawn too large or "
+            "of other images; "
             "look at labels.png (--dry-run writes it without a training)"
         )
     return DatasetStatistics(
@@ -296,6 +300,20 @@ def settle_statistics(
         tuple(notes),
         labelled.labelling,
     )
+
+
+def _note_overlap(found: Sequence[ImageFacts]) -> list[str]:
+    """Return a line about pixels of several classes in label files, if there are any.
+
+    Tools show the object that lies on top, but which of the two is wanted, nobody has said.
+    """
+    pixels = [each.overlap for each in found if each.overlap]
+    if not pixels:
+        return []
+    return [
+        f"{sum(pixels)} pixels in {len(pixels)} images are of several classes: an object that is "
+        "drawn on one of another class is both, since each class has a mask of its own"
+    ]
 
 
 def _read_files(files: FileReader, index: int) -> Encoded | ImageError:
@@ -356,8 +374,21 @@ def describe_image(
         facts = replace(facts, colours=tuple(list_colours(encoded[1], values)))
     if count_objects:
         facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
+    if files.access.drawing:
+        facts = replace(facts, overlap=_count_overlap(files.access.drawing.labelling, decoded))
     aligned = decoded.align_as_fits(files.access.options.frame or "shown")
     return replace(facts, edge_contrast=measure_edge_contrast(*aligned)), decoded
+
+
+def _count_overlap(labelling: Labelling, decoded: DecodedImage) -> int:
+    """Return the number of pixels that belong to several classes."""
+    some = np.zeros(decoded.masks[0].shape, bool)
+    several = np.zeros_like(some)
+    for index in range(len(labelling.classes)):
+        inside = labelling.class_mask(decoded.masks, index)
+        several |= some & inside
+        some |= inside
+    return int(several.sum())
 
 
 def _count_components(mask_hw: NDArray[Any]) -> tuple[tuple[int, int], ...]:

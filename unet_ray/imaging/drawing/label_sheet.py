@@ -67,11 +67,21 @@ def _draw_picture(row: LabelledPicture) -> Image.Image:
         painted[inside] += (colour - painted[inside]) * _FILL_SHARE
         painted[mask_panel(_find_outlines(objects))] = colour
     height, width = row.image_hwc.shape[:2]
-    counts = ", ".join(str(len(np.unique(o)) - int((o == 0).any())) for o in row.objects)
-    head = [(row.name, None), (f"{width}×{height} px, {counts} objects", None)]
     shown = Image.fromarray(painted.round().astype(np.uint8))
+    head = [(row.name, None), (f"{width}×{height} px", None), *_count_objects(row)]
     heading = text_line(head, max(shown.width, _MIN_TITLE_PX), 13)
     return contact_sheet([heading, shown], 1, gap_px=0)
+
+
+def _count_objects(row: LabelledPicture) -> list[tuple[str, tuple[int, int, int] | None]]:
+    """Return the number of objects of each class that the image has, each with its colour."""
+    counts = [len(np.unique(o)) - int((o == 0).any()) for o in row.objects]
+    found: list[tuple[str, tuple[int, int, int] | None]] = [
+        (f"{count} object{'s' * (count > 1)}", class_colour(index))
+        for index, count in enumerate(counts)
+        if count
+    ]
+    return found or [("no objects", None)]
 
 
 def _find_outlines(objects: NDArray[Any]) -> NDArray[np.bool_]:

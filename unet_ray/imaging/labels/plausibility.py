@@ -21,7 +21,11 @@ _FEWEST_PX = 50
 """Shortest outline from which anything is concluded (px)."""
 _FEWEST_IMAGES = 3
 _MISPLACED = 1.1
-"""Ratio of the gradients up to which labels look misplaced."""
+"""Ratio of the gradients up to which labels look misplaced, if the images do not agree on more."""
+_CHANCE = 1.03
+"""Largest ratio that sets of any size have by chance, because objects have habits of place."""
+_ERRORS = 3.0
+"""Standard errors of the mean above which images agree that the ratio is larger than 1."""
 
 
 def measure_edge_contrast(image_hwc: NDArray[Any], masks: Sequence[NDArray[Any]]) -> float | None:
@@ -62,12 +66,18 @@ def look_misplaced(contrasts: Sequence[float | None]) -> float | None:
 
     Args:
         contrasts: Result of `measure_edge_contrast` for each image.
+
+    Returns:
+        The geometric mean over the images, if it is what chance alone would give.
     """
     known = [contrast for contrast in contrasts if contrast is not None]
     if len(known) < _FEWEST_IMAGES:
         return None
-    typical = float(np.exp(np.mean(np.log(known))))
-    return typical if typical < _MISPLACED else None
+    logs = np.log(known)
+    typical = float(np.exp(logs.mean()))
+    # faint or thin objects in noise have edges that hardly show, but they do in every image
+    by_chance = float(np.exp(_ERRORS * logs.std(ddof=1) / np.sqrt(len(logs))))
+    return typical if typical < min(_MISPLACED, max(_CHANCE, by_chance)) else None
 
 
 def _measure_gradient(image_hwc: NDArray[Any]) -> NDArray[np.float32]:
