@@ -1206,7 +1206,9 @@ def shapefile(zoo: Zoo) -> Flags:
     return {"masks": zoo.write("labels.shp", b"\0\0\x27\x0a")}
 
 
-@refused(r"give --mask-affix '\*_watershed_mask'", lambda _: {"mask_affix": "_watershed_mask"})
+@refused(
+    r"give .* or --mask-affix '\*_watershed_mask'", lambda _: {"mask_affix": "_watershed_mask"}
+)
 def pixel_annotation_tool(zoo: Zoo) -> Flags:
     zoo.save_images()
     zoo.save_masks("images/{}_mask.png".format)
