@@ -281,8 +281,8 @@ def test_labels_that_were_exported_and_corrected_train_the_next_model(
     labels.write_text(json.dumps(corrected))
     labelled = find_labelled(f"{tmp_path}/images", str(labels), LabelOptions())
     assert [spec.name for spec in labelled.classes] == ["cell", "fibre"]
-    assert labelled.notes == (
-        f"skipped 1 of 3 images in {tmp_path}/images that are not in {labels}",
+    assert labelled.notes[-1] == (
+        f"skipped 1 of 3 images in {tmp_path}/images that are not in {labels} (a/corrupt.png)"
     )
     tables = read_tables(f"{tmp_path}/tables")
     item = labelled.items[removed["image_id"] - 1]

@@ -34,6 +34,7 @@ from unet_ray.output.report.page import format_figure
 from unet_ray.output.report.report import ReportResult, report
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
+from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
@@ -184,7 +185,7 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(
     decoder = Decoder()
     uri = f"{tmp_path}/large.tif"
     known = {"height": side, "width": side + 7, "image_bytes": Path(uri).stat().st_size}
-    image = gallery._OpenImage(uri, known, decoder)
+    image = gallery._OpenImage(uri, known, decoder, Roots((str(tmp_path),)))
     step = (side + 7) // 1024
     assert np.array_equal(image.thumbnail, pixels[::step, ::step])
     found = gallery._Found.of(rows, Namespace(classes={1: "cell"}), known)  # type: ignore[arg-type]
@@ -215,9 +216,10 @@ def test_a_rotated_image_has_a_picture_and_a_changed_one_has_none(
     uri, decoder = f"{tmp_path}/phone.jpg", Decoder()
     Image.new("RGB", (40, 30), "red").save(uri, exif=exif)
     known = {"height": 40, "width": 30, "image_bytes": Path(uri).stat().st_size}
-    assert gallery._OpenImage(uri, known, decoder).read(Box(0, 0, 40, 30)).shape == (40, 30, 3)
+    opened = gallery._OpenImage(uri, known, decoder, Roots((str(tmp_path),)))
+    assert opened.read(Box(0, 0, 40, 30)).shape == (40, 30, 3)
     with pytest.raises(ImageError, match="not the one that was segmented"):
-        gallery._OpenImage(uri, known | {"image_bytes": 7}, decoder)
+        gallery._OpenImage(uri, known | {"image_bytes": 7}, decoder, Roots((str(tmp_path),)))
     decoder.close()
 
 

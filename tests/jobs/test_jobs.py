@@ -79,7 +79,7 @@ WRONG = [
     (
         "evaluate",
         "--model {model} --images {images} --masks {model}",
-        "none with a known image suffix",
+        "model.json: it has none of the forms that are read",
     ),
 ]
 _RUN_ALL = """

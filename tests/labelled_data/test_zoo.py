@@ -77,10 +77,25 @@ def read_set(
     return found, [*labelled.notes, *statistics.notes, *notes, *more]
 
 
-def read_targets(zoo: Zoo, flags: Flags | None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the targets (HW) of each image by its name, and the notes, as `evaluate` has them."""
-    found, notes = read_set({"images": zoo.images, "masks": zoo.masks} | (flags or {}), DISC)
-    return {name: each[0].targets(each[1])[0] for name, each in found.items()}, notes
+def read_targets(
+    zoo: Zoo, flags: Flags | None, classes: tuple[ClassSpec, ...] = DISC
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the targets (HW) of each image by its name, and the notes, as `evaluate` has them.
+
+    They are 1, 2 and so on in the classes, 0 outside.
+    """
+    given = {"images": zoo.images, "masks": zoo.masks} | (flags or {})
+    found, notes = read_set(given, classes)
+    return {name: join_classes(each[0].targets(each[1])) for name, each in found.items()}, notes
+
+
+def join_classes(planes: np.ndarray) -> np.ndarray:
+    """Return the number of the class of each pixel, from a plane of targets per class."""
+    numbers = np.zeros(planes.shape[1:], np.uint8)
+    for number, plane in enumerate(planes, 1):
+        numbers[plane == 1] = number
+        numbers[plane == IGNORED] = IGNORED
+    return numbers
 
 
 def check(zoo: Zoo, flags: Flags | None) -> list[str]:

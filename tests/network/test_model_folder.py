@@ -380,7 +380,7 @@ def test_a_crash_at_any_change_leaves_the_old_or_the_new_model(
     for changes in range(3):
         folder = Storage.of(f"{root}/{changes}")
         old = place(folder)
-        dying = DyingStorage(folder.uri, folder.options, [None] * changes)
+        dying = DyingStorage(folder.uri, folder.options, changes_left=[None] * changes)
         with pytest.raises(_KilledError):
             save_model(new, dying)
         found.append(load_model(folder) == new)
@@ -428,7 +428,7 @@ class ReplacedStorage(Storage):
 
     def join(self, path: str) -> Storage:
         joined = super().join(path)
-        return ReplacedStorage(joined.uri, joined.options, self.replace)
+        return ReplacedStorage(joined.uri, joined.options, replace=self.replace)
 
     def read_content(self, offset: int = 0, size: int | None = None) -> Content:
         if self.replace:
@@ -442,7 +442,7 @@ def test_a_reader_that_races_with_a_replacement_gets_the_new_model(
 ) -> None:
     folder, new = Storage.of(root).join("m"), make_model()
     place(folder)
-    racing = ReplacedStorage(folder.uri, folder.options, [lambda: save_model(new, folder)])
+    racing = ReplacedStorage(folder.uri, folder.options, replace=[lambda: save_model(new, folder)])
     assert load_model(racing) == new
 
 

@@ -119,8 +119,8 @@ def test_how_files_are_found_may_differ_if_they_are_the_same(config: TrainConfig
     now = asdict(replace(config, image_roots="s3://b", follow_links=True)) | {"labelled_images": 4}
     before = {name: now[name] for name in now if name not in ("image_roots", "follow_links")}
     TrainingRecord(before).check_settings(now, Storage.of("run"))
-    with pytest.raises(InputError, match="a training with --seed None, this one has --seed 0"):
-        TrainingRecord({}).check_settings({"seed": 0, "follow_links": True}, Storage.of("run"))
+    with pytest.raises(InputError, match="a training with --seed 0, this one has --seed 5"):
+        TrainingRecord({}).check_settings({"seed": 5, "follow_links": True}, Storage.of("run"))
 
 
 def test_a_record_without_files_compares_their_number(config: TrainConfig, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a label file, or a folder of them, says about a set of images."""
+    """Content of a label file, or of a folder of them, about a set of images."""
 
     categories: tuple[Category, ...]
     images: pa.Table
@@ -137,8 +137,8 @@ class Annotations:
     objects: pa.Table
     """Table of OBJECTS, in the order in which they are drawn."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """What was left out or taken in another way than it stands, and how often; a text in the
-    plural: `keypoints`, `boxes without an outline: their pixels are not counted`."""
+    """Things that were left out or taken in another way than they stand, and how often; texts in
+    the plural: `keypoints`, `boxes without an outline: their pixels are not counted`."""
     notes: tuple[str, ...] = ()
     """Choices that were made, for the user: one line each."""
 
@@ -157,19 +157,29 @@ class Annotations:
 
     def to_bytes(self) -> bytes:
         """Return the annotations as bytes; `from_bytes` reads them."""
+        return bytes(self.to_buffer())
+
+    def to_buffer(self) -> memoryview:
+        """Return the same bytes without a copy: they may be a gigabyte."""
+        size = pa.MockOutputStream()
+        self._write(size)
+        buffer = pa.allocate_buffer(size.size())
+        with pa.FixedSizeBufferWriter(buffer) as sink:
+            self._write(sink)
+        return memoryview(buffer)
+
+    def _write(self, sink: Any) -> None:
         head = {
             "categories": [[each.name, each.id] for each in self.categories],
             "left_out": dict(self.left_out),
             "notes": self.notes,
         }
-        sink = pa.BufferOutputStream()
         for table in (
             self.images.replace_schema_metadata({"head": json.dumps(head)}),
             self.objects,
         ):
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
-        return sink.getvalue().to_pybytes()
 
     @staticmethod
     def from_bytes(data: bytes | bytearray) -> Annotations:
@@ -416,7 +426,8 @@ class AnnotationsBuilder:
             ],
             schema=OBJECTS,
         )
-        objects = objects.filter(pc.greater_equal(objects["image"], 0)).combine_chunks()
+        if len(rows) and rows.min() < 0:  # images that are not described
+            objects = objects.filter(pc.greater_equal(objects["image"], 0)).combine_chunks()
         return Annotations(
             tuple(self._categories), images, objects, dict(self.left_out), tuple(self.notes)
         )

@@ -34,7 +34,7 @@ class LabelConfig:
     """Mask value, or colour as '#e0e0c0', of pixels that are not counted; none: every pixel is
     counted."""
     mask_affix: str | None = None
-    """What the names of masks have beside those of their images: an end as _mask, a beginning as
+    """Affix of the names of masks beside those of their images: an end as _mask, a beginning as
     mask_, or a pattern as mask_*_v2. Default: found out, where it is the same for all."""
     mask_frame: MaskFrame | None = None
     """Frame in which masks were drawn where images are turned by their EXIF orientation: shown as
@@ -46,7 +46,7 @@ class LabelConfig:
     """Property of GeoJSON, GeoPackage and GeoParquet features that names their class; none: all are
     of one class. Default: the one that is called class, label or the like."""
     label_crs: str | None = None
-    """What the coordinates of such features are, where their file does not say it or may be wrong:
+    """Coordinate system of such features, where their file does not say it or may be wrong:
     pixels, or a coordinate system as EPSG:32633."""
     area_class: str | None = None
     """Class of a label file outside of whose objects no pixel is counted, for images that are

@@ -150,7 +150,7 @@ def _fill(flat: NDArray[Any], runs: Sequence[tuple[int, int]], value: int) -> No
 
 @dataclass
 class _Scale:
-    """From the size for which the labels of an image were drawn to the size of its masks."""
+    """Scale from the size for which the labels of an image were drawn to the size of its masks."""
 
     size: Size
     """Height and width of the masks (px)."""

@@ -86,17 +86,21 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
         source = Storage.of(masks)
         file = read_label_file(source, asked, f"--masks {masks}")
         return _find_in_label_files(image_list, source, [file], f"--masks {masks}", options)
-    mask_list = list_files(masks, IMAGE_SUFFIXES | SUFFIXES, "--masks", options.roots)
-    mask_list, label_list = part_labels(mask_list, image_list)
+    listed = list_files(masks, IMAGE_SUFFIXES | SUFFIXES, "--masks", options.roots)
+    mask_list, label_list = part_labels(listed, image_list)
     if label_list.entries:
         files = read_label_folder(label_list.root, label_list.entries, asked)
         return _find_in_label_files(image_list, label_list.root, files, f"--masks {masks}", options)
+    if not mask_list.entries:
+        raise InputError(
+            f"--masks {masks}: no masks, and no label files that have the names of images: "
+            f"{listed.entries[0].path}, {image_list.entries[0].path}; rename them, or give the "
+            "images with which they were exported"
+        )
     return _find_in_mask_files(image_list, mask_list, options)
 
 
 def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) -> LabelledSet:
-    if not masks.entries:
-        raise InputError(f"--masks {masks.root.uri}: no masks and no label files of the images")
     access = LabelAccess(images.root, masks.root, options)
     kind, classes, notes = options.kind, options.classes, list[str]()
     if kind == "folders" or (kind is None and looks_like_folders(images, masks)):
@@ -121,8 +125,9 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
     notes += [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
     orphans = tuple(f"{path}: no image has its name" for path in pairing.orphans)
     if not items:
-        raise InputError(f"--masks {masks.root.uri}: {unequal[0]}")
-    return LabelledSet(access, items, kind, classes, tuple(notes), (*orphans, *unequal))
+        raise InputError(f"--masks {masks.root.uri}: {[*unequal, *pairing.incomplete][0]}")
+    unusable = (*orphans, *pairing.incomplete, *unequal)
+    return LabelledSet(access, items, kind, classes, tuple(notes), unusable)
 
 
 def _find_in_label_files(
@@ -133,9 +138,13 @@ def _find_in_label_files(
     options: LabelOptions,
 ) -> LabelledSet:
     """Return the labelled set of the images that label files name."""
+    _check_any_usable(files, named)
     annotations, file_of = _join_files(images, files, named, options)
+    if not annotations.categories and (errors := annotations.images["error"].drop_null()):
+        raise InputError(f"{named}: no label file can be used: {errors[0]}")
     annotations, notes = _name_classes(annotations, labels, files, named, options)
     drawing = choose_classes(annotations, options.classes, options.area_class, named)
+    _check_any_object(drawing, named)
     _check_kind(drawing, options.kind, named)
     rows = annotations.images.to_pylist()
     if not rows:
@@ -172,6 +181,15 @@ def _find_in_label_files(
     kind = drawing.labelling.kind
     access = LabelAccess(images.root, labels, options, drawing)
     return LabelledSet(access, tuple(items), kind, drawing.classes, tuple(notes), tuple(orphans))
+
+
+def _check_any_usable(files: Sequence[LabelFile], named: str) -> None:
+    """Raise InputError if no label file can be used, as if all are of a form that is not read."""
+    errors = [error for file in files for error in file.annotations.images["error"].to_pylist()]
+    if errors and all(errors):
+        raise InputError(
+            f"{named}: none of its {len(files)} label files can be used; the first is {errors[0]}"
+        )
 
 
 def _join_files(
@@ -234,6 +252,19 @@ def _list_texts(row: Mapping[str, object]) -> list[str]:
     uri = [str(row["uri"])] if row["uri"] else []
     # a place may be a folder: day1 is no image day1.png where there is day1/a.png
     return [*uri, name, *(f"{place}/{name}" for place in places), *places]
+
+
+def _check_any_object(drawing: Drawing, named: str) -> None:
+    """Raise InputError if no class has an object, as where all are boxes or crowds."""
+    if count_objects(drawing)[0].any():
+        return
+    left = "".join(
+        f"; {count} {what}" for what, count in sorted(drawing.annotations.left_out.items())
+    )
+    raise InputError(
+        f"{named}: no object of {', '.join(spec.name for spec in drawing.classes)} has an outline "
+        f"that can be learnt{left}; export polygons or masks of objects, not boxes or crowds"
+    )
 
 
 def _check_kind(drawing: Drawing, kind: MaskKind | None, named: str) -> None:

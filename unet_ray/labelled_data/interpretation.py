@@ -1,13 +1,18 @@
-"""What the masks of a labelled set mean, and what a user should know about them."""
+"""Meaning of the masks of a labelled set, and notes for the user."""
 
 from __future__ import annotations
 
+from unet_ray.errors import InputError
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.imaging.labels.mask_values import percent
 from unet_ray.imaging.labels.notes import labelling_notes
 from unet_ray.labelled_data.config import LabelConfig
 from unet_ray.labelled_data.labelled_set import LabelledSet
+from unet_ray.labelled_data.palettes import check_same_colours
 from unet_ray.labelled_data.statistics import DatasetStatistics
+from unet_ray.storage.listing import path_suffix
+
+_WITH_LOSS = frozenset({".jpg", ".jpeg", ".jpe"})
 
 
 def interpret_masks(
@@ -28,7 +33,8 @@ def interpret_masks(
         The meaning, and a line for each note.
 
     Raises:
-        InputError: Mask values that can be read in several ways, or that have no meaning.
+        InputError: Mask values that can be read in several ways, or that have no meaning; or label
+            files whose classes are others than those that were decided before.
     """
     values, count = statistics.values, len(statistics.usable)
     drawn = labelled.labelling
@@ -36,8 +42,18 @@ def interpret_masks(
         labelling = known or find_labelling(
             values, labelled.classes, labelled.kind, config.background, config.ignored
         )
+        _check_without_loss(labelled, labelling)
+        _check_palettes(labelled, labelling, statistics)
         of_images = [statistics.facts[index].values for index in statistics.usable]
         return labelling, labelling_notes(values, labelling, count, of_images)
+    if known and known.classes != drawn.classes:
+        there, before = (
+            ", ".join(f"{spec.name}={spec.id}" for spec in each.classes) for each in (drawn, known)
+        )
+        raise InputError(
+            f"--masks {config.masks}: the label files have the classes {there}, the training that "
+            f"would be resumed has {before}; give another --storage to train anew"
+        )
     ignored = drawn.ignored
     if ignored is None or ignored not in values.pixels:
         return drawn, []
@@ -46,3 +62,32 @@ def interpret_masks(
         f"{percent(values.share([ignored]))} of the pixels, in {values.masks[ignored]} of "
         f"{count * len(drawn.classes)} masks, are not counted"
     ]
+
+
+def _check_palettes(
+    labelled: LabelledSet, labelling: Labelling, statistics: DatasetStatistics
+) -> None:
+    """Raise InputError if the palettes of class masks give a value several colours.
+
+    A single class may have another colour in each file; its background may not.
+    """
+    if labelled.access.table is not None or labelling.kind not in ("classes", "binary"):
+        return
+    ids = {spec.id for spec in labelling.classes} if len(labelling.classes) > 1 else set()
+    facts = (statistics.facts[index] for index in statistics.usable)
+    files = ((each.mask_uri, each.colours) for each in facts)
+    check_same_colours(files, ids | {labelling.background})
+
+
+def _check_without_loss(labelled: LabelledSet, labelling: Labelling) -> None:
+    """Raise InputError for ids of objects in JPEGs, which change each of them along its edge."""
+    if labelling.kind != "instances":
+        return
+    masks = (mask.uri for item in labelled.items for mask in item.masks)
+    lossy = [uri for uri in masks if path_suffix(uri) in _WITH_LOSS]
+    if lossy:
+        raise InputError(
+            f"{len(lossy)} masks with ids of objects are JPEGs, which make new ids along each edge "
+            f"({lossy[0]}); save them as PNG or TIFF, or give --mask-kind binary if values from "
+            "the middle on are the class"
+        )

@@ -25,7 +25,7 @@ Encoded = list[bytes | PageFile]
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How labels are read where they can be read in several ways."""
+    """Choices for labels that can be read in several ways."""
 
     classes: tuple[ClassSpec, ...] = ()
     """Classes that the user named; may be empty."""
@@ -35,7 +35,7 @@ class LabelOptions:
     """Folders below which the files of manifests lie, and whether links are followed that lead out
     of what is listed."""
     mask_affix: str | None = None
-    """What the names of masks have beside those of their images; None: found out."""
+    """Affix of the names of masks beside those of their images; None: found out."""
     frame: MaskFrame | None = None
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False
@@ -54,7 +54,7 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelAccess:
-    """What reads labelled images: their storages, the objects of label files, the options."""
+    """Access to labelled images: their storages, the objects of label files, the options."""
 
     images: Storage
     masks: Storage
@@ -149,7 +149,7 @@ class LabelledSet:
     classes: tuple[ClassSpec, ...]
     """Classes that the user named, or those of the folders or the label files."""
     notes: tuple[str, ...] = ()
-    """What was left out, and choices that were made."""
+    """Messages about what was left out, and choices that were made."""
     orphans: tuple[str, ...] = ()
     """Masks and entries of label files without an image; each counts as an image that cannot be
     used."""

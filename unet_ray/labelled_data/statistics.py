@@ -29,6 +29,7 @@ from unet_ray.imaging.labels.plausibility import look_misplaced, measure_edge_co
 from unet_ray.imaging.regions.components import label_values
 from unet_ray.labelled_data.alignment import DecodedImage, Fit, check_fit, settle_frame
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
+from unet_ray.labelled_data.palettes import list_colours
 from unet_ray.labelled_data.readers import (
     FileReader,
     Reader,
@@ -75,6 +76,8 @@ class ImageFacts:
     """Pixels of several classes, of images whose labels come from label files."""
     edge_contrast: float | None = None
     """Gradient along the outlines of the labels, divided by that beside them."""
+    colours: tuple[tuple[int, int], ...] = ()
+    """Pairs (mask value, colour 0xRRGGBB) of a mask with a palette."""
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
 
@@ -366,6 +369,9 @@ def describe_image(
     except ImageError as error:
         return replace(facts, error=str(error)), None
     facts = replace(facts, **_describe(decoded, np.random.default_rng(index), sampled))
+    if len(encoded) == 2 and isinstance(encoded[1], bytes):
+        values = [value for value, _ in facts.values[0]]
+        facts = replace(facts, colours=tuple(list_colours(encoded[1], values)))
     if count_objects:
         facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
     if files.access.drawing:

@@ -1,4 +1,4 @@
-"""What the rows of a Parquet file take in memory, found out before they do.
+"""Memory that the rows of a Parquet file take, found out before they do.
 
 A megabyte can stand for billions of equal numbers, or for one long text a million times. The footer
 tells how many values there are. Where texts could come to more than memory, they are read as

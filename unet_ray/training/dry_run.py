@@ -24,7 +24,7 @@ from unet_ray.training.train import find_validation
 
 @dataclass(frozen=True)
 class DryRunResult:
-    """What `train` would learn from."""
+    """Labelled set that `train` would learn from."""
 
     images: int
     """Number of labelled images that can be used."""
@@ -33,7 +33,7 @@ class DryRunResult:
     labelling: Labelling
     """Meaning of the masks."""
     how: str
-    """How the kind of the masks was decided."""
+    """Reason for the kind of the masks."""
     classes: tuple[ClassSummary, ...]
     learnt: int
     """Number of images to learn from."""

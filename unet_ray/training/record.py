@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from unet_ray.errors import InputError, one_line
@@ -21,6 +21,7 @@ from unet_ray.network.model_folder import parse_preprocessing, preprocessing_as_
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.json_file import read_json
 from unet_ray.storage.storage import Storage
+from unet_ray.training.config import TrainConfig
 
 RECORD = "train.json"
 """Name of the record in the run folder."""
@@ -98,13 +99,15 @@ class TrainingRecord:
             run_folder: Run folder of this record, for the message.
         """
         skipped = {*_MAY_CHANGE, *(_PLACES if self.files is not None else ())}
+        # a flag that an earlier version did not have was at its default
+        before = {field.name: field.default for field in fields(TrainConfig)} | dict(self.settings)
         for name, value in settings.items():
-            if name not in skipped and self.settings.get(name) != value:
+            if name not in skipped and before.get(name) != value:
                 old, new = (
                     f"{found[name]} labelled images"
                     if name == "labelled_images"
                     else f"--{name.replace('_', '-')} {found.get(name)}"
-                    for found in (self.settings, settings)
+                    for found in (before, settings)
                 )
                 raise InputError(
                     f"--storage {run_folder.uri} holds a training with {old}, this one has {new}; "

@@ -278,12 +278,15 @@ def _draw_validation(config: TrainConfig, names: Sequence[str]) -> list[str]:
 def _class_notes(
     labelling: Labelling, statistics: DatasetStatistics, indices: Sequence[int], use: str
 ) -> list[str]:
-    """Return a note for each class that is in none of the given images."""
+    """Return a note for each class that is in none of the given images, but in another."""
     chosen = [statistics.facts[index].values for index in indices]
+    usable = [statistics.facts[index].values for index in statistics.usable]
     missing = [
         c.name
         for place, c in enumerate(labelling.classes)
-        if chosen and not any(labelling.is_held(values, place) for values in chosen)
+        if chosen
+        and not any(labelling.is_held(values, place) for values in chosen)
+        and any(labelling.is_held(values, place) for values in usable)
     ]
     return [
         f"class {name} is in none of the {len(chosen)} images to {use}; choose another --seed"

@@ -386,3 +386,17 @@ def test_images_with_float64_and_palettes_are_as_before() -> None:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, IDS, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
     assert np.array_equal(decode_label_image(buffer.getvalue()), IDS)
+
+
+def test_samples_of_imagej_are_kept_where_a_table_shows_them_inverted(decoder: Decoder) -> None:
+    data = encode_tiff(IDS, photometric="miniswhite", description="ImageJ=1.53t\n", metadata=None)
+    assert np.array_equal(decoder.decode_label(data), IDS)
+
+
+def test_black_as_the_second_of_two_colours_is_the_background(decoder: Decoder) -> None:
+    drawn = (IDS > 1).astype(np.uint8)
+    picture = Image.fromarray(1 - drawn)
+    picture.putpalette([255, 0, 0, 0, 0, 0])
+    assert np.array_equal(decoder.decode_label(encode_pillow(picture, "PNG")), drawn)
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    assert np.array_equal(decoder.decode_label(encode_pillow(picture, "PNG")), 1 - drawn)

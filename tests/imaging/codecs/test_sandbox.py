@@ -19,7 +19,7 @@ import pytest
 
 from tests.builders import encode_pillow, make_range_file
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs import sandbox
+from unet_ray.imaging.codecs import child_pipe, sandbox
 from unet_ray.imaging.codecs.decode import decode_image
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
@@ -58,7 +58,7 @@ def test_a_reply_without_pixels_ends_the_child(decoder: Decoder, shape: list[obj
     decoder._running()
     received = itertools.cycle([reply, b'{"ready": true}\n'])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sandbox, "_receive", lambda *_: next(received))
+        patch.setattr(child_pipe, "_receive", lambda *_: next(received))
         with pytest.raises(ImageError, match=r"unreadable: .* crashed twice \(an invalid reply\)"):
             decoder.decode(b"data")
 
@@ -79,14 +79,14 @@ def test_a_file_that_cannot_be_read_keeps_its_error_and_the_child(decoder: Decod
 
 def send_signals(patch: pytest.MonkeyPatch, *signals: signal.Signals) -> None:
     """Send a signal to the child before each message to it, as long as there are signals."""
-    rest, send = iter(signals), sandbox._send
+    rest, send = iter(signals), sandbox.send
 
     def send_after_signal(child: Any, deadline: float, *pieces: bytes) -> None:
         if number := next(rest, None):
             child.send_signal(number)
         send(child, deadline, *pieces)
 
-    patch.setattr(sandbox, "_send", send_after_signal)
+    patch.setattr(sandbox, "send", send_after_signal)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
@@ -264,7 +264,7 @@ def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges:
     received = itertools.cycle([line, b'{"ready": true}\n'])
     file = make_range_file(b"data", lambda offset, _: asked.append(offset))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sandbox, "_receive", lambda *_: next(received))
+        patch.setattr(child_pipe, "_receive", lambda *_: next(received))
         with pytest.raises(ImageError, match=r"unreadable: .* crashed twice \(an invalid reply\)"):
             decoder.open(file)
     assert not asked
@@ -275,7 +275,7 @@ def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges:
 def test_an_endless_reply_is_cut_off(decoder: Decoder) -> None:
     received = itertools.chain([b'{"ready": true}\n'], itertools.repeat(b"a" * 2**20))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sandbox, "_receive", lambda *_: next(received))
+        patch.setattr(child_pipe, "_receive", lambda *_: next(received))
         with pytest.raises(ImageError, match=r"ended as it started \(an invalid reply\)"):
             decoder.decode(b"")
     assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)

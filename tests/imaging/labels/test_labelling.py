@@ -305,3 +305,9 @@ def test_each_kind_of_masks_gives_its_targets() -> None:
         [[0, 1, 1, 1]],
         [[0, 0, 0, 0]],
     ]
+
+
+def test_two_values_of_which_none_is_the_background_are_refused_with_both() -> None:
+    with pytest.raises(InputError, match="give --background-value 1 or 2, whichever is no class"):
+        find_labelling(values(1, 2), (), None, 0, 255)
+    assert find_labelling(values(1, 2), (), None, 2, 255).kind == "binary"

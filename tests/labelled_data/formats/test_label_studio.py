@@ -19,7 +19,7 @@ from tests.labelled_data.formats.label_files import (
     make_confined_parser,
     parse_here,
 )
-from tests.labelled_data.formats.test_brush_runs import encode_brush
+from tests.labelled_data.formats.parts.test_brush_runs import encode_brush
 from unet_ray.errors import ImageError
 from unet_ray.labelled_data.annotations import LabelError
 

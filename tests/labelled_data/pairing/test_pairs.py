@@ -203,10 +203,8 @@ def test_an_image_with_masks_of_some_classes_only_cannot_be_used() -> None:
     pairing = pair_class_folders(images, masks, ["leaf", "spot"])
     assert [each.image.path for each in pairing.pairs] == ["1.png"]
     assert [entry.path for entry in pairing.unlabelled] == ["3.png"]
-    assert pairing.orphans == (
-        "leaf/9.png",
-        "2.png (it has a mask in other class folders, none in spot)",
-    )
+    assert pairing.orphans == ("leaf/9.png",)
+    assert pairing.incomplete == ("2.png: it has masks of other classes, but none in spot",)
 
 
 def test_masks_in_class_folders_may_have_an_affix() -> None:

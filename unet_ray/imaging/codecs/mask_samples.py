@@ -3,7 +3,8 @@
 | file | value of a pixel |
 |---|---|
 | grey, or colours whose channels are equal | the grey value |
-| palette | the index |
+| palette | the index; 0 of a second colour that is black, beside a first one that is not |
+| white-is-zero | the grey value that is shown; of ImageJ's files, the sample |
 | colours, a GIF among them | `COLOUR + 0xRRGGBB`; of a grey pixel, its grey value |
 | alpha that varies | 0 where nothing is drawn, else as above; of drawn black, `COLOUR` |
 
@@ -70,7 +71,8 @@ def read_mask_values(raster: Raster, table: ColourTable | None = None) -> NDArra
     if raster.has_alpha:
         samples, alpha = samples[:, :, :-1], samples[:, :, -1]
     check_not_empty(samples.shape)
-    samples = _check_whole(_invert(samples, raster.bits) if raster.inverted else samples)
+    is_shown = raster.inverted and not (raster.is_imagej and table is None)
+    samples = _check_whole(_invert(samples, raster.bits) if is_shown else samples)
     drawn = None if alpha is None else _find_drawn(samples, alpha)
     samples = _drop_constant_channel(samples)
     is_grey = bool((samples[:, :, 1:] == samples[:, :, :1]).all())
@@ -97,7 +99,7 @@ def _read_indices(
     colours are the values.
     """
     if table is None and palette.shape[1] == 3:
-        return indices
+        return 1 - indices if _has_black_second(indices, palette) else indices
     used = np.flatnonzero(np.bincount(indices.ravel())).tolist()
     if used[-1] >= len(palette):
         raise ImageError(
@@ -116,6 +118,15 @@ def _read_indices(
     lookup = np.zeros(len(palette), np.uint32)
     lookup[list(values)] = list(values.values())
     return _narrow(lookup)[indices]
+
+
+def _has_black_second(indices: NDArray[Any], palette: NDArray[np.uint8]) -> bool:
+    """Tell whether a palette image holds two colours of which the second is black.
+
+    Programs that optimise palettes number colours as they meet them. A drawing has white or a
+    colour first then, and black, its background, second.
+    """
+    return bool(palette[0].any() and not palette[1].any() and indices.max(initial=0) == 1)
 
 
 def _find_value(index: int, rgb: int, table: ColourTable | None) -> int:

@@ -42,6 +42,8 @@ class Raster:
     """Bits per sample in the file."""
     inverted: bool = False
     """True if zero is white."""
+    is_imagej: bool = False
+    """True if ImageJ wrote the file; its binary masks hold 255 in objects, shown as black."""
     orientation: int = 1
     """Orientation of the image, as EXIF and TIFF tag 274 encode it; 1 is upright."""
 

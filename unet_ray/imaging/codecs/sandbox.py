@@ -21,8 +21,6 @@ import fcntl
 import json
 import mmap
 import os
-import selectors
-import signal
 import subprocess
 import sys
 import threading
@@ -36,6 +34,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.child_pipe import (
+    INVALID_REPLY,
+    PIECE,
+    SHARED_BYTES,
+    ChildEndedError,
+    TimeUpError,
+    describe_end,
+    read_cpu_s,
+    read_reply,
+    send,
+)
 from unet_ray.imaging.codecs.confinement import MEASURES
 from unet_ray.imaging.codecs.geo_tags import GeoTags
 from unet_ray.imaging.codecs.mask_samples import ColourTable
@@ -51,13 +60,10 @@ _BUSY = 0.25
 blame. Below it, the child was stopped or starved; a quarter of the limit is 25 times the need."""
 _START_LIMIT_S = 60.0
 """Time limit for the start of the child (s), which does not count as time of an image."""
-_EXIT_LIMIT_S = 5.0
-"""Time limit for the end of a child that has closed its output (s)."""
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Address space of the child (bytes): several times the size of 134 megapixels in colour."""
 CPU_LIMIT = 2.0
 """Limit of CPU time, as a multiple of the time limit: a decoder may use several threads."""
-_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32")
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 """Variables that the child inherits: what Python needs to start, and nothing secret. The memory
 settings of the predictor are not among them: the memory that its allocator reserves would count
@@ -66,31 +72,12 @@ _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGSYS", "SIGTR
 _LIMITS = ("SIGXCPU", "SIGXFSZ")
 """Signals that a decoder brings on itself, by a crash or beyond a limit; all others come from
 outside."""
-_INVALID_REPLY = "an invalid reply"
-_PIECE = 2**20
-"""Largest piece that is read from a pipe at once, and the size asked for the pipes (bytes)."""
-_LONGEST_LINE = 2**22
-"""Longest line of a reply (bytes): the largest number of ranges takes 3 MB."""
-_LARGEST_ANSWER = 2**31
-"""Largest answer to a call (bytes)."""
-_LONGEST_JSON = 2**26
-"""Longest JSON of a reply (bytes): places of the largest number of pages take half of it."""
 _MOST_RANGES = 2**16
 """Largest number of ranges that a child may request at once."""
-SHARED_BYTES = 2**25
-"""Largest image that comes back in shared memory (bytes); pipes would copy it twice, in pieces."""
 
 
 _Data = bytes | Callable[[], Iterable[bytes]]
 """Data of a request: bytes, or a function that returns them piece by piece."""
-
-
-class _TimeUpError(Exception):
-    """The child did not read a request, or did not complete its reply, by the deadline."""
-
-
-class _ChildEndedError(Exception):
-    """The child ended (no message), or wrote something that is not a reply."""
 
 
 def _refuse_fetch(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -288,8 +275,8 @@ class Decoder:
                     return self._ask(child, request, data, fetch)
                 except ImageError:
                     raise
-                except _ChildEndedError as error:
-                    ends.append(str(error) or _describe_end(child))
+                except ChildEndedError as error:
+                    ends.append(str(error) or describe_end(child))
                     self.close()
                 except BaseException:
                     self.close()  # a half-read reply would be taken for the next one
@@ -338,18 +325,18 @@ class Decoder:
             for pipe in (self._child.stdin, self._child.stdout):
                 # pipes as large as the system allows, so that pixels take fewer turns
                 with contextlib.suppress(OSError):
-                    fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIECE)
+                    fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, PIECE)
             # a child that does not read must not hold up this process
             os.set_blocking(cast(Any, self._child.stdin).fileno(), False)
             try:
                 # the child's first reply says that it is ready
                 reply, _ = self._read(self._child, time.monotonic() + _START_LIMIT_S)
                 self._confinement = tuple(map(str, reply.get("confinement", ())))
-            except _TimeUpError:
+            except TimeUpError:
                 self.close()  # a late reply would be taken for the reply to an image
                 raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
-            except _ChildEndedError as error:
-                end = str(error) or _describe_end(self._child)
+            except ChildEndedError as error:
+                end = str(error) or describe_end(self._child)
                 self.close()
                 raise ImageError("internal", f"the decoder ended as it started ({end})") from None
             except BaseException:
@@ -364,15 +351,15 @@ class Decoder:
 
         Raises:
             ImageError: The child's own error, that of the store, or the time limit.
-            _ChildEndedError: Same as `_read`.
+            ChildEndedError: Same as `read_reply`.
         """
-        cpu_before_s = _read_cpu_s(child)
+        cpu_before_s = read_cpu_s(child)
         try:
             if isinstance(data, bytes):
                 request = request | {"size": len(data)}
             return self._exchange(child, request, data, fetch)
-        except _TimeUpError:
-            cpu_s, limit_s = _read_cpu_s(child) - cpu_before_s, self._time_limit_s
+        except TimeUpError:
+            cpu_s, limit_s = read_cpu_s(child) - cpu_before_s, self._time_limit_s
             self.close()
             if cpu_s >= _BUSY * limit_s:
                 message = f"decoding it took longer than {limit_s:g} s"
@@ -386,9 +373,9 @@ class Decoder:
         deadline = time.monotonic() + self._time_limit_s
         # the child reads the whole request before it decodes
         head = json.dumps(request).encode() + b"\n"
-        _send(child, deadline, head, *([data] if isinstance(data, bytes) else []))
+        send(child, deadline, head, *([data] if isinstance(data, bytes) else []))
         for piece in data() if callable(data) else ():
-            _send(child, deadline, piece)
+            send(child, deadline, piece)
         while True:
             reply, samples = self._read(child, deadline)
             if "error_type" in reply:
@@ -408,67 +395,13 @@ class Decoder:
                 raise
             deadline += time.monotonic() - started  # the store's time is not the decoder's
             sizes = json.dumps({"sizes": [*map(len, pieces)]}).encode() + b"\n"
-            _send(child, deadline, sizes, *pieces)
+            send(child, deadline, sizes, *pieces)
 
     def _read(
         self, child: subprocess.Popen[bytes], deadline: float
     ) -> tuple[dict[str, Any], bytes | bytearray]:
-        """Return the child's next reply: its line and the bytes that follow.
-
-        Raises:
-            _TimeUpError: The reply was not complete by the deadline.
-            _ChildEndedError: The child ended, or wrote something that is not a reply.
-        """
-        assert child.stdout is not None
-        pipe, received = child.stdout.fileno(), bytearray()
-        while b"\n" not in received:
-            if len(received) > _LONGEST_LINE:
-                raise _ChildEndedError(_INVALID_REPLY)
-            received += _receive(pipe, deadline)
-        line, _, rest = received.partition(b"\n")
-        try:
-            reply = json.loads(line)
-            size, is_shared = _measure_body(reply)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise _ChildEndedError(_INVALID_REPLY) from error
-        if is_shared:
-            assert self._shared is not None
-            return reply, self._shared[:size]  # a copy, since the next image overwrites it
-        samples = bytearray(size)
-        samples[: len(rest)] = rest
-        filled = len(rest)
-        while filled < size:
-            piece = _receive(pipe, deadline)
-            samples[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        if len(samples) != size:
-            raise _ChildEndedError(_INVALID_REPLY)
-        return reply, samples
-
-
-def _measure_body(reply: dict[str, Any]) -> tuple[int, bool]:
-    """Return the size of what follows a reply (bytes), and whether it is in the shared memory.
-
-    Raises:
-        ValueError: Such a reply is not valid; TypeError and KeyError too.
-    """
-    if "answer_bytes" in reply:
-        if not 0 <= reply["answer_bytes"] <= _LARGEST_ANSWER:
-            raise ValueError(reply)
-        return int(reply["answer_bytes"]), False
-    if "json_bytes" in reply:
-        if not 0 <= reply["json_bytes"] <= _LONGEST_JSON:
-            raise ValueError(reply)
-        return int(reply["json_bytes"]), False
-    if "dtype" not in reply:
-        return 0, False
-    if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3 or min(reply["shape"]) < 1:
-        raise ValueError(reply)
-    size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
-    is_shared = bool(reply["shared"])
-    if size < 0 or (is_shared and size > SHARED_BYTES):
-        raise ValueError(reply)
-    return size, is_shared
+        assert self._shared is not None
+        return read_reply(child, deadline, self._shared)
 
 
 class DecoderPool:
@@ -555,65 +488,12 @@ def _parse_ranges(asked: Any) -> list[tuple[int, int]]:
     """Return the ranges that a child requests.
 
     Raises:
-        _ChildEndedError: No decoder would request them.
+        ChildEndedError: No decoder would request them.
     """
     try:
         ranges = [(int(offset), int(size)) for offset, size in asked]
     except (TypeError, ValueError) as error:
-        raise _ChildEndedError(_INVALID_REPLY) from error
+        raise ChildEndedError(INVALID_REPLY) from error
     if len(ranges) > _MOST_RANGES or any(offset < 0 or size < 1 for offset, size in ranges):
-        raise _ChildEndedError(_INVALID_REPLY)
+        raise ChildEndedError(INVALID_REPLY)
     return ranges
-
-
-def _read_cpu_s(child: subprocess.Popen[bytes]) -> float:
-    """Return the CPU time that a child, which may be a zombie by now, has used (s)."""
-    with open(f"/proc/{child.pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()  # the name before it may hold spaces
-    user, system = int(fields[11]), int(fields[12])
-    return (user + system) / os.sysconf("SC_CLK_TCK")
-
-
-def _describe_end(child: subprocess.Popen[bytes]) -> str:
-    """Return what ended a child whose pipe has ended: a signal's name or an exit code."""
-    try:
-        status = child.wait(_EXIT_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return "a closed pipe"
-    return signal.Signals(-status).name if status < 0 else f"exit code {status}"
-
-
-def _send(child: subprocess.Popen[bytes], deadline: float, *pieces: bytes) -> None:
-    """Write to the child.
-
-    Raises:
-        _TimeUpError: The child did not read all of it by the deadline.
-        _ChildEndedError: The child ended.
-    """
-    assert child.stdin is not None
-    pipe = child.stdin.fileno()
-    for piece in pieces:
-        rest = memoryview(piece)
-        while rest:
-            try:
-                rest = rest[os.write(pipe, rest) :]
-            except BlockingIOError:
-                _wait(pipe, selectors.EVENT_WRITE, deadline)
-            except BrokenPipeError:
-                raise _ChildEndedError from None
-
-
-def _receive(pipe: int, deadline: float) -> bytes:
-    _wait(pipe, selectors.EVENT_READ, deadline)
-    piece = os.read(pipe, _PIECE)
-    if not piece:
-        raise _ChildEndedError
-    return piece
-
-
-def _wait(pipe: int, event: int, deadline: float) -> None:
-    """Wait until a pipe can be read or written; raise _TimeUpError at the deadline."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, event)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            raise _TimeUpError

@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.child_pipe import SHARED_BYTES
 from unet_ray.imaging.codecs.confinement import confine, limit_cpu_time, limit_resources
 from unet_ray.imaging.codecs.decode import decode_oriented, decode_oriented_label
 from unet_ray.imaging.codecs.geo_tags import read_geo_tags
 from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
 from unet_ray.imaging.codecs.raster import mapped_errors
-from unet_ray.imaging.codecs.sandbox import CPU_LIMIT, SHARED_BYTES
+from unet_ray.imaging.codecs.sandbox import CPU_LIMIT
 from unet_ray.imaging.codecs.tiff import find_pages
 from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.codecs.windows import open_windows

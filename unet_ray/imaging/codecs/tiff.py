@@ -421,7 +421,8 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
     bits = page.bitspersample if isinstance(page.bitspersample, int) else page.bitspersample[0]
     inverted = kind == tifffile.PHOTOMETRIC.MINISWHITE
     orientation = int(page.tags.valueof(ORIENTATION_TAG, 1))
-    return Raster(samples, palette, alpha, bits, inverted, orientation)
+    is_imagej = bool(page.is_imagej)
+    return Raster(samples, palette, alpha, bits, inverted, is_imagej, orientation)
 
 
 _PLAIN_PHOTOMETRICS = (

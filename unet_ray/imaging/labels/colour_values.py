@@ -27,7 +27,7 @@ _MANY_COLOURS = 20
 """Largest number of colours that may be classes, if nothing else decides."""
 _NAMED = 6
 LABEL_MAP = "a labelmap.txt with lines NAME:R,G,B:: beside or above the masks"
-"""What gives the meaning of colours, in messages."""
+"""Text about what gives colours their meaning, for messages."""
 VOC_VOID = COLOUR + 0xE0E0C0
 """Colour of pixels that are not counted, as Pascal VOC has it."""
 

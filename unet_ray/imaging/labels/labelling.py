@@ -218,6 +218,7 @@ def _infer_kind(
     if len(classes) > 1 or (classes and labels == {classes[0].id}):
         return "classes"
     if len(found) == 2:
+        _check_one_is_background(found, background)
         return "binary"
     if len(found) < 2:
         raise InputError(values.nothing_to_learn)
@@ -231,6 +232,16 @@ def _infer_kind(
     if len(labels) > _MANY_IDS and _is_dense(values, ignored):
         return "instances"
     raise InputError(_describe_ambiguity(values, labels, ignored))
+
+
+def _check_one_is_background(found: list[int], background: int) -> None:
+    """Raise InputError if neither of two values is the background, as with ilastik's 1 and 2."""
+    if background not in found:
+        raise InputError(
+            f"the masks hold the values {found[0]} and {found[1]}, and none is the background "
+            f"value {background}; give --background-value {found[0]} or {found[1]}, whichever is "
+            "no class"
+        )
 
 
 def _describe_ambiguity(values: MaskValues, labels: set[int], ignored: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Whether labels lie on what they outline: the edges of an image are where its labels end.
+"""Test whether labels lie on what they outline: the edges of an image are where its labels end.
 
 Labels that are turned, mirrored, scaled or of another image have outlines that are no stronger
 edges than the pixels beside them. Of real sets, microscopy and photographs, the gradient along

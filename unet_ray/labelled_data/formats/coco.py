@@ -70,6 +70,10 @@ class _Parser:
         if element.key not in _LISTS:
             return
         self._seen.add(element.key)
+        if element.key == "annotations" and _is_table(element.value) and element.index is None:
+            for number, value in element.value.items():
+                self._take_annotation(f"{element.where}[{shorten(number)}]", value)
+            return
         if element.index is None:
             if element.value != []:
                 raise LabelError(f"{element.where} is {shorten(element.value)}; give a list")
@@ -312,6 +316,11 @@ def _read_size(where: str, entry: dict[str, Any]) -> tuple[int, int] | None:
             raise LabelError(f"{where} has the {key} {shorten(value)}; give a size in px")
         sides.append(int(value or 0))
     return (sides[0], sides[1]) if all(sides) else None
+
+
+def _is_table(value: Any) -> bool:
+    """Tell whether a value has an object per key, as LIVECell has its annotations by their ids."""
+    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
 
 
 def _is_side(value: Any) -> bool:

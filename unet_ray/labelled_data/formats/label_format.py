@@ -1,4 +1,4 @@
-"""What a label format consists of."""
+"""Description of a label format: its name, its suffixes, its parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images a task of Label Studio shows."""
+"""Images that a task of Label Studio shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unet_ray.text import is_utf8
 _FILE_OF_IMAGE = re.compile(
     r"\.(png|jpe?g|jfif|tiff?|bmp|gif|webp|avif|jp2|j2k|p[gpbn]m|heic)($|[?#&])", re.IGNORECASE
 )
-"""How names and addresses of images end."""
+"""Ends of the names and addresses of images."""
 _USUAL_KEYS = ("image", "img", "image_url", "url", "photo", "picture", "$undefined$")
 """Keys of images whose addresses do not end as those of files do."""
 _MAIN_KEY = "image"

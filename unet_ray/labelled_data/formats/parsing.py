@@ -1,4 +1,4 @@
-"""Which form a label file has, and its parsing; runs in the decoder's child process.
+"""Recognition of the form of a label file, and its parsing, in the decoder's child process.
 
 A new format is a new module of this package with a `FORMAT`, and an entry in `FORMATS`.
 """
@@ -46,6 +46,8 @@ SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 """Suffixes of label files."""
 _HEAD_BYTES = 2**20
 """Bytes at the beginning of a file by which its form is recognised."""
+_SHOWN_BYTES = 80
+"""Bytes at the beginning of a file of no known form that its error shows."""
 
 
 def prepare() -> None:
@@ -57,7 +59,7 @@ def prepare() -> None:
         each.prepare()
 
 
-def answer(file: BufferedReader, arguments: dict[str, Any]) -> bytes:
+def answer(file: BufferedReader, arguments: dict[str, Any]) -> memoryview:
     """Parse a label file for `Decoder.call`.
 
     Args:
@@ -65,13 +67,13 @@ def answer(file: BufferedReader, arguments: dict[str, Any]) -> bytes:
         arguments: `name`, the path of the file; `label_property`, see `parse_labels`.
 
     Returns:
-        `Annotations.to_bytes`.
+        `Annotations.to_buffer`.
 
     Raises:
         ImageError: `unreadable`: the file cannot be used.
     """
     try:
-        return parse_labels(file, arguments["name"], arguments.get("label_property")).to_bytes()
+        return parse_labels(file, arguments["name"], arguments.get("label_property")).to_buffer()
     except LabelError as error:
         raise ImageError("unreadable", str(error)) from None
 
@@ -96,4 +98,12 @@ def parse_labels(file: BufferedReader, name: str, label_property: str | None = N
             each.parse(file, name, builder)
             return builder.build()
     known = ", ".join(each.name for each in of_suffix or FORMATS)
-    raise LabelError(f"it has none of the forms that are read: {known}")
+    raise LabelError(f"it has none of the forms that are read: {known}; {_describe_start(head)}")
+
+
+def _describe_start(head: bytes) -> str:
+    if not head:
+        return "it is empty"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16 text: save it as UTF-8"
+    return "it begins with " + repr(" ".join(head[:_SHOWN_BYTES].decode(errors="replace").split()))

@@ -21,7 +21,7 @@ PIXELS = "pixels"
 """Value of --label-crs by which coordinates are pixels."""
 _CODE = re.compile(r"[A-Z]{2,10}:\w{1,20}")
 _MARGIN_PX = 16.0
-"""How far objects that are cut may leave their image (px)."""
+"""Distance by which objects that are cut may leave their image (px)."""
 _DECIMALS = 6
 """Decimals of coordinates in pixels; floats of map coordinates are good to about eight."""
 _FARTHEST = 1e12

@@ -1,1 +1,1 @@
-"""Which label belongs to which image, by the names of files."""
+"""Pairing of labels and images by the names of files."""

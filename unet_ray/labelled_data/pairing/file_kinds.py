@@ -1,4 +1,4 @@
-"""Which files of a listing are masks, and which are label files."""
+"""Kinds of files in a listing: masks, and label files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.labelled_data.colours import COLOUR_FILES
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
 from unet_ray.labelled_data.formats.yolo import CLASS_FILES
+from unet_ray.labelled_data.pairing.image_names import drop_upload
 from unet_ray.labelled_data.pairing.pairs import has_masks_among, remove_suffix
 from unet_ray.storage.listing import Listing, path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
@@ -58,15 +59,20 @@ def part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
     stems = {_base_stem(entry.path) for entry in images.entries}
     of_images = {entry.uri for entry in images.entries}
     pictures = tuple(e for e in masks.entries if path_suffix(e.path) in IMAGE_SUFFIXES)
-    labels = tuple(entry for entry in masks.entries if _may_be_labels(entry, stems))
+    labels = tuple(
+        entry
+        for entry in masks.entries
+        if _may_be_labels(entry, stems) and not (pictures and path_suffix(entry.path) == ".zip")
+    )
     named = tuple(entry for entry in labels if _is_named(entry, stems))
-    has_masks = any(entry.uri not in of_images for entry in pictures)
+    others_than_images = [entry for entry in pictures if entry.uri not in of_images]
+    has_masks = bool(others_than_images)
     if named and has_masks:
         raise InputError(
             f"--masks {masks.root.uri} holds masks and label files of the same images "
             f"({named[0].path}); give a glob, as in --masks "
             f"'{masks.root.uri}/**/*{path_suffix(named[0].path)}' or --masks "
-            f"'{masks.root.uri}/**/*{path_suffix(pictures[0].path)}'"
+            f"'{masks.root.uri}/**/*{path_suffix(others_than_images[0].path)}'"
         )
     if pictures and not named:  # of the images, or of something else beside their masks
         labels = () if has_masks or has_masks_among(replace(masks, entries=pictures)) else labels
@@ -93,9 +99,12 @@ def _may_be_labels(entry: FileEntry, stems: set[str]) -> bool:
 
 
 def _is_named(entry: FileEntry, stems: set[str]) -> bool:
-    """Tell whether a file has the name of an image; `a.png.json` has that of `a.png`."""
+    """Tell whether a file has the name of an image; `a.png.json` has that of `a.png`.
+
+    Label Studio puts the id of an upload before it.
+    """
     stem = _base_stem(entry.path)
-    return stem in stems or _base_stem(stem) in stems
+    return any(name in stems for name in (stem, _base_stem(stem), drop_upload(stem)))
 
 
 def _base_stem(path: str) -> str:

@@ -20,7 +20,7 @@ from unet_ray.labelled_data.pairing.pairs import remove_suffix
 from unet_ray.storage.storage import FileEntry
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
+"""Id that Label Studio puts before the name of an uploaded file."""
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -88,7 +88,7 @@ def _find_by_ends(
 class _Match:
     entry: FileEntry
     rule: str
-    """What the rule that found it does, for messages; empty for the name as it is."""
+    """Rule that found it, for messages; empty for the name as it is."""
 
 
 class _Index:
@@ -117,9 +117,9 @@ class _Index:
         bare = [*map(remove_suffix, names)]
         attempts = (
             (names, self._with_suffix, "by the end of the path"),
-            (map(_drop_upload, names), self._with_suffix, "without the id of an upload"),
+            (map(drop_upload, names), self._with_suffix, "without the id of an upload"),
             (names + bare, self._bare, "by the end of the path without suffix"),
-            (map(_drop_upload, bare), self._bare, "without the id of an upload and the suffix"),
+            (map(drop_upload, bare), self._bare, "without the id of an upload and the suffix"),
         )
         for wanted, paths, rule in attempts:
             for name in wanted:
@@ -161,7 +161,8 @@ def _list_ends(parts: Sequence[str]) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _drop_upload(name: str) -> str:
+def drop_upload(name: str) -> str:
+    """Return a path without what Label Studio puts before the name of an uploaded file."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + _UPLOAD.sub("", base)
 

@@ -53,10 +53,11 @@ class Pairing:
     unlabelled: tuple[FileEntry, ...] = ()
     """Images without a mask, which are left out."""
     orphans: tuple[str, ...] = ()
-    """Paths of masks without an image, or with a reason after them; each counts as an image that
-    cannot be used."""
+    """Paths of masks without an image; each counts as an image that cannot be used."""
     notes: tuple[str, ...] = ()
-    """How the names were paired, where they are not equal."""
+    """Messages about how the names were paired, where they are not equal."""
+    incomplete: tuple[str, ...] = ()
+    """Images with masks of some classes only, and which is missing; they cannot be used."""
 
 
 def looks_like_folders(images: Listing, masks: Listing) -> bool:
@@ -152,7 +153,7 @@ def pair_class_folders(
         for name in names
     ]
     mask_of = [{pair.image.uri: pair.masks[0] for pair in each.pairs} for each in found]
-    pairs, rest = list[Pair](), list[FileEntry]()
+    pairs, rest, incomplete = list[Pair](), list[FileEntry](), list[str]()
     orphans = [
         f"{name}/{path}" for name, each in zip(names, found, strict=True) for path in each.orphans
     ]
@@ -162,13 +163,11 @@ def pair_class_folders(
             pairs.append(Pair(image, tuple(mask for mask in own if mask)))
         elif any(own):
             missing = names[own.index(None)]
-            orphans.append(
-                f"{image.path} (it has a mask in other class folders, none in {missing})"
-            )
+            incomplete.append(f"{image.path}: it has masks of other classes, but none in {missing}")
         else:
             rest.append(image)
     notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
-    return Pairing(tuple(pairs), tuple(rest), tuple(orphans), notes)
+    return Pairing(tuple(pairs), tuple(rest), tuple(orphans), notes, tuple(incomplete))
 
 
 def has_masks_among(files: Listing) -> bool:
@@ -198,7 +197,7 @@ class _Step:
     """A way of pairing: an image and a mask belong together if their keys are equal."""
 
     said: str
-    """How names were paired, for the user; empty for equal names."""
+    """Text for the user about how names were paired; empty for equal names."""
     image_key: Callable[[str], str | None]
     """Key of an image from its path; None: it has none."""
     mask_key: Callable[[str], str | None]
@@ -221,7 +220,7 @@ class _Matched:
     doubts: tuple[str, ...]
     """Masks that may belong to several images, and images with several masks."""
     said: str
-    """How names were paired, for the user."""
+    """Text for the user about how names were paired."""
 
     @property
     def is_whole(self) -> bool:
@@ -337,7 +336,7 @@ def _make_affix_step(of_masks: _Cut, of_images: _Cut) -> _Step:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What the names of a set have before and after the part that tells them apart."""
+    """Affix of a set of names: the texts before and after the part that tells them apart."""
 
     before: str = ""
     after: str = ""
@@ -511,7 +510,7 @@ def _find_masks_among(images: Listing, masks: Listing) -> set[str]:
             return {e.uri for e in entries if path_suffix(e.path) == lossless[0]}
     stems = {remove_suffix(entry.path) for entry in entries}
     affixes: dict[_Cut, int] = defaultdict(int)
-    for stem in stems:
+    for stem in sorted(stems):
         for cut in _list_own_cuts(_base(stem)):
             key = cut.key(stem)
             if key is not None and key in stems:

@@ -1,1 +1,1 @@
-"""What several formats share: streams, shapes, features, images that are listed twice."""
+"""Parts that several formats share: streams, shapes, features, images that are listed twice."""

@@ -1,4 +1,4 @@
-"""What tools in which people draw have in common: corners, circles, masks, groups, background."""
+"""Shapes of tools in which people draw: corners, circles, masks, groups, background."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Shape:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What shapes of one object have in common."""
+        """Key of an object that several shapes make up."""
         return self.category, self.is_ignored, self.group
 
     @cached_property

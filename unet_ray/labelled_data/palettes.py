@@ -1,0 +1,76 @@
+"""Colours of mask values in palettes, which must be the same in all masks of a set.
+
+Programs that optimise PNGs, and paint programs, number the colours of each file anew. Indices mean
+nothing then: 1 is a leaf in one mask, a symptom in the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from unet_ray.errors import InputError
+
+Colours = Iterable[tuple[int, int]]
+"""Pairs (mask value, colour 0xRRGGBB)."""
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEADER_BYTES = 8
+"""Length and name of a chunk."""
+_MOST_CHUNKS = 64
+"""Chunks among which a palette is looked for."""
+
+
+def list_colours(png: bytes, values: Collection[int]) -> list[tuple[int, int]]:
+    """Return the colours that a PNG with a palette gives to its mask values.
+
+    Args:
+        png: Content of a file of any form.
+        values: Values of its mask, as the decoder returns them.
+
+    Returns:
+        Pairs (mask value, colour 0xRRGGBB); none for a file that has no palette, or transparent
+        colours, which the decoder looks at itself.
+    """
+    palette = _find_palette(png)
+    count = len(palette) // 3
+    colours = [int.from_bytes(palette[3 * i : 3 * i + 3], "big") for i in range(count)]
+    if count > 1 and colours[0] and not colours[1] and set(values) == {0, 1}:
+        colours[:2] = colours[1::-1]  # the decoder has exchanged them
+    return [(value, colours[value]) for value in sorted(values) if 0 <= value < count]
+
+
+def _find_palette(png: bytes) -> bytes:
+    at, palette = len(_SIGNATURE), b""
+    for _ in range(_MOST_CHUNKS if png.startswith(_SIGNATURE) else 0):
+        size, name = int.from_bytes(png[at : at + 4], "big"), png[at + 4 : at + 8]
+        if name == b"IDAT":
+            return palette
+        if name in (b"tRNS", b""):
+            break
+        if name == b"PLTE":
+            palette = png[at + _HEADER_BYTES : at + _HEADER_BYTES + size]
+        at += _HEADER_BYTES + size + 4  # and the checksum
+    return b""
+
+
+def check_same_colours(files: Iterable[tuple[str, Colours]], compared: Collection[int]) -> None:
+    """Check that each mask value has one colour in all palettes of a set.
+
+    Args:
+        files: URI of each mask, and the colours of its values.
+        compared: Values that matter.
+
+    Raises:
+        InputError: A value has two.
+    """
+    first: dict[int, tuple[int, str]] = {}
+    for uri, colours in files:
+        for value, colour in colours:
+            if value not in compared:
+                continue
+            before, where = first.setdefault(value, (colour, uri))
+            if before != colour:
+                raise InputError(
+                    f"the palettes of the masks differ: {value} is #{before:06x} in {where}, "
+                    f"#{colour:06x} in {uri}, so that indices are no classes; name colours, as in "
+                    "--classes leaf=#307020,symptom=#c03030, or save ids as grey values"
+                )
