@@ -114,8 +114,6 @@ def choose_classes(
         InputError: A class is missing, or has no name that can be shown.
     """
     names = [category.name for category in annotations.categories]
-    if not names:
-        raise InputError(f"{named}: it has no category of objects{_find_reason(annotations)}")
     check_class_names(names, named)
     there = ", ".join(dict.fromkeys(names))
     for name in [*(spec.name for spec in classes), *([area] if area else [])]:
@@ -128,14 +126,6 @@ def choose_classes(
     place_of = {row: places[name] for row, name in enumerate(names) if name in places}
     rows = frozenset(row for row, name in enumerate(names) if name == area)
     return Drawing(annotations, classes, place_of, rows)
-
-
-def _find_reason(annotations: Annotations) -> str:
-    """Return why label files have no categories: the first of them that cannot be used."""
-    for row in annotations.images.select(["name", "error"]).to_pylist():
-        if row["error"]:
-            return f"; the labels of {row['name']} cannot be used: {row['error']}"
-    return ""
 
 
 def _list_classes(annotations: Annotations, area: str | None) -> tuple[ClassSpec, ...]:
