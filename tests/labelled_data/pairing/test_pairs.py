@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
+from unet_ray.labelled_data.pairing.affixes import remove_suffix
 from unet_ray.labelled_data.pairing.pairs import (
     Pairing,
     looks_like_folders,
     pair_class_folders,
     pair_files,
-    remove_suffix,
 )
 from unet_ray.storage.listing import Listing
 from unet_ray.storage.storage import FileEntry, Storage

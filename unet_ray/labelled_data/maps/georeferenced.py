@@ -38,8 +38,8 @@ from unet_ray.labelled_data.maps.map_layout import (
     has_pixels,
     make_shapes,
 )
+from unet_ray.labelled_data.pairing.affixes import remove_suffix
 from unet_ray.labelled_data.pairing.image_names import find_images
-from unet_ray.labelled_data.pairing.pairs import remove_suffix
 
 _MOST_PIXELS = 10**6
 """Coordinate beyond which no image reaches (px); slides have up to some 200,000."""

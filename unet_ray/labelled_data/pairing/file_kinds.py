@@ -12,8 +12,9 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.labelled_data.colours import COLOUR_FILES
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
 from unet_ray.labelled_data.formats.yolo import CLASS_FILES
+from unet_ray.labelled_data.pairing.affixes import remove_suffix
 from unet_ray.labelled_data.pairing.image_names import drop_upload
-from unet_ray.labelled_data.pairing.pairs import has_masks_among, remove_suffix
+from unet_ray.labelled_data.pairing.mixed_folders import has_masks_among
 from unet_ray.storage.listing import Listing, path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 

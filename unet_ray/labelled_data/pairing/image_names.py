@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from unet_ray.errors import InputError
 from unet_ray.image_sources.names import split_page
-from unet_ray.labelled_data.pairing.pairs import remove_suffix
+from unet_ray.labelled_data.pairing.affixes import remove_suffix
 from unet_ray.storage.storage import FileEntry
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")

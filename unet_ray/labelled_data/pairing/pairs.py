@@ -9,31 +9,27 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 from unicodedata import normalize
 
 from unet_ray.errors import InputError
-from unet_ray.storage.listing import Listing, path_suffix
+from unet_ray.labelled_data.pairing.affixes import (
+    Affix,
+    base_name,
+    cut_path,
+    list_common_affixes,
+    make_cutter,
+    remove_suffix,
+)
+from unet_ray.labelled_data.pairing.mixed_folders import part_one_folder
+from unet_ray.storage.listing import Listing
 from unet_ray.storage.storage import FileEntry
 
-_INNER_SUFFIXES = frozenset({".ome", ".nii", ".lsm", ".czi", ".nd2", ".qptiff", ".rgb", ".cog"})
-"""Suffixes that count as part of the one after them: `00.ome.tif` is named 00."""
-_AFFIXES = frozenset(
-    ("mask", "masks", "seg", "segmentation", "label", "labels", "lbl", "gt", "truth", "groundtruth")
-) | frozenset(
-    ("target", "annotation", "anno", "instance", "instances", "matte", "pixels", "cp", "cpmasks")
-)
-"""Affixes that may touch a name without a separator: `001mask.png`."""
 _NUMBER, _CHANNEL = re.compile("[0-9]+"), "0000"
-_MOST_TOKENS = 16
-"""Most parts of a name that an affix may have."""
 _CLASSES_AND_OBJECTS = frozenset({"SegmentationClass", "SegmentationObject"})
 """Folders of an export in the form of Pascal VOC: the same objects, twice."""
-_TOKEN = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]")
-_LOSSY = frozenset({".jpg", ".jpeg", ".jpe"})
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
     Raises:
         InputError: The names do not say which mask belongs to which image.
     """
-    image_entries, mask_entries, notes = _part(images, masks, affix)
+    image_entries, mask_entries, notes = part_one_folder(images, masks, affix)
     if affix:
         named, mask_entries = _with_affix(mask_entries, affix)
         notes += named
@@ -170,26 +166,9 @@ def pair_class_folders(
     return Pairing(tuple(pairs), tuple(rest), tuple(orphans), notes, tuple(incomplete))
 
 
-def has_masks_among(files: Listing) -> bool:
-    """Tell whether names say which of some files are the masks of the others."""
-    try:
-        return bool(_find_masks_among(files, files))
-    except InputError:
-        return False
-
-
 def class_folders(masks: Listing) -> list[str]:
     """Return the sorted names of the folders that hold the masks."""
     return sorted({entry.path.partition("/")[0] for entry in masks.entries})
-
-
-def remove_suffix(path: str) -> str:
-    """Return a path, composed (NFC), without its suffix; `.ome.tif` and the like are one suffix."""
-    folder, slash, name = normalize("NFC", path).rpartition("/")
-    name = name.rpartition(".")[0] or name
-    if PurePosixPath(name).suffix.lower() in _INNER_SUFFIXES:
-        name = name.rpartition(".")[0] or name
-    return folder + slash + name
 
 
 @dataclass(frozen=True)
@@ -295,11 +274,11 @@ def _list_given_ways(
     images: Sequence[FileEntry], affix: str, masks: Sequence[FileEntry]
 ) -> list[list[_Step]]:
     """Return the ways of pairing masks whose affix is given; images may have one as well."""
-    cut_masks = _affix_cutter(affix, masks)
+    cut_masks = make_cutter(affix, masks)
     steps = [_Step("", remove_suffix, cut_masks)]
-    for cut in _list_cuts([_base(remove_suffix(entry.path)) for entry in images])[1:]:
+    for cut in list_common_affixes([base_name(remove_suffix(entry.path)) for entry in images])[1:]:
         said = f"images are called {cut.before}NAME{cut.after}"
-        steps.append(_Step(said, partial(_cut_path, cut), cut_masks))
+        steps.append(_Step(said, partial(cut_path, cut), cut_masks))
     ways = [steps[:1], steps[1:]]
     return ways + [[step.without_folders() for step in some] for some in ways]
 
@@ -308,12 +287,14 @@ def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -
     """Return steps that take an affix from all masks, from all images, or from both."""
     if not images or not masks:
         return []
-    own, others = ([_base(remove_suffix(e.path)) for e in each] for each in (masks, images))
+    own, others = ([base_name(remove_suffix(e.path)) for e in each] for each in (masks, images))
     choices = [
-        (cut_mask, cut_image) for cut_mask in _list_cuts(own) for cut_image in _list_cuts(others)
+        (cut_mask, cut_image)
+        for cut_mask in list_common_affixes(own)
+        for cut_image in list_common_affixes(others)
     ]
     steps = list[tuple[tuple[bool, int, int], _Step]]()
-    known = {_base(name) for name in others}
+    known = {base_name(name) for name in others}
     for of_masks, of_images in choices:
         if not _is_plausible(of_masks, of_images):
             continue
@@ -326,40 +307,15 @@ def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -
     return [step for _, step in sorted(steps, key=lambda each: each[0])]
 
 
-def _make_affix_step(of_masks: _Cut, of_images: _Cut) -> _Step:
+def _make_affix_step(of_masks: Affix, of_images: Affix) -> _Step:
     return _Step(
         _say(of_masks, of_images),
-        partial(_cut_path, of_images),
-        partial(_cut_path, of_masks),
+        partial(cut_path, of_images),
+        partial(cut_path, of_masks),
     )
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """Affix of a set of names: the texts before and after the part that tells them apart."""
-
-    before: str = ""
-    after: str = ""
-
-    def __len__(self) -> int:
-        return len(self.before) + len(self.after)
-
-    def take(self, base: str) -> str | None:
-        """Return the part of a name that is left; None if it does not begin and end so."""
-        is_there = base.startswith(self.before) and base.endswith(self.after)
-        if not is_there or len(base) < len(self):
-            return None
-        return base[len(self.before) : len(base) - len(self.after)]
-
-    def key(self, path: str) -> str | None:
-        """Return a path with the part of its name that is left."""
-        folder, slash, base = path.rpartition("/")
-        left = self.take(base)
-        # nothing is left of `mask`: it is told apart by its folder, if it has one
-        return None if left is None else (folder + slash + left) or None
-
-
-def _is_plausible(of_masks: _Cut, of_images: _Cut) -> bool:
+def _is_plausible(of_masks: Affix, of_images: Affix) -> bool:
     """Tell whether two cuts may pair names, and no smaller ones do the same."""
     if not (of_masks or of_images):
         return False
@@ -374,51 +330,8 @@ def _is_plausible(of_masks: _Cut, of_images: _Cut) -> bool:
     return numbers[0] == numbers[1] or not all(numbers)
 
 
-def _cut_path(cut: _Cut, path: str) -> str | None:
-    """Return the key of a path, without its suffix and an affix."""
-    return cut.key(remove_suffix(path))
-
-
-def _list_cuts(names: Sequence[str]) -> list[_Cut]:
-    """Return all affixes that a set of names has in common; the empty one comes first."""
-    before = _list_affixes(names, _common_start(names))
-    turned = [name[::-1] for name in names]
-    after = _list_affixes(turned, _common_start(turned), is_turned=True)
-    return [_Cut(b, a[::-1]) for b in before for a in after]
-
-
-def _common_start(names: Sequence[str]) -> str:
-    first, last = min(names), max(names)  # in order, all others lie between
-    same = (a == b for a, b in zip(first, last, strict=False))
-    return first[: next((i for i, is_same in enumerate(same) if not is_same), len(first))]
-
-
-def _list_affixes(names: Sequence[str], common: str, is_turned: bool = False) -> list[str]:
-    """Return the beginnings of a common beginning that end where a part of a name ends.
-
-    A number is never cut: 10 and 20 are not 1 and 2 with a suffix.
-    """
-    found, at = [""], 0
-    for token in _TOKEN.findall(names[0])[:_MOST_TOKENS]:
-        at += len(token)
-        if at > len(common):
-            break
-        # what is a whole token in one name may be cut in another
-        is_cut = any(
-            len(name) > at and name[at - 1].isdigit() and name[at].isdigit() for name in names
-        )
-        has_sense = not names[0][:at].isdigit() or any(not c.isalnum() for c in names[0][:at])
-        if not is_cut and has_sense:
-            found.append(names[0][:at])
-    for size in range(1, len(common) + 1):
-        text = common[:size][::-1] if is_turned else common[:size]
-        if text.lower() in _AFFIXES and common[:size] not in found:
-            found.append(common[:size])
-    return found
-
-
-def _say(masks: _Cut, images: _Cut) -> str:
-    def show(cut: _Cut) -> str:
+def _say(masks: Affix, images: Affix) -> str:
+    def show(cut: Affix) -> str:
         return f"{cut.before}NAME{cut.after}"
 
     if not images:
@@ -430,7 +343,7 @@ def _say(masks: _Cut, images: _Cut) -> str:
 
 def _of_base(key: Callable[[str], str | None]) -> Callable[[str], str | None]:
     """Return a function that gives the key of the last part of a path."""
-    return lambda path: key(_base(path))
+    return lambda path: key(base_name(path))
 
 
 def _remove_last_suffix(path: str) -> str:
@@ -438,24 +351,9 @@ def _remove_last_suffix(path: str) -> str:
     return folder + slash + (name.rpartition(".")[0] or name)
 
 
-def _parse_affix(affix: str, names: Sequence[str]) -> _Cut:
-    """Return what --mask-affix means; a text without `*` is the end that most names have."""
-    if "*" in affix:
-        before, _, after = affix.partition("*")
-        return _Cut(before, after)
-    ends, begins = _Cut(after=affix), _Cut(before=affix)
-    count = [sum(cut.take(name) is not None for name in names) for cut in (ends, begins)]
-    return begins if count[1] > count[0] else ends
-
-
-def _affix_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
-    cut = _parse_affix(affix, [_base(remove_suffix(entry.path)) for entry in masks])
-    return partial(_cut_path, cut)
-
-
 def _with_affix(masks: Sequence[FileEntry], affix: str) -> tuple[list[str], tuple[FileEntry, ...]]:
     """Return a note about files without the affix, and those that have it."""
-    key = _affix_cutter(affix, masks)
+    key = make_cutter(affix, masks)
     having = tuple(entry for entry in masks if key(entry.path) is not None)
     if not having:
         raise InputError(
@@ -465,83 +363,3 @@ def _with_affix(masks: Sequence[FileEntry], affix: str) -> tuple[list[str], tupl
         )
     rest = len(masks) - len(having)
     return [f"skipped {rest} files of --masks without --mask-affix {affix}"] * (rest > 0), having
-
-
-def _part(
-    images: Listing, masks: Listing, affix: str | None
-) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...], list[str]]:
-    """Tell images from masks where both were listed from one folder.
-
-    Returns:
-        Images, masks, and how they were told apart.
-
-    Raises:
-        InputError: The names do not say which are which.
-    """
-    of_masks = {entry.uri for entry in masks.entries}
-    common = [entry for entry in images.entries if entry.uri in of_masks]
-    if not common:
-        return images.entries, masks.entries, []
-    rest = tuple(entry for entry in images.entries if entry.uri not in of_masks)
-    if rest and len(common) == len(masks.entries):  # masks lie in a folder of the images
-        return rest, masks.entries, [f"{len(common)} files are masks, and no images"]
-    if affix:
-        key = _affix_cutter(affix, masks.entries)
-        chosen = {e.uri for e in masks.entries if key(e.path) is not None}
-    else:
-        chosen = _find_masks_among(images, masks)
-    return (
-        tuple(entry for entry in images.entries if entry.uri not in chosen),
-        tuple(entry for entry in masks.entries if entry.uri in chosen),
-        [],
-    )
-
-
-def _find_masks_among(images: Listing, masks: Listing) -> set[str]:
-    """Return the URIs of the masks among files of which each is an image or a mask."""
-    entries = masks.entries
-    by_suffix: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        by_suffix[path_suffix(entry.path)].add(remove_suffix(entry.path))
-    if len(by_suffix) == 2:  # photographs as JPEG, masks of the same names without loss
-        lossy = [suffix for suffix in by_suffix if suffix in _LOSSY]
-        lossless = [suffix for suffix in by_suffix if suffix not in _LOSSY]
-        if len(lossy) == 1 and by_suffix[lossless[0]] <= by_suffix[lossy[0]]:
-            return {e.uri for e in entries if path_suffix(e.path) == lossless[0]}
-    stems = {remove_suffix(entry.path) for entry in entries}
-    affixes: dict[_Cut, int] = defaultdict(int)
-    for stem in sorted(stems):
-        for cut in _list_own_cuts(_base(stem)):
-            key = cut.key(stem)
-            if key is not None and key in stems:
-                affixes[cut] += 1
-    whole = []
-    for cut in affixes:
-        having = {stem for stem in stems if cut.key(stem) is not None}
-        if all(cut.key(stem) in stems - having for stem in having):
-            whole.append((cut, having))
-    whole.sort(key=lambda each: -len(each[1]))
-    if len(whole) != 1:
-        ways = " or ".join(f"--mask-affix '{cut.before}*{cut.after}'" for cut, _ in whole[:3])
-        raise InputError(
-            f"--images {images.root.uri} and --masks {masks.root.uri} hold the same files, and "
-            f"their names do not say which are masks; give {ways or '--mask-affix'}, or globs as "
-            "in --images 'DIR/*.jpg' --masks 'DIR/*_mask.png'"
-        )
-    having = whole[0][1]
-    return {entry.uri for entry in entries if remove_suffix(entry.path) in having}
-
-
-def _list_own_cuts(base: str) -> Iterator[_Cut]:
-    """Yield the affixes that a mask of this name may have."""
-    tokens = _TOKEN.findall(base)
-    for count in range(1, len(tokens)):
-        before, after = "".join(tokens[:count]), "".join(tokens[-count:])
-        if any(c.isalpha() for c in before):
-            yield _Cut(before=before)
-        if any(c.isalpha() for c in after):
-            yield _Cut(after=after)
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]

@@ -37,6 +37,20 @@ _MAX_EARLIER_DATES = 60
 _MAX_CLASSES = 256
 """Maximum number of classes, each of which has its charts: a mask of bytes has no more."""
 
+_IMAGE_COLUMNS = (
+    "image_uri",
+    "run_id",
+    "segmented_at",
+    "error_type",
+    "error",
+    "height",
+    "width",
+    "image_bytes",
+)
+"""Columns of the view `date_images`."""
+_REGION_COLUMNS = ("run_id", "image_uri", "region_id", "area", "score")
+"""Columns of the view `date_regions`."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -135,17 +149,7 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
         (pc.field("model_digest") == model) & (pc.field("config_digest") == config)
     )
     database.read("ours", ours.filter(pc.field("date") <= date), ("date", "run_id", "error_type"))
-    columns = (
-        "image_uri",
-        "run_id",
-        "segmented_at",
-        "error_type",
-        "error",
-        "height",
-        "width",
-        "image_bytes",
-    )
-    database.read("date_images", ours.filter(pc.field("date") == date), columns)
+    database.read("date_images", ours.filter(pc.field("date") == date), _IMAGE_COLUMNS)
     database.store(
         "runs",
         "SELECT date, run_id, count(*) FILTER (error_type IS NULL) AS images FROM ours "
@@ -168,8 +172,7 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     regions = sound["regions"].filter(
         rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
     )
-    region_columns = ("run_id", "image_uri", "region_id", "area", "score")
-    database.read("date_regions", regions.filter(pc.field("date") == date), region_columns)
+    database.read("date_regions", regions.filter(pc.field("date") == date), _REGION_COLUMNS)
     by_date = _estimate_dates(database, regions, counts, classes, pixels)
     return Facts(
         date=date,
