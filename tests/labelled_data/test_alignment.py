@@ -17,7 +17,8 @@ from unet_ray.labelled_data.alignment import (
     settle_frame,
     stored_size,
 )
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, Polygon
+from unet_ray.labelled_data.annotations import Polygon
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.drawing import Drawing
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage, LabelOptions

@@ -16,10 +16,10 @@ from unet_ray.labelled_data.annotations import (
     OBJECTS,
     WHOLE,
     Annotations,
-    AnnotationsBuilder,
     Polygon,
     Runs,
 )
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.label_files import join_annotations
 
 RINGS = st.lists(st.floats(allow_nan=False), min_size=6, max_size=10)

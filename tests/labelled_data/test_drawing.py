@@ -16,13 +16,8 @@ from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.regions.run_lengths import encode_rle
 from unet_ray.labelled_data import drawing
-from unet_ray.labelled_data.annotations import (
-    NO_CATEGORY,
-    Annotations,
-    AnnotationsBuilder,
-    Polygon,
-    Runs,
-)
+from unet_ray.labelled_data.annotations import NO_CATEGORY, Annotations, Polygon, Runs
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.drawing import Drawing, Size, count_objects, resize_nearest
 from unet_ray.labelled_data.formats.parsing import parse_labels
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.sandbox import Decoder
-from unet_ray.labelled_data.annotations import NO_CATEGORY, Annotations, AnnotationsBuilder
+from unet_ray.labelled_data.annotations import NO_CATEGORY, Annotations
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats import parsing
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage

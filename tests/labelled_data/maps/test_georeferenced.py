@@ -35,7 +35,8 @@ from tests.labelled_data.map_images import (
     write_maps,
 )
 from unet_ray.errors import InputError
-from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder
+from unet_ray.labelled_data.annotations import Annotations
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.label_files import join_annotations
 from unet_ray.labelled_data.maps.georeferenced import PlacedAnnotations, place_on_images
 from unet_ray.output.formats.geo import write_geojson, write_geoparquet

@@ -13,7 +13,8 @@ import numpy as np
 
 from unet_ray.flags import MAX_CLASS_ID
 from unet_ray.imaging.regions.run_lengths import compress_counts
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
+from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.parts.json_stream import Element, read_elements
 from unet_ray.text import is_utf8

@@ -13,7 +13,8 @@ import numpy as np
 
 from unet_ray.imaging.codecs.raster import MAX_PIXELS
 from unet_ray.imaging.regions.run_lengths import check_runs
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
+from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.parts.drawn_shapes import (
     DrawnShape,

@@ -18,7 +18,8 @@ from pathlib import PurePosixPath
 from reprlib import repr as shorten
 from typing import Any
 
-from unet_ray.labelled_data.annotations import UNSTATED, AnnotationsBuilder, LabelError
+from unet_ray.labelled_data.annotations import UNSTATED, LabelError
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.parts.features import FeatureCollector, count_other, is_text
 from unet_ray.labelled_data.formats.parts.json_stream import Element, read_elements

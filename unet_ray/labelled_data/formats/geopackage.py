@@ -16,7 +16,8 @@ from typing import Any
 
 import shapely
 
-from unet_ray.labelled_data.annotations import UNSTATED, AnnotationsBuilder, LabelError
+from unet_ray.labelled_data.annotations import UNSTATED, LabelError
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.geojson import WGS_84
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.parts.features import FeatureCollector, list_polygons

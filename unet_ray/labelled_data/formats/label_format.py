@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader
 
-from unet_ray.labelled_data.annotations import AnnotationsBuilder
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 from reprlib import repr as shorten
 from typing import Any
 
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon, Runs
+from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.label_studio_images import (
     TaskImage,

@@ -10,7 +10,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from unet_ray.errors import ImageError
-from unet_ray.labelled_data.annotations import Annotations, AnnotationsBuilder, LabelError
+from unet_ray.labelled_data.annotations import Annotations, LabelError
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats import (
     coco,
     cvat,

@@ -7,7 +7,8 @@ from io import BufferedReader
 from reprlib import repr as shorten
 from typing import Any
 
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, Polygon, Runs
+from unet_ray.labelled_data.annotations import Polygon, Runs
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.parts.shapes import (
     FEW_POINTS,

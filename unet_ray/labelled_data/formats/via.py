@@ -10,7 +10,8 @@ from io import BufferedReader, TextIOWrapper
 from reprlib import repr as shorten
 from typing import Any
 
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon
+from unet_ray.labelled_data.annotations import LabelError, Polygon
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.parts.json_stream import read_elements
 from unet_ray.labelled_data.formats.parts.shapes import (

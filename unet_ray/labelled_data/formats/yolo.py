@@ -15,7 +15,8 @@ from reprlib import repr as shorten
 import yaml
 
 from unet_ray.flags import MAX_CLASS_ID
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError, Polygon
+from unet_ray.labelled_data.annotations import LabelError, Polygon
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.label_format import LabelFormat
 from unet_ray.labelled_data.formats.parts.shapes import (
     FEW_POINTS,

@@ -23,12 +23,8 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import InputError, one_line
 from unet_ray.image_sources.names import page_uri, split_page
-from unet_ray.labelled_data.annotations import (
-    Annotations,
-    AnnotationsBuilder,
-    LabelError,
-    Polygon,
-)
+from unet_ray.labelled_data.annotations import Annotations, LabelError, Polygon
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.maps.image_places import ImagePlace
 from unet_ray.labelled_data.maps.map_layout import (
     PIXELS,

@@ -11,13 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.imaging.regions.run_lengths import encode_rle
-from unet_ray.labelled_data.annotations import (
-    NO_CATEGORY,
-    AnnotationsBuilder,
-    LabelError,
-    Polygon,
-    Runs,
-)
+from unet_ray.labelled_data.annotations import NO_CATEGORY, LabelError, Polygon, Runs
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.parts.shapes import NO_OUTLINE
 
 _UNNAMED = "object"

@@ -18,12 +18,8 @@ import shapely
 from unet_ray.flags import MAX_CLASS_ID
 from unet_ray.image_sources.names import split_page
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
-from unet_ray.labelled_data.annotations import (
-    NO_CATEGORY,
-    AnnotationsBuilder,
-    LabelError,
-    Polygon,
-)
+from unet_ray.labelled_data.annotations import NO_CATEGORY, LabelError, Polygon
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 
 ONE_CLASS = "none"
 """Value of --label-property by which all features are of one class."""

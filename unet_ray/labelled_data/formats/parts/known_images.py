@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from unet_ray.labelled_data.annotations import AnnotationsBuilder, LabelError
+from unet_ray.labelled_data.annotations import LabelError
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,8 @@ from PIL import Image
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.raster import MAX_PIXELS, mapped_errors
 from unet_ray.imaging.regions.run_lengths import encode_rle
-from unet_ray.labelled_data.annotations import (
-    NO_CATEGORY,
-    AnnotationsBuilder,
-    LabelError,
-    Polygon,
-    Runs,
-)
+from unet_ray.labelled_data.annotations import NO_CATEGORY, LabelError, Polygon, Runs
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.parts.json_stream import read_elements
 
 FEW_POINTS = "outlines of fewer than three points"
