@@ -56,7 +56,7 @@ Files = tuple[dict[str, Any], bytes]
 
 
 def make_models() -> list[Model]:
-    """Return models of every kind: with and without normalisation, separation, limits and channels."""
+    """Return models with and without normalisation, separation, limits and channels."""
     torch.manual_seed(SEED)
     kinds: list[tuple[UNetConfig, Preprocessing, Separation | None, Any]] = [
         (UNetConfig(3, 2, 4, 2), Preprocessing("uint8", (120.5,) * 3, (60.25,) * 3), None, None),

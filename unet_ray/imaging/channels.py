@@ -58,6 +58,11 @@ class ImageChannels:
         return keys if are_sound else ()
 
     @property
+    def kind(self) -> tuple[int, frozenset[str]]:
+        """Equal for images with the same channels, in any order."""
+        return self.count, frozenset(self.keys)
+
+    @property
     def is_colour(self) -> bool:
         """True if the channels are R, G and B."""
         return self.keys == _COLOUR_KEYS
@@ -241,12 +246,13 @@ class InputChannels:
                 of its channels they are.
         """
         everything = tuple(range(image.count))
-        if self.names and image.keys:
+        if self.names and image.names:
+            found = [*map(fold_channel, image.names)]
             pairs = zip(self.names, self.keys, strict=True)
-            lacking = [name for name, key in pairs if key not in image.keys]
+            lacking = [name for name, key in pairs if found.count(key) != 1]
             if lacking:
                 self._refuse(image, f"there is no channel {show_names(lacking)}")
-            return tuple(map(image.keys.index, self.keys))
+            return tuple(map(found.index, self.keys))
         if self.names:
             if image.is_grey and self.is_colour:
                 return everything

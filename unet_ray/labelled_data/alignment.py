@@ -8,7 +8,7 @@ as they are stored. Where the sizes do not tell, only the user can.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import MaskFrame
+from unet_ray.imaging.channels import ChannelSelection, ImageChannels, take_channels
 from unet_ray.imaging.codecs.decode import turn_upright
 from unet_ray.labelled_data.drawing import Size
 
@@ -38,6 +39,12 @@ class DecodedImage:
     """EXIF orientation of the image that the masks do not have themselves; 1: none."""
     is_stated: bool = True
     """False if the masks have the size of the image because their own is not known."""
+    names: tuple[str, ...] = ()
+    """Names of the channels of `image`; empty: they have none."""
+    places: tuple[int, ...] = (0,)
+    """Indices of these channels in the file."""
+    file_channels: int = 1
+    """Number of channels in the file."""
 
     @property
     def fit(self) -> Fit:
@@ -51,6 +58,22 @@ class DecodedImage:
         if not self.is_stated:
             return "unstated"
         return "stored" if self.masks[0].shape == stored else "shown"
+
+    def select(self, channels: ChannelSelection | None) -> DecodedImage:
+        """Return it with the channels that are taken of it; None: all, in their order.
+
+        Raises:
+            ImageError: `unsupported`: the image does not have the channels.
+        """
+        if channels is None:
+            return self
+        places = channels.locate(ImageChannels(self.image.shape[2], self.names))
+        return replace(
+            self,
+            image=take_channels(self.image, places),
+            names=tuple(self.names[place] for place in places) if self.names else (),
+            places=tuple(self.places[place] for place in places),
+        )
 
     def align(self, frame: MaskFrame) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Return the image and its masks, turned as the image is.

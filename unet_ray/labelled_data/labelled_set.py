@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
@@ -10,6 +10,7 @@ from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.image_sources.sources import (
     ImageSource,
 )
+from unet_ray.imaging.channels import COLOURS, ChannelSelection
 from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import PageFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
@@ -63,6 +64,8 @@ class LabelAccess:
     """Objects of label files, if there are any."""
     table: ColourTable | None = None
     """Mask values of colours, if they have a meaning."""
+    channels: ChannelSelection | None = None
+    """Channels that are taken of each image; None: all, in their order."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,12 @@ class LabelledImage:
         """Decode the contents that `read_encoded` returns.
 
         Raises:
-            ImageError: A file cannot be decoded, or masks do not have the size of their image.
+            ImageError: A file cannot be decoded, masks do not have the size of their image, or it
+                lacks channels that are taken.
         """
+        return self._decode(encoded, access).select(access.channels)
+
+    def _decode(self, encoded: Encoded, access: LabelAccess) -> DecodedImage:
         decoder = process_decoder()
         image, orientation = decoder.decode_oriented(encoded[0])
         shown = image.shape[0], image.shape[1]
@@ -113,7 +120,7 @@ class LabelledImage:
                 f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        return DecodedImage(image, masks, 1 if turned else orientation)
+        return _describe(DecodedImage(image, masks, 1 if turned else orientation))
 
     def _draw(
         self, image: Any, orientation: int, access: LabelAccess, drawing: Drawing
@@ -127,7 +134,14 @@ class LabelledImage:
         size = choose_size(
             stated or shown, shown, orientation, access.options.rescale, "its label file"
         )
-        return DecodedImage(image, drawing.draw(self.row, size), orientation, is_stated)
+        masks = drawing.draw(self.row, size)
+        return _describe(DecodedImage(image, masks, orientation, is_stated))
+
+
+def _describe(decoded: DecodedImage) -> DecodedImage:
+    count = decoded.image.shape[2]
+    names = COLOURS if count == len(COLOURS) else ()
+    return replace(decoded, names=names, places=tuple(range(count)), file_channels=count)
 
 
 def _read_source(access: Storage, source: ImageSource) -> bytes | PageFile:
@@ -158,6 +172,10 @@ class LabelledSet:
     def names(self) -> tuple[str, ...]:
         """Name of each image: its path in the folder of the images, with the page of a stack."""
         return tuple(self.access.images.name_of(item.image.uri) for item in self.items)
+
+    def with_channels(self, channels: ChannelSelection | None) -> LabelledSet:
+        """Return the set with some of the channels of each image; None: all, in their order."""
+        return replace(self, access=replace(self.access, channels=channels))
 
     @property
     def labelling(self) -> Labelling | None:

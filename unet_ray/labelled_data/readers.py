@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import MaskFrame
+from unet_ray.imaging.channels import ChannelSelection
 from unet_ray.labelled_data.alignment import DecodedImage
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
 from unet_ray.tables.binary_columns import view_samples
@@ -46,6 +47,10 @@ class FileReader:
     frame: MaskFrame = "shown"
     """Frame of the masks of images that are turned."""
 
+    def with_channels(self, channels: ChannelSelection | None) -> FileReader:
+        """Return the reader with some of the channels of each image; None: all, in their order."""
+        return replace(self, access=replace(self.access, channels=channels))
+
     def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Return an image (HWC) and its masks (HW each), decoded from their files."""
         item = self.items[index]
@@ -65,6 +70,12 @@ class StoreReader:
     """Place of each image, (block, row); (-1, -1) for an image that cannot be read."""
     frame: MaskFrame = "shown"
     """Frame of the masks of images that are turned."""
+    channels: ChannelSelection | None = None
+    """Channels that are taken of each image; None: all, in their order."""
+
+    def with_channels(self, channels: ChannelSelection | None) -> StoreReader:
+        """Return the reader with some of the channels of each image."""
+        return replace(self, channels=channels)
 
     def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Return an image (HWC) and its masks (HW each) as read-only arrays."""
@@ -74,7 +85,13 @@ class StoreReader:
         table = ray.get(self.blocks[block])
         masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
         orientation = table.column("orientation")[row].as_py()
-        return DecodedImage(_get_array(table, "image", row), masks, orientation).align(self.frame)
+        image, names = _get_array(table, "image", row), tuple(table["channels"][row].as_py())
+        decoded = DecodedImage(image, masks, orientation, names=names)
+        return (
+            replace(decoded, places=tuple(range(image.shape[2])))
+            .select(self.channels)
+            .align(self.frame)
+        )
 
 
 def decoded_schema(masks: int) -> pa.Schema:
@@ -85,12 +102,12 @@ def decoded_schema(masks: int) -> pa.Schema:
     kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
     names = ["image", *(f"mask{index}" for index in range(masks))]
     arrays = [(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
-    return pa.schema([("orientation", pa.int8()), *arrays])
+    return pa.schema([("orientation", pa.int8()), ("channels", pa.list_(pa.string())), *arrays])
 
 
 def decoded_row(decoded: DecodedImage) -> dict[str, Any]:
     """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
-    row: dict[str, Any] = {"orientation": decoded.orientation}
+    row: dict[str, Any] = {"orientation": decoded.orientation, "channels": decoded.names}
     for name, array in [
         ("image", decoded.image),
         *((f"mask{i}", mask) for i, mask in enumerate(decoded.masks)),
