@@ -45,10 +45,8 @@ class ImagePages:
         numbers = [number for number, index in enumerate(self.pages) if index is not None]
         if len(numbers) == len(self.pages) or not self.channels:
             return self
-        pages, channels = (
-            tuple(some[number] for number in numbers) for some in (self.pages, self.channels)
-        )
-        return replace(self, pages=pages, channels=channels)
+        pages = tuple(self.pages[number] for number in numbers)
+        return replace(self, pages=pages, channels=tuple(self.channels[n] for n in numbers))
 
 
 def group_pages(tiff: tifffile.TiffFile, pages: dict[int, tifffile.TiffPage]) -> list[ImagePages]:

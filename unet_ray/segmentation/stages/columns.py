@@ -5,10 +5,13 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, one_line
 from unet_ray.image_sources.sources import ImageSource
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.image_place import ImageKey, ImagePlace, PagePlace
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
@@ -55,7 +58,25 @@ _FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "err
 _SHAPE = [pa.field(name, pa.int32()) for name in ("height", "width", "channels")]
 STAGES = ("read", "decode", "predict", "measure")
 _SECONDS = [pa.field(f"{stage}_s", pa.float64()) for stage in STAGES]
-PIXELS = pa.schema([*PLAN, *_SHAPE, *_FAILURE, ("pixels", pa.large_binary()), *_SECONDS[:2]])
+_FOUND = [
+    ("valid", pa.large_binary()),  # pixels that are there, as np.packbits packs them; null: all
+    ("valid_pixels", pa.int64()),
+    ("pixel_size_x_um", pa.float64()),
+    ("pixel_size_y_um", pa.float64()),
+    ("note", pa.string()),  # a choice where the file can be read in two ways
+]
+"""What decoding finds out beside the pixels."""
+PIXELS = pa.schema(
+    [
+        *PLAN,
+        *_SHAPE,
+        *_FAILURE,
+        ("pixels", pa.large_binary()),
+        ("dtype", pa.string()),  # type of the samples in `pixels`
+        *_FOUND,
+        *_SECONDS[:2],
+    ]
+)
 _MASKS = pa.field("masks", pa.list_(pa.struct(list(MASKS))))
 _REGIONS = pa.field("regions", pa.list_(pa.struct(list(REGIONS))))
 PROBABILITIES = pa.schema(
@@ -64,6 +85,7 @@ PROBABILITIES = pa.schema(
         *_SHAPE,
         *_FAILURE,
         ("prob_u8", pa.large_binary()),
+        *_FOUND,
         _MASKS,  # of an image that was measured tile by tile
         _REGIONS,
         *_SECONDS,
@@ -125,6 +147,27 @@ def image_place(row: dict[str, Any]) -> ImagePlace | None:
 def _page_place(row: dict[str, Any]) -> PagePlace:
     flat = row["ranges"]
     return PagePlace(**row | {"ranges": tuple(zip(flat[::2], flat[1::2], strict=True))})
+
+
+def found_row(image: DecodedImage) -> dict[str, Any]:
+    """Return what decoding an image found out beside its pixels, as columns of PIXELS."""
+    valid, size = image.valid, image.pixel_size_um or (None, None)
+    return {
+        "valid": None if valid is None else np.packbits(valid).tobytes(),
+        "valid_pixels": image.height * image.width if valid is None else int(valid.sum()),
+        "pixel_size_x_um": size[0],
+        "pixel_size_y_um": size[1],
+        "note": "; ".join(image.notes) or None,
+    }
+
+
+def valid_mask(row: dict[str, Any]) -> NDArray[np.bool_] | None:
+    """Return the pixels of an image that are there, (H, W); None if all of them are."""
+    if row["valid"] is None:
+        return None
+    bits = np.frombuffer(row["valid"], np.uint8)
+    size = row["height"], row["width"]
+    return np.unpackbits(bits, count=size[0] * size[1]).view(bool).reshape(size)
 
 
 def failure(error: Exception, stage: str) -> dict[str, Any]:

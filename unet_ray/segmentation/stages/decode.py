@@ -17,7 +17,7 @@ from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
-from unet_ray.segmentation.stages.columns import PIXELS, failure, image_place
+from unet_ray.segmentation.stages.columns import PIXELS, failure, found_row, image_place
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.binary_columns import table_with
 
@@ -113,13 +113,15 @@ class Decode:
     def _decode(self, row: dict[str, Any], data: bytes | PlaneFile) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            image = self.preprocessing.check(process_decoder().decode(data, WHOLE_PIXELS).samples)
+            decoded = process_decoder().decode(data, WHOLE_PIXELS)
+            image = self.preprocessing.check(decoded.samples, decoded.valid)
             height, width, channels = image.shape
-            found = {
+            found = found_row(decoded) | {
                 "height": height,
                 "width": width,
                 "channels": channels,
                 "pixels": np.ascontiguousarray(image),
+                "dtype": str(image.dtype),
             }
         except Exception as error:
             found = {} if _is_too_large(error) else failure(error, "decode")
