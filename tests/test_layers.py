@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "flags": {"errors"},
     "prefetch": set(),
     "text": set(),
-    "imaging.channels": set(),
+    "imaging.channels": {"imaging.codecs"},
     "imaging.geometry": set(),
     "imaging.tiling_config": set(),
     "imaging.tiling": {"imaging.geometry", "imaging.tiling_config"},

@@ -16,10 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NoReturn
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import (
@@ -30,10 +27,10 @@ from unet_ray.flags import (
     is_channel_index,
     is_name,
 )
+from unet_ray.imaging.codecs.decoded_image import COLOURS, DecodedImage
+from unet_ray.imaging.codecs.image_place import ImagePlace
 from unet_ray.text import escape_controls
 
-COLOURS = ("R", "G", "B")
-"""Names of the channels of a colour image."""
 _COLOUR_KEYS = tuple(map(fold_channel, COLOURS))
 _SHOWN_NAMES = 16
 """Largest number of names that a message shows."""
@@ -49,6 +46,12 @@ class ImageChannels:
     """Number of channels."""
     names: tuple[str, ...] = ()
     """Names in the order of the channels, as the file has them; empty: it has none."""
+
+    @staticmethod
+    def of(image: DecodedImage | ImagePlace) -> ImageChannels:
+        """Return the channels of an image that was decoded, or that has a page for each channel."""
+        count = image.samples.shape[2] if isinstance(image, DecodedImage) else len(image.pages)
+        return ImageChannels(count, image.channels if len(image.channels) == count else ())
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -72,12 +75,6 @@ class ImageChannels:
         """True if there is one channel, and it has no name."""
         return self.count == 1 and not self.keys
 
-    def take(self, places: Sequence[int]) -> ImageChannels:
-        """Return some of the channels, given their indices."""
-        return ImageChannels(
-            len(places), tuple(self.names[place] for place in places) if self.names else ()
-        )
-
     def __str__(self) -> str:
         """Describe the channels for a message: `the channels DAPI, actin`."""
         if self.is_colour:
@@ -98,13 +95,6 @@ def show_names(names: Sequence[str]) -> str:
     ]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def take_channels(image_hwc: NDArray[Any], places: Sequence[int]) -> NDArray[Any]:
-    """Return channels of an image in the order of their indices; the image itself if it is all."""
-    if [*places] == [*range(image_hwc.shape[2])]:
-        return image_hwc
-    return np.ascontiguousarray(image_hwc[:, :, [*places]])
 
 
 @dataclass(frozen=True)
@@ -295,3 +285,44 @@ class InputChannels:
 
 ChannelSelection = ChosenChannels | InputChannels
 """Which channels of each image are taken; both kinds have the method `locate`."""
+
+
+def has_channel_pages(place: ImagePlace | None) -> bool:
+    """Tell whether each channel of an image is a page of its own in its file."""
+    return place is not None and len(place.pages) > 1 and not place.error
+
+
+def take_pages(place: ImagePlace | None, channels: ChannelSelection | None) -> ImagePlace | None:
+    """Return the place of an image with the pages of the channels that are taken, to be read.
+
+    Args:
+        place: Place of the image; None: it is its file.
+        channels: Channels that are taken; None: all.
+
+    Returns:
+        The place as it is, unless each channel is a page of its own: see `take_channels`.
+
+    Raises:
+        ImageError: `unsupported`: the image does not have the channels.
+    """
+    if place is None or channels is None or not has_channel_pages(place):
+        return place
+    return place.with_channels(channels.locate(ImageChannels.of(place)))
+
+
+def take_channels(
+    image: DecodedImage, place: ImagePlace | None, channels: ChannelSelection | None
+) -> DecodedImage:
+    """Return an image, or a window of it, with the channels that are taken.
+
+    Args:
+        image: Image as it was decoded.
+        place: Place of the image; where `take_pages` took its channels, there is nothing to do.
+        channels: Channels that are taken; None: all.
+
+    Raises:
+        ImageError: `unsupported`: the image does not have the channels.
+    """
+    if channels is None or has_channel_pages(place):
+        return image
+    return image.with_channels(channels.locate(ImageChannels.of(image)))

@@ -8,7 +8,7 @@ as they are stored. Where the sizes do not tell, only the user can.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,19 +16,16 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import MaskFrame
-from unet_ray.imaging.channels import ChannelSelection, ImageChannels, take_channels
-from unet_ray.imaging.codecs.decode import turn_upright
+from unet_ray.imaging.codecs.decode import SIDEWAYS, turn_upright
 from unet_ray.labelled_data.drawing import Size
 
 Fit = Literal["plain", "shown", "stored", "either", "unstated"]
 """Frames in which masks have the size of their image: `plain` where the image is not turned,
 `unstated` where a label file does not state the size, so that its masks are drawn as shown."""
-_FIRST_SIDEWAYS = 5
-"""First of the EXIF orientations that exchange height and width."""
 
 
 @dataclass(frozen=True, eq=False)
-class DecodedImage:
+class LabelledArrays:
     """A labelled image and its masks, as decoded."""
 
     image: NDArray[Any]
@@ -39,11 +36,11 @@ class DecodedImage:
     """EXIF orientation of the image that the masks do not have themselves; 1: none."""
     is_stated: bool = True
     """False if the masks have the size of the image because their own is not known."""
-    names: tuple[str, ...] = ()
-    """Names of the channels of `image`; empty: they have none."""
-    places: tuple[int, ...] = (0,)
+    channels: tuple[str, ...] = ()
+    """Names of the channels of the image; empty: they have none."""
+    places: tuple[int, ...] = ()
     """Indices of these channels in the file."""
-    file_channels: int = 1
+    file_channels: int = 0
     """Number of channels in the file."""
 
     @property
@@ -58,22 +55,6 @@ class DecodedImage:
         if not self.is_stated:
             return "unstated"
         return "stored" if self.masks[0].shape == stored else "shown"
-
-    def select(self, channels: ChannelSelection | None) -> DecodedImage:
-        """Return it with the channels that are taken of it; None: all, in their order.
-
-        Raises:
-            ImageError: `unsupported`: the image does not have the channels.
-        """
-        if channels is None:
-            return self
-        places = channels.locate(ImageChannels(self.image.shape[2], self.names))
-        return replace(
-            self,
-            image=take_channels(self.image, places),
-            names=tuple(self.names[place] for place in places) if self.names else (),
-            places=tuple(self.places[place] for place in places),
-        )
 
     def align(self, frame: MaskFrame) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Return the image and its masks, turned as the image is.
@@ -184,7 +165,7 @@ def settle_frame(
 
 def stored_size(shown: Size, orientation: int) -> Size:
     """Return the size in which an upright image is stored."""
-    return shown[::-1] if orientation >= _FIRST_SIDEWAYS else shown
+    return shown[::-1] if orientation in SIDEWAYS else shown
 
 
 def _is_similar(have: Size, size: Size) -> bool:

@@ -10,18 +10,25 @@ from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.image_sources.sources import (
     ImageSource,
 )
-from unet_ray.imaging.channels import COLOURS, ChannelSelection
+from unet_ray.imaging.channels import (
+    ChannelSelection,
+    ImageChannels,
+    has_channel_pages,
+    take_channels,
+    take_pages,
+)
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.mask_samples import ColourTable
-from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.labelled_data.alignment import DecodedImage, choose_size, stored_size
+from unet_ray.labelled_data.alignment import LabelledArrays, choose_size, stored_size
 from unet_ray.labelled_data.drawing import Drawing, resize_nearest
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 
-Encoded = list[bytes | PageFile]
-"""Contents of the files of an image and of its masks, or pages of them; the image comes first."""
+Encoded = list[bytes | PlaneFile]
+"""Contents of the files of an image and of its masks, or images in them; the image comes first."""
 
 
 @dataclass(frozen=True)
@@ -84,27 +91,39 @@ class LabelledImage:
         """Return the contents of the files of image and masks.
 
         Raises:
-            ImageError: A file cannot be read.
+            ImageError: A file cannot be read, or lacks channels that are taken.
         """
         masks = self.masks if self.row is None else ()
+        place = take_pages(self.image.place, access.channels)
         return [
-            _read_source(access.images, self.image),
+            read_encoded(access.images, self.image.file_uri, place),
             *(_read_source(access.masks, mask) for mask in masks),
         ]
 
-    def decode(self, encoded: Encoded, access: LabelAccess) -> DecodedImage:
+    def decode(self, encoded: Encoded, access: LabelAccess) -> LabelledArrays:
         """Decode the contents that `read_encoded` returns.
 
         Raises:
             ImageError: A file cannot be decoded, masks do not have the size of their image, or it
                 lacks channels that are taken.
         """
-        return self._decode(encoded, access).select(access.channels)
+        decoded, place = process_decoder().decode(encoded[0]), self.image.place
+        image = ImageChannels.of(place if place and has_channel_pages(place) else decoded)
+        places = access.channels.locate(image) if access.channels else tuple(range(image.count))
+        decoded = take_channels(decoded, place, access.channels)
+        return replace(
+            self._decode_masks(decoded, encoded, access),
+            channels=decoded.channels,
+            places=places,
+            file_channels=image.count,
+        )
 
-    def _decode(self, encoded: Encoded, access: LabelAccess) -> DecodedImage:
+    def _decode_masks(
+        self, decoded: DecodedImage, encoded: Encoded, access: LabelAccess
+    ) -> LabelledArrays:
         decoder = process_decoder()
-        image, orientation = decoder.decode_oriented(encoded[0])
-        shown = image.shape[0], image.shape[1]
+        image, orientation = decoded.samples, decoded.orientation
+        shown = decoded.height, decoded.width
         if self.row is not None and access.drawing:
             return self._draw(image, orientation, access, access.drawing)
         masks, turned = [], False
@@ -120,11 +139,11 @@ class LabelledImage:
                 f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        return _describe(DecodedImage(image, masks, 1 if turned else orientation))
+        return LabelledArrays(image, masks, 1 if turned else orientation)
 
     def _draw(
         self, image: Any, orientation: int, access: LabelAccess, drawing: Drawing
-    ) -> DecodedImage:
+    ) -> LabelledArrays:
         assert self.row is not None
         shown = image.shape[0], image.shape[1]
         stated = drawing.stated_size(self.row)
@@ -134,17 +153,10 @@ class LabelledImage:
         size = choose_size(
             stated or shown, shown, orientation, access.options.rescale, "its label file"
         )
-        masks = drawing.draw(self.row, size)
-        return _describe(DecodedImage(image, masks, orientation, is_stated))
+        return LabelledArrays(image, drawing.draw(self.row, size), orientation, is_stated)
 
 
-def _describe(decoded: DecodedImage) -> DecodedImage:
-    count = decoded.image.shape[2]
-    names = COLOURS if count == len(COLOURS) else ()
-    return replace(decoded, names=names, places=tuple(range(count)), file_channels=count)
-
-
-def _read_source(access: Storage, source: ImageSource) -> bytes | PageFile:
+def _read_source(access: Storage, source: ImageSource) -> bytes | PlaneFile:
     return read_encoded(access, source.file_uri, source.place)
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import MaskFrame
-from unet_ray.imaging.channels import ChannelSelection
-from unet_ray.labelled_data.alignment import DecodedImage
+from unet_ray.imaging.channels import ChannelSelection, take_channels
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.labelled_data.alignment import LabelledArrays
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
 from unet_ray.tables.binary_columns import view_samples
 
@@ -47,8 +48,8 @@ class FileReader:
     frame: MaskFrame = "shown"
     """Frame of the masks of images that are turned."""
 
-    def with_channels(self, channels: ChannelSelection | None) -> FileReader:
-        """Return the reader with some of the channels of each image; None: all, in their order."""
+    def with_channels(self, channels: ChannelSelection) -> FileReader:
+        """Return the reader with some of the channels of each image."""
         return replace(self, access=replace(self.access, channels=channels))
 
     def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
@@ -73,7 +74,7 @@ class StoreReader:
     channels: ChannelSelection | None = None
     """Channels that are taken of each image; None: all, in their order."""
 
-    def with_channels(self, channels: ChannelSelection | None) -> StoreReader:
+    def with_channels(self, channels: ChannelSelection) -> StoreReader:
         """Return the reader with some of the channels of each image."""
         return replace(self, channels=channels)
 
@@ -85,13 +86,10 @@ class StoreReader:
         table = ray.get(self.blocks[block])
         masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
         orientation = table.column("orientation")[row].as_py()
-        image, names = _get_array(table, "image", row), tuple(table["channels"][row].as_py())
-        decoded = DecodedImage(image, masks, orientation, names=names)
-        return (
-            replace(decoded, places=tuple(range(image.shape[2])))
-            .select(self.channels)
-            .align(self.frame)
-        )
+        names = tuple(table.column("channels")[row].as_py())
+        image = DecodedImage(_get_array(table, "image", row), channels=names)
+        image = take_channels(image, None, self.channels)
+        return LabelledArrays(image.samples, masks, orientation).align(self.frame)
 
 
 def decoded_schema(masks: int) -> pa.Schema:
@@ -105,9 +103,9 @@ def decoded_schema(masks: int) -> pa.Schema:
     return pa.schema([("orientation", pa.int8()), ("channels", pa.list_(pa.string())), *arrays])
 
 
-def decoded_row(decoded: DecodedImage) -> dict[str, Any]:
+def decoded_row(decoded: LabelledArrays) -> dict[str, Any]:
     """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
-    row: dict[str, Any] = {"orientation": decoded.orientation, "channels": decoded.names}
+    row: dict[str, Any] = {"orientation": decoded.orientation, "channels": decoded.channels}
     for name, array in [
         ("image", decoded.image),
         *((f"mask{i}", mask) for i, mask in enumerate(decoded.masks)),

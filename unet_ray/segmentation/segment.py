@@ -52,7 +52,7 @@ def segment(
             were written twice.
     """
     model = load_model(Storage.of(config.model))
-    channels = model.select_channels(config.channels)
+    model.select_channels(config.channels)
     output = Storage.of(config.output)
     digest = config_digest(config, model)
     selection = Selection.parse(config.include, config.exclude, config.min_age)

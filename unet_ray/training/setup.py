@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
 from unet_ray.flags import check_metric, parse_channels
-from unet_ray.imaging.channels import COLOURS, ChannelSelection, ChosenChannels, InputChannels
+from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
+from unet_ray.imaging.codecs.decoded_image import COLOURS
 from unet_ray.imaging.labels.crops import CropConfig, count_crops
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.labelled_data.interpretation import interpret_masks

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
+from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
 from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
@@ -33,7 +34,7 @@ from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.prefetch import ahead
-from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, page_place
+from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, image_place
 from unet_ray.segmentation.stages.measure import Measure, nested_list
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import MASKS, REGIONS
@@ -55,6 +56,7 @@ class PredictLarge:
         measure: Stage that turns prob_u8 into rows.
         check_etags: True if the plan's etags are those of the store.
         post: Function that is called with tiles, (done, to do) since the last call.
+        channels: Channels that the network takes of each image; None: all.
     """
 
     access: Storage
@@ -62,6 +64,7 @@ class PredictLarge:
     measure: Measure
     check_etags: bool
     post: Callable[[int, int], None]
+    channels: ChannelSelection | None = None
     _places: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
     )
@@ -116,7 +119,9 @@ class _LargeImage:
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0}
         etag = row["image_etag"] if config.check_etags else None
-        file = open_encoded(config.access, row["file_uri"], page_place(row), etag)
+        with self._at("decode"):
+            place = take_pages(image_place(row), config.channels)
+        file = open_encoded(config.access, row["file_uri"], place, etag)
         row |= {"image_bytes": file.size}
         with self._at("decode"):
             height, width = self.decoder.open(file)
@@ -146,9 +151,10 @@ class _LargeImage:
         return tile, pixels
 
     def _window(self, box: Box) -> NDArray[Any]:
-        window = self.decoder.window(box)
-        self.row["channels"] = window.shape[2]
-        return self.config.predictor.preprocessing.check(window)
+        config = self.config
+        window = take_channels(self.decoder.window(box), image_place(self.row), config.channels)
+        self.row["channels"] = window.samples.shape[2]
+        return config.predictor.preprocessing.check(window.samples)
 
     def _predict(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
         tile, pixels = window
