@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ from hypothesis import strategies as st
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import parse_channels
 from unet_ray.imaging.channels import (
-    COLOURS,
     ChannelSelection,
     ChosenChannels,
     ImageChannels,
     InputChannels,
     take_channels,
+    take_pages,
 )
+from unet_ray.imaging.codecs.decoded_image import COLOURS, DecodedImage
+from unet_ray.imaging.codecs.image_place import WHOLE, ImagePlace, PagePlace
+from unet_ray.text import has_controls
 
 FIVE = ("DAPI", "actin", "tubulin", "brightfield", "mito")
 NAMES = st.lists(
@@ -45,6 +49,13 @@ def chosen(flag: str) -> ChosenChannels:
     return ChosenChannels(parse_channels(flag))
 
 
+def place_of(pages: int, names: tuple[str, ...] = ()) -> ImagePlace:
+    """Return the place of an image with a page for each channel; their sizes number them."""
+    return ImagePlace(
+        WHOLE, 100, tuple(PagePlace(b"II*\0\0\0\0\0", 0, n) for n in range(pages)), channels=names
+    )
+
+
 def why_not(selection: ChannelSelection, image: ImageChannels) -> str | None:
     """Return the message that refuses an image; None if it fits."""
     try:
@@ -69,8 +80,17 @@ def test_any_order_of_the_names_gives_the_same_samples(
     ]
     image = np.arange(6 * len(names)).reshape(2, 3, len(names))
     expected = image[:, :, [names.index(name) for name in wanted]]
-    places = trained_on(*wanted).locate(named(*written))
-    assert np.array_equal(take_channels(image[:, :, order], places), expected)
+    decoded = DecodedImage(image[:, :, order].copy("C"), channels=tuple(written))
+    taken = take_channels(decoded, None, trained_on(*wanted))
+    assert np.array_equal(taken.samples, expected)
+    assert taken.samples.flags.c_contiguous
+    place = place_of(len(names), tuple(written))
+    pages = take_pages(place, trained_on(*wanted))
+    assert pages is not None
+    assert [order[page.size] for page in pages.pages] == [names.index(name) for name in wanted]
+    assert pages.channels == taken.channels
+    # what was chosen before it was read is not chosen again
+    assert take_channels(taken, place, trained_on(*wanted)) is taken
 
 
 @pytest.mark.parametrize(
@@ -127,11 +147,23 @@ def test_the_flag_chooses_by_name_or_by_index(
 
 
 def test_taking_all_channels_copies_nothing() -> None:
-    image = np.zeros((2, 3, 4), np.uint8)
-    assert take_channels(image, range(4)) is image
-    assert take_channels(image, (2, 0)).flags.c_contiguous
-    assert named(*FIVE).take((3, 0)) == named("brightfield", "DAPI")
-    assert unnamed(5).take((3, 0)) == unnamed(2)
+    image = DecodedImage(np.zeros((2, 3, 4), np.uint8))
+    for channels in (None, InputChannels(4), chosen("0,1,2,3")):
+        assert take_channels(image, None, channels) is image
+    for place in (None, place_of(1), place_of(5)):
+        assert take_pages(place, None) is place
+    assert take_pages(place_of(1), chosen("x")) == place_of(1)  # it is looked at when it is decoded
+    broken = replace(place_of(5), error="a page is missing")
+    assert take_pages(broken, chosen("x")) is broken
+
+
+def test_names_of_another_number_than_the_channels_are_none() -> None:
+    """A decoder of untrusted files tells them."""
+    place = place_of(5, FIVE[:3])
+    assert ImageChannels.of(place) == unnamed(5)
+    taken = take_pages(place, chosen("4,0"))
+    assert taken is not None
+    assert [page.size for page in taken.pages] == [4, 0]
 
 
 # --- what does not
@@ -285,7 +317,7 @@ def test_any_flag_finds_channels_or_says_why_not(flag: str, names: list[str], co
         return
     message = why_not(selection, image)
     if message is not None:
-        assert message.isprintable()
+        assert not has_controls(message)
         return
     places = selection.locate(image)
     assert len(places) == len(set(places)) == flag.count(",") + 1

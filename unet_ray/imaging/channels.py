@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from unet_ray.errors import ImageError, InputError
@@ -307,7 +307,8 @@ def take_pages(place: ImagePlace | None, channels: ChannelSelection | None) -> I
     """
     if place is None or channels is None or not has_channel_pages(place):
         return place
-    return place.with_channels(channels.locate(ImageChannels.of(place)))
+    image = ImageChannels.of(place)
+    return replace(place, channels=image.names).with_channels(channels.locate(image))
 
 
 def take_channels(
