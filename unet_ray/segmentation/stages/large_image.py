@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.regions import find_beside_no_data
 from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
@@ -98,6 +100,38 @@ def _name_stage(error: Exception, stage: str) -> str:
     return "read" if isinstance(error, ImageError) and error.error_type in _STORE_ERRORS else stage
 
 
+@dataclass(frozen=True)
+class _TileValid:
+    """Pixels of a tile that are there."""
+
+    extended: NDArray[np.bool_]
+    """Those of the core and its halo, HW."""
+    beside_no_data: NDArray[np.bool_]
+    """Pixels of the core that share a side with one that is not there, HW."""
+
+    @staticmethod
+    def of(valid_hw: NDArray[np.bool_], box: Box, tile: Tile, image: Box) -> _TileValid:
+        """Return what a window tells of a tile.
+
+        Args:
+            valid_hw: Pixels of the window that are there.
+            box: The window, which holds the extended core and, where it does not end at the
+                image's edge, a pixel around it.
+            tile: The tile.
+            image: The whole image.
+        """
+        around = tile.core.grown(1, image.bottom, image.right)
+        beside = find_beside_no_data(_cut(valid_hw, box, around))
+        return _TileValid(_cut(valid_hw, box, tile.extended), _cut(beside, around, tile.core))
+
+
+def _cut(array_hw: NDArray[np.bool_], box: Box, part: Box) -> NDArray[np.bool_]:
+    """Return a part of the image from an array that covers `box`."""
+    return array_hw[
+        part.top - box.top : part.bottom - box.top, part.left - box.left : part.right - box.left
+    ]
+
+
 @dataclass
 class _LargeImage:
     """State of one image while its tiles are processed."""
@@ -114,7 +148,7 @@ class _LargeImage:
     def work(self) -> None:
         """Predict and measure every tile."""
         config, row = self.config, self.row
-        row |= {"predict_s": 0.0, "measure_s": 0.0}
+        row |= {"predict_s": 0.0, "measure_s": 0.0, "valid_pixels": 0}
         etag = row["image_etag"] if config.check_etags else None
         file = open_encoded(config.access, row["file_uri"], image_place(row), etag)
         row |= {"image_bytes": file.size}
@@ -138,36 +172,61 @@ class _LargeImage:
         if config.check_etags:
             check_unchanged(config.access, row["file_uri"], row["image_etag"])
 
-    def _read(self, tile: Tile) -> tuple[Tile, NDArray[Any]]:
+    def _read(self, tile: Tile) -> tuple[Tile, NDArray[Any], _TileValid | None]:
+        """Return the pixels of a tile, and which of them are there; None: all of them."""
+        height, width = self.row["height"], self.row["width"]
+        valid: _TileValid | None = None
+
+        def read(box: Box) -> NDArray[Any]:
+            nonlocal valid
+            window = self._window(box)
+            if window.valid is not None:
+                valid = _TileValid.of(window.valid, box, tile, Box(0, 0, height, width))
+            return self.config.predictor.preprocessing.check(window.samples, window.valid)
+
         with self._at("decode"), self._timed("decode_s"):
-            pixels = self.config.predictor.read_tile(
-                self._window, self.row["height"], self.row["width"], tile
-            )
-        return tile, pixels
+            pixels = self.config.predictor.read_tile(read, height, width, tile)
+        return tile, pixels, valid
 
-    def _window(self, box: Box) -> NDArray[Any]:
+    def _window(self, box: Box) -> DecodedImage:
         window = self.decoder.window(box)
-        self.row["channels"] = window.samples.shape[2]
-        return self.config.predictor.preprocessing.check(window.samples)
+        size = window.pixel_size_um or (None, None)
+        self.row |= {
+            "channels": window.samples.shape[2],
+            "pixel_size_x_um": size[0],
+            "pixel_size_y_um": size[1],
+        }
+        return window
 
-    def _predict(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
-        tile, pixels = window
+    def _predict(
+        self, window: tuple[Tile, NDArray[Any], _TileValid | None]
+    ) -> tuple[Tile, NDArray[np.uint8], _TileValid | None]:
+        tile, pixels, valid = window
         predictor = self.config.predictor
         with self._at("predict"), self._timed("predict_s", predictor.lane_count):
             prob_u8 = predictor.predict_tile(pixels, tile)
-        return tile, prob_u8
+        if valid is not None:
+            prob_u8[:, ~valid.extended] = 0
+        return tile, prob_u8, valid
 
     def _measure(
-        self, predicted: tuple[Tile, NDArray[np.uint8]]
+        self, predicted: tuple[Tile, NDArray[np.uint8], _TileValid | None]
     ) -> list[tuple[dict[str, Any], TileRegions]]:
-        tile, prob_u8_khw = predicted
+        tile, prob_u8_khw, valid = predicted
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
+        beside = None if valid is None else valid.beside_no_data
+        self.row["valid_pixels"] += (
+            tile.core.height * tile.core.width
+            if valid is None
+            else int(valid.extended[tile.inner].sum())
+        )
         with self._at("measure"), self._timed("measure_s"):
             for index in range(len(measure.classes)):
                 mask, separated = measure.rule.cut(index, prob_u8_khw, tile.inner)
                 row = measure.mask_row(self.row["image_uri"], index, mask, tile.core)
                 prob_u8 = np.ascontiguousarray(prob_u8_khw[index][tile.inner])
-                found.append((row, find_tile_regions(separated, prob_u8, tile.core, *size)))
+                regions = find_tile_regions(separated, prob_u8, tile.core, *size, beside)
+                found.append((row, regions))
         return found
 
     def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:
