@@ -125,7 +125,7 @@ def check_batch_sizes(
 
 
 def _sum_texts(footer: pq.FileMetaData, is_nested: bool = False) -> int:
-    """Return what the texts of a file could come to (bytes): of columns, or in lists and structs."""
+    """Return what texts of columns, or those in lists and structs, come to at most (bytes)."""
     columns = enumerate(map(footer.schema.column, range(footer.num_columns)))
     texts = [
         index
