@@ -24,6 +24,7 @@ from unet_ray.storage.backends.base import (
     FileInfo,
     IrregularFileError,
     Links,
+    OutsideError,
     check_size,
 )
 from unet_ray.storage.backends.local_walk import FolderWalk, stat_path, to_file_info
@@ -88,7 +89,7 @@ class LocalBackend(Backend):
             real = _find_real_path(file, uri)
             if not any(is_below(real, folder) for folder in self._within):
                 file.close()
-                raise PermissionError(
+                raise OutsideError(
                     errno.EACCES, f"it really is {real}, out of what was listed", uri
                 )
         return file
