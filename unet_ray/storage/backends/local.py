@@ -147,6 +147,22 @@ class LocalBackend(Backend):
         return _WholeFiles(self.filesystem)
 
 
+def delete_tree(path: str) -> None:
+    """Remove a folder with all that is in it, hidden files too; a missing one is no error.
+
+    No link is followed: it may lead to files of somebody else.
+    """
+    if os.path.islink(path):
+        os.unlink(path)
+        return
+    for folder, folders, names in os.walk(path):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in [*names, *links]:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+    shutil.rmtree(path, ignore_errors=True)  # folders, of which NFS may hold one for a while
+
+
 class FileBeside:
     """A file that is written in pieces and appears when it is closed, if all writes succeeded.
 
