@@ -226,6 +226,9 @@ FOREIGN = {
     "20250101T000000Z-dddddd.json": DEEP,
     "20270101T000000Z-bbbbbb.json": b'{"status": "done", "images_done": "seven"}',
     "20270101T000000Z-cccccc.json": b'{"run_id": "x", "stat',
+    "20270101T000000Z-dddddd.json": (
+        b'{"status": "done", "objects": {"parted": false, "min_areas": {"cell": 1}}}'
+    ),
 }
 
 
@@ -244,7 +247,7 @@ def test_other_files_beside_the_records_stop_nothing_and_are_left_alone(
         output.write(path, b"x")
     inventory = _look_at(output)
     assert set(inventory.unreadable) == {f"runs/{name}" for name in FOREIGN}
-    assert "9 files in runs/ are not readable run records, the first is runs/zz-" in caplog.text
+    assert "10 files in runs/ are not readable run records, the first is runs/zz-" in caplog.text
     _remove_unfinished(inventory, "me")
     record = read_run_record(output, lost)
     assert record is not None
