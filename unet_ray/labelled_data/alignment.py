@@ -49,6 +49,12 @@ class LabelledArrays:
     """False if the masks have the size of the image because their own is not known."""
     valid: NDArray[np.bool_] | None = None
     """Pixels of the image that are there, HW; None: all of them."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels of the image; empty: they have none."""
+    places: tuple[int, ...] = ()
+    """Indices of these channels in the file."""
+    file_channels: int = 0
+    """Number of channels in the file."""
 
     @property
     def fit(self) -> Fit:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.image_sources.sources import (
     ImageSource,
+)
+from unet_ray.imaging.channels import (
+    ChannelSelection,
+    ImageChannels,
+    has_channel_pages,
+    take_channels,
+    take_pages,
 )
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.mask_samples import ColourTable
@@ -63,6 +70,8 @@ class LabelAccess:
     """Objects of label files, if there are any."""
     table: ColourTable | None = None
     """Mask values of colours, if they have a meaning."""
+    channels: ChannelSelection | None = None
+    """Channels that are taken of each image; None: all, in their order."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +90,12 @@ class LabelledImage:
         """Return the contents of the files of image and masks.
 
         Raises:
-            ImageError: A file cannot be read.
+            ImageError: A file cannot be read, or lacks channels that are taken.
         """
         masks = self.masks if self.row is None else ()
+        place = take_pages(self.image.place, access.channels)
         return [
-            _read_source(access.images, self.image),
+            read_encoded(access.images, self.image.file_uri, place),
             *(_read_source(access.masks, mask) for mask in masks),
         ]
 
@@ -93,10 +103,24 @@ class LabelledImage:
         """Decode the contents that `read_encoded` returns.
 
         Raises:
-            ImageError: A file cannot be decoded, or masks do not have the size of their image.
+            ImageError: A file cannot be decoded, masks do not have the size of their image, or it
+                lacks channels that are taken.
         """
+        decoded, place = process_decoder().decode(encoded[0]), self.image.place
+        image = ImageChannels.of(place if place and has_channel_pages(place) else decoded)
+        places = access.channels.locate(image) if access.channels else tuple(range(image.count))
+        decoded = take_channels(decoded, place, access.channels)
+        return replace(
+            self._decode_masks(decoded, encoded, access),
+            channels=decoded.channels,
+            places=places,
+            file_channels=image.count,
+        )
+
+    def _decode_masks(
+        self, decoded: DecodedImage, encoded: Encoded, access: LabelAccess
+    ) -> LabelledArrays:
         decoder = process_decoder()
-        decoded = decoder.decode(encoded[0])
         image, orientation = decoded.samples, decoded.orientation
         shown = decoded.height, decoded.width
         if self.row is not None and access.drawing:
@@ -158,6 +182,10 @@ class LabelledSet:
     def names(self) -> tuple[str, ...]:
         """Name of each image: its path in the folder of the images, with the page of a stack."""
         return tuple(self.access.images.name_of(item.image.uri) for item in self.items)
+
+    def with_channels(self, channels: ChannelSelection | None) -> LabelledSet:
+        """Return the set with some of the channels of each image; None: all, in their order."""
+        return replace(self, access=replace(self.access, channels=channels))
 
     @property
     def labelling(self) -> Labelling | None:

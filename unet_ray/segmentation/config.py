@@ -13,6 +13,7 @@ from unet_ray.flags import (
     check_fields,
     check_numbers,
     parse_age,
+    parse_channels,
     parse_patterns,
     parse_prices,
     parse_range,
@@ -44,6 +45,9 @@ class SegmentConfig:
     Default: the bucket of the manifest, or its folder on a local disk."""
     follow_links: bool = False
     """Follow symbolic links that lead out of --images; otherwise they are left out and counted."""
+    channels: str | None = None
+    """Channels of the images that the network takes, by name or index from 0: DAPI,actin or 0,2.
+    Default: those that the model was trained on."""
     date: str | None = None
     """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
     actors: str | None = None
@@ -94,6 +98,7 @@ class SegmentConfig:
         parse_patterns(self.exclude, "--exclude")
         parse_age(self.min_age, "--min-age")
         parse_uris(self.image_roots, "--image-roots")
+        parse_channels(self.channels)
         check_day("--date", self.date)
         check_fields(self, ["threshold"], lambda value: 0 < value <= 1, "above 0 up to 1")
         shares = ("min_score", "max_error_rate")

@@ -159,6 +159,7 @@ class SegmentationRun:
             block_bytes,
             predictor,
             self._measure(),
+            model.select_channels(config.channels),
         )
 
     def _measure(self) -> Measure:

@@ -8,10 +8,10 @@ from math import isfinite
 from numbers import Integral
 from typing import Any
 
+from unet_ray.flags import MAX_CHANNELS
+
 MAX_PAGES = 2**16
 """Largest number of pages of one TIFF stack."""
-MAX_CHANNELS = 64
-"""Largest number of channels of an image."""
 MOST_RANGES = 16
 """Largest number of ranges of a page. A page that has more is fetched piecewise while decoding."""
 _LONGEST_NAME = 256

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
+from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import Decoder
@@ -57,6 +58,7 @@ class PredictLarge:
         measure: Stage that turns prob_u8 into rows.
         check_etags: True if the plan's etags are those of the store.
         post: Function that is called with tiles, (done, to do) since the last call.
+        channels: Channels that the network takes of each image; None: all.
     """
 
     access: Storage
@@ -64,6 +66,7 @@ class PredictLarge:
     measure: Measure
     check_etags: bool
     post: Callable[[int, int], None]
+    channels: ChannelSelection | None = None
     _places: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
     )
@@ -150,7 +153,9 @@ class _LargeImage:
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0, "valid_pixels": 0}
         etag = row["image_etag"] if config.check_etags else None
-        file = open_encoded(config.access, row["file_uri"], image_place(row), etag)
+        with self._at("decode"):
+            place = take_pages(image_place(row), config.channels)
+        file = open_encoded(config.access, row["file_uri"], place, etag)
         row |= {"image_bytes": file.size}
         with self._at("decode"):
             height, width = self.decoder.open(file)
@@ -190,6 +195,7 @@ class _LargeImage:
 
     def _window(self, box: Box) -> DecodedImage:
         window = self.decoder.window(box)
+        window = take_channels(window, image_place(self.row), self.config.channels)
         size = window.pixel_size_um or (None, None)
         self.row |= {
             "channels": window.samples.shape[2],
