@@ -26,7 +26,7 @@ _UNITS_M = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937, 9036: 1000.0}
 """EPSG code of a linear unit → length (m): metre, foot, US survey foot, kilometre."""
 _CODES = (_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS)
 _USER_DEFINED = 32767
-_MAX_KEY = 2**16 - 1
+MAX_KEY = 2**16 - 1
 """Largest number in a GeoKeyDirectory."""
 _MAX_VALUES = 2**16
 """Most values of a tag that are read."""
@@ -140,7 +140,7 @@ def _read_keys(directory: NDArray[np.float64]) -> dict[int, int]:
 
     Of a directory that is no such table, there are none.
     """
-    if len(directory) % 4 or not ((directory >= 0) & (directory <= _MAX_KEY)).all():
+    if len(directory) % 4 or not ((directory >= 0) & (directory <= MAX_KEY)).all():
         return {}
     rows = directory.reshape(-1, 4)[1:].astype(np.int64).tolist()
     return {key: value for key, place, _, value in rows if place == 0}

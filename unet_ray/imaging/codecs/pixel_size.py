@@ -14,7 +14,7 @@ from math import hypot, isclose
 from typing import Any
 from xml.etree import ElementTree
 
-from unet_ray.imaging.codecs.geo_tags import read_map_tags
+from unet_ray.imaging.codecs.geo_tags import MAX_KEY, read_map_tags
 
 SizeUm = tuple[float, float]
 """Width and height of a pixel (µm)."""
@@ -31,6 +31,10 @@ _TAG_UNITS_UM = {2: _INCH_UM, 3: _CM_UM}
 """Value of the tag ResolutionUnit → length (µm); 1 says that there is no absolute unit."""
 _MAX_XML_CHARACTERS = 2**26
 """Longest OME-XML that is parsed."""
+_DIFFERENT = 1.25
+"""Ratio of sizes from which they differ."""
+_SHOWN_UNITS = (("m", 1e6), ("cm", 1e4))
+"""Units that large sizes are shown in, and their lengths (µm)."""
 _FIRST_SIDEWAYS = 5
 """First of the EXIF orientations that exchange height and width."""
 _STRETCHED = re.compile(
@@ -115,7 +119,28 @@ class PixelSize:
         if found is None:
             return None
         x, y, unit_um, epsg = found
+        if not 0 <= epsg <= MAX_KEY:
+            raise ValueError(found)
         return PixelSize(float(x), float(y), None if unit_um is None else float(unit_um), int(epsg))
+
+
+def differs(size_um: SizeUm, expected_um: SizeUm) -> bool:
+    """Tell whether a pixel is wider or higher than expected, or less so, by more than a quarter."""
+    ratios = [side / expected for side, expected in zip(size_um, expected_um, strict=True)]
+    return max(ratios) > _DIFFERENT or min(ratios) < 1 / _DIFFERENT
+
+
+def format_pixel_size(size_um: SizeUm) -> str:
+    """Return a pixel size with two significant digits.
+
+    Example:
+        (0.2501, 0.2499) → 0.25 µm; (0.5, 2) → 0.5 × 2 µm; (51234, 51234) → 5.1 cm.
+    """
+    unit, length_um = next(
+        ((unit, length) for unit, length in _SHOWN_UNITS if max(size_um) >= length), ("µm", 1.0)
+    )
+    sides = [f"{float(f'{side / length_um:.2g}'):g}" for side in size_um]
+    return f"{' × '.join(dict.fromkeys(sides))} {unit}"
 
 
 def read_tiff_pixel_size(tiff: Any, page: Any, series: int = 0) -> PixelSize | None:
