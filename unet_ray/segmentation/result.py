@@ -133,7 +133,10 @@ def describe_other_sizes(
     """
     if not sizes or not model_size_um:
         return None
-    named = [f"{count:,} images at {size}" for size, count in list(sizes.items())[:_NAMED]]
+    named = [
+        f"{count:,} {'image' if count == 1 else 'images'} at {size}"
+        for size, count in list(sizes.items())[:_NAMED]
+    ]
     left = sum(list(sizes.values())[_NAMED:])
     others = [f"{left:,} at other sizes"] if left else []
     learnt = format_pixel_size((model_size_um[0], model_size_um[1]))

@@ -18,6 +18,8 @@ from PIL import Image
 from unet_ray.imaging.codecs.pixel_size import (
     PixelSize,
     SizeUm,
+    differs,
+    format_pixel_size,
     read_png_pixel_size,
     read_tiff_pixel_size,
 )
@@ -368,3 +370,25 @@ def test_a_size_of_another_process_that_is_no_number_is_none() -> None:
         size = PixelSize.from_json([x, 1.0, 1.0, 0])
         assert size is not None
         assert size.in_um() is None
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        ((0.2501, 0.2499), "0.25 µm"),
+        ((0.5, 2), "0.5 × 2 µm"),
+        ((0.0123, 0.0123), "0.012 µm"),
+        ((352.4, 352.4), "350 µm"),
+        ((51_234, 51_234), "5.1 cm"),
+        ((300_000, 9_000), "30 × 0.9 cm"),
+        ((1e7, 1e7), "10 m"),
+    ],
+)
+def test_sizes_are_shown_with_two_digits(size: SizeUm, text: str) -> None:
+    assert format_pixel_size(size) == text
+
+
+def test_sizes_differ_by_more_than_a_quarter_in_either_direction_of_either_side() -> None:
+    model = (0.5, 2.0)
+    assert not any(differs(size, model) for size in [(0.5, 2), (0.625, 1.6), (0.4, 2.5)])
+    assert all(differs(size, model) for size in [(0.63, 2), (0.39, 2), (0.5, 1.59), (0.5, 2.51)])
