@@ -459,6 +459,7 @@ def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -
         "high": pixels.max(0).tolist(),
         "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
         "values": [list(mask_values(mask).items()) for mask in decoded.masks],
+        "pixel_size_um": decoded.pixel_size_um,
         "fit": decoded.fit,
     }
 

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.builders import make_fetch, make_range_file
 from unet_ray.imaging.codecs.pixel_size import (
     PixelSize,
     SizeUm,
@@ -23,7 +25,11 @@ from unet_ray.imaging.codecs.pixel_size import (
     read_png_pixel_size,
     read_tiff_pixel_size,
 )
+from unet_ray.imaging.codecs.range_file import PlaneFile
+from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.codecs.tiff import find_images
 from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
+from unet_ray.imaging.geometry import Box
 
 PLANE = np.zeros((4, 6), np.uint8)
 
@@ -32,7 +38,7 @@ def read(file: io.BytesIO, page: int = 0, series: int = 0) -> SizeUm | None:
     """Return the pixel size of a page, sent from the child to the parent as JSON."""
     file.seek(0)
     with QuietTifffile(), tifffile.TiffFile(file) as tiff:
-        found = read_tiff_pixel_size(tiff, tiff.pages[page], series)
+        found = read_tiff_pixel_size(tiff.pages[page], series)
     sent = None if found is None else found.to_json()
     size = PixelSize.from_json(json.loads(json.dumps(sent)))
     return None if size is None else size.in_um()
@@ -319,8 +325,7 @@ def test_a_photograph_on_its_side_has_width_and_height_exchanged() -> None:
 
 
 def read_png(file: io.BytesIO) -> SizeUm | None:
-    with Image.open(file) as image:
-        found = read_png_pixel_size(image.info)
+    found = read_png_pixel_size(file)
     return None if found is None else found.in_um()
 
 
@@ -346,7 +351,17 @@ def test_png_files_state_pixels_per_metre() -> None:
 
 @pytest.mark.parametrize(
     ("x", "unit"),
-    [(2834, 1), (2835, 1), (3779, 1), (3780, 1), (0, 1), (1, 0), (4_000_000, 0), (4_000_000, 7)],
+    [
+        (2834, 1),
+        (2835, 1),
+        (3779, 1),
+        (3780, 1),
+        (0, 1),
+        (1, 1),
+        (1, 0),
+        (4_000_000, 0),
+        (4_000_000, 7),
+    ],
 )
 def test_png_placeholders_are_none(x: int, unit: int) -> None:
     assert read_phys(x, x, unit) is None
@@ -392,3 +407,84 @@ def test_sizes_differ_by_more_than_a_quarter_in_either_direction_of_either_side(
     model = (0.5, 2.0)
     assert not any(differs(size, model) for size in [(0.5, 2), (0.625, 1.6), (0.4, 2.5)])
     assert all(differs(size, model) for size in [(0.63, 2), (0.39, 2), (0.5, 1.59), (0.5, 2.51)])
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    found = Decoder()
+    yield found
+    found.close()
+
+
+def write_turned(orientation: int) -> io.BytesIO:
+    tags = [(274, "H", 1, orientation, True)]
+    size = {"resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER"}
+    return write(metadata=None, extratags=tags, **size)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (write_png(dpi=(50_800, 25_400)), (0.5, 1)),
+        (write_png(), None),
+        (write_tags((20_000, 1), (40_000, 1), 3), (0.5, 0.25)),
+        (write_geo((MODEL, 1), (PROJECTED, 2263)), (0.5e6 * 1200 / 3937, 1e6 * 1200 / 3937)),
+        (write_geo((MODEL, 1), (PROJECTED, 3857)), None),
+        (write_turned(4), (0.25, 0.5)),
+        (write_turned(6), (0.5, 0.25)),
+    ],
+)
+def test_decoded_images_and_their_windows_have_the_size(
+    decoder: Decoder, file: io.BytesIO, expected: SizeUm | None
+) -> None:
+    """The decoder's child cannot look up the map of a GeoTIFF."""
+    data = file.getvalue()
+    found = [decoder.decode(data)]
+    if found[0].orientation == 1:
+        decoder.open(make_range_file(data))
+        found += [decoder.window(Box(0, 0, 2, 3)), decoder.window(Box(1, 1, 3, 3))]
+    assert [image.pixel_size_um for image in found] == [pytest.approx(expected)] * len(found)
+
+
+def read_planes(decoder: Decoder, data: bytes) -> list[SizeUm | None]:
+    """Return the size of each image of a file, read whole and in windows without its others."""
+    found = []
+    for place in find_images(io.BytesIO(data)):
+        file = PlaneFile(make_fetch(data), [], place)
+        image = decoder.decode(file)
+        decoder.open(file)
+        assert decoder.window(Box(0, 0, 2, 2)).pixel_size_um == image.pixel_size_um
+        found.append(image.pixel_size_um)
+    return found
+
+
+def test_each_plane_of_a_stack_has_the_size_that_only_the_first_page_describes(
+    decoder: Decoder,
+) -> None:
+    stack = np.zeros((2, 3, 4, 6), np.uint16)
+    imagej = {"axes": "ZCYX", "unit": "um"}
+    file = write(stack, imagej=True, resolution=(4, 2), metadata=imagej)
+    assert read_planes(decoder, file.getvalue()) == [(0.25, 0.5)] * 2
+    ome = {"axes": "ZCYX", "PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5}
+    assert (
+        read_planes(decoder, write(stack, ome=True, metadata=ome).getvalue()) == [(0.25, 0.5)] * 2
+    )
+
+
+def test_each_series_has_its_own_size(decoder: Decoder) -> None:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, ome=True) as writer:
+        for size in (0.5, 0.25):
+            metadata = {"axes": "ZYX", "PhysicalSizeX": size, "PhysicalSizeY": size}
+            writer.write(np.zeros((2, 4, 6), np.uint8), metadata=metadata)
+    sizes = [(0.5, 0.5)] * 2 + [(0.25, 0.25)] * 2
+    assert read_planes(decoder, file.getvalue()) == sizes
+
+
+def test_pages_without_a_description_have_the_size_of_their_own_tags(decoder: Decoder) -> None:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for per_cm in (20_000, 40_000):
+            options = {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+            writer.write(PLANE, metadata=None, **options)
+    assert read_planes(decoder, file.getvalue()) == [(0.5, 0.5), (0.25, 0.25)]

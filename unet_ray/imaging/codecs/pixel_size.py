@@ -7,21 +7,23 @@ are looked up by their EPSG code in a database, so `PixelSize.in_um` is for the 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import hypot, isclose
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 from unet_ray.imaging.codecs.geo_tags import MAX_KEY, read_map_tags
+from unet_ray.imaging.codecs.range_file import RangeFile
 
 SizeUm = tuple[float, float]
 """Width and height of a pixel (µm)."""
 
 _SMALLEST_UM, _LARGEST_UM = 1e-4, 1e9
 """Range of sizes that are believed: from an atom to a kilometre."""
-_INCH_UM, _CM_UM = 25_400.0, 10_000.0
+_INCH_UM, _CM_UM, _METRE_UM = 25_400.0, 10_000.0, 1_000_000.0
 _SCREEN_DPI = (72, 96)
 """Resolutions that editors write into every file: those of screens."""
 _SCREEN_TOLERANCE = 0.002
@@ -31,6 +33,14 @@ _TAG_UNITS_UM = {2: _INCH_UM, 3: _CM_UM}
 """Value of the tag ResolutionUnit → length (µm); 1 says that there is no absolute unit."""
 _MAX_XML_CHARACTERS = 2**26
 """Longest OME-XML that is parsed."""
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PHYS = struct.Struct(">I4sIIB")
+"""Head of a PNG chunk, and the content of pHYs: pixels per unit in x and y, and the unit."""
+_PHYS_METRE = 1
+_CHUNK_FRAME_BYTES = 12
+"""Size of a PNG chunk beside its content (bytes)."""
+_MOST_CHUNKS = 1000
+"""Largest number of PNG chunks that are looked at."""
 _DIFFERENT = 1.25
 """Ratio of sizes from which they differ."""
 _SHOWN_UNITS = (("m", 1e6), ("cm", 1e4))
@@ -143,25 +153,21 @@ def format_pixel_size(size_um: SizeUm) -> str:
     return f"{' × '.join(dict.fromkeys(sides))} {unit}"
 
 
-def read_tiff_pixel_size(tiff: Any, page: Any, series: int = 0) -> PixelSize | None:
+def read_tiff_pixel_size(page: Any, series: int = 0) -> PixelSize | None:
     """Read the pixel size of a page of a TIFF.
 
-    What says more comes first: OME-XML, the descriptions of ImageJ and Aperio, GeoTIFF, and then
-    the resolution tags. What editors and libraries write without knowing the size counts as
-    nothing: 72 and 96 dpi, and one pixel per unit.
+    What says more comes first: what describes the whole file, then GeoTIFF, then the resolution
+    tags. What editors and libraries write without knowing the size counts as nothing: 72 and
+    96 dpi, and one pixel per unit.
 
     Args:
-        tiff: `tifffile.TiffFile` of the page, whose first page holds the descriptions.
-        page: `tifffile.TiffPage`.
+        page: `tifffile.TiffPage`; the first page of its file describes the file.
         series: Index of the image in OME-XML.
 
     Returns:
         The size in the frame of the stored samples; None if the file does not state one.
     """
-    description = _read_description(tiff.pages.first)
-    found = _read_ome(description, series) or _read_aperio(description)
-    if found is None and description.startswith("ImageJ="):
-        found = _read_resolution(page, _read_imagej_units(description))
+    found = read_described_size(page, read_description(page.parent), series)
     if found is not None:
         return found
     map_tags = read_map_tags(page)
@@ -172,24 +178,51 @@ def read_tiff_pixel_size(tiff: Any, page: Any, series: int = 0) -> PixelSize | N
     return PixelSize(hypot(a, d), hypot(b, e), unit_um, map_tags.projected_epsg)
 
 
-def read_png_pixel_size(info: Mapping[Any, Any]) -> PixelSize | None:
-    """Return the pixel size of a PNG in the frame of the stored samples, if it states one.
+def read_described_size(page: Any, description: str, series: int = 0) -> PixelSize | None:
+    """Read the pixel size of a page from what describes its whole file, in micrometres.
 
     Args:
-        info: `info` of a PNG that Pillow opened. It has `dpi` only where the unit is the metre.
+        page: `tifffile.TiffPage`.
+        description: Description of the file: OME-XML, or that of ImageJ or Aperio.
+        series: Index of the image in OME-XML.
     """
-    match info.get("dpi"):
-        case (float() | int() as x, float() | int() as y) if x > 0 and y > 0:
-            return _believe(_INCH_UM / x, _INCH_UM / y)
-    return None
+    if description.startswith("ImageJ="):
+        return _read_resolution(page, _read_imagej_units(description))
+    return _read_ome(description, series) or _read_aperio(description)
 
 
-def _read_description(page: Any) -> str:
-    """Return the description of a page; empty where there is none, or one that is too long."""
+def read_description(tiff: Any) -> str:
+    """Return the description of a `tifffile.TiffFile`; empty where it has none or it is too long.
+
+    It stands in the first page.
+    """
+    page = tiff.pages.first
     tag = page.tags.get("ImageDescription")
     if tag is None or tag.count > _MAX_XML_CHARACTERS:
         return ""
-    return page.description.strip()
+    return str(page.description).strip()
+
+
+def read_png_pixel_size(file: BinaryIO | RangeFile) -> PixelSize | None:
+    """Read the pixel size of a PNG in the frame of the stored samples, if it states one.
+
+    Args:
+        file: File that is open for reading and seeking.
+    """
+    at = len(PNG_MAGIC)
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        head = file.read(_PHYS.size)
+        if len(head) < _PHYS.size:
+            return None
+        size, kind, x, y, unit = _PHYS.unpack(head)
+        if kind == b"pHYs":
+            is_stated = unit == _PHYS_METRE and min(x, y) > 0 and (x, y) != (1, 1)
+            return _believe(_METRE_UM / x, _METRE_UM / y) if is_stated else None
+        if kind == b"IDAT":
+            return None
+        at += size + _CHUNK_FRAME_BYTES
+    return None
 
 
 def _read_ome(description: str, series: int) -> PixelSize | None:
@@ -200,8 +233,10 @@ def _read_ome(description: str, series: int) -> PixelSize | None:
 @lru_cache(maxsize=1)
 def _parse_ome(xml: str) -> tuple[PixelSize | None, ...]:
     """Return the pixel size of each image of OME-XML; none of XML that is malformed."""
+    if "<!" in xml.replace("<!--", ""):  # a document type, which may define entities
+        return ()
     try:
-        root = ElementTree.fromstring(xml)  # noqa: S314 (in a process without rights and memory)
+        root = ElementTree.fromstring(xml)  # noqa: S314 (nothing is defined in it)
     except (ElementTree.ParseError, ValueError):
         return ()
     pixels = [image.find("{*}Pixels") for image in root.iterfind("{*}Image")]
