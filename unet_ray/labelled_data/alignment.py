@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import MaskFrame
 from unet_ray.imaging.codecs.decode import SIDEWAYS, turn_upright
+from unet_ray.imaging.codecs.pixel_size import SizeUm
 from unet_ray.labelled_data.drawing import Size
 
 Fit = Literal["plain", "shown", "stored", "either", "unstated"]
@@ -55,6 +56,8 @@ class LabelledArrays:
     """Indices of these channels in the file."""
     file_channels: int = 0
     """Number of channels in the file."""
+    pixel_size_um: SizeUm | None = None
+    """Width and height of a pixel of the image (µm); None if they are not known."""
 
     @property
     def fit(self) -> Fit:

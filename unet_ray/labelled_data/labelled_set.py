@@ -115,6 +115,7 @@ class LabelledImage:
             channels=decoded.channels,
             places=places,
             file_channels=image.count,
+            pixel_size_um=decoded.pixel_size_um,
         )
 
     def _decode_masks(

@@ -36,7 +36,12 @@ from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.prefetch import ahead
-from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, image_place
+from unet_ray.segmentation.stages.columns import (
+    PROBABILITIES,
+    failure,
+    image_place,
+    pixel_size_row,
+)
 from unet_ray.segmentation.stages.measure import Measure, nested_list
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import MASKS, REGIONS
@@ -196,12 +201,7 @@ class _LargeImage:
     def _window(self, box: Box) -> DecodedImage:
         window = self.decoder.window(box)
         window = take_channels(window, image_place(self.row), self.config.channels)
-        size = window.pixel_size_um or (None, None)
-        self.row |= {
-            "channels": window.samples.shape[2],
-            "pixel_size_x_um": size[0],
-            "pixel_size_y_um": size[1],
-        }
+        self.row |= {"channels": window.samples.shape[2]} | pixel_size_row(window)
         return window
 
     def _predict(
