@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from unet_ray.imaging.codecs.alpha import AlphaCounts
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.image_place import clean_names, parse_pixel_size
 
@@ -138,6 +139,7 @@ def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[Any]]:
         "pixel_size_um": image.pixel_size_um,
         "orientation": image.orientation,
         "notes": image.notes,
+        "alpha": image.alpha and vars(image.alpha),
     }
     return reply, buffers
 
@@ -162,6 +164,7 @@ def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
         parse_pixel_size(reply["pixel_size_um"]),
         int(reply["orientation"]),
         tuple(str(note)[:_LONGEST_NOTE] for note in reply["notes"][:_MOST_NOTES]),
+        AlphaCounts.from_json(reply["alpha"]),
     )
 
 
