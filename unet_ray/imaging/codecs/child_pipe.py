@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from unet_ray.imaging.codecs.alpha import AlphaCounts
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.image_place import clean_names
 from unet_ray.imaging.codecs.pixel_size import PixelSize
@@ -139,6 +140,7 @@ def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[Any]]:
         "pixel_size": image.pixel_size and image.pixel_size.to_json(),
         "orientation": image.orientation,
         "notes": image.notes,
+        "alpha": image.alpha and vars(image.alpha),
     }
     return reply, buffers
 
@@ -163,6 +165,7 @@ def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
         PixelSize.from_json(reply["pixel_size"]),
         int(reply["orientation"]),
         tuple(str(note)[:_LONGEST_NOTE] for note in reply["notes"][:_MOST_NOTES]),
+        AlphaCounts.from_json(reply["alpha"]),
     )
 
 
