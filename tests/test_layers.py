@@ -15,7 +15,8 @@ from unet_ray.cli.main import COMMANDS
 
 PACKAGE = Path(__file__).parent.parent / "unet_ray"
 IMAGING = {"imaging.codecs", "imaging.drawing", "imaging.geometry", "imaging.georeference"}
-IMAGING |= {"imaging.labels", "imaging.metrics", "imaging.regions", "imaging.tiling"}
+IMAGING |= {"imaging.labels", "imaging.metrics", "imaging.regions", "imaging.resampling"}
+IMAGING |= {"imaging.tiling"}
 ANYWHERE = {"errors", "flags", "prefetch", "text"}
 """Files at the bottom, which import nothing but each other."""
 MAY_IMPORT = {
@@ -27,6 +28,7 @@ MAY_IMPORT = {
     "imaging.tiling_config": set(),
     "imaging.tiling": {"imaging.geometry", "imaging.tiling_config"},
     "imaging.georeference": {"imaging.codecs"},
+    "imaging.resampling": {"imaging.geometry"},
     "imaging.codecs": {"imaging.geometry"},
     "imaging.regions": {"imaging.geometry"},
     "imaging.labels": {"imaging.geometry", "imaging.regions"},
