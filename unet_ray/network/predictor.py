@@ -62,6 +62,10 @@ class TileJob(Protocol):
     def tile(self) -> Tile:
         """The tile."""
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the samples."""
+
     def read(self) -> NDArray[Any]:
         """Return the pixels that the network reads; (H, W, C)."""
 
@@ -77,6 +81,10 @@ class _ArrayJob:
     image_hwc: NDArray[Any]
     output_khw: NDArray[np.uint8]
     mirror: bool
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.image_hwc.dtype
 
     def read(self) -> NDArray[Any]:
         return read_box(self.image_hwc, self.tile.read, self.mirror)
@@ -189,8 +197,8 @@ class Predictor:
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
         """Predict images.
 
-        Only tiles of the same shape, with the tile at the same place in the pixels that are read,
-        share a batch.
+        Only tiles of the same shape and sample type, with the tile at the same place in the pixels
+        that are read, share a batch.
 
         Args:
             images: Images as `Preprocessing.check` returns them; (H, W, C) each.
@@ -226,7 +234,7 @@ class Predictor:
         return np.empty((self._unet.num_classes, height, width), np.uint8)
 
     def run(self, jobs: Sequence[TileJob], rounded: bool = True) -> float:
-        """Predict tiles in all lanes; those of the same shape share batches.
+        """Predict tiles in all lanes; those of the same shape and sample type share batches.
 
         Args:
             jobs: Tiles, each of which reads its pixels and keeps its result.
@@ -235,11 +243,11 @@ class Predictor:
         Returns:
             The computing time, as of `predict_timed` (s).
         """
-        groups: dict[_Shape, list[TileJob]] = defaultdict(list)
+        groups: dict[tuple[Any, _Shape], list[TileJob]] = defaultdict(list)
         for job in jobs:
-            groups[self._batch_shape(job.tile)].append(job)
+            groups[job.dtype, self._batch_shape(job.tile)].append(job)
         work: list[tuple[_Shape, list[TileJob]]] = []
-        for shape, members in groups.items():
+        for (_, shape), members in groups.items():
             size = self._batch_size(shape)
             for first in range(0, len(members), size):
                 work.append((shape, members[first : first + size]))

@@ -11,7 +11,7 @@ the tile in whose core, in the resampled image, its centre lies.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,11 @@ class _Job:
     resampling: Resampling
     image: Pixels
     output_khw: NDArray[np.uint8]
-    _valid: NDArray[np.bool_] | None = field(default=None, init=False)
+    _valid: NDArray[np.bool_] | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
 
     def read(self) -> NDArray[Any]:
         read = self.predictor.read_tile(self.image.cut, self.tile, self.resampling)
