@@ -62,6 +62,17 @@ def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
     assert replace(one, classes=(ClassSpec(1, "b"),)).digest != one.digest
     assert replace(one, weights=make_model().weights).digest != one.digest
     assert replace(one, metrics={"x": 1}, versions={"y": "2"}).digest == one.digest
+    assert replace(one, pixel_size_um=(0.5, 0.5)).digest == one.digest
+
+
+def test_the_pixel_size_of_the_training_images_comes_back(tmp_path: Path) -> None:
+    saved = replace(make_model(), pixel_size_um=(0.5, 2.0))
+    save_model(saved, Storage.of(str(tmp_path)))
+    assert load_model(Storage.of(str(tmp_path))) == saved
+
+
+def test_a_model_of_an_earlier_version_has_no_pixel_size() -> None:
+    assert load_model(Storage.of(f"{OLD_MODELS}/plain")).pixel_size_um is None
 
 
 def test_metrics_that_are_not_numbers_do_not_keep_a_model_from_loading(tmp_path: Path) -> None:

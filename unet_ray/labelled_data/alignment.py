@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import MaskFrame
 from unet_ray.imaging.codecs.decode import SIDEWAYS, turn_upright
+from unet_ray.imaging.codecs.pixel_size import SizeUm
 from unet_ray.labelled_data.drawing import Size
 
 Fit = Literal["plain", "shown", "stored", "either", "unstated"]
@@ -36,6 +37,8 @@ class LabelledArrays:
     """EXIF orientation of the image that the masks do not have themselves; 1: none."""
     is_stated: bool = True
     """False if the masks have the size of the image because their own is not known."""
+    pixel_size_um: SizeUm | None = None
+    """Width and height of a pixel of the image (µm); None if they are not known."""
 
     @property
     def fit(self) -> Fit:

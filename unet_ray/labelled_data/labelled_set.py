@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
@@ -100,7 +100,8 @@ class LabelledImage:
         image, orientation = decoded.samples, decoded.orientation
         shown = decoded.height, decoded.width
         if self.row is not None and access.drawing:
-            return self._draw(image, orientation, access, access.drawing)
+            drawn = self._draw(image, orientation, access, access.drawing)
+            return replace(drawn, pixel_size_um=decoded.pixel_size_um)
         masks, turned = [], False
         for content, source in zip(encoded[1:], self.masks, strict=True):
             mask, own = decoder.decode_oriented_label(content, table=access.table)
@@ -114,7 +115,8 @@ class LabelledImage:
                 f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        return LabelledArrays(image, masks, 1 if turned else orientation)
+        own_orientation = 1 if turned else orientation
+        return LabelledArrays(image, masks, own_orientation, pixel_size_um=decoded.pixel_size_um)
 
     def _draw(
         self, image: Any, orientation: int, access: LabelAccess, drawing: Drawing

@@ -82,7 +82,9 @@ class SegmentationRun:
         )
         metrics = RunMetrics(self.result.run_id, self.plan.todo, pool.most)
         progress = Progress(self.result, self.plan.todo, self.config.stall_minutes, metrics)
-        hours, shards = NodeHours(), Shards(self.output, self.result.date, self.result.run_id)
+        hours = NodeHours()
+        result = self.result
+        shards = Shards(self.output, result.date, result.run_id, result.model_pixel_size_um)
         try:
             with hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
                 Pipeline(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
 from unet_ray.flags import check_metric
+from unet_ray.imaging.codecs.pixel_size import SizeUm, format_pixel_size
 from unet_ray.imaging.labels.crops import CropConfig, count_crops
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.labelled_data.interpretation import interpret_masks
@@ -58,6 +59,8 @@ class TrainingSetup:
     """Index in `validation_reader` and URI of each validation image."""
     decisions: DataDecisions
     """Decisions about the labelled images; a training that resumes keeps them."""
+    pixel_size_um: SizeUm | None
+    """Median width and height of the pixels of the images to learn from (µm), if most state it."""
 
 
 def set_up_training(
@@ -122,6 +125,9 @@ def set_up_training(
         notes.append(_note_no_validation(config))
     for note in notes:
         _logger.info(f"note: {note}")
+    pixel_size_um = statistics.find_pixel_size(learnt)
+    if pixel_size_um:
+        _logger.info(f"pixel size: {format_pixel_size(pixel_size_um)}, the median of the images")
     visits = _plan_visits(statistics, learnt, crops.side)
     held_in = validation or statistics
     return TrainingSetup(
@@ -132,6 +138,7 @@ def set_up_training(
         held_in.reader,
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
         DataDecisions(labelling, preprocessing, tuple(sorted(kept))),
+        pixel_size_um,
     )
 
 

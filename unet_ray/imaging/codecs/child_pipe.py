@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
-from unet_ray.imaging.codecs.image_place import clean_names, parse_pixel_size
+from unet_ray.imaging.codecs.image_place import clean_names
+from unet_ray.imaging.codecs.pixel_size import PixelSize
 
 _EXIT_LIMIT_S = 5.0
 """Time limit for the end of a child that has closed its output (s)."""
@@ -135,7 +136,7 @@ def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[Any]]:
         "has_valid": image.valid is not None,
         "shared": size <= SHARED_BYTES,
         "channels": image.channels,
-        "pixel_size_um": image.pixel_size_um,
+        "pixel_size": image.pixel_size and image.pixel_size.to_json(),
         "orientation": image.orientation,
         "notes": image.notes,
     }
@@ -159,7 +160,7 @@ def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
         np.frombuffer(body, dtype, count).reshape(shape),
         valid,
         clean_names(reply["channels"]),
-        parse_pixel_size(reply["pixel_size_um"]),
+        PixelSize.from_json(reply["pixel_size"]),
         int(reply["orientation"]),
         tuple(str(note)[:_LONGEST_NOTE] for note in reply["notes"][:_MOST_NOTES]),
     )

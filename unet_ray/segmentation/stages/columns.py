@@ -151,14 +151,18 @@ def _page_place(row: dict[str, Any]) -> PagePlace:
 
 def found_row(image: DecodedImage) -> dict[str, Any]:
     """Return what decoding an image found out beside its pixels, as columns of PIXELS."""
-    valid, size = image.valid, image.pixel_size_um or (None, None)
+    valid = image.valid
     return {
         "valid": None if valid is None else np.packbits(valid).tobytes(),
         "valid_pixels": image.height * image.width if valid is None else int(valid.sum()),
-        "pixel_size_x_um": size[0],
-        "pixel_size_y_um": size[1],
         "note": "; ".join(image.notes) or None,
-    }
+    } | pixel_size_row(image)
+
+
+def pixel_size_row(image: DecodedImage) -> dict[str, float | None]:
+    """Return the pixel size of an image as columns of PIXELS."""
+    width_um, height_um = image.pixel_size_um or (None, None)
+    return {"pixel_size_x_um": width_um, "pixel_size_y_um": height_um}
 
 
 def valid_mask(row: dict[str, Any]) -> NDArray[np.bool_] | None:

@@ -33,7 +33,12 @@ from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.prefetch import ahead
-from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, image_place
+from unet_ray.segmentation.stages.columns import (
+    PROBABILITIES,
+    failure,
+    image_place,
+    pixel_size_row,
+)
 from unet_ray.segmentation.stages.measure import Measure, nested_list
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import MASKS, REGIONS
@@ -147,7 +152,7 @@ class _LargeImage:
 
     def _window(self, box: Box) -> NDArray[Any]:
         window = self.decoder.window(box)
-        self.row["channels"] = window.samples.shape[2]
+        self.row |= {"channels": window.samples.shape[2]} | pixel_size_row(window)
         return self.config.predictor.preprocessing.check(window.samples)
 
     def _predict(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
