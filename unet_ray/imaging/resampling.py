@@ -166,6 +166,27 @@ class Resampling:
             )
         )
 
+    @staticmethod
+    def to_pixel_size(
+        height: int,
+        width: int,
+        own_um: tuple[float, float] | None,
+        wanted_um: tuple[float, float] | None,
+    ) -> Resampling:
+        """Return the resampling that gives an image pixels of another size.
+
+        Args:
+            height: Height of the image (px).
+            width: Width of the image (px).
+            own_um: Width and height of its pixels (µm); None: not known.
+            wanted_um: Width and height of the resampled image's pixels (µm); None: as they are.
+
+        Raises:
+            ImageError: Same as `find_factors`.
+        """
+        factors = (1.0, 1.0) if wanted_um is None else find_factors(own_um, wanted_um)
+        return Resampling.of(height, width, factors)
+
     @property
     def is_identity(self) -> bool:
         """True if the resampled image is the image."""
@@ -283,7 +304,7 @@ def find_factors(
             "unsupported",
             "the file does not say how large its pixels are, and --pixel-size was given; write the "
             "size into the file (TIFF resolution, OME-XML or PNG pHYs), or segment such images "
-            "into an output of their own without --pixel-size",
+            "without --pixel-size, in a run of their own",
         )
     x, y = (own / wanted for own, wanted in zip(own_um, wanted_um, strict=True))
     if not all(1 / _MOST_FACTOR <= factor <= _MOST_FACTOR for factor in (x, y)):

@@ -100,7 +100,9 @@ class ResampledPredictor:
             return self.predictor.cut(height, width, halo)
         # Where the resampled image is coarser, a tile has fewer of its pixels, so that the tile's
         # part of the image is never larger than without resampling.
-        tiles = self.predictor.cut(height, width, resampling.halo(halo), resampling.coarseness)
+        # One more pixel is asked for, so that what is read tells whether regions touch no data.
+        around = resampling.halo(halo + 1)
+        tiles = self.predictor.cut(height, width, around, resampling.coarseness)
         mapped = [_map_to_image(tile, resampling, halo) for tile in tiles]
         return [tile for tile in mapped if tile.core.height > 0 and tile.core.width > 0]
 

@@ -15,6 +15,7 @@ from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
+from unet_ray.imaging.resampling import find_factors
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import PIXELS, failure, found_row, image_place
@@ -66,6 +67,8 @@ class Decode:
     """True if the plan's etags are the store's: a file with another etag has changed since."""
     block_bytes: int
     """Decoded bytes at which a table is handed on."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Width and height of pixels for the network (µm); None: images are not resampled."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode the images of a table in its order while the next ones are read."""
@@ -115,6 +118,8 @@ class Decode:
         try:
             decoded = process_decoder().decode(data, WHOLE_PIXELS)
             image = self.preprocessing.check(decoded.samples, decoded.valid)
+            if self.pixel_size_um is not None:  # where it cannot be resampled, it fails here
+                find_factors(decoded.pixel_size_um, self.pixel_size_um)
             height, width, channels = image.shape
             found = found_row(decoded) | {
                 "height": height,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,10 @@ from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.merge import RegionMerger
 from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
+from unet_ray.imaging.resampling import Pixels, Resampling
 from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
+from unet_ray.network.resampled_predictor import ResampledPredictor, TilePixels
 from unet_ray.prefetch import ahead
 from unet_ray.segmentation.stages.columns import (
     PROBABILITIES,
@@ -60,6 +63,8 @@ class PredictLarge:
         measure: Stage that turns prob_u8 into rows.
         check_etags: True if the plan's etags are those of the store.
         post: Function that is called with tiles, (done, to do) since the last call.
+        pixel_size_um: Width and height of pixels for the network (µm); None: images are not
+            resampled.
     """
 
     access: Storage
@@ -67,6 +72,7 @@ class PredictLarge:
     measure: Measure
     check_etags: bool
     post: Callable[[int, int], None]
+    pixel_size_um: tuple[float, float] | None = None
     _places: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
     )
@@ -132,10 +138,12 @@ class _LargeImage:
         self.mergers = [
             RegionMerger(height, width, config.measure.max_regions) for _ in config.measure.classes
         ]
-        tiles = config.predictor.tiles(height, width)
+        resampling = self._find_resampling()
+        tiles = self.predictor.tiles(resampling)
         config.post(0, len(tiles))
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as measuring:
-            windows, predictor = ahead(reading, self._read, tiles, _AHEAD), config.predictor
+            read = partial(self._read, resampling)
+            windows, predictor = ahead(reading, read, tiles, _AHEAD), config.predictor
             predicted = ahead(predictor.lanes, self._predict, windows, predictor.lane_count)
             for measured in ahead(measuring, self._measure, predicted, _AHEAD):
                 self._keep(measured)
@@ -143,23 +151,32 @@ class _LargeImage:
         if config.check_etags:
             check_unchanged(config.access, row["file_uri"], row["image_etag"])
 
-    def _read(self, tile: Tile) -> tuple[Tile, NDArray[Any]]:
-        with self._at("decode"), self._timed("decode_s"):
-            pixels = self.config.predictor.read_tile(
-                self._window, self.row["height"], self.row["width"], tile
-            )
-        return tile, pixels
+    @property
+    def predictor(self) -> ResampledPredictor:
+        """Predictor of tiles of the image's own pixels."""
+        return ResampledPredictor(self.config.predictor)
 
-    def _window(self, box: Box) -> NDArray[Any]:
+    def _find_resampling(self) -> Resampling:
+        """Return how the image is resampled for the network."""
+        size, wanted_um = (self.row["height"], self.row["width"]), self.config.pixel_size_um
+        with self._at("decode"):
+            own_um = self.decoder.window(Box(0, 0, 1, 1)).pixel_size_um if wanted_um else None
+            return Resampling.to_pixel_size(*size, own_um, wanted_um)
+
+    def _read(self, resampling: Resampling, tile: Tile) -> tuple[Tile, TilePixels]:
+        with self._at("decode"), self._timed("decode_s"):
+            return tile, self.predictor.read_tile(self._window, tile, resampling)
+
+    def _window(self, box: Box) -> Pixels:
         window = self.decoder.window(box)
         self.row |= {"channels": window.samples.shape[2]} | pixel_size_row(window)
-        return self.config.predictor.preprocessing.check(window.samples)
+        samples = self.config.predictor.preprocessing.check(window.samples, window.valid)
+        return Pixels(samples, window.valid)
 
-    def _predict(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
+    def _predict(self, window: tuple[Tile, TilePixels]) -> tuple[Tile, NDArray[np.uint8]]:
         tile, pixels = window
-        predictor = self.config.predictor
-        with self._at("predict"), self._timed("predict_s", predictor.lane_count):
-            prob_u8 = predictor.predict_tile(pixels, tile)
+        with self._at("predict"), self._timed("predict_s", self.config.predictor.lane_count):
+            prob_u8 = self.predictor.predict_tile(pixels, tile)
         return tile, prob_u8
 
     def _measure(

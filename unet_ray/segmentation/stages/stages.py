@@ -31,11 +31,19 @@ class Stages:
     predictor: PredictorConfig
     """Settings of tiling and of the network."""
     measure: Measure
+    pixel_size_um: tuple[float, float] | None = None
+    """Width and height of pixels for the network (µm); None: images are not resampled."""
 
     @property
     def decode(self) -> Decode:
         """The decode stage, from plan to pixels."""
-        return Decode(self.access, self.preprocessing, self.check_etags, self.block_bytes)
+        return Decode(
+            self.access,
+            self.preprocessing,
+            self.check_etags,
+            self.block_bytes,
+            self.pixel_size_um,
+        )
 
     def build_predict(self, model: Model, tell: Callable[[int, int], None]) -> Predict:
         """Build the network on its device, and return the predict stage.
@@ -51,5 +59,7 @@ class Stages:
         from unet_ray.segmentation.stages.predict import Predict
 
         predictor = Predictor(model.build(), model.preprocessing, self.predictor)
-        large = PredictLarge(self.access, predictor, self.measure, self.check_etags, tell)
-        return Predict(predictor, large)
+        large = PredictLarge(
+            self.access, predictor, self.measure, self.check_etags, tell, self.pixel_size_um
+        )
+        return Predict(predictor, large, self.pixel_size_um)
