@@ -150,7 +150,7 @@ def test_windows_and_whole_images_are_resampled_alike(
     """Pixels are 0.2 to 1.3 µm wide and high, and the network sees pixels of 0.4 µm."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
     separation = Separation((0.6, 0.4), (1, 1), steps) if steps else None
-    network = make_network(seed=5, filters=4 if steps else 2)
+    network = make_network(seed=5, filters=4)
     scene = draw_scene(110, 121, rng)[0]
     for name, (x_um, y_um) in {"a": (0.2, 0.2), "b": (0.4, 0.4), "c": (1.3, 0.9)}.items():
         resolution = {"resolution": (1e4 / x_um, 1e4 / y_um), "resolutionunit": "CENTIMETER"}
