@@ -34,6 +34,12 @@ class Box:
         bottom, right = min(height, self.bottom + by), min(width, self.right + by)
         return Box(max(0, self.top - by), max(0, self.left - by), bottom, right)
 
+    def clipped(self, to: Box) -> Box:
+        """Return the part of the box that lies in another one; it may be empty."""
+        top, left = max(self.top, to.top), max(self.left, to.left)
+        bottom, right = min(self.bottom, to.bottom), min(self.right, to.right)
+        return Box(top, left, max(top, bottom), max(left, right))
+
     def on_grid(self, multiple: int) -> Box:
         """Return the smallest box around this one with sides on multiples of `multiple` (px)."""
         bottom, right = (-(-side // multiple) * multiple for side in (self.bottom, self.right))

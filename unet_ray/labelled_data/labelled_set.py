@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.image_sources.sources import (
     ImageSource,
 )
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
@@ -100,7 +100,7 @@ class LabelledImage:
         image, orientation = decoded.samples, decoded.orientation
         shown = decoded.height, decoded.width
         if self.row is not None and access.drawing:
-            drawn = self._draw(image, orientation, access, access.drawing)
+            drawn = self._draw(decoded, access, access.drawing)
             return replace(drawn, pixel_size_um=decoded.pixel_size_um)
         masks, turned = [], False
         for content, source in zip(encoded[1:], self.masks, strict=True):
@@ -115,14 +115,17 @@ class LabelledImage:
                 f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        own_orientation = 1 if turned else orientation
-        return LabelledArrays(image, masks, own_orientation, pixel_size_um=decoded.pixel_size_um)
+        return LabelledArrays(
+            image,
+            masks,
+            1 if turned else orientation,
+            pixel_size_um=decoded.pixel_size_um,
+            valid=decoded.valid,
+        )
 
-    def _draw(
-        self, image: Any, orientation: int, access: LabelAccess, drawing: Drawing
-    ) -> LabelledArrays:
+    def _draw(self, image: DecodedImage, access: LabelAccess, drawing: Drawing) -> LabelledArrays:
         assert self.row is not None
-        shown = image.shape[0], image.shape[1]
+        shown, orientation = (image.height, image.width), image.orientation
         stated = drawing.stated_size(self.row)
         is_stated = stated is not None
         if access.options.frame == "stored" and not is_stated:
@@ -130,7 +133,8 @@ class LabelledImage:
         size = choose_size(
             stated or shown, shown, orientation, access.options.rescale, "its label file"
         )
-        return LabelledArrays(image, drawing.draw(self.row, size), orientation, is_stated)
+        masks = drawing.draw(self.row, size)
+        return LabelledArrays(image.samples, masks, orientation, is_stated, valid=image.valid)
 
 
 def _read_source(access: Storage, source: ImageSource) -> bytes | PlaneFile:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import MaskFrame
-from unet_ray.labelled_data.alignment import LabelledArrays
+from unet_ray.labelled_data.alignment import LabelledArrays, LabelledPixels
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
-from unet_ray.tables.binary_columns import view_samples
+from unet_ray.tables.binary_columns import unpack_bits, view_samples
 
 _STORE_SHARE = 0.3
 """Largest share of the smallest node's object store that decoded images may fill.
@@ -29,8 +29,8 @@ _SAMPLED_IMAGES = 8
 class Reader(Protocol):
     """Reader of labelled images by their index in a set."""
 
-    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Return an image (HWC) and its masks (HW each).
+    def read(self, index: int) -> LabelledPixels:
+        """Return an image and its masks.
 
         Raises:
             ImageError: The image or a mask cannot be read.
@@ -46,7 +46,7 @@ class FileReader:
     frame: MaskFrame = "shown"
     """Frame of the masks of images that are turned."""
 
-    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    def read(self, index: int) -> LabelledPixels:
         """Return an image (HWC) and its masks (HW each), decoded from their files."""
         item = self.items[index]
         return item.decode(item.read_encoded(self.access), self.access).align(self.frame)
@@ -66,7 +66,7 @@ class StoreReader:
     frame: MaskFrame = "shown"
     """Frame of the masks of images that are turned."""
 
-    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    def read(self, index: int) -> LabelledPixels:
         """Return an image (HWC) and its masks (HW each) as read-only arrays."""
         block, row = self.places[index]
         if block < 0:
@@ -74,7 +74,9 @@ class StoreReader:
         table = ray.get(self.blocks[block])
         masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
         orientation = table.column("orientation")[row].as_py()
-        return LabelledArrays(_get_array(table, "image", row), masks, orientation).align(self.frame)
+        image, bits = _get_array(table, "image", row), table.column("valid")[row].as_py()
+        valid = None if bits is None else unpack_bits(bits, *image.shape[:2])
+        return LabelledArrays(image, masks, orientation, valid=valid).align(self.frame)
 
 
 def decoded_schema(masks: int) -> pa.Schema:
@@ -85,12 +87,13 @@ def decoded_schema(masks: int) -> pa.Schema:
     kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
     names = ["image", *(f"mask{index}" for index in range(masks))]
     arrays = [(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
-    return pa.schema([("orientation", pa.int8()), *arrays])
+    return pa.schema([("orientation", pa.int8()), ("valid", pa.binary()), *arrays])
 
 
 def decoded_row(decoded: LabelledArrays) -> dict[str, Any]:
     """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
-    row: dict[str, Any] = {"orientation": decoded.orientation}
+    valid = None if decoded.valid is None else np.packbits(decoded.valid).tobytes()
+    row: dict[str, Any] = {"orientation": decoded.orientation, "valid": valid}
     for name, array in [
         ("image", decoded.image),
         *((f"mask{i}", mask) for i, mask in enumerate(decoded.masks)),

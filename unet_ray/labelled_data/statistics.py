@@ -83,6 +83,8 @@ class ImageFacts:
     """Width and height of a pixel (µm), upright; None if the file does not state it."""
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
+    has_no_data: bool = False
+    """True if some pixels of the image are not there."""
 
 
 @dataclass(frozen=True)
@@ -395,8 +397,9 @@ def describe_image(
         facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
     if files.access.drawing:
         facts = replace(facts, overlap=_count_overlap(files.access.drawing.labelling, decoded))
-    aligned = decoded.align_as_fits(files.access.options.frame or "shown")
-    return replace(facts, edge_contrast=measure_edge_contrast(*aligned)), decoded
+    image, masks, valid = decoded.align_as_fits(files.access.options.frame or "shown")
+    contrast = measure_edge_contrast(image, masks)
+    return replace(facts, edge_contrast=contrast, has_no_data=valid is not None), decoded
 
 
 def _count_overlap(labelling: Labelling, decoded: LabelledArrays) -> int:

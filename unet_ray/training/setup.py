@@ -133,7 +133,15 @@ def set_up_training(
     return TrainingSetup(
         network,
         _initial_weights(initial, labelling, network) if initial else None,
-        CropSampler(statistics.reader, visits, labelling, preprocessing, crops, config.seed),
+        CropSampler(
+            statistics.reader,
+            visits,
+            labelling,
+            preprocessing,
+            crops,
+            config.seed,
+            any(statistics.facts[index].has_no_data for index in learnt),
+        ),
         0 if statistics.decoded_once else _SHUFFLED_CROPS,
         held_in.reader,
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),

@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.regions import find_beside_no_data
 from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.resampling import Pixels, Resampling
 from unet_ray.imaging.tiling import Tile
@@ -109,6 +111,45 @@ def _name_stage(error: Exception, stage: str) -> str:
     return "read" if isinstance(error, ImageError) and error.error_type in _STORE_ERRORS else stage
 
 
+@dataclass(frozen=True)
+class _TileValid:
+    """Pixels of a tile that are there."""
+
+    extended: NDArray[np.bool_]
+    """Those of the core and its halo, HW."""
+    beside_no_data: NDArray[np.bool_]
+    """Pixels of the core that share a side with one that is not there, HW."""
+
+    @staticmethod
+    def of(
+        windows: list[tuple[Box, NDArray[np.bool_]]], tile: Tile, height: int, width: int
+    ) -> _TileValid:
+        """Return what windows tell of a tile.
+
+        Args:
+            windows: Windows in which a pixel may be missing, each with its pixels that are there.
+                Together with those in which none is, they hold the extended core and, where it does
+                not end at the image's edge, a pixel around it.
+            tile: The tile.
+            height: Height of the image (px).
+            width: Width of the image (px).
+        """
+        around = tile.extended.grown(1, height, width)
+        valid = np.ones((around.height, around.width), bool)
+        for box, valid_hw in windows:
+            shared = around.clipped(box)
+            _cut(valid, around, shared)[:] = _cut(valid_hw, box, shared)
+        beside = find_beside_no_data(valid)
+        return _TileValid(_cut(valid, around, tile.extended), _cut(beside, around, tile.core))
+
+
+def _cut(array_hw: NDArray[np.bool_], box: Box, part: Box) -> NDArray[np.bool_]:
+    """Return a part of the image from an array that covers `box`."""
+    return array_hw[
+        part.top - box.top : part.bottom - box.top, part.left - box.left : part.right - box.left
+    ]
+
+
 @dataclass
 class _LargeImage:
     """State of one image while its tiles are processed."""
@@ -125,7 +166,7 @@ class _LargeImage:
     def work(self) -> None:
         """Predict and measure every tile."""
         config, row = self.config, self.row
-        row |= {"predict_s": 0.0, "measure_s": 0.0}
+        row |= {"predict_s": 0.0, "measure_s": 0.0, "valid_pixels": 0}
         etag = row["image_etag"] if config.check_etags else None
         file = open_encoded(config.access, row["file_uri"], image_place(row), etag)
         row |= {"image_bytes": file.size}
@@ -163,33 +204,57 @@ class _LargeImage:
             own_um = self.decoder.window(Box(0, 0, 1, 1)).pixel_size_um if wanted_um else None
             return Resampling.to_pixel_size(*size, own_um, wanted_um)
 
-    def _read(self, resampling: Resampling, tile: Tile) -> tuple[Tile, TilePixels]:
-        with self._at("decode"), self._timed("decode_s"):
-            return tile, self.predictor.read_tile(self._window, tile, resampling)
+    def _read(
+        self, resampling: Resampling, tile: Tile
+    ) -> tuple[Tile, TilePixels, _TileValid | None]:
+        """Return the pixels of a tile, and which of them are there; None: all of them."""
+        masks: list[tuple[Box, NDArray[np.bool_]]] = []
 
-    def _window(self, box: Box) -> Pixels:
+        def read(box: Box) -> Pixels:
+            window = self._window(box)
+            if window.valid is not None:
+                masks.append((box, window.valid))
+            samples = self.config.predictor.preprocessing.check(window.samples, window.valid)
+            return Pixels(samples, window.valid)
+
+        with self._at("decode"), self._timed("decode_s"):
+            pixels = self.predictor.read_tile(read, tile, resampling)
+        size = self.row["height"], self.row["width"]
+        return tile, pixels, _TileValid.of(masks, tile, *size) if masks else None
+
+    def _window(self, box: Box) -> DecodedImage:
         window = self.decoder.window(box)
         self.row |= {"channels": window.samples.shape[2]} | pixel_size_row(window)
-        samples = self.config.predictor.preprocessing.check(window.samples, window.valid)
-        return Pixels(samples, window.valid)
+        return window
 
-    def _predict(self, window: tuple[Tile, TilePixels]) -> tuple[Tile, NDArray[np.uint8]]:
-        tile, pixels = window
+    def _predict(
+        self, window: tuple[Tile, TilePixels, _TileValid | None]
+    ) -> tuple[Tile, NDArray[np.uint8], _TileValid | None]:
+        tile, pixels, valid = window
         with self._at("predict"), self._timed("predict_s", self.config.predictor.lane_count):
             prob_u8 = self.predictor.predict_tile(pixels, tile)
-        return tile, prob_u8
+        if valid is not None:
+            prob_u8[:, ~valid.extended] = 0
+        return tile, prob_u8, valid
 
     def _measure(
-        self, predicted: tuple[Tile, NDArray[np.uint8]]
+        self, predicted: tuple[Tile, NDArray[np.uint8], _TileValid | None]
     ) -> list[tuple[dict[str, Any], TileRegions]]:
-        tile, prob_u8_khw = predicted
+        tile, prob_u8_khw, valid = predicted
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
+        beside = None if valid is None else valid.beside_no_data
+        self.row["valid_pixels"] += (
+            tile.core.height * tile.core.width
+            if valid is None
+            else int(valid.extended[tile.inner].sum())
+        )
         with self._at("measure"), self._timed("measure_s"):
             for index in range(len(measure.classes)):
                 mask, separated = measure.rule.cut(index, prob_u8_khw, tile.inner)
                 row = measure.mask_row(self.row["image_uri"], index, mask, tile.core)
                 prob_u8 = np.ascontiguousarray(prob_u8_khw[index][tile.inner])
-                found.append((row, find_tile_regions(separated, prob_u8, tile.core, *size)))
+                regions = find_tile_regions(separated, prob_u8, tile.core, *size, beside)
+                found.append((row, regions))
         return found
 
     def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:
