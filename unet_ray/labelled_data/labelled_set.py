@@ -152,7 +152,7 @@ class LabelledImage:
             stated or shown, shown, orientation, access.options.rescale, "its label file"
         )
         masks = drawing.draw(self.row, size)
-        return LabelledArrays(image.samples, masks, orientation, is_stated, image.valid)
+        return LabelledArrays(image.samples, masks, orientation, is_stated, valid=image.valid)
 
 
 def _read_source(access: Storage, source: ImageSource) -> bytes | PlaneFile:

@@ -15,6 +15,7 @@ from unet_ray.flags import (
     parse_age,
     parse_channels,
     parse_patterns,
+    parse_pixel_size,
     parse_prices,
     parse_range,
     parse_uris,
@@ -62,6 +63,10 @@ class SegmentConfig:
     context: int | None = None
     """Pixels read around the tile core; default: as many as make tiles exact. Fewer are faster and
     not exact."""
+    pixel_size: str | None = None
+    """Pixel size at which the network sees images: a number (µm), or model for that of its training
+    images. They are resampled for the network only: masks and regions are in their own pixels.
+    Images that do not state their pixel size fail. Default: never resampled."""
     threshold: float | None = None
     """Lowest probability at which a pixel belongs to a class; default: the model's own."""
     min_area: int | None = None
@@ -99,6 +104,7 @@ class SegmentConfig:
         parse_age(self.min_age, "--min-age")
         parse_uris(self.image_roots, "--image-roots")
         parse_channels(self.channels)
+        parse_pixel_size(self.pixel_size)
         check_day("--date", self.date)
         check_fields(self, ["threshold"], lambda value: 0 < value <= 1, "above 0 up to 1")
         shares = ("min_score", "max_error_rate")

@@ -166,6 +166,12 @@ def pixel_size_row(image: DecodedImage) -> dict[str, float | None]:
     return {"pixel_size_x_um": width_um, "pixel_size_y_um": height_um}
 
 
+def read_pixel_size(row: dict[str, Any]) -> tuple[float, float] | None:
+    """Return the pixel size that `pixel_size_row` put into a row."""
+    width_um, height_um = row["pixel_size_x_um"], row["pixel_size_y_um"]
+    return None if width_um is None or height_um is None else (width_um, height_um)
+
+
 def valid_mask(row: dict[str, Any]) -> NDArray[np.bool_] | None:
     """Return the pixels of an image that are there, (H, W); None if all of them are."""
     if row.get("valid") is None:
