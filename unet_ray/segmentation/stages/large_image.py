@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -237,9 +237,13 @@ class _LargeImage:
     ) -> tuple[Tile, TilePixels, _TileValid | None]:
         """Return the pixels of a tile, and which of them are there; None: all of them."""
         masks: list[tuple[Box, NDArray[np.bool_]]] = []
+        uncounted = tile.core
 
         def read(box: Box) -> Pixels:
-            window = self._window(box, tile.core)
+            nonlocal uncounted
+            part = uncounted.clipped(box)  # windows of a tile go down the image, and may overlap
+            window = self._window(box, part)
+            uncounted = replace(uncounted, top=max(uncounted.top, part.bottom))
             if window.valid is not None:
                 masks.append((box, window.valid))
             samples = self.config.predictor.preprocessing.check(window.samples, window.valid)
@@ -250,9 +254,11 @@ class _LargeImage:
         size = self.row["height"], self.row["width"]
         return tile, pixels, _TileValid.of(masks, tile, *size) if masks else None
 
-    def _window(self, box: Box, core: Box) -> DecodedImage:
-        window = self.decoder.window(box, core)
-        if window.alpha is not None:
+    def _window(self, box: Box, counted: Box) -> DecodedImage:
+        """Return a window of the image, of which the alpha of a part is counted."""
+        has_counted = counted.height > 0 and counted.width > 0
+        window = self.decoder.window(box, counted if has_counted else None)
+        if window.alpha is not None and has_counted:
             self.alpha = window.alpha if self.alpha is None else self.alpha + window.alpha
         window = take_channels(window, image_place(self.row), self.config.channels)
         self.row |= {"channels": window.samples.shape[2]} | pixel_size_row(window)
