@@ -21,7 +21,7 @@ from unet_ray.errors import InputError
 from unet_ray.output.config import ExportConfig, PruneConfig, ReportConfig
 from unet_ray.output.export import export
 from unet_ray.output.prune import prune
-from unet_ray.output.reader import image_objects, read_tables
+from unet_ray.output.reader import current_keys, image_objects, read_tables
 from unet_ray.output.report.report import report
 from unet_ray.segmentation.segment import _look_at, _remove_unfinished
 from unet_ray.storage.storage import Storage
@@ -213,6 +213,23 @@ def test_other_files_among_the_shards_are_one_line_or_nothing(tables: Path) -> N
     for name in set(COMMANDS) - {"plan", "prune image"}:
         with pytest.raises(InputError, match=r"copy.parquet: not part of the tables; move it away"):
             COMMANDS[name](tables)
+
+
+@pytest.mark.parametrize(("table", "column"), [("images", "run_id"), ("regions", "class_name")])
+def test_texts_that_fill_memory_are_refused_before_they_do(
+    tables: Path, table: str, column: str
+) -> None:
+    """Some kilobytes of a shard may stand for a gigabyte, and for as much more as one likes."""
+    shard = next(tables.glob(f"{table}/*/*.parquet"))
+    rows = pq.read_table(shard, partitioning=None).take([0] * 1100)
+    long = pa.DictionaryArray.from_arrays([0] * 1100, ["y" * 2**20])
+    rows = rows.set_column(rows.schema.get_field_index(column), column, long)
+    pq.write_table(rows, shard, compression="zstd", store_schema=False)
+    with pytest.raises(InputError, match=rf"{shard}: damaged, .*1100 rows take 1\d\d\d MB"):
+        read_tables(str(tables))
+    if table == "images":
+        with pytest.raises(InputError, match="1100 rows take"):
+            current_keys(str(tables))
 
 
 DEEP = b'{"a":' * 100_000
