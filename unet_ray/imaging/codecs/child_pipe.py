@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import selectors
+import select
 import signal
 import subprocess
 import time
@@ -187,19 +187,21 @@ def send(child: subprocess.Popen[bytes], deadline: float, *pieces: bytes) -> Non
     """
     assert child.stdin is not None
     pipe = child.stdin.fileno()
-    for piece in pieces:
+    # a child that waits is woken once, not by each small piece
+    together = [b"".join(pieces)] if sum(map(len, pieces)) <= PIECE else pieces
+    for piece in together:
         rest = memoryview(piece)
         while rest:
             try:
                 rest = rest[os.write(pipe, rest) :]
             except BlockingIOError:
-                _wait(pipe, selectors.EVENT_WRITE, deadline)
+                _wait(pipe, select.POLLOUT, deadline)
             except BrokenPipeError:
                 raise ChildEndedError from None
 
 
 def _receive(pipe: int, deadline: float) -> bytes:
-    _wait(pipe, selectors.EVENT_READ, deadline)
+    _wait(pipe, select.POLLIN, deadline)
     piece = os.read(pipe, PIECE)
     if not piece:
         raise ChildEndedError
@@ -208,7 +210,7 @@ def _receive(pipe: int, deadline: float) -> bytes:
 
 def _wait(pipe: int, event: int, deadline: float) -> None:
     """Wait until a pipe can be read or written; raise TimeUpError at the deadline."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, event)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            raise TimeUpError
+    waiting = select.poll()
+    waiting.register(pipe, event)
+    if not waiting.poll(1000 * max(0.0, deadline - time.monotonic())):
+        raise TimeUpError

@@ -90,9 +90,13 @@ def _read_directories(tiff: tifffile.TiffFile) -> _Directories:
     A mask belongs to the last page before it that has its size, as GDAL writes them.
     """
     found, last = _Directories({}, {}, {}), dict[tuple[int, int], int]()
+    is_as_read = not (tiff.is_lsm or tiff.is_ndpi)  # tifffile corrects their first page
     for index, (offset, end) in enumerate(iterate_directories(tiff)):
-        tiff.filehandle.seek(offset)
-        page = tifffile.TiffPage(tiff, index=index)
+        if index == 0 and is_as_read:
+            page = tiff.pages.first
+        else:
+            tiff.filehandle.seek(offset)
+            page = tifffile.TiffPage(tiff, index=index)
         if page.is_reduced:
             continue
         size = int(page.imagelength), int(page.imagewidth)
