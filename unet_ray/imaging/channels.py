@@ -189,6 +189,8 @@ class InputChannels:
             return InputChannels(count, image_channels=image_channels)
         names = tuple(each for each in chosen if isinstance(each, str))
         indices = tuple(each for each in chosen if not isinstance(each, str))
+        if not all(type(each) in (str, int) for each in chosen):
+            raise InputError(f"input_channels {chosen!r:.80}: give names or indices")
         if not chosen:
             raise InputError(f"input_channels: there are 0, the network takes {count}")
         return InputChannels(count, names, indices, image_channels)

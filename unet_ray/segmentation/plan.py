@@ -328,7 +328,11 @@ def _refuse_twice(database: Workspace, named: str) -> None:
 
 def _refuse_pages_as_files(database: Workspace, named: str) -> None:
     """Refuse a file whose name is that of a page of a listed stack: both would have one row key."""
-    database.store("twice", "SELECT image_uri FROM pages SEMI JOIN archive USING (image_uri)")
+    database.store(
+        "twice",
+        "SELECT image_uri FROM pages SEMI JOIN archive USING (image_uri) "
+        "WHERE image_uri <> file_uri",  # the only image of a file has the name of the file
+    )
     count = database.value("SELECT count(*) FROM twice")
     if count:
         raise listed_twice(named, count, database.value("SELECT min(image_uri) FROM twice"))

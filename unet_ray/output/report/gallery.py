@@ -314,6 +314,7 @@ class _OpenImage:
         self._place = find_place(decoder, access, entry, key)
         place = take_pages(self._place, channels)
         self._pixels: NDArray[Any] | None = None
+        self._are_colours = False
         if self.height * self.width <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
             data = read_encoded(access, access.uri, place, limit=WHOLE_BYTES)
             self._pixels = self._show(decoder.decode(data))
@@ -323,16 +324,16 @@ class _OpenImage:
             decoder.open(open_encoded(access, access.uri, place))
 
     def _show(self, image: DecodedImage) -> NDArray[Any]:
-        """Return the first channels that the network took: three, or one where it took fewer.
-
-        Channels that are no colours are stretched each by itself, since their ranges differ.
-        """
+        """Return the first channels that the network took: three, or one where it took fewer."""
         taken = take_channels(image, self._place, self._channels)
-        count = taken.samples.shape[2]
-        shown = taken.samples[:, :, : 3 if count >= 3 else 1]
-        if count < 3 or ImageChannels.of(taken).is_colour:
-            return shown
-        return np.dstack([stretch_contrast(shown[:, :, channel]) for channel in range(3)])
+        self._are_colours = ImageChannels.of(taken).is_colour
+        return taken.samples[:, :, : 3 if taken.samples.shape[2] >= 3 else 1]
+
+    def _stretch(self, shown_hwc: NDArray[Any]) -> NDArray[Any]:
+        """Stretch each of several channels by itself unless they are colours: ranges differ."""
+        if shown_hwc.shape[2] == 1 or self._are_colours:
+            return shown_hwc
+        return np.dstack([*map(stretch_contrast, np.moveaxis(shown_hwc, 2, 0))])
 
     @property
     def all(self) -> Box:
@@ -342,15 +343,15 @@ class _OpenImage:
     def read(self, place: Box) -> NDArray[Any]:
         """Return a part of the image, HWC."""
         if self._pixels is None:
-            return self._show(self._decoder.window(place))
-        return self._pixels[place.top : place.bottom, place.left : place.right]
+            return self._stretch(self._show(self._decoder.window(place)))
+        return self._stretch(self._pixels[place.top : place.bottom, place.left : place.right])
 
     @cached_property
     def thumbnail(self) -> NDArray[Any]:
         """A thumbnail of the image: every n-th row and column, HWC, some 1024 px a side at most."""
         step = max(1, max(self.height, self.width) // _DETAIL_PX)
         if self._pixels is not None:
-            return self._pixels[::step, ::step]
+            return self._stretch(self._pixels[::step, ::step])
         if self.height * self.width > _MAX_THUMBNAIL_PIXELS:
             return np.full((-(-self.height // step), -(-self.width // step), 1), 128, np.uint8)
         rows = max(1, _STRIP_PIXELS // (self.width * step)) * step
@@ -359,7 +360,7 @@ class _OpenImage:
             for top in range(0, self.height, rows)
         ]
         windows = (self._show(self._decoder.window(strip)) for strip in strips)
-        return np.concatenate([window[::step, ::step] for window in windows])
+        return self._stretch(np.concatenate([window[::step, ::step] for window in windows]))
 
 
 def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
