@@ -36,6 +36,8 @@ class LabelledArrays:
     """EXIF orientation of the image that the masks do not have themselves; 1: none."""
     is_stated: bool = True
     """False if the masks have the size of the image because their own is not known."""
+    valid: NDArray[np.bool_] | None = None
+    """Pixels of the image that are there, HW, upright; None: all of them."""
 
     @property
     def fit(self) -> Fit:

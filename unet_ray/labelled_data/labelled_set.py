@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
@@ -40,6 +40,8 @@ class LabelOptions:
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False
     """True if masks of another size are scaled where the aspect ratio agrees."""
+    lossy_samples: bool = False
+    """True to round whole numbers of images that float32 does not hold."""
     label_property: str | None = None
     """Property of features that names their class; None: found out, `none`: a single class."""
     label_crs: str | None = None
@@ -96,11 +98,12 @@ class LabelledImage:
             ImageError: A file cannot be decoded, or masks do not have the size of their image.
         """
         decoder = process_decoder()
-        decoded = decoder.decode(encoded[0])
+        decoded = decoder.decode(encoded[0], lossy_samples=access.options.lossy_samples)
         image, orientation = decoded.samples, decoded.orientation
         shown = decoded.height, decoded.width
         if self.row is not None and access.drawing:
-            return self._draw(image, orientation, access, access.drawing)
+            drawn = self._draw(image, orientation, access, access.drawing)
+            return replace(drawn, valid=decoded.valid)
         masks, turned = [], False
         for content, source in zip(encoded[1:], self.masks, strict=True):
             mask, own = decoder.decode_oriented_label(content, table=access.table)
@@ -114,7 +117,8 @@ class LabelledImage:
                 f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        return LabelledArrays(image, masks, 1 if turned else orientation)
+        own_orientation = 1 if turned else orientation
+        return LabelledArrays(image, masks, own_orientation, valid=decoded.valid)
 
     def _draw(
         self, image: Any, orientation: int, access: LabelAccess, drawing: Drawing

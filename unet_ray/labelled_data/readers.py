@@ -74,7 +74,8 @@ class StoreReader:
         table = ray.get(self.blocks[block])
         masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
         orientation = table.column("orientation")[row].as_py()
-        return LabelledArrays(_get_array(table, "image", row), masks, orientation).align(self.frame)
+        image, valid = _get_array(table, "image", row), _get_valid(table, row)
+        return LabelledArrays(image, masks, orientation, valid=valid).align(self.frame)
 
 
 def decoded_schema(masks: int) -> pa.Schema:
@@ -85,12 +86,14 @@ def decoded_schema(masks: int) -> pa.Schema:
     kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
     names = ["image", *(f"mask{index}" for index in range(masks))]
     arrays = [(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
-    return pa.schema([("orientation", pa.int8()), *arrays])
+    valid = ("valid", pa.large_binary())  # bits of the pixels that are there; null: all of them
+    return pa.schema([("orientation", pa.int8()), valid, *arrays])
 
 
 def decoded_row(decoded: LabelledArrays) -> dict[str, Any]:
     """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
-    row: dict[str, Any] = {"orientation": decoded.orientation}
+    valid = None if decoded.valid is None else np.packbits(decoded.valid).tobytes()
+    row: dict[str, Any] = {"orientation": decoded.orientation, "valid": valid}
     for name, array in [
         ("image", decoded.image),
         *((f"mask{i}", mask) for i, mask in enumerate(decoded.masks)),
@@ -109,6 +112,15 @@ def _get_array(table: Any, name: str, row: int) -> NDArray[Any]:
     return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(
         table.column(f"{name}_shape")[row].as_py()
     )
+
+
+def _get_valid(table: Any, row: int) -> NDArray[np.bool_] | None:
+    bits = table.column("valid")[row].as_py()
+    if bits is None:
+        return None
+    height, width = table.column("image_shape")[row].as_py()[:2]
+    pixels = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width)
+    return pixels.view(np.bool_).reshape(height, width)
 
 
 def _count_masks(table: Any) -> int:

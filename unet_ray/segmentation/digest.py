@@ -36,6 +36,8 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
     }
     if any(scores):
         meaning["min_score"] = scores  # only where set: other digests stay what they are
+    if config.lossy_samples:
+        meaning["lossy_samples"] = True
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 

@@ -159,6 +159,7 @@ class SegmentationRun:
             block_bytes,
             predictor,
             self._measure(),
+            lossy_samples=config.lossy_samples,
         )
 
     def _measure(self) -> Measure:

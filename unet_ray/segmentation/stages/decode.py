@@ -66,6 +66,8 @@ class Decode:
     """True if the plan's etags are the store's: a file with another etag has changed since."""
     block_bytes: int
     """Decoded bytes at which a table is handed on."""
+    lossy_samples: bool = False
+    """True to round whole numbers that float32 does not hold."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode the images of a table in its order while the next ones are read."""
@@ -113,7 +115,7 @@ class Decode:
     def _decode(self, row: dict[str, Any], data: bytes | PlaneFile) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            decoded = process_decoder().decode(data, WHOLE_PIXELS)
+            decoded = process_decoder().decode(data, WHOLE_PIXELS, self.lossy_samples)
             image = self.preprocessing.check(decoded.samples, decoded.valid)
             height, width, channels = image.shape
             found = found_row(decoded) | {

@@ -31,11 +31,19 @@ class Stages:
     predictor: PredictorConfig
     """Settings of tiling and of the network."""
     measure: Measure
+    lossy_samples: bool = False
+    """True to round whole numbers that float32 does not hold."""
 
     @property
     def decode(self) -> Decode:
         """The decode stage, from plan to pixels."""
-        return Decode(self.access, self.preprocessing, self.check_etags, self.block_bytes)
+        return Decode(
+            self.access,
+            self.preprocessing,
+            self.check_etags,
+            self.block_bytes,
+            lossy_samples=self.lossy_samples,
+        )
 
     def build_predict(self, model: Model, tell: Callable[[int, int], None]) -> Predict:
         """Build the network on its device, and return the predict stage.
