@@ -47,6 +47,8 @@ class LabelOptions:
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False
     """True if masks of another size are scaled where the aspect ratio agrees."""
+    lossy_samples: bool = False
+    """True to round whole numbers of images that float32 does not hold."""
     label_property: str | None = None
     """Property of features that names their class; None: found out, `none`: a single class."""
     label_crs: str | None = None
@@ -106,7 +108,8 @@ class LabelledImage:
             ImageError: A file cannot be decoded, masks do not have the size of their image, or it
                 lacks channels that are taken.
         """
-        decoded, place = process_decoder().decode(encoded[0]), self.image.place
+        lossy_samples, place = access.options.lossy_samples, self.image.place
+        decoded = process_decoder().decode(encoded[0], lossy_samples=lossy_samples)
         image = ImageChannels.of(place if place and has_channel_pages(place) else decoded)
         places = access.channels.locate(image) if access.channels else tuple(range(image.count))
         decoded = take_channels(decoded, place, access.channels)

@@ -78,6 +78,9 @@ class SegmentConfig:
     max_regions: int = 2_000_000  # MAX_REGIONS of imaging.regions.regions; a test compares the two
     """Largest number of regions of a class in an image, small ones included; more are the error
     too_large."""
+    lossy_samples: bool = False
+    """Round whole numbers beyond 16,777,216, which 32-bit floats do not hold; otherwise images with
+    such samples are error rows."""
     shard_images: int = 2000
     """Images per shard, which is what a crash can cost. A shard closes sooner once its rows reach
     64 MiB."""

@@ -42,6 +42,8 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
         meaning["channels"] = [fold_channel(each) for each in parse_channels(config.channels)]
     if pixel_size_um := choose_pixel_size(config, model):
         meaning["pixel_size_um"] = pixel_size_um
+    if config.lossy_samples:
+        meaning["lossy_samples"] = True
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 

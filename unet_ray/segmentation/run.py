@@ -178,6 +178,7 @@ class SegmentationRun:
             self._measure(),
             model.select_channels(config.channels),
             choose_pixel_size(config, model),
+            config.lossy_samples,
         )
 
     def _measure(self) -> Measure:

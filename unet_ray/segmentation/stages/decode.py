@@ -72,6 +72,8 @@ class Decode:
     """Channels that the network takes of each image; None: all."""
     pixel_size_um: tuple[float, float] | None = None
     """Width and height of pixels for the network (µm); None: images are not resampled."""
+    lossy_samples: bool = False
+    """True to round whole numbers that float32 does not hold."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode the images of a table in its order while the next ones are read."""
@@ -123,7 +125,7 @@ class Decode:
     def _decode(self, row: dict[str, Any], data: bytes | PlaneFile) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            decoded = process_decoder().decode(data, WHOLE_PIXELS)
+            decoded = process_decoder().decode(data, WHOLE_PIXELS, self.lossy_samples)
             decoded = take_channels(decoded, image_place(row), self.channels)
             image = self.preprocessing.check(decoded.samples, decoded.valid)
             if self.pixel_size_um is not None:  # where it cannot be resampled, it fails here

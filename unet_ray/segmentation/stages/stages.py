@@ -36,6 +36,8 @@ class Stages:
     """Channels that the network takes of each image."""
     pixel_size_um: tuple[float, float] | None = None
     """Width and height of pixels for the network (µm); None: images are not resampled."""
+    lossy_samples: bool = False
+    """True to round whole numbers that float32 does not hold."""
 
     @property
     def decode(self) -> Decode:
@@ -47,6 +49,7 @@ class Stages:
             self.block_bytes,
             self.channels,
             self.pixel_size_um,
+            self.lossy_samples,
         )
 
     def build_predict(self, model: Model, tell: Callable[[int, int], None]) -> Predict:
@@ -71,5 +74,6 @@ class Stages:
             tell,
             self.channels,
             self.pixel_size_um,
+            self.lossy_samples,
         )
         return Predict(predictor, large, self.pixel_size_um)
