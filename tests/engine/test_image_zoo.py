@@ -7,6 +7,8 @@ Cases of the same model and flags are one run.
 
 from __future__ import annotations
 
+import io
+import logging
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -78,8 +80,14 @@ class Runs:
             max_error_rate=1.0,
             **as_fields(flags),
         )
-        segment(config)
-        return place, Tables.read(config.output)
+        log = io.StringIO()
+        handler = logging.StreamHandler(log)
+        logging.getLogger("unet_ray").addHandler(handler)
+        try:
+            segment(config)
+        finally:
+            logging.getLogger("unet_ray").removeHandler(handler)
+        return place, Tables.read(config.output, log.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ class Case:
     may_refuse: bool = False
     """True if an error is as good as the images: the file is damaged, or says two things."""
     note: str | None = None
-    """Part of what is said of the file, where it is read with a choice."""
+    """Part of what the run says of the file, where it is read with a choice."""
 
 
 CASES: dict[str, Callable[[], Case]] = {}
@@ -115,10 +115,16 @@ def one(
 
 
 def several(
-    data: bytes, images: Mapping[str, Marks | None], model: str = "u8x3", **more: Any
+    data: bytes,
+    images: Mapping[str, Marks | None],
+    model: str = "u8x3",
+    *,
+    valid: Mapping[str, Mask] | None = None,
+    **more: Any,
 ) -> Case:
     """Return a case of one TIFF file with several images, by what the tables add to its name."""
-    found = {f"image.tif#{key}": Image(marks) for key, marks in images.items()}
+    valid = valid or {}
+    found = {f"image.tif#{key}": Image(marks, valid.get(key)) for key, marks in images.items()}
     return Case({"image.tif": data}, found, model, **more)
 
 

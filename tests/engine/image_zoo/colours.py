@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import imagecodecs
@@ -131,6 +133,47 @@ def png_of_grey_with_a_transparent_level() -> Case:
     samples = first(paint(marks))
     samples[~valid] = 255
     return one(encode_pillow(samples, transparency=255), marks, valid=valid, suffix="png")
+
+
+def add_chunk(png: bytes, content: bytes) -> bytes:
+    """Insert a chunk behind the first one; the content begins with its name."""
+    size, checksum = len(content) - 4, zlib.crc32(content)
+    return png[:33] + struct.pack(">I", size) + content + struct.pack(">I", checksum) + png[33:]
+
+
+@case
+def png_of_16_bit_grey_with_a_transparent_level() -> Case:
+    marks, valid = draw(427), wedge()
+    samples = first(paint(marks, "uint16"))
+    samples[~valid] = 65535
+    data = add_chunk(imagecodecs.png_encode(samples), b"tRNS" + struct.pack(">H", 65535))
+    return one(data, marks, "u16x3", valid=valid, suffix="png")
+
+
+@case
+def png_with_a_transparent_colour_of_16_bits() -> Case:
+    """The upper bytes of a bright pixel are those of the transparent colour: it is there."""
+    marks, valid = draw(428, 3), wedge()
+    samples = paint(marks, "uint16")
+    samples[~valid] = 4001
+    samples[valid & (samples == 4001).all(axis=2)] = 4000
+    data = add_chunk(imagecodecs.png_encode(samples), b"tRNS" + struct.pack(">HHH", *[4001] * 3))
+    return one(data, marks, "u16x3", valid=valid, suffix="png")
+
+
+@case
+def png_of_a_palette_with_soft_colours() -> Case:
+    """Of a palette's alphas, those below 128 are not there; few pixels are half transparent."""
+    marks, valid = draw(429), wedge()
+    index = np.where(valid, first(marks) + 1, 3).astype(np.uint8)
+    index[0, 45:] = 4
+    index[39, 45:] = 5
+    there = valid.copy()
+    there[0, 45:] = False
+    image = PillowImage.fromarray(index, "P")
+    image.putpalette([10] * 3 + [100] * 3 + [200] * 3 + [250] * 3 + [250] * 3 + [100] * 3)
+    data = encode_pillow(image, transparency=bytes([255, 255, 255, 0, 90, 200]))
+    return one(data, marks, valid=there, suffix="png")
 
 
 @case

@@ -24,14 +24,18 @@ Region = tuple[str, int, tuple[float, ...], bool]
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of a run: images, regions, and the area of each class in `masks`, by image."""
+    """The tables of a run: images, regions, and the area of each class in `masks`, by image.
+
+    `said` is what the run logged.
+    """
 
     images: dict[str, Row]
     regions: dict[str, list[Row]]
     areas: dict[str, Counter[str]]
+    said: str = ""
 
     @staticmethod
-    def read(folder: str) -> Tables:
+    def read(folder: str, said: str = "") -> Tables:
         """Read the tables below a folder."""
 
         def rows(table: str) -> list[Row]:
@@ -40,7 +44,7 @@ class Tables:
             return duckdb.sql(query).to_arrow_table().to_pylist()
 
         images = rows("images")
-        found = Tables({row["image_uri"]: row for row in images}, {}, {})
+        found = Tables({row["image_uri"]: row for row in images}, {}, {}, said)
         assert len(found.images) == len(images), "an image has two rows"
         for row in rows("regions"):
             found.regions.setdefault(row["image_uri"], []).append(row)
@@ -93,6 +97,8 @@ def judge(case: Case, folder: Path | str, tables: Tables) -> list[str]:
         elif image.marks is not None and not case.may_refuse:
             error = rows[name]["error"] if name in rows else f"no row; there are {sorted(rows)}"
             wrong.append(f"{name}: {error}")
+    if case.note and case.note not in tables.said:
+        wrong.append(f"the run does not say {case.note!r}")
     failed = [name for name in rows if name not in done]
     if done.keys() != case.images.keys() and not failed:
         wrong.append(f"images {sorted(done)}, must be {sorted(case.images)}")

@@ -15,11 +15,13 @@ from tests.engine.image_zoo.cases import (
     case,
     channels_first,
     draw,
+    draw_stack,
     first,
     one,
     paint,
     plain_tags,
     refused,
+    several,
     tiff,
     tiff_of,
     wedge,
@@ -373,6 +375,26 @@ def alpha_and_a_value() -> Case:
         extratags=gdal_value("0"),
     )
     return one(data, marks, "rgb", valid=there, may_refuse=True)
+
+
+@case
+def alpha_of_each_page() -> Case:
+    marks, valid = draw_stack(2, channels=3, seed=551), wedge()
+    masks = [valid, valid[::-1]]
+    pages = [add_alpha(hide(paint(marks[p]), masks[p]), masks[p]) for p in range(2)]
+    data = tiff(*pages, photometric="rgb", extrasamples=("unassalpha",))
+    images = {f"page={p + 1}": marks[p] for p in range(2)}
+    return several(data, images, "rgb", valid={f"page={p + 1}": masks[p] for p in range(2)})
+
+
+@case
+def alpha_of_an_image_that_is_turned() -> Case:
+    """Orientation 6: stored on its left side, and so is its alpha."""
+    marks, valid = draw(552, 3), wedge()
+    pixels = np.rot90(add_alpha(hide(paint(marks), valid), valid))
+    orientation = [(274, "H", 1, 6, True)]
+    options: dict[str, Any] = {"photometric": "rgb", "extrasamples": ("unassalpha",)}
+    return one(tiff(pixels, extratags=orientation, **options), marks, "rgb", valid=valid)
 
 
 # --- GDAL's mask

@@ -29,6 +29,7 @@ from tests.engine.image_zoo.cases import (
     several,
     tiff_of,
     tiff_with,
+    wedge,
 )
 
 _TYPES = {"float32": "float", "float64": "double"}
@@ -550,3 +551,22 @@ def ome_of_floats() -> Case:
     metadata = {"axes": "ZCYX"}
     data = tiff_with(samples, ome=True, metadata=metadata, photometric="minisblack")
     return several(data, {f"z={z}": marks[z] for z in range(2)}, "f32x3")
+
+
+@case
+def ome_channels_of_which_one_has_no_name() -> Case:
+    marks = draw(34, 2)
+    planes = [paint(marks[:, :, c], "uint16") for c in range(2)]
+    data = ome_tiff(planes, ome_xml(image_xml(names=("DAPI", None))))
+    return refused(one(data, marks, "dapi,actin"), "actin", "--channels", "0,1")
+
+
+@case
+def ome_planes_of_which_one_has_a_rim_of_nan() -> Case:
+    marks, valid = draw_stack(2, channels=3, seed=35), wedge()
+    samples = paint(marks, "float32")
+    samples[1, ~valid, 2] = np.nan
+    options = {"ome": True, "photometric": "minisblack"}
+    data = tiff_with(channels_first(samples), metadata={"axes": "ZCYX"}, **options)
+    images = {f"z={z}": marks[z] for z in range(2)}
+    return several(data, images, "f32x3", valid={"z=1": valid})

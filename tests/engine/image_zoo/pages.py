@@ -28,7 +28,8 @@ from tests.engine.image_zoo.cases import (
 def plain_pages() -> Case:
     marks = draw_stack(3, seed=201)
     data = tiff(*paint(first(marks)))
-    return several(data, {f"page={page}": marks[page - 1] for page in (1, 2, 3)})
+    images = {f"page={page}": marks[page - 1] for page in (1, 2, 3)}
+    return several(data, images, note="axes")
 
 
 @case

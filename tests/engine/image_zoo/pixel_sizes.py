@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import Any
+
+import numpy as np
 
 from tests.builders import encode_pillow
 from tests.engine.image_zoo.cases import (
@@ -19,6 +20,7 @@ from tests.engine.image_zoo.cases import (
     tiff_of,
     tiff_with,
 )
+from tests.engine.image_zoo.colours import add_chunk
 from tests.engine.image_zoo.ome import image_xml, ome_xml
 
 
@@ -159,9 +161,7 @@ def geotiff_units() -> Case:
 def png_with_size(per_unit: tuple[int, int], unit: int) -> bytes:
     """Return a PNG file with the chunk pHYs."""
     data = encode_pillow(first(paint(draw(603))))
-    content = b"pHYs" + struct.pack(">IIB", *per_unit, unit)
-    chunk = struct.pack(">I", 9) + content + struct.pack(">I", zlib.crc32(content))
-    return data[:33] + chunk + data[33:]  # behind IHDR
+    return add_chunk(data, b"pHYs" + struct.pack(">IIB", *per_unit, unit))
 
 
 @case
@@ -192,3 +192,16 @@ def size_of_a_stack_of_imagej() -> Case:
         metadata={"axes": "ZYX", "unit": "um", "spacing": 2.0},
     )
     return one(data, marks, "u16x3", pixel_size=(0.25, 0.5))
+
+
+@case
+def size_of_an_image_that_is_turned() -> Case:
+    """Orientation 6 exchanges x and y."""
+    marks = draw(605)
+    data = tiff(
+        np.rot90(first(paint(marks))),
+        resolution=(20000, 40000),
+        resolutionunit=3,
+        extratags=[(274, "H", 1, 6, True)],
+    )
+    return one(data, marks, pixel_size=(0.25, 0.5))
