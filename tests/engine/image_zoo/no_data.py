@@ -457,7 +457,7 @@ def mask_of_jpeg_in_tiff() -> Case:
     """What COGs of aerial photographs are: YCbCr, and a mask, for JPEG has no alpha."""
     marks, valid = draw(564, 3), wedge()
     options: dict[str, Any] = {"compression": "jpeg", "compressionargs": {"level": 98}}
-    page = {"data": hide(paint(marks), valid), "photometric": "ycbcr", "subsampling": (1, 1)}
+    page = {"data": hide(paint(marks), valid), "photometric": "rgb", "subsampling": (1, 1)}
     data = tiff_of(page | options | {"tile": (48, 64)}, mask_page(valid))
     return one(data, marks, "rgb", valid=valid)
 

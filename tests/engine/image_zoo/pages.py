@@ -191,7 +191,7 @@ def jpeg_in_tiff() -> Case:
     marks = draw(230, 3)
     data = tiff(
         paint(marks),
-        photometric="ycbcr",
+        photometric="rgb",  # of which tifffile makes YCbCr
         compression="jpeg",
         compressionargs={"level": 98},
         subsampling=(1, 1),
