@@ -20,6 +20,7 @@ from tests.engine.image_zoo import CASES
 from tests.engine.image_zoo.cases import Case
 from tests.engine.image_zoo.judging import Tables, judge, judge_refusal, write_files
 from tests.engine.image_zoo.models import make_threshold_model
+from unet_ray.errors import UnetRayError
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
 
@@ -66,9 +67,11 @@ class Runs:
         """Return a case, its folder, and the tables in which its images are."""
         case = self._cases[name]
         place, tables = self._run(case.model, case.flags)
+        assert tables, f"the run of model {case.model} with {case.flags} ended with an error"
         return case, place / "archive" / name, tables
 
-    def _run_now(self, model: str, flags: tuple[str, ...]) -> tuple[Path, Tables]:
+    def _run_now(self, model: str, flags: tuple[str, ...]) -> tuple[Path, Tables | None]:
+        """Run; tables are None where the run ended with an error, which is shown."""
         place = self._root / "-".join([model, *flags])
         for name, case in self._cases.items():
             if (case.model, case.flags) == (model, flags):
@@ -85,6 +88,9 @@ class Runs:
         logging.getLogger("unet_ray").addHandler(handler)
         try:
             segment(config)
+        except UnetRayError as error:
+            print(f"error: {error}")
+            return place, None
         finally:
             logging.getLogger("unet_ray").removeHandler(handler)
         return place, Tables.read(config.output, log.getvalue())
