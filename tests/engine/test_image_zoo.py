@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import run_job
 from tests.engine.image_zoo import CASES
 from tests.engine.image_zoo.cases import Case
 from tests.engine.image_zoo.judging import Tables, judge, judge_refusal, write_files
@@ -116,3 +117,19 @@ def test_it_is_refused_with_a_remedy_that_works(name: str, runs: Runs) -> None:
 def test_most_of_the_zoo_is_read() -> None:
     assert len(BUILT) >= 60
     assert len(REFUSED) <= 0.15 * len(BUILT)
+
+
+def test_the_job_says_what_to_do_and_then_does_it(tmp_path: Path) -> None:
+    name = "ome_names_for_a_model_of_colours"
+    case = BUILT[name]
+    assert case.refusal
+    write_files(tmp_path / "archive", case.files)
+    flags = ["--model", make_threshold_model(tmp_path, case.model), "--output", tmp_path / "tables"]
+    flags += ["--images", tmp_path / "archive"]
+    failed = run_job("segment", *flags)
+    assert failed.returncode == 3, failed.stdout + failed.stderr
+    assert "--channels" in failed.stdout
+    done = run_job("segment", *flags, *case.refusal.flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = Tables.read(f"{tmp_path}/tables")
+    assert judge(OBEYED[f"{name} obeyed"], tmp_path / "archive", tables) == []

@@ -44,8 +44,10 @@ class Tables:
             return duckdb.sql(query).to_arrow_table().to_pylist()
 
         images = rows("images")
-        found = Tables({row["image_uri"]: row for row in images}, {}, {}, said)
-        assert len(found.images) == len(images), "an image has two rows"
+        done = [row["image_uri"] for row in images if row["error_type"] is None]
+        assert len(done) == len(set(done)), "an image was done twice"
+        ordered = sorted(images, key=lambda row: row["error_type"] is None)  # done ones stay
+        found = Tables({row["image_uri"]: row for row in ordered}, {}, {}, said)
         for row in rows("regions"):
             found.regions.setdefault(row["image_uri"], []).append(row)
         for row in rows("masks"):
