@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import find_place, read_encoded
-from unet_ray.image_sources.names import page_uri, split_page
+from unet_ray.image_sources.names import image_uri, split_uri
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.drawing import overlay as drawing
 from unet_ray.imaging.geometry import Box
@@ -204,16 +204,16 @@ def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
 
 def resolve_uri(uri: str) -> str:
     """Return the URI of an image as in the tables: relative paths become absolute."""
-    file, page = split_page(uri)
-    return page_uri(Storage.of(file).uri if uri_scheme(file) == "file" else file, page)
+    file, key = split_uri(uri)
+    return image_uri(Storage.of(file).uri if uri_scheme(file) == "file" else file, key)
 
 
 def _read_image(uri: str) -> NDArray[Any]:
-    file, page = split_page(uri)
+    file, key = split_uri(uri)
     try:
         access = Storage.of(file)
-        place = find_place(process_decoder(), access, access.entry(), page)
+        place = find_place(process_decoder(), access, access.entry(), key)
         data = read_encoded(access, access.uri, place)
     except (OSError, ImageError) as error:
         raise InputError(f"{uri}: cannot be read ({error})") from None
-    return process_decoder().decode(data)
+    return process_decoder().decode(data).samples

@@ -10,8 +10,8 @@ from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import ClassSpec, MaskFrame
 from unet_ray.imaging.codecs.decode import turn_upright
 from unet_ray.labelled_data.alignment import (
-    DecodedImage,
     Fit,
+    LabelledArrays,
     check_fit,
     choose_size,
     settle_frame,
@@ -86,7 +86,7 @@ def test_orientations_that_do_not_exist_turn_nothing(tmp_path: Path, orientation
 
 
 def make_fit(shape: tuple[int, int], orientation: int, mask: tuple[int, int]) -> Fit:
-    return DecodedImage(np.zeros((*shape, 3)), [np.zeros(mask)], orientation).fit
+    return LabelledArrays(np.zeros((*shape, 3)), [np.zeros(mask)], orientation).fit
 
 
 @pytest.mark.parametrize("orientation", ALL)

@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import MaskFrame
-from unet_ray.imaging.codecs.decode import turn_upright
+from unet_ray.imaging.codecs.decode import SIDEWAYS, turn_upright
 from unet_ray.labelled_data.drawing import Size
 
 Fit = Literal["plain", "shown", "stored", "either", "unstated"]
 """Frames in which masks have the size of their image: `plain` where the image is not turned,
 `unstated` where a label file does not state the size, so that its masks are drawn as shown."""
-_FIRST_SIDEWAYS = 5
-"""First of the EXIF orientations that exchange height and width."""
 
 
 @dataclass(frozen=True, eq=False)
-class DecodedImage:
+class LabelledArrays:
     """A labelled image and its masks, as decoded."""
 
     image: NDArray[Any]
@@ -161,7 +159,7 @@ def settle_frame(
 
 def stored_size(shown: Size, orientation: int) -> Size:
     """Return the size in which an upright image is stored."""
-    return shown[::-1] if orientation >= _FIRST_SIDEWAYS else shown
+    return shown[::-1] if orientation in SIDEWAYS else shown
 
 
 def _is_similar(have: Size, size: Size) -> bool:

@@ -11,16 +11,16 @@ from unet_ray.image_sources.sources import (
     ImageSource,
 )
 from unet_ray.imaging.codecs.mask_samples import ColourTable
-from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.labelled_data.alignment import DecodedImage, choose_size, stored_size
+from unet_ray.labelled_data.alignment import LabelledArrays, choose_size, stored_size
 from unet_ray.labelled_data.drawing import Drawing, resize_nearest
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 
-Encoded = list[bytes | PageFile]
-"""Contents of the files of an image and of its masks, or pages of them; the image comes first."""
+Encoded = list[bytes | PlaneFile]
+"""Contents of the files of an image and of its masks, or images in them; the image comes first."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,16 @@ class LabelledImage:
             *(_read_source(access.masks, mask) for mask in masks),
         ]
 
-    def decode(self, encoded: Encoded, access: LabelAccess) -> DecodedImage:
+    def decode(self, encoded: Encoded, access: LabelAccess) -> LabelledArrays:
         """Decode the contents that `read_encoded` returns.
 
         Raises:
             ImageError: A file cannot be decoded, or masks do not have the size of their image.
         """
         decoder = process_decoder()
-        image, orientation = decoder.decode_oriented(encoded[0])
-        shown = image.shape[0], image.shape[1]
+        decoded = decoder.decode(encoded[0])
+        image, orientation = decoded.samples, decoded.orientation
+        shown = decoded.height, decoded.width
         if self.row is not None and access.drawing:
             return self._draw(image, orientation, access, access.drawing)
         masks, turned = [], False
@@ -113,11 +114,11 @@ class LabelledImage:
                 f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        return DecodedImage(image, masks, 1 if turned else orientation)
+        return LabelledArrays(image, masks, 1 if turned else orientation)
 
     def _draw(
         self, image: Any, orientation: int, access: LabelAccess, drawing: Drawing
-    ) -> DecodedImage:
+    ) -> LabelledArrays:
         assert self.row is not None
         shown = image.shape[0], image.shape[1]
         stated = drawing.stated_size(self.row)
@@ -127,10 +128,10 @@ class LabelledImage:
         size = choose_size(
             stated or shown, shown, orientation, access.options.rescale, "its label file"
         )
-        return DecodedImage(image, drawing.draw(self.row, size), orientation, is_stated)
+        return LabelledArrays(image, drawing.draw(self.row, size), orientation, is_stated)
 
 
-def _read_source(access: Storage, source: ImageSource) -> bytes | PageFile:
+def _read_source(access: Storage, source: ImageSource) -> bytes | PlaneFile:
     return read_encoded(access, source.file_uri, source.place)
 
 

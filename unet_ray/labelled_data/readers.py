@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import MaskFrame
-from unet_ray.labelled_data.alignment import DecodedImage
+from unet_ray.labelled_data.alignment import LabelledArrays
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
 from unet_ray.tables.binary_columns import view_samples
 
@@ -74,7 +74,7 @@ class StoreReader:
         table = ray.get(self.blocks[block])
         masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
         orientation = table.column("orientation")[row].as_py()
-        return DecodedImage(_get_array(table, "image", row), masks, orientation).align(self.frame)
+        return LabelledArrays(_get_array(table, "image", row), masks, orientation).align(self.frame)
 
 
 def decoded_schema(masks: int) -> pa.Schema:
@@ -88,7 +88,7 @@ def decoded_schema(masks: int) -> pa.Schema:
     return pa.schema([("orientation", pa.int8()), *arrays])
 
 
-def decoded_row(decoded: DecodedImage) -> dict[str, Any]:
+def decoded_row(decoded: LabelledArrays) -> dict[str, Any]:
     """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
     row: dict[str, Any] = {"orientation": decoded.orientation}
     for name, array in [

@@ -22,12 +22,12 @@ from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import MaskFrame
 from unet_ray.imaging.codecs.decode import is_grey
-from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
 from unet_ray.imaging.labels.plausibility import look_misplaced, measure_edge_contrast
 from unet_ray.imaging.regions.components import label_values
-from unet_ray.labelled_data.alignment import DecodedImage, Fit, check_fit, settle_frame
+from unet_ray.labelled_data.alignment import Fit, LabelledArrays, check_fit, settle_frame
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
 from unet_ray.labelled_data.palettes import list_colours
 from unet_ray.labelled_data.readers import (
@@ -346,7 +346,7 @@ def describe_image(
     encoded: Encoded | ImageError,
     sampled: int,
     count_objects: bool = False,
-) -> tuple[ImageFacts, DecodedImage | None]:
+) -> tuple[ImageFacts, LabelledArrays | None]:
     """Compute the statistics of one labelled image.
 
     Args:
@@ -380,7 +380,7 @@ def describe_image(
     return replace(facts, edge_contrast=measure_edge_contrast(*aligned)), decoded
 
 
-def _count_overlap(labelling: Labelling, decoded: DecodedImage) -> int:
+def _count_overlap(labelling: Labelling, decoded: LabelledArrays) -> int:
     """Return the number of pixels that belong to several classes."""
     some = np.zeros(decoded.masks[0].shape, bool)
     several = np.zeros_like(some)
@@ -418,7 +418,7 @@ def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
     for content in encoded:
         sha256 = hashlib.sha256()
         pieces = (
-            [data for _, data in content.pieces] if isinstance(content, PageFile) else [content]
+            [data for _, data in content.pieces] if isinstance(content, PlaneFile) else [content]
         )
         for piece in pieces:
             sha256.update(piece)
@@ -428,7 +428,7 @@ def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _describe(decoded: DecodedImage, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
+def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
     image_hwc = decoded.image
     pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, : 1 if is_grey(image_hwc) else None]
     return {

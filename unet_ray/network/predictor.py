@@ -156,8 +156,8 @@ class Predictor:
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
         """Predict images.
 
-        Only tiles of the same shape, with the tile at the same place in the pixels that are read,
-        share a batch.
+        Only tiles of the same shape and sample type, with the tile at the same place in the pixels
+        that are read, share a batch.
 
         Args:
             images: Images as `Preprocessing.check` returns them; (H, W, C) each.
@@ -182,13 +182,13 @@ class Predictor:
         outputs = [
             np.empty((self._unet.num_classes, *image.shape[:2]), np.uint8) for image in images
         ]
-        groups: dict[_Shape, list[tuple[int, Tile]]] = defaultdict(list)
+        groups: dict[tuple[Any, _Shape], list[tuple[int, Tile]]] = defaultdict(list)
         for index, image in enumerate(images):
             height, width = image.shape[:2]
             for tile in self._tiles(height, width, halo=0):
-                groups[self._batch_shape(tile)].append((index, tile))
+                groups[image.dtype, self._batch_shape(tile)].append((index, tile))
         work = []
-        for shape, members in groups.items():
+        for (_, shape), members in groups.items():
             size = self._batch_size(shape)
             for first in range(0, len(members), size):
                 work.append((shape, members[first : first + size]))

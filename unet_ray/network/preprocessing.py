@@ -127,11 +127,18 @@ class Preprocessing:
         """Number of channels that the network takes."""
         return len(self.offset)
 
-    def check(self, image_hwc: NDArray[Any]) -> NDArray[Any]:
+    def check(
+        self, image_hwc: NDArray[Any], valid_hw: NDArray[np.bool_] | None = None
+    ) -> NDArray[Any]:
         """Return an image with the channels that the network takes.
 
         Args:
             image_hwc: Image as it was decoded; (H, W, C).
+            valid_hw: Pixels that are there; None: all of them.
+
+        Returns:
+            The image; (H, W, C) of its own type. If a pixel is not there, float32 with the offset
+            of each channel in such pixels: they are 0 for the network, whatever the file holds.
 
         Raises:
             ImageError: No pixels, samples or channels that the model was not trained on, or samples
@@ -143,6 +150,9 @@ class Preprocessing:
                 "unsupported", f"{image_hwc.dtype} samples, the model was trained on {self.dtype}"
             )
         image_hwc = match_channels(image_hwc, self.channels)
+        if valid_hw is not None and not valid_hw.all():
+            image_hwc = image_hwc.astype(np.float32)
+            image_hwc[~valid_hw] = self.offset
         if image_hwc.dtype == np.float32:
             planes = [image_hwc[:, :, channel] for channel in range(self.channels)]
             self.check_range([plane.min() for plane in planes], [plane.max() for plane in planes])

@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.imaging.codecs.image_place import clean_names, parse_pixel_size
+
 _EXIT_LIMIT_S = 5.0
 """Time limit for the end of a child that has closed its output (s)."""
 _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32")
@@ -31,6 +34,10 @@ _LONGEST_JSON = 2**26
 """Longest JSON of a reply (bytes): places of the largest number of pages take half of it."""
 SHARED_BYTES = 2**25
 """Largest image that comes back in shared memory (bytes); pipes would copy it twice, in pieces."""
+
+
+_MOST_NOTES, _LONGEST_NOTE = 8, 200
+"""Largest number of notes on an image, and of characters of one."""
 
 
 class TimeUpError(Exception):
@@ -108,10 +115,54 @@ def _measure_body(reply: dict[str, Any]) -> tuple[int, bool]:
     if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3 or min(reply["shape"]) < 1:
         raise ValueError(reply)
     size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
+    if reply["has_valid"]:
+        size += -(-int(np.prod(reply["shape"][:2])) // 8)
     is_shared = bool(reply["shared"])
     if size < 0 or (is_shared and size > SHARED_BYTES):
         raise ValueError(reply)
     return size, is_shared
+
+
+def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[Any]]:
+    """Return the reply that stands for an image, and the buffers that follow it."""
+    buffers = [image.samples.data.cast("B")]
+    if image.valid is not None:
+        buffers.append(np.packbits(image.valid).data)
+    size = sum(buffer.nbytes for buffer in buffers)
+    reply = {
+        "shape": image.samples.shape,
+        "dtype": str(image.samples.dtype),
+        "has_valid": image.valid is not None,
+        "shared": size <= SHARED_BYTES,
+        "channels": image.channels,
+        "pixel_size_um": image.pixel_size_um,
+        "orientation": image.orientation,
+        "notes": image.notes,
+    }
+    return reply, buffers
+
+
+def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
+    """Return the image that `describe_image` describes.
+
+    Raises:
+        ValueError: The reply describes none; TypeError and KeyError too.
+    """
+    shape = tuple(map(int, reply["shape"]))
+    dtype = np.dtype(reply["dtype"])
+    count = int(np.prod(shape))
+    valid = None
+    if reply["has_valid"]:
+        bits = np.frombuffer(body, np.uint8, offset=count * dtype.itemsize)
+        valid = np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape[:2])
+    return DecodedImage(
+        np.frombuffer(body, dtype, count).reshape(shape),
+        valid,
+        clean_names(reply["channels"]),
+        parse_pixel_size(reply["pixel_size_um"]),
+        int(reply["orientation"]),
+        tuple(str(note)[:_LONGEST_NOTE] for note in reply["notes"][:_MOST_NOTES]),
+    )
 
 
 def describe_end(child: subprocess.Popen[bytes]) -> str:

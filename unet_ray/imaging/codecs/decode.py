@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.decoded_image import COLOURS, DecodedImage, join_channels
 from unet_ray.imaging.codecs.mask_samples import ColourTable, read_mask_values
-from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.raster import (
     MAX_PIXELS,
     ORIENTATION_TAG,
@@ -32,7 +34,8 @@ from unet_ray.imaging.codecs.raster import (
     check_size,
     mapped_errors,
 )
-from unet_ray.imaging.codecs.tiff import TIFF_MAGIC, read_tiff
+from unet_ray.imaging.codecs.tiff import open_image, read_page
+from unet_ray.imaging.codecs.tiff_directories import TIFF_MAGIC
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 IMAGE_SUFFIXES = TIFF_SUFFIXES | frozenset(
@@ -54,6 +57,8 @@ IMAGE_SUFFIXES = TIFF_SUFFIXES | frozenset(
     )
 )
 
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange height and width."""
 _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
@@ -65,49 +70,75 @@ _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-    """Decode an encoded image; see `decode_oriented`, whose orientation is left out."""
-    return decode_oriented(data, max_pixels)[0]
-
-
-def decode_oriented(
-    data: bytes | PageFile, max_pixels: int = MAX_PIXELS
-) -> tuple[NDArray[Any], int]:
-    """Decode an encoded image, and tell how it was turned.
+def decode_image(data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode an encoded image.
 
     Args:
-        data: Whole content of a file that holds one image, or a page of a TIFF stack.
+        data: Whole content of a file that holds one image, or one image of a TIFF.
         max_pixels: Largest height × width that is decoded (px).
 
     Returns:
-        HWC image, contiguous, uint8, uint16 or float32, with at least one pixel and 1 to n
-        channels. It is upright (the EXIF orientation is applied), palettes and CMYK become RGB,
-        samples of fewer than 8 bits are scaled to 0..255, and a constant alpha channel is dropped.
-        Then the orientation of the file, as EXIF encodes it; 1 is upright.
+        The image; samples are uint8, uint16 or float32. It is upright (the EXIF orientation is
+        applied), palettes and CMYK become RGB, samples of fewer than 8 bits are scaled to 0..255,
+        and a constant alpha channel is dropped.
 
     Raises:
         ImageError: `unreadable`, `too_large` or `unsupported`.
     """
-    raster = _read(data, max_pixels)
+    encoded = _read(data, max_pixels)
     with mapped_errors():
-        image, _ = to_colours(raster)
-    return _turn(check_samples(image), raster.orientation)
+        image, _ = compose_image(encoded)
+    check_samples(image.samples)
+    return turn_image(image, encoded.rasters[0].orientation)
+
+
+def compose_image(read: ReadImage) -> tuple[DecodedImage, float | None]:
+    """Convert what was read of an image, or of a window of it, to the image that it stands for.
+
+    Returns:
+        The image, not yet turned; and its constant alpha, or None if it has no alpha.
+
+    Raises:
+        ImageError: `unsupported` samples or channels.
+    """
+    parts, alpha = list[DecodedImage](), None
+    for raster in read.rasters:
+        samples, alpha = to_colours(raster)
+        is_colour = raster.is_colour and samples.shape[2] == len(COLOURS)
+        parts.append(DecodedImage(samples, channels=COLOURS if is_colour else ()))
+    image = join_channels(parts, read.channels)
+    return replace(image, pixel_size_um=read.pixel_size_um), alpha
+
+
+def turn_image(image: DecodedImage, orientation: int) -> DecodedImage:
+    """Return an image turned upright; cameras write the orientation 0 where they know none."""
+    if orientation not in _ORIENT:
+        return replace(image, samples=np.ascontiguousarray(image.samples))
+    valid = None if image.valid is None else turn_upright(image.valid, orientation)
+    size = image.pixel_size_um
+    return replace(
+        image,
+        samples=turn_upright(image.samples, orientation),
+        valid=valid,
+        pixel_size_um=size[::-1] if size and orientation in SIDEWAYS else size,
+        orientation=orientation,
+    )
 
 
 def decode_label_image(
-    data: bytes | PageFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
+    data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
 ) -> NDArray[Any]:
     """Decode a mask file; see `decode_oriented_label`, whose orientation is left out."""
     return decode_oriented_label(data, max_pixels, table)[0]
 
 
 def decode_oriented_label(
-    data: bytes | PageFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
+    data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
 ) -> tuple[NDArray[Any], int]:
     """Decode a mask file to its values: ids as they are, colours as `mask_samples` describes.
 
     Args:
-        data: Whole content of a file that holds one mask, or a page of a TIFF stack.
+        data: Whole content of a file that holds one mask, or one image of a TIFF.
         max_pixels: Largest height × width that is decoded (px).
         table: Meaning of the colours; None: it is not known.
 
@@ -119,10 +150,13 @@ def decode_oriented_label(
         ImageError: Same as `decode_image`, and `unsupported` for samples that are no ids and for
             more colours than a mask can have.
     """
-    raster = _read(data, max_pixels)
+    rasters = _read(data, max_pixels).rasters
+    if len(rasters) > 1:
+        raise ImageError("unsupported", f"a mask of {len(rasters)} channels; save one page")
     with mapped_errors():
-        values = read_mask_values(raster, table)
-    return _turn(values, raster.orientation)
+        values = read_mask_values(rasters[0], table)
+    orientation = rasters[0].orientation
+    return turn_upright(values, orientation), orientation if orientation in _ORIENT else 1
 
 
 def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -150,18 +184,41 @@ def is_grey(image: NDArray[Any]) -> bool:
     return bool((image[:, :, 1:] == image[:, :, :1]).all())
 
 
-def _read(data: bytes | PageFile, max_pixels: int) -> Raster:
-    if not isinstance(data, PageFile) and not data:
+@dataclass(frozen=True)
+class ReadImage:
+    """What was read of an image, or of a window of it, before it becomes colours."""
+
+    rasters: tuple[Raster, ...]
+    """Its samples, or those of each channel."""
+    mask: NDArray[Any] | None = None
+    """Mask of the file that tells which pixels are there, HW; None: all of them."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels; empty where the file has none."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Width and height of a pixel (µm); None where the file does not say it."""
+
+
+def _read(data: bytes | PlaneFile, max_pixels: int) -> ReadImage:
+    if isinstance(data, bytes) and not data:
         raise ImageError("unreadable", "the file is empty (0 bytes)")
     with mapped_errors():
-        if isinstance(data, PageFile):
-            raster = read_tiff(data, max_pixels)
+        if isinstance(data, PlaneFile):
+            read = _read_tiff(data, max_pixels)
         elif data[:4] in TIFF_MAGIC:
-            raster = read_tiff(io.BytesIO(data), max_pixels)
+            read = _read_tiff(io.BytesIO(data), max_pixels)
         else:
-            raster = _read_with_pillow(data, max_pixels)
-    check_not_empty(raster.samples.shape)
-    return raster
+            read = ReadImage((_read_with_pillow(data, max_pixels),))
+    for raster in read.rasters:
+        check_not_empty(raster.samples.shape)
+    return read
+
+
+def _read_tiff(file: BinaryIO | PlaneFile, max_pixels: int) -> ReadImage:
+    image = open_image(file)
+    check_size(image.pages[0].imagelength, image.pages[0].imagewidth, len(image.pages), max_pixels)
+    rasters = tuple(read_page(page, max_pixels) for page in image.pages)
+    mask = None if image.mask is None else read_page(image.mask, max_pixels).samples[:, :, 0]
+    return ReadImage(rasters, mask, image.channels, image.pixel_size_um)
 
 
 def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
@@ -295,11 +352,6 @@ def _drop_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], float | None]:
     if alpha.size and alpha.min() != alpha.max():
         raise ImageError("unsupported", "transparency that varies over the image; flatten it")
     return image[:, :, :-1], float(alpha.flat[0]) if alpha.size else None
-
-
-def _turn(image: NDArray[Any], orientation: int) -> tuple[NDArray[Any], int]:
-    """Return an image turned upright, and its orientation; cameras write 0 where they know none."""
-    return turn_upright(image, orientation), orientation if orientation in _ORIENT else 1
 
 
 def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:

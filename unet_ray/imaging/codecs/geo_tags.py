@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from unet_ray.imaging.codecs.range_file import RangeFile
+from unet_ray.imaging.codecs.range_file import PlaneFile, RangeFile
 from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 
 _SCALE, _TIEPOINT, _TRANSFORMATION = 33550, 33922, 34264
@@ -57,19 +57,22 @@ class GeoTags:
 
 
 @QuietTifffile()
-def read_geo_tags(file: BinaryIO | RangeFile, page: int | None = None) -> GeoTags | None:
+def read_geo_tags(file: BinaryIO | RangeFile) -> GeoTags | None:
     """Read the position of an image from the tags of a TIFF file.
 
     Args:
-        file: File that is open for reading and seeking.
-        page: Page of a stack, from 1; None: the first page.
+        file: File that is open for reading and seeking; of a `PlaneFile`, the tags of the image.
 
     Returns:
         Code and transformation; None if the file has none, its tags are malformed, or they hold no
         code.
     """
-    with tifffile.TiffFile(file) as tiff:
-        image = tiff.pages[(page or 1) - 1]
+    source, index = file, 0
+    if isinstance(file, PlaneFile):
+        source = file.page(file.place.pages[0])
+        index = source.index
+    with tifffile.TiffFile(source) as tiff:
+        image = tiff.pages[index]
         tags, width, height = image.tags, int(image.imagewidth), int(image.imagelength)
         found = {code: _read_numbers(tags[code]) for code in _CODES if code in tags}
     keys = _read_keys(found.get(_KEYS, _NONE))

@@ -46,6 +46,8 @@ class Raster:
     """True if ImageJ wrote the file; its binary masks hold 255 in objects, shown as black."""
     orientation: int = 1
     """Orientation of the image, as EXIF and TIFF tag 274 encode it; 1 is upright."""
+    is_colour: bool = True
+    """True if three samples are red, green and blue."""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.decode import ReadImage
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
 from unet_ray.imaging.codecs.raster import Raster
 from unet_ray.imaging.codecs.window_reader import STRIP_ROWS, WindowReader, check_large
@@ -49,7 +50,7 @@ class RowWindows(WindowReader):
         self._top = 0
         self._rows: list[NDArray[Any]] = []
 
-    def _read_raster(self, box: Box) -> Raster:
+    def _read_image(self, box: Box) -> ReadImage:
         if box.top < self._top:
             self._restart()
         strips = self._rows
@@ -66,7 +67,8 @@ class RowWindows(WindowReader):
         columns = [strip[:, box.left : box.right] for strip in strips[:last]]
         samples = np.concatenate(columns)[box.top - self._top : box.bottom - self._top]
         has_alpha = samples.shape[2] in (2, 4)
-        return Raster(samples, has_alpha=has_alpha, bits=samples.dtype.itemsize * 8)
+        bits = samples.dtype.itemsize * 8
+        return ReadImage((Raster(samples, has_alpha=has_alpha, bits=bits),))
 
     def _read_strip(self, top: int) -> NDArray[Any]:
         rows = min(STRIP_ROWS, self.height - top)

@@ -30,7 +30,6 @@ from functools import cache
 from queue import LifoQueue
 from typing import Any, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
@@ -41,16 +40,18 @@ from unet_ray.imaging.codecs.child_pipe import (
     ChildEndedError,
     TimeUpError,
     describe_end,
+    parse_image,
     read_cpu_s,
     read_reply,
     send,
 )
 from unet_ray.imaging.codecs.confinement import MEASURES
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.geo_tags import GeoTags
+from unet_ray.imaging.codecs.image_place import ImagePlace
 from unet_ray.imaging.codecs.mask_samples import ColourTable
-from unet_ray.imaging.codecs.range_file import Fetch, PageFile, RangeFile
+from unet_ray.imaging.codecs.range_file import Fetch, PlaneFile, RangeFile
 from unet_ray.imaging.codecs.raster import MAX_PIXELS
-from unet_ray.imaging.codecs.tiff import PagePlace
 from unet_ray.imaging.geometry import Box
 
 TIME_LIMIT_S = 60.0
@@ -115,11 +116,11 @@ class Decoder:
         self._file_error: ImageError | None = None
         self._is_open = False
 
-    def decode(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    def decode(self, data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS) -> DecodedImage:
         """Decode an encoded image, as `decode_image` does.
 
         Args:
-            data: Whole content of a file that holds one image, or a page of a TIFF stack.
+            data: Whole content of a file that holds one image, or one image of a TIFF.
             max_pixels: Largest height × width that is decoded (px).
 
         Returns:
@@ -130,21 +131,11 @@ class Decoder:
                 the decoder crashed twice or exceeded the time limit, `too_large` if it exceeded
                 the memory limit, `internal` if it was killed from outside, stopped or starved.
         """
-        return self.decode_oriented(data, max_pixels)[0]
-
-    def decode_oriented(
-        self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS
-    ) -> tuple[NDArray[Any], int]:
-        """Decode an image and its orientation, as the function `decode_oriented` does.
-
-        Raises:
-            ImageError: Same as `decode`.
-        """
-        return self._decode("decode", data, max_pixels)
+        return self._parse_image(*self._decode("decode", data, max_pixels))
 
     def decode_label(
         self,
-        data: bytes | PageFile,
+        data: bytes | PlaneFile,
         max_pixels: int = MAX_PIXELS,
         table: ColourTable | None = None,
     ) -> NDArray[Any]:
@@ -153,7 +144,7 @@ class Decoder:
 
     def decode_oriented_label(
         self,
-        data: bytes | PageFile,
+        data: bytes | PlaneFile,
         max_pixels: int = MAX_PIXELS,
         table: ColourTable | None = None,
     ) -> tuple[NDArray[Any], int]:
@@ -163,49 +154,54 @@ class Decoder:
             ImageError: Same as `decode`.
         """
         more = {} if table is None else {"table": table.to_json()}
-        mask, orientation = self._decode("decode_label", data, max_pixels, more)
-        return mask[:, :, 0], orientation
+        reply, samples = self._decode("decode_label", data, max_pixels, more)
+        mask = self._parse_image(reply, samples)
+        return mask.samples[:, :, 0], mask.orientation
 
     def _decode(
         self,
         what: str,
-        data: bytes | PageFile,
+        data: bytes | PlaneFile,
         max_pixels: int,
         more: dict[str, Any] = {},  # noqa: B006 (it is not changed)
-    ) -> tuple[NDArray[Any], int]:
+    ) -> tuple[dict[str, Any], bytes | bytearray]:
         request = {"do": what, "max_pixels": max_pixels} | more
-        if isinstance(data, PageFile):
-            asked = self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
-        else:
-            asked = self._request(request, data)
-        return _make_array(*asked), int(asked[0].get("orientation", 1))
+        if isinstance(data, PlaneFile):
+            return self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
+        return self._request(request, data)
 
-    def find_pages(self, file: RangeFile) -> list[PagePlace]:
-        """Return the places of all pages of a TIFF, as `tiff.find_pages` does.
+    def _parse_image(self, reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
+        """Return the image of a reply; raise ImageError if it is none."""
+        try:
+            return parse_image(reply, body)
+        except (ValueError, TypeError, KeyError) as error:
+            self.close()
+            raise ImageError("unreadable", "its decoder replied with no image") from error
+
+    def find_images(self, file: RangeFile) -> list[ImagePlace]:
+        """Return the places of all images of a TIFF, as `tiff.find_images` does.
 
         Raises:
             ImageError: Same as `decode`.
         """
-        request, data, fetch = _make_file_request("pages", file)
+        request, data, fetch = _make_file_request("images", file)
         _, body = self._request(request, data, fetch)
         try:
-            return [PagePlace.from_json(place, file.size) for place in json.loads(body)]
+            return [ImagePlace.from_json(place, file.size) for place in json.loads(body)]
         except (ValueError, TypeError, KeyError) as error:
             self.close()
             raise ImageError("unreadable", "its decoder replied with invalid places") from error
 
-    def read_geo_tags(self, file: RangeFile, page: int | None) -> GeoTags | None:
+    def read_geo_tags(self, file: RangeFile) -> GeoTags | None:
         """Read the position on Earth that the tags of a TIFF give, as `read_geo_tags` does.
 
         Args:
-            file: TIFF file.
-            page: Page of a stack, from 1; None: the first page.
+            file: TIFF file; of a `PlaneFile`, the tags of the image.
 
         Raises:
             ImageError: Same as `decode`.
         """
-        request, data, fetch = _make_file_request("geo", file)
-        _, body = self._request(request | {"page": page}, data, fetch)
+        _, body = self._request(*_make_file_request("geo", file))
         return None if (found := json.loads(body)) is None else GeoTags.from_json(found)
 
     def call(
@@ -244,8 +240,8 @@ class Decoder:
         self._file, self._is_open = file, True
         return int(reply["height"]), int(reply["width"])
 
-    def window(self, box: Box) -> NDArray[Any]:
-        """Return a window (HWC) of the open image; raise ImageError as `decode` does.
+    def window(self, box: Box) -> DecodedImage:
+        """Return a window of the open image; raise ImageError as `decode` does.
 
         An error that ended the child is the error of all further windows of the image.
         """
@@ -254,7 +250,7 @@ class Decoder:
             raise self._file_error
         request = {"do": "window", "box": [box.top, box.left, box.bottom, box.right]}
         try:
-            return _make_array(*self._request(request, b"", self._file.fetch))
+            return self._parse_image(*self._request(request, b"", self._file.fetch))
         except ImageError as error:
             if self._child is None:
                 self._file_error = error
@@ -426,19 +422,19 @@ class DecoderPool:
         for decoder in self._all:
             decoder.close()
 
-    def find_pages(self, file: RangeFile) -> list[PagePlace]:
-        """Return the places of all pages of a TIFF; see `Decoder.find_pages`."""
+    def find_images(self, file: RangeFile) -> list[ImagePlace]:
+        """Return the places of all images of a TIFF; see `Decoder.find_images`."""
         decoder = self._free.get()
         try:
-            return decoder.find_pages(file)
+            return decoder.find_images(file)
         finally:
             self._free.put(decoder)
 
-    def read_geo_tags(self, file: RangeFile, page: int | None) -> GeoTags | None:
+    def read_geo_tags(self, file: RangeFile) -> GeoTags | None:
         """Read the position of an image on Earth; see `Decoder.read_geo_tags`."""
         decoder = self._free.get()
         try:
-            return decoder.read_geo_tags(file, page)
+            return decoder.read_geo_tags(file)
         finally:
             self._free.put(decoder)
 
@@ -465,11 +461,8 @@ def _create_sealed_memory() -> int:
 def _describe_file(file: RangeFile) -> dict[str, Any]:
     """Describe a file for a request; the bytes of its pieces follow the request."""
     held = [(start, len(piece)) for start, piece in file.pieces]
-    return {
-        "file_size": file.size,
-        "index": file.index if isinstance(file, PageFile) else None,
-        "held": held,
-    }
+    place = file.place.to_json() if isinstance(file, PlaneFile) else None
+    return {"file_size": file.size, "place": place, "held": held}
 
 
 def _make_file_request(what: str, file: RangeFile) -> tuple[dict[str, Any], bytes, Fetch]:
@@ -478,10 +471,6 @@ def _make_file_request(what: str, file: RangeFile) -> tuple[dict[str, Any], byte
 
 def _join_pieces(file: RangeFile) -> bytes:
     return b"".join(piece for _, piece in file.pieces)
-
-
-def _make_array(reply: dict[str, Any], samples: bytes | bytearray) -> NDArray[Any]:
-    return np.frombuffer(samples, reply["dtype"]).reshape(reply["shape"])
 
 
 def _parse_ranges(asked: Any) -> list[tuple[int, int]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
-
-from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.decode import to_colours
-from unet_ray.imaging.codecs.raster import Raster, check_not_empty, check_samples, mapped_errors
+from unet_ray.imaging.codecs.decode import ReadImage, compose_image
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.imaging.codecs.raster import check_not_empty, check_samples, mapped_errors
 from unet_ray.imaging.geometry import Box
 
 MAX_PIXELS = 2**34
@@ -26,8 +24,8 @@ class WindowReader(ABC):
     width: int
     """Width of the image (px)."""
 
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return a window (HWC), with samples as `decode_image` returns them.
+    def read(self, box: Box) -> DecodedImage:
+        """Return a window, with samples as `decode_image` returns them.
 
         Args:
             box: Window, which lies inside the image.
@@ -36,17 +34,18 @@ class WindowReader(ABC):
             ImageError: Same as `decode_image`.
         """
         with mapped_errors():
-            window, alpha = to_colours(self._read_raster(box))
+            window, alpha = compose_image(self._read_image(box))
         if self._alpha not in (None, alpha):
             raise ImageError("unsupported", "transparency that varies over the image; flatten it")
         self._alpha = alpha
-        return check_samples(window)
+        check_samples(window.samples)
+        return window
 
     _alpha: float | None = None
     """Alpha of the windows that were read so far; None if there was none."""
 
     @abstractmethod
-    def _read_raster(self, box: Box) -> Raster:
+    def _read_image(self, box: Box) -> ReadImage:
         """Return the samples of a window as the file holds them."""
 
 

@@ -7,16 +7,13 @@ of a file can make a library open another file.
 
 from __future__ import annotations
 
-from typing import Any
-
-from numpy.typing import NDArray
-
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.decode import ReadImage, decode_image
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
-from unet_ray.imaging.codecs.raster import Raster, mapped_errors
+from unet_ray.imaging.codecs.raster import mapped_errors
 from unet_ray.imaging.codecs.row_windows import RowWindows
-from unet_ray.imaging.codecs.tiff import TIFF_MAGIC
+from unet_ray.imaging.codecs.tiff_directories import TIFF_MAGIC
 from unet_ray.imaging.codecs.tiff_windows import TiffWindows
 from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.geometry import Box
@@ -60,11 +57,11 @@ class _WholeImage(WindowReader):
             )
         (data,) = fetch([(0, size)])
         self._image = decode_image(data)
-        self.height, self.width = self._image.shape[:2]
+        self.height, self.width = self._image.height, self._image.width
 
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return a window (HWC) of the decoded image."""
-        return self._image[box.top : box.bottom, box.left : box.right]
+    def read(self, box: Box) -> DecodedImage:
+        """Return a window of the decoded image."""
+        return self._image.cut(box)
 
-    def _read_raster(self, box: Box) -> Raster:
+    def _read_image(self, box: Box) -> ReadImage:
         raise NotImplementedError

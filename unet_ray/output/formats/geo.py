@@ -15,8 +15,8 @@ import shapely
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.image_sources.encoded import open_encoded
-from unet_ray.image_sources.names import split_page
+from unet_ray.image_sources.encoded import find_place, open_encoded
+from unet_ray.image_sources.names import split_uri
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.georeference import Georeference
@@ -189,13 +189,14 @@ def _read_georeference(uri: str, gate: Gate, notes: Counter[str]) -> Georeferenc
 
     `notes` receives the number of images that could not be read.
     """
-    file, page = split_page(uri)
+    file, key = split_uri(uri)
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)) or not gate.admits(file):
         return None
     try:
         access = gate.roots.confine(Storage.of(file))
-        opened = open_encoded(access, access.uri)
-        return Georeference.from_tags(process_decoder().read_geo_tags(opened, page))
+        place = find_place(process_decoder(), access, access.entry(), key)
+        opened = open_encoded(access, access.uri, place)
+        return Georeference.from_tags(process_decoder().read_geo_tags(opened))
     except (OSError, ImageError, InputError):
         notes["images whose place on the map cannot be read: gone, damaged, or no answer"] += 1
         return None

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import find_place, open_encoded, read_encoded
-from unet_ray.image_sources.names import split_page
+from unet_ray.image_sources.names import split_uri
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.imaging.drawing.overlay import class_colour
@@ -108,7 +108,7 @@ def draw_gallery(
     cards, problems, decoder = dict[int, Card](), [], Decoder()
     try:
         for uri, wanted in sorted(by_image.items()):
-            if not gate.admits(split_page(uri)[0]):
+            if not gate.admits(split_uri(uri)[0]):
                 continue
             try:
                 if uri not in files:
@@ -267,7 +267,7 @@ class _OpenImage:
     def __init__(self, uri: str, known: dict[str, Any], decoder: Decoder, roots: Roots) -> None:
         self.uri, self._decoder = uri, decoder
         self.height, self.width = known["height"], known["width"]
-        file, page = split_page(uri)
+        file, key = split_uri(uri)
         try:
             access = roots.confine(Storage.of(file))
             entry = access.entry()
@@ -275,11 +275,11 @@ class _OpenImage:
             raise ImageError("missing", f"the file cannot be read: {error}") from None
         if entry.size != known["image_bytes"]:
             raise ImageError("changed", "the file is not the one that was segmented")
-        place = find_place(decoder, access, entry, page)
+        place = find_place(decoder, access, entry, key)
         self._pixels: NDArray[Any] | None = None
         if self.height * self.width <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
             data = read_encoded(access, access.uri, place, limit=WHOLE_BYTES)
-            self._pixels = decoder.decode(data)
+            self._pixels = decoder.decode(data).samples
             if self._pixels.shape[:2] != (self.height, self.width):
                 raise ImageError("changed", "the image has another size than when segmented")
         else:
@@ -293,7 +293,7 @@ class _OpenImage:
     def read(self, place: Box) -> NDArray[Any]:
         """Return a part of the image, HWC."""
         if self._pixels is None:
-            return self._decoder.window(place)
+            return self._decoder.window(place).samples
         return self._pixels[place.top : place.bottom, place.left : place.right]
 
     @cached_property
@@ -309,7 +309,8 @@ class _OpenImage:
             Box(top, 0, min(top + rows, self.height), self.width)
             for top in range(0, self.height, rows)
         ]
-        return np.concatenate([self._decoder.window(strip)[::step, ::step] for strip in strips])
+        windows = (self._decoder.window(strip).samples for strip in strips)
+        return np.concatenate([window[::step, ::step] for window in windows])
 
 
 def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:

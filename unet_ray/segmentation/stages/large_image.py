@@ -33,7 +33,7 @@ from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
 from unet_ray.prefetch import ahead
-from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, page_place
+from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, image_place
 from unet_ray.segmentation.stages.measure import Measure, nested_list
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import MASKS, REGIONS
@@ -116,7 +116,7 @@ class _LargeImage:
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0}
         etag = row["image_etag"] if config.check_etags else None
-        file = open_encoded(config.access, row["file_uri"], page_place(row), etag)
+        file = open_encoded(config.access, row["file_uri"], image_place(row), etag)
         row |= {"image_bytes": file.size}
         with self._at("decode"):
             height, width = self.decoder.open(file)
@@ -147,8 +147,8 @@ class _LargeImage:
 
     def _window(self, box: Box) -> NDArray[Any]:
         window = self.decoder.window(box)
-        self.row["channels"] = window.shape[2]
-        return self.config.predictor.preprocessing.check(window)
+        self.row["channels"] = window.samples.shape[2]
+        return self.config.predictor.preprocessing.check(window.samples)
 
     def _predict(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
         tile, pixels = window

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
-from unet_ray.segmentation.stages.columns import PROBABILITIES, failure
+from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, valid_mask
 from unet_ray.segmentation.stages.large_image import PredictLarge
 from unet_ray.tables.binary_columns import table_with, view_samples
 
@@ -55,14 +55,15 @@ class Predict:
         each_s = seconds / max(1, len(images))
         for index, row in enumerate(rows):
             row["prob_u8"] = found.get(index)
+            if index in found and (valid := valid_mask(row)) is not None:
+                found[index][:, ~valid] = 0
             row["predict_s"] = each_s if index in images else 0.0
             row["batch_divisor"] = self.predictor.batch_divisor
         return table_with(rows, PROBABILITIES, "prob_u8")
 
-    def _as_image(self, row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
-        return samples.view(self.predictor.preprocessing.dtype).reshape(
-            row["height"], row["width"], row["channels"]
-        )
+    @staticmethod
+    def _as_image(row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
+        return samples.view(row["dtype"]).reshape(row["height"], row["width"], row["channels"])
 
     def _predict_singly(
         self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]
