@@ -327,8 +327,15 @@ def _refuse_twice(database: Workspace, named: str) -> None:
 
 
 def _refuse_pages_as_files(database: Workspace, named: str) -> None:
-    """Refuse a file whose name is that of a page of a listed stack: both would have one row key."""
-    database.store("twice", "SELECT image_uri FROM pages SEMI JOIN archive USING (image_uri)")
+    """Refuse a file whose name is that of an image in a listed stack: both would have one row key.
+
+    A file that holds one image of several pages has the name of that image itself.
+    """
+    database.store(
+        "twice",
+        "SELECT image_uri FROM (FROM pages WHERE image_uri <> file_uri) "
+        "SEMI JOIN archive USING (image_uri)",
+    )
     count = database.value("SELECT count(*) FROM twice")
     if count:
         raise listed_twice(named, count, database.value("SELECT min(image_uri) FROM twice"))
