@@ -102,32 +102,33 @@ def imagej_colour_image() -> Case:
 
 @case
 def imagej_counts_that_contradict() -> Case:
+    """The pages stay pages, and the run says so."""
     marks = draw_stack(4, seed=109)
-    planes = paint(first(marks))
-    data = imagej_pages(planes, "images=4\nchannels=2\nslices=3\nhyperstack=true\n")
-    right = {"image.tif": imagej_pages(planes, "images=4\nslices=4\n")}
-    images = several(data, {f"z={z}": marks[z] for z in range(4)})
-    return refused(images, "channels|slices|images|planes", files=right)
+    text = "images=4\nchannels=2\nslices=3\nhyperstack=true\n"
+    images = {f"page={page}": marks[page - 1] for page in (1, 2, 3, 4)}
+    return several(imagej_pages(paint(first(marks)), text), images, note="axes")
 
 
-def one_directory(samples: NDArray[Any], axes: str) -> bytes:
-    """Return a file of ImageJ with the directory of the first plane only, as beyond 4 GB."""
-    return imagej(samples, axes, truncate=True)
+def one_directory(data: bytes, seed: int) -> Case:
+    """Return a file in which only the first of 6 planes has a directory, and how it is refused."""
+    marks = draw_stack(3, channels=2, seed=seed)
+    pages = {"image.tif": imagej(channels_first(paint(marks, "uint16")), "ZCYX")}
+    images = several(data, {f"z={z}": marks[z] for z in range(3)}, "u16x2")
+    return refused(images, "directory; save each image as a page", files=pages)
 
 
 @case
 def imagej_with_one_directory() -> Case:
-    marks = draw_stack(3, channels=2, seed=110)
-    data = one_directory(channels_first(paint(marks, "uint16")), "ZCYX")
-    return several(data, {f"z={z}": marks[z] for z in range(3)}, "u16x2")
+    """As ImageJ writes stacks beyond 4 GB."""
+    samples = channels_first(paint(draw_stack(3, channels=2, seed=110), "uint16"))
+    return one_directory(imagej(samples, "ZCYX", truncate=True), 110)
 
 
 @case
 def imagej_with_one_directory_that_is_cut_off() -> Case:
-    marks = draw_stack(3, channels=2, seed=111)
-    data = one_directory(channels_first(paint(marks, "uint16")), "ZCYX")
-    half = data[: -marks[0].size * 3]
-    return several(half, {"z=0": marks[0], "z=1": None, "z=2": None}, "u16x2", may_refuse=True)
+    samples = channels_first(paint(draw_stack(3, channels=2, seed=111), "uint16"))
+    data = imagej(samples, "ZCYX", truncate=True)
+    return one_directory(data[: -samples.nbytes // 2], 111)
 
 
 @case
@@ -191,9 +192,8 @@ def shaped_without_axes() -> Case:
 
 @case
 def shaped_with_one_directory() -> Case:
-    marks = draw_stack(3, channels=2, seed=125)
-    data = shaped(channels_first(paint(marks, "uint16")), "ZCYX", truncate=True)
-    return several(data, {f"z={z}": marks[z] for z in range(3)}, "u16x2")
+    samples = channels_first(paint(draw_stack(3, channels=2, seed=125), "uint16"))
+    return one_directory(shaped(samples, "ZCYX", truncate=True), 125)
 
 
 @case

@@ -429,26 +429,37 @@ def ome_with_fewer_pages_than_it_says() -> Case:
 
 @case
 def ome_xml_that_is_cut_off() -> Case:
-    marks = draw(19, 2)
+    """The pages stay pages, and the run says so."""
+    marks = draw_stack(2, seed=19)
     xml = ome_xml(image_xml(names=NAMED))[:300]
-    data = ome_tiff([paint(marks[:, :, c], "uint16") for c in range(2)], xml)
-    joined = {"image.tif": ome_of(channels_first(marks), "CYX", NAMED)}
-    return refused(one(data, marks, "dapi,actin"), "XML", files=joined)
+    images = {f"page={page}": marks[page - 1] for page in (1, 2)}
+    planes = [*first(paint(marks, "uint16"))]
+    return several(ome_tiff(planes, xml), images, "u16x3", note="axes")
 
 
 @case
 def ome_of_a_companion_file() -> Case:
     """The XML lies in another file: the axes of this one are not known."""
-    marks = draw(20, 2)
+    marks = draw_stack(2, seed=20)
     xml = (
         b'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
         b'UUID="urn:uuid:00000000-0000-4000-8000-000000000009"><BinaryOnly '
         b'MetadataFile="set.companion.ome" UUID="urn:uuid:00000000-0000-4000-8000-000000000001"/>'
         b"</OME>"
     )
-    data = ome_tiff([paint(marks[:, :, c], "uint16") for c in range(2)], xml)
-    joined = {"image.tif": ome_of(channels_first(marks), "CYX", NAMED)}
-    return refused(one(data, marks, "dapi,actin"), "companion|axes|channel|named", files=joined)
+    images = {f"page={page}": marks[page - 1] for page in (1, 2)}
+    planes = [*first(paint(marks, "uint16"))]
+    return several(ome_tiff(planes, xml), images, "u16x3", note="axes")
+
+
+@case
+def ome_with_a_page_that_it_does_not_name() -> Case:
+    """A label or a thumbnail behind the planes, that nothing marks as such."""
+    marks = draw(37, 2)
+    planes = [paint(marks[:, :, c], "uint16") for c in range(2)]
+    xml = ome_xml(image_xml(names=NAMED, tiff_data='<TiffData IFD="0" PlaneCount="2"/>'))
+    data = ome_tiff([*planes, planes[0][:20, :20]], xml)
+    return one(data, marks, "dapi,actin", may_refuse=True)
 
 
 @case

@@ -10,6 +10,7 @@ from PIL import Image as PillowImage
 
 from tests.engine.image_zoo.cases import (
     Case,
+    Image,
     case,
     channels_first,
     draw,
@@ -67,6 +68,14 @@ def fax_page_compressed_by_group_3() -> Case:
     page = PillowImage.fromarray(first(marks) == 1)
     page.save(buffer, "TIFF", compression="group3")
     return one(buffer.getvalue(), np.where(marks == 1, 1, -1).astype(np.int8))
+
+
+@case
+def stack_with_the_suffix_of_another_format() -> Case:
+    marks = draw_stack(2, seed=207)
+    data = tiff(*paint(first(marks)))
+    images = {f"image.png#page={page}": Image(marks[page - 1]) for page in (1, 2)}
+    return Case({"image.png": data}, images, may_refuse=True)
 
 
 # --- samples of a pixel
