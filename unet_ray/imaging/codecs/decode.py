@@ -174,7 +174,7 @@ def finish_image(image: DecodedImage, alpha: Alpha | None, lossy_samples: bool) 
     """
     samples, valid = image.samples, image.valid
     check_not_empty(samples.shape)
-    valid = _leave_out(valid, alpha and alpha.shown)
+    valid = _leave_out(valid, None if alpha is None else alpha.shown)
     valid = _leave_out(valid, find_finite(samples))
     if valid is not None and valid.all():
         valid = None
@@ -346,7 +346,7 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         image = image.convert("RGB")
     if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I", "F"):
         raise ImageError("unsupported", f"pixel format {image.mode}")
-    samples = np.asarray(image)
+    samples: NDArray[Any] = np.asarray(image)
     if image.mode.startswith("I"):
         samples = _narrow_to_uint16(samples)
     samples = samples[:, :, None] if samples.ndim == 2 else samples

@@ -311,13 +311,14 @@ def read_page(page: Any, max_pixels: int) -> Raster:
 def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
     """Raise ImageError if images without a directory follow the only page of a file.
 
-    Such images are known only from the description in the file.
+    Such images are known only from the description in the file. A description may also be older
+    than the file, so there must be samples of one more image, if not of all of them.
     """
     images = _count_stated_images(tiff, page)
     if (
         images > 1
         and page.is_contiguous
-        and page.dataoffsets[0] + images * page.nbytes <= tiff.filehandle.size
+        and page.dataoffsets[0] + 2 * page.nbytes <= tiff.filehandle.size
     ):
         raise ImageError(
             "unsupported",
