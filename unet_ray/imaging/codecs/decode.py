@@ -330,7 +330,7 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
 def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
     key = image.info.get("transparency") if image.format == "PNG" else None
     if image.mode == "1":
-        samples = np.asarray(image)[:, :, None].astype(np.uint8)
+        samples: NDArray[Any] = np.asarray(image)[:, :, None].astype(np.uint8)
         no_data = "" if key is None else str(key // 255)
         return Raster(samples, bits=1, orientation=orientation, no_data=no_data)
     if image.mode == "P" and image.format == "GIF":
@@ -346,7 +346,7 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         image = image.convert("RGB")
     if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I", "F"):
         raise ImageError("unsupported", f"pixel format {image.mode}")
-    samples: NDArray[Any] = np.asarray(image)
+    samples = np.asarray(image)
     if image.mode.startswith("I"):
         samples = _narrow_to_uint16(samples)
     samples = samples[:, :, None] if samples.ndim == 2 else samples
