@@ -20,6 +20,7 @@ IMAGING |= {
     "imaging.labels",
     "imaging.metrics",
     "imaging.regions",
+    "imaging.resampling",
     "imaging.tiling",
 }
 ANYWHERE = {"errors", "flags", "prefetch", "text"}
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "imaging.tiling_config": set(),
     "imaging.tiling": {"imaging.geometry", "imaging.tiling_config"},
     "imaging.georeference": {"imaging.codecs"},
+    "imaging.resampling": {"imaging.geometry"},
     "imaging.codecs": {"imaging.geometry"},
     "imaging.regions": {"imaging.geometry"},
     "imaging.labels": {"imaging.geometry", "imaging.regions"},

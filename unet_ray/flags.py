@@ -177,6 +177,30 @@ def parse_age(text: str | None, flag: str) -> float | None:
     return float(found[1]) * _SECONDS[found[2]]
 
 
+_PIXEL_SIZES_UM = 1e-4, 1e9
+"""Smallest and largest pixel size that a flag takes (µm)."""
+
+
+def parse_pixel_size(text: str | None) -> float | Literal["model"] | None:
+    """Return a pixel size of `--pixel-size` (µm), or `model`; None where it is not given.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if text is None or text == "model":
+        return text  # type: ignore[return-value]
+    try:
+        size_um = float(text)
+    except ValueError:
+        size_um = 0.0
+    least, most = _PIXEL_SIZES_UM
+    if not least <= size_um <= most:
+        raise InputError(
+            f"--pixel-size {text}: give model, or a size in µm, {least:g} to {most:g}, as in 0.5"
+        )
+    return size_um
+
+
 ANY_NODE = "node"
 """Name of a node type that has no name, and of a price for all types."""
 

@@ -64,6 +64,17 @@ def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
     assert replace(one, classes=(ClassSpec(1, "b"),)).digest != one.digest
     assert replace(one, weights=make_model().weights).digest != one.digest
     assert replace(one, metrics={"x": 1}, versions={"y": "2"}).digest == one.digest
+    assert replace(one, pixel_size_um=(0.5, 0.5)).digest == one.digest
+
+
+def test_the_pixel_size_of_the_training_images_comes_back(tmp_path: Path) -> None:
+    saved = replace(make_model(), pixel_size_um=(0.5, 2.0))
+    save_model(saved, Storage.of(str(tmp_path)))
+    assert load_model(Storage.of(str(tmp_path))) == saved
+
+
+def test_a_model_of_an_earlier_version_has_no_pixel_size() -> None:
+    assert load_model(Storage.of(f"{OLD_MODELS}/plain")).pixel_size_um is None
 
 
 @pytest.mark.parametrize(
@@ -196,7 +207,7 @@ for _ in range(200):
         (put("preprocessing", "limits", value=[2.0, -2.0]), "limits 2.0 and -2.0: the second"),
         (put("preprocessing", "limits", value=[1.0]), "there are 1, there must be 2"),
         (put("preprocessing", "limits", value=[1e30, 1e31]), "preprocessing limits 1e[+]30"),
-        (put("preprocessing", "dtype", value="int8"), "dtype int8: choose uint8, uint16"),
+        (put("preprocessing", "dtype", value="int32"), "dtype int32: choose uint8, uint16"),
         (put("preprocessing", value=[]), r"preprocessing \[\] is not an object"),
         (
             put("preprocessing", value={"dtype": "uint8", "offset": [1], "scale": [1]}),

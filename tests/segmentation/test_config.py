@@ -35,6 +35,7 @@ MODEL = Model(
         {"context": 4, "tile": 512},
         {"channels": "0"},
         {"channels": "DAPI"},
+        {"pixel_size": "0.5"},
     ],
     ids=str,
 )
@@ -74,6 +75,24 @@ def test_channels_that_mean_the_same_have_the_same_digest() -> None:
 def test_the_tile_can_change_a_row_where_tiles_are_not_exact(exact: dict[str, object]) -> None:
     config = replace(CONFIG, **exact)
     assert config_digest(replace(config, tile=64), MODEL) != config_digest(config, MODEL)
+
+
+def test_the_pixel_size_of_the_model_changes_the_digest_only_where_it_is_used() -> None:
+    learnt, other = (replace(MODEL, pixel_size_um=size) for size in ((0.5, 0.5), (0.25, 0.5)))
+    assert config_digest(CONFIG, learnt) == config_digest(CONFIG, other)
+    as_learnt = replace(CONFIG, pixel_size="model")
+    assert config_digest(as_learnt, learnt) != config_digest(as_learnt, other)
+    assert config_digest(as_learnt, learnt) == config_digest(
+        replace(CONFIG, pixel_size=".5"), MODEL
+    )
+    with pytest.raises(InputError, match="m does not know the pixel size of its training images"):
+        config_digest(as_learnt, MODEL)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "1e-5", "0.5um", "Model"])
+def test_pixel_sizes_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=f"--pixel-size {text}: give model, or a size in µm"):
+        replace(CONFIG, pixel_size=text)
 
 
 def test_an_unknown_precision_is_refused_in_one_line() -> None:

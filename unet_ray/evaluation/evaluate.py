@@ -29,6 +29,7 @@ from unet_ray.imaging.metrics.metrics import (
     pool_metrics,
 )
 from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.interpretation import interpret_masks
 from unet_ray.labelled_data.predict_labelled import predict_labelled
@@ -219,12 +220,13 @@ def count_against(
     labelling: Labelling,
     boundary_tolerance_px: int,
     prob_u8_khw: NDArray[np.uint8],
-    masks: list[NDArray[Any]],
+    labelled: LabelledPixels,
 ) -> NDArray[np.float64]:
     """Compare an image with its masks after postprocessing; return counts, (classes, COUNTS)."""
-    targets = labelling.targets(masks)
+    _, masks, valid = labelled
+    targets = labelling.targets(masks, valid)
     found = [postprocessing.objects(place, prob_u8_khw) for place in range(len(targets))]
-    truth = [labelling.objects(masks, place) for place in range(len(targets))]
+    truth = [labelling.objects(masks, place, valid) for place in range(len(targets))]
     planes = np.stack([mask for mask, _ in found])
     return count_image(
         planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px

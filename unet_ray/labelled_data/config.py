@@ -45,6 +45,9 @@ class LabelConfig:
     rescale_masks: bool = False
     """Scale labels that were drawn for another size of the same aspect ratio; otherwise such images
     cannot be used."""
+    lossy_samples: bool = False
+    """Round whole numbers beyond 16,777,216, which 32-bit floats do not hold; otherwise images with
+    such samples cannot be used."""
     label_property: str | None = None
     """Property of GeoJSON, GeoPackage and GeoParquet features that names their class; none: all are
     of one class. Default: the one that is called class, label or the like."""
@@ -84,6 +87,7 @@ class LabelConfig:
             mask_affix=self.mask_affix,
             frame=self.mask_frame,
             rescale=self.rescale_masks,
+            lossy_samples=self.lossy_samples,
             area_class=self.area_class,
             label_property=self.label_property,
             label_crs=self.label_crs,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
 from unet_ray.image_sources.encoded import read_encoded
@@ -48,6 +47,8 @@ class LabelOptions:
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False
     """True if masks of another size are scaled where the aspect ratio agrees."""
+    lossy_samples: bool = False
+    """True to round whole numbers of images that float32 does not hold."""
     label_property: str | None = None
     """Property of features that names their class; None: found out, `none`: a single class."""
     label_crs: str | None = None
@@ -107,7 +108,8 @@ class LabelledImage:
             ImageError: A file cannot be decoded, masks do not have the size of their image, or it
                 lacks channels that are taken.
         """
-        decoded, place = process_decoder().decode(encoded[0]), self.image.place
+        lossy_samples, place = access.options.lossy_samples, self.image.place
+        decoded = process_decoder().decode(encoded[0], lossy_samples=lossy_samples)
         image = ImageChannels.of(place if place and has_channel_pages(place) else decoded)
         places = access.channels.locate(image) if access.channels else tuple(range(image.count))
         decoded = take_channels(decoded, place, access.channels)
@@ -116,6 +118,7 @@ class LabelledImage:
             channels=decoded.channels,
             places=places,
             file_channels=image.count,
+            pixel_size_um=decoded.pixel_size_um,
         )
 
     def _decode_masks(
@@ -125,7 +128,7 @@ class LabelledImage:
         image, orientation = decoded.samples, decoded.orientation
         shown = decoded.height, decoded.width
         if self.row is not None and access.drawing:
-            return self._draw(image, orientation, access, access.drawing)
+            return self._draw(decoded, access, access.drawing)
         masks, turned = [], False
         for content, source in zip(encoded[1:], self.masks, strict=True):
             mask, own = decoder.decode_oriented_label(content, table=access.table)
@@ -139,13 +142,11 @@ class LabelledImage:
                 f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        return LabelledArrays(image, masks, 1 if turned else orientation)
+        return LabelledArrays(image, masks, 1 if turned else orientation, valid=decoded.valid)
 
-    def _draw(
-        self, image: Any, orientation: int, access: LabelAccess, drawing: Drawing
-    ) -> LabelledArrays:
+    def _draw(self, image: DecodedImage, access: LabelAccess, drawing: Drawing) -> LabelledArrays:
         assert self.row is not None
-        shown = image.shape[0], image.shape[1]
+        shown, orientation = (image.height, image.width), image.orientation
         stated = drawing.stated_size(self.row)
         is_stated = stated is not None
         if access.options.frame == "stored" and not is_stated:
@@ -153,7 +154,8 @@ class LabelledImage:
         size = choose_size(
             stated or shown, shown, orientation, access.options.rescale, "its label file"
         )
-        return LabelledArrays(image, drawing.draw(self.row, size), orientation, is_stated)
+        masks = drawing.draw(self.row, size)
+        return LabelledArrays(image.samples, masks, orientation, is_stated, valid=image.valid)
 
 
 def _read_source(access: Storage, source: ImageSource) -> bytes | PlaneFile:

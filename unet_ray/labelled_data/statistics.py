@@ -28,6 +28,7 @@ from unet_ray.imaging.channels import (
 )
 from unet_ray.imaging.codecs.decode import is_grey
 from unet_ray.imaging.codecs.decoded_image import COLOURS
+from unet_ray.imaging.codecs.pixel_size import SizeUm
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
@@ -90,8 +91,12 @@ class ImageFacts:
     """Gradient along the outlines of the labels, divided by that beside them."""
     colours: tuple[tuple[int, int], ...] = ()
     """Pairs (mask value, colour 0xRRGGBB) of a mask with a palette."""
+    pixel_size_um: SizeUm | None = None
+    """Width and height of a pixel (µm), upright; None if the file does not state it."""
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
+    has_no_data: bool = False
+    """True if some pixels of the image are not there."""
 
     @property
     def used(self) -> ImageChannels:
@@ -257,6 +262,22 @@ class DatasetStatistics:
             ChannelStatistics.percentiles_of(samples),
         )
         return Preprocessing.of(kind, chosen[0].dtype, found)
+
+    def find_pixel_size(self, indices: Sequence[int]) -> SizeUm | None:
+        """Return the median pixel size of some of the images (µm).
+
+        Args:
+            indices: Indices of the images in the set.
+
+        Returns:
+            Width and height; None where fewer than half of these images state theirs.
+        """
+        sizes = [self.facts[index].pixel_size_um for index in indices]
+        known = [size for size in sizes if size is not None]
+        if not known or 2 * len(known) < len(sizes):
+            return None
+        width, height = np.median(np.array(known), axis=0).tolist()
+        return width, height
 
     @property
     def _read(self) -> list[ImageFacts]:
@@ -470,8 +491,9 @@ def describe_image(
         facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
     if files.access.drawing:
         facts = replace(facts, overlap=_count_overlap(files.access.drawing.labelling, decoded))
-    aligned = decoded.align_as_fits(files.access.options.frame or "shown")
-    return replace(facts, edge_contrast=measure_edge_contrast(*aligned)), decoded
+    image, masks, valid = decoded.align_as_fits(files.access.options.frame or "shown")
+    contrast = measure_edge_contrast(image, masks)
+    return replace(facts, edge_contrast=contrast, has_no_data=valid is not None), decoded
 
 
 def _count_overlap(labelling: Labelling, decoded: LabelledArrays) -> int:
@@ -539,6 +561,7 @@ def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -
         "high": pixels.max(0).tolist(),
         "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
         "values": [list(mask_values(mask).items()) for mask in decoded.masks],
+        "pixel_size_um": decoded.pixel_size_um,
         "fit": decoded.fit,
     }
 

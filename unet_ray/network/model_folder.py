@@ -12,6 +12,7 @@ import logging
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from unet_ray.errors import InputError, one_line
@@ -55,6 +56,9 @@ class Model:
     """Settings of the separation of touching objects. The network then has a second filter per
     class, for the markers of its objects; the filters of all classes come first, then those of all
     markers. None: objects are the components of the masks."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Median width and height of the pixels of the training images (µm); not part of the digest.
+    None: most of them do not state theirs."""
     training: dict[str, Any] = field(default_factory=dict)
     """Settings of the training; not part of the digest."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +75,8 @@ class Model:
     def __post_init__(self) -> None:
         check_classes(self.classes)
         check_range("thresholds", self.thresholds, 0, 1)
+        if self.pixel_size_um is not None and not all(map(_is_size, self.pixel_size_um)):
+            raise InputError(f"pixel_size_um {list(self.pixel_size_um)}: sizes are more than 0")
         classes, separation = len(self.classes), self.separation
         _check_count("thresholds", len(self.thresholds), classes)
         filters = 2 * classes if separation else classes
@@ -169,6 +175,10 @@ class Model:
         return network
 
 
+def _is_size(side_um: float) -> bool:
+    return 0 < side_um < inf
+
+
 def _check_count(name: str, found: int, needed: int) -> None:
     if found != needed:
         raise InputError(f"{name}: there are {found}, there must be {needed}")
@@ -228,6 +238,7 @@ def save_model(model: Model, folder: Storage) -> None:
         "weights": {"file": weights, "sha256": model.weights_sha256},
         **model._meaning(),
         "channels": model.channels,
+        "pixel_size_um": model.pixel_size_um,
         "training": model.training,
         "metrics": model.metrics,
         "versions": model.versions,
@@ -364,6 +375,7 @@ def _parse(described: JsonObject) -> Model:
         parse_preprocessing(described.object("preprocessing")),
         tuple(map(float, described.numbers("thresholds"))),
         None if separation is None else _parse_separation(JsonObject.of(separation, "parting")),
+        _parse_pixel_size(described),
         training,
         metrics,
         versions,
@@ -418,6 +430,14 @@ def _parse_separation(described: JsonObject) -> Separation:
         described.integer("steps"),
         tuple(map(float, scores)),
     )
+
+
+def _parse_pixel_size(described: JsonObject) -> tuple[float, float] | None:
+    if described.values.get("pixel_size_um") is None:  # of an earlier version, or not known
+        return None
+    sides = described.numbers("pixel_size_um")
+    _check_count("sides of pixel_size_um", len(sides), 2)
+    return float(sides[0]), float(sides[1])
 
 
 def preprocessing_as_json(preprocessing: Preprocessing) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def segment(
         result = SegmentResult(new_run_id())
         result.date = config.date or f"{result.started_at:%Y-%m-%d}"
         result.image_roots = list(scan.roots.uris or ())
+        result.model_pixel_size_um = model.pixel_size_um
         with OutputLock(output, result.run_id):
             inventory = _look_at(output)
             plan = plan_against(inventory)

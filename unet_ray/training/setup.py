@@ -18,6 +18,7 @@ from unet_ray.errors import InputError
 from unet_ray.flags import check_metric, parse_channels
 from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
 from unet_ray.imaging.codecs.decoded_image import COLOURS
+from unet_ray.imaging.codecs.pixel_size import SizeUm, format_pixel_size
 from unet_ray.imaging.labels.crops import CropConfig, count_crops
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.labelled_data.interpretation import interpret_masks
@@ -60,6 +61,8 @@ class TrainingSetup:
     """Index in `validation_reader` and URI of each validation image."""
     decisions: DataDecisions
     """Decisions about the labelled images; a training that resumes keeps them."""
+    pixel_size_um: SizeUm | None
+    """Median width and height of the pixels of the images to learn from (µm), if most state it."""
 
 
 def choose_channels(
@@ -149,16 +152,28 @@ def set_up_training(
         notes.append(_note_no_validation(config))
     for note in notes:
         _logger.info(f"note: {note}")
+    pixel_size_um = statistics.find_pixel_size(learnt)
+    if pixel_size_um:
+        _logger.info(f"pixel size: {format_pixel_size(pixel_size_um)}, the median of the images")
     visits = _plan_visits(statistics, learnt, crops.side)
     held_in = validation or statistics
     return TrainingSetup(
         network,
         _initial_weights(initial, labelling, network) if initial else None,
-        CropSampler(statistics.reader, visits, labelling, preprocessing, crops, config.seed),
+        CropSampler(
+            statistics.reader,
+            visits,
+            labelling,
+            preprocessing,
+            crops,
+            config.seed,
+            any(statistics.facts[index].has_no_data for index in learnt),
+        ),
         0 if statistics.decoded_once else _SHUFFLED_CROPS,
         held_in.reader,
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
         DataDecisions(labelling, preprocessing, tuple(sorted(kept)), inputs),
+        pixel_size_um,
     )
 
 

@@ -178,6 +178,7 @@ def _save(
         task.sampler.preprocessing,
         tuple(best.thresholds[c.name] for c in labelling.classes),
         Separation((0.5,) * classes, (1,) * classes) if config.separate else None,
+        pixel_size_um=task.pixel_size_um,
         training=asdict(config) | {"labelling": asdict(labelling), "run_folder": run_folder.uri},
         metrics=asdict(best),
         versions=software_versions(),

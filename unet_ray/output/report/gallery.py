@@ -36,6 +36,7 @@ from unet_ray.imaging.drawing.overlay import class_colour, stretch_contrast
 from unet_ray.imaging.drawing.panels import PANEL_PX, image_panel
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.outline_wkb import parse_outlines
+from unet_ray.output.pixel_area import PIXEL_SIDES, measure_pixel_area
 from unet_ray.output.report.facts import Facts
 from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.roots import Gate, Roots
@@ -182,10 +183,11 @@ def _choose(database: Workspace, each: int) -> Iterator[tuple[str, str, int | No
 
 
 def _read_sizes(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the height, width and bytes of images at the time they were segmented."""
+    """Return the height, width, bytes and pixel size of images at the time they were segmented."""
     database.read("chosen", pa.table({"image_uri": pa.array(uris, pa.string())}), ("image_uri",))
     rows = database.table(
-        "SELECT image_uri, height, width, image_bytes FROM date_images "
+        f"SELECT image_uri, height, width, image_bytes, {', '.join(PIXEL_SIDES)} "
+        "FROM date_images "
         "SEMI JOIN chosen USING (image_uri) WHERE error_type IS NULL ORDER BY segmented_at"
     ).to_pylist()
     return {row["image_uri"]: row for row in rows}
@@ -300,6 +302,7 @@ class _OpenImage:
     ) -> None:
         self.uri, self._decoder, self._channels = uri, decoder, channels
         self.height, self.width = known["height"], known["width"]
+        self.pixel_um2 = measure_pixel_area(known)
         file, key = split_uri(uri)
         try:
             access = roots.confine(Storage.of(file))
@@ -441,4 +444,7 @@ def _write_caption(image: _OpenImage, rows: Any, region_id: int | None, place: B
     if region_id is None:
         return f"{len(rows):,} regions; {size}"
     row = rows.filter(pc.equal(rows["region_id"], region_id)).to_pylist()[0]
-    return f"{row['class_name']}, {row['area']} px, score {row['score']:.3f}; {size}"
+    area = f"{row['area']} px"
+    if image.pixel_um2 is not None:
+        area += f" ({row['area'] * image.pixel_um2:.4g} µm²)"
+    return f"{row['class_name']}, {area}, score {row['score']:.3f}; {size}"

@@ -16,6 +16,7 @@ from unet_ray.imaging.channels import ChannelSelection, take_channels, take_page
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
+from unet_ray.imaging.resampling import find_factors
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import PIXELS, failure, found_row, image_place
@@ -69,6 +70,10 @@ class Decode:
     """Decoded bytes at which a table is handed on."""
     channels: ChannelSelection | None = None
     """Channels that the network takes of each image; None: all."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Width and height of pixels for the network (µm); None: images are not resampled."""
+    lossy_samples: bool = False
+    """True to round whole numbers that float32 does not hold."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode the images of a table in its order while the next ones are read."""
@@ -120,9 +125,11 @@ class Decode:
     def _decode(self, row: dict[str, Any], data: bytes | PlaneFile) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            decoded = process_decoder().decode(data, WHOLE_PIXELS)
+            decoded = process_decoder().decode(data, WHOLE_PIXELS, self.lossy_samples)
             decoded = take_channels(decoded, image_place(row), self.channels)
             image = self.preprocessing.check(decoded.samples, decoded.valid)
+            if self.pixel_size_um is not None:  # where it cannot be resampled, it fails here
+                find_factors(decoded.pixel_size_um, self.pixel_size_um)
             height, width, channels = image.shape
             found = found_row(decoded) | {
                 "height": height,

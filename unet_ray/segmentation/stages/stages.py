@@ -34,12 +34,22 @@ class Stages:
     measure: Measure
     channels: ChannelSelection
     """Channels that the network takes of each image."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Width and height of pixels for the network (µm); None: images are not resampled."""
+    lossy_samples: bool = False
+    """True to round whole numbers that float32 does not hold."""
 
     @property
     def decode(self) -> Decode:
         """The decode stage, from plan to pixels."""
         return Decode(
-            self.access, self.preprocessing, self.check_etags, self.block_bytes, self.channels
+            self.access,
+            self.preprocessing,
+            self.check_etags,
+            self.block_bytes,
+            self.channels,
+            self.pixel_size_um,
+            self.lossy_samples,
         )
 
     def build_predict(self, model: Model, tell: Callable[[int, int], None]) -> Predict:
@@ -57,6 +67,13 @@ class Stages:
 
         predictor = Predictor(model.build(), model.preprocessing, self.predictor)
         large = PredictLarge(
-            self.access, predictor, self.measure, self.check_etags, tell, self.channels
+            self.access,
+            predictor,
+            self.measure,
+            self.check_etags,
+            tell,
+            self.channels,
+            self.pixel_size_um,
+            self.lossy_samples,
         )
-        return Predict(predictor, large)
+        return Predict(predictor, large, self.pixel_size_um)
