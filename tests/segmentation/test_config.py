@@ -33,6 +33,8 @@ MODEL = Model(
         {"precision": "bfloat16"},
         {"context": 4},
         {"context": 4, "tile": 512},
+        {"channels": "0"},
+        {"channels": "DAPI"},
         {"pixel_size": "0.5"},
     ],
     ids=str,
@@ -60,6 +62,13 @@ def test_what_can_change_a_row_changes_the_digest(change: dict[str, object]) -> 
 )
 def test_what_cannot_change_a_row_does_not_change_the_digest(change: dict[str, object]) -> None:
     assert config_digest(replace(CONFIG, **change), MODEL) == config_digest(CONFIG, MODEL)
+
+
+def test_channels_that_mean_the_same_have_the_same_digest() -> None:
+    one, two = (replace(CONFIG, channels=channels) for channels in ("DAPI,actin", "dapi, Actin"))
+    assert config_digest(one, MODEL) == config_digest(two, MODEL)
+    other = replace(CONFIG, channels="actin,DAPI")
+    assert config_digest(other, MODEL) != config_digest(one, MODEL)
 
 
 @pytest.mark.parametrize("exact", [{"context": 4}, {"precision": "bfloat16"}], ids=str)

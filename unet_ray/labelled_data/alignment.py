@@ -48,10 +48,16 @@ class LabelledArrays:
     """EXIF orientation of the image that the masks do not have themselves; 1: none."""
     is_stated: bool = True
     """False if the masks have the size of the image because their own is not known."""
-    pixel_size_um: SizeUm | None = None
-    """Width and height of a pixel of the image (µm); None if they are not known."""
     valid: NDArray[np.bool_] | None = None
     """Pixels of the image that are there, HW; None: all of them."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels of the image; empty: they have none."""
+    places: tuple[int, ...] = ()
+    """Indices of these channels in the file."""
+    file_channels: int = 0
+    """Number of channels in the file."""
+    pixel_size_um: SizeUm | None = None
+    """Width and height of a pixel of the image (µm); None if they are not known."""
 
     @property
     def fit(self) -> Fit:

@@ -16,7 +16,14 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from unet_ray.errors import InputError, one_line
-from unet_ray.flags import ClassSpec, check_classes, check_range, parse_pixel_size
+from unet_ray.flags import (
+    ClassSpec,
+    check_classes,
+    check_range,
+    parse_channels,
+    parse_pixel_size,
+)
+from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.separation import Separation
@@ -64,6 +71,12 @@ class Model:
     """Results on the validation images; not part of the digest."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that trained the model; not part of the digest."""
+    input_channels: tuple[str, ...] | tuple[int, ...] | None = None
+    """Channels that the network takes: their names, or their indices in images whose channels have
+    none. None: as many as the network takes, of images whose channels have no names or are
+    colours."""
+    image_channels: int | None = None
+    """Number of channels of the images in which `input_channels` are indices; None: not known."""
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
@@ -76,11 +89,36 @@ class Model:
         _check_count("filters of the network", self.network.num_classes, filters)
         channels = self.network.in_channels
         _check_count("channels of the preprocessing", self.preprocessing.channels, channels)
+        _ = self.inputs
         if separation:
             _check_count("thresholds of markers", len(separation.thresholds), classes)
             _check_count("min_areas", len(separation.min_areas), classes)
             if separation.min_scores:
                 _check_count("min_scores", len(separation.min_scores), classes)
+
+    @property
+    def inputs(self) -> InputChannels:
+        """Channels that the network takes; raise InputError if they cannot be right."""
+        return InputChannels.of(self.network.in_channels, self.input_channels, self.image_channels)
+
+    def select_channels(self, channels: str | None) -> ChannelSelection:
+        """Return which channels of each image the network takes.
+
+        Args:
+            channels: Value of `--channels`, which overrides the model's own; None: not given.
+
+        Raises:
+            InputError: Not as many as the network takes.
+        """
+        tokens = parse_channels(channels)
+        if not tokens:
+            return self.inputs
+        if len(tokens) != self.network.in_channels:
+            raise InputError(
+                f"--channels {channels}: {len(tokens)} of them, the model was trained on "
+                f"{self.inputs}; give one for each of these"
+            )
+        return ChosenChannels(tokens)
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -91,8 +129,8 @@ class Model:
     def digest(self) -> str:
         """SHA-256 that identifies what the model computes.
 
-        It covers the weights and the canonical JSON of network, classes, preprocessing, thresholds
-        and separation.
+        It covers the weights and the canonical JSON of network, classes, preprocessing, thresholds,
+        separation and channels.
         """
         meaning = json.dumps(self._meaning(), sort_keys=True, separators=(",", ":")).encode()
         return hashlib.sha256(bytes.fromhex(self.weights_sha256) + meaning).hexdigest()
@@ -110,7 +148,7 @@ class Model:
         }
         if self.separation is not None:
             meaning["parting"] = _separation_as_json(self.separation)
-        return meaning
+        return meaning | inputs_as_json(self.inputs)
 
     @property
     def channels(self) -> list[str]:
@@ -351,12 +389,14 @@ class _WeightsFile:
 def _parse(described: JsonObject) -> Model:
     """Return the model that a `model.json` describes, without its weights."""
     separation = described.values.get("parting")
-    notes = [
+    training, metrics, versions = (
         JsonObject.of(described.values.get(name, {}), name).values
         for name in ("training", "metrics", "versions")
-    ]
+    )
+    network = _parse_network(described.object("network"))
+    inputs = parse_inputs(described, network.in_channels)
     return Model(
-        _parse_network(described.object("network")),
+        network,
         b"",
         tuple(
             ClassSpec(spec.integer("id"), spec.text("name"))
@@ -366,8 +406,39 @@ def _parse(described: JsonObject) -> Model:
         tuple(map(float, described.numbers("thresholds"))),
         None if separation is None else _parse_separation(JsonObject.of(separation, "parting")),
         _parse_pixel_size(described),
-        *notes,
+        training,
+        metrics,
+        versions,
+        inputs.chosen,
+        inputs.image_channels,
     )
+
+
+def inputs_as_json(inputs: InputChannels) -> dict[str, Any]:
+    """Return the channels that a network takes as plain values; nothing where any fit."""
+    found: dict[str, Any] = {}
+    if inputs.chosen is not None:  # only where there are some: other digests stay as they are
+        found["input_channels"] = list(inputs.chosen)
+    if inputs.image_channels is not None:
+        found["image_channels"] = inputs.image_channels
+    return found
+
+
+def parse_inputs(described: JsonObject, count: int) -> InputChannels:
+    """Read what `inputs_as_json` returns, for a network that takes `count` channels.
+
+    Raises:
+        InputError: A value of another type or out of bounds.
+    """
+    chosen: tuple[str, ...] | tuple[int, ...] | None = None
+    if "input_channels" in described.values:
+        values = described.get("input_channels")
+        are_names = isinstance(values, list) and any(isinstance(value, str) for value in values)
+        take = described.texts if are_names else described.integers
+        chosen = take("input_channels")
+    has_count = "image_channels" in described.values
+    image_channels = described.integer("image_channels") if has_count else None
+    return InputChannels.of(count, chosen, image_channels)
 
 
 def _parse_network(described: JsonObject) -> UNetConfig:

@@ -252,6 +252,7 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
     )
     database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
     _refuse_pages_as_files(database, scan.named)
+    _describe_pages(database)
     database.store("open_pages", "FROM pages ANTI JOIN left_out USING (image_uri, image_etag)")
     database.view(
         "open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages"
@@ -327,11 +328,28 @@ def _refuse_twice(database: Workspace, named: str) -> None:
 
 
 def _refuse_pages_as_files(database: Workspace, named: str) -> None:
-    """Refuse a file whose name is that of a page of a listed stack: both would have one row key."""
-    database.store("twice", "SELECT image_uri FROM pages SEMI JOIN archive USING (image_uri)")
+    """Refuse a file whose name is that of an image in a listed stack: both would have one row key.
+
+    A file that holds one image of several pages has the name of that image itself.
+    """
+    database.store(
+        "twice",
+        "SELECT image_uri FROM (FROM pages WHERE image_uri <> file_uri) "
+        "SEMI JOIN archive USING (image_uri)",
+    )
     count = database.value("SELECT count(*) FROM twice")
     if count:
         raise listed_twice(named, count, database.value("SELECT min(image_uri) FROM twice"))
+
+
+def _describe_pages(database: Workspace) -> None:
+    """Say how many files have pages of which nothing tells whether they are channels or planes."""
+    files = database.value("SELECT count(DISTINCT file_uri) FROM pages WHERE page IS NOT NULL")
+    if files:
+        _logger.info(
+            f"{files} files of several pages do not say what the axes of their pages are: each "
+            "page is an image of its own"
+        )
 
 
 def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:

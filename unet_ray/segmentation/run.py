@@ -177,7 +177,9 @@ class SegmentationRun:
             block_bytes,
             predictor,
             self._measure(),
+            model.select_channels(config.channels),
             model.choose_pixel_size(config.pixel_size),
+            config.lossy_samples,
         )
 
     def _measure(self) -> Measure:

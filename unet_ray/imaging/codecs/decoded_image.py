@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.alpha import AlphaCounts
 from unet_ray.imaging.codecs.pixel_size import PixelSize, SizeUm
 from unet_ray.imaging.geometry import Box
 
@@ -33,6 +34,9 @@ class DecodedImage:
     """Orientation of the file, as EXIF encodes it; 1 is upright. The samples are upright."""
     notes: tuple[str, ...] = ()
     """Choices that were made where the file can be read in two ways."""
+    alpha: AlphaCounts | None = None
+    """Alpha of a window, which decides together with that of all others what it means; None: the
+    image has none, or its meaning is decided."""
 
     @property
     def pixel_size_um(self) -> SizeUm | None:

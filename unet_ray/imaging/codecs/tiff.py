@@ -45,6 +45,10 @@ from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 
 _SUBIFDS = 330
 """TIFF tag of directories that are no pages."""
+_NO_DATA = 42113
+"""TIFF tag of GDAL: the value of pixels that are not there, as text."""
+_ALPHA = (1, 2)
+"""Kinds of extra samples that are alpha: its colours are multiplied by it (1) or not (2)."""
 _ORDINARY_PIXELS = 2**31
 """Pixels of all pages of a stack that are accepted however small the file is: a stack of masks
 without objects takes next to nothing."""
@@ -86,9 +90,13 @@ def _read_directories(tiff: tifffile.TiffFile) -> _Directories:
     A mask belongs to the last page before it that has its size, as GDAL writes them.
     """
     found, last = _Directories({}, {}, {}), dict[tuple[int, int], int]()
+    is_as_read = not (tiff.is_lsm or tiff.is_ndpi)  # tifffile corrects their first page
     for index, (offset, end) in enumerate(iterate_directories(tiff)):
-        tiff.filehandle.seek(offset)
-        page = tifffile.TiffPage(tiff, index=index)
+        if index == 0 and is_as_read:
+            page = tiff.pages.first
+        else:
+            tiff.filehandle.seek(offset)
+            page = tifffile.TiffPage(tiff, index=index)
         if page.is_reduced:
             continue
         size = int(page.imagelength), int(page.imagewidth)
@@ -303,13 +311,14 @@ def read_page(page: Any, max_pixels: int) -> Raster:
 def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
     """Raise ImageError if images without a directory follow the only page of a file.
 
-    Such images are known only from the description in the file.
+    Such images are known only from the description in the file. A description may also be older
+    than the file, so there must be samples of one more image, if not of all of them.
     """
     images = _count_stated_images(tiff, page)
     if (
         images > 1
         and page.is_contiguous
-        and page.dataoffsets[0] + images * page.nbytes <= tiff.filehandle.size
+        and page.dataoffsets[0] + 2 * page.nbytes <= tiff.filehandle.size
     ):
         raise ImageError(
             "unsupported",
@@ -343,7 +352,7 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
     """
     samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
     kind = tifffile.PHOTOMETRIC(page.photometric)
-    palette = None
+    palette, is_converted = None, False
     if kind == tifffile.PHOTOMETRIC.PALETTE:
         palette = _convert_colour_map(np.asarray(page.colormap).T)
     elif (
@@ -352,21 +361,47 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
         and samples.dtype == np.uint8
     ):
         samples = np.asarray(Image.fromarray(np.ascontiguousarray(samples), "CMYK").convert("RGB"))
+        is_converted = True
     elif kind == tifffile.PHOTOMETRIC.YCBCR and int(page.compression) not in _JPEG:
         raise ImageError(
             "unsupported", "TIFF colours YCBCR without JPEG compression; save the image as RGB"
         )
     elif kind not in _PLAIN_PHOTOMETRICS:
         raise ImageError("unsupported", f"TIFF colours {kind.name}; save the image as grey or RGB")
-    alpha = any(int(extra) in (1, 2) for extra in page.extrasamples)
+    samples, has_alpha = _move_alpha_last(samples, [int(extra) for extra in page.extrasamples])
     bits = page.bitspersample if isinstance(page.bitspersample, int) else page.bitspersample[0]
     inverted = kind == tifffile.PHOTOMETRIC.MINISWHITE
     orientation = int(page.tags.valueof(ORIENTATION_TAG, 1))
     is_imagej = bool(page.is_imagej)
     is_colour = kind not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
     return Raster(
-        samples, palette, alpha, bits, inverted, is_imagej, orientation, is_colour=is_colour
+        samples,
+        palette,
+        has_alpha,
+        bits,
+        inverted,
+        is_imagej,
+        orientation,
+        is_colour,
+        str(page.tags.valueof(_NO_DATA, "")).strip(" \0"),
+        is_converted,
     )
+
+
+def _move_alpha_last(samples: NDArray[Any], extras: list[int]) -> tuple[NDArray[Any], bool]:
+    """Return samples with the last alpha among the extra ones behind all others, if there is one.
+
+    Args:
+        samples: Samples, HWC; the last channels are the extra ones.
+        extras: Kind of each extra channel, as TIFF numbers them.
+    """
+    places = [index for index, kind in enumerate(extras) if kind in _ALPHA]
+    if not places or len(extras) > samples.shape[2]:
+        return samples, bool(places)
+    place, count = samples.shape[2] - len(extras) + places[-1], samples.shape[2]
+    if place == count - 1:
+        return samples, True
+    return samples[:, :, [*range(place), *range(place + 1, count), place]], True
 
 
 _PLAIN_PHOTOMETRICS = (
@@ -374,6 +409,7 @@ _PLAIN_PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
     tifffile.PHOTOMETRIC.RGB,
     tifffile.PHOTOMETRIC.YCBCR,
+    tifffile.PHOTOMETRIC.MASK,
 )
 _JPEG = (6, 7, 33007, 34892)
 """Compressions of which tifffile decodes YCbCr to RGB; of others it returns it as it is."""

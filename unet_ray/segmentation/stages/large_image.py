@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,10 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
+from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
+from unet_ray.imaging.codecs.alpha import AlphaCounts
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.imaging.codecs.range_file import RangeFile
 from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
@@ -65,8 +68,10 @@ class PredictLarge:
         measure: Stage that turns prob_u8 into rows.
         check_etags: True if the plan's etags are those of the store.
         post: Function that is called with tiles, (done, to do) since the last call.
+        channels: Channels that the network takes of each image; None: all.
         pixel_size_um: Width and height of pixels for the network (µm); None: images are not
             resampled.
+        lossy_samples: True to round whole numbers that float32 does not hold.
     """
 
     access: Storage
@@ -74,7 +79,9 @@ class PredictLarge:
     measure: Measure
     check_etags: bool
     post: Callable[[int, int], None]
+    channels: ChannelSelection | None = None
     pixel_size_um: tuple[float, float] | None = None
+    lossy_samples: bool = False
     _places: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
     )
@@ -161,21 +168,44 @@ class _LargeImage:
     decoder: Decoder = field(default_factory=Decoder)
     mask_rows: list[dict[str, Any]] = field(default_factory=list)
     mergers: list[RegionMerger] = field(default_factory=list)
+    alpha: AlphaCounts | None = None
+    """Alpha of the cores that were read; None: the image has none."""
     _adding: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self) -> None:
-        """Predict and measure every tile."""
+        """Predict and measure every tile; once more if alpha turns out to say nothing."""
         config, row = self.config, self.row
-        row |= {"predict_s": 0.0, "measure_s": 0.0, "valid_pixels": 0}
+        row |= {"predict_s": 0.0, "measure_s": 0.0}
         etag = row["image_etag"] if config.check_etags else None
-        file = open_encoded(config.access, row["file_uri"], image_place(row), etag)
-        row |= {"image_bytes": file.size}
         with self._at("decode"):
-            height, width = self.decoder.open(file)
+            place = take_pages(image_place(row), config.channels)
+        file = open_encoded(config.access, row["file_uri"], place, etag)
+        row |= {"image_bytes": file.size}
+        self._work_through(file, is_opaque=False)
+        if self.alpha is not None:
+            with self._at("decode"):
+                self.alpha.check()
+            row["note"] = "; ".join(self.alpha.notes) or None
+            if self.alpha.is_opaque and row["valid_pixels"] < row["height"] * row["width"]:
+                self._work_through(file, is_opaque=True)
+        if config.check_etags:
+            check_unchanged(config.access, row["file_uri"], row["image_etag"])
+
+    def _work_through(self, file: RangeFile, is_opaque: bool) -> None:
+        """Predict and measure every tile.
+
+        Args:
+            file: File of the image.
+            is_opaque: True if the image's alpha is known to say nothing.
+        """
+        config, row = self.config, self.row
+        with self._at("decode"):
+            height, width = self.decoder.open(file, is_opaque, config.lossy_samples)
             if height * width > MAX_PIXELS_PER_BYTE * row["image_bytes"]:
                 size = f"{width}×{height} px out of {row['image_bytes']} bytes"
                 raise ImageError("too_large", f"{size}: a decompression bomb")
-        row |= {"height": height, "width": width}
+        row |= {"height": height, "width": width, "valid_pixels": 0}
+        self.mask_rows = []
         self.mergers = [
             RegionMerger(height, width, config.measure.max_regions) for _ in config.measure.classes
         ]
@@ -189,8 +219,6 @@ class _LargeImage:
             for measured in ahead(measuring, self._measure, predicted, _AHEAD):
                 self._keep(measured)
                 config.post(1, 0)
-        if config.check_etags:
-            check_unchanged(config.access, row["file_uri"], row["image_etag"])
 
     @property
     def predictor(self) -> ResampledPredictor:
@@ -209,9 +237,13 @@ class _LargeImage:
     ) -> tuple[Tile, TilePixels, _TileValid | None]:
         """Return the pixels of a tile, and which of them are there; None: all of them."""
         masks: list[tuple[Box, NDArray[np.bool_]]] = []
+        uncounted = tile.core
 
         def read(box: Box) -> Pixels:
-            window = self._window(box)
+            nonlocal uncounted
+            part = uncounted.clipped(box)  # windows of a tile go down the image, and may overlap
+            window = self._window(box, part)
+            uncounted = replace(uncounted, top=max(uncounted.top, part.bottom))
             if window.valid is not None:
                 masks.append((box, window.valid))
             samples = self.config.predictor.preprocessing.check(window.samples, window.valid)
@@ -222,8 +254,13 @@ class _LargeImage:
         size = self.row["height"], self.row["width"]
         return tile, pixels, _TileValid.of(masks, tile, *size) if masks else None
 
-    def _window(self, box: Box) -> DecodedImage:
-        window = self.decoder.window(box)
+    def _window(self, box: Box, counted: Box) -> DecodedImage:
+        """Return a window of the image, of which the alpha of a part is counted."""
+        has_counted = counted.height > 0 and counted.width > 0
+        window = self.decoder.window(box, counted if has_counted else None)
+        if window.alpha is not None and has_counted:
+            self.alpha = window.alpha if self.alpha is None else self.alpha + window.alpha
+        window = take_channels(window, image_place(self.row), self.config.channels)
         self.row |= {"channels": window.samples.shape[2]} | pixel_size_row(window)
         return window
 
