@@ -34,6 +34,7 @@ from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
 from unet_ray.imaging.labels.plausibility import look_misplaced, measure_edge_contrast
 from unet_ray.imaging.regions.components import label_values
+from unet_ray.imaging.resampling import find_factors
 from unet_ray.labelled_data.alignment import Fit, LabelledArrays, check_fit, settle_frame
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
 from unet_ray.labelled_data.palettes import list_colours
@@ -262,6 +263,29 @@ class DatasetStatistics:
             ChannelStatistics.percentiles_of(samples),
         )
         return Preprocessing.of(kind, chosen[0].dtype, found)
+
+    def find_factors(self, wanted_um: SizeUm | None) -> list[tuple[float, float]] | None:
+        """Return the factors that give each usable image pixels of another size.
+
+        Args:
+            wanted_um: Width and height of the pixels (µm); None: they stay as they are.
+
+        Returns:
+            Factors of each image, down and across; None where images are not resampled.
+
+        Raises:
+            InputError: An image does not state its pixel size, or is too different.
+        """
+        if wanted_um is None:
+            return None
+        found = []
+        for index in self.usable:
+            facts = self.facts[index]
+            try:
+                found.append(find_factors(facts.pixel_size_um, wanted_um))
+            except ImageError as error:
+                raise InputError(f"{facts.uri}: {error.message}") from None
+        return found
 
     def find_pixel_size(self, indices: Sequence[int]) -> SizeUm | None:
         """Return the median pixel size of some of the images (µm).
