@@ -39,6 +39,7 @@ from unet_ray.labelled_data.readers import (
     fits_in_store,
     store_reader,
 )
+from unet_ray.labelled_data.sample_ranges import SampleRange, note_sample_ranges
 from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.prefetch import ahead
 
@@ -65,9 +66,11 @@ class ImageFacts:
     channels: int = 0
     """Number of channels; 1 if all channels are equal."""
     low: tuple[float, ...] = ()
+    """Smallest sample of each channel, of the pixels that are there."""
     high: tuple[float, ...] = ()
+    """Largest sample of each channel, of the pixels that are there."""
     samples: tuple[tuple[float, ...], ...] = ()
-    """Samples of a few pixels that were drawn at random."""
+    """Samples of a few pixels that are there, drawn at random."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Pairs (mask value, pixels) for each mask of the image."""
     objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
@@ -161,6 +164,12 @@ class DatasetStatistics:
             [f"{_format_groups(channels)}: grey images are repeated over the channels"]
             if len(channels) > 1
             else []
+        )
+
+    def note_sample_ranges(self) -> list[str]:
+        """Return a line about each thing in the ranges of the samples that is worth a look."""
+        return note_sample_ranges(
+            [SampleRange(f.uri, f.dtype, min(f.low), max(f.high)) for f in self._read]
         )
 
     def exclude_extremes(self, constants: Preprocessing) -> DatasetStatistics:
@@ -366,6 +375,8 @@ def describe_image(
             raise encoded
         facts = replace(facts, sha256=_compute_sha256(item, encoded))
         decoded = item.decode(encoded, files.access)
+        if decoded.valid is not None and not decoded.valid.any():
+            raise ImageError("unsupported", "none of the pixels of the image is there")
     except ImageError as error:
         return replace(facts, error=str(error)), None
     facts = replace(facts, **_describe(decoded, np.random.default_rng(index), sampled))
@@ -431,6 +442,8 @@ def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
 def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
     image_hwc = decoded.image
     pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, : 1 if is_grey(image_hwc) else None]
+    if decoded.valid is not None:
+        pixels = pixels[decoded.valid.ravel()]
     return {
         "height": image_hwc.shape[0],
         "width": image_hwc.shape[1],
