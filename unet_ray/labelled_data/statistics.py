@@ -47,6 +47,7 @@ from unet_ray.labelled_data.readers import (
     fits_in_store,
     store_reader,
 )
+from unet_ray.labelled_data.sample_ranges import SampleRange, note_sample_ranges
 from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.prefetch import ahead
 
@@ -79,9 +80,11 @@ class ImageFacts:
     file_channels: int = 0
     """Number of channels in the file."""
     low: tuple[float, ...] = ()
+    """Smallest sample of each channel, of the pixels that are there."""
     high: tuple[float, ...] = ()
+    """Largest sample of each channel, of the pixels that are there."""
     samples: tuple[tuple[float, ...], ...] = ()
-    """Samples of a few pixels that were drawn at random."""
+    """Samples of a few pixels that are there, drawn at random."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Pairs (mask value, pixels) for each mask of the image."""
     objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
@@ -214,6 +217,12 @@ class DatasetStatistics:
         counts = {facts.file_channels for facts in chosen}
         return InputChannels(
             used.count, indices=places, image_channels=counts.pop() if len(counts) == 1 else None
+        )
+
+    def note_sample_ranges(self) -> list[str]:
+        """Return a line about each thing in the ranges of the samples that is worth a look."""
+        return note_sample_ranges(
+            [SampleRange(f.uri, f.dtype, min(f.low), max(f.high)) for f in self._read]
         )
 
     def exclude_extremes(self, constants: Preprocessing) -> DatasetStatistics:
@@ -505,6 +514,8 @@ def describe_image(
             raise encoded
         facts = replace(facts, sha256=_compute_sha256(item, encoded))
         decoded = item.decode(encoded, files.access)
+        if decoded.valid is not None and not decoded.valid.any():
+            raise ImageError("unsupported", "none of the pixels of the image is there")
     except ImageError as error:
         return replace(facts, error=str(error)), None
     facts = replace(facts, **_describe(decoded, np.random.default_rng(index), sampled))
@@ -573,6 +584,8 @@ def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -
     are_colours = ImageChannels(image_hwc.shape[2], decoded.channels).is_colour
     count = 1 if are_colours and is_grey(image_hwc) else image_hwc.shape[2]
     pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, :count]
+    if decoded.valid is not None:
+        pixels = pixels[decoded.valid.ravel()]
     return {
         "height": image_hwc.shape[0],
         "width": image_hwc.shape[1],
