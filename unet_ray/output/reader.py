@@ -22,7 +22,7 @@ from unet_ray.imaging.regions.rasterize import fill_outlines
 from unet_ray.imaging.regions.run_lengths import decode_rle
 from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.ledger import named_damage, open_dataset, tables_at
+from unet_ray.tables.ledger import read_table, tables_at
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import read_shard
 
@@ -66,12 +66,7 @@ def read_tables(uri: str, current: bool = True) -> Tables:
         InputError: There are no tables at the URI, or a shard is damaged.
     """
     output = tables_at(uri)
-    with named_damage(output):
-        tables = {
-            name: open_dataset(output, name, schema).to_table() for name, schema in SCHEMAS.items()
-        }
-        for table in tables.values():
-            table.validate(full=True)  # texts that are not UTF-8
+    tables = {name: read_table(output, name, schema) for name, schema in SCHEMAS.items()}
     if current:
         tables["images"] = _select_latest(tables["images"])
         keys = tables["images"].select(_KEY)
@@ -95,19 +90,16 @@ def current_keys(uri: str, date: str | None = None) -> tuple[pa.Table, int]:
         InputError: There are no tables, one is damaged, or they hold no successful image.
     """
     output = tables_at(uri)
-    columns = [*_KEY, "segmented_at", "error_type", "height", "width", "__filename"]
-    with named_damage(output):
-        rows = open_dataset(output, "images", SCHEMAS["images"]).filter(
-            pc.field("error_type").is_null()
-        )
-        rows = rows if date is None else rows.filter(pc.field("date") == date)
-        found = rows.to_table(columns=columns)
+    names = [*_KEY, "segmented_at", "error_type", "height", "width"]
+    columns = pa.schema([SCHEMAS["images"].field(name) for name in names])
+    rows = read_table(output, "images", columns, date, with_shard=True)
+    found = rows.filter(pc.field("error_type").is_null())
     sound = found.filter(SOUND_ROWS["images"])
-    keys = _select_latest(sound).select([*_KEY, "__filename"])
+    keys = _select_latest(sound).select([*_KEY, "shard"])
     if not len(keys):
         of_date = "" if date is None else f" of --date {date}"
         raise InputError(f"{uri}: no successful image{of_date} in these tables")
-    return keys.rename_columns([*_KEY, "shard"]), len(found) - len(sound)
+    return keys, len(found) - len(sound)
 
 
 def iterate_shards(uri: str, keys: pa.Table, unsound: Counter[str]) -> Iterator[Tables]:
@@ -134,9 +126,8 @@ def iterate_shards(uri: str, keys: pa.Table, unsound: Counter[str]) -> Iterator[
         shards.indices.to_numpy()[order], np.arange(len(shards.dictionary) + 1)
     )
     ordered_keys = keys.select(_KEY).take(order)
-    paths = ["/".join(path.split("/")[-2:]) for path in shards.dictionary.to_pylist()]
     for path, first, last in sorted(
-        zip(paths, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+        zip(shards.dictionary.to_pylist(), starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     ):
         shard_keys = ordered_keys.slice(first, last - first)
         tables = {}

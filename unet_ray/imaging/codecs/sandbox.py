@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 from functools import cache
 from queue import LifoQueue
 from typing import Any, cast
@@ -115,13 +116,20 @@ class Decoder:
         self._file: RangeFile | None = None
         self._file_error: ImageError | None = None
         self._is_open = False
+        self._options: dict[str, bool] = {}
 
-    def decode(self, data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    def decode(
+        self,
+        data: bytes | PlaneFile,
+        max_pixels: int = MAX_PIXELS,
+        lossy_samples: bool = False,
+    ) -> DecodedImage:
         """Decode an encoded image, as `decode_image` does.
 
         Args:
             data: Whole content of a file that holds one image, or one image of a TIFF.
             max_pixels: Largest height × width that is decoded (px).
+            lossy_samples: True to round whole numbers that float32 does not hold.
 
         Returns:
             Same as `decode_image`.
@@ -131,7 +139,8 @@ class Decoder:
                 the decoder crashed twice or exceeded the time limit, `too_large` if it exceeded
                 the memory limit, `internal` if it was killed from outside, stopped or starved.
         """
-        return self._parse_image(*self._decode("decode", data, max_pixels))
+        more = {"lossy_samples": lossy_samples}
+        return self._parse_image(*self._decode("decode", data, max_pixels, more))
 
     def decode_label(
         self,
@@ -226,8 +235,16 @@ class Decoder:
             self._running()
             return self._confinement
 
-    def open(self, file: RangeFile) -> tuple[int, int]:
+    def open(
+        self, file: RangeFile, opaque: bool = False, lossy_samples: bool = False
+    ) -> tuple[int, int]:
         """Open a large image for windows, in place of the one that was open.
+
+        Args:
+            file: The file.
+            opaque: True if the alpha of the whole image is known to say nothing; False: windows
+                tell their alpha, and the sum over the image decides (`AlphaCounts`).
+            lossy_samples: True to round whole numbers that float32 does not hold.
 
         Returns:
             Height and width of the image (px).
@@ -236,19 +253,28 @@ class Decoder:
             ImageError: Same as `decode`.
         """
         self._file, self._file_error = None, None
-        reply, _ = self._request(*_make_file_request("open", file))
+        self._options = {"opaque": opaque, "lossy_samples": lossy_samples}
+        reply, _ = self._request(*self._make_open_request(file))
         self._file, self._is_open = file, True
         return int(reply["height"]), int(reply["width"])
 
-    def window(self, box: Box) -> DecodedImage:
+    def _make_open_request(self, file: RangeFile) -> tuple[dict[str, Any], bytes, Fetch]:
+        request, data, fetch = _make_file_request("open", file)
+        return request | self._options, data, fetch
+
+    def window(self, box: Box, core: Box | None = None) -> DecodedImage:
         """Return a window of the open image; raise ImageError as `decode` does.
+
+        Args:
+            box: Window, which lies inside the image.
+            core: Part of it, in the coordinates of the image, whose alpha is counted; None: all.
 
         An error that ended the child is the error of all further windows of the image.
         """
         assert self._file is not None
         if self._file_error:
             raise self._file_error
-        request = {"do": "window", "box": [box.top, box.left, box.bottom, box.right]}
+        request = {"do": "window", "box": astuple(box), "core": core and astuple(core)}
         try:
             return self._parse_image(*self._request(request, b"", self._file.fetch))
         except ImageError as error:
@@ -266,7 +292,7 @@ class Decoder:
                 try:
                     if request["do"] == "window" and not self._is_open:
                         assert self._file is not None
-                        self._ask(child, *_make_file_request("open", self._file))
+                        self._ask(child, *self._make_open_request(self._file))
                         self._is_open = True
                     return self._ask(child, request, data, fetch)
                 except ImageError:

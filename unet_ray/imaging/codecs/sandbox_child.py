@@ -173,7 +173,8 @@ class _ImageServer:
         """Carry out a request and reply; raise ImageError, or any exception of a decoder."""
         if request["do"] == "open":
             self._windows = None
-            self._windows = open_windows(self._make_file(request, data))
+            file = self._make_file(request, data)
+            self._windows = open_windows(file, request["opaque"], request["lossy_samples"])
             _reply(self._replies, {"height": self._windows.height, "width": self._windows.width})
             return
         if request["do"] == "images":
@@ -196,7 +197,8 @@ class _ImageServer:
     def _decode(self, request: dict[str, Any], data: bytes) -> DecodedImage:
         if request["do"] == "window":
             assert self._windows is not None
-            window = self._windows.read(Box(*request["box"]))
+            core = request["core"] and Box(*request["core"])
+            window = self._windows.read(Box(*request["box"]), core)
             return replace(window, samples=np.ascontiguousarray(window.samples))
         source = cast(PlaneFile, self._make_file(request, data)) if "held" in request else data
         if request["do"] == "decode_label":
@@ -204,7 +206,7 @@ class _ImageServer:
             table = None if found is None else ColourTable.from_json(found)
             mask, orientation = decode_oriented_label(source, request["max_pixels"], table)
             return DecodedImage(mask[:, :, None], orientation=orientation)
-        return decode_image(source, request["max_pixels"])
+        return decode_image(source, request["max_pixels"], request["lossy_samples"])
 
     def _make_file(self, request: dict[str, Any], data: bytes) -> RangeFile:
         """Return the file that a request describes; `data` holds the bytes of its pieces."""

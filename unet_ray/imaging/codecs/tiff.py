@@ -24,6 +24,13 @@ from unet_ray.imaging.codecs.image_place import (
     PagePlace,
     filter_valid,
 )
+from unet_ray.imaging.codecs.pixel_size import (
+    PixelSize,
+    SizeUm,
+    read_described_size,
+    read_description,
+    read_tiff_pixel_size,
+)
 from unet_ray.imaging.codecs.range_file import GAP_BYTES, PageFile, PlaneFile, RangeFile
 from unet_ray.imaging.codecs.raster import (
     MAX_PIXELS_PER_BYTE,
@@ -38,6 +45,10 @@ from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 
 _SUBIFDS = 330
 """TIFF tag of directories that are no pages."""
+_NO_DATA = 42113
+"""TIFF tag of GDAL: the value of pixels that are not there, as text."""
+_ALPHA = (1, 2)
+"""Kinds of extra samples that are alpha: its colours are multiplied by it (1) or not (2)."""
 _ORDINARY_PIXELS = 2**31
 """Pixels of all pages of a stack that are accepted however small the file is: a stack of masks
 without objects takes next to nothing."""
@@ -79,9 +90,13 @@ def _read_directories(tiff: tifffile.TiffFile) -> _Directories:
     A mask belongs to the last page before it that has its size, as GDAL writes them.
     """
     found, last = _Directories({}, {}, {}), dict[tuple[int, int], int]()
+    is_as_read = not (tiff.is_lsm or tiff.is_ndpi)  # tifffile corrects their first page
     for index, (offset, end) in enumerate(iterate_directories(tiff)):
-        tiff.filehandle.seek(offset)
-        page = tifffile.TiffPage(tiff, index=index)
+        if index == 0 and is_as_read:
+            page = tiff.pages.first
+        else:
+            tiff.filehandle.seek(offset)
+            page = tifffile.TiffPage(tiff, index=index)
         if page.is_reduced:
             continue
         size = int(page.imagelength), int(page.imagewidth)
@@ -110,6 +125,7 @@ def _locate_images(
     if len(places) > 1:
         pages = [*directories.pages.values(), *directories.masks.values()]
         _check_amplification(pages, [*places.values()], tiff.filehandle.size)
+    description = read_description(tiff)
     return [
         ImagePlace(
             image.key,
@@ -117,10 +133,17 @@ def _locate_images(
             tuple(places[index] for index in image.pages if index is not None),
             places.get(~_first_page(image)),
             image.channels,
+            _find_described_size(directories.pages[_first_page(image)], description, image.series),
             error=_describe_missing(image),
         )
         for image in images
     ]
+
+
+def _find_described_size(page: Any, description: str, series: int) -> SizeUm | None:
+    """Return the pixel size (µm) that the description of a file states for a page."""
+    size = read_described_size(page, description, series)
+    return None if size is None else size.in_um()
 
 
 def _first_page(image: ImagePages) -> int:
@@ -208,8 +231,8 @@ class OpenImage:
     """Page that tells which pixels are there; None: all of them."""
     channels: tuple[str, ...] = ()
     """Names of the channels; empty where the file has none."""
-    pixel_size_um: tuple[float, float] | None = None
-    """Width and height of a pixel (µm), where the file says it."""
+    pixel_size: PixelSize | None = None
+    """Size of a pixel as the file states it, of the stored samples; None where it does not."""
 
 
 @QuietTifffile()
@@ -233,7 +256,10 @@ def _open_place(file: PlaneFile) -> OpenImage:
         raise ImageError("unsupported", place.error)
     pages = tuple(_open_page(file.page(each)) for each in place.pages)
     mask = place.mask and _open_page(file.page(place.mask))
-    return OpenImage(pages, mask, place.channels, place.pixel_size_um)
+    # the size that describes the whole file is that of planning: the page does not know it
+    described = place.pixel_size_um and PixelSize(*place.pixel_size_um)
+    size = described or read_tiff_pixel_size(pages[0])
+    return OpenImage(pages, mask, place.channels, size)
 
 
 def _open_page(file: PageFile) -> Any:
@@ -258,14 +284,15 @@ def _open_only_image(file: BinaryIO) -> OpenImage:
             raise ImageError(
                 "unsupported", "a thumbnail whose image lies in a SubIFD; save the image as a page"
             )
-        return OpenImage((page,))
+        return OpenImage((page,), pixel_size=read_tiff_pixel_size(page))
     if error := _describe_missing(images[0]):
         raise ImageError("unsupported", error)
     numbers = [index for index in images[0].pages if index is not None]
     pages = tuple(directories.pages[index] for index in numbers)
     if len(pages) == 1:
         _refuse_hidden(tiff, pages[0])
-    return OpenImage(pages, directories.masks.get(numbers[0]), images[0].channels)
+    size = read_tiff_pixel_size(pages[0], images[0].series)
+    return OpenImage(pages, directories.masks.get(numbers[0]), images[0].channels, size)
 
 
 def read_page(page: Any, max_pixels: int) -> Raster:
@@ -325,7 +352,7 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
     """
     samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
     kind = tifffile.PHOTOMETRIC(page.photometric)
-    palette = None
+    palette, is_converted = None, False
     if kind == tifffile.PHOTOMETRIC.PALETTE:
         palette = _convert_colour_map(np.asarray(page.colormap).T)
     elif (
@@ -334,21 +361,47 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
         and samples.dtype == np.uint8
     ):
         samples = np.asarray(Image.fromarray(np.ascontiguousarray(samples), "CMYK").convert("RGB"))
+        is_converted = True
     elif kind == tifffile.PHOTOMETRIC.YCBCR and int(page.compression) not in _JPEG:
         raise ImageError(
             "unsupported", "TIFF colours YCBCR without JPEG compression; save the image as RGB"
         )
     elif kind not in _PLAIN_PHOTOMETRICS:
         raise ImageError("unsupported", f"TIFF colours {kind.name}; save the image as grey or RGB")
-    alpha = any(int(extra) in (1, 2) for extra in page.extrasamples)
+    samples, has_alpha = _move_alpha_last(samples, [int(extra) for extra in page.extrasamples])
     bits = page.bitspersample if isinstance(page.bitspersample, int) else page.bitspersample[0]
     inverted = kind == tifffile.PHOTOMETRIC.MINISWHITE
     orientation = int(page.tags.valueof(ORIENTATION_TAG, 1))
     is_imagej = bool(page.is_imagej)
     is_colour = kind not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
     return Raster(
-        samples, palette, alpha, bits, inverted, is_imagej, orientation, is_colour=is_colour
+        samples,
+        palette,
+        has_alpha,
+        bits,
+        inverted,
+        is_imagej,
+        orientation,
+        is_colour,
+        str(page.tags.valueof(_NO_DATA, "")).strip(" \0"),
+        is_converted,
     )
+
+
+def _move_alpha_last(samples: NDArray[Any], extras: list[int]) -> tuple[NDArray[Any], bool]:
+    """Return samples with the last alpha among the extra ones behind all others, if there is one.
+
+    Args:
+        samples: Samples, HWC; the last channels are the extra ones.
+        extras: Kind of each extra channel, as TIFF numbers them.
+    """
+    places = [index for index, kind in enumerate(extras) if kind in _ALPHA]
+    if not places or len(extras) > samples.shape[2]:
+        return samples, bool(places)
+    place, count = samples.shape[2] - len(extras) + places[-1], samples.shape[2]
+    if place == count - 1:
+        return samples, True
+    return samples[:, :, [*range(place), *range(place + 1, count), place]], True
 
 
 _PLAIN_PHOTOMETRICS = (
@@ -356,6 +409,7 @@ _PLAIN_PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
     tifffile.PHOTOMETRIC.RGB,
     tifffile.PHOTOMETRIC.YCBCR,
+    tifffile.PHOTOMETRIC.MASK,
 )
 _JPEG = (6, 7, 33007, 34892)
 """Compressions of which tifffile decodes YCbCr to RGB; of others it returns it as it is."""

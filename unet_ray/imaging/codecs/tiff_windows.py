@@ -39,7 +39,7 @@ class TiffWindows(WindowReader):
     def _read_image(self, box: Box) -> ReadImage:
         rasters = tuple(page.read(box) for page in self._pages)
         mask = self._mask.read(box).samples[:, :, 0] if self._mask else None
-        return ReadImage(rasters, mask, self._image.channels, self._image.pixel_size_um)
+        return ReadImage(rasters, mask, self._image.channels, self._image.pixel_size)
 
 
 class _PageWindows:
@@ -97,7 +97,9 @@ class _PageWindows:
 
     def read(self, box: Box) -> Raster:
         """Return the samples of a window as the file holds them."""
-        samples = np.zeros((box.height, box.width, self._channels * self._planes), self._page.dtype)
+        # a tile that was never written holds the no-data value, or 0, as in other TIFF readers
+        shape = box.height, box.width, self._channels * self._planes
+        samples = np.full(shape, self._page.nodata, self._page.dtype)
         wanted = [
             (plane, row, column)
             for plane in range(self._planes)
@@ -106,7 +108,7 @@ class _PageWindows:
         ]
         for (plane, row, column), segment in zip(wanted, self._load_segments(wanted), strict=True):
             if segment is None:
-                continue  # a tile that was never written stays zero, as in other TIFF readers
+                continue
             top, left = row * self._rows, column * self._columns
             low, high = max(top, box.top), min(top + segment.shape[0], box.bottom)
             first, last = max(left, box.left), min(left + segment.shape[1], box.right)
