@@ -82,7 +82,10 @@ def nan_tiff(valid: Mask, dtype: str, channels: int = 1) -> bytes:
     image[rim[:, 0], rim[:, 1], np.arange(len(rim)) % channels] = bad  # in any of the channels
     options: dict[str, Any] = {"planarconfig": "contig"} if channels > 1 else {}
     return encode_tiff(
-        image if channels > 1 else image[:, :, 0], photometric="minisblack", tile=(32, 16), **options
+        image if channels > 1 else image[:, :, 0],
+        photometric="minisblack",
+        tile=(32, 16),
+        **options,
     )
 
 
@@ -243,7 +246,10 @@ ALPHAS: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
     "0 everywhere, colours below": (np.zeros((HEIGHT, WIDTH)), RGB),
     "0 everywhere, white below": (np.zeros((HEIGHT, WIDTH)), np.full_like(RGB, 255)),
     "0 in a part": (np.where(wedge(), 255, 0), RGB),
-    "127 and 128 in 4 %": (np.where(RNG.random((HEIGHT, WIDTH)) < 0.04, 127 + (GREY % 2), 255), RGB),
+    "127 and 128 in 4 %": (
+        np.where(RNG.random((HEIGHT, WIDTH)) < 0.04, 127 + (GREY % 2), 255),
+        RGB,
+    ),
     "soft in a tenth": (np.where(np.mgrid[:HEIGHT, :WIDTH][0] < 7, 100, 255), RGB),
     "random": (RNG.integers(0, 256, (HEIGHT, WIDTH)), RGB),
 }
