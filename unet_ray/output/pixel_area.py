@@ -25,9 +25,9 @@ def measure_pixel_area(row: Mapping[str, Any]) -> float | None:
     """Return the area of a pixel (µm²) of an image; None where it is not known.
 
     Args:
-        row: Row of the table `images`.
+        row: Row of the table `images`, or some of its columns.
     """
-    width_um, height_um = (row[side] for side in PIXEL_SIDES)
+    width_um, height_um = map(row.get, PIXEL_SIDES)
     sides = (width_um or 0.0, height_um or 0.0)
     is_known = all(_SMALLEST_UM <= side <= _LARGEST_UM for side in sides)
     return sides[0] * sides[1] if is_known else None

@@ -127,13 +127,18 @@ def test_windows_and_whole_images_give_the_same_rows(
     scenes = [
         draw_scene(height, width, rng)[0] for height, width in ((160, 161), (99, 202), (30, 33))
     ]
+    size = {"resolution": (20_000, 40_000), "resolutionunit": "CENTIMETER"}
     if kind == "stack":
-        archive.write("stack.tif", encode_tiff(*scenes))
+        archive.write("stack.tif", encode_tiff(*scenes, **size))
     else:
         for scene in scenes:
-            archive.write(f"{len(scene)}.{kind}", encode(scene, kind))
+            data = encode_tiff(scene, **size) if kind == "tif" else encode(scene, kind)
+            archive.write(f"{len(scene)}.{kind}", data)
     whole = segment(archive, network, tile=48, separation=separation)
     assert len(whole["regions"]) > 10
+    expected = [0.5, 0.25] if kind in ("tif", "stack") else [None, None]
+    sides = [whole["images"][f"pixel_size_{axis}_um"].to_pylist() for axis in "xy"]
+    assert sides == [[side] * len(scenes) for side in expected]
     monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
     windows = segment(archive, network, tile=48, separation=separation)
     assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
