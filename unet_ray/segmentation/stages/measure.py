@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
+from unet_ray.image_sources.reader_versions import reader_version
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, find_regions
@@ -74,7 +75,7 @@ class Measure:
         if masks.is_valid:  # a large image, already measured tile by tile
             counted = {"region_count": len(regions)}
             return Measured(
-                row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS)
+                row | self._stamp(row) | counted, _rows(masks, MASKS), _rows(regions, REGIONS)
             )
         try:
             assert prob_u8 is not None
@@ -97,7 +98,7 @@ class Measure:
         masks, regions = self._tables(row["image_uri"], prob_u8_khw)
         return Measured(
             row
-            | self._stamp()
+            | self._stamp(row)
             | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
             masks,
             regions,
@@ -105,12 +106,17 @@ class Measure:
 
     def _fail(self, row: dict[str, Any]) -> Measured:
         return Measured(
-            row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table()
+            row | self._stamp(row) | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table()
         )
 
-    def _stamp(self) -> dict[str, Any]:
-        digests = {"model_digest": self.model_digest, "config_digest": self.config_digest}
-        return digests | {"run_id": self.run_id, "segmented_at": datetime.now(UTC)}
+    def _stamp(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "model_digest": self.model_digest,
+            "config_digest": self.config_digest,
+            "reader_version": reader_version(row.get("file_uri", row["image_uri"])),
+            "run_id": self.run_id,
+            "segmented_at": datetime.now(UTC),
+        }
 
     @staticmethod
     def join(measured: list[Measured]) -> Any:
@@ -184,6 +190,7 @@ class Measure:
             "centroid_y": found.centroid[:, 1],
             "touches_border": found.touches_border,
             "geometry": pa.array(found.geometry, pa.binary()),
+            "touches_no_data": pa.nulls(count, pa.bool_()),
         }
         return pa.Table.from_pydict(columns, schema=REGIONS)
 
