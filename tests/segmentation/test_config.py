@@ -85,7 +85,9 @@ def test_the_pixel_size_of_the_model_changes_the_digest_only_where_it_is_used() 
     assert config_digest(as_learnt, learnt) == config_digest(
         replace(CONFIG, pixel_size=".5"), MODEL
     )
-    with pytest.raises(InputError, match="m does not know the pixel size of its training images"):
+    with pytest.raises(
+        InputError, match="the model does not know the pixel size of its training images"
+    ):
         config_digest(as_learnt, MODEL)
 
 

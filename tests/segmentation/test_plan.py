@@ -182,6 +182,30 @@ def test_pages_of_a_stack_are_images(tmp_path: Path) -> None:
     assert (plan.listed, plan.done, plan.etags_of_store) == (5, 1, True)
 
 
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_file_whose_pages_are_the_channels_of_one_image_is_planned_once(
+    tmp_path: Path, is_done: bool
+) -> None:
+    output, archive = Storage.of(f"{tmp_path}/tables"), Storage.of(f"{tmp_path}/archive")
+    archive.write("plain.png", b"")
+    tifffile.imwrite(
+        tmp_path / "archive/field.tif",
+        np.zeros((3, 8, 8), np.uint8),
+        photometric="minisblack",
+        ome=True,
+        metadata={"axes": "CYX"},
+    )
+    etags = {entry.uri: entry.etag for entry in archive.entries()}
+    field = f"{archive.uri}/field.tif"
+    done = [(field, etags[field], "m", "c", None)] if is_done else []
+    write_ledger(output, done, {field: 1})
+    with open_workspace() as database:
+        plan = make_test_plan(database, archive.uri, output)
+        names = [row["image_uri"].rpartition("/")[2] for row in planned_rows(plan)]
+    assert names == (["plain.png"] if is_done else ["field.tif", "plain.png"])
+    assert (plan.listed, plan.done) == (2, int(is_done))
+
+
 @pytest.mark.parametrize(
     ("errors", "retry", "expected"),
     [

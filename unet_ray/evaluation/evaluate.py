@@ -163,6 +163,7 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
         InputError: Anything that cannot work.
     """
     model = load_model(Storage.of(config.model))
+    pixel_size_um = model.choose_pixel_size(config.pixel_size)
     summary, details = (
         OutputFile.of(flag, uri) if uri else None
         for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
@@ -180,7 +181,10 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     for note in [*labelled.notes, *statistics.notes, *notes, *more]:
         _logger.info(f"note: {note}")
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
-    counts = predict_labelled(model, statistics.reader, statistics.usable, pool, count)
+    factors = statistics.find_factors(pixel_size_um)
+    counts = predict_labelled(
+        model, statistics.reader, statistics.usable, pool, count, factors=factors
+    )
     result = EvaluateResult(
         config, model, tuple(statistics.facts[i].uri for i in statistics.usable), counts
     )

@@ -303,8 +303,8 @@ def find_factors(
         raise ImageError(
             "unsupported",
             "the file does not say how large its pixels are, and --pixel-size was given; write the "
-            "size into the file (TIFF resolution, OME-XML or PNG pHYs), or segment such images "
-            "without --pixel-size, in a run of their own",
+            "size into the file (TIFF resolution, OME-XML or PNG pHYs), or leave such images to a "
+            "run without --pixel-size",
         )
     x, y = (own / wanted for own, wanted in zip(own_um, wanted_um, strict=True))
     if not all(1 / _MOST_FACTOR <= factor <= _MOST_FACTOR for factor in (x, y)):

@@ -34,6 +34,7 @@ from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
 from unet_ray.imaging.labels.plausibility import look_misplaced, measure_edge_contrast
 from unet_ray.imaging.regions.components import label_values
+from unet_ray.imaging.resampling import find_factors
 from unet_ray.labelled_data.alignment import Fit, LabelledArrays, check_fit, settle_frame
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
 from unet_ray.labelled_data.palettes import list_colours
@@ -46,6 +47,7 @@ from unet_ray.labelled_data.readers import (
     fits_in_store,
     store_reader,
 )
+from unet_ray.labelled_data.sample_ranges import SampleRange, note_sample_ranges
 from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.prefetch import ahead
 
@@ -78,9 +80,11 @@ class ImageFacts:
     file_channels: int = 0
     """Number of channels in the file."""
     low: tuple[float, ...] = ()
+    """Smallest sample of each channel, of the pixels that are there."""
     high: tuple[float, ...] = ()
+    """Largest sample of each channel, of the pixels that are there."""
     samples: tuple[tuple[float, ...], ...] = ()
-    """Samples of a few pixels that were drawn at random."""
+    """Samples of a few pixels that are there, drawn at random."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Pairs (mask value, pixels) for each mask of the image."""
     objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
@@ -215,6 +219,12 @@ class DatasetStatistics:
             used.count, indices=places, image_channels=counts.pop() if len(counts) == 1 else None
         )
 
+    def note_sample_ranges(self) -> list[str]:
+        """Return a line about each thing in the ranges of the samples that is worth a look."""
+        return note_sample_ranges(
+            [SampleRange(f.uri, f.dtype, min(f.low), max(f.high)) for f in self._read]
+        )
+
     def exclude_extremes(self, constants: Preprocessing) -> DatasetStatistics:
         """Return the statistics with an error for each image whose samples overflow a network.
 
@@ -262,6 +272,29 @@ class DatasetStatistics:
             ChannelStatistics.percentiles_of(samples),
         )
         return Preprocessing.of(kind, chosen[0].dtype, found)
+
+    def find_factors(self, wanted_um: SizeUm | None) -> list[tuple[float, float]] | None:
+        """Return the factors that give each usable image pixels of another size.
+
+        Args:
+            wanted_um: Width and height of the pixels (µm); None: they stay as they are.
+
+        Returns:
+            Factors of each image, down and across; None where images are not resampled.
+
+        Raises:
+            InputError: An image does not state its pixel size, or is too different.
+        """
+        if wanted_um is None:
+            return None
+        found = []
+        for index in self.usable:
+            facts = self.facts[index]
+            try:
+                found.append(find_factors(facts.pixel_size_um, wanted_um))
+            except ImageError as error:
+                raise InputError(f"{facts.uri}: {error.message}") from None
+        return found
 
     def find_pixel_size(self, indices: Sequence[int]) -> SizeUm | None:
         """Return the median pixel size of some of the images (µm).
@@ -481,6 +514,8 @@ def describe_image(
             raise encoded
         facts = replace(facts, sha256=_compute_sha256(item, encoded))
         decoded = item.decode(encoded, files.access)
+        if decoded.valid is not None and not decoded.valid.any():
+            raise ImageError("unsupported", "none of the pixels of the image is there")
     except ImageError as error:
         return replace(facts, error=str(error)), None
     facts = replace(facts, **_describe(decoded, np.random.default_rng(index), sampled))
@@ -549,6 +584,8 @@ def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -
     are_colours = ImageChannels(image_hwc.shape[2], decoded.channels).is_colour
     count = 1 if are_colours and is_grey(image_hwc) else image_hwc.shape[2]
     pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, :count]
+    if decoded.valid is not None:
+        pixels = pixels[decoded.valid.ravel()]
     return {
         "height": image_hwc.shape[0],
         "width": image_hwc.shape[1],

@@ -16,7 +16,13 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from unet_ray.errors import InputError, one_line
-from unet_ray.flags import ClassSpec, check_classes, check_range, parse_channels
+from unet_ray.flags import (
+    ClassSpec,
+    check_classes,
+    check_range,
+    parse_channels,
+    parse_pixel_size,
+)
 from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.postprocessing import Postprocessing
@@ -161,6 +167,30 @@ class Model:
             tuple(map(RegionFilter, self.separation.min_areas, scores)),
             self.separation,
         )
+
+    def choose_pixel_size(self, flag: str | None) -> tuple[float, float] | None:
+        """Return the width and height that pixels have for the network (µm).
+
+        Args:
+            flag: Value of `--pixel-size`; None: not given.
+
+        Returns:
+            The size that images are resampled to; None: they are not resampled.
+
+        Raises:
+            InputError: The flag is `model`, and the model does not know its pixel size.
+        """
+        chosen = parse_pixel_size(flag)
+        if chosen is None:
+            return None
+        if chosen != "model":
+            return chosen, chosen
+        if self.pixel_size_um is None:
+            raise InputError(
+                "--pixel-size model: the model does not know the pixel size of its training "
+                "images, most of which did not state it; give a number in µm, as in 0.5"
+            )
+        return self.pixel_size_um
 
     def build(self) -> UNet:
         """Build the network with its weights.

@@ -18,7 +18,7 @@ from unet_ray.imaging.codecs.pixel_size import differs, format_pixel_size
 from unet_ray.network.config import PredictorConfig, effective_context
 from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.config import SegmentConfig
-from unet_ray.segmentation.digest import choose_pixel_size, choose_postprocessing
+from unet_ray.segmentation.digest import choose_postprocessing
 from unet_ray.segmentation.monitoring import Progress, RunMetrics
 from unet_ray.segmentation.pipeline import Pipeline
 from unet_ray.segmentation.plan import Plan
@@ -129,7 +129,7 @@ class SegmentationRun:
         )
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         read = (1 + 2 * halo / config.tile) ** 2
-        size_um = choose_pixel_size(self.config, self.model)
+        size_um = self.model.choose_pixel_size(self.config.pixel_size)
         resampled = f" of images resampled to {format_pixel_size(size_um)}" if size_um else ""
         return (
             f"tiles of {config.tile} px{resampled}, a halo of {halo} px{exact}: {read:.2f} px read "
@@ -146,7 +146,8 @@ class SegmentationRun:
             )
 
     def _warn_of_pixel_size(self) -> None:
-        chosen_um, learnt_um = choose_pixel_size(self.config, self.model), self.model.pixel_size_um
+        chosen_um = self.model.choose_pixel_size(self.config.pixel_size)
+        learnt_um = self.model.pixel_size_um
         if chosen_um and learnt_um and differs(chosen_um, learnt_um):
             _logger.warning(
                 f"--pixel-size {self.config.pixel_size}: the model learnt from pixels of "
@@ -177,7 +178,7 @@ class SegmentationRun:
             predictor,
             self._measure(),
             model.select_channels(config.channels),
-            choose_pixel_size(config, model),
+            model.choose_pixel_size(config.pixel_size),
             config.lossy_samples,
         )
 

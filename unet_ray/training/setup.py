@@ -121,6 +121,8 @@ def set_up_training(
         config, labelled, statistics, before.labelling if before else None
     )
     notes += [*statistics.notes, *more]
+    if config.normalise != "percentile" and not initial:
+        notes += statistics.note_sample_ranges()
     if not config.dry_run:
         _log_labelling(labelling, statistics)
     check_metric(config.best_by, [c.name for c in labelling.classes])

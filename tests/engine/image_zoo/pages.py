@@ -172,6 +172,15 @@ def grey_for_a_model_of_colours() -> Case:
 
 
 @case
+def grey_for_a_model_of_five_channels() -> Case:
+    """Grey stands for colours, not for five stains."""
+    marks = draw(225, 5)
+    right = {"image.tif": tiff(channels_first(paint(marks)), planarconfig="separate")}
+    images = one(tiff(first(paint(marks[:, :, :1]))), marks, "u8x5")
+    return refused(images, "channel", files=right)
+
+
+@case
 def equal_colours_for_a_model_of_grey() -> Case:
     marks = draw(222)
     data = tiff(np.repeat(paint(marks), 3, axis=2), photometric="rgb")
