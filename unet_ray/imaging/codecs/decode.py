@@ -173,7 +173,7 @@ def finish_image(image: DecodedImage, alpha: Alpha | None, lossy_samples: bool) 
     """
     samples, valid = image.samples, image.valid
     check_not_empty(samples.shape)
-    valid = _leave_out(valid, alpha and alpha.shown)
+    valid = _leave_out(valid, None if alpha is None else alpha.shown)
     valid = _leave_out(valid, find_finite(samples))
     if valid is not None and valid.all():
         valid = None
@@ -328,9 +328,9 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
 def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
     key = image.info.get("transparency") if image.format == "PNG" else None
     if image.mode == "1":
-        samples = np.asarray(image)[:, :, None].astype(np.uint8)
+        drawn = np.asarray(image)[:, :, None].astype(np.uint8)
         no_data = "" if key is None else str(key // 255)
-        return Raster(samples, bits=1, orientation=orientation, no_data=no_data)
+        return Raster(drawn, bits=1, orientation=orientation, no_data=no_data)
     if image.mode == "P" and image.format == "GIF":
         # programs number the colours of a GIF anew when they save it, so its indices mean nothing
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
@@ -421,7 +421,9 @@ def _find_opaque(dtype: np.dtype[Any], bits: int) -> int:
     """Return the alpha of opaque pixels: the largest number of the file's bits, or 1 of floats."""
     if dtype.kind == "f":
         return 1
-    return int(2 ** max(bits - (dtype.kind == "i"), 1) - 1) if bits > 8 else int(np.iinfo(dtype).max)
+    return (
+        int(2 ** max(bits - (dtype.kind == "i"), 1) - 1) if bits > 8 else int(np.iinfo(dtype).max)
+    )
 
 
 def _invert(image: NDArray[Any], bits: int) -> NDArray[Any]:

@@ -74,7 +74,7 @@ class _WholeImage(WindowReader):
         self._image = decode_image(data, lossy_samples=lossy_samples)
         self.height, self.width = self._image.height, self._image.width
 
-    def read(self, box: Box, core: Box | None = None) -> DecodedImage:
+    def read(self, box: Box, core: Box | None = None) -> DecodedImage:  # noqa: ARG002
         """Return a window of the decoded image, whose alpha is decided."""
         window = self._image.cut(box)
         all_there = window.valid is None or window.valid.all()
