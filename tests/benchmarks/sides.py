@@ -229,7 +229,7 @@ class _Files(Dataset[Image]):
 
 
 def _decode(model: Model, path: str) -> NDArray[np.uint8]:
-    return model.preprocessing.check(decode_image(Path(path).read_bytes()))
+    return model.preprocessing.check(decode_image(Path(path).read_bytes()).samples)
 
 
 def _input(place: Place, image: NDArray[np.uint8], multiple: int | None = None) -> Tensor:

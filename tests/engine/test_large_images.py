@@ -104,7 +104,7 @@ def test_a_window_on_s3_is_fetched_in_ranges(
     decoder = Decoder()
     try:
         assert decoder.open(RangeFile(counted, entry.size)) == (2000, 2100)
-        window = decoder.window(Box(700, 900, 1200, 1300))
+        window = decoder.window(Box(700, 900, 1200, 1300)).samples
     finally:
         decoder.close()
     assert np.array_equal(window, image[700:1200, 900:1300])

@@ -21,6 +21,7 @@ from unet_ray.errors import InputError, OutputHeldError, TooManyFailuresError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import evaluate
 from unet_ray.image_sources.encoded import find_place, read_encoded
+from unet_ray.image_sources.names import split_uri
 from unet_ray.imaging.codecs.decode import decode_image
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.network.config import PredictorConfig
@@ -163,10 +164,10 @@ def test_tables_are_what_the_contract_says(
     rows = duckdb.sql(f"select * from '{tables}/masks/*/*.parquet'").fetchdf()
     assert len(rows) == 5 * 2
     for row in images.to_dicts():
-        uri, _, page = row["image_uri"].partition("#page=")
+        uri, key = split_uri(row["image_uri"])
         file = Storage.of(uri).entry()
-        place = find_place(process_decoder(), archive, file, int(page) if page else None)
-        image = model.preprocessing.check(decode_image(read_encoded(archive, uri, place)))
+        place = find_place(process_decoder(), archive, file, key)
+        image = model.preprocessing.check(decode_image(read_encoded(archive, uri, place)).samples)
         (prob_u8,) = predictor.predict([image])
         for index, spec in enumerate(model.classes):
             mask = rows[(rows.image_uri == row["image_uri"]) & (rows.class_id == spec.id)].iloc[0]

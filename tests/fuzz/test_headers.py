@@ -12,9 +12,10 @@ from tests.builders import make_fetch
 from tests.imaging.codecs.test_tiff import PAGES, WRITERS, opened, pillow_stack, written
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.geo_tags import GeoTags
-from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
+from unet_ray.imaging.codecs.image_place import ImagePlace
+from unet_ray.imaging.codecs.range_file import PlaneFile, RangeFile
 from unet_ray.imaging.codecs.sandbox import Decoder
-from unet_ray.imaging.codecs.tiff import PagePlace, fetch_directories
+from unet_ray.imaging.codecs.tiff_directories import fetch_directories
 
 CASES = 2000
 _HOSTILE = (0, 1, 2, 0x7F, 0x80, 0xFF)
@@ -53,29 +54,26 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
 def read(decoder: Decoder, data: bytes) -> str:
     """Do with a file what planning, decoding and an export do; return how it ends."""
     held, directories = fetch_directories(opened(data, 2**16))
-    places: list[PagePlace] = []
+    places: list[ImagePlace] = []
     if directories > 1:
         try:
-            places = decoder.find_pages(held)
+            places = decoder.find_images(held)
         except ImageError as error:
             check_bounded(error)
     tags = None
     try:
-        tags = decoder.read_geo_tags(RangeFile(make_fetch(data), len(data)), None)
+        tags = decoder.read_geo_tags(RangeFile(make_fetch(data), len(data)))
     except ImageError as error:
         check_bounded(error)
     assert tags is None or np.isfinite(GeoTags.from_json(vars(tags)).affine).all()
-    sources: list[bytes | PageFile] = [data]
-    if len(places) > 1:
-        sources = [
-            PageFile(make_fetch(data), len(data), [(0, place.header)], place.index)
-            for place in places[:4]
-        ]
+    sources: list[bytes | PlaneFile] = [data]
+    if places:
+        sources = [PlaneFile(make_fetch(data), [], place) for place in places[:4]]
     ends = []
     for source in sources:
         try:
             image = decoder.decode(source, 2**25)
-            assert min(image.shape) > 0
+            assert min(image.samples.shape) > 0
             ends.append("read")
         except ImageError as error:
             check_bounded(error)

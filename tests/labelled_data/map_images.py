@@ -11,7 +11,7 @@ import tifffile
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.geo_tags import read_geo_tags
 from unet_ray.imaging.georeference import Georeference
-from unet_ray.labelled_data.maps.image_places import ImagePlace
+from unet_ray.labelled_data.maps.image_places import LocatedImage
 from unet_ray.storage.listing import list_files
 
 EPSG, CORNER, PIXEL_M = 32633, (500_000.0, 5_400_000.0), 0.5
@@ -41,7 +41,7 @@ def write_maps(folder: Path) -> Path:
     return folder
 
 
-def images_of(folder: Path) -> list[ImagePlace]:
+def images_of(folder: Path) -> list[LocatedImage]:
     """Return what `locate_images` returns, without processes."""
     found = []
     for entry in list_files(str(folder), IMAGE_SUFFIXES, "--images").entries:
@@ -52,5 +52,5 @@ def images_of(folder: Path) -> list[ImagePlace]:
                 tags = read_geo_tags(file)
         size = (tags.width, tags.height) if tags else (0, 0)
         place = Georeference.from_tags(tags)
-        found += [ImagePlace(entry, page, place, *size) for page in pages]
+        found += [LocatedImage(entry, page, place, *size) for page in pages]
     return found

@@ -10,7 +10,6 @@ import pytest
 
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, parse_classes
-from unet_ray.image_sources.names import page_uri, split_page
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.storage.storage import Storage
@@ -81,17 +80,3 @@ def test_a_folder_whose_name_cannot_be_shown_is_no_class(tmp_path: Path) -> None
     assert (
         len(find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions(CELL)).items) == 1
     )
-
-
-def test_pages_of_stacks_have_names() -> None:
-    for uri, parts in (
-        ("a/s.tif#page=12", ("a/s.tif", 12)),
-        ("a/s#1.tif", ("a/s#1.tif", None)),
-        ("a/s.tif#page=3\n", ("a/s.tif#page=3\n", None)),
-        ("a/s.tif#page=٣", ("a/s.tif#page=٣", None)),
-        ("a/s.tif#page=0", ("a/s.tif#page=0", None)),
-        ("a/s.tif#page=01", ("a/s.tif#page=01", None)),
-        (f"a#page={'9' * 5000}", (f"a#page={'9' * 5000}", None)),
-    ):
-        assert split_page(uri) == parts
-        assert page_uri(*parts) == uri

@@ -83,7 +83,7 @@ def _draw(tables_uri: str) -> bytes:
     tables = read_tables(tables_uri)
     pictures = []
     for uri in sorted(tables.images["image_uri"].to_pylist())[:6]:
-        image = process_decoder().decode(Storage.of(uri).read())
+        image = process_decoder().decode(Storage.of(uri).read()).samples
         found = tables.regions.filter(pc.field("image_uri") == uri)
         pictures += [overlay(image, found.slice(0, 0)), overlay(image, found)]
     png = io.BytesIO()

@@ -1,14 +1,17 @@
-"""Encoded images of an archive: files, whole or in ranges, and single pages of TIFF stacks."""
+"""Encoded images of an archive: files, whole or in ranges, and single images of TIFF stacks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.image_files import find_size, open_ranges, read_file
+from unet_ray.image_sources.names import image_uri
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
-from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
-from unet_ray.imaging.codecs.tiff import PagePlace, fetch_directories
+from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey, ImagePlace
+from unet_ray.imaging.codecs.range_file import PlaneFile, RangeFile
+from unet_ray.imaging.codecs.tiff_directories import fetch_directories
 from unet_ray.storage.listing import path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
 
@@ -17,7 +20,7 @@ _HEADER_BYTES = 2**16
 
 
 def open_encoded(
-    access: Storage, uri: str, place: PagePlace | None = None, etag: str | None = None
+    access: Storage, uri: str, place: ImagePlace | None = None, etag: str | None = None
 ) -> RangeFile:
     """Open an image whose bytes are fetched only when they are read.
 
@@ -27,7 +30,7 @@ def open_encoded(
     Args:
         access: Storage that opens the URI.
         uri: URI of the file.
-        place: Place of the page of a stack; None for a file with one image.
+        place: Place of the image in a file of several pages; None for a file with one.
         etag: ETag of the file when it was listed; None accepts any content.
 
     Raises:
@@ -36,28 +39,28 @@ def open_encoded(
     fetch = open_ranges(access, uri)
     if place is None:
         return RangeFile(fetch, find_size(access, uri, etag))
-    return PageFile(fetch, place.file_size, [(0, place.header)], place.index)
+    return PlaneFile(fetch, [], place)
 
 
 def read_encoded(
     access: Storage,
     uri: str,
-    place: PagePlace | None = None,
+    place: ImagePlace | None = None,
     etag: str | None = None,
     limit: int | None = None,
-) -> bytes | PageFile:
+) -> bytes | PlaneFile:
     """Read the bytes of an image.
 
     Args:
         access: Storage that opens the URI.
         uri: URI of the file.
-        place: Place of the page of a stack; None for a file with one image.
+        place: Place of the image in a file of several pages; None for a file with one.
         etag: ETag of the file when it was listed; None accepts any content.
         limit: Largest size of a file with one image (bytes), by what its store says; None: there
             is none.
 
     Returns:
-        Whole content of the file, or the page of a stack with its bytes already fetched.
+        Whole content of the file, or the image in it with its bytes already fetched.
 
     Raises:
         ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`; `too_large` for a
@@ -67,8 +70,7 @@ def read_encoded(
         return read_file(access, uri, etag, limit)
     fetch = open_ranges(access, uri, etag)
     starts = [start for start, _ in place.ranges]
-    pieces = zip(starts, fetch(place.ranges), strict=True)
-    return PageFile(fetch, place.file_size, [(0, place.header), *pieces], place.index)
+    return PlaneFile(fetch, [*zip(starts, fetch(place.ranges), strict=True)], place)
 
 
 def is_stackable(entry: FileEntry) -> bool:
@@ -76,18 +78,18 @@ def is_stackable(entry: FileEntry) -> bool:
     return path_suffix(entry.path) in TIFF_SUFFIXES
 
 
-class PageFinder(Protocol):
-    """Finds the pages of TIFF files: a decoder, or a pool of them."""
+class ImageFinder(Protocol):
+    """Finds the images of TIFF files: a decoder, or a pool of them."""
 
-    def find_pages(self, file: RangeFile) -> list[PagePlace]:
-        """Return the places of all pages; raise ImageError if the headers cannot be read."""
+    def find_images(self, file: RangeFile) -> list[ImagePlace]:
+        """Return the places of all images; raise ImageError if the headers cannot be read."""
 
 
-def find_places(finder: PageFinder, access: Storage, entry: FileEntry) -> list[PagePlace]:
-    """Return the places of the pages of a TIFF with several directories.
+def find_places(finder: ImageFinder, access: Storage, entry: FileEntry) -> list[ImagePlace]:
+    """Return the places of the images of a TIFF with several directories.
 
-    The list is empty for other files, and if the headers cannot be read; decoding the file will
-    report the reason.
+    The list is empty for other files, for a TIFF whose only image is its first page, and if the
+    headers cannot be read; decoding the file will report the reason.
 
     Args:
         finder: Reads the headers, in a process of its own.
@@ -100,22 +102,37 @@ def find_places(finder: PageFinder, access: Storage, entry: FileEntry) -> list[P
         first = file.read_content(0, _HEADER_BYTES)
         fetch, pieces = open_ranges(access, entry.uri), [(0, first.data)]
         held, directories = fetch_directories(RangeFile(fetch, first.size, pieces))
-        return finder.find_pages(held) if directories > 1 else []
+        places = finder.find_images(held) if directories > 1 else []
     except (ImageError, InputError, OSError):
         return []
+    if len(places) == 1 and len(places[0].all_pages) == 1 and not places[0].error:
+        return []
+    return places
 
 
 def find_place(
-    finder: PageFinder, access: Storage, entry: FileEntry, page: int | None
-) -> PagePlace | None:
-    """Return the place of a page, given its number from 1; None if `page` is None.
+    finder: ImageFinder, access: Storage, entry: FileEntry, key: ImageKey
+) -> ImagePlace | None:
+    """Return the place of an image in its file; None for a file whose only image is itself.
 
     Raises:
-        ImageError: There is no such page.
+        ImageError: There is no such image.
     """
-    if page is None:
+    places = find_places(finder, access, entry) if is_stackable(entry) else []
+    if not places and key == WHOLE:
         return None
-    places = find_places(finder, access, entry)
-    if not 1 <= page <= len(places):
-        raise ImageError("unreadable", f"no page {page} in a file of {len(places)} pages")
-    return places[page - 1]
+    for place in places:
+        if place.key == key:
+            return place
+    raise ImageError("unreadable", describe_absent(entry.path, key, places))
+
+
+def describe_absent(path: str, key: ImageKey, places: Sequence[ImagePlace]) -> str:
+    """Say that a file of some images does not hold the one that is asked for."""
+    names = [image_uri("", place.key).removeprefix("#") for place in places]
+    asked = image_uri("", key).removeprefix("#") or "image of the whole file"
+    if not names:
+        return f"there is no {asked} in {path}, which holds one image"
+    return (
+        f"there is no {asked} in {path}, which holds {len(names)} images, {names[0]} to {names[-1]}"
+    )

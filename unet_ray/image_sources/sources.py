@@ -1,4 +1,4 @@
-"""Images that a file holds: the file itself, or each page of a TIFF stack."""
+"""Images that a file holds: the file itself, or each plane or page of a TIFF stack."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from unet_ray.image_sources.encoded import PageFinder, find_places, is_stackable
-from unet_ray.image_sources.names import page_uri
+from unet_ray.image_sources.encoded import ImageFinder, find_places, is_stackable
+from unet_ray.image_sources.names import image_uri
+from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey, ImagePlace
 from unet_ray.imaging.codecs.sandbox import DecoderPool
-from unet_ray.imaging.codecs.tiff import PagePlace
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import FileEntry, Storage
@@ -23,23 +23,23 @@ _HEADER_S = 300.0
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image of an archive: a file, or a page of a stack."""
+    """One image of an archive: a file, or an image in it."""
 
     file_uri: str
-    page: int | None
-    """Number of the page in a stack, from 1; None for a file with one image."""
+    key: ImageKey
+    """Which image of the file it is."""
     etag: str
     size: int
     """Size of the file (bytes)."""
     pages: int = 1
     """Number of images in the file."""
-    place: PagePlace | None = None
-    """Place of the page in its stack."""
+    place: ImagePlace | None = None
+    """Place of the image in its file; None if it is the first page of it."""
 
     @property
     def uri(self) -> str:
         """Name of the image in the tables."""
-        return page_uri(self.file_uri, self.page)
+        return image_uri(self.file_uri, self.key)
 
 
 def header_decoders() -> DecoderPool:
@@ -48,34 +48,33 @@ def header_decoders() -> DecoderPool:
 
 
 def expand_stacks(
-    finder: PageFinder, access: Storage, entries: Iterable[FileEntry]
+    finder: ImageFinder, access: Storage, entries: Iterable[FileEntry]
 ) -> Iterator[ImageSource]:
-    """Yield one source per image: a TIFF file of several pages becomes one source per page.
+    """Yield one source per image: a TIFF file of several images becomes one source per image.
 
     Only the headers of TIFF files are read. A file whose header cannot be read becomes one source;
     decoding it will report the reason.
     """
     late = (_HEADER_S, lambda entry: [whole_file(entry)])
     with reading_pool(CONNECTIONS) as pool:
-        read = partial(list_pages, finder, access)
+        read = partial(list_images, finder, access)
         for sources in ahead(pool, read, entries, CONNECTIONS, late):
             yield from sources
 
 
-def list_pages(finder: PageFinder, access: Storage, entry: FileEntry) -> list[ImageSource]:
-    """Return the images of a file: each page of a TIFF stack, or the whole file."""
+def list_images(finder: ImageFinder, access: Storage, entry: FileEntry) -> list[ImageSource]:
+    """Return the images of a file."""
     places = find_places(finder, access, entry) if is_stackable(entry) else []
-    if len(places) < 2:
+    if not places:
         return [whole_file(entry)]
-    return [page_source(entry, number, places) for number in range(1, len(places) + 1)]
+    return [image_source(entry, place, len(places)) for place in places]
 
 
 def whole_file(entry: FileEntry) -> ImageSource:
     """Return the source of a file with one image."""
-    return ImageSource(entry.uri, None, entry.etag, entry.size)
+    return ImageSource(entry.uri, WHOLE, entry.etag, entry.size)
 
 
-def page_source(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource:
-    """Return the source of a page of a stack, from its number (1 for the first) and all places."""
-    place = places[number - 1]
-    return ImageSource(entry.uri, number, entry.etag, place.file_size, len(places), place)
+def image_source(entry: FileEntry, place: ImagePlace, count: int) -> ImageSource:
+    """Return the source of one of the `count` images of a file, from its place there."""
+    return ImageSource(entry.uri, place.key, entry.etag, place.file_size, count, place)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unet_ray.flags import MaskFrame, MaskKind, parse_mask_value, parse_uris
+from unet_ray.flags import MaskFrame, MaskKind, parse_channels, parse_mask_value, parse_uris
 
 if TYPE_CHECKING:
     from unet_ray.flags import ClassSpec
@@ -26,6 +26,9 @@ class LabelConfig:
     follow_links: bool = False
     """Follow symbolic links that lead out of --images or --masks; otherwise they are left out and
     counted."""
+    channels: str | None = None
+    """Channels of the images to use, by name or index from 0: DAPI,actin or 0,2. Default: all, or
+    those that the model was trained on."""
     mask_kind: MaskKind | None = None
     """Meaning of mask values; default: inferred from all masks."""
     background_value: int | str = 0
@@ -42,6 +45,9 @@ class LabelConfig:
     rescale_masks: bool = False
     """Scale labels that were drawn for another size of the same aspect ratio; otherwise such images
     cannot be used."""
+    lossy_samples: bool = False
+    """Round whole numbers beyond 16,777,216, which 32-bit floats do not hold; otherwise images with
+    such samples cannot be used."""
     label_property: str | None = None
     """Property of GeoJSON, GeoPackage and GeoParquet features that names their class; none: all are
     of one class. Default: the one that is called class, label or the like."""
@@ -54,6 +60,7 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         parse_uris(self.image_roots, "--image-roots")
+        parse_channels(self.channels)
         parse_mask_value(self.background_value, "--background-value")
         parse_mask_value(self.ignore_value, "--ignore-value")
 
@@ -80,6 +87,7 @@ class LabelConfig:
             mask_affix=self.mask_affix,
             frame=self.mask_frame,
             rescale=self.rescale_masks,
+            lossy_samples=self.lossy_samples,
             area_class=self.area_class,
             label_property=self.label_property,
             label_crs=self.label_crs,

@@ -12,17 +12,22 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, MaskKind, check_class_names
-from unet_ray.image_sources.encoded import PageFinder, find_places, is_stackable
-from unet_ray.image_sources.names import split_page
+from unet_ray.image_sources.encoded import (
+    ImageFinder,
+    describe_absent,
+    find_places,
+    is_stackable,
+)
+from unet_ray.image_sources.names import split_uri
 from unet_ray.image_sources.sources import (
     ImageSource,
     header_decoders,
-    list_pages,
-    page_source,
+    image_source,
+    list_images,
     whole_file,
 )
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
-from unet_ray.imaging.codecs.tiff import PagePlace
+from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey, ImagePlace
 from unet_ray.labelled_data.annotations import Annotations
 from unet_ray.labelled_data.colours import find_colour_map
 from unet_ray.labelled_data.drawing import Drawing, count_objects
@@ -118,7 +123,7 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
             classes, notes = colours.classes, [*colours.notes]
             access = replace(access, table=colours.table)
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
-        pairs = pool.map(partial(_pair_pages, decoders, access), pairing.pairs)
+        pairs = pool.map(partial(_pair_planes, decoders, access), pairing.pairs)
         pages = [*pairs]
     items = tuple(item for some in pages if not isinstance(some, str) for item in some)
     unequal = [some for some in pages if isinstance(some, str)]
@@ -150,8 +155,8 @@ def _find_in_label_files(
     if not rows:
         raise InputError(f"{named} names no image; give the label files of the images")
     found = find_images(images.entries, map(_list_texts, rows), named)
-    pages = [split_page(row["uri"] or row["name"])[1] for row in rows]
-    sources = _find_sources(images, found.entries, pages)
+    keys = [split_uri(row["uri"] or row["name"])[1] for row in rows]
+    sources = _find_sources(images, found.entries, keys)
     names = [row["name"] for row in rows]
     taken = _check_once(sources, names, named)
     has_area = _find_areas(drawing)
@@ -223,7 +228,10 @@ def _name_classes(
     """Return annotations whose categories have names, and where those come from."""
     if not are_numbered(annotations):
         return annotations, []
-    folder = labels if len(files) > 1 else Storage(labels.uri.rpartition("/")[0], labels.options)
+    is_file = files[0].entry.uri == labels.uri
+    folder = Storage(labels.uri.rpartition("/")[0], labels.options) if is_file else labels
+    if not options.roots.follow_links:
+        folder = folder.confine([folder.uri])
     names, named_in = find_class_names(folder, named)
     annotations = name_categories(annotations, names, options.classes, named)
     return annotations, [f"names of classes from {named_in}"] * bool(named_in)
@@ -285,41 +293,38 @@ def _find_areas(drawing: Drawing) -> set[int]:
 
 
 def _find_sources(
-    images: Listing, entries: Sequence[FileEntry | None], pages: Sequence[int | None]
+    images: Listing, entries: Sequence[FileEntry | None], keys: Sequence[ImageKey]
 ) -> list[ImageSource | str]:
-    """Return the image, or the page of a stack, that each row of label files means.
+    """Return the image that each row of label files means, which may be one of several in a file.
 
     A text says why there is none.
     """
-    stacks = {
-        entry.uri: entry
-        for entry, page in zip(entries, pages, strict=True)
-        if entry and page is not None
-    }
+    stacks = {entry.uri: entry for entry in entries if entry and is_stackable(entry)}
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
         places = pool.map(lambda entry: find_places(decoders, images.root, entry), stacks.values())
         places_of = dict(zip(stacks, places, strict=True))
-    found: list[ImageSource | str] = []
-    for entry, page in zip(entries, pages, strict=True):
-        if entry is None:
-            found.append("no image has its name")
-        elif page is None:
-            found.append(whole_file(entry))
-        else:
-            found.append(_find_page(entry, page, places_of[entry.uri]))
-    return found
+    return [
+        "no image has its name"
+        if entry is None
+        else _find_source(entry, key, places_of.get(entry.uri, []))
+        for entry, key in zip(entries, keys, strict=True)
+    ]
 
 
-def _find_page(entry: FileEntry, number: int, places: list[PagePlace]) -> ImageSource | str:
-    """Return the page that a label file names, or why there is none.
+def _find_source(
+    entry: FileEntry, key: ImageKey, places: Sequence[ImagePlace]
+) -> ImageSource | str:
+    """Return the image that a label file names, or why there is none.
 
-    If the stack cannot be read, return the whole file; decoding it will report the reason.
+    Where a label file names a file of several images without saying which, or if the file cannot
+    be read, return the whole file; decoding it will report the reason.
     """
-    if not places and is_stackable(entry):
+    for place in places:
+        if place.key == key:
+            return image_source(entry, place, len(places))
+    if key == WHOLE or (not places and is_stackable(entry)):
         return whole_file(entry)
-    if not 1 <= number <= len(places):
-        return f"there is no page {number} in {entry.path}, which has {len(places)} pages"
-    return page_source(entry, number, places)
+    return describe_absent(entry.path, key, places)
 
 
 def _note_left_out(drawing: Drawing, options: LabelOptions, without_area: int) -> list[str]:
@@ -366,7 +371,7 @@ def _note_unlabelled(pairing: Pairing, images: Listing) -> list[str]:
 
 def _note_unnamed(images: Listing, taken: Mapping[str, str], named: str) -> list[str]:
     """Return a line about images that label files do not name, if there are any."""
-    files = {split_page(uri)[0] for uri in taken}
+    files = {split_uri(uri)[0] for uri in taken}
     rest = [entry.path for entry in images.entries if entry.uri not in files]
     if not rest:
         return []
@@ -397,13 +402,19 @@ def _note_skipped(*listings: Listing) -> list[str]:
     return [*others, *(some.note for some in listings if some.note), *links]
 
 
-def _pair_pages(finder: PageFinder, access: LabelAccess, pair: Pair) -> list[LabelledImage] | str:
+def _pair_planes(finder: ImageFinder, access: LabelAccess, pair: Pair) -> list[LabelledImage] | str:
     """Return the images of a file with their masks, or why they do not belong together."""
-    pages = list_pages(finder, access.images, pair.image)
-    mask_pages = [list_pages(finder, access.masks, mask) for mask in pair.masks]
-    for some, mask in zip(mask_pages, pair.masks, strict=True):
-        if len(some) != len(pages):
+    images = list_images(finder, access.images, pair.image)
+    mask_images = [list_images(finder, access.masks, mask) for mask in pair.masks]
+    for some, mask in zip(mask_images, pair.masks, strict=True):
+        if len(some) != len(images):
             return (
-                f"{pair.image.uri} has {len(pages)} pages, but its mask {mask.uri} has {len(some)}"
+                f"{pair.image.uri} has {len(images)} images, but its mask {mask.uri} has "
+                f"{len(some)}"
             )
-    return [LabelledImage(page, tuple(row)) for page, *row in zip(pages, *mask_pages, strict=True)]
+        for image, other in zip(images, some, strict=True):
+            if image.key != other.key and image.key.page is None and other.key.page is None:
+                return f"{image.uri} stands beside {other.uri}; save both with the same axes"
+    return [
+        LabelledImage(image, tuple(row)) for image, *row in zip(images, *mask_images, strict=True)
+    ]

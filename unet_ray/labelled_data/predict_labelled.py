@@ -13,6 +13,7 @@ from unet_ray.cluster.actor_pool import PoolPlan
 from unet_ray.cluster.ray_data import ordinals
 from unet_ray.cluster.ray_internals import map_blocks
 from unet_ray.errors import ImageError, InputError
+from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.labelled_data.readers import Reader
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
@@ -20,8 +21,9 @@ from unet_ray.network.predictor import Predictor
 
 _IMAGES_PER_TASK = 4
 
-Count = Callable[[NDArray[np.uint8], list[NDArray[Any]]], NDArray[np.float64]]
-"""Function that returns the counts of an image from its prob_u8 (KHW) and its masks (HW each)."""
+Count = Callable[[NDArray[np.uint8], LabelledPixels], NDArray[np.float64]]
+"""Function that returns the counts of an image from its prob_u8 (KHW), which is 0 where a pixel is
+not there, and the image with its masks."""
 
 
 def predict_labelled(
@@ -69,7 +71,7 @@ class _CountActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         read = [self._reader.read(self._indices[i]) for i in batch["id"].tolist()]
         check = self._predictor.preprocessing.check
-        images, error = [check(image) for image, _ in read], ""
+        images, error = [check(image, valid) for image, _, valid in read], ""
         try:
             # all images in one call, so that each lane can take one
             found = self._predictor.predict(images)
@@ -81,8 +83,15 @@ class _CountActor:
             "error": np.array([error] * len(read)),
             "counts": np.stack(
                 [
-                    self._count(prob_u8, masks)
-                    for prob_u8, (_, masks) in zip(found, read, strict=True)
+                    self._count(_clear(prob_u8, labelled.valid), labelled)
+                    for prob_u8, labelled in zip(found, read, strict=True)
                 ]
             ),
         }
+
+
+def _clear(prob_u8_khw: NDArray[np.uint8], valid_hw: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+    """Return probabilities that are 0 where a pixel is not there."""
+    if valid_hw is not None:
+        prob_u8_khw[:, ~valid_hw] = 0
+    return prob_u8_khw

@@ -32,9 +32,15 @@ sparse images reach 1e5. Samples that overflow the network make a hole: it finds
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
 """Smallest and largest scale. The network computes in float32, in which smaller numbers lose digits
 or are 0, and larger ones are infinite."""
-_LARGEST_SAMPLES = {"uint8": 255.0, "uint16": 65535.0, "float32": 0.0}
-"""Sample types, and the largest sample of each; those of float32 come in any unit, so that of them
-only 0 is looked at."""
+_SAMPLE_RANGES = {
+    "uint8": (0.0, 255.0),
+    "uint16": (0.0, 65535.0),
+    "int8": (-128.0, 127.0),
+    "int16": (-32768.0, 32767.0),
+    "float32": (0.0, 0.0),
+}
+"""Sample types, and the smallest and largest sample of each; those of float32 come in any unit, so
+that of them only 0 is looked at."""
 _MAX_RESULT = 10**12
 """Largest normalised sample. Networks are trained on samples near 1; much larger ones overflow in
 the network, and pixels that are not a number are in no class."""
@@ -69,7 +75,7 @@ class Preprocessing:
     """
 
     dtype: str
-    """Sample type of the images: uint8, uint16 or float32."""
+    """Sample type of the images: uint8, uint16, int8, int16 or float32."""
     offset: tuple[float, ...]
     """Offset of each channel, in units of the samples."""
     scale: tuple[float, ...]
@@ -78,8 +84,9 @@ class Preprocessing:
     """Smallest and largest result. None: results are not clipped."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in _LARGEST_SAMPLES:
-            raise InputError(f"preprocessing dtype {self.dtype}: choose uint8, uint16 or float32")
+        if self.dtype not in _SAMPLE_RANGES:
+            names = ", ".join(_SAMPLE_RANGES)
+            raise InputError(f"preprocessing dtype {self.dtype}: choose one of {names}")
         if len(self.offset) != len(self.scale):
             raise InputError(
                 f"preprocessing has {len(self.offset)} offsets and {len(self.scale)} scales: "
@@ -87,7 +94,7 @@ class Preprocessing:
             )
         check_range("preprocessing offset", self.offset, -_LARGEST, _LARGEST)
         check_range("preprocessing scale", self.scale, _SMALLEST, _LARGEST)
-        for sample in (0.0, _LARGEST_SAMPLES[self.dtype]):
+        for sample in _SAMPLE_RANGES[self.dtype]:
             normalised = [(sample - o) / s for o, s in zip(self.offset, self.scale, strict=True)]
             check_range(
                 f"sample {sample:g} after preprocessing", normalised, -_MAX_RESULT, _MAX_RESULT
@@ -108,7 +115,7 @@ class Preprocessing:
             kind: Normalisation. `mean`: zero mean and unit deviation; `range`: the smallest sample
                 becomes −1, the largest 1; `percentile`: the 0.5th percentile becomes −1, the 99.5th
                 1, and results are clipped at −2 and 2.
-            dtype: Type of the samples: uint8, uint16 or float32.
+            dtype: Type of the samples: uint8, uint16, int8, int16 or float32.
             found: Statistics of the training set.
         """
         if kind == "mean":
@@ -127,11 +134,18 @@ class Preprocessing:
         """Number of channels that the network takes."""
         return len(self.offset)
 
-    def check(self, image_hwc: NDArray[Any]) -> NDArray[Any]:
+    def check(
+        self, image_hwc: NDArray[Any], valid_hw: NDArray[np.bool_] | None = None
+    ) -> NDArray[Any]:
         """Return an image with the channels that the network takes.
 
         Args:
             image_hwc: Image as it was decoded; (H, W, C).
+            valid_hw: Pixels that are there; None: all of them.
+
+        Returns:
+            The image; (H, W, C) of its own type. If a pixel is not there, float32 with the offset
+            of each channel in such pixels: they are 0 for the network, whatever the file holds.
 
         Raises:
             ImageError: No pixels, samples or channels that the model was not trained on, or samples
@@ -143,6 +157,9 @@ class Preprocessing:
                 "unsupported", f"{image_hwc.dtype} samples, the model was trained on {self.dtype}"
             )
         image_hwc = match_channels(image_hwc, self.channels)
+        if valid_hw is not None and not valid_hw.all():
+            image_hwc = image_hwc.astype(np.float32)
+            image_hwc[~valid_hw] = self.offset
         if image_hwc.dtype == np.float32:
             planes = [image_hwc[:, :, channel] for channel in range(self.channels)]
             self.check_range([plane.min() for plane in planes], [plane.max() for plane in planes])

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from unet_ray.errors import InputError
-from unet_ray.image_sources.names import page_uri, split_page
+from unet_ray.image_sources.names import image_uri, split_uri
 from unet_ray.output.config import PruneConfig
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
@@ -165,8 +165,8 @@ def _remove_images(
 
 def _resolve(uri: str) -> str:
     """Return the URI of an image as in the tables: paths of this machine become absolute."""
-    file, page = split_page(uri.strip())
-    return page_uri(Storage.of(file).uri if uri_scheme(file) == "file" else file, page)
+    file, key = split_uri(uri.strip())
+    return image_uri(Storage.of(file).uri if uri_scheme(file) == "file" else file, key)
 
 
 def _choose_runs(inventory: Inventory, config: PruneConfig) -> dict[str, list[str]]:

@@ -14,7 +14,9 @@ from unet_ray.flags import (
     check_fields,
     check_numbers,
     parse_age,
+    parse_channels,
     parse_patterns,
+    parse_pixel_size,
     parse_prices,
     parse_range,
     parse_uris,
@@ -45,6 +47,9 @@ class SegmentConfig:
     Default: the bucket of the manifest, or its folder on a local disk."""
     follow_links: bool = False
     """Follow symbolic links that lead out of --images; otherwise they are left out and counted."""
+    channels: str | None = None
+    """Channels of the images that the network takes, by name or index from 0: DAPI,actin or 0,2.
+    Default: those that the model was trained on."""
     date: str | None = None
     """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
     actors: str | None = None
@@ -59,6 +64,10 @@ class SegmentConfig:
     context: int | None = None
     """Pixels read around the tile core; default: as many as make tiles exact. Fewer are faster and
     not exact."""
+    pixel_size: str | None = None
+    """Pixel size at which the network sees images: a number (µm), or model for that of its training
+    images. They are resampled for the network only: masks and regions are in their own pixels.
+    Images that do not state their pixel size fail. Default: never resampled."""
     threshold: float | None = None
     """Lowest probability at which a pixel belongs to a class; default: the model's own."""
     min_area: int | None = None
@@ -70,6 +79,9 @@ class SegmentConfig:
     max_regions: int = 2_000_000  # MAX_REGIONS of imaging.regions.regions; a test compares the two
     """Largest number of regions of a class in an image, small ones included; more are the error
     too_large."""
+    lossy_samples: bool = False
+    """Round whole numbers beyond 16,777,216, which 32-bit floats do not hold; otherwise images with
+    such samples are error rows."""
     shard_images: int = 2000
     """Images per shard, which is what a crash can cost. A shard closes sooner once its rows reach
     64 MiB."""
@@ -99,6 +111,8 @@ class SegmentConfig:
         parse_patterns(self.exclude, "--exclude")
         parse_age(self.min_age, "--min-age")
         parse_uris(self.image_roots, "--image-roots")
+        parse_channels(self.channels)
+        parse_pixel_size(self.pixel_size)
         check_day("--date", self.date)
         check_fields(self, ["threshold"], lambda value: 0 < value <= 1, "above 0 up to 1")
         shares = ("min_score", "max_error_rate")

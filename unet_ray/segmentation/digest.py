@@ -7,6 +7,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from unet_ray.errors import InputError
+from unet_ray.flags import fold_channel, parse_channels, parse_pixel_size
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.network.config import PredictorConfig, UNetConfig, effective_context
 from unet_ray.network.model_folder import Model
@@ -36,6 +38,12 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
     }
     if any(scores):
         meaning["min_score"] = scores  # only where set: other digests stay what they are
+    if config.channels is not None:
+        meaning["channels"] = [fold_channel(each) for each in parse_channels(config.channels)]
+    if pixel_size_um := choose_pixel_size(config, model):
+        meaning["pixel_size_um"] = pixel_size_um
+    if config.lossy_samples:
+        meaning["lossy_samples"] = True
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
@@ -48,6 +56,25 @@ def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
     return config.precision == "float32" and (
         network.padding == "valid" or context >= network.exact_context
     )
+
+
+def choose_pixel_size(config: SegmentConfig, model: Model) -> tuple[float, float] | None:
+    """Return the width and height that pixels have for the network (µm); None: their own.
+
+    Raises:
+        InputError: `--pixel-size model`, and the model does not know any.
+    """
+    chosen = parse_pixel_size(config.pixel_size)
+    if chosen is None:
+        return None
+    if chosen != "model":
+        return chosen, chosen
+    if model.pixel_size_um is None:
+        raise InputError(
+            f"--pixel-size model: {config.model} does not know the pixel size of its training "
+            "images, most of which did not state it; give a number in µm, as in --pixel-size 0.5"
+        )
+    return model.pixel_size_um
 
 
 def choose_postprocessing(config: SegmentConfig, model: Model) -> Postprocessing:

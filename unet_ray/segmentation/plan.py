@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from unet_ray.image_sources.reader_versions import (
 )
 from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
-from unet_ray.segmentation.stages.columns import PLAN
+from unet_ray.segmentation.stages.columns import PLACE_SQL, PLAN, place_row
 from unet_ray.storage.listing import FileScan, describe_links, listed_twice
 from unet_ray.storage.manifest import FILES
 from unet_ray.storage.storage import FileEntry, Storage
@@ -37,6 +36,8 @@ _BYTES = "coalesce(place.size, image_bytes)"
 """Stored bytes of an image: of its page in a stack, else of its file."""
 _IS_LARGE = f"{_BYTES} > {2**22}"
 """SQL condition of images that may take minutes, or a block's memory, and get their own block."""
+_ORDER = "file_uri, series, t, z, page"
+"""Columns by which images are ordered; those of a file stand together."""
 _BLOCKS = 4096
 """Target number of blocks for a long run, for large and for small images each."""
 _MOST_TIMES = 16
@@ -102,7 +103,7 @@ class Plan:
             _leave_out(self._rows(f"FROM plan WHERE {condition} ORDER BY {order}"), without)
             for condition, order in (
                 (_IS_LARGE, f"{_BYTES} DESC"),
-                (f"NOT ({_IS_LARGE})", "file_uri, page"),
+                (f"NOT ({_IS_LARGE})", _ORDER),
             )
         )
         alone, together = max(1, len(large) // _BLOCKS), min(max(rows, len(small) // _BLOCKS), most)
@@ -119,7 +120,7 @@ class Plan:
         """Return the planned images that a run did not write, as a table of `PLAN`."""
         open_run(self.database, output, run_id)
         return self._rows(
-            "FROM plan ANTI JOIN written USING (image_uri, image_etag) ORDER BY file_uri, page"
+            f"FROM plan ANTI JOIN written USING (image_uri, image_etag) ORDER BY {_ORDER}"
         )
 
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
@@ -201,7 +202,8 @@ def make_plan(
     listed = find_open_images(database, scan, allow_empty)
     database.view(
         "plan",
-        "FROM open_images" + ("" if limit is None else f" ORDER BY file_uri, page LIMIT {limit:d}"),
+        "FROM open_images"
+        + ("" if limit is None else f" ORDER BY file_uri, series, t, z, page LIMIT {limit:d}"),
     )
     failed = 0 if retry_failed else _count_failed(database)
     return Plan(
@@ -280,10 +282,9 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
     _refuse_twice(database, scan.named)
     database.view(
         "archive",
-        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, etag AS image_etag, "
-        "size AS image_bytes, 1::INTEGER AS pages, "
-        'NULL::STRUCT(header BLOB, "index" INTEGER, file_size BIGINT, size BIGINT, '
-        "ranges BIGINT[]) AS place FROM files",
+        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, "  # noqa: S608
+        "NULL::INTEGER AS series, NULL::INTEGER AS t, NULL::INTEGER AS z, etag AS image_etag, "
+        f"size AS image_bytes, 1::INTEGER AS pages, NULL::{PLACE_SQL} AS place FROM files",
     )
     _name_left_out_stacks(database)
     database.store(
@@ -293,6 +294,7 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
     )
     database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
     _refuse_pages_as_files(database, scan.named)
+    _describe_pages(database)
     database.store("open_pages", "FROM pages ANTI JOIN left_out USING (image_uri, image_etag)")
     database.view(
         "open_images", "FROM open_files ANTI JOIN pages USING (file_uri) UNION ALL FROM open_pages"
@@ -379,11 +381,28 @@ def _refuse_twice(database: Workspace, named: str) -> None:
 
 
 def _refuse_pages_as_files(database: Workspace, named: str) -> None:
-    """Refuse a file whose name is that of a page of a listed stack: both would have one row key."""
-    database.store("twice", "SELECT image_uri FROM pages SEMI JOIN archive USING (image_uri)")
+    """Refuse a file whose name is that of an image in a listed stack: both would have one row key.
+
+    A file that holds one image of several pages has the name of that image itself.
+    """
+    database.store(
+        "twice",
+        "SELECT image_uri FROM (FROM pages WHERE image_uri <> file_uri) "
+        "SEMI JOIN archive USING (image_uri)",
+    )
     count = database.value("SELECT count(*) FROM twice")
     if count:
         raise listed_twice(named, count, database.value("SELECT min(image_uri) FROM twice"))
+
+
+def _describe_pages(database: Workspace) -> None:
+    """Say how many files have pages of which nothing tells whether they are channels or planes."""
+    files = database.value("SELECT count(DISTINCT file_uri) FROM pages WHERE page IS NOT NULL")
+    if files:
+        _logger.info(
+            f"{files} files of several pages do not say what the axes of their pages are: each "
+            "page is an image of its own"
+        )
 
 
 def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:
@@ -404,12 +423,5 @@ def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:
 
 def plan_row(source: ImageSource) -> dict[str, Any]:
     """Return an image as a row of PLAN."""
-    row: dict[str, Any] = {
-        "image_uri": source.uri,
-        "file_uri": source.file_uri,
-        "page": source.page,
-    }
-    row |= {"image_etag": source.etag, "image_bytes": source.size, "pages": source.pages}
-    if source.place is not None:
-        row["place"] = vars(source.place) | {"ranges": [*chain.from_iterable(source.place.ranges)]}
-    return row
+    row = {"image_uri": source.uri, "file_uri": source.file_uri, "image_etag": source.etag}
+    return row | {"image_bytes": source.size, "pages": source.pages} | place_row(source)

@@ -179,6 +179,41 @@ def open_run(database: Workspace, output: Storage, run_id: str) -> None:
     read_images(database, "written", output, images, ("image_uri", "image_etag"))
 
 
+def read_table(
+    output: Storage,
+    table: str,
+    columns: pa.Schema,
+    date: str | None = None,
+    with_shard: bool = False,
+) -> pa.Table:
+    """Read columns of the committed shards of one table, each checked before it takes memory.
+
+    Args:
+        output: Root of the tables.
+        table: Name of the table.
+        columns: Columns to read; a column that a shard lacks is null.
+        date: Partition to read, YYYY-MM-DD; None reads all.
+        with_shard: Whether to add the column `shard`, the path below the table's folder.
+
+    Returns:
+        The columns and `date`, in the order of the shards' paths.
+
+    Raises:
+        InputError: A shard is damaged, or a Parquet file is no shard.
+    """
+    entries = _list_shards(output, table)
+    if date is not None:
+        entries = [entry for entry in entries if entry.path.startswith(f"date={date}/")]
+    added = ["date", "shard"] if with_shard else ["date"]
+    schema = pa.schema([*columns, *((name, pa.string()) for name in added)], columns.metadata)
+    found = {}
+    for entry, rows in read_shards(output, entries, columns, SCHEMAS[table]):
+        texts = [entry.path.partition("/")[0].removeprefix("date="), entry.path][: len(added)]
+        repeated = [pa.repeat(pa.scalar(text, pa.string()), len(rows)) for text in texts]
+        found[entry.path] = pa.Table.from_arrays([*rows.columns, *repeated], schema=schema)
+    return pa.concat_tables([schema.empty_table(), *(found[entry.path] for entry in entries)])
+
+
 def open_dataset(output: Storage, table: str, schema: pa.Schema) -> pds.Dataset:
     """Open the committed shards of one table as an Arrow dataset with its hive partition `date`.
 

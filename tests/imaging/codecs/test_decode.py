@@ -31,24 +31,24 @@ def make_bare_tiff(**tags: int) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
 def test_lossless_rgb_is_kept(kind: str) -> None:
-    assert np.array_equal(decode_image(encode_pillow(RGB, kind)), RGB)
+    assert np.array_equal(decode_image(encode_pillow(RGB, kind)).samples, RGB)
 
 
 def test_grey_has_one_channel() -> None:
-    assert np.array_equal(decode_image(encode_pillow(GREY)), GREY[:, :, None])
+    assert np.array_equal(decode_image(encode_pillow(GREY)).samples, GREY[:, :, None])
 
 
 def test_sixteen_bits_are_kept() -> None:
     deep = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
-    assert np.array_equal(decode_image(encode_tiff(deep, photometric="rgb")), deep)
+    assert np.array_equal(decode_image(encode_tiff(deep, photometric="rgb")).samples, deep)
     assert np.array_equal(
         decode_image(
             encode_tiff(np.moveaxis(deep, -1, 0), planarconfig="separate", photometric="rgb")
-        ),
+        ).samples,
         deep,
     )
     assert np.array_equal(
-        decode_image(encode_pillow(Image.fromarray(deep[:, :, 0])))[:, :, 0], deep[:, :, 0]
+        decode_image(encode_pillow(Image.fromarray(deep[:, :, 0]))).samples[:, :, 0], deep[:, :, 0]
     )
 
 
@@ -56,19 +56,19 @@ def test_sixteen_bit_colour_png_is_not_cut_to_eight() -> None:
     import imagecodecs
 
     deep = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
-    assert np.array_equal(decode_image(imagecodecs.png_encode(deep)), deep)
+    assert np.array_equal(decode_image(imagecodecs.png_encode(deep)).samples, deep)
 
 
 def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[274] = 6  # shown turned by 90° clockwise
     data = encode_pillow(RGB, "PNG", exif=exif)
-    assert np.array_equal(decode_image(data), np.rot90(RGB, -1))
+    assert np.array_equal(decode_image(data).samples, np.rot90(RGB, -1))
 
 
 def test_constant_alpha_is_dropped_and_varying_alpha_refused() -> None:
     constant = np.dstack([RGB, np.full(GREY.shape, 255, np.uint8)])
-    assert np.array_equal(decode_image(encode_pillow(Image.fromarray(constant))), RGB)
+    assert np.array_equal(decode_image(encode_pillow(Image.fromarray(constant))).samples, RGB)
     varying = np.dstack([RGB, GREY])
     with pytest.raises(ImageError, match="unsupported: transparency"):
         decode_image(encode_pillow(Image.fromarray(varying)))
@@ -77,20 +77,22 @@ def test_constant_alpha_is_dropped_and_varying_alpha_refused() -> None:
 def test_a_palette_gives_colours_in_images_and_indices_in_masks() -> None:
     indices = Image.fromarray(GREY % 3)
     indices.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    image = decode_image(encode_pillow(indices))
+    image = decode_image(encode_pillow(indices)).samples
     assert np.array_equal(image, np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])[GREY % 3])
     assert np.array_equal(decode_label_image(encode_pillow(indices)), GREY % 3)
 
 
 def test_one_bit_is_0_or_255_in_images_and_a_class_id_in_masks() -> None:
     bits = Image.fromarray(GREY > 100)
-    assert np.array_equal(decode_image(encode_pillow(bits))[:, :, 0], np.where(GREY > 100, 255, 0))
+    assert np.array_equal(
+        decode_image(encode_pillow(bits)).samples[:, :, 0], np.where(GREY > 100, 255, 0)
+    )
     assert np.array_equal(decode_label_image(encode_pillow(bits)), GREY > 100)
 
 
 def test_white_is_zero_is_inverted() -> None:
     assert np.array_equal(
-        decode_image(encode_tiff(GREY, photometric="miniswhite"))[:, :, 0], 255 - GREY
+        decode_image(encode_tiff(GREY, photometric="miniswhite")).samples[:, :, 0], 255 - GREY
     )
 
 
@@ -102,7 +104,7 @@ def test_mask_values_do_not_depend_on_how_the_file_stores_grey() -> None:
     palette.putpalette([v for grey in (0, 85, 170, 255) for v in (grey, grey, grey)])
     assert np.array_equal(decode_label_image(encode_pillow(palette, bits=2)), ids)
     assert np.array_equal(decode_label_image(two_bit_png(ids)), ids)
-    assert np.array_equal(decode_image(two_bit_png(ids))[:, :, 0], ids * 85)
+    assert np.array_equal(decode_image(two_bit_png(ids)).samples[:, :, 0], ids * 85)
 
 
 def two_bit_png(values: np.ndarray) -> bytes:
@@ -148,7 +150,7 @@ def two_bit_png(values: np.ndarray) -> bytes:
             ),
             "unsupported",
         ),
-        (encode_tiff(np.full((3, 3), np.nan, np.float32)), "unsupported: the image holds NaN"),
+        (encode_tiff(np.zeros((3, 3), np.complex64)), "unsupported: samples of type complex64"),
     ],
 )
 def test_bad_files_are_image_errors(data: bytes, error: str) -> None:
@@ -183,7 +185,7 @@ def test_a_file_without_pixels_is_unreadable_as_image_mask_and_windows(
 def test_samples_that_mark_missing_data_are_unsupported(sample: float) -> None:
     image = np.zeros((3, 4), np.float32)
     image[1, 2] = 1e30
-    assert decode_image(encode_tiff(image)).max() == np.float32(1e30)
+    assert decode_image(encode_tiff(image)).samples.max() == np.float32(1e30)
     image[1, 2] = sample
     with pytest.raises(ImageError, match=r"unsupported: a sample of .*; the largest is 1.3e\+30"):
         decode_image(encode_tiff(image))
@@ -218,7 +220,7 @@ def test_colour_maps_of_8_and_16_bits_give_the_same_colours(shift: int) -> None:
     tifffile.imwrite(
         buffer, indices, photometric="palette", colormap=np.stack([colours << shift] * 3)
     )
-    assert decode_image(buffer.getvalue())[0, :, 0].tolist() == [0, 100, 255]
+    assert decode_image(buffer.getvalue()).samples[0, :, 0].tolist() == [0, 100, 255]
 
 
 def test_a_thumbnail_is_not_taken_for_its_image() -> None:

@@ -380,9 +380,9 @@ def test_every_pixel_has_the_value_of_its_colour(
 
 def test_images_with_float64_and_palettes_are_as_before() -> None:
     deep = IDS.astype(np.float64) + 0.5
-    assert decode_image(encode_tiff(deep)).dtype == np.float32
+    assert decode_image(encode_tiff(deep)).samples.dtype == np.float32
     gif = encode_pillow(Image.fromarray(paint(IDS, BLACK, RED, GREEN, GREY)), "GIF")
-    assert np.array_equal(decode_image(gif), paint(IDS, BLACK, RED, GREEN, GREY))
+    assert np.array_equal(decode_image(gif).samples, paint(IDS, BLACK, RED, GREEN, GREY))
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, IDS, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
     assert np.array_equal(decode_label_image(buffer.getvalue()), IDS)

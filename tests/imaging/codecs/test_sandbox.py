@@ -41,8 +41,8 @@ def test_the_child_returns_what_decoding_here_returns(decoder: Decoder) -> None:
     files = [encode_pillow(random_image(seed, side)) for seed, side in enumerate((1, 50, 1200, 3))]
     with ThreadPoolExecutor(4) as pool:
         for data, image in zip(files, pool.map(decoder.decode, files), strict=True):
-            assert np.array_equal(image, decode_image(data))
-            assert image.dtype == np.uint8
+            assert np.array_equal(image.samples, decode_image(data).samples)
+            assert image.samples.dtype == np.uint8
 
 
 def test_masks_have_the_values_that_decoding_here_gives(decoder: Decoder) -> None:
@@ -96,14 +96,14 @@ def test_a_child_that_is_ended_once_costs_no_image(
     """Whatever ended it, the fault is the file's only if it happens again in a fresh child."""
     send_signals(monkeypatch, number)
     image = random_image(1)
-    assert np.array_equal(decoder.decode(encode_pillow(image)), image)
+    assert np.array_equal(decoder.decode(encode_pillow(image)).samples, image)
 
 
 def test_a_child_that_is_killed_while_it_decodes_costs_no_image(decoder: Decoder) -> None:
     """A large file keeps the child busy while it is killed, as by a pod that is out of memory."""
     child = decoder._running()
     threading.Timer(0.2, child.kill).start()
-    assert decoder.decode(bomb(11_000)).shape == (11_000, 11_000, 3)
+    assert decoder.decode(bomb(11_000)).samples.shape == (11_000, 11_000, 3)
     assert decoder._child is not child
 
 
@@ -126,7 +126,7 @@ def test_only_two_crashes_are_the_fault_of_the_file(
         send_signals(patch, *(signal.Signals[f"SIG{name}"] for name in signals.split()))
         with pytest.raises(ImageError, match=error):
             decoder.decode(good)
-    assert decoder.decode(good).shape == (50, 57, 3)
+    assert decoder.decode(good).samples.shape == (50, 57, 3)
 
 
 def test_a_child_that_exits_on_a_file_has_crashed(decoder: Decoder) -> None:
@@ -135,7 +135,7 @@ def test_a_child_that_exits_on_a_file_has_crashed(decoder: Decoder) -> None:
         patch.setattr(json, "dumps", lambda _: "{")
         with pytest.raises(ImageError, match=r"unreadable: .* crashed twice \(exit code 1\)"):
             decoder.decode(b"")
-    assert decoder.decode(encode_pillow(random_image(1))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(1))).samples.shape == (50, 57, 3)
 
 
 @pytest.mark.parametrize("side", [50, 1200])
@@ -152,7 +152,7 @@ def test_a_child_that_is_stopped_is_not_the_fault_of_the_file(
     ):
         decoder.decode(good)
     assert set(psutil.Process().children()) == before
-    assert decoder.decode(good).shape == (side, side + 7, 3)
+    assert decoder.decode(good).samples.shape == (side, side + 7, 3)
     decoder.close()
 
 
@@ -171,7 +171,7 @@ def test_a_file_that_eats_memory_is_an_error_of_the_file() -> None:
     decoder = Decoder(memory_limit_bytes=3 * 2**29)
     with pytest.raises(ImageError, match="too_large: decoding it needs more than 1.5 GiB"):
         decoder.decode(bomb(11_500, colour=6, depth=16))
-    assert decoder.decode(encode_pillow(random_image(2))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(2))).samples.shape == (50, 57, 3)
     decoder.close()
 
 
@@ -195,9 +195,9 @@ def test_windows_come_out_of_the_child(decoder: Decoder) -> None:
     for _ in range(2):
         assert decoder.open(make_range_file(data)) == image.shape[:2]
         for top in (0, 300, 860, 10):
-            window = decoder.window(Box(top, 20, top + 40, 300))
+            window = decoder.window(Box(top, 20, top + 40, 300)).samples
             assert np.array_equal(window, image[top : top + 40, 20:300])
-            assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
+            assert decoder.decode(encode_pillow(random_image(4))).samples.shape == (50, 57, 3)
 
 
 def test_a_failure_of_the_store_keeps_its_own_error(decoder: Decoder) -> None:
@@ -210,7 +210,7 @@ def test_a_failure_of_the_store_keeps_its_own_error(decoder: Decoder) -> None:
     assert decoder.open(make_range_file(data, failing)) == (900, 907)
     with pytest.raises(ImageError, match="network: gone"):
         decoder.window(Box(0, 0, 900, 907))
-    assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(4))).samples.shape == (50, 57, 3)
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,9 @@ def test_a_window_that_ends_the_decoder_twice_ends_its_image_only(
         decoder.window(Box(0, 0, 900, 907))
     with pytest.raises(ImageError, match=error):
         decoder.window(Box(0, 0, 1, 1))
-    assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(4))).samples.shape == (50, 57, 3)
     assert decoder.open(make_range_file(data)) == (900, 907)
-    assert decoder.window(Box(0, 0, 900, 907)).shape == (900, 907, 3)
+    assert decoder.window(Box(0, 0, 900, 907)).samples.shape == (900, 907, 3)
 
 
 def test_an_open_image_outlives_its_child(decoder: Decoder) -> None:
@@ -247,11 +247,11 @@ def test_an_open_image_outlives_its_child(decoder: Decoder) -> None:
     for number in (signal.SIGKILL, signal.SIGSEGV):
         with pytest.MonkeyPatch.context() as patch:
             send_signals(patch, number)
-            assert np.array_equal(decoder.window(Box(5, 0, 900, 907)), image[5:])
+            assert np.array_equal(decoder.window(Box(5, 0, 900, 907)).samples, image[5:])
     assert decoder._child is not None
     decoder._child.kill()
     decoder._child.wait()
-    assert np.array_equal(decoder.window(Box(5, 0, 900, 907)), image[5:])
+    assert np.array_equal(decoder.window(Box(5, 0, 900, 907)).samples, image[5:])
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_ranges_that_no_decoder_asks_for_end_the_child(decoder: Decoder, ranges:
             decoder.open(file)
     assert not asked
     assert child.poll() is not None
-    assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(4))).samples.shape == (50, 57, 3)
 
 
 def test_an_endless_reply_is_cut_off(decoder: Decoder) -> None:
@@ -278,7 +278,7 @@ def test_an_endless_reply_is_cut_off(decoder: Decoder) -> None:
         patch.setattr(child_pipe, "_receive", lambda *_: next(received))
         with pytest.raises(ImageError, match=r"ended as it started \(an invalid reply\)"):
             decoder.decode(b"")
-    assert decoder.decode(encode_pillow(random_image(4))).shape == (50, 57, 3)
+    assert decoder.decode(encode_pillow(random_image(4))).samples.shape == (50, 57, 3)
 
 
 def test_a_slow_start_costs_one_image_and_mixes_up_no_other(
@@ -290,7 +290,7 @@ def test_a_slow_start_costs_one_image_and_mixes_up_no_other(
         decoder.decode(encode_pillow(images[0]))
     monkeypatch.undo()
     for image in images:
-        assert np.array_equal(decoder.decode(encode_pillow(image)), image)
+        assert np.array_equal(decoder.decode(encode_pillow(image)).samples, image)
 
 
 def test_a_large_file_that_cannot_be_read_in_windows_is_not_fetched(decoder: Decoder) -> None:

@@ -22,13 +22,15 @@ from tests.builders import make_fetch
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import decode_image
-from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
+from unet_ray.imaging.codecs.image_place import ImagePlace, PagePlace
+from unet_ray.imaging.codecs.range_file import PlaneFile, RangeFile
 from unet_ray.imaging.codecs.sandbox import Decoder
-from unet_ray.imaging.codecs.tiff import PagePlace, fetch_directories, find_pages
+from unet_ray.imaging.codecs.tiff import find_images
+from unet_ray.imaging.codecs.tiff_directories import fetch_directories
 from unet_ray.imaging.codecs.windows import open_windows
 from unet_ray.imaging.geometry import Box
 from unet_ray.segmentation.plan import plan_row
-from unet_ray.segmentation.stages.columns import PLAN, page_place
+from unet_ray.segmentation.stages.columns import PLAN, image_place
 from unet_ray.storage.storage import Storage
 
 PAGES = np.random.default_rng(0).integers(0, 60_000, (6, 120, 173), np.uint16)
@@ -38,8 +40,8 @@ WRITERS: dict[str, dict[str, Any]] = {
     "big endian": {"byteorder": ">"},
     "BigTIFF": {"bigtiff": True, "contiguous": False},
     "BigTIFF, big endian": {"bigtiff": True, "byteorder": ">"},
-    "ImageJ": {"imagej": True},
-    "OME": {"ome": True},
+    "ImageJ": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "OME": {"ome": True, "metadata": {"axes": "TYX"}},
     "strips": {"rowsperstrip": 7, "contiguous": False},
     "strips, deflate": {"rowsperstrip": 7, "compression": "zlib", "predictor": True},
     "tiles": {"tile": (64, 48), "contiguous": False},
@@ -69,14 +71,14 @@ def pillow_stack() -> bytes:
 
 
 def page_file(
-    data: bytes, place: PagePlace, ranges: Sequence[tuple[int, int]]
-) -> tuple[PageFile, list[int]]:
+    data: bytes, place: ImagePlace, ranges: Sequence[tuple[int, int]]
+) -> tuple[PlaneFile, list[int]]:
     """Return a page with these ranges of its file, and the sizes of what else is fetched."""
     fetched: list[int] = []
 
     fetch = make_fetch(data, lambda _, size: fetched.append(size))
     pieces = [(offset, data[offset : offset + size]) for offset, size in ranges]
-    return PageFile(fetch, len(data), [(0, place.header), *pieces], place.index), fetched
+    return PlaneFile(fetch, pieces, place), fetched
 
 
 @pytest.mark.parametrize(
@@ -84,21 +86,23 @@ def page_file(
 )
 def test_a_page_is_read_from_its_own_ranges(data: bytes) -> None:
     """Here and in the decoder's child, whole and in windows; missing ranges are fetched."""
-    places, decoder = find_pages(io.BytesIO(data)), Decoder()
+    places, decoder = find_images(io.BytesIO(data)), Decoder()
     assert len(places) == len(PAGES)
     for page, place in zip(PAGES, places, strict=True):
         assert sum(size for _, size in place.ranges) <= place.size + 2**17
         for ranges in (place.ranges, ()):
             for decode in (decode_image, decoder.decode):
                 file, fetched = page_file(data, place, ranges)
-                np.testing.assert_array_equal(decode(file)[:, :, 0], page)
+                np.testing.assert_array_equal(decode(file).samples[:, :, 0], page)
                 assert bool(fetched) == (not ranges)
         file, _ = page_file(data, place, ())
         np.testing.assert_array_equal(
-            open_windows(file).read(Box(30, 40, 99, 173))[:, :, 0], page[30:99, 40:]
+            open_windows(file).read(Box(30, 40, 99, 173)).samples[:, :, 0], page[30:99, 40:]
         )
         assert decoder.open(page_file(data, place, ())[0]) == page.shape
-        np.testing.assert_array_equal(decoder.window(Box(3, 4, 9, 17))[:, :, 0], page[3:9, 4:17])
+        np.testing.assert_array_equal(
+            decoder.window(Box(3, 4, 9, 17)).samples[:, :, 0], page[3:9, 4:17]
+        )
     decoder.close()
 
 
@@ -118,12 +122,12 @@ def test_pages_whose_samples_are_scattered_are_read_all_the_same() -> None:
         for tag, strip in zip(tags, (one, other), strict=True):
             struct.pack_into("<I", data, tag + 4 * index, len(data))
             data += strip + bytes(2**17)
-    places = find_pages(io.BytesIO(bytes(data)))
-    assert [place.ranges for place in places] == [(), ()]
+    places = find_images(io.BytesIO(bytes(data)))
+    assert [place.ranges for place in places] == [[], []]
     assert len(data) > end
     for page, place in zip(PAGES[:2], places, strict=True):
         file, fetched = page_file(bytes(data), place, place.ranges)
-        np.testing.assert_array_equal(decode_image(file)[:, :, 0], page)
+        np.testing.assert_array_equal(decode_image(file).samples[:, :, 0], page)
         assert fetched
 
 
@@ -134,9 +138,11 @@ def test_pages_of_a_stack_are_images_and_thumbnails_are_not() -> None:
         writer.write(PAGES[0][::2, ::2], subfiletype=1)
         writer.write(PAGES[1])
     data = buffer.getvalue()
-    _, place = find_pages(io.BytesIO(data))
-    np.testing.assert_array_equal(decode_image(page_file(data, place, ())[0])[:, :, 0], PAGES[1])
-    with pytest.raises(ImageError, match="a stack of 2 pages") as error:
+    _, place = find_images(io.BytesIO(data))
+    np.testing.assert_array_equal(
+        decode_image(page_file(data, place, ())[0]).samples[:, :, 0], PAGES[1]
+    )
+    with pytest.raises(ImageError, match="a file of 2 images") as error:
         decode_image(data)
     assert error.value.error_type == "changed"  # not for good: the next run lists its pages
 
@@ -148,17 +154,17 @@ def test_a_chain_of_directories_that_loops_ends() -> None:
     second = struct.unpack_from("<I", data, first + 2 + 12 * entries)[0]
     entries = struct.unpack_from("<H", data, second)[0]
     struct.pack_into("<I", data, second + 2 + 12 * entries, first)
-    assert len(find_pages(io.BytesIO(bytes(data)))) == 2
+    assert len(find_images(io.BytesIO(bytes(data)))) == 2
 
 
 def test_a_stack_cut_short_is_an_error_of_the_pages_that_are_gone() -> None:
     data = written("page after page")
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         cut = data[: tiff.pages[5].dataoffsets[0] + 100]
-    *whole, last = find_pages(io.BytesIO(cut))
+    *whole, last = find_images(io.BytesIO(cut))
     for page, place in zip(PAGES, whole, strict=False):
         np.testing.assert_array_equal(
-            decode_image(page_file(cut, place, place.ranges)[0])[:, :, 0], page
+            decode_image(page_file(cut, place, place.ranges)[0]).samples[:, :, 0], page
         )
     with pytest.raises(ImageError, match="unreadable"):
         decode_image(page_file(cut, last, last.ranges)[0])
@@ -168,7 +174,7 @@ def test_a_stack_cut_short_is_an_error_of_the_pages_that_are_gone() -> None:
 def test_images_without_a_directory_are_not_left_out_silently(kind: str) -> None:
     """ImageJ writes stacks beyond 4 GiB in this way."""
     data = written("ImageJ" if kind == "imagej" else "", truncate=True)
-    assert len(find_pages(io.BytesIO(data))) == 1
+    assert len(find_images(io.BytesIO(data))) == 1
     with pytest.raises(
         ImageError, match="unsupported: 6 images of which only the first has a directory"
     ):
@@ -179,7 +185,7 @@ def test_every_page_of_a_scanimage_stack_is_an_image() -> None:
     data = written("", description="state.configPath = 1", software="SI.LINE", metadata=None)
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         assert tiff.is_scanimage
-    assert len(find_pages(io.BytesIO(data))) == len(PAGES)
+    assert len(find_images(io.BytesIO(data))) == len(PAGES)
 
 
 HOSTILE: dict[str, tuple[int, int, int, bytes]] = {  # tag, its type, count and value
@@ -204,32 +210,29 @@ def test_a_damaged_directory_costs_its_page_only(entry: tuple[int, int, int, byt
         tags = tiff.pages[1].tags
         place = (tags.get(tag) or tags[282]).offset
     struct.pack_into("<HHQ8s", data, place, tag, kind, count, value)
-    places = find_pages(io.BytesIO(bytes(data)))
-    rows = [
-        plan_row(ImageSource("a.tif", n, "1", len(data), 3, place))
-        for n, place in enumerate(places, 1)
-    ]
+    places = find_images(io.BytesIO(bytes(data)))
+    rows = [plan_row(ImageSource("a.tif", place.key, "1", len(data), 3, place)) for place in places]
     assert [
-        page_place(row) for row in pa.Table.from_pylist(rows, schema=PLAN).to_pylist()
+        image_place(row) for row in pa.Table.from_pylist(rows, schema=PLAN).to_pylist()
     ] == places
     for index in (0, 2):
         file, _ = page_file(bytes(data), places[index], places[index].ranges)
-        np.testing.assert_array_equal(decode_image(file)[:, :, 0], PAGES[index])
+        np.testing.assert_array_equal(decode_image(file).samples[:, :, 0], PAGES[index])
     file, _ = page_file(bytes(data), places[1], places[1].ranges)
     if tag == 273:
         with pytest.raises(ImageError, match="unreadable"):
             decode_image(file)
     else:  # the size of samples that are not compressed needs no telling
-        np.testing.assert_array_equal(decode_image(file)[:, :, 0], PAGES[1])
+        np.testing.assert_array_equal(decode_image(file).samples[:, :, 0], PAGES[1])
 
 
 def test_values_that_no_decoder_needs_are_not_read_with_a_page() -> None:
     notes = [(65000, 7, 2**22, bytes(2**22), True)]
     data = written("page after page", PAGES[:2], extratags=notes)
-    for page, place in zip(PAGES, find_pages(io.BytesIO(data)), strict=False):
+    for page, place in zip(PAGES, find_images(io.BytesIO(data)), strict=False):
         assert sum(size for _, size in place.ranges) < 2**20
         np.testing.assert_array_equal(
-            decode_image(page_file(data, place, place.ranges)[0])[:, :, 0], page
+            decode_image(page_file(data, place, place.ranges)[0]).samples[:, :, 0], page
         )
 
 
@@ -244,10 +247,10 @@ def test_what_the_first_page_says_of_all_pages_holds_for_each() -> None:
             struct.pack_into("<H", data, page.tags["SampleFormat"].offset, 65001)
             if index:
                 struct.pack_into("<H", data, page.tags["Software"].offset, 65002)
-    places = find_pages(io.BytesIO(bytes(data)))
+    places = find_images(io.BytesIO(bytes(data)))
     for page, place in zip(pages, places, strict=True):
         file, _ = page_file(bytes(data), place, place.ranges)
-        np.testing.assert_array_equal(decode_image(file)[:, :, 0], page)
+        np.testing.assert_array_equal(decode_image(file).samples[:, :, 0], page)
 
 
 def test_a_stack_that_planning_could_not_read_is_not_called_changed() -> None:
@@ -264,7 +267,7 @@ def test_a_stack_that_planning_could_not_read_is_not_called_changed() -> None:
     # the directory at the end, without its pointer to a next one
     moved = bytearray(single + single[page.offset : page.offset + 2 + 12 * len(page.tags)])
     struct.pack_into("<I", moved, 4, len(single))
-    np.testing.assert_array_equal(decode_image(bytes(moved))[:, :, 0], PAGES[0])
+    np.testing.assert_array_equal(decode_image(bytes(moved)).samples[:, :, 0], PAGES[0])
 
 
 TEXTS = [
@@ -278,7 +281,7 @@ TEXTS = [
 @pytest.mark.parametrize("text", [*TEXTS, "ImageJ=1.53t\nimages=\n", "ImageJ=1.53t\nimages=many\n"])
 def test_descriptions_may_hold_anything(text: str) -> None:
     data = written("", PAGES[:1], description=text, metadata=None) + bytes(10**6)
-    np.testing.assert_array_equal(decode_image(data)[:, :, 0], PAGES[0])
+    np.testing.assert_array_equal(decode_image(data).samples[:, :, 0], PAGES[0])
 
 
 def test_the_log_of_tifffile_is_silent_while_we_read_and_as_it_was_afterwards(
@@ -316,7 +319,7 @@ def test_a_child_finds_the_pages_whose_directories_were_fetched(
     data = written(name)
     held, directories = fetch_directories(opened(data, 64))
     assert directories == len(PAGES)
-    assert decoder.find_pages(held) == find_pages(io.BytesIO(data))
+    assert decoder.find_images(held) == find_images(io.BytesIO(data))
 
 
 def test_directories_are_fetched_before_the_child_is_asked() -> None:
@@ -327,7 +330,7 @@ def test_directories_are_fetched_before_the_child_is_asked() -> None:
     held, _ = fetch_directories(file)
     fetched = len(asked)
     assert fetched >= 8
-    find_pages(held)
+    find_images(held)
     assert len(asked) == fetched
 
 
@@ -360,7 +363,7 @@ def test_planning_leaves_the_reading_of_directories_to_the_child(
     archive = Storage.of(str(tmp_path))
     with header_decoders() as decoders:
         sources = [*expand_stacks(decoders, archive, archive.entries())]
-    assert sorted((Path(s.file_uri).name, s.page) for s in sources) == [
+    assert sorted((Path(s.file_uri).name, s.key.page) for s in sources) == [
         ("single.tif", None),
         *(("stack.tif", number) for number in range(1, 7)),
     ]
@@ -437,19 +440,19 @@ def test_a_small_file_does_not_make_much_work(
     """It is one image for planning, and decoding it is its error, once and for all."""
     assert len(data) < 10**6
     with pytest.raises(ImageError, match=f"unreadable: {message}"):
-        decoder.find_pages(opened(data))
+        decoder.find_images(opened(data))
     with pytest.raises(ImageError, match=f"unreadable: {message}"):
         decoder.decode(data)
     (tmp_path / "bomb.tif").write_bytes(data)
     archive = Storage.of(str(tmp_path))
     with header_decoders() as decoders:
         (source,) = expand_stacks(decoders, archive, archive.entries())
-    assert source.page is None
+    assert source.place is None
 
 
 def test_pages_may_share_what_little_they_share() -> None:
     """A blank page of a microscope takes no space of its own."""
-    assert len(find_pages(io.BytesIO(pages_that_share_their_samples(4)))) == 4
+    assert len(find_images(io.BytesIO(pages_that_share_their_samples(4)))) == 4
 
 
 @pytest.mark.parametrize(
@@ -468,7 +471,7 @@ def test_pages_may_share_what_little_they_share() -> None:
     ids=str,
 )
 def test_a_place_from_another_process_is_checked(change: dict[str, Any]) -> None:
-    place = PagePlace(bytes(8), 0, 100, 20, ((10, 20), (40, 9)))
+    place = PagePlace(bytes(8), 0, 20, ((10, 20), (40, 9)))
     assert PagePlace.from_json(place.to_json(), 100) == place
     with pytest.raises((ValueError, TypeError)):
         PagePlace.from_json(place.to_json() | change, 100)

@@ -9,13 +9,18 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import selectors
+import select
 import signal
 import subprocess
 import time
 from typing import Any
 
 import numpy as np
+
+from unet_ray.imaging.codecs.alpha import AlphaCounts
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.imaging.codecs.image_place import clean_names
+from unet_ray.imaging.codecs.pixel_size import PixelSize
 
 _EXIT_LIMIT_S = 5.0
 """Time limit for the end of a child that has closed its output (s)."""
@@ -31,6 +36,10 @@ _LONGEST_JSON = 2**26
 """Longest JSON of a reply (bytes): places of the largest number of pages take half of it."""
 SHARED_BYTES = 2**25
 """Largest image that comes back in shared memory (bytes); pipes would copy it twice, in pieces."""
+
+
+_MOST_NOTES, _LONGEST_NOTE = 8, 200
+"""Largest number of notes on an image, and of characters of one."""
 
 
 class TimeUpError(Exception):
@@ -108,10 +117,56 @@ def _measure_body(reply: dict[str, Any]) -> tuple[int, bool]:
     if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3 or min(reply["shape"]) < 1:
         raise ValueError(reply)
     size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
+    if reply["has_valid"]:
+        size += -(-int(np.prod(reply["shape"][:2])) // 8)
     is_shared = bool(reply["shared"])
     if size < 0 or (is_shared and size > SHARED_BYTES):
         raise ValueError(reply)
     return size, is_shared
+
+
+def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[Any]]:
+    """Return the reply that stands for an image, and the buffers that follow it."""
+    buffers = [image.samples.data.cast("B")]
+    if image.valid is not None:
+        buffers.append(np.packbits(image.valid).data)
+    size = sum(buffer.nbytes for buffer in buffers)
+    reply = {
+        "shape": image.samples.shape,
+        "dtype": str(image.samples.dtype),
+        "has_valid": image.valid is not None,
+        "shared": size <= SHARED_BYTES,
+        "channels": image.channels,
+        "pixel_size": image.pixel_size and image.pixel_size.to_json(),
+        "orientation": image.orientation,
+        "notes": image.notes,
+        "alpha": image.alpha and vars(image.alpha),
+    }
+    return reply, buffers
+
+
+def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
+    """Return the image that `describe_image` describes.
+
+    Raises:
+        ValueError: The reply describes none; TypeError and KeyError too.
+    """
+    shape = tuple(map(int, reply["shape"]))
+    dtype = np.dtype(reply["dtype"])
+    count = int(np.prod(shape))
+    valid = None
+    if reply["has_valid"]:
+        bits = np.frombuffer(body, np.uint8, offset=count * dtype.itemsize)
+        valid = np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape[:2])
+    return DecodedImage(
+        np.frombuffer(body, dtype, count).reshape(shape),
+        valid,
+        clean_names(reply["channels"]),
+        PixelSize.from_json(reply["pixel_size"]),
+        int(reply["orientation"]),
+        tuple(str(note)[:_LONGEST_NOTE] for note in reply["notes"][:_MOST_NOTES]),
+        AlphaCounts.from_json(reply["alpha"]),
+    )
 
 
 def describe_end(child: subprocess.Popen[bytes]) -> str:
@@ -132,19 +187,21 @@ def send(child: subprocess.Popen[bytes], deadline: float, *pieces: bytes) -> Non
     """
     assert child.stdin is not None
     pipe = child.stdin.fileno()
-    for piece in pieces:
+    # a child that waits is woken once, not by each small piece
+    together = [b"".join(pieces)] if sum(map(len, pieces)) <= PIECE else pieces
+    for piece in together:
         rest = memoryview(piece)
         while rest:
             try:
                 rest = rest[os.write(pipe, rest) :]
             except BlockingIOError:
-                _wait(pipe, selectors.EVENT_WRITE, deadline)
+                _wait(pipe, select.POLLOUT, deadline)
             except BrokenPipeError:
                 raise ChildEndedError from None
 
 
 def _receive(pipe: int, deadline: float) -> bytes:
-    _wait(pipe, selectors.EVENT_READ, deadline)
+    _wait(pipe, select.POLLIN, deadline)
     piece = os.read(pipe, PIECE)
     if not piece:
         raise ChildEndedError
@@ -153,7 +210,7 @@ def _receive(pipe: int, deadline: float) -> bytes:
 
 def _wait(pipe: int, event: int, deadline: float) -> None:
     """Wait until a pipe can be read or written; raise TimeUpError at the deadline."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, event)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            raise TimeUpError
+    waiting = select.poll()
+    waiting.register(pipe, event)
+    if not waiting.poll(1000 * max(0.0, deadline - time.monotonic())):
+        raise TimeUpError

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -20,19 +21,28 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
+from unet_ray.imaging.codecs.alpha import Alpha
+from unet_ray.imaging.codecs.decoded_image import COLOURS, DecodedImage, join_channels
 from unet_ray.imaging.codecs.mask_samples import ColourTable, read_mask_values
-from unet_ray.imaging.codecs.range_file import PageFile
+from unet_ray.imaging.codecs.pixel_size import PNG_MAGIC, PixelSize, read_png_pixel_size
+from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.raster import (
     MAX_PIXELS,
     ORIENTATION_TAG,
     PILLOW_FORMATS,
     Raster,
     check_not_empty,
-    check_samples,
     check_size,
     mapped_errors,
 )
-from unet_ray.imaging.codecs.tiff import TIFF_MAGIC, read_tiff
+from unet_ray.imaging.codecs.samples import (
+    check_magnitude,
+    convert_samples,
+    find_finite,
+    find_no_data,
+)
+from unet_ray.imaging.codecs.tiff import open_image, read_page
+from unet_ray.imaging.codecs.tiff_directories import TIFF_MAGIC
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 IMAGE_SUFFIXES = TIFF_SUFFIXES | frozenset(
@@ -54,6 +64,8 @@ IMAGE_SUFFIXES = TIFF_SUFFIXES | frozenset(
     )
 )
 
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange height and width."""
 _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
@@ -65,49 +77,143 @@ _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def decode_image(data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-    """Decode an encoded image; see `decode_oriented`, whose orientation is left out."""
-    return decode_oriented(data, max_pixels)[0]
-
-
-def decode_oriented(
-    data: bytes | PageFile, max_pixels: int = MAX_PIXELS
-) -> tuple[NDArray[Any], int]:
-    """Decode an encoded image, and tell how it was turned.
+def decode_image(
+    data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS, lossy_samples: bool = False
+) -> DecodedImage:
+    """Decode an encoded image.
 
     Args:
-        data: Whole content of a file that holds one image, or a page of a TIFF stack.
+        data: Whole content of a file that holds one image, or one image of a TIFF.
         max_pixels: Largest height × width that is decoded (px).
+        lossy_samples: True to round whole numbers that float32 does not hold.
 
     Returns:
-        HWC image, contiguous, uint8, uint16 or float32, with at least one pixel and 1 to n
-        channels. It is upright (the EXIF orientation is applied), palettes and CMYK become RGB,
-        samples of fewer than 8 bits are scaled to 0..255, and a constant alpha channel is dropped.
-        Then the orientation of the file, as EXIF encodes it; 1 is upright.
+        The image; samples are of one of `SAMPLE_TYPES`, converted as the module `samples` says. It
+        is upright (the EXIF orientation is applied), palettes and CMYK become RGB, samples of fewer
+        than 8 bits are scaled to 0..255. Pixels are not there whose alpha is below its half, that
+        the file's mask leaves out, that hold its no-data value, or a float that is not finite.
 
     Raises:
         ImageError: `unreadable`, `too_large` or `unsupported`.
     """
-    raster = _read(data, max_pixels)
+    encoded = _read(data, max_pixels)
     with mapped_errors():
-        image, _ = to_colours(raster)
-    return _turn(check_samples(image), raster.orientation)
+        image, alpha = compose_image(encoded)
+        if alpha is not None:
+            counts = alpha.count(image.samples)
+            counts.check()
+            if counts.is_opaque:
+                image, alpha = replace(image, notes=counts.notes), None
+        image = finish_image(image, alpha, lossy_samples)
+    return turn_image(image, encoded.rasters[0].orientation)
+
+
+def compose_image(read: ReadImage) -> tuple[DecodedImage, Alpha | None]:
+    """Convert what was read of an image, or of a window of it, to the colours that it stands for.
+
+    Returns:
+        The image, not yet turned, with the samples of its file; where they are not there, only the
+        file's mask and no-data value say it. And its alpha; None if it has none.
+
+    Raises:
+        ImageError: `unsupported` samples or channels.
+    """
+    parts, alphas, no_data = list[DecodedImage](), list[Alpha](), list[NDArray[np.bool_] | None]()
+    for raster in read.rasters:
+        samples, alpha = to_colours(raster)
+        is_colour = raster.is_colour and samples.shape[2] == len(COLOURS)
+        parts.append(DecodedImage(samples, channels=COLOURS if is_colour else ()))
+        alphas += [alpha] if alpha else []
+        no_data.append(find_no_data(raster))
+    image = join_channels(parts, read.channels)
+    valid = _find_valid(no_data, read.rasters[0].samples.dtype.kind == "u", read.mask)
+    image = replace(image, valid=valid, pixel_size=read.pixel_size)
+    if len(alphas) < 2:
+        return image, alphas[0] if alphas else None
+    values = np.minimum.reduce([alpha.values for alpha in alphas])
+    return image, Alpha(values, alphas[0].opaque)
+
+
+def _find_valid(
+    no_data: list[NDArray[np.bool_] | None], all_channels: bool, mask: NDArray[Any] | None
+) -> NDArray[np.bool_] | None:
+    """Return the pixels that are there, HW; None: all of them.
+
+    Args:
+        no_data: Pixels with the no-data value, of each page; None: the page has no such value.
+        all_channels: True if all pages must have it, False if one is enough.
+        mask: Mask of the file, which is 0 where a pixel is not there.
+    """
+    known = [pixels for pixels in no_data if pixels is not None]
+    combine = np.logical_and if all_channels else np.logical_or
+    valid = None
+    if known and not (all_channels and len(known) < len(no_data)):
+        valid = ~combine.reduce(known)
+    return valid if mask is None else _leave_out(valid, mask != 0)
+
+
+def _leave_out(
+    valid: NDArray[np.bool_] | None, more: NDArray[np.bool_] | None
+) -> NDArray[np.bool_] | None:
+    """Return the pixels that are there for both; None stands for all pixels."""
+    if valid is None or more is None:
+        return more if valid is None else valid
+    return valid & more
+
+
+def finish_image(image: DecodedImage, alpha: Alpha | None, lossy_samples: bool) -> DecodedImage:
+    """Return an image with samples that models take, 0 where a pixel is not there.
+
+    Args:
+        image: Result of `compose_image`.
+        alpha: Alpha that tells which pixels are there; None: they all are, by their alpha.
+        lossy_samples: True to round whole numbers that float32 does not hold.
+
+    Raises:
+        ImageError: `unsupported` samples.
+    """
+    samples, valid = image.samples, image.valid
+    check_not_empty(samples.shape)
+    valid = _leave_out(valid, None if alpha is None else alpha.shown)
+    valid = _leave_out(valid, find_finite(samples))
+    if valid is not None and valid.all():
+        valid = None
+    if valid is not None:
+        samples = np.where(valid[:, :, None], samples, samples.dtype.type(0))
+    samples = convert_samples(samples, lossy_samples)
+    if samples.dtype == np.float32:
+        check_magnitude(samples.min(), samples.max())
+    return replace(image, samples=samples, valid=valid)
+
+
+def turn_image(image: DecodedImage, orientation: int) -> DecodedImage:
+    """Return an image turned upright; cameras write the orientation 0 where they know none."""
+    if orientation not in _ORIENT:
+        return replace(image, samples=np.ascontiguousarray(image.samples))
+    valid = None if image.valid is None else turn_upright(image.valid, orientation)
+    return replace(
+        image,
+        samples=turn_upright(image.samples, orientation),
+        valid=valid,
+        pixel_size=image.pixel_size and image.pixel_size.turn(orientation),
+        orientation=orientation,
+    )
 
 
 def decode_label_image(
-    data: bytes | PageFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
+    data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
 ) -> NDArray[Any]:
     """Decode a mask file; see `decode_oriented_label`, whose orientation is left out."""
     return decode_oriented_label(data, max_pixels, table)[0]
 
 
 def decode_oriented_label(
-    data: bytes | PageFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
+    data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
 ) -> tuple[NDArray[Any], int]:
     """Decode a mask file to its values: ids as they are, colours as `mask_samples` describes.
 
     Args:
-        data: Whole content of a file that holds one mask, or a page of a TIFF stack.
+        data: Whole content of a file that holds one mask, or one image of a TIFF.
         max_pixels: Largest height × width that is decoded (px).
         table: Meaning of the colours; None: it is not known.
 
@@ -119,10 +225,13 @@ def decode_oriented_label(
         ImageError: Same as `decode_image`, and `unsupported` for samples that are no ids and for
             more colours than a mask can have.
     """
-    raster = _read(data, max_pixels)
+    rasters = _read(data, max_pixels).rasters
+    if len(rasters) > 1:
+        raise ImageError("unsupported", f"a mask of {len(rasters)} channels; save one page")
     with mapped_errors():
-        values = read_mask_values(raster, table)
-    return _turn(values, raster.orientation)
+        values = read_mask_values(rasters[0], table)
+    orientation = rasters[0].orientation
+    return turn_upright(values, orientation), orientation if orientation in _ORIENT else 1
 
 
 def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -150,18 +259,43 @@ def is_grey(image: NDArray[Any]) -> bool:
     return bool((image[:, :, 1:] == image[:, :, :1]).all())
 
 
-def _read(data: bytes | PageFile, max_pixels: int) -> Raster:
-    if not isinstance(data, PageFile) and not data:
+@dataclass(frozen=True)
+class ReadImage:
+    """What was read of an image, or of a window of it, before it becomes colours."""
+
+    rasters: tuple[Raster, ...]
+    """Its samples, or those of each channel."""
+    mask: NDArray[Any] | None = None
+    """Mask of the file that tells which pixels are there, HW; None: all of them."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels; empty where the file has none."""
+    pixel_size: PixelSize | None = None
+    """Size of a pixel as the file states it, of the stored samples; None where it does not."""
+
+
+def _read(data: bytes | PlaneFile, max_pixels: int) -> ReadImage:
+    if isinstance(data, bytes) and not data:
         raise ImageError("unreadable", "the file is empty (0 bytes)")
     with mapped_errors():
-        if isinstance(data, PageFile):
-            raster = read_tiff(data, max_pixels)
+        if isinstance(data, PlaneFile):
+            read = _read_tiff(data, max_pixels)
         elif data[:4] in TIFF_MAGIC:
-            raster = read_tiff(io.BytesIO(data), max_pixels)
+            read = _read_tiff(io.BytesIO(data), max_pixels)
         else:
-            raster = _read_with_pillow(data, max_pixels)
-    check_not_empty(raster.samples.shape)
-    return raster
+            is_png = data.startswith(PNG_MAGIC)
+            size = read_png_pixel_size(io.BytesIO(data)) if is_png else None
+            read = ReadImage((_read_with_pillow(data, max_pixels),), pixel_size=size)
+    for raster in read.rasters:
+        check_not_empty(raster.samples.shape)
+    return read
+
+
+def _read_tiff(file: BinaryIO | PlaneFile, max_pixels: int) -> ReadImage:
+    image = open_image(file)
+    check_size(image.pages[0].imagelength, image.pages[0].imagewidth, len(image.pages), max_pixels)
+    rasters = tuple(read_page(page, max_pixels) for page in image.pages)
+    mask = None if image.mask is None else read_page(image.mask, max_pixels).samples[:, :, 0]
+    return ReadImage(rasters, mask, image.channels, image.pixel_size)
 
 
 def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
@@ -188,15 +322,17 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
         ):  # Pillow scales these greys to 0..255
             bits = data[24]
             samples = np.asarray(image.convert("L"))[:, :, None] // (255 // (2**bits - 1))
-            return Raster(samples, bits=bits, orientation=orientation)
+            no_data = str(image.info.get("transparency", ""))
+            return Raster(samples, bits=bits, orientation=orientation, no_data=no_data)
         return _convert_from_pillow(image, orientation)
 
 
 def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
+    key = image.info.get("transparency") if image.format == "PNG" else None
     if image.mode == "1":
-        return Raster(
-            np.asarray(image)[:, :, None].astype(np.uint8), bits=1, orientation=orientation
-        )
+        samples: NDArray[Any] = np.asarray(image)[:, :, None].astype(np.uint8)
+        no_data = "" if key is None else str(key // 255)
+        return Raster(samples, bits=1, orientation=orientation, no_data=no_data)
     if image.mode == "P" and image.format == "GIF":
         # programs number the colours of a GIF anew when they save it, so its indices mean nothing
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
@@ -214,8 +350,13 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
     if image.mode.startswith("I"):
         samples = _narrow_to_uint16(samples)
     samples = samples[:, :, None] if samples.ndim == 2 else samples
-    bits = samples.dtype.itemsize * 8
-    return Raster(samples, has_alpha=image.mode.endswith("A"), bits=bits, orientation=orientation)
+    return Raster(
+        samples,
+        has_alpha=image.mode.endswith("A"),
+        bits=samples.dtype.itemsize * 8,
+        orientation=orientation,
+        no_data="" if key is None or image.mode != "I;16" else str(key),
+    )
 
 
 def _convert_palette(image: Image.Image) -> NDArray[np.uint8]:
@@ -254,31 +395,49 @@ def _make_raster(samples: NDArray[Any], orientation: int) -> Raster:
     return Raster(samples, has_alpha=samples.shape[2] in (2, 4), bits=bits, orientation=orientation)
 
 
-def to_colours(raster: Raster) -> tuple[NDArray[Any], float | None]:
+def to_colours(raster: Raster) -> tuple[NDArray[Any], Alpha | None]:
     """Convert a raster to the image that it stands for.
 
     Returns:
         HWC image with the palette applied, samples in their full range and black at zero, and its
-        constant alpha, or None if it has no alpha.
+        alpha, or None if it has no alpha.
 
     Raises:
-        ImageError: Alpha is not the same everywhere, or the samples cannot be inverted.
+        ImageError: The samples cannot be inverted.
     """
-    image = raster.samples
-    if image.dtype.kind == "f" and image.dtype.itemsize != 4:
-        image = image.astype(np.float32)
+    image, alpha = raster.samples, None
     if raster.palette is not None:
         image = _apply_palette(image[:, :, 0], raster.palette)
-        return _drop_alpha(image) if raster.palette.shape[1] == 4 else (image, None)
+        if raster.palette.shape[1] == 4:
+            image, alpha = image[:, :, :3], Alpha(image[:, :, 3], 255)
+        return image, alpha
     if raster.bits < 8:
         image = (image.astype(np.uint16) * 255 // (2**raster.bits - 1)).astype(np.uint8)
-    if raster.inverted:
-        if image.dtype not in (np.uint8, np.uint16) or raster.bits not in (1, 2, 4, 8, 16):
-            raise ImageError(
-                "unsupported", f"white-is-zero samples of {raster.bits} bits; save as 8 or 16 bits"
-            )
-        image = np.iinfo(image.dtype).max - image
-    return _drop_alpha(image) if raster.has_alpha else (image, None)
+    if raster.has_alpha:
+        alpha = Alpha(image[:, :, -1], _find_opaque(image.dtype, raster.bits))
+        image = image[:, :, :-1]
+    return _invert(image, raster.bits) if raster.inverted else image, alpha
+
+
+def _find_opaque(dtype: np.dtype[Any], bits: int) -> int:
+    """Return the alpha of opaque pixels: the largest number of the file's bits, or 1 of floats."""
+    if dtype.kind == "f":
+        return 1
+    return (
+        int(2 ** max(bits - (dtype.kind == "i"), 1) - 1) if bits > 8 else int(np.iinfo(dtype).max)
+    )
+
+
+def _invert(image: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return samples of which the smallest is white as if it were black."""
+    if image.dtype.kind not in "iu":
+        raise ImageError(
+            "unsupported", f"white-is-zero samples of type {image.dtype}; save them as integers"
+        )
+    if image.dtype.kind == "i":
+        return np.invert(image)
+    largest = image.dtype.type(255 if bits < 8 else 2**bits - 1)
+    return np.asarray(largest - image)
 
 
 def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -288,18 +447,6 @@ def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray
             f"palette index {int(indices.max())}, but the palette has {len(palette)} colours",
         )
     return palette[indices]
-
-
-def _drop_alpha(image: NDArray[Any]) -> tuple[NDArray[Any], float | None]:
-    alpha = image[:, :, -1]
-    if alpha.size and alpha.min() != alpha.max():
-        raise ImageError("unsupported", "transparency that varies over the image; flatten it")
-    return image[:, :, :-1], float(alpha.flat[0]) if alpha.size else None
-
-
-def _turn(image: NDArray[Any], orientation: int) -> tuple[NDArray[Any], int]:
-    """Return an image turned upright, and its orientation; cameras write 0 where they know none."""
-    return turn_upright(image, orientation), orientation if orientation in _ORIENT else 1
 
 
 def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:

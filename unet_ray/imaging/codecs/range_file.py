@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any
 
+from unet_ray.imaging.codecs.image_place import ImagePlace, PagePlace
+
 GAP_BYTES = 2**16
 """Largest gap between two ranges that are read as one (bytes)."""
 _READ_AHEAD = 2**18
@@ -98,7 +100,7 @@ class RangeFile(io.RawIOBase):
 
 
 class PageFile(RangeFile):
-    """TIFF file of which only one page is used: a page of a stack.
+    """TIFF file of which only one page is used.
 
     It is usually the first page, behind a header that points directly to it.
 
@@ -106,11 +108,31 @@ class PageFile(RangeFile):
         fetch: Function that returns the bytes of ranges.
         size: Size of the file (bytes).
         pieces: Parts of the file that need not be fetched, (offset, bytes) each.
-        index: Index of the page, counted from the page that the header points to.
+        page: The page.
     """
 
     def __init__(
-        self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]], index: int
+        self, fetch: Fetch, size: int, pieces: Sequence[tuple[int, bytes]], page: PagePlace
     ) -> None:
-        super().__init__(fetch, size, pieces)
-        self.index = index
+        super().__init__(fetch, size, [(0, page.header), *pieces])
+        self.index = page.index
+
+
+class PlaneFile(RangeFile):
+    """TIFF file of which only one image is used, which may have a page for each channel.
+
+    Args:
+        fetch: Function that returns the bytes of ranges.
+        pieces: Parts of the file that need not be fetched, (offset, bytes) each.
+        place: The image.
+    """
+
+    def __init__(
+        self, fetch: Fetch, pieces: Sequence[tuple[int, bytes]], place: ImagePlace
+    ) -> None:
+        super().__init__(fetch, place.file_size, pieces)
+        self.place = place
+
+    def page(self, page: PagePlace) -> PageFile:
+        """Return the file with one page of the image."""
+        return PageFile(self.fetch, self.size, self.pieces, page)

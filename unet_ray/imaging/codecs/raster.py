@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ MAX_PIXELS = 2**27
 """Largest image that is decoded whole (px); 134 megapixels."""
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
 """Formats that Pillow may open: their decoders run no other program and open no other file."""
+SAMPLE_TYPES = ("uint8", "uint16", "int8", "int16", "float32")
+"""Sample types of images; others become one of these."""
 LARGEST_SAMPLE = 2.0**100
 """Largest magnitude of a float sample, 1.3e30. Larger ones are no measurements in any unit: they
 mark missing data, as -3.4e38 does in GeoTIFF, or damage."""
@@ -46,6 +47,12 @@ class Raster:
     """True if ImageJ wrote the file; its binary masks hold 255 in objects, shown as black."""
     orientation: int = 1
     """Orientation of the image, as EXIF and TIFF tag 274 encode it; 1 is upright."""
+    is_colour: bool = True
+    """True if three samples are red, green and blue."""
+    no_data: str = ""
+    """Value of samples that are not there, as the file has it; empty: it names none."""
+    is_converted: bool = False
+    """True if the samples are no longer those of the file, in which the no-data value stands."""
 
 
 @contextmanager
@@ -88,29 +95,3 @@ def check_not_empty(shape: tuple[int, ...]) -> None:
             "unreadable",
             f"samples of the shape {shape}; height, width and channels must be 1 or more",
         )
-
-
-def check_samples(image: NDArray[Any]) -> NDArray[Any]:
-    """Return the image itself if it has pixels, and samples that are supported.
-
-    Raises:
-        ImageError: There are no pixels, the type of the samples is not supported, or samples are
-            NaN, infinite or larger than `LARGEST_SAMPLE`.
-    """
-    check_not_empty(image.shape)
-    if image.dtype not in (np.uint8, np.uint16, np.float32):
-        raise ImageError(
-            "unsupported",
-            f"samples of type {image.dtype}; only uint8, uint16 and float32 can be read",
-        )
-    if image.dtype == np.float32:
-        low, high = float(image.min()), float(image.max())  # NaN if there is one
-        if not (isfinite(low) and isfinite(high)):
-            raise ImageError("unsupported", "the image holds NaN or infinite samples; replace them")
-        if max(-low, high) > LARGEST_SAMPLE:
-            raise ImageError(
-                "unsupported",
-                f"a sample of {max(low, high, key=abs):g}; the largest is {LARGEST_SAMPLE:.2g}, "
-                "replace samples that mark missing data",
-            )
-    return image

@@ -26,11 +26,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 from functools import cache
 from queue import LifoQueue
 from typing import Any, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
@@ -41,16 +41,18 @@ from unet_ray.imaging.codecs.child_pipe import (
     ChildEndedError,
     TimeUpError,
     describe_end,
+    parse_image,
     read_cpu_s,
     read_reply,
     send,
 )
 from unet_ray.imaging.codecs.confinement import MEASURES
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.geo_tags import GeoTags
+from unet_ray.imaging.codecs.image_place import ImagePlace
 from unet_ray.imaging.codecs.mask_samples import ColourTable
-from unet_ray.imaging.codecs.range_file import Fetch, PageFile, RangeFile
+from unet_ray.imaging.codecs.range_file import Fetch, PlaneFile, RangeFile
 from unet_ray.imaging.codecs.raster import MAX_PIXELS
-from unet_ray.imaging.codecs.tiff import PagePlace
 from unet_ray.imaging.geometry import Box
 
 TIME_LIMIT_S = 60.0
@@ -114,13 +116,20 @@ class Decoder:
         self._file: RangeFile | None = None
         self._file_error: ImageError | None = None
         self._is_open = False
+        self._options: dict[str, bool] = {}
 
-    def decode(self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    def decode(
+        self,
+        data: bytes | PlaneFile,
+        max_pixels: int = MAX_PIXELS,
+        lossy_samples: bool = False,
+    ) -> DecodedImage:
         """Decode an encoded image, as `decode_image` does.
 
         Args:
-            data: Whole content of a file that holds one image, or a page of a TIFF stack.
+            data: Whole content of a file that holds one image, or one image of a TIFF.
             max_pixels: Largest height × width that is decoded (px).
+            lossy_samples: True to round whole numbers that float32 does not hold.
 
         Returns:
             Same as `decode_image`.
@@ -130,21 +139,12 @@ class Decoder:
                 the decoder crashed twice or exceeded the time limit, `too_large` if it exceeded
                 the memory limit, `internal` if it was killed from outside, stopped or starved.
         """
-        return self.decode_oriented(data, max_pixels)[0]
-
-    def decode_oriented(
-        self, data: bytes | PageFile, max_pixels: int = MAX_PIXELS
-    ) -> tuple[NDArray[Any], int]:
-        """Decode an image and its orientation, as the function `decode_oriented` does.
-
-        Raises:
-            ImageError: Same as `decode`.
-        """
-        return self._decode("decode", data, max_pixels)
+        more = {"lossy_samples": lossy_samples}
+        return self._parse_image(*self._decode("decode", data, max_pixels, more))
 
     def decode_label(
         self,
-        data: bytes | PageFile,
+        data: bytes | PlaneFile,
         max_pixels: int = MAX_PIXELS,
         table: ColourTable | None = None,
     ) -> NDArray[Any]:
@@ -153,7 +153,7 @@ class Decoder:
 
     def decode_oriented_label(
         self,
-        data: bytes | PageFile,
+        data: bytes | PlaneFile,
         max_pixels: int = MAX_PIXELS,
         table: ColourTable | None = None,
     ) -> tuple[NDArray[Any], int]:
@@ -163,49 +163,54 @@ class Decoder:
             ImageError: Same as `decode`.
         """
         more = {} if table is None else {"table": table.to_json()}
-        mask, orientation = self._decode("decode_label", data, max_pixels, more)
-        return mask[:, :, 0], orientation
+        reply, samples = self._decode("decode_label", data, max_pixels, more)
+        mask = self._parse_image(reply, samples)
+        return mask.samples[:, :, 0], mask.orientation
 
     def _decode(
         self,
         what: str,
-        data: bytes | PageFile,
+        data: bytes | PlaneFile,
         max_pixels: int,
         more: dict[str, Any] = {},  # noqa: B006 (it is not changed)
-    ) -> tuple[NDArray[Any], int]:
+    ) -> tuple[dict[str, Any], bytes | bytearray]:
         request = {"do": what, "max_pixels": max_pixels} | more
-        if isinstance(data, PageFile):
-            asked = self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
-        else:
-            asked = self._request(request, data)
-        return _make_array(*asked), int(asked[0].get("orientation", 1))
+        if isinstance(data, PlaneFile):
+            return self._request(request | _describe_file(data), _join_pieces(data), data.fetch)
+        return self._request(request, data)
 
-    def find_pages(self, file: RangeFile) -> list[PagePlace]:
-        """Return the places of all pages of a TIFF, as `tiff.find_pages` does.
+    def _parse_image(self, reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
+        """Return the image of a reply; raise ImageError if it is none."""
+        try:
+            return parse_image(reply, body)
+        except (ValueError, TypeError, KeyError) as error:
+            self.close()
+            raise ImageError("unreadable", "its decoder replied with no image") from error
+
+    def find_images(self, file: RangeFile) -> list[ImagePlace]:
+        """Return the places of all images of a TIFF, as `tiff.find_images` does.
 
         Raises:
             ImageError: Same as `decode`.
         """
-        request, data, fetch = _make_file_request("pages", file)
+        request, data, fetch = _make_file_request("images", file)
         _, body = self._request(request, data, fetch)
         try:
-            return [PagePlace.from_json(place, file.size) for place in json.loads(body)]
+            return [ImagePlace.from_json(place, file.size) for place in json.loads(body)]
         except (ValueError, TypeError, KeyError) as error:
             self.close()
             raise ImageError("unreadable", "its decoder replied with invalid places") from error
 
-    def read_geo_tags(self, file: RangeFile, page: int | None) -> GeoTags | None:
+    def read_geo_tags(self, file: RangeFile) -> GeoTags | None:
         """Read the position on Earth that the tags of a TIFF give, as `read_geo_tags` does.
 
         Args:
-            file: TIFF file.
-            page: Page of a stack, from 1; None: the first page.
+            file: TIFF file; of a `PlaneFile`, the tags of the image.
 
         Raises:
             ImageError: Same as `decode`.
         """
-        request, data, fetch = _make_file_request("geo", file)
-        _, body = self._request(request | {"page": page}, data, fetch)
+        _, body = self._request(*_make_file_request("geo", file))
         return None if (found := json.loads(body)) is None else GeoTags.from_json(found)
 
     def call(
@@ -230,8 +235,16 @@ class Decoder:
             self._running()
             return self._confinement
 
-    def open(self, file: RangeFile) -> tuple[int, int]:
+    def open(
+        self, file: RangeFile, opaque: bool = False, lossy_samples: bool = False
+    ) -> tuple[int, int]:
         """Open a large image for windows, in place of the one that was open.
+
+        Args:
+            file: The file.
+            opaque: True if the alpha of the whole image is known to say nothing; False: windows
+                tell their alpha, and the sum over the image decides (`AlphaCounts`).
+            lossy_samples: True to round whole numbers that float32 does not hold.
 
         Returns:
             Height and width of the image (px).
@@ -240,21 +253,30 @@ class Decoder:
             ImageError: Same as `decode`.
         """
         self._file, self._file_error = None, None
-        reply, _ = self._request(*_make_file_request("open", file))
+        self._options = {"opaque": opaque, "lossy_samples": lossy_samples}
+        reply, _ = self._request(*self._make_open_request(file))
         self._file, self._is_open = file, True
         return int(reply["height"]), int(reply["width"])
 
-    def window(self, box: Box) -> NDArray[Any]:
-        """Return a window (HWC) of the open image; raise ImageError as `decode` does.
+    def _make_open_request(self, file: RangeFile) -> tuple[dict[str, Any], bytes, Fetch]:
+        request, data, fetch = _make_file_request("open", file)
+        return request | self._options, data, fetch
+
+    def window(self, box: Box, core: Box | None = None) -> DecodedImage:
+        """Return a window of the open image; raise ImageError as `decode` does.
+
+        Args:
+            box: Window, which lies inside the image.
+            core: Part of it, in the coordinates of the image, whose alpha is counted; None: all.
 
         An error that ended the child is the error of all further windows of the image.
         """
         assert self._file is not None
         if self._file_error:
             raise self._file_error
-        request = {"do": "window", "box": [box.top, box.left, box.bottom, box.right]}
+        request = {"do": "window", "box": astuple(box), "core": core and astuple(core)}
         try:
-            return _make_array(*self._request(request, b"", self._file.fetch))
+            return self._parse_image(*self._request(request, b"", self._file.fetch))
         except ImageError as error:
             if self._child is None:
                 self._file_error = error
@@ -270,7 +292,7 @@ class Decoder:
                 try:
                     if request["do"] == "window" and not self._is_open:
                         assert self._file is not None
-                        self._ask(child, *_make_file_request("open", self._file))
+                        self._ask(child, *self._make_open_request(self._file))
                         self._is_open = True
                     return self._ask(child, request, data, fetch)
                 except ImageError:
@@ -426,19 +448,19 @@ class DecoderPool:
         for decoder in self._all:
             decoder.close()
 
-    def find_pages(self, file: RangeFile) -> list[PagePlace]:
-        """Return the places of all pages of a TIFF; see `Decoder.find_pages`."""
+    def find_images(self, file: RangeFile) -> list[ImagePlace]:
+        """Return the places of all images of a TIFF; see `Decoder.find_images`."""
         decoder = self._free.get()
         try:
-            return decoder.find_pages(file)
+            return decoder.find_images(file)
         finally:
             self._free.put(decoder)
 
-    def read_geo_tags(self, file: RangeFile, page: int | None) -> GeoTags | None:
+    def read_geo_tags(self, file: RangeFile) -> GeoTags | None:
         """Read the position of an image on Earth; see `Decoder.read_geo_tags`."""
         decoder = self._free.get()
         try:
-            return decoder.read_geo_tags(file, page)
+            return decoder.read_geo_tags(file)
         finally:
             self._free.put(decoder)
 
@@ -465,11 +487,8 @@ def _create_sealed_memory() -> int:
 def _describe_file(file: RangeFile) -> dict[str, Any]:
     """Describe a file for a request; the bytes of its pieces follow the request."""
     held = [(start, len(piece)) for start, piece in file.pieces]
-    return {
-        "file_size": file.size,
-        "index": file.index if isinstance(file, PageFile) else None,
-        "held": held,
-    }
+    place = file.place.to_json() if isinstance(file, PlaneFile) else None
+    return {"file_size": file.size, "place": place, "held": held}
 
 
 def _make_file_request(what: str, file: RangeFile) -> tuple[dict[str, Any], bytes, Fetch]:
@@ -478,10 +497,6 @@ def _make_file_request(what: str, file: RangeFile) -> tuple[dict[str, Any], byte
 
 def _join_pieces(file: RangeFile) -> bytes:
     return b"".join(piece for _, piece in file.pieces)
-
-
-def _make_array(reply: dict[str, Any], samples: bytes | bytearray) -> NDArray[Any]:
-    return np.frombuffer(samples, reply["dtype"]).reshape(reply["shape"])
 
 
 def _parse_ranges(asked: Any) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from io import BufferedReader, RawIOBase
 from itertools import accumulate
@@ -22,19 +23,20 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import pyvips
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.child_pipe import SHARED_BYTES
+from unet_ray.imaging.codecs.child_pipe import SHARED_BYTES, describe_image
 from unet_ray.imaging.codecs.confinement import confine, limit_cpu_time, limit_resources
-from unet_ray.imaging.codecs.decode import decode_oriented, decode_oriented_label
+from unet_ray.imaging.codecs.decode import decode_image, decode_oriented_label
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.geo_tags import read_geo_tags
+from unet_ray.imaging.codecs.image_place import ImagePlace
 from unet_ray.imaging.codecs.mask_samples import ColourTable
-from unet_ray.imaging.codecs.range_file import PageFile, RangeFile
+from unet_ray.imaging.codecs.range_file import PlaneFile, RangeFile
 from unet_ray.imaging.codecs.raster import mapped_errors
 from unet_ray.imaging.codecs.sandbox import CPU_LIMIT
-from unet_ray.imaging.codecs.tiff import find_pages
+from unet_ray.imaging.codecs.tiff import find_images
 from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.codecs.windows import open_windows
 from unet_ray.imaging.geometry import Box
@@ -171,44 +173,40 @@ class _ImageServer:
         """Carry out a request and reply; raise ImageError, or any exception of a decoder."""
         if request["do"] == "open":
             self._windows = None
-            self._windows = open_windows(self._make_file(request, data))
+            file = self._make_file(request, data)
+            self._windows = open_windows(file, request["opaque"], request["lossy_samples"])
             _reply(self._replies, {"height": self._windows.height, "width": self._windows.width})
             return
-        if request["do"] == "pages":
-            places = find_pages(self._make_file(request, data))
+        if request["do"] == "images":
+            places = find_images(self._make_file(request, data))
             _reply_json(self._replies, [place.to_json() for place in places])
             return
         if request["do"] == "geo":
-            tags = read_geo_tags(self._make_file(request, data), request["page"])
+            tags = read_geo_tags(self._make_file(request, data))
             _reply_json(self._replies, tags and vars(tags))
             return
-        image, orientation = self._decode(request, data)
-        samples, is_shared = image.data.cast("B"), image.nbytes <= SHARED_BYTES
-        if is_shared:
-            self._shared[: len(samples)], samples = samples, memoryview(b"")
-        _reply(
-            self._replies,
-            {
-                "shape": image.shape,
-                "dtype": str(image.dtype),
-                "shared": is_shared,
-                "orientation": orientation,
-            },
-            samples,
-        )
+        reply, buffers = describe_image(self._decode(request, data))
+        if reply["shared"]:
+            at = 0
+            for buffer in buffers:
+                self._shared[at : at + buffer.nbytes] = buffer
+                at += buffer.nbytes
+            buffers = []
+        _reply(self._replies, reply, *buffers)
 
-    def _decode(self, request: dict[str, Any], data: bytes) -> tuple[NDArray[Any], int]:
-        """Return an image and the orientation of its file."""
+    def _decode(self, request: dict[str, Any], data: bytes) -> DecodedImage:
         if request["do"] == "window":
             assert self._windows is not None
-            return np.ascontiguousarray(self._windows.read(Box(*request["box"]))), 1
-        source = cast(PageFile, self._make_file(request, data)) if "held" in request else data
+            core = request["core"] and Box(*request["core"])
+            window = self._windows.read(Box(*request["box"]), core)
+            return replace(window, samples=np.ascontiguousarray(window.samples))
+        source = cast(PlaneFile, self._make_file(request, data)) if "held" in request else data
         if request["do"] == "decode_label":
             found = request.get("table")
             table = None if found is None else ColourTable.from_json(found)
             mask, orientation = decode_oriented_label(source, request["max_pixels"], table)
-            return mask[:, :, None], orientation
-        return decode_oriented(source, request["max_pixels"])
+            return DecodedImage(mask[:, :, None], orientation=orientation)
+        return decode_image(source, request["max_pixels"], request["lossy_samples"])
 
     def _make_file(self, request: dict[str, Any], data: bytes) -> RangeFile:
         """Return the file that a request describes; `data` holds the bytes of its pieces."""
@@ -217,9 +215,10 @@ class _ImageServer:
             (start, data[end - size : end])
             for (start, size), end in zip(request["held"], ends, strict=True)
         ]
-        if request["index"] is None:
+        if request["place"] is None:
             return RangeFile(self._fetch, request["file_size"], pieces)
-        return PageFile(self._fetch, request["file_size"], pieces, request["index"])
+        place = ImagePlace.from_json(request["place"], request["file_size"])
+        return PlaneFile(self._fetch, pieces, place)
 
     def _fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         # the store's time is not the decoder's; if the parent that fetches dies, the pipe ends
@@ -231,9 +230,10 @@ class _ImageServer:
         return pieces
 
 
-def _reply(replies: BinaryIO, line: dict[str, Any], samples: memoryview | bytes = b"") -> None:
+def _reply(replies: BinaryIO, line: dict[str, Any], *buffers: memoryview | bytes) -> None:
     replies.write(json.dumps(line).encode() + b"\n")
-    replies.write(samples)
+    for buffer in buffers:
+        replies.write(buffer)
     replies.flush()
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.range_file import GAP_BYTES, RangeFile
+from unet_ray.imaging.codecs.decode import ReadImage
+from unet_ray.imaging.codecs.range_file import GAP_BYTES, Fetch, RangeFile
 from unet_ray.imaging.codecs.raster import ORIENTATION_TAG, Raster
-from unet_ray.imaging.codecs.tiff import open_page, raster_of_page
+from unet_ray.imaging.codecs.tiff import open_image, raster_of_page
 from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 from unet_ray.imaging.codecs.window_reader import STRIP_ROWS, WindowReader, check_large
 from unet_ray.imaging.geometry import Box
@@ -25,12 +26,29 @@ _CACHE_BYTES = 2**28
 
 
 class TiffWindows(WindowReader):
-    """Page of a TIFF; only the tiles or strips that a window overlaps are fetched and decoded."""
+    """Image of a TIFF; only the tiles or strips that a window overlaps are fetched and decoded."""
 
     def __init__(self, file: RangeFile) -> None:
-        self._fetch = file.fetch
+        found = open_image(cast(BinaryIO, file))
+        cache_bytes = _CACHE_BYTES // len(found.pages)
+        self._pages = [_PageWindows(page, file.fetch, cache_bytes) for page in found.pages]
+        self._mask = found.mask and _PageWindows(found.mask, file.fetch, cache_bytes)
+        self._image = found
+        self.height, self.width = self._pages[0].height, self._pages[0].width
+
+    def _read_image(self, box: Box) -> ReadImage:
+        rasters = tuple(page.read(box) for page in self._pages)
+        mask = self._mask.read(box).samples[:, :, 0] if self._mask else None
+        return ReadImage(rasters, mask, self._image.channels, self._image.pixel_size)
+
+
+class _PageWindows:
+    """Page of a TIFF, of which windows are read."""
+
+    def __init__(self, page: Any, fetch: Fetch, cache_bytes: int) -> None:
+        self._fetch, self._cache_bytes = fetch, cache_bytes
         self._cache: OrderedDict[tuple[int, int, int], NDArray[Any] | None] = OrderedDict()
-        self._page = found = open_page(cast(BinaryIO, file))
+        self._page = found = page
         self.height, self.width = int(found.imagelength), int(found.imagewidth)
         check_large(self.height, self.width, found.samplesperpixel)
         if int(found.tags.valueof(ORIENTATION_TAG, 1)) != 1:
@@ -77,8 +95,11 @@ class TiffWindows(WindowReader):
             )
         return rows, columns
 
-    def _read_raster(self, box: Box) -> Raster:
-        samples = np.zeros((box.height, box.width, self._channels * self._planes), self._page.dtype)
+    def read(self, box: Box) -> Raster:
+        """Return the samples of a window as the file holds them."""
+        # a tile that was never written holds the no-data value, or 0, as in other TIFF readers
+        shape = box.height, box.width, self._channels * self._planes
+        samples = np.full(shape, self._page.nodata, self._page.dtype)
         wanted = [
             (plane, row, column)
             for plane in range(self._planes)
@@ -87,7 +108,7 @@ class TiffWindows(WindowReader):
         ]
         for (plane, row, column), segment in zip(wanted, self._load_segments(wanted), strict=True):
             if segment is None:
-                continue  # a tile that was never written stays zero, as in other TIFF readers
+                continue
             top, left = row * self._rows, column * self._columns
             low, high = max(top, box.top), min(top + segment.shape[0], box.bottom)
             first, last = max(left, box.left), min(left + segment.shape[1], box.right)
@@ -109,7 +130,7 @@ class TiffWindows(WindowReader):
         for place in wanted:
             self._cache.move_to_end(place)
         held = sum(segment.nbytes for segment in self._cache.values() if segment is not None)
-        while held > _CACHE_BYTES:
+        while held > self._cache_bytes:
             _, oldest = self._cache.popitem(last=False)
             held -= 0 if oldest is None else oldest.nbytes
         return found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
-
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.decode import to_colours
-from unet_ray.imaging.codecs.raster import Raster, check_not_empty, check_samples, mapped_errors
+from unet_ray.imaging.codecs.alpha import Alpha
+from unet_ray.imaging.codecs.decode import ReadImage, compose_image, finish_image
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.imaging.codecs.raster import check_not_empty, mapped_errors
 from unet_ray.imaging.geometry import Box
 
 MAX_PIXELS = 2**34
@@ -25,29 +25,42 @@ class WindowReader(ABC):
     """Height of the image (px)."""
     width: int
     """Width of the image (px)."""
+    opaque: bool = False
+    """True if the alpha of the whole image is known to say nothing."""
+    lossy_samples: bool = False
+    """True to round whole numbers that float32 does not hold."""
 
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return a window (HWC), with samples as `decode_image` returns them.
+    def read(self, box: Box, core: Box | None = None) -> DecodedImage:
+        """Return a window, with samples as `decode_image` returns them.
+
+        What alpha means is decided by that of the whole image (`AlphaCounts`). Until then, pixels
+        are there as their alpha says.
 
         Args:
             box: Window, which lies inside the image.
+            core: Part of the window, in the coordinates of the image, whose alpha is counted;
+                None: all of it.
 
         Raises:
             ImageError: Same as `decode_image`.
         """
         with mapped_errors():
-            window, alpha = to_colours(self._read_raster(box))
-        if self._alpha not in (None, alpha):
-            raise ImageError("unsupported", "transparency that varies over the image; flatten it")
-        self._alpha = alpha
-        return check_samples(window)
-
-    _alpha: float | None = None
-    """Alpha of the windows that were read so far; None if there was none."""
+            window, alpha = compose_image(self._read_image(box))
+            if alpha is None or self.opaque:
+                return finish_image(window, None, self.lossy_samples)
+            part = cut_window(core or box, box)
+            counts = Alpha(alpha.values[part], alpha.opaque).count(window.samples[part])
+            return replace(finish_image(window, alpha, self.lossy_samples), alpha=counts)
 
     @abstractmethod
-    def _read_raster(self, box: Box) -> Raster:
+    def _read_image(self, box: Box) -> ReadImage:
         """Return the samples of a window as the file holds them."""
+
+
+def cut_window(part: Box, window: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of a window that show a part of the image."""
+    rows = slice(part.top - window.top, part.bottom - window.top)
+    return rows, slice(part.left - window.left, part.right - window.left)
 
 
 def check_large(height: int, width: int, channels: int) -> None:

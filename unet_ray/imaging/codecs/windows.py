@@ -7,16 +7,15 @@ of a file can make a library open another file.
 
 from __future__ import annotations
 
-from typing import Any
-
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.decode import ReadImage, decode_image
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
-from unet_ray.imaging.codecs.raster import Raster, mapped_errors
+from unet_ray.imaging.codecs.raster import mapped_errors
 from unet_ray.imaging.codecs.row_windows import RowWindows
-from unet_ray.imaging.codecs.tiff import TIFF_MAGIC
+from unet_ray.imaging.codecs.tiff_directories import TIFF_MAGIC
 from unet_ray.imaging.codecs.tiff_windows import TiffWindows
 from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.geometry import Box
@@ -30,12 +29,25 @@ WHOLE_BYTES = 2**28
 """Largest file that is read whole (bytes)."""
 
 
-def open_windows(file: RangeFile) -> WindowReader:
+def open_windows(
+    file: RangeFile, opaque: bool = False, lossy_samples: bool = False
+) -> WindowReader:
     """Open the image of a file for windows.
+
+    Args:
+        file: The file.
+        opaque: True if the alpha of the whole image is known to say nothing.
+        lossy_samples: True to round whole numbers that float32 does not hold.
 
     Raises:
         ImageError: `unreadable`, `too_large` or `unsupported`.
     """
+    reader = _open_reader(file, lossy_samples)
+    reader.opaque, reader.lossy_samples = opaque, lossy_samples
+    return reader
+
+
+def _open_reader(file: RangeFile, lossy_samples: bool) -> WindowReader:
     with mapped_errors():
         magic = file.read(8)
         file.seek(0)
@@ -45,13 +57,13 @@ def open_windows(file: RangeFile) -> WindowReader:
             return TiffWindows(file)
         if magic[:3] == b"\xff\xd8\xff" or magic == b"\x89PNG\r\n\x1a\n":
             return RowWindows(file.fetch, file.size, is_png=magic[:1] == b"\x89")
-        return _WholeImage(file.fetch, file.size)
+        return _WholeImage(file.fetch, file.size, lossy_samples)
 
 
 class _WholeImage(WindowReader):
     """Image of a format that cannot be read in pieces; it is decoded whole, if it is small."""
 
-    def __init__(self, fetch: Fetch, size: int) -> None:
+    def __init__(self, fetch: Fetch, size: int, lossy_samples: bool) -> None:
         if size > WHOLE_BYTES:
             raise ImageError(
                 "too_large",
@@ -59,12 +71,14 @@ class _WholeImage(WindowReader):
                 f"at most {WHOLE_BYTES} bytes",
             )
         (data,) = fetch([(0, size)])
-        self._image = decode_image(data)
-        self.height, self.width = self._image.shape[:2]
+        self._image = decode_image(data, lossy_samples=lossy_samples)
+        self.height, self.width = self._image.height, self._image.width
 
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return a window (HWC) of the decoded image."""
-        return self._image[box.top : box.bottom, box.left : box.right]
+    def read(self, box: Box, core: Box | None = None) -> DecodedImage:  # noqa: ARG002
+        """Return a window of the decoded image, whose alpha is decided."""
+        window = self._image.cut(box)
+        all_there = window.valid is None or window.valid.all()
+        return replace(window, valid=None) if all_there else window
 
-    def _read_raster(self, box: Box) -> Raster:
+    def _read_image(self, box: Box) -> ReadImage:
         raise NotImplementedError

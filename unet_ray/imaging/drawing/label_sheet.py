@@ -26,7 +26,7 @@ class LabelledPicture:
 
     name: str
     image_hwc: NDArray[Any]
-    """Image, uint8, uint16 or float32; with other than 1 or 3 channels, the first is shown."""
+    """Image of any sample type; with other than 1 or 3 channels, the first is shown."""
     objects: tuple[NDArray[Any], ...]
     """Label image (HW) of each class, 0 outside."""
     ignored_hw: NDArray[np.bool_]

@@ -39,7 +39,7 @@ class Comparison:
     dice: float
     """Mean Dice over the image's classes; NaN: undefined."""
     image_hwc: NDArray[Any]
-    """Image, uint8, uint16 or float32; with other than 1 or 3 channels, the first is shown."""
+    """Image of any sample type; with other than 1 or 3 channels, the first is shown."""
     targets_khw: NDArray[np.uint8]
     """Targets: 0, 1, or IGNORED."""
     masks_khw: NDArray[np.bool_]
@@ -119,7 +119,7 @@ def image_panel(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
     It is shrunk first, then brightened if it would look black.
 
     Args:
-        image_hwc: Image, uint8, uint16 or float32; with other than 1 or 3 channels, the first is
+        image_hwc: Image of any sample type; with other than 1 or 3 channels, the first is
             shown.
     """
     height, width = panel_size(*image_hwc.shape[:2])

@@ -22,10 +22,10 @@ import shapely
 from numpy.typing import NDArray
 
 from unet_ray.errors import InputError, one_line
-from unet_ray.image_sources.names import page_uri, split_page
+from unet_ray.image_sources.names import image_uri, split_uri
 from unet_ray.labelled_data.annotations import Annotations, LabelError, Polygon
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
-from unet_ray.labelled_data.maps.image_places import ImagePlace
+from unet_ray.labelled_data.maps.image_places import LocatedImage
 from unet_ray.labelled_data.maps.map_layout import (
     PIXELS,
     Layout,
@@ -64,7 +64,7 @@ def needs_places(annotations: Annotations) -> bool:
 
 def place_on_images(
     annotations: Annotations,
-    images: Sequence[ImagePlace],
+    images: Sequence[LocatedImage],
     named: str,
     label_crs: str | None = None,
 ) -> PlacedAnnotations:
@@ -110,7 +110,7 @@ class _Placement:
     def __init__(
         self,
         annotations: Annotations,
-        images: Sequence[ImagePlace],
+        images: Sequence[LocatedImage],
         named: str,
         label_crs: str | None,
     ) -> None:
@@ -139,7 +139,7 @@ class _Placement:
     def _match_images(self, named: str) -> list[int | None]:
         """Return the index of the image that each row names; the file's name counts as one."""
         entries = {image.entry.uri: image.entry for image in self._images}
-        index_of = {(image.entry.uri, image.page): i for i, image in enumerate(self._images)}
+        index_of = {(image.entry.uri, image.key): i for i, image in enumerate(self._images)}
         texts = [
             [text for text in (row["uri"], row["name"], *(row["places"] or ())) if text]
             for row in self._rows
@@ -149,10 +149,10 @@ class _Placement:
             self._builder.notes += [
                 f"{count} images were found {rule}" for rule, count in found.rules.items()
             ]
-        pages = [split_page(row["uri"] or row["name"])[1] for row in self._rows]
+        keys = [split_uri(row["uri"] or row["name"])[1] for row in self._rows]
         return [
-            None if entry is None else index_of.get((entry.uri, page))
-            for entry, page in zip(found.entries, pages, strict=True)
+            None if entry is None else index_of.get((entry.uri, key))
+            for entry, key in zip(found.entries, keys, strict=True)
         ]
 
     def list_systems(self) -> list[str]:
@@ -283,7 +283,7 @@ class _Placement:
         """Return the row of an image in the result; the first one that asks is its origin."""
         if index not in self._new_rows:
             image = self._images[index]
-            uri = page_uri(image.entry.uri, image.page)
+            uri = image_uri(image.entry.uri, image.key)
             self._new_rows[index] = self._builder.add_image(image.name, uri=uri)
             self._origins.append(origin)
         return self._new_rows[index]
@@ -334,10 +334,10 @@ class _Placement:
         if match is None:
             return row | {"name": next(iter(row["places"] or ()), "")}
         image = self._images[match]
-        return row | {"name": image.name, "uri": page_uri(image.entry.uri, image.page)}
+        return row | {"name": image.name, "uri": image_uri(image.entry.uri, image.key)}
 
 
-def _check_flag(annotations: Annotations, images: Sequence[ImagePlace], label_crs: str) -> None:
+def _check_flag(annotations: Annotations, images: Sequence[LocatedImage], label_crs: str) -> None:
     """Raise LabelError if a coordinate system that the user gave is none, or has no use."""
     find_system(label_crs, " (--label-crs)")
     if annotations.images["crs"].null_count == len(annotations.images):

@@ -8,9 +8,10 @@ from functools import partial
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import open_encoded
-from unet_ray.image_sources.names import page_uri
-from unet_ray.image_sources.sources import header_decoders, list_pages
+from unet_ray.image_sources.names import image_uri
+from unet_ray.image_sources.sources import ImageSource, header_decoders, list_images
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
+from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey
 from unet_ray.imaging.codecs.sandbox import DecoderPool
 from unet_ray.imaging.georeference import Georeference
 from unet_ray.storage.backends.s3 import CONNECTIONS
@@ -19,13 +20,13 @@ from unet_ray.storage.storage import FileEntry, Storage
 
 
 @dataclass(frozen=True)
-class ImagePlace:
+class LocatedImage:
     """An image of a listing, and its position on Earth."""
 
     entry: FileEntry
     """Its file."""
-    page: int | None = None
-    """Page of a stack, from 1; None for a file with one image."""
+    key: ImageKey = WHOLE
+    """Which image of its file it is."""
     georeference: Georeference | None = None
     """Its position; None if its file has none with an EPSG code."""
     width: int = 0
@@ -35,39 +36,39 @@ class ImagePlace:
 
     @property
     def name(self) -> str:
-        """Its path in the folder of the images, with the page of a stack."""
-        return page_uri(self.entry.path, self.page)
+        """Its path in the folder of the images, with the plane of a stack."""
+        return image_uri(self.entry.path, self.key)
 
 
-def locate_images(images: Listing) -> list[ImagePlace]:
+def locate_images(images: Listing) -> list[LocatedImage]:
     """Return where images lie on Earth, from the tags of those that are TIFF files.
 
     An image whose tags cannot be read has no position; decoding it will report the reason.
 
     Args:
-        images: Images; each page of a stack is one.
+        images: Images; each plane of a stack is one.
     """
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
-        some = pool.map(partial(_locate_pages, decoders, images.root), images.entries)
+        some = pool.map(partial(_locate_file, decoders, images.root), images.entries)
         return [image for pages in some for image in pages]
 
 
-def _locate_pages(decoders: DecoderPool, access: Storage, entry: FileEntry) -> list[ImagePlace]:
-    pages = [source.page for source in list_pages(decoders, access, entry)]
-    return [_locate_page(decoders, access, entry, page) for page in pages]
+def _locate_file(decoders: DecoderPool, access: Storage, entry: FileEntry) -> list[LocatedImage]:
+    sources = list_images(decoders, access, entry)
+    return [_locate_image(decoders, access, entry, source) for source in sources]
 
 
-def _locate_page(
-    decoders: DecoderPool, access: Storage, entry: FileEntry, page: int | None
-) -> ImagePlace:
+def _locate_image(
+    decoders: DecoderPool, access: Storage, entry: FileEntry, source: ImageSource
+) -> LocatedImage:
     if path_suffix(entry.path) not in TIFF_SUFFIXES:
-        return ImagePlace(entry, page)
+        return LocatedImage(entry, source.key)
     try:
-        file = open_encoded(access.at(entry.uri), entry.uri)
-        tags = decoders.read_geo_tags(file, page)
+        file = open_encoded(access.at(entry.uri), entry.uri, source.place)
+        tags = decoders.read_geo_tags(file)
     except (OSError, ImageError, InputError):
-        return ImagePlace(entry, page)
+        return LocatedImage(entry, source.key)
     georeference = Georeference.from_tags(tags)
     if tags is None or georeference is None:
-        return ImagePlace(entry, page)
-    return ImagePlace(entry, page, georeference, tags.width, tags.height)
+        return LocatedImage(entry, source.key)
+    return LocatedImage(entry, source.key, georeference, tags.width, tags.height)

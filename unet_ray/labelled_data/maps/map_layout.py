@@ -15,7 +15,7 @@ from pyproj.exceptions import CRSError, ProjError
 
 from unet_ray.imaging.georeference import Georeference
 from unet_ray.labelled_data.annotations import UNSTATED, LabelError
-from unet_ray.labelled_data.maps.image_places import ImagePlace
+from unet_ray.labelled_data.maps.image_places import LocatedImage
 
 PIXELS = "pixels"
 """Value of --label-crs by which coordinates are pixels."""
@@ -31,7 +31,7 @@ _FARTHEST = 1e12
 class Layout:
     """Objects of a file, in its coordinates, and the georeferenced images on which they may lie."""
 
-    def __init__(self, shapes: NDArray[Any], images: Sequence[ImagePlace]) -> None:
+    def __init__(self, shapes: NDArray[Any], images: Sequence[LocatedImage]) -> None:
         self._shapes, self._images = shapes, images
         self._placed: dict[str, ObjectsOnImages] = {}
 
@@ -114,7 +114,7 @@ class Layout:
 class ObjectsOnImages:
     """Objects on images, if their coordinates are those of a system."""
 
-    def __init__(self, shapes: NDArray[Any], images: Sequence[ImagePlace], crs: str) -> None:
+    def __init__(self, shapes: NDArray[Any], images: Sequence[LocatedImage], crs: str) -> None:
         self._images = images
         self.is_lost = np.zeros(len(shapes), bool)
         """Objects without a place in the system of an image."""
@@ -146,7 +146,7 @@ class ObjectsOnImages:
 
 
 def _cut(
-    image: ImagePlace, numbers: NDArray[np.int64], shapes: NDArray[Any]
+    image: LocatedImage, numbers: NDArray[np.int64], shapes: NDArray[Any]
 ) -> list[tuple[int, Any]]:
     """Return the objects that lie on an image, in its pixels; cut if they go far beyond it."""
     assert image.georeference is not None
@@ -194,7 +194,7 @@ def _to_pixels(shapes: NDArray[Any], place: Georeference) -> NDArray[Any]:
     return shapely.transform(shapes, lambda points: ((points - offset) @ matrix.T).round(_DECIMALS))
 
 
-def _outline(image: ImagePlace) -> Any:
+def _outline(image: LocatedImage) -> Any:
     """Return the outline of an image in its coordinate system."""
     assert image.georeference is not None
     return image.georeference.to_map(np.array([shapely.box(0, 0, image.width, image.height)]))[0]

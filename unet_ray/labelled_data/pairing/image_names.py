@@ -15,7 +15,7 @@ from unicodedata import normalize
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from unet_ray.errors import InputError
-from unet_ray.image_sources.names import split_page
+from unet_ray.image_sources.names import split_uri
 from unet_ray.labelled_data.pairing.affixes import remove_suffix
 from unet_ray.storage.storage import FileEntry
 
@@ -47,7 +47,7 @@ def find_images(
     Raises:
         InputError: A name may mean two images, or two names mean the same.
     """
-    index, listed = _Index(entries), [[split_page(text)[0] for text in texts] for texts in names]
+    index, listed = _Index(entries), [[split_uri(text)[0] for text in texts] for texts in names]
     exact = [next(filter(None, map(index.find_path, texts)), None) for texts in listed]
     taken = {match.entry.uri for match in exact if match}
     found, rules = [], Counter[str]()

@@ -16,7 +16,8 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unet_ray.image_sources.names import page_uri, split_page
+from unet_ray.image_sources.names import image_uri, split_uri
+from unet_ray.imaging.codecs.image_place import WHOLE
 
 _MAX_PART_BYTES = 255
 """Longest name of a file or folder on common file systems (UTF-8 bytes)."""
@@ -31,8 +32,8 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _DIGEST_DIGITS = 16
 _DIGESTED = re.compile(rf"~[0-9a-f]{{{_DIGEST_DIGITS}}}$")
 """End of the names that this module makes."""
-_PAGE = re.compile(r"\.page\d+$")
-"""End of the names of pages."""
+_PLANE = re.compile(r"\.(?:page\d+|[stz]\d+(?:_[tz]\d+)*)$")
+"""End of the names of images inside files."""
 
 
 class ImageNames:
@@ -62,13 +63,14 @@ class ImageNames:
         return self._escape(uri, path or uri)
 
     def with_suffix(self, uri: str, suffix: str) -> str:
-        """Return the relative path of an image's own output file; each page of a stack has one."""
-        path, (file, page) = self._path(uri), split_page(uri)
-        if page is not None and page_uri(file, page) == uri:
+        """Return the relative path of an image's own output file; each plane of a stack has one."""
+        path, (file, key) = self._path(uri), split_uri(uri)
+        if key != WHOLE:
             file_path = self._path(file)
-            path = None if file_path is None else f"{file_path}.page{page}"
-        elif path is not None and _PAGE.search(path):
-            path = None  # the name of a page of a stack
+            part = image_uri("", key).translate({ord("#"): None, ord("="): None, ord(","): "_"})
+            path = None if file_path is None else f"{file_path}.{part}"
+        elif path is not None and _PLANE.search(path):
+            path = None  # the name of a plane of a stack
         longest = _MAX_PART_BYTES - _TEMPORARY_BYTES - len(suffix)
         is_ordinary = (
             path is not None

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import shapely
 
 from unet_ray.flags import MAX_CLASS_ID
-from unet_ray.image_sources.names import split_page
+from unet_ray.image_sources.names import split_uri
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.labelled_data.annotations import NO_CATEGORY, LabelError, Polygon
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
@@ -406,7 +406,7 @@ def _open_ring(ring: Sequence[float]) -> array[float]:
 
 
 def _is_image(text: str) -> bool:
-    return PurePosixPath(split_page(text)[0].replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
+    return PurePosixPath(split_uri(text)[0].replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_geometry_type(name: str, column: _Column) -> bool:

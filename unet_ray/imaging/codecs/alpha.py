@@ -1,0 +1,133 @@
+"""Alpha channels: which pixels they leave out, and when they say nothing about that.
+
+Alpha has two meanings. In a mosaic it is 0 where there is no picture; in a drawing with soft edges
+and shadows it is a part of the colours, which cannot be told from one picture alone. An image is
+taken as a mosaic; with more than a few half transparent pixels it is refused. What alpha means is
+decided for a whole image. Windows of a large one are counted each, and their counts added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError
+from unet_ray.flags import MAX_CHANNELS
+
+_MOST_PARTIAL = 0.05
+"""Largest share of half transparent pixels: a mosaic whose rim was resampled has less."""
+
+
+@dataclass(frozen=True)
+class AlphaCounts:
+    """What decides the meaning of an image's alpha, of some of its pixels."""
+
+    pixels: int
+    """Number of pixels."""
+    partial: int
+    """Number of pixels that are neither transparent nor opaque."""
+    low: float
+    """Smallest alpha."""
+    high: float
+    """Largest alpha."""
+    colours: tuple[tuple[float, float], ...] = ()
+    """Smallest and largest sample of each colour; counted only where all alpha is 0."""
+
+    def __add__(self, other: AlphaCounts) -> AlphaCounts:
+        """Return the counts of the pixels of both."""
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        colours: tuple[tuple[float, float], ...] = ()
+        if high == 0:
+            both = zip(self.colours, other.colours, strict=True)
+            colours = tuple((min(a[0], b[0]), max(a[1], b[1])) for a, b in both)
+        pixels, partial = self.pixels + other.pixels, self.partial + other.partial
+        return AlphaCounts(pixels, partial, low, high, colours)
+
+    def check(self) -> None:
+        """Raise ImageError if the pixels, all those of an image, may be drawn half transparent."""
+        if self.low != self.high and self.partial > _MOST_PARTIAL * self.pixels:
+            raise ImageError(
+                "unsupported",
+                f"transparency that varies: {self.partial / self.pixels:.1%} of the pixels are "
+                f"half transparent, more than {_MOST_PARTIAL:.0%}, as in drawings with shadows; "
+                "flatten it",
+            )
+
+    @property
+    def is_opaque(self) -> bool:
+        """Tell whether alpha says nothing, so that all pixels of the image are there.
+
+        It is the same everywhere; where it is 0, there is a picture below it.
+        """
+        return self.low == self.high and (self.high > 0 or self._is_hidden)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Choices that were made for the image."""
+        return ("alpha 0 everywhere, taken as opaque",) if self._is_hidden else ()
+
+    @property
+    def _is_hidden(self) -> bool:
+        return self.high == 0 and any(low < high for low, high in self.colours)
+
+    @staticmethod
+    def from_json(found: Mapping[str, Any] | None) -> AlphaCounts | None:
+        """Make counts from the JSON of another process.
+
+        Raises:
+            ValueError: It holds none; TypeError and KeyError too.
+        """
+        if found is None:
+            return None
+        pixels, partial = int(found["pixels"]), int(found["partial"])
+        low, high = float(found["low"]), float(found["high"])
+        colours = tuple((float(least), float(most)) for least, most in found["colours"])
+        is_valid = 0 <= partial <= pixels and isfinite(low) and isfinite(high)
+        if not is_valid or len(colours) > MAX_CHANNELS:
+            raise ValueError(found)
+        return AlphaCounts(pixels, partial, low, high, colours)
+
+
+@dataclass(frozen=True, eq=False)
+class Alpha:
+    """Alpha channel of an image, or of a window of it."""
+
+    values: NDArray[Any]
+    """Alpha of each pixel, HW; 0 is transparent."""
+    opaque: int
+    """Alpha of opaque pixels; 1 of floats."""
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Pixels that are there: their alpha is at least half of what it can be; HW."""
+        half = 0.5 if self.opaque == 1 else (self.opaque + 1) // 2
+        return np.asarray(self.values >= half)
+
+    def count(self, colours_hwc: NDArray[Any]) -> AlphaCounts:
+        """Count the pixels.
+
+        Args:
+            colours_hwc: Samples of the same pixels.
+        """
+        values = self.values
+        if values.dtype.kind == "f":
+            values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        low, high = values.min(), values.max()
+        if low == high:
+            partial = 0 if low in (0, self.opaque) else values.size
+        else:
+            partial = values.size - int(((values == 0) | (values == self.opaque)).sum())
+        colours: tuple[tuple[float, float], ...] = ()
+        if high == 0:
+            channels = np.moveaxis(colours_hwc, 2, 0)
+            colours = tuple((_finite(each.min()), _finite(each.max())) for each in channels)
+        return AlphaCounts(values.size, partial, float(low), float(high), colours)
+
+
+def _finite(value: Any) -> float:
+    return float(value) if isfinite(value) else 0.0
