@@ -208,6 +208,7 @@ def write_model_files(folder: Path, described: dict[str, Any], weights: bytes) -
         file.unlink()
     sha256 = hashlib.sha256(weights)
     keys = ("network", "classes", "preprocessing", "thresholds", "parting")
+    keys += ("input_channels", "image_channels")
     meaning = {key: described[key] for key in keys if key in described}
     canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()
     described = described | {"digest": hashlib.sha256(sha256.digest() + canonical).hexdigest()}

@@ -14,8 +14,15 @@ import unet_ray
 from unet_ray.cli.main import COMMANDS
 
 PACKAGE = Path(__file__).parent.parent / "unet_ray"
-IMAGING = {"imaging.codecs", "imaging.drawing", "imaging.geometry", "imaging.georeference"}
-IMAGING |= {"imaging.labels", "imaging.metrics", "imaging.regions", "imaging.tiling"}
+IMAGING = {"imaging.channels", "imaging.codecs", "imaging.drawing", "imaging.geometry"}
+IMAGING |= {
+    "imaging.georeference",
+    "imaging.labels",
+    "imaging.metrics",
+    "imaging.regions",
+    "imaging.resampling",
+    "imaging.tiling",
+}
 ANYWHERE = {"errors", "flags", "prefetch", "text"}
 """Files at the bottom, which import nothing but each other."""
 MAY_IMPORT = {
@@ -23,10 +30,12 @@ MAY_IMPORT = {
     "flags": {"errors"},
     "prefetch": set(),
     "text": set(),
+    "imaging.channels": {"imaging.codecs"},
     "imaging.geometry": set(),
     "imaging.tiling_config": set(),
     "imaging.tiling": {"imaging.geometry", "imaging.tiling_config"},
     "imaging.georeference": {"imaging.codecs"},
+    "imaging.resampling": {"imaging.geometry"},
     "imaging.codecs": {"imaging.geometry"},
     "imaging.regions": {"imaging.geometry"},
     "imaging.labels": {"imaging.geometry", "imaging.regions"},

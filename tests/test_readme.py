@@ -156,13 +156,14 @@ def test_queries_and_python_of_the_output_run_as_printed(
     )
     shutil.copytree(tiny_model, tmp_path / "model")
     monkeypatch.chdir(tmp_path)
-    sizes, largest, why, view = _run_queries()
+    sizes, largest, why, images, regions = _run_queries()
     assert [row[0] for row in sizes] == ["cell", "fibre"]
     assert len(largest) == 10
     assert any(
         "corrupt.png" in str(uri) and str(reason).startswith("unreadable") for uri, reason in why
     )
-    assert view == [(2,)]
+    assert images == [(2,)]
+    assert regions == [(sum(row[1] for row in sizes),)]
     (code,) = blocks(OUTPUT_README, "python")
     names: dict[str, object] = {}
     exec(code, names)
@@ -178,10 +179,8 @@ def _run_queries() -> list[list[tuple[object, ...]]]:
     found = []
     for query in blocks(OUTPUT_README, "sql"):
         duckdb.sql(query)
-        is_view = query.startswith("CREATE")
-        found.append(
-            duckdb.sql("SELECT count(*) FROM current_images" if is_view else query).fetchall()
-        )
+        view = re.match(r"CREATE OR REPLACE VIEW (\w+)", query)
+        found.append(duckdb.sql(f"SELECT count(*) FROM {view[1]}" if view else query).fetchall())
     return found
 
 

@@ -15,6 +15,9 @@ from unet_ray.errors import InputError
 from unet_ray.text import has_controls
 
 Device = Literal["auto", "cpu", "gpu"]
+Reread = Literal["stacks", "nodata"]
+"""Files of earlier versions that are read once more: those of several images, or those of formats
+that can say which pixels hold no data."""
 MAX_SIDE_PX = 2**16
 """Largest side of a tile, a crop or a distance that a flag takes (px)."""
 MAX_MINUTES = 10**6
@@ -115,6 +118,50 @@ def parse_uris(text: str | None, flag: str) -> tuple[str, ...]:
     return uris
 
 
+MAX_CHANNELS = 64
+"""Largest number of channels of an image."""
+
+
+def parse_channels(text: str | None) -> tuple[str, ...]:
+    """Return the channels of `--channels`, names or indices from 0; none where it is not given.
+
+    Digits are an index unless a channel of the image has that name; `index:1` and `name:1` tell the
+    two apart.
+
+    Raises:
+        InputError: A channel that is empty, no name, or given twice, or too many of them.
+    """
+    if text is None:
+        return ()
+    tokens, flag = tuple(part.strip() for part in text.split(",")), "--channels"
+    for token in tokens:
+        kind, colon, rest = token.partition(":")
+        if not is_name(token):
+            raise InputError(
+                f"{flag} {text!r:.200}: an empty name, or one that is not {NAME_RULE}; give names "
+                "or indices from 0, as in DAPI,actin or 0,2"
+            )
+        if kind == "index" and colon and not is_channel_index(rest):
+            raise InputError(
+                f"{flag} {token}: give an index from 0 to {MAX_CHANNELS - 1}, as in index:0"
+            )
+    if len({fold_channel(token) for token in tokens}) < len(tokens):
+        raise InputError(f"{flag} {text}: a channel is given twice; give each once")
+    if len(tokens) > MAX_CHANNELS:
+        raise InputError(f"{flag}: {len(tokens)} channels; give at most {MAX_CHANNELS}")
+    return tokens
+
+
+def fold_channel(name: str) -> str:
+    """Return the name of a channel as it is compared: without case and without spaces around it."""
+    return name.strip().casefold()
+
+
+def is_channel_index(text: str) -> bool:
+    """Tell whether a text is the index of a channel."""
+    return text.isascii() and text.isdecimal() and len(text) <= 2 and int(text) < MAX_CHANNELS
+
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 """Seconds in each unit of an age."""
 
@@ -131,6 +178,30 @@ def parse_age(text: str | None, flag: str) -> float | None:
     if not found:
         raise InputError(f"{flag} {text}: give a number and its unit, as in 90s, 30m, 1h or 2d")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+_PIXEL_SIZES_UM = 1e-4, 1e9
+"""Smallest and largest pixel size that a flag takes (µm)."""
+
+
+def parse_pixel_size(text: str | None) -> float | Literal["model"] | None:
+    """Return a pixel size of `--pixel-size` (µm), or `model`; None where it is not given.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if text is None or text == "model":
+        return text  # type: ignore[return-value]
+    try:
+        size_um = float(text)
+    except ValueError:
+        size_um = 0.0
+    least, most = _PIXEL_SIZES_UM
+    if not least <= size_um <= most:
+        raise InputError(
+            f"--pixel-size {text}: give model, or a size in µm, {least:g} to {most:g}, as in 0.5"
+        )
+    return size_um
 
 
 ANY_NODE = "node"

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import find_place, read_encoded
 from unet_ray.image_sources.names import image_uri, split_uri
+from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.drawing import overlay as drawing
 from unet_ray.imaging.geometry import Box
@@ -83,11 +85,13 @@ class Segmenter:
         config = PredictorConfig(device=self._device)  # type: ignore[arg-type]
         return Predictor(self.model.build(), self.model.preprocessing, config)
 
-    def predict(self, image: NDArray[Any] | str) -> Prediction:
+    def predict(self, image: NDArray[Any] | str, channels: str | None = None) -> Prediction:
         """Find the classes in an image, as `jobs/segment.py` would write them.
 
         Args:
-            image: (H, W) or (H, W, C) of the training images' dtype, or the URI of a file.
+            image: (H, W) or (H, W, C) of the training images' dtype, with the model's channels in
+                their order; or the URI of a file, of which these are taken by name.
+            channels: Channels to take of a file instead, as `--channels` of `jobs/segment.py`.
 
         Returns:
             Probabilities, masks and regions.
@@ -105,10 +109,16 @@ class Segmenter:
             >>> found.regions.column_names[:4]
             ['image_uri', 'run_id', 'region_id', 'class_id']
         """
-        name, pixels = (
-            (resolve_uri(image), _read_image(image)) if isinstance(image, str) else (_HERE, image)
-        )
-        pixels = self.model.preprocessing.check(pixels[:, :, None] if pixels.ndim == 2 else pixels)
+        selection = self.model.select_channels(channels)
+        if isinstance(image, str):
+            name, read = resolve_uri(image), _read_image(image, selection)
+        elif channels is not None:
+            raise InputError(
+                f"channels {channels}: an array has no names; give an array of these channels"
+            )
+        else:
+            name, read = _HERE, DecodedImage(image[:, :, None] if image.ndim == 2 else image)
+        pixels = self.model.preprocessing.check(read.samples, read.valid)
         prob_u8_khw = self._predictor.predict([pixels])[0]
         classes, rule = self.model.classes, self.model.rule
         row = {"image_uri": name, "image_etag": "", "image_bytes": 0, "pages": 1}
@@ -198,7 +208,7 @@ def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
     """
     if isinstance(image, str):
         regions = regions.filter(pc.field("image_uri") == resolve_uri(image))
-        image = _read_image(image)
+        image = _read_image(image).samples
     return drawing.overlay(image, regions)
 
 
@@ -208,12 +218,13 @@ def resolve_uri(uri: str) -> str:
     return image_uri(Storage.of(file).uri if uri_scheme(file) == "file" else file, key)
 
 
-def _read_image(uri: str) -> NDArray[Any]:
+def _read_image(uri: str, channels: ChannelSelection | None = None) -> DecodedImage:
     file, key = split_uri(uri)
     try:
         access = Storage.of(file)
         place = find_place(process_decoder(), access, access.entry(), key)
-        data = read_encoded(access, access.uri, place)
+        pages = take_pages(place, channels)
+        data = read_encoded(access, access.uri, pages)
     except (OSError, ImageError) as error:
         raise InputError(f"{uri}: cannot be read ({error})") from None
-    return process_decoder().decode(data).samples
+    return take_channels(process_decoder().decode(data), place, channels)

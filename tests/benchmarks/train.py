@@ -103,10 +103,14 @@ def bare_loop(images: str, masks: str, channels: int, depth: int) -> None:
         np.random.default_rng(0),
     )
     pairs = [reader.read(index) for index in range(len(reader.items))]
-    values = add_up([(list(mask_values(mask).items()), "") for _, found in pairs for mask in found])
+    values = add_up(
+        [(list(mask_values(mask).items()), "") for _, found, _ in pairs for mask in found]
+    )
     labelling = find_labelling(values, (), "binary", 0, None)
     constants = Preprocessing("uint8", (60.0,) * 3, (50.0,) * 3)
-    crops = [LabelledCrops(i, m, labelling, CropConfig(_CROP, 0, 0.33)).draw(rng) for i, m in pairs]
+    crops = [
+        LabelledCrops(i, m, labelling, CropConfig(_CROP, 0, 0.33)).draw(rng) for i, m, _ in pairs
+    ]
     inputs = torch.from_numpy(np.stack([constants.check(crop["image"]) for crop in crops]))
     targets = torch.from_numpy(np.stack([crop["targets"] for crop in crops]))
     network = UNet(UNetConfig(3, 1, channels, depth)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -98,7 +98,7 @@ def count_in_a_loop(config: EvaluateConfig) -> np.ndarray:
     )
     counts = []
     for index in range(len(labelled.items)):
-        image, masks = reader.read(index)
+        image, masks, _ = reader.read(index)
         (prob_u8,) = predictor.predict([model.preprocessing.check(image)])
         counts.append(count_against(model.rule, labelling, 2, prob_u8, masks))
     return np.stack(counts)

@@ -56,21 +56,35 @@ Files = tuple[dict[str, Any], bytes]
 
 
 def make_models() -> list[Model]:
-    """Return models of every kind: with and without normalisation, separation and limits."""
+    """Return models with and without normalisation, separation, limits and channels."""
     torch.manual_seed(SEED)
-    kinds = [
-        (UNetConfig(3, 2, 4, 2), Preprocessing("uint8", (120.5,) * 3, (60.25,) * 3), None),
-        (UNetConfig(1, 2, 2, 1, "valid", "none"), Preprocessing("uint16", (9e3,), (7e3,)), None),
+    kinds: list[tuple[UNetConfig, Preprocessing, Separation | None, Any]] = [
+        (UNetConfig(3, 2, 4, 2), Preprocessing("uint8", (120.5,) * 3, (60.25,) * 3), None, None),
+        (
+            UNetConfig(2, 2, 2, 1, "valid", "none"),
+            Preprocessing("uint16", (9e3,) * 2, (7e3,) * 2),
+            None,
+            ("DAPI", "actin"),
+        ),
         (
             UNetConfig(1, 4, 2, 1),
             Preprocessing("float32", (0.5,), (0.25,), (-2.0, 2.0)),
             Separation((0.5, 0.6), (3, 5), 8, (0.0, 0.25)),
+            (2,),
         ),
     ]
     classes = (ClassSpec(1, "cell"), ClassSpec(7, "fibre"))
     return [
-        Model(network, state_bytes(UNet(network)), classes, constants, (0.5, 0.4375), separation)
-        for network, constants, separation in kinds
+        Model(
+            network,
+            state_bytes(UNet(network)),
+            classes,
+            constants,
+            (0.5, 0.4375),
+            separation,
+            input_channels=channels,
+        )
+        for network, constants, separation, channels in kinds
     ]
 
 

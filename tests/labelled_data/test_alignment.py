@@ -162,7 +162,7 @@ def test_what_fits_is_taken_for_the_whole_set(tmp_path: Path) -> None:
         assert found.usable == (0, 1, 2)
         assert "by the sizes of 1 of them, masks are of the frame stored" in found.notes[0]
         for index in range(3):
-            image, (mask,) = found.reader.read(index)
+            image, (mask,), _ = found.reader.read(index)
             assert np.array_equal(mask, image[:, :, 0] > 127)
 
 
@@ -173,7 +173,7 @@ def test_squares_need_the_flag_and_then_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="may be of both frames; give --mask-frame shown"):
         compute_statistics(find_labelled(*uris, LabelOptions()))
     found = compute_statistics(find_labelled(*uris, LabelOptions(frame="stored")))
-    image, (drawn,) = found.reader.read(0)
+    image, (drawn,), _ = found.reader.read(0)
     assert np.array_equal(drawn, image[:, :, 0] > 127)
 
 

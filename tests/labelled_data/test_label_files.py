@@ -15,6 +15,7 @@ from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.label_files import LabelFile, read_label_file, read_label_folder
 from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.labelled_data.readers import FileReader
+from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 
 BOX = [1, 1, 4, 1, 4, 3, 1, 3]
@@ -145,3 +146,45 @@ def test_names_that_lead_out_of_the_images_open_nothing(tmp_path: Path) -> None:
     found = find_labelled(f"{tmp_path}/images", str(path), LabelOptions())
     assert [item.image.uri for item in found.items] == [f"{tmp_path}/images/a.png"]
     assert found.orphans == tuple(f"{name}: no image has its name" for name in names[:3])
+
+
+@pytest.mark.parametrize("folder", [".", "labels"])
+@pytest.mark.parametrize("name", ["classes.txt", "label_colors.txt"])
+def test_names_of_classes_are_not_read_through_a_link_that_leads_out(
+    tmp_path: Path, folder: str, name: str
+) -> None:
+    """They become names of classes, which messages and models show."""
+    images, labels = tmp_path / "set" / "images", tmp_path / "set" / "labels"
+    for place in (images, labels):
+        place.mkdir(parents=True)
+    (tmp_path / "secret").write_text("255 0 0 password\n")
+    (tmp_path / "set" / folder / name).symlink_to(tmp_path / "secret")
+    for stem in ("a", "b"):
+        (images / f"{stem}.png").write_bytes(encode_pillow(np.zeros((8, 8, 3), np.uint8)))
+        if name == "classes.txt":
+            (labels / f"{stem}.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+        else:
+            red = np.full((8, 8, 3), [255, 0, 0], np.uint8)
+            (labels / f"{stem}.png").write_bytes(encode_pillow(red))
+    with pytest.raises(InputError, match=rf"{name}: .*it really is {tmp_path}/secret"):
+        find_labelled(str(images), str(labels), LabelOptions())
+    followed = find_labelled(str(images), str(labels), LabelOptions(roots=Roots(None, True)))
+    assert "password" in followed.classes[0].name
+
+
+def test_a_link_to_nothing_among_the_labels_is_one_line(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "data.yaml").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="data.yaml: cannot be looked at: .* a link to nothing"):
+        find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels", LabelOptions())
+
+
+def test_one_label_file_in_a_folder_has_its_names_of_classes_there(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "labels" / "classes.txt").write_text("leaf\n")
+    found = find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels", LabelOptions())
+    assert [spec.name for spec in found.classes] == ["leaf"]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from tests.builders import encode_pillow, encode_tiff
 from unet_ray.errors import InputError
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelOptions
-from unet_ray.labelled_data.statistics import compute_statistics
+from unet_ray.labelled_data.readers import FileReader
+from unet_ray.labelled_data.statistics import DatasetStatistics, ImageFacts, compute_statistics
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.storage import Storage
 
@@ -102,3 +104,23 @@ def test_an_image_with_a_bad_annotation_is_counted_and_the_annotation_named(tmp_
     assert str(errors["short"]).startswith(
         "unreadable: annotation 102: run lengths that fill 10 px"
     )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(0.5, 1.0), (0.25, 1.0), (0.5, 3.0)], (0.5, 1.0)),
+        ([(0.5, 0.5), (0.25, 0.25)], (0.375, 0.375)),
+        ([(0.5, 0.5), None], (0.5, 0.5)),
+        ([(0.5, 0.5), None, None], None),
+        ([None], None),
+    ],
+)
+def test_the_pixel_size_of_a_set_is_the_median_where_half_of_the_images_state_theirs(
+    sizes: list[tuple[float, float] | None], expected: tuple[float, float] | None
+) -> None:
+    reader: Any = FileReader
+    facts = tuple(ImageFacts(uri="i", mask_uri="m", pixel_size_um=size) for size in sizes)
+    statistics = DatasetStatistics(facts, reader, decoded_once=False)
+    assert statistics.find_pixel_size(range(len(sizes))) == expected
+    assert statistics.find_pixel_size(statistics.usable[:1]) == sizes[0]

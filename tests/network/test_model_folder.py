@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import math
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from tests.builders import make_tiny_model, read_model_files, write_model_files
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.channels import ChosenChannels
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
@@ -62,6 +64,54 @@ def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
     assert replace(one, classes=(ClassSpec(1, "b"),)).digest != one.digest
     assert replace(one, weights=make_model().weights).digest != one.digest
     assert replace(one, metrics={"x": 1}, versions={"y": "2"}).digest == one.digest
+    assert replace(one, pixel_size_um=(0.5, 0.5)).digest == one.digest
+
+
+def test_the_pixel_size_of_the_training_images_comes_back(tmp_path: Path) -> None:
+    saved = replace(make_model(), pixel_size_um=(0.5, 2.0))
+    save_model(saved, Storage.of(str(tmp_path)))
+    assert load_model(Storage.of(str(tmp_path))) == saved
+
+
+def test_a_model_of_an_earlier_version_has_no_pixel_size() -> None:
+    assert load_model(Storage.of(f"{OLD_MODELS}/plain")).pixel_size_um is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "image_channels"),
+    [(("actin", "DAPI"), None), ((2, 0), 5), ((2, 0), None), (("µm–tubulin", "x" * 256), None)],
+)
+def test_channels_are_kept_and_part_of_the_digest(
+    tmp_path: Path, chosen: tuple[str, ...] | tuple[int, ...], image_channels: int | None
+) -> None:
+    config = UNetConfig(2, 1, 2, 1)
+    plain = replace(
+        make_model(),
+        network=config,
+        weights=state_bytes(UNet(config)),
+        preprocessing=Preprocessing("uint8", (1.0, 2.0), (3.0, 4.0)),
+    )
+    model = replace(plain, input_channels=chosen, image_channels=image_channels)
+    save_model(model, Storage.of(str(tmp_path)))
+    loaded = load_model(Storage.of(str(tmp_path)))
+    assert loaded == model
+    assert (loaded.input_channels, loaded.image_channels) == (chosen, image_channels)
+    described = json.loads((tmp_path / "model.json").read_text())
+    assert described["input_channels"] == list(chosen)
+    others = [plain, replace(model, input_channels=chosen[::-1])]
+    if image_channels:
+        others.append(replace(model, image_channels=None))
+    assert model.digest not in {other.digest for other in others}
+    save_model(plain, Storage.of(str(tmp_path)))
+    assert "input_channels" not in json.loads((tmp_path / "model.json").read_text())
+
+
+def test_as_many_channels_are_chosen_as_the_network_takes() -> None:
+    model = load_model(Storage.of(str(OLD_MODELS / "plain")))
+    assert model.select_channels(None) == model.inputs
+    assert model.select_channels("R, 1,index:2") == ChosenChannels(("R", "1", "index:2"))
+    with pytest.raises(InputError, match=r"--channels DAPI: 1 of them, .* on 3 channels, colours"):
+        model.select_channels("DAPI")
 
 
 def test_metrics_that_are_not_numbers_do_not_keep_a_model_from_loading(tmp_path: Path) -> None:
@@ -157,7 +207,7 @@ for _ in range(200):
         (put("preprocessing", "limits", value=[2.0, -2.0]), "limits 2.0 and -2.0: the second"),
         (put("preprocessing", "limits", value=[1.0]), "there are 1, there must be 2"),
         (put("preprocessing", "limits", value=[1e30, 1e31]), "preprocessing limits 1e[+]30"),
-        (put("preprocessing", "dtype", value="int8"), "dtype int8: choose uint8, uint16"),
+        (put("preprocessing", "dtype", value="int32"), "dtype int32: choose uint8, uint16"),
         (put("preprocessing", value=[]), r"preprocessing \[\] is not an object"),
         (
             put("preprocessing", value={"dtype": "uint8", "offset": [1], "scale": [1]}),
@@ -184,6 +234,25 @@ for _ in range(200):
         (put("network", "padding", value=["same"]), r"network.padding \['same'\] is not a text"),
         (put("network", "padding", value="reflect"), "padding reflect: choose same or valid"),
         (put("network", "depth", value=1), "do not fit the network"),
+        (put("input_channels", value=["a"]), "input_channels: there are 1, the network takes 3"),
+        (put("input_channels", value=[]), "input_channels: there are 0, the network takes 3"),
+        (put("input_channels", value=None), "input_channels None is not a list"),
+        (put("input_channels", value={"a": 1}), "input_channels .* is not a list"),
+        (put("input_channels", value="RGB"), "input_channels 'RGB' is not a list"),
+        (put("input_channels", value=["a", "b", 2]), r"input_channels\[2\] 2 is not a text"),
+        (put("input_channels", value=["a", "b", " A "]), "input_channels: a, b, a must differ"),
+        (put("input_channels", value=["a", "b", "\n"]), r"input_channels\[2\] '\\n' is not a text"),
+        (
+            put("input_channels", value=["a", "b", "c" * 257]),
+            r"input_channels\[2\] 'ccc.* 1 to 256",
+        ),
+        (put("input_channels", value=[0, 1, 1]), "input_channels: 0, 1, 1 must differ"),
+        (put("input_channels", value=[0, 1, 64]), "input_channels 64: choose 0 to 63"),
+        (put("input_channels", value=[0, 1, True]), r"input_channels\[2\] True is not a whole"),
+        (put("input_channels", value=[0, 1, 2.0]), r"input_channels\[2\] 2.0 is not a whole"),
+        (put("image_channels", value="5"), "image_channels '5' is not a whole number"),
+        (put("image_channels", value=65), "image_channels 65: choose 1 to 64"),
+        (put("image_channels", value=None), "image_channels None is not a whole number"),
         (put("training", value=DEEP), "objects and lists lie in each other more than 64 deep"),
         (put("metrics", value=3), "metrics 3 is not an object"),
         (put("versions", value=None), "versions None is not an object"),

@@ -21,7 +21,7 @@ from unet_ray.errors import InputError
 from unet_ray.output.config import ExportConfig, PruneConfig, ReportConfig
 from unet_ray.output.export import export
 from unet_ray.output.prune import prune
-from unet_ray.output.reader import image_objects, read_tables
+from unet_ray.output.reader import current_keys, image_objects, read_tables
 from unet_ray.output.report.report import report
 from unet_ray.segmentation.segment import _look_at, _remove_unfinished
 from unet_ray.storage.storage import Storage
@@ -215,6 +215,23 @@ def test_other_files_among_the_shards_are_one_line_or_nothing(tables: Path) -> N
             COMMANDS[name](tables)
 
 
+@pytest.mark.parametrize(("table", "column"), [("images", "run_id"), ("regions", "class_name")])
+def test_texts_that_fill_memory_are_refused_before_they_do(
+    tables: Path, table: str, column: str
+) -> None:
+    """Some kilobytes of a shard may stand for a gigabyte, and for as much more as one likes."""
+    shard = next(tables.glob(f"{table}/*/*.parquet"))
+    rows = pq.read_table(shard, partitioning=None).take([0] * 1100)
+    long = pa.DictionaryArray.from_arrays([0] * 1100, ["y" * 2**20])
+    rows = rows.set_column(rows.schema.get_field_index(column), column, long)
+    pq.write_table(rows, shard, compression="zstd", store_schema=False)
+    with pytest.raises(InputError, match=rf"{shard}: damaged, .*1100 rows take 1\d\d\d MB"):
+        read_tables(str(tables))
+    if table == "images":
+        with pytest.raises(InputError, match="1100 rows take"):
+            current_keys(str(tables))
+
+
 DEEP = b'{"a":' * 100_000
 FOREIGN = {
     "notes.json": b'{"mine": true}',
@@ -226,6 +243,9 @@ FOREIGN = {
     "20250101T000000Z-dddddd.json": DEEP,
     "20270101T000000Z-bbbbbb.json": b'{"status": "done", "images_done": "seven"}',
     "20270101T000000Z-cccccc.json": b'{"run_id": "x", "stat',
+    "20270101T000000Z-dddddd.json": (
+        b'{"status": "done", "objects": {"parted": false, "min_areas": {"cell": 1}}}'
+    ),
 }
 
 
@@ -244,7 +264,7 @@ def test_other_files_beside_the_records_stop_nothing_and_are_left_alone(
         output.write(path, b"x")
     inventory = _look_at(output)
     assert set(inventory.unreadable) == {f"runs/{name}" for name in FOREIGN}
-    assert "9 files in runs/ are not readable run records, the first is runs/zz-" in caplog.text
+    assert "10 files in runs/ are not readable run records, the first is runs/zz-" in caplog.text
     _remove_unfinished(inventory, "me")
     record = read_run_record(output, lost)
     assert record is not None

@@ -34,6 +34,9 @@ MODEL = Model(
         {"lossy_samples": True},
         {"context": 4},
         {"context": 4, "tile": 512},
+        {"channels": "0"},
+        {"channels": "DAPI"},
+        {"pixel_size": "0.5"},
     ],
     ids=str,
 )
@@ -63,10 +66,37 @@ def test_what_cannot_change_a_row_does_not_change_the_digest(change: dict[str, o
     assert config_digest(replace(CONFIG, **change), MODEL) == config_digest(CONFIG, MODEL)
 
 
+def test_channels_that_mean_the_same_have_the_same_digest() -> None:
+    one, two = (replace(CONFIG, channels=channels) for channels in ("DAPI,actin", "dapi, Actin"))
+    assert config_digest(one, MODEL) == config_digest(two, MODEL)
+    other = replace(CONFIG, channels="actin,DAPI")
+    assert config_digest(other, MODEL) != config_digest(one, MODEL)
+
+
 @pytest.mark.parametrize("exact", [{"context": 4}, {"precision": "bfloat16"}], ids=str)
 def test_the_tile_can_change_a_row_where_tiles_are_not_exact(exact: dict[str, object]) -> None:
     config = replace(CONFIG, **exact)
     assert config_digest(replace(config, tile=64), MODEL) != config_digest(config, MODEL)
+
+
+def test_the_pixel_size_of_the_model_changes_the_digest_only_where_it_is_used() -> None:
+    learnt, other = (replace(MODEL, pixel_size_um=size) for size in ((0.5, 0.5), (0.25, 0.5)))
+    assert config_digest(CONFIG, learnt) == config_digest(CONFIG, other)
+    as_learnt = replace(CONFIG, pixel_size="model")
+    assert config_digest(as_learnt, learnt) != config_digest(as_learnt, other)
+    assert config_digest(as_learnt, learnt) == config_digest(
+        replace(CONFIG, pixel_size=".5"), MODEL
+    )
+    with pytest.raises(
+        InputError, match="the model does not know the pixel size of its training images"
+    ):
+        config_digest(as_learnt, MODEL)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "1e-5", "0.5um", "Model"])
+def test_pixel_sizes_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=f"--pixel-size {text}: give model, or a size in µm"):
+        replace(CONFIG, pixel_size=text)
 
 
 def test_an_unknown_precision_is_refused_in_one_line() -> None:

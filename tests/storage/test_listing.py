@@ -378,6 +378,37 @@ def test_names_are_read_in_bounded_memory(tmp_path: Path) -> None:
         scan_files(longer, PNG, "--images")
 
 
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_names_in_any_encoding_are_read(tmp_path: Path, encoding: str) -> None:
+    """Spark and DuckDB write these, which Arrow cannot read as indices into those that differ."""
+    names = pa.array([f"folder{number // 1000:05d}/{number:08d}.png" for number in range(30_000)])
+    columns = pa.table({"image_uri": names, "image_etag": ["e"] * 30_000})
+    columns = columns.append_column("image_bytes", pa.array([4] * 30_000))
+    encodings = dict.fromkeys(("image_uri", "image_etag"), encoding)
+    uri = f"{tmp_path}/m.parquet"
+    pq.write_table(columns, uri, use_dictionary=False, column_encoding=encodings)
+    rows = [row for batch in scan_files(uri, PNG, "--images") for row in batch.to_pylist()]
+    assert [row["path"] for row in rows] == names.to_pylist()
+    assert {(row["etag"], row["size"]) for row in rows} == {("e", 4)}
+
+
+@pytest.mark.slow
+def test_names_that_begin_alike_are_read_in_bounded_memory(tmp_path: Path) -> None:
+    """Each may begin as the one before it: a gigabyte is stored as one megabyte."""
+    uri, schema = f"{tmp_path}/m.parquet", pa.schema([("image_uri", pa.string())])
+    encodings = {"image_uri": "DELTA_BYTE_ARRAY"}
+    long = pa.record_batch([["y" * 2**20] * 100], schema=schema)
+    with pq.ParquetWriter(
+        uri, schema, use_dictionary=False, column_encoding=encodings, data_page_size=2**30
+    ) as writer:
+        for _ in range(12):
+            writer.write_batch(long)
+        writer.write_batch(pa.record_batch([["a.png"]], schema=schema))
+    scan = scan_files(uri, PNG, "--images")
+    assert [row["path"] for batch in scan for row in batch.to_pylist()] == ["a.png"]
+    assert scan.nameless == 1200
+
+
 @pytest.mark.parametrize(
     "name",
     ["gone.png", "a.png/below.png", "a" * 256 + ".png", "nul\0.png", "self.png", "dangling.png"],

@@ -103,6 +103,37 @@ def test_rows_that_take_far_more_memory_than_their_file_are_refused() -> None:
 
 
 @pytest.mark.parametrize("columns", [None, MASKS])
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_texts_that_no_index_can_stand_for_are_bounded(
+    columns: pa.Schema | None, is_nested: bool
+) -> None:
+    """A kilobyte can hold one text of a megabyte 5000 times, in a struct or encoded as a delta."""
+    data = io.BytesIO()
+    if is_nested:
+        texts = pa.DictionaryArray.from_arrays([0] * 5000, ["y" * 2**20])
+        rows = pa.table({"counts": pa.StructArray.from_arrays([texts], ["text"])})
+        pq.write_table(rows, data, compression="zstd", store_schema=False)
+    else:
+        schema = pa.schema([MASKS.field("class_name")])
+        text = pa.record_batch([["y" * 2**20] * 100], schema=schema)
+        encodings = {"class_name": "DELTA_BYTE_ARRAY"}
+        with pq.ParquetWriter(
+            data, schema, compression="zstd", use_dictionary=False, column_encoding=encodings
+        ) as writer:
+            for _ in range(50):
+                writer.write_batch(text, row_group_size=10**6)
+    with pytest.raises(DamagedFileError, match="MB of memory"):
+        read_parquet(data, columns, MASKS)
+
+
+def test_rows_in_any_encoding_are_read() -> None:
+    rows, data = TABLE.take(np.arange(20_000) % 40), io.BytesIO()
+    encodings = {"image_uri": "DELTA_BYTE_ARRAY", "class_name": "DELTA_LENGTH_BYTE_ARRAY"}
+    pq.write_table(rows, data, use_dictionary=False, column_encoding=encodings)
+    assert read_parquet(data, MASKS, MASKS).equals(rows)
+
+
+@pytest.mark.parametrize("columns", [None, MASKS])
 def test_long_texts_of_an_honest_file_are_read(columns: pa.Schema | None) -> None:
     rng = np.random.default_rng(0)
     counts = [rng.bytes(2**16) for _ in range(300)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -198,6 +200,42 @@ def test_what_cannot_be_removed_is_one_line(output: Storage) -> None:
         PruneConfig(tables="t", image=A, last_date="2026-01-01")
     with pytest.raises(InputError, match="--image 'a,': an empty URI"):
         PruneConfig(tables="t", image="a,")
+
+
+class _Code:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self._file,)
+
+
+@pytest.mark.parametrize("column", ["model_digest", "error_type", "more"])
+def test_rows_that_are_removed_run_no_code(output: Storage, tmp_path: Path, column: str) -> None:
+    """A shard names the type of its values, and Ray Data registers one that is unpickled."""
+    import ray.data  # noqa: F401 (registers the type)
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+    kind, mark = ArrowPythonObjectType(), tmp_path / "was_run"
+    shard = next(Path(output.uri).glob("images/*/run-a-000000.parquet"))
+    rows = pq.read_table(shard, partitioning=None)
+    pickled = pa.array([pickle.dumps(_Code(mark))] * len(rows), kind.storage_type)
+    values = pa.ExtensionArray.from_storage(kind, pickled)
+    if column in rows.column_names:
+        rows = rows.drop_columns([column])
+    pq.write_table(rows.append_column(column, values), shard)
+    assert column in pq.read_schema(shard).names
+    with pytest.raises(InputError, match=rf"its column '{column}' is of the type extension<ray"):
+        prune(PruneConfig(tables=output.uri, image=A))
+    record = read_run_record(output, "run-a")
+    assert record is not None
+    record[REMOVING] = {"uri_sha256": [hash_uri(A)], "rows": []}
+    write_run_record(output, "run-a", record)
+    with pytest.raises(InputError, match="of the type"):
+        _remove_unfinished(_look_at(output), "run-e")
+    assert not mark.exists()
 
 
 class KilledError(Exception):

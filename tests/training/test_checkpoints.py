@@ -61,6 +61,53 @@ def checkpoints(storage: Storage) -> set[str]:
     return {path.partition("/")[0] for path in paths if path.startswith("checkpoint_20")}
 
 
+def test_an_unlisted_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    storage, others = Storage.of(f"{tmp_path}/run"), [tmp_path / "mine", tmp_path / "yours"]
+    for folder in others:
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "thesis.txt").write_text("x")
+    listed, unlisted = (add_checkpoint(storage, tmp_path, epoch) for epoch in (1, 2))
+    write_list(storage, listed)
+    place = tmp_path / "run" / RUN
+    (place / "checkpoint_2099").symlink_to(others[0])
+    (place / unlisted / "inside").symlink_to(others[1])
+    (place / unlisted / ".hidden").write_text("x")
+    assert settle_checkpoints(storage, RUN) == []
+    assert {path.name for path in place.iterdir()} == {listed, SNAPSHOT}
+    assert all((folder / "deep" / "thesis.txt").exists() for folder in others)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crops_seen": "5"},
+        {"crops_seen": True},
+        {"crops_seen": 10**400},
+        {"best_epoch": 1.5},
+        {"history": [{"epoch": "x"}]},
+        {"history": [{"score": "x"}]},
+        {"history": [{"thresholds": []}]},
+        {"history": [{"worst": [[float("inf"), 1]]}]},
+    ],
+)
+def test_a_progress_of_other_types_does_not_load(tmp_path: Path, change: dict[str, Any]) -> None:
+    storage = Storage.of(str(tmp_path))
+    first, newest = (add_checkpoint(storage, tmp_path, epoch, digests=False) for epoch in (1, 2))
+    write_list(storage, first, newest)
+    file = tmp_path / RUN / newest / PROGRESS
+    content = json.loads(file.read_text())
+    epochs = change.pop("history", None)
+    if epochs:
+        content["history"][-1] |= epochs[0]
+    file.write_text(json.dumps(content | change))
+    lines = settle_checkpoints(storage, RUN)
+    assert "progress.json does not parse: progress.json: damaged: " in lines[0]
+    assert lines[-1] == f"  going on from {first}, after epoch 1"
+    progress = last_progress(storage, RUN)
+    assert progress is not None
+    assert progress.epochs == 1
+
+
 def test_an_empty_place_has_no_checkpoints_to_settle(root: str) -> None:
     assert settle_checkpoints(Storage.of(root), RUN) == []
     assert Storage.of(root).entries() == []

@@ -13,6 +13,8 @@ from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.crops import CropConfig
 from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.imaging.labels.targets import IGNORED
+from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.training.crop_stream import CropSampler, plan_visits
 
@@ -27,11 +29,11 @@ class Numbered:
 
     images: int
 
-    def read(self, index: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def read(self, index: int) -> LabelledPixels:
         assert 0 <= index < self.images
         rows, columns = np.mgrid[:SIDE, :SIDE]
         image = np.stack([np.full_like(rows, index), rows, columns], axis=2).astype(np.uint8)
-        return image, [((rows + columns + index) % 3).astype(np.uint8)]
+        return LabelledPixels(image, [((rows + columns + index) % 3).astype(np.uint8)])
 
 
 def make_sampler(visits: np.ndarray, seed: int = 0, **config: Any) -> CropSampler:
@@ -39,6 +41,44 @@ def make_sampler(visits: np.ndarray, seed: int = 0, **config: Any) -> CropSample
     reader = Numbered(int(visits[:, 0].max()) + 1)
     preprocessing = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
     return CropSampler(reader, visits, LABELLING, preprocessing, crops, seed)
+
+
+@dataclass(frozen=True)
+class Rimmed:
+    """A reader of images whose left half is not there; what lies under it is `under`."""
+
+    under: int
+
+    def read(self, index: int) -> LabelledPixels:
+        valid = np.ones((SIDE, SIDE), bool)
+        valid[:, : SIDE // 2] = False
+        image = np.where(valid[:, :, None], 200, self.under).astype(np.uint8).repeat(3, axis=2)
+        return LabelledPixels(image, [np.ones((SIDE, SIDE), np.uint8)], valid)
+
+
+def test_pixels_that_are_not_there_are_not_counted_and_hold_the_offset() -> None:
+    preprocessing = Preprocessing("uint8", (90.25,) * 3, (1.0,) * 3)
+    crops = [
+        crop
+        for under in (0, 255)
+        for crop in CropSampler(
+            Rimmed(under),
+            np.array([[0, 30]]),
+            LABELLING,
+            preprocessing,
+            CropConfig(side=16, margin=2, foreground_share=0.5),
+            0,
+            has_no_data=True,
+        ).crops(0)
+    ]
+    assert {str(crop["image"].dtype) for crop in crops} == {"float32"}
+    assert set(np.unique([crop["image"] for crop in crops]).tolist()) == {90.25, 200.0}
+    for crop in crops:
+        there = crop["image"][2:-2, 2:-2, 0] == 200
+        assert (crop["targets"][0, 2:-2, 2:-2] == np.where(there, 1, IGNORED)).all()
+    half = len(crops) // 2
+    for one, other in zip(crops[:half], crops[half:], strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def plan_test_visits(counts: list[int], one_by_one: bool) -> np.ndarray:

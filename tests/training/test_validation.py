@@ -6,6 +6,7 @@ from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, check_metric
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import count_pixels
+from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.predictor import Predictor
 from unet_ray.network.preprocessing import Preprocessing
@@ -16,13 +17,13 @@ from unet_ray.training.validation import Validation
 class Arrays:
     """A reader of seven images of several sizes; the mask of the last one is all ignored."""
 
-    def read(self, index: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def read(self, index: int) -> LabelledPixels:
         rng = np.random.default_rng(index)
         size = 20 + 3 * index, 31 - index
         mask = (
             rng.integers(0, 3, size, dtype=np.uint8) if index < 6 else np.full(size, 255, np.uint8)
         )
-        return rng.integers(0, 256, (*size, 3), dtype=np.uint8), [mask]
+        return LabelledPixels(rng.integers(0, 256, (*size, 3), dtype=np.uint8), [mask])
 
 
 LABELLING = Labelling("classes", (ClassSpec(1, "a"), ClassSpec(2, "b")), 0, 255)

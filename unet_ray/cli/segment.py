@@ -28,6 +28,8 @@ def main(config: SegmentConfig, ray_address: str) -> None:
 
 def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
     """Return what a run did, in a few lines."""
+    from unet_ray.segmentation.result import describe_other_sizes
+
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(result.error_types.items()))
     notes = [f"failed: {failed}"] if failed else []
     notes += [
@@ -38,6 +40,9 @@ def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
             "memory ran out in a predictor: from then on its batches were "
             f"1/{result.batch_divisor} as large"
         )
+    sizes = describe_other_sizes(result.other_pixel_sizes, result.model_pixel_size_um)
+    if sizes:
+        notes.append(f"pixel sizes: {sizes}")
     if result.cost:
         total, each = result.cost["total"], result.cost["per_1000_images"]
         notes.append(

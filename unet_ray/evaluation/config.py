@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, check_fields, check_numbers, parse_range
+from unet_ray.flags import Device, check_fields, check_numbers, parse_pixel_size, parse_range
 from unet_ray.labelled_data.config import LabelConfig
 
 _MOST = 10**6
@@ -21,6 +21,9 @@ class EvaluateConfig(LabelConfig):
     max_error_rate: float = 0.0
     """Share of the images that may be unreadable; they are named and left out. More of them:
     exit code 2."""
+    pixel_size: str | None = None
+    """Pixel size at which the network sees images: a number (µm), or model for that of its training
+    images, as for segment. Default: images are not resampled."""
     output: str | None = None
     """File (URI) for the metrics as JSON."""
     per_image: str | None = None
@@ -38,6 +41,7 @@ class EvaluateConfig(LabelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_pixel_size(self.pixel_size)
         if self.actors is not None:
             parse_range(self.actors, "--actors")
         if self.output is not None and self.output == self.per_image:

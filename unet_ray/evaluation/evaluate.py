@@ -29,6 +29,7 @@ from unet_ray.imaging.metrics.metrics import (
     pool_metrics,
 )
 from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.interpretation import interpret_masks
 from unet_ray.labelled_data.predict_labelled import predict_labelled
@@ -162,15 +163,17 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
         InputError: Anything that cannot work.
     """
     model = load_model(Storage.of(config.model))
+    pixel_size_um = model.choose_pixel_size(config.pixel_size)
     summary, details = (
         OutputFile.of(flag, uri) if uri else None
         for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
     )
     config, classes = _recall_colours(config, model)
+    channels = model.select_channels(config.channels)
     labelled = find_labelled(config.images, config.masks, config.label_options(classes))
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
-    statistics = compute_statistics(labelled, decode_once=True)
+    statistics = compute_statistics(labelled.with_channels(channels), decode_once=True)
     statistics.check_fits(model.preprocessing, f"--images {config.images}")
     statistics = statistics.exclude_extremes(model.preprocessing)
     notes = statistics.check_readable(config.max_error_rate)
@@ -178,7 +181,10 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     for note in [*labelled.notes, *statistics.notes, *notes, *more]:
         _logger.info(f"note: {note}")
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
-    counts = predict_labelled(model, statistics.reader, statistics.usable, pool, count)
+    factors = statistics.find_factors(pixel_size_um)
+    counts = predict_labelled(
+        model, statistics.reader, statistics.usable, pool, count, factors=factors
+    )
     result = EvaluateResult(
         config, model, tuple(statistics.facts[i].uri for i in statistics.usable), counts
     )
@@ -218,12 +224,13 @@ def count_against(
     labelling: Labelling,
     boundary_tolerance_px: int,
     prob_u8_khw: NDArray[np.uint8],
-    masks: list[NDArray[Any]],
+    labelled: LabelledPixels,
 ) -> NDArray[np.float64]:
     """Compare an image with its masks after postprocessing; return counts, (classes, COUNTS)."""
-    targets = labelling.targets(masks)
+    _, masks, valid = labelled
+    targets = labelling.targets(masks, valid)
     found = [postprocessing.objects(place, prob_u8_khw) for place in range(len(targets))]
-    truth = [labelling.objects(masks, place) for place in range(len(targets))]
+    truth = [labelling.objects(masks, place, valid) for place in range(len(targets))]
     planes = np.stack([mask for mask, _ in found])
     return count_image(
         planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px

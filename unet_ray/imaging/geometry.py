@@ -34,6 +34,12 @@ class Box:
         bottom, right = min(height, self.bottom + by), min(width, self.right + by)
         return Box(max(0, self.top - by), max(0, self.left - by), bottom, right)
 
+    def clipped(self, to: Box) -> Box:
+        """Return the part of the box that lies in another one; it may be empty."""
+        top, left = max(self.top, to.top), max(self.left, to.left)
+        bottom, right = min(self.bottom, to.bottom), min(self.right, to.right)
+        return Box(top, left, max(top, bottom), max(left, right))
+
     def on_grid(self, multiple: int) -> Box:
         """Return the smallest box around this one with sides on multiples of `multiple` (px)."""
         bottom, right = (-(-side // multiple) * multiple for side in (self.bottom, self.right))
@@ -70,10 +76,29 @@ def read_frame(
     """
     if box.top >= 0 and box.left >= 0 and box.bottom <= height and box.right <= width:
         return read(box)
+    inside, rows, columns = fold_box(box, height, width, mirror)
+    return read(inside)[rows][:, columns]
+
+
+def fold_box(
+    box: Box, height: int, width: int, mirror: bool
+) -> tuple[Box, NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pixels of an image that fill a box of its frame.
+
+    Args:
+        box: Box in the image's coordinates, which continue beyond its edges (px).
+        height: Height of the image (px).
+        width: Width of the image (px).
+        mirror: As for `read_frame`.
+
+    Returns:
+        The box inside the image that has all of them, and the row and the column of that box for
+        each row and column of the frame's box.
+    """
     extend = mirrored if mirror else replicated
     rows, columns = extend(box.top, box.bottom, height), extend(box.left, box.right, width)
     inside = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
-    return read(inside)[rows - inside.top][:, columns - inside.left]
+    return inside, rows - inside.top, columns - inside.left
 
 
 def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:

@@ -21,20 +21,23 @@ class Tile:
 
     read: Box
     """Box that the network reads, in the frame (px); negative where the frame is mirrored."""
+    predicted: Box
+    """Box of the network's output that is used, in the frame (px). It is `extended`, unless the
+    image is resampled for the network."""
     core: Box
     """Box of the part that is kept, in the image (px)."""
     extended: Box
     """Box of the core and its halo, clipped to the image (px)."""
 
     def wanted(self, margin: int) -> Box:
-        """Return the place of the extended core in the network's output for the read box.
+        """Return the place of what is used in the network's output for the read box.
 
         Args:
             margin: Pixels that the output lacks on each side of the read box.
         """
-        top = self.extended.top - self.read.top - margin
-        left = self.extended.left - self.read.left - margin
-        return Box(top, left, top + self.extended.height, left + self.extended.width)
+        top = self.predicted.top - self.read.top - margin
+        left = self.predicted.left - self.read.left - margin
+        return Box(top, left, top + self.predicted.height, left + self.predicted.width)
 
     @property
     def inner(self) -> tuple[slice, slice]:
@@ -74,12 +77,11 @@ def cut_tiles(
     columns = list(_cut_spans(width, sizes, tile, context, halo))
     for core_y, extended_y, read_y in _cut_spans(height, sizes, tile, context, halo):
         for core_x, extended_x, read_x in columns:
-            yield Tile(
-                *(
-                    Box(y[0], x[0], y[1], x[1])
-                    for y, x in ((read_y, read_x), (core_y, core_x), (extended_y, extended_x))
-                )
+            read, core, extended = (
+                Box(y[0], x[0], y[1], x[1])
+                for y, x in ((read_y, read_x), (core_y, core_x), (extended_y, extended_x))
             )
+            yield Tile(read, extended, core, extended)
 
 
 _Span = tuple[int, int]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,23 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import MaskFrame
 from unet_ray.imaging.codecs.decode import SIDEWAYS, turn_upright
+from unet_ray.imaging.codecs.pixel_size import SizeUm
 from unet_ray.labelled_data.drawing import Size
 
 Fit = Literal["plain", "shown", "stored", "either", "unstated"]
 """Frames in which masks have the size of their image: `plain` where the image is not turned,
 `unstated` where a label file does not state the size, so that its masks are drawn as shown."""
+
+
+class LabelledPixels(NamedTuple):
+    """A labelled image and its masks in one frame."""
+
+    image: NDArray[Any]
+    """HWC, upright; 0 where a pixel is not there."""
+    masks: list[NDArray[Any]]
+    """HW each."""
+    valid: NDArray[np.bool_] | None = None
+    """Pixels of the image that are there, HW; None: all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +49,15 @@ class LabelledArrays:
     is_stated: bool = True
     """False if the masks have the size of the image because their own is not known."""
     valid: NDArray[np.bool_] | None = None
-    """Pixels of the image that are there, HW, upright; None: all of them."""
+    """Pixels of the image that are there, HW; None: all of them."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels of the image; empty: they have none."""
+    places: tuple[int, ...] = ()
+    """Indices of these channels in the file."""
+    file_channels: int = 0
+    """Number of channels in the file."""
+    pixel_size_um: SizeUm | None = None
+    """Width and height of a pixel of the image (µm); None if they are not known."""
 
     @property
     def fit(self) -> Fit:
@@ -52,7 +72,7 @@ class LabelledArrays:
             return "unstated"
         return "stored" if self.masks[0].shape == stored else "shown"
 
-    def align(self, frame: MaskFrame) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    def align(self, frame: MaskFrame) -> LabelledPixels:
         """Return the image and its masks, turned as the image is.
 
         Args:
@@ -64,14 +84,15 @@ class LabelledArrays:
         check_fit(self.fit, frame)
         return self._turn_masks(frame)
 
-    def align_as_fits(self, frame: MaskFrame) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    def align_as_fits(self, frame: MaskFrame) -> LabelledPixels:
         """Return the same; masks that fit in one frame only are of that frame."""
         return self._turn_masks(self.fit if self.fit in ("shown", "stored") else frame)
 
-    def _turn_masks(self, frame: str) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        if self.orientation == 1 or frame == "shown":
-            return self.image, self.masks
-        return self.image, [turn_upright(mask, self.orientation) for mask in self.masks]
+    def _turn_masks(self, frame: str) -> LabelledPixels:
+        masks = self.masks
+        if self.orientation != 1 and frame != "shown":
+            masks = [turn_upright(mask, self.orientation) for mask in masks]
+        return LabelledPixels(self.image, masks, self.valid)
 
 
 def check_fit(fit: Fit, frame: MaskFrame) -> None:

@@ -28,7 +28,8 @@ from unet_ray.flags import (
     show_value,
 )
 from unet_ray.imaging.codecs.mask_samples import MOST_COLOURS, ColourTable
-from unet_ray.storage.backends.base import FileTooLargeError
+from unet_ray.labelled_data.folders_above import list_folders
+from unet_ray.storage.backends.base import FileTooLargeError, OutsideError
 from unet_ray.storage.listing import Listing
 from unet_ray.storage.storage import Storage
 
@@ -249,7 +250,7 @@ def _refuse_repeated(where: str, lines: Sequence[_Line]) -> None:
 
 def _find_file(folder: Storage) -> tuple[str, list[_Line]] | None:
     """Return the nearest file of colours, and its lines; None if there is none."""
-    for depth, place in enumerate(_list_folders(folder)):
+    for depth, place in enumerate(list_folders(folder, _FOLDERS_ABOVE)):
         for name, read_lines in _FORMATS.items():
             where = f"{place.uri}/{name}"
             try:
@@ -260,22 +261,17 @@ def _find_file(folder: Storage) -> tuple[str, list[_Line]] | None:
                 ) from None
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 continue
+            except OutsideError as error:
+                raise InputError(
+                    f"{where}: a link leads out of its folder ({error.strerror}); "
+                    "add --follow-links to read it"
+                ) from None
             except OSError as error:
                 if depth and isinstance(error, PermissionError):
                     continue  # folders above may be those of others
                 raise InputError(f"{where}: cannot be read: {error}") from None
             return where, _parse(where, data, read_lines)
     return None
-
-
-def _list_folders(folder: Storage) -> Iterator[Storage]:
-    """Yield a folder and those above it."""
-    scheme, _, path = folder.uri.rpartition("://")
-    for _ in range(1 + _FOLDERS_ABOVE):
-        if not path:
-            return
-        yield Storage(f"{scheme}://{path}" if scheme else path, folder.options)
-        path = path.rpartition("/")[0]
 
 
 def _parse(

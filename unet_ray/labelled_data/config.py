@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unet_ray.flags import MaskFrame, MaskKind, parse_mask_value, parse_uris
+from unet_ray.flags import MaskFrame, MaskKind, parse_channels, parse_mask_value, parse_uris
 
 if TYPE_CHECKING:
     from unet_ray.flags import ClassSpec
@@ -26,6 +26,9 @@ class LabelConfig:
     follow_links: bool = False
     """Follow symbolic links that lead out of --images or --masks; otherwise they are left out and
     counted."""
+    channels: str | None = None
+    """Channels of the images to use, by name or index from 0: DAPI,actin or 0,2. Default: all, or
+    those that the model was trained on."""
     mask_kind: MaskKind | None = None
     """Meaning of mask values; default: inferred from all masks."""
     background_value: int | str = 0
@@ -57,6 +60,7 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         parse_uris(self.image_roots, "--image-roots")
+        parse_channels(self.channels)
         parse_mask_value(self.background_value, "--background-value")
         parse_mask_value(self.ignore_value, "--ignore-value")
 

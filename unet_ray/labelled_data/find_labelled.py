@@ -228,7 +228,10 @@ def _name_classes(
     """Return annotations whose categories have names, and where those come from."""
     if not are_numbered(annotations):
         return annotations, []
-    folder = labels if len(files) > 1 else Storage(labels.uri.rpartition("/")[0], labels.options)
+    is_file = files[0].entry.uri == labels.uri
+    folder = Storage(labels.uri.rpartition("/")[0], labels.options) if is_file else labels
+    if not options.roots.follow_links:
+        folder = folder.confine([folder.uri])
     names, named_in = find_class_names(folder, named)
     annotations = name_categories(annotations, names, options.classes, named)
     return annotations, [f"names of classes from {named_in}"] * bool(named_in)

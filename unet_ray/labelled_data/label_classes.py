@@ -9,13 +9,14 @@ from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, check_class_names
 from unet_ray.labelled_data.annotations import Annotations, Category
 from unet_ray.labelled_data.drawing import Drawing
+from unet_ray.labelled_data.folders_above import list_folders
 from unet_ray.labelled_data.formats.yolo import CLASS_FILES
 from unet_ray.labelled_data.label_files import read_label_file
 from unet_ray.storage.storage import Storage
 
-_LEVELS = 3
-"""Folders in which a file with the names of classes is looked for: that of the labels, and two
-above it, as in `data.yaml` beside `labels/train`."""
+_FOLDERS_ABOVE = 2
+"""Folders above that of the labels in which a file with the names of classes is looked for, as in
+`data.yaml` beside `labels/train`."""
 
 
 def are_numbered(annotations: Annotations) -> bool:
@@ -37,18 +38,17 @@ def find_class_names(labels: Storage, named: str) -> tuple[dict[int, str], str |
     Raises:
         InputError: The file cannot be used.
     """
-    folder = labels.uri.rstrip("/")
-    for _ in range(_LEVELS):
-        here = Storage(folder, labels.options)
+    for folder in list_folders(labels, _FOLDERS_ABOVE):
         for name in CLASS_FILES:
-            if here.exists(name):
-                file = Storage(here.uri_of(name), labels.options)
-                found = read_label_file(file, {}, f"{named}: {file.uri}").annotations
-                names = {each.id: each.name for each in found.categories if each.id is not None}
-                return names, file.uri
-        folder = folder.rpartition("/")[0]
-        if not folder or folder.endswith(":/"):
-            break
+            file = folder.join(name)
+            try:
+                if not file.exists():
+                    continue
+            except OSError as error:
+                raise InputError(f"{named}: {file.uri}: cannot be looked at: {error}") from None
+            found = read_label_file(file, {}, f"{named}: {file.uri}").annotations
+            names = {each.id: each.name for each in found.categories if each.id is not None}
+            return names, file.uri
     return {}, None
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.image_sources.sources import (
     ImageSource,
 )
+from unet_ray.imaging.channels import (
+    ChannelSelection,
+    ImageChannels,
+    has_channel_pages,
+    take_channels,
+    take_pages,
+)
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
@@ -65,6 +72,8 @@ class LabelAccess:
     """Objects of label files, if there are any."""
     table: ColourTable | None = None
     """Mask values of colours, if they have a meaning."""
+    channels: ChannelSelection | None = None
+    """Channels that are taken of each image; None: all, in their order."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +92,12 @@ class LabelledImage:
         """Return the contents of the files of image and masks.
 
         Raises:
-            ImageError: A file cannot be read.
+            ImageError: A file cannot be read, or lacks channels that are taken.
         """
         masks = self.masks if self.row is None else ()
+        place = take_pages(self.image.place, access.channels)
         return [
-            _read_source(access.images, self.image),
+            read_encoded(access.images, self.image.file_uri, place),
             *(_read_source(access.masks, mask) for mask in masks),
         ]
 
@@ -95,15 +105,30 @@ class LabelledImage:
         """Decode the contents that `read_encoded` returns.
 
         Raises:
-            ImageError: A file cannot be decoded, or masks do not have the size of their image.
+            ImageError: A file cannot be decoded, masks do not have the size of their image, or it
+                lacks channels that are taken.
         """
+        lossy_samples, place = access.options.lossy_samples, self.image.place
+        decoded = process_decoder().decode(encoded[0], lossy_samples=lossy_samples)
+        image = ImageChannels.of(place if place and has_channel_pages(place) else decoded)
+        places = access.channels.locate(image) if access.channels else tuple(range(image.count))
+        decoded = take_channels(decoded, place, access.channels)
+        return replace(
+            self._decode_masks(decoded, encoded, access),
+            channels=decoded.channels,
+            places=places,
+            file_channels=image.count,
+            pixel_size_um=decoded.pixel_size_um,
+        )
+
+    def _decode_masks(
+        self, decoded: DecodedImage, encoded: Encoded, access: LabelAccess
+    ) -> LabelledArrays:
         decoder = process_decoder()
-        decoded = decoder.decode(encoded[0], lossy_samples=access.options.lossy_samples)
         image, orientation = decoded.samples, decoded.orientation
         shown = decoded.height, decoded.width
         if self.row is not None and access.drawing:
-            drawn = self._draw(image, orientation, access, access.drawing)
-            return replace(drawn, valid=decoded.valid)
+            return self._draw(decoded, access, access.drawing)
         masks, turned = [], False
         for content, source in zip(encoded[1:], self.masks, strict=True):
             mask, own = decoder.decode_oriented_label(content, table=access.table)
@@ -117,14 +142,11 @@ class LabelledImage:
                 f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        own_orientation = 1 if turned else orientation
-        return LabelledArrays(image, masks, own_orientation, valid=decoded.valid)
+        return LabelledArrays(image, masks, 1 if turned else orientation, valid=decoded.valid)
 
-    def _draw(
-        self, image: Any, orientation: int, access: LabelAccess, drawing: Drawing
-    ) -> LabelledArrays:
+    def _draw(self, image: DecodedImage, access: LabelAccess, drawing: Drawing) -> LabelledArrays:
         assert self.row is not None
-        shown = image.shape[0], image.shape[1]
+        shown, orientation = (image.height, image.width), image.orientation
         stated = drawing.stated_size(self.row)
         is_stated = stated is not None
         if access.options.frame == "stored" and not is_stated:
@@ -132,7 +154,8 @@ class LabelledImage:
         size = choose_size(
             stated or shown, shown, orientation, access.options.rescale, "its label file"
         )
-        return LabelledArrays(image, drawing.draw(self.row, size), orientation, is_stated)
+        masks = drawing.draw(self.row, size)
+        return LabelledArrays(image.samples, masks, orientation, is_stated, valid=image.valid)
 
 
 def _read_source(access: Storage, source: ImageSource) -> bytes | PlaneFile:
@@ -163,6 +186,10 @@ class LabelledSet:
     def names(self) -> tuple[str, ...]:
         """Name of each image: its path in the folder of the images, with the page of a stack."""
         return tuple(self.access.images.name_of(item.image.uri) for item in self.items)
+
+    def with_channels(self, channels: ChannelSelection | None) -> LabelledSet:
+        """Return the set with some of the channels of each image; None: all, in their order."""
+        return replace(self, access=replace(self.access, channels=channels))
 
     @property
     def labelling(self) -> Labelling | None:

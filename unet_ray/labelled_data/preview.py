@@ -95,12 +95,14 @@ def _read(
 ) -> Iterator[LabelledPicture]:
     for index in chosen:
         try:
-            image, masks = statistics.reader.read(index)
+            image, masks, valid = statistics.reader.read(index)
         except ImageError:  # it could be read a moment ago
             continue
         name = statistics.facts[index].uri.rpartition("/")[2]
-        objects = tuple(labelling.objects(masks, place) for place in range(len(labelling.classes)))
-        ignored = (labelling.targets(masks) == IGNORED).all(axis=0)
+        objects = tuple(
+            labelling.objects(masks, place, valid) for place in range(len(labelling.classes))
+        )
+        ignored = (labelling.targets(masks, valid) == IGNORED).all(axis=0)
         yield LabelledPicture(name, image, objects, ignored)
 
 

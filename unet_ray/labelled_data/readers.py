@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import MaskFrame
-from unet_ray.labelled_data.alignment import LabelledArrays
+from unet_ray.imaging.channels import ChannelSelection, take_channels
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.labelled_data.alignment import LabelledArrays, LabelledPixels
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
-from unet_ray.tables.binary_columns import view_samples
+from unet_ray.tables.binary_columns import unpack_bits, view_samples
 
 _STORE_SHARE = 0.3
 """Largest share of the smallest node's object store that decoded images may fill.
@@ -29,8 +31,8 @@ _SAMPLED_IMAGES = 8
 class Reader(Protocol):
     """Reader of labelled images by their index in a set."""
 
-    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Return an image (HWC) and its masks (HW each).
+    def read(self, index: int) -> LabelledPixels:
+        """Return an image and its masks.
 
         Raises:
             ImageError: The image or a mask cannot be read.
@@ -46,7 +48,11 @@ class FileReader:
     frame: MaskFrame = "shown"
     """Frame of the masks of images that are turned."""
 
-    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    def with_channels(self, channels: ChannelSelection) -> FileReader:
+        """Return the reader with some of the channels of each image."""
+        return replace(self, access=replace(self.access, channels=channels))
+
+    def read(self, index: int) -> LabelledPixels:
         """Return an image (HWC) and its masks (HW each), decoded from their files."""
         item = self.items[index]
         return item.decode(item.read_encoded(self.access), self.access).align(self.frame)
@@ -65,8 +71,14 @@ class StoreReader:
     """Place of each image, (block, row); (-1, -1) for an image that cannot be read."""
     frame: MaskFrame = "shown"
     """Frame of the masks of images that are turned."""
+    channels: ChannelSelection | None = None
+    """Channels that are taken of each image; None: all, in their order."""
 
-    def read(self, index: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    def with_channels(self, channels: ChannelSelection) -> StoreReader:
+        """Return the reader with some of the channels of each image."""
+        return replace(self, channels=channels)
+
+    def read(self, index: int) -> LabelledPixels:
         """Return an image (HWC) and its masks (HW each) as read-only arrays."""
         block, row = self.places[index]
         if block < 0:
@@ -74,8 +86,12 @@ class StoreReader:
         table = ray.get(self.blocks[block])
         masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
         orientation = table.column("orientation")[row].as_py()
-        image, valid = _get_array(table, "image", row), _get_valid(table, row)
-        return LabelledArrays(image, masks, orientation, valid=valid).align(self.frame)
+        names = tuple(table.column("channels")[row].as_py())
+        samples, bits = _get_array(table, "image", row), table.column("valid")[row].as_py()
+        valid = None if bits is None else unpack_bits(bits, *samples.shape[:2])
+        image = take_channels(DecodedImage(samples, valid, names), None, self.channels)
+        decoded = LabelledArrays(image.samples, masks, orientation, valid=image.valid)
+        return decoded.align(self.frame)
 
 
 def decoded_schema(masks: int) -> pa.Schema:
@@ -86,14 +102,21 @@ def decoded_schema(masks: int) -> pa.Schema:
     kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
     names = ["image", *(f"mask{index}" for index in range(masks))]
     arrays = [(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
-    valid = ("valid", pa.large_binary())  # bits of the pixels that are there; null: all of them
-    return pa.schema([("orientation", pa.int8()), valid, *arrays])
+    more = [
+        ("orientation", pa.int8()),
+        ("valid", pa.binary()),
+        ("channels", pa.list_(pa.string())),
+    ]
+    return pa.schema([*more, *arrays])
 
 
 def decoded_row(decoded: LabelledArrays) -> dict[str, Any]:
     """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
-    valid = None if decoded.valid is None else np.packbits(decoded.valid).tobytes()
-    row: dict[str, Any] = {"orientation": decoded.orientation, "valid": valid}
+    row: dict[str, Any] = {
+        "orientation": decoded.orientation,
+        "valid": None if decoded.valid is None else np.packbits(decoded.valid).tobytes(),
+        "channels": decoded.channels,
+    }
     for name, array in [
         ("image", decoded.image),
         *((f"mask{i}", mask) for i, mask in enumerate(decoded.masks)),
@@ -112,15 +135,6 @@ def _get_array(table: Any, name: str, row: int) -> NDArray[Any]:
     return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(
         table.column(f"{name}_shape")[row].as_py()
     )
-
-
-def _get_valid(table: Any, row: int) -> NDArray[np.bool_] | None:
-    bits = table.column("valid")[row].as_py()
-    if bits is None:
-        return None
-    height, width = table.column("image_shape")[row].as_py()[:2]
-    pixels = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width)
-    return pixels.view(np.bool_).reshape(height, width)
 
 
 def _count_masks(table: Any) -> int:

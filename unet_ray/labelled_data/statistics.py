@@ -21,12 +21,20 @@ from numpy.typing import NDArray
 from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import MaskFrame
+from unet_ray.imaging.channels import (
+    ChannelSelection,
+    ImageChannels,
+    InputChannels,
+)
 from unet_ray.imaging.codecs.decode import is_grey
+from unet_ray.imaging.codecs.decoded_image import COLOURS
+from unet_ray.imaging.codecs.pixel_size import SizeUm
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.mask_values import MaskValues, add_up, mask_values
 from unet_ray.imaging.labels.plausibility import look_misplaced, measure_edge_contrast
 from unet_ray.imaging.regions.components import label_values
+from unet_ray.imaging.resampling import find_factors
 from unet_ray.labelled_data.alignment import Fit, LabelledArrays, check_fit, settle_frame
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage, LabelledSet
 from unet_ray.labelled_data.palettes import list_colours
@@ -64,7 +72,13 @@ class ImageFacts:
     width: int = 0
     dtype: str = ""
     channels: int = 0
-    """Number of channels; 1 if all channels are equal."""
+    """Number of channels that are used; 1 for colours that are all equal."""
+    names: tuple[str, ...] = ()
+    """Names of the channels that are used; empty: they have none."""
+    places: tuple[int, ...] = ()
+    """Their indices in the file."""
+    file_channels: int = 0
+    """Number of channels in the file."""
     low: tuple[float, ...] = ()
     """Smallest sample of each channel, of the pixels that are there."""
     high: tuple[float, ...] = ()
@@ -81,8 +95,27 @@ class ImageFacts:
     """Gradient along the outlines of the labels, divided by that beside them."""
     colours: tuple[tuple[int, int], ...] = ()
     """Pairs (mask value, colour 0xRRGGBB) of a mask with a palette."""
+    pixel_size_um: SizeUm | None = None
+    """Width and height of a pixel (µm), upright; None if the file does not state it."""
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
+    has_no_data: bool = False
+    """True if some pixels of the image are not there."""
+
+    @property
+    def used(self) -> ImageChannels:
+        """Channels that are used; a grey one for colours that are all equal."""
+        names = tuple(self.names) if len(self.names) == self.channels else ()
+        return ImageChannels(self.channels, names)
+
+    def take(self, channels: Sequence[int]) -> ImageFacts:
+        """Return the statistics of some of the channels that are used."""
+        chosen: dict[str, Any] = {
+            name: tuple(getattr(self, name)[channel] for channel in channels)
+            for name in ("names", "places", "low", "high")
+        }
+        samples = tuple(tuple(pixel[channel] for channel in channels) for pixel in self.samples)
+        return replace(self, **chosen, samples=samples, channels=len(channels))
 
 
 @dataclass(frozen=True)
@@ -154,16 +187,36 @@ class DatasetStatistics:
                 f"the images have samples of several types: {_format_groups(dtypes)}; "
                 "convert them to one"
             )
-        channels = _group_uris((f"{f.channels} channels", f.uri) for f in self._read)
-        if len({f.channels for f in self._read} - {1}) > 1:
+        kinds = {facts.used.kind: facts.used for facts in self._read}
+        if len(kinds) < 2:
+            return []
+        named = ((str(kinds[facts.used.kind]), facts.uri) for facts in self._read)
+        channels = _format_groups(_group_uris(named))
+        if not all(each.is_grey or each.is_colour for each in kinds.values()):
             raise InputError(
-                f"the images have several numbers of channels: {_format_groups(channels)}; "
-                "convert them to one"
+                f"the images differ in their channels: {channels}; give channels that all of them "
+                "have (--channels), or convert the images"
             )
-        return (
-            [f"{_format_groups(channels)}: grey images are repeated over the channels"]
-            if len(channels) > 1
-            else []
+        return [f"{channels}: grey images are repeated over the channels"]
+
+    def find_inputs(self, indices: Sequence[int]) -> InputChannels:
+        """Return the channels that a network takes which learns from some of the images.
+
+        Args:
+            indices: Indices of the images in the set, which agree in their channels.
+        """
+        chosen = [self.facts[index] for index in indices]
+        widest = max(chosen, key=lambda facts: facts.channels)
+        used, places = widest.used, tuple(widest.places)
+        if used.keys:
+            return InputChannels(used.count, names=used.names)
+        are_all = places == tuple(range(widest.file_channels))
+        # three channels without names must not be taken for colours
+        if are_all and used.count != len(COLOURS):
+            return InputChannels(used.count)
+        counts = {facts.file_channels for facts in chosen}
+        return InputChannels(
+            used.count, indices=places, image_channels=counts.pop() if len(counts) == 1 else None
         )
 
     def note_sample_ranges(self) -> list[str]:
@@ -220,6 +273,45 @@ class DatasetStatistics:
         )
         return Preprocessing.of(kind, chosen[0].dtype, found)
 
+    def find_factors(self, wanted_um: SizeUm | None) -> list[tuple[float, float]] | None:
+        """Return the factors that give each usable image pixels of another size.
+
+        Args:
+            wanted_um: Width and height of the pixels (µm); None: they stay as they are.
+
+        Returns:
+            Factors of each image, down and across; None where images are not resampled.
+
+        Raises:
+            InputError: An image does not state its pixel size, or is too different.
+        """
+        if wanted_um is None:
+            return None
+        found = []
+        for index in self.usable:
+            facts = self.facts[index]
+            try:
+                found.append(find_factors(facts.pixel_size_um, wanted_um))
+            except ImageError as error:
+                raise InputError(f"{facts.uri}: {error.message}") from None
+        return found
+
+    def find_pixel_size(self, indices: Sequence[int]) -> SizeUm | None:
+        """Return the median pixel size of some of the images (µm).
+
+        Args:
+            indices: Indices of the images in the set.
+
+        Returns:
+            Width and height; None where fewer than half of these images state theirs.
+        """
+        sizes = [self.facts[index].pixel_size_um for index in indices]
+        known = [size for size in sizes if size is not None]
+        if not known or 2 * len(known) < len(sizes):
+            return None
+        width, height = np.median(np.array(known), axis=0).tolist()
+        return width, height
+
     @property
     def _read(self) -> list[ImageFacts]:
         return [facts for facts in self.facts if facts.error is None]
@@ -274,6 +366,33 @@ def compute_statistics(
     )
 
 
+def compute_both(
+    training: LabelledSet,
+    validation: LabelledSet | None,
+    channels: ChannelSelection | None,
+    decode_once: bool = False,
+    count_objects: bool = False,
+) -> tuple[DatasetStatistics, DatasetStatistics | None]:
+    """Compute the statistics of a labelled set and of the set to validate on, if there is one.
+
+    Args:
+        training: Labelled set.
+        validation: Set to validate on, of which the same channels are taken.
+        channels: Channels that are taken of each image; None: all, in which they must agree.
+        decode_once: True to keep the decoded images in the object store if all of them fit.
+        count_objects: True to count the components of each mask value of the labelled set.
+
+    Raises:
+        InputError: Same as `compute_statistics`.
+    """
+    statistics = compute_statistics(training.with_channels(channels), decode_once, count_objects)
+    if validation is None:
+        return statistics, None
+    if channels is None and statistics.usable:
+        channels = statistics.find_inputs(statistics.usable)
+    return statistics, compute_statistics(validation.with_channels(channels), decode_once)
+
+
 def settle_statistics(
     labelled: LabelledSet,
     found: Sequence[ImageFacts],
@@ -301,6 +420,9 @@ def settle_statistics(
             "of other images; "
             "look at labels.png (--dry-run writes it without a training)"
         )
+    found, order = _align_channels(found)
+    if order:
+        reader = reader.with_channels(order)
     return DatasetStatistics(
         tuple(_check_fit(each, frame) for each in found),
         replace(reader, frame=frame),
@@ -309,6 +431,23 @@ def settle_statistics(
         tuple(notes),
         labelled.labelling,
     )
+
+
+def _align_channels(found: Sequence[ImageFacts]) -> tuple[list[ImageFacts], InputChannels | None]:
+    """Bring named channels of all images into the order of the first image.
+
+    Returns:
+        The statistics in that order, and the order; None if the images have it already, or differ
+        in their channels.
+    """
+    used = [facts.used for facts in found if facts.error is None]
+    orders = {each.keys for each in used}
+    if len({each.kind for each in used}) != 1 or len(orders) == 1:
+        return [*found], None
+    order = InputChannels(used[0].count, names=used[0].names)
+    return [
+        facts if facts.error else facts.take(order.locate(facts.used)) for facts in found
+    ], order
 
 
 def _note_overlap(found: Sequence[ImageFacts]) -> list[str]:
@@ -387,8 +526,9 @@ def describe_image(
         facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
     if files.access.drawing:
         facts = replace(facts, overlap=_count_overlap(files.access.drawing.labelling, decoded))
-    aligned = decoded.align_as_fits(files.access.options.frame or "shown")
-    return replace(facts, edge_contrast=measure_edge_contrast(*aligned)), decoded
+    image, masks, valid = decoded.align_as_fits(files.access.options.frame or "shown")
+    contrast = measure_edge_contrast(image, masks)
+    return replace(facts, edge_contrast=contrast, has_no_data=valid is not None), decoded
 
 
 def _count_overlap(labelling: Labelling, decoded: LabelledArrays) -> int:
@@ -441,18 +581,24 @@ def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
 
 def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
     image_hwc = decoded.image
-    pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, : 1 if is_grey(image_hwc) else None]
+    are_colours = ImageChannels(image_hwc.shape[2], decoded.channels).is_colour
+    count = 1 if are_colours and is_grey(image_hwc) else image_hwc.shape[2]
+    pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, :count]
     if decoded.valid is not None:
         pixels = pixels[decoded.valid.ravel()]
     return {
         "height": image_hwc.shape[0],
         "width": image_hwc.shape[1],
         "dtype": str(image_hwc.dtype),
-        "channels": pixels.shape[1],
+        "channels": count,
+        "names": decoded.channels,
+        "places": decoded.places,
+        "file_channels": decoded.file_channels,
         "low": pixels.min(0).tolist(),
         "high": pixels.max(0).tolist(),
         "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
         "values": [list(mask_values(mask).items()) for mask in decoded.masks],
+        "pixel_size_um": decoded.pixel_size_um,
         "fit": decoded.fit,
     }
 

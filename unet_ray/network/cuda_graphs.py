@@ -25,8 +25,8 @@ from unet_ray.imaging.geometry import Box
 _Compute = Callable[[Tensor, Box], Sequence[Tensor]]
 """Function of a batch, (N, H, W, channels) on the device, and the wanted part of the output. It
 returns the results on the device."""
-_Key = tuple[tuple[int, ...], torch.dtype, Box]
-"""Shape and type of a batch, and the wanted part of the output."""
+_Key = tuple[tuple[int, ...], torch.dtype, Box, bool]
+"""Shape and type of a batch, the wanted part of the output, and whether it is rounded."""
 
 _SEEN_BEFORE = 2
 """Batches of a shape that a lane launches kernel by kernel before it makes a graph. A shape that
@@ -64,13 +64,13 @@ class BatchGraph:
 
     Args:
         compute: Function to capture. Everything that it reads must live as long as the graph.
-        key: Shape and type of the batch, and the wanted part of the output.
+        key: Shape and type of the batch, the wanted part of the output, and whether it is rounded.
         stream: Stream to capture in; not the default stream of the device.
         pool: Memory shared with graphs that never run at the same time.
     """
 
     def __init__(self, compute: _Compute, key: _Key, stream: torch.cuda.Stream, pool: Any) -> None:
-        shape, dtype, wanted = key
+        shape, dtype, wanted, _ = key
         self.pixels = torch.empty(shape, dtype=dtype, pin_memory=True)
         """Pinned buffer of the batch; callers fill it before each call."""
         self._given = torch.empty(shape, dtype=dtype, device=stream.device)
@@ -113,7 +113,8 @@ class BatchGraphs(threading.local):
 
         Args:
             compute: Function to capture.
-            key: Shape and type of the batch, and the wanted part of the output.
+            key: Shape and type of the batch, the wanted part of the output, and whether it is
+                rounded.
 
         Returns:
             The graph; None if the shape came too rarely, or the lane has its largest number of

@@ -74,10 +74,11 @@ class JsonObject:
 
     def text(self, name: str) -> str:
         """Return a short text in one line."""
-        value = self.get(name)
-        if not isinstance(value, str) or not is_name(value):
-            _refuse(self._path_of(name), value, NAME_RULE)
-        return value
+        return _check_text(self._path_of(name), self.get(name))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return the texts of a list, each short and in one line."""
+        return tuple(_check_text(path, value) for path, value in self._items(name))
 
     def integer(self, name: str) -> int:
         """Return a whole number that 64 bits hold."""
@@ -116,6 +117,12 @@ def _is_integer(value: Any) -> bool:
     # true and false are of type int in Python
     is_int = isinstance(value, int) and not isinstance(value, bool)
     return is_int and -(2**63) <= value < 2**63
+
+
+def _check_text(path: str, value: Any) -> str:
+    if not isinstance(value, str) or not is_name(value):
+        _refuse(path, value, NAME_RULE)
+    return value
 
 
 def _check_integer(path: str, value: Any) -> int:

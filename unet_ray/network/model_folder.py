@@ -12,10 +12,18 @@ import logging
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from unet_ray.errors import InputError, one_line
-from unet_ray.flags import ClassSpec, check_classes, check_range
+from unet_ray.flags import (
+    ClassSpec,
+    check_classes,
+    check_range,
+    parse_channels,
+    parse_pixel_size,
+)
+from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.separation import Separation
@@ -54,27 +62,63 @@ class Model:
     """Settings of the separation of touching objects. The network then has a second filter per
     class, for the markers of its objects; the filters of all classes come first, then those of all
     markers. None: objects are the components of the masks."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Median width and height of the pixels of the training images (µm); not part of the digest.
+    None: most of them do not state theirs."""
     training: dict[str, Any] = field(default_factory=dict)
     """Settings of the training; not part of the digest."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Results on the validation images; not part of the digest."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that trained the model; not part of the digest."""
+    input_channels: tuple[str, ...] | tuple[int, ...] | None = None
+    """Channels that the network takes: their names, or their indices in images whose channels have
+    none. None: as many as the network takes, of images whose channels have no names or are
+    colours."""
+    image_channels: int | None = None
+    """Number of channels of the images in which `input_channels` are indices; None: not known."""
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
         check_range("thresholds", self.thresholds, 0, 1)
+        if self.pixel_size_um is not None and not all(map(_is_size, self.pixel_size_um)):
+            raise InputError(f"pixel_size_um {list(self.pixel_size_um)}: sizes are more than 0")
         classes, separation = len(self.classes), self.separation
         _check_count("thresholds", len(self.thresholds), classes)
         filters = 2 * classes if separation else classes
         _check_count("filters of the network", self.network.num_classes, filters)
         channels = self.network.in_channels
         _check_count("channels of the preprocessing", self.preprocessing.channels, channels)
+        _ = self.inputs
         if separation:
             _check_count("thresholds of markers", len(separation.thresholds), classes)
             _check_count("min_areas", len(separation.min_areas), classes)
             if separation.min_scores:
                 _check_count("min_scores", len(separation.min_scores), classes)
+
+    @property
+    def inputs(self) -> InputChannels:
+        """Channels that the network takes; raise InputError if they cannot be right."""
+        return InputChannels.of(self.network.in_channels, self.input_channels, self.image_channels)
+
+    def select_channels(self, channels: str | None) -> ChannelSelection:
+        """Return which channels of each image the network takes.
+
+        Args:
+            channels: Value of `--channels`, which overrides the model's own; None: not given.
+
+        Raises:
+            InputError: Not as many as the network takes.
+        """
+        tokens = parse_channels(channels)
+        if not tokens:
+            return self.inputs
+        if len(tokens) != self.network.in_channels:
+            raise InputError(
+                f"--channels {channels}: {len(tokens)} of them, the model was trained on "
+                f"{self.inputs}; give one for each of these"
+            )
+        return ChosenChannels(tokens)
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -85,8 +129,8 @@ class Model:
     def digest(self) -> str:
         """SHA-256 that identifies what the model computes.
 
-        It covers the weights and the canonical JSON of network, classes, preprocessing, thresholds
-        and separation.
+        It covers the weights and the canonical JSON of network, classes, preprocessing, thresholds,
+        separation and channels.
         """
         meaning = json.dumps(self._meaning(), sort_keys=True, separators=(",", ":")).encode()
         return hashlib.sha256(bytes.fromhex(self.weights_sha256) + meaning).hexdigest()
@@ -104,7 +148,7 @@ class Model:
         }
         if self.separation is not None:
             meaning["parting"] = _separation_as_json(self.separation)
-        return meaning
+        return meaning | inputs_as_json(self.inputs)
 
     @property
     def channels(self) -> list[str]:
@@ -124,6 +168,30 @@ class Model:
             self.separation,
         )
 
+    def choose_pixel_size(self, flag: str | None) -> tuple[float, float] | None:
+        """Return the width and height that pixels have for the network (µm).
+
+        Args:
+            flag: Value of `--pixel-size`; None: not given.
+
+        Returns:
+            The size that images are resampled to; None: they are not resampled.
+
+        Raises:
+            InputError: The flag is `model`, and the model does not know its pixel size.
+        """
+        chosen = parse_pixel_size(flag)
+        if chosen is None:
+            return None
+        if chosen != "model":
+            return chosen, chosen
+        if self.pixel_size_um is None:
+            raise InputError(
+                "--pixel-size model: the model does not know the pixel size of its training "
+                "images, most of which did not state it; give a number in µm, as in 0.5"
+            )
+        return self.pixel_size_um
+
     def build(self) -> UNet:
         """Build the network with its weights.
 
@@ -135,6 +203,10 @@ class Model:
         network = UNet(self.network)
         network.load_state_dict(load_weights(self.weights, self.network))
         return network
+
+
+def _is_size(side_um: float) -> bool:
+    return 0 < side_um < inf
 
 
 def _check_count(name: str, found: int, needed: int) -> None:
@@ -196,6 +268,7 @@ def save_model(model: Model, folder: Storage) -> None:
         "weights": {"file": weights, "sha256": model.weights_sha256},
         **model._meaning(),
         "channels": model.channels,
+        "pixel_size_um": model.pixel_size_um,
         "training": model.training,
         "metrics": model.metrics,
         "versions": model.versions,
@@ -316,12 +389,14 @@ class _WeightsFile:
 def _parse(described: JsonObject) -> Model:
     """Return the model that a `model.json` describes, without its weights."""
     separation = described.values.get("parting")
-    notes = [
+    training, metrics, versions = (
         JsonObject.of(described.values.get(name, {}), name).values
         for name in ("training", "metrics", "versions")
-    ]
+    )
+    network = _parse_network(described.object("network"))
+    inputs = parse_inputs(described, network.in_channels)
     return Model(
-        _parse_network(described.object("network")),
+        network,
         b"",
         tuple(
             ClassSpec(spec.integer("id"), spec.text("name"))
@@ -330,8 +405,40 @@ def _parse(described: JsonObject) -> Model:
         parse_preprocessing(described.object("preprocessing")),
         tuple(map(float, described.numbers("thresholds"))),
         None if separation is None else _parse_separation(JsonObject.of(separation, "parting")),
-        *notes,
+        _parse_pixel_size(described),
+        training,
+        metrics,
+        versions,
+        inputs.chosen,
+        inputs.image_channels,
     )
+
+
+def inputs_as_json(inputs: InputChannels) -> dict[str, Any]:
+    """Return the channels that a network takes as plain values; nothing where any fit."""
+    found: dict[str, Any] = {}
+    if inputs.chosen is not None:  # only where there are some: other digests stay as they are
+        found["input_channels"] = list(inputs.chosen)
+    if inputs.image_channels is not None:
+        found["image_channels"] = inputs.image_channels
+    return found
+
+
+def parse_inputs(described: JsonObject, count: int) -> InputChannels:
+    """Read what `inputs_as_json` returns, for a network that takes `count` channels.
+
+    Raises:
+        InputError: A value of another type or out of bounds.
+    """
+    chosen: tuple[str, ...] | tuple[int, ...] | None = None
+    if "input_channels" in described.values:
+        values = described.get("input_channels")
+        are_names = isinstance(values, list) and any(isinstance(value, str) for value in values)
+        take = described.texts if are_names else described.integers
+        chosen = take("input_channels")
+    has_count = "image_channels" in described.values
+    image_channels = described.integer("image_channels") if has_count else None
+    return InputChannels.of(count, chosen, image_channels)
 
 
 def _parse_network(described: JsonObject) -> UNetConfig:
@@ -353,6 +460,14 @@ def _parse_separation(described: JsonObject) -> Separation:
         described.integer("steps"),
         tuple(map(float, scores)),
     )
+
+
+def _parse_pixel_size(described: JsonObject) -> tuple[float, float] | None:
+    if described.values.get("pixel_size_um") is None:  # of an earlier version, or not known
+        return None
+    sides = described.numbers("pixel_size_um")
+    _check_count("sides of pixel_size_um", len(sides), 2)
+    return float(sides[0]), float(sides[1])
 
 
 def preprocessing_as_json(preprocessing: Preprocessing) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from math import ceil
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -51,6 +53,45 @@ approximate, measured."""
 _OUT_OF_MEMORY = "can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED"
 """Texts of out-of-memory errors that have no type of their own: torch's on the host; CUDA's and
 Triton's; cuDNN's."""
+
+
+class TileJob(Protocol):
+    """A tile to predict, which knows where its pixels are and where its result goes."""
+
+    @property
+    def tile(self) -> Tile:
+        """The tile."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the samples."""
+
+    def read(self) -> NDArray[Any]:
+        """Return the pixels that the network reads; (H, W, C)."""
+
+    def keep(self, found_khw: NDArray[Any]) -> None:
+        """Take the network's output for `tile.predicted`; the array is not valid later."""
+
+
+@dataclass(frozen=True)
+class _ArrayJob:
+    """A tile of an image that is in memory."""
+
+    tile: Tile
+    image_hwc: NDArray[Any]
+    output_khw: NDArray[np.uint8]
+    mirror: bool
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.image_hwc.dtype
+
+    def read(self) -> NDArray[Any]:
+        return read_box(self.image_hwc, self.tile.read, self.mirror)
+
+    def keep(self, found_khw: NDArray[Any]) -> None:
+        core = self.tile.core
+        self.output_khw[:, core.top : core.bottom, core.left : core.right] = found_khw
 
 
 class Predictor:
@@ -179,32 +220,43 @@ class Predictor:
             The result of `predict`, and the time that all lanes together need for it, without time
             spent waiting (s).
         """
-        outputs = [
-            np.empty((self._unet.num_classes, *image.shape[:2]), np.uint8) for image in images
-        ]
-        groups: dict[tuple[Any, _Shape], list[tuple[int, Tile]]] = defaultdict(list)
-        for index, image in enumerate(images):
+        outputs, jobs = [], []
+        for image in images:
             height, width = image.shape[:2]
-            for tile in self._tiles(height, width, halo=0):
-                groups[image.dtype, self._batch_shape(tile)].append((index, tile))
-        work = []
+            output = self.blank(height, width)
+            outputs.append(output)
+            for tile in self.cut(height, width, halo=0):
+                jobs.append(_ArrayJob(tile, image, output, self._unet.margin > 0))
+        return outputs, self.run(jobs)
+
+    def blank(self, height: int, width: int) -> NDArray[np.uint8]:
+        """Return an array for the prob_u8 of an image; (num_classes, H, W) uint8."""
+        return np.empty((self._unet.num_classes, height, width), np.uint8)
+
+    def run(self, jobs: Sequence[TileJob], rounded: bool = True) -> float:
+        """Predict tiles in all lanes; those of the same shape and sample type share batches.
+
+        Args:
+            jobs: Tiles, each of which reads its pixels and keeps its result.
+            rounded: False: results are 255·probability in float32 instead of prob_u8.
+
+        Returns:
+            The computing time, as of `predict_timed` (s).
+        """
+        groups: dict[tuple[Any, _Shape], list[TileJob]] = defaultdict(list)
+        for job in jobs:
+            groups[job.dtype, self._batch_shape(job.tile)].append(job)
+        work: list[tuple[_Shape, list[TileJob]]] = []
         for (_, shape), members in groups.items():
             size = self._batch_size(shape)
             for first in range(0, len(members), size):
                 work.append((shape, members[first : first + size]))
-        seconds = sum(
-            self.lanes.map(partial(self._predict_some, images, outputs), *zip(*work, strict=True))
-        )
-        return outputs, seconds / self.lane_count
+        predict_some = partial(self._predict_some, rounded=rounded)
+        seconds = sum(self.lanes.map(predict_some, *zip(*work, strict=True)))
+        return seconds / self.lane_count
 
-    def _predict_some(
-        self,
-        images: Sequence[NDArray[Any]],
-        outputs: list[NDArray[np.uint8]],
-        shape: _Shape,
-        members: list[tuple[int, Tile]],
-    ) -> float:
-        """Predict tiles of a shape into `outputs`, as many at once as fit into memory.
+    def _predict_some(self, shape: _Shape, jobs: Sequence[TileJob], rounded: bool) -> float:
+        """Predict tiles of a shape, as many at once as fit into memory.
 
         Returns:
             The time that it took (s).
@@ -213,14 +265,12 @@ class Predictor:
             ImageError: The network's output for a tile is not finite.
         """
         started = time.perf_counter()
-        while members:
+        while jobs:
             size = self._batch_size(shape)
-            batch = members[:size]
-            reads = [
-                read_box(images[i], tile.read, mirror=self._unet.margin > 0) for i, tile in batch
-            ]
+            batch = jobs[:size]
+            reads = [job.read() for job in batch]
             try:
-                found = self._forward(reads, size, shape[2])
+                found = self._forward(reads, size, shape[2], rounded)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -231,12 +281,9 @@ class Predictor:
                     if self._batch_size(shape) >= size:  # else another lane has halved it
                         self._halve(size)
                 continue
-            for (i, tile), prob_u8 in zip(batch, found, strict=False):
-                core = tile.core
-                outputs[i][:, core.top : core.bottom, core.left : core.right] = self._crop_to_core(
-                    prob_u8, tile, shape
-                )
-            members = members[size:]
+            for job, prob_u8 in zip(batch, found, strict=False):
+                job.keep(self._crop_to_wanted(prob_u8, job.tile, shape))
+            jobs = jobs[size:]
         return time.perf_counter() - started
 
     def tiles(self, height: int, width: int) -> list[Tile]:
@@ -246,15 +293,23 @@ class Predictor:
             height: Height of the image (px).
             width: Width of the image (px).
         """
-        return self._tiles(height, width, self.config.halo)
+        return self.cut(height, width, self.config.halo)
 
-    def _tiles(self, height: int, width: int, halo: int) -> list[Tile]:
+    def cut(self, height: int, width: int, halo: int, shrink: float = 1) -> list[Tile]:
+        """Return the tiles of an image, row by row.
+
+        Args:
+            height: Height of the image (px).
+            width: Width of the image (px).
+            halo: Pixels around the core of a tile that are predicted with it (px).
+            shrink: Divisor of the configured side of a tile, from 1.
+        """
         return list(
             cut_tiles(
                 height,
                 width,
                 self._unet.input_sizes,
-                self._tile,
+                up_to_multiple(ceil(self._tile / shrink), self._unet.multiple),
                 self._context,
                 halo,
                 self._whole_tiles,
@@ -277,18 +332,22 @@ class Predictor:
         """
         return read_frame(read, height, width, tile.read, mirror=self._unet.margin > 0)
 
-    def predict_tile(self, pixels_hwc: NDArray[Any], tile: Tile) -> NDArray[np.uint8]:
+    def predict_tile(
+        self, pixels_hwc: NDArray[Any], tile: Tile, rounded: bool = True
+    ) -> NDArray[Any]:
         """Predict a tile in the calling thread.
 
         Args:
             pixels_hwc: Pixels that `read_tile` returned for the tile.
             tile: Tile to predict.
+            rounded: False: return 255·probability in float32 instead of prob_u8.
 
         Returns:
             prob_u8 of the tile's core and halo; (num_classes, H, W) uint8.
         """
         shape = self._batch_shape(tile)
-        return self._crop_to_core(self._forward([pixels_hwc], 1, shape[2])[0], tile, shape).copy()
+        found = self._forward([pixels_hwc], 1, shape[2], rounded)[0]
+        return self._crop_to_wanted(found, tile, shape).copy()
 
     def _batch_shape(self, tile: Tile) -> _Shape:
         """Return the shape that a tile shares with the tiles that can be in its batch.
@@ -302,9 +361,7 @@ class Predictor:
             return height, width, Box(0, 0, height - 2 * margin, width - 2 * margin)
         return height, width, tile.wanted(margin).on_grid(multiple)
 
-    def _crop_to_core(
-        self, prob_u8_khw: NDArray[np.uint8], tile: Tile, shape: _Shape
-    ) -> NDArray[np.uint8]:
+    def _crop_to_wanted(self, prob_u8_khw: NDArray[Any], tile: Tile, shape: _Shape) -> NDArray[Any]:
         """Cut a tile's core and halo out of the part that was computed for its shape."""
         box, (_, _, part) = tile.wanted(self._unet.margin), shape
         return prob_u8_khw[
@@ -328,14 +385,15 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(
-        self, reads: list[NDArray[Any]], batch_size: int, wanted: Box
-    ) -> NDArray[np.uint8]:
+        self, reads: list[NDArray[Any]], batch_size: int, wanted: Box, rounded: bool
+    ) -> NDArray[Any]:
         """Run the network on pixels of equal shape.
 
         Args:
             reads: Pixels of the tiles; (H, W, C) each.
             batch_size: Fixed size of the batch; blank tiles fill a short one.
             wanted: Part of the output to return.
+            rounded: False: return 255·probability in float32 instead of prob_u8.
 
         Returns:
             prob_u8 of the wanted part; (batch_size, num_classes, H, W) uint8. The array is valid
@@ -348,7 +406,8 @@ class Predictor:
             (batch_size, *reads[0].shape),
             torch.from_numpy(np.empty(0, reads[0].dtype)).dtype,
         )
-        graph = self._graphs.of(self._quantize, (shape, dtype, wanted)) if self._graphs else None
+        compute = self._quantize if rounded else self._infer
+        graph = self._graphs.of(compute, (shape, dtype, wanted, rounded)) if self._graphs else None
         batch = (
             graph.pixels
             if graph
@@ -361,13 +420,18 @@ class Predictor:
             prob_u8, sums = graph()
         else:
             prob_u8, sums = self._copy_to_host(
-                self._quantize(batch.to(self._device, non_blocking=True), wanted)
+                compute(batch.to(self._device, non_blocking=True), wanted)
             )
         _check_finite(sums[: len(reads)])
         return prob_u8
 
     def _quantize(self, batch_nhwc: Tensor, wanted: Box) -> tuple[Tensor, Tensor]:
-        """Return prob_u8 of the wanted part of a batch, and the sum of logits of each tile.
+        """Return prob_u8 of the wanted part of a batch, and the sum of logits of each tile."""
+        scaled, sums = self._infer(batch_nhwc, wanted)
+        return scaled.round_().to(torch.uint8), sums
+
+    def _infer(self, batch_nhwc: Tensor, wanted: Box) -> tuple[Tensor, Tensor]:
+        """Return 255·probability of the wanted part of a batch, and the sum of logits of each tile.
 
         Everything is on the device. A sum is finite only if all of its logits are; prob_u8 does not
         tell, because NaN becomes 0.
@@ -376,7 +440,7 @@ class Predictor:
         inputs = self.preprocessing.apply(images).to(self._dtype, memory_format=torch.channels_last)
         logits = self.network(inputs, wanted).float()
         sums = logits.sum(dim=(1, 2, 3))
-        return logits.sigmoid_().mul_(255).round_().to(torch.uint8), sums
+        return logits.sigmoid_().mul_(255), sums
 
     def _copy_to_host(self, results: Sequence[Tensor]) -> list[NDArray[Any]]:
         """Copy results from the device, and wait for all copies once."""

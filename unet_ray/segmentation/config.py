@@ -9,11 +9,14 @@ from unet_ray.errors import InputError
 from unet_ray.flags import (
     MAX_MINUTES,
     Device,
+    Reread,
     check_day,
     check_fields,
     check_numbers,
     parse_age,
+    parse_channels,
     parse_patterns,
+    parse_pixel_size,
     parse_prices,
     parse_range,
     parse_uris,
@@ -44,6 +47,9 @@ class SegmentConfig:
     Default: the bucket of the manifest, or its folder on a local disk."""
     follow_links: bool = False
     """Follow symbolic links that lead out of --images; otherwise they are left out and counted."""
+    channels: str | None = None
+    """Channels of the images that the network takes, by name or index from 0: DAPI,actin or 0,2.
+    Default: those that the model was trained on."""
     date: str | None = None
     """Label of the partition, YYYY-MM-DD; default: the day the run starts (UTC)."""
     actors: str | None = None
@@ -58,6 +64,10 @@ class SegmentConfig:
     context: int | None = None
     """Pixels read around the tile core; default: as many as make tiles exact. Fewer are faster and
     not exact."""
+    pixel_size: str | None = None
+    """Pixel size at which the network sees images: a number (µm), or model for that of its training
+    images. They are resampled for the network only: masks and regions are in their own pixels.
+    Images that do not state their pixel size fail. Default: never resampled."""
     threshold: float | None = None
     """Lowest probability at which a pixel belongs to a class; default: the model's own."""
     min_area: int | None = None
@@ -85,6 +95,10 @@ class SegmentConfig:
     has the cost."""
     retry_failed: bool = False
     """Retry images that failed before with the same content."""
+    reread: Reread | None = None
+    """Redo files that earlier versions read in another way: stacks (files of several images, where
+    planes were read as pages) or nodata (TIFF, PNG and WebP, where pixels without data were read as
+    values). Only rows with a reader_version then count as done."""
     limit: int | None = None
     """Largest number of images to do."""
     allow_empty: bool = False
@@ -97,6 +111,8 @@ class SegmentConfig:
         parse_patterns(self.exclude, "--exclude")
         parse_age(self.min_age, "--min-age")
         parse_uris(self.image_roots, "--image-roots")
+        parse_channels(self.channels)
+        parse_pixel_size(self.pixel_size)
         check_day("--date", self.date)
         check_fields(self, ["threshold"], lambda value: 0 < value <= 1, "above 0 up to 1")
         shares = ("min_score", "max_error_rate")
@@ -118,4 +134,6 @@ class SegmentConfig:
             raise InputError(
                 f"--precision {self.precision}: choose {' or '.join(get_args(Precision))}"
             )
+        if self.reread is not None and self.reread not in get_args(Reread):
+            raise InputError(f"--reread {self.reread}: choose {' or '.join(get_args(Reread))}")
         PredictorConfig(tile=self.tile, context=self.context)

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from unet_ray.flags import fold_channel, parse_channels
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.network.config import PredictorConfig, UNetConfig, effective_context
 from unet_ray.network.model_folder import Model
@@ -36,6 +37,10 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
     }
     if any(scores):
         meaning["min_score"] = scores  # only where set: other digests stay what they are
+    if config.channels is not None:
+        meaning["channels"] = [fold_channel(each) for each in parse_channels(config.channels)]
+    if pixel_size_um := model.choose_pixel_size(config.pixel_size):
+        meaning["pixel_size_um"] = pixel_size_um
     if config.lossy_samples:
         meaning["lossy_samples"] = True
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+from unet_ray.imaging.codecs.pixel_size import format_pixel_size
+
+_NAMED = 3
+"""Pixel sizes that a line names."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class ShardSums:
     """Regions by name of their class."""
     stage_s: Counter[str]
     """Seconds that each stage worked."""
+    other_pixel_sizes: Counter[str] = field(default_factory=Counter)
+    """Images whose pixel size differs from the model's, by their own, as text."""
 
 
 @dataclass
@@ -78,6 +86,11 @@ class SegmentResult:
     set_aside: list[list[str]] = field(default_factory=list)
     """Groups of images of which a process died twice, and that the run has not done yet. A later
     run starts with these groups apart."""
+    model_pixel_size_um: tuple[float, float] | None = None
+    """Median width and height of the pixels that the model learnt from (µm), if they are known."""
+    other_pixel_sizes: dict[str, int] = field(default_factory=dict)
+    """Successful images whose pixel size differs from the model's by more than a quarter, by their
+    own with two digits, such as `0.25 µm`; the most frequent first."""
     decoder_confinement: dict[str, int] = field(default_factory=dict)
     """Measures that confine the decoders, and the number of decoders of which they hold."""
     message: str = ""
@@ -90,7 +103,7 @@ class SegmentResult:
         self.images_failed += failed
         self.megapixels += sums.megapixels
         self.batch_divisor = max(self.batch_divisor, sums.batch_divisor)
-        for name in ("stage_s", "regions", "error_types", "error_messages"):
+        for name in ("stage_s", "regions", "error_types", "error_messages", "other_pixel_sizes"):
             counts = Counter[str](getattr(self, name))
             counts.update(getattr(sums, name))
             setattr(self, name, dict(counts.most_common()))
@@ -104,3 +117,27 @@ class SegmentResult:
     def megapixels_per_s(self) -> float:
         """Megapixels per second, of successful images and of failed ones that were decoded."""
         return self.megapixels / self.elapsed_s if self.elapsed_s else 0.0
+
+
+def describe_other_sizes(
+    sizes: Mapping[str, int], model_size_um: Sequence[float] | None
+) -> str | None:
+    """Return a line about images whose pixel size differs from that of a model.
+
+    Args:
+        sizes: Number of these images by their size, the most frequent first.
+        model_size_um: Width and height of the pixels that the model learnt from (µm).
+
+    Returns:
+        The line; None where there are no such images.
+    """
+    if not sizes or not model_size_um:
+        return None
+    named = [
+        f"{count:,} {'image' if count == 1 else 'images'} at {size}"
+        for size, count in list(sizes.items())[:_NAMED]
+    ]
+    left = sum(list(sizes.values())[_NAMED:])
+    others = [f"{left:,} at other sizes"] if left else []
+    learnt = format_pixel_size((model_size_um[0], model_size_um[1]))
+    return f"{', '.join([*named, *others])}, the model learnt {learnt}"

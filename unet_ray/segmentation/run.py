@@ -14,6 +14,7 @@ from unet_ray.cluster.progress_board import ProgressBoard
 from unet_ray.cluster.ray_data import calm_ray_data, limited_blocks
 from unet_ray.cluster.session import connect
 from unet_ray.errors import UnetRayError
+from unet_ray.imaging.codecs.pixel_size import differs, format_pixel_size
 from unet_ray.network.config import PredictorConfig, effective_context
 from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.config import SegmentConfig
@@ -76,13 +77,18 @@ class SegmentationRun:
         _logger.info(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
         _logger.info(self._describe_tiling())
         self._warn_of_slow_precision(pool)
+        self._warn_of_pixel_size()
         block_bytes = _BLOCK_BYTES * (_GPU_TASKS if pool.uses_gpu else 1)
         ahead = limited_blocks(
             block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most
         )
         metrics = RunMetrics(self.result.run_id, self.plan.todo, pool.most)
         progress = Progress(self.result, self.plan.todo, self.config.stall_minutes, metrics)
-        hours, shards = NodeHours(), Shards(self.output, self.result.date, self.result.run_id)
+        hours = NodeHours()
+        result = self.result
+        # images that are resampled reach the network as it learnt them
+        expected_um = None if self.config.pixel_size else result.model_pixel_size_um
+        shards = Shards(self.output, result.date, result.run_id, expected_um)
         try:
             with hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
                 Pipeline(
@@ -123,8 +129,11 @@ class SegmentationRun:
         )
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         read = (1 + 2 * halo / config.tile) ** 2
+        size_um = self.model.choose_pixel_size(self.config.pixel_size)
+        resampled = f" of images resampled to {format_pixel_size(size_um)}" if size_um else ""
         return (
-            f"tiles of {config.tile} px, a halo of {halo} px{exact}: {read:.2f} px read per px kept"
+            f"tiles of {config.tile} px{resampled}, a halo of {halo} px{exact}: {read:.2f} px read "
+            "per px kept"
         )
 
     def _warn_of_slow_precision(self, pool: PoolPlan) -> None:
@@ -134,6 +143,15 @@ class SegmentationRun:
             _logger.warning(
                 "--precision bfloat16: this CPU has no instructions for it, "
                 "float32 is 4 to 8 times as fast here"
+            )
+
+    def _warn_of_pixel_size(self) -> None:
+        chosen_um = self.model.choose_pixel_size(self.config.pixel_size)
+        learnt_um = self.model.pixel_size_um
+        if chosen_um and learnt_um and differs(chosen_um, learnt_um):
+            _logger.warning(
+                f"--pixel-size {self.config.pixel_size}: the model learnt from pixels of "
+                f"{format_pixel_size(learnt_um)}; --pixel-size model resamples to these"
             )
 
     def _blocks(self, times: int) -> list[Any]:
@@ -159,7 +177,9 @@ class SegmentationRun:
             block_bytes,
             predictor,
             self._measure(),
-            lossy_samples=config.lossy_samples,
+            model.select_channels(config.channels),
+            model.choose_pixel_size(config.pixel_size),
+            config.lossy_samples,
         )
 
     def _measure(self) -> Measure:

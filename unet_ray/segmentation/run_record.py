@@ -7,7 +7,7 @@ from dataclasses import asdict
 from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.cluster.session import software_versions
 from unet_ray.flags import parse_prices
-from unet_ray.network.model_folder import Model
+from unet_ray.network.model_folder import Model, inputs_as_json
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.digest import choose_postprocessing
 from unet_ray.segmentation.result import SegmentResult
@@ -33,6 +33,7 @@ def write_record(
         "config": asdict(config),
         "config_digest": config_digest,
         "model_digest": model.digest,
+        **inputs_as_json(model.inputs),
         "images_per_s": result.images_per_s,
         "megapixels_per_s": result.megapixels_per_s,
         "bottleneck": _find_bottleneck(result),

@@ -52,6 +52,7 @@ def segment(
             were written twice.
     """
     model = load_model(Storage.of(config.model))
+    model.select_channels(config.channels)
     output = Storage.of(config.output)
     digest = config_digest(config, model)
     selection = Selection.parse(config.include, config.exclude, config.min_age)
@@ -69,8 +70,11 @@ def segment(
                 retry_failed=config.retry_failed,
                 limit=config.limit,
                 allow_empty=config.allow_empty,
+                reread=config.reread,
             )
             _logger.info(plan)
+            if plan.earlier:
+                _logger.info(plan.earlier)
             return plan
 
         if config.dry_run:
@@ -86,9 +90,12 @@ def segment(
                 images_skipped=plan.done,
             )
         output.check_writable()
+        if config.channels:
+            _logger.info(f"--channels {config.channels}: instead of {model.inputs}, the model's")
         result = SegmentResult(new_run_id())
         result.date = config.date or f"{result.started_at:%Y-%m-%d}"
         result.image_roots = list(scan.roots.uris or ())
+        result.model_pixel_size_um = model.pixel_size_um
         with OutputLock(output, result.run_id):
             inventory = _look_at(output)
             plan = plan_against(inventory)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.exceptions import (
     LocalRayletDiedError,
@@ -25,6 +26,7 @@ from ray.exceptions import (
 
 from unet_ray.cluster.ray_data import WRITE_CPUS
 from unet_ray.errors import one_line
+from unet_ray.imaging.codecs.pixel_size import SizeUm, differs, format_pixel_size
 from unet_ray.segmentation.result import ShardSums
 from unet_ray.segmentation.stages.columns import STAGES
 from unet_ray.segmentation.stages.measure import split_into_tables
@@ -57,6 +59,8 @@ class Shards:
     date: str
     """Partition, YYYY-MM-DD."""
     run_id: str
+    model_pixel_size_um: SizeUm | None = None
+    """Pixel size that images are compared with (µm). None: they are not."""
 
     def write(self, number: int, *blocks: Any) -> ShardSums:
         """Write tables of measured images as one shard.
@@ -89,6 +93,20 @@ class Shards:
             megapixels=sum(h * w for h, w in pixels if h) / 1e6,
             regions=Counter(tables["regions"]["class_name"].to_pylist()),
             stage_s=Counter({s: sum(rows[f"{s}_s"].to_pylist()) for s in STAGES}),
+            other_pixel_sizes=self._count_other_sizes(images),
+        )
+
+    def _count_other_sizes(self, images: pa.Table) -> Counter[str]:
+        """Count the successful images whose pixel size differs from the model's, by their own."""
+        expected_um = self.model_pixel_size_um
+        if expected_um is None:
+            return Counter()
+        done = images.filter(pc.field("error_type").is_null())
+        sides = (done[f"pixel_size_{axis}_um"].to_pylist() for axis in "xy")
+        return Counter(
+            format_pixel_size((x, y))
+            for x, y in zip(*sides, strict=True)
+            if x and y and differs((x, y), expected_um)
         )
 
     def is_committed(self, number: int) -> bool:

@@ -25,6 +25,7 @@ from unet_ray.storage.parquet_sizes import (
     check_text_lengths,
     drop_long_texts,
     find_risky_texts,
+    limit_rows,
 )
 from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
@@ -36,6 +37,8 @@ FILES = pa.schema(
 """Columns of files that are found, fields of `FileEntry`."""
 BATCH = 10_000
 """Files that are handed on together."""
+_BATCH_BYTES = 2**24
+"""Size of rows that are handed on, though they are fewer than BATCH (bytes)."""
 _MOST_UNANSWERED = 100
 """Largest number of rows of a manifest on end for which their store gives no answer, each after a
 quarter of a minute. An image or a disk may have a fault of its own; beyond that the store has."""
@@ -128,7 +131,9 @@ class Manifest:
             manifest = pq.ParquetFile(
                 file, metadata=footer, read_dictionary=find_risky_texts(footer)
             )
-            yield from manifest.iter_batches(BATCH, columns=list(columns))
+            num_rows = limit_rows(footer, BATCH)
+            batches = manifest.iter_batches(num_rows, columns=list(columns))
+            yield from batches if num_rows == BATCH else _join_batches(batches)
 
     def _resolve(self, names: Any) -> Any:
         """Return the URIs that names mean, as an array of strings; null where there is no name."""
@@ -162,6 +167,19 @@ class Manifest:
             some = some.filter(_are_files(some))
             gate.count(some.to_pylist(), self.roots.find_outside(some).to_pylist())
         raise InputError(f"{self.named}: {gate.stopped} images {gate.reason}")
+
+
+def _join_batches(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches of at most BATCH rows that were read in smaller ones, and not of long texts."""
+    held, num_rows, num_bytes = list[Any](), 0, 0
+    for batch in batches:
+        if num_rows + len(batch) > BATCH or num_bytes > _BATCH_BYTES:
+            yield pa.concat_batches(held)
+            held, num_rows, num_bytes = [], 0, 0
+        held.append(batch)
+        num_rows, num_bytes = num_rows + len(batch), num_bytes + batch.nbytes
+    if held:
+        yield pa.concat_batches(held)
 
 
 def _resolve_file_uri(name: str) -> str:

@@ -7,6 +7,7 @@ indices into those that differ, which the file has, and added up before each is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,12 @@ _SAFE_TEXT_BYTES = 2**30
 """Texts that cannot come to more are read as they are, in half the time."""
 _SMALL_TEXT_BYTES = 2**24
 """Texts of a row group that are read whatever their lengths."""
+_DELTAS = {"DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"}
+"""Encodings of texts that Arrow cannot read as indices. In the first, each text may begin as the
+one before it, so that a long one is stored once."""
+_DELTA_BYTES = 2**28
+"""Size to which such texts may come in the rows that are read at once. A million names in a row
+group, read a few at a time, take some seconds."""
 _VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
 """Size of a value by physical type; of texts it is that of the index."""
 _INDEX_BYTES = 4
@@ -39,7 +46,8 @@ def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
         file_bytes: Size of the file.
 
     Raises:
-        OversizedRowsError: It is too much for a file of that size.
+        OversizedRowsError: It is too much for a file of that size, or texts in lists or structs,
+            which cannot be read as indices, could be.
     """
     widths = [_value_bytes(footer.schema.column(i)) for i in range(footer.num_columns)]
     total = footer.num_rows
@@ -48,6 +56,12 @@ def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
         values = sum(c.num_values * w for c, w in zip(columns, widths, strict=True))
         total += max(values, group.total_byte_size)
     _check_bytes(total, footer.num_rows, file_bytes)
+    nested = _sum_texts(footer, is_nested=True)
+    if nested > _SAFE_TEXT_BYTES:
+        raise OversizedRowsError(
+            f"texts in lists or structs may take {nested / 2**20:.0f} MB of memory; at most "
+            f"{_SAFE_TEXT_BYTES / 2**20:.0f} MB of such texts are read"
+        )
 
 
 def check_row_sizes(rows: pa.Table, file_bytes: int) -> None:
@@ -76,18 +90,68 @@ def find_risky_texts(footer: pq.FileMetaData) -> list[str]:
         footer: Metadata of the file.
 
     Returns:
-        Names for `read_dictionary` of Arrow's reader; none where no texts can become large.
+        Names for `read_dictionary` of Arrow's reader; none where no texts can become large. Those
+        of which `limit_rows` takes care are left out.
     """
-    texts = {
-        index: column.name
-        for index, column in ((i, footer.schema.column(i)) for i in range(footer.num_columns))
-        if column.physical_type == "BYTE_ARRAY" and column.path == column.name
-    }
-    most = 0
-    for group in map(footer.row_group, range(footer.num_row_groups)):
-        for column in map(group.column, texts):
-            most += column.num_values * column.total_uncompressed_size
-    return [*texts.values()] if most > _SAFE_TEXT_BYTES else []
+    if _sum_texts(footer) <= _SAFE_TEXT_BYTES:
+        return []
+    deltas = {chunk.path_in_schema for chunk in _list_deltas(footer)}
+    columns = map(footer.schema.column, range(footer.num_columns))
+    return [each.name for each in columns if _is_text(each) and each.path not in deltas]
+
+
+def limit_rows(footer: pq.FileMetaData, most_rows: int) -> int:
+    """Return the number of rows to read at once, so that texts cannot come to far more than memory.
+
+    Args:
+        footer: Metadata of the file.
+        most_rows: Number of rows of a file without such texts.
+    """
+    if _sum_texts(footer) <= _SAFE_TEXT_BYTES:
+        return most_rows
+    longest = max((each.total_uncompressed_size for each in _list_deltas(footer)), default=0)
+    return max(1, min(most_rows, _DELTA_BYTES // max(1, longest)))
+
+
+def check_batch_sizes(
+    batches: Iterable[pa.RecordBatch], file_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of a file; raise OversizedRowsError where they come to too much together."""
+    total = rows = 0
+    for batch in batches:
+        total, rows = total + batch.nbytes, rows + len(batch)
+        _check_bytes(total, rows, file_bytes)
+        yield batch
+
+
+def _sum_texts(footer: pq.FileMetaData, is_nested: bool = False) -> int:
+    """Return what texts of columns, or those in lists and structs, come to at most (bytes)."""
+    columns = enumerate(map(footer.schema.column, range(footer.num_columns)))
+    texts = [
+        index
+        for index, each in columns
+        if each.physical_type == "BYTE_ARRAY" and _is_text(each) != is_nested
+    ]
+    return sum(
+        chunk.num_values * chunk.total_uncompressed_size
+        for group in map(footer.row_group, range(footer.num_row_groups))
+        for chunk in map(group.column, texts)
+    )
+
+
+def _list_deltas(footer: pq.FileMetaData) -> list[Any]:
+    """Return the chunks of columns whose texts cannot be read as indices."""
+    return [
+        chunk
+        for group in map(footer.row_group, range(footer.num_row_groups))
+        for chunk in map(group.column, range(footer.num_columns))
+        if chunk.physical_type == "BYTE_ARRAY" and _DELTAS & set(chunk.encodings)
+    ]
+
+
+def _is_text(column: Any) -> bool:
+    """Tell whether a column holds texts or bytes, not in lists or structs."""
+    return column.physical_type == "BYTE_ARRAY" and column.path == column.name
 
 
 def check_text_lengths(footer: pq.FileMetaData, name: str, most_bytes: int) -> None:

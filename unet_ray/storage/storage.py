@@ -9,7 +9,6 @@ tables, and whoever wrote those must not choose what this process connects to.
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full
 from unet_ray.storage.backends import s3
 from unet_ray.storage.backends.base import Backend, Links
 from unet_ray.storage.backends.fsspec import FsspecBackend
-from unet_ray.storage.backends.local import LocalBackend
+from unet_ray.storage.backends.local import LocalBackend, delete_tree
 from unet_ray.storage.retry import Result, mapped_errors, retry
 from unet_ray.storage.uris import normalise_uri, redact, uri_scheme
 
@@ -260,11 +259,15 @@ class Storage:
             self._retry(uri, lambda: self._backend.delete(uri))
 
     def delete_folder(self, path: str) -> None:
-        """Remove all files below a folder; a missing one is no error."""
+        """Remove all files below a folder; a missing one is no error.
+
+        Of a link to a file or folder, only the link is removed.
+        """
+        if self.is_local:
+            delete_tree(self.uri_of(path))
+            return
         for entry in self.entries(path, missing_ok=True):
             self.delete(f"{path}/{entry.path}")
-        if self.is_local:  # the folders themselves, and hidden files in them
-            shutil.rmtree(self.uri_of(path), ignore_errors=True)
 
     def exists(self, path: str = "") -> bool:
         """Tell whether a file or folder is there.

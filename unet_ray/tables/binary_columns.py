@@ -66,3 +66,9 @@ def view_samples(column: Any) -> list[NDArray[np.uint8] | None]:
         pieces = zip(validity, offsets, offsets[1:], strict=False)
         views += [joined[first:end] if is_valid else None for is_valid, first, end in pieces]
     return views
+
+
+def unpack_bits(packed: bytes, height: int, width: int) -> NDArray[np.bool_]:
+    """Return a mask, (H, W), from what `np.packbits` made of it."""
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width)
+    return bits.view(np.bool_).reshape(height, width)

@@ -23,6 +23,7 @@ from unet_ray.tables.shards import (
     shard_task,
 )
 
+_KEYS = ("image_uri", "image_etag", "pages", "reader_version")
 _SETTINGS = ("model_digest", "config_digest")
 TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
 """Error types that are not the file's fault: the next run tries such an image again."""
@@ -39,7 +40,8 @@ def open_ledger(
 
     An output without images files has an empty ledger. The views and their columns are:
 
-    - `done` (image_uri, image_etag, pages): successful rows of this model and configuration.
+    - `done` (image_uri, image_etag, pages, reader_version): successful rows of this model and
+      configuration.
     - `failed` (same columns): rows of theirs that failed through the file's own fault.
     - `retry` (same columns): all rows of theirs, whatever came of them.
     - `known` (image_uri): rows with any content, model or configuration.
@@ -54,11 +56,11 @@ def open_ledger(
     Returns:
         Number of rows in the images files of each run, by run id.
     """
-    columns = ("image_uri", "image_etag", "pages", *_SETTINGS, "error_type")
+    columns = (*_KEYS, *_SETTINGS, "error_type")
     rows = read_images(database, "ledger", output, images, columns)
     condition = f"model_digest = {quote(model_digest)} AND config_digest = {quote(config_digest)}"
     transient = ", ".join(map(quote, TRANSIENT_ERRORS))
-    keys = f"SELECT image_uri, image_etag, pages FROM ledger WHERE {condition}"  # noqa: S608
+    keys = f"SELECT {', '.join(_KEYS)} FROM ledger WHERE {condition}"  # noqa: S608
     database.view("done", f"{keys} AND error_type IS NULL")
     database.view("failed", f"{keys} AND error_type NOT IN ({transient})")
     database.view("retry", keys)
@@ -175,6 +177,41 @@ def open_run(database: Workspace, output: Storage, run_id: str) -> None:
     """Create the table `written` (image_uri, image_etag): the keys of the images a run wrote."""
     images = list_run_shards(output, "images", run_id)
     read_images(database, "written", output, images, ("image_uri", "image_etag"))
+
+
+def read_table(
+    output: Storage,
+    table: str,
+    columns: pa.Schema,
+    date: str | None = None,
+    with_shard: bool = False,
+) -> pa.Table:
+    """Read columns of the committed shards of one table, each checked before it takes memory.
+
+    Args:
+        output: Root of the tables.
+        table: Name of the table.
+        columns: Columns to read; a column that a shard lacks is null.
+        date: Partition to read, YYYY-MM-DD; None reads all.
+        with_shard: Whether to add the column `shard`, the path below the table's folder.
+
+    Returns:
+        The columns and `date`, in the order of the shards' paths.
+
+    Raises:
+        InputError: A shard is damaged, or a Parquet file is no shard.
+    """
+    entries = _list_shards(output, table)
+    if date is not None:
+        entries = [entry for entry in entries if entry.path.startswith(f"date={date}/")]
+    added = ["date", "shard"] if with_shard else ["date"]
+    schema = pa.schema([*columns, *((name, pa.string()) for name in added)], columns.metadata)
+    found = {}
+    for entry, rows in read_shards(output, entries, columns, SCHEMAS[table]):
+        texts = [entry.path.partition("/")[0].removeprefix("date="), entry.path][: len(added)]
+        repeated = [pa.repeat(pa.scalar(text, pa.string()), len(rows)) for text in texts]
+        found[entry.path] = pa.Table.from_arrays([*rows.columns, *repeated], schema=schema)
+    return pa.concat_tables([schema.empty_table(), *(found[entry.path] for entry in entries)])
 
 
 def open_dataset(output: Storage, table: str, schema: pa.Schema) -> pds.Dataset:

@@ -15,7 +15,13 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unet_ray.storage.parquet_sizes import check_footer_sizes, check_row_sizes, find_risky_texts
+from unet_ray.storage.parquet_sizes import (
+    check_batch_sizes,
+    check_footer_sizes,
+    check_row_sizes,
+    find_risky_texts,
+    limit_rows,
+)
 
 _MARK = b"unet_ray footer sha256: "
 _TRAILER_BYTES = 8
@@ -56,19 +62,20 @@ def read_parquet(
         The columns; texts are valid UTF-8.
 
     Raises:
-        DamagedFileError: The file is damaged, has none of the columns, or its rows take more memory
-            than those of a file of its size can.
+        DamagedFileError: The file is damaged, has none of the columns, has one whose values are
+            Python objects, or its rows take more memory than those of a file of its size can.
         OSError: The store does not return its bytes.
     """
     try:
         _check_digest(file)
         footer = pq.read_metadata(file)
         check_footer_sizes(footer, file.seek(0, io.SEEK_END))
+        stored = footer.schema.to_arrow_schema()
+        _check_types(stored)
         if columns is None:
-            columns = pq.ParquetFile(file, metadata=footer).schema_arrow
+            columns = stored
         else:
-            names = footer.schema.to_arrow_schema().names
-            _check_names(names, columns, schema or columns)
+            _check_names(stored.names, columns, schema or columns)
         found = _read_columns(file, footer, columns)
         found.validate(full=True)
         return found
@@ -99,10 +106,11 @@ def check_footer(end: bytes, file_bytes: int, schema: pa.Schema) -> None:
         _check_digest(io.BytesIO(end))
         footer = pq.read_metadata(io.BytesIO(end))
         check_footer_sizes(footer, file_bytes)
-        names = footer.schema.to_arrow_schema().names
+        stored = footer.schema.to_arrow_schema()
     except _FAULTS as error:
         raise DamagedFileError(" ".join(str(error).split())[:300]) from error
-    _check_names(names, schema, schema)
+    _check_types(stored)
+    _check_names(stored.names, schema, schema)
 
 
 def _check_digest(file: BinaryIO) -> None:
@@ -132,6 +140,26 @@ def _footer_bytes(end: bytes) -> int:
     return int.from_bytes(end[-_TRAILER_BYTES:-4], "little")
 
 
+def _check_types(stored: pa.Schema) -> None:
+    """Raise DamagedFileError where values of a column, or of a part of one, become Python objects.
+
+    A file names a type, and the library that registered the type makes the objects. Values of
+    `ray.data.arrow_pickled_object` are unpickled, which runs whatever code their writer chose.
+    """
+    for field in stored:
+        if _makes_objects(field.type):
+            raise DamagedFileError(f"its column {field.name!r} is of the type {field.type}")
+
+
+def _makes_objects(kind: pa.DataType) -> bool:
+    """Tell whether a type, or a part of it, is one that a Python library registered."""
+    if isinstance(kind, pa.ExtensionType):
+        return True
+    if pa.types.is_dictionary(kind):
+        return _makes_objects(kind.value_type)
+    return any(_makes_objects(kind.field(place).type) for place in range(kind.num_fields))
+
+
 def _check_names(names: list[str], columns: pa.Schema, schema: pa.Schema) -> None:
     if not set(names) & set(columns.names):
         raise DamagedFileError(f"it has none of the columns {', '.join(columns.names)}")
@@ -147,13 +175,20 @@ def _read_columns(file: BinaryIO, footer: pq.FileMetaData, columns: pa.Schema) -
         file, metadata=footer, page_checksum_verification=True, read_dictionary=risky
     )
     names = set(parquet.schema_arrow.names) & set(columns.names)
-    # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
-    found = parquet.read(
-        [field.name for field in columns if field.name in names], use_threads=False
+    wanted, file_bytes = (
+        [each.name for each in columns if each.name in names],
+        file.seek(0, io.SEEK_END),
     )
+    num_rows = limit_rows(footer, footer.num_rows)
+    # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
+    if num_rows < footer.num_rows:
+        batches = parquet.iter_batches(num_rows, columns=wanted, use_threads=False)
+        found = pa.Table.from_batches(check_batch_sizes(batches, file_bytes))
+    else:
+        found = parquet.read(wanted, use_threads=False)
     if risky:
         found.validate(full=True)  # the indices are about to be used
-    check_row_sizes(found, file.seek(0, io.SEEK_END))
+    check_row_sizes(found, file_bytes)
     arrays = [
         found[field.name].cast(field.type)
         if field.name in names

@@ -37,6 +37,7 @@ _MAX_RECORD_BYTES = 2**24
 thousand shards has 100 kB, and as many removed images 2 MB."""
 MOST_ROOTS = 100
 """Largest number of roots of a record that are looked at."""
+_ClassId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Quantity = Annotated[float, Field(ge=0, le=1e15)]
 
@@ -45,7 +46,7 @@ class _Objects(TypedDict):
     """Settings by which regions follow from masks."""
 
     parted: bool
-    min_areas: dict[str, int]
+    min_areas: dict[_ClassId, int]
     min_scores: NotRequired[dict[str, float]]
 
 

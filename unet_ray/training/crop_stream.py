@@ -53,6 +53,8 @@ class CropSampler:
     """Size and kind of the crops."""
     seed: int
     """Seed of the order of visits and of the crops."""
+    has_no_data: bool = False
+    """True if some pixels of some images are not there; all crops are float32 then."""
 
     @property
     def crops_per_epoch(self) -> int:
@@ -67,7 +69,8 @@ class CropSampler:
             * self.config.filters_per_class
             * (3 if self.config.border_weight else 1)
         )
-        sample = np.dtype(self.preprocessing.dtype).itemsize * self.preprocessing.channels
+        kind = "float32" if self.has_no_data else self.preprocessing.dtype
+        sample = np.dtype(kind).itemsize * self.preprocessing.channels
         return (self.config.side + 2 * self.config.margin) ** 2 * (sample + planes)
 
     def ordinal_after(self, crops_seen: int) -> int:
@@ -89,12 +92,13 @@ class CropSampler:
         epoch, place = divmod(ordinal, len(self.visits))
         visit = int(_order(self.seed, epoch, len(self.visits))[place])
         index, count = self.visits[visit].tolist()
-        image, masks = self.reader.read(index)
-        source = LabelledCrops(image, masks, self.labelling, self.config)
+        image, masks, valid = self.reader.read(index)
+        source = LabelledCrops(image, masks, self.labelling, self.config, valid)
         rng = np.random.default_rng([self.seed, epoch, visit])
         for _ in range(count):
             crop = source.draw(rng)
-            yield crop | {"image": self.preprocessing.check(crop["image"])}
+            image = self.preprocessing.check(crop["image"], crop.pop("valid", None))
+            yield crop | {"image": image.astype(np.float32) if self.has_no_data else image}
 
 
 def plan_visits(

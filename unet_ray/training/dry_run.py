@@ -14,11 +14,11 @@ from unet_ray.labelled_data.preview import (
     draw_labels,
     summarise_classes,
 )
-from unet_ray.labelled_data.statistics import compute_statistics
+from unet_ray.labelled_data.statistics import compute_both
 from unet_ray.network.model_folder import load_model
 from unet_ray.storage.storage import Storage
 from unet_ray.training.config import TrainConfig
-from unet_ray.training.setup import set_up_training
+from unet_ray.training.setup import choose_channels, set_up_training
 from unet_ray.training.train import find_validation
 
 
@@ -61,8 +61,8 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
     validation = find_validation(config, training)
     output.check_writable()
     connect(ray_address)
-    statistics = compute_statistics(training, count_objects=True)
-    held = compute_statistics(validation) if validation else None
+    channels = choose_channels(config, initial, None)
+    statistics, held = compute_both(training, validation, channels, count_objects=True)
     task = set_up_training(config, training, statistics, held, initial, None)
     labelling = task.decisions.labelling
     output.write(LABELS_PICTURE, draw_labels(statistics, labelling))

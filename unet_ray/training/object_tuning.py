@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from unet_ray.imaging.metrics.objects import matches_by_least
 from unet_ray.imaging.regions.filter import RegionFilter
 from unet_ray.imaging.regions.run_lengths import binary_mask
 from unet_ray.imaging.regions.separation import Separation, separate_touching, unseparated
+from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.labelled_data.predict_labelled import predict_labelled
 from unet_ray.labelled_data.readers import Reader
 from unet_ray.network.model_folder import Model
@@ -82,7 +82,7 @@ def tune_objects(
 
 
 def _count_grid(
-    labelling: Labelling, steps: int, prob_u8_khw: NDArray[np.uint8], masks: list[NDArray[Any]]
+    labelling: Labelling, steps: int, prob_u8_khw: NDArray[np.uint8], labelled: LabelledPixels
 ) -> NDArray[np.float64]:
     """Count matches in an image for every choice of settings.
 
@@ -90,11 +90,12 @@ def _count_grid(
         Counts; (classes, thresholds, marker thresholds and then no markers, _LEAST, the 3 counts of
         `matches_by_least`).
     """
-    targets = labelling.targets(masks)
+    _, masks, valid = labelled
+    targets = labelling.targets(masks, valid)
     classes = len(targets)
     counts = np.zeros((classes, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3))
     for index, target in enumerate(targets):
-        truth, counted = labelling.objects(masks, index), target != IGNORED
+        truth, counted = labelling.objects(masks, index, valid), target != IGNORED
         markers = [binary_mask(prob_u8_khw[classes + index], level) for level in _CORES]
         for place, threshold in enumerate(_THRESHOLDS):
             mask = binary_mask(prob_u8_khw[index], threshold)

@@ -9,7 +9,9 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from unet_ray.errors import InputError, one_line
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from unet_ray.errors import InputError
 from unet_ray.storage.json_file import MAX_JSON_BYTES, parse_json, read_json, read_limited
 from unet_ray.storage.storage import Storage
 
@@ -19,6 +21,8 @@ _AS_GOOD = 0.005
 """Difference from the highest score up to which a score is as good. Few images cannot tell such
 scores apart, and the later epoch, which learnt at a lower rate, does better on unseen images
 (AP@0.5 of 0.60 instead of 0.56 on 106 nuclei images)."""
+_MOST_CROPS = 2**62
+"""Largest number of crops that a progress may have."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """File in which Ray Train lists the checkpoints of a run."""
 
@@ -30,6 +34,8 @@ class EpochRecord:
     All values are plain, so that a record becomes JSON by `dataclasses.asdict` and comes back by
     `EpochRecord(**values)`.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     epoch: int
     """Number of epochs done, this one included."""
@@ -75,6 +81,8 @@ class EpochRecord:
 @dataclass(frozen=True)
 class Progress:
     """Progress of a training."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     crops_seen: int = 0
     """Number of crops that all workers have seen."""
@@ -124,19 +132,24 @@ class Progress:
         Raises:
             InputError: It is damaged.
         """
-        found = parse_json(data, PROGRESS)
+        if "history" not in parse_json(data, PROGRESS):
+            raise InputError(f"{PROGRESS}: damaged: history is missing")
         try:
-            history = tuple(EpochRecord(**record) for record in found["history"])
-            progress = Progress(**(found | {"history": history}))
-            is_whole = progress.crops_seen >= 0 <= progress.best_epoch <= progress.epochs
-        except (LookupError, TypeError, ValueError) as error:
-            raise InputError(f"{PROGRESS}: damaged: {one_line(error)}") from None
-        if not is_whole:
+            progress = _PROGRESS.validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(f"{PROGRESS}: damaged: {place}: {first['msg']}") from None
+        is_whole = 0 <= progress.best_epoch <= progress.epochs
+        if not is_whole or not 0 <= progress.crops_seen <= _MOST_CROPS:
             raise InputError(
                 f"{PROGRESS}: damaged: crops_seen {progress.crops_seen}, best_epoch "
                 f"{progress.best_epoch} of {progress.epochs}"
             )
         return progress
+
+
+_PROGRESS = TypeAdapter(Progress)
 
 
 def last_progress(storage: Storage, run_name: str) -> Progress | None:
@@ -164,7 +177,7 @@ def last_progress(storage: Storage, run_name: str) -> Progress | None:
 def _read_progress(storage: Storage, path: str) -> Progress | None:
     try:
         return Progress.of_json(read_limited(storage, path, MAX_JSON_BYTES))
-    except (InputError, FileNotFoundError):
+    except (InputError, FileNotFoundError, IsADirectoryError):
         return None
 
 

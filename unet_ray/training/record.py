@@ -13,11 +13,17 @@ from typing import Any
 
 from unet_ray.errors import InputError, one_line
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.channels import InputChannels
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.statistics import DatasetStatistics
 from unet_ray.network.json_object import JsonObject
-from unet_ray.network.model_folder import parse_preprocessing, preprocessing_as_json
+from unet_ray.network.model_folder import (
+    inputs_as_json,
+    parse_inputs,
+    parse_preprocessing,
+    preprocessing_as_json,
+)
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.json_file import read_json
 from unet_ray.storage.storage import Storage
@@ -75,6 +81,8 @@ class DataDecisions:
     """Preprocessing with the constants of the training images."""
     validation: tuple[str, ...]
     """Names of the labelled images that are kept for validation, as in `LabelledSet.names`."""
+    inputs: InputChannels | None = None
+    """Channels that the network takes; None: an earlier version began the training."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,8 @@ class TrainingRecord:
                 "preprocessing": preprocessing_as_json(self.decisions.preprocessing),
                 "validation": self.decisions.validation,
             }
+            if self.decisions.inputs:
+                found["decisions"]["channels"] = inputs_as_json(self.decisions.inputs)
         run_folder.write(RECORD, json.dumps(found, indent=2).encode())
 
 
@@ -197,13 +207,19 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
     decisions = found["decisions"]
     labelling = decisions["labelling"]
     classes = tuple(ClassSpec(**spec) for spec in labelling["classes"])
+    preprocessing = parse_preprocessing(JsonObject.of(decisions["preprocessing"], "preprocessing"))
+    inputs = None
+    if "channels" in decisions:
+        channels = JsonObject.of(decisions["channels"], "channels")
+        inputs = parse_inputs(channels, preprocessing.channels)
     return TrainingRecord(
         settings,
         files,
         DataDecisions(
             Labelling(**(labelling | {"classes": classes})),
-            parse_preprocessing(JsonObject.of(decisions["preprocessing"], "preprocessing")),
+            preprocessing,
             tuple(decisions["validation"]),
+            inputs,
         ),
     )
 

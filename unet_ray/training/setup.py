@@ -15,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
-from unet_ray.flags import check_metric
+from unet_ray.flags import check_metric, parse_channels
+from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
+from unet_ray.imaging.codecs.decoded_image import COLOURS
+from unet_ray.imaging.codecs.pixel_size import SizeUm, format_pixel_size
 from unet_ray.imaging.labels.crops import CropConfig, count_crops
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.labelled_data.interpretation import interpret_masks
@@ -58,6 +61,32 @@ class TrainingSetup:
     """Index in `validation_reader` and URI of each validation image."""
     decisions: DataDecisions
     """Decisions about the labelled images; a training that resumes keeps them."""
+    pixel_size_um: SizeUm | None
+    """Median width and height of the pixels of the images to learn from (µm), if most state it."""
+
+
+def choose_channels(
+    config: TrainConfig, initial: Model | None, before: DataDecisions | None
+) -> ChannelSelection | None:
+    """Return the channels that a training takes of each image.
+
+    Args:
+        config: Flags of training.
+        initial: Model of --init-from, if given.
+        before: What a training decided that is resumed.
+
+    Returns:
+        Those of `--channels`, else those of the training that is resumed or of the model; None:
+        all channels, in which the images must agree.
+
+    Raises:
+        InputError: `--channels` names more or fewer than the model of --init-from takes.
+    """
+    if config.channels and initial is None:
+        return ChosenChannels(parse_channels(config.channels))
+    if config.channels is None and before and before.inputs:
+        return before.inputs
+    return initial.select_channels(config.channels) if initial else None
 
 
 def set_up_training(
@@ -115,6 +144,7 @@ def set_up_training(
         notes += validation.check_readable(config.max_error_rate)
     notes += _separation_notes(config, labelling, statistics, initial)
     network = _choose_network(config, len(labelling.classes), preprocessing.channels, initial)
+    inputs = _settle_inputs(statistics, learnt, network, initial, before)
     crops = _configure_crops(config, network)
     notes += _size_notes(statistics, crops.side) + _class_notes(
         labelling, statistics, learnt, "learn from"
@@ -124,17 +154,45 @@ def set_up_training(
         notes.append(_note_no_validation(config))
     for note in notes:
         _logger.info(f"note: {note}")
+    pixel_size_um = statistics.find_pixel_size(learnt)
+    if pixel_size_um:
+        _logger.info(f"pixel size: {format_pixel_size(pixel_size_um)}, the median of the images")
     visits = _plan_visits(statistics, learnt, crops.side)
     held_in = validation or statistics
     return TrainingSetup(
         network,
         _initial_weights(initial, labelling, network) if initial else None,
-        CropSampler(statistics.reader, visits, labelling, preprocessing, crops, config.seed),
+        CropSampler(
+            statistics.reader,
+            visits,
+            labelling,
+            preprocessing,
+            crops,
+            config.seed,
+            any(statistics.facts[index].has_no_data for index in learnt),
+        ),
         0 if statistics.decoded_once else _SHUFFLED_CROPS,
         held_in.reader,
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
-        DataDecisions(labelling, preprocessing, tuple(sorted(kept))),
+        DataDecisions(labelling, preprocessing, tuple(sorted(kept)), inputs),
+        pixel_size_um,
     )
+
+
+def _settle_inputs(
+    statistics: DatasetStatistics,
+    learnt: Sequence[int],
+    network: UNetConfig,
+    initial: Model | None,
+    before: DataDecisions | None,
+) -> InputChannels:
+    """Return the channels that the network takes, and log them unless they are plain."""
+    inputs = before.inputs if before and before.inputs else statistics.find_inputs(learnt)
+    if initial and inputs.count != network.in_channels:  # all images are grey
+        inputs = initial.inputs
+    if inputs.chosen and inputs.names != COLOURS:
+        _logger.info(f"the network takes {inputs}")
+    return inputs
 
 
 def _split_images(

@@ -21,7 +21,7 @@ from unet_ray.imaging.regions.separation import Separation
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.preview import LABELS_PICTURE, draw_labels
-from unet_ray.labelled_data.statistics import DatasetStatistics, compute_statistics
+from unet_ray.labelled_data.statistics import DatasetStatistics, compute_both
 from unet_ray.network.model_folder import Model, load_model, save_model
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
@@ -36,7 +36,7 @@ from unet_ray.training.record import (
     list_labelled_files,
     read_record,
 )
-from unet_ray.training.setup import TrainingSetup, set_up_training
+from unet_ray.training.setup import TrainingSetup, choose_channels, set_up_training
 from unet_ray.training.trainer import _RUN_NAME, fit, settle
 
 _logger = logging.getLogger("unet_ray")
@@ -89,8 +89,9 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
             before.check_files(_list_files(training, None, validation, None), run_folder)
         settle(run_folder)
         connect(ray_address)
-        statistics = compute_statistics(training, decode_once=True)
-        held = compute_statistics(validation, decode_once=True) if validation else None
+        decisions = before.decisions if before else None
+        channels = choose_channels(config, initial, decisions)
+        statistics, held = compute_both(training, validation, channels, decode_once=True)
         files = _list_files(training, statistics, validation, held)
         if before and before.files is not None:
             files = before.check_files(files, run_folder)
@@ -99,9 +100,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
                 f"{run_folder.uri}: an earlier version began this training and kept no list of its "
                 f"files; the {len(files)} files that are there now are taken for them, and listed"
             )
-        task = set_up_training(
-            config, training, statistics, held, initial, before.decisions if before else None
-        )
+        task = set_up_training(config, training, statistics, held, initial, decisions)
         TrainingRecord(settings, files, task.decisions).write(run_folder)
         run_folder.write(LABELS_PICTURE, draw_labels(statistics, task.decisions.labelling))
         result = fit(config, run_folder, task)
@@ -171,7 +170,7 @@ def _save(
         saved = Storage.of(folder)
         weights, progress = saved.read(BEST), Progress.of_json(saved.read(PROGRESS))
     labelling, best = task.sampler.labelling, progress.best
-    classes = len(labelling.classes)
+    classes, inputs = len(labelling.classes), task.decisions.inputs
     model = Model(
         task.network,
         weights,
@@ -179,9 +178,12 @@ def _save(
         task.sampler.preprocessing,
         tuple(best.thresholds[c.name] for c in labelling.classes),
         Separation((0.5,) * classes, (1,) * classes) if config.separate else None,
+        pixel_size_um=task.pixel_size_um,
         training=asdict(config) | {"labelling": asdict(labelling), "run_folder": run_folder.uri},
         metrics=asdict(best),
         versions=software_versions(),
+        input_channels=inputs.chosen if inputs else None,
+        image_channels=inputs.image_channels if inputs else None,
     )
     if config.separate and task.validation:
         model = _tune(config, task, model)

@@ -100,8 +100,8 @@ class Validation:
         return Predictor(network, self.preprocessing, PredictorConfig(device=self.device))
 
     def _read(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        image, masks = self.reader.read(index)
-        return self.preprocessing.check(image), self.labelling.targets(masks)
+        image, masks, valid = self.reader.read(index)
+        return self.preprocessing.check(image, valid), self.labelling.targets(masks, valid)
 
 
 @dataclass(frozen=True)

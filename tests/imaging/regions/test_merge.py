@@ -12,7 +12,12 @@ from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions import merge as seams
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.merge import RegionMerger
-from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, find_regions
+from unet_ray.imaging.regions.regions import (
+    MAX_REGIONS,
+    Regions,
+    find_beside_no_data,
+    find_regions,
+)
 from unet_ray.imaging.regions.separation import SeparatedMask, separate_touching, unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
@@ -72,6 +77,7 @@ def find_by_tiles(
     rng: np.random.Generator,
     region_filter: RegionFilter = ANY,
     max_regions: int = MAX_REGIONS,
+    valid: NDArray[np.bool_] | None = None,
 ) -> Regions:
     """Return the regions of an image, found in tiles that come in random order.
 
@@ -82,8 +88,10 @@ def find_by_tiles(
         rng: Generator of the order.
         region_filter: Filter of the regions.
         max_regions: Largest number of regions.
+        valid: Pixels that are there.
     """
     height, width = prob_u8.shape
+    beside = None if valid is None else find_beside_no_data(valid)
     merger = RegionMerger(height, width, max_regions)
     cores = [
         Box(top, left, min(top + tile, height), min(left + tile, width))
@@ -93,7 +101,8 @@ def find_by_tiles(
     for index in rng.permutation(len(cores)):
         core = cores[index]
         part = prob_u8[core.top : core.bottom, core.left : core.right]
-        merger.add(find_tile_regions(separate(core), part, core, height, width))
+        near = None if beside is None else beside[core.top : core.bottom, core.left : core.right]
+        merger.add(find_tile_regions(separate(core), part, core, height, width, near))
     return merger.regions(region_filter)
 
 
@@ -120,11 +129,21 @@ def grow_from(
 
 
 def assert_equal(found: Regions, expected: Regions) -> None:
-    for name in ("area", "prob_u8_sum", "prob_u8_max", "x_sum", "y_sum", "bbox", "first"):
+    for name in (
+        "area",
+        "prob_u8_sum",
+        "prob_u8_max",
+        "x_sum",
+        "y_sum",
+        "bbox",
+        "first",
+        "beside_no_data",
+    ):
         np.testing.assert_array_equal(getattr(found.sums, name), getattr(expected.sums, name), name)
     assert list(found.geometry) == list(expected.geometry)  # byte by byte
     np.testing.assert_array_equal(found.score, expected.score)
     np.testing.assert_array_equal(found.touches_border, expected.touches_border)
+    np.testing.assert_array_equal(found.touches_no_data, expected.touches_no_data)
 
 
 @settings(max_examples=300, deadline=None)
@@ -144,10 +163,25 @@ def test_tiles_give_the_regions_of_the_whole(
     rng = np.random.default_rng(seed)
     mask = draw(pattern, height, width, rng)
     prob_u8 = rng.integers(0, 256, mask.shape, np.uint8)
+    valid = mask | (rng.random(mask.shape) < rng.choice([0.0, 0.5, 1.0]))
+    beside = find_beside_no_data(valid)
     assert_equal(
-        find_by_tiles(whole(mask), prob_u8, tile, rng, region_filter),
-        find_regions(unseparated(mask), prob_u8, region_filter),
+        find_by_tiles(whole(mask), prob_u8, tile, rng, region_filter, valid=valid),
+        find_regions(unseparated(mask), prob_u8, region_filter, beside_no_data_hw=beside),
     )
+
+
+def test_a_region_touches_no_data_where_a_side_of_a_pixel_does() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[0:3, 0:3] = mask[0:3, 6:9] = mask[6:9, 0:3] = True
+    valid = np.ones((9, 9), bool)
+    valid[3, 1] = valid[3, 5] = False  # below the first one; at a corner of the second one
+    found = find_regions(
+        unseparated(mask), np.full((9, 9), 200, np.uint8),
+        beside_no_data_hw=find_beside_no_data(valid),
+    )  # fmt: skip
+    assert found.touches_no_data.tolist() == [True, False, False]
+    assert found.sums.beside_no_data.tolist() == [1, 0, 0]
 
 
 @settings(max_examples=300, deadline=None)

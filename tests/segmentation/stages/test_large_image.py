@@ -55,6 +55,7 @@ def segment(
     threshold: float = 0.5,
     separation: Separation | None = None,
     constants: Preprocessing = CONSTANTS,
+    pixel_size_um: tuple[float, float] | None = None,
     **limits: Any,
 ) -> dict[str, Any]:
     """Take an archive through the stages in a `for` loop."""
@@ -71,15 +72,22 @@ def segment(
     )
     told: list[tuple[int, int]] = []
     large = PredictLarge(
-        archive, predictor, measure, check_etags=True, post=lambda *tiles: told.append(tiles)
+        archive,
+        predictor,
+        measure,
+        check_etags=True,
+        post=lambda *tiles: told.append(tiles),
+        pixel_size_um=pixel_size_um,
     )
     with header_decoders() as decoders:
         sources = expand_stacks(decoders, archive, archive.entries())
         rows = [plan_row(source) for source in sources]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
-    for pixels in Decode(archive, constants, check_etags=True, block_bytes=2**25)(plan):
-        found += [measure(prob_u8) for prob_u8 in Predict(predictor, large)(pixels)]
+    decode_images = Decode(archive, constants, True, block_bytes=2**25, pixel_size_um=pixel_size_um)
+    for pixels in decode_images(plan):
+        predicted = Predict(predictor, large, pixel_size_um)(pixels)
+        found += [measure(prob_u8) for prob_u8 in predicted]
     return split_into_tables(pa.concat_tables(found)) | {"told": told}
 
 
@@ -119,13 +127,18 @@ def test_windows_and_whole_images_give_the_same_rows(
     scenes = [
         draw_scene(height, width, rng)[0] for height, width in ((160, 161), (99, 202), (30, 33))
     ]
+    size = {"resolution": (20_000, 40_000), "resolutionunit": "CENTIMETER"}
     if kind == "stack":
-        archive.write("stack.tif", encode_tiff(*scenes))
+        archive.write("stack.tif", encode_tiff(*scenes, **size))
     else:
         for scene in scenes:
-            archive.write(f"{len(scene)}.{kind}", encode(scene, kind))
+            data = encode_tiff(scene, **size) if kind == "tif" else encode(scene, kind)
+            archive.write(f"{len(scene)}.{kind}", data)
     whole = segment(archive, network, tile=48, separation=separation)
     assert len(whole["regions"]) > 10
+    expected = [0.5, 0.25] if kind in ("tif", "stack") else [None, None]
+    sides = [whole["images"][f"pixel_size_{axis}_um"].to_pylist() for axis in "xy"]
+    assert sides == [[side] * len(scenes) for side in expected]
     monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
     windows = segment(archive, network, tile=48, separation=separation)
     assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
@@ -133,6 +146,50 @@ def test_windows_and_whole_images_give_the_same_rows(
     assert sum(done for done, _ in windows["told"]) == sum(of for _, of in windows["told"]) == 31
     rules = {"run": RegionRules({spec.id: ANY for spec in CLASSES}, separation is not None)}
     assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, rules)
+
+
+@pytest.mark.parametrize("steps", [0, 5], ids=["components", "separated"])
+def test_windows_and_whole_images_are_resampled_alike(
+    tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels are 0.2 to 1.3 µm wide and high, and the network sees pixels of 0.4 µm."""
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    separation = Separation((0.6, 0.4), (1, 1), steps) if steps else None
+    network = make_network(seed=5, filters=4)
+    scene = draw_scene(110, 121, rng)[0]
+    for name, (x_um, y_um) in {"a": (0.2, 0.2), "b": (0.4, 0.4), "c": (1.3, 0.9)}.items():
+        resolution = {"resolution": (1e4 / x_um, 1e4 / y_um), "resolutionunit": "CENTIMETER"}
+        archive.write(f"{name}.tif", encode_tiff(scene, **resolution))
+    archive.write("unknown.tif", encode_tiff(scene))
+    archive.write("far.tif", encode_tiff(scene, resolution=(7, 7), resolutionunit="CENTIMETER"))
+    found = []
+    for whole_pixels, tile in ((10**6, 48), (2000, 48), (2000, 80)):
+        monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
+        tables = segment(archive, network, tile, separation=separation, pixel_size_um=(0.4, 0.4))
+        found.append(comparable(tables, whole_masks=True))
+        rows = {Path(row["image_uri"]).name: row for row in tables["images"].to_pylist()}
+        for name, reason in (("unknown.tif", "does not say how large"), ("far.tif", "16 times")):
+            assert (rows[name]["error_type"], rows[name]["error_stage"]) == (
+                "unsupported",
+                "decode",
+            )
+            assert reason in rows[name]["error"]
+        assert (rows["a.tif"]["height"], rows["a.tif"]["width"]) == (110, 121)
+    assert len({row["image_uri"] for row in found[0]["regions"]}) == 3
+    unused = ("height", "width", "channels", "valid_pixels")  # of an image that failed
+    for tables in found:
+        for row in tables["images"]:
+            if row["error_type"]:
+                row |= dict.fromkeys(unused) | {"pixel_size_x_um": None, "pixel_size_y_um": None}
+    assert found[0] == found[1] == found[2]
+    plain = segment(archive, network, 48, separation=separation)
+    own = comparable(plain, whole_masks=True)
+    same, other = (
+        [[mask for mask in each["masks"] if Path(mask[0]).name == name] for each in (own, found[0])]
+        for name in ("b.tif", "a.tif")
+    )
+    assert same[0] == same[1]  # its pixels have the size already
+    assert other[0] != other[1]
 
 
 def test_an_image_that_fails_at_any_stage_is_an_error_row(

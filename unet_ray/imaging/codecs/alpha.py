@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.image_place import MAX_CHANNELS
+from unet_ray.flags import MAX_CHANNELS
 
 _MOST_PARTIAL = 0.05
 """Largest share of half transparent pixels: a mosaic whose rim was resampled has less."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import selectors
+import select
 import signal
 import subprocess
 import time
@@ -19,7 +19,8 @@ import numpy as np
 
 from unet_ray.imaging.codecs.alpha import AlphaCounts
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
-from unet_ray.imaging.codecs.image_place import clean_names, parse_pixel_size
+from unet_ray.imaging.codecs.image_place import clean_names
+from unet_ray.imaging.codecs.pixel_size import PixelSize
 
 _EXIT_LIMIT_S = 5.0
 """Time limit for the end of a child that has closed its output (s)."""
@@ -136,7 +137,7 @@ def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[Any]]:
         "has_valid": image.valid is not None,
         "shared": size <= SHARED_BYTES,
         "channels": image.channels,
-        "pixel_size_um": image.pixel_size_um,
+        "pixel_size": image.pixel_size and image.pixel_size.to_json(),
         "orientation": image.orientation,
         "notes": image.notes,
         "alpha": image.alpha and vars(image.alpha),
@@ -161,7 +162,7 @@ def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
         np.frombuffer(body, dtype, count).reshape(shape),
         valid,
         clean_names(reply["channels"]),
-        parse_pixel_size(reply["pixel_size_um"]),
+        PixelSize.from_json(reply["pixel_size"]),
         int(reply["orientation"]),
         tuple(str(note)[:_LONGEST_NOTE] for note in reply["notes"][:_MOST_NOTES]),
         AlphaCounts.from_json(reply["alpha"]),
@@ -186,19 +187,21 @@ def send(child: subprocess.Popen[bytes], deadline: float, *pieces: bytes) -> Non
     """
     assert child.stdin is not None
     pipe = child.stdin.fileno()
-    for piece in pieces:
+    # a child that waits is woken once, not by each small piece
+    together = [b"".join(pieces)] if sum(map(len, pieces)) <= PIECE else pieces
+    for piece in together:
         rest = memoryview(piece)
         while rest:
             try:
                 rest = rest[os.write(pipe, rest) :]
             except BlockingIOError:
-                _wait(pipe, selectors.EVENT_WRITE, deadline)
+                _wait(pipe, select.POLLOUT, deadline)
             except BrokenPipeError:
                 raise ChildEndedError from None
 
 
 def _receive(pipe: int, deadline: float) -> bytes:
-    _wait(pipe, selectors.EVENT_READ, deadline)
+    _wait(pipe, select.POLLIN, deadline)
     piece = os.read(pipe, PIECE)
     if not piece:
         raise ChildEndedError
@@ -207,7 +210,7 @@ def _receive(pipe: int, deadline: float) -> bytes:
 
 def _wait(pipe: int, event: int, deadline: float) -> None:
     """Wait until a pipe can be read or written; raise TimeUpError at the deadline."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, event)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            raise TimeUpError
+    waiting = select.poll()
+    waiting.register(pipe, event)
+    if not waiting.poll(1000 * max(0.0, deadline - time.monotonic())):
+        raise TimeUpError

@@ -24,6 +24,7 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.alpha import Alpha
 from unet_ray.imaging.codecs.decoded_image import COLOURS, DecodedImage, join_channels
 from unet_ray.imaging.codecs.mask_samples import ColourTable, read_mask_values
+from unet_ray.imaging.codecs.pixel_size import PNG_MAGIC, PixelSize, read_png_pixel_size
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.raster import (
     MAX_PIXELS,
@@ -126,7 +127,7 @@ def compose_image(read: ReadImage) -> tuple[DecodedImage, Alpha | None]:
         no_data.append(find_no_data(raster))
     image = join_channels(parts, read.channels)
     valid = _find_valid(no_data, read.rasters[0].samples.dtype.kind == "u", read.mask)
-    image = replace(image, valid=valid, pixel_size_um=read.pixel_size_um)
+    image = replace(image, valid=valid, pixel_size=read.pixel_size)
     if len(alphas) < 2:
         return image, alphas[0] if alphas else None
     values = np.minimum.reduce([alpha.values for alpha in alphas])
@@ -190,12 +191,11 @@ def turn_image(image: DecodedImage, orientation: int) -> DecodedImage:
     if orientation not in _ORIENT:
         return replace(image, samples=np.ascontiguousarray(image.samples))
     valid = None if image.valid is None else turn_upright(image.valid, orientation)
-    size = image.pixel_size_um
     return replace(
         image,
         samples=turn_upright(image.samples, orientation),
         valid=valid,
-        pixel_size_um=size[::-1] if size and orientation in SIDEWAYS else size,
+        pixel_size=image.pixel_size and image.pixel_size.turn(orientation),
         orientation=orientation,
     )
 
@@ -269,8 +269,8 @@ class ReadImage:
     """Mask of the file that tells which pixels are there, HW; None: all of them."""
     channels: tuple[str, ...] = ()
     """Names of the channels; empty where the file has none."""
-    pixel_size_um: tuple[float, float] | None = None
-    """Width and height of a pixel (µm); None where the file does not say it."""
+    pixel_size: PixelSize | None = None
+    """Size of a pixel as the file states it, of the stored samples; None where it does not."""
 
 
 def _read(data: bytes | PlaneFile, max_pixels: int) -> ReadImage:
@@ -282,7 +282,9 @@ def _read(data: bytes | PlaneFile, max_pixels: int) -> ReadImage:
         elif data[:4] in TIFF_MAGIC:
             read = _read_tiff(io.BytesIO(data), max_pixels)
         else:
-            read = ReadImage((_read_with_pillow(data, max_pixels),))
+            is_png = data.startswith(PNG_MAGIC)
+            size = read_png_pixel_size(io.BytesIO(data)) if is_png else None
+            read = ReadImage((_read_with_pillow(data, max_pixels),), pixel_size=size)
     for raster in read.rasters:
         check_not_empty(raster.samples.shape)
     return read
@@ -293,7 +295,7 @@ def _read_tiff(file: BinaryIO | PlaneFile, max_pixels: int) -> ReadImage:
     check_size(image.pages[0].imagelength, image.pages[0].imagewidth, len(image.pages), max_pixels)
     rasters = tuple(read_page(page, max_pixels) for page in image.pages)
     mask = None if image.mask is None else read_page(image.mask, max_pixels).samples[:, :, 0]
-    return ReadImage(rasters, mask, image.channels, image.pixel_size_um)
+    return ReadImage(rasters, mask, image.channels, image.pixel_size)
 
 
 def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:

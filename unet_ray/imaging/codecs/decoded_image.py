@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.alpha import AlphaCounts
+from unet_ray.imaging.codecs.pixel_size import PixelSize, SizeUm
 from unet_ray.imaging.geometry import Box
 
 COLOURS = ("R", "G", "B")
@@ -27,8 +28,8 @@ class DecodedImage:
     """Pixels that are there, HW; None: all of them."""
     channels: tuple[str, ...] = ()
     """Names of the channels; `COLOURS` for colours, empty where the file has none."""
-    pixel_size_um: tuple[float, float] | None = None
-    """Width and height of a pixel (µm); None where the file does not say it."""
+    pixel_size: PixelSize | None = None
+    """Size of a pixel as the file states it; None where it does not."""
     orientation: int = 1
     """Orientation of the file, as EXIF encodes it; 1 is upright. The samples are upright."""
     notes: tuple[str, ...] = ()
@@ -36,6 +37,11 @@ class DecodedImage:
     alpha: AlphaCounts | None = None
     """Alpha of a window, which decides together with that of all others what it means; None: the
     image has none, or its meaning is decided."""
+
+    @property
+    def pixel_size_um(self) -> SizeUm | None:
+        """Width and height of a pixel (µm); None where they are not known."""
+        return None if self.pixel_size is None else self.pixel_size.in_um()
 
     @property
     def height(self) -> int:

@@ -17,14 +17,23 @@ _SCALE, _TIEPOINT, _TRANSFORMATION = 33550, 33922, 34264
 _KEYS = 34735
 _PROJECTED, _GEOGRAPHIC, _RASTER_TYPE = 3072, 2048, 1025
 _PIXEL_IS_POINT = 2
+_MODEL_TYPE, _METHOD, _LINEAR_UNITS = 1024, 3075, 3076
+_MODEL_PROJECTED = 1
+_STRETCHED_METHODS = (7, 17, 28)
+"""Methods of projection whose lengths on the map are not those on the ground: Mercator,
+equirectangular, and equal-area cylinders."""
+_UNITS_M = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937, 9036: 1000.0}
+"""EPSG code of a linear unit → length (m): metre, foot, US survey foot, kilometre."""
 _CODES = (_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS)
 _USER_DEFINED = 32767
-_MAX_KEY = 2**16 - 1
+MAX_KEY = 2**16 - 1
 """Largest number in a GeoKeyDirectory."""
 _MAX_VALUES = 2**16
 """Most values of a tag that are read."""
 _MAX_COORDINATE = 1e12
 """Largest coefficient; the Earth is 4e7 m round, and products with pixels must stay finite."""
+Affine = tuple[float, float, float, float, float, float]
+"""Coefficients (a, b, c, d, e, f) of x' = a·x + b·y + c, y' = d·x + e·y + f."""
 _NONE: NDArray[np.float64] = np.zeros(0)
 
 
@@ -34,9 +43,8 @@ class GeoTags:
 
     epsg: int
     """EPSG code as the file has it; some programs write codes of others."""
-    affine: tuple[float, float, float, float, float, float]
-    """Coefficients (a, b, c, d, e, f) of x' = a·x + b·y + c, y' = d·x + e·y + f; x and y in
-    pixels, 0 at the first pixel's outer edge."""
+    affine: Affine
+    """Coefficients; x and y in pixels, 0 at the first pixel's outer edge."""
     width: int
     """Width of the image (px)."""
     height: int
@@ -73,8 +81,8 @@ def read_geo_tags(file: BinaryIO | RangeFile) -> GeoTags | None:
         index = source.index
     with tifffile.TiffFile(source) as tiff:
         image = tiff.pages[index]
-        tags, width, height = image.tags, int(image.imagewidth), int(image.imagelength)
-        found = {code: _read_numbers(tags[code]) for code in _CODES if code in tags}
+        width, height = int(image.imagewidth), int(image.imagelength)
+        found = _read_tags(image)
     keys = _read_keys(found.get(_KEYS, _NONE))
     epsg = keys.get(_PROJECTED, keys.get(_GEOGRAPHIC, 0))
     affine = _read_affine(found)
@@ -84,6 +92,40 @@ def read_geo_tags(file: BinaryIO | RangeFile) -> GeoTags | None:
         a, b, c, d, e, f = affine
         affine = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
     return GeoTags(epsg, affine, width, height)
+
+
+@dataclass(frozen=True)
+class MapTags:
+    """Transformation to a map, and what the file itself says of the map's unit."""
+
+    affine: Affine
+    """Coefficients, as those of `GeoTags`; a pixel's centre may be its tie point."""
+    unit_m: float | None
+    """Length of the unit (m). None: the file does not say, or the map has none."""
+    projected_epsg: int
+    """EPSG code of the projected coordinate system. 0: there is none, or it has no code."""
+
+
+def read_map_tags(page: Any) -> MapTags | None:
+    """Read the transformation of a page to a map; None where it has none.
+
+    Args:
+        page: `tifffile.TiffPage`.
+    """
+    found = _read_tags(page)
+    affine, keys = _read_affine(found), _read_keys(found.get(_KEYS, _NONE))
+    if affine is None:
+        return None
+    is_projected = keys.get(_MODEL_TYPE, _MODEL_PROJECTED) == _MODEL_PROJECTED
+    if not is_projected or keys.get(_METHOD) in _STRETCHED_METHODS:
+        return MapTags(affine, None, 0)
+    epsg = keys.get(_PROJECTED, 0)
+    unit_m = _UNITS_M.get(keys.get(_LINEAR_UNITS, 0))
+    return MapTags(affine, unit_m, 0 if epsg == _USER_DEFINED else epsg)
+
+
+def _read_tags(page: Any) -> dict[int, NDArray[np.float64]]:
+    return {code: _read_numbers(page.tags[code]) for code in _CODES if code in page.tags}
 
 
 def _read_numbers(tag: Any) -> NDArray[np.float64]:
@@ -101,15 +143,13 @@ def _read_keys(directory: NDArray[np.float64]) -> dict[int, int]:
 
     Of a directory that is no such table, there are none.
     """
-    if len(directory) % 4 or not ((directory >= 0) & (directory <= _MAX_KEY)).all():
+    if len(directory) % 4 or not ((directory >= 0) & (directory <= MAX_KEY)).all():
         return {}
     rows = directory.reshape(-1, 4)[1:].astype(np.int64).tolist()
     return {key: value for key, place, _, value in rows if place == 0}
 
 
-def _read_affine(
-    found: dict[int, NDArray[np.float64]],
-) -> tuple[float, float, float, float, float, float] | None:
+def _read_affine(found: dict[int, NDArray[np.float64]]) -> Affine | None:
     """Return the transformation of the tags; None where there is none that can be inverted."""
     scale, tie, matrix = (found.get(code, _NONE) for code in (_SCALE, _TIEPOINT, _TRANSFORMATION))
     if len(matrix) == 16:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import isfinite
-from numbers import Integral
 from typing import Any
+
+import numpy as np
+
+from unet_ray.flags import MAX_CHANNELS
 
 MAX_PAGES = 2**16
 """Largest number of pages of one TIFF stack."""
-MAX_CHANNELS = 64
-"""Largest number of channels of an image."""
 MOST_RANGES = 16
 """Largest number of ranges of a page. A page that has more is fetched piecewise while decoding."""
+_INTEGERS = (int, np.integer)
 _LONGEST_NAME = 256
 """Largest number of characters of a channel's name; longer ones are cut."""
 
@@ -208,6 +210,6 @@ def filter_valid(ranges: Iterable[tuple[Any, Any]], file_size: int) -> list[tupl
     whole = (
         (int(at), int(size))
         for at, size in ranges
-        if isinstance(at, Integral) and isinstance(size, Integral)
+        if isinstance(at, _INTEGERS) and isinstance(size, _INTEGERS)
     )
     return [(at, size) for at, size in whole if at > 0 and size > 0 and at + size <= file_size]

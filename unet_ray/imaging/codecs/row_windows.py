@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.decode import ReadImage
+from unet_ray.imaging.codecs.pixel_size import read_png_pixel_size
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
 from unet_ray.imaging.codecs.raster import Raster
 from unet_ray.imaging.codecs.window_reader import STRIP_ROWS, WindowReader, check_large
@@ -43,6 +44,7 @@ class RowWindows(WindowReader):
                 "unsupported",
                 "a large image whose EXIF orientation is not upright; save it upright",
             )
+        self._pixel_size = read_png_pixel_size(RangeFile(fetch, size)) if is_png else None
         self._dtype = np.uint8 if image.format == "uchar" else np.uint16
 
     def _restart(self) -> None:
@@ -68,7 +70,9 @@ class RowWindows(WindowReader):
         samples = np.concatenate(columns)[box.top - self._top : box.bottom - self._top]
         has_alpha = samples.shape[2] in (2, 4)
         bits = samples.dtype.itemsize * 8
-        return ReadImage((Raster(samples, has_alpha=has_alpha, bits=bits),))
+        return ReadImage(
+            (Raster(samples, has_alpha=has_alpha, bits=bits),), pixel_size=self._pixel_size
+        )
 
     def _read_strip(self, top: int) -> NDArray[Any]:
         rows = min(STRIP_ROWS, self.height - top)

@@ -24,6 +24,13 @@ from unet_ray.imaging.codecs.image_place import (
     PagePlace,
     filter_valid,
 )
+from unet_ray.imaging.codecs.pixel_size import (
+    PixelSize,
+    SizeUm,
+    read_described_size,
+    read_description,
+    read_tiff_pixel_size,
+)
 from unet_ray.imaging.codecs.range_file import GAP_BYTES, PageFile, PlaneFile, RangeFile
 from unet_ray.imaging.codecs.raster import (
     MAX_PIXELS_PER_BYTE,
@@ -83,9 +90,13 @@ def _read_directories(tiff: tifffile.TiffFile) -> _Directories:
     A mask belongs to the last page before it that has its size, as GDAL writes them.
     """
     found, last = _Directories({}, {}, {}), dict[tuple[int, int], int]()
+    is_as_read = not (tiff.is_lsm or tiff.is_ndpi)  # tifffile corrects their first page
     for index, (offset, end) in enumerate(iterate_directories(tiff)):
-        tiff.filehandle.seek(offset)
-        page = tifffile.TiffPage(tiff, index=index)
+        if index == 0 and is_as_read:
+            page = tiff.pages.first
+        else:
+            tiff.filehandle.seek(offset)
+            page = tifffile.TiffPage(tiff, index=index)
         if page.is_reduced:
             continue
         size = int(page.imagelength), int(page.imagewidth)
@@ -114,6 +125,7 @@ def _locate_images(
     if len(places) > 1:
         pages = [*directories.pages.values(), *directories.masks.values()]
         _check_amplification(pages, [*places.values()], tiff.filehandle.size)
+    description = read_description(tiff)
     return [
         ImagePlace(
             image.key,
@@ -121,10 +133,17 @@ def _locate_images(
             tuple(places[index] for index in image.pages if index is not None),
             places.get(~_first_page(image)),
             image.channels,
+            _find_described_size(directories.pages[_first_page(image)], description, image.series),
             error=_describe_missing(image),
         )
         for image in images
     ]
+
+
+def _find_described_size(page: Any, description: str, series: int) -> SizeUm | None:
+    """Return the pixel size (µm) that the description of a file states for a page."""
+    size = read_described_size(page, description, series)
+    return None if size is None else size.in_um()
 
 
 def _first_page(image: ImagePages) -> int:
@@ -212,8 +231,8 @@ class OpenImage:
     """Page that tells which pixels are there; None: all of them."""
     channels: tuple[str, ...] = ()
     """Names of the channels; empty where the file has none."""
-    pixel_size_um: tuple[float, float] | None = None
-    """Width and height of a pixel (µm), where the file says it."""
+    pixel_size: PixelSize | None = None
+    """Size of a pixel as the file states it, of the stored samples; None where it does not."""
 
 
 @QuietTifffile()
@@ -237,7 +256,10 @@ def _open_place(file: PlaneFile) -> OpenImage:
         raise ImageError("unsupported", place.error)
     pages = tuple(_open_page(file.page(each)) for each in place.pages)
     mask = place.mask and _open_page(file.page(place.mask))
-    return OpenImage(pages, mask, place.channels, place.pixel_size_um)
+    # the size that describes the whole file is that of planning: the page does not know it
+    described = place.pixel_size_um and PixelSize(*place.pixel_size_um)
+    size = described or read_tiff_pixel_size(pages[0])
+    return OpenImage(pages, mask, place.channels, size)
 
 
 def _open_page(file: PageFile) -> Any:
@@ -262,14 +284,15 @@ def _open_only_image(file: BinaryIO) -> OpenImage:
             raise ImageError(
                 "unsupported", "a thumbnail whose image lies in a SubIFD; save the image as a page"
             )
-        return OpenImage((page,))
+        return OpenImage((page,), pixel_size=read_tiff_pixel_size(page))
     if error := _describe_missing(images[0]):
         raise ImageError("unsupported", error)
     numbers = [index for index in images[0].pages if index is not None]
     pages = tuple(directories.pages[index] for index in numbers)
     if len(pages) == 1:
         _refuse_hidden(tiff, pages[0])
-    return OpenImage(pages, directories.masks.get(numbers[0]), images[0].channels)
+    size = read_tiff_pixel_size(pages[0], images[0].series)
+    return OpenImage(pages, directories.masks.get(numbers[0]), images[0].channels, size)
 
 
 def read_page(page: Any, max_pixels: int) -> Raster:
@@ -288,13 +311,14 @@ def read_page(page: Any, max_pixels: int) -> Raster:
 def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
     """Raise ImageError if images without a directory follow the only page of a file.
 
-    Such images are known only from the description in the file.
+    Such images are known only from the description in the file. A description may also be older
+    than the file, so there must be samples of one more image, if not of all of them.
     """
     images = _count_stated_images(tiff, page)
     if (
         images > 1
         and page.is_contiguous
-        and page.dataoffsets[0] + images * page.nbytes <= tiff.filehandle.size
+        and page.dataoffsets[0] + 2 * page.nbytes <= tiff.filehandle.size
     ):
         raise ImageError(
             "unsupported",

@@ -221,6 +221,7 @@ def _read_pixels(pixels: Any, pages: dict[int, tifffile.TiffPage], own: str | No
     if min(sizes) < 1 or count > MAX_PAGES:
         raise ValueError(sizes)
     places: list[int | None] = [None] * count
+    steps = 0
     for data in pixels.iterfind("{*}TiffData"):
         uuid = data.find("{*}UUID")
         if uuid is not None and uuid.text != own:
@@ -236,6 +237,9 @@ def _read_pixels(pixels: Any, pages: dict[int, tifffile.TiffPage], own: str | No
         index = int(data.get("IFD", 0))
         number = 1 if "IFD" in data.attrib else count - start
         number = int(data.get("PlaneCount", data.get("NumPlanes", number)))
+        steps += min(number, count - start)
+        if steps > count:
+            raise ValueError("planes that stand in several places")  # or hostile: no end of work
         for place in range(start, min(start + number, count)):
             page = index + place - start
             places[place] = page if page in pages else None

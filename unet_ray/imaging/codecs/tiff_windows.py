@@ -39,7 +39,7 @@ class TiffWindows(WindowReader):
     def _read_image(self, box: Box) -> ReadImage:
         rasters = tuple(page.read(box) for page in self._pages)
         mask = self._mask.read(box).samples[:, :, 0] if self._mask else None
-        return ReadImage(rasters, mask, self._image.channels, self._image.pixel_size_um)
+        return ReadImage(rasters, mask, self._image.channels, self._image.pixel_size)
 
 
 class _PageWindows:

@@ -56,6 +56,7 @@ class LabelledCrops:
         masks: Masks of the image's size, HW each.
         labelling: Meaning of the mask values.
         config: Settings for cutting.
+        valid_hw: Pixels of the image that are there; None: all of them.
     """
 
     def __init__(
@@ -64,13 +65,10 @@ class LabelledCrops:
         masks: list[NDArray[Any]],
         labelling: Labelling,
         config: CropConfig,
+        valid_hw: NDArray[np.bool_] | None = None,
     ) -> None:
-        self._image, self._masks, self._labelling, self._config = (
-            image_hwc,
-            masks,
-            labelling,
-            config,
-        )
+        self._image, self._masks, self._labelling = image_hwc, masks, labelling
+        self._config, self._valid = config, valid_hw
         self._pixels: dict[int, NDArray[np.intp]] = {}
         self._objects: dict[int, NDArray[Any]] = {}
 
@@ -83,13 +81,18 @@ class LabelledCrops:
         Returns:
             `image` HWC, mirrored beyond the image's border; `targets` KHW uint8, IGNORED beyond
             the border, with planes of all classes and then, if `markers` is set, planes of their
-            markers; `weights` KHW float16 if there is a border weight.
+            markers; `weights` KHW float16 if there is a border weight; `valid` HW if some pixels
+            of the image are not there.
         """
         top, left = self._draw_corner(rng)
         margin, size = self._config.margin, self._config.side + 2 * self._config.margin
         box = Box(top - margin, left - margin, top - margin + size, left - margin + size)
         crop = {"image": read_box(self._image, box, mirror=True), "targets": self._cut_targets(box)}
-        return crop | ({"weights": self._weigh_borders(box)} if self._config.border_weight else {})
+        if self._config.border_weight:
+            crop["weights"] = self._weigh_borders(box)
+        if self._valid is not None:
+            crop["valid"] = read_box(self._valid[:, :, None], box, mirror=True)[:, :, 0]
+        return crop
 
     def _draw_corner(self, rng: np.random.Generator) -> tuple[int, int]:
         """Draw the top left pixel of the labelled square."""
@@ -109,7 +112,10 @@ class LabelledCrops:
         """Draw a class that the image holds, then one of the pixels of that class."""
         for index in rng.permutation(len(self._labelling.classes)).tolist():
             if index not in self._pixels:
-                self._pixels[index] = np.flatnonzero(self._labelling.class_mask(self._masks, index))
+                inside = self._labelling.class_mask(self._masks, index)
+                if self._valid is not None:
+                    inside = inside & self._valid
+                self._pixels[index] = np.flatnonzero(inside)
             pixels = self._pixels[index]
             if len(pixels):
                 row, column = divmod(int(pixels[rng.integers(len(pixels))]), self._image.shape[1])
@@ -118,7 +124,8 @@ class LabelledCrops:
 
     def _cut_targets(self, box: Box) -> NDArray[np.uint8]:
         inside, pad = self._clip(box)
-        targets = self._labelling.targets([mask[inside] for mask in self._masks])
+        valid = None if self._valid is None else self._valid[inside]
+        targets = self._labelling.targets([mask[inside] for mask in self._masks], valid)
         targets = (
             np.pad(targets, ((0, 0), *pad), constant_values=IGNORED)
             if any(map(any, pad))
@@ -172,7 +179,7 @@ class LabelledCrops:
 
     def _find_objects(self, index: int) -> NDArray[Any]:
         if index not in self._objects:
-            self._objects[index] = self._labelling.objects(self._masks, index)
+            self._objects[index] = self._labelling.objects(self._masks, index, self._valid)
         return self._objects[index]
 
     def _clip(

@@ -52,11 +52,14 @@ class Labelling:
     If the background value is equal to it or larger, the values below it count instead.
     """
 
-    def targets(self, masks: list[NDArray[Any]]) -> NDArray[np.uint8]:
+    def targets(
+        self, masks: list[NDArray[Any]], valid: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.uint8]:
         """Return the targets of one image.
 
         Args:
             masks: HW label images; one, or one per class for the kind `folders`.
+            valid: Pixels of the image that are there, HW; the others are not counted. None: all.
 
         Returns:
             uint8, (classes, H, W): 1 in the class, 0 outside, IGNORED for pixels not counted.
@@ -70,6 +73,8 @@ class Labelling:
         if self.ignored is not None:
             for index, plane in enumerate(planes):
                 plane[self._mask(masks, index) == self.ignored] = IGNORED
+        if valid is not None:
+            planes[:, ~valid] = IGNORED
         return planes
 
     def class_mask(self, masks: list[NDArray[Any]], index: int) -> NDArray[np.bool_]:
@@ -94,13 +99,21 @@ class Labelling:
         in_class = self.class_mask([found] * len(values), index)
         return float(pixels[in_class].sum() / pixels.sum())
 
-    def objects(self, masks: list[NDArray[Any]], index: int) -> NDArray[Any]:
+    def objects(
+        self,
+        masks: list[NDArray[Any]],
+        index: int,
+        valid: NDArray[np.bool_] | None = None,
+    ) -> NDArray[Any]:
         """Return the objects of one class as a label image (HW, 0 for background).
+
+        Pixels that are not `valid` belong to no object.
 
         In masks of the kind `instances`, each id is one object, even if it has several parts. In
         other masks the objects are the 8-connected components.
         """
         mask = self.class_mask(masks, index)
+        mask = mask if valid is None else mask & valid
         if self.kind != "instances":
             return label_image(mask)
         ids = masks[0]

@@ -267,4 +267,5 @@ def _add_up(pieces: RegionSums, region: NDArray[np.int64]) -> RegionSums:
         y_sum=reduce_by_region(np.add, pieces.y_sum),
         bbox=np.concatenate([low, high], axis=1),
         first=first,
+        beside_no_data=reduce_by_region(np.add, pieces.beside_no_data),
     )

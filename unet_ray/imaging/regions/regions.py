@@ -40,6 +40,8 @@ class RegionSums(Columns):
     """Bounding boxes, (regions, 4): xmin, ymin, xmax, ymax; half-open (px)."""
     first: NDArray[np.int64]
     """First pixels in raster order, (regions, 2): row, column."""
+    beside_no_data: NDArray[np.int64]
+    """Number of pixels that share a side with a pixel that is not there."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,18 @@ class Regions:
         xmin, ymin, xmax, ymax = self.bbox.T
         return (xmin == 0) | (ymin == 0) | (xmax == self.width) | (ymax == self.height)
 
+    @property
+    def touches_no_data(self) -> NDArray[np.bool_]:
+        """True if a pixel of the region shares a side with a pixel that is not there."""
+        return self.sums.beside_no_data > 0
+
 
 def find_regions(
     separated: SeparatedMask,
     prob_u8_hw: NDArray[np.uint8],
     region_filter: RegionFilter = ANY,
     max_regions: int = MAX_REGIONS,
+    beside_no_data_hw: NDArray[np.bool_] | None = None,
 ) -> Regions:
     """Measure the objects of a mask.
 
@@ -109,6 +117,7 @@ def find_regions(
         prob_u8_hw: Probabilities of the class, round(255·p), uint8.
         region_filter: Filter that regions must pass; the others are dropped before ranking.
         max_regions: Limit on the number of regions, including those that the filter drops.
+        beside_no_data_hw: Result of `find_beside_no_data`; None: every pixel is there.
 
     Returns:
         Regions ranked by first pixel in raster order.
@@ -117,7 +126,7 @@ def find_regions(
         ImageError: More regions than the limit (`too_large`).
     """
     check_count(separated.count, max_regions)
-    sums = sum_pixels(separated.runs, prob_u8_hw)
+    sums = sum_pixels(separated.runs, prob_u8_hw, beside_no_data_hw=beside_no_data_hw)
     kept = np.flatnonzero(region_filter.met_by(sums.area, sums.prob_u8_sum))
     ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
     number, parts = np.full(len(sums), -1), Parts.of(separated.runs)
@@ -142,8 +151,26 @@ def check_count(regions: int, max_regions: int) -> None:
         )
 
 
+def find_beside_no_data(valid_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels that share a side with a pixel that is not there; those are not among them.
+
+    Args:
+        valid_hw: Pixels that are there.
+    """
+    found = np.zeros_like(valid_hw)
+    found[1:] |= ~valid_hw[:-1]
+    found[:-1] |= ~valid_hw[1:]
+    found[:, 1:] |= ~valid_hw[:, :-1]
+    found[:, :-1] |= ~valid_hw[:, 1:]
+    return found & valid_hw
+
+
 def sum_pixels(
-    runs: Runs, prob_u8_hw: NDArray[np.uint8], left: int = 0, top: int = 0
+    runs: Runs,
+    prob_u8_hw: NDArray[np.uint8],
+    left: int = 0,
+    top: int = 0,
+    beside_no_data_hw: NDArray[np.bool_] | None = None,
 ) -> RegionSums:
     """Add up the pixels of each label 0..n of an image, or of a piece of an image.
 
@@ -152,6 +179,7 @@ def sum_pixels(
         prob_u8_hw: Probabilities of the piece, round(255·p), uint8.
         left: First column of the piece in the image (px).
         top: First row of the piece in the image (px).
+        beside_no_data_hw: Result of `find_beside_no_data`; None: every pixel is there.
 
     Returns:
         Sums per label. A label without pixels has area 0, and its other sums mean nothing.
@@ -166,6 +194,9 @@ def sum_pixels(
     # The sum of a run is far below 2^32, and uint32 takes half the time of int64.
     prob_u8_sum = np.add.reduceat(prob_u8_hw.ravel(), ends, dtype=np.uint32)[::2]
     prob_u8_max = np.maximum.reduceat(prob_u8_hw.ravel(), ends)[::2]
+    beside: NDArray[Any] = np.zeros(len(label), np.uint32)
+    if beside_no_data_hw is not None:
+        beside = np.add.reduceat(beside_no_data_hw.ravel(), ends, dtype=np.uint32)[::2]
 
     def add_up(values: NDArray[np.int64]) -> NDArray[np.int64]:
         # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53
@@ -190,4 +221,5 @@ def sum_pixels(
         y_sum=add_up(length * y),
         bbox=np.stack([left_most, first[:, 0], right_most, last_row + 1], axis=1),
         first=first,
+        beside_no_data=add_up(beside),
     )

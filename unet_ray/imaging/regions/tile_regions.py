@@ -116,7 +116,12 @@ class Contacts(Columns):
 
 
 def find_tile_regions(
-    separated: SeparatedMask, prob_u8_hw: NDArray[np.uint8], core: Box, height: int, width: int
+    separated: SeparatedMask,
+    prob_u8_hw: NDArray[np.uint8],
+    core: Box,
+    height: int,
+    width: int,
+    beside_no_data_hw: NDArray[np.bool_] | None = None,
 ) -> TileRegions:
     """Measure one tile.
 
@@ -127,12 +132,15 @@ def find_tile_regions(
         core: Box of the core in the image (px).
         height: Height of the image (px).
         width: Width of the image (px).
+        beside_no_data_hw: Pixels of the core that share a side with a pixel that is not there,
+            whether in the core or beside it; None: every pixel is there.
 
     Returns:
         The finished regions of the tile, and its pieces of the others.
     """
     runs, place = separated.runs, (core.left, core.top)
-    sums, parts = sum_pixels(runs, prob_u8_hw, *place), Parts.of(runs, *place)
+    sums = sum_pixels(runs, prob_u8_hw, *place, beside_no_data_hw)
+    parts = Parts.of(runs, *place)
     seams = core.top > 0, core.bottom < height, core.left > 0, core.right < width
     at_edge = runs.row == 0, runs.row == core.height - 1, runs.start == 0, runs.stop == core.width
     is_open = np.zeros(len(sums), bool)

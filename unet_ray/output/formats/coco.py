@@ -21,6 +21,7 @@ from unet_ray.output.formats.common import (
     take_outlines,
 )
 from unet_ray.output.formats.names import ImageNames
+from unet_ray.output.pixel_area import PIXEL_SIDES, measure_pixel_area
 from unet_ray.output.reader import Tables
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.temporary import temporary_prefix
@@ -67,6 +68,8 @@ def write_coco(
                     size = {"height": row["height"], "width": row["width"]}
                     image = {"id": result.images, "file_name": names.of(row["image_uri"])} | size
                     image["image_uri"] = row["image_uri"]
+                    if measure_pixel_area(row) is not None:
+                        image["pixel_size_um"] = [row[side] for side in PIXEL_SIDES]
                     head.write(_format_item(image, result.images))
                     for annotation in _make_annotations(row, regions, as_polygons, result.notes):
                         if annotation["category_id"] not in classes:
@@ -102,12 +105,13 @@ def _make_annotations(
             None if counts is None else {"size": size, "counts": counts.decode()}
             for counts in encode_outlines(outlines, *size)
         )
+    pixel_um2 = measure_pixel_area(row)
     for code, found in zip(codes, regions.select(_ANNOTATION).to_pylist(), strict=True):
         if code is None:
             notes[_TOO_LONG] += 1
             continue
         box = found["bbox"]
-        yield {
+        annotation = {
             "category_id": found["class_id"],
             "segmentation": code,
             "area": found["area"],
@@ -120,6 +124,9 @@ def _make_annotations(
             "iscrowd": 0,
             "score": round(found["score"], 6),
         }
+        if pixel_um2 is not None:
+            annotation["area_um2"] = found["area"] * pixel_um2
+        yield annotation
 
 
 def _list_rings(outline: Any) -> list[list[float]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
@@ -27,16 +28,22 @@ from unet_ray.output.formats.common import (
     write_file,
 )
 from unet_ray.output.formats.names import ImageNames
+from unet_ray.output.pixel_area import measure_pixel_area
 from unet_ray.output.reader import Tables
 from unet_ray.storage.roots import Gate
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.temporary import temporary_prefix
-from unet_ray.tables.schemas import REGIONS, on_a_map
+from unet_ray.tables.schemas import REGIONS, column, on_a_map
 
 _BATCHES = 64
 """Images whose regions are a row group of a GeoParquet file."""
 _FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_max", "area"]
 """Columns of a region that GeoJSON keeps as properties."""
+_AREA_UM2 = column(
+    "area_um2", pa.float64(), "area (µm²); null if its pixel size is not known", True
+)
+_SIZED_REGIONS = REGIONS.append(_AREA_UM2)
+"""Columns of a region in GeoParquet, beside its place on the map."""
 
 
 def write_geojson(
@@ -67,7 +74,7 @@ def write_geojson(
                 else shapely.transform(outlines, lambda xy: xy * [1, -1])
             )
             crs = f'"crs": {json.dumps(_describe_crs(place))}, ' if place else ""
-            kept = regions.select(_FEATURE).to_pylist()
+            kept = _add_areas(regions, row).select([*_FEATURE, _AREA_UM2.name]).to_pylist()
             features = map(_format_feature, kept, shapely.to_geojson(outlines))
             uri = json.dumps(row["image_uri"])
             head = f'{{"type": "FeatureCollection", "image_uri": {uri}, {crs}"features": [\n'
@@ -94,7 +101,8 @@ def write_geoparquet(
 ) -> ExportResult:
     """Write the regions of georeferenced images, in one file per coordinate system.
 
-    The rows are those of `regions`, with the column `map_geometry` before all others.
+    The rows are those of `regions`, with the column `map_geometry` before all others and
+    `area_um2` after them.
 
     Args:
         shards: Current rows, shard by shard.
@@ -115,7 +123,8 @@ def write_geoparquet(
                         result.notes["images left out: not georeferenced by an EPSG code"] += 1
                         continue
                     regions, outlines = take_outlines(row, regions, result.notes)
-                    rows.add(place.epsg, shapely.to_wkb(place.to_map(outlines)), regions)
+                    sized = _add_areas(regions, row)
+                    rows.add(place.epsg, shapely.to_wkb(place.to_map(outlines)), sized)
                     result.count(images=1, regions=len(regions))
         for epsg in rows.codes:
             path = Path(folder) / f"epsg={epsg}.parquet"
@@ -127,6 +136,16 @@ def write_geoparquet(
     return result
 
 
+def _add_areas(regions: pa.Table, row: Mapping[str, Any]) -> pa.Table:
+    """Return the regions of an image with a column of their areas in µm²."""
+    pixel_um2 = measure_pixel_area(row)
+    if pixel_um2 is None:
+        areas = pa.nulls(len(regions), _AREA_UM2.type)
+    else:
+        areas = pc.multiply(regions["area"].cast(_AREA_UM2.type), pixel_um2)
+    return regions.append_column(_AREA_UM2, areas)
+
+
 class _RowsOnMaps:
     """Regions of any number of coordinate systems, kept in one file until each gets its own.
 
@@ -136,7 +155,7 @@ class _RowsOnMaps:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._schema = pa.schema([pa.field("map_geometry", pa.binary()), *REGIONS])
+        self._schema = pa.schema([pa.field("map_geometry", pa.binary()), *_SIZED_REGIONS])
         self._batches: dict[int, list[int]] = {}
         """Numbers of the batches of each EPSG code."""
         self._count = 0
@@ -156,7 +175,7 @@ class _RowsOnMaps:
 
     def add(self, epsg: int, geometry: NDArray[Any], regions: pa.Table) -> None:
         """Add the regions of an image, which may have none, with their outlines as WKB."""
-        columns = [pa.array(geometry, pa.binary()), *regions.select(REGIONS.names).columns]
+        columns = [pa.array(geometry, pa.binary()), *regions.select(_SIZED_REGIONS.names).columns]
         numbers = self._batches.setdefault(epsg, [])
         for batch in pa.Table.from_arrays(columns, schema=self._schema).to_batches():
             self._writer.write_batch(batch)
@@ -165,7 +184,7 @@ class _RowsOnMaps:
 
     def write_parquet(self, epsg: int, path: Path) -> None:
         """Write the rows of a coordinate system as GeoParquet."""
-        schema = on_a_map(REGIONS, epsg)
+        schema = on_a_map(_SIZED_REGIONS, epsg)
         with (
             pa.ipc.open_file(pa.memory_map(str(self._path))) as rows,
             pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer,

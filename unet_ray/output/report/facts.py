@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
+from unet_ray.output.pixel_area import PIXEL_SIDES, has_pixel_area
 from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace
@@ -46,10 +47,25 @@ _IMAGE_COLUMNS = (
     "height",
     "width",
     "image_bytes",
+    *PIXEL_SIDES,
 )
 """Columns of the view `date_images`."""
 _REGION_COLUMNS = ("run_id", "image_uri", "region_id", "area", "score")
 """Columns of the view `date_regions`."""
+_SUM_REGIONS = (
+    "WITH i AS (SELECT date, class_id, image, count(*)::DOUBLE AS c, sum(score)::DOUBLE AS s, "
+    "sum(log2(area)) AS l FROM measured GROUP BY date, class_id, image), "
+    "j AS (SELECT i.*, if(um2 IS NULL, 0, c) AS n, if(um2 IS NULL, 0, l + c * log2(um2)) AS u "
+    "FROM i LEFT JOIN pixel_areas USING (image)) "
+    "SELECT date, class_id, sum(c) AS c, sum(c * c) AS cc, sum(s) AS s, sum(s * s) AS ss, "
+    "sum(s * c) AS sc, sum(l) AS l, sum(l * l) AS ll, sum(l * c) AS lc, "
+    "sum(n) AS n, sum(n * n) AS nn, sum(u) AS u, sum(u * u) AS uu, sum(u * n) AS un "
+    "FROM j GROUP BY date, class_id"
+)
+"""Query for sums over images by date and class id. They are `c` number of regions, `s` sum of
+scores, `l` sum of log2 of areas, and their squares and products `cc`, `ss`, `ll`, `sc` and `lc`.
+Over the images with pixels of a known area `um2` they are `n` number of regions, `u` sum of log2 of
+areas in µm², `nn`, `uu` and `un`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,8 @@ class ClassFigures:
     figures: dict[str, Estimate | None]
     """Figures by name: share of pixels, regions per image, mean score and typical area.
 
-    A figure is None where there is nothing to compute it from.
+    The area is in pixels, and in µm² too if any image states the size of its pixels. A figure is
+    None where there is nothing to compute it from.
     """
 
 
@@ -173,6 +190,7 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
         rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
     )
     database.read("date_regions", regions.filter(pc.field("date") == date), _REGION_COLUMNS)
+    _store_pixel_areas(database, ours.filter(rows))
     by_date = _estimate_dates(database, regions, counts, classes, pixels)
     return Facts(
         date=date,
@@ -244,6 +262,17 @@ def _sum_pixels(
     return classes, {(row["date"], row["class_id"]): row for row in rows}
 
 
+def _store_pixel_areas(database: Workspace, images: Any) -> None:
+    """Store the area of a pixel `um2` of each image that states it, by hash of the image."""
+    database.read("sized", images.filter(has_pixel_area()), ("image_uri", "run_id", *PIXEL_SIDES))
+    area = " * ".join(PIXEL_SIDES)
+    database.store(
+        "pixel_areas",
+        f"SELECT hash(image_uri, run_id) AS image, any_value({area}) AS um2 "
+        "FROM sized GROUP BY image",
+    )
+
+
 def _estimate_dates(
     database: Workspace,
     regions: Any,
@@ -251,31 +280,22 @@ def _estimate_dates(
     classes: dict[int, str],
     pixels: dict[tuple[str, int], dict[str, float]],
 ) -> dict[str, dict[int, ClassFigures]]:
-    """Return the figures by date and class id.
-
-    The sums are over images: `c` number of regions, `s` sum of scores, `l` sum of log2 of areas,
-    and their squares and products `cc`, `ss`, `ll`, `sc` and `lc`.
-    """
+    """Return the figures by date and class id."""
     database.read("regions", regions, ("date", "run_id", "image_uri", "class_id", "area", "score"))
     database.store(
         "measured",
         "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions",
     )
-    sums = {
-        (row["date"], row["class_id"]): row
-        for row in database.table(
-            "WITH i AS (SELECT date, class_id, count(*)::DOUBLE AS c, sum(score)::DOUBLE AS s, "
-            "sum(log2(area)) AS l FROM measured GROUP BY date, class_id, image) "
-            "SELECT date, class_id, sum(c) AS c, sum(c * c) AS cc, sum(s) AS s, sum(s * s) AS ss, "
-            "sum(s * c) AS sc, sum(l) AS l, sum(l * l) AS ll, sum(l * c) AS lc "
-            "FROM i GROUP BY date, class_id"
-        ).to_pylist()
-    }
+    sums = {(row["date"], row["class_id"]): row for row in database.table(_SUM_REGIONS).to_pylist()}
     nothing: dict[str, float] = defaultdict(float)
+    is_sized = bool(database.value("SELECT count(*) FROM pixel_areas"))
     return {
         date: {
             number: _estimate_figures(
-                pixels.get((date, number), nothing), sums.get((date, number), nothing), count
+                pixels.get((date, number), nothing),
+                sums.get((date, number), nothing),
+                count,
+                is_sized,
             )
             for number in classes
         }
@@ -283,7 +303,9 @@ def _estimate_dates(
     }
 
 
-def _estimate_figures(p: dict[str, float], r: dict[str, float], images: int) -> ClassFigures:
+def _estimate_figures(
+    p: dict[str, float], r: dict[str, float], images: int, is_sized: bool
+) -> ClassFigures:
     """Return the figures of a class from its sums over masks `p` and over regions `r`."""
     figures: dict[str, Estimate | None] = {
         "share of pixels": _estimate_ratio(p["a"], p["p"], p["aa"], p["ap"], p["pp"])
@@ -293,11 +315,19 @@ def _estimate_figures(p: dict[str, float], r: dict[str, float], images: int) -> 
     figures["regions per image"] = Estimate(per_image, math.sqrt(spread / max(1, images)))
     figures["mean score"] = _estimate_ratio(r["s"], r["c"], r["ss"], r["sc"], r["cc"])
     log_area = _estimate_ratio(r["l"], r["c"], r["ll"], r["lc"], r["cc"])
-    area = 2**log_area.value if log_area else 0.0
-    figures["typical area (px)"] = (
-        Estimate(area, area * math.log(2) * log_area.error) if log_area else None
-    )
+    figures["typical area (px)"] = _raise_to_area(log_area)
+    if is_sized:
+        log_area = _estimate_ratio(r["u"], r["n"], r["uu"], r["un"], r["nn"])
+        figures["typical area (µm²)"] = _raise_to_area(log_area)
     return ClassFigures(int(p["a"]), int(r["c"]), figures)
+
+
+def _raise_to_area(log_area: Estimate | None) -> Estimate | None:
+    """Return an area and its error, given the mean of log2 of areas."""
+    if log_area is None:
+        return None
+    area = 2**log_area.value
+    return Estimate(area, area * math.log(2) * log_area.error)
 
 
 def _estimate_ratio(

@@ -18,14 +18,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from unet_ray.errors import ImageError, InputError
+from unet_ray.flags import parse_channels
 from unet_ray.image_sources.encoded import find_place, open_encoded, read_encoded
 from unet_ray.image_sources.names import split_uri
+from unet_ray.imaging.channels import (
+    ChannelSelection,
+    ChosenChannels,
+    ImageChannels,
+    InputChannels,
+    take_channels,
+    take_pages,
+)
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
-from unet_ray.imaging.drawing.overlay import class_colour
+from unet_ray.imaging.drawing.overlay import class_colour, stretch_contrast
 from unet_ray.imaging.drawing.panels import PANEL_PX, image_panel
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.outline_wkb import parse_outlines
+from unet_ray.output.pixel_area import PIXEL_SIDES, measure_pixel_area
 from unet_ray.output.report.facts import Facts
 from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.roots import Gate, Roots
@@ -106,6 +117,7 @@ def draw_gallery(
         by_image[uri].append((place, kind, region_id))
     rows, files = _read_regions(output, facts, [*by_image]), _read_sizes(database, [*by_image])
     cards, problems, decoder = dict[int, Card](), [], Decoder()
+    channels = _find_channels(facts)
     try:
         for uri, wanted in sorted(by_image.items()):
             if not gate.admits(split_uri(uri)[0]):
@@ -116,7 +128,7 @@ def draw_gallery(
                 found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts, files[uri])
                 if found.unsound:
                     problems.append(f"{found.unsound} regions of {uri}: damaged outlines")
-                image = _OpenImage(uri, files[uri], decoder, gate.roots)
+                image = _OpenImage(uri, files[uri], decoder, gate.roots, channels)
                 cards |= {
                     place: _draw_card(kind, image, found, region_id)
                     for place, kind, region_id in wanted
@@ -128,6 +140,20 @@ def draw_gallery(
     if gate.stopped:
         problems.append(f"{gate.stopped} images {gate.reason}")
     return [cards[place] for place in sorted(cards)], problems
+
+
+def _find_channels(facts: Facts) -> ChannelSelection | None:
+    """Return the channels that the network took of each image; None where no record tells it."""
+    for record in facts.records:
+        chosen, settings = record.get("input_channels"), record.get("config")
+        try:
+            if isinstance(settings, dict) and isinstance(settings.get("channels"), str):
+                return ChosenChannels(parse_channels(settings["channels"]))
+            if isinstance(chosen, list):
+                return InputChannels.of(len(chosen), tuple(chosen), record.get("image_channels"))
+        except (InputError, TypeError):  # whoever wrote the record
+            continue
+    return None
 
 
 def _choose(database: Workspace, each: int) -> Iterator[tuple[str, str, int | None]]:
@@ -157,10 +183,11 @@ def _choose(database: Workspace, each: int) -> Iterator[tuple[str, str, int | No
 
 
 def _read_sizes(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the height, width and bytes of images at the time they were segmented."""
+    """Return the height, width, bytes and pixel size of images at the time they were segmented."""
     database.read("chosen", pa.table({"image_uri": pa.array(uris, pa.string())}), ("image_uri",))
     rows = database.table(
-        "SELECT image_uri, height, width, image_bytes FROM date_images "
+        f"SELECT image_uri, height, width, image_bytes, {', '.join(PIXEL_SIDES)} "
+        "FROM date_images "
         "SEMI JOIN chosen USING (image_uri) WHERE error_type IS NULL ORDER BY segmented_at"
     ).to_pylist()
     return {row["image_uri"]: row for row in rows}
@@ -259,14 +286,23 @@ class _OpenImage:
         known: Height, width and image_bytes of its row.
         decoder: Decoder that opens or decodes it.
         roots: Folders outside of which nothing is opened.
+        channels: Channels that the network took of it; None: all.
 
     Raises:
         ImageError: The image cannot be read any more; the methods raise it too.
     """
 
-    def __init__(self, uri: str, known: dict[str, Any], decoder: Decoder, roots: Roots) -> None:
-        self.uri, self._decoder = uri, decoder
+    def __init__(
+        self,
+        uri: str,
+        known: dict[str, Any],
+        decoder: Decoder,
+        roots: Roots,
+        channels: ChannelSelection | None = None,
+    ) -> None:
+        self.uri, self._decoder, self._channels = uri, decoder, channels
         self.height, self.width = known["height"], known["width"]
+        self.pixel_um2 = measure_pixel_area(known)
         file, key = split_uri(uri)
         try:
             access = roots.confine(Storage.of(file))
@@ -275,15 +311,29 @@ class _OpenImage:
             raise ImageError("missing", f"the file cannot be read: {error}") from None
         if entry.size != known["image_bytes"]:
             raise ImageError("changed", "the file is not the one that was segmented")
-        place = find_place(decoder, access, entry, key)
+        self._place = find_place(decoder, access, entry, key)
+        place = take_pages(self._place, channels)
         self._pixels: NDArray[Any] | None = None
+        self._are_colours = False
         if self.height * self.width <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
             data = read_encoded(access, access.uri, place, limit=WHOLE_BYTES)
-            self._pixels = decoder.decode(data).samples
+            self._pixels = self._show(decoder.decode(data))
             if self._pixels.shape[:2] != (self.height, self.width):
                 raise ImageError("changed", "the image has another size than when segmented")
         else:
             decoder.open(open_encoded(access, access.uri, place))
+
+    def _show(self, image: DecodedImage) -> NDArray[Any]:
+        """Return the first channels that the network took: three, or one where it took fewer."""
+        taken = take_channels(image, self._place, self._channels)
+        self._are_colours = ImageChannels.of(taken).is_colour
+        return taken.samples[:, :, : 3 if taken.samples.shape[2] >= 3 else 1]
+
+    def _stretch(self, shown_hwc: NDArray[Any]) -> NDArray[Any]:
+        """Stretch each of several channels by itself unless they are colours: ranges differ."""
+        if shown_hwc.shape[2] == 1 or self._are_colours:
+            return shown_hwc
+        return np.dstack([*map(stretch_contrast, np.moveaxis(shown_hwc, 2, 0))])
 
     @property
     def all(self) -> Box:
@@ -293,15 +343,15 @@ class _OpenImage:
     def read(self, place: Box) -> NDArray[Any]:
         """Return a part of the image, HWC."""
         if self._pixels is None:
-            return self._decoder.window(place).samples
-        return self._pixels[place.top : place.bottom, place.left : place.right]
+            return self._stretch(self._show(self._decoder.window(place)))
+        return self._stretch(self._pixels[place.top : place.bottom, place.left : place.right])
 
     @cached_property
     def thumbnail(self) -> NDArray[Any]:
         """A thumbnail of the image: every n-th row and column, HWC, some 1024 px a side at most."""
         step = max(1, max(self.height, self.width) // _DETAIL_PX)
         if self._pixels is not None:
-            return self._pixels[::step, ::step]
+            return self._stretch(self._pixels[::step, ::step])
         if self.height * self.width > _MAX_THUMBNAIL_PIXELS:
             return np.full((-(-self.height // step), -(-self.width // step), 1), 128, np.uint8)
         rows = max(1, _STRIP_PIXELS // (self.width * step)) * step
@@ -309,8 +359,8 @@ class _OpenImage:
             Box(top, 0, min(top + rows, self.height), self.width)
             for top in range(0, self.height, rows)
         ]
-        windows = (self._decoder.window(strip).samples for strip in strips)
-        return np.concatenate([window[::step, ::step] for window in windows])
+        windows = (self._show(self._decoder.window(strip)) for strip in strips)
+        return self._stretch(np.concatenate([window[::step, ::step] for window in windows]))
 
 
 def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
@@ -394,4 +444,7 @@ def _write_caption(image: _OpenImage, rows: Any, region_id: int | None, place: B
     if region_id is None:
         return f"{len(rows):,} regions; {size}"
     row = rows.filter(pc.equal(rows["region_id"], region_id)).to_pylist()[0]
-    return f"{row['class_name']}, {row['area']} px, score {row['score']:.3f}; {size}"
+    area = f"{row['area']} px"
+    if image.pixel_um2 is not None:
+        area += f" ({row['area'] * image.pixel_um2:.4g} µm²)"
+    return f"{row['class_name']}, {area}, score {row['score']:.3f}; {size}"

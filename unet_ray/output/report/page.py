@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from unet_ray.output.report.charts import draw_histogram
 from unet_ray.output.report.drift import MIN_EARLIER_DATES, compare
 from unet_ray.output.report.facts import AREA_BINS_PER_DOUBLING, SCORE_BINS, Facts, Histogram
 from unet_ray.output.report.gallery import KINDS, Card
+from unet_ray.segmentation.result import describe_other_sizes
 
 
 def draw_page(facts: Facts, cards: list[Card], problems: list[str], tables: str) -> str:
@@ -33,11 +35,7 @@ def draw_page(facts: Facts, cards: list[Card], problems: list[str], tables: str)
         facts=facts,
         tables=tables,
         tiles=_make_tiles(facts),
-        messages=[
-            f"{r.get('run_id', '')}: {r['status']}, {r['message']}"
-            for r in facts.records
-            if r.get("message")
-        ],
+        messages=_list_messages(facts.records),
         classes=[
             _describe_class(facts, number, index) for index, number in enumerate(facts.classes)
         ],
@@ -61,6 +59,21 @@ def format_figure(value: float | None) -> str:
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def _list_messages(records: list[dict[str, Any]]) -> list[str]:
+    """Return how runs ended badly, and a line about images of another pixel size."""
+    messages = [
+        f"{record.get('run_id', '')}: {record['status']}, {record['message']}"
+        for record in records
+        if record.get("message")
+    ]
+    sizes, model_size_um = Counter[str](), None
+    for record in records:
+        sizes.update(record.get("other_pixel_sizes") or {})
+        model_size_um = record.get("model_pixel_size_um") or model_size_um
+    line = describe_other_sizes(dict(sizes.most_common()), model_size_um)
+    return [*messages, *([f"pixel sizes: {line}"] if line else [])]
 
 
 def _make_tiles(facts: Facts) -> list[dict[str, Any]]:

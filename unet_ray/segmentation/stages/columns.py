@@ -13,6 +13,7 @@ from unet_ray.errors import ImageError, one_line
 from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.image_place import ImageKey, ImagePlace, PagePlace
+from unet_ray.tables.binary_columns import unpack_bits
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 _PAGE = pa.struct(
@@ -151,23 +152,31 @@ def _page_place(row: dict[str, Any]) -> PagePlace:
 
 def found_row(image: DecodedImage) -> dict[str, Any]:
     """Return what decoding an image found out beside its pixels, as columns of PIXELS."""
-    valid, size = image.valid, image.pixel_size_um or (None, None)
+    valid = image.valid
     return {
         "valid": None if valid is None else np.packbits(valid).tobytes(),
         "valid_pixels": image.height * image.width if valid is None else int(valid.sum()),
-        "pixel_size_x_um": size[0],
-        "pixel_size_y_um": size[1],
         "note": "; ".join(image.notes) or None,
-    }
+    } | pixel_size_row(image)
+
+
+def pixel_size_row(image: DecodedImage) -> dict[str, float | None]:
+    """Return the pixel size of an image as columns of PIXELS."""
+    width_um, height_um = image.pixel_size_um or (None, None)
+    return {"pixel_size_x_um": width_um, "pixel_size_y_um": height_um}
+
+
+def read_pixel_size(row: dict[str, Any]) -> tuple[float, float] | None:
+    """Return the pixel size that `pixel_size_row` put into a row."""
+    width_um, height_um = row["pixel_size_x_um"], row["pixel_size_y_um"]
+    return None if width_um is None or height_um is None else (width_um, height_um)
 
 
 def valid_mask(row: dict[str, Any]) -> NDArray[np.bool_] | None:
     """Return the pixels of an image that are there, (H, W); None if all of them are."""
-    if row["valid"] is None:
+    if row.get("valid") is None:
         return None
-    bits = np.frombuffer(row["valid"], np.uint8)
-    size = row["height"], row["width"]
-    return np.unpackbits(bits, count=size[0] * size[1]).view(bool).reshape(size)
+    return unpack_bits(row["valid"], row["height"], row["width"])
 
 
 def failure(error: Exception, stage: str) -> dict[str, Any]:

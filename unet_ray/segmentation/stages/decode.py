@@ -12,9 +12,11 @@ import numpy as np
 
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import read_encoded
+from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
+from unet_ray.imaging.resampling import find_factors
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import PIXELS, failure, found_row, image_place
@@ -66,6 +68,10 @@ class Decode:
     """True if the plan's etags are the store's: a file with another etag has changed since."""
     block_bytes: int
     """Decoded bytes at which a table is handed on."""
+    channels: ChannelSelection | None = None
+    """Channels that the network takes of each image; None: all."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Width and height of pixels for the network (µm); None: images are not resampled."""
     lossy_samples: bool = False
     """True to round whole numbers that float32 does not hold."""
 
@@ -103,9 +109,13 @@ class Decode:
             return row, None
         started = time.perf_counter()
         try:
+            place = take_pages(image_place(row), self.channels)
+        except ImageError as error:
+            return row | failure(error, "decode"), None
+        try:
             # a file without an etag was not seen when it was listed: it is not read as if it were
             etag = row["image_etag"] if self.check_etags or not row["image_etag"] else None
-            data = read_encoded(self.access, row["file_uri"], image_place(row), etag, limit)
+            data = read_encoded(self.access, row["file_uri"], place, etag, limit)
         except Exception as error:
             return row | ({} if _is_too_large(error) else failure(error, "read")), None
         if isinstance(data, bytes):
@@ -116,7 +126,10 @@ class Decode:
         started = time.perf_counter()
         try:
             decoded = process_decoder().decode(data, WHOLE_PIXELS, self.lossy_samples)
+            decoded = take_channels(decoded, image_place(row), self.channels)
             image = self.preprocessing.check(decoded.samples, decoded.valid)
+            if self.pixel_size_um is not None:  # where it cannot be resampled, it fails here
+                find_factors(decoded.pixel_size_um, self.pixel_size_um)
             height, width, channels = image.shape
             found = found_row(decoded) | {
                 "height": height,

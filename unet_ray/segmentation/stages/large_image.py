@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,27 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
+from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
+from unet_ray.imaging.codecs.alpha import AlphaCounts
+from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.imaging.codecs.range_file import RangeFile
 from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.regions import find_beside_no_data
 from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
+from unet_ray.imaging.resampling import Pixels, Resampling
 from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
+from unet_ray.network.resampled_predictor import ResampledPredictor, TilePixels
 from unet_ray.prefetch import ahead
-from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, image_place
+from unet_ray.segmentation.stages.columns import (
+    PROBABILITIES,
+    failure,
+    image_place,
+    pixel_size_row,
+)
 from unet_ray.segmentation.stages.measure import Measure, nested_list
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import MASKS, REGIONS
@@ -55,6 +68,10 @@ class PredictLarge:
         measure: Stage that turns prob_u8 into rows.
         check_etags: True if the plan's etags are those of the store.
         post: Function that is called with tiles, (done, to do) since the last call.
+        channels: Channels that the network takes of each image; None: all.
+        pixel_size_um: Width and height of pixels for the network (µm); None: images are not
+            resampled.
+        lossy_samples: True to round whole numbers that float32 does not hold.
     """
 
     access: Storage
@@ -62,6 +79,9 @@ class PredictLarge:
     measure: Measure
     check_etags: bool
     post: Callable[[int, int], None]
+    channels: ChannelSelection | None = None
+    pixel_size_um: tuple[float, float] | None = None
+    lossy_samples: bool = False
     _places: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
     )
@@ -98,6 +118,45 @@ def _name_stage(error: Exception, stage: str) -> str:
     return "read" if isinstance(error, ImageError) and error.error_type in _STORE_ERRORS else stage
 
 
+@dataclass(frozen=True)
+class _TileValid:
+    """Pixels of a tile that are there."""
+
+    extended: NDArray[np.bool_]
+    """Those of the core and its halo, HW."""
+    beside_no_data: NDArray[np.bool_]
+    """Pixels of the core that share a side with one that is not there, HW."""
+
+    @staticmethod
+    def of(
+        windows: list[tuple[Box, NDArray[np.bool_]]], tile: Tile, height: int, width: int
+    ) -> _TileValid:
+        """Return what windows tell of a tile.
+
+        Args:
+            windows: Windows in which a pixel may be missing, each with its pixels that are there.
+                Together with those in which none is, they hold the extended core and, where it does
+                not end at the image's edge, a pixel around it.
+            tile: The tile.
+            height: Height of the image (px).
+            width: Width of the image (px).
+        """
+        around = tile.extended.grown(1, height, width)
+        valid = np.ones((around.height, around.width), bool)
+        for box, valid_hw in windows:
+            shared = around.clipped(box)
+            _cut(valid, around, shared)[:] = _cut(valid_hw, box, shared)
+        beside = find_beside_no_data(valid)
+        return _TileValid(_cut(valid, around, tile.extended), _cut(beside, around, tile.core))
+
+
+def _cut(array_hw: NDArray[np.bool_], box: Box, part: Box) -> NDArray[np.bool_]:
+    """Return a part of the image from an array that covers `box`."""
+    return array_hw[
+        part.top - box.top : part.bottom - box.top, part.left - box.left : part.right - box.left
+    ]
+
+
 @dataclass
 class _LargeImage:
     """State of one image while its tiles are processed."""
@@ -109,65 +168,130 @@ class _LargeImage:
     decoder: Decoder = field(default_factory=Decoder)
     mask_rows: list[dict[str, Any]] = field(default_factory=list)
     mergers: list[RegionMerger] = field(default_factory=list)
+    alpha: AlphaCounts | None = None
+    """Alpha of the cores that were read; None: the image has none."""
     _adding: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self) -> None:
-        """Predict and measure every tile."""
+        """Predict and measure every tile; once more if alpha turns out to say nothing."""
         config, row = self.config, self.row
         row |= {"predict_s": 0.0, "measure_s": 0.0}
         etag = row["image_etag"] if config.check_etags else None
-        file = open_encoded(config.access, row["file_uri"], image_place(row), etag)
-        row |= {"image_bytes": file.size}
         with self._at("decode"):
-            height, width = self.decoder.open(file)
+            place = take_pages(image_place(row), config.channels)
+        file = open_encoded(config.access, row["file_uri"], place, etag)
+        row |= {"image_bytes": file.size}
+        self._work_through(file, is_opaque=False)
+        if self.alpha is not None:
+            with self._at("decode"):
+                self.alpha.check()
+            row["note"] = "; ".join(self.alpha.notes) or None
+            if self.alpha.is_opaque and row["valid_pixels"] < row["height"] * row["width"]:
+                self._work_through(file, is_opaque=True)
+        if config.check_etags:
+            check_unchanged(config.access, row["file_uri"], row["image_etag"])
+
+    def _work_through(self, file: RangeFile, is_opaque: bool) -> None:
+        """Predict and measure every tile.
+
+        Args:
+            file: File of the image.
+            is_opaque: True if the image's alpha is known to say nothing.
+        """
+        config, row = self.config, self.row
+        with self._at("decode"):
+            height, width = self.decoder.open(file, is_opaque, config.lossy_samples)
             if height * width > MAX_PIXELS_PER_BYTE * row["image_bytes"]:
                 size = f"{width}×{height} px out of {row['image_bytes']} bytes"
                 raise ImageError("too_large", f"{size}: a decompression bomb")
-        row |= {"height": height, "width": width}
+        row |= {"height": height, "width": width, "valid_pixels": 0}
+        self.mask_rows = []
         self.mergers = [
             RegionMerger(height, width, config.measure.max_regions) for _ in config.measure.classes
         ]
-        tiles = config.predictor.tiles(height, width)
+        resampling = self._find_resampling()
+        tiles = self.predictor.tiles(resampling)
         config.post(0, len(tiles))
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as measuring:
-            windows, predictor = ahead(reading, self._read, tiles, _AHEAD), config.predictor
+            read = partial(self._read, resampling)
+            windows, predictor = ahead(reading, read, tiles, _AHEAD), config.predictor
             predicted = ahead(predictor.lanes, self._predict, windows, predictor.lane_count)
             for measured in ahead(measuring, self._measure, predicted, _AHEAD):
                 self._keep(measured)
                 config.post(1, 0)
-        if config.check_etags:
-            check_unchanged(config.access, row["file_uri"], row["image_etag"])
 
-    def _read(self, tile: Tile) -> tuple[Tile, NDArray[Any]]:
+    @property
+    def predictor(self) -> ResampledPredictor:
+        """Predictor of tiles of the image's own pixels."""
+        return ResampledPredictor(self.config.predictor)
+
+    def _find_resampling(self) -> Resampling:
+        """Return how the image is resampled for the network."""
+        size, wanted_um = (self.row["height"], self.row["width"]), self.config.pixel_size_um
+        with self._at("decode"):
+            own_um = self.decoder.window(Box(0, 0, 1, 1)).pixel_size_um if wanted_um else None
+            return Resampling.to_pixel_size(*size, own_um, wanted_um)
+
+    def _read(
+        self, resampling: Resampling, tile: Tile
+    ) -> tuple[Tile, TilePixels, _TileValid | None]:
+        """Return the pixels of a tile, and which of them are there; None: all of them."""
+        masks: list[tuple[Box, NDArray[np.bool_]]] = []
+        uncounted = tile.core
+
+        def read(box: Box) -> Pixels:
+            nonlocal uncounted
+            part = uncounted.clipped(box)  # windows of a tile go down the image, and may overlap
+            window = self._window(box, part)
+            uncounted = replace(uncounted, top=max(uncounted.top, part.bottom))
+            if window.valid is not None:
+                masks.append((box, window.valid))
+            samples = self.config.predictor.preprocessing.check(window.samples, window.valid)
+            return Pixels(samples, window.valid)
+
         with self._at("decode"), self._timed("decode_s"):
-            pixels = self.config.predictor.read_tile(
-                self._window, self.row["height"], self.row["width"], tile
-            )
-        return tile, pixels
+            pixels = self.predictor.read_tile(read, tile, resampling)
+        size = self.row["height"], self.row["width"]
+        return tile, pixels, _TileValid.of(masks, tile, *size) if masks else None
 
-    def _window(self, box: Box) -> NDArray[Any]:
-        window = self.decoder.window(box)
-        self.row["channels"] = window.samples.shape[2]
-        return self.config.predictor.preprocessing.check(window.samples)
+    def _window(self, box: Box, counted: Box) -> DecodedImage:
+        """Return a window of the image, of which the alpha of a part is counted."""
+        has_counted = counted.height > 0 and counted.width > 0
+        window = self.decoder.window(box, counted if has_counted else None)
+        if window.alpha is not None and has_counted:
+            self.alpha = window.alpha if self.alpha is None else self.alpha + window.alpha
+        window = take_channels(window, image_place(self.row), self.config.channels)
+        self.row |= {"channels": window.samples.shape[2]} | pixel_size_row(window)
+        return window
 
-    def _predict(self, window: tuple[Tile, NDArray[Any]]) -> tuple[Tile, NDArray[np.uint8]]:
-        tile, pixels = window
-        predictor = self.config.predictor
-        with self._at("predict"), self._timed("predict_s", predictor.lane_count):
-            prob_u8 = predictor.predict_tile(pixels, tile)
-        return tile, prob_u8
+    def _predict(
+        self, window: tuple[Tile, TilePixels, _TileValid | None]
+    ) -> tuple[Tile, NDArray[np.uint8], _TileValid | None]:
+        tile, pixels, valid = window
+        with self._at("predict"), self._timed("predict_s", self.config.predictor.lane_count):
+            prob_u8 = self.predictor.predict_tile(pixels, tile)
+        if valid is not None:
+            prob_u8[:, ~valid.extended] = 0
+        return tile, prob_u8, valid
 
     def _measure(
-        self, predicted: tuple[Tile, NDArray[np.uint8]]
+        self, predicted: tuple[Tile, NDArray[np.uint8], _TileValid | None]
     ) -> list[tuple[dict[str, Any], TileRegions]]:
-        tile, prob_u8_khw = predicted
+        tile, prob_u8_khw, valid = predicted
         measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
+        beside = None if valid is None else valid.beside_no_data
+        self.row["valid_pixels"] += (
+            tile.core.height * tile.core.width
+            if valid is None
+            else int(valid.extended[tile.inner].sum())
+        )
         with self._at("measure"), self._timed("measure_s"):
             for index in range(len(measure.classes)):
                 mask, separated = measure.rule.cut(index, prob_u8_khw, tile.inner)
                 row = measure.mask_row(self.row["image_uri"], index, mask, tile.core)
                 prob_u8 = np.ascontiguousarray(prob_u8_khw[index][tile.inner])
-                found.append((row, find_tile_regions(separated, prob_u8, tile.core, *size)))
+                regions = find_tile_regions(separated, prob_u8, tile.core, *size, beside)
+                found.append((row, regions))
         return found
 
     def _keep(self, measured: list[tuple[dict[str, Any], TileRegions]]) -> None:

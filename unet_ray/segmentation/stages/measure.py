@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
+from unet_ray.image_sources.reader_versions import reader_version
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.postprocessing import Postprocessing
-from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, find_regions
+from unet_ray.imaging.regions.regions import (
+    MAX_REGIONS,
+    Regions,
+    find_beside_no_data,
+    find_regions,
+)
 from unet_ray.imaging.regions.run_lengths import encode_rle
-from unet_ray.segmentation.stages.columns import ROWS, STAGES, failure
+from unet_ray.segmentation.stages.columns import ROWS, STAGES, failure, valid_mask
 from unet_ray.segmentation.stages.work_done import WorkDone
 from unet_ray.tables.binary_columns import view_samples
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
@@ -74,7 +80,7 @@ class Measure:
         if masks.is_valid:  # a large image, already measured tile by tile
             counted = {"region_count": len(regions)}
             return Measured(
-                row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS)
+                row | self._stamp(row) | counted, _rows(masks, MASKS), _rows(regions, REGIONS)
             )
         try:
             assert prob_u8 is not None
@@ -94,10 +100,10 @@ class Measure:
             The image's rows of the three tables.
         """
         started = time.perf_counter()
-        masks, regions = self._tables(row["image_uri"], prob_u8_khw)
+        masks, regions = self._tables(row["image_uri"], prob_u8_khw, valid_mask(row))
         return Measured(
             row
-            | self._stamp()
+            | self._stamp(row)
             | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
             masks,
             regions,
@@ -105,12 +111,17 @@ class Measure:
 
     def _fail(self, row: dict[str, Any]) -> Measured:
         return Measured(
-            row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table()
+            row | self._stamp(row) | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table()
         )
 
-    def _stamp(self) -> dict[str, Any]:
-        digests = {"model_digest": self.model_digest, "config_digest": self.config_digest}
-        return digests | {"run_id": self.run_id, "segmented_at": datetime.now(UTC)}
+    def _stamp(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "model_digest": self.model_digest,
+            "config_digest": self.config_digest,
+            "reader_version": reader_version(row.get("file_uri", row["image_uri"])),
+            "run_id": self.run_id,
+            "segmented_at": datetime.now(UTC),
+        }
 
     @staticmethod
     def join(measured: list[Measured]) -> Any:
@@ -122,15 +133,22 @@ class Measure:
         columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
         return pa.Table.from_arrays(columns, schema=ROWS)
 
-    def _tables(self, uri: str, prob_u8_khw: NDArray[np.uint8]) -> tuple[Any, Any]:
+    def _tables(
+        self, uri: str, prob_u8_khw: NDArray[np.uint8], valid_hw: NDArray[np.bool_] | None
+    ) -> tuple[Any, Any]:
         whole = Box(0, 0, *prob_u8_khw.shape[1:])
+        beside = None if valid_hw is None else find_beside_no_data(valid_hw)
         found, masks = [], []
         for index in range(len(self.classes)):
             mask, separated = self.rule.cut(index, prob_u8_khw)
             masks.append(self.mask_row(uri, index, mask, whole))
             found.append(
                 find_regions(
-                    separated, prob_u8_khw[index], self.rule.least[index], self.max_regions
+                    separated,
+                    prob_u8_khw[index],
+                    self.rule.least[index],
+                    self.max_regions,
+                    beside,
                 )
             )
             _check_bytes(found)  # before the next class takes as much
@@ -184,6 +202,7 @@ class Measure:
             "centroid_y": found.centroid[:, 1],
             "touches_border": found.touches_border,
             "geometry": pa.array(found.geometry, pa.binary()),
+            "touches_no_data": found.touches_no_data,
         }
         return pa.Table.from_pydict(columns, schema=REGIONS)
 

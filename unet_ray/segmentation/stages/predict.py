@@ -11,8 +11,15 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from unet_ray.imaging.resampling import Pixels, Resampling
 from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
-from unet_ray.segmentation.stages.columns import PROBABILITIES, failure, valid_mask
+from unet_ray.network.resampled_predictor import ResampledPredictor
+from unet_ray.segmentation.stages.columns import (
+    PROBABILITIES,
+    failure,
+    read_pixel_size,
+    valid_mask,
+)
 from unet_ray.segmentation.stages.large_image import PredictLarge
 from unet_ray.tables.binary_columns import table_with, view_samples
 
@@ -23,6 +30,8 @@ class Predict:
 
     predictor: Predictor
     large: PredictLarge
+    pixel_size_um: tuple[float, float] | None = None
+    """Width and height of pixels for the network (µm); None: images are not resampled."""
 
     def __call__(self, pixels: Any) -> Iterator[Any]:
         """Predict the images with pixels together, then those without pixels one by one."""
@@ -46,7 +55,8 @@ class Predict:
             if found is not None
         }
         try:
-            outputs, seconds = self.predictor.predict_timed(list(images.values()))
+            chosen = [rows[index] for index in images]
+            outputs, seconds = self._predict_images(chosen, list(images.values()))
             found = dict(zip(images, outputs, strict=True))
         except Exception:
             started = time.perf_counter()
@@ -65,13 +75,28 @@ class Predict:
     def _as_image(row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
         return samples.view(row["dtype"]).reshape(row["height"], row["width"], row["channels"])
 
+    def _predict_images(
+        self, rows: list[dict[str, Any]], images: list[NDArray[Any]]
+    ) -> tuple[list[NDArray[np.uint8]], float]:
+        """Predict images, resampled if need be; return what `Predictor.predict_timed` does."""
+        if self.pixel_size_um is None:
+            return self.predictor.predict_timed(images)
+        resamplings = [
+            Resampling.to_pixel_size(
+                row["height"], row["width"], read_pixel_size(row), self.pixel_size_um
+            )
+            for row in rows
+        ]
+        pixels = [Pixels(image, valid_mask(row)) for row, image in zip(rows, images, strict=True)]
+        return ResampledPredictor(self.predictor).predict_timed(pixels, resamplings)
+
     def _predict_singly(
         self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]
     ) -> dict[int, NDArray[np.uint8]]:
         found = {}
         for index, image in images.items():
             try:
-                found[index] = self.predictor.predict([image])[0]
+                found[index] = self._predict_images([rows[index]], [image])[0][0]
             except Exception as error:
                 if is_device_lost(error):
                     raise

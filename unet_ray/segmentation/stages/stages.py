@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unet_ray.imaging.channels import ChannelSelection
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
 from unet_ray.network.preprocessing import Preprocessing
@@ -31,6 +32,10 @@ class Stages:
     predictor: PredictorConfig
     """Settings of tiling and of the network."""
     measure: Measure
+    channels: ChannelSelection
+    """Channels that the network takes of each image."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Width and height of pixels for the network (µm); None: images are not resampled."""
     lossy_samples: bool = False
     """True to round whole numbers that float32 does not hold."""
 
@@ -42,7 +47,9 @@ class Stages:
             self.preprocessing,
             self.check_etags,
             self.block_bytes,
-            lossy_samples=self.lossy_samples,
+            self.channels,
+            self.pixel_size_um,
+            self.lossy_samples,
         )
 
     def build_predict(self, model: Model, tell: Callable[[int, int], None]) -> Predict:
@@ -59,5 +66,14 @@ class Stages:
         from unet_ray.segmentation.stages.predict import Predict
 
         predictor = Predictor(model.build(), model.preprocessing, self.predictor)
-        large = PredictLarge(self.access, predictor, self.measure, self.check_etags, tell)
-        return Predict(predictor, large)
+        large = PredictLarge(
+            self.access,
+            predictor,
+            self.measure,
+            self.check_etags,
+            tell,
+            self.channels,
+            self.pixel_size_um,
+            self.lossy_samples,
+        )
+        return Predict(predictor, large, self.pixel_size_um)

@@ -21,6 +21,10 @@ class DanglingLinkError(OSError):
     """A link to nothing is at a path: to a file that is gone, or to a disk that is not mounted."""
 
 
+class OutsideError(PermissionError):
+    """A link leads to a file outside of the folders in which files may be opened."""
+
+
 class FileTooLargeError(OSError):
     """A file is longer than its reader takes. None of its bytes were kept."""
 

@@ -24,6 +24,7 @@ from unet_ray.storage.backends.base import (
     FileInfo,
     IrregularFileError,
     Links,
+    OutsideError,
     check_size,
 )
 from unet_ray.storage.backends.local_walk import FolderWalk, stat_path, to_file_info
@@ -88,7 +89,7 @@ class LocalBackend(Backend):
             real = _find_real_path(file, uri)
             if not any(is_below(real, folder) for folder in self._within):
                 file.close()
-                raise PermissionError(
+                raise OutsideError(
                     errno.EACCES, f"it really is {real}, out of what was listed", uri
                 )
         return file
@@ -144,6 +145,22 @@ class LocalBackend(Backend):
     def arrow_handler(self) -> pyarrow.fs.FSSpecHandler:
         """Handler that stores whole files only."""
         return _WholeFiles(self.filesystem)
+
+
+def delete_tree(path: str) -> None:
+    """Remove a folder with all that is in it, hidden files too; a missing one is no error.
+
+    No link is followed: it may lead to files of somebody else.
+    """
+    if os.path.islink(path):
+        os.unlink(path)
+        return
+    for folder, folders, names in os.walk(path):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in [*names, *links]:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+    shutil.rmtree(path, ignore_errors=True)  # folders, of which NFS may hold one for a while
 
 
 class FileBeside:

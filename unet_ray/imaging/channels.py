@@ -1,0 +1,331 @@
+"""Channels of an image, and which of them a network takes: by name, by index, or by their count.
+
+Example, a model that was trained on `--channels actin,DAPI`::
+
+    channels of the image    DAPI   brightfield   actin
+    index                    0      1             2
+    channels of the model    actin, DAPI
+    located                  2, 0
+
+Names are compared without case and without spaces around them. The colours of a photograph are
+channels with names, R, G and B, so that a fluorescence image never passes for one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from unet_ray.errors import ImageError, InputError
+from unet_ray.flags import (
+    MAX_CHANNELS,
+    NAME_RULE,
+    check_range,
+    fold_channel,
+    is_channel_index,
+    is_name,
+)
+from unet_ray.imaging.codecs.decoded_image import COLOURS, DecodedImage
+from unet_ray.imaging.codecs.image_place import ImagePlace
+from unet_ray.text import escape_controls
+
+_COLOUR_KEYS = tuple(map(fold_channel, COLOURS))
+_SHOWN_NAMES = 16
+"""Largest number of names that a message shows."""
+_SHOWN_CHARACTERS = 40
+"""Longest part of a name that a message shows."""
+
+
+@dataclass(frozen=True)
+class ImageChannels:
+    """Channels that an image has."""
+
+    count: int
+    """Number of channels."""
+    names: tuple[str, ...] = ()
+    """Names in the order of the channels, as the file has them; empty: it has none."""
+
+    @staticmethod
+    def of(image: DecodedImage | ImagePlace) -> ImageChannels:
+        """Return the channels of an image that was decoded, or that has a page for each channel."""
+        count = image.samples.shape[2] if isinstance(image, DecodedImage) else len(image.pages)
+        return ImageChannels(count, image.channels if len(image.channels) == count else ())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names as they are compared; empty where they do not tell all channels apart."""
+        keys = tuple(map(fold_channel, self.names))
+        are_sound = all(map(is_name, self.names)) and len(set(keys)) == len(keys) == self.count
+        return keys if are_sound else ()
+
+    @property
+    def kind(self) -> tuple[int, frozenset[str]]:
+        """Equal for images with the same channels, in any order."""
+        return self.count, frozenset(self.keys)
+
+    @property
+    def is_colour(self) -> bool:
+        """True if the channels are R, G and B."""
+        return self.keys == _COLOUR_KEYS
+
+    @property
+    def is_grey(self) -> bool:
+        """True if there is one channel, and it has no name."""
+        return self.count == 1 and not self.keys
+
+    def __str__(self) -> str:
+        """Describe the channels for a message: `the channels DAPI, actin`."""
+        if self.is_colour:
+            return "the colours R, G, B"
+        if self.keys:
+            return f"the channel{'s' * (self.count > 1)} {show_names(self.names)}"
+        counted = "1 channel" if self.count == 1 else f"{self.count} channels"
+        if self.names:
+            return f"{counted} whose names do not tell them apart ({show_names(self.names)})"
+        return f"{counted} without {'a name' if self.count == 1 else 'names'}"
+
+
+def show_names(names: Sequence[str]) -> str:
+    """Return the names of channels for a message: the first of many, none of them long."""
+    shown = [
+        escape_controls(name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}…")
+        for name in names[:_SHOWN_NAMES]
+    ]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+@dataclass(frozen=True)
+class ChosenChannels:
+    """Channels that somebody chose with `--channels`, by name or by index from 0."""
+
+    tokens: tuple[str, ...]
+    """Name or index of each channel, as `flags.parse_channels` returns them."""
+
+    def locate(self, image: ImageChannels) -> tuple[int, ...]:
+        """Return the index of each channel in an image.
+
+        Raises:
+            ImageError: `unsupported`: the image does not have a channel, or a token means two.
+        """
+        places = tuple(self._find(token, image) for token in self.tokens)
+        place, times = Counter(places).most_common(1)[0]
+        if times > 1:
+            same = [t for t, found in zip(self.tokens, places, strict=True) if found == place]
+            self._refuse(f"{show_names(same)} are the same channel of {image}; give it once")
+        return places
+
+    def _find(self, token: str, image: ImageChannels) -> int:
+        name, index = _read_token(token)
+        named = [place for place, each in enumerate(image.names) if fold_channel(each) == name]
+        has_index = index is not None and index < image.count
+        if len(named) > 1:
+            self._refuse(
+                f"{len(named)} channels have the name {show_names([token])}: the image has {image};"
+                f" give {' or '.join(f'index:{place}' for place in named)}"
+            )
+        if named and has_index and named != [index]:
+            self._refuse(
+                f"{token} is the name of the channel with index {named[0]}, and the index of "
+                f"another one: the image has {image}; give name:{token} or index:{token}"
+            )
+        if named:
+            return named[0]
+        if index is None or not has_index:
+            self._refuse(
+                f"there is no channel {show_names([token])}: the image has {image}; give "
+                f"{'names or ' if image.names else ''}indices from 0 to {image.count - 1}"
+            )
+        return index
+
+    def _refuse(self, message: str) -> NoReturn:
+        raise ImageError("unsupported", f"--channels {show_names(self.tokens)}: {message}")
+
+
+def _read_token(token: str) -> tuple[str | None, int | None]:
+    """Return the name, as it is compared, and the index that a token may mean."""
+    kind, _, rest = token.partition(":")
+    if kind == "name" and rest:
+        return fold_channel(rest), None
+    if kind == "index" and rest:
+        return None, int(rest)
+    return fold_channel(token), int(token) if is_channel_index(token) else None
+
+
+def _name_some(image: ImageChannels, count: int) -> Sequence[str]:
+    """Return the first channels of an image as `--channels` takes them: names, else indices."""
+    names = image.names[:count]
+    are_plain = not any("," in name or ":" in name or is_channel_index(name) for name in names)
+    if image.keys and are_plain:
+        return names
+    return [f"index:{place}" if image.names else str(place) for place in range(count)]
+
+
+@dataclass(frozen=True)
+class InputChannels:
+    """Channels that a network was trained on.
+
+    There are names, or indices, or neither: then any image fits that has as many channels, unless
+    they have names other than colours.
+    """
+
+    count: int
+    """Number of channels that the network takes."""
+    names: tuple[str, ...] = ()
+    """Names of the channels."""
+    indices: tuple[int, ...] = ()
+    """Indices of the channels in images whose channels have no names."""
+    image_channels: int | None = None
+    """Number of channels of these images; None: not known, or it varied."""
+
+    @staticmethod
+    def of(
+        count: int, chosen: tuple[str, ...] | tuple[int, ...] | None, image_channels: int | None
+    ) -> InputChannels:
+        """Make them of names or indices, as a model keeps them; None: neither."""
+        if chosen is None:
+            return InputChannels(count, image_channels=image_channels)
+        names = tuple(each for each in chosen if isinstance(each, str))
+        indices = tuple(each for each in chosen if not isinstance(each, str))
+        if not all(type(each) in (str, int) for each in chosen):
+            raise InputError(f"input_channels {chosen!r:.80}: give names or indices")
+        if not chosen:
+            raise InputError(f"input_channels: there are 0, the network takes {count}")
+        return InputChannels(count, names, indices, image_channels)
+
+    @property
+    def chosen(self) -> tuple[str, ...] | tuple[int, ...] | None:
+        """Names or indices, as a model keeps them; None: neither."""
+        return self.names or self.indices or None
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if not is_name(name):
+                raise InputError(f"input_channels: {name!r:.80} is not {NAME_RULE}")
+        check_range("input_channels", self.indices, 0, MAX_CHANNELS - 1)
+        most = range(0) if self.image_channels is None else [self.image_channels]
+        check_range("image_channels", most, max(self.indices, default=0) + 1, MAX_CHANNELS)
+        if self.names and self.indices:
+            raise InputError("input_channels: there are names and indices; there must be one kind")
+        for keys in (tuple(map(fold_channel, self.names)), self.indices):
+            if len(keys) not in (0, self.count):
+                raise InputError(
+                    f"input_channels: there are {len(keys)}, the network takes {self.count}"
+                )
+            if len(set(keys)) < len(keys):
+                raise InputError(f"input_channels: {show_names([*map(str, keys)])} must differ")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names as they are compared."""
+        return tuple(map(fold_channel, self.names))
+
+    @property
+    def is_colour(self) -> bool:
+        """True if all channels are colours, so that a grey image has them too."""
+        return bool(self.names) and set(self.keys) <= set(_COLOUR_KEYS)
+
+    def locate(self, image: ImageChannels) -> tuple[int, ...]:
+        """Return the index in an image of each channel that the network takes.
+
+        An image that the preprocessing is to match as a whole, such as a grey one for a network of
+        colours, gives the indices of all its channels.
+
+        Raises:
+            ImageError: `unsupported`: the image lacks channels, or only its owner can tell which
+                of its channels they are.
+        """
+        everything = tuple(range(image.count))
+        if self.names and image.names:
+            found = [*map(fold_channel, image.names)]
+            pairs = zip(self.names, self.keys, strict=True)
+            lacking = [name for name, key in pairs if found.count(key) != 1]
+            if lacking:
+                self._refuse(image, f"there is no channel {show_names(lacking)}")
+            return tuple(map(found.index, self.keys))
+        if self.names:
+            if image.is_grey and self.is_colour:
+                return everything
+            self._refuse(image, "its channels have no names")
+        if image.keys and (self.indices or not image.is_colour):
+            self._refuse(image, "only its channels have names")
+        if self.indices:
+            known = self.image_channels
+            if image.count <= max(self.indices) or known not in (None, image.count):
+                self._refuse(image, "the number of channels differs")
+            return self.indices
+        # grey is repeated, and colours become grey where they are equal
+        if image.count not in (1, self.count) and self.count > 1:
+            self._refuse(image, "the number of channels differs")
+        return everything
+
+    def _refuse(self, image: ImageChannels, reason: str) -> NoReturn:
+        found = f"{reason}: the image has {image}, the model was trained on {self}; "
+        if image.count < self.count:
+            raise ImageError("unsupported", f"{found}the image has too few channels for it")
+        order = " in that order" if self.count > 1 else ""
+        example = ",".join(_name_some(image, self.count))
+        raise ImageError(
+            "unsupported",
+            f"{found}say which of its channels to use{order}, as in --channels {example}",
+        )
+
+    def __str__(self) -> str:
+        """Describe the channels for a message, as those of an image are."""
+        if self.names:
+            return str(ImageChannels(self.count, self.names))
+        if self.indices:
+            known = "" if self.image_channels is None else f" of {self.image_channels}"
+            shown = ", ".join(map(str, self.indices))
+            return f"the channel{'s' * (self.count > 1)} {shown}{known} without names"
+        if self.count == len(COLOURS):
+            return f"{self.count} channels, colours or without names"
+        return str(ImageChannels(self.count))
+
+
+ChannelSelection = ChosenChannels | InputChannels
+"""Which channels of each image are taken; both kinds have the method `locate`."""
+
+
+def has_channel_pages(place: ImagePlace | None) -> bool:
+    """Tell whether each channel of an image is a page of its own in its file."""
+    return place is not None and len(place.pages) > 1 and not place.error
+
+
+def take_pages(place: ImagePlace | None, channels: ChannelSelection | None) -> ImagePlace | None:
+    """Return the place of an image with the pages of the channels that are taken, to be read.
+
+    Args:
+        place: Place of the image; None: it is its file.
+        channels: Channels that are taken; None: all.
+
+    Returns:
+        The place as it is, unless each channel is a page of its own: see `take_channels`.
+
+    Raises:
+        ImageError: `unsupported`: the image does not have the channels.
+    """
+    if place is None or channels is None or not has_channel_pages(place):
+        return place
+    image = ImageChannels.of(place)
+    return replace(place, channels=image.names).with_channels(channels.locate(image))
+
+
+def take_channels(
+    image: DecodedImage, place: ImagePlace | None, channels: ChannelSelection | None
+) -> DecodedImage:
+    """Return an image, or a window of it, with the channels that are taken.
+
+    Args:
+        image: Image as it was decoded.
+        place: Place of the image; where `take_pages` took its channels, there is nothing to do.
+        channels: Channels that are taken; None: all.
+
+    Raises:
+        ImageError: `unsupported`: the image does not have the channels.
+    """
+    if channels is None or has_channel_pages(place):
+        return image
+    return image.with_channels(channels.locate(ImageChannels.of(image)))
