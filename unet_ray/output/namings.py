@@ -42,7 +42,8 @@ def find_superseded(database: Workspace, rows: str, by_date: bool = False) -> bo
     database.store(
         "namings",
         "SELECT part, file_uri, keys, pages, max(segmented_at) AS latest, "
-        "count(DISTINCT image_uri) / any_value(pages) AS share FROM parts GROUP BY part, file_uri, keys, pages",
+        "count(DISTINCT image_uri) / any_value(pages) AS share "
+        "FROM parts GROUP BY part, file_uri, keys, pages",
     )
     database.store(
         "superseded",
