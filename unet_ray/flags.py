@@ -15,6 +15,9 @@ from unet_ray.errors import InputError
 from unet_ray.text import has_controls
 
 Device = Literal["auto", "cpu", "gpu"]
+Reread = Literal["stacks", "nodata"]
+"""Files of earlier versions that are read once more: those of several images, or those of formats
+that can say which pixels hold no data."""
 MAX_SIDE_PX = 2**16
 """Largest side of a tile, a crop or a distance that a flag takes (px)."""
 MAX_MINUTES = 10**6

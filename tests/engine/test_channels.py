@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,18 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import tifffile
-from PIL import Image
 
 import unet_ray
 from tests.builders import encode_pillow
 from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import evaluate
-from unet_ray.network.model_folder import Model, load_model
+from unet_ray.flags import parse_channels
+from unet_ray.imaging.channels import ChosenChannels, InputChannels
+from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.labelled_set import LabelOptions
+from unet_ray.labelled_data.statistics import compute_statistics
+from unet_ray.network.model_folder import load_model
 from unet_ray.output.config import ReportConfig
 from unet_ray.output.reader import read_tables
 from unet_ray.output.report.report import report
@@ -74,10 +80,7 @@ def flags(place: Path, **more: Any) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with labelled fields, and a model that was trained on two channels of them.
-
-    The channels of every third file stand in another order.
-    """
+    """Return a folder with labelled fields; every third file has its channels in another order."""
     folder = tmp_path_factory.mktemp("channels")
     for index in range(COUNT):
         channels, mask = draw_field(index)
@@ -85,8 +88,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         storage = Storage.of(str(folder))
         storage.write(f"images/{index}.ome.tif", encode_field(channels, order, True))
         storage.write(f"masks/{index}.png", encode_pillow(mask.astype(np.uint8) * 255))
-    train(flags(folder, channels="dapi,Actin"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    """Return that folder with a model that was trained on two of the channels."""
+    train(flags(place, channels="dapi,Actin"))
+    return place
 
 
 def run(place: Path, images: str, output: str, **more: Any) -> Any:
@@ -95,6 +104,13 @@ def run(place: Path, images: str, output: str, **more: Any) -> Any:
     )
     segment(config)
     return read_tables(config.output)
+
+
+def errors_of(tables: str) -> list[dict[str, Any]]:
+    """Return what the rows of failed images say, the last one first."""
+    images = read_tables(tables, current=False).images.sort_by([("segmented_at", "descending")])
+    rows = images.select(["error", "error_type", "error_stage"]).to_pylist()
+    return [row for row in rows if row["error"]]
 
 
 def regions_of(tables: Any) -> list[dict[str, Any]]:
@@ -106,17 +122,13 @@ def regions_of(tables: Any) -> list[dict[str, Any]]:
     ]
 
 
-def model_of(place: Path) -> Model:
-    return load_model(Storage.of(f"{place}/model"))
-
-
 @pytest.mark.slow
-def test_files_in_another_order_give_the_same_regions(place: Path, tmp_path: Path) -> None:
-    model = model_of(place)
+def test_files_in_another_order_give_the_same_regions(trained: Path, tmp_path: Path) -> None:
+    model = load_model(Storage.of(f"{trained}/model"))
     assert model.input_channels == ("DAPI", "actin")
     assert model.network.in_channels == 2
     assert model.preprocessing.offset[0] < 1000 < model.preprocessing.offset[1]
-    assert json.loads((place / "model/model.json").read_text())["input_channels"] == [
+    assert json.loads((trained / "model/model.json").read_text())["input_channels"] == [
         "DAPI",
         "actin",
     ]
@@ -131,7 +143,7 @@ def test_files_in_another_order_give_the_same_regions(place: Path, tmp_path: Pat
         for index, channels in enumerate(fields):
             data = encode_field(channels, order, True)
             Storage.of(str(folder)).write(f"{index}.ome.tif", data)
-        tables = run(place, str(folder), f"tables{number}")
+        tables = run(trained, str(folder), f"tables{number}")
         assert tables.images["error"].null_count == COUNT
         assert tables.images["channels"].to_pylist() == [2] * COUNT
         found.append(regions_of(tables))
@@ -142,45 +154,47 @@ def test_files_in_another_order_give_the_same_regions(place: Path, tmp_path: Pat
     assert 0.5 < area / np.sum(masks) < 2  # it has learnt something
 
     uri = tables.images["image_uri"][0].as_py()
-    predicted = unet_ray.load_model(f"{place}/model").predict(uri)
+    predicted = unet_ray.load_model(f"{trained}/model").predict(uri)
     of_image = tables.regions.filter(pc.field("image_uri") == uri)
     assert predicted.regions["geometry"].equals(of_image["geometry"])
-    made = report(ReportConfig(tables=f"{place}/tables0", output=f"{tmp_path}/r.html", pictures=1))
+    made = report(
+        ReportConfig(tables=f"{trained}/tables0", output=f"{tmp_path}/r.html", pictures=1)
+    )
     assert not made.problems
 
 
 @pytest.mark.slow
 def test_files_without_names_are_refused_with_a_remedy_that_works(
-    place: Path, tmp_path: Path
+    trained: Path, tmp_path: Path
 ) -> None:
     images = write_fields(tmp_path / "unnamed", ("actin", "mito", "DAPI"), is_named=False)
-    tables = run(place, images, "refused")
-    (message,) = set(tables.images["error"].to_pylist())
-    assert message == (
+    assert len(run(trained, images, "refused").images) == 0
+    message = (
         "its channels have no names: the image has 3 channels without names, the model was trained "
         "on the channels DAPI, actin; say which of its channels to use in that order, as in "
         "--channels 0,1"
     )
-    assert set(tables.images["error_type"].to_pylist()) == {"unsupported"}
-    assert set(tables.images["error_stage"].to_pylist()) == {"decode"}
+    row = {"error": message, "error_type": "unsupported", "error_stage": "decode"}
+    assert errors_of(f"{trained}/refused") == [row] * COUNT
     named = write_fields(tmp_path / "named", NAMES)
-    again = run(place, images, "refused", channels="2,0", retry_failed=True)
-    expected = run(place, named, "expected")
+    again = run(trained, images, "refused", channels="2,0")
+    expected = run(trained, named, "expected")
     assert regions_of(again) == regions_of(expected)
     lacking = write_fields(tmp_path / "lacking", ("mito", "DAPI"))
-    errors = run(place, lacking, "lacking").images["error"].to_pylist()
-    assert errors[0].startswith("there is no channel actin: the image has the channels mito, DAPI,")
+    run(trained, lacking, "lacking")
+    message = errors_of(f"{trained}/lacking")[0]["error"]
+    assert message.startswith("there is no channel actin: the image has the channels mito, DAPI,")
     with pytest.raises(InputError, match="--channels 2: 1 of them, the model was trained on the"):
-        run(place, images, "refused", channels="2")
+        run(trained, images, "refused", channels="2")
 
 
 @pytest.mark.slow
-def test_evaluation_takes_the_channels_of_the_model(place: Path, tmp_path: Path) -> None:
-    labelled = {"model": f"{place}/model", "masks": f"{place}/masks", "mask_kind": "binary"}
+def test_evaluation_takes_the_channels_of_the_model(trained: Path, tmp_path: Path) -> None:
+    labelled = {"model": f"{trained}/model", "masks": f"{trained}/masks", "mask_kind": "binary"}
     found = [
         evaluate(EvaluateConfig(images=images, bootstrap=0, **labelled | more)).counts  # type: ignore[arg-type]
         for images, more in (
-            (f"{place}/images", {}),
+            (f"{trained}/images", {}),
             (write_fields(tmp_path / "other", NAMES[::-1]), {}),
             (write_fields(tmp_path / "unnamed", NAMES, is_named=False), {"channels": "1,3"}),
         )
@@ -191,40 +205,63 @@ def test_evaluation_takes_the_channels_of_the_model(place: Path, tmp_path: Path)
         evaluate(EvaluateConfig(images=f"{tmp_path}/unnamed", **labelled))  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_a_training_takes_all_channels_that_its_images_share(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("decode_once", [True, False])
+def test_a_set_without_the_flag_takes_all_channels_that_its_images_share(
+    place: Path, decode_once: bool
 ) -> None:
-    """Without the flag, the names of the first image give the order; another order is put right."""
-    output = {"output": f"{tmp_path}/model", "epochs": 1}
-    train(flags(place, **output))
-    model = load_model(Storage.of(f"{tmp_path}/model"))
-    assert model.input_channels == NAMES[::-1]
-    assert (
-        "the network takes the channels mito, actin, tubulin, DAPI, brig" in capsys.readouterr().out
-    )
-    expected = model_of(place).preprocessing.offset
-    offset = model.preprocessing.offset
-    assert (offset[3], offset[1]) == pytest.approx(expected, rel=0.02)
+    """The names of the first image give the order; images in another order are put right."""
+    labelled = find_labelled(f"{place}/images", f"{place}/masks", LabelOptions())
+    found = compute_statistics(labelled, decode_once)
+    assert found.check_types() == []
+    assert found.find_inputs(found.usable) == InputChannels(5, names=NAMES[::-1])
+    for index in range(COUNT):
+        channels, _ = draw_field(index)
+        expected = np.dstack([channels[name] for name in NAMES[::-1]])
+        assert np.array_equal(found.reader.read(index).image, expected)
+    offset = found.preprocessing_of("mean", found.usable).offset
+    assert offset[3] < 1000 < offset[1] < 6000 < min(offset[0], offset[2], offset[4])
 
-    unnamed = write_fields(tmp_path / "unnamed", NAMES, is_named=False)
-    train(flags(place, **output, images=unnamed, channels="1,3"))
-    model = load_model(Storage.of(f"{tmp_path}/model"))
-    assert (model.input_channels, model.image_channels) == ((1, 3), 5)
-    train(flags(place, **output, images=unnamed))
-    assert load_model(Storage.of(f"{tmp_path}/model")).input_channels is None
-    three = write_fields(tmp_path / "three", NAMES[:3], is_named=False)
-    train(flags(place, **output, images=three))
-    assert load_model(Storage.of(f"{tmp_path}/model")).input_channels == (0, 1, 2)
 
-    photographs = tmp_path / "photographs"
+def photographs(folder: Path) -> str:
     for index in range(COUNT):
         rgb = np.dstack([draw_field(index)[0]["DAPI"] // 5] * 3).astype(np.uint8)
-        rgb[0, 0, 0] += 1
-        photographs.mkdir(exist_ok=True)
-        Image.fromarray(rgb).save(photographs / f"{index}.png")
-    train(flags(place, **output, images=str(photographs)))
-    assert load_model(Storage.of(f"{tmp_path}/model")).input_channels == ("R", "G", "B")
+        rgb[0, 0, 0] += index % 2  # every second one is grey
+        Storage.of(str(folder)).write(f"{index}.png", encode_pillow(rgb))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("write", "flag", "expected"),
+    [
+        (photographs, None, InputChannels(3, names=("R", "G", "B"))),
+        (photographs, "G", InputChannels(1, names=("G",))),
+        (partial(write_fields, order=NAMES, is_named=False), None, InputChannels(5)),
+        (
+            partial(write_fields, order=NAMES, is_named=False),
+            "3,1",
+            InputChannels(2, indices=(3, 1), image_channels=5),
+        ),
+        (
+            partial(write_fields, order=NAMES[:3], is_named=False),
+            None,
+            InputChannels(3, indices=(0, 1, 2), image_channels=3),
+        ),
+        (partial(write_fields, order=NAMES), "1,3", InputChannels(2, names=("DAPI", "actin"))),
+    ],
+)
+def test_a_model_keeps_names_or_else_indices(
+    place: Path,
+    tmp_path: Path,
+    write: Callable[[Path], str],
+    flag: str | None,
+    expected: InputChannels,
+) -> None:
+    labelled = find_labelled(write(tmp_path / "images"), f"{place}/masks", LabelOptions())
+    chosen = ChosenChannels(parse_channels(flag)) if flag else None
+    found = compute_statistics(labelled.with_channels(chosen))
+    found.check_types()
+    assert found.find_inputs(found.usable) == expected
+    assert found.preprocessing_of("mean", found.usable).channels == expected.count
 
 
 def test_a_set_whose_images_differ_in_their_channels_is_refused(

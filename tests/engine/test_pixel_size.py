@@ -76,7 +76,7 @@ def test_images_are_resampled_to_the_pixel_size_of_the_model(
     assert (again.images_done, again.images_failed) == (0, 0)
     digests = {
         (record["config"]["pixel_size"], record["config_digest"])
-        for record in read_records(Storage.of(config.output)).values()
+        for record in read_records(Storage.of(config.output))[0].values()
     }
     assert len(digests) == 2
 

@@ -49,6 +49,36 @@ def test_images_without_pixels_and_with_absurd_samples_are_counted(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("decode_once", [False, True])
+def test_pixels_that_are_not_there_are_in_no_statistic(tmp_path: Path, decode_once: bool) -> None:
+    folder = Storage.of(str(tmp_path))
+    heights = np.linspace(5, 9, 64, dtype=np.float32).reshape(8, 8)
+    marked, turned = heights.copy(), np.ascontiguousarray(heights[:, ::-1])
+    marked[:3] = -9999
+    turned[:3] = np.nan
+    gdal = [(42113, 2, 0, "-9999", True)]
+    empty = np.full((8, 8), np.nan, np.float32)
+    images = {
+        "empty": encode_tiff(empty),
+        "marked": encode_tiff(marked, extratags=gdal),
+        "nan": encode_tiff(turned),
+    }
+    for name, data in images.items():
+        folder.write(f"images/{name}.tif", data)
+        folder.write(f"masks/{name}.png", encode_pillow(MASK))
+    labelled = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions())
+    found = compute_statistics(labelled, decode_once=decode_once)
+    assert found.facts[0].error == "unsupported: none of the pixels of the image is there"
+    for facts, image in zip(found.facts[1:], (marked[3:], turned[3:]), strict=True):
+        assert facts.low == [image.min()]
+        assert facts.high == [image.max()]
+        assert np.isin(np.array(facts.samples), image).all()
+    constants = found.preprocessing_of("range", found.usable)
+    assert constants.offset[0] == pytest.approx((heights[3:].min() + 9) / 2)
+    assert found.exclude_extremes(constants).usable == (1, 2)
+
+
+@pytest.mark.usefixtures("ray_local")
 def test_an_image_with_a_bad_annotation_is_counted_and_the_annotation_named(tmp_path: Path) -> None:
     """Its numbers would take 3 GB in two seconds, or show what lay in memory."""
     folder, names = Storage.of(str(tmp_path)), ("far", "good", "short")

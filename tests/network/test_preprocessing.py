@@ -30,7 +30,8 @@ def make_image(dtype: str, channels: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     most = 255.0 if dtype == "float32" else float(np.iinfo(dtype).max)
     image = rng.beta(1, 3, (SIDE, SIDE, channels)) * most * np.linspace(1, 0.2, channels)
-    return (image - (40.5 if dtype == "float32" else 0)).astype(dtype)
+    shift = {"float32": 40.5, "int16": 9000, "int8": 40}.get(dtype, 0)  # some are negative
+    return (image - shift).astype(dtype)
 
 
 def compute_statistics(samples: np.ndarray) -> ChannelStatistics:
@@ -95,7 +96,7 @@ def capture_inference_input(
     return only_input(calls)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int8", "int16", "float32"])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -213,7 +214,13 @@ def test_applying_leaves_the_images_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("dtype", "offset", "scale", "message"),
     [
-        ("int16", (0.0,), (1.0,), "preprocessing dtype int16: choose uint8, uint16 or float32"),
+        (
+            "int32",
+            (0.0,),
+            (1.0,),
+            "preprocessing dtype int32: choose one of uint8, uint16, int8, int16, float32",
+        ),
+        ("int16", (32767.0,), (1e-8,), "sample -32768 after preprocessing -6553500000000"),
         ("uint8", (0.0,), (0.0,), "preprocessing scale 0.0: choose 1.2e-38 to 3.4e+38"),
         ("uint8", (0.0,), (-1.0,), "preprocessing scale -1.0: choose"),
         ("uint8", (0.0,), (float("nan"),), "preprocessing scale nan: choose"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
+from unet_ray.flags import Reread
 from unet_ray.segmentation.plan import Plan, make_plan
 from unet_ray.storage.listing import Selection, scan_files
 from unet_ray.storage.roots import Roots
@@ -33,6 +34,7 @@ def write_ledger(
     output: Storage,
     rows: list[tuple[str, str, str, str, str | None]],
     pages: Mapping[str, int] = {},
+    version: int | None = 1,
 ) -> None:
     """Write ledger rows as two shards of two dates.
 
@@ -40,6 +42,7 @@ def write_ledger(
         output: Output folder.
         rows: URI, etag, model digest, configuration digest and error of each row.
         pages: Number of pages of each file that is a stack, by its URI.
+        version: Version of the reader, None in rows of earlier versions.
     """
     for run in range(2):
         images = [
@@ -52,7 +55,7 @@ def write_ledger(
                 "config_digest": config,
             }
             | {"error_type": error, "run_id": f"run-{run}", "segmented_at": datetime.now(UTC)}
-            | {"pages": pages.get(uri.partition("#")[0], 1)}
+            | {"pages": pages.get(uri.partition("#")[0], 1), "reader_version": version}
             for uri, etag, model, config, error in rows[run::2]
         ]
         data = to_parquet(pa.Table.from_pylist(images, schema=IMAGES))
@@ -78,10 +81,13 @@ def make_test_plan(
     *,
     retry: bool = False,
     limit: int | None = None,
+    reread: Reread | None = None,
 ) -> Plan:
     roots = Roots(("s3://archive", str(Path(images).parent)))  # of manifests; folders need none
     scan = scan_files(images, {".png", ".tif"}, "--images", roots=roots)
-    return make_plan(database, scan, take_inventory(output), ("m", "c"), retry, limit)
+    return make_plan(
+        database, scan, take_inventory(output), ("m", "c"), retry, limit, reread=reread
+    )
 
 
 def planned_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -315,3 +321,66 @@ def test_two_spellings_of_a_path_are_one_image(tmp_path: Path, other: str) -> No
         pytest.raises(InputError, match="1 URIs are listed twice"),
     ):
         make_test_plan(database, manifest, Storage.of(f"{tmp_path}/tables"))
+
+
+def write_stack(path: Path, planes: int) -> None:
+    """Write a stack of planes of three channels each, which earlier versions read as pages."""
+    axes = {"axes": "ZCYX"}
+    tifffile.imwrite(path, np.zeros((planes, 3, 8, 8), np.uint8), imagej=True, metadata=axes)
+
+
+def plan_names(archive: Storage, output: Storage, **flags: Any) -> tuple[list[str], Plan]:
+    with open_workspace() as database:
+        plan = make_test_plan(database, archive.uri, output, **flags)
+        return [row["image_uri"].rpartition("/")[2] for row in planned_rows(plan)], plan
+
+
+def test_a_stack_of_an_earlier_version_is_done_again_only_on_request(tmp_path: Path) -> None:
+    """Nine pages were done; the same file now holds three planes of three channels."""
+    output, archive = Storage.of(f"{tmp_path}/tables"), Storage.of(f"{tmp_path}/archive")
+    archive.write("plain.png", b"")
+    write_stack(tmp_path / "archive/s.tif", 3)
+    etags = {entry.uri: entry.etag for entry in archive.entries()}
+    stack, plain = f"{archive.uri}/s.tif", f"{archive.uri}/plain.png"
+    pages = [(f"{stack}#page={page}", etags[stack], "m", "c", None) for page in range(1, 10)]
+    old = [*pages, (plain, etags[plain], "m", "c", None)]
+    write_ledger(output, old, {stack: 9}, version=None)
+    planes = [f"s.tif#z={z}" for z in range(3)]
+
+    names, plan = plan_names(archive, output)
+    assert (names, plan.listed, plan.done) == ([], 10, 10)
+    assert plan.earlier.startswith("note: 1 files of several pages (9 images) were read page by")
+    names, plan = plan_names(archive, output, reread="stacks")
+    assert (names, plan.listed, plan.done, plan.earlier) == (planes, 4, 1, "")
+    assert plan_names(archive, output, reread="nodata")[0] == ["plain.png", *planes]
+
+    write_ledger(Storage.of(f"{tmp_path}/more"), [(f"{stack}#z=0", etags[stack], "m", "c", None)],
+                 {stack: 3})  # fmt: skip
+    for file in (tmp_path / "more/images").rglob("*.parquet"):
+        output.write(f"images/date=2026-01-03/{file.name}", file.read_bytes())
+    assert plan_names(archive, output)[0] == []
+    assert plan_names(archive, output, reread="stacks")[0] == planes[1:]
+
+
+def test_a_stack_done_half_by_an_earlier_version_is_done_whole(tmp_path: Path) -> None:
+    output, archive = Storage.of(f"{tmp_path}/tables"), Storage.of(f"{tmp_path}/archive")
+    archive.write("other.png", b"")
+    write_stack(tmp_path / "archive/s.tif", 3)
+    etags = {entry.uri: entry.etag for entry in archive.entries()}
+    stack = f"{archive.uri}/s.tif"
+    rows = [(f"{stack}#page={page}", etags[stack], "m", "c", None) for page in range(1, 5)]
+    write_ledger(output, rows, {stack: 9}, version=None)
+    assert plan_names(archive, output)[0] == ["other.png", *(f"s.tif#z={z}" for z in range(3))]
+
+
+@pytest.mark.parametrize("version", [None, 0, 1])
+def test_a_file_that_failed_under_an_earlier_reader_is_tried_once_more(
+    tmp_path: Path, version: int | None
+) -> None:
+    output, archive = Storage.of(f"{tmp_path}/tables"), Storage.of(f"{tmp_path}/archive")
+    archive.write("a.png", b"x")
+    (entry,) = archive.entries()
+    write_ledger(output, [(entry.uri, entry.etag, "m", "c", "unsupported")], version=version)
+    names, plan = plan_names(archive, output)
+    assert names == ([] if version == 1 else ["a.png"])
+    assert plan.failed_before == (1 if version == 1 else 0)

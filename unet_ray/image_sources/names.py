@@ -37,3 +37,33 @@ def split_uri(uri: str) -> tuple[str, ImageKey]:
         return uri, WHOLE
     values = {name: int(value) for name, value in found.groupdict().items() if value is not None}
     return uri[: found.start()], ImageKey(**values)
+
+
+_KEYS = "#(page|frame|well|s|t|z)=[^#]*$"
+"""Pattern of the keys at the end of the name of one of several images in a file."""
+
+
+def file_uri_sql(image_uri: str, pages: str) -> str:
+    """Return an SQL expression for the file of an image.
+
+    Args:
+        image_uri: Column with the name of the image.
+        pages: Column with the number of images in its file; the name of a file with one image is
+            never split, whatever it looks like.
+    """
+    return (
+        f"CASE WHEN {pages} > 1 THEN regexp_replace({image_uri}, '{_KEYS}', '') "
+        f"ELSE {image_uri} END"
+    )
+
+
+def keys_sql(image_uri: str, pages: str) -> str:
+    """Return an SQL expression for the keys in the name of an image: `#s,z`, or `` without any.
+
+    The keys, and the number of images in the file, are the *naming* of the image. A file that is
+    read in another way than before gets another naming.
+    """
+    return (
+        f"CASE WHEN {pages} > 1 THEN "
+        f"regexp_replace(regexp_extract({image_uri}, '{_KEYS}'), '=[^,]*', '', 'g') ELSE '' END"
+    )

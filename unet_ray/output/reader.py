@@ -20,8 +20,10 @@ from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.outline_wkb import parse_wkb
 from unet_ray.imaging.regions.rasterize import fill_outlines
 from unet_ray.imaging.regions.run_lengths import decode_rle
+from unet_ray.output.namings import find_superseded
 from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import read_table, tables_at
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import read_shard
@@ -57,7 +59,8 @@ def read_tables(uri: str, current: bool = True) -> Tables:
     Args:
         uri: Output of segmentation.
         current: Whether to keep only the latest successful row of each image, with its masks and
-            regions, instead of the whole history.
+            regions, instead of the whole history. Of a file that was read in two ways, as pages
+            and as planes, only the rows of one are current (see `output.namings`).
 
     Returns:
         The three tables.
@@ -68,7 +71,7 @@ def read_tables(uri: str, current: bool = True) -> Tables:
     output = tables_at(uri)
     tables = {name: read_table(output, name, schema) for name, schema in SCHEMAS.items()}
     if current:
-        tables["images"] = _select_latest(tables["images"])
+        tables["images"] = _select_current(tables["images"])
         keys = tables["images"].select(_KEY)
         for name in ("masks", "regions"):
             tables[name] = _select_rows(tables[name], keys)
@@ -90,12 +93,12 @@ def current_keys(uri: str, date: str | None = None) -> tuple[pa.Table, int]:
         InputError: There are no tables, one is damaged, or they hold no successful image.
     """
     output = tables_at(uri)
-    names = [*_KEY, "segmented_at", "error_type", "height", "width"]
+    names = [*_KEY, "pages", "segmented_at", "error_type", "height", "width"]
     columns = pa.schema([SCHEMAS["images"].field(name) for name in names])
     rows = read_table(output, "images", columns, date, with_shard=True)
     found = rows.filter(pc.field("error_type").is_null())
     sound = found.filter(SOUND_ROWS["images"])
-    keys = _select_latest(sound).select([*_KEY, "shard"])
+    keys = _select_current(sound).select([*_KEY, "shard"])
     if not len(keys):
         of_date = "" if date is None else f" of --date {date}"
         raise InputError(f"{uri}: no successful image{of_date} in these tables")
@@ -138,6 +141,19 @@ def iterate_shards(uri: str, keys: pa.Table, unsound: Counter[str]) -> Iterator[
             unsound[name] += len(rows) - len(sound)
         tables["images"] = _select_latest(tables["images"])
         yield Tables(**tables)
+
+
+def _select_current(images: Any) -> Any:
+    """Return the latest successful row of each image, of one naming per file."""
+    good = images.filter(pc.field("error_type").is_null())
+    if pc.any(pc.greater(good["pages"], 1)).as_py():
+        with open_workspace() as database:
+            numbered = good.append_column("row", pa.array(np.arange(len(good))))
+            database.read("good", numbered, ("row", *_KEY, "pages", "segmented_at"))
+            if find_superseded(database, "good"):
+                query = "SELECT row FROM good ANTI JOIN superseded USING (image_uri, run_id)"
+                good = good.take(database.table(f"{query} ORDER BY row")["row"])
+    return _select_latest(good)
 
 
 def _select_latest(images: Any) -> Any:

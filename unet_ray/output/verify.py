@@ -30,7 +30,7 @@ from unet_ray.tables.output_folder import Inventory, take_inventory
 from unet_ray.tables.parquet_file import DamagedFileError, read_parquet
 from unet_ray.tables.removal import REMOVING
 from unet_ray.tables.runs import PRUNED, PRUNING, recorded_images
-from unet_ray.tables.schemas import SCHEMAS
+from unet_ray.tables.schemas import ADDED, SCHEMAS
 from unet_ray.tables.shards import shard_run_id
 
 _logger = logging.getLogger("unet_ray")
@@ -190,8 +190,7 @@ def _check_shard_at(
     tables = {}
     for name, schema in SCHEMAS.items():
         try:
-            found = read_parquet(io.BytesIO(output.read(f"{name}/{path}")))
-            tables[name] = found.select(schema.names).cast(schema)
+            tables[name] = _read_table(output.read(f"{name}/{path}"), schema)
         except FileNotFoundError:
             tables[name] = schema.empty_table()  # `_check_files` reports the missing file
         except (DamagedFileError, OSError, KeyError, ValueError, pa.ArrowException) as error:
@@ -205,6 +204,18 @@ def _check_shard_at(
     return Counter({name: table.num_rows for name, table in tables.items()}), problems
 
 
+def _read_table(data: bytes, schema: pa.Schema) -> pa.Table:
+    """Return the rows of a file; columns that its version did not have yet are null.
+
+    Raises:
+        DamagedFileError, KeyError, ValueError, pa.ArrowException: It is not a table of the schema.
+    """
+    found = read_parquet(io.BytesIO(data))
+    for name in sorted(ADDED & set(schema.names) - set(found.column_names)):
+        found = found.append_column(name, pa.nulls(len(found), schema.field(name).type))
+    return found.select(schema.names).cast(schema)
+
+
 def _check_ledger(
     database: Workspace,
     inventory: Inventory,
@@ -215,13 +226,17 @@ def _check_ledger(
 
     Damaged shards are left out, and so are the counts of their runs.
     """
-    columns = ("image_uri", "image_etag", "model_digest", "config_digest", "run_id", "error_type")
+    columns = (
+        *("image_uri", "image_etag", "model_digest", "config_digest"),
+        *("run_id", "error_type", "reader_version"),
+    )
     whole = [entry for entry in inventory.images if entry.path not in damaged]
     read_images(database, "rows", inventory.output, whole, columns)
     for query, kind in (
         (
             "SELECT image_uri FROM rows WHERE error_type IS NULL "
-            "GROUP BY image_uri, image_etag, model_digest, config_digest HAVING count(*) > 1",
+            "GROUP BY image_uri, image_etag, model_digest, config_digest, reader_version "
+            "HAVING count(*) > 1",  # --reread adds a row with a version to one without
             "more than one successful row of an image, content, model and configuration",
         ),
         (

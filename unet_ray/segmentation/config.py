@@ -9,6 +9,7 @@ from unet_ray.errors import InputError
 from unet_ray.flags import (
     MAX_MINUTES,
     Device,
+    Reread,
     check_day,
     check_fields,
     check_numbers,
@@ -94,6 +95,10 @@ class SegmentConfig:
     has the cost."""
     retry_failed: bool = False
     """Retry images that failed before with the same content."""
+    reread: Reread | None = None
+    """Redo files that earlier versions read in another way: stacks (files of several images, where
+    planes were read as pages) or nodata (TIFF, PNG and WebP, where pixels without data were read as
+    values). Only rows with a reader_version then count as done."""
     limit: int | None = None
     """Largest number of images to do."""
     allow_empty: bool = False
@@ -129,4 +134,6 @@ class SegmentConfig:
             raise InputError(
                 f"--precision {self.precision}: choose {' or '.join(get_args(Precision))}"
             )
+        if self.reread is not None and self.reread not in get_args(Reread):
+            raise InputError(f"--reread {self.reread}: choose {' or '.join(get_args(Reread))}")
         PredictorConfig(tile=self.tile, context=self.context)

@@ -13,6 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
+from unet_ray.flags import Reread
+from unet_ray.image_sources.names import file_uri_sql, keys_sql
+from unet_ray.image_sources.reader_versions import (
+    NO_DATA_SUFFIXES,
+    has_suffix_sql,
+    reader_version_sql,
+)
 from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.segmentation.stages.columns import PLACE_SQL, PLAN, place_row
@@ -67,6 +74,8 @@ class Plan:
     """Files of other kinds."""
     changed: int
     """Images to do that the ledger knows with another content, model or configuration."""
+    earlier: str = ""
+    """Stacks that an earlier version read page by page, in words; empty where there are none."""
     left_out: str = ""
     """Files that the selection left out, and links, in words; empty where there are none."""
 
@@ -154,6 +163,7 @@ def make_plan(
     retry_failed: bool = False,
     limit: int | None = None,
     allow_empty: bool = False,
+    reread: Reread | None = None,
 ) -> Plan:
     """Find the images of an archive that the ledger does not have, before any image is read.
 
@@ -168,6 +178,8 @@ def make_plan(
         limit: Largest number of images to do.
         allow_empty: Accept an archive without any image as one with nothing to do; else it is an
             error.
+        reread: Files that count as done only if this version, or one that writes `reader_version`,
+            did them.
 
     Returns:
         The plan, kept in `database`.
@@ -177,10 +189,15 @@ def make_plan(
     """
     rows = open_ledger(database, inventory.output, inventory.images, *digests)
     inventory.check_rows(rows)
-    database.store("failed_once", "SELECT DISTINCT * FROM failed")
-    database.store("failed_only", "FROM failed_once ANTI JOIN done USING (image_uri, image_etag)")
+    database.view("valid", f"FROM done WHERE NOT ({_must_be_reread(reread)})")
+    file_uri = file_uri_sql("image_uri", "pages")
+    database.store(
+        "failed_once",
+        f"SELECT DISTINCT * FROM failed WHERE reader_version >= {reader_version_sql(file_uri)}",  # noqa: S608
+    )
+    database.store("failed_only", "FROM failed_once ANTI JOIN valid USING (image_uri, image_etag)")
     database.view(
-        "left_out", "FROM done" if retry_failed else "FROM done UNION ALL FROM failed_only"
+        "left_out", "FROM valid" if retry_failed else "FROM valid UNION ALL FROM failed_only"
     )
     listed = find_open_images(database, scan, allow_empty)
     database.view(
@@ -199,7 +216,32 @@ def make_plan(
         failed_before=failed,
         others=scan.others,
         changed=database.value("SELECT count(*) FROM plan SEMI JOIN known USING (image_uri)"),
+        earlier=_describe_earlier(database),
         left_out=_describe_left_out(scan),
+    )
+
+
+def _must_be_reread(reread: Reread | None) -> str:
+    """Return the SQL condition of successful rows that do not count as done."""
+    if reread is None:
+        return "false"
+    file_uri = file_uri_sql("image_uri", "pages")
+    condition = "pages > 1" if reread == "stacks" else has_suffix_sql(file_uri, NO_DATA_SUFFIXES)
+    return f"reader_version IS NULL AND {condition}"
+
+
+def _describe_earlier(database: Workspace) -> str:
+    """Say how many stacks are left out as an earlier version read them, page by page."""
+    (row,) = database.table(
+        "SELECT count(*) AS files, coalesce(sum(pages), 0)::BIGINT AS images FROM left_out_stacks "
+        "WHERE reader_version IS NULL"
+    ).to_pylist()
+    if not row["files"]:
+        return ""
+    return (
+        f"note: {row['files']} files of several pages ({row['images']} images) were read page by "
+        "page by an earlier version and stay as they are; --reread stacks does them again, by the "
+        "axes that the files tell"
     )
 
 
@@ -284,17 +326,28 @@ def _describe_known(database: Workspace, scan: FileScan) -> str:
 def _name_left_out_stacks(database: Workspace) -> None:
     """Create the table `left_out_stacks`: stacks of the archive whose pages are all in `left_out`.
 
-    The number of pages comes from the ledger. Columns: file_uri, image_etag, pages.
+    The number of pages comes from the ledger. Rows of an earlier version may name the images of a
+    file otherwise: a stack is left out if all images of one naming are. Of two such namings the one
+    with the newest `reader_version` counts.
+
+    Columns: file_uri, image_etag, keys, pages, reader_version (of all its images; null if one has
+    none).
     """
     database.store(
         "left_out_pages",
-        "SELECT DISTINCT image_uri, regexp_replace(image_uri, '#page=[0-9]+$', '') AS file_uri, "
-        "image_etag, pages FROM left_out WHERE pages > 1",
+        f"SELECT image_uri, {file_uri_sql('image_uri', 'pages')} AS file_uri, image_etag, "  # noqa: S608
+        f"{keys_sql('image_uri', 'pages')} AS keys, pages, "
+        "max(coalesce(reader_version, 0)) AS version FROM left_out WHERE pages > 1 "
+        "GROUP BY image_uri, image_etag, pages",
     )
     database.store(
         "left_out_stacks",
-        "SELECT file_uri, image_etag, pages FROM left_out_pages "
-        "SEMI JOIN archive USING (file_uri, image_etag) GROUP BY ALL HAVING count(*) = pages",
+        "SELECT file_uri, image_etag, keys, pages, "
+        "nullif(min(version), 0) AS reader_version FROM left_out_pages "
+        "SEMI JOIN archive USING (file_uri, image_etag) "
+        "GROUP BY file_uri, image_etag, keys, pages HAVING count(*) = pages "
+        "QUALIFY row_number() OVER (PARTITION BY file_uri, image_etag "
+        "ORDER BY min(version) DESC, pages, keys) = 1",
     )
 
 
@@ -305,7 +358,7 @@ def _count_failed(database: Workspace) -> int:
         "SELECT image_uri, image_etag FROM archive "
         "UNION ALL SELECT image_uri, image_etag FROM pages "
         "UNION ALL SELECT image_uri, image_etag FROM left_out_pages "
-        "SEMI JOIN left_out_stacks USING (file_uri, image_etag)",
+        "SEMI JOIN left_out_stacks USING (file_uri, image_etag, keys, pages)",
     )
     return int(
         database.value(

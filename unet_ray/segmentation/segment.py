@@ -70,8 +70,11 @@ def segment(
                 retry_failed=config.retry_failed,
                 limit=config.limit,
                 allow_empty=config.allow_empty,
+                reread=config.reread,
             )
             _logger.info(plan)
+            if plan.earlier:
+                _logger.info(plan.earlier)
             return plan
 
         if config.dry_run:

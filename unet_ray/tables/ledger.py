@@ -23,6 +23,7 @@ from unet_ray.tables.shards import (
     shard_task,
 )
 
+_KEYS = ("image_uri", "image_etag", "pages", "reader_version")
 _SETTINGS = ("model_digest", "config_digest")
 TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
 """Error types that are not the file's fault: the next run tries such an image again."""
@@ -39,7 +40,8 @@ def open_ledger(
 
     An output without images files has an empty ledger. The views and their columns are:
 
-    - `done` (image_uri, image_etag, pages): successful rows of this model and configuration.
+    - `done` (image_uri, image_etag, pages, reader_version): successful rows of this model and
+      configuration.
     - `failed` (same columns): rows of theirs that failed through the file's own fault.
     - `retry` (same columns): all rows of theirs, whatever came of them.
     - `known` (image_uri): rows with any content, model or configuration.
@@ -54,11 +56,11 @@ def open_ledger(
     Returns:
         Number of rows in the images files of each run, by run id.
     """
-    columns = ("image_uri", "image_etag", "pages", *_SETTINGS, "error_type")
+    columns = (*_KEYS, *_SETTINGS, "error_type")
     rows = read_images(database, "ledger", output, images, columns)
     condition = f"model_digest = {quote(model_digest)} AND config_digest = {quote(config_digest)}"
     transient = ", ".join(map(quote, TRANSIENT_ERRORS))
-    keys = f"SELECT image_uri, image_etag, pages FROM ledger WHERE {condition}"  # noqa: S608
+    keys = f"SELECT {', '.join(_KEYS)} FROM ledger WHERE {condition}"  # noqa: S608
     database.view("done", f"{keys} AND error_type IS NULL")
     database.view("failed", f"{keys} AND error_type NOT IN ({transient})")
     database.view("retry", keys)

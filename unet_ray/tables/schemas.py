@@ -28,7 +28,9 @@ _KEY = [
     column(
         "image_uri",
         pa.string(),
-        "URI of the image; page n of a stack is `uri#page=n`, counted from 1",
+        "URI of the image: of its file, or one of several images in a file, `uri#key=value,…`: "
+        "`page` (from 1) where the file does not say its axes, else `s`, `t`, `z` (from 0: series, "
+        "time, depth), only those longer than one",
     ),
     column("run_id", pa.string(), "run that wrote the row; (image_uri, run_id) joins the tables"),
 ]
@@ -36,6 +38,60 @@ _CLASS = [
     column("class_id", pa.int32(), "id of the class"),
     column("class_name", pa.string(), "name of the class"),
 ]
+
+_ADDED_TO_IMAGES = [
+    column(
+        "file_uri",
+        pa.string(),
+        "URI of the file: `image_uri` without `#…` where the file has several images; null in "
+        "rows of earlier versions",
+        nullable=True,
+    ),
+    column("series", pa.int32(), "series of the image, from 0; null if the file has one", True),
+    column("t", pa.int32(), "time of the image, from 0; null if the file has one", True),
+    column("z", pa.int32(), "depth of the image, from 0; null if the file has one", True),
+    column(
+        "valid_pixels",
+        pa.int64(),
+        "pixels that hold data (px); the others are in no mask, region or score; null in rows of "
+        "earlier versions, or if the image failed",
+        nullable=True,
+    ),
+    *(
+        column(
+            f"pixel_size_{axis}_um",
+            pa.float64(),
+            f"{length} of a pixel (µm), as the file has it; null where it has none",
+            nullable=True,
+        )
+        for axis, length in (("x", "width"), ("y", "height"))
+    ),
+    column(
+        "downsample",
+        pa.float64(),
+        "pixels of the file's base level per pixel of the table, along a side; 1 or null: "
+        "the base level itself",
+        nullable=True,
+    ),
+    column(
+        "reader_version",
+        pa.int32(),
+        "version of what reads this format, raised when it reads more or otherwise; null in rows "
+        "of earlier versions",
+        nullable=True,
+    ),
+]
+_ADDED_TO_REGIONS = [
+    column(
+        "touches_no_data",
+        pa.bool_(),
+        "true if one of its pixels shares a side with a pixel that holds no data; null in rows "
+        "of earlier versions",
+        nullable=True,
+    ),
+]
+ADDED = frozenset(field.name for field in [*_ADDED_TO_IMAGES, *_ADDED_TO_REGIONS])
+"""Columns that files of earlier versions lack; they are read as nulls."""
 
 IMAGES = pa.schema(
     [
@@ -46,7 +102,11 @@ IMAGES = pa.schema(
             "etag that the store gives, without quotes; else size-mtime_ns",
         ),
         column("image_bytes", pa.int64(), "size of the file (bytes)"),
-        column("pages", pa.int32(), "number of images in the file: 1, or the pages of a stack"),
+        column(
+            "pages",
+            pa.int32(),
+            "number of images in the file: 1, or the planes or pages of a stack",
+        ),
         column("height", pa.int32(), "height (px); null if it was not decoded", nullable=True),
         column("width", pa.int32(), "width (px); null if it was not decoded", nullable=True),
         column(
@@ -77,6 +137,7 @@ IMAGES = pa.schema(
             "stage that failed: read, decode, predict or measure; null on success",
             nullable=True,
         ),
+        *_ADDED_TO_IMAGES,
     ]
 )
 
@@ -120,6 +181,7 @@ REGIONS = pa.schema(
             pa.binary(),
             "outline as WKB, pixel-exact, with holes, y down; its area equals `area`",
         ),
+        *_ADDED_TO_REGIONS,
     ]
 ).with_metadata(
     {

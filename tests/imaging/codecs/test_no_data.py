@@ -70,8 +70,15 @@ def masked_tiff(valid: Mask, dtype: str = "bool", **options: Any) -> bytes:
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as writer:
         writer.write(RGB, photometric="rgb", **options)
-        mask = valid if dtype == "bool" else np.where(valid, 255, 0).astype(dtype)
-        writer.write(mask, photometric="mask", subfiletype=4, **options)
+        if dtype == "bool":
+            writer.write(valid, photometric="mask", subfiletype=4, **options)
+        else:
+            writer.write(np.where(valid, 255, 0).astype(dtype), subfiletype=2, **options)
+    if dtype != "bool":  # tifffile writes masks of one bit only
+        buffer.seek(0)
+        with tifffile.TiffFile(buffer) as tiff:
+            for code in (254, 262):
+                tiff.pages[1].tags[code].overwrite(4)
     return buffer.getvalue()
 
 
@@ -96,8 +103,10 @@ def palette_png(valid: Mask) -> bytes:
 
 
 def keyed_png(valid: Mask, bits: int) -> bytes:
-    """Return a grey PNG whose tRNS chunk names the value of transparent pixels, 1."""
-    values = np.where(valid, GREY % 2 * (2**bits - 1 if bits > 1 else 0), 1).astype(np.uint16)
+    """Return a grey PNG whose tRNS chunk names the value of transparent pixels, 0 of one bit."""
+    key = int(bits > 1)
+    others = 1 if bits == 1 else GREY.astype(np.uint16) % 2 * (2**bits - 1)
+    values = np.where(valid, others, key).astype(np.uint16)
     if bits == 16:
         rows = [row.astype(">u2").tobytes() for row in values]
     else:
@@ -112,7 +121,7 @@ def keyed_png(valid: Mask, bits: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         [
             chunk(b"IHDR", header),
-            chunk(b"tRNS", struct.pack(">H", 1)),
+            chunk(b"tRNS", struct.pack(">H", key)),
             chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))),
             chunk(b"IEND", b""),
         ]
@@ -205,7 +214,7 @@ def read_in_tiles(data: bytes, side: int, halo: int) -> DecodedImage:
     Raises:
         ImageError: As `decode_image`.
     """
-    decoder, opaque = Decoder(), False
+    decoder, opaque, notes = Decoder(), False, tuple[str, ...]()
     try:
         while True:
             height, width = decoder.open(make_range_file(data), opaque)
@@ -223,7 +232,6 @@ def read_in_tiles(data: bytes, side: int, halo: int) -> DecodedImage:
                     valid[rows, columns] = True if window.valid is None else window.valid
                     counts += [window.alpha] if window.alpha else []
             assert samples is not None
-            notes: tuple[str, ...] = ()
             if counts:
                 total = sum(counts[1:], counts[0])
                 total.check()

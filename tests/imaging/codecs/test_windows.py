@@ -108,7 +108,7 @@ def test_windows_of_a_tiff_are_those_of_the_whole(
         ),
         pytest.param(
             lambda: encode_pillow(
-                np.dstack([scene("uint8", 3), np.full((HEIGHT, WIDTH), 9, np.uint8)]), "PNG"
+                np.dstack([scene("uint8", 3), np.full((HEIGHT, WIDTH), 255, np.uint8)]), "PNG"
             ),
             id="alpha",
         ),

@@ -333,9 +333,9 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
 def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
     key = image.info.get("transparency") if image.format == "PNG" else None
     if image.mode == "1":
-        samples: NDArray[Any] = np.asarray(image)[:, :, None].astype(np.uint8)
+        drawn = np.asarray(image)[:, :, None].astype(np.uint8)
         no_data = "" if key is None else str(key // 255)
-        return Raster(samples, bits=1, orientation=orientation, no_data=no_data)
+        return Raster(drawn, bits=1, orientation=orientation, no_data=no_data)
     if image.mode == "P" and image.format == "GIF":
         # programs number the colours of a GIF anew when they save it, so its indices mean nothing
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
+from unet_ray.image_sources.reader_versions import reader_version
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.regions import (
@@ -79,7 +80,7 @@ class Measure:
         if masks.is_valid:  # a large image, already measured tile by tile
             counted = {"region_count": len(regions)}
             return Measured(
-                row | self._stamp() | counted, _rows(masks, MASKS), _rows(regions, REGIONS)
+                row | self._stamp(row) | counted, _rows(masks, MASKS), _rows(regions, REGIONS)
             )
         try:
             assert prob_u8 is not None
@@ -102,7 +103,7 @@ class Measure:
         masks, regions = self._tables(row["image_uri"], prob_u8_khw, valid_mask(row))
         return Measured(
             row
-            | self._stamp()
+            | self._stamp(row)
             | {"region_count": len(regions), "measure_s": time.perf_counter() - started},
             masks,
             regions,
@@ -110,12 +111,17 @@ class Measure:
 
     def _fail(self, row: dict[str, Any]) -> Measured:
         return Measured(
-            row | self._stamp() | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table()
+            row | self._stamp(row) | {"measure_s": 0.0}, MASKS.empty_table(), REGIONS.empty_table()
         )
 
-    def _stamp(self) -> dict[str, Any]:
-        digests = {"model_digest": self.model_digest, "config_digest": self.config_digest}
-        return digests | {"run_id": self.run_id, "segmented_at": datetime.now(UTC)}
+    def _stamp(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "model_digest": self.model_digest,
+            "config_digest": self.config_digest,
+            "reader_version": reader_version(row.get("file_uri", row["image_uri"])),
+            "run_id": self.run_id,
+            "segmented_at": datetime.now(UTC),
+        }
 
     @staticmethod
     def join(measured: list[Measured]) -> Any:
@@ -125,6 +131,7 @@ class Measure:
         columns.append(nested_list([m.regions for m in measured], REGIONS))
         columns += [pa.array([m.row.get(f"{stage}_s", 0.0) for m in measured]) for stage in STAGES]
         columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
+        columns.append(pa.array([m.row.get("note") for m in measured], pa.string()))
         return pa.Table.from_arrays(columns, schema=ROWS)
 
     def _tables(
