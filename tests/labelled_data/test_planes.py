@@ -91,7 +91,7 @@ def test_labels_of_one_plane_need_to_say_which(folder: Path, form: str) -> None:
         find(folder, planes={"z": 7})
     labelled = find(folder, planes={"z": 2})
     assert labelled.names == ("a.tif#z=2",)
-    ((image, _),) = read(labelled)
+    image = FileReader(labelled.access, labelled.items).read(0).image
     assert np.array_equal(image, np.moveaxis(IMAGES[2], 0, 2))
 
 
