@@ -152,6 +152,30 @@ def parse_channels(text: str | None) -> tuple[str, ...]:
     return tokens
 
 
+_PLANES = re.compile(r"(page|s|t|z)=(0|[1-9][0-9]{0,8})")
+
+
+def parse_planes(text: str | None) -> dict[str, int]:
+    """Return the axes of `--planes` and their values; none where it is not given.
+
+    Example:
+        `t=0,z=7` gives {"t": 0, "z": 7}.
+
+    Raises:
+        InputError: An axis that images in files do not have, or that is given twice.
+    """
+    if text is None:
+        return {}
+    parts = [_PLANES.fullmatch(part.strip()) for part in text.split(",")]
+    axes = {part[1]: int(part[2]) for part in parts if part}
+    if None in parts or len(axes) < len(parts):
+        raise InputError(
+            f"--planes {text!r:.100}: give each axis once, as in z=7, t=0,z=7 or page=3; the axes "
+            "are s, t and z from 0, and page from 1"
+        )
+    return axes
+
+
 def fold_channel(name: str) -> str:
     """Return the name of a channel as it is compared: without case and without spaces around it."""
     return name.strip().casefold()

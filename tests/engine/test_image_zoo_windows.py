@@ -57,6 +57,8 @@ def test_windows_are_parts_of_the_whole_image(name: str, decoder: Decoder) -> No
                 if box.bottom > whole.height or box.right > whole.width:
                     continue
                 window, expected = decoder.window(box), whole.cut(box)
+                if window.alpha and whole.valid is None:
+                    continue  # an alpha that says nothing, which no window alone can tell
                 assert np.array_equal(window.samples, expected.samples, equal_nan=True)
                 assert window.samples.dtype == expected.samples.dtype
                 assert window.channels == expected.channels

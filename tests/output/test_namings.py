@@ -21,7 +21,12 @@ from hypothesis import strategies as st
 from unet_ray.image_sources.names import file_uri_sql, image_uri, keys_sql, split_uri
 from unet_ray.imaging.codecs.image_place import ImageKey
 from unet_ray.output.reader import current_keys, iterate_shards, read_tables
+from unet_ray.output.report.facts import gather
+from unet_ray.output.shard_checks import Problem
+from unet_ray.output.verify import _check_ledger, _read_table
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.duckdb_workspace import open_workspace
+from unet_ray.tables.output_folder import take_inventory
 from unet_ray.tables.schemas import ADDED, SCHEMAS
 from unet_ray.tables.shards import ShardName, write_shard
 
@@ -97,6 +102,14 @@ def current(output: Storage) -> list[tuple[str, str]]:
     return found
 
 
+def reported_images(output: Storage) -> int:
+    """Return the number of images in the report, which must be that of the masks it sums up."""
+    with open_workspace() as database:
+        facts = gather(database, output, None)
+        assert database.value("SELECT count(*) FROM masks") == facts.images
+    return facts.images
+
+
 def keys_of(table: pa.Table) -> list[tuple[str, str]]:
     return sorted(zip(*(table[name].to_pylist() for name in ("image_uri", "run_id")), strict=True))
 
@@ -114,9 +127,12 @@ def test_pages_are_current_until_all_planes_are_done(output: Storage) -> None:
     other = [("a.png", 1)]
     write_run(output, "run-a", [*other, *PAGES], is_old=True)
     assert current(output) == rows_of([*other, *PAGES], "run-a")
+    assert reported_images(output) == 10
     write_run(output, "run-b", PLANES[:2], reader_version=1)
+    assert reported_images(output) == 10
     assert current(output) == rows_of([*other, *PAGES], "run-a")
     write_run(output, "run-c", PLANES[2:], reader_version=1)
+    assert reported_images(output) == 4
     assert current(output) == [
         ("a.png", "run-a"),
         *rows_of(PLANES[:2], "run-b"),
@@ -194,3 +210,31 @@ def test_every_reader_opens_files_of_two_versions(output: Storage, runs: tuple[s
     tables = read_tables(output.uri, current=False)
     columns = (tables.images[name].to_pylist() for name in ("image_uri", "reader_version"))
     assert dict(zip(*columns, strict=True)) == expected
+
+
+def test_verify_takes_a_file_that_was_read_again(output: Storage) -> None:
+    """A row with a reader's version beside one without is no row too many; two of a version are."""
+    write_run(output, "run-a", [("a.png", 1)], is_old=True)
+    write_run(output, "run-b", [("a.png", 1)], reader_version=1)
+    assert current(output) == [("a.png", "run-b")]
+    assert ledger_problems(output) == []
+    write_run(output, "run-c", [("a.png", 1)], reader_version=1)
+    (problem,) = ledger_problems(output)
+    assert problem.kind.startswith("more than one successful row of an image")
+
+
+def ledger_problems(output: Storage) -> list[Problem]:
+    inventory = take_inventory(output)
+    records = {run: {"status": "running"} for run in ("run-a", "run-b", "run-c")}
+    with open_workspace() as database:
+        return list(_check_ledger(database, inventory, records))
+
+
+def test_a_shard_of_an_earlier_version_is_checked(output: Storage) -> None:
+    write_run(output, "run-a", [("a.png", 1)], is_old=True)
+    file = output.join(ShardName(DATE, "run-a", 0).path("images"))
+    assert _read_table(file.read(), SCHEMAS["images"])["reader_version"].null_count == 1
+    short = pq.read_table(file.path, partitioning=None).drop_columns("height")
+    pq.write_table(short, file.path)
+    with pytest.raises(KeyError, match="height"):
+        _read_table(file.read(), SCHEMAS["images"])

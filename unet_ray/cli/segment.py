@@ -35,6 +35,7 @@ def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
     notes += [
         f"  {count} × {message}" for message, count in list(result.error_messages.items())[:_NAMED]
     ]
+    notes += [f"{count} images: {note}" for note, count in result.notes.items()]
     if result.batch_divisor > 1:
         notes.append(
             "memory ran out in a predictor: from then on its batches were "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey
 
@@ -24,6 +25,11 @@ def image_uri(file_uri: str, key: ImageKey) -> str:
         if (value := getattr(key, field)) is not None
     ]
     return f"{file_uri}#{','.join(parts)}" if parts else file_uri
+
+
+def is_among(key: ImageKey, axes: Mapping[str, int]) -> bool:
+    """Tell whether an image has the values of all given axes, which names call `s`, `t`, `z`."""
+    return all(getattr(key, _FIELDS[axis]) == value for axis, value in axes.items())
 
 
 def split_uri(uri: str) -> tuple[str, ImageKey]:

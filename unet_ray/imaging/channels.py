@@ -256,8 +256,9 @@ class InputChannels:
             if image.count <= max(self.indices) or known not in (None, image.count):
                 self._refuse(image, "the number of channels differs")
             return self.indices
-        # grey is repeated, and colours become grey where they are equal
-        if image.count not in (1, self.count) and self.count > 1:
+        # grey stands for colours, and colours become grey where they are equal
+        stands_for_colours = image.count == 1 and self.count == len(COLOURS)
+        if image.count != self.count and self.count > 1 and not stands_for_colours:
             self._refuse(image, "the number of channels differs")
         return everything
 

@@ -4,7 +4,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unet_ray.flags import MaskFrame, MaskKind, parse_channels, parse_mask_value, parse_uris
+from unet_ray.flags import (
+    MaskFrame,
+    MaskKind,
+    parse_channels,
+    parse_mask_value,
+    parse_planes,
+    parse_uris,
+)
 
 if TYPE_CHECKING:
     from unet_ray.flags import ClassSpec
@@ -48,6 +55,9 @@ class LabelConfig:
     lossy_samples: bool = False
     """Round whole numbers beyond 16,777,216, which 32-bit floats do not hold; otherwise images with
     such samples cannot be used."""
+    planes: str | None = None
+    """Plane that the labels are of where one mask, or entry of a label file, stands for a file of
+    several: z=7, t=0,z=7 or page=3. Planes count from 0, pages from 1."""
     label_property: str | None = None
     """Property of GeoJSON, GeoPackage and GeoParquet features that names their class; none: all are
     of one class. Default: the one that is called class, label or the like."""
@@ -61,6 +71,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         parse_uris(self.image_roots, "--image-roots")
         parse_channels(self.channels)
+        parse_planes(self.planes)
         parse_mask_value(self.background_value, "--background-value")
         parse_mask_value(self.ignore_value, "--ignore-value")
 
@@ -88,6 +99,7 @@ class LabelConfig:
             frame=self.mask_frame,
             rescale=self.rescale_masks,
             lossy_samples=self.lossy_samples,
+            planes=parse_planes(self.planes),
             area_class=self.area_class,
             label_property=self.label_property,
             label_crs=self.label_crs,

@@ -18,7 +18,7 @@ from unet_ray.image_sources.encoded import (
     find_places,
     is_stackable,
 )
-from unet_ray.image_sources.names import split_uri
+from unet_ray.image_sources.names import image_uri, is_among, split_uri
 from unet_ray.image_sources.sources import (
     ImageSource,
     header_decoders,
@@ -156,7 +156,7 @@ def _find_in_label_files(
         raise InputError(f"{named} names no image; give the label files of the images")
     found = find_images(images.entries, map(_list_texts, rows), named)
     keys = [split_uri(row["uri"] or row["name"])[1] for row in rows]
-    sources = _find_sources(images, found.entries, keys)
+    sources = _find_sources(images, found.entries, keys, options)
     names = [row["name"] for row in rows]
     taken = _check_once(sources, names, named)
     has_area = _find_areas(drawing)
@@ -293,7 +293,10 @@ def _find_areas(drawing: Drawing) -> set[int]:
 
 
 def _find_sources(
-    images: Listing, entries: Sequence[FileEntry | None], keys: Sequence[ImageKey]
+    images: Listing,
+    entries: Sequence[FileEntry | None],
+    keys: Sequence[ImageKey],
+    options: LabelOptions,
 ) -> list[ImageSource | str]:
     """Return the image that each row of label files means, which may be one of several in a file.
 
@@ -306,22 +309,24 @@ def _find_sources(
     return [
         "no image has its name"
         if entry is None
-        else _find_source(entry, key, places_of.get(entry.uri, []))
+        else _find_source(entry, key, places_of.get(entry.uri, []), options)
         for entry, key in zip(entries, keys, strict=True)
     ]
 
 
 def _find_source(
-    entry: FileEntry, key: ImageKey, places: Sequence[ImagePlace]
+    entry: FileEntry, key: ImageKey, places: Sequence[ImagePlace], options: LabelOptions
 ) -> ImageSource | str:
     """Return the image that a label file names, or why there is none.
 
-    Where a label file names a file of several images without saying which, or if the file cannot
-    be read, return the whole file; decoding it will report the reason.
+    If the file cannot be read, return the whole file; decoding it will report the reason.
     """
-    for place in places:
-        if place.key == key:
-            return image_source(entry, place, len(places))
+    sources = [image_source(entry, place, len(places)) for place in places]
+    for source in sources:
+        if source.key == key:
+            return source
+    if key == WHOLE and len(sources) > 1:
+        return _choose_plane(sources, options)
     if key == WHOLE or (not places and is_stackable(entry)):
         return whole_file(entry)
     return describe_absent(entry.path, key, places)
@@ -405,16 +410,50 @@ def _note_skipped(*listings: Listing) -> list[str]:
 def _pair_planes(finder: ImageFinder, access: LabelAccess, pair: Pair) -> list[LabelledImage] | str:
     """Return the images of a file with their masks, or why they do not belong together."""
     images = list_images(finder, access.images, pair.image)
-    mask_images = [list_images(finder, access.masks, mask) for mask in pair.masks]
-    for some, mask in zip(mask_images, pair.masks, strict=True):
+    masks = [_split_channels(list_images(finder, access.masks, mask)) for mask in pair.masks]
+    if len(images) > 1 and {len(some) for some in masks} == {1}:
+        image = _choose_plane(images, access.options)
+        if isinstance(image, str):
+            return f"{pair.image.uri} {image}"
+        images = [image]
+    for some, mask in zip(masks, pair.masks, strict=True):
         if len(some) != len(images):
             return (
                 f"{pair.image.uri} has {len(images)} images, but its mask {mask.uri} has "
                 f"{len(some)}"
             )
         for image, other in zip(images, some, strict=True):
-            if image.key != other.key and image.key.page is None and other.key.page is None:
+            if len(some) > 1 and image.key != other.key and _have_axes(image, other):
                 return f"{image.uri} stands beside {other.uri}; save both with the same axes"
-    return [
-        LabelledImage(image, tuple(row)) for image, *row in zip(images, *mask_images, strict=True)
-    ]
+    return [LabelledImage(image, tuple(row)) for image, *row in zip(images, *masks, strict=True)]
+
+
+def _split_channels(masks: list[ImageSource]) -> list[ImageSource]:
+    """Return the masks of a file: each page is one, also where its axis is said to be channels.
+
+    Programs call the axis of a stack so that do not know which one it is; masks have no channels.
+    """
+    if len(masks) > 1 or masks[0].place is None or len(masks[0].place.pages) < 2:
+        return masks
+    (mask,), place = masks, masks[0].place
+    return [replace(mask, place=place.with_channels([page])) for page in range(len(place.pages))]
+
+
+def _have_axes(*sources: ImageSource) -> bool:
+    return all(source.key != WHOLE and source.key.page is None for source in sources)
+
+
+def _choose_plane(images: Sequence[ImageSource], options: LabelOptions) -> ImageSource | str:
+    """Return the one of a file's images that its only mask is of, or why that is not known."""
+    found = [image for image in images if is_among(image.key, options.planes)]
+    if len(found) == 1:
+        return found[0]
+    names = f"{image_uri('', images[0].key)} to {image_uri('', images[-1].key)}"
+    held = f"holds {len(images)} images, {names.replace('#', '')}, and its labels are of one"
+    if not options.planes:
+        return f"{held}: --planes says of which, as in --planes {_show_axes(images[0])}"
+    return f"{held}: {len(found)} of them are those of --planes"
+
+
+def _show_axes(image: ImageSource) -> str:
+    return image_uri("", image.key).removeprefix("#")

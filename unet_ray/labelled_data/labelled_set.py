@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
 from unet_ray.image_sources.encoded import read_encoded
@@ -41,6 +42,8 @@ class LabelOptions:
     roots: Roots = Roots()  # noqa: RUF009 (it is frozen)
     """Folders below which the files of manifests lie, and whether links are followed that lead out
     of what is listed."""
+    planes: Mapping[str, int] = field(default_factory=dict)
+    """Axes, and their values, of the plane that labels are of which stand for a file of several."""
     mask_affix: str | None = None
     """Affix of the names of masks beside those of their images; None: found out."""
     frame: MaskFrame | None = None

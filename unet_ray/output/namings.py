@@ -12,7 +12,7 @@ from unet_ray.image_sources.names import file_uri_sql, keys_sql
 from unet_ray.tables.duckdb_workspace import Workspace
 
 
-def find_superseded(database: Workspace, rows: str) -> bool:
+def find_superseded(database: Workspace, rows: str, by_date: bool = False) -> bool:
     """Create the table `superseded` (image_uri, run_id): rows of namings that are not current.
 
     Files with one image cost nothing unless rows of several images name them too.
@@ -20,15 +20,18 @@ def find_superseded(database: Workspace, rows: str) -> bool:
     Args:
         database: Workspace with the rows.
         rows: Name of a table or view of successful rows: image_uri, run_id, pages, segmented_at.
+        by_date: Whether each `date`, which the rows then have, has current rows of its own.
 
     Returns:
-        False where there are no files with several images, and no table is created.
+        False where there are no such rows; the table may not exist then.
     """
     if database.value(f"SELECT count(*) FROM {rows} WHERE pages > 1") == 0:  # noqa: S608
         return False
+    date = "date" if by_date else "NULL"
+    file_uri, keys = file_uri_sql("image_uri", "pages"), keys_sql("image_uri", "pages")
     named = (
-        f"SELECT image_uri, run_id, pages, segmented_at, {file_uri_sql('image_uri', 'pages')} "  # noqa: S608
-        f"AS file_uri, {keys_sql('image_uri', 'pages')} AS keys FROM {rows}"
+        f"SELECT {date} AS part, image_uri, run_id, pages, segmented_at, {file_uri} AS file_uri, "  # noqa: S608
+        f"{keys} AS keys FROM {rows}"
     )
     database.store("stacked", f"{named} WHERE pages > 1")
     database.store(
@@ -38,13 +41,16 @@ def find_superseded(database: Workspace, rows: str) -> bool:
     )
     database.store(
         "namings",
-        "SELECT file_uri, keys, pages, count(DISTINCT image_uri) / any_value(pages) AS share, "
-        "max(segmented_at) AS latest FROM parts GROUP BY file_uri, keys, pages",
+        "SELECT part, file_uri, keys, pages, max(segmented_at) AS latest, "
+        "count(DISTINCT image_uri) / any_value(pages) AS share "
+        "FROM parts GROUP BY part, file_uri, keys, pages",
     )
     database.store(
         "superseded",
-        "SELECT DISTINCT image_uri, run_id FROM parts JOIN (SELECT *, row_number() OVER "
-        "(PARTITION BY file_uri ORDER BY share DESC, latest DESC, pages, keys) AS place "
-        "FROM namings) USING (file_uri, keys, pages) WHERE place > 1",
+        "WITH ranked AS (SELECT *, row_number() OVER (PARTITION BY part, file_uri "
+        "ORDER BY share DESC, latest DESC, pages, keys) AS place FROM namings) "
+        "SELECT DISTINCT image_uri, run_id FROM parts SEMI JOIN (FROM ranked WHERE place > 1) AS r "
+        "ON parts.file_uri = r.file_uri AND parts.keys = r.keys AND parts.pages = r.pages "
+        "AND parts.part IS NOT DISTINCT FROM r.part",
     )
-    return True
+    return bool(database.value("SELECT count(*) FROM superseded"))

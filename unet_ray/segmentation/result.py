@@ -34,6 +34,8 @@ class ShardSums:
     """Seconds that each stage worked."""
     other_pixel_sizes: Counter[str] = field(default_factory=Counter)
     """Images whose pixel size differs from the model's, by their own, as text."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Images by what was chosen where their files can be read in two ways."""
 
 
 @dataclass
@@ -88,6 +90,8 @@ class SegmentResult:
     run starts with these groups apart."""
     model_pixel_size_um: tuple[float, float] | None = None
     """Median width and height of the pixels that the model learnt from (µm), if they are known."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """Images by what was chosen where their files can be read in two ways."""
     other_pixel_sizes: dict[str, int] = field(default_factory=dict)
     """Successful images whose pixel size differs from the model's by more than a quarter, by their
     own with two digits, such as `0.25 µm`; the most frequent first."""
@@ -103,7 +107,14 @@ class SegmentResult:
         self.images_failed += failed
         self.megapixels += sums.megapixels
         self.batch_divisor = max(self.batch_divisor, sums.batch_divisor)
-        for name in ("stage_s", "regions", "error_types", "error_messages", "other_pixel_sizes"):
+        for name in (
+            "stage_s",
+            "regions",
+            "error_types",
+            "error_messages",
+            "other_pixel_sizes",
+            "notes",
+        ):
             counts = Counter[str](getattr(self, name))
             counts.update(getattr(sums, name))
             setattr(self, name, dict(counts.most_common()))

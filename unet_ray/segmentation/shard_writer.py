@@ -94,6 +94,7 @@ class Shards:
             regions=Counter(tables["regions"]["class_name"].to_pylist()),
             stage_s=Counter({s: sum(rows[f"{s}_s"].to_pylist()) for s in STAGES}),
             other_pixel_sizes=self._count_other_sizes(images),
+            notes=Counter(rows["note"].drop_null().to_pylist()),
         )
 
     def _count_other_sizes(self, images: pa.Table) -> Counter[str]:

@@ -225,7 +225,7 @@ def png_with_shadows() -> Case:
     alpha = np.broadcast_to(np.linspace(40, 250, 52), (40, 52))
     data = encode_pillow(add_alpha(paint(marks), alpha))
     right = {"image.png": encode_pillow(paint(marks))}
-    return refused(one(data, marks, "rgb", suffix="png"), "alpha", files=right)
+    return refused(one(data, marks, "rgb", suffix="png"), "half transparent", files=right)
 
 
 @case

@@ -191,7 +191,9 @@ def nodata_nan_of_uint8() -> Case:
 @case
 def nodata_that_is_no_number() -> Case:
     marks = draw(527)
-    return one(tiff(first(paint(marks)), extratags=gdal_value("none")), marks)
+    samples = first(paint(marks))
+    right = {"image.tif": tiff(samples)}
+    return refused(one(tiff(samples, extratags=gdal_value("none")), marks), "none", files=right)
 
 
 # --- NaN and infinities
@@ -357,7 +359,7 @@ def alpha_of_shadows_in_tiff() -> Case:
     alpha = np.broadcast_to(np.linspace(2, 253, 52), (40, 52))
     data = tiff(add_alpha(paint(marks), alpha), photometric="rgb", extrasamples=("unassalpha",))
     right = {"image.tif": tiff(paint(marks), photometric="rgb")}
-    return refused(one(data, marks, "rgb"), "alpha", files=right)
+    return refused(one(data, marks, "rgb"), "half transparent", files=right)
 
 
 @case

@@ -27,6 +27,7 @@ from tests.engine.image_zoo.cases import (
     plain_tags,
     refused,
     several,
+    tiff,
     tiff_of,
     tiff_with,
     wedge,
@@ -277,7 +278,8 @@ def ome_two_colour_images_as_channels() -> Case:
     planes = [paint(marks[:, :, :3]), paint(marks[:, :, 3:])]
     xml = ome_xml(image_xml(dtype="uint8", names=(None, None), samples=3))
     data = ome_tiff(planes, xml, photometric="rgb")
-    return refused(one(data, marks[:, :, 3:]), "channels", "--channels", "3,4,5")
+    right = {"image.tif": tiff(planes[1], photometric="rgb")}
+    return refused(one(data, marks[:, :, 3:]), "channels", files=right)
 
 
 @case

@@ -245,12 +245,15 @@ def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
     found = image.shape[2]
     if found == channels:
         return image
-    if found == 1:
+    if found == 1 and channels == len(COLOURS):
         return np.repeat(image, channels, axis=2)
     if channels == 1 and is_grey(image):
         return np.ascontiguousarray(image[:, :, :1])
+    remedy = "convert the image"
+    if found > channels:
+        remedy = f"say which to use, as in --channels {','.join(map(str, range(channels)))}"
     raise ImageError(
-        "unsupported", f"{found} channels, the model was trained on {channels}; convert the image"
+        "unsupported", f"{found} channels, the model was trained on {channels}; {remedy}"
     )
 
 

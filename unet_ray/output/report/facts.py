@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
+from unet_ray.output.namings import find_superseded
 from unet_ray.output.pixel_area import PIXEL_SIDES, has_pixel_area
 from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.storage import Storage
@@ -50,6 +52,8 @@ _IMAGE_COLUMNS = (
     *PIXEL_SIDES,
 )
 """Columns of the view `date_images`."""
+_NAMING_COLUMNS = ("date", "image_uri", "run_id", "pages", "segmented_at")
+"""Columns of the view `good`: the successful images, of which some may not be current."""
 _REGION_COLUMNS = ("run_id", "image_uri", "region_id", "area", "score")
 """Columns of the view `date_regions`."""
 _SUM_REGIONS = (
@@ -165,8 +169,11 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     ours = images.filter(
         (pc.field("model_digest") == model) & (pc.field("config_digest") == config)
     )
-    database.read("ours", ours.filter(pc.field("date") <= date), ("date", "run_id", "error_type"))
-    database.read("date_images", ours.filter(pc.field("date") == date), _IMAGE_COLUMNS)
+    until = ours.filter(pc.field("date") <= date)
+    database.read("good", until.filter(pc.field("error_type").is_null()), _NAMING_COLUMNS)
+    read = partial(_read_current, database, find_superseded(database, "good", by_date=True))
+    read("ours", until, ("date", "run_id", "error_type"))
+    read("date_images", ours.filter(pc.field("date") == date), _IMAGE_COLUMNS)
     database.store(
         "runs",
         "SELECT date, run_id, count(*) FILTER (error_type IS NULL) AS images FROM ours "
@@ -184,14 +191,17 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     runs = database.table("SELECT run_id FROM runs")["run_id"].combine_chunks()
     # a filter, because joins of millions of rows take more memory
     rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)
-    every_class, pixels = _sum_pixels(database, sound["masks"].filter(rows))
+    mask_columns = ("date", "class_id", "class_name", "area", "height", "width")
+    read("masks", sound["masks"].filter(rows), mask_columns)
+    every_class, pixels = _sum_pixels(database)
     classes = dict(islice(every_class.items(), _MAX_CLASSES))
     regions = sound["regions"].filter(
         rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
     )
-    database.read("date_regions", regions.filter(pc.field("date") == date), _REGION_COLUMNS)
+    read("date_regions", regions.filter(pc.field("date") == date), _REGION_COLUMNS)
+    read("regions", regions, ("date", "run_id", "image_uri", "class_id", "area", "score"))
     _store_pixel_areas(database, ours.filter(rows))
-    by_date = _estimate_dates(database, regions, counts, classes, pixels)
+    by_date = _estimate_dates(database, counts, classes, pixels)
     return Facts(
         date=date,
         run_ids=run_ids,
@@ -208,6 +218,24 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
         unsound=_count_unsound(everything, date),
         classes_left_out=len(every_class) - len(classes),
     )
+
+
+def _read_current(
+    database: Workspace, is_mixed: bool, name: str, dataset: Any, columns: tuple[str, ...]
+) -> None:
+    """Create a view of columns of a dataset, without the rows that are not current on their date.
+
+    Args:
+        database: Workspace with the table `superseded`, if there are any such rows.
+        is_mixed: Whether there are; a join with nothing would still read the keys of all rows.
+        name: Name of the view.
+        dataset: Arrow dataset with the columns image_uri and run_id.
+        columns: Columns of the view.
+    """
+    database.read(name, dataset, columns)
+    if is_mixed:
+        rows = f"{name}_rows ANTI JOIN superseded USING (image_uri, run_id)"
+        database.view(name, f"SELECT {', '.join(columns)} FROM {rows}")
 
 
 def _find_date(database: Workspace, images: Any, output: Storage, date: str | None) -> str:
@@ -243,14 +271,13 @@ def _count_unsound(tables: dict[str, Any], date: str) -> dict[str, int]:
 
 
 def _sum_pixels(
-    database: Workspace, masks: Any
+    database: Workspace,
 ) -> tuple[dict[int, str], dict[tuple[str, int], dict[str, float]]]:
-    """Return the class names by id, and sums over the masks by date and class id.
+    """Return the class names by id, and sums over the view `masks` by date and class id.
 
     The sums are over pieces of masks: `a` area of the class, `p` pixels of the piece, and their
     squares and product `aa`, `pp` and `ap`.
     """
-    database.read("masks", masks, ("date", "class_id", "class_name", "area", "height", "width"))
     rows = database.table(
         "WITH m AS (SELECT date, class_id, class_name, area::DOUBLE AS a, "
         "height::DOUBLE * width AS p FROM masks) "
@@ -275,13 +302,11 @@ def _store_pixel_areas(database: Workspace, images: Any) -> None:
 
 def _estimate_dates(
     database: Workspace,
-    regions: Any,
     images: dict[str, int],
     classes: dict[int, str],
     pixels: dict[tuple[str, int], dict[str, float]],
 ) -> dict[str, dict[int, ClassFigures]]:
-    """Return the figures by date and class id."""
-    database.read("regions", regions, ("date", "run_id", "image_uri", "class_id", "area", "score"))
+    """Return the figures of the view `regions` by date and class id."""
     database.store(
         "measured",
         "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions",

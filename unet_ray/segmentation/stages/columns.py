@@ -100,6 +100,7 @@ ROWS = pa.schema(
         _REGIONS,
         *_SECONDS,
         ("batch_divisor", pa.int32()),
+        ("note", pa.string()),
     ]
 )
 

@@ -131,6 +131,7 @@ class Measure:
         columns.append(nested_list([m.regions for m in measured], REGIONS))
         columns += [pa.array([m.row.get(f"{stage}_s", 0.0) for m in measured]) for stage in STAGES]
         columns.append(pa.array([m.row.get("batch_divisor", 1) for m in measured], pa.int32()))
+        columns.append(pa.array([m.row.get("note") for m in measured], pa.string()))
         return pa.Table.from_arrays(columns, schema=ROWS)
 
     def _tables(
