@@ -38,7 +38,7 @@ def find_no_data(raster: Raster) -> NDArray[np.bool_] | None:
         return None
     if raster.is_converted:
         raise ImageError(
-            "unsupported", f"a no-data value ({raster.no_data}) of CMYK colours; save as RGB"
+            "unsupported", f"a no-data value, {raster.no_data[:40]!r}, of CMYK colours; save RGB"
         )
     samples = raster.samples[:, :, :-1] if raster.has_alpha else raster.samples
     value = _parse_value(raster.no_data, samples.dtype)
