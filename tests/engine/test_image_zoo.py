@@ -21,6 +21,7 @@ from tests.engine.image_zoo import CASES
 from tests.engine.image_zoo.cases import Case
 from tests.engine.image_zoo.judging import Tables, judge, judge_refusal, write_files
 from tests.engine.image_zoo.models import make_threshold_model
+from unet_ray.cli.segment import summary
 from unet_ray.errors import UnetRayError
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
@@ -88,13 +89,14 @@ class Runs:
         handler = logging.StreamHandler(log)
         logging.getLogger("unet_ray").addHandler(handler)
         try:
-            segment(config)
+            result = segment(config)
         except UnetRayError as error:
             print(f"error: {error}")
             return place, None
         finally:
             logging.getLogger("unet_ray").removeHandler(handler)
-        return place, Tables.read(config.output, log.getvalue())
+        said = "\n".join([log.getvalue(), *summary(config, result)])
+        return place, Tables.read(config.output, said)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ Region = tuple[str, int, tuple[float, ...], bool]
 class Tables:
     """The tables of a run: images, regions, and the area of each class in `masks`, by image.
 
-    `said` is what the run logged.
+    `said` is what the run logged, and its summary.
     """
 
     images: dict[str, Row]
