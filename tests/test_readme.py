@@ -17,6 +17,7 @@ import unet_ray
 from unet_ray.cli.main import COMMANDS
 from unet_ray.cli.quickstart import QuickstartConfig
 from unet_ray.evaluation.config import EvaluateConfig
+from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import ExportConfig, PruneConfig, ReportConfig, VerifyConfig
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.segment import segment
@@ -29,6 +30,7 @@ REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
 COMMANDS_README = REPOSITORY / "jobs/README.md"
 PACKAGE_README = REPOSITORY / "unet_ray/README.md"
+IMAGES_README = REPOSITORY / "unet_ray/image_sources/README.md"
 OUTPUT_README = REPOSITORY / "unet_ray/output/README.md"
 DOCUMENTS = [
     README,
@@ -52,6 +54,11 @@ def blocks(document: Path, language: str) -> list[str]:
     """Return the code blocks of a language."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
     return [code for name, code in found if name == language]
+
+
+def test_the_table_of_formats_has_all_suffixes() -> None:
+    rows = re.findall(r"^\| [^|]+ \|([^|]+)\|[^|]*\|$", IMAGES_README.read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(\.\w+)`", " ".join(rows))) == IMAGE_SUFFIXES
 
 
 def prose(document: Path) -> str:
