@@ -322,3 +322,13 @@ def test_any_flag_finds_channels_or_says_why_not(flag: str, names: list[str], co
     places = selection.locate(image)
     assert len(places) == len(set(places)) == flag.count(",") + 1
     assert all(0 <= place < image.count for place in places)
+
+
+def test_an_only_channel_may_have_any_name_for_a_model_that_read_none() -> None:
+    grey = InputChannels(1)
+    with pytest.raises(ImageError, match="only its channels have names"):
+        grey.locate(ImageChannels(1, ("DAPI",)))
+    older = replace(grey, takes_any_name=True)
+    assert older.locate(ImageChannels(1, ("DAPI",))) == (0,)
+    with pytest.raises(ImageError, match="only its channels have names"):
+        older.locate(ImageChannels(2, ("DAPI", "actin")))

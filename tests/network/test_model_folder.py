@@ -207,7 +207,7 @@ for _ in range(200):
         (put("preprocessing", "limits", value=[2.0, -2.0]), "limits 2.0 and -2.0: the second"),
         (put("preprocessing", "limits", value=[1.0]), "there are 1, there must be 2"),
         (put("preprocessing", "limits", value=[1e30, 1e31]), "preprocessing limits 1e[+]30"),
-        (put("preprocessing", "dtype", value="int32"), "dtype int32: choose uint8, uint16"),
+        (put("preprocessing", "dtype", value="int32"), "dtype int32: choose one of uint8, uint16"),
         (put("preprocessing", value=[]), r"preprocessing \[\] is not an object"),
         (
             put("preprocessing", value={"dtype": "uint8", "offset": [1], "scale": [1]}),

@@ -179,6 +179,8 @@ class InputChannels:
     """Indices of the channels in images whose channels have no names."""
     image_channels: int | None = None
     """Number of channels of these images; None: not known, or it varied."""
+    takes_any_name: bool = False
+    """True if an only channel may have any name: the model is of a version that read none."""
 
     @staticmethod
     def of(
@@ -249,7 +251,8 @@ class InputChannels:
             if image.is_grey and self.is_colour:
                 return everything
             self._refuse(image, "its channels have no names")
-        if image.keys and (self.indices or not image.is_colour):
+        is_only = self.takes_any_name and self.count == image.count == 1
+        if image.keys and not is_only and (self.indices or not image.is_colour):
             self._refuse(image, "only its channels have names")
         if self.indices:
             known = self.image_channels

@@ -77,6 +77,9 @@ class Model:
     colours."""
     image_channels: int | None = None
     """Number of channels of the images in which `input_channels` are indices; None: not known."""
+    is_of_0_1: bool = False
+    """True if version 0.1 wrote the model, which read no names of channels; not part of the
+    digest."""
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
@@ -99,7 +102,10 @@ class Model:
     @property
     def inputs(self) -> InputChannels:
         """Channels that the network takes; raise InputError if they cannot be right."""
-        return InputChannels.of(self.network.in_channels, self.input_channels, self.image_channels)
+        inputs = InputChannels.of(
+            self.network.in_channels, self.input_channels, self.image_channels
+        )
+        return replace(inputs, takes_any_name=self.is_of_0_1)
 
     def select_channels(self, channels: str | None) -> ChannelSelection:
         """Return which channels of each image the network takes.
@@ -411,6 +417,7 @@ def _parse(described: JsonObject) -> Model:
         versions,
         inputs.chosen,
         inputs.image_channels,
+        described.integer("format") == _FORMAT_OF_0_1,
     )
 
 
