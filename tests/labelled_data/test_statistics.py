@@ -10,9 +10,10 @@ import pytest
 from tests.builders import encode_pillow, encode_tiff
 from unet_ray.errors import InputError
 from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.image_facts import ImageFacts
 from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.labelled_data.readers import FileReader
-from unet_ray.labelled_data.statistics import DatasetStatistics, ImageFacts, compute_statistics
+from unet_ray.labelled_data.statistics import DatasetStatistics, compute_statistics
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.storage import Storage
 

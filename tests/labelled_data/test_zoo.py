@@ -23,9 +23,10 @@ from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.image_facts import describe_image
 from unet_ray.labelled_data.interpretation import interpret_masks
 from unet_ray.labelled_data.readers import FileReader
-from unet_ray.labelled_data.statistics import describe_image, settle_statistics
+from unet_ray.labelled_data.statistics import settle_statistics
 
 Flags = dict[str, Any]
 """Fields of `EvaluateConfig` beside the model."""

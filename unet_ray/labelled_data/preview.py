@@ -13,7 +13,8 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.drawing.label_sheet import LabelledPicture, draw_label_sheet
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.targets import IGNORED
-from unet_ray.labelled_data.statistics import DatasetStatistics, ImageFacts
+from unet_ray.labelled_data.image_facts import ImageFacts
+from unet_ray.labelled_data.statistics import DatasetStatistics
 
 LABELS_PICTURE = "labels.png"
 """Name of the picture of a set's labels."""

@@ -1,0 +1,188 @@
+"""Statistics of one labelled image: what is counted of its pixels and of its masks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_ray.errors import ImageError
+from unet_ray.imaging.channels import ImageChannels
+from unet_ray.imaging.codecs.decode import is_grey
+from unet_ray.imaging.codecs.pixel_size import SizeUm
+from unet_ray.imaging.codecs.range_file import PlaneFile
+from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.imaging.labels.mask_values import mask_values
+from unet_ray.imaging.labels.plausibility import measure_edge_contrast
+from unet_ray.imaging.regions.components import label_values
+from unet_ray.labelled_data.alignment import Fit, LabelledArrays
+from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage
+from unet_ray.labelled_data.palettes import list_colours
+from unet_ray.labelled_data.readers import FileReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """Statistics of one labelled image, or the reason why it cannot be used."""
+
+    uri: str
+    mask_uri: str
+    sha256: tuple[str, ...] = ()
+    """SHA-256 of the bytes read of the image and of each mask; empty if a file cannot be read."""
+    error: str | None = None
+    height: int = 0
+    width: int = 0
+    dtype: str = ""
+    channels: int = 0
+    """Number of channels that are used; 1 for colours that are all equal."""
+    names: tuple[str, ...] = ()
+    """Names of the channels that are used; empty: they have none."""
+    places: tuple[int, ...] = ()
+    """Their indices in the file."""
+    file_channels: int = 0
+    """Number of channels in the file."""
+    low: tuple[float, ...] = ()
+    """Smallest sample of each channel, of the pixels that are there."""
+    high: tuple[float, ...] = ()
+    """Largest sample of each channel, of the pixels that are there."""
+    samples: tuple[tuple[float, ...], ...] = ()
+    """Samples of a few pixels that are there, drawn at random."""
+    values: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Pairs (mask value, pixels) for each mask of the image."""
+    objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    """Pairs (mask value, 8-connected components) for each mask; None if they were not counted."""
+    overlap: int = 0
+    """Pixels of several classes, of images whose labels come from label files."""
+    edge_contrast: float | None = None
+    """Gradient along the outlines of the labels, divided by that beside them."""
+    colours: tuple[tuple[int, int], ...] = ()
+    """Pairs (mask value, colour 0xRRGGBB) of a mask with a palette."""
+    pixel_size_um: SizeUm | None = None
+    """Width and height of a pixel (µm), upright; None if the file does not state it."""
+    fit: Fit | None = None
+    """Frames in which the masks have the size of their image; None if a file cannot be read."""
+    has_no_data: bool = False
+    """True if some pixels of the image are not there."""
+
+    @property
+    def used(self) -> ImageChannels:
+        """Channels that are used; a grey one for colours that are all equal."""
+        names = tuple(self.names) if len(self.names) == self.channels else ()
+        return ImageChannels(self.channels, names)
+
+    def take(self, channels: Sequence[int]) -> ImageFacts:
+        """Return the statistics of some of the channels that are used."""
+        chosen: dict[str, Any] = {
+            name: tuple(getattr(self, name)[channel] for channel in channels)
+            for name in ("names", "places", "low", "high")
+        }
+        samples = tuple(tuple(pixel[channel] for channel in channels) for pixel in self.samples)
+        return replace(self, **chosen, samples=samples, channels=len(channels))
+
+
+def describe_image(
+    files: FileReader,
+    index: int,
+    encoded: Encoded | ImageError,
+    sampled: int,
+    count_objects: bool = False,
+) -> tuple[ImageFacts, LabelledArrays | None]:
+    """Compute the statistics of one labelled image.
+
+    Args:
+        files: Reader of the set.
+        index: Index of the image.
+        encoded: Contents of its files, or the error of reading them.
+        sampled: Number of pixels to draw from it.
+        count_objects: True to count the components of each mask value.
+
+    Returns:
+        The statistics, and the image; None if it cannot be used.
+    """
+    item = files.items[index]
+    facts = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
+    try:
+        if isinstance(encoded, ImageError):
+            raise encoded
+        facts = replace(facts, sha256=_compute_sha256(item, encoded))
+        decoded = item.decode(encoded, files.access)
+        if decoded.valid is not None and not decoded.valid.any():
+            raise ImageError("unsupported", "none of the pixels of the image is there")
+    except ImageError as error:
+        return replace(facts, error=str(error)), None
+    facts = replace(facts, **_describe(decoded, np.random.default_rng(index), sampled))
+    if len(encoded) == 2 and isinstance(encoded[1], bytes):
+        values = [value for value, _ in facts.values[0]]
+        facts = replace(facts, colours=tuple(list_colours(encoded[1], values)))
+    if count_objects:
+        facts = replace(facts, objects=tuple(map(_count_components, decoded.masks)))
+    if files.access.drawing:
+        facts = replace(facts, overlap=_count_overlap(files.access.drawing.labelling, decoded))
+    image, masks, valid = decoded.align_as_fits(files.access.options.frame or "shown")
+    contrast = measure_edge_contrast(image, masks)
+    return replace(facts, edge_contrast=contrast, has_no_data=valid is not None), decoded
+
+
+def _count_overlap(labelling: Labelling, decoded: LabelledArrays) -> int:
+    """Return the number of pixels that belong to several classes."""
+    some = np.zeros(decoded.masks[0].shape, bool)
+    several = np.zeros_like(some)
+    for index in range(len(labelling.classes)):
+        inside = labelling.class_mask(decoded.masks, index)
+        several |= some & inside
+        some |= inside
+    return int(several.sum())
+
+
+def _count_components(mask_hw: NDArray[Any]) -> tuple[tuple[int, int], ...]:
+    """Return pairs (mask value, number of 8-connected components of it), but for the value 0."""
+    components = label_values(mask_hw)
+    _, first = np.unique(components, return_index=True)
+    values = mask_hw.ravel()[first]
+    return tuple(
+        (int(value), int(number))
+        for value, number in zip(*np.unique(values[values != 0], return_counts=True), strict=True)
+    )
+
+
+def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
+    found = []
+    for content in encoded:
+        sha256 = hashlib.sha256()
+        pieces = (
+            [data for _, data in content.pieces] if isinstance(content, PlaneFile) else [content]
+        )
+        for piece in pieces:
+            sha256.update(piece)
+        found.append(sha256.hexdigest())
+    if item.label_sha256 is not None:  # the masks come from one file, which is not in `encoded`
+        found += [item.label_sha256] * len(item.masks)
+    return tuple(found)
+
+
+def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
+    image_hwc = decoded.image
+    are_colours = ImageChannels(image_hwc.shape[2], decoded.channels).is_colour
+    count = 1 if are_colours and is_grey(image_hwc) else image_hwc.shape[2]
+    pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, :count]
+    if decoded.valid is not None:
+        pixels = pixels[decoded.valid.ravel()]
+    return {
+        "height": image_hwc.shape[0],
+        "width": image_hwc.shape[1],
+        "dtype": str(image_hwc.dtype),
+        "channels": count,
+        "names": decoded.channels,
+        "places": decoded.places,
+        "file_channels": decoded.file_channels,
+        "low": pixels.min(0).tolist(),
+        "high": pixels.max(0).tolist(),
+        "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
+        "values": [list(mask_values(mask).items()) for mask in decoded.masks],
+        "pixel_size_um": decoded.pixel_size_um,
+        "fit": decoded.fit,
+    }
