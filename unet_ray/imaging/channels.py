@@ -290,7 +290,7 @@ class InputChannels:
 
 
 ChannelSelection = ChosenChannels | InputChannels
-"""Which channels of each image are taken; both kinds have the method `locate`."""
+"""Choice of channels for each image; both kinds have the method `locate`."""
 
 
 def has_channel_pages(place: ImagePlace | None) -> bool:

@@ -25,7 +25,7 @@ _MOST_PARTIAL = 0.05
 
 @dataclass(frozen=True)
 class AlphaCounts:
-    """What decides the meaning of an image's alpha, of some of its pixels."""
+    """Counts of some pixels, of which those of a whole image decide what its alpha means."""
 
     pixels: int
     """Number of pixels."""

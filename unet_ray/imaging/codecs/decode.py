@@ -264,7 +264,7 @@ def is_grey(image: NDArray[Any]) -> bool:
 
 @dataclass(frozen=True)
 class ReadImage:
-    """What was read of an image, or of a window of it, before it becomes colours."""
+    """Samples of an image, or of a window of it, before they become colours."""
 
     rasters: tuple[Raster, ...]
     """Its samples, or those of each channel."""

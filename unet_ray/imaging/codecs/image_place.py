@@ -22,7 +22,7 @@ _LONGEST_NAME = 256
 
 @dataclass(frozen=True, order=True)
 class ImageKey:
-    """Which image of its file an image is; an axis that the file does not have is None."""
+    """Key of an image among those of its file; an axis that the file does not have is None."""
 
     page: int | None = None
     """Page of a TIFF whose axes are not known, from 1, as TIFF viewers count."""
