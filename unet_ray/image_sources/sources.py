@@ -27,7 +27,7 @@ class ImageSource:
 
     file_uri: str
     key: ImageKey
-    """Which image of the file it is."""
+    """Key of the image among those of the file."""
     etag: str
     size: int
     """Size of the file (bytes)."""

@@ -32,7 +32,7 @@ ReadPixels = Callable[[Box], Pixels]
 
 @dataclass(frozen=True)
 class TilePixels:
-    """What the network reads for a tile."""
+    """Pixels that the network reads for a tile."""
 
     samples: NDArray[Any]
     """Samples of the tile's `read` box; (H, W, C)."""

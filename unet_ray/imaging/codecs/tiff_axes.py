@@ -1,4 +1,4 @@
-"""Which pages of a TIFF make up which image: what its own description says of its axes.
+"""Images that the pages of a TIFF make up, by what its own description says of its axes.
 
 Three kinds of descriptions are read: OME-XML (OME-TIFF 6.3), that of ImageJ's hyperstacks, and the
 JSON that tifffile writes. Channels that are pages of their own are one image; each point in time,

@@ -26,7 +26,7 @@ class LocatedImage:
     entry: FileEntry
     """Its file."""
     key: ImageKey = WHOLE
-    """Which image of its file it is."""
+    """Key of the image among those of its file."""
     georeference: Georeference | None = None
     """Its position; None if its file has none with an EPSG code."""
     width: int = 0

@@ -66,7 +66,7 @@ _FOUND = [
     ("pixel_size_y_um", pa.float64()),
     ("note", pa.string()),  # a choice where the file can be read in two ways
 ]
-"""What decoding finds out beside the pixels."""
+"""Columns of what decoding finds out beside the pixels."""
 PIXELS = pa.schema(
     [
         *PLAN,
