@@ -10,6 +10,7 @@ import tifffile
 
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.imaging.codecs.geo_tags import read_geo_tags
+from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey
 from unet_ray.imaging.georeference import Georeference
 from unet_ray.labelled_data.maps.image_places import LocatedImage
 from unet_ray.storage.listing import list_files
@@ -45,12 +46,13 @@ def images_of(folder: Path) -> list[LocatedImage]:
     """Return what `locate_images` returns, without processes."""
     found = []
     for entry in list_files(str(folder), IMAGE_SUFFIXES, "--images").entries:
-        pages: list[int | None] = [1, 2, 3] if entry.path == "stack.tif" else [None]
+        is_stack = entry.path == "stack.tif"
+        keys = [ImageKey(page=page) for page in (1, 2, 3)] if is_stack else [WHOLE]
         tags = None
         if entry.path.endswith("tif"):
             with suppress(tifffile.TiffFileError, IndexError), open(entry.uri, "rb") as file:
                 tags = read_geo_tags(file)
         size = (tags.width, tags.height) if tags else (0, 0)
         place = Georeference.from_tags(tags)
-        found += [LocatedImage(entry, page, place, *size) for page in pages]
+        found += [LocatedImage(entry, key, place, *size) for key in keys]
     return found

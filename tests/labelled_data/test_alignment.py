@@ -63,7 +63,7 @@ def test_masks_of_both_frames_lie_on_what_they_show(
 ) -> None:
     mask = MASK if frame == "stored" else turn_upright(MASK, orientation)
     uris = write_set(tmp_path, (encode_turned(STORED, orientation), encode_pillow(mask)))
-    image, (found,) = read_set(uris, LabelOptions(), frame).read(0)
+    image, (found,), _ = read_set(uris, LabelOptions(), frame).read(0)
     assert np.array_equal(image, turn_upright(STORED, orientation))
     assert np.array_equal(found, image[:, :, 0] > 127)
 
@@ -73,7 +73,7 @@ def test_masks_that_are_turned_themselves_are_of_no_frame(tmp_path: Path, orient
     pair = (encode_turned(STORED, orientation), encode_turned(MASK, orientation))
     uris = write_set(tmp_path, pair)
     for frame in ("shown", "stored"):
-        image, (found,) = read_set(uris, LabelOptions(), frame).read(0)  # type: ignore[arg-type]
+        image, (found,), _ = read_set(uris, LabelOptions(), frame).read(0)  # type: ignore[arg-type]
         assert np.array_equal(found, image[:, :, 0] > 127)
 
 
@@ -210,7 +210,7 @@ def test_labels_of_the_samples_as_stored_are_turned_with_them(
     tmp_path: Path, orientation: int, size: tuple[int, int] | None
 ) -> None:
     item, access = make_labels(tmp_path, orientation, size, frame="stored")
-    image, (mask,) = FileReader(access, (item,), "stored").read(0)
+    image, (mask,), _ = FileReader(access, (item,), "stored").read(0)
     expected = np.zeros((6, 10), bool)
     expected[:3, :5] = True
     assert np.array_equal(image, turn_upright(STORED, orientation))
@@ -222,7 +222,7 @@ def test_labels_of_the_picture_as_shown_are_drawn_on_it(tmp_path: Path) -> None:
         size = (6, 10) if orientation > 4 else (10, 6)
         for stated in (None, size):
             item, access = make_labels(tmp_path, orientation, stated, frame="shown")
-            _, (mask,) = FileReader(access, (item,), "shown").read(0)
+            _, (mask,), _ = FileReader(access, (item,), "shown").read(0)
             expected = np.zeros(size[::-1], bool)
             expected[:3, :5] = True
             assert np.array_equal(mask > 0, expected)
@@ -281,5 +281,5 @@ def test_mask_files_are_scaled_by_nearest_neighbour(tmp_path: Path) -> None:
         ImageError, match="has 6×10 px, but its mask .* has 30×18 px; --rescale-masks"
     ):
         read_set(uris, LabelOptions(), "stored").read(0)
-    image, (found,) = read_set(uris, LabelOptions(rescale=True), "stored").read(0)
+    image, (found,), _ = read_set(uris, LabelOptions(rescale=True), "stored").read(0)
     assert np.array_equal(found, image[:, :, 0] > 127)

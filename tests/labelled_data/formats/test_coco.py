@@ -176,7 +176,7 @@ def test_categories_with_text_for_ids_are_found_by_name(tmp_path: Path) -> None:
     )
     found = write_set(tmp_path, document, "a.png")
     assert found.classes == (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
-    _, (mask, _) = FileReader(found.access, found.items).read(0)
+    _, (mask, _), _ = FileReader(found.access, found.items).read(0)
     assert mask.sum() == 6
 
 
@@ -191,7 +191,7 @@ def test_objects_of_all_categories_with_one_name_are_of_one_class(tmp_path: Path
     )
     found = write_set(tmp_path, document, "a.png")
     assert found.classes == (ClassSpec(1, "cell"),)
-    _, (mask,) = FileReader(found.access, found.items).read(0)
+    _, (mask,), _ = FileReader(found.access, found.items).read(0)
     assert np.unique(mask).tolist() == [0, 2, 3]
 
 

@@ -21,6 +21,8 @@ from unet_ray.imaging.codecs.raster import LARGEST_SAMPLE, SAMPLE_TYPES, Raster
 
 _EXACT = 2**24
 """Largest magnitude up to which float32 holds all integers."""
+_NEAR = 1e-4
+"""Relative difference below which a huge sample is the no-data value."""
 _EXACT_FLOAT64 = 2.0**53
 """The same of float64. Larger floats are all whole numbers, which does not make them counts."""
 
@@ -45,6 +47,10 @@ def find_no_data(raster: Raster) -> NDArray[np.bool_] | None:
     if value is None:  # no sample of the type has it
         return np.zeros(samples.shape[:2], np.bool_)
     equal = samples == value
+    if samples.dtype.kind == "f" and abs(value) > LARGEST_SAMPLE:
+        # programs write the number with a few digits, as GDAL knows; no measurement is near it
+        with np.errstate(over="ignore", invalid="ignore"):
+            equal = np.abs(samples - value) <= _NEAR * abs(value)
     return np.asarray(equal.all(axis=2) if samples.dtype.kind in "bu" else equal.any(axis=2))
 
 
@@ -132,6 +138,6 @@ def _check_exact(samples: NDArray[Any]) -> None:
         if changes.any():
             raise ImageError(
                 "unsupported",
-                f"a {samples.dtype} sample of {int(row[changes][0])}, which float32 does not hold; "
+                f"a sample of {int(row[changes][0])} ({samples.dtype}), which float32 cannot hold; "
                 f"whole numbers up to {_EXACT} are read, --lossy-samples rounds larger ones",
             )

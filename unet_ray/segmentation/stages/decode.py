@@ -13,6 +13,7 @@ import numpy as np
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
+from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
@@ -20,6 +21,7 @@ from unet_ray.imaging.resampling import find_factors
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import PIXELS, failure, found_row, image_place
+from unet_ray.storage.listing import path_suffix
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.binary_columns import table_with
 
@@ -139,8 +141,17 @@ class Decode:
                 "dtype": str(image.dtype),
             }
         except Exception as error:
+            error = _blame_name(error, row["file_uri"])
             found = {} if _is_too_large(error) else failure(error, "decode")
         return row | found | {"decode_s": time.perf_counter() - started}
+
+
+def _blame_name(error: Exception, uri: str) -> Exception:
+    """Return the error of a file that holds several images, which its name did not tell."""
+    is_stack = isinstance(error, ImageError) and error.error_type == "changed"
+    if not is_stack or path_suffix(uri) in TIFF_SUFFIXES:
+        return error
+    return ImageError("unsupported", "a TIFF of several images; give it the suffix .tif")
 
 
 def _give_up(row: dict[str, Any]) -> tuple[dict[str, Any], None]:
