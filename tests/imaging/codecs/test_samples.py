@@ -134,7 +134,7 @@ def test_whole_numbers_that_would_change_are_refused_unless_rounding_is_asked_fo
     values = np.zeros((HEIGHT, WIDTH), dtype)
     values[3, 5] = value
     data = encode_tiff(values, photometric="minisblack")
-    message = f"unsupported: a {dtype} sample of {int(value)}, .* --lossy-samples rounds"
+    message = f"unsupported: a sample of {int(value)} .{dtype}., .* --lossy-samples rounds"
     for read in (decode_image, read_in_windows):
         with pytest.raises(ImageError, match=message):
             read(data)
