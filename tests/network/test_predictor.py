@@ -165,6 +165,40 @@ def test_devices_and_precisions_agree(
     assert np.abs(predictor.predict([image])[0] - expected).max() <= tolerance
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "tolerance"),
+    [
+        ("cpu", "float32", 1),
+        pytest.param("cuda", "float32", 2, marks=pytest.mark.gpu),
+        pytest.param("cuda", "bfloat16", 12, marks=pytest.mark.gpu),
+    ],
+)
+@pytest.mark.parametrize("tile", [64, 512])
+def test_pixels_that_are_not_there_change_nothing(
+    device: Literal["cpu", "cuda"], precision: Precision, tolerance: int, tile: int
+) -> None:
+    """Images of five channels, of which some lack pixels, share a run with whole ones."""
+    torch.manual_seed(8)
+    network, rng = UNet(UNetConfig(5, 2, 8, 2)), np.random.default_rng(8)
+    constants = Preprocessing("uint16", (30_000.25,) * 5, (9_000.0,) * 5)
+    valid = np.ones((200, 300), bool)
+    valid[:70, :90] = valid[150:, 200:] = False
+    image = rng.integers(0, 60_000, (200, 300, 5)).astype(np.uint16)
+    checked = [constants.check(image)]
+    for under in (0, 65_535):
+        changed = np.where(valid[:, :, None], image, under).astype(np.uint16)
+        checked.append(constants.check(changed, valid))
+    expected = Predictor(network, constants, PredictorConfig()).predict(checked)
+    config = PredictorConfig(tile=tile, device=device, precision=precision, threads=1)
+    predictor = Predictor(network, constants, config)
+    for _ in range(4):  # on a GPU the last ones are graphs
+        found = predictor.predict(checked)
+        for one, other in zip(found, expected, strict=True):
+            assert np.abs(one.astype(int) - other).max() <= tolerance
+        assert np.array_equal(found[1], found[2])
+    assert not np.array_equal(found[0], found[1])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_the_fused_network_gives_the_results_of_the_plain_one(padding: Padding) -> None:
