@@ -98,9 +98,9 @@ def count_in_a_loop(config: EvaluateConfig) -> np.ndarray:
     )
     counts = []
     for index in range(len(labelled.items)):
-        image, masks, _ = reader.read(index)
-        (prob_u8,) = predictor.predict([model.preprocessing.check(image)])
-        counts.append(count_against(model.rule, labelling, 2, prob_u8, masks))
+        labelled_image = reader.read(index)
+        (prob_u8,) = predictor.predict([model.preprocessing.check(labelled_image.image)])
+        counts.append(count_against(model.rule, labelling, 2, prob_u8, labelled_image))
     return np.stack(counts)
 
 

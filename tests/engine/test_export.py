@@ -206,7 +206,7 @@ def test_labels_find_pages_and_images_in_subfolders_by_their_names(
     }
     tables = read_tables(f"{place}/tables")
     page = found["stack.tif#page=2"]
-    image, masks = FileReader(labelled.access, (page,)).read(0)
+    image, masks, _ = FileReader(labelled.access, (page,)).read(0)
     assert image.shape[:2] == (30, 30)
     assert np.array_equal(masks[0] > 0, image_masks(tables, page.image.uri)["cell"])
 
@@ -286,7 +286,7 @@ def test_labels_that_were_exported_and_corrected_train_the_next_model(
     )
     tables = read_tables(f"{tmp_path}/tables")
     item = labelled.items[removed["image_id"] - 1]
-    _, drawn = FileReader(labelled.access, (item,)).read(0)
+    _, drawn, _ = FileReader(labelled.access, (item,)).read(0)
     masks = dict(zip(("cell", "fibre"), drawn, strict=True))
     before = image_masks(tables, item.image.uri)
     assert np.array_equal(masks["cell"] > 0, before["cell"])

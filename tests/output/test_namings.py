@@ -180,10 +180,9 @@ def test_sql_splits_names_as_python_does(file: str, key: ImageKey) -> None:
     if key == ImageKey():
         return
     assert split_uri(name) == (file, key)
-    found = duckdb.execute(
-        f"SELECT {file_uri_sql('u', 'p')}, {keys_sql('u', 'p')} FROM (SELECT ? AS u, 2 AS p)",
-        [name],
-    ).fetchone()
+    query = f"SELECT {file_uri_sql('u', 'p')}, {keys_sql('u', 'p')} FROM (SELECT ? AS u, 2 AS p)"
+    with duckdb.connect() as database:
+        (found,) = database.execute(query, [name]).fetchall()
     assert found == (file, re.sub("=[0-9]+", "", name[len(file) :]))
 
 

@@ -106,7 +106,7 @@ def cut(height: int, width: int, sides: list[tuple[int, int, int, int]]) -> dict
     row = dict.fromkeys(IMAGES.names, 1) | {"image_uri": "i", "run_id": "run", "region_count": 0}
     row |= {"height": height, "width": width, "segmented_at": None}
     row |= dict.fromkeys(["error_type", "error", "error_stage"])
-    row |= {name: "" for name in ("image_etag", "model_digest", "config_digest")}
+    row |= {name: "" for name in ("image_etag", "file_uri", "model_digest", "config_digest")}
     key = {"image_uri": "i", "run_id": "run", "class_id": 1, "class_name": "a", "area": 0}
     pieces = [
         key | dict(zip(("top", "left", "height", "width"), piece, strict=True)) for piece in sides

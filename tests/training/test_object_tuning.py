@@ -6,6 +6,7 @@ from unet_ray.imaging.metrics.objects import count_objects
 from unet_ray.imaging.regions.filter import ANY
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.separation import Separation
+from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.training.object_tuning import _CORES, _LEAST, _THRESHOLDS, _count_grid, choose
 
 LABELLING = Labelling("instances", (ClassSpec(1, "a"),), 0, 255)
@@ -19,7 +20,7 @@ def test_every_choice_is_counted_as_postprocessing_would_find_it() -> None:
         [(ids > 0) * 150, np.kron(rng.integers(0, 256, (16, 16)), np.ones((3, 3), int))]
     ).astype(np.uint8)
     prob_u8 += rng.integers(0, 60, prob_u8.shape).astype(np.uint8)
-    grid = _count_grid(LABELLING, 4, prob_u8, [ids])
+    grid = _count_grid(LABELLING, 4, prob_u8, LabelledPixels(ids[:, :, None], [ids]))
     assert grid.shape == (1, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3)
     truth = LABELLING.objects([ids], 0)
     fewer = 0

@@ -60,7 +60,7 @@ def test_counts_are_those_of_the_predictor_for_inference(
     predictor = Predictor(network, PREPROCESSING, PredictorConfig())
     total = 0
     for index in range(7):
-        image, masks = Arrays().read(index)
+        image, masks, _ = Arrays().read(index)
         (prob_u8,) = predictor.predict([image])
         levels = np.ceil(255 * np.array(found.thresholds))[:, None, None]
         total = total + count_pixels(prob_u8 >= levels, LABELLING.targets(masks)).as_array()
