@@ -12,7 +12,7 @@ import pytest
 import shapely
 
 import unet_ray
-from tests.builders import make_tiny_model
+from tests.builders import encode_pillow, make_tiny_model
 from unet_ray import prediction as notebook
 from unet_ray.errors import ImageError, InputError
 from unet_ray.segmentation.config import SegmentConfig
@@ -29,6 +29,10 @@ def segmented(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path
     for index in range(2):
         scene = draw_scene(50, 70, np.random.default_rng(index))[0]
         Storage.of(f"{folder}/images").write(f"{index}.png", encode(scene, "png"))
+    alpha = np.full((50, 70, 1), 255, np.uint8)
+    alpha[:, :20] = 0
+    rimmed = encode_pillow(np.concatenate([scene, alpha], axis=2))
+    Storage.of(f"{folder}/images").write("rim.png", rimmed)
     segment(
         SegmentConfig(model=f"{folder}/model", images=f"{folder}/images", output=f"{folder}/tables")
     )
@@ -48,10 +52,12 @@ def test_examples_run_as_printed(here: Path) -> None:
     assert found.failed == 0
 
 
-def test_predict_gives_what_the_job_writes(here: Path) -> None:
+@pytest.mark.parametrize("file", ["0.png", "rim.png"])
+def test_predict_gives_what_the_job_writes(here: Path, file: str) -> None:
     model, tables = unet_ray.load_model("model"), unet_ray.read_tables("tables")
-    uri = f"{here}/images/0.png"
+    uri = f"{here}/images/{file}"
     prediction = model.predict(uri)
+    assert any(mask[:, :20].any() for mask in prediction.masks.values()) == (file == "0.png")
     ours = tables.regions.filter([u == uri for u in tables.regions["image_uri"].to_pylist()])
     assert prediction.regions.drop_columns(["run_id"]).equals(ours.drop_columns(["run_id", "date"]))
     for name in model.classes:

@@ -14,6 +14,7 @@ from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import find_place, read_encoded
 from unet_ray.image_sources.names import image_uri, split_uri
 from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
+from unet_ray.imaging.codecs.decode import match_channels
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.drawing import overlay as drawing
@@ -21,8 +22,9 @@ from unet_ray.imaging.geometry import Box
 from unet_ray.network import model_folder
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor import Predictor, clear_missing
 from unet_ray.output.reader import Tables, image_masks, read_tables
+from unet_ray.segmentation.stages.columns import found_row
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
@@ -40,7 +42,7 @@ class Prediction:
     """Prediction of a model for one image."""
 
     image_hwc: NDArray[Any]
-    """Image as the model sees it; (H, W, C)."""
+    """Image with the channels that the model takes; (H, W, C)."""
     probabilities: dict[str, NDArray[np.float32]]
     """Class name → probability; (H, W), 0 to 1 in steps of 1/255."""
     masks: dict[str, NDArray[np.bool_]]
@@ -119,14 +121,15 @@ class Segmenter:
         else:
             name, read = _HERE, DecodedImage(image[:, :, None] if image.ndim == 2 else image)
         pixels = self.model.preprocessing.check(read.samples, read.valid)
-        prob_u8_khw = self._predictor.predict([pixels])[0]
+        prob_u8_khw = clear_missing(self._predictor.predict([pixels])[0], read.valid)
         classes, rule = self.model.classes, self.model.rule
         row = {"image_uri": name, "image_etag": "", "image_bytes": 0, "pages": 1}
         row |= dict(zip(("height", "width", "channels"), pixels.shape, strict=True))
+        row |= found_row(read)
         found = Measure("", self.model.digest, "", classes, rule).image(row, prob_u8_khw)
         planes = enumerate(classes)
         return Prediction(
-            pixels,
+            match_channels(read.samples, pixels.shape[2]),
             {spec.name: prob_u8_khw[index].astype(np.float32) / 255 for index, spec in planes},
             {spec.name: rule.cut(index, prob_u8_khw)[0] for index, spec in enumerate(classes)},
             found.regions,

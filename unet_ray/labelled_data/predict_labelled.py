@@ -18,7 +18,7 @@ from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.labelled_data.readers import Reader
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import Predictor
+from unet_ray.network.predictor import Predictor, clear_missing
 from unet_ray.network.resampled_predictor import ResampledPredictor
 
 _IMAGES_PER_TASK = 4
@@ -93,7 +93,7 @@ class _CountActor:
             "error": np.array([error] * len(read)),
             "counts": np.stack(
                 [
-                    self._count(_clear(prob_u8, labelled.valid), labelled)
+                    self._count(clear_missing(prob_u8, labelled.valid), labelled)
                     for prob_u8, labelled in zip(found, read, strict=True)
                 ]
             ),
@@ -113,10 +113,3 @@ class _CountActor:
             Pixels(image, labelled.valid) for image, labelled in zip(images, read, strict=True)
         ]
         return ResampledPredictor(self._predictor).predict_timed(pixels, resamplings)[0]
-
-
-def _clear(prob_u8_khw: NDArray[np.uint8], valid_hw: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-    """Return probabilities that are 0 where a pixel is not there."""
-    if valid_hw is not None:
-        prob_u8_khw[:, ~valid_hw] = 0
-    return prob_u8_khw

@@ -474,6 +474,20 @@ def _start_lane(device: torch.device, threads: int) -> None:
         torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
+def clear_missing(
+    prob_u8_khw: NDArray[np.uint8], valid_hw: NDArray[np.bool_] | None
+) -> NDArray[np.uint8]:
+    """Set probabilities to 0 where a pixel is not there, and return them.
+
+    Args:
+        prob_u8_khw: Probabilities; they are changed.
+        valid_hw: Pixels that are there; None: all of them.
+    """
+    if valid_hw is not None:
+        prob_u8_khw[:, ~valid_hw] = 0
+    return prob_u8_khw
+
+
 def cpu_has_bfloat16() -> bool:
     """Tell whether this machine's CPU multiplies in bfloat16.
 

@@ -38,7 +38,12 @@ from unet_ray.imaging.regions.regions import find_beside_no_data
 from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.resampling import Pixels, Resampling
 from unet_ray.imaging.tiling import Tile
-from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
+from unet_ray.network.predictor import (
+    Predictor,
+    as_image_error,
+    clear_missing,
+    is_device_lost,
+)
 from unet_ray.network.resampled_predictor import ResampledPredictor, TilePixels
 from unet_ray.prefetch import ahead
 from unet_ray.segmentation.stages.columns import (
@@ -270,8 +275,7 @@ class _LargeImage:
         tile, pixels, valid = window
         with self._at("predict"), self._timed("predict_s", self.config.predictor.lane_count):
             prob_u8 = self.predictor.predict_tile(pixels, tile)
-        if valid is not None:
-            prob_u8[:, ~valid.extended] = 0
+        clear_missing(prob_u8, None if valid is None else valid.extended)
         return tile, prob_u8, valid
 
     def _measure(

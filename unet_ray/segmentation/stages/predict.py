@@ -12,7 +12,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unet_ray.imaging.resampling import Pixels, Resampling
-from unet_ray.network.predictor import Predictor, as_image_error, is_device_lost
+from unet_ray.network.predictor import (
+    Predictor,
+    as_image_error,
+    clear_missing,
+    is_device_lost,
+)
 from unet_ray.network.resampled_predictor import ResampledPredictor
 from unet_ray.segmentation.stages.columns import (
     PROBABILITIES,
@@ -65,8 +70,8 @@ class Predict:
         each_s = seconds / max(1, len(images))
         for index, row in enumerate(rows):
             row["prob_u8"] = found.get(index)
-            if index in found and (valid := valid_mask(row)) is not None:
-                found[index][:, ~valid] = 0
+            if index in found:
+                clear_missing(found[index], valid_mask(row))
             row["predict_s"] = each_s if index in images else 0.0
             row["batch_divisor"] = self.predictor.batch_divisor
         return table_with(rows, PROBABILITIES, "prob_u8")
