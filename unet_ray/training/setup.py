@@ -128,11 +128,7 @@ def set_up_training(
     check_metric(config.best_by, [c.name for c in labelling.classes])
     kept = before.validation if before else _draw_validation(config, labelled.names)
     learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
-    preprocessing = (
-        before.preprocessing
-        if before
-        else _choose_preprocessing(config, statistics, learnt, initial)
-    )
+    preprocessing = _choose_preprocessing(config, statistics, learnt, initial, before)
     statistics = statistics.exclude_extremes(preprocessing)
     notes += statistics.check_readable(config.max_error_rate)
     learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
@@ -152,31 +148,29 @@ def set_up_training(
     notes += _class_notes(labelling, statistics, held, "validate on")
     if not held and not validation:
         notes.append(_note_no_validation(config))
-    for note in notes:
-        _logger.info(f"note: {note}")
     pixel_size_um = statistics.find_pixel_size(learnt)
-    if pixel_size_um:
-        _logger.info(f"pixel size: {format_pixel_size(pixel_size_um)}, the median of the images")
+    _log_notes(notes, pixel_size_um)
     visits = _plan_visits(statistics, learnt, crops.side)
+    has_no_data = any(statistics.facts[index].has_no_data for index in learnt)
+    seed, reader = config.seed, statistics.reader
     held_in = validation or statistics
     return TrainingSetup(
         network,
         _initial_weights(initial, labelling, network) if initial else None,
-        CropSampler(
-            statistics.reader,
-            visits,
-            labelling,
-            preprocessing,
-            crops,
-            config.seed,
-            any(statistics.facts[index].has_no_data for index in learnt),
-        ),
+        CropSampler(reader, visits, labelling, preprocessing, crops, seed, has_no_data),
         0 if statistics.decoded_once else _SHUFFLED_CROPS,
         held_in.reader,
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
         DataDecisions(labelling, preprocessing, tuple(sorted(kept)), inputs),
         pixel_size_um,
     )
+
+
+def _log_notes(notes: Sequence[str], pixel_size_um: SizeUm | None) -> None:
+    for note in notes:
+        _logger.info(f"note: {note}")
+    if pixel_size_um:
+        _logger.info(f"pixel size: {format_pixel_size(pixel_size_um)}, the median of the images")
 
 
 def _settle_inputs(
@@ -224,9 +218,15 @@ def _plan_visits(
 
 
 def _choose_preprocessing(
-    config: TrainConfig, statistics: DatasetStatistics, learnt: Sequence[int], initial: Model | None
+    config: TrainConfig,
+    statistics: DatasetStatistics,
+    learnt: Sequence[int],
+    initial: Model | None,
+    before: DataDecisions | None,
 ) -> Preprocessing:
-    """Return the preprocessing of --init-from, or one derived from the training images."""
+    """Return the preprocessing of what is resumed, of --init-from, or of the training images."""
+    if before:
+        return before.preprocessing
     if initial is None:
         return statistics.preprocessing_of(config.normalise, learnt)
     statistics.check_fits(
