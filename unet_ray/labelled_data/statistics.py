@@ -251,7 +251,10 @@ class DatasetStatistics:
 
 
 def compute_statistics(
-    labelled: LabelledSet, decode_once: bool = False, count_objects: bool = False
+    labelled: LabelledSet,
+    decode_once: bool = False,
+    count_objects: bool = False,
+    more_per_px: float = 0.0,
 ) -> DatasetStatistics:
     """Read all labelled images once, in Ray Data tasks.
 
@@ -259,13 +262,14 @@ def compute_statistics(
         labelled: Labelled set.
         decode_once: True to keep the decoded images in the object store if all of them fit.
         count_objects: True to count the components of each mask value.
+        more_per_px: Size of what is to be stored for each pixel beside image and masks (bytes).
 
     Raises:
         InputError: Images are turned by EXIF, and whether their masks are cannot be told.
     """
     count = len(labelled.items)
     files = FileReader(labelled.access, labelled.items)
-    keep = decode_once and fits_in_store(files)
+    keep = decode_once and fits_in_store(files, more_per_px)
     shared, sampled = ray.put(files), int(np.clip(_SAMPLED_PIXELS // count, 16, 4096))
 
     schema = pa.schema([("id", pa.int64()), ("facts", pa.string())])
@@ -305,6 +309,7 @@ def compute_both(
     channels: ChannelSelection | None,
     decode_once: bool = False,
     count_objects: bool = False,
+    more_per_px: float = 0.0,
 ) -> tuple[DatasetStatistics, DatasetStatistics | None]:
     """Compute the statistics of a labelled set and of the set to validate on, if there is one.
 
@@ -314,11 +319,15 @@ def compute_both(
         channels: Channels that are taken of each image; None: all, in which they must agree.
         decode_once: True to keep the decoded images in the object store if all of them fit.
         count_objects: True to count the components of each mask value of the labelled set.
+        more_per_px: Size of what is to be stored for each pixel of the labelled set beside image
+            and masks (bytes).
 
     Raises:
         InputError: Same as `compute_statistics`.
     """
-    statistics = compute_statistics(training.with_channels(channels), decode_once, count_objects)
+    statistics = compute_statistics(
+        training.with_channels(channels), decode_once, count_objects, more_per_px
+    )
     if validation is None:
         return statistics, None
     if channels is None and statistics.usable:

@@ -91,7 +91,13 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         connect(ray_address)
         decisions = before.decisions if before else None
         channels = choose_channels(config, initial, decisions)
-        statistics, held = compute_both(training, validation, channels, decode_once=True)
+        statistics, held = compute_both(
+            training,
+            validation,
+            channels,
+            decode_once=True,
+            more_per_px=config.plane_bytes_per_px(len(training.classes)),
+        )
         files = _list_files(training, statistics, validation, held)
         if before and before.files is not None:
             files = before.check_files(files, run_folder)
@@ -103,6 +109,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         task = set_up_training(config, training, statistics, held, initial, decisions)
         TrainingRecord(settings, files, task.decisions).write(run_folder)
         run_folder.write(LABELS_PICTURE, draw_labels(statistics, task.decisions.labelling))
+        task = replace(task, sampler=task.sampler.store_planes())
         result = fit(config, run_folder, task)
         OutputLock.check(run_folder, run_id)
         return _save(config, output, run_folder, task, result)
