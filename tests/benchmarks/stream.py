@@ -38,6 +38,8 @@ _PIXELS = 2**24
 """Pixels of a set of images (but at least one image)."""
 _CROPS = 300
 """Crops that are measured in one process."""
+_STREAM_CROPS = 20_000
+"""Crops of the whole stream; more than any machine cuts in the time for which it is measured."""
 _STREAM_S = 20.0
 """Time for which the whole stream is measured (s)."""
 
@@ -50,7 +52,10 @@ def measure_stream(sides: list[int], cores: list[int], crop: int) -> None:
         print(f"ms of CPU per crop of {crop}² px, one process")
         for side in sides:
             found = [_run("one", folder, side, form, crop, 2) for form in FORMS]
-            print(f"{side}²: " + ", ".join(f"{form} {ms:.2f}" for form, ms in zip(FORMS, found)))
+            print(
+                f"{side}²: "
+                + ", ".join(f"{form} {ms:.2f}" for form, ms in zip(FORMS, found, strict=True))
+            )
         for count in cores:
             for form in FORMS:
                 rate, ms = _run("all", folder, sides[0], form, crop, count)
@@ -137,7 +142,7 @@ def measure(what: str, folder: str, side: int, form: str, crop: int, cores: int)
         drawn = [1 for at in range(_CROPS) for _ in sampler.crops(at % visits + visits)]
         print(json.dumps(1e3 * (time.process_time() - started) / len(drawn)))
         return
-    batches = iter(crop_stream(sampler, 0, 10**7).iter_batches(batch_size=8))
+    batches = iter(crop_stream(sampler, 0, _STREAM_CROPS).iter_batches(batch_size=8))
     for _ in range(20):
         next(batches)
     before, started, seen = _cpu_s(), time.perf_counter(), 0

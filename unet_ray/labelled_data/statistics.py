@@ -70,7 +70,7 @@ class DatasetStatistics:
     @property
     def usable(self) -> tuple[int, ...]:
         """Indices of the images that could be read."""
-        return tuple(index for index, facts in enumerate(self.facts) if facts.error is None)
+        return tuple(index for index, facts in enumerate(self.facts) if facts.is_usable)
 
     @property
     def values(self) -> MaskValues:
@@ -247,7 +247,7 @@ class DatasetStatistics:
 
     @property
     def _read(self) -> list[ImageFacts]:
-        return [facts for facts in self.facts if facts.error is None]
+        return [facts for facts in self.facts if facts.is_usable]
 
 
 def compute_statistics(
@@ -382,13 +382,13 @@ def _align_channels(found: Sequence[ImageFacts]) -> tuple[list[ImageFacts], Inpu
         The statistics in that order, and the order; None if the images have it already, or differ
         in their channels.
     """
-    used = [facts.used for facts in found if facts.error is None]
+    used = [facts.used for facts in found if facts.is_usable]
     orders = {each.keys for each in used}
     if len({each.kind for each in used}) != 1 or len(orders) == 1:
         return [*found], None
     order = InputChannels(used[0].count, names=used[0].names)
     return [
-        facts if facts.error else facts.take(order.locate(facts.used)) for facts in found
+        facts.take(order.locate(facts.used)) if facts.is_usable else facts for facts in found
     ], order
 
 
@@ -442,7 +442,7 @@ def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:
 
 
 def _check_range(facts: ImageFacts, constants: Preprocessing) -> ImageFacts:
-    if facts.error is not None:
+    if not facts.is_usable:
         return facts
     try:
         constants.check_range(facts.low, facts.high)
