@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from operator import ge
+from typing import Literal
 
 from unet_ray.errors import InputError
 from unet_ray.flags import (
@@ -90,6 +91,9 @@ class TrainConfig(LabelConfig):
     init_from: str | None = None
     """Model folder (URI) to start from: its network, preprocessing and weights are used; classes
     that it does not have get new filters."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network. auto: bfloat16 where GPU or CPUs have instructions for it, else
+    float32. What is chosen for CPUs stays when a training is resumed."""
     compile: bool = False
     """Compile the network with torch.compile."""
     loss: Loss = "bce"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from unet_ray.errors import InputError, one_line
 from unet_ray.flags import ClassSpec
@@ -17,6 +17,7 @@ from unet_ray.imaging.channels import InputChannels
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.statistics import DatasetStatistics
+from unet_ray.network.config import Precision
 from unet_ray.network.json_object import JsonObject
 from unet_ray.network.model_folder import (
     inputs_as_json,
@@ -95,6 +96,8 @@ class TrainingRecord:
     """Files of the labelled set by name. None: a version before 2026-12 wrote the record."""
     decisions: DataDecisions | None = None
     """Decisions about them; known if and only if `files` is."""
+    cpu_precision: Precision = "float32"
+    """Arithmetic of workers on CPUs; float32 for a record of an earlier version."""
 
     def check_settings(self, settings: Mapping[str, Any], run_folder: Storage) -> None:
         """Raise InputError if a run has other settings.
@@ -162,7 +165,7 @@ class TrainingRecord:
 
     def write(self, run_folder: Storage) -> None:
         """Write the record to the run folder."""
-        found = dict(self.settings)
+        found = dict(self.settings) | {"cpu_precision": self.cpu_precision}
         if self.files is not None and self.decisions is not None:
             found["files"] = {name: asdict(file) for name, file in self.files.items()}
             found["decisions"] = {
@@ -199,10 +202,14 @@ def read_record(run_folder: Storage) -> TrainingRecord:
 
 
 def _parse(found: dict[str, Any]) -> TrainingRecord:
-    settings = {name: value for name, value in found.items() if name not in ("files", "decisions")}
+    others = ("files", "decisions", "cpu_precision")
+    settings = {name: value for name, value in found.items() if name not in others}
+    precision = found.get("cpu_precision", "float32")
+    if precision not in get_args(Precision):
+        raise ValueError(f"cpu_precision {precision!r}")
     settings["labelled_images"] += 0  # each version has written it
     if "files" not in found:
-        return TrainingRecord(settings)
+        return TrainingRecord(settings, cpu_precision=precision)
     files = {name: LabelledFile(**file) for name, file in found["files"].items()}
     decisions = found["decisions"]
     labelling = decisions["labelling"]
@@ -221,6 +228,7 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
             tuple(decisions["validation"]),
             inputs,
         ),
+        precision,
     )
 
 

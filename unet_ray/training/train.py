@@ -38,7 +38,7 @@ from unet_ray.training.record import (
     read_record,
 )
 from unet_ray.training.setup import TrainingSetup, choose_channels, set_up_training
-from unet_ray.training.trainer import _RUN_NAME, fit, settle
+from unet_ray.training.trainer import _RUN_NAME, choose_cpu_precision, fit, settle
 
 _logger = logging.getLogger("unet_ray")
 
@@ -108,10 +108,11 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
                 f"files; the {len(files)} files that are there now are taken for them, and listed"
             )
         task = set_up_training(config, training, statistics, held, initial, decisions)
-        TrainingRecord(settings, files, task.decisions).write(run_folder)
+        precision = before.cpu_precision if before else choose_cpu_precision(config)
+        TrainingRecord(settings, files, task.decisions, precision).write(run_folder)
         run_folder.write(LABELS_PICTURE, draw_labels(statistics, task.decisions.labelling))
         task = replace(task, sampler=task.sampler.store_planes())
-        result = fit(config, run_folder, task)
+        result = fit(config, run_folder, task, precision)
         OutputLock.check(run_folder, run_id)
         return _save(config, output, run_folder, task, result)
 
