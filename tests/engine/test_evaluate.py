@@ -131,6 +131,24 @@ def test_the_worst_images_are_those_with_the_lowest_mean_dice(tiny_model: str) -
     assert result.metrics()["intervals"] == {"cell": {}, "fibre": {}}
 
 
+def test_figures_are_those_of_groups_too(tiny_model: str) -> None:
+    nan = float("nan")
+    result = make_result([(1, nan), (0.5, nan), (0, nan), (1, nan)], tiny_model, bootstrap=50)
+    assert result.metrics()["groups"] == {"by": "image", "count": 4}
+    grouped = replace(result, grouping=Grouping("file", ("a", "b", "a", "b")))
+    metrics = grouped.metrics()
+    about = metrics["groups"]
+    assert (about["by"], about["count"]) == ("file", 2)
+    assert about["figures"]["a"]["images"] == 2
+    # of 100 pixels in each image 50 are found in the first, none in the third
+    assert about["figures"]["a"]["cell"]["iou"] == pytest.approx(50 / 150)
+    assert about["figures"]["b"]["fibre"]["iou"] is None
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert grouped.table()["group"].to_pylist() == ["a", "a", "b", "b"] * 2
+    assert table(grouped)[0].endswith("(4 images in 2 groups by file)")
+    assert table(result)[0].endswith("(4 images)")
+
+
 def test_a_class_that_occurs_nowhere_has_null_metrics(tiny_model: str) -> None:
     metrics = make_result([(1, float("nan"))] * 3, tiny_model, bootstrap=10).metrics()
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics

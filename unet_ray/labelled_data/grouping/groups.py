@@ -80,10 +80,10 @@ def _take_guess(guess: Guess | None, names: Sequence[str], plain: str) -> Groupi
         )
         return Grouping(guess.what, guess.groups, (note,))
     looks = ""
-    if guess and len(set(guess.groups)) > 1:
+    if guess:
         looks = (
-            f"; names look like those of {guess.what} ({_show_groups(names, guess.groups)}), "
-            "too few or too large groups to take unasked"
+            f"; names look like those of {guess.what} ({_show_groups(names, guess.groups)}), which "
+            "are too few or too large to be taken unasked"
         )
     note = (
         f"images are taken {plain} by {plain}; where some belong together (tiles of a slide, "

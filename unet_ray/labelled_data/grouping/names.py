@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import gcd
 
@@ -97,8 +98,8 @@ def guess_groups(names: Sequence[str]) -> Guess | None:
         names: Path of the file of each image; those of images of one file are equal.
 
     Returns:
-        The first guess that is accepted, else the first one. An image whose name does not follow
-        the rule is in a group with the other images of its file only.
+        The first guess that is accepted, else the first of several groups. An image whose name does
+        not follow the rule is in a group with the other images of its file only.
     """
     stems = {name: _SUFFIX.sub("", name) for name in names}
     first = None
@@ -110,13 +111,15 @@ def guess_groups(names: Sequence[str]) -> Guess | None:
         guess = Guess(what, groups)
         if guess.is_accepted:
             return guess
-        first = first or guess
+        if len(set(groups)) > 1:
+            first = first or guess
     return first
 
 
-def _find_wells(stems: Mapping[str, str]) -> dict[str, str]:
-    found = {name: _WELL.search(stem) for name, stem in stems.items()}
-    return {name: stems[name][: well.end()] for name, well in found.items() if well}
+def _find_wells(place: int, stems: Mapping[str, str]) -> dict[str, str]:
+    """Find names with a well; `place` is its index among the parts that look like one (P1_A01)."""
+    found = {name: list(_WELL.finditer(stem))[place:] for name, stem in stems.items()}
+    return {name: stems[name][: wells[0].end()] for name, wells in found.items() if wells}
 
 
 def _find_parts(stems: Mapping[str, str]) -> dict[str, str]:
@@ -195,7 +198,8 @@ def _name_groups(found: _Ends) -> dict[str, str]:
 
 _Rule = Callable[[Mapping[str, str]], dict[str, str]]
 _RULES: Iterable[tuple[str, _Rule]] = (
-    ("wells of a plate", _find_wells),
+    ("wells of a plate", partial(_find_wells, 0)),
+    ("wells of a plate", partial(_find_wells, 1)),
     ("tiles, frames or slices of an image", _find_parts),
     ("tiles of an image", _find_deep_zoom),
     ("tiles of an image", _find_boxes),
