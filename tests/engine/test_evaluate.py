@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from unet_ray.cli.evaluate import table
 from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import EvaluateResult, count_against, evaluate
@@ -18,6 +19,7 @@ from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import COUNTS, MEANS, METRICS
 from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.grouping.groups import Grouping
 from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.labelled_data.readers import FileReader
 from unet_ray.network.config import PredictorConfig
