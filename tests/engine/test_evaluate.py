@@ -67,7 +67,7 @@ def test_counts_are_those_of_a_plain_loop_and_files_hold_them(
 
     data = out.read("images.parquet")
     table = polars.read_parquet(io.BytesIO(data))
-    assert table.columns == ["image_uri", "class_id", "class_name", *COUNTS, *METRICS]
+    assert table.columns == ["image_uri", "class_id", "class_name", *COUNTS, *METRICS, "group"]
     assert table["image_uri"].to_list() == [uri for uri in result.image_uris for _ in range(2)]
     assert (
         table.filter(polars.col("class_name") == "cell")["true_positive"].sum()
