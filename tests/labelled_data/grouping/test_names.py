@@ -111,6 +111,7 @@ INDEPENDENT = {
     "a picture of each well": [
         f"{row}{column:02}.tif" for row in "ABCDEFGH" for column in range(12)
     ],
+    "numbers that no integer is read from": [f"a1_{number}{'7' * 6000}" for number in range(20)],
     "nothing": [],
 }
 

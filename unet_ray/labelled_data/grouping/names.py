@@ -55,11 +55,12 @@ _WELL = re.compile(
     rf"|{_START}(?:[Ww]ell[_\- ]?)?[A-P](?: - )?(?:0[1-9]|1\d|2[0-4]|[1-9])(?=[/_\-. (]|f\d+d\d|\Z)"
 )
 _DEEP_ZOOM = re.compile(r"_files/\d+/\d+_\d+\Z")
-_BOX = re.compile(r"(?<=[^/])[_\-](\d+)[_\-](\d+)[_\-](\d+)[_\-](\d+)\Z")
-_PAIR = re.compile(r"[_\-,/](\d+)[_\-,x](\d+)\Z")
+_NUMBER = r"(\d{1,18})"
+_BOX = re.compile(rf"(?<=[^/])[_\-]{_NUMBER}[_\-]{_NUMBER}[_\-]{_NUMBER}[_\-]{_NUMBER}\Z")
+_PAIR = re.compile(rf"[_\-,/]{_NUMBER}[_\-,x]{_NUMBER}\Z")
 _COUNTER = re.compile(
-    # not the day of a date
-    r"(?<=\d)(?<!(?:19|20)\d\d[_\-.]\d\d)(?:[^/\d]*/[A-Za-z_\- ]*|[^/\d]*[_\-. ])(\d+)\Z"
+    r"(?<=\d)(?<!(?:19|20)\d\d[_\-.]\d\d)"  # the day of a date is none
+    rf"(?:[^/\d]*/[A-Za-z_\- ]*|[^/\d]*[_\-. ]){_NUMBER}\Z"
 )
 
 _LEAST_STRIDE = 16
