@@ -144,6 +144,11 @@ class Annotations:
         order = np.argsort(images, kind="stable")
         return order, np.searchsorted(images[order], np.arange(len(self.images) + 1))
 
+    def count_objects(self, image: int) -> int:
+        """Return the number of objects of an image."""
+        _, starts = self._rows
+        return int(starts[image + 1] - starts[image])
+
     def objects_of(self, image: int) -> list[dict[str, Any]]:
         """Return the objects of an image as rows of OBJECTS; points are lists of numbers."""
         order, starts = self._rows

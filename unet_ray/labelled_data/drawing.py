@@ -7,8 +7,9 @@ checked against the size of the image before anything is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pycocotools import mask as coco
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.regions.run_lengths import check_runs, decompress_counts
 from unet_ray.labelled_data.annotations import NO_CATEGORY, WHOLE, Annotations
@@ -74,25 +76,55 @@ class Drawing:
         Raises:
             ImageError: `unreadable`: an object cannot be drawn.
         """
+        canvas = _Canvas(len(self.classes), self.annotations.count_objects(image), size)
+        for place, parts in self._list_objects(image, size):
+            for runs in parts:
+                canvas.paint(place, runs)
+            canvas.next_object()
+        return canvas.finish(has_area=bool(self.area))
+
+    def draw_window(self, image: int, size: Size, window: Box) -> list[NDArray[Any]]:
+        """Draw a window of the masks of an image, whose whole is never in memory.
+
+        Args:
+            image: Row of the image.
+            size: Height and width of the masks (px). Labels for another size are scaled.
+            window: Window, which lies inside the masks.
+
+        Returns:
+            That part of what `draw` returns. Outlines of the last image are kept for the next
+            window of it.
+
+        Raises:
+            ImageError: Same as `draw`.
+        """
+        shape = window.height, window.width
+        canvas = _Canvas(len(self.classes), self.annotations.count_objects(image), shape)
+        for place, parts in _list_image_runs(self, image, size):
+            for runs in parts:
+                canvas.paint(place, _clip_runs(runs, size[0], window))
+            canvas.next_object()
+        return canvas.finish(has_area=bool(self.area))
+
+    def _list_objects(
+        self, image: int, size: Size
+    ) -> Iterator[tuple[int, Iterable[Sequence[tuple[int, int]]]]]:
+        """Yield the place and the runs of each part of the objects of an image, as it is drawn."""
         state = self.annotations.images.slice(image, 1).to_pylist()[0]
         if state["error"]:
             raise ImageError("unreadable", state["error"])
         stated = self.stated_size(image) or size
         scale = _Scale(size, (1, 1) if state["is_normalised"] else stated)
         objects = self.annotations.objects_of(image)
-        canvas = _Canvas(len(self.classes), len(objects), size)
         # what is not counted comes first: objects within a crowd are objects
         for each in sorted(objects, key=lambda each: not each["is_ignored"]):
             place = self._place(each)
             if place is None:
                 continue
             try:
-                for runs in _list_object_runs(each, scale):
-                    canvas.paint(place, runs)
+                yield place, [*_list_object_runs(each, scale)]
             except ValueError as error:
                 raise ImageError("unreadable", f"{each['label']}: {error}") from None
-            canvas.next_object()
-        return canvas.finish(has_area=bool(self.area))
 
     def _place(self, each: Mapping[str, Any]) -> int | None:
         """Return where an object is drawn; None: nowhere."""
@@ -141,6 +173,40 @@ class _Canvas:
                 mask[outside] = self._ignored
         height, width = self._size
         return [np.ascontiguousarray(mask.reshape(width, height).T) for mask in self._masks]
+
+
+@lru_cache(maxsize=1)
+def _list_image_runs(
+    drawing: Drawing, image: int, size: Size
+) -> list[tuple[int, list[NDArray[np.int64]]]]:
+    """Return the place and the runs of each part of the objects of an image, as it is drawn."""
+    return [
+        (place, [np.array(runs, np.int64).reshape(-1, 2) for runs in parts])
+        for place, parts in drawing._list_objects(image, size)
+    ]
+
+
+def _clip_runs(runs: NDArray[np.int64], height: int, window: Box) -> list[tuple[int, int]]:
+    """Return runs of an image as runs of a window of it.
+
+    Args:
+        runs: (First, last + 1) of each run in order; (runs, 2), column-major in the image.
+        height: Height of the image (px).
+        window: Window of the image.
+    """
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    if not len(runs):
+        return []
+    left, right = int(runs[0, 0]) // height, -(-int(runs[-1, 1]) // height)
+    columns = np.arange(max(left, window.left), min(right, window.right))
+    # the runs that each column meets
+    first = np.searchsorted(runs[:, 1], columns * height, side="right")
+    end = np.searchsorted(runs[:, 0], (columns + 1) * height, side="left")
+    of_run, places = _count_up(first, end)
+    pairs = runs[of_run] - columns[places, None] * height
+    pairs = np.clip(pairs, window.top, window.bottom) - window.top
+    pairs += (columns[places, None] - window.left) * window.height
+    return [(begin, end) for begin, end in pairs.tolist() if begin < end]
 
 
 def _fill(flat: NDArray[Any], runs: Sequence[tuple[int, int]], value: int) -> None:

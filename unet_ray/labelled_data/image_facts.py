@@ -21,6 +21,7 @@ from unet_ray.imaging.labels.plausibility import measure_edge_contrast
 from unet_ray.imaging.regions.components import label_values
 from unet_ray.labelled_data.alignment import Fit, LabelledArrays
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage
+from unet_ray.labelled_data.labelled_window import LabelledWindow
 from unet_ray.labelled_data.near_duplicates import draw_thumbnail
 from unet_ray.labelled_data.palettes import list_colours
 from unet_ray.labelled_data.readers import FileReader
@@ -70,6 +71,13 @@ class ImageFacts:
     """Small grey picture that near-duplicates are found by; None: it would be flat or too small."""
     has_no_data: bool = False
     """True if some pixels of the image are not there."""
+    is_absent: bool = False
+    """True for a window of a large image of which no pixel is there; this is no error."""
+
+    @property
+    def is_usable(self) -> bool:
+        """True for an image that can be read."""
+        return self.error is None and not self.is_absent
 
     @property
     def used(self) -> ImageChannels:
@@ -114,6 +122,8 @@ def describe_image(
         facts = replace(facts, sha256=_compute_sha256(item, encoded))
         decoded = item.decode(encoded, files.access)
         if decoded.valid is not None and not decoded.valid.any():
+            if isinstance(item, LabelledWindow):
+                return replace(facts, is_absent=True), None
             raise ImageError("unsupported", "none of the pixels of the image is there")
     except ImageError as error:
         return replace(facts, error=str(error)), None

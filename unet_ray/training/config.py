@@ -205,6 +205,15 @@ class TrainConfig(LabelConfig):
             return self.crop
         return network.input_sizes.input_size(_DEFAULT_CROP) - 2 * network.margin
 
+    def plane_bytes_per_px(self, num_classes: int) -> int:
+        """Return the size of the planes that crops are cut from beside image and masks (bytes/px).
+
+        Args:
+            num_classes: Number of classes; 0: not known yet.
+        """
+        markers, weights = int(self.separate), 2 * int(self.border_weight > 0)
+        return max(1, num_classes) * (markers + weights)
+
     def network(self, in_channels: int, classes: int) -> UNetConfig:
         """Return the network that preset and flags describe.
 

@@ -8,7 +8,6 @@ from typing import Any
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.flags import parse_classes
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.preview import (
     LABELS_PICTURE,
     ClassSummary,
@@ -21,7 +20,7 @@ from unet_ray.storage.storage import Storage
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.setup import choose_channels, set_up_training
 from unet_ray.training.split import choose_split, describe_sides
-from unet_ray.training.train import find_validation
+from unet_ray.training.train import find_training, find_validation
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
     output = Storage.of(config.output)
     initial = load_model(Storage.of(config.init_from)) if config.init_from else None
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
-    training = find_labelled(config.images, config.masks, config.label_options(classes))
+    training = find_training(config, classes)
     validation = find_validation(config, training)
     split = choose_split(config, training, None)
     output.check_writable()

@@ -19,7 +19,8 @@ from unet_ray.flags import check_metric, parse_channels
 from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
 from unet_ray.imaging.codecs.decoded_image import COLOURS
 from unet_ray.imaging.codecs.pixel_size import SizeUm, format_pixel_size
-from unet_ray.imaging.labels.crops import CropConfig, count_crops
+from unet_ray.imaging.labels.crop_config import CropConfig
+from unet_ray.imaging.labels.crops import count_crops
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.labelled_data.interpretation import interpret_masks
 from unet_ray.labelled_data.labelled_set import LabelledSet

@@ -47,7 +47,8 @@ def choose_split(
     names = labelled.names
     if before and before.decisions:
         return _restore_split(before.decisions, names)
-    if config.val_images or not config.val_fraction:
+    # windows of a large image have its name: a single image is learnt from without validation
+    if config.val_images or not config.val_fraction or len(set(names)) < 2:
         return Split((), None)
     grouping = (
         Grouping("image", names)  # as versions before 2026-12 did, which kept no split
@@ -55,7 +56,7 @@ def choose_split(
         else find_grouping(config.group_by, labelled, config.images)
     )
     kept = draw_validation(grouping, config.val_fraction, config.seed)
-    return Split(tuple(sorted(names[index] for index in kept)), grouping)
+    return Split(tuple(sorted({names[index] for index in kept})), grouping)
 
 
 def _restore_split(decisions: DataDecisions, names: Sequence[str]) -> Split:

@@ -16,10 +16,11 @@ from typing import Any
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray, software_versions
 from unet_ray.errors import OutputHeldError
-from unet_ray.flags import parse_classes
+from unet_ray.flags import ClassSpec, parse_classes
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelledSet
+from unet_ray.labelled_data.labelled_window import cut_large_images
 from unet_ray.labelled_data.preview import LABELS_PICTURE, draw_labels
 from unet_ray.labelled_data.statistics import DatasetStatistics, compute_both
 from unet_ray.network.model_folder import Model, load_model, save_model
@@ -78,7 +79,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     run_folder = Storage.of(config.storage) if config.storage else output.join(f"runs/{run_id}")
     initial = load_model(Storage.of(config.init_from)) if config.init_from else None
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
-    training = find_labelled(config.images, config.masks, config.label_options(classes))
+    training = find_training(config, classes)
     validation = find_validation(config, training)
     output.check_writable()
     run_folder.check_writable()
@@ -93,7 +94,13 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         settle(run_folder)
         connect(ray_address)
         channels = choose_channels(config, initial, decisions)
-        statistics, held = compute_both(training, validation, channels, decode_once=True)
+        statistics, held = compute_both(
+            training,
+            validation,
+            channels,
+            decode_once=True,
+            more_per_px=config.plane_bytes_per_px(len(training.classes)),
+        )
         files = _list_files(training, statistics, validation, held)
         if before and before.files is not None:
             files = before.check_files(files, run_folder)
@@ -105,6 +112,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         task = set_up_training(config, training, statistics, held, initial, decisions, split)
         TrainingRecord(settings, files, task.decisions).write(run_folder)
         run_folder.write(LABELS_PICTURE, draw_labels(statistics, task.decisions.labelling))
+        task = replace(task, sampler=task.sampler.store_planes())
         result = fit(config, run_folder, task)
         OutputLock.check(run_folder, run_id)
         return _save(config, output, run_folder, task, result)
@@ -132,12 +140,27 @@ def _list_files(
     return files | (list_labelled_files(validation, held, "val_") if validation else {})
 
 
+def find_training(config: TrainConfig, classes: tuple[ClassSpec, ...]) -> LabelledSet:
+    """Return the labelled set of --images, in which large images are windows.
+
+    Args:
+        config: Flags of training.
+        classes: Classes that are known; may be empty.
+
+    Raises:
+        InputError: No labelled set is found.
+    """
+    labelled = find_labelled(config.images, config.masks, config.label_options(classes))
+    return cut_large_images(labelled, config.crop or 0)
+
+
 def find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet | None:
     """Return the labelled set of --val-images, read as that of --images; None if not given."""
     if config.val_images is None or config.val_masks is None:
         return None
     options = replace(config.label_options(training.classes), kind=training.kind)
-    return find_labelled(config.val_images, config.val_masks, options)
+    held = find_labelled(config.val_images, config.val_masks, options)
+    return cut_large_images(held, config.crop or 0)
 
 
 def _tune(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
