@@ -55,7 +55,6 @@ def find_grouping(group_by: int | str | None, labelled: LabelledSet, images: str
     uris = [item.image.file_uri for item in labelled.items]
     names = [labelled.access.images.name_of(uri) for uri in uris]
     plain = "file" if len(set(names)) < len(labelled.names) else "image"
-    # an image that is alone in its file has the name that it has elsewhere
     if group_by == NO_GROUPS:
         _check_no_column(group_by, labelled, images)
         return Grouping(plain, tuple(names))
