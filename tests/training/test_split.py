@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -17,7 +19,7 @@ from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.record import DataDecisions, TrainingRecord
-from unet_ray.training.split import choose_split, describe_sides, draw_validation
+from unet_ray.training.split import Split, choose_split, describe_sides, draw_validation
 
 SIZES = st.lists(st.integers(1, 20), min_size=2, max_size=12)
 SHARES = st.floats(0.01, 0.9)
@@ -98,6 +100,23 @@ def test_a_training_of_an_earlier_version_goes_on_with_its_split(config: TrainCo
     drawn = choose_split(config, labelled, TrainingRecord({}))
     assert drawn.grouping == Grouping("image", labelled.names)
     assert drawn.validation == choose_split(config, labelled, None).validation
+
+
+def test_the_share_that_is_kept_is_said_where_groups_decide_it(config: TrainConfig) -> None:
+    labelled = find_labelled(config.images, config.masks, LabelOptions((ClassSpec(1, "cell"),)))
+    twice = replace(labelled, items=labelled.items * 2)  # as two windows of each file are
+    split = choose_split(config, twice, None)
+    assert split.grouping
+    assert split.grouping.by == "file"
+    note = "2 of 8 images (25%), which are 1 of 4 groups, are kept for validation"
+    assert split.grouping.notes[-1] == note
+    assert len(split.validation) == 1
+
+
+def test_a_single_image_is_learnt_from_without_validation(config: TrainConfig) -> None:
+    labelled = find_labelled(config.images, config.masks, LabelOptions((ClassSpec(1, "cell"),)))
+    windows = replace(labelled, items=labelled.items[:1] * 5)
+    assert choose_split(config, windows, None) == Split((), None)
 
 
 def test_a_split_by_groups_comes_back_from_the_record(config: TrainConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,18 @@ def choose_split(
         else find_grouping(config.group_by, labelled, config.images)
     )
     kept = draw_validation(grouping, config.val_fraction, config.seed)
+    if grouping.count < len(names):
+        grouping = replace(grouping, notes=(*grouping.notes, _note_share(grouping, kept)))
     return Split(tuple(sorted({names[index] for index in kept})), grouping)
+
+
+def _note_share(grouping: Grouping, kept: Sequence[int]) -> str:
+    """Return a line about the share that is kept, which large groups may take far from its goal."""
+    count = len(grouping.groups)
+    return (
+        f"{len(kept)} of {count} images ({len(kept) / count:.0%}), which are "
+        f"{grouping.take(kept).count} of {grouping.count} groups, are kept for validation"
+    )
 
 
 def _restore_split(decisions: DataDecisions, names: Sequence[str]) -> Split:
