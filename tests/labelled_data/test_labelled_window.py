@@ -10,10 +10,14 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools.mask import encode
 
 from unet_ray.errors import ImageError
+from unet_ray.flags import ClassSpec
 from unet_ray.imaging.geometry import Box
-from unet_ray.labelled_data.drawing import _clip_runs
+from unet_ray.labelled_data.annotations import Polygon, Runs
+from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
+from unet_ray.labelled_data.drawing import Drawing, _clip_runs
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.image_facts import describe_image
 from unet_ray.labelled_data.labelled_set import LabelledSet, LabelOptions
@@ -171,3 +175,43 @@ def test_windows_follow_the_options_of_their_set(tmp_path: Path) -> None:
     whole = FileReader(access, labelled.items).read(0).masks[0]
     part = FileReader(access, cut.items).read(5)
     assert np.array_equal(part.masks[0], whole[100:200, 100:200])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_window_of_a_drawing_is_a_part_of_the_whole(seed: int) -> None:
+    """Outlines with holes, run lengths of boxes, crowds and labels of another size."""
+    rng = np.random.default_rng(seed)
+    builder = AnnotationsBuilder()
+    drawn = (40, 60) if rng.random() < 0.5 else (80, 120)
+    image = builder.add_image("a.png", size=drawn)
+    for number in range(int(rng.integers(1, 12))):
+        outer, hole = ((rng.random((4, 2)) * (70, 50) - 5).round(1).ravel().tolist() for _ in "12")
+        counts = bytes(encode((rng.random((9, 7)) < 0.5).astype(np.uint8, order="F"))["counts"])
+        box = Runs(counts, height=9, width=7, top=20, left=30)
+        parts = [box] if rng.random() < 0.3 else [Polygon(outer, [hole]), Polygon(hole)]
+        category = builder.find_category("ab"[number % 2] if seed % 2 else "a")
+        is_ignored = bool(rng.random() < 0.2)
+        builder.add_object(image, category, parts, label=str(number), is_ignored=is_ignored)
+    annotations = builder.build()
+    classes = tuple(ClassSpec(n, each.name) for n, each in enumerate(annotations.categories, 1))
+    drawing = Drawing(annotations, classes, {n: n for n in range(len(classes))})
+    whole = drawing.draw(0, (80, 120))
+    for window in (Box(0, 0, 80, 120), Box(10, 20, 50, 90), Box(79, 0, 80, 1)):
+        part = drawing.draw(0, (80, 120), window)
+        for found, expected in zip(part, whole, strict=True):
+            assert np.array_equal(
+                found, expected[window.top : window.bottom, window.left : window.right]
+            )
+
+
+def test_an_object_far_outside_costs_the_image_in_each_window() -> None:
+    builder = AnnotationsBuilder()
+    image = builder.add_image("a.png", size=(80, 120))
+    category = builder.add_category("a")
+    far = Polygon([1e6, 1, 1e6 + 9, 1, 1e6, 9])
+    for part in (Polygon([1, 1, 9, 1, 9, 9]), far):
+        builder.add_object(image, category, [part], label="it")
+    drawing = Drawing(builder.build(), (ClassSpec(1, "a"),), {0: 0})
+    with pytest.raises(ImageError, match="farther than 120 px"):
+        drawing.draw(0, (80, 120), Box(40, 40, 60, 60))

@@ -82,7 +82,7 @@ class LabelledWindow(LabelledImage):
         stated = drawing.stated_size(self.row) or self.size
         rescale = access.options.rescale
         size = choose_size(stated, self.size, 1, rescale, "its label file")
-        return drawing.draw_window(self.row, size, self.window)
+        return drawing.draw(self.row, size, self.window)
 
     def _read_mask(self, access: LabelAccess, source: ImageSource) -> NDArray[Any]:
         if access.table is None and path_suffix(source.file_uri) in TIFF_SUFFIXES:
