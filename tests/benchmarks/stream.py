@@ -117,6 +117,7 @@ def measure(what: str, folder: str, side: int, form: str, crop: int, cores: int)
     from unet_ray.training.config import TrainConfig
     from unet_ray.training.crop_stream import crop_stream
     from unet_ray.training.setup import set_up_training
+    from unet_ray.training.split import Split
 
     ray.init("local", num_cpus=cores, log_to_driver=False, object_store_memory=4 * 2**30)
     images, masks = f"{folder}/{side}/images", f"{folder}/{side}/masks"
@@ -132,7 +133,8 @@ def measure(what: str, folder: str, side: int, form: str, crop: int, cores: int)
     labelled = find_labelled(images, masks, LabelOptions(kind="instances"))
     statistics, _ = compute_both(labelled, None, None, decode_once=True)
     assert statistics.decoded_once
-    sampler = set_up_training(config, labelled, statistics, None, None, None).sampler
+    split = Split((), None)
+    sampler = set_up_training(config, labelled, statistics, None, None, None, split).sampler
     sampler = sampler.store_planes()
     if what == "one":
         visits = len(sampler.visits)

@@ -71,6 +71,16 @@ def test_a_record_of_an_earlier_version_goes_on_in_float32(tmp_path: Path) -> No
     assert read_record(run).cpu_precision == "float32"
 
 
+def test_groups_of_the_split_come_back_as_well(config: TrainConfig, tmp_path: Path) -> None:
+    record = read_record(Storage.of(f"{tmp_path}/run"))
+    assert record.decisions
+    assert record.decisions.groups is None
+    groups = {"0001.png": "a", "0002.png": "a", "0003.png": "b"}
+    grouped = replace(record.decisions, groups=groups, grouped_by="--group-by -1")
+    replace(record, decisions=grouped).write(Storage.of(f"{tmp_path}/other"))
+    assert read_record(Storage.of(f"{tmp_path}/other")).decisions == grouped
+
+
 def replace_all(folder: Path) -> None:
     """Give all images and masks other names, and so as many other images."""
     for kind in ("images", "masks"):

@@ -10,6 +10,7 @@ from unet_ray.labelled_data.readers import FileReader
 from unet_ray.labelled_data.statistics import compute_statistics
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.setup import set_up_training
+from unet_ray.training.split import Split
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -42,7 +43,8 @@ def test_crops_are_the_same_from_files_and_from_the_object_store(tmp_path: Path,
     labelled = find_labelled(config.images, config.masks, config.label_options(()))
     statistics = compute_statistics(labelled, decode_once=True)
     assert statistics.decoded_once
-    sampler = set_up_training(config, labelled, statistics, None, None, None).sampler
+    split = Split((), None)
+    sampler = set_up_training(config, labelled, statistics, None, None, None, split).sampler
     stored = sampler.store_planes()
     assert stored.planes is not None
     read = replace(sampler, reader=FileReader(labelled.access, labelled.items))

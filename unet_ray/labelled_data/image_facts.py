@@ -22,6 +22,7 @@ from unet_ray.imaging.regions.components import label_values
 from unet_ray.labelled_data.alignment import Fit, LabelledArrays
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage
 from unet_ray.labelled_data.labelled_window import LabelledWindow
+from unet_ray.labelled_data.near_duplicates import draw_thumbnail
 from unet_ray.labelled_data.palettes import list_colours
 from unet_ray.labelled_data.readers import FileReader
 
@@ -66,6 +67,8 @@ class ImageFacts:
     """Width and height of a pixel (µm), upright; None if the file does not state it."""
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
+    thumbnail: str | None = None
+    """Small grey picture that near-duplicates are found by; None: it would be flat or too small."""
     has_no_data: bool = False
     """True if some pixels of the image are not there."""
     is_absent: bool = False
@@ -195,4 +198,5 @@ def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -
         "values": [list(mask_values(mask).items()) for mask in decoded.masks],
         "pixel_size_um": decoded.pixel_size_um,
         "fit": decoded.fit,
+        "thumbnail": draw_thumbnail(image_hwc, decoded.valid),
     }

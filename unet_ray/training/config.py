@@ -111,7 +111,8 @@ class TrainConfig(LabelConfig):
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; it rises over the first steps, then falls as a cosine."""
     val_fraction: float = 0.1
-    """Share of the images kept for validation, unless --val-images is given, 0..1; 0: none."""
+    """Share of the images kept for validation, unless --val-images is given, 0..1; 0: none. They
+    are drawn group by group (--group-by)."""
     val_images: str | None = None
     """Folder (URI) of the validation images."""
     val_masks: str | None = None
@@ -152,6 +153,12 @@ class TrainConfig(LabelConfig):
         check_numbers(self)
         if (self.val_images is None) != (self.val_masks is None):
             raise InputError("--val-images and --val-masks go together; give both or none")
+        if self.group_by is not None and (self.val_images or not self.val_fraction):
+            given = "--val-images" if self.val_images else "--val-fraction 0"
+            raise InputError(
+                f"--group-by {self.group_by} says how images are split, and with {given} nothing "
+                "is; leave one of them out"
+            )
         if self.preset is not None and self.preset not in PRESETS:
             raise InputError(f"--preset {self.preset}: there are {', '.join(PRESETS)}")
         if self.init_from and (

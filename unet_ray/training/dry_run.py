@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.flags import parse_classes
@@ -18,6 +19,7 @@ from unet_ray.network.model_folder import load_model
 from unet_ray.storage.storage import Storage
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.setup import choose_channels, set_up_training
+from unet_ray.training.split import choose_split, describe_sides
 from unet_ray.training.train import find_training, find_validation
 
 
@@ -38,6 +40,8 @@ class DryRunResult:
     """Number of images to learn from."""
     validation: tuple[str, ...]
     """URIs of the images to validate on."""
+    sides: dict[str, Any] | None
+    """Groups of each side of the split, as in `summary.json`; None: nothing is split."""
     picture: str
     """URI of the picture of the labels."""
 
@@ -58,11 +62,12 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
     training = find_training(config, classes)
     validation = find_validation(config, training)
+    split = choose_split(config, training, None)
     output.check_writable()
     connect(ray_address)
     channels = choose_channels(config, initial, None)
     statistics, held = compute_both(training, validation, channels, count_objects=True)
-    task = set_up_training(config, training, statistics, held, initial, None)
+    task = set_up_training(config, training, statistics, held, initial, None, split)
     labelling = task.decisions.labelling
     output.write(LABELS_PICTURE, draw_labels(statistics, labelling))
     usable = len(statistics.usable)
@@ -74,6 +79,7 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
         classes=tuple(summarise_classes(statistics, labelling)),
         learnt=usable if held else usable - len(task.validation),
         validation=tuple(uri for _, uri in task.validation),
+        sides=describe_sides(task.decisions) if split.grouping else None,
         picture=output.uri_of(LABELS_PICTURE),
     )
 

@@ -84,6 +84,11 @@ class DataDecisions:
     """Names of the labelled images that are kept for validation, as in `LabelledSet.names`."""
     inputs: InputChannels | None = None
     """Channels that the network takes; None: an earlier version began the training."""
+    groups: Mapping[str, str] | None = None
+    """Group of each labelled image by its name. None: images are not split, or an earlier version
+    split them one by one."""
+    grouped_by: str = "image"
+    """What groups are, in words."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,9 @@ class TrainingRecord:
                 "preprocessing": preprocessing_as_json(self.decisions.preprocessing),
                 "validation": self.decisions.validation,
             }
+            if self.decisions.groups is not None:
+                found["decisions"]["groups"] = dict(self.decisions.groups)
+                found["decisions"]["grouped_by"] = self.decisions.grouped_by
             if self.decisions.inputs:
                 found["decisions"]["channels"] = inputs_as_json(self.decisions.inputs)
         run_folder.write(RECORD, json.dumps(found, indent=2).encode())
@@ -219,6 +227,9 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
     if "channels" in decisions:
         channels = JsonObject.of(decisions["channels"], "channels")
         inputs = parse_inputs(channels, preprocessing.channels)
+    groups, grouped_by = decisions.get("groups"), decisions.get("grouped_by", "image")
+    if groups is not None and not all(isinstance(group, str) for group in groups.values()):
+        raise TypeError("groups are names")
     return TrainingRecord(
         settings,
         files,
@@ -227,6 +238,8 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
             preprocessing,
             tuple(decisions["validation"]),
             inputs,
+            groups,
+            str(grouped_by),
         ),
         precision,
     )

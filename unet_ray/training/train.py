@@ -38,6 +38,7 @@ from unet_ray.training.record import (
     read_record,
 )
 from unet_ray.training.setup import TrainingSetup, choose_channels, set_up_training
+from unet_ray.training.split import choose_split, describe_sides
 from unet_ray.training.trainer import _RUN_NAME, choose_cpu_precision, fit, settle
 
 _logger = logging.getLogger("unet_ray")
@@ -88,9 +89,10 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         if before:
             before.check_settings(settings, run_folder)
             before.check_files(_list_files(training, None, validation, None), run_folder)
+        decisions = before.decisions if before else None
+        split = choose_split(config, training, before)
         settle(run_folder)
         connect(ray_address)
-        decisions = before.decisions if before else None
         channels = choose_channels(config, initial, decisions)
         statistics, held = compute_both(
             training,
@@ -107,7 +109,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
                 f"{run_folder.uri}: an earlier version began this training and kept no list of its "
                 f"files; the {len(files)} files that are there now are taken for them, and listed"
             )
-        task = set_up_training(config, training, statistics, held, initial, decisions)
+        task = set_up_training(config, training, statistics, held, initial, decisions, split)
         precision = before.cpu_precision if before else choose_cpu_precision(config)
         TrainingRecord(settings, files, task.decisions, precision).write(run_folder)
         run_folder.write(LABELS_PICTURE, draw_labels(statistics, task.decisions.labelling))
@@ -218,5 +220,7 @@ def _save(
         "epochs": progress.epochs,
         "best": asdict(best),
     }
+    if task.decisions.groups is not None:
+        summary["split"] = describe_sides(task.decisions)
     run_folder.write("summary.json", json.dumps(summary, indent=2).encode())
     return TrainResult(model, output.uri, run_folder.uri, progress)
