@@ -311,10 +311,8 @@ class _LargeImage:
         """Return the rows of the regions table."""
         with self._timed("measure_s"):
             measure = self.config.measure
-            found = [
-                merger.regions(limits)
-                for merger, limits in zip(self.mergers, measure.rule.least, strict=True)
-            ]
+            # what tiles left of a class is freed before the next one takes as much
+            found = (self.mergers.pop(0).regions(least) for least in measure.rule.least)
             return measure.region_rows(self.row["image_uri"], found)
 
     @contextmanager
