@@ -38,12 +38,11 @@ from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.output.pixel_area import PIXEL_SIDES, measure_pixel_area
 from unet_ray.output.report.facts import Facts
-from unet_ray.output.sound_rows import SOUND_ROWS
+from unet_ray.output.sound_rows import SOUND_COLUMNS, SOUND_ROWS
 from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.committed import CommittedShards, row_schema
 from unet_ray.tables.duckdb_workspace import Workspace
-from unet_ray.tables.ledger import open_dataset
-from unet_ray.tables.schemas import SCHEMAS
 
 _DETAIL_PX = 2 * PANEL_PX
 """Side from which only the densest part of an image is shown, beside the whole (px).
@@ -97,13 +96,13 @@ class Card:
 
 
 def draw_gallery(
-    database: Workspace, output: Storage, facts: Facts, each: int, gate: Gate
+    database: Workspace, shards: CommittedShards, facts: Facts, each: int, gate: Gate
 ) -> tuple[list[Card], list[str]]:
     """Choose and draw the pictures of a report.
 
     Args:
         database: Workspace with the date's tables, as `facts.gather` leaves it.
-        output: Root of the tables.
+        shards: Shards of the output.
         facts: Facts of the date.
         each: Number of pictures of each kind.
         gate: Says which images may be opened: the tables name them, whoever wrote those.
@@ -115,7 +114,8 @@ def draw_gallery(
     by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
     for place, (kind, uri, region_id) in enumerate(_choose(database, each)):
         by_image[uri].append((place, kind, region_id))
-    rows, files = _read_regions(output, facts, [*by_image]), _read_sizes(database, [*by_image])
+    files = _read_sizes(database, [*by_image])
+    rows = _read_regions(database, shards, facts, [*by_image])
     cards, problems, decoder = dict[int, Card](), [], Decoder()
     channels = _find_channels(facts)
     try:
@@ -193,22 +193,19 @@ def _read_sizes(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any
     return {row["image_uri"]: row for row in rows}
 
 
-def _read_regions(output: Storage, facts: Facts, uris: list[str]) -> Any:
-    wanted = pc.field("image_uri").isin(pa.array(uris, pa.string())) & pc.field("run_id").isin(
-        facts.run_ids
+def _read_regions(
+    database: Workspace, shards: CommittedShards, facts: Facts, uris: list[str]
+) -> pa.Table:
+    """Return the sound regions of some images; only the shards that have these are read."""
+    paths = database.table(
+        "SELECT DISTINCT shard FROM date_images SEMI JOIN chosen USING (image_uri)"
     )
-    dataset = open_dataset(output, "regions", SCHEMAS["regions"]).filter(SOUND_ROWS["regions"])
-    columns = [
-        "image_uri",
-        "region_id",
-        "class_id",
-        "class_name",
-        "area",
-        "score",
-        "bbox",
-        "geometry",
-    ]
-    return dataset.to_table(columns=columns, filter=wanted & (pc.field("date") == facts.date))
+    wanted = pc.field("image_uri").isin(pa.array(uris, pa.string()))
+    wanted &= pc.field("run_id").isin(facts.run_ids) & SOUND_ROWS["regions"]
+    of_images = shards.of_paths({*paths["shard"].to_pylist()})
+    columns = [*SOUND_COLUMNS["regions"]]
+    found = [rows.filter(wanted) for rows in of_images.iterate("regions", columns)]
+    return pa.concat_tables([row_schema("regions", columns).empty_table(), *found])
 
 
 @dataclass(frozen=True)
