@@ -67,6 +67,18 @@ def load(tables: Tables) -> None:
     assert lengths[:2] == [SHARDS * len(DATES), 2 * SHARDS * len(DATES)]
 
 
+def count_from_masks(store: FaultyStore) -> None:
+    """Count the requests under way only from the first masks file on: the ledger is read before."""
+    seen: list[str] = []
+
+    def watch(method: str, path: str) -> None:
+        if method == "GET" and "/masks/" in path and not seen:
+            seen.append(path)
+            store.most_under_way = 0
+
+    store.refuse = watch
+
+
 COMMANDS: dict[str, Callable[[str, Path], object]] = {
     "report": lambda uri, folder: report(
         ReportConfig(tables=uri, output=f"{folder}/report.html", pictures=0)
@@ -84,12 +96,14 @@ COMMANDS: dict[str, Callable[[str, Path], object]] = {
 def test_shards_are_read_side_by_side_once(
     tables: str, store: FaultyStore, tmp_path: Path, name: str
 ) -> None:
+    count_from_masks(store)
     COMMANDS[name](tables, tmp_path)
     assert store.most_under_way > 20
     assert store.requests < FILES + 2 * SHARDS * len(DATES) + _OTHERS  # keys are read first
 
 
 def test_all_shards_are_iterated_side_by_side(tables: str, store: FaultyStore) -> None:
+    count_from_masks(store)
     shards = read_tables(tables).shards()
     uris = [uri for shard in shards for uri in shard.images["image_uri"].to_pylist()]
     assert uris == [f"/x/{date}-{shard}.png" for date in DATES for shard in range(SHARDS)]
