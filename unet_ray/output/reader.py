@@ -125,7 +125,7 @@ class StoredTables(Tables):
 
     def shards(self) -> Iterator[Tables]:
         """Yield the tables of one shard at a time, while the next ones are read."""
-        return iterate_shards(self._shards, self._keys)
+        return iterate_shards(self._shards, self._places if self._current else None)
 
     def select(self, table: str, image_uri: str) -> pa.Table:
         """Return the rows of one image; only the shards that have it are read."""
@@ -142,35 +142,24 @@ class StoredTables(Tables):
         rows = self._shards.read("images", [*_KEY, "pages", "segmented_at", "error_type"])
         return (_select_current(rows) if self._current else rows).select([*_KEY, "shard"])
 
-    @property
-    def _keys(self) -> pa.Table | None:
-        return self._places if self._current else None
-
     def _read_shard(self, path: str) -> Tables:
         """Return the tables of a shard; the last one is kept, because images come in order."""
         last: tuple[str, Tables] | None = vars(self).get("_last")
         if last is None or last[0] != path:
-            (tables,) = iterate_shards(self._shards.of_paths((path,)), self._keys)
+            keys = self._places.filter(pc.field("shard") == path) if self._current else None
+            (tables,) = iterate_shards(self._shards.of_paths((path,)), keys)
             vars(self)["_last"] = last = (path, tables)
         return last[1]
 
     def _read(self, table: str) -> pa.Table:
         """Return all rows of a table that count."""
-        columns = SCHEMAS[table].names
-        rows = self._shards.iterate(table, columns)
-        if self._current:
-            keys = _split_keys(self._places)
-            of_current = self._shards.of_paths(keys)
-            rows = (
-                _select_rows(of_shard, keys[path])
-                for path, of_shard in zip(
-                    [entry.path for entry in of_current.files[table]],
-                    of_current.iterate(table, columns),
-                    strict=True,
-                )
-            )
-        found = [of_shard.drop_columns("shard") for of_shard in rows]
-        return pa.concat_tables([_schema_of(table).empty_table(), *found])
+        keys = _split_keys(self._places) if self._current else None
+        shards = self._shards if keys is None else self._shards.of_paths(keys)
+        found = [_schema_of(table).empty_table()]
+        for path, rows in shards.iterate(table, SCHEMAS[table].names):
+            kept = rows if keys is None else _select_rows(rows, keys[path])
+            found.append(kept.drop_columns("shard"))
+        return pa.concat_tables(found)
 
 
 def _schema_of(table: str) -> pa.Schema:

@@ -56,7 +56,7 @@ class CommittedShards:
         files = {name: [*filter(is_wanted, entries)] for name, entries in self.files.items()}
         return CommittedShards(self.output, files)
 
-    def iterate(self, table: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    def iterate(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
         """Read columns of a table, shard by shard in order; many are read side by side.
 
         Args:
@@ -64,8 +64,9 @@ class CommittedShards:
             columns: Columns to read; one that a shard lacks is null.
 
         Yields:
-            Rows of a shard, with its partition `date` and its path below the table's folder,
-            `shard`. A file that another program wrote may have nulls in any column.
+            Path of a shard below the table's folder, and its rows with the columns `date`, its
+            partition, and `shard`, its path. A file that another program wrote may have nulls in
+            any column.
 
         Raises:
             InputError: A shard is damaged, or cannot be read.
@@ -73,7 +74,7 @@ class CommittedShards:
         schema = row_schema(table, columns)
         wanted = pa.schema([schema.field(name) for name in columns], schema.metadata)
         for entry, rows in read_shards(self.output, self.files[table], wanted, SCHEMAS[table]):
-            yield _add_place(rows, entry.path)
+            yield entry.path, _add_place(rows, entry.path)
 
     def iterate_whole(self) -> Iterator[tuple[str, dict[str, pa.Table]]]:
         """Read the three tables, all columns, shard by shard in order; many side by side.
@@ -97,7 +98,8 @@ class CommittedShards:
     def read(self, table: str, columns: Sequence[str]) -> pa.Table:
         """Read columns of a table into memory, as `iterate` does."""
         empty = row_schema(table, columns).empty_table()
-        return pa.concat_tables([empty, *self.iterate(table, columns)])
+        found = [rows for _, rows in self.iterate(table, columns)]
+        return pa.concat_tables([empty, *found])
 
 
 def row_schema(table: str, columns: Sequence[str]) -> pa.Schema:

@@ -252,7 +252,7 @@ def _store_rows(
 
     def select() -> Iterator[pa.Table]:
         """Yield the sound rows of each shard."""
-        for rows in shards.iterate(table, read):
+        for _, rows in shards.iterate(table, read):
             sound = rows.filter(SOUND_ROWS[table])
             if len(sound) < len(rows):
                 unsound[table, rows["date"][0].as_py()] += len(rows) - len(sound)

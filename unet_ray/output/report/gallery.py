@@ -234,7 +234,7 @@ def _read_regions(
     wanted &= pc.field("run_id").isin(facts.run_ids) & SOUND_ROWS["regions"]
     of_images = shards.of_paths({*paths["shard"].to_pylist()})
     columns = [*SOUND_COLUMNS["regions"]]
-    found = [rows.filter(wanted) for rows in of_images.iterate("regions", columns)]
+    found = [rows.filter(wanted) for _, rows in of_images.iterate("regions", columns)]
     return pa.concat_tables([row_schema("regions", columns).empty_table(), *found])
 
 
