@@ -15,6 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +39,35 @@ _SLOW_DOWN = (
 )
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request of a client."""
+
+    command: str
+    path: str
+    """Path and query."""
+    headers: Message
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that the proxy gives by itself."""
+
+    status: int
+    body: bytes
+
+    @staticmethod
+    def error(status: int, code: str, message: str) -> Answer:
+        """Return an error as S3 writes it."""
+        text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        return Answer(status, text.encode())
+
+
+EXPIRED = Answer.error(400, "ExpiredToken", "The provided token has expired.")
+"""Answer of AWS to a session token that ended, as its API reference has it."""
+
+
 class FaultyStore(ThreadingHTTPServer):
     """Proxy that passes requests on to a server and its answers back, and spoils some of them.
 
@@ -48,6 +79,7 @@ class FaultyStore(ThreadingHTTPServer):
         delay_s: Time that passes before a request is answered.
         refuse: Called with the method and the path (query included) of each request; returns the
             status to answer with, or None to pass the request on.
+        answer: Called with each request before all else; returns the answer, or None.
     """
 
     daemon_threads = True
@@ -61,10 +93,11 @@ class FaultyStore(ThreadingHTTPServer):
         keeps_conditions: bool = False,
         delay_s: float = 0.0,
         refuse: Callable[[str, str], int | None] = lambda _command, _path: None,
+        answer: Callable[[Request], Answer | None] = lambda _request: None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self._delay_s = delay_s
-        self.refuse = refuse
+        self.refuse, self.answer = refuse, answer
         self.upstream = urlsplit(endpoint)
         self._share, self._random, self._lock = share, random.Random(seed), threading.Lock()
         self._put: set[str] | None = set() if keeps_conditions else None
@@ -121,6 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answer = self.server.answer(Request(self.command, self.path, self.headers, body))
+        if answer is not None:
+            self._answer(answer.status, {"Content-Type": "application/xml"}, answer.body)
+            return
         if not self.server.meets_condition(
             self.command, urlsplit(self.path).path, self.headers["If-None-Match"]
         ):

@@ -81,6 +81,7 @@ class Pipeline:
                 self._run_chain(blocks, model)
             while not self.writer.close(_POLL_S):
                 self._look_after()
+            self.progress.check_credentials()
             self._isolate_rest(plan, model)
         except BaseException:
             self.writer.salvage()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
 from fsspec.asyn import sync
 
+from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends.base import FileInfo, Links, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
 
@@ -20,25 +20,20 @@ CONNECTIONS = 64
 requests await their answers at a time."""
 
 
-def options() -> dict[str, Any]:
-    """Return s3fs options from the AWS_* variables; without a key: the machine's role."""
-    environment = os.environ
+def options(wanted: StoreOptions = StoreOptions()) -> dict[str, Any]:  # noqa: B008 (it is frozen)
+    """Return options of s3fs from the AWS_* variables, the shared files, and options of a flag.
+
+    Args:
+        wanted: Options of a flag, which come before what variables and files say.
+
+    Raises:
+        InputError: A profile that is not there, or certificates that cannot be read.
+    """
+    from unet_ray.storage.backends.s3_settings import find_settings  # which loads the SDK
+
+    found = find_settings(wanted)
     config = {"retries": {"total_max_attempts": 1}, "max_pool_connections": CONNECTIONS}
-    found: dict[str, Any] = {"config_kwargs": config}
-    if environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY"):
-        found |= {
-            "key": environment["AWS_ACCESS_KEY_ID"],
-            "secret": environment["AWS_SECRET_ACCESS_KEY"],
-        }
-        if environment.get("AWS_SESSION_TOKEN"):
-            found["token"] = environment["AWS_SESSION_TOKEN"]
-    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        found["endpoint_url"] = endpoint
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    if region:
-        found["client_kwargs"] = {"region_name": region}
-    return found
+    return found | {"config_kwargs": config | found["config_kwargs"]}
 
 
 class S3Backend(FsspecBackend):
