@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import S3_KEYS, new_bucket
+from tests.elsewhere import use_elsewhere
 from tests.faulty_store import EXPIRED, Answer, Request, faulty_store
 from unet_ray.errors import CredentialsError, InputError, NoCredentialsError
 from unet_ray.image_sources.image_files import find_size, read_file
@@ -28,11 +26,7 @@ _IDENTITY = f"""
 </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>
 """
 """Answer of STS as its API reference has it."""
-_READ = """
-import pickle, sys
-storage = pickle.load(sys.stdin.buffer)
-print(storage.read("object").decode())
-"""
+_READ = 'print(storage.read("object").decode())'
 
 
 @pytest.fixture
@@ -58,16 +52,7 @@ def write_profile(file: Path, name: str, key: str = KEY, secret: str = SECRET) -
 
 
 def read_elsewhere(storage: Storage, home: Path, **variables: str) -> str:
-    """Read an object in a process that has nothing of this one's variables."""
-    environment = {"HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true", **variables}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", _READ],
-        input=pickle.dumps(storage),
-        env=environment,
-        capture_output=True,
-    )
-    return (done.stdout or done.stderr).decode().strip().splitlines()[-1]
+    return use_elsewhere(storage, _READ, home, **variables)
 
 
 # ExpiredToken is recorded from the documentation of S3, the others from those of STS and stores

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
 from fsspec.asyn import sync
@@ -12,7 +13,14 @@ from fsspec.asyn import sync
 from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends.base import FileInfo, Links, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
+from unet_ray.storage.backends.s3_answers import find_answer
 
+_logger = logging.getLogger("unet_ray")
+
+_CONFLICTS = 3
+"""Times that a store may say that an object is there while it is not: runs come and go."""
+_UNKNOWN = (HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
+"""Answers to a PUT with a condition of stores that know none."""
 _TRIES = 3
 """Tries of one request within s3fs, 20 s each; retries of botocore are off, they would multiply."""
 CONNECTIONS = 64
@@ -34,6 +42,10 @@ def options(wanted: StoreOptions = StoreOptions()) -> dict[str, Any]:  # noqa: B
     found = find_settings(wanted)
     config = {"retries": {"total_max_attempts": 1}, "max_pool_connections": CONNECTIONS}
     return found | {"config_kwargs": config | found["config_kwargs"]}
+
+
+class _UnknownConditionError(Exception):
+    """A store does not take a PUT with a condition: its status and code."""
 
 
 class S3Backend(FsspecBackend):
@@ -72,24 +84,56 @@ class S3Backend(FsspecBackend):
     def create(self, uri: str, data: bytes) -> bool:
         """Store an object where there is none, by a conditional PUT.
 
-        The second PUT tells whether the store honours the condition: then it is refused.
+        The second PUT tells whether the store honours the condition: then it is refused. Where a
+        store refuses every PUT that has one, the object is stored without.
         """
-        if self.info(uri) is not None:
-            raise FileExistsError(uri)
-        self._put_if_absent(uri, data)
+        try:
+            self._put_where_absent(uri, data)
+        except _UnknownConditionError as error:
+            self.write(uri, data)
+            _logger.info(
+                f"note: the store of {uri} answers {error} to If-None-Match, so that it does not "
+                "keep runs apart by itself: each reads the lock again after a moment"
+            )
+            return False
         try:
             self._put_if_absent(uri, data)
         except FileExistsError:
             return True
+        except _UnknownConditionError:
+            return False
         return False
 
+    def _put_where_absent(self, uri: str, data: bytes) -> None:
+        """Store an object where there is none, as the store says before and with the PUT."""
+        for _ in range(_CONFLICTS):
+            if self.info(uri) is not None:
+                raise FileExistsError(uri)
+            try:
+                self._put_if_absent(uri, data)
+            except FileExistsError:
+                continue  # somebody was faster, which the next look will find
+            return
+        raise OSError(
+            "the store answers 412 to a PUT with If-None-Match although nothing is there; choose "
+            "a place on another store, or have this one repaired"
+        )
+
     def _put_if_absent(self, uri: str, data: bytes) -> None:
-        """PUT with If-None-Match; stores that do not know the condition ignore it."""
+        """PUT with If-None-Match; some stores that do not know the condition ignore it.
+
+        Raises:
+            FileExistsError: There is an object.
+            _UnknownConditionError: The store does not take the condition, or not this PUT at all.
+        """
         try:
             self.filesystem.pipe_file(uri, data, mode="create")
         except OSError as error:
-            if error.errno == errno.EINVAL:  # 412 without the words that s3fs looks for
+            status, code = find_answer(error)
+            if status == HTTPStatus.PRECONDITION_FAILED:
                 raise FileExistsError(uri) from error
+            if status in _UNKNOWN:
+                raise _UnknownConditionError(f"{status} {code}") from error
             raise
 
     def list_files(

@@ -23,6 +23,8 @@ from aiobotocore.session import AioSession
 from botocore import exceptions as boto
 from botocore.credentials import ReadOnlyCredentials
 
+from unet_ray.storage.backends.s3_answers import find_answer
+
 _OWN_WAY = (
     "AWS_ACCESS_KEY_ID",
     "AWS_PROFILE",
@@ -139,17 +141,9 @@ async def freeze_credentials(session: AioSession) -> ReadOnlyCredentials | None:
     return None if found is None else await found.get_frozen_credentials()
 
 
-def find_error_code(error: BaseException | None) -> str | None:
-    """Return the code of a store's answer, or its status, from the error that s3fs made of it."""
-    for each in (error, getattr(error, "__cause__", None)):
-        if isinstance(each, boto.ClientError):
-            return str(each.response.get("Error", {}).get("Code"))
-    return None
-
-
 def find_end(error: BaseException) -> str | None:
     """Return why credentials ended if an error of a request says so; None for other errors."""
-    code, text = find_error_code(error), str(error)
+    code, text = find_answer(error)[1], str(error)
     if code in _ENDED:
         return code
     if _is_of_token_service(error) or isinstance(error, _NOT_RENEWED):

@@ -6,21 +6,25 @@ This module imports s3fs, and is imported where a bucket is opened.
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
 from unet_ray.errors import CredentialsError, NoCredentialsError
+from unet_ray.storage.backends.s3_answers import find_answer
 from unet_ray.storage.backends.s3_credentials import (
     Way,
     find_end,
-    find_error_code,
     find_lack,
     freeze_credentials,
     open_session,
 )
 from unet_ray.storage.backends.s3_settings import CaBundle
+
+_SILENT = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN)
+"""Answers to HEAD, which have no text, that may mean that the credentials ended."""
 
 
 class PlainS3FileSystem(S3FileSystem):
@@ -85,7 +89,7 @@ class PlainS3FileSystem(S3FileSystem):
             return await super()._call_s3(method, *akwarglist, **kwargs)
         except Exception as error:
             said: Exception = error
-            if method.startswith("head_") and find_error_code(error) in ("400", "403"):
+            if method.startswith("head_") and find_answer(error)[0] in _SILENT:
                 said = await self._ask_why(kwargs["Bucket"]) or error
             if reason := find_end(said):
                 raise CredentialsError.ended(place, reason) from error
