@@ -178,6 +178,42 @@ def parse_store_options(text: str | None, flag: str) -> StoreOptions:
     return StoreOptions(**found)
 
 
+def read_store_options(config: object, name: str) -> StoreOptions:
+    """Return the options of the store of one URI of a config.
+
+    Args:
+        config: Config whose fields are flags.
+        name: Field of the URI: for `images`, the options stand in `images_options`.
+
+    Raises:
+        InputError: Same as `parse_store_options`.
+    """
+    return parse_store_options(getattr(config, f"{name}_options"), f"--{name}-options")
+
+
+def check_store_options(config: object, name: str, uris: Iterable[str | None]) -> None:
+    """Raise InputError for options of a config that are none, or that no URI of it is for.
+
+    Args:
+        config: Config whose fields are flags.
+        name: Name of the options: `images` for `images_options`.
+        uris: URIs to which they apply; those at `s3://` have options, and files of a manifest may.
+    """
+    if read_store_options(config, name) == StoreOptions():
+        return
+    given = [uri for uri in uris if uri]
+    if not any(uri.startswith("s3://") or uri.endswith(".parquet") for uri in given):
+        found = ", ".join(given) or "none is given"
+        raise InputError(
+            f"--{name}-options: only URIs at s3:// have options ({found}); leave them out"
+        )
+
+
+def keep_for(uri: str, options: StoreOptions) -> StoreOptions | None:
+    """Return options for a URI whose store has some, where several URIs share them; else None."""
+    return options if uri.startswith("s3://") else None
+
+
 def _parse_store_option(name: str, value: str, flag: str) -> str | bool:
     """Return the value of an option of a store as what it is."""
     if name in ("requester_pays", "anon"):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unet_ray.flags import read_store_options
 from unet_ray.output.config import ExportConfig
 from unet_ray.output.formats.coco import write_coco
 from unet_ray.output.formats.common import ExportResult
@@ -19,6 +20,7 @@ from unet_ray.output.run_roots import roots_of_runs
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.runs import read_run_record
 
 
@@ -35,10 +37,11 @@ def export(config: ExportConfig) -> ExportResult:
         InputError: There are no tables, a shard is damaged, the output cannot be written, or the
             format cannot hold the results.
     """
-    keys, unsound_images = current_keys(config.tables, config.date)
+    tables = tables_at(config.tables, read_store_options(config, "tables"))
+    keys, unsound_images = current_keys(tables, config.date)
     names, unsound = ImageNames(keys), Counter(images=unsound_images)
-    shards = iterate_shards(config.tables, keys, unsound)
-    result = _write(config, shards, names, Gate(_roots_of(config, keys)))
+    shards = iterate_shards(tables, keys, unsound)
+    result = _write(config, shards, names, Gate(_roots_of(config, tables, keys)))
     for table, count in (+unsound).items():
         result.notes[f"rows of {table} left out: they make no sense, see unet-ray verify"] = count
     if names.changed:
@@ -50,9 +53,11 @@ def export(config: ExportConfig) -> ExportResult:
 def _write(
     config: ExportConfig, shards: Iterator[Tables], names: ImageNames, gate: Gate
 ) -> ExportResult:
+    options = read_store_options(config, "output")
     if config.format == "coco":
-        return write_coco(shards, names, OutputFile.of("--output", config.output), config.polygons)
-    output = Storage.of(config.output)
+        file = OutputFile.of("--output", config.output, options)
+        return write_coco(shards, names, file, config.polygons)
+    output = Storage.of(config.output, options)
     output.check_writable()
     if config.format == "png":
         return write_png(shards, names, output)
@@ -60,9 +65,9 @@ def _write(
     return write(shards, names, output, gate)
 
 
-def _roots_of(config: ExportConfig, keys: pa.Table) -> Roots:
+def _roots_of(config: ExportConfig, tables: Storage, keys: pa.Table) -> Roots:
     """Return the roots below which the images of some rows are opened."""
-    tables = Storage.of(config.tables)
     runs = pc.unique(keys["run_id"]).to_pylist()
     records = (read_run_record(tables, run_id) for run_id in runs)
-    return roots_of_runs(tables, filter(None, records), config.image_roots)
+    options = read_store_options(config, "images")
+    return roots_of_runs(tables, filter(None, records), config.image_roots, options)

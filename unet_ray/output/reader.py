@@ -53,7 +53,7 @@ class Tables:
     regions: Any
 
 
-def read_tables(uri: str, current: bool = True) -> Tables:
+def read_tables(uri: str | Storage, current: bool = True) -> Tables:
     """Read an output's tables as Arrow tables.
 
     Args:
@@ -78,7 +78,7 @@ def read_tables(uri: str, current: bool = True) -> Tables:
     return Tables(**tables)
 
 
-def current_keys(uri: str, date: str | None = None) -> tuple[pa.Table, int]:
+def current_keys(uri: str | Storage, date: str | None = None) -> tuple[pa.Table, int]:
     """Find the latest successful row of each image.
 
     Args:
@@ -101,11 +101,12 @@ def current_keys(uri: str, date: str | None = None) -> tuple[pa.Table, int]:
     keys = _select_current(sound).select([*_KEY, "shard"])
     if not len(keys):
         of_date = "" if date is None else f" of --date {date}"
-        raise InputError(f"{uri}: no successful image{of_date} in these tables")
+        named = output.uri if isinstance(uri, Storage) else uri
+        raise InputError(f"{named}: no successful image{of_date} in these tables")
     return keys, len(found) - len(sound)
 
 
-def iterate_shards(uri: str, keys: pa.Table, unsound: Counter[str]) -> Iterator[Tables]:
+def iterate_shards(uri: str | Storage, keys: pa.Table, unsound: Counter[str]) -> Iterator[Tables]:
     """Read the rows of some images shard by shard.
 
     The memory is that of one shard, whatever the size of the archive.
@@ -122,7 +123,7 @@ def iterate_shards(uri: str, keys: pa.Table, unsound: Counter[str]) -> Iterator[
     Raises:
         InputError: A shard is damaged, or cannot be read.
     """
-    output = Storage.of(uri)
+    output = tables_at(uri)
     shards = pc.dictionary_encode(keys["shard"]).combine_chunks()
     order = np.argsort(shards.indices, kind="stable")
     starts = np.searchsorted(

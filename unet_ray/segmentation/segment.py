@@ -15,6 +15,7 @@ from unet_ray.errors import (
     UnetRayError,
     one_line,
 )
+from unet_ray.flags import read_store_options
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import load_model
 from unet_ray.segmentation.config import SegmentConfig
@@ -57,12 +58,13 @@ def segment(
         UnetRayError: No image was measured for `stall_minutes`, or images were not written, or
             were written twice.
     """
-    model = load_model(Storage.of(config.model))
+    model = load_model(Storage.of(config.model, read_store_options(config, "model")))
     model.select_channels(config.channels)
-    output = Storage.of(config.output)
+    output = Storage.of(config.output, read_store_options(config, "output"))
     digest = config_digest(config, model)
     selection = Selection.parse(config.include, config.exclude, config.min_age)
-    roots = Roots.parse(config.image_roots, config.follow_links)
+    options = read_store_options(config, "images")
+    roots = Roots.parse(config.image_roots, config.follow_links, options)
     scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection, roots)
     with open_workspace() as database:
 

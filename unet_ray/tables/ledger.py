@@ -12,6 +12,7 @@ import pyarrow.dataset as pds
 from pyarrow.fs import FileInfo, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from unet_ray.errors import InputError, UnetRayError
+from unet_ray.flags import StoreOptions
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace, quote
 from unet_ray.tables.schemas import SCHEMAS
@@ -111,11 +112,12 @@ def _read(
     return rows
 
 
-def tables_at(uri: str) -> Storage:
+def tables_at(uri: str | Storage, options: StoreOptions | None = None) -> Storage:
     """Return the storage of a segmentation output.
 
     Args:
-        uri: Output of segmentation.
+        uri: Output of segmentation; a storage has its own options.
+        options: Options of its store; None: there are none.
 
     Returns:
         Root of the tables.
@@ -123,7 +125,8 @@ def tables_at(uri: str) -> Storage:
     Raises:
         InputError: There are no tables at the URI, or they cannot be read.
     """
-    output = Storage.of(uri)
+    output = uri if isinstance(uri, Storage) else Storage.of(uri, options)
+    uri = output.uri if isinstance(uri, Storage) else uri
     try:
         is_there = output.exists("images")
     except OSError as error:

@@ -305,7 +305,7 @@ class _OpenImage:
         self.pixel_um2 = measure_pixel_area(known)
         file, key = split_uri(uri)
         try:
-            access = roots.confine(Storage.of(file))
+            access = roots.open(file)
             entry = access.entry()
         except (OSError, InputError) as error:
             raise ImageError("missing", f"the file cannot be read: {error}") from None
