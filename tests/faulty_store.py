@@ -15,9 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 FAULTS = ("slow_down", "reset", "stall", "cut")
 STALL_S = 20.0
@@ -37,6 +43,35 @@ _SLOW_DOWN = (
 )
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request of a client."""
+
+    command: str
+    path: str
+    """Path and query."""
+    headers: Message
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that the proxy gives by itself."""
+
+    status: int
+    body: bytes
+
+    @staticmethod
+    def error(status: int, code: str, message: str) -> Answer:
+        """Return an error as S3 writes it."""
+        text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        return Answer(status, text.encode())
+
+
+EXPIRED = Answer.error(400, "ExpiredToken", "The provided token has expired.")
+"""Answer of AWS to a session token that ended, as its API reference has it."""
+
+
 class FaultyStore(ThreadingHTTPServer):
     """Proxy that passes requests on to a server and its answers back, and spoils some of them.
 
@@ -48,6 +83,9 @@ class FaultyStore(ThreadingHTTPServer):
         delay_s: Time that passes before a request is answered.
         refuse: Called with the method and the path (query included) of each request; returns the
             status to answer with, or None to pass the request on.
+        answer: Called with each request before all else; returns the answer, or None.
+        keys: Access key and secret with which requests without a signature are signed, as if what
+            they ask for were public; None: they are passed on as they are.
     """
 
     daemon_threads = True
@@ -61,10 +99,12 @@ class FaultyStore(ThreadingHTTPServer):
         keeps_conditions: bool = False,
         delay_s: float = 0.0,
         refuse: Callable[[str, str], int | None] = lambda _command, _path: None,
+        answer: Callable[[Request], Answer | None] = lambda _request: None,
+        keys: tuple[str, str] | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self._delay_s = delay_s
-        self.refuse = refuse
+        self.refuse, self.answer, self._keys = refuse, answer, keys
         self.upstream = urlsplit(endpoint)
         self._share, self._random, self._lock = share, random.Random(seed), threading.Lock()
         self._put: set[str] | None = set() if keeps_conditions else None
@@ -98,6 +138,15 @@ class FaultyStore(ThreadingHTTPServer):
         with self._lock:
             self._under_way -= 1
 
+    def sign(self, request: Request) -> list[tuple[str, str]]:
+        """Return the headers to pass on, with a signature where a public store needs none."""
+        if self._keys is None or request.headers["Authorization"]:
+            return request.headers.items()
+        kept = {k: v for k, v in request.headers.items() if k.lower() in ("host", "range")}
+        signed = AWSRequest(request.command, f"{self.endpoint}{request.path}", kept)
+        S3SigV4Auth(Credentials(*self._keys), "s3", "us-east-1").add_auth(signed)
+        return list(signed.headers.items())
+
     def meets_condition(self, command: str, path: str, if_none_match: str | None) -> bool:
         """Tell whether a request may be passed on; one of several conditional PUTs of a key may."""
         if self._put is None or command not in ("PUT", "DELETE"):
@@ -121,6 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        request = Request(self.command, self.path, self.headers, body)
+        answer = self.server.answer(request)
+        if answer is not None:
+            self._answer(answer.status, {"Content-Type": "application/xml"}, answer.body)
+            return
         if not self.server.meets_condition(
             self.command, urlsplit(self.path).path, self.headers["If-None-Match"]
         ):
@@ -146,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.upstream.hostname or "", self.server.upstream.port, timeout=60
         )
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-        for name, value in self.headers.items():
+        for name, value in self.server.sign(request):
             upstream.putheader(name, value)  # Host as well: it is part of the signature
         upstream.endheaders(body)
         reply = upstream.getresponse()

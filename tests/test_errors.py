@@ -7,7 +7,13 @@ import pickle
 
 import pytest
 
-from unet_ray.errors import ImageError, is_disk_full, one_line
+from unet_ray.errors import (
+    CredentialsError,
+    ImageError,
+    NoCredentialsError,
+    is_disk_full,
+    one_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +49,23 @@ def test_what_others_wrote_becomes_one_line_without_control_characters() -> None
     error = ImageError("unreadable", said.replace("\x1b[31m", "").replace("\x1b[0m", ""))
     assert (error.message, str(error)) == (shown, f"unreadable: {shown}")
     assert pickle.loads(pickle.dumps(error)).message == shown
+
+
+def test_credentials_that_ended_are_found_in_what_ray_says_of_them() -> None:
+    """Ray adds its own text to that of the error, and may keep nothing but text."""
+    ended = CredentialsError.ended("s3://bucket", "Expired (Token)")
+    none = NoCredentialsError.of("s3://bucket", "no (such) profile")
+    for error, code in ((ended, 1), (none, 2)):
+        assert CredentialsError.find(error) is error
+        found = CredentialsError.find(
+            f"Traceback\nunet_ray.CredentialsError: {error}\nFailed (1/1)"
+        )
+        assert (str(found), type(found), found and found.exit_code) == (
+            str(error),
+            type(error),
+            code,
+        )
+        assert one_line(RuntimeError(f"UDF: {error}\nmore")) == str(error)
+        assert "; 12 images done; " in str(error.after(12))
+        assert type(pickle.loads(pickle.dumps(error))) is type(error)
+    assert CredentialsError.find(OSError("credentials")) is None

@@ -12,7 +12,14 @@ from unet_ray.cli.main import COMMANDS
 from unet_ray.cli.quickstart import QuickstartConfig
 from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
-from unet_ray.flags import is_colour, parse_classes, parse_mask_value, show_value
+from unet_ray.flags import (
+    StoreOptions,
+    is_colour,
+    parse_classes,
+    parse_mask_value,
+    parse_store_options,
+    show_value,
+)
 from unet_ray.network.config import PredictorConfig
 from unet_ray.output.config import ExportConfig, PruneConfig, ReportConfig, VerifyConfig
 from unet_ray.segmentation.config import SegmentConfig
@@ -134,3 +141,55 @@ def test_the_largest_values_are_taken() -> None:
     SegmentConfig(**NEEDED[SegmentConfig], tile=2**16, actors="100000", stall_minutes=10**6)
     TrainConfig(**NEEDED[TrainConfig], seed=2**63 - 1, crop=2**16, epochs=10**6)
     PredictorConfig(tile=2**16, context=2**16)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (None, StoreOptions()),
+        ("anon=true", StoreOptions(anon=True)),
+        (
+            "requester_pays=True, region=us-west-2,endpoint_url=https://s3.example.org:9000",
+            StoreOptions(
+                requester_pays=True,
+                region="us-west-2",
+                endpoint_url="https://s3.example.org:9000",
+            ),
+        ),
+        (
+            "profile=far,addressing_style=path,ca_bundle=/etc/ca.pem",
+            StoreOptions(profile="far", addressing_style="path", ca_bundle="/etc/ca.pem"),
+        ),
+    ],
+)
+def test_options_of_a_store_are_typed(text: str | None, options: StoreOptions) -> None:
+    assert parse_store_options(text, "--images-options") == options
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("secret=abc", "secrets do not stand in flags"),
+        ("key=abc,anon=true", "secrets do not stand in flags"),
+        ("aws_session_token=abc", "secrets do not stand in flags"),
+        ("password=abc", "secrets do not stand in flags"),
+        ("verify=false", "give NAME=VALUE of requester_pays, anon, endpoint_url, profile"),
+        ("anon", "give NAME=VALUE of"),
+        ("region=", "region is empty"),
+        ("", "give NAME=VALUE of"),
+        ("anon=1", "choose true or false"),
+        ("anon=true,anon=true", "given twice"),
+        ("addressing_style=dns", "choose auto, path, virtual"),
+        ("endpoint_url=https://me:abc@host", "without a user, a password"),
+        ("endpoint_url=https://host/?AWSAccessKeyId=abc", "without a user, a password"),
+        ("endpoint_url=file:///etc", "give https://HOST"),
+        ("anon=true,profile=far", "give one of them"),
+    ],
+)
+def test_options_of_a_store_that_cannot_be_are_refused_with_the_reason(
+    text: str, reason: str
+) -> None:
+    with pytest.raises(InputError, match="--images-options") as caught:
+        parse_store_options(text, "--images-options")
+    assert reason in str(caught.value)
+    assert "abc" not in str(caught.value)

@@ -3,6 +3,8 @@
 UnetRayError            1   anything that can be named but not classified
 ├── InputError          2   flags or input that cannot work
 │   └── ListingError        a folder of which not everything could be listed
+├── CredentialsError    1   credentials of a store ended
+│   └── NoCredentialsError 2    a machine has none
 ├── TooManyFailuresError 3  finished, but more images failed than allowed
 └── OutputHeldError     4   another run holds the output
 ImageError                  one image failed: it becomes a row of the ledger, never an exit code
@@ -11,6 +13,9 @@ ImageError                  one image failed: it becomes a row of the ledger, ne
 from __future__ import annotations
 
 import re
+import socket
+from datetime import UTC, datetime
+from typing import cast
 
 from unet_ray.text import escape_controls
 
@@ -29,6 +34,70 @@ class InputError(UnetRayError):
 
 class ListingError(InputError):
     """A folder could not be listed to its end, so that absent files may well be there."""
+
+
+_NO_CREDENTIALS = re.compile(r"credentials for \S+ (ended|are missing) [^()\n]*\([^()\n]*\)")
+"""Beginning of the text of every CredentialsError."""
+_RENEW = "run again with new ones"
+_PROVIDE = "give every node some, or run with keys in AWS_* variables"
+
+
+class CredentialsError(UnetRayError):
+    """Credentials of a store ended, or a machine has none: no file of the store can be read.
+
+    It is never the error of one image, and no OSError: a command that meets it stops.
+    """
+
+    @staticmethod
+    def ended(place: str, reason: str) -> CredentialsError:
+        """Return the error of credentials that were good until now.
+
+        Args:
+            place: URI of the store.
+            reason: Words of the store or of the SDK.
+        """
+        now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        what = f"credentials for {place} ended at {now} ({_plain(reason)})"
+        return CredentialsError(f"{what}; {_RENEW}")
+
+    @staticmethod
+    def find(error: BaseException | str) -> CredentialsError | None:
+        """Return this error if an exception is one, or if a text holds its text, as Ray's do."""
+        if type(error) in (CredentialsError, NoCredentialsError):
+            return cast(CredentialsError, error)
+        found = _NO_CREDENTIALS.search(str(error))
+        if found is None:
+            return None
+        if found[1] == "ended":
+            return CredentialsError(f"{found[0]}; {_RENEW}")
+        return NoCredentialsError(f"{found[0]}; {_PROVIDE}")
+
+    def after(self, images: int) -> CredentialsError:
+        """Return the error of a run that has done some images."""
+        what, _, remedy = str(self).rpartition("; ")
+        return type(self)(f"{what}; {images} images done; {remedy}")
+
+
+class NoCredentialsError(CredentialsError):
+    """A machine has no credentials of a store."""
+
+    exit_code = 2
+
+    @staticmethod
+    def of(place: str, reason: str) -> NoCredentialsError:
+        """Return the error of this machine.
+
+        Args:
+            place: URI of the store.
+            reason: Words of the SDK.
+        """
+        what = f"credentials for {place} are missing on {socket.gethostname()} ({_plain(reason)})"
+        return NoCredentialsError(f"{what}; {_PROVIDE}")
+
+
+def _plain(text: str) -> str:
+    """Return a text as a part of a line that is known by its brackets."""
+    return escape_controls(" ".join(text.translate({ord("("): None, ord(")"): None}).split()))
 
 
 class TooManyFailuresError(UnetRayError):
@@ -81,6 +150,8 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     if places:
         place = next(filter(None, places), "a disk")
         return escape_controls(f"no space left on {place}: free some and run again")
+    if lost := CredentialsError.find(error):
+        return str(lost)
     error = getattr(error, "cause", None) or error  # what Ray wraps, rather than where it ran
     text = re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"\s+", " ", str(error))).strip()
     text = escape_controls(text)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from math import inf, isfinite
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unet_ray.errors import InputError
 from unet_ray.text import has_controls
@@ -116,6 +116,126 @@ def parse_uris(text: str | None, flag: str) -> tuple[str, ...]:
     if not all(uris):
         raise InputError(f"{flag} {text!r}: an empty URI; give URIs, separated by commas")
     return uris
+
+
+AddressingStyle = Literal["auto", "path", "virtual"]
+"""Place of the bucket's name in requests: in the path, in the host name, or as the SDK decides."""
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """Options of the store of one flag's URI, where it is not that of the others. None is secret.
+
+    They come before what variables and shared files of the driver say.
+    """
+
+    requester_pays: bool = False
+    """Agree to pay for requests, and for what they transfer."""
+    anon: bool = False
+    """Send no signature, even where there are keys: for public buckets."""
+    endpoint_url: str | None = None
+    """Address of the store, `https://HOST[:PORT]`."""
+    profile: str | None = None
+    """Profile of the shared AWS files, on all nodes."""
+    region: str | None = None
+    addressing_style: AddressingStyle | None = None
+    ca_bundle: str | None = None
+    """File of this machine with the certificates by which the store is known."""
+
+
+_SECRETS = re.compile(r"key|secret|token|passw|user|credential|signature", re.IGNORECASE)
+"""Part of the names of options that would hold secrets."""
+
+
+def parse_store_options(text: str | None, flag: str) -> StoreOptions:
+    """Return the options of a store, NAME=VALUE separated by commas; by default none.
+
+    Example:
+        `requester_pays=true,region=us-west-2`.
+
+    Raises:
+        InputError: An option that is not known, is secret, is given twice, or has no such value.
+    """
+    found: dict[str, Any] = {}
+    for part in [] if text is None else text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if _SECRETS.search(name):
+            raise InputError(
+                f"{flag} {name}=…: secrets do not stand in flags, which others can see; put them "
+                "into AWS_* variables, or into a profile of the shared files, and give profile=NAME"
+            )
+        kinds = {each.name: each.type for each in fields(StoreOptions)}
+        if name not in kinds or not equals or not value:
+            shown = f"{name!r:.100}: " if not equals or name not in kinds else f"{name} is empty: "
+            raise InputError(f"{flag}: {shown}give NAME=VALUE of {', '.join(kinds)}")
+        if name in found:
+            raise InputError(f"{flag}: {name} is given twice; give it once")
+        found[name] = _parse_store_option(name, value, flag)
+    if found.get("anon") and "profile" in found:
+        raise InputError(
+            f"{flag}: anon sends no signature, and profile names one; give one of them"
+        )
+    return StoreOptions(**found)
+
+
+def read_store_options(config: object, name: str) -> StoreOptions:
+    """Return the options of the store of one URI of a config.
+
+    Args:
+        config: Config whose fields are flags.
+        name: Field of the URI: for `images`, the options stand in `images_options`.
+
+    Raises:
+        InputError: Same as `parse_store_options`.
+    """
+    return parse_store_options(getattr(config, f"{name}_options"), f"--{name}-options")
+
+
+def check_store_options(config: object, name: str, uris: Iterable[str | None]) -> None:
+    """Raise InputError for options of a config that are none, or that no URI of it is for.
+
+    Args:
+        config: Config whose fields are flags.
+        name: Name of the options: `images` for `images_options`.
+        uris: URIs to which they apply; those at `s3://` have options, and files of a manifest may.
+    """
+    if read_store_options(config, name) == StoreOptions():
+        return
+    given = [uri for uri in uris if uri]
+    if not any(uri.startswith("s3://") or uri.endswith(".parquet") for uri in given):
+        found = ", ".join(given) or "none is given"
+        raise InputError(
+            f"--{name}-options: only URIs at s3:// have options ({found}); leave them out"
+        )
+
+
+def keep_for(uri: str, options: StoreOptions) -> StoreOptions | None:
+    """Return options for a URI whose store has some, where several URIs share them; else None."""
+    return options if uri.startswith("s3://") else None
+
+
+def _parse_store_option(name: str, value: str, flag: str) -> str | bool:
+    """Return the value of an option of a store as what it is."""
+    if name in ("requester_pays", "anon"):
+        if value.lower() not in ("true", "false"):
+            raise InputError(f"{flag} {name}={value!r:.100}: choose true or false")
+        return value.lower() == "true"
+    if name == "addressing_style" and value not in get_args(AddressingStyle):
+        raise InputError(
+            f"{flag} {name}={value!r:.100}: choose {', '.join(get_args(AddressingStyle))}"
+        )
+    if name == "endpoint_url" and not _ENDPOINT.fullmatch(value):
+        raise InputError(
+            f"{flag} {name}=…: give https://HOST or http://HOST:PORT, without a user, a password "
+            "or a query"
+        )
+    if not is_name(value):
+        raise InputError(f"{flag} {name}={value!r:.100}: choose {NAME_RULE}")
+    return value
+
+
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?")
+"""Form of the address of a store."""
 
 
 MAX_CHANNELS = 64

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import new_bucket
+from tests.faulty_store import Answer, Request, faulty_store
 from unet_ray.errors import InputError, OutputHeldError
 from unet_ray.storage.storage import Storage
 from unet_ray.tables import lock
@@ -205,3 +207,76 @@ def test_a_run_that_lost_its_lock_ends_without_touching_it(
         mine._beat.join(5)
         assert not mine._beat.is_alive()
     assert output.read("_lock.json") == after
+
+
+# as the references of these stores and of S3 have them
+_CONDITIONS_UNKNOWN = [
+    Answer.error(501, "NotImplemented", "A header you provided implies functionality"),
+    Answer.error(400, "InvalidRequest", "The request is not valid"),
+    Answer.error(400, "InvalidArgument", "If-None-Match is not supported"),
+    Answer.error(405, "MethodNotAllowed", "The method is not allowed"),
+]
+_NOT_MET = [
+    Answer.error(412, "PreconditionFailed", "A condition did not hold."),
+    Answer(412, b""),
+]
+
+
+@contextmanager
+def store_with_conditions(answer: Answer, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Answer each PUT that has a condition by itself, in front of the S3 server."""
+
+    def judge(request: Request) -> Answer | None:
+        return answer if request.command == "PUT" and request.headers["If-None-Match"] else None
+
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    with faulty_store(endpoint, answer=judge) as store:
+        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        yield
+    patch.setenv("AWS_ENDPOINT_URL", endpoint)
+
+
+@pytest.mark.usefixtures("locks_settle_at_once")
+@pytest.mark.parametrize("answer", _CONDITIONS_UNKNOWN, ids=lambda answer: str(answer.status))
+def test_a_store_that_knows_no_conditions_is_locked_all_the_same(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answer: Answer,
+) -> None:
+    bucket = new_bucket(request)
+    with store_with_conditions(answer, monkeypatch), caplog.at_level(logging.INFO, "unet_ray"):
+        output = Storage.of(bucket)
+        with OutputLock(output, "first"):
+            OutputLock.check(output, "first")
+            with pytest.raises(OutputHeldError, match="run first has held this output since"):
+                OutputLock(output, "second").__enter__()
+        assert not output.exists("_lock.json")
+    (note,) = caplog.messages
+    assert f"answers {answer.status} " in note
+    assert "does not keep runs apart" in note
+
+
+@pytest.mark.parametrize("answer", _NOT_MET, ids=["with a text", "without"])
+def test_a_store_that_calls_a_free_key_taken_is_one_line(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    """It is no other run that holds the output, and waiting would not help."""
+    bucket = new_bucket(request)
+    with (
+        store_with_conditions(answer, monkeypatch),
+        pytest.raises(InputError, match="answers 412 to .* although nothing is there; choose"),
+    ):
+        OutputLock(Storage.of(bucket), "first").__enter__()
+
+
+def test_a_put_that_is_refused_for_another_reason_says_that_one(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the condition it is refused as well."""
+    bucket, full = new_bucket(request), Answer.error(400, "InvalidRequest", "The quota is used up")
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    with faulty_store(endpoint, answer=lambda r: full if r.command == "PUT" else None) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        with pytest.raises(InputError, match="cannot be read or written: .*The quota is used up"):
+            OutputLock(Storage.of(bucket), "first").__enter__()

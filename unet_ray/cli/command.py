@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 from cyclopts import App, CycloptsError, Parameter
 
 from unet_ray.cli.streams import LineFormatter, keep_streams, show
-from unet_ray.errors import UnetRayError, is_disk_full, one_line
+from unet_ray.errors import CredentialsError, UnetRayError, is_disk_full, one_line
 from unet_ray.storage.temporary import remove_dead
 
 if TYPE_CHECKING:
@@ -86,12 +86,13 @@ def run(
     except CycloptsError as error:
         _end(2, f"{' '.join(str(error).split())} See --help.")
     except UnetRayError as error:
-        # Ray wraps the error of a task in one that adds a traceback
-        _end(error.exit_code, str(getattr(error, "cause", None) or error))
+        # Ray wraps the error of a task in one that adds a traceback, and adds to its text
+        said = CredentialsError.find(error) or getattr(error, "cause", None) or error
+        _end(error.exit_code, str(said))
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, which Ray turns into the latter
         _end(1, "interrupted; what is written is kept, run again to go on", at_once=True)
     except Exception as error:
-        if not is_disk_full(error):
+        if not is_disk_full(error) and not CredentialsError.find(error):
             traceback.print_exc()
         _end(1, one_line(error))
     _end(0)

@@ -39,7 +39,7 @@ class ProgressBoard:
         # the actor stays on the driver's node, so that it lives as long as the driver
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._messages = _Messages.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        self._stop = threading.Event()
+        self._stop, self._showing = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     @property
@@ -61,12 +61,16 @@ class ProgressBoard:
         self._thread.join()
         ray.kill(self._messages)
 
+    def show_now(self) -> None:
+        """Show the messages since the last call without waiting for the interval to end."""
+        # neither lost progress nor a terminal that is gone is worth a run
+        with self._showing, suppress(Exception):
+            taken = ray.get(self._messages.take.remote(), timeout=30)
+            if taken:
+                self._show(taken)
+
     def _watch(self) -> None:
         stopping = False
         while not stopping:
             stopping = self._stop.wait(self._interval_s)
-            # neither lost progress nor a terminal that is gone is worth a run
-            with suppress(Exception):
-                taken = ray.get(self._messages.take.remote(), timeout=30)
-                if taken:
-                    self._show(taken)
+            self.show_now()

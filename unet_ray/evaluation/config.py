@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Device, check_fields, check_numbers, parse_pixel_size, parse_range
+from unet_ray.flags import (
+    Device,
+    check_fields,
+    check_numbers,
+    check_store_options,
+    parse_pixel_size,
+    parse_range,
+)
 from unet_ray.labelled_data.config import LabelConfig
 
 _MOST = 10**6
@@ -18,6 +25,8 @@ class EvaluateConfig(LabelConfig):
 
     model: str
     """Model folder (URI)."""
+    model_options: str | None = None
+    """Options of the store of --model, as for --images."""
     max_error_rate: float = 0.0
     """Share of the images that may be unreadable; they are named and left out. More of them:
     exit code 2."""
@@ -26,6 +35,8 @@ class EvaluateConfig(LabelConfig):
     images, as for segment. Default: images are not resampled."""
     output: str | None = None
     """File (URI) for the metrics as JSON."""
+    output_options: str | None = None
+    """Options of the store of --output and --per-image, as for --images."""
     per_image: str | None = None
     """File (URI) for all counts and metrics as Parquet, one row per image and class."""
     worst: int = 10
@@ -42,6 +53,8 @@ class EvaluateConfig(LabelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_store_options(self, "model", (self.model,))
+        check_store_options(self, "output", (self.output, self.per_image))
         parse_pixel_size(self.pixel_size)
         if self.actors is not None:
             parse_range(self.actors, "--actors")

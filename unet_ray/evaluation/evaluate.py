@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.evaluation.config import EvaluateConfig
-from unet_ray.flags import COLOUR_TEXT, ClassSpec, is_colour, show_value
+from unet_ray.flags import (
+    COLOUR_TEXT,
+    ClassSpec,
+    is_colour,
+    keep_for,
+    read_store_options,
+    show_value,
+)
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import (
     COUNTS,
@@ -202,10 +209,11 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     Raises:
         InputError: Anything that cannot work.
     """
-    model = load_model(Storage.of(config.model))
+    model = load_model(Storage.of(config.model, read_store_options(config, "model")))
+    options = read_store_options(config, "output")
     pixel_size_um = model.choose_pixel_size(config.pixel_size)
     summary, details = (
-        OutputFile.of(flag, uri) if uri else None
+        OutputFile.of(flag, uri, keep_for(uri, options)) if uri else None
         for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
     )
     config, classes = _recall_colours(config, model)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from unet_ray.flags import (
     MaskFrame,
     MaskKind,
+    check_store_options,
     parse_channels,
     parse_mask_value,
     parse_planes,
     parse_uris,
+    read_store_options,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ class LabelConfig:
     masks: str
     """Folder or glob (URI) of their masks, paired by name; or a label file (COCO, Label Studio,
     CVAT, GeoJSON and others), or a folder of label files, one per image."""
+    images_options: str | None = None
+    """Options of the store of --images (NAME=VALUE,…), where it is not that of the AWS_* variables:
+    requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
+    masks_options: str | None = None
+    """Options of the store of --masks, as for --images."""
     image_roots: str | None = None
     """Folders or buckets (URIs, separated by commas) below which the files of a manifest lie.
     Default: the bucket of the manifest, or its folder on a local disk."""
@@ -75,6 +82,8 @@ class LabelConfig:
     always belong together. Default: as names of files tell, if they do."""
 
     def __post_init__(self) -> None:
+        check_store_options(self, "images", (self.images,))
+        check_store_options(self, "masks", (self.masks,))
         parse_uris(self.image_roots, "--image-roots")
         parse_channels(self.channels)
         parse_planes(self.planes)
@@ -100,7 +109,10 @@ class LabelConfig:
         return LabelOptions(
             classes=classes,
             kind=self.mask_kind,
-            roots=Roots.parse(self.image_roots, self.follow_links),
+            roots=Roots.parse(
+                self.image_roots, self.follow_links, read_store_options(self, "images")
+            ),
+            masks_options=read_store_options(self, "masks"),
             mask_affix=self.mask_affix,
             frame=self.mask_frame,
             rescale=self.rescale_masks,

@@ -87,11 +87,12 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
     """
     image_list = list_files(images, IMAGE_SUFFIXES, "--images", options.roots)
     asked = {"label_property": options.label_property}
-    if is_label_file(masks):
-        source = Storage.of(masks)
+    if is_label_file(masks, options.masks_options):
+        source = Storage.of(masks, options.masks_options)
         file = read_label_file(source, asked, f"--masks {masks}")
         return _find_in_label_files(image_list, source, [file], f"--masks {masks}", options)
-    listed = list_files(masks, IMAGE_SUFFIXES | SUFFIXES, "--masks", options.roots)
+    roots = replace(options.roots, options=options.masks_options)
+    listed = list_files(masks, IMAGE_SUFFIXES | SUFFIXES, "--masks", roots)
     mask_list, label_list = part_labels(listed, image_list)
     if label_list.entries:
         files = read_label_folder(label_list.root, label_list.entries, asked)

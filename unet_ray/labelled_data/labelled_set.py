@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
+from unet_ray.flags import ClassSpec, MaskFrame, MaskKind, StoreOptions
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.image_sources.sources import (
     ImageSource,
@@ -41,8 +41,10 @@ class LabelOptions:
     kind: MaskKind | None = None
     """Kind of masks that the user gave, or None to infer it."""
     roots: Roots = Roots()  # noqa: RUF009 (it is frozen)
-    """Folders below which the files of manifests lie, and whether links are followed that lead out
-    of what is listed."""
+    """Folders below which the files of manifests lie, whether links are followed that lead out of
+    what is listed, and the options of the store of the images."""
+    masks_options: StoreOptions = StoreOptions()  # noqa: RUF009 (it is frozen)
+    """Options of the store of the masks."""
     planes: Mapping[str, int] = field(default_factory=dict)
     """Axes, and their values, of the plane that labels are of which stand for a file of several."""
     mask_affix: str | None = None

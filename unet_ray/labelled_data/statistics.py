@@ -18,7 +18,7 @@ import ray
 from numpy.typing import NDArray
 
 from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
-from unet_ray.errors import ImageError, InputError
+from unet_ray.errors import CredentialsError, ImageError, InputError
 from unet_ray.flags import MaskFrame
 from unet_ray.imaging.channels import ChannelSelection, InputChannels
 from unet_ray.imaging.codecs.decoded_image import COLOURS
@@ -49,6 +49,8 @@ _READS = 8
 _SAMPLED_PIXELS = 2**19
 """Pixels drawn from the whole set for mean, deviation and percentiles; equally many per image."""
 _NAMED = 3
+_LOST = "lost_credentials"
+"""Key of the text of a CredentialsError, in place of the statistics of an image."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ def compute_statistics(
 
     Raises:
         InputError: Images are turned by EXIF, and whether their masks are cannot be told.
+        CredentialsError: The credentials for the files ended.
     """
     count = len(labelled.items)
     files = FileReader(labelled.access, labelled.items)
@@ -297,6 +300,9 @@ def compute_statistics(
         row["id"]: json.loads(row["facts"])
         for row in rows.select_columns(["id", "facts"]).take_all()
     }
+    for found in facts.values():
+        if lost := CredentialsError.find(found.get(_LOST, "")):
+            raise lost
     reader = store_reader(rows, count) if keep else files
     return settle_statistics(
         labelled, [ImageFacts(**facts[index]) for index in range(count)], reader, keep
@@ -406,25 +412,27 @@ def _note_overlap(found: Sequence[ImageFacts]) -> list[str]:
     ]
 
 
-def _read_files(files: FileReader, index: int) -> Encoded | ImageError:
+def _read_files(files: FileReader, index: int) -> Encoded | ImageError | CredentialsError:
     """Return the files of an image, or the error of reading them.
 
-    The error is not raised, because other images are read in parallel.
+    The error is not raised: other images are read in parallel, and Ray would log all of its stack.
     """
     try:
         return files.items[index].read_encoded(files.access)
-    except ImageError as error:
+    except (ImageError, CredentialsError) as error:
         return error
 
 
 def _build_row(
     files: FileReader,
     index: int,
-    encoded: Encoded | ImageError,
+    encoded: Encoded | ImageError | CredentialsError,
     sampled: int,
     keep: bool,
     count_objects: bool,
 ) -> dict[str, Any]:
+    if isinstance(encoded, CredentialsError):
+        return {"id": index, "facts": json.dumps({_LOST: str(encoded)})}
     facts, decoded = describe_image(files, index, encoded, sampled, count_objects)
     row = {"id": index, "facts": json.dumps(vars(facts))}
     return row | (decoded_row(decoded) if keep and decoded else {})

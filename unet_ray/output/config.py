@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from unet_ray.errors import InputError
-from unet_ray.flags import check_day, check_fields, check_numbers, parse_patterns, parse_uris
+from unet_ray.flags import (
+    check_day,
+    check_fields,
+    check_numbers,
+    check_store_options,
+    parse_patterns,
+    parse_uris,
+    read_store_options,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +23,13 @@ class ReportConfig:
 
     tables: str
     """Output of segmentation (URI)."""
+    tables_options: str | None = None
+    """Options of the store of --tables (NAME=VALUE,…), where it is not that of the AWS_* variables:
+    requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
     output: str
     """HTML file to write (URI)."""
+    output_options: str | None = None
+    """Options of the store of --output, as for --tables."""
     date: str | None = None
     """Partition to report on, YYYY-MM-DD; default: the last one."""
     pictures: int = 8
@@ -24,8 +37,13 @@ class ReportConfig:
     image_roots: str | None = None
     """Folders or buckets (URIs, separated by commas) below which images are opened for pictures.
     Default: those of the runs, if they are in the bucket of --tables, or both on local disks."""
+    images_options: str | None = None
+    """Options of the store of the images, as for --tables."""
 
     def __post_init__(self) -> None:
+        check_store_options(self, "tables", (self.tables,))
+        check_store_options(self, "output", (self.output,))
+        read_store_options(self, "images")
         if not self.output.endswith(".html"):
             raise InputError(f"--output {self.output}: name a .html file")
         check_fields(self, ["pictures"], lambda value: 0 <= value <= 1000, "0 to 1000")
@@ -40,8 +58,13 @@ class VerifyConfig:
 
     tables: str
     """Output of segmentation (URI)."""
+    tables_options: str | None = None
+    """Options of the store of --tables (NAME=VALUE,…), where it is not that of the AWS_* variables:
+    requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
     images: str | None = None
     """Archive (folder, glob or manifest URI); each image needs a row of the newest run's model."""
+    images_options: str | None = None
+    """Options of the store of --images, as for --tables."""
     include: str | None = None
     """Expect rows only of the images that segment does with this --include."""
     exclude: str | None = None
@@ -55,6 +78,8 @@ class VerifyConfig:
     """Decode every mask and measure its regions again; --no-pixels checks only rows and counts."""
 
     def __post_init__(self) -> None:
+        check_store_options(self, "tables", (self.tables,))
+        check_store_options(self, "images", (self.images,))
         parse_patterns(self.include, "--include")
         parse_patterns(self.exclude, "--exclude")
         parse_uris(self.image_roots, "--image-roots")
@@ -73,6 +98,9 @@ class PruneConfig:
 
     tables: str
     """Output of segmentation (URI)."""
+    tables_options: str | None = None
+    """Options of the store of --tables (NAME=VALUE,…), where it is not that of the AWS_* variables:
+    requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
     model_digest: str | None = None
     """Remove rows of this model: its digest, or at least the first eight digits of it."""
     first_date: str | None = None
@@ -90,6 +118,7 @@ class PruneConfig:
     """Report what would be removed, and remove nothing."""
 
     def __post_init__(self) -> None:
+        check_store_options(self, "tables", (self.tables,))
         if not (self.names_runs or self.leftovers or self.damaged or self.image is not None):
             raise InputError(
                 "nothing to remove is named; give --model-digest, --first-date, --last-date, "
@@ -133,10 +162,15 @@ class ExportConfig:
 
     tables: str
     """Output of segmentation (URI)."""
+    tables_options: str | None = None
+    """Options of the store of --tables (NAME=VALUE,…), where it is not that of the AWS_* variables:
+    requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
     format: Format
     """coco: one JSON; png: class ids; geojson: a file per image; geoparquet: regions on a map."""
     output: str
     """JSON file for `coco`, a folder for the other formats (URI)."""
+    output_options: str | None = None
+    """Options of the store of --output, as for --tables."""
     date: str | None = None
     """Export only this partition, YYYY-MM-DD; default: the latest successful row of each image."""
     polygons: bool = False
@@ -145,8 +179,13 @@ class ExportConfig:
     """Folders or buckets (URIs, separated by commas) below which images are opened for their place
     on the map. Default: those of the runs, if they are in the bucket of --tables, or both on local
     disks."""
+    images_options: str | None = None
+    """Options of the store of the images, as for --tables."""
 
     def __post_init__(self) -> None:
+        check_store_options(self, "tables", (self.tables,))
+        check_store_options(self, "output", (self.output,))
+        read_store_options(self, "images")
         if self.format not in get_args(Format):
             raise InputError(f"--format {self.format}: choose {', '.join(get_args(Format))}")
         if self.format == "coco" and not self.output.endswith(".json"):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
+from unet_ray.flags import read_store_options
 from unet_ray.output.config import ExportConfig
 from unet_ray.output.formats.coco import write_coco
 from unet_ray.output.formats.common import ExportResult
@@ -38,7 +39,7 @@ def export(config: ExportConfig) -> ExportResult:
         InputError: There are no tables, a shard is damaged, the output cannot be written, or the
             format cannot hold the results.
     """
-    shards = CommittedShards.of(tables_at(config.tables))
+    shards = CommittedShards.of(tables_at(config.tables, read_store_options(config, "tables")))
     if config.date is not None:
         shards = shards.of_dates((config.date,))
     keys, unsound_images = current_keys(shards)
@@ -59,9 +60,11 @@ def export(config: ExportConfig) -> ExportResult:
 def _write(
     config: ExportConfig, shards: Iterator[Tables], names: ImageNames, gate: Gate
 ) -> ExportResult:
+    options = read_store_options(config, "output")
     if config.format == "coco":
-        return write_coco(shards, names, OutputFile.of("--output", config.output), config.polygons)
-    output = Storage.of(config.output)
+        file = OutputFile.of("--output", config.output, options)
+        return write_coco(shards, names, file, config.polygons)
+    output = Storage.of(config.output, options)
     output.check_writable()
     if config.format == "png":
         return write_png(shards, names, output)
@@ -72,4 +75,5 @@ def _write(
 def _roots_of(config: ExportConfig, tables: Storage, keys: pa.Table) -> Roots:
     """Return the roots below which the images of some rows are opened."""
     runs = pc.unique(keys["run_id"]).to_pylist()
-    return roots_of_runs(tables, read_run_records(tables, runs), config.image_roots)
+    options = read_store_options(config, "images")
+    return roots_of_runs(tables, read_run_records(tables, runs), config.image_roots, options)

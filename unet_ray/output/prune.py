@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from unet_ray.errors import InputError
+from unet_ray.flags import read_store_options
 from unet_ray.image_sources.names import image_uri, split_uri
 from unet_ray.output.config import PruneConfig
 from unet_ray.storage.storage import Storage
@@ -79,7 +80,7 @@ def prune(config: PruneConfig) -> PruneResult:
             not given.
         OutputHeldError: A run is writing to the output.
     """
-    output = tables_at(config.tables)
+    output = tables_at(config.tables, read_store_options(config, "tables"))
     if config.dry_run:
         inventory = take_inventory(output)
         chosen = _choose_runs(inventory, config)

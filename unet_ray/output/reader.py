@@ -22,6 +22,7 @@ from unet_ray.imaging.regions.rasterize import fill_outlines
 from unet_ray.imaging.regions.run_lengths import decode_rle
 from unet_ray.output.namings import find_superseded
 from unet_ray.output.sound_rows import SOUND_ROWS
+from unet_ray.storage.storage import Storage
 from unet_ray.tables.committed import CommittedShards
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import tables_at
@@ -167,7 +168,7 @@ def _schema_of(table: str) -> pa.Schema:
     return SCHEMAS[table].append(pa.field("date", pa.string()))
 
 
-def read_tables(uri: str, current: bool = True) -> Tables:
+def read_tables(uri: str | Storage, current: bool = True) -> Tables:
     """Open an output's tables, which are read when they are used.
 
     Args:

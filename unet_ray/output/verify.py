@@ -17,6 +17,7 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 from unet_ray.cluster.ray_data import TASK_CPUS
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.errors import InputError, one_line
+from unet_ray.flags import read_store_options
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
 from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
@@ -94,7 +95,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
     Raises:
         InputError: There are no tables.
     """
-    output = tables_at(config.tables)
+    output = tables_at(config.tables, read_store_options(config, "tables"))
     inventory, result = take_inventory(output, others_ok=True), VerifyResult()
     records = dict(reversed(inventory.records.items()))  # the oldest first
     try:
@@ -116,7 +117,8 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
         result.add(_check_ledger(database, inventory, records, damaged))
         if config.images and not damaged:  # all their images would seem to lack a row
             selection = Selection.parse(config.include, config.exclude)
-            roots = Roots.parse(config.image_roots, config.follow_links)
+            options = read_store_options(config, "images")
+            roots = Roots.parse(config.image_roots, config.follow_links, options)
             scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection, roots)
             result.add(_check_archive(database, inventory, scan, records))
             if scan.links.left_out:

@@ -13,6 +13,7 @@ from unet_ray.flags import (
     check_day,
     check_fields,
     check_numbers,
+    check_store_options,
     parse_age,
     parse_channels,
     parse_patterns,
@@ -34,6 +35,13 @@ class SegmentConfig:
     """Folder (recursive), glob or Parquet manifest (URI) of the images."""
     output: str
     """Folder (URI) of the tables; a later run with the same folder does only what is new."""
+    model_options: str | None = None
+    """Options of the store of --model, as for --images."""
+    images_options: str | None = None
+    """Options of the store of --images (NAME=VALUE,…), where it is not that of the AWS_* variables:
+    requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
+    output_options: str | None = None
+    """Options of the store of --output, as for --images."""
     include: str | None = None
     """Do only images whose path below --images, or whose file name, matches one of these shell
     patterns, separated by commas; * matches / too."""
@@ -107,6 +115,8 @@ class SegmentConfig:
     """Report what there is to do, and do nothing."""
 
     def __post_init__(self) -> None:
+        for name in ("model", "images", "output"):
+            check_store_options(self, name, (getattr(self, name),))
         parse_patterns(self.include, "--include")
         parse_patterns(self.exclude, "--exclude")
         parse_age(self.min_age, "--min-age")

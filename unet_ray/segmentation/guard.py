@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unet_ray.cluster.attempts import Attempts
+from unet_ray.errors import CredentialsError
 from unet_ray.segmentation.deadline import Deadline
 from unet_ray.segmentation.stages.work_done import WorkDone
 
@@ -21,6 +22,8 @@ class Guard:
     Ray tries a task whose process died again, without end. If the process died of an image, all
     others of the run would wait for it. So a block is set aside after two deaths: the stage yields
     nothing, and the driver later finds that its images are not written (`isolation`).
+
+    Where credentials ended, the driver is told, and the stage yields nothing more, either.
     """
 
     attempts: Attempts
@@ -55,8 +58,11 @@ class Guard:
             self.post(WorkDone(set_aside=tuple(block["image_uri"].to_pylist())))
             return
         tables = iter(stage(block))
-        while (table := _next(tables, deadline)) is not None:
-            yield table  # Ray may wait here until there is room for the table
+        try:
+            while (table := _next(tables, deadline)) is not None:
+                yield table  # Ray may wait here until there is room for the table
+        except CredentialsError as error:  # raised, it would end what others are measuring
+            self.post(WorkDone(lost_credentials=str(error)))
         self.attempts.end(key)
 
 

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 
 from ray.util.metrics import Counter, Gauge
 
-from unet_ray.errors import UnetRayError
+from unet_ray.errors import CredentialsError, UnetRayError
 from unet_ray.imaging.codecs.confinement import MEASURES
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.stages.work_done import WorkDone
 
 _logger = logging.getLogger("unet_ray")
+
+_LAST_BLOCKS_S = 20.0
+"""Time in which images that were read before the credentials ended may still be measured."""
 
 
 class RunMetrics:
@@ -92,6 +95,8 @@ class Progress:
         """Images measured so far."""
         self.set_aside: list[list[str]] = []
         """Blocks that the chain set aside since this list was emptied."""
+        self._lost: tuple[CredentialsError, float] | None = None
+        """Error of credentials that ended, and the time at which it was heard of."""
         self._tiles = self._of_tiles = 0
         """Tiles of large images, done and to do."""
 
@@ -100,8 +105,21 @@ class Progress:
         """Seconds since the chain began."""
         return time.perf_counter() - self._started
 
+    def check_credentials(self, patience_s: float = 0.0) -> None:
+        """Raise CredentialsError if a worker told of one.
+
+        Args:
+            patience_s: Time that has to pass after that (s).
+        """
+        if self._lost and time.monotonic() - self._lost[1] >= patience_s:
+            raise self._lost[0]
+
     def check(self) -> None:
-        """Raise UnetRayError if nothing was heard for too long."""
+        """Raise UnetRayError if nothing was heard for too long, or credentials ended.
+
+        What was measured until then is given a moment to come in.
+        """
+        self.check_credentials(_LAST_BLOCKS_S)
         if time.monotonic() - self._heard_at > 60 * self._stall_minutes:
             raise UnetRayError(
                 f"no image was measured for {self._stall_minutes:g} min (--stall-minutes), after "
@@ -118,6 +136,9 @@ class Progress:
                 self.set_aside.append(list(message.set_aside))
             if message.confinement is not None:
                 self._count_confinement(message.confinement)
+            if self._lost is None and (lost := CredentialsError.find(message.lost_credentials)):
+                self._lost = lost, time.monotonic()
+                _logger.warning(f"the run stops: {lost}")
         blocks = [message for message in messages if message.images]
         if blocks and not self.measured:
             first = min(blocks, key=lambda block: block.at)

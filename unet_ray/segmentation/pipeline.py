@@ -53,6 +53,7 @@ class Pipeline:
         result: Result of the run, which receives the sums.
         progress: What workers reported.
         post: Function with which workers report.
+        show_progress: Function that shows at once what workers reported so far.
         hang_s: Longest time without progress of a worker.
         save: Function that writes the record of the run in its present state.
     """
@@ -65,6 +66,7 @@ class Pipeline:
     result: SegmentResult
     progress: Progress
     post: Callable[[WorkDone], None]
+    show_progress: Callable[[], None]
     hang_s: float
     save: Callable[[], None]
 
@@ -81,6 +83,8 @@ class Pipeline:
                 self._run_chain(blocks, model)
             while not self.writer.close(_POLL_S):
                 self._look_after()
+            self.show_progress()
+            self.progress.check_credentials()  # before images are missed for them
             self._isolate_rest(plan, model)
         except BaseException:
             self.writer.salvage()

@@ -101,6 +101,7 @@ class SegmentationRun:
                     self.result,
                     progress,
                     post=board.post,
+                    show_progress=board.show_now,
                     hang_s=60 * self.config.stall_minutes / _HANGS_PER_STALL,
                     save=self.save,
                 ).run(blocks, self.plan)

@@ -8,7 +8,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from unet_ray.cluster.session import quiet_ray
-from unet_ray.errors import InputError, TooManyFailuresError, UnetRayError, one_line
+from unet_ray.errors import (
+    CredentialsError,
+    InputError,
+    TooManyFailuresError,
+    UnetRayError,
+    one_line,
+)
+from unet_ray.flags import read_store_options
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import load_model
 from unet_ray.segmentation.config import SegmentConfig
@@ -51,12 +58,13 @@ def segment(
         UnetRayError: No image was measured for `stall_minutes`, or images were not written, or
             were written twice.
     """
-    model = load_model(Storage.of(config.model))
+    model = load_model(Storage.of(config.model, read_store_options(config, "model")))
     model.select_channels(config.channels)
-    output = Storage.of(config.output)
+    output = Storage.of(config.output, read_store_options(config, "output"))
     digest = config_digest(config, model)
     selection = Selection.parse(config.include, config.exclude, config.min_age)
-    roots = Roots.parse(config.image_roots, config.follow_links)
+    options = read_store_options(config, "images")
+    roots = Roots.parse(config.image_roots, config.follow_links, options)
     scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection, roots)
     with open_workspace() as database:
 
@@ -181,15 +189,37 @@ def _execute_and_record(
             result.status = "stopped"
         result.message = one_line(error)
         result.exit_code = error.exit_code if isinstance(error, UnetRayError) else 1
+        if lost := CredentialsError.find(error):
+            _count_committed(run)
+            lost = lost.after(result.images_done)
+            result.message, result.exit_code = str(lost), lost.exit_code
+            raise lost from error
         raise
     finally:
         result.ended_at = datetime.now(UTC)
         if result.status != "done":
-            # the chain totals its counts only at the end, so what was committed is read back; where
-            # the store cannot be reached, the record has what the driver knows
-            with suppress(OSError, InputError):
-                for name, value in summarize_run(run.output, result.run_id).items():
-                    setattr(result, name, value)
-        run.save()
+            _count_committed(run)
+        _save(run)
         tell(result)
     return result
+
+
+def _count_committed(run: SegmentationRun) -> None:
+    """Count what a run that ends early committed: its chain totals its counts only at the end.
+
+    Where the store cannot be reached, the result has what the driver knows.
+    """
+    with suppress(OSError, InputError, CredentialsError):
+        for name, value in summarize_run(run.output, run.result.run_id).items():
+            setattr(run.result, name, value)
+
+
+def _save(run: SegmentationRun) -> None:
+    """Write the record of a run that has ended, unless the credentials for it ended as well."""
+    try:
+        run.save()
+    except CredentialsError as error:
+        _logger.warning(
+            f"run {run.result.run_id}: its record still says running, as {error}; the next run "
+            "closes it"
+        )

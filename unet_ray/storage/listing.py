@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
 from unet_ray.errors import InputError
-from unet_ray.flags import parse_age, parse_patterns
+from unet_ray.flags import StoreOptions, parse_age, parse_patterns
 from unet_ray.storage.backends.base import Links
 from unet_ray.storage.manifest import BATCH, FILES, Manifest
 from unet_ray.storage.roots import Roots, default_root, fixed_part
@@ -265,7 +265,8 @@ def scan_files(
         flag: Flag that named the URI, for messages.
         selection: Which files of known suffixes to give.
         roots: Folders below which the files of a manifest lie, by default its own bucket or folder;
-            and whether links are followed that lead out of them, or of the folder that is listed.
+            whether links are followed that lead out of them, or of the folder that is listed;
+            and the options of the store of the folder, or of the files and of the manifest.
 
     Raises:
         InputError: Nothing there, not a manifest, no permission, an age asked of a manifest, or a
@@ -286,7 +287,7 @@ def scan_files(
             root = roots.confine(manifest.find_root())
             source = root, manifest.files(root), "image_etag" not in manifest.columns
         else:
-            root, batches = _found(uri, links)
+            root, batches = _found(uri, links, roots.options)
             roots, source = replace(roots, uris=(root.uri,)), (root, batches, True)
     return FileScan(source, None if is_manifest else suffixes, named, selection, roots, links)
 
@@ -325,28 +326,28 @@ def path_suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _found(uri: str, links: Links) -> tuple[Storage, Iterator[Any] | None]:
+def _found(uri: str, links: Links, options: StoreOptions) -> tuple[Storage, Iterator[Any] | None]:
     """Return the storage of the files at a URI, and the files.
 
     Unless links are followed, the storage opens nothing that lies elsewhere by then. On a store
     that knows no folders the files are None where nothing is there.
     """
-    root = Storage.of(uri)
+    root = Storage.of(uri, options)
     opener = root if links.follow else root.confine([root.uri])
     if root.is_file():
         return opener.at(root.uri.rpartition("/")[0] or "/"), _in_batches([root.entry()])
     if root.exists():
         return opener, _in_batches(root.walk(links=links))
     if any(c in uri for c in "*?["):
-        return _glob(uri, links)
+        return _glob(uri, links, options)
     if root.is_local:
         raise FileNotFoundError(uri)
     return root, None
 
 
-def _glob(uri: str, links: Links) -> tuple[Storage, Iterator[Any]]:
+def _glob(uri: str, links: Links, options: StoreOptions) -> tuple[Storage, Iterator[Any]]:
     fixed = fixed_part(uri)
-    root = Storage.of(fixed)
+    root = Storage.of(fixed, options)
     if not root.exists():
         raise FileNotFoundError(uri)
     wanted = uri.removeprefix(fixed).lstrip("/")

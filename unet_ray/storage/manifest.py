@@ -72,17 +72,17 @@ class Manifest:
         Args:
             uri: URI of the manifest.
             named: Name of it, for messages.
-            roots: Folders below which its files lie.
+            roots: Folders below which its files lie, and the options of their store.
 
         Raises:
             InputError: It is not a Parquet file, or its columns have other types.
         """
-        source = Storage.of(uri)
+        source = roots.find(uri)
         with _as_manifest_errors(uri), source.open() as file:
             manifest = pq.ParquetFile(file)
             columns = _check_columns(uri, manifest.schema_arrow)
             check_text_lengths(manifest.metadata, "image_uri", _MOST_BYTES)
-        folder = Storage.of(uri.rpartition("/")[0] or ".")
+        folder = roots.find(uri.rpartition("/")[0] or ".")
         return Manifest(source, folder, tuple(columns), named, roots)
 
     def find_root(self) -> Storage:
@@ -98,7 +98,7 @@ class Manifest:
             if pc.any(are_files).as_py():
                 self._check_below_roots(uris.filter(are_files)[:1])
                 name = names.filter(are_files)[0].as_py()
-                return Storage.of(name) if "://" in name else self.folder
+                return self.roots.find(name) if "://" in name else self.folder
         return self.folder
 
     def files(self, root: Storage) -> Iterator[Any]:

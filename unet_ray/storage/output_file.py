@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet_ray.errors import InputError
+from unet_ray.flags import StoreOptions
 from unet_ray.storage.storage import Storage
 
 
@@ -20,14 +21,20 @@ class OutputFile:
     name: str
 
     @staticmethod
-    def of(flag: str, uri: str) -> OutputFile:
+    def of(flag: str, uri: str, options: StoreOptions | None = None) -> OutputFile:
         """Return the file at a URI.
+
+        Args:
+            flag: Flag that names it.
+            uri: Its URI.
+            options: Options of its store; None: there are none.
 
         Raises:
             InputError: The URI names a folder, or its folder cannot be written to.
         """
         folder, slash, name = uri.rpartition("/")
-        file = OutputFile(flag, uri, Storage.of(folder or ("/" if slash else ".")), name)
+        place = Storage.of(folder or ("/" if slash else "."), options)
+        file = OutputFile(flag, uri, place, name)
         if not name or (file.folder.is_local and Path(file.folder.path, name).is_dir()):
             raise InputError(f"{flag} {uri}: a folder; name a file")
         file.folder.check_writable()

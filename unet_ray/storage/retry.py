@@ -95,8 +95,6 @@ def _mapped(uri: str, error: Exception) -> Exception | None:
         ),
     ):
         return ConnectionError(f"{uri}: {error}")
-    if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError)):
-        return PermissionError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, boto.ParamValidationError):
         return InputError(
             f"{uri}: not a name that the store allows: {' '.join(str(error).split())}"

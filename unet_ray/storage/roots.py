@@ -14,7 +14,7 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unet_ray.flags import parse_uris
+from unet_ray.flags import StoreOptions, keep_for, parse_uris
 from unet_ray.storage.storage import Storage, is_allowed
 from unet_ray.storage.uris import is_below, redact, uri_scheme, uri_store
 
@@ -43,13 +43,20 @@ class Roots:
     """URIs of the folders; None: not given, `or_default` knows some."""
     follow_links: bool = False
     """True if links may lead out of a folder: paths are compared as they are written."""
+    options: StoreOptions = StoreOptions()  # noqa: RUF009 (it is frozen)
+    """Options of the store that holds the files."""
 
     @staticmethod
-    def parse(text: str | None, follow_links: bool = False) -> Roots:
+    def parse(
+        text: str | None,
+        follow_links: bool = False,
+        options: StoreOptions = StoreOptions(),  # noqa: B008 (it is frozen)
+    ) -> Roots:
         """Return the roots that a flag names; raise InputError for a URI that names no place."""
         if text is None:
-            return Roots(None, follow_links)
-        return Roots(tuple(Storage.of(uri).uri for uri in parse_uris(text, FLAG)), follow_links)
+            return Roots(None, follow_links, options)
+        uris = tuple(Storage.of(uri).uri for uri in parse_uris(text, FLAG))
+        return Roots(uris, follow_links, options)
 
     def or_default(self, *uris: str) -> Roots:
         """Return these roots or, where none are given, others."""
@@ -74,6 +81,14 @@ class Roots:
     def hold(self, uri: str) -> bool:
         """Tell whether a URI lies below one of the roots."""
         return not self.find_outside(pa.array([uri], pa.string()))[0].as_py()
+
+    def find(self, uri: str) -> Storage:
+        """Return what is at a URI, with the options if its store has some."""
+        return Storage.of(uri, keep_for(uri, self.options))
+
+    def open(self, uri: str) -> Storage:
+        """Return what is at the URI of a file, which is opened only below these roots."""
+        return self.confine(self.find(uri))
 
     def confine(self, storage: Storage) -> Storage:
         """Return a storage that opens no file outside these roots, even if links change meanwhile.

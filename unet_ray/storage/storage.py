@@ -22,6 +22,7 @@ import fsspec
 import pyarrow.fs
 
 from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full, one_line
+from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends import s3
 from unet_ray.storage.backends.base import Backend, Links
 from unet_ray.storage.backends.fsspec import FsspecBackend
@@ -85,12 +86,16 @@ class Storage:
     within: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
 
     @staticmethod
-    def of(uri: str) -> Storage:
+    def of(uri: str, options: StoreOptions | None = None) -> Storage:
         """Return the folder at a URI, with the standard AWS_* variables of this process.
 
+        Args:
+            uri: Path or URI.
+            options: Options of its store, which come before the variables; None: there are none.
+
         Raises:
-            InputError: A scheme that is not allowed, one whose package is not installed, or a URI
-                that names no place.
+            InputError: A scheme that is not allowed, one whose package is not installed, a URI that
+                names no place, or options for a store that has none.
         """
         if not uri:
             raise InputError("an empty URI; name a folder (. is the current one)")
@@ -104,7 +109,12 @@ class Storage:
             raise InputError(
                 f"{uri}: {scheme}:// needs a package that is not installed: {remedy}"
             ) from None
-        return Storage(uri, s3.options() if scheme == "s3" else {})
+        options = options or StoreOptions()
+        if scheme == "s3":
+            return Storage(uri, s3.options(options))
+        if options != StoreOptions():
+            raise InputError(f"{uri}: only stores at s3:// have options; leave them out")
+        return Storage(uri)
 
     @property
     def _backend(self) -> Backend:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from unet_ray.errors import InputError
+from unet_ray.flags import StoreOptions
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace, quote
 from unet_ray.tables.schemas import SCHEMAS
@@ -102,11 +103,12 @@ def _read(
     return rows
 
 
-def tables_at(uri: str) -> Storage:
+def tables_at(uri: str | Storage, options: StoreOptions | None = None) -> Storage:
     """Return the storage of a segmentation output.
 
     Args:
-        uri: Output of segmentation.
+        uri: Output of segmentation; a storage has its own options.
+        options: Options of its store; None: there are none.
 
     Returns:
         Root of the tables.
@@ -114,7 +116,8 @@ def tables_at(uri: str) -> Storage:
     Raises:
         InputError: There are no tables at the URI, or they cannot be read.
     """
-    output = Storage.of(uri)
+    output = uri if isinstance(uri, Storage) else Storage.of(uri, options)
+    uri = output.uri if isinstance(uri, Storage) else uri
     try:
         is_there = output.exists("images")
     except OSError as error:

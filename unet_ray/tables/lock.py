@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unet_ray.errors import InputError, OutputHeldError, UnetRayError
+from unet_ray.errors import CredentialsError, InputError, OutputHeldError, UnetRayError
 from unet_ray.storage.json_file import parse_json, read_limited
 from unet_ray.storage.storage import Storage
 
@@ -166,7 +166,7 @@ class OutputLock:
             try:
                 self.check(self._output, self._run_id)
                 self._write()
-            except OSError:
+            except (OSError, CredentialsError):
                 continue  # the next beat follows soon; the lease is thirty beats long
             except UnetRayError:
                 return  # the lock is lost, as the next commit finds out

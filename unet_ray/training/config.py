@@ -15,6 +15,7 @@ from unet_ray.flags import (
     check_fields,
     check_metric,
     check_numbers,
+    check_store_options,
     parse_classes,
     parse_range,
 )
@@ -49,6 +50,8 @@ class TrainConfig(LabelConfig):
 
     output: str
     """Model folder to write (URI)."""
+    output_options: str | None = None
+    """Options of the store of --output and --storage, as for --images."""
     classes: str | None = None
     """Class names. a,b numbers them from 1; a=1,b=7 gives their mask values."""
     max_error_rate: float = 0.01
@@ -98,6 +101,8 @@ class TrainConfig(LabelConfig):
     """Compile the network with torch.compile."""
     loss: Loss = "bce"
     """Loss to minimise. bce: binary cross entropy per class; bce_dice: that plus soft Dice."""
+    model_options: str | None = None
+    """Options of the store of --init-from, as for --images."""
     class_weights: str | None = None
     """Weight of a pixel of each class relative to one outside it, in order of --classes: 1,5."""
     separate: bool = False
@@ -151,6 +156,8 @@ class TrainConfig(LabelConfig):
             self, ["val_fraction"], lambda value: 0 <= value < 1, "from 0 up to (not including) 1"
         )
         check_numbers(self)
+        check_store_options(self, "output", (self.output, self.storage))
+        check_store_options(self, "model", (self.init_from,))
         if (self.val_images is None) != (self.val_masks is None):
             raise InputError("--val-images and --val-masks go together; give both or none")
         if self.group_by is not None and (self.val_images or not self.val_fraction):

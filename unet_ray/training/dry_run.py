@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unet_ray.cluster.session import connect, quiet_ray
-from unet_ray.flags import parse_classes
+from unet_ray.flags import keep_for, parse_classes, read_store_options
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.labelled_data.preview import (
     LABELS_PICTURE,
@@ -15,12 +15,11 @@ from unet_ray.labelled_data.preview import (
     summarise_classes,
 )
 from unet_ray.labelled_data.statistics import compute_both
-from unet_ray.network.model_folder import load_model
 from unet_ray.storage.storage import Storage
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.setup import choose_channels, set_up_training
 from unet_ray.training.split import choose_split, describe_sides
-from unet_ray.training.train import find_training, find_validation
+from unet_ray.training.train import find_training, find_validation, load_initial
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,9 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
     Raises:
         InputError: Whatever a training would refuse.
     """
-    output = Storage.of(config.output)
-    initial = load_model(Storage.of(config.init_from)) if config.init_from else None
+    options = keep_for(config.output, read_store_options(config, "output"))
+    output = Storage.of(config.output, options)
+    initial = load_initial(config)
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
     training = find_training(config, classes)
     validation = find_validation(config, training)

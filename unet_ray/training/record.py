@@ -48,6 +48,10 @@ _MAY_CHANGE = (
     "resize_check_s",
     "image_roots",
     "follow_links",
+    "images_options",
+    "masks_options",
+    "model_options",
+    "output_options",
 )
 """Settings that may differ when a training is resumed."""
 _PLACES = ("images", "masks", "val_images", "val_masks", "labelled_images")

@@ -16,7 +16,7 @@ from typing import Any
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray, software_versions
 from unet_ray.errors import OutputHeldError
-from unet_ray.flags import ClassSpec, parse_classes
+from unet_ray.flags import ClassSpec, keep_for, parse_classes, read_store_options
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelledSet
@@ -75,9 +75,12 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         OutputHeldError: Another training holds the run folder.
         UnetRayError: The training fails.
     """
-    output, run_id = Storage.of(config.output), new_run_id()
-    run_folder = Storage.of(config.storage) if config.storage else output.join(f"runs/{run_id}")
-    initial = load_model(Storage.of(config.init_from)) if config.init_from else None
+    options, run_id = read_store_options(config, "output"), new_run_id()
+    output = Storage.of(config.output, keep_for(config.output, options))
+    run_folder = output.join(f"runs/{run_id}")
+    if config.storage:
+        run_folder = Storage.of(config.storage, keep_for(config.storage, options))
+    initial = load_initial(config)
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
     training = find_training(config, classes)
     validation = find_validation(config, training)
@@ -153,6 +156,13 @@ def find_training(config: TrainConfig, classes: tuple[ClassSpec, ...]) -> Labell
     """
     labelled = find_labelled(config.images, config.masks, config.label_options(classes))
     return cut_large_images(labelled, config.crop or 0)
+
+
+def load_initial(config: TrainConfig) -> Model | None:
+    """Return the model of --init-from; None if not given."""
+    if config.init_from is None:
+        return None
+    return load_model(Storage.of(config.init_from, read_store_options(config, "model")))
 
 
 def find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet | None:

@@ -20,7 +20,7 @@ from unet_ray.cluster.ray_internals import (
 )
 from unet_ray.cluster.resources import Capacity, gpu_worker_cpus, worker_cpus
 from unet_ray.cluster.session import REUSED_MEMORY
-from unet_ray.errors import InputError, UnetRayError, one_line
+from unet_ray.errors import CredentialsError, InputError, UnetRayError, one_line
 from unet_ray.flags import parse_range
 from unet_ray.network.config import Precision, parse_augmentations
 from unet_ray.network.learner import LearnerConfig
@@ -112,6 +112,8 @@ def _train_with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: S
             disable_cleaner_without_dashboard(trainer)
             return trainer.fit()
         except (ray.train.TrainingFailedError, RayActorError, OutOfMemoryError) as error:
+            if lost := CredentialsError.find(error):
+                raise lost from error
             before, seen = seen, crops_seen(run_folder, _RUN_NAME)
             idle = 0 if seen > before else idle + 1
             cause = one_line(_first_cause(error))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unet_ray.errors import InputError
+from unet_ray.flags import StoreOptions
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.labelled_data.colours import COLOUR_FILES
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
@@ -24,12 +25,17 @@ _ONLY_NAMED = frozenset({".txt", ".yaml", ".yml", ".names", ".labels"})
 """Suffixes of label files that say much else: notes, lists, settings."""
 
 
-def is_label_file(masks: str) -> bool:
-    """Tell whether a URI is that of a label file, and no glob and no manifest of masks."""
+def is_label_file(masks: str, options: StoreOptions) -> bool:
+    """Tell whether a URI is that of a label file, and no glob and no manifest of masks.
+
+    Args:
+        masks: The URI.
+        options: Options of its store.
+    """
     suffix = path_suffix(masks)
     if suffix not in SUFFIXES or any(c in masks for c in "*?["):
         return False
-    return suffix != ".parquet" or _is_geoparquet(Storage.of(masks))
+    return suffix != ".parquet" or _is_geoparquet(Storage.of(masks, options))
 
 
 def _is_geoparquet(file: Storage) -> bool:

@@ -227,7 +227,7 @@ def _read_georeference(uri: str, gate: Gate, notes: Counter[str]) -> Georeferenc
     if not file.lower().endswith(tuple(TIFF_SUFFIXES)) or not gate.admits(file):
         return None
     try:
-        access = gate.roots.confine(Storage.of(file))
+        access = gate.roots.open(file)
         place = find_place(process_decoder(), access, access.entry(), key)
         opened = open_encoded(access, access.uri, place)
         return Georeference.from_tags(process_decoder().read_geo_tags(opened))

@@ -344,7 +344,7 @@ def _fetch_image(
         raise ImageError("missing", "the date has no successful row of this image")
     file, key = split_uri(uri)
     try:
-        access = roots.confine(Storage.of(file))
+        access = roots.open(file)
         entry = access.entry()
     except (OSError, InputError) as error:
         raise ImageError("missing", f"the file cannot be read: {error}") from None

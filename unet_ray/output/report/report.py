@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unet_ray.flags import read_store_options
 from unet_ray.output.config import ReportConfig
 from unet_ray.output.report.facts import Facts, gather
 from unet_ray.output.report.gallery import draw_gallery
@@ -43,11 +44,13 @@ def report(config: ReportConfig) -> ReportResult:
         InputError: There are no tables or no images of that date, a shard is damaged, or the output
             cannot be written.
     """
-    target, output = OutputFile.of("--output", config.output), tables_at(config.tables)
+    target = OutputFile.of("--output", config.output, read_store_options(config, "output"))
+    output = tables_at(config.tables, read_store_options(config, "tables"))
+    options = read_store_options(config, "images")
     shards = CommittedShards.of(output)
     with open_workspace() as database:
         facts = gather(database, shards, config.date)
-        gate = Gate(roots_of_runs(output, facts.records, config.image_roots))
+        gate = Gate(roots_of_runs(output, facts.records, config.image_roots, options))
         cards, problems = draw_gallery(database, shards, facts, config.pictures, gate)
     if facts.classes_left_out:
         problems.append(f"{facts.classes_left_out} further classes are left out of this page")

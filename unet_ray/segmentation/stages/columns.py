@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from unet_ray.errors import ImageError, one_line
+from unet_ray.errors import CredentialsError, ImageError, one_line
 from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.image_place import ImageKey, ImagePlace, PagePlace
@@ -181,7 +181,13 @@ def valid_mask(row: dict[str, Any]) -> NDArray[np.bool_] | None:
 
 
 def failure(error: Exception, stage: str) -> dict[str, Any]:
-    """Return the error columns of an image that failed at a stage."""
+    """Return the error columns of an image that failed at a stage.
+
+    Raises:
+        CredentialsError: The error is one, which no image is to blame for.
+    """
+    if isinstance(error, CredentialsError):
+        raise error
     if isinstance(error, ImageError):
         kind, text = error.error_type, error.message
     else:

@@ -28,4 +28,6 @@ class WorkDone:
     """Images of a block that is set aside, because processes died while they worked on it."""
     confinement: str | None = None
     """Measures that confine the decoder of a process that begins; see `codecs.confinement`."""
+    lost_credentials: str = ""
+    """Text of a CredentialsError: nothing more can be read."""
     at: float = field(default_factory=time.time)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
 from fsspec.asyn import sync
 
+from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends.base import FileInfo, Links, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
+from unet_ray.storage.backends.s3_answers import find_answer
 
+_logger = logging.getLogger("unet_ray")
+
+_CONFLICTS = 3
+"""Times that a store may say that an object is there while it is not: runs come and go."""
+_UNKNOWN = (HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
+"""Answers to a PUT with a condition of stores that know none."""
 _TRIES = 3
 """Tries of one request within s3fs, 20 s each; retries of botocore are off, they would multiply."""
 CONNECTIONS = 64
@@ -20,25 +28,24 @@ CONNECTIONS = 64
 requests await their answers at a time."""
 
 
-def options() -> dict[str, Any]:
-    """Return s3fs options from the AWS_* variables; without a key: the machine's role."""
-    environment = os.environ
+def options(wanted: StoreOptions = StoreOptions()) -> dict[str, Any]:  # noqa: B008 (it is frozen)
+    """Return options of s3fs from the AWS_* variables, the shared files, and options of a flag.
+
+    Args:
+        wanted: Options of a flag, which come before what variables and files say.
+
+    Raises:
+        InputError: A profile that is not there, or certificates that cannot be read.
+    """
+    from unet_ray.storage.backends.s3_settings import find_settings  # which loads the SDK
+
+    found = find_settings(wanted)
     config = {"retries": {"total_max_attempts": 1}, "max_pool_connections": CONNECTIONS}
-    found: dict[str, Any] = {"config_kwargs": config}
-    if environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY"):
-        found |= {
-            "key": environment["AWS_ACCESS_KEY_ID"],
-            "secret": environment["AWS_SECRET_ACCESS_KEY"],
-        }
-        if environment.get("AWS_SESSION_TOKEN"):
-            found["token"] = environment["AWS_SESSION_TOKEN"]
-    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        found["endpoint_url"] = endpoint
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    if region:
-        found["client_kwargs"] = {"region_name": region}
-    return found
+    return found | {"config_kwargs": config | found["config_kwargs"]}
+
+
+class _UnknownConditionError(Exception):
+    """A store does not take a PUT with a condition: its status and code."""
 
 
 class S3Backend(FsspecBackend):
@@ -77,24 +84,56 @@ class S3Backend(FsspecBackend):
     def create(self, uri: str, data: bytes) -> bool:
         """Store an object where there is none, by a conditional PUT.
 
-        The second PUT tells whether the store honours the condition: then it is refused.
+        The second PUT tells whether the store honours the condition: then it is refused. Where a
+        store refuses every PUT that has one, the object is stored without.
         """
-        if self.info(uri) is not None:
-            raise FileExistsError(uri)
-        self._put_if_absent(uri, data)
+        try:
+            self._put_where_absent(uri, data)
+        except _UnknownConditionError as error:
+            self.write(uri, data)
+            _logger.info(
+                f"note: the store of {uri} answers {error} to If-None-Match, so that it does not "
+                "keep runs apart by itself: each reads the lock again after a moment"
+            )
+            return False
         try:
             self._put_if_absent(uri, data)
         except FileExistsError:
             return True
+        except _UnknownConditionError:
+            return False
         return False
 
+    def _put_where_absent(self, uri: str, data: bytes) -> None:
+        """Store an object where there is none, as the store says before and with the PUT."""
+        for _ in range(_CONFLICTS):
+            if self.info(uri) is not None:
+                raise FileExistsError(uri)
+            try:
+                self._put_if_absent(uri, data)
+            except FileExistsError:
+                continue  # somebody was faster, which the next look will find
+            return
+        raise OSError(
+            "the store answers 412 to a PUT with If-None-Match although nothing is there; choose "
+            "a place on another store, or have this one repaired"
+        )
+
     def _put_if_absent(self, uri: str, data: bytes) -> None:
-        """PUT with If-None-Match; stores that do not know the condition ignore it."""
+        """PUT with If-None-Match; some stores that do not know the condition ignore it.
+
+        Raises:
+            FileExistsError: There is an object.
+            _UnknownConditionError: The store does not take the condition, or not this PUT at all.
+        """
         try:
             self.filesystem.pipe_file(uri, data, mode="create")
         except OSError as error:
-            if error.errno == errno.EINVAL:  # 412 without the words that s3fs looks for
+            status, code = find_answer(error)
+            if status == HTTPStatus.PRECONDITION_FAILED:
                 raise FileExistsError(uri) from error
+            if status in _UNKNOWN:
+                raise _UnknownConditionError(f"{status} {code}") from error
             raise
 
     def list_files(

@@ -1,0 +1,19 @@
+"""Answers of S3 behind the errors that s3fs makes of them."""
+
+from __future__ import annotations
+
+
+def find_answer(error: BaseException | None) -> tuple[int | None, str | None]:
+    """Return the status and the code of a store's answer; None where an error has none.
+
+    An answer without a text, as that to HEAD, has its status as its code.
+
+    Args:
+        error: Error of botocore, or what s3fs made of it.
+    """
+    for each in (error, getattr(error, "__cause__", None)):
+        response = getattr(each, "response", None)  # of a ClientError
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status, str(response.get("Error", {}).get("Code"))
+    return None, None
