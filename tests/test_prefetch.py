@@ -39,3 +39,23 @@ def test_a_time_out_of_the_function_itself_is_its_error() -> None:
 
     with reading_pool(1) as pool, pytest.raises(TimeoutError, match="of the store"):
         list(ahead(pool, fail, [1], 1, (30.0, lambda _: None)))
+
+
+def test_items_in_flight_come_to_no_more_than_their_limit_or_are_alone() -> None:
+    lock, sizes, seen = threading.Lock(), [3, 3, 3, 20, 1, 9, 1, 1], []
+    under_way: list[int] = []
+
+    def read(size: int) -> int:
+        with lock:
+            under_way.append(size)
+            seen.append(tuple(under_way))
+        time.sleep(0.02)
+        with lock:
+            under_way.remove(size)
+        return size
+
+    with reading_pool(8) as pool:
+        found = list(ahead(pool, read, sizes, 8, size=lambda size: size, most_size=10))
+    assert found == sizes
+    assert all(sum(sizes) <= 10 or len(sizes) == 1 for sizes in seen)
+    assert max(map(len, seen)) > 1

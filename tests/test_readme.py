@@ -171,9 +171,10 @@ def test_queries_and_python_of_the_output_run_as_printed(
     )
     assert images == [(2,)]
     assert regions == [(sum(row[1] for row in sizes),)]
-    (code,) = blocks(OUTPUT_README, "python")
     names: dict[str, object] = {}
-    exec(code, names)
+    for code in blocks(OUTPUT_README, "python"):
+        exec(code, names)
+    assert sorted(names["areas"]) == ["cell", "fibre"]  # type: ignore[call-overload]
     assert isinstance(names["mask"], np.ndarray)
     assert names["mask"].shape == (200, 200)
     assert isinstance(names["ids"], np.ndarray)

@@ -20,6 +20,8 @@ def ahead(
     items: Iterable[Item],
     begun_before: int,
     late: tuple[float, Callable[[Item], Result]] | None = None,
+    size: Callable[[Item], int] = lambda _: 0,
+    most_size: int = 0,
 ) -> Iterator[Result]:
     """Map `function` over `items` in order, with at most `begun_before` results in flight.
 
@@ -30,15 +32,20 @@ def ahead(
         begun_before: Number of calls that are begun before their result is asked for.
         late: Longest time that a call may take, and what gives the result of one that takes longer.
             Its thread is left behind: the pool has to come from `reading_pool`.
+        size: Size of an item, such as the bytes that its result will take.
+        most_size: Largest sum of the sizes in flight; an item that is larger is in flight alone.
 
     Yields:
         Results in the order of the items.
     """
     begun: deque[tuple[Future[Result], float, Item]] = deque()
+    in_flight = 0
 
     def end_first() -> Result:
         """Return the result of the call that was begun first."""
+        nonlocal in_flight
         future, begun_at, item = begun.popleft()
+        in_flight -= size(item)
         if late is None:
             return future.result()
         try:
@@ -50,6 +57,9 @@ def ahead(
 
     try:
         for item in items:
+            while begun and in_flight + size(item) > most_size:
+                yield end_first()
+            in_flight += size(item)
             begun.append((pool.submit(partial(function, item)), time.monotonic(), item))
             if len(begun) > begun_before:
                 yield end_first()

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/train.py --images DIR --masks DIR --output FILE.json
         [--runs 3] [--network 16,4]
+    python tests/benchmarks/train.py --stream
 
 Both sides have the same network, batch, loss and augmentation (`network.learner.Learner`). The loop
 has its crops in memory before it starts, and nothing else to do; the worker gets its crops from the
@@ -9,6 +10,8 @@ stream. The loop runs before and after the worker, so that a machine that drifts
 Steady state leaves out the first epoch; the time from command to first step is printed separately.
 A second loop runs with the worker's memory settings (`cluster.session.REUSED_MEMORY`): the
 difference between it and the worker is the cost of Ray and of the stream.
+
+`--stream` measures the stream of crops alone, without a network (stream.py).
 """
 
 from __future__ import annotations
@@ -26,9 +29,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from stream import measure_stream
 
 from unet_ray.cluster.session import REUSED_MEMORY
-from unet_ray.imaging.labels.crops import CropConfig, LabelledCrops
+from unet_ray.imaging.labels.crop_config import CropConfig
+from unet_ray.imaging.labels.crops import LabelledCrops
+from unet_ray.imaging.labels.label_planes import compute_planes
 from unet_ray.imaging.labels.labelling import find_labelling
 from unet_ray.imaging.labels.mask_values import add_up, mask_values
 from unet_ray.labelled_data.find_labelled import find_labelled
@@ -47,13 +53,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", required=True)
-    parser.add_argument("--masks", required=True)
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--stream", action="store_true", help="the stream without a network")
+    parser.add_argument("--sides", default="512,2048,8192", help="sides of its images (px)")
+    parser.add_argument("--cores", default="1,2", help="numbers of cores that it gets")
+    parser.add_argument("--crop", type=int, default=512, help="side of its crops (px)")
+    parser.add_argument("--images")
+    parser.add_argument("--masks")
+    parser.add_argument("--output")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--network", default="16,4", help="base channels, depth")
     flags = parser.parse_args()
+    if flags.stream:
+        sides, cores = (list(map(int, text.split(","))) for text in (flags.sides, flags.cores))
+        measure_stream(sides, cores, flags.crop)
+        return
+    if not (flags.images and flags.masks and flags.output):
+        parser.error("give --images, --masks and --output, or --stream")
     channels, depth = map(int, flags.network.split(","))
     sides = {"loop": {}, "loop_reusing_memory": REUSED_MEMORY["env_vars"]}
     rates: dict[str, list[float]] = {"worker": [], "start_s": []} | {name: [] for name in sides}
@@ -108,14 +124,17 @@ def bare_loop(images: str, masks: str, channels: int, depth: int) -> None:
     )
     labelling = find_labelling(values, (), "binary", 0, None)
     constants = Preprocessing("uint8", (60.0,) * 3, (50.0,) * 3)
+    config = CropConfig(_CROP, 0, 0.33)
+    planes = [compute_planes(masks, labelling, config) for _, masks, _ in pairs]
     crops = [
-        LabelledCrops(i, m, labelling, CropConfig(_CROP, 0, 0.33)).draw(rng) for i, m, _ in pairs
+        LabelledCrops(image, masks, labelling, config, each).draw(rng)
+        for (image, masks, _), each in zip(pairs, planes, strict=True)
     ]
     inputs = torch.from_numpy(np.stack([constants.check(crop["image"]) for crop in crops]))
     targets = torch.from_numpy(np.stack([crop["targets"] for crop in crops]))
     network = UNet(UNetConfig(3, 1, channels, depth)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    config = LearnerConfig(1e-3, augmentations=frozenset(AUGMENTATIONS))
-    learner = Learner(network, constants, config, torch.Generator().manual_seed(0))
+    settings = LearnerConfig(1e-3, augmentations=frozenset(AUGMENTATIONS))
+    learner = Learner(network, constants, settings, torch.Generator().manual_seed(0))
     for step in range(_LOOP_STEPS + 5):
         if step == 5:
             started = time.perf_counter()

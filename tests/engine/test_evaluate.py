@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from unet_ray.cli.evaluate import table
 from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.evaluation.evaluate import EvaluateResult, count_against, evaluate
@@ -18,6 +19,7 @@ from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import COUNTS, MEANS, METRICS
 from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.grouping.groups import Grouping
 from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.labelled_data.readers import FileReader
 from unet_ray.network.config import PredictorConfig
@@ -65,7 +67,7 @@ def test_counts_are_those_of_a_plain_loop_and_files_hold_them(
 
     data = out.read("images.parquet")
     table = polars.read_parquet(io.BytesIO(data))
-    assert table.columns == ["image_uri", "class_id", "class_name", *COUNTS, *METRICS]
+    assert table.columns == ["image_uri", "class_id", "class_name", *COUNTS, *METRICS, "group"]
     assert table["image_uri"].to_list() == [uri for uri in result.image_uris for _ in range(2)]
     assert (
         table.filter(polars.col("class_name") == "cell")["true_positive"].sum()
@@ -129,6 +131,24 @@ def test_the_worst_images_are_those_with_the_lowest_mean_dice(tiny_model: str) -
     ]
     assert result.worst[0]["classes"] == {"cell": None, "fibre": 0.25}
     assert result.metrics()["intervals"] == {"cell": {}, "fibre": {}}
+
+
+def test_figures_are_those_of_groups_too(tiny_model: str) -> None:
+    nan = float("nan")
+    result = make_result([(1, nan), (0.5, nan), (0, nan), (1, nan)], tiny_model, bootstrap=50)
+    assert result.metrics()["groups"] == {"by": "image", "count": 4}
+    grouped = replace(result, grouping=Grouping("file", ("a", "b", "a", "b")))
+    metrics = grouped.metrics()
+    about = metrics["groups"]
+    assert (about["by"], about["count"]) == ("file", 2)
+    assert about["figures"]["a"]["images"] == 2
+    # of 100 pixels in each image 50 are found in the first, none in the third
+    assert about["figures"]["a"]["cell"]["iou"] == pytest.approx(50 / 150)
+    assert about["figures"]["b"]["fibre"]["iou"] is None
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert grouped.table()["group"].to_pylist() == ["a", "a", "b", "b"] * 2
+    assert table(grouped)[0].endswith("(4 images in 2 groups by file)")
+    assert table(result)[0].endswith("(4 images)")
 
 
 def test_a_class_that_occurs_nowhere_has_null_metrics(tiny_model: str) -> None:

@@ -44,6 +44,15 @@ CHROMIUM = (
 )
 
 
+def open_image(
+    uri: str, known: dict[str, Any], decoder: Decoder, folder: Path
+) -> gallery._OpenImage:
+    """Open an image in a folder as the gallery does."""
+    roots = Roots((str(folder),))
+    fetched = gallery._fetch_image(uri, known, decoder, roots, None)
+    return gallery._OpenImage(fetched, decoder)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
     """Return a folder with the tables of four dates; images of the last one are of another kind."""
@@ -185,7 +194,7 @@ def test_a_large_image_is_shown_as_a_whole_and_where_it_is_densest(
     decoder = Decoder()
     uri = f"{tmp_path}/large.tif"
     known = {"height": side, "width": side + 7, "image_bytes": Path(uri).stat().st_size}
-    image = gallery._OpenImage(uri, known, decoder, Roots((str(tmp_path),)))
+    image = open_image(uri, known, decoder, tmp_path)
     step = (side + 7) // 1024
     assert np.array_equal(image.thumbnail, pixels[::step, ::step])
     found = gallery._Found.of(rows, Namespace(classes={1: "cell"}), known)  # type: ignore[arg-type]
@@ -216,10 +225,10 @@ def test_a_rotated_image_has_a_picture_and_a_changed_one_has_none(
     uri, decoder = f"{tmp_path}/phone.jpg", Decoder()
     Image.new("RGB", (40, 30), "red").save(uri, exif=exif)
     known = {"height": 40, "width": 30, "image_bytes": Path(uri).stat().st_size}
-    opened = gallery._OpenImage(uri, known, decoder, Roots((str(tmp_path),)))
+    opened = open_image(uri, known, decoder, tmp_path)
     assert opened.read(Box(0, 0, 40, 30)).shape == (40, 30, 3)
     with pytest.raises(ImageError, match="not the one that was segmented"):
-        gallery._OpenImage(uri, known | {"image_bytes": 7}, decoder, Roots((str(tmp_path),)))
+        open_image(uri, known | {"image_bytes": 7}, decoder, tmp_path)
     decoder.close()
 
 

@@ -99,6 +99,18 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing(peak: float) -> None:
     assert rates[1000] == pytest.approx(0, abs=1e-12)
 
 
+def test_bfloat16_on_a_cpu_learns_what_float32_learns() -> None:
+    """Weights and gradients stay float32; losses differ by the rounding of bfloat16, 2⁻⁸."""
+    sample, losses = samples(4), {}
+    for precision in ("float32", "bfloat16"):
+        learner = make_learner(LearnerConfig(1e-2, cpu_precision=precision))  # type: ignore[arg-type]
+        losses[precision] = [float(learner.step(*sample, step / 20)) for step in range(1, 21)]
+        assert {weight.dtype for weight in learner.unet.parameters()} == {torch.float32}
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.03)
+    assert losses["bfloat16"][-1] < 0.9 * losses["bfloat16"][0]
+
+
 def test_the_learning_rate_follows_progress_and_not_the_number_of_steps() -> None:
     sample = samples(2)
     rates = []

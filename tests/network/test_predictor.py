@@ -10,7 +10,8 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.geometry import Box
 from unet_ray.network.config import Padding, Precision, PredictorConfig, UNetConfig
 from unet_ray.network.cuda_graphs import BatchGraph
-from unet_ray.network.predictor import Predictor, is_device_lost, is_out_of_memory
+from unet_ray.network.devices import is_device_lost, is_out_of_memory
+from unet_ray.network.predictor import Predictor
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 

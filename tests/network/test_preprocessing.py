@@ -10,7 +10,9 @@ from torch import Tensor
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.geometry import Box
-from unet_ray.imaging.labels.crops import CropConfig, LabelledCrops
+from unet_ray.imaging.labels.crop_config import CropConfig
+from unet_ray.imaging.labels.crops import LabelledCrops
+from unet_ray.imaging.labels.label_planes import compute_planes
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.network.config import Normalisation, PredictorConfig, UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
@@ -65,9 +67,9 @@ def capture_training_input(
 ) -> Tensor:
     """Return the network's input in training: the one crop of an image of its size."""
     config = CropConfig(SIDE, network.config.margin)
-    crop = LabelledCrops(image, [np.ones(image.shape[:2], np.uint8)], LABELLING, config).draw(
-        np.random.default_rng(0)
-    )
+    masks = [np.ones(image.shape[:2], np.uint8)]
+    planes = compute_planes(masks, LABELLING, config)
+    crop = LabelledCrops(image, masks, LABELLING, config, planes).draw(np.random.default_rng(0))
     calls: list[Tensor] = []
     hook = network.register_forward_pre_hook(
         lambda _, inputs: calls.append(inputs[0].detach().clone())

@@ -21,10 +21,11 @@ from unet_ray.errors import InputError
 from unet_ray.output.config import ExportConfig, PruneConfig, ReportConfig
 from unet_ray.output.export import export
 from unet_ray.output.prune import prune
-from unet_ray.output.reader import current_keys, image_objects, read_tables
+from unet_ray.output.reader import Tables, current_keys, image_objects, read_tables
 from unet_ray.output.report.report import report
 from unet_ray.segmentation.segment import _look_at, _remove_unfinished
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.committed import CommittedShards
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import open_ledger
 from unet_ray.tables.output_folder import take_inventory
@@ -71,10 +72,17 @@ def report_on(tables: Path) -> Any:
     return report(ReportConfig(tables=str(tables), output=f"{tables.parent}/report.html"))
 
 
+def load(tables: Tables) -> None:
+    """Read the three tables into memory."""
+    assert all(len(rows) for rows in (tables.images, tables.masks, tables.regions))
+
+
 COMMANDS: dict[str, Callable[[Path], object]] = {
     "plan": plan,
-    "read": lambda tables: read_tables(str(tables)),
-    "history": lambda tables: read_tables(str(tables), current=False),
+    "read": lambda tables: load(read_tables(str(tables))),
+    "history": lambda tables: load(read_tables(str(tables), current=False)),
+    "iterate": lambda tables: [*read_tables(str(tables)).shards()],
+    "objects": lambda tables: image_objects(read_tables(str(tables)), "/x/c.png"),
     "report": report_on,
     "coco": export_as("coco"),
     "png": export_as("png"),
@@ -226,10 +234,10 @@ def test_texts_that_fill_memory_are_refused_before_they_do(
     rows = rows.set_column(rows.schema.get_field_index(column), column, long)
     pq.write_table(rows, shard, compression="zstd", store_schema=False)
     with pytest.raises(InputError, match=rf"{shard}: damaged, .*1100 rows take 1\d\d\d MB"):
-        read_tables(str(tables))
+        load(read_tables(str(tables)))
     if table == "images":
         with pytest.raises(InputError, match="1100 rows take"):
-            current_keys(str(tables))
+            current_keys(CommittedShards.of(Storage.of(str(tables))))
 
 
 DEEP = b'{"a":' * 100_000

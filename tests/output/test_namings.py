@@ -25,6 +25,7 @@ from unet_ray.output.report.facts import gather
 from unet_ray.output.shard_checks import Problem
 from unet_ray.output.verify import _check_ledger, _read_table
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.committed import CommittedShards
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.output_folder import take_inventory
 from unet_ray.tables.schemas import ADDED, SCHEMAS
@@ -90,9 +91,10 @@ def write_run(
 def current(output: Storage) -> list[tuple[str, str]]:
     """Return image and run of the current rows; reader, exports and the view have to agree."""
     tables = read_tables(output.uri)
-    keys, _ = current_keys(output.uri)
+    listed = CommittedShards.of(output)
+    keys, _ = current_keys(listed)
     found = keys_of(tables.images)
-    shards = [*iterate_shards(output.uri, keys, Counter())]
+    shards = [*iterate_shards(listed, keys, Counter())]
     assert sorted(row for shard in shards for row in keys_of(shard.images)) == found
     assert keys_of(tables.masks) == keys_of(keys) == found
     with duckdb.connect() as database:
@@ -105,7 +107,7 @@ def current(output: Storage) -> list[tuple[str, str]]:
 def reported_images(output: Storage) -> int:
     """Return the number of images in the report, which must be that of the masks it sums up."""
     with open_workspace() as database:
-        facts = gather(database, output, None)
+        facts = gather(database, CommittedShards.of(output), None)
         assert database.value("SELECT count(*) FROM masks") == facts.images
     return facts.images
 

@@ -10,6 +10,7 @@ import duckdb
 import geopandas
 import numpy as np
 import pyarrow as pa
+import pyogrio
 import pytest
 import tifffile
 
@@ -124,14 +125,19 @@ def test_coco_has_areas_and_pixel_sizes(place: Path, tmp_path: Path) -> None:
     assert sizes == {name: list(SIZES[name]) if name in AREAS_UM2 else None for name in SIZES}
 
 
-def test_geojson_has_areas(place: Path, tmp_path: Path) -> None:
+def test_geojson_has_areas_and_gdal_reads_them_as_numbers(place: Path, tmp_path: Path) -> None:
+    """QGIS reads by GDAL, which takes a property that is null in all of a file for a text."""
     export(ExportConfig(tables=f"{place}/tables", format="geojson", output=f"{tmp_path}/out"))
     for name in SIZES:
         file = next((tmp_path / "out").glob(f"{name}*"), None) or next(
             (tmp_path / "out").glob(f"{Path(name).stem}*")
         )
         (feature,) = json.loads(file.read_text())["features"]
-        assert feature["properties"]["area_um2"] == AREAS_UM2.get(name)
+        assert feature["properties"].get("area_um2") == AREAS_UM2.get(name)
+        read = pyogrio.read_info(file)
+        types = dict(zip(read["fields"], read["dtypes"], strict=True))
+        assert types.get("area_um2") == ("float64" if name in AREAS_UM2 else None)
+        assert types["touches_border"] == types["touches_no_data"] == "bool"
 
 
 def test_geoparquet_has_areas_in_a_column_at_the_end(place: Path, tmp_path: Path) -> None:

@@ -98,24 +98,6 @@ def test_a_damaged_shard_is_named(
             open_ledger(database, output, output.entries("images"), "m", "c")
 
 
-@pytest.mark.parametrize("end_bytes", [2**16, 100, 8])
-def test_footers_are_checked_by_the_ends_of_files(
-    root: str, monkeypatch: pytest.MonkeyPatch, end_bytes: int
-) -> None:
-    """A footer that is longer than the end that is read first takes one request more."""
-    monkeypatch.setattr(shards, "_END_BYTES", end_bytes)
-    output, path = Storage.of(root), "images/date=2026-01-01/run-000000.parquet"
-    data = to_parquet(make_table("images", image_uri=["/a"]))
-    output.write(path, data)
-    shards.check_footers(output, output.entries("images"), SCHEMAS["images"])
-    with pytest.raises(InputError, match=f"{path}: damaged, or no shard"):
-        shards.check_footers(output, output.entries("images"), SCHEMAS["masks"])
-    for place in (len(data) - 9, len(data) - 2000):
-        output.write(path, data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        with pytest.raises(InputError, match=f"{path}: damaged, or no shard"):
-            shards.check_footers(output, output.entries("images"), SCHEMAS["images"])
-
-
 def test_a_shard_that_lacks_a_column_or_a_value_counts(tmp_path: Path) -> None:
     output = Storage.of(str(tmp_path))
     rows = {

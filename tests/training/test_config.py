@@ -30,6 +30,14 @@ def make_config(**flags: Any) -> TrainConfig:
         ({"foreground_share": float("nan")}, "--foreground-share nan: choose 0 to 1"),
         ({"max_error_rate": -0.1}, "--max-error-rate -0.1: choose 0 to 1"),
         ({"val_fraction": 1.0}, "--val-fraction 1.0: choose from 0 up to (not including) 1"),
+        (
+            {"group_by": -1, "val_fraction": 0.0},
+            "--group-by -1 says how images are split, and with --val-fraction 0 nothing is",
+        ),
+        (
+            {"group_by": "none", "val_images": "i", "val_masks": "m"},
+            "--group-by none says how images are split, and with --val-images nothing is",
+        ),
         ({"val_fraction": -0.1}, "--val-fraction -0.1: choose from 0"),
         ({"val_images": "v"}, "--val-images and --val-masks go together"),
         ({"val_masks": "v"}, "--val-images and --val-masks go together"),

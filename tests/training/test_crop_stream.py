@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.labels.crops import CropConfig
+from unet_ray.imaging.labels.crop_config import CropConfig
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.labelled_data.alignment import LabelledPixels

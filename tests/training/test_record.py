@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -48,7 +49,8 @@ def config(tmp_path: Path) -> TrainConfig:
     )
     run = Storage.of(f"{tmp_path}/run")
     settings = asdict(config) | {"labelled_images": 4}
-    TrainingRecord(settings, list_labelled_files(labelled, None), decisions).write(run)
+    files = list_labelled_files(labelled, None)
+    TrainingRecord(settings, files, decisions, "bfloat16").write(run)
     run.write("unet_ray/checkpoint_2026/progress.json", make_progress(0.5).to_json())
     return config
 
@@ -60,6 +62,23 @@ def test_a_record_comes_back_as_it_was_written(config: TrainConfig, tmp_path: Pa
     assert record.decisions
     assert record.decisions.validation == ("0003.png",)
     assert record.settings == asdict(config) | {"labelled_images": 4}
+    assert record.cpu_precision == "bfloat16"
+
+
+def test_a_record_of_an_earlier_version_goes_on_in_float32(tmp_path: Path) -> None:
+    run = Storage.of(f"{tmp_path}/run")
+    run.write("train.json", json.dumps({"labelled_images": 4, "seed": 0}).encode())
+    assert read_record(run).cpu_precision == "float32"
+
+
+def test_groups_of_the_split_come_back_as_well(config: TrainConfig, tmp_path: Path) -> None:
+    record = read_record(Storage.of(f"{tmp_path}/run"))
+    assert record.decisions
+    assert record.decisions.groups is None
+    groups = {"0001.png": "a", "0002.png": "a", "0003.png": "b"}
+    grouped = replace(record.decisions, groups=groups, grouped_by="--group-by -1")
+    replace(record, decisions=grouped).write(Storage.of(f"{tmp_path}/other"))
+    assert read_record(Storage.of(f"{tmp_path}/other")).decisions == grouped
 
 
 def replace_all(folder: Path) -> None:

@@ -52,7 +52,10 @@ def table(result: EvaluateResult) -> list[str]:
         intervals = [_span(metrics["intervals"][name][key]) for key in spans]
         rows.append([name, *(_number(values[key]) for key in COLUMNS), *intervals])
     first, *others = align(rows)
-    return [f"{first}  ({result.images} images)", *others]
+    about, groups = f"{result.images} images", metrics["groups"]
+    if groups["by"] != "image":
+        about += f" in {groups['count']} groups by {groups['by']}"
+    return [f"{first}  ({about})", *others]
 
 
 def worst(result: EvaluateResult) -> list[str]:

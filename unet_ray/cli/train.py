@@ -51,7 +51,22 @@ def describe(result: DryRunResult) -> list[str]:
         *align(rows),
         f"split: {result.learnt} images to learn from, {len(held)} to validate on"
         + (f" ({', '.join(held[:_SHOWN])}{more})" if held else ""),
+        *_describe_groups(result),
         f"look at {result.picture}; without --dry-run the training starts",
+    ]
+
+
+def _describe_groups(result: DryRunResult) -> list[str]:
+    """Return a line about the groups of the split, unless each image is its own."""
+    sides = result.sides
+    if sides is None or sides["by"] == "image":
+        return []
+    learnt, held = sides["training"], sides["validation"]
+    names = list(held["images_of"])
+    more = ", …" if held["groups"] > _SHOWN else ""
+    return [
+        f"by {sides['by']}: {learnt['groups']} groups to learn from, {held['groups']} to validate "
+        f"on ({', '.join(names[:_SHOWN])}{more})"
     ]
 
 

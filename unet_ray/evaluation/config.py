@@ -42,7 +42,8 @@ class EvaluateConfig(LabelConfig):
     worst: int = 10
     """Number of the worst images to list, by mean Dice over the classes."""
     bootstrap: int = 1000
-    """Resamples of the images for the 95 % confidence intervals; 0: no intervals."""
+    """Resamples of the images, group by group (--group-by), for the 95 % confidence intervals; 0:
+    no intervals."""
     boundary_tolerance: int = 2
     """Largest distance at which boundaries match (px)."""
     actors: str | None = None

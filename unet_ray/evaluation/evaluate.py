@@ -30,6 +30,7 @@ from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import (
     COUNTS,
     METRICS,
+    add_up_groups,
     bootstrap_intervals,
     compute_metrics,
     count_image,
@@ -38,6 +39,7 @@ from unet_ray.imaging.metrics.metrics import (
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.labelled_data.find_labelled import find_labelled
+from unet_ray.labelled_data.grouping.groups import Grouping, find_grouping
 from unet_ray.labelled_data.interpretation import interpret_masks
 from unet_ray.labelled_data.predict_labelled import predict_labelled
 from unet_ray.labelled_data.statistics import compute_statistics
@@ -50,6 +52,9 @@ from unet_ray.tables.schemas import column
 _logger = logging.getLogger("unet_ray")
 
 _SEED = 0
+_MOST_GROUPS = 1000
+"""Largest number of groups whose figures are in the JSON file; the Parquet file names the group of
+each image."""
 _TOTALS = (
     *("true_positive", "false_positive", "false_negative", "pixels"),
     *("true_objects", "found_objects", "split_objects", "merged_objects"),
@@ -66,11 +71,18 @@ class EvaluateResult:
     image_uris: tuple[str, ...]
     counts: NDArray[np.float64]
     """Counts per image and class; (images, classes, COUNTS), float64."""
+    grouping: Grouping | None = None
+    """Groups of the images, over which intervals are; None: each image is one."""
 
     @property
     def images(self) -> int:
         """Number of images."""
         return len(self.image_uris)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Group of each image."""
+        return self.grouping.groups if self.grouping else self.image_uris
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of the JSON file; undefined values are null.
@@ -88,6 +100,7 @@ class EvaluateResult:
             "images": self.images,
             "classes": self._by_class(values),
             "intervals": self._by_class(self.intervals),
+            "groups": self._describe_groups(),
             "worst": self.worst,
         }
 
@@ -95,7 +108,32 @@ class EvaluateResult:
     def intervals(self) -> dict[str, NDArray[np.float64]]:
         """95 % confidence intervals of each metric, (classes, 2); empty without resamples."""
         resamples = self.config.bootstrap
-        return bootstrap_intervals(self.counts, resamples, _SEED) if resamples else {}
+        if not resamples:
+            return {}
+        return bootstrap_intervals(self.counts, resamples, _SEED, self._numbered_groups)
+
+    @cached_property
+    def _numbered_groups(self) -> NDArray[np.int64]:
+        """Number of the group of each image, in the order in which groups first occur."""
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(self.groups))}
+        return np.array([numbers[group] for group in self.groups], np.int64)
+
+    def _describe_groups(self) -> dict[str, Any]:
+        """Return what groups are, how many there are, and the figures of each if it has several.
+
+        Figures come from counts added up over the images of the group.
+        """
+        names = list(dict.fromkeys(self.groups))
+        about = {"by": self.grouping.by if self.grouping else "image", "count": len(names)}
+        if len(names) in (1, self.images) or len(names) > _MOST_GROUPS:
+            return about
+        found = compute_metrics(add_up_groups(self.counts, self._numbered_groups))
+        sizes = np.bincount(self._numbered_groups).tolist()
+        figures = {
+            name: {"images": sizes[i]} | self._by_class({key: of[i] for key, of in found.items()})
+            for i, name in enumerate(names)
+        }
+        return about | {"figures": figures}
 
     @cached_property
     def worst(self) -> list[dict[str, Any]]:
@@ -142,6 +180,8 @@ class EvaluateResult:
             columns[column(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[
                 name
             ].ravel()
+        groups = np.repeat(np.array(self.groups, object), classes)
+        columns[column("group", pa.string(), "group of images that belong together")] = groups
         arrays = [
             pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()
         ]
@@ -179,6 +219,7 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     config, classes = _recall_colours(config, model)
     channels = model.select_channels(config.channels)
     labelled = find_labelled(config.images, config.masks, config.label_options(classes))
+    grouping = find_grouping(config.group_by, labelled, config.images)
     connect(ray_address)
     pool = plan_pool(config.actors, config.device)
     statistics = compute_statistics(labelled.with_channels(channels), decode_once=True)
@@ -186,21 +227,33 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     statistics = statistics.exclude_extremes(model.preprocessing)
     notes = statistics.check_readable(config.max_error_rate)
     labelling, more = interpret_masks(config, labelled, statistics)
-    for note in [*labelled.notes, *statistics.notes, *notes, *more]:
+    grouping = grouping.take(statistics.usable)
+    notes += more + _note_groups(grouping, config.bootstrap)
+    for note in [*labelled.notes, *statistics.notes, *notes]:
         _logger.info(f"note: {note}")
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
     factors = statistics.find_factors(pixel_size_um)
     counts = predict_labelled(
         model, statistics.reader, statistics.usable, pool, count, factors=factors
     )
-    result = EvaluateResult(
-        config, model, tuple(statistics.facts[i].uri for i in statistics.usable), counts
-    )
+    uris = tuple(statistics.facts[i].uri for i in statistics.usable)
+    result = EvaluateResult(config, model, uris, counts, grouping)
     if details:
         details.write(to_parquet(result.table()))
     if summary:
         summary.write(json.dumps(result.metrics(), indent=2).encode())
     return result
+
+
+def _note_groups(grouping: Grouping, resamples: int) -> list[str]:
+    """Return lines about the groups that intervals are over."""
+    if grouping.count == 1 < len(grouping.groups) and resamples:
+        return [
+            *grouping.notes,
+            f"all {len(grouping.groups)} images are in one group ({grouping.groups[0]}): there are "
+            "no intervals, which need several groups",
+        ]
+    return [*grouping.notes]
 
 
 def _recall_colours(

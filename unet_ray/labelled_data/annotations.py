@@ -144,11 +144,53 @@ class Annotations:
         order = np.argsort(images, kind="stable")
         return order, np.searchsorted(images[order], np.arange(len(self.images) + 1))
 
-    def objects_of(self, image: int) -> list[dict[str, Any]]:
-        """Return the objects of an image as rows of OBJECTS; points are lists of numbers."""
+    def count_objects(self, image: int) -> int:
+        """Return the number of objects of an image."""
+        _, starts = self._rows
+        return int(starts[image + 1] - starts[image])
+
+    def rows_of(self, image: int) -> NDArray[np.int64]:
+        """Return the rows of the objects of an image in `objects`."""
         order, starts = self._rows
-        rows = order[starts[image] : starts[image + 1]]
+        return order[starts[image] : starts[image + 1]]
+
+    def take_objects(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Return some rows of `objects`; points are lists of numbers."""
         return self.objects.take(pa.array(rows)).to_pylist()
+
+    def objects_of(self, image: int) -> list[dict[str, Any]]:
+        """Return the objects of an image as `take_objects` does."""
+        return self.take_objects(self.rows_of(image))
+
+    def find_boxes(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the box around each of some objects, in the coordinates of the label file.
+
+        Args:
+            rows: Rows of the objects.
+
+        Returns:
+            Top, left, bottom and right, (objects, 4). The box of an object that has an error, or
+            run lengths of the whole image, is infinite; that of one without parts is empty.
+        """
+        chosen = self.objects.select(["parts", "error"]).take(pa.array(rows))
+        of_parts = _combine(chosen["parts"])
+        parts = of_parts.flatten()
+        points = _combine(parts.field("points"))
+        found = np.full((len(rows), 4), (np.inf, np.inf, -np.inf, -np.inf))
+        of_object = np.repeat(np.arange(len(rows)), of_parts.value_lengths().fill_null(0))
+        of_corner = np.repeat(of_object, points.value_lengths().fill_null(0).to_numpy() // 2)
+        x, y = points.flatten().to_numpy().reshape(-1, 2).T
+        _include(found, of_corner, (y, x), (y, x))
+        corner, size = (
+            np.array([parts.field(name).fill_null(0).to_numpy() for name in names], np.float64)
+            for names in (("top", "left"), ("height", "width"))
+        )
+        is_whole, has_runs = (corner == WHOLE).all(axis=0), size[0] > 0
+        first = np.where(is_whole, -np.inf, corner)[:, has_runs]
+        end = np.where(is_whole, np.inf, corner + size)[:, has_runs]
+        _include(found, of_object[has_runs], first, end)
+        found[chosen["error"].is_valid().to_numpy()] = (-np.inf, -np.inf, np.inf, np.inf)
+        return found
 
     def to_bytes(self) -> bytes:
         """Return the annotations as bytes; `from_bytes` reads them."""
@@ -238,3 +280,24 @@ def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> Non
         rows = objects[column].to_numpy()
         if len(rows) and not first <= rows.min() <= rows.max() < count:
             raise ValueError(f"an object with a row of {column} that is not there")
+
+
+def _include(boxes: NDArray[np.float64], owners: NDArray[np.int64], first: Any, end: Any) -> None:
+    """Grow boxes until they hold some points or rectangles.
+
+    Args:
+        boxes: Top, left, bottom and right, (boxes, 4).
+        owners: Index of the box that holds each rectangle, (rectangles,).
+        first: Top and left of each rectangle, (2, rectangles).
+        end: Bottom and right of each rectangle, (2, rectangles).
+    """
+    with np.errstate(invalid="ignore"):  # a coordinate that is no number makes a box of such
+        for side in (0, 1):
+            np.minimum.at(boxes[:, side], owners, first[side])
+            np.maximum.at(boxes[:, side + 2], owners, end[side])
+
+
+def _combine(column: Any) -> pa.ListArray:
+    """Return a column of lists in one piece, whose values begin with those of its first row."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return pa.concat_arrays([array])

@@ -75,6 +75,12 @@ class LabelConfig:
     """Class of a label file outside of whose objects no pixel is counted, for images that are
     labelled only in part."""
 
+    group_by: int | str | None = None
+    """Images that belong together: a folder level (-1 the folder of the file, -2 the one above, 1
+    the first below --images), a regular expression on the path below --images (its groups, or all
+    that it finds), or a column of the manifest; none: every file by itself. Images of one file
+    always belong together. Default: as names of files tell, if they do."""
+
     def __post_init__(self) -> None:
         check_store_options(self, "images", (self.images,))
         check_store_options(self, "masks", (self.masks,))

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.regions.run_lengths import check_runs, decompress_counts
 from unet_ray.labelled_data.annotations import NO_CATEGORY, WHOLE, Annotations
@@ -60,12 +63,14 @@ class Drawing:
         row = self.annotations.images.slice(image, 1).to_pylist()[0]
         return (row["height"], row["width"]) if row["height"] and row["width"] else None
 
-    def draw(self, image: int, size: Size) -> list[NDArray[Any]]:
-        """Draw the masks of an image.
+    def draw(self, image: int, size: Size, window: Box | None = None) -> list[NDArray[Any]]:
+        """Draw the masks of an image, or a window of them.
 
         Args:
             image: Row of the image.
             size: Height and width of the masks (px). Labels for another size are scaled.
+            window: Window, which lies inside the masks; only objects that meet it are drawn. None:
+                the whole masks.
 
         Returns:
             HW masks in the form that `labelling` describes. Where objects of a class overlap, the
@@ -79,29 +84,72 @@ class Drawing:
             raise ImageError("unreadable", state["error"])
         stated = self.stated_size(image) or size
         scale = _Scale(size, (1, 1) if state["is_normalised"] else stated)
-        objects = self.annotations.objects_of(image)
-        canvas = _Canvas(len(self.classes), len(objects), size)
-        # what is not counted comes first: objects within a crowd are objects
-        for each in sorted(objects, key=lambda each: not each["is_ignored"]):
-            place = self._place(each)
-            if place is None:
-                continue
+        shape = (window.height, window.width) if window else size
+        canvas = _Canvas(len(self.classes), self.annotations.count_objects(image), shape)
+        order = _order_objects(self, image)
+        numbers = order.find_meeting(window, scale) if window else np.arange(len(order.rows))
+        objects = self.annotations.take_objects(order.rows[numbers])
+        for number, each in zip(numbers.tolist(), objects, strict=True):
+            canvas.begin(number)
             try:
                 for runs in _list_object_runs(each, scale):
-                    canvas.paint(place, runs)
+                    clipped = _clip_runs(runs, size[0], window) if window else runs
+                    canvas.paint(order.places[number], clipped)
             except ValueError as error:
                 raise ImageError("unreadable", f"{each['label']}: {error}") from None
-            canvas.next_object()
         return canvas.finish(has_area=bool(self.area))
 
-    def _place(self, each: Mapping[str, Any]) -> int | None:
-        """Return where an object is drawn; None: nowhere."""
-        if each["category"] in self.area:
+    def place(self, category: int, is_ignored: bool) -> int | None:
+        """Return where an object of a category is drawn; None: nowhere."""
+        if category in self.area:
             return _AREA
-        if each["category"] == NO_CATEGORY:
+        if category == NO_CATEGORY:
             return NO_CATEGORY
-        place = self.place_of.get(each["category"])
-        return NO_CATEGORY if place is not None and each["is_ignored"] else place
+        place = self.place_of.get(category)
+        return NO_CATEGORY if place is not None and is_ignored else place
+
+
+@dataclass(frozen=True, eq=False)
+class _ObjectOrder:
+    """Objects of an image that are drawn, in the order in which they are."""
+
+    rows: NDArray[np.int64]
+    """Row of each object in the table of objects."""
+    places: list[int]
+    """Where each object is drawn: a place of a class, `NO_CATEGORY` or `_AREA`."""
+    boxes: NDArray[np.float64]
+    """Top, left, bottom and right of each object in its label file, as `Annotations.find_boxes`
+    returns them; (objects, 4)."""
+
+    def find_meeting(self, window: Box, scale: _Scale) -> NDArray[np.int64]:
+        """Return the numbers of the objects that may meet a window, and of those that are wrong.
+
+        An object far outside of the image costs the image, whatever window of it is drawn.
+        """
+        down, across = (to / have for to, have in zip(scale.size, scale.drawn, strict=True))
+        top, left, bottom, right = (self.boxes * (down, across, down, across)).T
+        meets = (bottom >= window.top - 1) & (top <= window.bottom + 1)
+        meets &= (right >= window.left - 1) & (left <= window.right + 1)
+        margin, (height, width) = max(scale.size), scale.size
+        is_sane = (top >= -margin) & (bottom <= height + margin)
+        is_sane &= (left >= -margin) & (right <= width + margin)
+        return np.flatnonzero(meets | ~is_sane)
+
+
+@lru_cache(maxsize=1)  # windows of one image follow one another
+def _order_objects(drawing: Drawing, image: int) -> _ObjectOrder:
+    annotations = drawing.annotations
+    rows = annotations.rows_of(image)
+    drawn = annotations.objects.select(["category", "is_ignored"]).take(pa.array(rows))
+    categories, ignored = drawn["category"].to_pylist(), drawn["is_ignored"].to_pylist()
+    places = list(map(drawing.place, categories, ignored))
+    # what is not counted comes first: objects within a crowd are objects
+    order = [
+        n for n in np.argsort(~np.array(ignored, bool), kind="stable") if places[n] is not None
+    ]
+    rows = rows[order]
+    chosen = [place for n in order if (place := places[n]) is not None]
+    return _ObjectOrder(rows, chosen, annotations.find_boxes(rows))
 
 
 class _Canvas:
@@ -113,7 +161,7 @@ class _Canvas:
         dtype = np.uint8 if num_classes > 1 else np.uint16 if most < 2**16 else np.int32
         self._masks = [np.zeros(size[0] * size[1], dtype) for _ in range(num_classes)]
         self._area: NDArray[np.bool_] | None = None
-        self._value = _FIRST_ID if self._has_ids else 1
+        self._value = 0
         self._ignored = _IGNORED_ID if self._has_ids else _IGNORED
 
     def paint(self, place: int, runs: Sequence[tuple[int, int]]) -> None:
@@ -129,9 +177,9 @@ class _Canvas:
             return
         _fill(self._masks[place], runs, self._value)
 
-    def next_object(self) -> None:
-        """Go on to the next object, whose id differs where there are ids."""
-        self._value += self._has_ids
+    def begin(self, number: int) -> None:
+        """Begin an object by its number in the image, from 0, of which its id is made."""
+        self._value = _FIRST_ID + number if self._has_ids else 1
 
     def finish(self, has_area: bool) -> list[NDArray[Any]]:
         """Return the masks, HW."""
@@ -141,6 +189,30 @@ class _Canvas:
                 mask[outside] = self._ignored
         height, width = self._size
         return [np.ascontiguousarray(mask.reshape(width, height).T) for mask in self._masks]
+
+
+def _clip_runs(found: Sequence[tuple[int, int]], height: int, window: Box) -> list[tuple[int, int]]:
+    """Return runs of an image as runs of a window of it.
+
+    Args:
+        found: (First, last + 1) of each run in order, column-major in the image.
+        height: Height of the image (px).
+        window: Window of the image.
+    """
+    runs = np.array(found, np.int64).reshape(-1, 2)
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    if not len(runs):
+        return []
+    left, right = int(runs[0, 0]) // height, -(-int(runs[-1, 1]) // height)
+    columns = np.arange(max(left, window.left), min(right, window.right))
+    # the runs that each column meets
+    first = np.searchsorted(runs[:, 1], columns * height, side="right")
+    end = np.searchsorted(runs[:, 0], (columns + 1) * height, side="left")
+    of_run, places = _count_up(first, end)
+    pairs = runs[of_run] - columns[places, None] * height
+    pairs = np.clip(pairs, window.top, window.bottom) - window.top
+    pairs += (columns[places, None] - window.left) * window.height
+    return [(begin, end) for begin, end in pairs.tolist() if begin < end]
 
 
 def _fill(flat: NDArray[Any], runs: Sequence[tuple[int, int]], value: int) -> None:

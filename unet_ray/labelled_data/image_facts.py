@@ -21,6 +21,8 @@ from unet_ray.imaging.labels.plausibility import measure_edge_contrast
 from unet_ray.imaging.regions.components import label_values
 from unet_ray.labelled_data.alignment import Fit, LabelledArrays
 from unet_ray.labelled_data.labelled_set import Encoded, LabelledImage
+from unet_ray.labelled_data.labelled_window import LabelledWindow
+from unet_ray.labelled_data.near_duplicates import draw_thumbnail
 from unet_ray.labelled_data.palettes import list_colours
 from unet_ray.labelled_data.readers import FileReader
 
@@ -65,8 +67,17 @@ class ImageFacts:
     """Width and height of a pixel (µm), upright; None if the file does not state it."""
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
+    thumbnail: str | None = None
+    """Small grey picture that near-duplicates are found by; None: it would be flat or too small."""
     has_no_data: bool = False
     """True if some pixels of the image are not there."""
+    is_absent: bool = False
+    """True for a window of a large image of which no pixel is there; this is no error."""
+
+    @property
+    def is_usable(self) -> bool:
+        """True for an image that can be read."""
+        return self.error is None and not self.is_absent
 
     @property
     def used(self) -> ImageChannels:
@@ -111,6 +122,8 @@ def describe_image(
         facts = replace(facts, sha256=_compute_sha256(item, encoded))
         decoded = item.decode(encoded, files.access)
         if decoded.valid is not None and not decoded.valid.any():
+            if isinstance(item, LabelledWindow):
+                return replace(facts, is_absent=True), None
             raise ImageError("unsupported", "none of the pixels of the image is there")
     except ImageError as error:
         return replace(facts, error=str(error)), None
@@ -185,4 +198,5 @@ def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -
         "values": [list(mask_values(mask).items()) for mask in decoded.masks],
         "pixel_size_um": decoded.pixel_size_um,
         "fit": decoded.fit,
+        "thumbnail": draw_thumbnail(image_hwc, decoded.valid),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind, StoreOptions
 from unet_ray.image_sources.encoded import read_encoded
@@ -82,6 +83,24 @@ class LabelAccess:
 
 
 @dataclass(frozen=True)
+class _ChosenChannels:
+    """Channels of an image that are used, and where they stand in the file."""
+
+    image: DecodedImage
+    places: tuple[int, ...]
+    file_channels: int
+
+    def describe(self) -> dict[str, Any]:
+        """Return the fields of `LabelledArrays` that tell what the image's samples are."""
+        return {
+            "channels": self.image.channels,
+            "places": self.places,
+            "file_channels": self.file_channels,
+            "pixel_size_um": self.image.pixel_size_um,
+        }
+
+
+@dataclass(frozen=True)
 class LabelledImage:
     """Sources of an image and of its masks."""
 
@@ -113,18 +132,21 @@ class LabelledImage:
             ImageError: A file cannot be decoded, masks do not have the size of their image, or it
                 lacks channels that are taken.
         """
-        lossy_samples, place = access.options.lossy_samples, self.image.place
+        lossy_samples = access.options.lossy_samples
         decoded = process_decoder().decode(encoded[0], lossy_samples=lossy_samples)
-        image = ImageChannels.of(place if place and has_channel_pages(place) else decoded)
-        places = access.channels.locate(image) if access.channels else tuple(range(image.count))
-        decoded = take_channels(decoded, place, access.channels)
-        return replace(
-            self._decode_masks(decoded, encoded, access),
-            channels=decoded.channels,
-            places=places,
-            file_channels=image.count,
-            pixel_size_um=decoded.pixel_size_um,
-        )
+        chosen = self.choose_channels(decoded, access)
+        return replace(self._decode_masks(chosen.image, encoded, access), **chosen.describe())
+
+    def choose_channels(self, decoded: DecodedImage, access: LabelAccess) -> _ChosenChannels:
+        """Take the channels of a decoded image that are used.
+
+        Raises:
+            ImageError: It lacks some of them.
+        """
+        place = self.image.place
+        held = ImageChannels.of(place if place and has_channel_pages(place) else decoded)
+        places = access.channels.locate(held) if access.channels else tuple(range(held.count))
+        return _ChosenChannels(take_channels(decoded, place, access.channels), places, held.count)
 
     def _decode_masks(
         self, decoded: DecodedImage, encoded: Encoded, access: LabelAccess

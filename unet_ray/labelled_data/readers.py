@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from unet_ray.imaging.channels import ChannelSelection, take_channels
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.labelled_data.alignment import LabelledArrays, LabelledPixels
 from unet_ray.labelled_data.labelled_set import LabelAccess, LabelledImage
-from unet_ray.tables.binary_columns import unpack_bits, view_samples
+from unet_ray.tables.binary_columns import view_samples
 
 _STORE_SHARE = 0.3
 """Largest share of the smallest node's object store that decoded images may fill.
@@ -83,12 +84,14 @@ class StoreReader:
         block, row = self.places[index]
         if block < 0:
             raise ImageError("unreadable", "the image could not be decoded")
-        table = ray.get(self.blocks[block])
+        return self.read_row(ray.get(self.blocks[block]), row)
+
+    def read_row(self, table: pa.Table, row: int) -> LabelledPixels:
+        """Return the image and the masks of a row of a block."""
         masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
         orientation = table.column("orientation")[row].as_py()
         names = tuple(table.column("channels")[row].as_py())
-        samples, bits = _get_array(table, "image", row), table.column("valid")[row].as_py()
-        valid = None if bits is None else unpack_bits(bits, *samples.shape[:2])
+        samples, valid = _get_array(table, "image", row), find_array(table, "valid", row)
         image = take_channels(DecodedImage(samples, valid, names), None, self.channels)
         decoded = LabelledArrays(image.samples, masks, orientation, valid=image.valid)
         return decoded.align(self.frame)
@@ -99,56 +102,70 @@ def decoded_schema(masks: int) -> pa.Schema:
 
     Values are null for images that could not be read.
     """
+    names = ["image", "valid", *(f"mask{index}" for index in range(masks))]
+    more = [("orientation", pa.int8()), ("channels", pa.list_(pa.string()))]
+    return pa.schema([*more, *array_fields(names)])
+
+
+def array_fields(names: Sequence[str]) -> list[pa.Field]:
+    """Return the fields of columns of arrays: bytes, shape and type of each."""
     kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
-    names = ["image", *(f"mask{index}" for index in range(masks))]
-    arrays = [(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
-    more = [
-        ("orientation", pa.int8()),
-        ("valid", pa.binary()),
-        ("channels", pa.list_(pa.string())),
-    ]
-    return pa.schema([*more, *arrays])
+    return [pa.field(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
+
+
+def array_values(name: str, array: NDArray[Any] | None) -> dict[str, Any]:
+    """Return the values of the columns of one array; None: nulls."""
+    if array is None:
+        return {}
+    return {
+        name: array.tobytes(),
+        f"{name}_shape": list(array.shape),
+        f"{name}_dtype": str(array.dtype),
+    }
+
+
+def find_array(table: pa.Table, name: str, row: int) -> NDArray[Any] | None:
+    """Return an array of a table as a read-only view of its bytes; None for a null."""
+    (flat,) = view_samples(table.column(name).slice(row, 1))
+    if flat is None:
+        return None
+    return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(
+        table.column(f"{name}_shape")[row].as_py()
+    )
 
 
 def decoded_row(decoded: LabelledArrays) -> dict[str, Any]:
     """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
-    row: dict[str, Any] = {
-        "orientation": decoded.orientation,
-        "valid": None if decoded.valid is None else np.packbits(decoded.valid).tobytes(),
-        "channels": decoded.channels,
-    }
-    for name, array in [
-        ("image", decoded.image),
-        *((f"mask{i}", mask) for i, mask in enumerate(decoded.masks)),
-    ]:
-        row |= {
-            name: array.tobytes(),
-            f"{name}_shape": list(array.shape),
-            f"{name}_dtype": str(array.dtype),
-        }
+    row: dict[str, Any] = {"orientation": decoded.orientation, "channels": decoded.channels}
+    row |= array_values("image", decoded.image) | array_values("valid", decoded.valid)
+    for index, mask in enumerate(decoded.masks):
+        row |= array_values(f"mask{index}", mask)
     return row
 
 
-def _get_array(table: Any, name: str, row: int) -> NDArray[Any]:
-    (flat,) = view_samples(table.column(name).slice(row, 1))
-    assert flat is not None
-    return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(
-        table.column(f"{name}_shape")[row].as_py()
-    )
+def _get_array(table: pa.Table, name: str, row: int) -> NDArray[Any]:
+    array = find_array(table, name, row)
+    assert array is not None
+    return array
 
 
 def _count_masks(table: Any) -> int:
     return sum(name.startswith("mask") and name.endswith("_shape") for name in table.column_names)
 
 
-def fits_in_store(reader: FileReader) -> bool:
-    """Estimate from a few images whether a decoded set fits into the object store of each node."""
+def fits_in_store(reader: FileReader, more_per_px: float = 0.0) -> bool:
+    """Estimate from a few images whether a decoded set fits into the object store of each node.
+
+    Args:
+        reader: Reader of the set.
+        more_per_px: Size of what is stored for each pixel beside the image and its masks (bytes).
+    """
     count = len(reader.items)
     sample = range(0, count, max(1, count // _SAMPLED_IMAGES))
     with ThreadPoolExecutor(2) as pool:
         sizes = [
             size
-            for size in pool.map(lambda index: _measure_decoded_bytes(reader, index), sample)
+            for size in pool.map(partial(_measure_decoded_bytes, reader, more_per_px), sample)
             if size
         ]
     stores = [
@@ -157,13 +174,15 @@ def fits_in_store(reader: FileReader) -> bool:
     return bool(sizes) and float(np.mean(sizes)) * count <= _STORE_SHARE * min(stores)
 
 
-def _measure_decoded_bytes(reader: FileReader, index: int) -> int:
+def _measure_decoded_bytes(reader: FileReader, more_per_px: float, index: int) -> float:
     item = reader.items[index]
     try:
         decoded = item.decode(item.read_encoded(reader.access), reader.access)
     except ImageError:
         return 0
-    return int(decoded.image.nbytes) + sum(mask.nbytes for mask in decoded.masks)
+    height, width = decoded.image.shape[:2]
+    masks_bytes = sum(mask.nbytes for mask in decoded.masks)
+    return decoded.image.nbytes + masks_bytes + height * width * more_per_px
 
 
 def store_reader(decoded: Any, count: int) -> StoreReader:

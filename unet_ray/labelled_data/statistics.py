@@ -72,7 +72,7 @@ class DatasetStatistics:
     @property
     def usable(self) -> tuple[int, ...]:
         """Indices of the images that could be read."""
-        return tuple(index for index, facts in enumerate(self.facts) if facts.error is None)
+        return tuple(index for index, facts in enumerate(self.facts) if facts.is_usable)
 
     @property
     def values(self) -> MaskValues:
@@ -249,11 +249,14 @@ class DatasetStatistics:
 
     @property
     def _read(self) -> list[ImageFacts]:
-        return [facts for facts in self.facts if facts.error is None]
+        return [facts for facts in self.facts if facts.is_usable]
 
 
 def compute_statistics(
-    labelled: LabelledSet, decode_once: bool = False, count_objects: bool = False
+    labelled: LabelledSet,
+    decode_once: bool = False,
+    count_objects: bool = False,
+    more_per_px: float = 0.0,
 ) -> DatasetStatistics:
     """Read all labelled images once, in Ray Data tasks.
 
@@ -261,6 +264,7 @@ def compute_statistics(
         labelled: Labelled set.
         decode_once: True to keep the decoded images in the object store if all of them fit.
         count_objects: True to count the components of each mask value.
+        more_per_px: Size of what is to be stored for each pixel beside image and masks (bytes).
 
     Raises:
         InputError: Images are turned by EXIF, and whether their masks are cannot be told.
@@ -268,7 +272,7 @@ def compute_statistics(
     """
     count = len(labelled.items)
     files = FileReader(labelled.access, labelled.items)
-    keep = decode_once and fits_in_store(files)
+    keep = decode_once and fits_in_store(files, more_per_px)
     shared, sampled = ray.put(files), int(np.clip(_SAMPLED_PIXELS // count, 16, 4096))
 
     schema = pa.schema([("id", pa.int64()), ("facts", pa.string())])
@@ -311,6 +315,7 @@ def compute_both(
     channels: ChannelSelection | None,
     decode_once: bool = False,
     count_objects: bool = False,
+    more_per_px: float = 0.0,
 ) -> tuple[DatasetStatistics, DatasetStatistics | None]:
     """Compute the statistics of a labelled set and of the set to validate on, if there is one.
 
@@ -320,11 +325,15 @@ def compute_both(
         channels: Channels that are taken of each image; None: all, in which they must agree.
         decode_once: True to keep the decoded images in the object store if all of them fit.
         count_objects: True to count the components of each mask value of the labelled set.
+        more_per_px: Size of what is to be stored for each pixel of the labelled set beside image
+            and masks (bytes).
 
     Raises:
         InputError: Same as `compute_statistics`.
     """
-    statistics = compute_statistics(training.with_channels(channels), decode_once, count_objects)
+    statistics = compute_statistics(
+        training.with_channels(channels), decode_once, count_objects, more_per_px
+    )
     if validation is None:
         return statistics, None
     if channels is None and statistics.usable:
@@ -379,13 +388,13 @@ def _align_channels(found: Sequence[ImageFacts]) -> tuple[list[ImageFacts], Inpu
         The statistics in that order, and the order; None if the images have it already, or differ
         in their channels.
     """
-    used = [facts.used for facts in found if facts.error is None]
+    used = [facts.used for facts in found if facts.is_usable]
     orders = {each.keys for each in used}
     if len({each.kind for each in used}) != 1 or len(orders) == 1:
         return [*found], None
     order = InputChannels(used[0].count, names=used[0].names)
     return [
-        facts if facts.error else facts.take(order.locate(facts.used)) for facts in found
+        facts.take(order.locate(facts.used)) if facts.is_usable else facts for facts in found
     ], order
 
 
@@ -441,7 +450,7 @@ def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:
 
 
 def _check_range(facts: ImageFacts, constants: Preprocessing) -> ImageFacts:
-    if facts.error is not None:
+    if not facts.is_usable:
         return facts
     try:
         constants.check_range(facts.low, facts.high)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from unet_ray.network.augment import Batch, augment
-from unet_ray.network.config import Loss
+from unet_ray.network.config import Loss, Precision
 from unet_ray.network.losses import cross_entropy_sum, dice_loss
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
@@ -45,6 +45,10 @@ class LearnerConfig:
     """Weight of a pixel of each class relative to one outside it. None: 1."""
     augmentations: frozenset[str] = frozenset()
     """Augmentations to apply, among `config.AUGMENTATIONS`."""
+    cpu_precision: Precision = "float32"
+    """Arithmetic of the network on a CPU. In bfloat16, weights, loss and gradients stay float32."""
+    gpu_precision: Precision = "bfloat16"
+    """The same on a GPU, if that has it."""
 
 
 class Learner:
@@ -70,8 +74,12 @@ class Learner:
         )
         self._preprocessing, self._generator = preprocessing, generator
         self._device = next(network.parameters()).device
-        is_cuda = self._device.type == "cuda"
-        self._has_bfloat16 = is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        self._uses_bfloat16 = (
+            config.gpu_precision == "bfloat16"
+            and torch.cuda.is_bf16_supported(including_emulation=False)
+            if self._device.type == "cuda"
+            else config.cpu_precision == "bfloat16"
+        )
         self._norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
         self._weights = (
             torch.tensor(config.class_weights, device=self._device)
@@ -138,7 +146,7 @@ class Learner:
             norm.train(progress < _SETTLED_SHARE)
         inputs = self._preprocessing.apply(images.permute(0, 3, 1, 2))
         batch = augment(Batch(inputs, targets, weights), self.config.augmentations, self._generator)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._has_bfloat16):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._uses_bfloat16):
             logits = self.network(batch.images.contiguous(memory_format=torch.channels_last))
         loss = self._loss(logits, batch)
         for group in self.optimizer.param_groups:

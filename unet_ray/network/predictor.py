@@ -27,6 +27,7 @@ from unet_ray.imaging.geometry import Box, read_box, read_frame
 from unet_ray.imaging.tiling import Tile, cut_tiles
 from unet_ray.network.config import PredictorConfig, effective_context, up_to_multiple
 from unet_ray.network.cuda_graphs import BatchGraphs
+from unet_ray.network.devices import is_out_of_memory
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 
@@ -50,9 +51,6 @@ _LANE_BYTES = 3 * 2**30
 _ACTIVATIONS = 10
 """Activations that one forward pass holds at a time, in planes per channel of the first level;
 approximate, measured."""
-_OUT_OF_MEMORY = "can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED"
-"""Texts of out-of-memory errors that have no type of their own: torch's on the host; CUDA's and
-Triton's; cuDNN's."""
 
 
 class TileJob(Protocol):
@@ -486,35 +484,6 @@ def clear_missing(
     if valid_hw is not None:
         prob_u8_khw[:, ~valid_hw] = 0
     return prob_u8_khw
-
-
-def cpu_has_bfloat16() -> bool:
-    """Tell whether this machine's CPU multiplies in bfloat16.
-
-    CPUs that do not take 4 to 8 times as long in bfloat16 as in float32.
-    """
-    capabilities = torch.cpu.get_capabilities()
-    names = ("avx512_bf16", "amx_bf16", "bf16")  # the last one is ARM's
-    return any(capabilities.get(name) for name in names)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that host or GPU memory ran out."""
-    typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return typed or any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
-def is_device_lost(error: Exception) -> bool:
-    """Tell whether an error says that this process lost its GPU, so that all later images fail."""
-    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
-
-
-def as_image_error(error: Exception) -> Exception:
-    """Turn out-of-memory errors into the ImageError `out_of_memory`; return others unchanged.
-
-    Torch has its own error types for running out of memory.
-    """
-    return ImageError("out_of_memory", one_line(error)) if is_out_of_memory(error) else error
 
 
 def _fold(network: UNet) -> UNet:

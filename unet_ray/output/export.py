@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unet_ray.errors import InputError
 from unet_ray.flags import read_store_options
 from unet_ray.output.config import ExportConfig
 from unet_ray.output.formats.coco import write_coco
@@ -20,8 +21,9 @@ from unet_ray.output.run_roots import roots_of_runs
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.committed import CommittedShards
 from unet_ray.tables.ledger import tables_at
-from unet_ray.tables.runs import read_run_record
+from unet_ray.tables.runs import read_run_records
 
 
 def export(config: ExportConfig) -> ExportResult:
@@ -37,11 +39,16 @@ def export(config: ExportConfig) -> ExportResult:
         InputError: There are no tables, a shard is damaged, the output cannot be written, or the
             format cannot hold the results.
     """
-    tables = tables_at(config.tables, read_store_options(config, "tables"))
-    keys, unsound_images = current_keys(tables, config.date)
+    shards = CommittedShards.of(tables_at(config.tables, read_store_options(config, "tables")))
+    if config.date is not None:
+        shards = shards.of_dates((config.date,))
+    keys, unsound_images = current_keys(shards)
+    if not len(keys):
+        of_date = "" if config.date is None else f" of --date {config.date}"
+        raise InputError(f"{config.tables}: no successful image{of_date} in these tables")
     names, unsound = ImageNames(keys), Counter(images=unsound_images)
-    shards = iterate_shards(tables, keys, unsound)
-    result = _write(config, shards, names, Gate(_roots_of(config, tables, keys)))
+    gate = Gate(_roots_of(config, shards.output, keys))
+    result = _write(config, iterate_shards(shards, keys, unsound), names, gate)
     for table, count in (+unsound).items():
         result.notes[f"rows of {table} left out: they make no sense, see unet-ray verify"] = count
     if names.changed:
@@ -68,6 +75,5 @@ def _write(
 def _roots_of(config: ExportConfig, tables: Storage, keys: pa.Table) -> Roots:
     """Return the roots below which the images of some rows are opened."""
     runs = pc.unique(keys["run_id"]).to_pylist()
-    records = (read_run_record(tables, run_id) for run_id in runs)
     options = read_store_options(config, "images")
-    return roots_of_runs(tables, filter(None, records), config.image_roots, options)
+    return roots_of_runs(tables, read_run_records(tables, runs), config.image_roots, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from unet_ray.imaging.regions.run_lengths import decode_rle
 from unet_ray.output.namings import find_superseded
 from unet_ray.output.sound_rows import SOUND_ROWS
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.committed import CommittedShards
 from unet_ray.tables.duckdb_workspace import open_workspace
-from unet_ray.tables.ledger import read_table, tables_at
+from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.schemas import SCHEMAS
-from unet_ray.tables.shards import read_shard
 
 __all__ = [
     "Box",
@@ -46,76 +46,185 @@ _KEY = ["image_uri", "run_id"]
 
 @dataclass(frozen=True)
 class Tables:
-    """The three tables of an output as Arrow tables, with their partition column `date`."""
+    """The three tables of an output, or of some of its images, with their partition column `date`.
+
+    Example:
+        >>> import unet_ray
+        >>> for shard in unet_ray.read_tables("tables").shards():
+        ...     print(len(shard.images), len(shard.regions))
+        4 53
+    """
 
     images: Any
+    """Rows of `images`, an Arrow table."""
     masks: Any
+    """Rows of `masks`."""
     regions: Any
+    """Rows of `regions`."""
+
+    def shards(self) -> Iterator[Tables]:
+        """Yield the tables of some images at a time, each image whole and once.
+
+        Tables in memory are yielded as they are. Those of `read_tables` are read meanwhile, in the
+        memory of a few shards, whatever the size of the archive.
+
+        Raises:
+            InputError: A shard is damaged, or cannot be read.
+        """
+        yield self
+
+    def select(self, table: str, image_uri: str) -> Any:
+        """Return the rows of one image.
+
+        Args:
+            table: Name of the table.
+            image_uri: URI of the image as it stands in the tables.
+
+        Raises:
+            InputError: A shard is damaged, or cannot be read.
+        """
+        return getattr(self, table).filter(pc.field("image_uri") == image_uri)
+
+
+class StoredTables(Tables):
+    """The tables of an output, as they were listed.
+
+    Each is read when it is first used, and kept. `shards` and `select` read the shards that they
+    need, and keep one of them.
+
+    Args:
+        shards: Shards of the output.
+        current: Whether only the latest successful row of each image counts, with its masks and
+            regions.
+    """
+
+    _shards: CommittedShards
+    _current: bool
+
+    def __init__(self, shards: CommittedShards, current: bool) -> None:
+        vars(self).update(_shards=shards, _current=current)  # the fields are read when used
+
+    def __repr__(self) -> str:
+        """Return where the tables are, without reading them."""
+        return f"<tables at {self._shards.output.uri}>"
+
+    @cached_property
+    def images(self) -> pa.Table:
+        """Rows of `images`."""
+        rows = self._shards.read("images", SCHEMAS["images"].names)
+        return (_select_current(rows) if self._current else rows).drop_columns("shard")
+
+    @cached_property
+    def masks(self) -> pa.Table:
+        """Rows of `masks`."""
+        return self._read("masks")
+
+    @cached_property
+    def regions(self) -> pa.Table:
+        """Rows of `regions`."""
+        return self._read("regions")
+
+    def shards(self) -> Iterator[Tables]:
+        """Yield the tables of one shard at a time, while the next ones are read."""
+        return iterate_shards(self._shards, self._places if self._current else None)
+
+    def select(self, table: str, image_uri: str) -> pa.Table:
+        """Return the rows of one image; only the shards that have it are read."""
+        if table in vars(self):
+            return super().select(table, image_uri)
+        of_image = pc.field("image_uri") == image_uri
+        paths = pc.unique(self._places.filter(of_image)["shard"]).to_pylist()
+        found = [self._read_shard(path).select(table, image_uri) for path in paths]
+        return pa.concat_tables([_schema_of(table).empty_table(), *found])
+
+    @cached_property
+    def _places(self) -> pa.Table:
+        """Columns image_uri, run_id and shard of the images that count."""
+        rows = self._shards.read("images", [*_KEY, "pages", "segmented_at", "error_type"])
+        return (_select_current(rows) if self._current else rows).select([*_KEY, "shard"])
+
+    def _read_shard(self, path: str) -> Tables:
+        """Return the tables of a shard; the last one is kept, because images come in order."""
+        last: tuple[str, Tables] | None = vars(self).get("_last")
+        if last is None or last[0] != path:
+            keys = self._places.filter(pc.field("shard") == path) if self._current else None
+            (tables,) = iterate_shards(self._shards.of_paths((path,)), keys)
+            vars(self)["_last"] = last = (path, tables)
+        return last[1]
+
+    def _read(self, table: str) -> pa.Table:
+        """Return all rows of a table that count."""
+        keys = _split_keys(self._places) if self._current else None
+        shards = self._shards if keys is None else self._shards.of_paths(keys)
+        found = [_schema_of(table).empty_table()]
+        for path, rows in shards.iterate(table, SCHEMAS[table].names):
+            kept = rows if keys is None else _select_rows(rows, keys[path])
+            found.append(kept.drop_columns("shard"))
+        return pa.concat_tables(found)
+
+
+def _schema_of(table: str) -> pa.Schema:
+    """Return the schema of a table with its partition column."""
+    return SCHEMAS[table].append(pa.field("date", pa.string()))
 
 
 def read_tables(uri: str | Storage, current: bool = True) -> Tables:
-    """Read an output's tables as Arrow tables.
+    """Open an output's tables, which are read when they are used.
 
     Args:
-        uri: Output of segmentation.
+        uri: Output of segmentation; a storage has the options of its store.
         current: Whether to keep only the latest successful row of each image, with its masks and
             regions, instead of the whole history. Of a file that was read in two ways, as pages
             and as planes, only the rows of one are current (see `output.namings`).
 
     Returns:
-        The three tables.
+        The three tables. `images`, `masks` and `regions` read a whole table into memory, `shards()`
+        reads a shard at a time; both raise InputError where a shard is damaged.
 
     Raises:
-        InputError: There are no tables at the URI, or a shard is damaged.
+        InputError: There are no tables at the URI.
+
+    Example:
+        >>> import unet_ray
+        >>> tables = unet_ray.read_tables("tables")
+        >>> len(tables.images)
+        4
     """
-    output = tables_at(uri)
-    tables = {name: read_table(output, name, schema) for name, schema in SCHEMAS.items()}
-    if current:
-        tables["images"] = _select_current(tables["images"])
-        keys = tables["images"].select(_KEY)
-        for name in ("masks", "regions"):
-            tables[name] = _select_rows(tables[name], keys)
-    return Tables(**tables)
+    return StoredTables(CommittedShards.of(tables_at(uri)), current)
 
 
-def current_keys(uri: str | Storage, date: str | None = None) -> tuple[pa.Table, int]:
+def current_keys(shards: CommittedShards) -> tuple[pa.Table, int]:
     """Find the latest successful row of each image.
 
     Args:
-        uri: Output of segmentation.
-        date: Partition to search, YYYY-MM-DD; None searches all.
+        shards: Shards to search.
 
     Returns:
         Arrow table with the columns image_uri, run_id and shard; and the number of successful rows
         that make no sense and are left out.
 
     Raises:
-        InputError: There are no tables, one is damaged, or they hold no successful image.
+        InputError: A shard is damaged.
     """
-    output = tables_at(uri)
     names = [*_KEY, "pages", "segmented_at", "error_type", "height", "width"]
-    columns = pa.schema([SCHEMAS["images"].field(name) for name in names])
-    rows = read_table(output, "images", columns, date, with_shard=True)
+    rows = shards.read("images", names)
     found = rows.filter(pc.field("error_type").is_null())
     sound = found.filter(SOUND_ROWS["images"])
-    keys = _select_current(sound).select([*_KEY, "shard"])
-    if not len(keys):
-        of_date = "" if date is None else f" of --date {date}"
-        named = output.uri if isinstance(uri, Storage) else uri
-        raise InputError(f"{named}: no successful image{of_date} in these tables")
-    return keys, len(found) - len(sound)
+    return _select_current(sound).select([*_KEY, "shard"]), len(found) - len(sound)
 
 
-def iterate_shards(uri: str | Storage, keys: pa.Table, unsound: Counter[str]) -> Iterator[Tables]:
-    """Read the rows of some images shard by shard.
+def iterate_shards(
+    shards: CommittedShards, keys: pa.Table | None, unsound: Counter[str] | None = None
+) -> Iterator[Tables]:
+    """Read the rows of some images shard by shard, while the next shards are read.
 
-    The memory is that of one shard, whatever the size of the archive.
+    The memory is that of a few shards, whatever the size of the archive.
 
     Args:
-        uri: Output of segmentation.
-        keys: Keys of the images, as `current_keys` returns them.
+        shards: Shards of the output.
+        keys: Keys of the images, as `current_keys` returns them; None: all rows.
         unsound: Receives the numbers of rows that make no sense and are left out, by table; those
-            of images without a key among them.
+            of images without a key among them. None: such rows are kept.
 
     Yields:
         The three tables of one shard, with the rows of these images only, each image once.
@@ -123,25 +232,36 @@ def iterate_shards(uri: str | Storage, keys: pa.Table, unsound: Counter[str]) ->
     Raises:
         InputError: A shard is damaged, or cannot be read.
     """
-    output = tables_at(uri)
+    by_path = None if keys is None else _split_keys(keys)
+    wanted = shards if by_path is None else shards.of_paths(by_path)
+    for path, tables in wanted.iterate_whole():
+        for name, rows in tables.items():
+            if unsound is not None:
+                sound = rows.filter(SOUND_ROWS[name])
+                unsound[name] += len(rows) - len(sound)
+                rows = sound
+            if by_path is not None:
+                rows = _select_rows(rows, by_path[path])
+            tables[name] = rows.drop_columns("shard")
+        if by_path is not None:
+            tables["images"] = _select_latest(tables["images"])
+        yield Tables(**tables)
+
+
+def _split_keys(keys: pa.Table) -> dict[str, pa.Table]:
+    """Return the keys (image_uri, run_id) of each shard by its path."""
     shards = pc.dictionary_encode(keys["shard"]).combine_chunks()
     order = np.argsort(shards.indices, kind="stable")
     starts = np.searchsorted(
         shards.indices.to_numpy()[order], np.arange(len(shards.dictionary) + 1)
-    )
-    ordered_keys = keys.select(_KEY).take(order)
-    for path, first, last in sorted(
-        zip(shards.dictionary.to_pylist(), starts[:-1].tolist(), starts[1:].tolist(), strict=True)
-    ):
-        shard_keys = ordered_keys.slice(first, last - first)
-        tables = {}
-        for name, schema in SCHEMAS.items():
-            rows = read_shard(output.join(f"{name}/{path}"), schema, schema)
-            sound = rows.filter(SOUND_ROWS[name])
-            tables[name] = _select_rows(sound, shard_keys)
-            unsound[name] += len(rows) - len(sound)
-        tables["images"] = _select_latest(tables["images"])
-        yield Tables(**tables)
+    ).tolist()
+    ordered = keys.select(_KEY).take(order)
+    return {
+        path: ordered.slice(first, last - first)
+        for path, first, last in zip(
+            shards.dictionary.to_pylist(), starts[:-1], starts[1:], strict=True
+        )
+    }
 
 
 def _select_current(images: Any) -> Any:
@@ -239,7 +359,7 @@ def image_objects(
         InputError: The image is not in the tables, the window leaves it, or an outline is damaged.
     """
     rows, wanted = _select_masks(tables, image_uri, window)
-    regions = tables.regions.filter(pc.field("image_uri") == image_uri)
+    regions = tables.select("regions", image_uri)
     box = {
         side: pc.struct_field(regions["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax")
     }
@@ -260,7 +380,7 @@ def image_objects(
 
 def _select_masks(tables: Tables, image_uri: str, window: Box | None) -> tuple[Any, Box]:
     """Return the masks rows of an image and the window to read, by default the whole image."""
-    rows = tables.masks.filter(pc.field("image_uri") == image_uri)
+    rows = tables.select("masks", image_uri)
     if not len(rows):
         raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")
     height, width = (

@@ -51,3 +51,15 @@ SOUND_ROWS: Mapping[str, Any] = {
     ),
 }
 """Conditions on the rows of each table, for `filter` of an Arrow table or dataset."""
+SOUND_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "images": ("image_uri", "run_id", "segmented_at", "error_type", "height", "width"),
+    "masks": (
+        *("image_uri", "run_id", "class_id", "class_name", "height", "width", "top", "left"),
+        *("area", "counts"),
+    ),
+    "regions": (
+        *("image_uri", "run_id", "class_id", "class_name", "region_id", "score", "score_max"),
+        *("area", "bbox", "geometry"),
+    ),
+}
+"""Columns that the conditions take, by table."""

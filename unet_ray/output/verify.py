@@ -6,6 +6,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,9 +191,11 @@ def _check_shard_at(
 ) -> tuple[Counter[str], list[Problem]]:
     output, rules, pixels = shared
     tables = {}
+    with ThreadPoolExecutor(len(SCHEMAS)) as pool:
+        files = {name: pool.submit(output.read, f"{name}/{path}") for name in SCHEMAS}
     for name, schema in SCHEMAS.items():
         try:
-            tables[name] = _read_table(output.read(f"{name}/{path}"), schema)
+            tables[name] = _read_table(files.pop(name).result(), schema)
         except FileNotFoundError:
             tables[name] = schema.empty_table()  # `_check_files` reports the missing file
         except (DamagedFileError, OSError, KeyError, ValueError, pa.ArrowException) as error:

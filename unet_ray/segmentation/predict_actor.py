@@ -14,8 +14,8 @@ from typing import Any
 import ray
 
 from unet_ray.errors import one_line
+from unet_ray.network.devices import is_device_lost
 from unet_ray.network.model_folder import Model
-from unet_ray.network.predictor import is_device_lost
 from unet_ray.segmentation.deadline import Deadline
 from unet_ray.segmentation.guard import Guard
 from unet_ray.segmentation.stages.stages import Stages

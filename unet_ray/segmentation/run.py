@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from unet_ray.cluster.actor_pool import PoolPlan, plan_pool
+from unet_ray.cluster.cpu_features import cpu_has_bfloat16
 from unet_ray.cluster.node_hours import NodeHours
 from unet_ray.cluster.progress_board import ProgressBoard
 from unet_ray.cluster.ray_data import calm_ray_data, limited_blocks
@@ -138,8 +139,6 @@ class SegmentationRun:
         )
 
     def _warn_of_slow_precision(self, pool: PoolPlan) -> None:
-        from unet_ray.network.predictor import cpu_has_bfloat16  # which loads torch
-
         if self.config.precision == "bfloat16" and not pool.uses_gpu and not cpu_has_bfloat16():
             _logger.warning(
                 "--precision bfloat16: this CPU has no instructions for it, "

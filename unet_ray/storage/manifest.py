@@ -6,7 +6,7 @@ It has the column `image_uri` and may have `image_etag` and `image_bytes`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -125,6 +125,36 @@ class Manifest:
                 )
             yield _make_batch(batch, names, uris, root)
 
+    def read_column(self, column: str) -> dict[str, str] | None:
+        """Return the values of one more column, as texts, by the URI of their file.
+
+        Rows without a value are left out; NaN is none, as pandas writes it.
+
+        Args:
+            column: Name of the column.
+
+        Returns:
+            The values; None if there is no such column.
+
+        Raises:
+            InputError: It is there twice, or holds lists or the like.
+        """
+        with _as_manifest_errors(self.source.uri), self.source.open() as file:
+            manifest = pq.ParquetFile(file)
+            if column not in manifest.schema_arrow.names:
+                return None
+            _check_column(
+                self.source.uri, manifest.schema_arrow, column, _is_shown_as_text, "string"
+            )
+            check_text_lengths(manifest.metadata, column, _MOST_BYTES)
+        found: dict[str, str] = {}
+        for batch in self._rows(list(dict.fromkeys(["image_uri", column]))):
+            uris = self._resolve(_to_texts(batch["image_uri"])).to_pylist()
+            values = _to_texts(_drop_nan(batch[column])).to_pylist()
+            rows = zip(uris, values, strict=True)
+            found |= {uri: value for uri, value in rows if uri is not None and value is not None}
+        return found
+
     def _rows(self, columns: Sequence[str]) -> Iterator[Any]:
         with _as_manifest_errors(self.source.uri), self.source.open() as file:
             footer = pq.read_metadata(file)
@@ -220,16 +250,21 @@ def _check_columns(uri: str, schema: pa.Schema) -> list[str]:
     }
     found = [name for name in wanted if name in schema.names]
     for name in found:
-        is_usable, remedy = wanted[name]
-        times = len(schema.get_all_field_indices(name))
-        if times > 1:
-            raise InputError(f"{uri}: the manifest has {times} columns {name}; keep one")
-        kind = schema.field(name).type
-        if not is_usable(_value_type(kind)):
-            raise InputError(
-                f"{uri}: the column {name} of the manifest is {kind}; write it as {remedy}"
-            )
+        _check_column(uri, schema, name, *wanted[name])
     return found
+
+
+def _check_column(
+    uri: str, schema: pa.Schema, name: str, is_usable: Callable[[pa.DataType], bool], remedy: str
+) -> None:
+    times = len(schema.get_all_field_indices(name))
+    if times > 1:
+        raise InputError(f"{uri}: the manifest has {times} columns {name}; keep one")
+    kind = schema.field(name).type
+    if not is_usable(_value_type(kind)):
+        raise InputError(
+            f"{uri}: the column {name} of the manifest is {kind}; write it as {remedy}"
+        )
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
@@ -249,6 +284,22 @@ def _is_number(kind: pa.DataType) -> bool:
     types = pa.types
     are_kinds = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
     return any(is_kind(kind) for is_kind in are_kinds)
+
+
+def _is_shown_as_text(kind: pa.DataType) -> bool:
+    """Tell whether values of a type have one plain spelling, as texts, numbers and dates have."""
+    types = pa.types
+    are_kinds = (types.is_boolean, types.is_date, types.is_timestamp)
+    return _is_text(kind) or _is_number(kind) or any(is_kind(kind) for is_kind in are_kinds)
+
+
+def _drop_nan(column: pa.Array) -> pa.Array:
+    """Return a column, if it holds numbers, as these, with null for NaN."""
+    if pa.types.is_dictionary(column.type) and not _is_text(column.type.value_type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), None, column)
+    return column
 
 
 def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:

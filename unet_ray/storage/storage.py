@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -267,6 +268,15 @@ class Storage:
         uri = self.uri_of(path)
         with suppress(FileNotFoundError):
             self._retry(uri, lambda: self._backend.delete(uri))
+
+    def delete_all(self, paths: Iterable[str]) -> None:
+        """Remove files side by side, in no order; missing ones are no error.
+
+        Stores differ on requests that delete many objects at once.
+        """
+        with ThreadPoolExecutor(s3.CONNECTIONS) as pool:
+            for _ in pool.map(self.delete, paths):
+                pass
 
     def delete_folder(self, path: str) -> None:
         """Remove all files below a folder; a missing one is no error.

@@ -9,18 +9,16 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from unet_ray.errors import InputError
-from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.ledger import summarize_run
 from unet_ray.tables.output_folder import Inventory
 from unet_ray.tables.parquet_file import DamagedFileError, read_parquet
 from unet_ray.tables.runs import write_run_record
 from unet_ray.tables.schemas import SCHEMAS, TABLES
-from unet_ray.tables.shards import shard_run_id
+from unet_ray.tables.shards import read_files, shard_run_id
 
 _NOTHING = {
     "images_done": 0,
@@ -45,24 +43,37 @@ def find_damaged(inventory: Inventory) -> list[str]:
     Raises:
         InputError: The store does not return a file; that is no damage.
     """
-    paths = sorted(entry.path for entry in inventory.images)
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        found = pool.map(partial(_is_damaged, inventory.output), paths)
-        return [path for path, is_damaged in zip(paths, found, strict=True) if is_damaged]
+    output, shards = inventory.output, inventory.shards
+    whole = {entry.path for entry in inventory.images}
+    paths = [f"{table}/{path}" for path in sorted(whole) for table in TABLES]
+    sizes = {f"{table}/{path}": e.size for table in TABLES for path, e in shards[table].items()}
+    found = read_files(
+        partial(_fetch, output), _find_damage, paths, lambda path: sizes.get(path, 0)
+    )
+    return sorted({path.partition("/")[2] for path in found if path is not None})
 
 
-def _is_damaged(output: Storage, path: str) -> bool:
-    for table in TABLES:
-        try:
-            data = output.read(f"{table}/{path}")
-            read_parquet(io.BytesIO(data), SCHEMAS[table], SCHEMAS[table])
-        except DamagedFileError:
-            return True
-        except FileNotFoundError:
-            continue  # `Inventory.check_shards` tells what to do
-        except OSError as error:
-            raise InputError(f"{output.uri}/{table}/{path}: cannot be read: {error}") from error
-    return False
+def _fetch(output: Storage, path: str) -> tuple[str, bytes | None]:
+    """Return a path and the bytes of the file; None where there is none."""
+    try:
+        return path, output.read(path)
+    except FileNotFoundError:
+        return path, None  # `Inventory.check_shards` tells what to do
+    except OSError as error:
+        raise InputError(f"{output.uri}/{path}: cannot be read: {error}") from error
+
+
+def _find_damage(file: tuple[str, bytes | None]) -> str | None:
+    """Return the path of a file that is damaged, None for another."""
+    path, data = file
+    if data is None:
+        return None
+    schema = SCHEMAS[path.partition("/")[0]]
+    try:
+        read_parquet(io.BytesIO(data), schema, schema)
+    except DamagedFileError:
+        return path
+    return None
 
 
 def remove_damaged(inventory: Inventory, paths: Collection[str]) -> None:
@@ -81,8 +92,7 @@ def remove_damaged(inventory: Inventory, paths: Collection[str]) -> None:
     for run_id, of_run in by_run.items():
         recount(inventory, run_id, without=paths)
         for table in reversed(TABLES):
-            for path in of_run:
-                inventory.output.delete(f"{table}/{path}")
+            inventory.output.delete_all(f"{table}/{path}" for path in of_run)
 
 
 def recount(inventory: Inventory, run_id: str, without: Collection[str] = ()) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from unet_ray.storage.temporary import temporary_prefix
@@ -115,6 +116,10 @@ class Workspace:
             if pending:
                 writer.write_table(pa.concat_tables(pending))
         self._open(name)
+
+    def dataset(self, name: str) -> pds.Dataset:
+        """Return a stored table as an Arrow dataset."""
+        return pds.dataset(self._path(name))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.parquet"

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pds
-from pyarrow.fs import FileInfo, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from unet_ray.errors import InputError, UnetRayError
+from unet_ray.errors import InputError
 from unet_ray.flags import StoreOptions
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace, quote
 from unet_ray.tables.schemas import SCHEMAS
-from unet_ray.tables.shards import (
-    check_footers,
-    is_shard,
-    read_shards,
-    shard_run_id,
-    shard_task,
-)
+from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
 
 _KEYS = ("image_uri", "image_etag", "pages", "reader_version")
 _SETTINGS = ("model_digest", "config_digest")
@@ -180,117 +171,6 @@ def open_run(database: Workspace, output: Storage, run_id: str) -> None:
     """Create the table `written` (image_uri, image_etag): the keys of the images a run wrote."""
     images = list_run_shards(output, "images", run_id)
     read_images(database, "written", output, images, ("image_uri", "image_etag"))
-
-
-def read_table(
-    output: Storage,
-    table: str,
-    columns: pa.Schema,
-    date: str | None = None,
-    with_shard: bool = False,
-) -> pa.Table:
-    """Read columns of the committed shards of one table, each checked before it takes memory.
-
-    Args:
-        output: Root of the tables.
-        table: Name of the table.
-        columns: Columns to read; a column that a shard lacks is null.
-        date: Partition to read, YYYY-MM-DD; None reads all.
-        with_shard: Whether to add the column `shard`, the path below the table's folder.
-
-    Returns:
-        The columns and `date`, in the order of the shards' paths.
-
-    Raises:
-        InputError: A shard is damaged, or a Parquet file is no shard.
-    """
-    entries = _list_shards(output, table)
-    if date is not None:
-        entries = [entry for entry in entries if entry.path.startswith(f"date={date}/")]
-    added = ["date", "shard"] if with_shard else ["date"]
-    schema = pa.schema([*columns, *((name, pa.string()) for name in added)], columns.metadata)
-    found = {}
-    for entry, rows in read_shards(output, entries, columns, SCHEMAS[table]):
-        texts = [entry.path.partition("/")[0].removeprefix("date="), entry.path][: len(added)]
-        repeated = [pa.repeat(pa.scalar(text, pa.string()), len(rows)) for text in texts]
-        found[entry.path] = pa.Table.from_arrays([*rows.columns, *repeated], schema=schema)
-    return pa.concat_tables([schema.empty_table(), *(found[entry.path] for entry in entries)])
-
-
-def open_dataset(output: Storage, table: str, schema: pa.Schema) -> pds.Dataset:
-    """Open the committed shards of one table as an Arrow dataset with its hive partition `date`.
-
-    The files come from our own listing, which reports every error, instead of Arrow's. Footers are
-    checked here; Arrow checks the pages when it reads them (see `named_damage`).
-
-    Args:
-        output: Root of the tables.
-        table: Name of the table.
-        schema: Schema of the table without the partition column.
-
-    Returns:
-        The dataset; an empty one where the table has no files.
-
-    Raises:
-        InputError: The footer of a shard is damaged, or a Parquet file is no shard.
-    """
-    root, with_date = output.join(table), schema.append(pa.field("date", pa.string()))
-    entries = _list_shards(output, table)
-    if not entries:
-        return pds.dataset(with_date.empty_table())
-    check_footers(output, entries, SCHEMAS[table])
-    files = [
-        FileInfo(f"{root.path}/{entry.path}", FileType.File, size=entry.size) for entry in entries
-    ]
-    checked = pds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return pds.dataset(
-        files,
-        schema=with_date,
-        format=pds.ParquetFileFormat(default_fragment_scan_options=checked),
-        filesystem=LocalFileSystem()
-        if root.is_local
-        else PyFileSystem(FSSpecHandler(root.filesystem)),
-        partitioning=pds.partitioning(pa.schema([pa.field("date", pa.string())]), flavor="hive"),
-        partition_base_dir=root.path,
-    )
-
-
-def _list_shards(output: Storage, table: str) -> list[FileEntry]:
-    """Return the shards of a table that are committed.
-
-    Raises:
-        InputError: There is another Parquet file, which may be a shard that was renamed.
-    """
-    entries = output.entries(table, missing_ok=True)
-    strays = [e for e in entries if e.path.endswith(".parquet") and not is_shard(e.path)]
-    if strays:
-        raise InputError(f"{strays[0].uri}: not part of the tables; move it away")
-    listed = entries if table == "images" else output.entries("images", missing_ok=True)
-    committed = {entry.path for entry in listed}
-    return [entry for entry in entries if is_shard(entry.path) and entry.path in committed]
-
-
-@contextmanager
-def named_damage(output: Storage) -> Iterator[None]:
-    """Name the damaged file where the `with` block reads datasets of an output and fails.
-
-    What Arrow and DuckDB raise then names no file, so that all files are read once more.
-
-    Args:
-        output: Root of the tables.
-
-    Raises:
-        InputError: A file is damaged.
-    """
-    try:
-        yield
-    except UnetRayError:
-        raise
-    except Exception:
-        for table, schema in SCHEMAS.items():
-            for _ in read_shards(output, _list_shards(output, table), schema, schema):
-                pass
-        raise
 
 
 def list_run_shards(output: Storage, table: str, run_id: str) -> list[FileEntry]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +169,7 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
         InputError: A folder cannot be listed, the store does not return a record (one that is
             damaged is `unreadable`), or there are other files.
     """
-    entries = {table: output.entries(table, missing_ok=True) for table in TABLES}
+    entries = _list_files(output)
     others = tuple(
         f"{t}/{entry.path}" for t in TABLES for entry in entries[t] if not is_shard(entry.path)
     )
@@ -183,6 +185,20 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
     records, unreadable = read_records(output)
     half_written = tuple(_find_half_written(output, records))
     return Inventory(output, shards, others, records, unreadable, half_written)
+
+
+def _list_files(output: Storage) -> dict[str, list[FileEntry]]:
+    """Return the files below each table's folder.
+
+    Images come last: masks and regions that are listed before them are leftovers only if they are
+    not committed by then.
+    """
+    *others, images = TABLES
+    with ThreadPoolExecutor(len(others)) as pool:
+        entries = dict(
+            zip(others, pool.map(partial(output.entries, missing_ok=True), others), strict=True)
+        )
+    return {**entries, images: output.entries(images, missing_ok=True)}
 
 
 def _find_half_written(output: Storage, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -224,8 +240,7 @@ def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[st
         goes = leftover.is_unfinished or of_any_run
         (removed if goes else kept).append(leftover.path)
     removed += inventory.half_written
-    for path in removed:
-        output.delete(path)
+    output.delete_all(removed)
     return removed, kept
 
 
@@ -243,9 +258,7 @@ def remove_run(inventory: Inventory, run_id: str, known: Mapping[str, Any] | Non
     record = inventory.records.get(run_id) or {"run_id": run_id, **(known or {})}
     write_run_record(output, run_id, record | {"status": PRUNING})
     for table in TABLES:
-        for path in shards[table]:
-            if shard_run_id(path) == run_id:
-                output.delete(f"{table}/{path}")
+        output.delete_all(f"{table}/{p}" for p in shards[table] if shard_run_id(p) == run_id)
     write_run_record(output, run_id, record | {"status": PRUNED})
 
 

@@ -9,6 +9,7 @@ are read as well; their damage is found only where it cannot be decoded.
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from hashlib import sha256
 from typing import BinaryIO
 
@@ -22,7 +23,9 @@ from unet_ray.storage.parquet_sizes import (
     find_risky_texts,
     limit_rows,
 )
+from unet_ray.storage.ranged_file import RangedFile
 
+SeekableFile = BinaryIO | RangedFile
 _MARK = b"unet_ray footer sha256: "
 _TRAILER_BYTES = 8
 """Size of what ends each Parquet file: the size of the footer, and `PAR1`."""
@@ -47,7 +50,7 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def read_parquet(
-    file: BinaryIO, columns: pa.Schema | None = None, schema: pa.Schema | None = None
+    file: SeekableFile, columns: pa.Schema | None = None, schema: pa.Schema | None = None
 ) -> pa.Table:
     """Read a Parquet file, and find its damage.
 
@@ -85,39 +88,52 @@ def read_parquet(
         raise DamagedFileError(" ".join(str(error).split())[:300]) from error
 
 
+def find_ranges(file: SeekableFile, names: Collection[str]) -> list[tuple[int, int]]:
+    """Find where the columns of a Parquet file lie; only its end is read.
+
+    Args:
+        file: File that is open for reading and seeking.
+        names: Names of columns.
+
+    Returns:
+        First byte of each part of a column, and the byte after its last one.
+
+    Raises:
+        DamagedFileError: The footer is damaged.
+        OSError: The store does not return its bytes.
+    """
+    try:
+        _check_digest(file)
+        footer = pq.read_metadata(file)
+        chunks = [
+            group.column(index)
+            for group in map(footer.row_group, range(footer.num_row_groups))
+            for index in range(group.num_columns)
+        ]
+    except _FAULTS as error:
+        if isinstance(error, OSError) and not _is_of_arrow(error):
+            raise
+        raise DamagedFileError(" ".join(str(error).split())[:300]) from error
+    ranges = []
+    for chunk in chunks:
+        if chunk.path_in_schema.partition(".")[0] in names:
+            first = chunk.data_page_offset
+            if chunk.has_dictionary_page:
+                first = min(first, chunk.dictionary_page_offset)
+            ranges.append((first, first + chunk.total_compressed_size))
+    return ranges
+
+
 def _is_of_arrow(error: OSError) -> bool:
     """Tell whether an error is of a file that does not parse: Arrow raises a bare OSError then."""
     return type(error) is OSError and error.errno is None
 
 
-def check_footer(end: bytes, file_bytes: int, schema: pa.Schema) -> None:
-    """Check the footer of a Parquet file, for readers that take columns that lack for nulls.
-
-    Args:
-        end: End of the file, of at least `footer_bytes`.
-        file_bytes: Size of the file.
-        schema: All columns that a file of this kind may have.
-
-    Raises:
-        DamagedFileError: The footer is damaged, the columns are others, or the rows take more
-            memory than those of a file of its size can.
-    """
-    try:
-        _check_digest(io.BytesIO(end))
-        footer = pq.read_metadata(io.BytesIO(end))
-        check_footer_sizes(footer, file_bytes)
-        stored = footer.schema.to_arrow_schema()
-    except _FAULTS as error:
-        raise DamagedFileError(" ".join(str(error).split())[:300]) from error
-    _check_types(stored)
-    _check_names(stored.names, schema, schema)
-
-
-def _check_digest(file: BinaryIO) -> None:
+def _check_digest(file: SeekableFile) -> None:
     """Raise DamagedFileError if the footer of a file, or of its end, is not that of its digest."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _TRAILER_BYTES))
-    wanted = footer_bytes(file.read())
+    wanted = _DIGEST_BYTES + _footer_bytes(file.read()) + _TRAILER_BYTES
     if wanted > size:
         return  # too short for a digest
     file.seek(size - wanted)
@@ -125,15 +141,6 @@ def _check_digest(file: BinaryIO) -> None:
     digest, footer = end[len(_MARK) : _DIGEST_BYTES], end[_DIGEST_BYTES:]
     if end.startswith(_MARK) and sha256(footer).digest() != digest:
         raise DamagedFileError("the footer is not what was written")
-
-
-def footer_bytes(end: bytes) -> int:
-    """Return the size of a file's footer with its digest and what follows (bytes).
-
-    Args:
-        end: The last eight bytes of the file, or more.
-    """
-    return _DIGEST_BYTES + _footer_bytes(end) + _TRAILER_BYTES
 
 
 def _footer_bytes(end: bytes) -> int:
@@ -168,7 +175,7 @@ def _check_names(names: list[str], columns: pa.Schema, schema: pa.Schema) -> Non
         raise DamagedFileError(f"it has a column {unknown[0]!r} instead of one of its own")
 
 
-def _read_columns(file: BinaryIO, footer: pq.FileMetaData, columns: pa.Schema) -> pa.Table:
+def _read_columns(file: SeekableFile, footer: pq.FileMetaData, columns: pa.Schema) -> pa.Table:
     """Read columns, in no more memory than those of such a file may take."""
     risky = find_risky_texts(footer)
     parquet = pq.ParquetFile(

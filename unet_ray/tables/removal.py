@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -25,12 +26,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
+from unet_ray.prefetch import ahead
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.output_folder import Inventory
 from unet_ray.tables.parquet_file import to_parquet
 from unet_ray.tables.runs import write_run_record
 from unet_ray.tables.schemas import IMAGES, TABLES
-from unet_ray.tables.shards import read_shard, read_shards, shard_run_id
+from unet_ray.tables.shards import read_shard, read_shards, read_whole_files, shard_run_id
 
 REMOVING, REMOVED = "removing_images", "removed_images"
 """Fields of a run's record: the removal that is under way, and the list of those that are done."""
@@ -39,6 +41,10 @@ Found = dict[str, dict[str, str]]
 _COUNTED = ("uri_sha256", "images", "masks", "regions")
 _ROWS = 10_000
 """Number of rows that are looked at together."""
+_REWRITTEN_AT_ONCE = 8
+"""Number of shards that are rewritten side by side."""
+_REWRITTEN_BYTES = 2**25
+"""Size of the files that are rewritten at the same time, a larger one alone (bytes)."""
 _NAMES = pa.schema([IMAGES.field(name).with_nullable(True) for name in ("image_uri", "pages")])
 
 
@@ -128,7 +134,7 @@ def _hashes_of(uri: str | None, pages: int | None) -> list[str]:
 
 def count_rows(inventory: Inventory, found: Found) -> list[RemovedRows]:
     """Count the rows that `remove_images` would remove, by run and URI."""
-    by_run = sorted(_sum_up(inventory.output, found).items())
+    by_run = sorted(_sum_up(inventory, found).items())
     return [rows for _, sums in by_run for rows in sums.rows.values()]
 
 
@@ -154,7 +160,7 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
                 f"{output.uri}/runs/{run_id}.json: not a readable run record, which must say what "
                 "is removed; restore or delete it, then prune again"
             )
-    sums, names = _sum_up(output, found), _removed_names(found)
+    sums, names = _sum_up(inventory, found), _removed_names(found)
     for run_id in sorted(records.keys() | sums.keys()):
         record = _without_mentions(records.get(run_id) or sums[run_id].known, names)
         if run_id in sums and REMOVING not in record:
@@ -162,9 +168,7 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
         if record != records.get(run_id):
             write_run_record(output, run_id, record)
         records[run_id] = record
-    for path, of_shard in found.items():
-        for table in TABLES:
-            _rewrite(output, f"{table}/{path}", of_shard)
+    _rewrite_shards(inventory, found)
     removed = []
     for run_id, record in sorted(records.items()):
         if REMOVING in record:
@@ -176,15 +180,19 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
     return removed
 
 
-def _sum_up(output: Storage, found: Found) -> dict[str, _RunSums]:
+def _sum_up(inventory: Inventory, found: Found) -> dict[str, _RunSums]:
     """Sum up the rows that each run loses, by run id."""
     by_run: dict[str, _RunSums] = {}
+    output, shards = inventory.output, inventory.shards
+    places = [(table, path) for path in found for table in TABLES]
+    sizes = [shards[t][path].size if path in shards[t] else 0 for t, path in places]
+    read = read_whole_files(output, zip(map("/".join, places), sizes, strict=True))
     for path, of_shard in found.items():
         run_id = shard_run_id(path)
-        rows = {}
-        for table in TABLES:
-            whole = read_shard(output.join(f"{table}/{path}"))
-            rows[table] = whole.filter(_is_one_of(whole, of_shard))
+        rows = {
+            table: whole.filter(_is_one_of(whole, of_shard))
+            for table, (_, whole) in zip(TABLES, read, strict=False)
+        }
         images = rows["images"]
         known = {name: images[name][0].as_py() for name in ("model_digest", "config_digest")}
         known |= {"run_id": run_id, "status": "unknown", "date": _date_of(path)}
@@ -265,6 +273,24 @@ def _without_mentions(record: Mapping[str, Any], names: Collection[str]) -> dict
         ]
         cleaned["set_aside"] = [group for group in left if group]
     return cleaned
+
+
+def _rewrite_shards(inventory: Inventory, found: Found) -> None:
+    """Store shards again without some of their rows, a few at a time."""
+
+    def rewrite(path: str) -> None:
+        """Rewrite the three files of a shard."""
+        for table in TABLES:
+            _rewrite(inventory.output, f"{table}/{path}", found[path])
+
+    def measure(path: str) -> int:
+        """Return the size of the largest file of a shard (bytes)."""
+        return max(files[path].size for files in inventory.shards.values() if path in files)
+
+    with ThreadPoolExecutor(_REWRITTEN_AT_ONCE) as pool:
+        begun = _REWRITTEN_AT_ONCE
+        for _ in ahead(pool, rewrite, found, begun, size=measure, most_size=_REWRITTEN_BYTES):
+            pass
 
 
 def _rewrite(output: Storage, path: str, uris: Collection[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -203,6 +203,12 @@ def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
         raise InputError(f"{output.uri}/{path}: cannot be read: {error}") from error
     is_ours = _RUN_ID.fullmatch(run_id) is not None or record.get("run_id") == run_id
     return record if is_ours else None
+
+
+def read_run_records(output: Storage, run_ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Read the records of some runs side by side, in their order; those of which there is one."""
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return [*filter(None, pool.map(partial(read_run_record, output), run_ids))]
 
 
 def read_records(output: Storage) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from unet_ray.errors import InputError
 from unet_ray.prefetch import ahead
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.ranged_file import RangedFile
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.tables.parquet_file import (
     DamagedFileError,
-    check_footer,
-    footer_bytes,
+    SeekableFile,
+    find_ranges,
     read_parquet,
     to_parquet,
 )
 from unet_ray.tables.schemas import SCHEMAS, TABLES
 
+Item = TypeVar("Item")
+Fetched = TypeVar("Fetched")
+Result = TypeVar("Result")
+
 _WHOLE_BYTES = 2**20
 """Size up to which a shard is read by one request (bytes)."""
-_LARGE_AT_ONCE = 4
-"""Number of larger shards that are read side by side."""
+_FETCHED_BYTES = 2**25
+"""Size of the files that are fetched ahead, a larger one alone (bytes)."""
+_DECODED_AHEAD = 2
+"""Number of files that are decoded before their rows are asked for."""
 _END_BYTES = 2**16
 """Size of the end of a shard that has the footer, but for very large ones (bytes)."""
 _SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6,}\.parquet")
@@ -65,11 +73,9 @@ def shard_task(path: str) -> int:
 
 
 def read_shards(
-    output: Storage, entries: Sequence[FileEntry], columns: pa.Schema, schema: pa.Schema
+    output: Storage, entries: Iterable[FileEntry], columns: pa.Schema, schema: pa.Schema
 ) -> Iterator[tuple[FileEntry, pa.Table]]:
-    """Read columns of many shards side by side, large ones last and a few at a time.
-
-    An Arrow dataset would open one shard after the other, with three or four requests each.
+    """Read columns of the shards of a table, in order and side by side (see `read_files`).
 
     Args:
         output: Root of the tables.
@@ -84,22 +90,107 @@ def read_shards(
         InputError: A file is damaged, is not a shard, or cannot be read.
     """
 
-    def read(entry: FileEntry) -> tuple[FileEntry, Any]:
-        """Read the columns of one shard."""
-        file = output.at(entry.uri)
-        if entry.size <= _WHOLE_BYTES:
-            return entry, read_shard(file, columns, schema)
-        try:
-            with file.open() as ranges:
-                return entry, read_parquet(ranges, columns, schema)
-        except (OSError, DamagedFileError) as error:
-            raise shard_error(entry.uri, error) from error
+    def fetch(entry: FileEntry) -> tuple[FileEntry, SeekableFile]:
+        """Fetch what is read of a shard."""
+        with named_errors(entry.uri):
+            return entry, fetch_columns(output.at(entry.uri), entry.size, columns, schema)
 
-    small = [entry for entry in entries if entry.size <= _WHOLE_BYTES]
-    large = [entry for entry in entries if entry.size > _WHOLE_BYTES]
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        yield from ahead(pool, read, small, CONNECTIONS)
-        yield from ahead(pool, read, large, _LARGE_AT_ONCE)
+    def decode(fetched: tuple[FileEntry, SeekableFile]) -> tuple[FileEntry, pa.Table]:
+        """Decode the columns of a shard."""
+        entry, file = fetched
+        with named_errors(entry.uri):
+            return entry, read_parquet(file, columns, schema)
+
+    return read_files(fetch, decode, entries, lambda entry: entry.size)
+
+
+def read_files(
+    fetch: Callable[[Item], Fetched],
+    decode: Callable[[Fetched], Result],
+    items: Iterable[Item],
+    size: Callable[[Item], int],
+) -> Iterator[Result]:
+    """Read files of shards in order: many are fetched side by side, a few are decoded ahead.
+
+    All that reads many shards does it here. An Arrow dataset would open one after the other, with
+    three or four requests each. Memory is that of the files which are fetched, and of the rows of
+    three files: some rows take a hundred times the memory of their file.
+
+    Args:
+        fetch: Fetches the bytes of a file.
+        decode: Decodes them.
+        items: Files.
+        size: Size of a file (bytes).
+
+    Yields:
+        What `decode` returns for each.
+    """
+    with (
+        ThreadPoolExecutor(CONNECTIONS) as fetching,
+        ThreadPoolExecutor(_DECODED_AHEAD) as decoding,
+    ):
+        fetched = ahead(fetching, fetch, items, CONNECTIONS, size=size, most_size=_FETCHED_BYTES)
+        yield from ahead(decoding, decode, fetched, _DECODED_AHEAD)
+
+
+def read_whole_files(
+    output: Storage,
+    files: Iterable[tuple[str, int]],
+    schemas: Mapping[str, pa.Schema] | None = None,
+) -> Iterator[tuple[str, pa.Table]]:
+    """Read whole files of shards of any table, in order and side by side (see `read_files`).
+
+    Args:
+        output: Root of the tables.
+        files: Path below the output, and size (bytes).
+        schemas: Columns to read, by table; None: all, as the files have them.
+
+    Yields:
+        Path and rows of each.
+
+    Raises:
+        InputError: A file is missing, damaged, is not a shard, or cannot be read.
+    """
+
+    def fetch(file: tuple[str, int]) -> tuple[str, bytes]:
+        """Fetch one file."""
+        with named_errors(output.uri_of(file[0])):
+            return file[0], output.read(file[0])
+
+    def decode(fetched: tuple[str, bytes]) -> tuple[str, pa.Table]:
+        """Decode one file."""
+        path, data = fetched
+        schema = schemas and schemas[path.partition("/")[0]]
+        with named_errors(output.uri_of(path)):
+            return path, read_parquet(io.BytesIO(data), schema, schema)
+
+    return read_files(fetch, decode, files, lambda file: file[1])
+
+
+def fetch_columns(
+    file: Storage, file_bytes: int, columns: pa.Schema, schema: pa.Schema
+) -> SeekableFile:
+    """Fetch what `read_parquet` needs of some columns of a shard.
+
+    A small one, or one of which all columns are wanted, takes a single request. Of a large one,
+    only the bytes of these columns are fetched.
+
+    Args:
+        file: The one file.
+        file_bytes: Its size.
+        columns: Columns to read.
+        schema: All columns of its table.
+
+    Raises:
+        DamagedFileError: The footer is damaged.
+        OSError: The store does not return the bytes.
+    """
+    if file_bytes <= _WHOLE_BYTES or set(schema.names) <= set(columns.names):
+        return io.BytesIO(file.read())
+    ranged = RangedFile(file, file_bytes)
+    ranged.fetch([(file_bytes - _END_BYTES, file_bytes)])
+    ranged.fetch(find_ranges(ranged, columns.names))
+    return ranged
 
 
 def read_shard(
@@ -115,49 +206,27 @@ def read_shard(
     Raises:
         InputError: The file is damaged, is not a shard, or cannot be read.
     """
-    try:
+    with named_errors(file.uri):
         return read_parquet(io.BytesIO(file.read()), columns, schema)
-    except (OSError, DamagedFileError) as error:
-        raise shard_error(file.uri, error) from error
 
 
-def check_footers(output: Storage, entries: Sequence[FileEntry], schema: pa.Schema) -> None:
-    """Check the footers of shards; only the ends of the files are read.
-
-    Args:
-        output: Root of the tables.
-        entries: Files of the shards.
-        schema: All columns of their table.
+@contextmanager
+def named_errors(uri: str) -> Iterator[None]:
+    """Name the file of a shard that the `with` block cannot read, and say what to do.
 
     Raises:
-        InputError: A footer is damaged or of another table, or cannot be read.
+        InputError: The file is damaged, is not a shard, or cannot be read.
     """
-
-    def check(entry: FileEntry) -> None:
-        """Check one file."""
-        file, size = output.at(entry.uri), entry.size
-        try:
-            end = file.read_range(max(0, size - _END_BYTES), _END_BYTES) if size else b""
-            if len(end) < footer_bytes(end) <= size:
-                end = file.read_range(size - footer_bytes(end), footer_bytes(end))
-            check_footer(end, size, schema)
-        except (OSError, DamagedFileError) as error:
-            raise shard_error(entry.uri, error) from error
-
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        for _ in pool.map(check, entries):
-            pass
-
-
-def shard_error(uri: str, error: OSError | DamagedFileError) -> InputError:
-    """Return the error of a shard that cannot be read: what is wrong, and what to do."""
-    if isinstance(error, DamagedFileError):
-        return InputError(
+    try:
+        yield
+    except DamagedFileError as error:
+        raise InputError(
             f"{uri}: damaged, or no shard of these tables ({error}); bring it back from a backup, "
             "or let unet-ray prune --damaged remove it, so that its images are done again "
             "(unet-ray verify lists all damaged files)"
-        )
-    return InputError(f"{uri}: cannot be read: {error}")
+        ) from error
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be read: {error}") from error
 
 
 def is_shard(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from operator import ge
+from typing import Literal
 
 from unet_ray.errors import InputError
 from unet_ray.flags import (
@@ -93,6 +94,9 @@ class TrainConfig(LabelConfig):
     init_from: str | None = None
     """Model folder (URI) to start from: its network, preprocessing and weights are used; classes
     that it does not have get new filters."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network. auto: bfloat16 where GPU or CPUs have instructions for it, else
+    float32. What is chosen for CPUs stays when a training is resumed."""
     compile: bool = False
     """Compile the network with torch.compile."""
     loss: Loss = "bce"
@@ -112,7 +116,8 @@ class TrainConfig(LabelConfig):
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; it rises over the first steps, then falls as a cosine."""
     val_fraction: float = 0.1
-    """Share of the images kept for validation, unless --val-images is given, 0..1; 0: none."""
+    """Share of the images kept for validation, unless --val-images is given, 0..1; 0: none. They
+    are drawn group by group (--group-by)."""
     val_images: str | None = None
     """Folder (URI) of the validation images."""
     val_masks: str | None = None
@@ -155,6 +160,12 @@ class TrainConfig(LabelConfig):
         check_store_options(self, "model", (self.init_from,))
         if (self.val_images is None) != (self.val_masks is None):
             raise InputError("--val-images and --val-masks go together; give both or none")
+        if self.group_by is not None and (self.val_images or not self.val_fraction):
+            given = "--val-images" if self.val_images else "--val-fraction 0"
+            raise InputError(
+                f"--group-by {self.group_by} says how images are split, and with {given} nothing "
+                "is; leave one of them out"
+            )
         if self.preset is not None and self.preset not in PRESETS:
             raise InputError(f"--preset {self.preset}: there are {', '.join(PRESETS)}")
         if self.init_from and (
@@ -204,6 +215,15 @@ class TrainConfig(LabelConfig):
         if self.crop is not None:
             return self.crop
         return network.input_sizes.input_size(_DEFAULT_CROP) - 2 * network.margin
+
+    def plane_bytes_per_px(self, num_classes: int) -> int:
+        """Return the size of the planes that crops are cut from beside image and masks (bytes/px).
+
+        Args:
+            num_classes: Number of classes; 0: not known yet.
+        """
+        markers, weights = int(self.separate), 2 * int(self.border_weight > 0)
+        return max(1, num_classes) * (markers + weights)
 
     def network(self, in_channels: int, classes: int) -> UNetConfig:
         """Return the network that preset and flags describe.

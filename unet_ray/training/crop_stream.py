@@ -6,7 +6,7 @@ Ray Data cuts the crops from all labelled images, epoch after epoch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,12 +15,15 @@ import ray
 from numpy.typing import NDArray
 
 from unet_ray.cluster.ray_data import TASK_CPUS, calm_ray_data, ordinals
-from unet_ray.imaging.labels.crops import CropConfig, LabelledCrops
+from unet_ray.imaging.labels.crop_config import CropConfig
+from unet_ray.imaging.labels.crops import LabelledCrops
+from unet_ray.imaging.labels.label_planes import compute_planes
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.labelled_data.readers import Reader
+from unet_ray.labelled_data.readers import Reader, StoreReader
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.storage.storage import Storage
 from unet_ray.training.progress import crops_seen
+from unet_ray.training.stored_planes import StoredPlanes, store_planes
 
 _CROPS_PER_VISIT = 64
 """Largest number of crops that a visit draws from an image."""
@@ -55,6 +58,16 @@ class CropSampler:
     """Seed of the order of visits and of the crops."""
     has_no_data: bool = False
     """True if some pixels of some images are not there; all crops are float32 then."""
+    planes: StoredPlanes | None = None
+    """Planes of the images in the object store; None: they are computed at each visit."""
+
+    def store_planes(self) -> CropSampler:
+        """Return the sampler with the planes of its images computed, if these lie in the store."""
+        if not isinstance(self.reader, StoreReader):
+            return self
+        indices = np.unique(self.visits[:, 0]).tolist()
+        planes = store_planes(self.reader, indices, self.labelling, self.config)
+        return replace(self, planes=planes)
 
     @property
     def crops_per_epoch(self) -> int:
@@ -93,7 +106,12 @@ class CropSampler:
         visit = int(_order(self.seed, epoch, len(self.visits))[place])
         index, count = self.visits[visit].tolist()
         image, masks, valid = self.reader.read(index)
-        source = LabelledCrops(image, masks, self.labelling, self.config, valid)
+        planes = (
+            self.planes.read(index)
+            if self.planes
+            else compute_planes(masks, self.labelling, self.config, valid)
+        )
+        source = LabelledCrops(image, masks, self.labelling, self.config, planes, valid)
         rng = np.random.default_rng([self.seed, epoch, visit])
         for _ in range(count):
             crop = source.draw(rng)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.flags import keep_for, parse_classes, read_store_options
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.preview import (
     LABELS_PICTURE,
     ClassSummary,
@@ -18,7 +18,8 @@ from unet_ray.labelled_data.statistics import compute_both
 from unet_ray.storage.storage import Storage
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.setup import choose_channels, set_up_training
-from unet_ray.training.train import find_validation, load_initial
+from unet_ray.training.split import choose_split, describe_sides
+from unet_ray.training.train import find_training, find_validation, load_initial
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class DryRunResult:
     """Number of images to learn from."""
     validation: tuple[str, ...]
     """URIs of the images to validate on."""
+    sides: dict[str, Any] | None
+    """Groups of each side of the split, as in `summary.json`; None: nothing is split."""
     picture: str
     """URI of the picture of the labels."""
 
@@ -57,13 +60,14 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
     output = Storage.of(config.output, options)
     initial = load_initial(config)
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
-    training = find_labelled(config.images, config.masks, config.label_options(classes))
+    training = find_training(config, classes)
     validation = find_validation(config, training)
+    split = choose_split(config, training, None)
     output.check_writable()
     connect(ray_address)
     channels = choose_channels(config, initial, None)
     statistics, held = compute_both(training, validation, channels, count_objects=True)
-    task = set_up_training(config, training, statistics, held, initial, None)
+    task = set_up_training(config, training, statistics, held, initial, None, split)
     labelling = task.decisions.labelling
     output.write(LABELS_PICTURE, draw_labels(statistics, labelling))
     usable = len(statistics.usable)
@@ -75,6 +79,7 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
         classes=tuple(summarise_classes(statistics, labelling)),
         learnt=usable if held else usable - len(task.validation),
         validation=tuple(uri for _, uri in task.validation),
+        sides=describe_sides(task.decisions) if split.grouping else None,
         picture=output.uri_of(LABELS_PICTURE),
     )
 

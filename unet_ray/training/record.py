@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from unet_ray.errors import InputError, one_line
 from unet_ray.flags import ClassSpec
@@ -17,6 +17,7 @@ from unet_ray.imaging.channels import InputChannels
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.statistics import DatasetStatistics
+from unet_ray.network.config import Precision
 from unet_ray.network.json_object import JsonObject
 from unet_ray.network.model_folder import (
     inputs_as_json,
@@ -87,6 +88,11 @@ class DataDecisions:
     """Names of the labelled images that are kept for validation, as in `LabelledSet.names`."""
     inputs: InputChannels | None = None
     """Channels that the network takes; None: an earlier version began the training."""
+    groups: Mapping[str, str] | None = None
+    """Group of each labelled image by its name. None: images are not split, or an earlier version
+    split them one by one."""
+    grouped_by: str = "image"
+    """What groups are, in words."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class TrainingRecord:
     """Files of the labelled set by name. None: a version before 2026-12 wrote the record."""
     decisions: DataDecisions | None = None
     """Decisions about them; known if and only if `files` is."""
+    cpu_precision: Precision = "float32"
+    """Arithmetic of workers on CPUs; float32 for a record of an earlier version."""
 
     def check_settings(self, settings: Mapping[str, Any], run_folder: Storage) -> None:
         """Raise InputError if a run has other settings.
@@ -166,7 +174,7 @@ class TrainingRecord:
 
     def write(self, run_folder: Storage) -> None:
         """Write the record to the run folder."""
-        found = dict(self.settings)
+        found = dict(self.settings) | {"cpu_precision": self.cpu_precision}
         if self.files is not None and self.decisions is not None:
             found["files"] = {name: asdict(file) for name, file in self.files.items()}
             found["decisions"] = {
@@ -174,6 +182,9 @@ class TrainingRecord:
                 "preprocessing": preprocessing_as_json(self.decisions.preprocessing),
                 "validation": self.decisions.validation,
             }
+            if self.decisions.groups is not None:
+                found["decisions"]["groups"] = dict(self.decisions.groups)
+                found["decisions"]["grouped_by"] = self.decisions.grouped_by
             if self.decisions.inputs:
                 found["decisions"]["channels"] = inputs_as_json(self.decisions.inputs)
         run_folder.write(RECORD, json.dumps(found, indent=2).encode())
@@ -203,10 +214,14 @@ def read_record(run_folder: Storage) -> TrainingRecord:
 
 
 def _parse(found: dict[str, Any]) -> TrainingRecord:
-    settings = {name: value for name, value in found.items() if name not in ("files", "decisions")}
+    others = ("files", "decisions", "cpu_precision")
+    settings = {name: value for name, value in found.items() if name not in others}
+    precision = found.get("cpu_precision", "float32")
+    if precision not in get_args(Precision):
+        raise ValueError(f"cpu_precision {precision!r}")
     settings["labelled_images"] += 0  # each version has written it
     if "files" not in found:
-        return TrainingRecord(settings)
+        return TrainingRecord(settings, cpu_precision=precision)
     files = {name: LabelledFile(**file) for name, file in found["files"].items()}
     decisions = found["decisions"]
     labelling = decisions["labelling"]
@@ -216,6 +231,9 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
     if "channels" in decisions:
         channels = JsonObject.of(decisions["channels"], "channels")
         inputs = parse_inputs(channels, preprocessing.channels)
+    groups, grouped_by = decisions.get("groups"), decisions.get("grouped_by", "image")
+    if groups is not None and not all(isinstance(group, str) for group in groups.values()):
+        raise TypeError("groups are names")
     return TrainingRecord(
         settings,
         files,
@@ -224,7 +242,10 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
             preprocessing,
             tuple(decisions["validation"]),
             inputs,
+            groups,
+            str(grouped_by),
         ),
+        precision,
     )
 
 

@@ -19,7 +19,8 @@ from unet_ray.flags import check_metric, parse_channels
 from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
 from unet_ray.imaging.codecs.decoded_image import COLOURS
 from unet_ray.imaging.codecs.pixel_size import SizeUm, format_pixel_size
-from unet_ray.imaging.labels.crops import CropConfig, count_crops
+from unet_ray.imaging.labels.crop_config import CropConfig
+from unet_ray.imaging.labels.crops import count_crops
 from unet_ray.imaging.labels.labelling import Labelling, find_labelling
 from unet_ray.labelled_data.interpretation import interpret_masks
 from unet_ray.labelled_data.labelled_set import LabelledSet
@@ -33,6 +34,7 @@ from unet_ray.network.weights import load_weights
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.crop_stream import CropSampler, plan_visits
 from unet_ray.training.record import DataDecisions
+from unet_ray.training.split import Split, note_near_duplicates
 
 _logger = logging.getLogger("unet_ray")
 
@@ -96,6 +98,7 @@ def set_up_training(
     validation: DatasetStatistics | None,
     initial: Model | None,
     before: DataDecisions | None,
+    split: Split,
 ) -> TrainingSetup:
     """Set a training up, log what was found, and log notes on what may disappoint.
 
@@ -106,6 +109,7 @@ def set_up_training(
         validation: Dataset statistics of --val-images. None: a share of the labelled set is used.
         initial: Model of --init-from, if given.
         before: What a training decided that is resumed; None decides anew.
+        split: Images to validate on.
 
     Raises:
         InputError: Images or masks that cannot be learnt from.
@@ -126,12 +130,11 @@ def set_up_training(
     if not config.dry_run:
         _log_labelling(labelling, statistics)
     check_metric(config.best_by, [c.name for c in labelling.classes])
-    kept = before.validation if before else _draw_validation(config, labelled.names)
-    learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
+    learnt, held = _split_images(config, labelled.names, statistics.usable, split.validation)
     preprocessing = _choose_preprocessing(config, statistics, learnt, initial, before)
     statistics = statistics.exclude_extremes(preprocessing)
     notes += statistics.check_readable(config.max_error_rate)
-    learnt, held = _split_images(config, labelled.names, statistics.usable, kept)
+    learnt, held = _split_images(config, labelled.names, statistics.usable, split.validation)
     if validation:
         is_drawn = statistics.drawn is not None
         _check_validation(config, labelling, is_drawn, preprocessing, validation)
@@ -146,6 +149,8 @@ def set_up_training(
         labelling, statistics, learnt, "learn from"
     )
     notes += _class_notes(labelling, statistics, held, "validate on")
+    notes += split.grouping.notes if split.grouping else ()
+    notes += _note_leaks(statistics, learnt, held, validation)
     if not held and not validation:
         notes.append(_note_no_validation(config))
     pixel_size_um = statistics.find_pixel_size(learnt)
@@ -161,9 +166,43 @@ def set_up_training(
         0 if statistics.decoded_once else _SHUFFLED_CROPS,
         held_in.reader,
         tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
-        DataDecisions(labelling, preprocessing, tuple(sorted(kept)), inputs),
+        _record_decisions(labelling, preprocessing, inputs, labelled.names, split),
         pixel_size_um,
     )
+
+
+def _record_decisions(
+    labelling: Labelling,
+    preprocessing: Preprocessing,
+    inputs: InputChannels,
+    names: Sequence[str],
+    split: Split,
+) -> DataDecisions:
+    decisions = DataDecisions(labelling, preprocessing, split.validation, inputs)
+    if split.grouping is None:
+        return decisions
+    groups = dict(zip(names, split.grouping.groups, strict=True))
+    return replace(decisions, groups=groups, grouped_by=split.grouping.by)
+
+
+def _note_leaks(
+    statistics: DatasetStatistics,
+    learnt: Sequence[int],
+    held: Sequence[int],
+    validation: DatasetStatistics | None,
+) -> list[str]:
+    """Return a line about validation images that nearly are images to learn from, if any are."""
+    held_facts = (
+        [validation.facts[index] for index in validation.usable]
+        if validation
+        else [statistics.facts[index] for index in held]
+    )
+    remedy = (
+        "leave them out of --images or of --val-images"
+        if validation
+        else "keep images that belong together on one side with --group-by"
+    )
+    return note_near_duplicates([statistics.facts[index] for index in learnt], held_facts, remedy)
 
 
 def _log_notes(notes: Sequence[str], pixel_size_um: SizeUm | None) -> None:
@@ -321,18 +360,6 @@ def _separation_notes(
             "object); give masks in which each object has its own id, or leave out --separate"
         )
     return []
-
-
-def _draw_validation(config: TrainConfig, names: Sequence[str]) -> list[str]:
-    """Return the names of the images to validate on.
-
-    They are drawn from all images, so that an image that cannot be read today does not change the
-    split of the others.
-    """
-    count, wanted = len(names), 0.0 if config.val_images else config.val_fraction
-    kept = max(round(count * wanted), int(wanted > 0 and count > 1))
-    order = np.random.default_rng(config.seed).permutation(count).tolist()
-    return [names[index] for index in order[:kept]]
 
 
 def _class_notes(

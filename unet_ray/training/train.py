@@ -16,10 +16,11 @@ from typing import Any
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray, software_versions
 from unet_ray.errors import OutputHeldError
-from unet_ray.flags import keep_for, parse_classes, read_store_options
+from unet_ray.flags import ClassSpec, keep_for, parse_classes, read_store_options
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelledSet
+from unet_ray.labelled_data.labelled_window import cut_large_images
 from unet_ray.labelled_data.preview import LABELS_PICTURE, draw_labels
 from unet_ray.labelled_data.statistics import DatasetStatistics, compute_both
 from unet_ray.network.model_folder import Model, load_model, save_model
@@ -37,7 +38,8 @@ from unet_ray.training.record import (
     read_record,
 )
 from unet_ray.training.setup import TrainingSetup, choose_channels, set_up_training
-from unet_ray.training.trainer import _RUN_NAME, fit, settle
+from unet_ray.training.split import choose_split, describe_sides
+from unet_ray.training.trainer import _RUN_NAME, choose_cpu_precision, fit, settle
 
 _logger = logging.getLogger("unet_ray")
 
@@ -80,7 +82,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         run_folder = Storage.of(config.storage, keep_for(config.storage, options))
     initial = load_initial(config)
     classes = parse_classes(config.classes) or (initial.classes if initial else ())
-    training = find_labelled(config.images, config.masks, config.label_options(classes))
+    training = find_training(config, classes)
     validation = find_validation(config, training)
     output.check_writable()
     run_folder.check_writable()
@@ -90,11 +92,18 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         if before:
             before.check_settings(settings, run_folder)
             before.check_files(_list_files(training, None, validation, None), run_folder)
+        decisions = before.decisions if before else None
+        split = choose_split(config, training, before)
         settle(run_folder)
         connect(ray_address)
-        decisions = before.decisions if before else None
         channels = choose_channels(config, initial, decisions)
-        statistics, held = compute_both(training, validation, channels, decode_once=True)
+        statistics, held = compute_both(
+            training,
+            validation,
+            channels,
+            decode_once=True,
+            more_per_px=config.plane_bytes_per_px(len(training.classes)),
+        )
         files = _list_files(training, statistics, validation, held)
         if before and before.files is not None:
             files = before.check_files(files, run_folder)
@@ -103,10 +112,12 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
                 f"{run_folder.uri}: an earlier version began this training and kept no list of its "
                 f"files; the {len(files)} files that are there now are taken for them, and listed"
             )
-        task = set_up_training(config, training, statistics, held, initial, decisions)
-        TrainingRecord(settings, files, task.decisions).write(run_folder)
+        task = set_up_training(config, training, statistics, held, initial, decisions, split)
+        precision = before.cpu_precision if before else choose_cpu_precision(config)
+        TrainingRecord(settings, files, task.decisions, precision).write(run_folder)
         run_folder.write(LABELS_PICTURE, draw_labels(statistics, task.decisions.labelling))
-        result = fit(config, run_folder, task)
+        task = replace(task, sampler=task.sampler.store_planes())
+        result = fit(config, run_folder, task, precision)
         OutputLock.check(run_folder, run_id)
         return _save(config, output, run_folder, task, result)
 
@@ -140,12 +151,27 @@ def load_initial(config: TrainConfig) -> Model | None:
     return load_model(Storage.of(config.init_from, read_store_options(config, "model")))
 
 
+def find_training(config: TrainConfig, classes: tuple[ClassSpec, ...]) -> LabelledSet:
+    """Return the labelled set of --images, in which large images are windows.
+
+    Args:
+        config: Flags of training.
+        classes: Classes that are known; may be empty.
+
+    Raises:
+        InputError: No labelled set is found.
+    """
+    labelled = find_labelled(config.images, config.masks, config.label_options(classes))
+    return cut_large_images(labelled, config.crop or 0)
+
+
 def find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet | None:
     """Return the labelled set of --val-images, read as that of --images; None if not given."""
     if config.val_images is None or config.val_masks is None:
         return None
     options = replace(config.label_options(training.classes), kind=training.kind)
-    return find_labelled(config.val_images, config.val_masks, options)
+    held = find_labelled(config.val_images, config.val_masks, options)
+    return cut_large_images(held, config.crop or 0)
 
 
 def _tune(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
@@ -204,5 +230,7 @@ def _save(
         "epochs": progress.epochs,
         "best": asdict(best),
     }
+    if task.decisions.groups is not None:
+        summary["split"] = describe_sides(task.decisions)
     run_folder.write("summary.json", json.dumps(summary, indent=2).encode())
     return TrainResult(model, output.uri, run_folder.uri, progress)

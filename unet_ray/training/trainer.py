@@ -12,6 +12,7 @@ import ray.train
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.torch import TorchTrainer
 
+from unet_ray.cluster.cpu_features import cluster_has_bfloat16
 from unet_ray.cluster.progress_board import ProgressBoard
 from unet_ray.cluster.ray_internals import (
     disable_cleaner_without_dashboard,
@@ -21,7 +22,7 @@ from unet_ray.cluster.resources import Capacity, gpu_worker_cpus, worker_cpus
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.errors import CredentialsError, InputError, UnetRayError, one_line
 from unet_ray.flags import parse_range
-from unet_ray.network.config import parse_augmentations
+from unet_ray.network.config import Precision, parse_augmentations
 from unet_ray.network.learner import LearnerConfig
 from unet_ray.storage.storage import Storage
 from unet_ray.training.checkpoints import settle_checkpoints
@@ -39,13 +40,23 @@ _IDLE_RESTARTS = 1
 """Number of consecutive failures without a new checkpoint after which training is tried again."""
 
 
-def fit(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> Any:
+def choose_cpu_precision(config: TrainConfig) -> Precision:
+    """Return the arithmetic of workers on CPUs, by the instructions of all nodes."""
+    if config.precision == "float32":
+        return "float32"
+    return "bfloat16" if cluster_has_bfloat16() else "float32"
+
+
+def fit(
+    config: TrainConfig, run_folder: Storage, task: TrainingSetup, cpu_precision: Precision
+) -> Any:
     """Run the training on Ray Train.
 
     Args:
         config: Flags of training.
         run_folder: Run folder; checkpoints in it are resumed from.
         task: Network, crops and validation images.
+        cpu_precision: Arithmetic of workers on CPUs.
 
     Returns:
         Ray Train's result, with the last checkpoint.
@@ -53,7 +64,7 @@ def fit(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> Any:
     Raises:
         UnetRayError: A training that fails or that cannot continue.
     """
-    scaling = _scaling(config)
+    scaling = _scaling(config, cpu_precision)
     run = ray.train.RunConfig(
         name=_RUN_NAME,
         storage_path=run_folder.path,
@@ -62,7 +73,7 @@ def fit(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> Any:
         worker_runtime_env=None if scaling.use_gpu else REUSED_MEMORY,
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
     )
-    settings = _worker_settings(config, run_folder, task)
+    settings = _worker_settings(config, run_folder, task, cpu_precision)
     with ProgressBoard(_log_lines) as board:
         make_trainer = partial(
             TorchTrainer,
@@ -151,7 +162,7 @@ def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
 
 
 def _worker_settings(
-    config: TrainConfig, run_folder: Storage, task: TrainingSetup
+    config: TrainConfig, run_folder: Storage, task: TrainingSetup, cpu_precision: Precision
 ) -> WorkerSettings:
     weights = config.parse_class_weights(len(task.sampler.labelling.classes))
     return WorkerSettings(
@@ -163,6 +174,8 @@ def _worker_settings(
             config.loss,
             weights * task.sampler.config.filters_per_class if weights else None,
             parse_augmentations(config.augment),
+            cpu_precision,
+            "float32" if config.precision == "float32" else "bfloat16",
         ),
         reader=task.validation_reader,
         validation=task.validation,
@@ -180,7 +193,7 @@ def _worker_settings(
     )
 
 
-def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+def _scaling(config: TrainConfig, cpu_precision: Precision) -> ray.train.ScalingConfig:
     """Give workers their CPUs and GPUs, and leave some CPUs to Ray Data."""
     least, most = parse_range(config.workers, "--workers")
     have = Capacity.of_cluster()
@@ -195,9 +208,14 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
             f"--workers {config.workers}: the cluster has {have.cpus} CPUs; "
             f"give at most {have.cpus}"
         )
+    elif config.precision == "bfloat16" and cpu_precision != "bfloat16":
+        raise InputError(
+            "--precision bfloat16: a CPU of the cluster has no instructions for it (AVX512_BF16 or "
+            "AMX) and would take 4 to 8 times as long as in float32; leave out --precision"
+        )
     else:
         each = {"CPU": worker_cpus(have, least)}
-    device = "GPU" if use_gpu else "CPU"
+    device = "GPU" if use_gpu else f"CPU, {cpu_precision}"
     _logger.info(
         f"training on {config.workers} worker{'s' * (most > 1)} ({device}), "
         f"batch {config.batch_size} each"

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.labels.border_weights import border_weights
-from unet_ray.imaging.labels.crops import CropConfig, LabelledCrops, count_crops
+from unet_ray.imaging.labels.crop_config import CropConfig
+from unet_ray.imaging.labels.crops import LabelledCrops, count_crops
+from unet_ray.imaging.labels.label_planes import compute_planes
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.markers import find_markers
 from unet_ray.imaging.labels.targets import IGNORED
@@ -17,6 +19,13 @@ LABELLING = Labelling("classes", (ClassSpec(1, "a"), ClassSpec(2, "b")), 0, 255)
 def ramp(height: int, width: int) -> np.ndarray:
     """Return an image whose two channels name each pixel's row and column."""
     return np.stack(np.mgrid[:height, :width], axis=2).astype(np.uint16)
+
+
+def crops_of(
+    image: np.ndarray, mask: np.ndarray, labelling: Labelling, config: CropConfig
+) -> LabelledCrops:
+    planes = compute_planes([mask], labelling, config)
+    return LabelledCrops(image, [mask], labelling, config, planes)
 
 
 def test_there_are_as_many_crops_as_cover_the_image_once() -> None:
@@ -38,7 +47,7 @@ def test_a_crop_is_the_image_and_its_mask(
     """Targets are those of their pixels; beyond its edges the image is mirrored and not counted."""
     image = ramp(height, width)
     mask = np.random.default_rng(seed).choice([0, 1, 2, 255], (height, width)).astype(np.uint8)
-    crop = LabelledCrops(image, [mask], LABELLING, CropConfig(side, margin)).draw(
+    crop = crops_of(image, mask, LABELLING, CropConfig(side, margin)).draw(
         np.random.default_rng(seed)
     )
     size = side + 2 * margin
@@ -67,7 +76,7 @@ def test_rare_classes_are_drawn_as_often_as_others() -> None:
     image = np.zeros((400, 400, 1), np.uint8)
 
     def share(foreground: float) -> float:
-        source = LabelledCrops(image, [mask], LABELLING, CropConfig(32, 0, foreground))
+        source = crops_of(image, mask, LABELLING, CropConfig(32, 0, foreground))
         return float(np.mean([(source.draw(rng)["targets"][1] == 1).any() for _ in range(400)]))
 
     assert share(0.0) < 0.05  # a crop of 32 px rarely meets one pixel of 400×400
@@ -81,7 +90,7 @@ def test_border_weights_know_what_lies_beyond_the_crop(kind: str) -> None:
     if kind == "binary":
         mask = (mask > 0).astype(np.uint8)
     labelling = Labelling(kind, (ClassSpec(1, "a"),), 0, None)  # type: ignore[arg-type]
-    source = LabelledCrops(ramp(80, 80), [mask], labelling, CropConfig(16, 4, 0.0, 10.0, 5.0))
+    source = crops_of(ramp(80, 80), mask, labelling, CropConfig(16, 4, 0.0, 10.0, 5.0))
     whole = border_weights(mask if kind == "instances" else label_image(mask > 0), 10.0, 5.0)
     for seed in range(20):
         crop = source.draw(np.random.default_rng(seed))
@@ -101,7 +110,7 @@ def test_markers_are_those_of_the_whole_image(border_weight: float) -> None:
     labels[:, 38:43], labels[5, 5] = 0, 255
     labelling = Labelling("instances", (ClassSpec(1, "a"),), 0, 255)
     config = CropConfig(24, 4, border_weight=border_weight, markers=True)
-    source = LabelledCrops(ramp(80, 80), [labels], labelling, config)
+    source = crops_of(ramp(80, 80), labels, labelling, config)
     whole = find_markers(labelling.objects([labels], 0))
     for seed in range(20):
         crop = source.draw(np.random.default_rng(seed))

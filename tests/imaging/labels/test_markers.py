@@ -28,11 +28,7 @@ def test_depth_is_the_distance_to_the_nearest_pixel_outside_the_object(labels: n
             else np.full(labels.shape, np.inf)
         )
         expected = np.where(labels == number, to_other, expected)
-    found = find_depths(labels)
-    assert ((found > 0) == (labels > 0)).all()
-    near = (labels > 0) & np.isfinite(expected) & (expected <= 2)
-    assert (found[near] <= 2).all()
-    assert (found >= expected - 1e-3)[np.isfinite(found)].all()
+    np.testing.assert_allclose(find_depths(labels), expected, rtol=1e-5)
 
 
 @given(LABELS)

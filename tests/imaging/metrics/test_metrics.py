@@ -11,6 +11,7 @@ from unet_ray.imaging.metrics.metrics import (
     COUNTS,
     MEANS,
     METRICS,
+    add_up_groups,
     bootstrap_intervals,
     compute_metrics,
     count_image,
@@ -141,3 +142,28 @@ def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
     means = [rng.choice(dice, len(dice)).mean() for _ in range(4000)]
     found = bootstrap_intervals(counts, 4000, seed=2)["image_dice"][0]
     assert found == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.01)
+
+
+def test_copies_of_an_image_in_one_group_are_no_more_evidence_than_the_image() -> None:
+    rng = np.random.default_rng(3)
+    true = rng.random((12, 16, 16)) < 0.3
+    counts = np.stack([count(mask ^ (rng.random((16, 16)) < 0.1), mask) for mask in true])
+    alone = bootstrap_intervals(counts, 100, 0)
+    copied = np.repeat(counts, 5, axis=0)
+    grouped = bootstrap_intervals(copied, 100, 0, np.repeat(np.arange(12), 5))
+    ungrouped = bootstrap_intervals(copied, 100, 0)
+    for name, values in alone.items():
+        assert grouped[name] == pytest.approx(values)
+        assert np.ptp(ungrouped[name]) < np.ptp(values)
+
+
+def test_a_single_group_has_no_interval() -> None:
+    counts = np.stack([count(TWO_SQUARES, TWO_SQUARES), count(ONE_SQUARE, TWO_SQUARES)])
+    intervals = bootstrap_intervals(counts, 20, 0, np.zeros(2, np.int64))
+    assert all(np.isnan(values).all() for values in intervals.values())
+
+
+def test_counts_of_groups_are_sums_over_their_images() -> None:
+    counts = np.arange(24, dtype=np.float64).reshape(3, 2, 4)
+    sums = add_up_groups(counts, np.array([1, 0, 1]))
+    assert np.array_equal(sums, [counts[1], counts[0] + counts[2]])

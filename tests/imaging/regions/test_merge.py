@@ -1,7 +1,9 @@
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions import merge as seams
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
-from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.merge import SIDES_AT_ONCE, RegionMerger
 from unet_ray.imaging.regions.regions import (
     MAX_REGIONS,
     Regions,
@@ -78,6 +80,7 @@ def find_by_tiles(
     region_filter: RegionFilter = ANY,
     max_regions: int = MAX_REGIONS,
     valid: NDArray[np.bool_] | None = None,
+    sides_at_once: int = SIDES_AT_ONCE,
 ) -> Regions:
     """Return the regions of an image, found in tiles that come in random order.
 
@@ -89,10 +92,11 @@ def find_by_tiles(
         region_filter: Filter of the regions.
         max_regions: Largest number of regions.
         valid: Pixels that are there.
+        sides_at_once: Number of sides that are drawn at a time, about.
     """
     height, width = prob_u8.shape
     beside = None if valid is None else find_beside_no_data(valid)
-    merger = RegionMerger(height, width, max_regions)
+    merger = RegionMerger(height, width, max_regions, sides_at_once)
     cores = [
         Box(top, left, min(top + tile, height), min(left + tile, width))
         for top in range(0, height, tile)
@@ -152,11 +156,18 @@ def assert_equal(found: Regions, expected: Regions) -> None:
     st.integers(1, 40),
     st.integers(1, 40),
     st.integers(1, 20),
+    st.sampled_from([1, 30, 200, SIDES_AT_ONCE]),
     FILTERS,
     st.integers(0, 2**32 - 1),
 )
 def test_tiles_give_the_regions_of_the_whole(
-    pattern: str, height: int, width: int, tile: int, region_filter: RegionFilter, seed: int
+    pattern: str,
+    height: int,
+    width: int,
+    tile: int,
+    sides_at_once: int,
+    region_filter: RegionFilter,
+    seed: int,
 ) -> None:
     """Ids, sums, boxes and the bytes of outlines do not depend on the tiles and their order."""
     height, width = min(height, TILES_A_SIDE * tile), min(width, TILES_A_SIDE * tile)
@@ -166,7 +177,15 @@ def test_tiles_give_the_regions_of_the_whole(
     valid = mask | (rng.random(mask.shape) < rng.choice([0.0, 0.5, 1.0]))
     beside = find_beside_no_data(valid)
     assert_equal(
-        find_by_tiles(whole(mask), prob_u8, tile, rng, region_filter, valid=valid),
+        find_by_tiles(
+            whole(mask),
+            prob_u8,
+            tile,
+            rng,
+            region_filter,
+            valid=valid,
+            sides_at_once=sides_at_once,
+        ),
         find_regions(unseparated(mask), prob_u8, region_filter, beside_no_data_hw=beside),
     )
 
@@ -243,3 +262,44 @@ def test_an_outline_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatc
         find_by_tiles(
             whole(mask), mask.astype(np.uint8), 16, np.random.default_rng(0), RegionFilter(1)
         )
+
+
+def test_a_side_of_a_piece_takes_17_bytes_until_all_tiles_are_there() -> None:
+    """Sides are most of what a large image keeps: four columns of int32, and the kind."""
+    mask = draw("rings", 60, 60, np.random.default_rng(0))
+    core = Box(60, 60, 120, 120)  # no edge of it is one of the image
+    separated = separate_touching(mask, mask, 2)
+    tile = find_tile_regions(separated, mask.astype(np.uint8), core, 200, 200)
+    for columns in (tile.sides, tile.contacts):
+        assert sum(column.nbytes for column in vars(columns).values()) == 17 * len(columns)
+    assert len(tile.sides) > 0
+    assert {edge.part.dtype for edge in tile.edges} == {np.dtype(np.int32)}
+
+
+def test_outlines_are_drawn_in_the_memory_of_some_of_them() -> None:
+    """Every region is a diagonal that crosses seams."""
+    mask = draw("diagonals", 600, 600, np.random.default_rng(0))
+    peaks = []
+    for sides_at_once in (2**30, 2**13):
+        tracemalloc.start()
+        find_by_tiles(
+            whole(mask), mask.view(np.uint8), 100, np.random.default_rng(0),
+            sides_at_once=sides_at_once,
+        )  # fmt: skip
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 0.6 * peaks[0]
+
+
+def test_outlines_far_from_the_corner_are_exact() -> None:
+    """Rows times columns are beyond 32 bits."""
+    mask = draw("random", 30, 30, np.random.default_rng(0))
+    mask[[0, -1]] = mask[:, [0, -1]] = False  # all regions are finished within the tile
+    far, near = (
+        find_tile_regions(
+            unseparated(mask), mask.view(np.uint8), Box(at, at, at + 30, at + 30), at + 30, at + 30
+        )
+        for at in (1_000_000, 0)
+    )
+    moved = shapely.transform(shapely.from_wkb(near.geometry), lambda xy: xy + 1_000_000)
+    assert list(far.geometry) == list(shapely.to_wkb(moved, byte_order=1))

@@ -271,10 +271,21 @@ class Decoder:
 
         An error that ended the child is the error of all further windows of the image.
         """
+        return self._ask_window({"box": astuple(box), "core": core and astuple(core)})
+
+    def label_window(self, box: Box) -> NDArray[Any]:
+        """Return a window of the open mask, HW, as `WindowReader.read_label` does.
+
+        Raises:
+            ImageError: As `window`; `unsupported` for a mask that must be decoded whole.
+        """
+        return self._ask_window({"box": astuple(box), "label": True}).samples[:, :, 0]
+
+    def _ask_window(self, wanted: dict[str, Any]) -> DecodedImage:
         assert self._file is not None
         if self._file_error:
             raise self._file_error
-        request = {"do": "window", "box": astuple(box), "core": core and astuple(core)}
+        request = {"do": "window", "core": None, "label": False} | wanted
         try:
             return self._parse_image(*self._request(request, b"", self._file.fetch))
         except ImageError as error:
@@ -453,6 +464,14 @@ class DecoderPool:
         decoder = self._free.get()
         try:
             return decoder.find_images(file)
+        finally:
+            self._free.put(decoder)
+
+    def measure(self, file: RangeFile) -> tuple[int, int]:
+        """Return the height and width of an image (px) from its header; see `Decoder.open`."""
+        decoder = self._free.get()
+        try:
+            return decoder.open(file)
         finally:
             self._free.put(decoder)
 

@@ -198,6 +198,9 @@ class _ImageServer:
         if request["do"] == "window":
             assert self._windows is not None
             core = request["core"] and Box(*request["core"])
+            if request["label"]:
+                mask = self._windows.read_label(Box(*request["box"]))
+                return DecodedImage(np.ascontiguousarray(mask)[:, :, None])
             window = self._windows.read(Box(*request["box"]), core)
             return replace(window, samples=np.ascontiguousarray(window.samples))
         source = cast(PlaneFile, self._make_file(request, data)) if "held" in request else data

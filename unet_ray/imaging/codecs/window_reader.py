@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.alpha import Alpha
 from unet_ray.imaging.codecs.decode import ReadImage, compose_image, finish_image
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.imaging.codecs.mask_samples import read_mask_values
 from unet_ray.imaging.codecs.raster import check_not_empty, mapped_errors
 from unet_ray.imaging.geometry import Box
 
@@ -51,6 +55,30 @@ class WindowReader(ABC):
             part = cut_window(core or box, box)
             counts = Alpha(alpha.values[part], alpha.opaque).count(window.samples[part])
             return replace(finish_image(window, alpha, self.lossy_samples), alpha=counts)
+
+    def read_label(self, box: Box) -> NDArray[Any]:
+        """Return a window of a mask file whose pixels can be read one by one.
+
+        Args:
+            box: Window, which lies inside the mask.
+
+        Returns:
+            HW values of an integer type, the same as those of the mask decoded whole.
+
+        Raises:
+            ImageError: `unsupported`: what a pixel means depends on the whole mask, as with
+                palettes, alpha and colours, or its samples are no ids.
+        """
+        with mapped_errors():
+            raster, *others = self._read_image(box).rasters
+            is_plain = raster.palette is None and not raster.has_alpha and not raster.inverted
+            if others or not is_plain or raster.samples.shape[2] != 1:
+                raise ImageError(
+                    "unsupported",
+                    "windows of a mask with colours, alpha or several channels; save one id per "
+                    "pixel",
+                )
+            return read_mask_values(raster)
 
     @abstractmethod
     def _read_image(self, box: Box) -> ReadImage:

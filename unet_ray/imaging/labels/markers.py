@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import edt
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from unet_ray.imaging.labels.border_weights import dense_ids
 
@@ -15,8 +15,6 @@ DEPTH_PX = 4.0
 
 The markers of two touching objects are eight pixels apart.
 """
-CONTEXT_PX = 32
-"""Distance outside a window at which objects still affect the markers within it (px)."""
 
 
 def find_markers(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
@@ -44,21 +42,11 @@ def find_markers(labels_hw: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def find_depths(labels_hw: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the depth of each pixel in its object (px): 1 at the object's rim, 0 outside.
+    """Return the depth of each pixel in its object (px), 0 outside of objects.
 
-    A pixel at the rim has a neighbour (by a side) that does not belong to its object. Other pixels
-    are deeper by their distance to the nearest rim pixel. The image's edge is not a rim, because
-    the object continues there.
+    It is the distance between pixel centres to the nearest pixel that does not belong to the
+    object: 1 beside another object or the background. The image's edge does not count, because the
+    object continues there; an object that fills the image is infinitely deep.
     """
-    is_object = labels_hw != 0
-    rim = np.zeros(labels_hw.shape, bool)
-    for one, other in (
-        ((slice(1, None),), (slice(-1),)),
-        ((slice(None), slice(1, None)), (slice(None), slice(-1))),
-    ):
-        differs = labels_hw[one] != labels_hw[other]
-        rim[one] |= differs
-        rim[other] |= differs
-    if not rim.any():  # one object, or none
-        return np.where(is_object, np.float32(np.inf), np.float32(0))
-    return np.where(is_object, distance_transform_edt(~rim) + 1, 0).astype(np.float32)
+    depths: NDArray[np.float32] = edt.edt(labels_hw, black_border=False)
+    return depths

@@ -190,29 +190,34 @@ def pool_metrics(
 
 
 def bootstrap_intervals(
-    counts_ikc: NDArray[np.float64], resamples: int, seed: int
+    counts_ikc: NDArray[np.float64],
+    resamples: int,
+    seed: int,
+    groups_i: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Compute 95 % confidence intervals of each of METRICS and MEANS.
 
-    This is a bootstrap over images with the percentile method (Efron). Resamples in which a metric
-    is undefined are left out; a metric that fewer than two images define has no interval.
+    This is a bootstrap over groups of images with the percentile method (Efron). Resamples in which
+    a metric is undefined are left out; a metric that fewer than two groups define has no interval.
 
     Args:
         counts_ikc: Counts; (images, classes, COUNTS).
-        resamples: Number of sets, each with as many images as there are, drawn with replacement.
+        resamples: Number of sets, each with as many groups as there are, drawn with replacement.
         seed: Seed of the random draws.
+        groups_i: Group of each image, numbered from 0; (images). None: each image is one.
 
     Returns:
         An array (classes, 2) for each metric: low, high; NaN where there is no interval.
     """
     rng = np.random.default_rng(seed)
+    groups = np.arange(len(counts_ikc)) if groups_i is None else groups_i
+    num_groups = int(groups.max()) + 1
     parts = [
-        pool_metrics(counts_ikc, weights)
-        for weights in _draw_weights(len(counts_ikc), resamples, rng)
+        pool_metrics(counts_ikc, weights_rg[:, groups])
+        for weights_rg in _draw_weights(num_groups, resamples, rng, len(groups))
     ]
-    enough = {
-        name: (~np.isnan(values)).sum(0) > 1 for name, values in compute_metrics(counts_ikc).items()
-    }
+    pooled = compute_metrics(add_up_groups(counts_ikc, groups))
+    enough = {name: (~np.isnan(values)).sum(0) > 1 for name, values in pooled.items()}
     return {
         name: _intervals(
             np.concatenate([part[name] for part in parts]), enough[MEANS.get(name, name)]
@@ -221,21 +226,35 @@ def bootstrap_intervals(
     }
 
 
+def add_up_groups(
+    counts_ikc: NDArray[np.float64], groups_i: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the counts of groups of images; (groups, classes, COUNTS).
+
+    Args:
+        counts_ikc: Counts; (images, classes, COUNTS).
+        groups_i: Group of each image, numbered from 0; (images).
+    """
+    sums = np.zeros((int(groups_i.max()) + 1, *counts_ikc.shape[1:]))
+    np.add.at(sums, groups_i, counts_ikc)
+    return sums
+
+
 def _draw_weights(
-    images: int, resamples: int, rng: np.random.Generator
+    groups: int, resamples: int, rng: np.random.Generator, images: int
 ) -> Iterator[NDArray[np.float64]]:
-    """Draw resamples, and yield how often each image was drawn, in chunks of bounded size.
+    """Draw resamples, and yield how often each group was drawn, in chunks of bounded size.
 
     Yields:
-        Counts of some of the resamples; (resamples, images), float64.
+        Counts of some of the resamples; (resamples, groups), float64.
     """
     at_once = max(1, _WEIGHTS_AT_ONCE // images)
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)
-        drawn = rng.integers(images, size=(count, images)) + np.arange(count)[:, None] * images
+        drawn = rng.integers(groups, size=(count, groups)) + np.arange(count)[:, None] * groups
         yield (
-            np.bincount(drawn.ravel(), minlength=count * images)
-            .reshape(count, images)
+            np.bincount(drawn.ravel(), minlength=count * groups)
+            .reshape(count, groups)
             .astype(np.float64)
         )
 

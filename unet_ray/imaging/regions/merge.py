@@ -9,6 +9,8 @@ tiles and the order in which they arrive.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +28,8 @@ from unet_ray.imaging.regions.tile_regions import Contacts, Edge, TileRegions
 
 _VERTEX_BYTES = 16
 _MAX_OUTLINE_BYTES = 256 * 2**20
+SIDES_AT_ONCE = 2**17
+"""Sides that are drawn at a time, or those of one region: drawing takes some 300 bytes for each."""
 
 
 class RegionMerger:
@@ -35,10 +39,18 @@ class RegionMerger:
         height: Height of the image (px).
         width: Width of the image (px).
         max_regions: Limit on the number of regions, including those that the filter drops.
+        sides_at_once: Number of sides of pieces that are drawn at a time, about.
     """
 
-    def __init__(self, height: int, width: int, max_regions: int = MAX_REGIONS) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        max_regions: int = MAX_REGIONS,
+        sides_at_once: int = SIDES_AT_ONCE,
+    ) -> None:
         self._height, self._width, self._max_regions = height, width, max_regions
+        self._sides_at_once = sides_at_once
         self._tiles: list[TileRegions] = []
         self._finished = 0
 
@@ -64,18 +76,23 @@ class RegionMerger:
         Raises:
             ImageError: More regions than the limit, or an outline that is too large (`too_large`).
         """
-        merged, outlines = self._merge_pieces(region_filter)
+        merged, outlines = _draw_outlines(*self._join_pieces(), region_filter, self._sides_at_once)
         sums = RegionSums.concatenate([*(tile.inner for tile in self._tiles), merged])
         geometry = np.concatenate([*(tile.geometry for tile in self._tiles), outlines])
         ranked = np.lexsort((sums.first[:, 1], sums.first[:, 0]))
         ranked = ranked[region_filter.met_by(sums.area, sums.prob_u8_sum)[ranked]]
         return Regions(sums.of(ranked), geometry[ranked], self._height, self._width)
 
-    def _merge_pieces(self, region_filter: RegionFilter) -> tuple[RegionSums, NDArray[Any]]:
-        """Join the pieces of all tiles and return their sums and outlines."""
+    def _join_pieces(self) -> tuple[RegionSums, Sides, NDArray[np.int64]]:
+        """Join the pieces of all tiles.
+
+        Returns:
+            Sums of the regions, the sides of their parts, not yet joined, and the region of each
+            part.
+        """
         pieces = RegionSums.concatenate([tile.pieces for tile in self._tiles])
         if not len(pieces):
-            return pieces, np.zeros(0, object)
+            return pieces, Sides.none(), np.zeros(0, np.int64)
         offsets = _Offsets.of(self._tiles)
         part_piece = np.concatenate(
             [t.part_piece + p for t, p in zip(self._tiles, offsets.piece, strict=True)]
@@ -92,7 +109,7 @@ class RegionMerger:
             [
                 *(seam.contacts() for seam in seams),
                 *(
-                    tile.contacts.shift_parts(offset)
+                    tile.contacts.shift_parts(int(offset))
                     for tile, offset in zip(self._tiles, offsets.part, strict=True)
                 ),
             ]
@@ -101,30 +118,13 @@ class RegionMerger:
         sums = _add_up(pieces, region)
         check_count(self._finished + len(sums), self._max_regions)
         sides = [
-            replace(tile.sides, part=tile.sides.part + offset)
+            replace(tile.sides, part=tile.sides.part + int(offset))
             for tile, offset in zip(self._tiles, offsets.part, strict=True)
         ]
         every = Sides.concatenate([*sides, contacts.sides(part_region)])
         joined_region = np.zeros(int(part.max()) + 1, np.int64)
         joined_region[part] = part_region
-        return self._draw_outlines(
-            sums, replace(every, part=part[every.part]).join(), joined_region, region_filter
-        )
-
-    @staticmethod
-    def _draw_outlines(
-        sums: RegionSums, sides: Sides, part_region: NDArray[np.int64], region_filter: RegionFilter
-    ) -> tuple[RegionSums, NDArray[Any]]:
-        """Draw the outlines of the regions that pass the filter."""
-        kept = region_filter.met_by(sums.area, sums.prob_u8_sum)
-        vertices = np.bincount(part_region[sides.part], minlength=len(sums))
-        largest = int(vertices[kept].max(initial=0)) * _VERTEX_BYTES
-        if largest > _MAX_OUTLINE_BYTES:
-            raise ImageError(
-                "too_large",
-                f"a region's outline takes {largest / 2**20:.0f} MB; the limit is 256 MB",
-            )
-        return sums.of(kept), outlines_wkb(sides, number_chosen(kept)[part_region], int(kept.sum()))
+        return sums, replace(every, part=part.astype(np.int32)[every.part]), joined_region
 
     def _collect_seams(self, offsets: _Offsets, vertical: bool) -> list[_Seam]:
         """Put the edges of tiles together along each line between tiles, over the whole image."""
@@ -175,7 +175,7 @@ class _Seam:
     def empty(line: int, length: int, vertical: bool) -> _Seam:
         return _Seam(line, vertical, _Line.empty(length), _Line.empty(length))
 
-    def find_pairs(self) -> NDArray[np.int64]:
+    def find_pairs(self) -> NDArray[np.int32]:
         """Find the parts of one region that meet over the seam, straight or across corners.
 
         Returns:
@@ -208,20 +208,21 @@ class _Seam:
         """Return the sides along the seam where at least one of the two pixels has a part."""
         at = np.flatnonzero((self.before.part >= 0) | (self.after.part >= 0))
         count = len(at)
-        vertical, line = np.full(count, self.vertical), np.full(count, self.line)
-        return Contacts(vertical, line, at, self.before.part[at], self.after.part[at])
+        vertical, line = np.full(count, self.vertical), np.full(count, self.line, np.int32)
+        parts = self.before.part[at], self.after.part[at]
+        return Contacts(vertical, line, at.astype(np.int32), *parts)
 
 
 @dataclass(frozen=True)
 class _Line:
     """A line of pixels along a seam, like `Edge`, with the numbers of the image."""
 
-    part: NDArray[np.int64]
+    part: NDArray[np.int32]
     origin: NDArray[np.uint8]
 
     @staticmethod
     def empty(length: int) -> _Line:
-        return _Line(np.full(length, -1), np.zeros(length, np.uint8))
+        return _Line(np.full(length, -1, np.int32), np.zeros(length, np.uint8))
 
     def put(self, start: int, edge: Edge, offset: int) -> None:
         """Write a tile's edge into the line."""
@@ -230,7 +231,7 @@ class _Line:
         self.origin[place] = edge.origin
 
 
-def _components(pairs: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
+def _components(pairs: NDArray[Any], first: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the component of each member, numbered by the first pixels of the members.
 
     Args:
@@ -241,6 +242,76 @@ def _components(pairs: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[n
     place = np.empty(len(first), np.int64)
     place[order] = np.arange(len(first))
     return components(place[pairs], len(first))[place]
+
+
+def _draw_outlines(
+    sums: RegionSums,
+    sides: Sides,
+    part_region: NDArray[np.int64],
+    region_filter: RegionFilter,
+    sides_at_once: int,
+) -> tuple[RegionSums, NDArray[Any]]:
+    """Draw the outlines of the regions that pass a filter, some regions at a time.
+
+    Args:
+        sums: Sums of the regions.
+        sides: Sides of their parts, not yet joined.
+        part_region: Region of each part.
+        region_filter: Filter that regions must pass.
+        sides_at_once: Number of sides that are drawn at a time, about.
+
+    Returns:
+        Sums and outlines, WKB, of the regions that pass.
+    """
+    kept = region_filter.met_by(sums.area, sums.prob_u8_sum)
+    part_outline = number_chosen(kept)[part_region]
+    outlines = np.zeros(int(kept.sum()), object)
+    groups = _join_by_outline(sides, part_outline, len(outlines), sides_at_once)
+    for first, after, some in groups:
+        is_among = (part_outline >= first) & (part_outline < after)
+        number = np.where(is_among, part_outline - first, -1)
+        _check_outlines(np.bincount(number[some.part]))
+        outlines[first:after] = outlines_wkb(some, number, after - first)
+    return sums.of(kept), outlines
+
+
+def _check_outlines(vertices: NDArray[np.int64]) -> None:
+    """Check the number of vertices of each outline.
+
+    Raises:
+        ImageError: An outline is too large (`too_large`).
+    """
+    largest = int(vertices.max(initial=0)) * _VERTEX_BYTES
+    if largest > _MAX_OUTLINE_BYTES:
+        raise ImageError(
+            "too_large",
+            f"a region's outline takes {largest / 2**20:.0f} MB; the limit is 256 MB",
+        )
+
+
+def _join_by_outline(
+    sides: Sides, part_outline: NDArray[np.int64], count: int, sides_at_once: int
+) -> Iterator[tuple[int, int, Sides]]:
+    """Join the sides of the first outlines, of the next ones, and so on.
+
+    Args:
+        sides: Sides of any number of parts, not yet joined.
+        part_outline: Index of the outline that each part belongs to; −1: none.
+        count: Number of outlines.
+        sides_at_once: Number of sides that are joined at a time, unless one outline has more.
+
+    Yields:
+        First outline, last outline + 1, and their joined sides.
+    """
+    outline = part_outline.astype(np.int32)[sides.part]
+    sizes = np.bincount(outline + 1, minlength=count + 1)[1:]
+    group = (np.cumsum(sizes) // sides_at_once).astype(np.int32) + 1
+    side_group = np.append(group, np.int32(0))[outline]  # 0: without an outline
+    order, ends = np.argsort(side_group, kind="stable"), np.cumsum(np.bincount(side_group))
+    firsts = np.flatnonzero(np.diff(group, prepend=0)).tolist()
+    for first, after in itertools.pairwise([*firsts, count]):
+        number = group[first]
+        yield first, after, sides.of(order[ends[number - 1] : ends[number]]).join()
 
 
 def _add_up(pieces: RegionSums, region: NDArray[np.int64]) -> RegionSums:

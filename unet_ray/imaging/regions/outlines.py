@@ -92,18 +92,12 @@ class Parts:
         self, kind: int, run: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
     ) -> Sides:
         line = self.runs.row[run] + self.top + int(kind == HIGH_Y)
-        return Sides(
-            np.full(len(run), kind, np.int8),
-            line,
-            start + self.left,
-            stop + self.left,
-            self.part[run],
-        )
+        return Sides.of_columns(kind, line, start + self.left, stop + self.left, self.part[run])
 
     def _vertical(self, kind: int, run: NDArray[np.bool_]) -> Sides:
         line = (self.runs.stop if kind == HIGH_X else self.runs.start)[run] + self.left
         row = self.runs.row[run] + self.top
-        return Sides(np.full(len(row), kind, np.int8), line, row, row + 1, self.part[run])
+        return Sides.of_columns(kind, line, row, row + 1, self.part[run])
 
     def find_contacts(self) -> list[tuple[NDArray[np.int64], ...]]:
         """Find where different parts share a side: first sides along rows, then along columns.
@@ -128,7 +122,7 @@ class Parts:
         return [rows, (*places, self.part[next_to], self.part[next_to + 1])]
 
 
-def outlines_wkb(sides: Sides, part_number: NDArray[np.int64], count: int) -> NDArray[Any]:
+def outlines_wkb(sides: Sides, part_number: NDArray[Any], count: int) -> NDArray[Any]:
     """Draw `count` outlines.
 
     Coordinates are pixel edges: pixel (x, y) covers [x, x+1] × [y, y+1], y down. The area of a
@@ -150,7 +144,9 @@ def outlines_wkb(sides: Sides, part_number: NDArray[np.int64], count: int) -> ND
     chosen = part_number >= 0
     kept = sides.of(chosen[sides.part])
     return _polygons_wkb(
-        replace(kept, part=number_chosen(chosen)[kept.part]), part_number[chosen], count
+        replace(kept, part=number_chosen(chosen).astype(np.int32)[kept.part]),
+        part_number[chosen],
+        count,
     )
 
 
@@ -165,19 +161,24 @@ def _polygons_wkb(sides: Sides, part_label: NDArray[np.int64], count: int) -> ND
     Returns:
         WKB of each outline.
     """
-    vertices = _Vertices.of(sides)
-    order, ring_starts = _split_cycles(_next_sides(vertices, sides.part))
-    rings = shapely.linearrings(
-        np.stack([vertices.x[order], vertices.y[order]], axis=1).astype(np.float64),
-        indices=np.repeat(np.arange(len(ring_starts)), np.diff(np.append(ring_starts, len(order)))),
-    )
-    ring_part = sides.part[order[ring_starts]]
+    rings, ring_part = _find_rings(sides)
     is_hole = ~shapely.is_ccw(rings)
     grouped = np.lexsort((is_hole, ring_part))  # a part's shell, then its holes
     polygons = shapely.polygons(rings[grouped], indices=ring_part[grouped])
     return np.asarray(
         shapely.to_wkb(_collect_geometries(polygons, part_label, count), byte_order=1), object
     )
+
+
+def _find_rings(sides: Sides) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Return the rings that sides make, as geometries, and the part of each."""
+    vertices = _Vertices.of(sides)
+    order, ring_starts = _split_cycles(_next_sides(vertices, sides.part))
+    rings = shapely.linearrings(
+        np.stack([vertices.x[order], vertices.y[order]], axis=1).astype(np.float64),
+        indices=np.repeat(np.arange(len(ring_starts)), np.diff(np.append(ring_starts, len(order)))),
+    )
+    return rings, sides.part[order[ring_starts]]
 
 
 @dataclass(frozen=True)
@@ -190,14 +191,28 @@ class Sides(Columns):
 
     kind: NDArray[np.int8]
     """LOW_Y, HIGH_Y, HIGH_X or LOW_X."""
-    line: NDArray[np.int64]
+    line: NDArray[np.int32]
     """Row or column of vertices that the side lies on (px)."""
-    start: NDArray[np.int64]
+    start: NDArray[np.int32]
     """First vertex along the line (px)."""
-    stop: NDArray[np.int64]
+    stop: NDArray[np.int32]
     """Last vertex along the line (px)."""
-    part: NDArray[np.int64]
+    part: NDArray[np.int32]
     """Part that the side belongs to, from 0."""
+
+    @staticmethod
+    def none() -> Sides:
+        """Return an empty table."""
+        return Sides(np.zeros(0, np.int8), *np.zeros((4, 0), np.int32))
+
+    @staticmethod
+    def of_columns(kind: int, *columns: NDArray[np.int64]) -> Sides:
+        """Return sides of one kind: line, start, stop and part of each.
+
+        They take 17 bytes each: those of a large image are kept until all its tiles are there.
+        """
+        kinds = np.full(len(columns[0]), kind, np.int8)
+        return Sides(kinds, *(column.astype(np.int32) for column in columns))
 
     def join(self) -> Sides:
         """Sort by kind, line and start, and join sides that continue in the same direction."""
@@ -220,13 +235,13 @@ class Sides(Columns):
 class _Vertices:
     """Vertices where sides begin and end, and which of two sides continues at a shared vertex."""
 
-    x: NDArray[np.int64]
+    x: NDArray[np.int32]
     """Column of the vertex that a side leaves."""
-    y: NDArray[np.int64]
+    y: NDArray[np.int32]
     """Row of the vertex that a side leaves."""
-    end_x: NDArray[np.int64]
+    end_x: NDArray[np.int32]
     """Column of the vertex that a side arrives at."""
-    end_y: NDArray[np.int64]
+    end_y: NDArray[np.int32]
     """Row of the vertex that a side arrives at."""
     leaves_late: NDArray[np.bool_]
     """True if the side leaves as the second of two, where a part touches itself at a corner."""
@@ -247,10 +262,11 @@ class _Vertices:
         return _Vertices(x, y, end_x, end_y, vertical != backwards, backwards)
 
 
-def _next_sides(vertices: _Vertices, part: NDArray[np.int64]) -> NDArray[np.int64]:
+def _next_sides(vertices: _Vertices, part: NDArray[Any]) -> NDArray[np.int64]:
     """Return the index of the side that continues where each side ends."""
-    width = int(max(vertices.x.max(), vertices.end_x.max())) + 1
-    parts = int(part.max()) + 1
+    # numpy's own, whose products are int64
+    width = np.int64(max(vertices.x.max(), vertices.end_x.max())) + 1
+    parts = np.int64(part.max()) + 1
     leaving = ((vertices.y * width + vertices.x) * parts + part) * 2 + vertices.leaves_late
     arriving = (
         (vertices.end_y * width + vertices.end_x) * parts + part

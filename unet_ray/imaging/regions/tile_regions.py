@@ -64,7 +64,7 @@ class TileRegions:
 class Edge:
     """The pixels along an edge of a tile."""
 
-    part: NDArray[np.int64]
+    part: NDArray[np.int32]
     """Part of each pixel; −1: none."""
     origin: NDArray[np.uint8]
     """Origin of each pixel, as in `SeparatedMask.origin`."""
@@ -76,21 +76,21 @@ class Contacts(Columns):
 
     vertical: NDArray[np.bool_]
     """True if the side runs along a column of vertices."""
-    line: NDArray[np.int64]
+    line: NDArray[np.int32]
     """Column or row of vertices that the side lies on (px)."""
-    along: NDArray[np.int64]
+    along: NDArray[np.int32]
     """Row or column of the two pixels (px)."""
-    before: NDArray[np.int64]
+    before: NDArray[np.int32]
     """Part of the pixel before the line; −1: none."""
-    after: NDArray[np.int64]
+    after: NDArray[np.int32]
     """Part of the pixel after the line; −1: none."""
 
     @staticmethod
     def none() -> Contacts:
         """Return an empty table."""
-        return Contacts(np.zeros(0, bool), *np.zeros((4, 0), np.int64))
+        return Contacts(np.zeros(0, bool), *np.zeros((4, 0), np.int32))
 
-    def find_joined_parts(self, part_region: NDArray[np.int64]) -> NDArray[np.int64]:
+    def find_joined_parts(self, part_region: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the pairs of parts on either side that belong to one region; (2, n)."""
         pairs = np.stack([self.before, self.after])
         return pairs[:, (pairs >= 0).all(axis=0) & (part_region[pairs[0]] == part_region[pairs[1]])]
@@ -161,10 +161,10 @@ def find_tile_regions(
         pieces=sums.of(is_open),
         part_piece=piece_number[parts.label[open_part]],
         part_first=parts.first[open_part],
-        sides=replace(open_sides, part=part_number[open_sides.part]),
+        sides=replace(open_sides, part=part_number[open_sides.part].astype(np.int32)),
         contacts=_find_contacts(parts, part_number) if separated.may_touch else Contacts.none(),
         edges=tuple(
-            Edge(edge, separated.origin[_EDGES[at]].copy())
+            Edge(edge.astype(np.int32), separated.origin[_EDGES[at]].copy())
             for at, edge in zip(_EDGES, edges, strict=True)
         ),
     )
@@ -179,9 +179,11 @@ def _find_contacts(parts: Parts, part_number: NDArray[np.int64]) -> Contacts:
     """
     found = []
     for vertical, (line, along, *sides) in zip((False, True), parts.find_contacts(), strict=True):
-        before, after = (part_number[part] for part in sides)
-        every = Contacts(np.full(len(line), vertical), line, along, before, after)
-        found.append(every.of((before >= 0) & (after >= 0)))
+        columns = (line, along, *(part_number[part] for part in sides))
+        every = Contacts(
+            np.full(len(line), vertical), *(column.astype(np.int32) for column in columns)
+        )
+        found.append(every.of((every.before >= 0) & (every.after >= 0)))
     return Contacts.concatenate(found)
 
 

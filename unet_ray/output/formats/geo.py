@@ -37,7 +37,17 @@ from unet_ray.tables.schemas import REGIONS, column, on_a_map
 
 _BATCHES = 64
 """Images whose regions are a row group of a GeoParquet file."""
-_FEATURE = ["image_uri", "region_id", "class_id", "class_name", "score", "score_max", "area"]
+_FEATURE = [
+    "image_uri",
+    "region_id",
+    "class_id",
+    "class_name",
+    "score",
+    "score_max",
+    "area",
+    "touches_border",
+    "touches_no_data",
+]
 """Columns of a region that GeoJSON keeps as properties."""
 _AREA_UM2 = column(
     "area_um2", pa.float64(), "area (µm²); null if its pixel size is not known", True
@@ -92,8 +102,13 @@ def _describe_crs(place: Georeference) -> dict[str, Any]:
     return {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}}
 
 
-def _format_feature(properties: dict[str, Any], geometry: str) -> str:
-    return f'{{"type": "Feature", "properties": {json.dumps(properties)}, "geometry": {geometry}}}'
+def _format_feature(row: dict[str, Any], geometry: str) -> str:
+    """Write a region as a feature, without the properties that are not known.
+
+    Of a property that is null in all of a file, QGIS makes a column of text.
+    """
+    properties = json.dumps({name: value for name, value in row.items() if value is not None})
+    return f'{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}'
 
 
 def write_geoparquet(

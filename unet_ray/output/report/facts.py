@@ -1,12 +1,14 @@
 """The facts of a report: sums over the tables for a date and for the dates before it.
 
-Only runs with the model and settings of the date's last run count. Rows are never loaded.
+Only runs with the model and settings of the date's last run count. Rows are never in memory all at
+once: shards are read one time, side by side, and the columns that matter go to disk.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -14,15 +16,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pds
 
 from unet_ray.errors import InputError
 from unet_ray.output.namings import find_superseded
 from unet_ray.output.pixel_area import PIXEL_SIDES, has_pixel_area
-from unet_ray.output.sound_rows import SOUND_ROWS
+from unet_ray.output.sound_rows import SOUND_COLUMNS, SOUND_ROWS
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.committed import CommittedShards, row_schema
 from unet_ray.tables.duckdb_workspace import Workspace
-from unet_ray.tables.ledger import open_dataset
-from unet_ray.tables.runs import read_run_record
+from unet_ray.tables.runs import read_run_records
 from unet_ray.tables.schemas import SCHEMAS
 
 AREA_BINS_PER_DOUBLING = 2
@@ -50,12 +53,16 @@ _IMAGE_COLUMNS = (
     "width",
     "image_bytes",
     *PIXEL_SIDES,
+    "shard",
 )
 """Columns of the view `date_images`."""
+_STORED_IMAGES = (*_IMAGE_COLUMNS, "pages", "model_digest", "config_digest")
+_STORED_MASKS = ("image_uri", "run_id", "class_id", "class_name", "area", "height", "width")
 _NAMING_COLUMNS = ("date", "image_uri", "run_id", "pages", "segmented_at")
 """Columns of the view `good`: the successful images, of which some may not be current."""
 _REGION_COLUMNS = ("run_id", "image_uri", "region_id", "area", "score")
 """Columns of the view `date_regions`."""
+_STORED_REGIONS = (*_REGION_COLUMNS, "class_id")
 _SUM_REGIONS = (
     "WITH i AS (SELECT date, class_id, image, count(*)::DOUBLE AS c, sum(score)::DOUBLE AS s, "
     "sum(log2(area)) AS l FROM measured GROUP BY date, class_id, image), "
@@ -143,7 +150,7 @@ class Facts:
         return [date for date in self.by_date if date != self.date]
 
 
-def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
+def gather(database: Workspace, shards: CommittedShards, date: str | None) -> Facts:
     """Gather the facts of a date from the tables.
 
     Values from the tables never become part of a query, so that a writer of tables cannot run SQL
@@ -152,19 +159,18 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     Args:
         database: Workspace for the queries, which spills to disk. Afterwards it holds the views
             `date_images` and `date_regions` with the date's rows.
-        output: Root of the tables, as `tables_at` returns it.
+        shards: Shards of the output.
         date: Date of the report, YYYY-MM-DD; None: the last one.
 
     Returns:
         The facts.
 
     Raises:
-        InputError: There are no images of that date.
+        InputError: There are no images of that date, or a shard is damaged.
     """
-    everything = {name: open_dataset(output, name, schema) for name, schema in SCHEMAS.items()}
-    sound = {name: rows.filter(SOUND_ROWS[name]) for name, rows in everything.items()}
-    images = sound["images"]
-    date = _find_date(database, images, output, date)
+    unsound = Counter[tuple[str, str]]()
+    images = _store_rows(database, shards, "images", _STORED_IMAGES, unsound)
+    date = _find_date(database, images, shards.output, date)
     model, config = _find_settings(database, images, date)
     ours = images.filter(
         (pc.field("model_digest") == model) & (pc.field("config_digest") == config)
@@ -191,11 +197,13 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     runs = database.table("SELECT run_id FROM runs")["run_id"].combine_chunks()
     # a filter, because joins of millions of rows take more memory
     rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)
+    of_dates = shards.of_dates(counts)
+    masks = _store_rows(database, of_dates, "masks", _STORED_MASKS, unsound)
     mask_columns = ("date", "class_id", "class_name", "area", "height", "width")
-    read("masks", sound["masks"].filter(rows), mask_columns)
+    read("masks", masks.filter(rows), mask_columns)
     every_class, pixels = _sum_pixels(database)
     classes = dict(islice(every_class.items(), _MAX_CLASSES))
-    regions = sound["regions"].filter(
+    regions = _store_rows(database, of_dates, "regions", _STORED_REGIONS, unsound).filter(
         rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
     )
     read("date_regions", regions.filter(pc.field("date") == date), _REGION_COLUMNS)
@@ -205,7 +213,7 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
     return Facts(
         date=date,
         run_ids=run_ids,
-        records=[record for run_id in run_ids if (record := read_run_record(output, run_id))],
+        records=read_run_records(shards.output, run_ids),
         model_digest=model,
         images=counts[date],
         classes=classes,
@@ -215,9 +223,46 @@ def gather(database: Workspace, output: Storage, date: str | None) -> Facts:
             database, classes, f"least(floor({SCORE_BINS} * score), {SCORE_BINS - 1})"
         ),
         errors=_list_errors(database),
-        unsound=_count_unsound(everything, date),
+        unsound={name: unsound[name, date] for name in SCHEMAS if unsound[name, date]},
         classes_left_out=len(every_class) - len(classes),
     )
+
+
+def _store_rows(
+    database: Workspace,
+    shards: CommittedShards,
+    table: str,
+    columns: tuple[str, ...],
+    unsound: Counter[tuple[str, str]],
+) -> pds.Dataset:
+    """Store columns of the sound rows of a table, which several queries then read.
+
+    Args:
+        database: Workspace that keeps them on disk.
+        shards: Shards to read.
+        table: Name of the table.
+        columns: Columns to keep, beside `date`.
+        unsound: Receives the numbers of rows that make no sense, by table and date.
+
+    Returns:
+        The stored rows.
+    """
+    kept = [*columns, "date"]
+    read = [name for name in SCHEMAS[table].names if name in {*columns, *SOUND_COLUMNS[table]}]
+
+    def select() -> Iterator[pa.Table]:
+        """Yield the sound rows of each shard."""
+        for _, rows in shards.iterate(table, read):
+            sound = rows.filter(SOUND_ROWS[table])
+            if len(sound) < len(rows):
+                unsound[table, rows["date"][0].as_py()] += len(rows) - len(sound)
+            yield sound.select(kept).cast(schema)
+
+    # a null in a file that another program wrote is no reason to refuse the file
+    fields = map(row_schema(table, read).field, kept)
+    schema = pa.schema([field.with_nullable(True) for field in fields])
+    database.write(f"stored_{table}", schema, select())
+    return database.dataset(f"stored_{table}")
 
 
 def _read_current(
@@ -258,16 +303,6 @@ def _find_settings(database: Workspace, images: Any, date: str) -> tuple[str, st
     last = "SELECT model_digest, config_digest FROM all_models ORDER BY segmented_at DESC LIMIT 1"
     model, config = database.table(last).to_pylist()[0].values()
     return model, config
-
-
-def _count_unsound(tables: dict[str, Any], date: str) -> dict[str, int]:
-    """Count the rows of a date that make no sense, by table; only tables that have any."""
-    of_date = pc.field("date") == date
-    counts = {
-        name: rows.count_rows(filter=of_date) - rows.count_rows(filter=of_date & SOUND_ROWS[name])
-        for name, rows in tables.items()
-    }
-    return {name: count for name, count in counts.items() if count}
 
 
 def _sum_pixels(

@@ -6,6 +6,8 @@ import base64
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +21,12 @@ from PIL import Image, ImageDraw
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import parse_channels
-from unet_ray.image_sources.encoded import find_place, open_encoded, read_encoded
+from unet_ray.image_sources.encoded import (
+    ImageFinder,
+    find_place,
+    open_encoded,
+    read_encoded,
+)
 from unet_ray.image_sources.names import split_uri
 from unet_ray.imaging.channels import (
     ChannelSelection,
@@ -30,7 +37,9 @@ from unet_ray.imaging.channels import (
     take_pages,
 )
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
-from unet_ray.imaging.codecs.sandbox import Decoder
+from unet_ray.imaging.codecs.image_place import ImagePlace
+from unet_ray.imaging.codecs.range_file import PlaneFile
+from unet_ray.imaging.codecs.sandbox import Decoder, DecoderPool
 from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.imaging.drawing.overlay import class_colour, stretch_contrast
 from unet_ray.imaging.drawing.panels import PANEL_PX, image_panel
@@ -38,12 +47,12 @@ from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.output.pixel_area import PIXEL_SIDES, measure_pixel_area
 from unet_ray.output.report.facts import Facts
-from unet_ray.output.sound_rows import SOUND_ROWS
+from unet_ray.output.sound_rows import SOUND_COLUMNS, SOUND_ROWS
+from unet_ray.prefetch import ahead
 from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.committed import CommittedShards, row_schema
 from unet_ray.tables.duckdb_workspace import Workspace
-from unet_ray.tables.ledger import open_dataset
-from unet_ray.tables.schemas import SCHEMAS
 
 _DETAIL_PX = 2 * PANEL_PX
 """Side from which only the densest part of an image is shown, beside the whole (px).
@@ -67,6 +76,10 @@ The thumbnail of a larger image is grey.
 """
 _STRIP_PIXELS = 2**24
 """Number of pixels that are read at a time for a thumbnail."""
+_FETCHED_IMAGES = 16
+"""Number of images that are fetched before they are drawn."""
+_FETCHED_BYTES = 2**26
+"""Size of the files of these images, a larger one alone (bytes)."""
 _QUALITY = 80
 """JPEG quality of the pictures."""
 
@@ -97,13 +110,13 @@ class Card:
 
 
 def draw_gallery(
-    database: Workspace, output: Storage, facts: Facts, each: int, gate: Gate
+    database: Workspace, shards: CommittedShards, facts: Facts, each: int, gate: Gate
 ) -> tuple[list[Card], list[str]]:
     """Choose and draw the pictures of a report.
 
     Args:
         database: Workspace with the date's tables, as `facts.gather` leaves it.
-        output: Root of the tables.
+        shards: Shards of the output.
         facts: Facts of the date.
         each: Number of pictures of each kind.
         gate: Says which images may be opened: the tables name them, whoever wrote those.
@@ -115,28 +128,45 @@ def draw_gallery(
     by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
     for place, (kind, uri, region_id) in enumerate(_choose(database, each)):
         by_image[uri].append((place, kind, region_id))
-    rows, files = _read_regions(output, facts, [*by_image]), _read_sizes(database, [*by_image])
-    cards, problems, decoder = dict[int, Card](), [], Decoder()
-    channels = _find_channels(facts)
-    try:
-        for uri, wanted in sorted(by_image.items()):
-            if not gate.admits(split_uri(uri)[0]):
-                continue
+    files = _read_sizes(database, [*by_image])
+    rows = _read_regions(database, shards, facts, [*by_image])
+    cards, problems, channels = dict[int, Card](), [], _find_channels(facts)
+    admitted = [uri for uri in sorted(by_image) if gate.admits(split_uri(uri)[0])]
+
+    def fetch(uri: str) -> _FetchedImage | ImageError:
+        """Fetch an image; return what is wrong with one that cannot be read."""
+        try:
+            return _fetch_image(uri, files.get(uri), finder, gate.roots, channels)
+        except ImageError as error:
+            return error
+
+    with (
+        DecoderPool(1) as finder,
+        closing(Decoder()) as decoder,
+        ThreadPoolExecutor(_FETCHED_IMAGES) as pool,
+    ):
+        fetched = ahead(
+            pool,
+            fetch,
+            admitted,
+            _FETCHED_IMAGES,
+            size=lambda uri: files.get(uri, {}).get("image_bytes") or 0,
+            most_size=_FETCHED_BYTES,
+        )
+        for uri, image in zip(admitted, fetched, strict=True):
             try:
-                if uri not in files:
-                    raise ImageError("missing", "the date has no successful row of this image")
+                if isinstance(image, ImageError):
+                    raise image
                 found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts, files[uri])
                 if found.unsound:
                     problems.append(f"{found.unsound} regions of {uri}: damaged outlines")
-                image = _OpenImage(uri, files[uri], decoder, gate.roots, channels)
+                opened = _OpenImage(image, decoder, channels)
                 cards |= {
-                    place: _draw_card(kind, image, found, region_id)
-                    for place, kind, region_id in wanted
+                    place: _draw_card(kind, opened, found, region_id)
+                    for place, kind, region_id in by_image[uri]
                 }
             except ImageError as error:
                 problems.append(f"{uri}: {error.message}")
-    finally:
-        decoder.close()
     if gate.stopped:
         problems.append(f"{gate.stopped} images {gate.reason}")
     return [cards[place] for place in sorted(cards)], problems
@@ -193,22 +223,19 @@ def _read_sizes(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any
     return {row["image_uri"]: row for row in rows}
 
 
-def _read_regions(output: Storage, facts: Facts, uris: list[str]) -> Any:
-    wanted = pc.field("image_uri").isin(pa.array(uris, pa.string())) & pc.field("run_id").isin(
-        facts.run_ids
+def _read_regions(
+    database: Workspace, shards: CommittedShards, facts: Facts, uris: list[str]
+) -> pa.Table:
+    """Return the sound regions of some images; only the shards that have these are read."""
+    paths = database.table(
+        "SELECT DISTINCT shard FROM date_images SEMI JOIN chosen USING (image_uri)"
     )
-    dataset = open_dataset(output, "regions", SCHEMAS["regions"]).filter(SOUND_ROWS["regions"])
-    columns = [
-        "image_uri",
-        "region_id",
-        "class_id",
-        "class_name",
-        "area",
-        "score",
-        "bbox",
-        "geometry",
-    ]
-    return dataset.to_table(columns=columns, filter=wanted & (pc.field("date") == facts.date))
+    wanted = pc.field("image_uri").isin(pa.array(uris, pa.string()))
+    wanted &= pc.field("run_id").isin(facts.run_ids) & SOUND_ROWS["regions"]
+    of_images = shards.of_paths({*paths["shard"].to_pylist()})
+    columns = [*SOUND_COLUMNS["regions"]]
+    found = [rows.filter(wanted) for _, rows in of_images.iterate("regions", columns)]
+    return pa.concat_tables([row_schema("regions", columns).empty_table(), *found])
 
 
 @dataclass(frozen=True)
@@ -278,14 +305,64 @@ class _Found:
         return kept
 
 
+@dataclass(frozen=True)
+class _FetchedImage:
+    """An image whose bytes are fetched, unless it is large."""
+
+    uri: str
+    """URI of the image as it stands in the tables."""
+    known: dict[str, Any]
+    """Height, width, image_bytes and size of a pixel of its row."""
+    access: Storage
+    """Storage that opens the file."""
+    place: ImagePlace | None
+    """Place of the image in a file of several pages; None for a file with one."""
+    data: bytes | PlaneFile | None
+    """The bytes; None for a large image, of which windows are read."""
+
+
+def _fetch_image(
+    uri: str,
+    known: dict[str, Any] | None,
+    finder: ImageFinder,
+    roots: Roots,
+    channels: ChannelSelection | None,
+) -> _FetchedImage:
+    """Fetch an image.
+
+    Args:
+        uri: URI of the image as it stands in the tables.
+        known: Some columns of its row, as `_FetchedImage` has them; None: there is no row.
+        finder: Finds the images of a file that has several.
+        roots: Folders outside of which nothing is opened.
+        channels: Channels that the network took of it; None: all.
+
+    Raises:
+        ImageError: The image cannot be read any more.
+    """
+    if known is None:
+        raise ImageError("missing", "the date has no successful row of this image")
+    file, key = split_uri(uri)
+    try:
+        access = roots.open(file)
+        entry = access.entry()
+    except (OSError, InputError) as error:
+        raise ImageError("missing", f"the file cannot be read: {error}") from None
+    if entry.size != known["image_bytes"]:
+        raise ImageError("changed", "the file is not the one that was segmented")
+    place, data = find_place(finder, access, entry, key), None
+    if known["height"] * known["width"] <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
+        pages = take_pages(place, channels)
+        data = read_encoded(access, access.uri, pages, limit=WHOLE_BYTES)
+    return _FetchedImage(uri, known, access, place, data)
+
+
 class _OpenImage:
     """An image of any size, opened to make pictures of it.
 
     Args:
-        uri: URI of the image as it stands in the tables.
-        known: Height, width and image_bytes of its row.
+        fetched: The image.
         decoder: Decoder that opens or decodes it.
-        roots: Folders outside of which nothing is opened.
         channels: Channels that the network took of it; None: all.
 
     Raises:
@@ -293,35 +370,21 @@ class _OpenImage:
     """
 
     def __init__(
-        self,
-        uri: str,
-        known: dict[str, Any],
-        decoder: Decoder,
-        roots: Roots,
-        channels: ChannelSelection | None = None,
+        self, fetched: _FetchedImage, decoder: Decoder, channels: ChannelSelection | None = None
     ) -> None:
-        self.uri, self._decoder, self._channels = uri, decoder, channels
-        self.height, self.width = known["height"], known["width"]
-        self.pixel_um2 = measure_pixel_area(known)
-        file, key = split_uri(uri)
-        try:
-            access = roots.open(file)
-            entry = access.entry()
-        except (OSError, InputError) as error:
-            raise ImageError("missing", f"the file cannot be read: {error}") from None
-        if entry.size != known["image_bytes"]:
-            raise ImageError("changed", "the file is not the one that was segmented")
-        self._place = find_place(decoder, access, entry, key)
-        place = take_pages(self._place, channels)
+        self.uri, self._decoder, self._channels = fetched.uri, decoder, channels
+        self.height, self.width = fetched.known["height"], fetched.known["width"]
+        self.pixel_um2 = measure_pixel_area(fetched.known)
+        self._place = fetched.place
         self._pixels: NDArray[Any] | None = None
         self._are_colours = False
-        if self.height * self.width <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
-            data = read_encoded(access, access.uri, place, limit=WHOLE_BYTES)
-            self._pixels = self._show(decoder.decode(data))
-            if self._pixels.shape[:2] != (self.height, self.width):
-                raise ImageError("changed", "the image has another size than when segmented")
-        else:
-            decoder.open(open_encoded(access, access.uri, place))
+        if fetched.data is None:
+            access, pages = fetched.access, take_pages(fetched.place, channels)
+            decoder.open(open_encoded(access, access.uri, pages))
+            return
+        self._pixels = self._show(decoder.decode(fetched.data))
+        if self._pixels.shape[:2] != (self.height, self.width):
+            raise ImageError("changed", "the image has another size than when segmented")
 
     def _show(self, image: DecodedImage) -> NDArray[Any]:
         """Return the first channels that the network took: three, or one where it took fewer."""

@@ -12,8 +12,9 @@ from unet_ray.output.report.page import draw_page
 from unet_ray.output.run_roots import roots_of_runs
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.roots import Gate
+from unet_ray.tables.committed import CommittedShards
 from unet_ray.tables.duckdb_workspace import open_workspace
-from unet_ray.tables.ledger import named_damage, tables_at
+from unet_ray.tables.ledger import tables_at
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ def report(config: ReportConfig) -> ReportResult:
     """
     target = OutputFile.of("--output", config.output, read_store_options(config, "output"))
     output = tables_at(config.tables, read_store_options(config, "tables"))
-    options = read_store_options(config, "images")
-    with named_damage(output), open_workspace() as database:
-        facts = gather(database, output, config.date)
+    options, shards = read_store_options(config, "images"), CommittedShards.of(output)
+    with open_workspace() as database:
+        facts = gather(database, shards, config.date)
         gate = Gate(roots_of_runs(output, facts.records, config.image_roots, options))
-        cards, problems = draw_gallery(database, output, facts, config.pictures, gate)
+        cards, problems = draw_gallery(database, shards, facts, config.pictures, gate)
     if facts.classes_left_out:
         problems.append(f"{facts.classes_left_out} further classes are left out of this page")
     page = draw_page(facts, cards, problems, config.tables).encode(errors="backslashreplace")

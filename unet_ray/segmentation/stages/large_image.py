@@ -38,11 +38,10 @@ from unet_ray.imaging.regions.regions import find_beside_no_data
 from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.resampling import Pixels, Resampling
 from unet_ray.imaging.tiling import Tile
+from unet_ray.network.devices import as_image_error, is_device_lost
 from unet_ray.network.predictor import (
     Predictor,
-    as_image_error,
     clear_missing,
-    is_device_lost,
 )
 from unet_ray.network.resampled_predictor import ResampledPredictor, TilePixels
 from unet_ray.prefetch import ahead
@@ -312,10 +311,8 @@ class _LargeImage:
         """Return the rows of the regions table."""
         with self._timed("measure_s"):
             measure = self.config.measure
-            found = [
-                merger.regions(limits)
-                for merger, limits in zip(self.mergers, measure.rule.least, strict=True)
-            ]
+            # what tiles left of a class is freed before the next one takes as much
+            found = (self.mergers.pop(0).regions(least) for least in measure.rule.least)
             return measure.region_rows(self.row["image_uri"], found)
 
     @contextmanager

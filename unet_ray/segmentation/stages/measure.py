@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +27,7 @@ from unet_ray.imaging.regions.regions import (
 from unet_ray.imaging.regions.run_lengths import encode_rle
 from unet_ray.segmentation.stages.columns import ROWS, STAGES, failure, valid_mask
 from unet_ray.segmentation.stages.work_done import WorkDone
-from unet_ray.tables.binary_columns import view_samples
+from unet_ray.tables.binary_columns import join_bytes, view_samples
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 _OUTLINE_BYTES = 2**30
@@ -139,21 +139,16 @@ class Measure:
     ) -> tuple[Any, Any]:
         whole = Box(0, 0, *prob_u8_khw.shape[1:])
         beside = None if valid_hw is None else find_beside_no_data(valid_hw)
-        found, masks = [], []
-        for index in range(len(self.classes)):
-            mask, separated = self.rule.cut(index, prob_u8_khw)
-            masks.append(self.mask_row(uri, index, mask, whole))
-            found.append(
-                find_regions(
-                    separated,
-                    prob_u8_khw[index],
-                    self.rule.least[index],
-                    self.max_regions,
-                    beside,
-                )
-            )
-            _check_bytes(found)  # before the next class takes as much
-        return pa.Table.from_pylist(masks, schema=MASKS), self.region_rows(uri, found)
+        masks = []
+
+        def find() -> Iterator[Regions]:
+            for index, least in enumerate(self.rule.least):
+                mask, separated = self.rule.cut(index, prob_u8_khw)
+                masks.append(self.mask_row(uri, index, mask, whole))
+                yield find_regions(separated, prob_u8_khw[index], least, self.max_regions, beside)
+
+        regions = self.region_rows(uri, find())
+        return pa.Table.from_pylist(masks, schema=MASKS), regions
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], part: Box) -> dict[str, Any]:
         """Return the masks row of a class for a part of an image."""
@@ -170,18 +165,26 @@ class Measure:
             "area": int(np.count_nonzero(mask)),
         }
 
-    def region_rows(self, uri: str, found: list[Regions]) -> Any:
-        """Return the regions of all classes of an image as rows, ranked class by class.
+    def region_rows(self, uri: str, found: Iterable[Regions]) -> Any:
+        """Return the regions of an image as rows, ranked class by class.
+
+        Args:
+            uri: URI of the image.
+            found: Regions of each class. They become rows before those of the next class are found.
 
         Raises:
             ImageError: Their outlines are too large together (`too_large`).
         """
-        _check_bytes(found)
-        ranked = np.cumsum([0, *map(len, found)])
-        rows = zip(self.classes, found, ranked[:-1], strict=True)
-        return pa.concat_tables(
-            [self._region_rows(uri, spec, regions, int(before)) for spec, regions, before in rows]
-        )
+        each, tables = iter(found), []
+        ranked = size = 0
+        for spec in self.classes:
+            regions = next(each)
+            size += sum(map(len, regions.geometry))
+            _check_bytes(size)
+            tables.append(self._region_rows(uri, spec, regions, ranked))
+            ranked += len(regions)
+            del regions  # the next ones take as much
+        return pa.concat_tables(tables)
 
     def _region_rows(self, uri: str, spec: ClassSpec, found: Regions, ranked: int) -> Any:
         count = len(found)
@@ -202,14 +205,13 @@ class Measure:
             "centroid_x": found.centroid[:, 0],
             "centroid_y": found.centroid[:, 1],
             "touches_border": found.touches_border,
-            "geometry": pa.array(found.geometry, pa.binary()),
+            "geometry": join_bytes(found.geometry),
             "touches_no_data": found.touches_no_data,
         }
         return pa.Table.from_pydict(columns, schema=REGIONS)
 
 
-def _check_bytes(found: list[Regions]) -> None:
-    size = sum(sum(map(len, regions.geometry)) for regions in found)
+def _check_bytes(size: int) -> None:
     if size > _OUTLINE_BYTES:
         raise ImageError(
             "too_large",
@@ -242,7 +244,7 @@ def _unnest(column: Any, schema: Any) -> Any:
 
 def nested_list(tables: list[Any], schema: Any) -> Any:
     """Return tables as a nested column: one list of rows per table."""
-    joined = pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
+    joined = pa.concat_tables(tables) if tables else schema.empty_table()
     columns = [column.combine_chunks() for column in joined.columns]
     rows = pa.StructArray.from_arrays(columns, fields=list(schema))
     offsets = np.cumsum([0, *map(len, tables)], dtype=np.int32)

@@ -12,12 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unet_ray.imaging.resampling import Pixels, Resampling
-from unet_ray.network.predictor import (
-    Predictor,
-    as_image_error,
-    clear_missing,
-    is_device_lost,
-)
+from unet_ray.network.devices import as_image_error, is_device_lost
+from unet_ray.network.predictor import Predictor, clear_missing
 from unet_ray.network.resampled_predictor import ResampledPredictor
 from unet_ray.segmentation.stages.columns import (
     PROBABILITIES,

@@ -1,0 +1,127 @@
+"""The committed shards of an output at one moment, and their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import pyarrow as pa
+
+from unet_ray.errors import InputError
+from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.tables.schemas import SCHEMAS
+from unet_ray.tables.shards import is_shard, read_shards, read_whole_files
+
+_PLACE = (pa.field("date", pa.string()), pa.field("shard", pa.string()))
+
+
+@dataclass(frozen=True)
+class CommittedShards:
+    """The files of the shards that count, as they were listed."""
+
+    output: Storage
+    """Root of the tables."""
+    files: dict[str, list[FileEntry]]
+    """Files by table, sorted by path."""
+
+    @staticmethod
+    def of(output: Storage) -> CommittedShards:
+        """List the shards of an output.
+
+        The images files come first, so that a shard that is written meanwhile is there whole or
+        not at all.
+
+        Raises:
+            InputError: There is another Parquet file, which may be a shard that was renamed.
+        """
+        images = _list_table(output, "images")
+        committed = {entry.path for entry in images}
+        with ThreadPoolExecutor(2) as pool:
+            listed = pool.map(partial(_list_table, output), ("masks", "regions"))
+            masks, regions = ([e for e in entries if e.path in committed] for entries in listed)
+        return CommittedShards(output, {"images": images, "masks": masks, "regions": regions})
+
+    def of_dates(self, dates: Collection[str]) -> CommittedShards:
+        """Return the shards of some partitions, YYYY-MM-DD each."""
+        return self._select(lambda entry: _date_of(entry.path) in dates)
+
+    def of_paths(self, paths: Collection[str]) -> CommittedShards:
+        """Return the shards at some paths below a table's folder."""
+        return self._select(lambda entry: entry.path in paths)
+
+    def _select(self, is_wanted: Callable[[FileEntry], bool]) -> CommittedShards:
+        files = {name: [*filter(is_wanted, entries)] for name, entries in self.files.items()}
+        return CommittedShards(self.output, files)
+
+    def iterate(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """Read columns of a table, shard by shard in order; many are read side by side.
+
+        Args:
+            table: Name of the table.
+            columns: Columns to read; one that a shard lacks is null.
+
+        Yields:
+            Path of a shard below the table's folder, and its rows with the columns `date`, its
+            partition, and `shard`, its path. A file that another program wrote may have nulls in
+            any column.
+
+        Raises:
+            InputError: A shard is damaged, or cannot be read.
+        """
+        schema = row_schema(table, columns)
+        wanted = pa.schema([schema.field(name) for name in columns], schema.metadata)
+        for entry, rows in read_shards(self.output, self.files[table], wanted, SCHEMAS[table]):
+            yield entry.path, _add_place(rows, entry.path)
+
+    def iterate_whole(self) -> Iterator[tuple[str, dict[str, pa.Table]]]:
+        """Read the three tables, all columns, shard by shard in order; many side by side.
+
+        Yields:
+            Path of a shard below a table's folder; and its rows by table, as `iterate` yields them.
+
+        Raises:
+            InputError: A shard is damaged, or a file of it is missing.
+        """
+        sizes = {f"{table}/{e.path}": e.size for table in SCHEMAS for e in self.files[table]}
+        paths = [entry.path for entry in self.files["images"]]
+        wanted = [f"{table}/{path}" for path in paths for table in SCHEMAS]
+        files = read_whole_files(
+            self.output, [(path, sizes.get(path, 0)) for path in wanted], SCHEMAS
+        )
+        for path in paths:
+            rows = [_add_place(found, path) for _, found in islice(files, len(SCHEMAS))]
+            yield path, dict(zip(SCHEMAS, rows, strict=True))
+
+    def read(self, table: str, columns: Sequence[str]) -> pa.Table:
+        """Read columns of a table into memory, as `iterate` does."""
+        empty = row_schema(table, columns).empty_table()
+        found = [rows for _, rows in self.iterate(table, columns)]
+        return pa.concat_tables([empty, *found])
+
+
+def row_schema(table: str, columns: Sequence[str]) -> pa.Schema:
+    """Return the schema of the rows that `CommittedShards.iterate` yields."""
+    fields = [SCHEMAS[table].field(name) for name in columns]
+    return pa.schema([*fields, *_PLACE], SCHEMAS[table].metadata)
+
+
+def _add_place(rows: pa.Table, path: str) -> pa.Table:
+    for field, text in zip(_PLACE, (_date_of(path), path), strict=True):
+        rows = rows.append_column(field, pa.repeat(pa.scalar(text, field.type), len(rows)))
+    return rows
+
+
+def _date_of(path: str) -> str:
+    return path.partition("/")[0].removeprefix("date=")
+
+
+def _list_table(output: Storage, table: str) -> list[FileEntry]:
+    """Return the shards of a table, committed or not."""
+    entries = output.entries(table, missing_ok=True)
+    strays = [e for e in entries if e.path.endswith(".parquet") and not is_shard(e.path)]
+    if strays:
+        raise InputError(f"{strays[0].uri}: not part of the tables; move it away")
+    return [entry for entry in entries if is_shard(entry.path)]

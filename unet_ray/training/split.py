@@ -1,0 +1,157 @@
+"""The split of a labelled set into images to learn from and images to validate on, by groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from unet_ray.errors import InputError
+from unet_ray.labelled_data.grouping.groups import Grouping, find_grouping
+from unet_ray.labelled_data.image_facts import ImageFacts
+from unet_ray.labelled_data.labelled_set import LabelledSet
+from unet_ray.labelled_data.near_duplicates import find_near_duplicates
+from unet_ray.training.config import TrainConfig
+from unet_ray.training.record import DataDecisions, TrainingRecord
+
+_MOST_LISTED = 200
+"""Largest number of groups of each side that a summary names."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images to validate on, and the groups by which they were drawn."""
+
+    validation: tuple[str, ...]
+    """Names of the images to validate on, as in `LabelledSet.names`; all others are learnt from."""
+    grouping: Grouping | None
+    """Groups of all images. None: nothing is split, or an earlier version split image by image."""
+
+
+def choose_split(
+    config: TrainConfig, labelled: LabelledSet, before: TrainingRecord | None
+) -> Split:
+    """Return the split of a training that is resumed, or draw one.
+
+    Args:
+        config: Flags of training.
+        labelled: Labelled set.
+        before: Record of the training that is resumed.
+
+    Raises:
+        InputError: --group-by does not fit the images, or all are of one group.
+    """
+    names = labelled.names
+    if before and before.decisions:
+        return _restore_split(before.decisions, names)
+    # windows of a large image have its name: a single image is learnt from without validation
+    if config.val_images or not config.val_fraction or len(set(names)) < 2:
+        return Split((), None)
+    grouping = (
+        Grouping("image", names)  # as versions before 2026-12 did, which kept no split
+        if before
+        else find_grouping(config.group_by, labelled, config.images)
+    )
+    kept = draw_validation(grouping, config.val_fraction, config.seed)
+    if grouping.count < len(names):
+        grouping = replace(grouping, notes=(*grouping.notes, _note_share(grouping, kept)))
+    return Split(tuple(sorted({names[index] for index in kept})), grouping)
+
+
+def _note_share(grouping: Grouping, kept: Sequence[int]) -> str:
+    """Return a line about the share that is kept, which large groups may take far from its goal."""
+    count = len(grouping.groups)
+    return (
+        f"{len(kept)} of {count} images ({len(kept) / count:.0%}), which are "
+        f"{grouping.take(kept).count} of {grouping.count} groups, are kept for validation"
+    )
+
+
+def _restore_split(decisions: DataDecisions, names: Sequence[str]) -> Split:
+    if decisions.groups is None:
+        return Split(decisions.validation, None)
+    groups = tuple(decisions.groups.get(name, name) for name in names)
+    return Split(decisions.validation, Grouping(decisions.grouped_by, groups))
+
+
+def draw_validation(grouping: Grouping, share: float, seed: int) -> list[int]:
+    """Return the indices of the images to validate on.
+
+    Groups are drawn until the share is reached as nearly as possible. They are drawn from all
+    images, so that an image that cannot be read today does not change the split of the others.
+
+    Args:
+        grouping: Groups of all images of the set.
+        share: Share of the images to validate on, from 0 up to 1.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: All images are of one group, so that one side would have none.
+    """
+    sizes = Counter(grouping.groups)  # in the order of the set
+    count = len(grouping.groups)
+    if share == 0 or count < 2:
+        return []
+    if len(sizes) < 2:
+        raise InputError(
+            f"all {count} images are in one group ({grouping.groups[0]}), of which none can be "
+            "kept for validation; give --val-images and --val-masks, or --val-fraction 0 to train "
+            "without validation"
+        )
+    names, wanted = list(sizes), max(round(count * share), 1)
+    drawn, total = set[str](), 0
+    for place in np.random.default_rng(seed).permutation(len(names)).tolist():
+        more = total + sizes[names[place]]
+        is_nearer = abs(more - wanted) < wanted - total
+        if is_nearer and (more < count or wanted == count):
+            drawn.add(names[place])
+            total = more
+    drawn = drawn or {min(names, key=lambda name: sizes[name])}
+    return [index for index, group in enumerate(grouping.groups) if group in drawn]
+
+
+def describe_sides(decisions: DataDecisions) -> dict[str, Any]:
+    """Return how the images of a training are split, with the groups of each side and their sizes.
+
+    Args:
+        decisions: Decisions of a training that split its images by groups.
+    """
+    groups, kept = decisions.groups or {}, frozenset(decisions.validation)
+    sides = {
+        "training": Counter(group for name, group in groups.items() if name not in kept),
+        "validation": Counter(group for name, group in groups.items() if name in kept),
+    }
+    return {"by": decisions.grouped_by} | {
+        side: {
+            "images": sizes.total(),
+            "groups": len(sizes),
+            "images_of": dict(sorted(sizes.items())[:_MOST_LISTED]),
+            "groups_not_listed": max(0, len(sizes) - _MOST_LISTED),
+        }
+        for side, sizes in sides.items()
+    }
+
+
+def note_near_duplicates(
+    learnt: Sequence[ImageFacts], held: Sequence[ImageFacts], remedy: str
+) -> list[str]:
+    """Return a line about validation images that look like images to learn from, if there are any.
+
+    Args:
+        learnt: Statistics of the images to learn from.
+        held: Statistics of the images to validate on.
+        remedy: What can be done about it.
+    """
+    pairs = find_near_duplicates(
+        [facts.thumbnail for facts in held], [facts.thumbnail for facts in learnt]
+    )
+    if not pairs:
+        return []
+    one, other = held[pairs[0][0]].uri, learnt[pairs[0][1]].uri
+    return [
+        f"{len(pairs)} of {len(held)} validation images look like images to learn from, such as "
+        f"{one} like {other}: figures on them are too good; {remedy}"
+    ]
