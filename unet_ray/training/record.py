@@ -92,7 +92,7 @@ class DataDecisions:
     """Group of each labelled image by its name. None: images are not split, or an earlier version
     split them one by one."""
     grouped_by: str = "image"
-    """What groups are, in words."""
+    """Name of what groups are."""
 
 
 @dataclass(frozen=True)

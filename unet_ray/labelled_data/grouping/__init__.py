@@ -1,1 +1,1 @@
-"""Which labelled images belong together: pages of a file, tiles of a slide, frames of a clip."""
+"""Groups of labelled images: pages of a file, tiles of a slide, frames of a clip."""

@@ -24,11 +24,11 @@ class Grouping:
     """Groups of the images of a labelled set."""
 
     by: str
-    """What groups are, in words: `image`, `file`, `--group-by -2` or `wells of a plate`."""
+    """Name of what groups are: `image`, `file`, `--group-by -2` or `wells of a plate`."""
     groups: tuple[str, ...]
     """Group of each image, in the order of the set."""
     notes: tuple[str, ...] = field(default=(), compare=False)
-    """How groups were found, for people."""
+    """Messages on how groups were found."""
 
     @property
     def count(self) -> int:

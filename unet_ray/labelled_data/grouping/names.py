@@ -81,7 +81,7 @@ class Guess:
     """Groups that names tell."""
 
     what: str
-    """What belongs together, in the plural, such as `frames of a clip`."""
+    """Name of what belongs together, in the plural, such as `frames of a clip`."""
     groups: tuple[str, ...]
     """Group of each image."""
 
@@ -180,7 +180,7 @@ def _find_counted(stems: Mapping[str, str]) -> dict[str, str]:
 
 
 _Ends = dict[str, tuple[str, tuple[int, ...]]]
-"""What comes before the numbers at the end of names, and the numbers."""
+"""Text before the numbers at the end of each name, and the numbers."""
 
 
 def _match_ends(stems: Mapping[str, str], pattern: re.Pattern[str]) -> _Ends:

@@ -1,4 +1,4 @@
-"""What the driver's variables and files say of S3, as settings that travel to nodes.
+"""Settings of S3 from the driver's variables and files, which travel to nodes.
 
 A node adds what the driver does not say: its own variables and files, or the role of its machine.
 """
