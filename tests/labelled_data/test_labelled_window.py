@@ -23,6 +23,8 @@ from unet_ray.labelled_data.image_facts import describe_image
 from unet_ray.labelled_data.labelled_set import LabelledSet, LabelOptions
 from unet_ray.labelled_data.labelled_window import LabelledWindow, cut_large_images
 from unet_ray.labelled_data.readers import FileReader
+from unet_ray.labelled_data.statistics import compute_statistics
+from unet_ray.training.record import list_labelled_files
 
 HEIGHT, WIDTH = 300, 420
 SQUARE = [(40, 60), (40, 200), (170, 230), (160, 50)]
@@ -144,6 +146,25 @@ def test_a_window_without_a_pixel_is_no_error(tmp_path: Path) -> None:
     assert not any(each.error for each in facts)
     assert [each.is_usable for each in facts] == [False] + 11 * [True]
     assert [each.has_no_data for each in facts[:6]] == [False, True, False, False, True, True]
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("form", ["tiled", "coco"])
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+def test_statistics_of_windows_add_up_to_those_of_the_image(tmp_path: Path, form: str) -> None:
+    labelled = write_set(tmp_path, form)
+    cut = cut_large_images(labelled, whole_px=10_000, side_px=100)
+    whole, parts = compute_statistics(labelled), compute_statistics(cut)
+    assert parts.values.pixels == whole.values.pixels
+    assert len(parts.usable) == 13
+    files, files_of_windows = (
+        list_labelled_files(some, found) for some, found in ((labelled, whole), (cut, parts))
+    )
+    assert files.keys() == files_of_windows.keys()
+    for name, file in files_of_windows.items():
+        assert not file.differs(files[name])
+    assert files_of_windows["images/large.tif"].sha256 is None
+    assert files_of_windows["images/small.png"].sha256
 
 
 @settings(max_examples=200, deadline=None)

@@ -33,8 +33,9 @@ class ImageFacts:
 
     uri: str
     mask_uri: str
-    sha256: tuple[str, ...] = ()
-    """SHA-256 of the bytes read of the image and of each mask; empty if a file cannot be read."""
+    sha256: tuple[str | None, ...] = ()
+    """SHA-256 of the bytes read of the image and of each mask; None for a file that is read in
+    windows. Empty if a file cannot be read."""
     error: str | None = None
     height: int = 0
     width: int = 0
@@ -162,8 +163,10 @@ def _count_components(mask_hw: NDArray[Any]) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str, ...]:
-    found = []
+def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str | None, ...]:
+    if isinstance(item, LabelledWindow):
+        return (None, *([item.label_sha256] * len(item.masks)))
+    found = list[str | None]()
     for content in encoded:
         sha256 = hashlib.sha256()
         pieces = (
