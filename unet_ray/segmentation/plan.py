@@ -22,7 +22,9 @@ from unet_ray.image_sources.reader_versions import (
 )
 from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
+from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import PLACE_SQL, PLAN, place_row
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import FileScan, describe_links, listed_twice
 from unet_ray.storage.manifest import FILES
 from unet_ray.storage.storage import FileEntry, Storage
@@ -46,6 +48,7 @@ are whatever somebody wrote there."""
 _FIRST_ROWS = 2
 """Rows of the first block of small files. Each block has at most twice as many rows as the one
 before, so that no predictor waits long."""
+_ARCHIVED = pa.schema([("file_uri", pa.string())])
 _HEADERS = 1024
 """Number of TIFF files whose headers are read together."""
 
@@ -76,6 +79,8 @@ class Plan:
     """Images to do that the ledger knows with another content, model or configuration."""
     earlier: str = ""
     """Stacks that an earlier version read page by page, in words; empty where there are none."""
+    archived: int = 0
+    """Images left out because they must be restored from an archive first."""
     left_out: str = ""
     """Files that the selection left out, and links, in words; empty where there are none."""
 
@@ -200,6 +205,7 @@ def make_plan(
         "left_out", "FROM valid" if retry_failed else "FROM valid UNION ALL FROM failed_only"
     )
     listed = find_open_images(database, scan, allow_empty)
+    archived = count_archived(database)
     database.view(
         "plan",
         "FROM open_images"
@@ -212,11 +218,12 @@ def make_plan(
         scan.etags_of_store,
         todo=database.value("SELECT count(*) FROM plan"),
         listed=listed,
-        done=listed - failed - database.value("SELECT count(*) FROM open_images"),
+        done=listed - failed - archived - database.value("SELECT count(*) FROM open_images"),
         failed_before=failed,
         others=scan.others,
         changed=database.value("SELECT count(*) FROM plan SEMI JOIN known USING (image_uri)"),
         earlier=_describe_earlier(database),
+        archived=archived,
         left_out=_describe_left_out(scan),
     )
 
@@ -262,6 +269,7 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
 
     The view has the columns of `PLAN`. Each page of a stack is an image, so the headers of the
     remaining TIFF files are read. A stack whose pages are all in `left_out` is not touched.
+    Archived files, which cannot be read, are not in the view but in the table `archived`.
 
     Args:
         database: Workspace with the views of `open_ledger`, and `left_out`.
@@ -287,11 +295,17 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
         f"size AS image_bytes, 1::INTEGER AS pages, NULL::{PLACE_SQL} AS place FROM files",
     )
     _name_left_out_stacks(database)
-    database.store(
-        "open_files",
-        "FROM archive ANTI JOIN left_out USING (image_uri, image_etag) "
-        "ANTI JOIN left_out_stacks USING (file_uri, image_etag)",
+    is_open = (
+        "ANTI JOIN left_out USING (image_uri, image_etag) "
+        "ANTI JOIN left_out_stacks USING (file_uri, image_etag)"
     )
+    database.store(
+        "maybe_archived",
+        "SELECT file_uri, is_archived FROM (SELECT uri AS image_uri, uri AS file_uri, "  # noqa: S608
+        f"etag AS image_etag, is_archived FROM files WHERE coalesce(is_archived, true)) {is_open}",
+    )
+    database.write("archived", _ARCHIVED, _find_archived(database, scan.root))
+    database.store("open_files", f"FROM archive {is_open} ANTI JOIN archived USING (file_uri)")
     database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
     _refuse_pages_as_files(database, scan.named)
     _describe_pages(database)
@@ -305,6 +319,32 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
         + more
         + database.value("SELECT coalesce(sum(pages - 1), 0) FROM left_out_stacks")
     )
+
+
+def _find_archived(database: Workspace, access: Storage) -> Iterator[Any]:
+    """Yield the files that must be restored before they can be read, as batches of `_ARCHIVED`.
+
+    Where the listing does not tell, the store is asked file by file.
+    """
+
+    def is_archived(row: dict[str, Any]) -> bool:
+        """Tell it of one file; where the store gives no answer, reading it reports the reason."""
+        if row["is_archived"] is not None:
+            return bool(row["is_archived"])
+        try:
+            return access.at(row["file_uri"]).is_archived()
+        except OSError:
+            return False
+
+    with reading_pool(CONNECTIONS) as pool:
+        for batch in database.batches("FROM maybe_archived", _HEADERS):
+            mask = [*ahead(pool, is_archived, batch.to_pylist(), CONNECTIONS)]
+            yield batch.select(_ARCHIVED.names).filter(pa.array(mask, pa.bool_()))
+
+
+def count_archived(database: Workspace) -> int:
+    """Count the archived files that `find_open_images` left out."""
+    return int(database.value("SELECT count(*) FROM archived"))
 
 
 def _describe_known(database: Workspace, scan: FileScan) -> str:

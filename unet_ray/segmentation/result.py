@@ -53,6 +53,8 @@ class SegmentResult:
     ended_at: datetime | None = None
     images_listed: int = 0
     images_skipped: int = 0
+    images_archived: int = 0
+    """Images left out because they must be restored from an archive first."""
     images_done: int = 0
     images_failed: int = 0
     shards: list[int] = field(default_factory=list)
@@ -128,6 +130,11 @@ class SegmentResult:
     def megapixels_per_s(self) -> float:
         """Megapixels per second, of successful images and of failed ones that were decoded."""
         return self.megapixels / self.elapsed_s if self.elapsed_s else 0.0
+
+
+def describe_archived(count: int) -> str:
+    """Say how many images are left out because they must be restored first."""
+    return f"{count} archived images are left out; restore them and run again"
 
 
 def describe_other_sizes(

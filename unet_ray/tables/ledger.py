@@ -17,7 +17,10 @@ from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
 
 _KEYS = ("image_uri", "image_etag", "pages", "reader_version")
 _SETTINGS = ("model_digest", "config_digest")
-TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
+TRANSIENT_ERRORS = (
+    *("network", "denied", "archived", "missing", "changed"),
+    *("out_of_memory", "internal"),
+)
 """Error types that are not the file's fault: the next run tries such an image again."""
 
 

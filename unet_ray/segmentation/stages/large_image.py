@@ -59,7 +59,7 @@ _AHEAD = 2
 """Number of windows that are read ahead, and of tiles that may wait to be measured."""
 _CONCURRENT_IMAGES = 2
 """Large images that one process works on: one is read and measured while the other computes."""
-_STORE_ERRORS = ("network", "missing", "denied", "changed")
+_STORE_ERRORS = ("network", "missing", "denied", "archived", "changed")
 
 
 @dataclass(frozen=True)
