@@ -36,6 +36,10 @@ def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
         f"  {count} × {message}" for message, count in list(result.error_messages.items())[:_NAMED]
     ]
     notes += [f"{count} images: {note}" for note, count in result.notes.items()]
+    if result.images_taken_over:
+        notes.append(
+            f"{result.images_taken_over} of them unchanged by content: their rows were taken over"
+        )
     if result.images_archived:
         notes.append(describe_archived(result.images_archived))
     if result.batch_divisor > 1:

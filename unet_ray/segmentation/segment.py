@@ -79,8 +79,11 @@ def segment(
                 limit=config.limit,
                 allow_empty=config.allow_empty,
                 reread=config.reread,
+                etag_by=config.etag_by,
             )
             _logger.info(plan)
+            if plan.changed_etags:
+                _logger.info(plan.changed_etags)
             if plan.earlier:
                 _logger.info(plan.earlier)
             if plan.archived:
