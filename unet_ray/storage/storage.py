@@ -24,6 +24,7 @@ import pyarrow.fs
 from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full, one_line
 from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends import s3
+from unet_ray.storage.backends.azure import AzureBackend
 from unet_ray.storage.backends.base import Backend, Links
 from unet_ray.storage.backends.fsspec import FsspecBackend
 from unet_ray.storage.backends.local import LocalBackend, delete_tree
@@ -34,7 +35,7 @@ _BACKENDS: dict[str, type[Backend]] = {
     "file": LocalBackend,
     "s3": s3.S3Backend,
     "gs": FsspecBackend,
-    "az": FsspecBackend,
+    "az": AzureBackend,
 }
 """Backends by scheme; no other scheme is opened."""
 _TEST_BYTES = 2**20
