@@ -13,9 +13,9 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -60,6 +60,7 @@ class Answer:
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def error(status: int, code: str, message: str) -> Answer:
@@ -68,6 +69,12 @@ class Answer:
         return Answer(status, text.encode())
 
 
+ARCHIVED = Answer.error(
+    403,
+    "InvalidObjectState",
+    "The operation is not valid for the object's storage class",
+)
+"""Answer of AWS to GET of an object in Glacier, as its API reference has it."""
 EXPIRED = Answer.error(400, "ExpiredToken", "The provided token has expired.")
 """Answer of AWS to a session token that ended, as its API reference has it."""
 
@@ -84,6 +91,8 @@ class FaultyStore(ThreadingHTTPServer):
         refuse: Called with the method and the path (query included) of each request; returns the
             status to answer with, or None to pass the request on.
         answer: Called with each request before all else; returns the answer, or None.
+        rewrite: Called with each request that was passed on, and the body of its answer; returns
+            the body to answer with.
         keys: Access key and secret with which requests without a signature are signed, as if what
             they ask for were public; None: they are passed on as they are.
     """
@@ -100,11 +109,12 @@ class FaultyStore(ThreadingHTTPServer):
         delay_s: float = 0.0,
         refuse: Callable[[str, str], int | None] = lambda _command, _path: None,
         answer: Callable[[Request], Answer | None] = lambda _request: None,
+        rewrite: Callable[[Request, bytes], bytes] = lambda _request, data: data,
         keys: tuple[str, str] | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self._delay_s = delay_s
-        self.refuse, self.answer, self._keys = refuse, answer, keys
+        self.refuse, self.answer, self.rewrite, self._keys = refuse, answer, rewrite, keys
         self.upstream = urlsplit(endpoint)
         self._share, self._random, self._lock = share, random.Random(seed), threading.Lock()
         self._put: set[str] | None = set() if keeps_conditions else None
@@ -173,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, self.path, self.headers, body)
         answer = self.server.answer(request)
         if answer is not None:
-            self._answer(answer.status, {"Content-Type": "application/xml"}, answer.body)
+            headers = {"Content-Type": "application/xml", **answer.headers}
+            self._answer(answer.status, headers, answer.body)
             return
         if not self.server.meets_condition(
             self.command, urlsplit(self.path).path, self.headers["If-None-Match"]
@@ -204,12 +215,14 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.putheader(name, value)  # Host as well: it is part of the signature
         upstream.endheaders(body)
         reply = upstream.getresponse()
-        data = reply.read()
+        data = self.server.rewrite(request, reply.read())
         kept = {
             k: v
             for k, v in reply.getheaders()
             if k.lower() not in ("transfer-encoding", "connection")
         }
+        if self.command != "HEAD":
+            kept["Content-Length"] = str(len(data))
         kept.setdefault("Content-Length", str(len(data)))
         if fault == "cut" and len(data) > 1:
             data = data[: len(data) // 2]  # the headers promise all of it

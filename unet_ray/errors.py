@@ -117,7 +117,8 @@ class ImageError(Exception):
 
     Args:
         error_type: Word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
-            `kills_worker`, `network`, `missing`, `changed`, `denied`, `out_of_memory`, `internal`.
+            `kills_worker`, `network`, `missing`, `changed`, `denied`, `archived`, `out_of_memory`,
+            `internal`.
         message: Its text; what others wrote in it is made one line without control characters.
     """
 

@@ -16,6 +16,7 @@ from unet_ray.text import has_controls
 
 Device = Literal["auto", "cpu", "gpu"]
 Reread = Literal["stacks", "nodata"]
+EtagBy = Literal["store", "content"]
 """Files of earlier versions that are read once more: those of several images, or those of formats
 that can say which pixels hold no data."""
 MAX_SIDE_PX = 2**16

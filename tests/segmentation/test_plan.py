@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Reread
+from unet_ray.flags import EtagBy, Reread
 from unet_ray.segmentation.plan import Plan, make_plan
 from unet_ray.storage.listing import Selection, scan_files
 from unet_ray.storage.roots import Roots
@@ -82,11 +82,14 @@ def make_test_plan(
     retry: bool = False,
     limit: int | None = None,
     reread: Reread | None = None,
+    etag_by: EtagBy = "store",
 ) -> Plan:
     roots = Roots(("s3://archive", str(Path(images).parent)))  # of manifests; folders need none
     scan = scan_files(images, {".png", ".tif"}, "--images", roots=roots)
     return make_plan(
-        database, scan, take_inventory(output), ("m", "c"), retry, limit, reread=reread
+        *(database, scan, take_inventory(output), ("m", "c"), retry, limit),
+        reread=reread,
+        etag_by=etag_by,
     )
 
 
@@ -137,6 +140,35 @@ def test_a_plan_is_the_difference_of_listing_and_ledger(
     assert (plan.todo, plan.listed) == (len(todo), len(archive))
     assert plan.failed_before == (0 if retry else len(failed & set(archive)))
     assert plan.done == len(archive) - len(open_keys) - plan.failed_before
+
+
+@pytest.mark.parametrize(
+    ("listed", "sizes", "said"),
+    [
+        ("12", (1, 1), "2 changed by etag, all of the same size; --etag-by content tells those of"),
+        ("12", (1, 2), "2 changed by etag, 1 of them of the same size; --etag-by content tells"),
+        ("12", (2, 2), "2 changed by etag, none of the same size"),
+        ("10", (1, 1), "1 changed by etag, all of the same size"),
+        ("00", (1, 1), ""),
+    ],
+)
+def test_the_plan_says_how_many_images_changed_by_etag_alone(
+    tmp_path: Path, listed: str, sizes: tuple[int, int], said: str
+) -> None:
+    """The third is new, and the rows of the fourth are of another model."""
+    output = Storage.of(f"{tmp_path}/tables")
+    uris = [f"s3://archive/{name}" for name in "abcd"]
+    rows = [(uri, "0", "m", "c", None) for uri in uris[:2]]
+    write_ledger(output, [*rows, (uris[3], "0", "other", "c", None)])
+    with open_workspace() as database:
+        manifest = write_manifest(
+            tmp_path / "m.parquet",
+            [*zip(uris, [*listed, "1", "1"], strict=True)],
+            [*sizes, 1, 1],
+        )
+        plan = make_test_plan(database, manifest, output)
+    assert plan.changed_etags.startswith(said)
+    assert bool(plan.changed_etags) == bool(said)
 
 
 def test_the_plan_says_what_was_left_out(tmp_path: Path) -> None:

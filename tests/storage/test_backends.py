@@ -229,3 +229,23 @@ def test_a_time_that_a_store_does_not_tell_is_unknown() -> None:
     for found in ({}, {"mtime": None}, {"last_modified": "Sun, 29 Nov 2026 07:00:00 GMT"}):
         assert to_file_info("a", {"size": 3, **found}).modified_s is None
     assert to_file_info("a", {"size": 3, "mtime": 1.5}).modified_s == 1.5
+
+
+@pytest.mark.parametrize(
+    ("found", "is_archived"),
+    [
+        ({}, False),
+        ({"StorageClass": "STANDARD"}, False),
+        ({"StorageClass": "GLACIER_IR"}, False),
+        ({"StorageClass": "GLACIER"}, None),
+        ({"StorageClass": "DEEP_ARCHIVE"}, None),
+        ({"blob_tier": "Archive"}, True),
+        ({"blob_tier": "Cool"}, False),
+        ({"blob_tier": None}, False),
+    ],
+)
+def test_a_file_in_an_archive_is_told_by_its_class_or_tier(
+    found: dict[str, str | None], is_archived: bool | None
+) -> None:
+    """A copy that S3 restored keeps its class; a blob that Azure restored gets another tier."""
+    assert to_file_info("a", {"size": 3, **found}).is_archived is is_archived

@@ -28,7 +28,7 @@ def main(config: SegmentConfig, ray_address: str) -> None:
 
 def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
     """Return what a run did, in a few lines."""
-    from unet_ray.segmentation.result import describe_other_sizes
+    from unet_ray.segmentation.result import describe_archived, describe_other_sizes
 
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(result.error_types.items()))
     notes = [f"failed: {failed}"] if failed else []
@@ -36,6 +36,12 @@ def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
         f"  {count} × {message}" for message, count in list(result.error_messages.items())[:_NAMED]
     ]
     notes += [f"{count} images: {note}" for note, count in result.notes.items()]
+    if result.images_taken_over:
+        notes.append(
+            f"{result.images_taken_over} of them unchanged by content: their rows were taken over"
+        )
+    if result.images_archived:
+        notes.append(describe_archived(result.images_archived))
     if result.batch_divisor > 1:
         notes.append(
             "memory ran out in a predictor: from then on its batches were "

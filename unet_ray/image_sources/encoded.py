@@ -34,7 +34,7 @@ def open_encoded(
         etag: ETag of the file when it was listed; None accepts any content.
 
     Raises:
-        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`.
+        ImageError: `missing`, `denied`, `archived`, `network`, `changed` or `unreadable`.
     """
     fetch = open_ranges(access, uri)
     if place is None:
@@ -63,8 +63,8 @@ def read_encoded(
         Whole content of the file, or the image in it with its bytes already fetched.
 
     Raises:
-        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`; `too_large` for a
-            file above the limit.
+        ImageError: `missing`, `denied`, `archived`, `network`, `changed` or `unreadable`;
+            `too_large` for a file above the limit.
     """
     if place is None:
         return read_file(access, uri, etag, limit)

@@ -7,7 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.storage.backends.base import FileTooLargeError, IrregularFileError
+from unet_ray.storage.backends.base import (
+    ArchivedFileError,
+    FileTooLargeError,
+    IrregularFileError,
+)
 from unet_ray.storage.storage import Content, Storage
 
 _RANGES_AT_ONCE = 16
@@ -26,8 +30,8 @@ def read_file(
         limit: Largest size of the file (bytes), by what its store says; None: there is none.
 
     Raises:
-        ImageError: `missing`, `denied`, `network`, `changed` or `unreadable`; `too_large` for a
-            file above the limit.
+        ImageError: `missing`, `denied`, `archived`, `network`, `changed` or `unreadable`;
+            `too_large` for a file above the limit.
     """
     file = access.at(uri)
     with _map_to_image_errors():
@@ -111,6 +115,10 @@ def _map_to_image_errors() -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(
             "missing", "no such file: it disappeared after it was listed, or never was there"
+        ) from None
+    except ArchivedFileError:
+        raise ImageError(
+            "archived", "its store keeps it in an archive; restore it and run again"
         ) from None
     except PermissionError as error:
         raise ImageError("denied", f"no permission to read it: {error}") from None

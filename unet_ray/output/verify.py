@@ -21,7 +21,8 @@ from unet_ray.flags import read_store_options
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
 from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
-from unet_ray.segmentation.plan import find_open_images
+from unet_ray.segmentation.plan import count_archived, find_open_images
+from unet_ray.segmentation.result import describe_archived
 from unet_ray.storage.listing import FileScan, Selection, describe_links, scan_files
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
@@ -288,6 +289,8 @@ def _check_archive(
     open_ledger(database, inventory.output, inventory.images, *digests)
     database.view("left_out", "FROM retry")
     find_open_images(database, scan)
+    if archived := count_archived(database):
+        _logger.info(f"note: {scan.named}: {describe_archived(archived)}")
     for missing in _query_uris(database, "SELECT image_uri FROM open_images"):
         yield Problem("an image of the archive without a row", missing)
 

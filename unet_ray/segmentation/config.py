@@ -9,6 +9,7 @@ from unet_ray.errors import InputError
 from unet_ray.flags import (
     MAX_MINUTES,
     Device,
+    EtagBy,
     Reread,
     check_day,
     check_fields,
@@ -107,6 +108,11 @@ class SegmentConfig:
     """Redo files that earlier versions read in another way: stacks (files of several images, where
     planes were read as pages) or nodata (TIFF, PNG and WebP, where pixels without data were read as
     values). Only rows with a reader_version then count as done."""
+    etag_by: EtagBy = "store"
+    """What tells whether an image changed. store: its etag; it is done again if that differs.
+    content: its bytes, of which the ledger then keeps a hash; an image with another etag is read,
+    and if its bytes are those of its last row, the rows are taken over without the network.
+    Switching redoes nothing."""
     limit: int | None = None
     """Largest number of images to do."""
     allow_empty: bool = False
@@ -146,4 +152,6 @@ class SegmentConfig:
             )
         if self.reread is not None and self.reread not in get_args(Reread):
             raise InputError(f"--reread {self.reread}: choose {' or '.join(get_args(Reread))}")
+        if self.etag_by not in get_args(EtagBy):
+            raise InputError(f"--etag-by {self.etag_by}: choose {' or '.join(get_args(EtagBy))}")
         PredictorConfig(tile=self.tile, context=self.context)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
-from unet_ray.flags import Reread
+from unet_ray.flags import EtagBy, Reread
 from unet_ray.image_sources.names import file_uri_sql, keys_sql
 from unet_ray.image_sources.reader_versions import (
     NO_DATA_SUFFIXES,
@@ -22,12 +22,14 @@ from unet_ray.image_sources.reader_versions import (
 )
 from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
+from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import PLACE_SQL, PLAN, place_row
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import FileScan, describe_links, listed_twice
 from unet_ray.storage.manifest import FILES
 from unet_ray.storage.storage import FileEntry, Storage
 from unet_ray.tables.duckdb_workspace import Workspace, quote
-from unet_ray.tables.ledger import open_ledger, open_run
+from unet_ray.tables.ledger import open_contents, open_ledger, open_run
 from unet_ray.tables.output_folder import Inventory
 
 _logger = logging.getLogger("unet_ray")
@@ -46,6 +48,7 @@ are whatever somebody wrote there."""
 _FIRST_ROWS = 2
 """Rows of the first block of small files. Each block has at most twice as many rows as the one
 before, so that no predictor waits long."""
+_ARCHIVED = pa.schema([("file_uri", pa.string())])
 _HEADERS = 1024
 """Number of TIFF files whose headers are read together."""
 
@@ -76,6 +79,12 @@ class Plan:
     """Images to do that the ledger knows with another content, model or configuration."""
     earlier: str = ""
     """Stacks that an earlier version read page by page, in words; empty where there are none."""
+    changed_etags: str = ""
+    """Images to do of which the etag changed, in words; empty where there are none."""
+    archived: int = 0
+    """Images left out because they must be restored from an archive first."""
+    etag_by_content: bool = False
+    """True to compare the bytes of images whose etag changed."""
     left_out: str = ""
     """Files that the selection left out, and links, in words; empty where there are none."""
 
@@ -100,7 +109,7 @@ class Plan:
             without: URIs of images to leave out.
         """
         large, small = (
-            _leave_out(self._rows(f"FROM plan WHERE {condition} ORDER BY {order}"), without)
+            _leave_out(self._rows(f"FROM remaining WHERE {condition} ORDER BY {order}"), without)
             for condition, order in (
                 (_IS_LARGE, f"{_BYTES} DESC"),
                 (f"NOT ({_IS_LARGE})", _ORDER),
@@ -112,6 +121,26 @@ class Plan:
             *_cut(large, alone, alone, 0, alone),
             *_cut(small, _FIRST_ROWS, together, stored_bytes, most),
         ]
+
+    def shards_of_known(self) -> Iterator[tuple[str, pa.Table]]:
+        """Yield earlier shards, and the images to do whose bytes may be those of rows there.
+
+        Yields:
+            Path of a shard below a table's folder, and a table of PLAN with `content_hash`.
+        """
+        if not self.etag_by_content:
+            return
+        shards = self.database.table("SELECT DISTINCT shard FROM known_contents ORDER BY shard")
+        for shard in shards["shard"].to_pylist():
+            rows = self.database.table(f"FROM known_contents WHERE shard = {quote(shard)}")
+            hashes = rows["content_hash"]
+            yield shard, rows.select(PLAN.names).cast(PLAN).append_column("content_hash", hashes)
+
+    def leave_out_written(self, output: Storage, run_id: str) -> None:
+        """Leave out of `blocks` what a run has written so far."""
+        open_run(self.database, output, run_id)
+        self.database.store("taken", "FROM written")
+        self.database.view("remaining", "FROM plan ANTI JOIN taken USING (image_uri, image_etag)")
 
     def _rows(self, query: str) -> Any:
         return self.database.table(query).select(PLAN.names).cast(PLAN)
@@ -164,6 +193,7 @@ def make_plan(
     limit: int | None = None,
     allow_empty: bool = False,
     reread: Reread | None = None,
+    etag_by: EtagBy = "store",
 ) -> Plan:
     """Find the images of an archive that the ledger does not have, before any image is read.
 
@@ -180,6 +210,7 @@ def make_plan(
             error.
         reread: Files that count as done only if this version, or one that writes `reader_version`,
             did them.
+        etag_by: With `content`, images of which only the etag changed are found by their bytes.
 
     Returns:
         The plan, kept in `database`.
@@ -200,11 +231,16 @@ def make_plan(
         "left_out", "FROM valid" if retry_failed else "FROM valid UNION ALL FROM failed_only"
     )
     listed = find_open_images(database, scan, allow_empty)
+    archived = count_archived(database)
     database.view(
         "plan",
         "FROM open_images"
         + ("" if limit is None else f" ORDER BY file_uri, series, t, z, page LIMIT {limit:d}"),
     )
+    database.view("remaining", "FROM plan")
+    if etag_by == "content":
+        open_contents(database, inventory.output, inventory.images, *digests)
+        database.store("known_contents", "FROM plan JOIN contents USING (image_uri, image_bytes)")
     failed = 0 if retry_failed else _count_failed(database)
     return Plan(
         database,
@@ -212,11 +248,14 @@ def make_plan(
         scan.etags_of_store,
         todo=database.value("SELECT count(*) FROM plan"),
         listed=listed,
-        done=listed - failed - database.value("SELECT count(*) FROM open_images"),
+        done=listed - failed - archived - database.value("SELECT count(*) FROM open_images"),
         failed_before=failed,
         others=scan.others,
         changed=database.value("SELECT count(*) FROM plan SEMI JOIN known USING (image_uri)"),
         earlier=_describe_earlier(database),
+        changed_etags=_describe_changed_etags(database, etag_by),
+        archived=archived,
+        etag_by_content=etag_by == "content",
         left_out=_describe_left_out(scan),
     )
 
@@ -245,6 +284,24 @@ def _describe_earlier(database: Workspace) -> str:
     )
 
 
+def _describe_changed_etags(database: Workspace, etag_by: EtagBy) -> str:
+    """Say how many images are to be done again because their etags changed, and what may help."""
+    (row,) = database.table(
+        "SELECT count(*) AS images, count(*) FILTER (same) AS same FROM ("
+        "SELECT bool_or(done.image_bytes = plan.image_bytes) AS same FROM plan "
+        "JOIN done USING (image_uri) WHERE done.image_etag <> plan.image_etag GROUP BY image_uri)"
+    ).to_pylist()
+    images, same = row["images"], row["same"]
+    if not images:
+        return ""
+    said = "all" if same == images else f"{same} of them" if same else "none"
+    line = f"{images} changed by etag, {said} of the same size"
+    if etag_by == "content":
+        known = database.value("SELECT count(*) FROM known_contents")
+        return f"{line}; {known} have a content hash, and are read before they are done again"
+    return f"{line}; --etag-by content tells those of the same bytes" if same else line
+
+
 def _describe_left_out(scan: FileScan) -> str:
     """Say how many files and links were left out, and by which flag, for the end of a line."""
     said = ""
@@ -262,6 +319,7 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
 
     The view has the columns of `PLAN`. Each page of a stack is an image, so the headers of the
     remaining TIFF files are read. A stack whose pages are all in `left_out` is not touched.
+    Archived files, which cannot be read, are not in the view but in the table `archived`.
 
     Args:
         database: Workspace with the views of `open_ledger`, and `left_out`.
@@ -287,11 +345,17 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
         f"size AS image_bytes, 1::INTEGER AS pages, NULL::{PLACE_SQL} AS place FROM files",
     )
     _name_left_out_stacks(database)
-    database.store(
-        "open_files",
-        "FROM archive ANTI JOIN left_out USING (image_uri, image_etag) "
-        "ANTI JOIN left_out_stacks USING (file_uri, image_etag)",
+    is_open = (
+        "ANTI JOIN left_out USING (image_uri, image_etag) "
+        "ANTI JOIN left_out_stacks USING (file_uri, image_etag)"
     )
+    database.store(
+        "maybe_archived",
+        "SELECT file_uri, is_archived FROM (SELECT uri AS image_uri, uri AS file_uri, "  # noqa: S608
+        f"etag AS image_etag, is_archived FROM files WHERE coalesce(is_archived, true)) {is_open}",
+    )
+    database.write("archived", _ARCHIVED, _find_archived(database, scan.root))
+    database.store("open_files", f"FROM archive {is_open} ANTI JOIN archived USING (file_uri)")
     database.write("pages", PLAN, _pages_of_stacks(database, scan.root))
     _refuse_pages_as_files(database, scan.named)
     _describe_pages(database)
@@ -305,6 +369,32 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
         + more
         + database.value("SELECT coalesce(sum(pages - 1), 0) FROM left_out_stacks")
     )
+
+
+def _find_archived(database: Workspace, access: Storage) -> Iterator[Any]:
+    """Yield the files that must be restored before they can be read, as batches of `_ARCHIVED`.
+
+    Where the listing does not tell, the store is asked file by file.
+    """
+
+    def is_archived(row: dict[str, Any]) -> bool:
+        """Tell it of one file; where the store gives no answer, reading it reports the reason."""
+        if row["is_archived"] is not None:
+            return bool(row["is_archived"])
+        try:
+            return access.at(row["file_uri"]).is_archived()
+        except OSError:
+            return False
+
+    with reading_pool(CONNECTIONS) as pool:
+        for batch in database.batches("FROM maybe_archived", _HEADERS):
+            mask = [*ahead(pool, is_archived, batch.to_pylist(), CONNECTIONS)]
+            yield batch.select(_ARCHIVED.names).filter(pa.array(mask, pa.bool_()))
+
+
+def count_archived(database: Workspace) -> int:
+    """Count the archived files that `find_open_images` left out."""
+    return int(database.value("SELECT count(*) FROM archived"))
 
 
 def _describe_known(database: Workspace, scan: FileScan) -> str:

@@ -36,6 +36,8 @@ class ShardSums:
     """Images whose pixel size differs from the model's, by their own, as text."""
     notes: Counter[str] = field(default_factory=Counter)
     """Images by what was chosen where their files can be read in two ways."""
+    taken_over: int = 0
+    """Images whose rows were taken over, because only their etag had changed."""
 
 
 @dataclass
@@ -53,8 +55,12 @@ class SegmentResult:
     ended_at: datetime | None = None
     images_listed: int = 0
     images_skipped: int = 0
+    images_archived: int = 0
+    """Images left out because they must be restored from an archive first."""
     images_done: int = 0
     images_failed: int = 0
+    images_taken_over: int = 0
+    """Images done whose rows were taken over, because only their etag had changed."""
     shards: list[int] = field(default_factory=list)
     """Numbers of the shards written: `date=DATE/RUN_ID-NUMBER.parquet` in each table."""
     regions: dict[str, int] = field(default_factory=dict)
@@ -105,6 +111,7 @@ class SegmentResult:
         self.shards = sorted([*self.shards, sums.number])
         self.images_done += sums.images - failed
         self.images_failed += failed
+        self.images_taken_over += sums.taken_over
         self.megapixels += sums.megapixels
         self.batch_divisor = max(self.batch_divisor, sums.batch_divisor)
         for name in (
@@ -121,13 +128,19 @@ class SegmentResult:
 
     @property
     def images_per_s(self) -> float:
-        """Successful images per second of the time that the chain ran."""
-        return self.images_done / self.elapsed_s if self.elapsed_s else 0.0
+        """Successful images that the chain did per second of the time that it ran."""
+        done = self.images_done - self.images_taken_over
+        return done / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def megapixels_per_s(self) -> float:
         """Megapixels per second, of successful images and of failed ones that were decoded."""
         return self.megapixels / self.elapsed_s if self.elapsed_s else 0.0
+
+
+def describe_archived(count: int) -> str:
+    """Say how many images are left out because they must be restored first."""
+    return f"{count} archived images are left out; restore them and run again"
 
 
 def describe_other_sizes(

@@ -28,6 +28,7 @@ from unet_ray.segmentation.run_record import write_record
 from unet_ray.segmentation.shard_writer import Shards, ShardWriter
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.stages import Stages
+from unet_ray.segmentation.unchanged import TakeOver, take_over_unchanged
 from unet_ray.storage.storage import Storage
 
 _logger = logging.getLogger("unet_ray")
@@ -70,12 +71,42 @@ class SegmentationRun:
             connect(ray_address)
             built.result()  # a model that does not load fails here, once, and not in every actor
         calm_ray_data()
+        result = self.result
+        # images that are resampled reach the network as it learnt them
+        expected_um = None if self.config.pixel_size else result.model_pixel_size_um
+        shards = Shards(self.output, result.date, result.run_id, expected_um)
+        first_number = self._take_over_unchanged(shards)
+        if result.images_done < self.plan.todo:
+            self._run_pipeline(shards, first_number)
+        self._check_complete()
+
+    def _take_over_unchanged(self, shards: Shards) -> int:
+        """Take over rows of images that are unchanged; return the number of the next shard."""
+        plan, result = self.plan, self.result
+        channels = self.model.select_channels(self.config.channels)
+        take = TakeOver(plan.access, plan.etags_of_store, channels, shards, datetime.now(UTC))
+        tasks = 0
+        for sums in take_over_unchanged(take, plan.shards_of_known()):
+            tasks += 1
+            if sums:
+                result.add(sums)
+        if tasks:
+            plan.leave_out_written(self.output, result.run_id)
+            _logger.info(
+                f"{result.images_taken_over} images are unchanged by content: their rows are taken "
+                "over"
+            )
+        return tasks
+
+    def _run_pipeline(self, shards: Shards, first_number: int) -> None:
+        """Run the chain for the images that remain, and what it leaves."""
+        todo = self.plan.todo - self.result.images_taken_over
         blocks = self._blocks(1)
         pool = plan_pool(
             self.config.actors, self.config.device, len(blocks) + len(self.result.set_aside)
         )
         blocks = self._blocks(_GPU_TASKS) if pool.uses_gpu else blocks
-        _logger.info(f"run {self.result.run_id}: {self.plan.todo} images, {pool}")
+        _logger.info(f"run {self.result.run_id}: {todo} images, {pool}")
         _logger.info(self._describe_tiling())
         self._warn_of_slow_precision(pool)
         self._warn_of_pixel_size()
@@ -83,13 +114,10 @@ class SegmentationRun:
         ahead = limited_blocks(
             block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most
         )
-        metrics = RunMetrics(self.result.run_id, self.plan.todo, pool.most)
-        progress = Progress(self.result, self.plan.todo, self.config.stall_minutes, metrics)
+        metrics = RunMetrics(self.result.run_id, todo, pool.most)
+        progress = Progress(self.result, todo, self.config.stall_minutes, metrics)
         hours = NodeHours()
-        result = self.result
-        # images that are resampled reach the network as it learnt them
-        expected_um = None if self.config.pixel_size else result.model_pixel_size_um
-        shards = Shards(self.output, result.date, result.run_id, expected_um)
+        writer = ShardWriter(shards, self.config.shard_images, self.result.add, first_number)
         try:
             with hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
                 Pipeline(
@@ -97,7 +125,7 @@ class SegmentationRun:
                     self._stages(pool, block_bytes),
                     pool,
                     shards,
-                    ShardWriter(shards, self.config.shard_images, self.result.add),
+                    writer,
                     self.result,
                     progress,
                     post=board.post,
@@ -109,16 +137,14 @@ class SegmentationRun:
             self.result.elapsed_s = progress.elapsed_s
             self.result.node_hours = hours.by_type
         self._describe(pool)
-        self._check_complete()
 
     def _describe(self, pool: PoolPlan) -> None:
         """Add to the result what is known only at the end."""
         result = self.result
         if result.first_images_at:
             steady_s = (datetime.now(UTC) - result.first_images_at).total_seconds()
-            result.steady_images_per_s = (self.plan.todo - result.first_images) / max(
-                1e-9, steady_s
-            )
+            steady = self.plan.todo - result.images_taken_over - result.first_images
+            result.steady_images_per_s = steady / max(1e-9, steady_s)
         busy_s = result.stage_s.get("predict", 0.0)
         result.predictor_busy_share = busy_s / (result.elapsed_s * pool.most)
 
@@ -180,6 +206,7 @@ class SegmentationRun:
             model.select_channels(config.channels),
             model.choose_pixel_size(config.pixel_size),
             config.lossy_samples,
+            config.etag_by == "content",
         )
 
     def _measure(self) -> Measure:

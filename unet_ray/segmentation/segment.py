@@ -21,7 +21,7 @@ from unet_ray.network.model_folder import load_model
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.digest import config_digest, is_exact
 from unet_ray.segmentation.plan import Plan, make_plan
-from unet_ray.segmentation.result import SegmentResult
+from unet_ray.segmentation.result import SegmentResult, describe_archived
 from unet_ray.segmentation.run import SegmentationRun
 from unet_ray.storage.listing import Selection, scan_files
 from unet_ray.storage.roots import Roots
@@ -79,10 +79,15 @@ def segment(
                 limit=config.limit,
                 allow_empty=config.allow_empty,
                 reread=config.reread,
+                etag_by=config.etag_by,
             )
             _logger.info(plan)
+            if plan.changed_etags:
+                _logger.info(plan.changed_etags)
             if plan.earlier:
                 _logger.info(plan.earlier)
+            if plan.archived:
+                _logger.warning(describe_archived(plan.archived))
             return plan
 
         if config.dry_run:
@@ -96,6 +101,7 @@ def segment(
                 exit_code=0,
                 images_listed=plan.listed,
                 images_skipped=plan.done,
+                images_archived=plan.archived,
             )
         output.check_writable()
         if config.channels:
@@ -170,13 +176,16 @@ def _execute_and_record(
     result, plan = run.result, run.plan
     result.is_exact = is_exact(run.config, run.model.network)
     result.images_listed, result.images_skipped = plan.listed, plan.done + plan.failed_before
+    result.images_archived = plan.archived
     run.save()
     result.status, result.exit_code = "failed", 1
     try:
         if plan.todo:
             with quiet_ray():
                 run.execute(ray_address)
-        failed, limit = result.images_failed, run.config.max_error_rate
+        # images that were archived since they were listed, which is no fault of anything
+        failed = result.images_failed - result.error_types.get("archived", 0)
+        limit = run.config.max_error_rate
         if failed > limit * plan.todo:
             raise TooManyFailuresError(
                 f"{failed} of {plan.todo} images failed, more than --max-error-rate {limit} "

@@ -74,12 +74,7 @@ class Shards:
         """
         rows = pa.concat_tables(block for block in blocks if len(block))
         tables = split_into_tables(rows)
-        write_shard(
-            self.output,
-            self._name(number),
-            tables,
-            lambda: OutputLock.check(self.output, self.run_id),
-        )
+        self.store(number, tables)
         images = tables["images"]
         pixels = zip(images["height"].to_pylist(), images["width"].to_pylist(), strict=True)
         return ShardSums(
@@ -95,6 +90,15 @@ class Shards:
             stage_s=Counter({s: sum(rows[f"{s}_s"].to_pylist()) for s in STAGES}),
             other_pixel_sizes=self._count_other_sizes(images),
             notes=Counter(rows["note"].drop_null().to_pylist()),
+        )
+
+    def store(self, number: int, tables: dict[str, pa.Table]) -> None:
+        """Store rows of the three tables as one shard, if this run still holds the output."""
+        write_shard(
+            self.output,
+            self._name(number),
+            tables,
+            lambda: OutputLock.check(self.output, self.run_id),
         )
 
     def _count_other_sizes(self, images: pa.Table) -> Counter[str]:
@@ -154,13 +158,20 @@ class ShardWriter:
         shards: What the shards of the run share.
         shard_images: Largest number of images of a shard, unless one block has more.
         add: Function that is called with the sums of each shard that is committed.
+        first_number: Number of its first shard within the run.
     """
 
-    def __init__(self, shards: Shards, shard_images: int, add: Callable[[ShardSums], None]) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        shard_images: int,
+        add: Callable[[ShardSums], None],
+        first_number: int = 0,
+    ) -> None:
         self._shards, self._shard_images, self._add = shards, shard_images, add
         self._open: _Shard | None = None
         self._under_way: dict[Any, _Shard] = {}
-        self._next = 0
+        self._next = first_number
 
     def next_number(self) -> int:
         """Return a number that no shard of the run has."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +32,13 @@ from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
 
 FILES = pa.schema(
-    [("path", pa.string()), ("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())]
+    [
+        ("path", pa.string()),
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("size", pa.int64()),
+        ("is_archived", pa.bool_()),
+    ]
 )
 """Columns of files that are found, fields of `FileEntry`."""
 BATCH = 10_000
@@ -350,48 +356,60 @@ def _are_of_scheme(uris: Any, scheme: str) -> Any:
 def _make_batch(batch: Any, names: Any, uris: Any, root: Storage) -> Any:
     """Return a batch of a manifest as one of FILES; the store is asked for missing etags, sizes."""
     nulls, columns = pa.nulls(len(batch)), set(batch.schema.names)
+    is_archived = pa.repeat(pa.scalar(False), len(batch))
     etags = _to_texts(batch["image_etag"] if "image_etag" in columns else nulls, quotes='"')
     sizes = _to_sizes(batch["image_bytes"] if "image_bytes" in columns else nulls)
     if etags.null_count or sizes.null_count:
         rows = zip(uris.to_pylist(), etags.to_pylist(), sizes.to_pylist(), strict=True)
         described = [*_describe_rows(rows, root)]
-        etags = pa.array([etag for etag, _ in described], pa.string())
-        sizes = pa.array([size for _, size in described], pa.int64())
-    return pa.RecordBatch.from_arrays([names, uris, etags, sizes], schema=FILES)
+        etags = pa.array([file.etag for file in described], pa.string())
+        sizes = pa.array([file.size for file in described], pa.int64())
+        is_archived = pa.array([file.is_archived for file in described], pa.bool_())
+    return pa.RecordBatch.from_arrays([names, uris, etags, sizes, is_archived], schema=FILES)
 
 
 _ManifestRow = tuple[str | None, str | None, int | None]
 """URI, etag and size of a row of a manifest, as far as it names them."""
 
 
-def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[tuple[str, int]]:
-    """Yield etag and size of the files of a manifest; its store is asked where one is missing.
+class _Described(NamedTuple):
+    """What is known of the file of a row."""
+
+    etag: str
+    size: int
+    is_archived: bool | None = False
+    error: OSError | None = None
+    """Error of a store that gives no answer."""
+
+
+def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[_Described]:
+    """Yield what is known of the files of a manifest; its store is asked for etags and sizes.
 
     Raises:
         OSError: The store answered for none of too many rows on end.
     """
     unanswered = 0
     with reading_pool(CONNECTIONS) as pool:
-        for etag, size, error in ahead(pool, partial(_describe_row, root), rows, CONNECTIONS):
-            unanswered = unanswered + 1 if error else 0
-            if error and unanswered > _MOST_UNANSWERED:
-                raise error
-            yield etag, size
+        for file in ahead(pool, partial(_describe_row, root), rows, CONNECTIONS):
+            unanswered = unanswered + 1 if file.error else 0
+            if file.error and unanswered > _MOST_UNANSWERED:
+                raise file.error
+            yield file
 
 
-def _describe_row(root: Storage, row: _ManifestRow) -> tuple[str, int, OSError | None]:
-    """Return etag and size of the file of a row, and the error of a store that gives no answer.
+def _describe_row(root: Storage, row: _ManifestRow) -> _Described:
+    """Return what is known of the file of a row.
 
     A file that is not there, or that its store does not describe, is left without an etag, unless
     the row has one: reading the file will report the reason, as the error of one image.
     """
     uri, etag, size = row
     if uri is None or (etag is not None and size is not None):
-        return etag or "", size or 0, None
+        return _Described(etag or "", size or 0)
     try:
         entry = root.at(uri).entry()
     except (FileNotFoundError, DanglingLinkError, PermissionError, InputError):
-        return etag or "", 0, None
+        return _Described(etag or "", 0)
     except OSError as error:
-        return etag or "", 0, error
-    return etag or entry.etag, entry.size if size is None else size, None
+        return _Described(etag or "", 0, error=error)
+    return _Described(etag or entry.etag, entry.size if size is None else size, entry.is_archived)

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from unet_ray.errors import InputError
+from unet_ray.storage.backends.base import ArchivedFileError
+from unet_ray.storage.backends.s3_answers import find_answer
 
 Result = TypeVar("Result")
 
@@ -33,6 +35,8 @@ ATTEMPTS = 6
 """Attempts of an operation on a remote store."""
 _FIRST_WAIT_S = 0.5
 """Wait before the second attempt, doubled each time: enough for a store that restarts in 15 s."""
+_ARCHIVED_CODES = ("InvalidObjectState", "BlobArchived")
+"""Codes of S3 and Azure for a file that must be restored before it can be read."""
 _DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
 
 
@@ -85,6 +89,9 @@ def _mapped(uri: str, error: Exception) -> Exception | None:
     import aiohttp
     from botocore import exceptions as boto
 
+    codes = (find_answer(error)[1], getattr(error, "error_code", None))
+    if any(code in _ARCHIVED_CODES for code in codes):
+        return ArchivedFileError(f"{uri}: it is in an archive; restore it and run again")
     if isinstance(
         error,
         (

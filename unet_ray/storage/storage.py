@@ -24,6 +24,7 @@ import pyarrow.fs
 from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full, one_line
 from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends import s3
+from unet_ray.storage.backends.azure import AzureBackend
 from unet_ray.storage.backends.base import Backend, Links
 from unet_ray.storage.backends.fsspec import FsspecBackend
 from unet_ray.storage.backends.local import LocalBackend, delete_tree
@@ -34,7 +35,7 @@ _BACKENDS: dict[str, type[Backend]] = {
     "file": LocalBackend,
     "s3": s3.S3Backend,
     "gs": FsspecBackend,
-    "az": FsspecBackend,
+    "az": AzureBackend,
 }
 """Backends by scheme; no other scheme is opened."""
 _TEST_BYTES = 2**20
@@ -57,6 +58,8 @@ class FileEntry:
     """Size in bytes."""
     modified_s: float | None = field(default=None, compare=False)
     """Time of the last change (s since 1970); None where the store does not tell it."""
+    is_archived: bool | None = field(default=False, compare=False)
+    """True if it must be restored before it can be read; None: `Storage.is_archived` tells."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +316,13 @@ class Storage:
         if info is None:
             raise FileNotFoundError(self.uri)
         name = self.uri.rpartition("/")[2]
-        return FileEntry(name, self.uri, info.etag, info.size or 0, info.modified_s)
+        return FileEntry(
+            name, self.uri, info.etag, info.size or 0, info.modified_s, info.is_archived
+        )
+
+    def is_archived(self) -> bool:
+        """Tell whether the one file that this is must be restored before it can be read."""
+        return self._retry(self.uri, lambda: self._backend.is_archived(self.uri))
 
     def entries(self, path: str = "", missing_ok: bool = False) -> list[FileEntry]:
         """Return all files below a folder, sorted by path.
@@ -356,7 +365,9 @@ class Storage:
             for info in self._backend.list_files(uri, partial(self._retry, uri), links):
                 if not any(part.startswith(".") for part in info.path.split("/")):
                     file_uri, size = f"{uri}/{info.path}", info.size or 0
-                    yield FileEntry(info.path, file_uri, info.etag, size, info.modified_s)
+                    yield FileEntry(
+                        info.path, file_uri, info.etag, size, info.modified_s, info.is_archived
+                    )
 
     @contextmanager
     def listing(self, path: str = "") -> Iterator[None]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
 from unet_ray.flags import StoreOptions
@@ -15,9 +16,12 @@ from unet_ray.tables.duckdb_workspace import Workspace, open_workspace, quote
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
 
-_KEYS = ("image_uri", "image_etag", "pages", "reader_version")
+_KEYS = ("image_uri", "image_etag", "pages", "reader_version", "image_bytes")
 _SETTINGS = ("model_digest", "config_digest")
-TRANSIENT_ERRORS = ("network", "denied", "missing", "changed", "out_of_memory", "internal")
+TRANSIENT_ERRORS = (
+    *("network", "denied", "archived", "missing", "changed"),
+    *("out_of_memory", "internal"),
+)
 """Error types that are not the file's fault: the next run tries such an image again."""
 
 
@@ -32,8 +36,8 @@ def open_ledger(
 
     An output without images files has an empty ledger. The views and their columns are:
 
-    - `done` (image_uri, image_etag, pages, reader_version): successful rows of this model and
-      configuration.
+    - `done` (image_uri, image_etag, pages, reader_version, image_bytes): successful rows of this
+      model and configuration.
     - `failed` (same columns): rows of theirs that failed through the file's own fault.
     - `retry` (same columns): all rows of theirs, whatever came of them.
     - `known` (image_uri): rows with any content, model or configuration.
@@ -58,6 +62,48 @@ def open_ledger(
     database.view("retry", keys)
     database.view("known", "SELECT image_uri FROM ledger")
     return rows
+
+
+def open_contents(
+    database: Workspace,
+    output: Storage,
+    images: Sequence[FileEntry],
+    model_digest: str,
+    config_digest: str,
+) -> None:
+    """Create the table `contents`: the latest successful row of each image, if it has a hash.
+
+    Columns: image_uri, image_bytes, content_hash, shard (path below a table's folder).
+
+    Args:
+        database: Workspace that receives the table.
+        output: Root of the tables.
+        images: Images files of the output.
+        model_digest: Digest of the model.
+        config_digest: Digest of the configuration.
+    """
+    columns = ("image_uri", "image_bytes", "segmented_at", "content_hash", "error_type", *_SETTINGS)
+    schema = _nullable_schema("images", columns)
+    is_ours = (
+        (pc.field("model_digest") == model_digest)
+        & (pc.field("config_digest") == config_digest)
+        & pc.field("error_type").is_null()
+    )
+    kept = pa.schema([*(schema.field(name) for name in columns[:4]), ("shard", pa.string())])
+
+    def keep_ours() -> Iterator[Any]:
+        for entry, shard in read_shards(output, images, schema, SCHEMAS["images"]):
+            rows = shard.filter(is_ours).select(columns[:4])
+            paths = pa.repeat(pa.scalar(entry.path), len(rows))
+            yield pa.Table.from_arrays([*rows.columns, paths], schema=kept)
+
+    database.write("hashed", kept, keep_ours())
+    database.store(
+        "contents",
+        "SELECT image_uri, image_bytes, content_hash, shard FROM (FROM hashed QUALIFY row_number() "
+        "OVER (PARTITION BY image_uri ORDER BY segmented_at DESC) = 1) "
+        "WHERE content_hash IS NOT NULL",
+    )
 
 
 def read_images(
@@ -90,8 +136,7 @@ def _read(
     columns: Sequence[str],
     entries: Sequence[FileEntry],
 ) -> Counter[str]:
-    # a null in a file that another program wrote is no reason to refuse the file
-    schema = pa.schema([SCHEMAS[table].field(column).with_nullable(True) for column in columns])
+    schema = _nullable_schema(table, columns)
     rows = Counter[str]()
 
     def count_shards() -> Iterator[Any]:
@@ -101,6 +146,11 @@ def _read(
 
     database.write(name, schema, count_shards())
     return rows
+
+
+def _nullable_schema(table: str, columns: Sequence[str]) -> pa.Schema:
+    # a null in a file that another program wrote is no reason to refuse the file
+    return pa.schema([SCHEMAS[table].field(column).with_nullable(True) for column in columns])
 
 
 def tables_at(uri: str | Storage, options: StoreOptions | None = None) -> Storage:

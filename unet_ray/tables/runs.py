@@ -92,6 +92,7 @@ class _Record(TypedDict, total=False):
     images_done: _Count | None
     images_failed: _Count | None
     images_skipped: _Count | None
+    images_taken_over: _Count | None
     shards: list[_Count] | None
     regions: dict[str, _Count] | None
     error_types: dict[str, _Count] | None

@@ -80,6 +80,13 @@ _ADDED_TO_IMAGES = [
         "of earlier versions",
         nullable=True,
     ),
+    column(
+        "content_hash",
+        pa.string(),
+        "sha256 of the file, in hexadecimal, or of the bytes of the image if the file has several; "
+        "null without `--etag-by content`, and in rows of earlier versions",
+        nullable=True,
+    ),
 ]
 _ADDED_TO_REGIONS = [
     column(
@@ -122,7 +129,11 @@ IMAGES = pa.schema(
         ),
         column("config_digest", pa.string(), "sha256 of the settings that can change a row"),
         _KEY[1],
-        column("segmented_at", pa.timestamp("us", tz="UTC"), "when the image was measured"),
+        column(
+            "segmented_at",
+            pa.timestamp("us", tz="UTC"),
+            "when the image was measured, or its rows were taken over (`--etag-by content`)",
+        ),
         column(
             "region_count",
             pa.int32(),

@@ -1,5 +1,6 @@
 """Images that are read in windows give the rows of the same image read whole."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,16 @@ def segment(
         check_etags=True,
         post=lambda *tiles: told.append(tiles),
         pixel_size_um=pixel_size_um,
+        keep_hash=True,
     )
     with header_decoders() as decoders:
         sources = expand_stacks(decoders, archive, archive.entries())
         rows = [plan_row(source) for source in sources]
     plan = pa.Table.from_pylist(rows, schema=PLAN)
     found = []
-    decode_images = Decode(archive, constants, True, block_bytes=2**25, pixel_size_um=pixel_size_um)
+    decode_images = Decode(
+        archive, constants, True, block_bytes=2**25, pixel_size_um=pixel_size_um, keep_hash=True
+    )
     for pixels in decode_images(plan):
         predicted = Predict(predictor, large, pixel_size_um)(pixels)
         found += [measure(prob_u8) for prob_u8 in predicted]
@@ -107,6 +111,25 @@ def comparable(tables: dict[str, Any], whole_masks: bool) -> dict[str, Any]:
             ).items()
         ]
     return kept
+
+
+def test_an_image_has_one_hash_whether_it_is_read_whole_or_in_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
+    archive.write("a.png", encode(draw_scene(90, 110, rng)[0], "png"))
+    stack = np.stack([draw_scene(90, 110, rng)[0] for _ in range(3)])
+    archive.write("s.tif", encode_tiff(*stack, photometric="rgb"))
+    hashes = []
+    for whole_bytes in (2**20, 1000):
+        monkeypatch.setattr(decode, "WHOLE_BYTES", whole_bytes)
+        tables = segment(archive, make_network(), tile=64)
+        assert (len(tables["told"]) > 0) == (whole_bytes == 1000)
+        rows = tables["images"].sort_by("image_uri")
+        assert rows["error_type"].null_count == len(rows) == 4
+        hashes.append(rows["content_hash"].to_pylist())
+    assert hashes[0] == hashes[1]
+    assert hashes[0][0] == hashlib.sha256(archive.read("a.png")).hexdigest()
 
 
 @pytest.mark.parametrize(

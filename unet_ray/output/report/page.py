@@ -91,7 +91,9 @@ def _make_tiles(facts: Facts) -> list[dict[str, Any]]:
     ]
     if total["elapsed_s"]:
         tiles.append(("duration", _format_duration(total["elapsed_s"]), False))
-        tiles.append(("images per second", format_figure(facts.images / total["elapsed_s"]), False))
+        taken_over = sum(record.get("images_taken_over") or 0 for record in records)
+        rate = (facts.images - taken_over) / total["elapsed_s"]
+        tiles.append(("images per second", format_figure(rate), False))
     costs = [record["cost"]["total"] for record in records if record.get("cost")]
     if costs:
         tiles.append(("cost", format_figure(sum(costs)), False))

@@ -65,6 +65,7 @@ _FOUND = [
     ("pixel_size_x_um", pa.float64()),
     ("pixel_size_y_um", pa.float64()),
     ("note", pa.string()),  # a choice where the file can be read in two ways
+    ("content_hash", pa.string()),
 ]
 """Columns of what decoding finds out beside the pixels."""
 PIXELS = pa.schema(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from unet_ray.errors import ImageError
+from unet_ray.image_sources.content_hash import hash_read
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
@@ -76,6 +77,8 @@ class Decode:
     """Width and height of pixels for the network (µm); None: images are not resampled."""
     lossy_samples: bool = False
     """True to round whole numbers that float32 does not hold."""
+    keep_hash: bool = False
+    """True to hash the bytes of each image."""
 
     def __call__(self, plan: Any) -> Iterator[Any]:
         """Decode the images of a table in its order while the next ones are read."""
@@ -122,6 +125,8 @@ class Decode:
             return row | ({} if _is_too_large(error) else failure(error, "read")), None
         if isinstance(data, bytes):
             row["image_bytes"] = len(data)  # a manifest may say otherwise
+        if self.keep_hash:
+            row["content_hash"] = hash_read(data)
         return row | {"read_s": time.perf_counter() - started}, data
 
     def _decode(self, row: dict[str, Any], data: bytes | PlaneFile) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
+from unet_ray.image_sources.content_hash import hash_stored
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
 from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
@@ -59,7 +60,7 @@ _AHEAD = 2
 """Number of windows that are read ahead, and of tiles that may wait to be measured."""
 _CONCURRENT_IMAGES = 2
 """Large images that one process works on: one is read and measured while the other computes."""
-_STORE_ERRORS = ("network", "missing", "denied", "changed")
+_STORE_ERRORS = ("network", "missing", "denied", "archived", "changed")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class PredictLarge:
         pixel_size_um: Width and height of pixels for the network (µm); None: images are not
             resampled.
         lossy_samples: True to round whole numbers that float32 does not hold.
+        keep_hash: True to hash the bytes of each image, which reads them once more.
     """
 
     access: Storage
@@ -86,6 +88,7 @@ class PredictLarge:
     channels: ChannelSelection | None = None
     pixel_size_um: tuple[float, float] | None = None
     lossy_samples: bool = False
+    keep_hash: bool = False
     _places: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
     )
@@ -192,6 +195,9 @@ class _LargeImage:
             row["note"] = "; ".join(self.alpha.notes) or None
             if self.alpha.is_opaque and row["valid_pixels"] < row["height"] * row["width"]:
                 self._work_through(file, is_opaque=True)
+        if config.keep_hash and row.get("content_hash") is None:
+            with self._at("decode"):
+                row["content_hash"] = hash_stored(config.access, row["file_uri"], place, etag)
         if config.check_etags:
             check_unchanged(config.access, row["file_uri"], row["image_etag"])
 

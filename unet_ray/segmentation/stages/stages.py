@@ -38,6 +38,8 @@ class Stages:
     """Width and height of pixels for the network (µm); None: images are not resampled."""
     lossy_samples: bool = False
     """True to round whole numbers that float32 does not hold."""
+    keep_hash: bool = False
+    """True to hash the bytes of each image."""
 
     @property
     def decode(self) -> Decode:
@@ -50,6 +52,7 @@ class Stages:
             self.channels,
             self.pixel_size_um,
             self.lossy_samples,
+            self.keep_hash,
         )
 
     def build_predict(self, model: Model, tell: Callable[[int, int], None]) -> Predict:
@@ -75,5 +78,6 @@ class Stages:
             self.channels,
             self.pixel_size_um,
             self.lossy_samples,
+            self.keep_hash,
         )
         return Predict(predictor, large, self.pixel_size_um)

@@ -29,6 +29,10 @@ class FileTooLargeError(OSError):
     """A file is longer than its reader takes. None of its bytes were kept."""
 
 
+class ArchivedFileError(PermissionError):
+    """A store keeps a file in an archive. It must be restored there before it can be read."""
+
+
 @dataclass
 class Links:
     """Rule for symbolic links that lead out of a listed folder, and the number that it left out."""
@@ -53,6 +57,8 @@ class FileInfo:
     is_file: bool = True
     modified_s: float | None = None
     """Time of the last change (s since 1970); None where the store does not tell it."""
+    is_archived: bool | None = False
+    """True if it must be restored before it can be read; None: `Backend.is_archived` tells."""
 
 
 def check_size(uri: str, size: int | None, limit: int | None) -> None:
@@ -132,6 +138,10 @@ class Backend(ABC):
         Raises:
             OSError: It cannot be determined, for instance behind a link to nothing.
         """
+
+    def is_archived(self, uri: str) -> bool:  # noqa: ARG002 (most stores have no archive)
+        """Tell whether a file must be restored before it can be read."""
+        return False
 
     @abstractmethod
     def list_files(

@@ -15,6 +15,7 @@ import pyarrow.fs
 
 from unet_ray.storage.backends.base import Backend, FileInfo, Links, check_size
 from unet_ray.storage.backends.local import FileBeside
+from unet_ray.storage.backends.s3_archive import ARCHIVE_CLASSES
 
 _BLOCK_BYTES = 2**16
 """Bytes fetched at once while a file is read with seeks."""
@@ -127,7 +128,14 @@ def to_file_info(path: str, found: dict[str, Any]) -> FileInfo:
         # listings of S3 have fractions of seconds, answers to requests have none
         known_s = int(modified_s or 0) if found.get("LastModified") else modified_s or 0
         etag = f"{int(size or 0)}-{int(known_s * 1e9)}"
-    return FileInfo(path, size, etag, is_file, modified_s)
+    return FileInfo(path, size, etag, is_file, modified_s, _is_archived(found))
+
+
+def _is_archived(found: dict[str, Any]) -> bool | None:
+    """Tell whether a file is in an archive; None where a copy of it may have been restored."""
+    if found.get("StorageClass") in ARCHIVE_CLASSES:
+        return None
+    return bool(found.get("blob_tier") == "Archive")  # of Azure, which restores to another tier
 
 
 def _modified_s(found: dict[str, Any]) -> float | None:

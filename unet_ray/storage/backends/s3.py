@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends.base import FileInfo, Links, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
 from unet_ray.storage.backends.s3_answers import find_answer
+from unet_ray.storage.backends.s3_archive import ARCHIVE_CLASSES, ArchiveListing, is_restored
 
 _logger = logging.getLogger("unet_ray")
 
@@ -136,6 +137,12 @@ class S3Backend(FsspecBackend):
                 raise _UnknownConditionError(f"{status} {code}") from error
             raise
 
+    def is_archived(self, uri: str) -> bool:
+        """Tell whether an object must be restored before it can be read, by one HEAD."""
+        bucket, key, _ = self.filesystem.split_path(uri)
+        head = self.filesystem.call_s3("head_object", Bucket=bucket, Key=key)
+        return head.get("StorageClass") in ARCHIVE_CLASSES and not is_restored(head)
+
     def list_files(
         self,
         uri: str,
@@ -149,12 +156,14 @@ class S3Backend(FsspecBackend):
         wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
         if self._page_keys is not None:
             wanted["MaxKeys"] = self._page_keys
+        listing = ArchiveListing(filesystem, retry)
         while True:
-            page = retry(partial(filesystem.call_s3, "list_objects_v2", **wanted))
-            for found in page.get("Contents", []):
+            page = listing.fetch(wanted)
+            for found in page["Contents"]:
                 if not found["Key"].endswith("/"):  # the marker object of a folder
                     below = f"{bucket}/{found['Key']}".removeprefix(root)
-                    yield to_file_info(below, {**found, "size": found["Size"]})
+                    info = to_file_info(below, {**found, "size": found["Size"]})
+                    yield replace(info, is_archived=listing.is_archived(found))
             if not page.get("IsTruncated"):
                 return
             if not page.get("NextContinuationToken"):
