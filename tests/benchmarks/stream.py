@@ -138,7 +138,7 @@ def measure(what: str, folder: str, side: int, form: str, crop: int, cores: int)
     sampler = sampler.store_planes()
     if what == "one":
         visits = len(sampler.visits)
-        for ordinal in range(5):
+        for ordinal in range(min(visits, 100)):  # which maps the images into this process
             list(sampler.crops(ordinal))
         started = time.process_time()
         drawn = [1 for at in range(_CROPS) for _ in sampler.crops(at % visits + visits)]
