@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,8 @@ _STORE_SHARE = 0.3
 Each node may end up holding all of them.
 """
 _SAMPLED_IMAGES = 8
+_HELD_BLOCKS = 256
+"""Number of blocks that a process holds."""
 
 
 class Reader(Protocol):
@@ -84,7 +86,7 @@ class StoreReader:
         block, row = self.places[index]
         if block < 0:
             raise ImageError("unreadable", "the image could not be decoded")
-        return self.read_row(ray.get(self.blocks[block]), row)
+        return self.read_row(get_block(self.blocks[block]), row)
 
     def read_row(self, table: pa.Table, row: int) -> LabelledPixels:
         """Return the image and the masks of a row of a block."""
@@ -95,6 +97,16 @@ class StoreReader:
         image = take_channels(DecodedImage(samples, valid, names), None, self.channels)
         decoded = LabelledArrays(image.samples, masks, orientation, valid=image.valid)
         return decoded.align(self.frame)
+
+
+@lru_cache(maxsize=_HELD_BLOCKS)
+def get_block(reference: Any) -> pa.Table:
+    """Return a block of the object store; this process holds the last ones.
+
+    Looking a block up takes longer than cutting a crop out of it. All blocks of a set fit into the
+    store of each node, so those that are held there do no harm.
+    """
+    return ray.get(reference)
 
 
 def decoded_schema(masks: int) -> pa.Schema:

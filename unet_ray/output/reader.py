@@ -172,7 +172,7 @@ def read_tables(uri: str | Storage, current: bool = True) -> Tables:
     """Open an output's tables, which are read when they are used.
 
     Args:
-        uri: Output of segmentation.
+        uri: Output of segmentation; a storage has the options of its store.
         current: Whether to keep only the latest successful row of each image, with its masks and
             regions, instead of the whole history. Of a file that was read in two ways, as pages
             and as planes, only the rows of one are current (see `output.namings`).

@@ -13,7 +13,13 @@ from unet_ray.cluster.ray_data import TASK_CPUS
 from unet_ray.imaging.labels.crop_config import CropConfig
 from unet_ray.imaging.labels.label_planes import LabelPlanes, compute_planes
 from unet_ray.imaging.labels.labelling import Labelling
-from unet_ray.labelled_data.readers import StoreReader, array_fields, array_values, find_array
+from unet_ray.labelled_data.readers import (
+    StoreReader,
+    array_fields,
+    array_values,
+    find_array,
+    get_block,
+)
 
 _NAMES = ("row_ends", "markers", "weights")
 
@@ -33,7 +39,7 @@ class StoredPlanes:
     def read(self, index: int) -> LabelPlanes:
         """Return the planes of an image as read-only arrays."""
         block, row = self.places[index]
-        table = ray.get(self.blocks[block])
+        table = get_block(self.blocks[block])
         return LabelPlanes(*(find_array(table, name, row) for name in _NAMES))  # type: ignore[arg-type]
 
 
