@@ -107,6 +107,7 @@ def cut(height: int, width: int, sides: list[tuple[int, int, int, int]]) -> dict
     row |= {"height": height, "width": width, "segmented_at": None}
     row |= dict.fromkeys(["error_type", "error", "error_stage"])
     row |= {name: "" for name in ("image_etag", "file_uri", "model_digest", "config_digest")}
+    row |= {"content_hash": None}
     key = {"image_uri": "i", "run_id": "run", "class_id": 1, "class_name": "a", "area": 0}
     pieces = [
         key | dict(zip(("top", "left", "height", "width"), piece, strict=True)) for piece in sides
