@@ -109,7 +109,7 @@ class SegmentConfig:
     planes were read as pages) or nodata (TIFF, PNG and WebP, where pixels without data were read as
     values). Only rows with a reader_version then count as done."""
     etag_by: EtagBy = "store"
-    """What tells whether an image changed. store: its etag; it is done again if that differs.
+    """Sign that an image changed. store: its etag; it is done again if that differs.
     content: its bytes, of which the ledger then keeps a hash; an image with another etag is read,
     and if its bytes are those of its last row, the rows are taken over without the network.
     Switching redoes nothing."""

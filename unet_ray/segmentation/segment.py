@@ -81,13 +81,7 @@ def segment(
                 reread=config.reread,
                 etag_by=config.etag_by,
             )
-            _logger.info(plan)
-            if plan.changed_etags:
-                _logger.info(plan.changed_etags)
-            if plan.earlier:
-                _logger.info(plan.earlier)
-            if plan.archived:
-                _logger.warning(describe_archived(plan.archived))
+            _log_plan(plan)
             return plan
 
         if config.dry_run:
@@ -118,6 +112,16 @@ def segment(
             result.set_aside = groups_set_aside(inventory.records)
             run = SegmentationRun(config, model, output, digest, plan, result)
             return _execute_and_record(run, ray_address, tell)
+
+
+def _log_plan(plan: Plan) -> None:
+    _logger.info(plan)
+    if plan.changed_etags:
+        _logger.info(plan.changed_etags)
+    if plan.earlier:
+        _logger.info(plan.earlier)
+    if plan.archived:
+        _logger.warning(describe_archived(plan.archived))
 
 
 def _look_at(output: Storage) -> Inventory:

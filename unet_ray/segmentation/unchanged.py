@@ -52,7 +52,7 @@ class TakeOver:
     channels: ChannelSelection
     """Channels that the network takes of each image."""
     shards: Shards
-    """What the shards of the run share."""
+    """Settings that the shards of the run share."""
     at: datetime
     """Time that the copied rows have as theirs, the same in every attempt."""
 

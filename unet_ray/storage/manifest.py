@@ -373,7 +373,7 @@ _ManifestRow = tuple[str | None, str | None, int | None]
 
 
 class _Described(NamedTuple):
-    """What is known of the file of a row."""
+    """Description of the file of a row."""
 
     etag: str
     size: int

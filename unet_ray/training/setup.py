@@ -149,10 +149,7 @@ def set_up_training(
         labelling, statistics, learnt, "learn from"
     )
     notes += _class_notes(labelling, statistics, held, "validate on")
-    notes += split.grouping.notes if split.grouping else ()
-    notes += _note_leaks(statistics, learnt, held, validation)
-    if not held and not validation:
-        notes.append(_note_no_validation(config))
+    notes += _split_notes(config, statistics, split, learnt, held, validation)
     pixel_size_um = statistics.find_pixel_size(learnt)
     _log_notes(notes, pixel_size_um)
     visits = _plan_visits(statistics, learnt, crops.side)
@@ -203,6 +200,22 @@ def _note_leaks(
         else "keep images that belong together on one side with --group-by"
     )
     return note_near_duplicates([statistics.facts[index] for index in learnt], held_facts, remedy)
+
+
+def _split_notes(
+    config: TrainConfig,
+    statistics: DatasetStatistics,
+    split: Split,
+    learnt: Sequence[int],
+    held: Sequence[int],
+    validation: DatasetStatistics | None,
+) -> list[str]:
+    """Return notes on the groups of the split, on leaks between its sides, and on an empty side."""
+    notes = [*split.grouping.notes] if split.grouping else []
+    notes += _note_leaks(statistics, learnt, held, validation)
+    if not held and not validation:
+        notes.append(_note_no_validation(config))
+    return notes
 
 
 def _log_notes(notes: Sequence[str], pixel_size_um: SizeUm | None) -> None:

@@ -250,6 +250,7 @@ class _LargeImage:
         uncounted = tile.core
 
         def read(box: Box) -> Pixels:
+            """Read a window, and count the alpha of what no window of the tile had before."""
             nonlocal uncounted
             part = uncounted.clipped(box)  # windows of a tile go down the image, and may overlap
             window = self._window(box, part)
