@@ -29,25 +29,33 @@ def _refuse_checksums(request: Request) -> Answer | None:
     return None
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "nodes", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.soak)]
+)
 def test_a_store_without_the_newer_checksums_is_used_from_all_nodes(
-    request: pytest.FixtureRequest, s3_server: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    s3_server: str,
+    tiny_model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: int,
 ) -> None:
-    """Only the driver has the variables: two raylets were started without any of S3."""
+    """Only the driver has the variables: the raylets were started without any of S3."""
     root = new_bucket(request)
     write_scenes(Storage.of(f"{root}/archive"), 40)
     drivers = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     for name in drivers:
         monkeypatch.delenv(name)
-    small = {"num_cpus": 1, "object_store_memory": 150 * 2**20}
+    small = {"num_cpus": 2 // nodes, "object_store_memory": 300 * 2**20 // nodes}
     cluster = Cluster(initialize_head=True, head_node_args=small)
     try:
-        cluster.add_node(**small)
+        for _ in range(nodes - 1):
+            cluster.add_node(**small)
         with faulty_store(s3_server, answer=_refuse_checksums) as store:
             environment = os.environ | drivers | _CHECKSUMS | {"AWS_ENDPOINT_URL": store.endpoint}
             environment |= {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY)}
             flags = ["--model", tiny_model, "--images", f"{root}/archive"]
             flags += ["--output", f"{root}/tables", "--shard-images", "10", "--actors", "1"]
+            flags += ["--stall-minutes", "4"]  # rather a line that says why than a timeout
             done = subprocess.run(
                 [sys.executable, str(Path(REPOSITORY, "jobs/segment.py")), *flags],
                 env=environment,
