@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from unet_ray.imaging.labels.border_weights import border_weights, context_px
+from unet_ray.imaging.labels import border_weights as module
+from unet_ray.imaging.labels.border_weights import border_weights, colour_objects, context_px
 
 SMALL = arrays(
     np.uint16,
@@ -51,6 +52,39 @@ def test_weights_are_those_of_the_formula(labels: NDArray[Any], sigma: float) ->
     found = border_weights(labels, 10.0, sigma)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, weights_by_hand(labels, 10.0, sigma), rtol=1e-6)
+
+
+def test_objects_that_are_near_have_two_colours_and_few_are_needed() -> None:
+    labels = np.kron(np.arange(1, 101).reshape(10, 10), np.pad(np.ones((8, 8), int), 1))
+    colours = colour_objects(labels, 4)
+    assert ((colours > 0) == (labels > 0)).all()
+    assert colours.max() == 4
+    for shift in [(0, 5), (5, 0), (5, 5)]:  # pixels of neighbours, 3 to 5 px apart
+        here, there = (
+            labels[shift[0] :, shift[1] :],
+            labels[: -shift[0] or None, : -shift[1] or None],
+        )
+        near = (here > 0) & (there > 0) & (here != there)
+        assert near.any()
+        first, second = (
+            colours[shift[0] :, shift[1] :],
+            colours[: -shift[0] or None, : -shift[1] or None],
+        )
+        assert (first[near] != second[near]).all()
+
+
+@pytest.mark.parametrize("side", [7, 16, 33])
+def test_squares_leave_no_seams(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    labels = discs(60, 40, 1)
+    whole = border_weights(labels)
+    monkeypatch.setattr(module, "_SQUARE_PX", side)
+    np.testing.assert_array_equal(border_weights(labels), whole)
+
+
+def test_an_object_of_parts_far_apart_costs_no_more_than_others() -> None:
+    labels = np.tile(discs(60, 40, 2), (40, 40))  # each id has 1,600 parts, 2,400 px apart
+    whole = border_weights(labels)
+    np.testing.assert_array_equal(whole[600:660, 600:660], whole[1200:1260, 660:720])
 
 
 def test_the_cut_at_four_sigma_loses_less_than_a_hundredth() -> None:
