@@ -101,7 +101,14 @@ class Glacier:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("restores", ["listed", "ignored", "refused"])
+@pytest.mark.parametrize(
+    "restores",
+    [
+        "listed",
+        pytest.param("ignored", marks=pytest.mark.soak),
+        pytest.param("refused", marks=pytest.mark.soak),
+    ],
+)
 def test_archived_images_are_left_out_until_they_are_restored(
     restores: Literal["listed", "ignored", "refused"],
     request: pytest.FixtureRequest,

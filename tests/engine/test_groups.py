@@ -66,7 +66,7 @@ def train_grouped(folder: Path, group_by: str) -> TrainResult:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.usefixtures("ray_local")
 def test_image_by_image_a_stack_is_on_both_sides_and_the_dice_is_that_of_no_other_stack(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
