@@ -21,6 +21,7 @@ from unet_ray.evaluation.config import EvaluateConfig
 from unet_ray.flags import (
     COLOUR_TEXT,
     ClassSpec,
+    StoreOptions,
     is_colour,
     keep_for,
     read_store_options,
@@ -72,7 +73,7 @@ class EvaluateResult:
     counts: NDArray[np.float64]
     """Counts per image and class; (images, classes, COUNTS), float64."""
     grouping: Grouping | None = None
-    """Groups of the images, over which intervals are; None: each image is one."""
+    """Groups of the images, from which intervals are resampled; None: each image is a group."""
 
     @property
     def images(self) -> int:
@@ -127,60 +128,53 @@ class EvaluateResult:
         about = {"by": self.grouping.by if self.grouping else "image", "count": len(names)}
         if len(names) in (1, self.images) or len(names) > _MOST_GROUPS:
             return about
-        found = compute_metrics(add_up_groups(self.counts, self._numbered_groups))
+        metrics = compute_metrics(add_up_groups(self.counts, self._numbered_groups))
         sizes = np.bincount(self._numbered_groups).tolist()
-        figures = {
-            name: {"images": sizes[i]} | self._by_class({key: of[i] for key, of in found.items()})
-            for i, name in enumerate(names)
-        }
+        figures = {}
+        for number, name in enumerate(names):
+            of_group = {metric: values[number] for metric, values in metrics.items()}
+            figures[name] = {"images": sizes[number]} | self._by_class(of_group)
         return about | {"figures": figures}
 
     @cached_property
     def worst(self) -> list[dict[str, Any]]:
         """Worst images, worst first, by mean Dice over the classes that are present or found."""
         dice = compute_metrics(self.counts)["dice"]
-        defined = (~np.isnan(dice)).sum(1)
-        mean = np.nansum(dice, 1) / np.maximum(defined, 1)
-        order = [i for i in np.argsort(mean, kind="stable") if defined[i]]
-        names = [c.name for c in self.model.classes]
+        num_defined = (~np.isnan(dice)).sum(1)
+        mean = np.nansum(dice, 1) / np.maximum(num_defined, 1)
+        order = [image for image in np.argsort(mean, kind="stable") if num_defined[image]]
+        names = [spec.name for spec in self.model.classes]
         return [
             {
-                "image_uri": self.image_uris[i],
-                "dice": _plain(mean[i]),
-                "classes": dict(zip(names, map(_plain, dice[i]), strict=True)),
+                "image_uri": self.image_uris[image],
+                "dice": _to_json(mean[image]),
+                "classes": dict(zip(names, map(_to_json, dice[image]), strict=True)),
             }
-            for i in order[: self.config.worst]
+            for image in order[: self.config.worst]
         ]
 
-    def table(self) -> Any:
+    def table(self) -> pa.Table:
         """Return all counts and metrics as an Arrow table in the order of the images.
 
         There is one row per image and class.
         """
-        count, classes = self.counts.shape[:2]
+        num_images, num_classes = self.counts.shape[:2]
+        classes = self.model.classes
+        uris = np.repeat(np.array(self.image_uris, object), num_classes)
+        groups = np.repeat(np.array(self.groups, object), num_classes)
         columns = {
-            column("image_uri", pa.string(), "URI of the image"): np.repeat(
-                np.array(self.image_uris, object), classes
-            ),
-            column("class_id", pa.int32(), "id of the class"): [c.id for c in self.model.classes]
-            * count,
-            column("class_name", pa.string(), "name of the class"): [
-                c.name for c in self.model.classes
-            ]
-            * count,
+            column("image_uri", pa.string(), "URI of the image"): uris,
+            column("class_id", pa.int32(), "id of the class"): [c.id for c in classes] * num_images,
+            column("class_name", pa.string(), "name of the class"): [c.name for c in classes]
+            * num_images,
         }
-        for (name, meaning), values in zip(
-            COUNTS.items(), np.moveaxis(self.counts, -1, 0), strict=True
-        ):
-            columns[column(name, pa.float64() if name == "iou_sum" else pa.int64(), meaning)] = (
-                values.ravel()
-            )
+        for index, (name, meaning) in enumerate(COUNTS.items()):
+            kind = pa.float64() if name == "iou_sum" else pa.int64()
+            columns[column(name, kind, meaning)] = self.counts[..., index].ravel()
         metrics = compute_metrics(self.counts)
         for name, meaning in METRICS.items():
-            columns[column(name, pa.float64(), f"{meaning}; null where undefined", True)] = metrics[
-                name
-            ].ravel()
-        groups = np.repeat(np.array(self.groups, object), classes)
+            field = column(name, pa.float64(), f"{meaning}; null where undefined", True)
+            columns[field] = metrics[name].ravel()
         columns[column("group", pa.string(), "group of images that belong together")] = groups
         arrays = [
             pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()
@@ -190,8 +184,8 @@ class EvaluateResult:
     def _by_class(self, values: dict[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
         """Return class name → name → value from arrays whose first axis is the classes."""
         return {
-            c.name: {name: _plain(of_classes[i]) for name, of_classes in values.items()}
-            for i, c in enumerate(self.model.classes)
+            spec.name: {name: _to_json(array[place]) for name, array in values.items()}
+            for place, spec in enumerate(self.model.classes)
         }
 
 
@@ -212,10 +206,8 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     model = load_model(Storage.of(config.model, read_store_options(config, "model")))
     options = read_store_options(config, "output")
     pixel_size_um = model.choose_pixel_size(config.pixel_size)
-    summary, details = (
-        OutputFile.of(flag, uri, keep_for(uri, options)) if uri else None
-        for flag, uri in (("--output", config.output), ("--per-image", config.per_image))
-    )
+    summary = _find_output("--output", config.output, options)
+    details = _find_output("--per-image", config.per_image, options)
     config, classes = _recall_colours(config, model)
     channels = model.select_channels(config.channels)
     labelled = find_labelled(config.images, config.masks, config.label_options(classes))
@@ -234,10 +226,15 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
     factors = statistics.find_factors(pixel_size_um)
     counts = predict_labelled(
-        model, statistics.reader, statistics.usable, pool, count, factors=factors
+        model=model,
+        reader=statistics.reader,
+        indices=statistics.usable,
+        pool=pool,
+        count=count,
+        factors=factors,
     )
-    uris = tuple(statistics.facts[i].uri for i in statistics.usable)
-    result = EvaluateResult(config, model, uris, counts, grouping)
+    uris = tuple(statistics.facts[index].uri for index in statistics.usable)
+    result = EvaluateResult(config, model, image_uris=uris, counts=counts, grouping=grouping)
     if details:
         details.write(to_parquet(result.table()))
     if summary:
@@ -245,39 +242,49 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     return result
 
 
+def _find_output(flag: str, uri: str | None, options: StoreOptions) -> OutputFile | None:
+    """Return the file that a flag names; None if it names none."""
+    return OutputFile.of(flag, uri, keep_for(uri, options)) if uri else None
+
+
 def _note_groups(grouping: Grouping, resamples: int) -> list[str]:
-    """Return lines about the groups that intervals are over."""
-    if grouping.count == 1 < len(grouping.groups) and resamples:
-        return [
-            *grouping.notes,
-            f"all {len(grouping.groups)} images are in one group ({grouping.groups[0]}): there are "
-            "no intervals, which need several groups",
-        ]
-    return [*grouping.notes]
+    """Return lines about the groups from which intervals are resampled."""
+    notes = [*grouping.notes]
+    num_images = len(grouping.groups)
+    if resamples and grouping.count == 1 and num_images > 1:
+        notes.append(
+            f"all {num_images} images are in one group ({grouping.groups[0]}): there are no "
+            "intervals, which need several groups"
+        )
+    return notes
 
 
 def _recall_colours(
     config: EvaluateConfig, model: Model
 ) -> tuple[EvaluateConfig, tuple[ClassSpec, ...]]:
-    """Return the settings and classes with the colours that masks had in training, if they had."""
+    """Return the settings and classes with the colours that masks had in training, if they had any.
+
+    Nothing in the record of a training is taken for granted: another program, or an earlier version
+    of this one, may have written the model.
+    """
     labelling = model.training.get("labelling")
-    if not isinstance(labelling, dict):  # a model of an earlier version, or of another program
+    if not isinstance(labelling, dict):
         return config, model.classes
     background, known = labelling.get("background"), labelling.get("classes")
     if config.background_value == 0 and isinstance(background, int) and is_colour(background):
         config = replace(config, background_value=show_value(background))
-    colours = {
-        each.get("id"): each.get("colour")
-        for each in (known if isinstance(known, list | tuple) else ())
-        if isinstance(each, dict) and isinstance(each.get("id"), int)
-    }
-    found = [(spec, colours.get(spec.id)) for spec in model.classes]
-    return config, tuple(
-        replace(spec, colour=colour)
-        if isinstance(colour, str) and COLOUR_TEXT.fullmatch(colour)
-        else spec
-        for spec, colour in found
-    )
+    colours: dict[int, str] = {}
+    for each in known if isinstance(known, list | tuple) else ():
+        if not isinstance(each, dict) or not isinstance(each.get("id"), int):
+            continue
+        colour = each.get("colour")
+        if isinstance(colour, str) and COLOUR_TEXT.fullmatch(colour):
+            colours[each["id"]] = colour
+    classes = [
+        replace(spec, colour=colours[spec.id]) if spec.id in colours else spec
+        for spec in model.classes
+    ]
+    return config, tuple(classes)
 
 
 def count_against(
@@ -287,17 +294,35 @@ def count_against(
     prob_u8_khw: NDArray[np.uint8],
     labelled: LabelledPixels,
 ) -> NDArray[np.float64]:
-    """Compare an image with its masks after postprocessing; return counts, (classes, COUNTS)."""
+    """Compare the prediction of an image with its masks, after postprocessing.
+
+    Args:
+        postprocessing: Settings that turn probabilities into masks and objects.
+        labelling: Meaning of the mask values.
+        boundary_tolerance_px: Largest distance at which boundaries match (px).
+        prob_u8_khw: Probabilities of each class, (K, H, W) uint8.
+        labelled: The image with its masks.
+
+    Returns:
+        Counts, (classes, COUNTS).
+    """
     _, masks, valid = labelled
     targets = labelling.targets(masks, valid)
-    found = [postprocessing.objects(place, prob_u8_khw) for place in range(len(targets))]
-    truth = [labelling.objects(masks, place, valid) for place in range(len(targets))]
-    planes = np.stack([mask for mask, _ in found])
+    planes, found, truth = [], [], []
+    for place in range(len(targets)):
+        mask, objects = postprocessing.objects(place, prob_u8_khw)
+        planes.append(mask)
+        found.append(objects)
+        truth.append(labelling.objects(masks, place, valid))
     return count_image(
-        planes, targets, [objects for _, objects in found], truth, boundary_tolerance_px
+        masks_khw=np.stack(planes),
+        targets_khw=targets,
+        found_objects=found,
+        true_objects=truth,
+        boundary_tolerance_px=boundary_tolerance_px,
     )
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: np.number[Any] | NDArray[Any]) -> object:
     """Return a number or an array of numbers for JSON; None if it is undefined."""
     return None if np.isnan(value).any() else value.tolist()

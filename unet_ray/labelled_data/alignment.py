@@ -1,8 +1,8 @@
 """Sizes and orientations of images and masks that belong together.
 
-A photograph may say in its EXIF tag how it is to be turned; viewers and the decoder turn it. Masks
-have no such tag, so they may have been drawn on the picture as viewers show it, or on the samples
-as they are stored. Where the sizes do not tell, only the user can.
+The EXIF tag of a photograph may say that it is to be turned; viewers and the decoder do so. Masks
+have no such tag: they may have been drawn on the picture as viewers show it, or on the samples as
+they are stored. Where the sizes do not decide between the two, the user has to.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from unet_ray.imaging.codecs.pixel_size import SizeUm
 from unet_ray.labelled_data.drawing import Size
 
 Fit = Literal["plain", "shown", "stored", "either", "unstated"]
-"""Frames in which masks have the size of their image: `plain` where the image is not turned,
-`unstated` where a label file does not state the size, so that its masks are drawn as shown."""
+"""Frames in which masks have the size of their image: `plain` if the image is not turned,
+`unstated` if a label file does not state the size, so that its masks are drawn as shown."""
 
 
 class LabelledPixels(NamedTuple):
     """A labelled image and its masks in one frame."""
 
     image: NDArray[Any]
-    """HWC, upright; 0 where a pixel is not there."""
+    """HWC, upright; 0 where a pixel is missing."""
     masks: list[NDArray[Any]]
     """HW each."""
     valid: NDArray[np.bool_] | None = None
-    """Pixels of the image that are there, HW; None: all of them."""
+    """True for pixels of the image that are not missing, HW; None if none is missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +45,13 @@ class LabelledArrays:
     masks: list[NDArray[Any]]
     """HW each, in their own frame."""
     orientation: int = 1
-    """EXIF orientation of the image that the masks do not have themselves; 1: none."""
+    """EXIF orientation of the image, unless the masks have it as well; 1: none."""
     is_stated: bool = True
-    """False if the masks have the size of the image because their own is not known."""
+    """False if the masks have the size of the image only because their own size is not known."""
     valid: NDArray[np.bool_] | None = None
-    """Pixels of the image that are there, HW; None: all of them."""
+    """True for pixels of the image that are not missing, HW; None if none is missing."""
     channels: tuple[str, ...] = ()
-    """Names of the channels of the image; empty: they have none."""
+    """Names of the channels of the image; empty if they have none."""
     places: tuple[int, ...] = ()
     """Indices of these channels in the file."""
     file_channels: int = 0
@@ -76,7 +76,7 @@ class LabelledArrays:
         """Return the image and its masks, turned as the image is.
 
         Args:
-            frame: Frame of masks that fit in both, or in this one alone.
+            frame: Frame in which the masks of the set were drawn.
 
         Raises:
             ImageError: The masks fit in the other frame only.
@@ -85,7 +85,11 @@ class LabelledArrays:
         return self._turn_masks(frame)
 
     def align_as_fits(self, frame: MaskFrame) -> LabelledPixels:
-        """Return the same; masks that fit in one frame only are of that frame."""
+        """Align masks as `align` does, but trust the size of masks that fit in one frame only.
+
+        Args:
+            frame: Frame of masks that fit in both.
+        """
         return self._turn_masks(self.fit if self.fit in ("shown", "stored") else frame)
 
     def _turn_masks(self, frame: str) -> LabelledPixels:
@@ -96,7 +100,7 @@ class LabelledArrays:
 
 
 def check_fit(fit: Fit, frame: MaskFrame) -> None:
-    """Raise ImageError if masks fit in another frame than that of the set."""
+    """Raise ImageError if masks do not fit in the frame of their set."""
     if fit == "unstated":
         if frame == "shown":
             return
@@ -113,7 +117,7 @@ def check_fit(fit: Fit, frame: MaskFrame) -> None:
 
 
 def choose_size(have: Size, shown: Size, orientation: int, rescale: bool, what: str) -> Size:
-    """Return the size that masks get: that of the image in one of its frames.
+    """Choose the size of masks: that of their image, upright or as stored.
 
     Args:
         have: Height and width for which the masks were drawn (px).
@@ -131,9 +135,12 @@ def choose_size(have: Size, shown: Size, orientation: int, rescale: bool, what: 
     similar = [size for size in frames if _is_similar(have, size)]
     if similar and rescale:
         return similar[0]
-    sizes = f"the image has {shown[1]}×{shown[0]} px, but {what} has {have[1]}×{have[0]} px"
+    image_size = f"{shown[1]}×{shown[0]} px"
+    mask_size = f"{have[1]}×{have[0]} px"
     remedy = "; --rescale-masks scales it" if similar else ""
-    raise ImageError("unreadable", sizes + remedy)
+    raise ImageError(
+        "unreadable", f"the image has {image_size}, but {what} has {mask_size}{remedy}"
+    )
 
 
 def settle_frame(
@@ -187,6 +194,8 @@ def stored_size(shown: Size, orientation: int) -> Size:
 
 def _is_similar(have: Size, size: Size) -> bool:
     """Tell whether two sizes have the same aspect ratio, within a pixel of the smaller one."""
-    small, large = sorted([np.array(have), np.array(size)], key=lambda each: int(each.sum()))
-    expected = small[::-1] * large / large[::-1]  # each side of the small one from the other
+    small = np.array(min(have, size, key=sum))
+    large = np.array(size if sum(have) <= sum(size) else have)
+    # the height of the small one that its width asks for, and its width that its height asks for
+    expected = small[::-1] * large / large[::-1]
     return bool((np.abs(expected - small) <= 1).all())

@@ -1,8 +1,9 @@
-"""The one form in which all label files end: images, objects with their outlines, and notes.
+"""Annotations: what every label file becomes, whatever its format.
 
-Parsers (`formats`) build it in the decoder's child process; training and evaluation draw masks from
-it (`drawing`). It is two Arrow tables, so that a million objects take little more memory than their
-coordinates, and travel to workers without a copy.
+They hold images, objects with their outlines, and notes. Parsers (`formats`) build them in the
+decoder's child process; training and evaluation draw masks from them (`drawing`). They are two
+Arrow tables, so that a million objects take little more memory than their coordinates, and travel
+to workers without a copy.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ class LabelError(ValueError):
 
 
 WHOLE = -(2**31)
-"""First column and row of run lengths that are those of a whole image."""
+"""Value of `left` and `top` for run lengths that cover the whole image."""
 NO_CATEGORY = -1
-"""Category of objects that are pixels not to be counted, whatever they show."""
+"""Category of objects whose pixels are not counted, whatever they show."""
 
 
 IMAGES = pa.schema(
     [
-        # what the file calls the image
+        # name of the image in the file
         ("name", pa.string()),
-        # other texts of the file that may tell which image it is: paths, URLs
+        # other texts of the file that may identify the image: paths, URLs
         ("places", pa.list_(pa.string())),
         # full name of the image in an export of this package, with its page
         ("uri", pa.string()),
@@ -42,9 +43,9 @@ IMAGES = pa.schema(
         ("height", pa.int32()),
         # True if coordinates are shares of width and height, 0 to 1
         ("is_normalised", pa.bool_()),
-        # coordinate system of its coordinates: null for pixels, a code such as EPSG:32633, or
-        # UNSTATED. An image with one is placed by `georeferenced`; if its name is empty, its
-        # objects lie on whichever images they meet
+        # coordinate system: null for pixels, a code such as EPSG:32633, or UNSTATED. Where it is
+        # not null, `georeferenced` finds the pixels; an entry without a name stands for all images
+        # that its objects lie on
         ("crs", pa.string()),
         # why the labels of this image cannot be used
         ("error", pa.string()),
@@ -58,12 +59,12 @@ PART = pa.struct(
         # corners of a polygon, x and y in turn (px from the upper left corner of the image, whose
         # first pixel covers 0 to 1); empty for run lengths
         ("points", pa.list_(pa.float64())),
-        # True if the polygon is a hole of the last part that is none
+        # True if the polygon is a hole in the last part before it that is not a hole itself
         ("is_hole", pa.bool_()),
         # COCO compressed run lengths, column-major, of the box that follows; empty for polygons
         ("counts", pa.binary()),
-        # box of the run lengths (px); left and top are WHOLE for those of a whole image, all of
-        # them are 0 for polygons
+        # box of the run lengths (px); left and top are WHOLE if it is the whole image; all four
+        # are 0 for polygons
         ("left", pa.int32()),
         ("top", pa.int32()),
         ("width", pa.int32()),
@@ -79,7 +80,7 @@ OBJECTS = pa.schema(
         ("is_ignored", pa.bool_()),
         # its name in messages: "annotation 17"
         ("label", pa.string()),
-        # why it cannot be drawn; it costs its image
+        # why it cannot be drawn, and its image cannot be used; null if it can
         ("error", pa.string()),
         ("parts", pa.list_(PART)),
     ]
@@ -93,7 +94,7 @@ class Category:
 
     name: str
     id: int | None = None
-    """Its id in the file, if it has one that can be the id of a class."""
+    """Its id in the file, if that can be the id of a class."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ class Runs:
     width: int
     """Width of the image or the box (px)."""
     left: int | None = None
-    """First column of the box; None: the run lengths are those of the whole image."""
+    """First column of the box; None if the run lengths cover the whole image."""
     top: int | None = None
-    """First row of the box; None as `left`."""
+    """First row of the box; None if the run lengths cover the whole image."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ class Annotations:
     objects: pa.Table
     """Table of OBJECTS, in the order in which they are drawn."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Things that were left out or taken in another way than they stand, and how often; texts in
-    the plural: `keypoints`, `boxes without an outline: their pixels are not counted`."""
+    """Number of things that were left out, or read differently from how they are written, by a text
+    in the plural: `keypoints`, `boxes without an outline: their pixels are not counted`."""
     notes: tuple[str, ...] = ()
     """Choices that were made, for the user: one line each."""
 
@@ -142,7 +143,8 @@ class Annotations:
         """Rows of the objects, image by image, and where those of each image begin."""
         images = self.objects["image"].to_numpy()
         order = np.argsort(images, kind="stable")
-        return order, np.searchsorted(images[order], np.arange(len(self.images) + 1))
+        starts = np.searchsorted(images[order], np.arange(len(self.images) + 1))
+        return order, starts
 
     def count_objects(self, image: int) -> int:
         """Return the number of objects of an image."""
@@ -150,16 +152,16 @@ class Annotations:
         return int(starts[image + 1] - starts[image])
 
     def rows_of(self, image: int) -> NDArray[np.int64]:
-        """Return the rows of the objects of an image in `objects`."""
+        """Return the rows in `objects` that belong to an image."""
         order, starts = self._rows
         return order[starts[image] : starts[image + 1]]
 
     def take_objects(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Return some rows of `objects`; points are lists of numbers."""
+        """Return some rows of `objects` as dictionaries, in which points are lists of numbers."""
         return self.objects.take(pa.array(rows)).to_pylist()
 
     def objects_of(self, image: int) -> list[dict[str, Any]]:
-        """Return the objects of an image as `take_objects` does."""
+        """Return the objects of an image in the form of `take_objects`."""
         return self.take_objects(self.rows_of(image))
 
     def find_boxes(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -173,24 +175,29 @@ class Annotations:
             run lengths of the whole image, is infinite; that of one without parts is empty.
         """
         chosen = self.objects.select(["parts", "error"]).take(pa.array(rows))
-        of_parts = _combine(chosen["parts"])
-        parts = of_parts.flatten()
+        parts_of_objects = _combine(chosen["parts"])
+        parts = parts_of_objects.flatten()
         points = _combine(parts.field("points"))
-        found = np.full((len(rows), 4), (np.inf, np.inf, -np.inf, -np.inf))
-        of_object = np.repeat(np.arange(len(rows)), of_parts.value_lengths().fill_null(0))
-        of_corner = np.repeat(of_object, points.value_lengths().fill_null(0).to_numpy() // 2)
-        x, y = points.flatten().to_numpy().reshape(-1, 2).T
-        _include(found, of_corner, (y, x), (y, x))
-        corner, size = (
-            np.array([parts.field(name).fill_null(0).to_numpy() for name in names], np.float64)
-            for names in (("top", "left"), ("height", "width"))
-        )
-        is_whole, has_runs = (corner == WHOLE).all(axis=0), size[0] > 0
+        num_parts = parts_of_objects.value_lengths().fill_null(0)
+        num_corners = points.value_lengths().fill_null(0).to_numpy() // 2
+        object_of_part = np.repeat(np.arange(len(rows)), num_parts)
+        object_of_corner = np.repeat(object_of_part, num_corners)
+
+        boxes = np.full((len(rows), 4), (np.inf, np.inf, -np.inf, -np.inf))
+        corners = points.flatten().to_numpy().reshape(-1, 2)[:, ::-1].T  # y and x
+        _include(boxes, object_of_corner, corners, corners)
+
+        corner = _stack_fields(parts, "top", "left")
+        size = _stack_fields(parts, "height", "width")
+        is_whole = (corner == WHOLE).all(axis=0)
+        has_runs = size[0] > 0
         first = np.where(is_whole, -np.inf, corner)[:, has_runs]
         end = np.where(is_whole, np.inf, corner + size)[:, has_runs]
-        _include(found, of_object[has_runs], first, end)
-        found[chosen["error"].is_valid().to_numpy()] = (-np.inf, -np.inf, np.inf, np.inf)
-        return found
+        _include(boxes, object_of_part[has_runs], first, end)
+
+        has_error = chosen["error"].is_valid().to_numpy()
+        boxes[has_error] = (-np.inf, -np.inf, np.inf, np.inf)
+        return boxes
 
     def to_bytes(self) -> bytes:
         """Return the annotations as bytes; `from_bytes` reads them."""
@@ -205,16 +212,14 @@ class Annotations:
             self._write(sink)
         return memoryview(buffer)
 
-    def _write(self, sink: Any) -> None:
+    def _write(self, sink: pa.NativeFile) -> None:
         head = {
             "categories": [[each.name, each.id] for each in self.categories],
             "left_out": dict(self.left_out),
             "notes": self.notes,
         }
-        for table in (
-            self.images.replace_schema_metadata({"head": json.dumps(head)}),
-            self.objects,
-        ):
+        images = self.images.replace_schema_metadata({"head": json.dumps(head)})
+        for table in (images, self.objects):
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
 
@@ -223,7 +228,7 @@ class Annotations:
         """Read what `to_bytes` returns, without trusting it.
 
         Raises:
-            ValueError: The bytes are nothing of the kind.
+            ValueError: The bytes are not annotations.
         """
         try:
             return Annotations._read(pa.BufferReader(data))
@@ -234,31 +239,35 @@ class Annotations:
 
     @staticmethod
     def _read(source: pa.BufferReader) -> Annotations:
-        tables = []
-        for schema in (IMAGES, OBJECTS):
-            with pa.ipc.open_stream(source) as reader:
-                tables.append(reader.read_all())
-            tables[-1].validate(full=True)
-            if not tables[-1].schema.equals(schema):
-                raise ValueError("other columns than those of annotations")
-        images, objects = tables
+        images = _read_table(source, IMAGES)
+        objects = _read_table(source, OBJECTS)
         head = json.loads((images.schema.metadata or {})[b"head"])
-        categories = [Category(str(name), _read_number(id)) for name, id in head["categories"]]
+        categories = [Category(str(name), _check_id(id)) for name, id in head["categories"]]
         _check_rows(images, objects, len(categories))
         return Annotations(
-            tuple(categories),
-            images.replace_schema_metadata(None),
-            objects,
-            {str(what): int(count) for what, count in head["left_out"].items()},
-            tuple(map(str, head["notes"])),
+            categories=tuple(categories),
+            images=images.replace_schema_metadata(None),
+            objects=objects,
+            left_out={str(what): int(count) for what, count in head["left_out"].items()},
+            notes=tuple(str(note) for note in head["notes"]),
         )
 
 
-def _read_number(value: Any) -> int | None:
-    """Return the id of a category; raise ValueError for what is none."""
-    if value is not None and type(value) is not int:
-        raise ValueError(f"the id {shorten(value)} of a category")
-    return value
+def _read_table(source: pa.BufferReader, schema: pa.Schema) -> pa.Table:
+    """Return the next table of a buffer; raise ValueError if it does not have a schema."""
+    with pa.ipc.open_stream(source) as reader:
+        table = reader.read_all()
+    table.validate(full=True)
+    if not table.schema.equals(schema):
+        raise ValueError("other columns than those of annotations")
+    return table
+
+
+def _check_id(value: object) -> int | None:
+    """Return the id of a category; raise ValueError if it is not a whole number."""
+    if value is None or type(value) is int:
+        return value
+    raise ValueError(f"the id {shorten(value)} of a category")
 
 
 def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> None:
@@ -282,8 +291,18 @@ def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> Non
             raise ValueError(f"an object with a row of {column} that is not there")
 
 
-def _include(boxes: NDArray[np.float64], owners: NDArray[np.int64], first: Any, end: Any) -> None:
-    """Grow boxes until they hold some points or rectangles.
+def _stack_fields(parts: pa.StructArray, *names: str) -> NDArray[np.float64]:
+    """Return fields of parts as rows of an array, (fields, parts)."""
+    return np.array([parts.field(name).fill_null(0).to_numpy() for name in names], np.float64)
+
+
+def _include(
+    boxes: NDArray[np.float64],
+    owners: NDArray[np.int64],
+    first: NDArray[np.float64],
+    end: NDArray[np.float64],
+) -> None:
+    """Grow boxes, in place, until they hold some points or rectangles.
 
     Args:
         boxes: Top, left, bottom and right, (boxes, 4).
@@ -291,13 +310,13 @@ def _include(boxes: NDArray[np.float64], owners: NDArray[np.int64], first: Any, 
         first: Top and left of each rectangle, (2, rectangles).
         end: Bottom and right of each rectangle, (2, rectangles).
     """
-    with np.errstate(invalid="ignore"):  # a coordinate that is no number makes a box of such
+    with np.errstate(invalid="ignore"):  # the box of a coordinate that is NaN is NaN
         for side in (0, 1):
             np.minimum.at(boxes[:, side], owners, first[side])
             np.maximum.at(boxes[:, side + 2], owners, end[side])
 
 
-def _combine(column: Any) -> pa.ListArray:
+def _combine(column: pa.ChunkedArray | pa.Array) -> pa.ListArray:
     """Return a column of lists in one piece, whose values begin with those of its first row."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return pa.concat_arrays([array])

@@ -1,4 +1,4 @@
-"""Building of annotations by the parsers of label files, in whatever order they find things."""
+"""Builder with which parsers of label files make annotations, in whatever order they find them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unet_ray.labelled_data.annotations import (
 )
 
 _LARGEST_NUMBER = 1e300
-"""Largest coordinate that is stored, far beyond those that are drawn."""
+"""Largest coordinate that is stored, far beyond any that is drawn."""
 
 
 class AnnotationsBuilder:
@@ -58,17 +58,17 @@ class AnnotationsBuilder:
         return row
 
     def find_category(self, name: str, id: int | None = None) -> int:
-        """Return the row of the category of a name; it is added if there is none."""
+        """Return the row of the category of this name; add it if there is none."""
         row = self._rows_by_name.get(name)
         return self.add_category(name, id) if row is None else row
 
     def reserve_category(self) -> int:
-        """Return the row of a category that is described later."""
+        """Add a category that is described later, and return its row."""
         self._categories.append(Category(""))
         return len(self._categories) - 1
 
     def describe_category(self, row: int, name: str, id: int | None = None) -> None:
-        """Say which category a row is.
+        """Set the name and id of a category.
 
         Args:
             row: Its row.
@@ -104,7 +104,7 @@ class AnnotationsBuilder:
         return row
 
     def reserve_image(self) -> int:
-        """Return the row of an image that is described later; without that, it is left out."""
+        """Add an image that is described later, and return its row; it is left out otherwise."""
         self._images.append(None)
         return len(self._images) - 1
 
@@ -120,12 +120,12 @@ class AnnotationsBuilder:
         crs: str | None = None,
         error: str | None = None,
     ) -> None:
-        """Say what is known of an image.
+        """Set what is known about an image.
 
         Args:
             row: Its row.
-            name: What the file calls it.
-            places: Other texts of the file that may tell which image it is.
+            name: Its name in the file.
+            places: Other texts of the file that may identify it.
             uri: Full name of the image in an export of this package.
             size: Width and height for which the labels were drawn (px), if stated.
             is_normalised: True if coordinates are shares of width and height.
@@ -137,7 +137,7 @@ class AnnotationsBuilder:
         self._images[row] = dict(zip(IMAGES.names, values, strict=True))
 
     def merge_image(self, row: int, into: int) -> None:
-        """Say that a row is the same image as an earlier one, which gets its objects."""
+        """Make a row the same image as an earlier one, which gets its objects."""
         self._merged[row] = into
 
     def add_object(
@@ -158,16 +158,14 @@ class AnnotationsBuilder:
             parts: Parts that together are the object.
             label: Its name in messages.
             is_ignored: True if its pixels are not counted.
-            error: Why it cannot be drawn; it costs its image.
+            error: Why it cannot be drawn, and its image cannot be used.
         """
         parts = [*parts]
         try:
             rows = [row for part in parts for row in _list_rows(part)]
         except (TypeError, ValueError, OverflowError):
-            rows, error = (
-                [],
-                error or f"the coordinate {_find_no_number(parts)}, which is no number",
-            )
+            rows = []
+            error = error or f"the coordinate {_find_bad_number(parts)}, which is no number"
         for points, is_hole, counts, box in rows:
             self._points.extend(points)
             self._point_ends.append(len(self._points))
@@ -184,58 +182,71 @@ class AnnotationsBuilder:
 
     def build(self) -> Annotations:
         """Return what was collected."""
-        left, top, width, height = (self._boxes[i::4] for i in range(4))
-        parts = pa.StructArray.from_arrays(
+        images, row_of = self._settle_images()
+        image_rows = np.zeros(0, np.int32)
+        if self._image:
+            image_rows = row_of[np.frombuffer(self._image, np.int32)]
+        errors = [self._errors.get(number) for number in range(len(self._image))]
+        objects = pa.Table.from_arrays(
+            [
+                pa.array(image_rows),
+                _make_array(self._category),
+                _make_array(self._is_ignored).cast(pa.bool_()),
+                self._labels.build(pa.string()),
+                pa.array(errors, pa.string()),
+                _make_lists(self._part_ends, self._build_parts()),
+            ],
+            schema=OBJECTS,
+        )
+        if len(row_of) and row_of.min() < 0:  # images that are not described
+            is_described = pc.greater_equal(objects["image"], 0)
+            objects = objects.filter(is_described).combine_chunks()
+        return Annotations(
+            categories=tuple(self._categories),
+            images=images,
+            objects=objects,
+            left_out=dict(self.left_out),
+            notes=tuple(self.notes),
+        )
+
+    def _build_parts(self) -> pa.StructArray:
+        return pa.StructArray.from_arrays(
             [
                 _make_lists(self._point_ends, _make_array(self._points)),
                 _make_array(self._is_hole).cast(pa.bool_()),
                 self._counts.build(pa.binary()),
-                *map(_make_array, (left, top, width, height)),
+                _make_array(self._boxes[0::4]),
+                _make_array(self._boxes[1::4]),
+                _make_array(self._boxes[2::4]),
+                _make_array(self._boxes[3::4]),
             ],
             fields=list(PART),
         )
-        errors = pa.array([self._errors.get(i) for i in range(len(self._image))], pa.string())
-        images, rows = self._settle_images()
-        objects = pa.Table.from_arrays(
-            [
-                pa.array(
-                    rows[np.frombuffer(self._image, np.int32)] if self._image else [], "int32"
-                ),
-                _make_array(self._category),
-                _make_array(self._is_ignored).cast(pa.bool_()),
-                self._labels.build(pa.string()),
-                errors,
-                _make_lists(self._part_ends, parts),
-            ],
-            schema=OBJECTS,
-        )
-        if len(rows) and rows.min() < 0:  # images that are not described
-            objects = objects.filter(pc.greater_equal(objects["image"], 0)).combine_chunks()
-        return Annotations(
-            tuple(self._categories), images, objects, dict(self.left_out), tuple(self.notes)
-        )
 
     def _settle_images(self) -> tuple[pa.Table, NDArray[np.int32]]:
-        """Return the images that are described, and the row there of each row here; -1: none."""
+        """Return the images that are described, and for each row here its row there; -1: none."""
         known = [row for row, each in enumerate(self._images) if each and row not in self._merged]
-        rows = np.full(len(self._images), -1, np.int32)
-        rows[known] = np.arange(len(known))
+        row_of = np.full(len(self._images), -1, np.int32)
+        row_of[known] = np.arange(len(known))
         for row, into in self._merged.items():
-            rows[row] = rows[into]
-        return pa.Table.from_pylist([self._images[row] for row in known], schema=IMAGES), rows
+            row_of[row] = row_of[into]
+        images = pa.Table.from_pylist([self._images[row] for row in known], schema=IMAGES)
+        return images, row_of
 
 
 _Row = tuple[Iterable[float], bool, bytes, Iterable[int]]
+"""Points, whether they are a hole, run lengths, and box (left, top, width, height) of a part."""
 
 
 def _list_rows(part: Polygon | Runs) -> Iterator[_Row]:
-    """Yield points, whether they are a hole, counts and box of each row that a part becomes.
+    """Yield the rows that a part becomes: one for run lengths, one for each ring of a polygon.
 
     Raises:
-        TypeError: A number is none; ValueError and OverflowError too.
+        TypeError: A coordinate is not a number; ValueError and OverflowError mean the same.
     """
     if isinstance(part, Runs):
-        left, top = (WHOLE if side is None else side for side in (part.left, part.top))
+        left = WHOLE if part.left is None else part.left
+        top = WHOLE if part.top is None else part.top
         box = array("i", (left, top, part.width, part.height))
         yield array("d"), False, part.counts, box
         return
@@ -243,15 +254,14 @@ def _list_rows(part: Polygon | Runs) -> Iterator[_Row]:
         yield array("d", ring), place > 0, b"", array("i", (0, 0, 0, 0))
 
 
-def _find_no_number(parts: Iterable[Polygon | Runs]) -> str:
-    """Return the first coordinate of outlines that is no number of a bearable size, shortened."""
-    rings = (
-        ring for part in parts if isinstance(part, Polygon) for ring in (part.outer, *part.holes)
-    )
-    for ring in rings:
-        for number in ring if isinstance(ring, Sequence) else [ring]:
-            if not isinstance(number, int | float) or abs(number) > _LARGEST_NUMBER:
-                return shorten(number)
+def _find_bad_number(parts: Iterable[Polygon | Runs]) -> str:
+    """Return the first coordinate of outlines that is not a number or too large, shortened."""
+    polygons = [part for part in parts if isinstance(part, Polygon)]
+    for polygon in polygons:
+        for ring in (polygon.outer, *polygon.holes):
+            for number in ring if isinstance(ring, Sequence) else [ring]:
+                if not isinstance(number, int | float) or abs(number) > _LARGEST_NUMBER:
+                    return shorten(number)
     return "of run lengths"
 
 
@@ -268,17 +278,21 @@ class _Texts:
 
     def build(self, kind: pa.DataType) -> pa.Array:
         """Return the texts as an Arrow array of `binary` or `string`."""
-        offsets = pa.py_buffer(np.concatenate([[0], self._ends]).astype(np.int32))
-        return pa.Array.from_buffers(
-            kind, len(self._ends), [None, offsets, pa.py_buffer(self._data)]
-        )
+        offsets = pa.py_buffer(_make_offsets(self._ends))
+        texts = pa.py_buffer(self._data)
+        return pa.Array.from_buffers(kind, len(self._ends), [None, offsets, texts])
 
 
-def _make_array(values: array[Any]) -> pa.Array:
-    return pa.array(
-        np.frombuffer(values, values.typecode) if values else np.zeros(0, values.typecode)
-    )
+def _make_array(values: array[int] | array[float]) -> pa.Array:
+    if not values:
+        return pa.array(np.zeros(0, values.typecode))
+    return pa.array(np.frombuffer(values, values.typecode))
 
 
-def _make_lists(ends: array[int], values: pa.Array) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]).astype(np.int32)), values)
+def _make_lists(ends: array[int], values: pa.Array) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(_make_offsets(ends)), values)
+
+
+def _make_offsets(ends: array[int]) -> NDArray[np.int32]:
+    """Return Arrow's offsets, which begin with 0, from the ends of lists."""
+    return np.concatenate([[0], ends]).astype(np.int32)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from reprlib import repr as shorten
 
 from unet_ray.errors import InputError
@@ -40,16 +39,16 @@ _FOLDERS_ABOVE = 2
 `SegmentationClass/train`."""
 _NAMED = 6
 _OBJECT_FOLDER = "SegmentationObject"
-"""Folder of masks with a colour per object, as CVAT and Pascal VOC have it beside that of classes.
-Their colours are those of classes, but mean nothing."""
+"""Folder of masks with a colour per object; CVAT and Pascal VOC write it beside that of classes.
+Its colours are among those of classes, but mean nothing."""
 _BACKGROUNDS = frozenset({"background", "_background_", "__background__", "bg"})
-"""Names of no class, in lower case."""
+"""Names, in lower case, that stand for the background."""
 _BLACK_BACKGROUNDS = frozenset({"void", "unlabeled", "unlabelled", "unlabel", "unknown", "none"})
-"""Names of no class if their colour is black."""
+"""Names that stand for the background if their colour is black."""
 _IGNORED_NAMES = frozenset({"ignored", "ignore", "void"})
 """Names of pixels that are not counted; black `void` is background instead."""
 _IGNORED = 255
-"""Value of such pixels: the default of --ignore-value."""
+"""Mask value of pixels that are not counted: the default of --ignore-value."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +80,23 @@ def find_colour_map(
     background: int = 0,
     ignored: int | None = None,
 ) -> ColourMap | None:
-    """Find the meaning of the colours of masks, if it was given.
+    """Find the meaning of the colours of masks: in --classes, or in a file of colours.
 
     Args:
         masks: Mask files, not of class folders.
-        classes: Classes that the user named; may be empty. Where they have ids, those of the files
-            are meant, so that no file of colours is read.
-        kind: Kind of masks that the user gave, or None. Other kinds than `classes` have no colours
-            with a meaning.
-        background: Value of `--background-value`; one that is a colour becomes 0.
-        ignored: Value of `--ignore-value`; one that is a colour keeps its value.
+        classes: Classes that the user named; may be empty. If they have ids, masks hold these ids,
+            and no file of colours is read.
+        kind: Kind of masks that the user gave, or None. Only colours of the kind `classes` have a
+            meaning.
+        background: Value of `--background-value`; pixels of a colour that is given here become 0.
+        ignored: Value of `--ignore-value`; pixels of a colour that is given here keep it as their
+            value.
+
+    Returns:
+        The meaning; None if masks are not read by colour.
 
     Raises:
-        InputError: A file of colours that cannot be read, or does not have the named classes.
+        InputError: A file of colours cannot be read, or lacks a class that the user named.
     """
     if any(spec.colour is not None for spec in classes):
         colours = {parse_colour(spec.colour): spec.id for spec in classes if spec.colour}
@@ -110,56 +113,65 @@ def find_colour_map(
 
 
 def _add_flags(found: ColourMap, background: int, ignored: int | None) -> ColourMap:
-    """Add the colours that flags name; raise InputError for one that is also that of a class."""
+    """Add the colours of --background-value and --ignore-value, if they are colours.
+
+    Raises:
+        InputError: A class has the same colour.
+    """
     colours = dict(found.table.colours)
-    flags = ((background, 0, "--background-value"), (ignored, ignored, "--ignore-value"))
-    for value, meaning, flag in flags:
-        if value is None or meaning is None or not is_colour(value):
-            continue
-        for spec in found.classes:
-            if spec.colour == show_value(value):
-                raise InputError(
-                    f"{flag} {spec.colour} is also the colour of the class {spec.name}"
-                )
-        colours[value - COLOUR] = meaning
+    if is_colour(background):
+        _check_free(found, background, "--background-value")
+        colours[background - COLOUR] = 0
+    if ignored is not None and is_colour(ignored):
+        _check_free(found, ignored, "--ignore-value")
+        colours[ignored - COLOUR] = ignored
     return replace(found, table=replace(found.table, colours=colours))
+
+
+def _check_free(found: ColourMap, value: int, flag: str) -> None:
+    """Raise InputError if a flag gives the colour of a class."""
+    for spec in found.classes:
+        if spec.colour == show_value(value):
+            raise InputError(f"{flag} {spec.colour} is also the colour of the class {spec.name}")
 
 
 @dataclass(frozen=True)
 class _Listed:
     """Lines of a file of colours, by what they stand for."""
 
-    lines: tuple[_Line, ...]
+    lines: Sequence[_Line]
     """All lines."""
-    classes: tuple[_Line, ...]
+    classes: list[_Line] = field(default_factory=list)
     """Classes that have colours."""
-    background: tuple[_Line, ...]
+    background: list[_Line] = field(default_factory=list)
     """Pixels of no class."""
-    ignored: tuple[_Line, ...]
+    ignored: list[_Line] = field(default_factory=list)
     """Pixels that are not counted."""
-    colourless: tuple[_Line, ...]
+    colourless: list[_Line] = field(default_factory=list)
     """Classes without a colour, which no mask can show."""
 
     @staticmethod
     def of(lines: Sequence[_Line], wanted: Collection[str]) -> _Listed:
         """Sort lines by their names and colours; those that the user wants are classes."""
-        found: dict[str, list[_Line]] = {"class": [], "background": [], "ignored": [], "none": []}
+        listed = _Listed(lines)
         for line in lines:
-            name, is_black = line.name.lower(), line.rgb == 0
-            if line.name in wanted:
-                kind = "class" if line.rgb is not None else "none"
-            elif name in _BACKGROUNDS or (name in _BLACK_BACKGROUNDS and is_black):
-                kind = "background"
-            elif name in _IGNORED_NAMES and not is_black:
-                kind = "ignored"
+            name = line.name.lower()
+            is_black = line.rgb == 0
+            is_wanted = line.name in wanted
+            is_background = name in _BACKGROUNDS or (name in _BLACK_BACKGROUNDS and is_black)
+            if is_background and not is_wanted:
+                listed.background.append(line)
+            elif name in _IGNORED_NAMES and not is_black and not is_wanted:
+                listed.ignored.append(line)
+            elif line.rgb is None:
+                listed.colourless.append(line)
             else:
-                kind = "class" if line.rgb is not None else "none"
-            found[kind].append(line)
-        return _Listed(tuple(lines), *map(tuple, found.values()))
+                listed.classes.append(line)
+        return listed
 
 
 def _make_map(where: str, lines: Sequence[_Line], wanted: tuple[ClassSpec, ...]) -> ColourMap:
-    """Return the meaning of the colours that the lines of a file give."""
+    """Return the meaning that the lines of a file give to colours."""
     _refuse_repeated(where, lines)
     listed = _Listed.of(lines, {spec.name for spec in wanted})
     line_of = {line.name: line for line in listed.classes}
@@ -173,13 +185,17 @@ def _make_map(where: str, lines: Sequence[_Line], wanted: tuple[ClassSpec, ...])
             "than colours"
         )
     id_of = {spec.name: spec.id for spec in specs}
-    values = {line.rgb: id_of.get(line.name, 0) for line in (*listed.background, *listed.classes)}
-    values |= dict.fromkeys((line.rgb for line in listed.ignored), _IGNORED)
-    colours = {rgb: value for rgb, value in values.items() if rgb is not None}
+    colours: dict[int, int] = {}
+    for line in (*listed.background, *listed.classes):
+        if line.rgb is not None:
+            colours[line.rgb] = id_of.get(line.name, 0)
+    for line in listed.ignored:
+        if line.rgb is not None:
+            colours[line.rgb] = _IGNORED
     return ColourMap(
-        tuple(replace(spec, colour=_show(line_of[spec.name].rgb)) for spec in specs),
-        ColourTable(colours, _number_lines(listed, id_of, colours)),
-        tuple(_list_notes(where, listed, id_of)),
+        classes=tuple(replace(spec, colour=_show(line_of[spec.name].rgb)) for spec in specs),
+        table=ColourTable(colours, _number_lines(listed, id_of, colours)),
+        notes=tuple(_list_notes(where, listed, id_of)),
     )
 
 
@@ -188,7 +204,7 @@ def _list_notes(where: str, listed: _Listed, id_of: Mapping[str, int]) -> Iterat
     chosen = [line for line in listed.classes if line.name in id_of]
     yield f"the colours of the masks are those of {where}: {_name_lines(chosen)}"
     others = [line for line in listed.classes if line.name not in id_of]
-    # black background needs no word
+    # that black is background goes without saying
     background = [b for b in listed.background if b.rgb or b.name.lower() not in _BACKGROUNDS]
     for some, what in (
         (others, "belong to no class: it is not in --classes"),
@@ -201,21 +217,30 @@ def _list_notes(where: str, listed: _Listed, id_of: Mapping[str, int]) -> Iterat
 
 
 def _name_lines(lines: Sequence[_Line]) -> str:
-    named = (line.name if line.rgb is None else f"{line.name}={_show(line.rgb)}" for line in lines)
-    return ", ".join(islice(named, _NAMED)) + ", …" * (len(lines) > _NAMED)
+    named = []
+    for line in lines[:_NAMED]:
+        colour = _show(line.rgb)
+        named.append(f"{line.name}={colour}" if colour else line.name)
+    if len(lines) > _NAMED:
+        named.append("…")
+    return ", ".join(named)
 
 
 def _number_lines(
     listed: _Listed, id_of: Mapping[str, int], colours: Mapping[int, int]
 ) -> dict[int, int]:
-    """Return the mask values of grey files that hold the numbers of lines, as CVAT reads them.
+    """Return the mask values of grey files whose pixels are numbers of lines, as CVAT reads them.
 
-    They are read so only where that is beyond doubt: line 0 is the background, and the ids of the
-    classes are the numbers of their lines.
+    Grey is read that way only where it is beyond doubt: line 0 is the background, and the ids of
+    the classes are the numbers of their lines.
+
+    Returns:
+        Grey value → mask value; empty if there is doubt.
     """
     lines = listed.lines
     numbers = {line.name: number for number, line in enumerate(lines)}
-    if lines[0] not in listed.background or any(numbers[n] != id for n, id in id_of.items()):
+    are_numbers = all(numbers[name] == id for name, id in id_of.items())
+    if lines[0] not in listed.background or not are_numbers:
         return {}
     found = {_IGNORED: _IGNORED}
     for number, line in enumerate(lines[: _IGNORED + 1]):
@@ -252,31 +277,44 @@ def _find_file(folder: Storage) -> tuple[str, list[_Line]] | None:
     """Return the nearest file of colours, and its lines; None if there is none."""
     for depth, place in enumerate(list_folders(folder, _FOLDERS_ABOVE)):
         for name, read_lines in _FORMATS.items():
-            where = f"{place.uri}/{name}"
-            try:
-                data = place.read(name, limit=_LARGEST_FILE)
-            except FileTooLargeError:
-                raise InputError(
-                    f"{where}: more than {_LARGEST_FILE} bytes, which no list of colours has"
-                ) from None
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                continue
-            except OutsideError as error:
-                raise InputError(
-                    f"{where}: a link leads out of its folder ({error.strerror}); "
-                    "add --follow-links to read it"
-                ) from None
-            except OSError as error:
-                if depth and isinstance(error, PermissionError):
-                    continue  # folders above may be those of others
-                raise InputError(f"{where}: cannot be read: {error}") from None
-            return where, _parse(where, data, read_lines)
+            data = _read_file(place, name, is_above=depth > 0)
+            if data is not None:
+                where = f"{place.uri}/{name}"
+                return where, _parse(where, data, read_lines)
     return None
+
+
+def _read_file(place: Storage, name: str, is_above: bool) -> bytes | None:
+    """Return the content of a file of colours; None if there is none.
+
+    Raises:
+        InputError: It cannot be read. Folders above that of the masks may belong to others: a file
+            there that may not be read is passed over.
+    """
+    where = f"{place.uri}/{name}"
+    try:
+        return place.read(name, limit=_LARGEST_FILE)
+    except FileTooLargeError:
+        raise InputError(
+            f"{where}: more than {_LARGEST_FILE} bytes, which no list of colours has"
+        ) from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OutsideError as error:
+        raise InputError(
+            f"{where}: a link leads out of its folder ({error.strerror}); "
+            "add --follow-links to read it"
+        ) from None
+    except OSError as error:
+        if is_above and isinstance(error, PermissionError):
+            return None
+        raise InputError(f"{where}: cannot be read: {error}") from None
 
 
 def _parse(
     where: str, data: bytes, read_lines: Callable[[Iterable[str]], Iterator[_Line]]
 ) -> list[_Line]:
+    """Return the lines of a file of colours; raise InputError if it cannot be used."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -299,7 +337,7 @@ def _parse(
 
 
 class _LineError(ValueError):
-    """A line has another form; the text begins with its number."""
+    """A line of a file of colours cannot be read; the text begins with its number."""
 
 
 _LABEL = re.compile(r"(.*?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(?::.*)?")
@@ -308,20 +346,23 @@ _COLOUR_FIRST = re.compile(r"(\d+)\s+(\d+)\s+(\d+)\s+(\S.*)")
 
 
 def _read_label_map(lines: Iterable[str]) -> Iterator[_Line]:
-    """Yield the lines of a labelmap.txt; where no class has a colour, they are those of VOC."""
+    """Yield the lines of a labelmap.txt; if no class has a colour, they get those of Pascal VOC."""
     found = list[_Line]()
-    for number, text in enumerate(lines, 1):
-        if not text.strip() or text.lstrip().startswith("#"):
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
             continue
-        if match := _LABEL.fullmatch(text.strip()):
+        match = _LABEL.fullmatch(text)
+        if match:
             rgb = _join_colour(number, match.groups()[1:])
             found.append(_Line(number, match[1].strip(), rgb))
-        elif match := _LABEL_WITHOUT_COLOUR.fullmatch(text.strip()):
-            found.append(_Line(number, match[1].strip(), None))
-        else:
-            raise _LineError(f"{number}: {shorten(text)} is not NAME:R,G,B:PARTS:ACTIONS")
-    if all(line.rgb is None for line in found):
-        found = [replace(line, rgb=_find_voc_colour(i)) for i, line in enumerate(found)]
+            continue
+        match = _LABEL_WITHOUT_COLOUR.fullmatch(text)
+        if not match:
+            raise _LineError(f"{number}: {shorten(line)} is not NAME:R,G,B:PARTS:ACTIONS")
+        found.append(_Line(number, match[1].strip(), None))
+    if all(each.rgb is None for each in found):
+        found = [replace(each, rgb=_find_voc_colour(i)) for i, each in enumerate(found)]
     yield from found
 
 
@@ -340,20 +381,22 @@ def _read_class_dict(lines: Iterable[str]) -> Iterator[_Line]:
                 continue
             if len(row) <= max(places.values()):
                 raise _LineError(f"{rows.line_num}: {len(row)} of {len(header)} columns")
-            name, *colour = (row[place].strip() for place in places.values())
+            name = row[places["name"]].strip()
+            colour = [row[places[channel]].strip() for channel in ("r", "g", "b")]
             yield _Line(rows.line_num, name, _join_colour(rows.line_num, colour))
     except csv.Error as error:
         raise _LineError(f"{rows.line_num}: {error}") from None
 
 
 def _read_label_colours(lines: Iterable[str]) -> Iterator[_Line]:
-    """Yield the lines of a file with a colour and a name in each."""
+    """Yield the lines of a file that has a colour and a name in each line."""
     for number, text in enumerate(lines, 1):
-        if text.strip():
-            match = _COLOUR_FIRST.fullmatch(text.strip())
-            if match is None:
-                raise _LineError(f"{number}: {shorten(text)} is not R G B NAME")
-            yield _Line(number, match[4], _join_colour(number, match.groups()[:3]))
+        if not text.strip():
+            continue
+        match = _COLOUR_FIRST.fullmatch(text.strip())
+        if match is None:
+            raise _LineError(f"{number}: {shorten(text)} is not R G B NAME")
+        yield _Line(number, match[4], _join_colour(number, match.groups()[:3]))
 
 
 _FORMATS = {
@@ -363,22 +406,34 @@ _FORMATS = {
 }
 """Name of a file of colours → its reader, in the order in which they are looked for."""
 COLOUR_FILES = frozenset(_FORMATS)
-"""Names of files of colours, which are no label files although they may have their suffix."""
+"""Names of files of colours. They are not label files, although they may have the same suffix."""
 
 
 def _join_colour(number: int, channels: Iterable[str | None]) -> int:
-    """Return the colour 0xRRGGBB of three numbers as text."""
+    """Return the colour 0xRRGGBB that three numbers, as text, make.
+
+    Raises:
+        _LineError: They are not numbers of 0 to 255.
+    """
     found = list(channels)
-    if not all(text and re.fullmatch("[0-9]{1,3}", text) and int(text) < 256 for text in found):
-        raise _LineError(f"{number}: the colour {shorten(found)} is not three numbers of 0 to 255")
-    red, green, blue = (int(text or "") for text in found)
-    return red << 16 | green << 8 | blue
+    rgb = 0
+    for text in found:
+        if not text or not re.fullmatch("[0-9]{1,3}", text) or int(text) > 255:
+            raise _LineError(
+                f"{number}: the colour {shorten(found)} is not three numbers of 0 to 255"
+            )
+        rgb = rgb << 8 | int(text)
+    return rgb
 
 
 def _find_voc_colour(index: int) -> int:
-    """Return the colour that Pascal VOC gives a class: its bits in turn, from the highest down."""
+    """Return the colour that Pascal VOC gives a class.
+
+    The bits of its index go to red, green and blue in turn, to the highest bit of each first.
+    """
     rgb = 0
     for bit in range(8):
         for place, channel in enumerate((16, 8, 0)):
-            rgb |= (index >> (3 * bit + place) & 1) << (7 - bit + channel)
+            value = index >> (3 * bit + place) & 1
+            rgb |= value << (7 - bit + channel)
     return rgb

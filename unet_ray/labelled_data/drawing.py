@@ -1,12 +1,13 @@
-"""Objects of label files, drawn as masks.
+"""Drawing of objects of label files as masks.
 
 Label files are untrusted, and pycocotools is C code that believes every number: a coordinate of 1e9
-takes gigabytes, and run lengths that end early show whatever lay in memory. So all numbers are
+takes gigabytes, and run lengths that end early expose whatever was in memory. So all numbers are
 checked against the size of the image before anything is drawn.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,14 +28,15 @@ from unet_ray.labelled_data.annotations import NO_CATEGORY, WHOLE, Annotations
 _MOST_OUTLINE_PX = 2**22
 """Longest outline of a polygon (px); pycocotools takes 80 bytes for each pixel of it."""
 _MOST_IMAGE_OUTLINE_PX, _OUTLINE_PX_PER_CORNER = 2**24, 64
-"""Length of all outlines of an image (px) that takes some seconds, and what more is allowed for
-each corner: a few numbers of a file must not take minutes."""
+"""Limit of the length of all outlines of an image (px), and what is added to it for each corner.
+The limit takes some seconds; a few numbers in a file must not take minutes."""
 _IGNORED_ID, _FIRST_ID = 1, 2
-"""Values of masks of one class: 0 is background, 1 is not counted, objects follow."""
+"""Values in the mask of a single class: 0 is background, 1 is not counted, objects follow."""
 _IGNORED = 255
-"""Value of pixels that are not counted in the masks of several classes."""
+"""Value of pixels that are not counted, in masks of several classes."""
 _AREA = -2
-"""Place of the category that says where an image was labelled at all, among places of classes."""
+"""Stands, among places of classes, for the category whose objects say where an image was labelled
+at all."""
 
 Size = tuple[int, int]
 """Height and width (px)."""
@@ -49,7 +51,8 @@ class Drawing:
     place_of: Mapping[int, int]
     """Row of a category → place of its class in `classes`; categories of no class are missing."""
     area: frozenset[int] = frozenset()
-    """Rows of the categories outside of which no pixel is counted; empty if all pixels are."""
+    """Rows of the categories outside of whose objects no pixel is counted; empty if all pixels
+    are counted."""
 
     @property
     def labelling(self) -> Labelling:
@@ -111,12 +114,12 @@ class Drawing:
 
 @dataclass(frozen=True, eq=False)
 class _ObjectOrder:
-    """Objects of an image that are drawn, in the order in which they are."""
+    """Objects of an image that are drawn, in the order in which they are drawn."""
 
     rows: NDArray[np.int64]
     """Row of each object in the table of objects."""
     places: list[int]
-    """Target of each object: a place of a class, `NO_CATEGORY` or `_AREA`."""
+    """Where each object is drawn: the place of a class, `NO_CATEGORY` or `_AREA`."""
     boxes: NDArray[np.float64]
     """Top, left, bottom and right of each object in its label file, as `Annotations.find_boxes`
     returns them; (objects, 4)."""
@@ -124,13 +127,15 @@ class _ObjectOrder:
     def find_meeting(self, window: Box, scale: _Scale) -> NDArray[np.int64]:
         """Return the numbers of the objects that may meet a window, and of those that are wrong.
 
-        An object far outside of the image costs the image, whatever window of it is drawn.
+        With an object far outside of it an image cannot be used, whatever window of it is drawn.
         """
-        down, across = (to / have for to, have in zip(scale.size, scale.drawn, strict=True))
+        height, width = scale.size
+        down = height / scale.drawn[0]
+        across = width / scale.drawn[1]
         top, left, bottom, right = (self.boxes * (down, across, down, across)).T
         meets = (bottom >= window.top - 1) & (top <= window.bottom + 1)
         meets &= (right >= window.left - 1) & (left <= window.right + 1)
-        margin, (height, width) = max(scale.size), scale.size
+        margin = max(height, width)
         is_sane = (top >= -margin) & (bottom <= height + margin)
         is_sane &= (left >= -margin) & (right <= width + margin)
         return np.flatnonzero(meets | ~is_sane)
@@ -140,25 +145,29 @@ class _ObjectOrder:
 def _order_objects(drawing: Drawing, image: int) -> _ObjectOrder:
     annotations = drawing.annotations
     rows = annotations.rows_of(image)
-    drawn = annotations.objects.select(["category", "is_ignored"]).take(pa.array(rows))
-    categories, ignored = drawn["category"].to_pylist(), drawn["is_ignored"].to_pylist()
-    places = list(map(drawing.place, categories, ignored))
+    columns = annotations.objects.select(["category", "is_ignored"]).take(pa.array(rows))
+    categories = columns["category"].to_pylist()
+    ignored = columns["is_ignored"].to_pylist()
+    numbers, places = list[int](), list[int]()
     # what is not counted comes first: objects within a crowd are objects
-    order = [
-        n for n in np.argsort(~np.array(ignored, bool), kind="stable") if places[n] is not None
-    ]
-    rows = rows[order]
-    chosen = [place for n in order if (place := places[n]) is not None]
-    return _ObjectOrder(rows, chosen, annotations.find_boxes(rows))
+    for number in np.argsort(~np.array(ignored, bool), kind="stable").tolist():
+        place = drawing.place(categories[number], ignored[number])
+        if place is not None:
+            numbers.append(number)
+            places.append(place)
+    rows = rows[numbers]
+    return _ObjectOrder(rows, places, annotations.find_boxes(rows))
 
 
 class _Canvas:
     """Masks that are being drawn; flat and column-major, as COCO's run lengths are."""
 
     def __init__(self, num_classes: int, num_objects: int, size: Size) -> None:
-        self._size, self._has_ids = size, num_classes == 1
-        most = num_objects + _FIRST_ID
-        dtype = np.uint8 if num_classes > 1 else np.uint16 if most < 2**16 else np.int32
+        self._size = size
+        self._has_ids = num_classes == 1
+        dtype: type[np.integer[Any]] = np.uint8
+        if self._has_ids:
+            dtype = np.uint16 if num_objects + _FIRST_ID < 2**16 else np.int32
         self._masks = [np.zeros(size[0] * size[1], dtype) for _ in range(num_classes)]
         self._area: NDArray[np.bool_] | None = None
         self._value = 0
@@ -178,7 +187,7 @@ class _Canvas:
         _fill(self._masks[place], runs, self._value)
 
     def begin(self, number: int) -> None:
-        """Begin an object by its number in the image, from 0, of which its id is made."""
+        """Begin an object; its number in the image, from 0, tells it apart from the others."""
         self._value = _FIRST_ID + number if self._has_ids else 1
 
     def finish(self, has_area: bool) -> list[NDArray[Any]]:
@@ -203,7 +212,8 @@ def _clip_runs(found: Sequence[tuple[int, int]], height: int, window: Box) -> li
     runs = runs[runs[:, 0] < runs[:, 1]]
     if not len(runs):
         return []
-    left, right = int(runs[0, 0]) // height, -(-int(runs[-1, 1]) // height)
+    left = int(runs[0, 0]) // height
+    right = math.ceil(int(runs[-1, 1]) / height)
     columns = np.arange(max(left, window.left), min(right, window.right))
     # the runs that each column meets
     first = np.searchsorted(runs[:, 1], columns * height, side="right")
@@ -230,12 +240,13 @@ class _Scale:
     """Height and width for which the labels were drawn (px); (1, 1) for shares."""
     _outline_px: float = 0.0
     """Length of the outlines so far (px)."""
-    _corners: int = 0
-    """Their corners."""
+    _num_corners: int = 0
+    """Number of their corners."""
 
     def list_polygon_runs(self, points: Sequence[float]) -> list[tuple[int, int]]:
         """Return the runs of the pixels inside an outline; raise ValueError for a bad one."""
-        (height, width), (from_height, from_width) = self.size, self.drawn
+        height, width = self.size
+        from_height, from_width = self.drawn
         corners = np.array(points, np.float64).reshape(-1, 2)
         corners = corners * (width / from_width, height / from_height)
         if len(corners) < 3:
@@ -248,18 +259,21 @@ class _Scale:
 
     def list_box_runs(self, part: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Return the runs of run lengths in a box; raise ValueError for bad ones."""
-        top, left, height, width = (part[key] for key in ("top", "left", "height", "width"))
+        top, left = part["top"], part["left"]
+        height, width = part["height"], part["width"]
+        image_height, image_width = self.drawn
         is_whole = top == left == WHOLE
-        if is_whole and (height, width) != self.drawn:
-            raise ValueError(
-                f"run lengths of {width}×{height} px, but the image has "
-                f"{self.drawn[1]}×{self.drawn[0]} px"
-            )
-        top, left = (0, 0) if is_whole else (top, left)
-        if not (0 <= top <= self.drawn[0] - height and 0 <= left <= self.drawn[1] - width):
+        if is_whole:
+            top, left = 0, 0
+            if (height, width) != self.drawn:
+                raise ValueError(
+                    f"run lengths of {width}×{height} px, but the image has "
+                    f"{image_width}×{image_height} px"
+                )
+        if not (0 <= top <= image_height - height and 0 <= left <= image_width - width):
             raise ValueError(
                 f"run lengths of {width}×{height} px at {left}, {top}, but the image has "
-                f"{self.drawn[1]}×{self.drawn[0]} px"
+                f"{image_width}×{image_height} px"
             )
         counts = decompress_counts(part["counts"])
         check_runs(counts, height, width)
@@ -272,14 +286,15 @@ class _Scale:
     def _scale_runs(
         self, runs: NDArray[np.int64], corner: tuple[int, int], box: Size
     ) -> list[tuple[int, int]]:
-        """Return runs of a box as runs of the masks, each pixel the nearest of the drawn ones.
+        """Return runs of a box as runs of the masks, scaled by nearest neighbour.
 
         Args:
             runs: (First, last + 1) of each run; (runs, 2), column-major in the box.
             corner: First row and column of the box.
             box: Height and width of the box (px).
         """
-        (top, left), (height, width) = corner, box
+        top, left = corner
+        height, width = box
         runs = runs[runs[:, 0] < runs[:, 1]]
         rows = _nearest(self.size[0], self.drawn[0]) - top
         columns = _nearest(self.size[1], self.drawn[1]) - left
@@ -292,11 +307,11 @@ class _Scale:
         pairs = np.searchsorted(rows, pairs) + places[:, None] * self.size[0]
         return [(begin, end) for begin, end in pairs.tolist() if begin < end]
 
-    def _spend(self, outline_px: float, corners: int) -> None:
+    def _spend(self, outline_px: float, num_corners: int) -> None:
         """Count an outline; raise ValueError if those of the image would take too long."""
         self._outline_px += outline_px
-        self._corners += corners
-        most = _MOST_IMAGE_OUTLINE_PX + _OUTLINE_PX_PER_CORNER * self._corners
+        self._num_corners += num_corners
+        most = _MOST_IMAGE_OUTLINE_PX + _OUTLINE_PX_PER_CORNER * self._num_corners
         if self._outline_px > most:
             raise ValueError(
                 f"it and the outlines before it in the image are longer than {most} px"
@@ -305,12 +320,13 @@ class _Scale:
 
 def resize_nearest(mask_hw: NDArray[Any], size: Size) -> NDArray[Any]:
     """Resize a mask by nearest neighbour to a height and width (px)."""
-    rows, columns = (_nearest(to, have) for to, have in zip(size, mask_hw.shape, strict=True))
+    rows = _nearest(size[0], mask_hw.shape[0])
+    columns = _nearest(size[1], mask_hw.shape[1])
     return mask_hw[np.ix_(rows, columns)]
 
 
 def _nearest(to: int, have: int) -> NDArray[np.int64]:
-    """Return for each of `to` pixels in a row the nearest of `have`."""
+    """Return, for each of `to` pixels side by side, the index of the nearest of `have` pixels."""
     return (2 * np.arange(to) + 1) * have // (2 * to)
 
 
@@ -322,37 +338,40 @@ def _list_object_runs(each: Mapping[str, Any], scale: _Scale) -> Iterator[list[t
     """
     if each["error"]:
         raise ValueError(each["error"])
-    parts, at = each["parts"], 0
+    parts = each["parts"]
+    at = 0
     while at < len(parts):
-        end = at + 1
-        while end < len(parts) and parts[end]["is_hole"]:
-            end += 1
-        part, holes = parts[at], parts[at + 1 : end]
-        runs = (
-            scale.list_polygon_runs(part["points"])
-            if part["points"]
-            else (scale.list_box_runs(part) if part["height"] else [])
-        )
-        yield (
-            _cut(runs, [scale.list_polygon_runs(hole["points"]) for hole in holes])
-            if (holes and runs)
-            else runs
-        )
-        at = end
+        part = parts[at]
+        at += 1
+        runs: list[tuple[int, int]] = []
+        if part["points"]:
+            runs = scale.list_polygon_runs(part["points"])
+        elif part["height"]:
+            runs = scale.list_box_runs(part)
+        holes = []
+        while at < len(parts) and parts[at]["is_hole"]:
+            if runs:
+                holes.append(scale.list_polygon_runs(parts[at]["points"]))
+            at += 1
+        yield _cut(runs, holes) if holes else runs
 
 
 def _cut(runs: list[tuple[int, int]], holes: list[list[tuple[int, int]]]) -> list[tuple[int, int]]:
     """Return runs without those of holes."""
     start, stop = runs[0][0], runs[-1][1]
-    inside = np.zeros(stop - start, bool)
-    _fill(inside, [(first - start, end - start) for first, end in runs], True)
+    is_inside = np.zeros(stop - start, bool)
+    for first, end in runs:
+        is_inside[first - start : end - start] = True
     for hole in holes:
-        _fill(inside, [(max(first - start, 0), max(end - start, 0)) for first, end in hole], False)
-    steps = np.flatnonzero(np.diff(inside, prepend=False, append=False)) + start
-    return [*zip(steps[::2].tolist(), steps[1::2].tolist(), strict=True)]
+        for first, end in hole:
+            is_inside[max(first - start, 0) : max(end - start, 0)] = False
+    steps = np.flatnonzero(np.diff(is_inside, prepend=False, append=False)) + start
+    firsts, ends = steps[::2].tolist(), steps[1::2].tolist()
+    return [*zip(firsts, ends, strict=True)]
 
 
 def _list_inside(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the runs of pixels inside; counts are of pixels outside and inside in turn."""
     ends = np.cumsum(counts).tolist()
     return [*zip(ends[::2], ends[1::2], strict=False)]
 
@@ -360,17 +379,23 @@ def _list_inside(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
 def _count_up(
     first: NDArray[np.int64], end: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers from each first to each end, and the index of the range of each."""
-    counts = np.maximum(end - first, 0)
-    of_range = np.repeat(np.arange(len(first)), counts)
-    offsets = np.arange(len(of_range)) - np.repeat(np.cumsum(counts) - counts, counts)
+    """Return the numbers of all ranges, and the index of the range of each number.
+
+    Args:
+        first: First number of each range.
+        end: Last number + 1 of each range; an end before the first makes an empty range.
+    """
+    lengths = np.maximum(end - first, 0)
+    of_range = np.repeat(np.arange(len(first)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    offsets = np.arange(len(of_range)) - starts[of_range]
     return first[of_range] + offsets, of_range
 
 
 def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> float:
     """Return the length of an outline (px); raise ValueError if it cannot be drawn."""
     # Tools write outlines that leave the image, above all where images were cut into tiles.
-    # What lies outside is cut off. Farther out, the numbers are of another image, or wrong.
+    # What lies outside is cut off. Numbers much farther out belong to another image, or are wrong.
     margin = max(height, width)
     limits = np.array([width, height]) + margin
     wrong = np.flatnonzero(~((corners >= -margin) & (corners <= limits)))
@@ -386,14 +411,14 @@ def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> flo
 
 
 def count_objects(drawing: Drawing) -> tuple[NDArray[np.int64], int]:
-    """Return the number of objects of each class, and of those of no class."""
-    rows = drawing.annotations.objects["category"].to_numpy()
-    ignored = drawing.annotations.objects["is_ignored"].to_numpy(zero_copy_only=False)
-    counts = np.bincount(
-        rows[(rows >= 0) & ~ignored], minlength=len(drawing.annotations.categories)
-    )
+    """Return the number of objects of each class, and the number of those of no class."""
+    objects = drawing.annotations.objects
+    categories = objects["category"].to_numpy()
+    is_ignored = objects["is_ignored"].to_numpy(zero_copy_only=False)
+    chosen = categories[(categories >= 0) & ~is_ignored]
+    counts = np.bincount(chosen, minlength=len(drawing.annotations.categories))
     of_class = np.zeros(len(drawing.classes), np.int64)
     for row, place in drawing.place_of.items():
         of_class[place] += counts[row]
-    area = sum(int(counts[row]) for row in drawing.area)
-    return of_class, int(counts.sum() - of_class.sum() - area)
+    num_areas = sum(int(counts[row]) for row in drawing.area)
+    return of_class, int(counts.sum() - of_class.sum() - num_areas)

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
-from unet_ray.flags import ClassSpec, MaskKind, check_class_names
+from unet_ray.flags import ClassSpec, check_class_names
 from unet_ray.image_sources.encoded import (
     ImageFinder,
     describe_absent,
@@ -73,8 +74,8 @@ _SHOWN = 3
 def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet:
     """List images and labels, and pair them.
 
-    A label file may give the URIs of its images. They choose among the images that are listed, so
-    that nothing else is opened.
+    A label file may give the URIs of its images. They only choose among the images that are listed;
+    nothing else is opened.
 
     Args:
         images: URI of the images.
@@ -86,20 +87,22 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
             say which labels belong to which image.
     """
     image_list = list_files(images, IMAGE_SUFFIXES, "--images", options.roots)
+    named = f"--masks {masks}"
     asked = {"label_property": options.label_property}
     if is_label_file(masks, options.masks_options):
         source = Storage.of(masks, options.masks_options)
-        file = read_label_file(source, asked, f"--masks {masks}")
-        return _find_in_label_files(image_list, source, [file], f"--masks {masks}", options)
+        files = [read_label_file(source, asked, named)]
+        return _find_in_label_files(image_list, source, files=files, named=named, options=options)
     roots = replace(options.roots, options=options.masks_options)
     listed = list_files(masks, IMAGE_SUFFIXES | SUFFIXES, "--masks", roots)
     mask_list, label_list = part_labels(listed, image_list)
     if label_list.entries:
-        files = read_label_folder(label_list.root, label_list.entries, asked)
-        return _find_in_label_files(image_list, label_list.root, files, f"--masks {masks}", options)
+        source = label_list.root
+        files = read_label_folder(source, label_list.entries, asked)
+        return _find_in_label_files(image_list, source, files=files, named=named, options=options)
     if not mask_list.entries:
         raise InputError(
-            f"--masks {masks}: no masks, and no label files that have the names of images: "
+            f"{named}: no masks, and no label files that have the names of images: "
             f"{listed.entries[0].path}, {image_list.entries[0].path}; rename them, or give the "
             "images with which they were exported"
         )
@@ -107,33 +110,45 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
 
 
 def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) -> LabelledSet:
+    """Return the labelled set of images with mask files."""
     access = LabelAccess(images.root, masks.root, options)
     kind, classes, notes = options.kind, options.classes, list[str]()
     if kind == "folders" or (kind is None and looks_like_folders(images, masks)):
         kind = "folders"
-        classes = classes or tuple(
-            ClassSpec(i, name) for i, name in enumerate(class_folders(masks), 1)
-        )
-        check_class_names((spec.name for spec in classes), f"--masks {masks.root.uri}")
+        if not classes:
+            folders = class_folders(masks)
+            classes = tuple(ClassSpec(number, name) for number, name in enumerate(folders, 1))
         names = [spec.name for spec in classes]
+        check_class_names(names, f"--masks {masks.root.uri}")
         pairing = pair_class_folders(images, masks, names, options.mask_affix)
     else:
         pairing = pair_files(images, masks, options.mask_affix)
-        colours = find_colour_map(masks, classes, kind, options.background, options.ignored)
+        colours = find_colour_map(
+            masks, classes, kind=kind, background=options.background, ignored=options.ignored
+        )
         if colours:
             classes, notes = colours.classes, [*colours.notes]
             access = replace(access, table=colours.table)
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
-        pairs = pool.map(partial(_pair_planes, decoders, access), pairing.pairs)
-        pages = [*pairs]
-    items = tuple(item for some in pages if not isinstance(some, str) for item in some)
-    unequal = [some for some in pages if isinstance(some, str)]
-    notes += [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
-    orphans = tuple(f"{path}: no image has its name" for path in pairing.orphans)
+        paired = [*pool.map(partial(_pair_planes, decoders, access), pairing.pairs)]
+    items, unequal = list[LabelledImage](), list[str]()
+    for found in paired:
+        if isinstance(found, str):
+            unequal.append(found)
+        else:
+            items += found
     if not items:
         raise InputError(f"--masks {masks.root.uri}: {[*unequal, *pairing.incomplete][0]}")
-    unusable = (*orphans, *pairing.incomplete, *unequal)
-    return LabelledSet(access, items, kind, classes, tuple(notes), unusable)
+    notes += [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
+    orphans = [f"{path}: no image has its name" for path in pairing.orphans]
+    return LabelledSet(
+        access=access,
+        items=tuple(items),
+        kind=kind,
+        classes=classes,
+        notes=tuple(notes),
+        orphans=(*orphans, *pairing.incomplete, *unequal),
+    )
 
 
 def _find_in_label_files(
@@ -146,12 +161,19 @@ def _find_in_label_files(
     """Return the labelled set of the images that label files name."""
     _check_any_usable(files, named)
     annotations, file_of = _join_files(images, files, named, options)
-    if not annotations.categories and (errors := annotations.images["error"].drop_null()):
+    errors = annotations.images["error"].drop_null()
+    if errors and not annotations.categories:
         raise InputError(f"{named}: no label file can be used: {errors[0]}")
-    annotations, notes = _name_classes(annotations, labels, files, named, options)
+    annotations, notes = _name_classes(
+        annotations, labels, files=files, named=named, options=options
+    )
     drawing = choose_classes(annotations, options.classes, options.area_class, named)
+    kind = drawing.labelling.kind
     _check_any_object(drawing, named)
-    _check_kind(drawing, options.kind, named)
+    if options.kind not in (None, kind):
+        raise InputError(
+            f"{named} holds masks of the kind {kind}, but --mask-kind is {options.kind}; omit it"
+        )
     rows = annotations.images.to_pylist()
     if not rows:
         raise InputError(f"{named} names no image; give the label files of the images")
@@ -161,12 +183,12 @@ def _find_in_label_files(
     names = [row["name"] for row in rows]
     taken = _check_once(sources, names, named)
     has_area = _find_areas(drawing)
-    items, orphans, without_area = list[LabelledImage](), list[str](), 0
+    items, orphans, num_without_area = list[LabelledImage](), list[str](), 0
     for row, source in enumerate(sources):
         if isinstance(source, str):
             orphans.append(f"{names[row]}: {source}")
         elif drawing.area and row not in has_area:
-            without_area += 1
+            num_without_area += 1
         else:
             file = files[file_of[row]]
             masks = (whole_file(file.entry),) * len(drawing.classes)
@@ -179,18 +201,23 @@ def _find_in_label_files(
     notes += [
         *annotations.notes,
         *(f"{count} images were found {rule}" for rule, count in found.rules.items()),
-        *_note_left_out(drawing, options, without_area),
+        *_note_left_out(drawing, options, num_without_area),
         *_note_unnamed(images, taken, named),
         *_note_skipped(_without_labels(images, files)),
     ]
     items.sort(key=lambda item: item.image.uri)
-    kind = drawing.labelling.kind
-    access = LabelAccess(images.root, labels, options, drawing)
-    return LabelledSet(access, tuple(items), kind, drawing.classes, tuple(notes), tuple(orphans))
+    return LabelledSet(
+        access=LabelAccess(images.root, labels, options, drawing),
+        items=tuple(items),
+        kind=kind,
+        classes=drawing.classes,
+        notes=tuple(notes),
+        orphans=tuple(orphans),
+    )
 
 
 def _check_any_usable(files: Sequence[LabelFile], named: str) -> None:
-    """Raise InputError if no label file can be used, as if all are of a form that is not read."""
+    """Raise InputError if no label file can be used, as where none has a format that is known."""
     errors = [error for file in files for error in file.annotations.images["error"].to_pylist()]
     if errors and all(errors):
         raise InputError(
@@ -201,17 +228,17 @@ def _check_any_usable(files: Sequence[LabelFile], named: str) -> None:
 def _join_files(
     images: Listing, files: Sequence[LabelFile], named: str, options: LabelOptions
 ) -> tuple[Annotations, NDArray[np.int64]]:
-    """Return what all label files say, in pixels, and the file of each image.
+    """Return the annotations of all label files, in pixels, and the file of each image.
 
     Raises:
-        InputError: It cannot be told what their coordinates mean.
+        InputError: The files do not say what their coordinates mean.
     """
-    annotations = (
-        files[0].annotations
-        if len(files) == 1
-        else join_annotations([file.annotations for file in files])
-    )
-    file_of = np.repeat(np.arange(len(files)), [len(f.annotations.images) for f in files])
+    if len(files) == 1:
+        annotations = files[0].annotations
+    else:
+        annotations = join_annotations([file.annotations for file in files])
+    num_images = [len(file.annotations.images) for file in files]
+    file_of = np.repeat(np.arange(len(files)), num_images)
     if needs_places(annotations) or options.label_crs:
         places = locate_images(images) if needs_places(annotations) else []
         placed = place_on_images(annotations, places, named, options.label_crs)
@@ -226,7 +253,7 @@ def _name_classes(
     named: str,
     options: LabelOptions,
 ) -> tuple[Annotations, list[str]]:
-    """Return annotations whose categories have names, and where those come from."""
+    """Return annotations whose categories have names, and a note on where those come from."""
     if not are_numbered(annotations):
         return annotations, []
     is_file = files[0].entry.uri == labels.uri
@@ -235,13 +262,14 @@ def _name_classes(
         folder = folder.confine([folder.uri])
     names, named_in = find_class_names(folder, named)
     annotations = name_categories(annotations, names, options.classes, named)
-    return annotations, [f"names of classes from {named_in}"] * bool(named_in)
+    notes = [f"names of classes from {named_in}"] if named_in else []
+    return annotations, notes
 
 
 def _check_once(
     sources: Sequence[ImageSource | str], names: Sequence[str], named: str
 ) -> dict[str, str]:
-    """Return the name of each image; raise InputError if two names mean the same one."""
+    """Return URI → name of each image; raise InputError if two names mean the same image."""
     taken: dict[str, str] = {}
     for source, name in zip(sources, names, strict=True):
         if isinstance(source, str):
@@ -255,33 +283,31 @@ def _check_once(
     return taken
 
 
-def _list_texts(row: Mapping[str, object]) -> list[str]:
-    """Return what a label file says about which image it means, the most telling first."""
-    name, places = str(row["name"]), [str(place) for place in row["places"]]  # type: ignore[attr-defined]
-    uri = [str(row["uri"])] if row["uri"] else []
-    # a place may be a folder: day1 is no image day1.png where there is day1/a.png
+def _list_texts(row: Mapping[str, Any]) -> list[str]:
+    """Return the texts that identify an image of a label file, the most telling first.
+
+    Args:
+        row: Row of `Annotations.images`.
+    """
+    name, places = row["name"], row["places"]
+    uri = [row["uri"]] if row["uri"] else []
+    # A place may be the folder of the image: with the name a.png, `day1` means day1/a.png rather
+    # than day1.png.
     return [*uri, name, *(f"{place}/{name}" for place in places), *places]
 
 
 def _check_any_object(drawing: Drawing, named: str) -> None:
     """Raise InputError if no class has an object, as where all are boxes or crowds."""
-    if count_objects(drawing)[0].any():
+    of_class, _ = count_objects(drawing)
+    if of_class.any():
         return
-    left = "".join(
-        f"; {count} {what}" for what, count in sorted(drawing.annotations.left_out.items())
-    )
+    names = ", ".join(spec.name for spec in drawing.classes)
+    left_out = sorted(drawing.annotations.left_out.items())
+    left = "".join(f"; {count} {what}" for what, count in left_out)
     raise InputError(
-        f"{named}: no object of {', '.join(spec.name for spec in drawing.classes)} has an outline "
-        f"that can be learnt{left}; export polygons or masks of objects, not boxes or crowds"
+        f"{named}: no object of {names} has an outline that can be learnt{left}; export polygons "
+        "or masks of objects, not boxes or crowds"
     )
-
-
-def _check_kind(drawing: Drawing, kind: MaskKind | None, named: str) -> None:
-    found = drawing.labelling.kind
-    if kind not in (None, found):
-        raise InputError(
-            f"{named} holds masks of the kind {found}, but --mask-kind is {kind}; omit it"
-        )
 
 
 def _find_areas(drawing: Drawing) -> set[int]:
@@ -299,20 +325,28 @@ def _find_sources(
     keys: Sequence[ImageKey],
     options: LabelOptions,
 ) -> list[ImageSource | str]:
-    """Return the image that each row of label files means, which may be one of several in a file.
+    """Find the image of each row of label files, which may be one of several in a file.
 
-    A text says why there is none.
+    Args:
+        images: Listing of the images.
+        entries: File of each row; None if there is none.
+        keys: Image that each row names in its file.
+        options: How labels are read.
+
+    Returns:
+        The image of each row, or a text that says why there is none.
     """
     stacks = {entry.uri: entry for entry in entries if entry and is_stackable(entry)}
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
-        places = pool.map(lambda entry: find_places(decoders, images.root, entry), stacks.values())
+        places = pool.map(partial(find_places, decoders, images.root), stacks.values())
         places_of = dict(zip(stacks, places, strict=True))
-    return [
-        "no image has its name"
-        if entry is None
-        else _find_source(entry, key, places_of.get(entry.uri, []), options)
-        for entry, key in zip(entries, keys, strict=True)
-    ]
+    sources = list[ImageSource | str]()
+    for entry, key in zip(entries, keys, strict=True):
+        if entry is None:
+            sources.append("no image has its name")
+        else:
+            sources.append(_find_source(entry, key, places_of.get(entry.uri, []), options))
+    return sources
 
 
 def _find_source(
@@ -333,27 +367,23 @@ def _find_source(
     return describe_absent(entry.path, key, places)
 
 
-def _note_left_out(drawing: Drawing, options: LabelOptions, without_area: int) -> list[str]:
+def _note_left_out(drawing: Drawing, options: LabelOptions, num_without_area: int) -> list[str]:
     """Return a line for each kind of thing that label files hold and that is not learnt."""
-    counts, others = count_objects(drawing)
-    left = dict(drawing.annotations.left_out)
-    names = sorted(
-        {
+    counts, num_others = count_objects(drawing)
+    lines = []
+    for what, count in drawing.annotations.left_out.items():
+        # a text with a colon says itself what became of the things
+        lines.append(f"{count} {what}" if ": " in what else f"left out: {count} {what}")
+    if num_others:
+        others = {
             category.name
             for row, category in enumerate(drawing.annotations.categories)
             if row not in drawing.place_of and row not in drawing.area
         }
-    )
-    # a text with a colon says itself what became of the things
-    lines = [
-        f"{count} {what}" if ": " in what else f"left out: {count} {what}"
-        for what, count in left.items()
-    ]
-    if others:
-        lines.append(f"left out: {others} objects of other classes ({_show(names)})")
-    if without_area:
+        lines.append(f"left out: {num_others} objects of other classes ({_show(sorted(others))})")
+    if num_without_area:
         lines.append(
-            f"left out: {without_area} images without an object of --area-class "
+            f"left out: {num_without_area} images without an object of --area-class "
             f"{options.area_class}"
         )
     empty = [spec.name for spec, num in zip(drawing.classes, counts, strict=True) if not num]
@@ -367,11 +397,11 @@ def _note_left_out(drawing: Drawing, options: LabelOptions, without_area: int) -
 
 def _note_unlabelled(pairing: Pairing, images: Listing) -> list[str]:
     """Return a line about images without masks, if there are any."""
-    if not pairing.unlabelled:
+    paths = [entry.path for entry in pairing.unlabelled]
+    if not paths:
         return []
     return [
-        f"left out: {len(pairing.unlabelled)} of {len(images.entries)} images without a mask "
-        f"({_show([entry.path for entry in pairing.unlabelled])})"
+        f"left out: {len(paths)} of {len(images.entries)} images without a mask ({_show(paths)})"
     ]
 
 
@@ -392,69 +422,77 @@ def _show(names: Sequence[str]) -> str:
 
 
 def _without_labels(images: Listing, files: Sequence[LabelFile]) -> Listing:
-    """Return a listing of images that does not count the label files among them as skipped."""
-    inside = sum(file.entry.uri.startswith(f"{images.root.uri}/") for file in files)
-    return replace(images, others=max(0, images.others - inside))
+    """Return the listing of images without counting the label files in it as skipped files."""
+    num_inside = sum(file.entry.uri.startswith(f"{images.root.uri}/") for file in files)
+    return replace(images, others=max(0, images.others - num_inside))
 
 
 def _note_skipped(*listings: Listing) -> list[str]:
     """Return lines about files that listings skipped, for their suffix, their name or a link."""
     others = [
-        f"skipped {some.others} files in {some.root.uri} that do not have an image suffix"
-        for some in listings
-        if some.others
+        f"skipped {listing.others} files in {listing.root.uri} that do not have an image suffix"
+        for listing in listings
+        if listing.others
     ]
-    links = [f"{some.root.uri}: {describe_links(some.links)}" for some in listings if some.links]
-    return [*others, *(some.note for some in listings if some.note), *links]
+    names = [listing.note for listing in listings if listing.note]
+    links = [
+        f"{listing.root.uri}: {describe_links(listing.links)}"
+        for listing in listings
+        if listing.links
+    ]
+    return [*others, *names, *links]
 
 
 def _pair_planes(finder: ImageFinder, access: LabelAccess, pair: Pair) -> list[LabelledImage] | str:
     """Return the images of a file with their masks, or why they do not belong together."""
     images = list_images(finder, access.images, pair.image)
     masks = [_split_channels(list_images(finder, access.masks, mask)) for mask in pair.masks]
-    if len(images) > 1 and {len(some) for some in masks} == {1}:
+    if len(images) > 1 and all(len(planes) == 1 for planes in masks):
         image = _choose_plane(images, access.options)
         if isinstance(image, str):
             return f"{pair.image.uri} {image}"
         images = [image]
-    for some, mask in zip(masks, pair.masks, strict=True):
-        if len(some) != len(images):
+    for planes, mask in zip(masks, pair.masks, strict=True):
+        if len(planes) != len(images):
             return (
                 f"{pair.image.uri} has {len(images)} images, but its mask {mask.uri} has "
-                f"{len(some)}"
+                f"{len(planes)}"
             )
-        for image, other in zip(images, some, strict=True):
-            if len(some) > 1 and image.key != other.key and _have_axes(image, other):
-                return f"{image.uri} stands beside {other.uri}; save both with the same axes"
-    return [LabelledImage(image, tuple(row)) for image, *row in zip(images, *masks, strict=True)]
+        for image, plane in zip(images, planes, strict=True):
+            have_axes = _has_axes(image) and _has_axes(plane)
+            if len(planes) > 1 and image.key != plane.key and have_axes:
+                return f"{image.uri} stands beside {plane.uri}; save both with the same axes"
+    return [
+        LabelledImage(image, tuple(planes[index] for planes in masks))
+        for index, image in enumerate(images)
+    ]
 
 
 def _split_channels(masks: list[ImageSource]) -> list[ImageSource]:
-    """Return the masks of a file: each page is one, also where its axis is said to be channels.
+    """Return the masks of a file: one per page, even if the axis of the pages is the channels.
 
-    Programs call the axis of a stack so that do not know which one it is; masks have no channels.
+    Programs that do not know which axis a stack has call it channels; masks have no channels.
     """
-    if len(masks) > 1 or masks[0].place is None or len(masks[0].place.pages) < 2:
+    place = masks[0].place
+    if len(masks) > 1 or place is None or len(place.pages) < 2:
         return masks
-    (mask,), place = masks, masks[0].place
-    return [replace(mask, place=place.with_channels([page])) for page in range(len(place.pages))]
+    pages = range(len(place.pages))
+    return [replace(masks[0], place=place.with_channels([page])) for page in pages]
 
 
-def _have_axes(*sources: ImageSource) -> bool:
-    return all(source.key != WHOLE and source.key.page is None for source in sources)
+def _has_axes(image: ImageSource) -> bool:
+    """Tell whether an image is one of several in its file that differ in T or Z."""
+    return image.key != WHOLE and image.key.page is None
 
 
 def _choose_plane(images: Sequence[ImageSource], options: LabelOptions) -> ImageSource | str:
-    """Return the one of a file's images that its only mask is of, or why that is not known."""
+    """Return the image of a file to which its only mask belongs, or why that is not known."""
     found = [image for image in images if is_among(image.key, options.planes)]
     if len(found) == 1:
         return found[0]
-    names = f"{image_uri('', images[0].key)} to {image_uri('', images[-1].key)}"
-    held = f"holds {len(images)} images, {names.replace('#', '')}, and its labels are of one"
+    first = image_uri("", images[0].key).removeprefix("#")
+    last = image_uri("", images[-1].key).removeprefix("#")
+    held = f"holds {len(images)} images, {first} to {last}, and its labels are of one"
     if not options.planes:
-        return f"{held}: --planes says of which, as in --planes {_show_axes(images[0])}"
+        return f"{held}: --planes says of which, as in --planes {first}"
     return f"{held}: {len(found)} of them are those of --planes"
-
-
-def _show_axes(image: ImageSource) -> str:
-    return image_uri("", image.key).removeprefix("#")

@@ -10,8 +10,8 @@ from unet_ray.storage.storage import Storage
 def list_folders(folder: Storage, num_above: int) -> Iterator[Storage]:
     """Yield a folder and those above it, the nearest first.
 
-    Where links that lead out of the folder are not followed, none is followed that leads out of one
-    of these: what such a file says ends up in messages and in the model.
+    If the storage of the folder follows no links that lead out of it, nor does that of a folder
+    above: the content of a file that is found there ends up in messages and in the model.
 
     Args:
         folder: Folder of the labels.

@@ -49,11 +49,11 @@ class ImageFacts:
     file_channels: int = 0
     """Number of channels in the file."""
     low: tuple[float, ...] = ()
-    """Smallest sample of each channel, of the pixels that are there."""
+    """Smallest sample of each channel, without missing pixels."""
     high: tuple[float, ...] = ()
-    """Largest sample of each channel, of the pixels that are there."""
+    """Largest sample of each channel, without missing pixels."""
     samples: tuple[tuple[float, ...], ...] = ()
-    """Samples of a few pixels that are there, drawn at random."""
+    """Samples of a few pixels, drawn at random, without missing ones."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Pairs (mask value, pixels) for each mask of the image."""
     objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
@@ -69,11 +69,11 @@ class ImageFacts:
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
     thumbnail: str | None = None
-    """Small grey picture that near-duplicates are found by; None: it would be flat or too small."""
+    """Small grey picture for finding near-duplicates; None if it would be flat or too small."""
     has_no_data: bool = False
-    """True if some pixels of the image are not there."""
+    """True if some pixels of the image are missing."""
     is_absent: bool = False
-    """True for a window of a large image of which no pixel is there; this is no error."""
+    """True for a window of a large image all of whose pixels are missing; this is not an error."""
 
     @property
     def is_usable(self) -> bool:
@@ -82,18 +82,21 @@ class ImageFacts:
 
     @property
     def used(self) -> ImageChannels:
-        """Channels that are used; a grey one for colours that are all equal."""
+        """Channels that are used; one grey channel if all colours are equal."""
         names = tuple(self.names) if len(self.names) == self.channels else ()
         return ImageChannels(self.channels, names)
 
     def take(self, channels: Sequence[int]) -> ImageFacts:
         """Return the statistics of some of the channels that are used."""
-        chosen: dict[str, Any] = {
-            name: tuple(getattr(self, name)[channel] for channel in channels)
-            for name in ("names", "places", "low", "high")
-        }
-        samples = tuple(tuple(pixel[channel] for channel in channels) for pixel in self.samples)
-        return replace(self, **chosen, samples=samples, channels=len(channels))
+        return replace(
+            self,
+            channels=len(channels),
+            names=tuple(self.names[channel] for channel in channels),
+            places=tuple(self.places[channel] for channel in channels),
+            low=tuple(self.low[channel] for channel in channels),
+            high=tuple(self.high[channel] for channel in channels),
+            samples=tuple(tuple(pixel[channel] for channel in channels) for pixel in self.samples),
+        )
 
 
 def describe_image(
@@ -108,12 +111,12 @@ def describe_image(
     Args:
         files: Reader of the set.
         index: Index of the image.
-        encoded: Contents of its files, or the error of reading them.
+        encoded: Contents of its files, or the error that reading them raised.
         sampled: Number of pixels to draw from it.
         count_objects: True to count the components of each mask value.
 
     Returns:
-        The statistics, and the image; None if it cannot be used.
+        The statistics, and the decoded image; None if it cannot be used.
     """
     item = files.items[index]
     facts = ImageFacts(uri=item.image.uri, mask_uri=item.masks[0].uri)
@@ -153,45 +156,48 @@ def _count_overlap(labelling: Labelling, decoded: LabelledArrays) -> int:
 
 
 def _count_components(mask_hw: NDArray[Any]) -> tuple[tuple[int, int], ...]:
-    """Return pairs (mask value, number of 8-connected components of it), but for the value 0."""
+    """Return pairs (mask value other than 0, number of its 8-connected components)."""
     components = label_values(mask_hw)
     _, first = np.unique(components, return_index=True)
-    values = mask_hw.ravel()[first]
-    return tuple(
-        (int(value), int(number))
-        for value, number in zip(*np.unique(values[values != 0], return_counts=True), strict=True)
-    )
+    value_of_component = mask_hw.ravel()[first]
+    inside = value_of_component[value_of_component != 0]
+    values, counts = np.unique(inside, return_counts=True)
+    return tuple(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str | None, ...]:
+    """Return the field `ImageFacts.sha256` of an image."""
+    of_labels = [item.label_sha256] * len(item.masks)
     if isinstance(item, LabelledWindow):
-        return (None, *([item.label_sha256] * len(item.masks)))
+        return (None, *of_labels)
     found = list[str | None]()
     for content in encoded:
-        sha256 = hashlib.sha256()
-        pieces = (
-            [data for _, data in content.pieces] if isinstance(content, PlaneFile) else [content]
-        )
-        for piece in pieces:
-            sha256.update(piece)
+        if isinstance(content, PlaneFile):
+            sha256 = hashlib.sha256()
+            for _, data in content.pieces:
+                sha256.update(data)
+        else:
+            sha256 = hashlib.sha256(content)
         found.append(sha256.hexdigest())
     if item.label_sha256 is not None:  # the masks come from one file, which is not in `encoded`
-        found += [item.label_sha256] * len(item.masks)
+        found += of_labels
     return tuple(found)
 
 
 def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
+    """Return the fields of `ImageFacts` that are computed from pixels."""
     image_hwc = decoded.image
-    are_colours = ImageChannels(image_hwc.shape[2], decoded.channels).is_colour
-    count = 1 if are_colours and is_grey(image_hwc) else image_hwc.shape[2]
-    pixels = image_hwc.reshape(-1, image_hwc.shape[2])[:, :count]
+    num_channels = image_hwc.shape[2]
+    are_colours = ImageChannels(num_channels, decoded.channels).is_colour
+    num_used = 1 if are_colours and is_grey(image_hwc) else num_channels
+    pixels = image_hwc.reshape(-1, num_channels)[:, :num_used]
     if decoded.valid is not None:
         pixels = pixels[decoded.valid.ravel()]
     return {
         "height": image_hwc.shape[0],
         "width": image_hwc.shape[1],
         "dtype": str(image_hwc.dtype),
-        "channels": count,
+        "channels": num_used,
         "names": decoded.channels,
         "places": decoded.places,
         "file_channels": decoded.file_channels,

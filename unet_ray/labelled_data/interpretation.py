@@ -27,41 +27,47 @@ def interpret_masks(
         config: Flags of the labels.
         labelled: Labelled set.
         statistics: Dataset statistics of the set.
-        known: Meaning that was decided before, if it was.
+        known: Meaning that was decided in an earlier run, if there was one.
 
     Returns:
         The meaning, and a line for each note.
 
     Raises:
-        InputError: Mask values that can be read in several ways, or that have no meaning; or label
-            files whose classes are others than those that were decided before.
+        InputError: Mask values can be read in several ways or have no meaning, or the classes of
+            label files differ from those of the earlier run.
     """
-    values, count = statistics.values, len(statistics.usable)
+    values, num_images = statistics.values, len(statistics.usable)
     drawn = labelled.labelling
     if drawn is None:
         labelling = known or find_labelling(
-            values, labelled.classes, labelled.kind, config.background, config.ignored
+            values=values,
+            classes=labelled.classes,
+            kind=labelled.kind,
+            background=config.background,
+            ignored=config.ignored,
         )
         _check_without_loss(labelled, labelling)
         _check_palettes(labelled, labelling, statistics)
         of_images = [statistics.facts[index].values for index in statistics.usable]
-        return labelling, labelling_notes(values, labelling, count, of_images)
+        return labelling, labelling_notes(values, labelling, num_images, of_images)
     if known and known.classes != drawn.classes:
-        there, before = (
-            ", ".join(f"{spec.name}={spec.id}" for spec in each.classes) for each in (drawn, known)
-        )
         raise InputError(
-            f"--masks {config.masks}: the label files have the classes {there}, the training that "
-            f"would be resumed has {before}; give another --storage to train anew"
+            f"--masks {config.masks}: the label files have the classes {_list_ids(drawn)}, the "
+            f"training that would be resumed has {_list_ids(known)}; give another --storage to "
+            "train anew"
         )
     ignored = drawn.ignored
     if ignored is None or ignored not in values.pixels:
         return drawn, []
-    # Values of drawn masks are no flags of the user.
+    # The note names no mask value: values of drawn masks are not what the user gave.
     return drawn, [
         f"{percent(values.share([ignored]))} of the pixels, in {values.masks[ignored]} of "
-        f"{count * len(drawn.classes)} masks, are not counted"
+        f"{num_images * len(drawn.classes)} masks, are not counted"
     ]
+
+
+def _list_ids(labelling: Labelling) -> str:
+    return ", ".join(f"{spec.name}={spec.id}" for spec in labelling.classes)
 
 
 def _check_palettes(
@@ -69,22 +75,23 @@ def _check_palettes(
 ) -> None:
     """Raise InputError if the palettes of class masks give a value several colours.
 
-    A single class may have another colour in each file; its background may not.
+    The colour of a single class may differ between files; that of its background may not.
     """
     if labelled.access.table is not None or labelling.kind not in ("classes", "binary"):
         return
-    ids = {spec.id for spec in labelling.classes} if len(labelling.classes) > 1 else set()
-    facts = (statistics.facts[index] for index in statistics.usable)
-    files = ((each.mask_uri, each.colours) for each in facts)
-    check_same_colours(files, ids | {labelling.background})
+    compared = {labelling.background}
+    if len(labelling.classes) > 1:
+        compared |= {spec.id for spec in labelling.classes}
+    facts = [statistics.facts[index] for index in statistics.usable]
+    check_same_colours([(each.mask_uri, each.colours) for each in facts], compared)
 
 
 def _check_without_loss(labelled: LabelledSet, labelling: Labelling) -> None:
-    """Raise InputError for ids of objects in JPEGs, which change each of them along its edge."""
+    """Raise InputError for object ids in JPEGs, whose compression changes ids along each edge."""
     if labelling.kind != "instances":
         return
-    masks = (mask.uri for item in labelled.items for mask in item.masks)
-    lossy = [uri for uri in masks if path_suffix(uri) in _WITH_LOSS]
+    uris = [mask.uri for item in labelled.items for mask in item.masks]
+    lossy = [uri for uri in uris if path_suffix(uri) in _WITH_LOSS]
     if lossy:
         raise InputError(
             f"{len(lossy)} masks with ids of objects are JPEGs, which make new ids along each edge "

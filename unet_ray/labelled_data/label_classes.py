@@ -33,7 +33,7 @@ def find_class_names(labels: Storage, named: str) -> tuple[dict[int, str], str |
         named: Flag and URI, for messages.
 
     Returns:
-        Number → name, and the file; nothing where there is none.
+        Number → name, and the URI of the file; an empty dictionary and None if there is no file.
 
     Raises:
         InputError: The file cannot be used.
@@ -63,7 +63,8 @@ def name_categories(
     Args:
         annotations: Annotations with numbers for names.
         names: Number → name, from a file; may be empty.
-        classes: Classes that the user named; without a file, their ids or else their order count.
+        classes: Classes that the user named. If there is no file, numbers are their ids, or else
+            their places from 0.
         named: Flag and URI, for messages.
 
     Raises:
@@ -89,10 +90,8 @@ def name_categories(
         names = fitting[0] if fitting else by_id
     missing = [number for number in numbers if number not in names]
     if missing:
-        raise InputError(
-            f"{named}: class {missing[0]} has no name among "
-            f"{', '.join(f'{name}={number}' for number, name in names.items())}"
-        )
+        there = ", ".join(f"{name}={number}" for number, name in names.items())
+        raise InputError(f"{named}: class {missing[0]} has no name among {there}")
     renamed = tuple(
         Category(names[each.id], each.id) for each in annotations.categories if each.id is not None
     )
@@ -102,12 +101,12 @@ def name_categories(
 def choose_classes(
     annotations: Annotations, classes: tuple[ClassSpec, ...], area: str | None, named: str
 ) -> Drawing:
-    """Return what draws the classes that the user named, or all.
+    """Return a drawing of the classes that the user named, or of all.
 
     Args:
-        annotations: What the label files say.
+        annotations: Annotations of the label files.
         classes: Classes that the user named; if empty, all categories are taken.
-        area: Category outside of which no pixel is counted, if given.
+        area: Category outside of whose objects no pixel is counted, if given.
         named: Flag and URI, for messages.
 
     Raises:
@@ -115,9 +114,12 @@ def choose_classes(
     """
     names = [category.name for category in annotations.categories]
     check_class_names(names, named)
-    there = ", ".join(dict.fromkeys(names))
-    for name in [*(spec.name for spec in classes), *([area] if area else [])]:
+    wanted = [spec.name for spec in classes]
+    if area:
+        wanted.append(area)
+    for name in wanted:
         if name not in names:
+            there = ", ".join(dict.fromkeys(names))
             raise InputError(f"{named}: no category {name}; there are {there}")
     classes = classes or _list_classes(annotations, area)
     if not classes:
@@ -131,8 +133,8 @@ def choose_classes(
 def _list_classes(annotations: Annotations, area: str | None) -> tuple[ClassSpec, ...]:
     """Return a class for each name of a category, in the order of their ids.
 
-    A name may have several ids, as some tools write them; the last one is that of the class. Where
-    a category has no id of its own, all are numbered from 1.
+    Some tools write several categories of one name; the class gets the largest of their ids. If any
+    category has no id, classes are numbered from 1.
     """
     chosen = [each for each in annotations.categories if each.name != area]
     ids = {each.name: each.id for each in sorted(chosen, key=lambda each: each.id or 0)}

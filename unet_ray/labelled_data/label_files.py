@@ -1,4 +1,4 @@
-"""Label files, read and parsed in a child process: one for a whole set, or one per image."""
+"""Reading of label files, one for a whole set or one per image; child processes parse them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
 from unet_ray.imaging.codecs.sandbox import Decoder
@@ -27,9 +28,9 @@ from unet_ray.storage.storage import FileEntry, Storage
 _TIME_LIMIT_S = 3600.0
 """Time limit for one label file (s); a file of a million objects takes some 30 s."""
 _MEMORY_LIMIT_BYTES = 8 * 2**30
-"""Address space of the child (bytes): that of a file of several million objects."""
+"""Limit of the address space of the child (bytes): enough for several million objects."""
 _PIECE = 2**22
-"""Bytes of a file that are held at once."""
+"""Bytes of a file that are held in memory at once."""
 _HELD_BYTES = 2**24
 """Largest file of a single image that is read as a whole before it is parsed (bytes)."""
 _CHILDREN = 4
@@ -38,7 +39,7 @@ _CHILDREN = 4
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A label file and what it says."""
+    """A label file and its annotations."""
 
     entry: FileEntry
     annotations: Annotations
@@ -75,7 +76,7 @@ def read_label_folder(
 ) -> list[LabelFile]:
     """Read a folder of label files, each about one image.
 
-    A file that cannot be used costs its image: it becomes an image with an error.
+    A file that cannot be used becomes an image with an error.
 
     Args:
         root: Storage that opens the files.
@@ -85,8 +86,9 @@ def read_label_folder(
     free: LifoQueue[Decoder] = LifoQueue()
     with ExitStack() as stack:
         for _ in range(min(_CHILDREN, len(entries))):
-            free.put(decoder := _make_decoder())
+            decoder = _make_decoder()
             stack.callback(decoder.close)
+            free.put(decoder)
         pool = stack.enter_context(ThreadPoolExecutor(CONNECTIONS))
         return [*pool.map(partial(_read_one, free, root, arguments), entries)]
 
@@ -94,13 +96,14 @@ def read_label_folder(
 def _read_one(
     free: LifoQueue[Decoder], root: Storage, arguments: dict[str, Any], entry: FileEntry
 ) -> LabelFile:
+    """Read a file of `read_label_folder`, with one of the decoders that are free."""
     file = root.at(entry.uri)
     try:
-        # read before a child is taken: stores answer late, and there are few children
+        # read before a decoder is taken: stores answer late, and there are few decoders
         held = file.read() if entry.size <= _HELD_BYTES else None
         decoder = free.get()
         try:
-            return _parse(decoder, file, entry, arguments, held)
+            return _parse(decoder, file, entry, arguments, held=held)
         finally:
             free.put(decoder)
     except (ImageError, OSError) as error:
@@ -111,37 +114,42 @@ def _read_one(
 
 
 def join_annotations(all_of: Sequence[Annotations]) -> Annotations:
-    """Join what several files say; categories of one name are one, the first id of a name counts.
+    """Join the annotations of several files.
+
+    Categories of one name become one category, with the id that it has first.
 
     Args:
         all_of: Annotations of each file.
     """
-    builder, left_out, images, objects = AnnotationsBuilder(), Counter[str](), [], []
+    builder = AnnotationsBuilder()
+    left_out = Counter[str]()
     notes: dict[str, None] = {}
+    images, objects = [], []
     num_images = 0
     for each in all_of:
         rows = [builder.find_category(category.name, category.id) for category in each.categories]
-        row_of = np.array([*rows, NO_CATEGORY], np.int32)  # NO_CATEGORY, -1, is the last one
-        table = each.objects
-        for name, values in (
-            ("image", table["image"].to_numpy() + num_images),
-            ("category", row_of[table["category"].to_numpy()]),
-        ):
-            place = table.schema.get_field_index(name)
-            table = table.set_column(place, name, pa.array(values, pa.int32()))
+        row_of = np.array([*rows, NO_CATEGORY], np.int32)  # index -1, NO_CATEGORY, is the last
+        image_rows = each.objects["image"].to_numpy() + num_images
+        category_rows = row_of[each.objects["category"].to_numpy()]
+        moved = _replace_column(each.objects, "image", image_rows)
+        objects.append(_replace_column(moved, "category", category_rows))
         images.append(each.images)
-        objects.append(table)
         num_images += len(each.images)
         left_out.update(each.left_out)
         notes |= dict.fromkeys(each.notes)
     empty = builder.build()
     return Annotations(
-        empty.categories,
-        pa.concat_tables([empty.images, *images]).combine_chunks(),
-        pa.concat_tables([empty.objects, *objects]).combine_chunks(),
-        dict(left_out),
-        tuple(notes),
+        categories=empty.categories,
+        images=pa.concat_tables([empty.images, *images]).combine_chunks(),
+        objects=pa.concat_tables([empty.objects, *objects]).combine_chunks(),
+        left_out=dict(left_out),
+        notes=tuple(notes),
     )
+
+
+def _replace_column(table: pa.Table, name: str, values: NDArray[np.int32]) -> pa.Table:
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, name, pa.array(values, pa.int32()))
 
 
 def _make_decoder() -> Decoder:
@@ -155,12 +163,26 @@ def _parse(
     arguments: dict[str, Any],
     held: bytes | None = None,
 ) -> LabelFile:
-    """Have a file parsed, whose content may be known; raise ImageError if it cannot be used."""
-    hashes, size = [], entry.size if held is None else len(held)
+    """Have a file parsed by a decoder.
+
+    Args:
+        decoder: Child process that parses the file.
+        file: Storage at the URI of the file.
+        entry: The file.
+        arguments: Arguments of `parsing.answer` beside the name.
+        held: Content of the file, if it was read already.
+
+    Raises:
+        ImageError: The file cannot be used.
+    """
+    size = entry.size if held is None else len(held)
+    sha256 = hashlib.sha256()
 
     def read() -> Iterator[bytes]:
-        """Yield the content of the file; the decoder is told its size before."""
-        sha256, rest = hashlib.sha256(), size
+        """Yield the content of the file; the decoder has been told its size."""
+        nonlocal sha256
+        sha256 = hashlib.sha256()
+        rest = size
         with file.open() if held is None else nullcontext(BytesIO(held)) as source:
             while rest and (piece := source.read(min(_PIECE, rest))):
                 sha256.update(piece)
@@ -168,11 +190,10 @@ def _parse(
                 yield piece
         if rest:
             raise ImageError("changed", "the file became shorter while it was read")
-        hashes.append(sha256.hexdigest())
 
     try:
         data = decoder.call(arguments | {"name": entry.path}, size, read)
-        return LabelFile(entry, Annotations.from_bytes(data), hashes[-1])
+        return LabelFile(entry, Annotations.from_bytes(data), sha256.hexdigest())
     except OSError as error:
         raise ImageError("unreadable", f"the file cannot be read: {error}") from None
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:

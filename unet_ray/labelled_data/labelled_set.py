@@ -8,9 +8,7 @@ from typing import Any
 
 from unet_ray.flags import ClassSpec, MaskFrame, MaskKind, StoreOptions
 from unet_ray.image_sources.encoded import read_encoded
-from unet_ray.image_sources.sources import (
-    ImageSource,
-)
+from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.channels import (
     ChannelSelection,
     ImageChannels,
@@ -29,7 +27,8 @@ from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 
 Encoded = list[bytes | PlaneFile]
-"""Contents of the files of an image and of its masks, or images in them; the image comes first."""
+"""Contents of the files of an image and of its masks, the image first. A `PlaneFile` is one of
+several images in a file."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,15 @@ class LabelOptions:
     kind: MaskKind | None = None
     """Kind of masks that the user gave, or None to infer it."""
     roots: Roots = Roots()  # noqa: RUF009 (it is frozen)
-    """Folders below which the files of manifests lie, whether links are followed that lead out of
-    what is listed, and the options of the store of the images."""
+    """Folders below which the files of manifests lie, whether links that lead out of the listed
+    folders are followed, and the options of the store of the images."""
     masks_options: StoreOptions = StoreOptions()  # noqa: RUF009 (it is frozen)
     """Options of the store of the masks."""
     planes: Mapping[str, int] = field(default_factory=dict)
-    """Axes, and their values, of the plane that labels are of which stand for a file of several."""
+    """Axis → index of the plane that was labelled, for files of several planes with one mask or one
+    entry of a label file."""
     mask_affix: str | None = None
-    """Affix of the names of masks beside those of their images; None: found out."""
+    """What the names of masks have beside the names of their images; None: found out."""
     frame: MaskFrame | None = None
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False
@@ -58,9 +58,9 @@ class LabelOptions:
     label_property: str | None = None
     """Property of features that names their class; None: found out, `none`: a single class."""
     label_crs: str | None = None
-    """`pixels` or AUTHORITY:CODE where label files do not say what their coordinates are."""
+    """`pixels` or AUTHORITY:CODE, for label files that do not say what their coordinates are."""
     area_class: str | None = None
-    """Class of a label file outside of which no pixel is counted."""
+    """Class of a label file outside of whose objects no pixel is counted."""
     background: int = 0
     """Mask value of pixels that belong to no class."""
     ignored: int | None = 255
@@ -77,21 +77,23 @@ class LabelAccess:
     drawing: Drawing | None = None
     """Objects of label files, if there are any."""
     table: ColourTable | None = None
-    """Mask values of colours, if they have a meaning."""
+    """Mask values of colours, if masks are read by colour."""
     channels: ChannelSelection | None = None
     """Channels that are taken of each image; None: all, in their order."""
 
 
 @dataclass(frozen=True)
 class _ChosenChannels:
-    """Channels of an image that are used, and where they stand in the file."""
+    """A decoded image with the channels that are used, and where the file has them."""
 
     image: DecodedImage
     places: tuple[int, ...]
+    """Indices of the channels in the file."""
     file_channels: int
+    """Number of channels in the file."""
 
     def describe(self) -> dict[str, Any]:
-        """Return the fields of `LabelledArrays` that tell what the image's samples are."""
+        """Return the fields of `LabelledArrays` that say what the samples of the image mean."""
         return {
             "channels": self.image.channels,
             "places": self.places,
@@ -106,7 +108,8 @@ class LabelledImage:
 
     image: ImageSource
     masks: tuple[ImageSource, ...]
-    """Masks of the image: one, or one per class; of a label file, the file in their place."""
+    """Masks of the image: one, or one per class. For labels from a label file, each is that
+    file."""
     row: int | None = None
     """Row of the image in the label files; None if it has mask files."""
     label_sha256: str | None = None
@@ -118,24 +121,28 @@ class LabelledImage:
         Raises:
             ImageError: A file cannot be read, or lacks channels that are taken.
         """
-        masks = self.masks if self.row is None else ()
         place = take_pages(self.image.place, access.channels)
-        return [
-            read_encoded(access.images, self.image.file_uri, place),
-            *(_read_source(access.masks, mask) for mask in masks),
-        ]
+        encoded = [read_encoded(access.images, self.image.file_uri, place)]
+        if self.row is None:
+            for mask in self.masks:
+                encoded.append(read_encoded(access.masks, mask.file_uri, mask.place))
+        return encoded
 
     def decode(self, encoded: Encoded, access: LabelAccess) -> LabelledArrays:
         """Decode the contents that `read_encoded` returns.
 
         Raises:
-            ImageError: A file cannot be decoded, masks do not have the size of their image, or it
-                lacks channels that are taken.
+            ImageError: A file cannot be decoded, masks do not have the size of their image, or the
+                image lacks channels that are taken.
         """
         lossy_samples = access.options.lossy_samples
         decoded = process_decoder().decode(encoded[0], lossy_samples=lossy_samples)
         chosen = self.choose_channels(decoded, access)
-        return replace(self._decode_masks(chosen.image, encoded, access), **chosen.describe())
+        if self.row is not None and access.drawing:
+            arrays = self._draw_masks(self.row, chosen.image, access, access.drawing)
+        else:
+            arrays = self._decode_masks(chosen.image, encoded[1:], access)
+        return replace(arrays, **chosen.describe())
 
     def choose_channels(self, decoded: DecodedImage, access: LabelAccess) -> _ChosenChannels:
         """Take the channels of a decoded image that are used.
@@ -149,44 +156,47 @@ class LabelledImage:
         return _ChosenChannels(take_channels(decoded, place, access.channels), places, held.count)
 
     def _decode_masks(
-        self, decoded: DecodedImage, encoded: Encoded, access: LabelAccess
+        self, image: DecodedImage, encoded_masks: Encoded, access: LabelAccess
     ) -> LabelledArrays:
         decoder = process_decoder()
-        image, orientation = decoded.samples, decoded.orientation
-        shown = decoded.height, decoded.width
-        if self.row is not None and access.drawing:
-            return self._draw(decoded, access, access.drawing)
-        masks, turned = [], False
-        for content, source in zip(encoded[1:], self.masks, strict=True):
-            mask, own = decoder.decode_oriented_label(content, table=access.table)
-            turned = turned or own != 1
+        orientation = image.orientation
+        masks = []
+        for content, source in zip(encoded_masks, self.masks, strict=True):
+            mask, own_orientation = decoder.decode_oriented_label(content, table=access.table)
+            if own_orientation != 1:  # masks have the tag as well, and the decoder turns them
+                orientation = 1
             have = mask.shape[0], mask.shape[1]
             size = choose_size(
-                have,
-                shown,
-                1 if turned else orientation,
-                access.options.rescale,
-                f"its mask {source.uri}",
+                have=have,
+                shown=(image.height, image.width),
+                orientation=orientation,
+                rescale=access.options.rescale,
+                what=f"its mask {source.uri}",
             )
             masks.append(mask if size == have else resize_nearest(mask, size))
-        return LabelledArrays(image, masks, 1 if turned else orientation, valid=decoded.valid)
+        return LabelledArrays(image.samples, masks, orientation, valid=image.valid)
 
-    def _draw(self, image: DecodedImage, access: LabelAccess, drawing: Drawing) -> LabelledArrays:
-        assert self.row is not None
-        shown, orientation = (image.height, image.width), image.orientation
-        stated = drawing.stated_size(self.row)
-        is_stated = stated is not None
-        if access.options.frame == "stored" and not is_stated:
-            stated, is_stated = stored_size(shown, orientation), True
+    def _draw_masks(
+        self, row: int, image: DecodedImage, access: LabelAccess, drawing: Drawing
+    ) -> LabelledArrays:
+        shown = image.height, image.width
+        stated = drawing.stated_size(row)
+        if stated is None and access.options.frame == "stored":
+            stated = stored_size(shown, image.orientation)
         size = choose_size(
-            stated or shown, shown, orientation, access.options.rescale, "its label file"
+            have=stated or shown,
+            shown=shown,
+            orientation=image.orientation,
+            rescale=access.options.rescale,
+            what="its label file",
         )
-        masks = drawing.draw(self.row, size)
-        return LabelledArrays(image.samples, masks, orientation, is_stated, valid=image.valid)
-
-
-def _read_source(access: Storage, source: ImageSource) -> bytes | PlaneFile:
-    return read_encoded(access, source.file_uri, source.place)
+        return LabelledArrays(
+            image=image.samples,
+            masks=drawing.draw(row, size),
+            orientation=image.orientation,
+            is_stated=stated is not None,
+            valid=image.valid,
+        )
 
 
 @dataclass(frozen=True)
@@ -196,18 +206,15 @@ class LabelledSet:
     access: LabelAccess
     items: tuple[LabelledImage, ...]
     kind: MaskKind | None
-    """Kind of the masks.
-
-    It is `folders` if masks lie in a folder per class, otherwise the given kind. None means that it
-    is inferred from the mask values.
-    """
+    """Kind of the masks: `folders` if they lie in a folder per class, otherwise the kind that the
+    user gave; None: it is inferred from the mask values."""
     classes: tuple[ClassSpec, ...]
     """Classes that the user named, or those of the folders or the label files."""
     notes: tuple[str, ...] = ()
-    """Messages about what was left out, and choices that were made."""
+    """Messages about what was left out, and about choices that were made."""
     orphans: tuple[str, ...] = ()
-    """Masks and entries of label files without an image; each counts as an image that cannot be
-    used."""
+    """Masks and entries of label files that have no image, or do not fit it, and why; each counts
+    as an image that cannot be used."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -220,5 +227,5 @@ class LabelledSet:
 
     @property
     def labelling(self) -> Labelling | None:
-        """Meaning of the masks of label files; None for mask files, whose values tell it."""
+        """Meaning of masks that are drawn from label files; None for mask files."""
         return self.access.drawing.labelling if self.access.drawing else None

@@ -1,14 +1,14 @@
-"""Windows of large labelled images, each of which is learnt from like an image of its own.
+"""Windows of large labelled images, each of which is used like an image of its own.
 
 A large TIFF with its mask or its annotations is never decoded whole, so that memory does not grow
 with it:
 
     image  ─▶ windows on a grid ─▶ samples of a window (its tiles are fetched and decoded)
-    mask   ─▶ the same window, where each pixel can be read alone; else decoded whole, once
+    mask   ─▶ the same window, if the file can be read in parts; else decoded whole, once
     labels ─▶ the same window of the drawing
 
-A window knows nothing of what lies beyond its edges; objects that they cut continue there. Windows
-of one file have one name, so that they stand on the same side of a split.
+A window shows nothing beyond its edges, although objects that they cut continue there. All windows
+of a file have the name of the file, so that they stand on the same side of a split.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import path_suffix
 
 WINDOW_PX = 2048
-"""Smallest side of the windows of a large image (px), but at its right and bottom edge."""
+"""Side of the windows of a large image (px); those at its right and bottom edge are larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,13 @@ class LabelledWindow(LabelledImage):
         if self.row is None or drawing is None:
             return [self._read_mask(access, source) for source in self.masks]
         stated = drawing.stated_size(self.row) or self.size
-        rescale = access.options.rescale
-        size = choose_size(stated, self.size, 1, rescale, "its label file")
+        size = choose_size(
+            have=stated,
+            shown=self.size,
+            orientation=1,
+            rescale=access.options.rescale,
+            what="its label file",
+        )
         return drawing.draw(self.row, size, self.window)
 
     def _read_mask(self, access: LabelAccess, source: ImageSource) -> NDArray[Any]:
@@ -95,27 +100,36 @@ class LabelledWindow(LabelledImage):
                 if error.error_type != "unsupported":
                     raise
         mask = _whole_masks.read(access, source, self.size)
-        return mask[self.window.top : self.window.bottom, self.window.left : self.window.right]
+        window = self.window
+        return mask[window.top : window.bottom, window.left : window.right]
 
 
 class _WholeMasks:
-    """The last mask that was decoded whole; the next window of its image needs it again."""
+    """Holds the last mask that was decoded whole; the next window of its image needs it again."""
 
     def __init__(self) -> None:
-        self._held: tuple[Any, NDArray[Any]] | None = None
+        self._key: object = None
+        self._mask: NDArray[Any] | None = None
 
     def read(self, access: LabelAccess, source: ImageSource, size: Size) -> NDArray[Any]:
         """Return a mask, HW, scaled to the size of its image where that is allowed."""
         key = (source, access.table and access.table.to_json(), size)
-        if self._held and self._held[0] == key:
-            return self._held[1]
-        self._held = None  # before the next one is in memory
+        if self._mask is not None and self._key == key:
+            return self._mask
+        self._mask = None  # frees its memory before the next one is decoded
         content = read_encoded(access.masks, source.file_uri, source.place)
         mask, _ = process_decoder().decode_oriented_label(content, table=access.table)
         have = mask.shape[0], mask.shape[1]
-        wanted = choose_size(have, size, 1, access.options.rescale, f"its mask {source.uri}")
-        self._held = key, mask if have == wanted else resize_nearest(mask, wanted)
-        return self._held[1]
+        wanted = choose_size(
+            have=have,
+            shown=size,
+            orientation=1,
+            rescale=access.options.rescale,
+            what=f"its mask {source.uri}",
+        )
+        self._key = key
+        self._mask = mask if have == wanted else resize_nearest(mask, wanted)
+        return self._mask
 
 
 _whole_masks = _WholeMasks()
@@ -130,7 +144,7 @@ def cut_large_images(
         labelled: Labelled set.
         crop_px: Side of a crop, which must fit in a window (px).
         whole_px: Largest image that stays whole (px).
-        side_px: Smallest side of the windows (px).
+        side_px: Side of the windows (px).
 
     Returns:
         The set, with a note on what was cut.
@@ -142,13 +156,13 @@ def cut_large_images(
     items = list[LabelledImage]()
     for item, size in zip(labelled.items, sizes, strict=True):
         items += [*_cut(item, size, side_px)] if size else [item]
-    large = sum(size is not None for size in sizes)
-    if not large:
+    num_large = sum(size is not None for size in sizes)
+    if not num_large:
         return labelled
-    windows = len(items) - len(sizes) + large
+    num_windows = len(items) - (len(sizes) - num_large)
     note = (
-        f"{large} of {len(sizes)} images have more than {whole_px} px: they are read in {windows} "
-        f"windows of at least {side_px}² px, each counted as an image"
+        f"{num_large} of {len(sizes)} images have more than {whole_px} px: they are read in "
+        f"{num_windows} windows of at least {side_px}² px, each counted as an image"
     )
     return replace(labelled, items=tuple(items), notes=(*labelled.notes, note))
 
@@ -156,9 +170,9 @@ def cut_large_images(
 def _find_large_size(
     labelled: LabelledSet, whole_px: int, decoders: DecoderPool, item: LabelledImage
 ) -> Size | None:
-    """Return the height and width of a large TIFF image (px).
+    """Return the height and width of a large TIFF image (px); None for all other images.
 
-    None stands for all others, and for one that cannot be read; decoding it will say why.
+    An image that cannot be read counts as one of these: decoding it will report the reason.
     """
     source = item.image
     is_tiff = path_suffix(source.file_uri) in TIFF_SUFFIXES
@@ -175,15 +189,18 @@ def _find_large_size(
 def _cut(item: LabelledImage, size: Size, side_px: int) -> Iterator[LabelledWindow]:
     """Yield the windows of an image; those at its right and bottom edge take what is left over."""
     height, width = size
-    tops, lefts = (range(0, max(1, length // side_px) * side_px, side_px) for length in size)
-    for top in tops:
-        for left in lefts:
-            window = Box(
-                top,
-                left,
-                height if top == tops[-1] else top + side_px,
-                width if left == lefts[-1] else left + side_px,
-            )
+    num_down = max(1, height // side_px)
+    num_across = max(1, width // side_px)
+    for down in range(num_down):
+        for across in range(num_across):
+            top, left = down * side_px, across * side_px
+            bottom = height if down == num_down - 1 else top + side_px
+            right = width if across == num_across - 1 else left + side_px
             yield LabelledWindow(
-                item.image, item.masks, item.row, item.label_sha256, window=window, size=size
+                image=item.image,
+                masks=item.masks,
+                row=item.row,
+                label_sha256=item.label_sha256,
+                window=Box(top, left, bottom, right),
+                size=size,
             )

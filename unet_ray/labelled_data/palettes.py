@@ -1,7 +1,7 @@
 """Colours of mask values in palettes, which must be the same in all masks of a set.
 
-Programs that optimise PNGs, and paint programs, number the colours of each file anew. Indices mean
-nothing then: 1 is a leaf in one mask, a symptom in the next.
+Paint programs, and programs that optimise PNGs, number the colours of each file anew. Indices then
+have no meaning: 1 is a leaf in one mask and a symptom in the next.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ Colours = Iterable[tuple[int, int]]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_BYTES = 8
 """Length and name of a chunk."""
+_CHECKSUM_BYTES = 4
 _MOST_CHUNKS = 64
 """Chunks among which a palette is looked for."""
 
@@ -27,28 +28,34 @@ def list_colours(png: bytes, values: Collection[int]) -> list[tuple[int, int]]:
         values: Values of its mask, as the decoder returns them.
 
     Returns:
-        Pairs (mask value, colour 0xRRGGBB); none for a file that has no palette, or transparent
-        colours, which the decoder looks at itself.
+        Pairs (mask value, colour 0xRRGGBB); empty for a file without a palette, and for one with
+        transparent colours, whose meaning the decoder finds itself.
     """
     palette = _find_palette(png)
-    count = len(palette) // 3
-    colours = [int.from_bytes(palette[3 * i : 3 * i + 3], "big") for i in range(count)]
-    if count > 1 and colours[0] and not colours[1] and set(values) == {0, 1}:
+    colours = []
+    for start in range(0, len(palette) // 3 * 3, 3):
+        colours.append(int.from_bytes(palette[start : start + 3], "big"))
+    if len(colours) > 1 and colours[0] and not colours[1] and set(values) == {0, 1}:
         colours[:2] = colours[1::-1]  # the decoder has exchanged them
-    return [(value, colours[value]) for value in sorted(values) if 0 <= value < count]
+    return [(value, colours[value]) for value in sorted(values) if 0 <= value < len(colours)]
 
 
 def _find_palette(png: bytes) -> bytes:
+    """Return the palette of a PNG, three bytes per colour; empty if `list_colours` needs none."""
+    if not png.startswith(_SIGNATURE):
+        return b""
     at, palette = len(_SIGNATURE), b""
-    for _ in range(_MOST_CHUNKS if png.startswith(_SIGNATURE) else 0):
-        size, name = int.from_bytes(png[at : at + 4], "big"), png[at + 4 : at + 8]
+    for _ in range(_MOST_CHUNKS):
+        size = int.from_bytes(png[at : at + 4], "big")
+        name = png[at + 4 : at + 8]
+        content = at + _HEADER_BYTES
         if name == b"IDAT":
             return palette
         if name in (b"tRNS", b""):
             break
         if name == b"PLTE":
-            palette = png[at + _HEADER_BYTES : at + _HEADER_BYTES + size]
-        at += _HEADER_BYTES + size + 4  # and the checksum
+            palette = png[content : content + size]
+        at = content + size + _CHECKSUM_BYTES
     return b""
 
 
@@ -60,7 +67,7 @@ def check_same_colours(files: Iterable[tuple[str, Colours]], compared: Collectio
         compared: Values that matter.
 
     Raises:
-        InputError: A value has two.
+        InputError: A value has two colours.
     """
     first: dict[int, tuple[int, str]] = {}
     for uri, colours in files:

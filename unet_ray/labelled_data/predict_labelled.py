@@ -1,8 +1,9 @@
-"""Prediction of labelled images by a pool of actors, which count something for each image."""
+"""Prediction of labelled images by a pool of actors, which return counts for each image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ _IMAGES_PER_TASK = 4
 
 Count = Callable[[NDArray[np.uint8], LabelledPixels], NDArray[np.float64]]
 """Function that returns the counts of an image from its prob_u8 (KHW), which is 0 where a pixel is
-not there, and the image with its masks."""
+missing, and from the image with its masks."""
 
 
 def predict_labelled(
@@ -53,63 +54,66 @@ def predict_labelled(
     Raises:
         InputError: The network's output for an image is not finite.
     """
-    shared = ray.put((model, reader, indices, factors or [(1.0, 1.0)] * len(indices)))
+    factors = factors or [(1.0, 1.0)] * len(indices)
+    work = _Work(model, reader, indices, factors)
     predictor = PredictorConfig(device="cuda" if pool.uses_gpu else "cpu", threads=pool.threads)
     rows = map_blocks(
         ordinals(len(indices), len(indices) // _IMAGES_PER_TASK),
         _CountActor,
-        fn_constructor_args=(shared, predictor, count),
+        fn_constructor_args=(ray.put(work), predictor, count),
         compute=pool.strategy(),
         **pool.remote_args,
     ).take_all()
     errors = [row["error"] for row in rows if row["error"]]
     if errors:
         raise InputError(f"the model cannot predict a labelled image: {errors[0]}")
-    return np.stack([row["counts"] for row in sorted(rows, key=lambda row: int(row["id"]))])
+    rows.sort(key=lambda row: int(row["id"]))
+    return np.stack([row["counts"] for row in rows])
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The arguments of `predict_labelled` that all actors share through the object store."""
+
+    model: Model
+    reader: Reader
+    indices: Sequence[int]
+    factors: Sequence[tuple[float, float]]
 
 
 class _CountActor:
     """Predicts labelled images and counts the results; it builds the network once."""
 
-    def __init__(self, shared: Any, config: PredictorConfig, count: Count) -> None:
-        model: Model
-        model, self._reader, self._indices, self._factors = ray.get(shared)
-        self._predictor, self._count = Predictor(model.build(), model.preprocessing, config), count
-        self._planes = model.network.num_classes
+    def __init__(self, work: ray.ObjectRef, config: PredictorConfig, count: Count) -> None:
+        self._work: _Work = ray.get(work)
+        model = self._work.model
+        self._predictor = Predictor(model.build(), model.preprocessing, config)
+        self._count = count
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
         places = batch["id"].tolist()
-        read = [self._reader.read(self._indices[place]) for place in places]
+        read = [self._work.reader.read(self._work.indices[place]) for place in places]
         check = self._predictor.preprocessing.check
-        images, error = [check(image, valid) for image, _, valid in read], ""
+        pixels = [Pixels(check(image, valid), valid) for image, _, valid in read]
+        resamplings = [
+            Resampling.of(each.samples.shape[0], each.samples.shape[1], self._work.factors[place])
+            for each, place in zip(pixels, places, strict=True)
+        ]
+        error = ""
         try:
             # all images in one call, so that each lane can take one
-            found = self._predict(images, read, [self._factors[place] for place in places])
+            predictor = ResampledPredictor(self._predictor)
+            found, _ = predictor.predict_timed(pixels, resamplings)
         except ImageError as failure:  # Ray would log it with all of its stack
             error = str(failure)
-            found = [np.zeros((self._planes, *image.shape[:2]), np.uint8) for image in images]
+            num_planes = self._work.model.network.num_classes
+            found = [np.zeros((num_planes, *image.shape[:2]), np.uint8) for image, _, _ in read]
+        counts = [
+            self._count(clear_missing(prob_u8, labelled.valid), labelled)
+            for prob_u8, labelled in zip(found, read, strict=True)
+        ]
         return {
             "id": batch["id"],
             "error": np.array([error] * len(read)),
-            "counts": np.stack(
-                [
-                    self._count(clear_missing(prob_u8, labelled.valid), labelled)
-                    for prob_u8, labelled in zip(found, read, strict=True)
-                ]
-            ),
+            "counts": np.stack(counts),
         }
-
-    def _predict(
-        self,
-        images: list[NDArray[Any]],
-        read: list[LabelledPixels],
-        factors: list[tuple[float, float]],
-    ) -> list[NDArray[np.uint8]]:
-        resamplings = [
-            Resampling.of(image.shape[0], image.shape[1], factor)
-            for image, factor in zip(images, factors, strict=True)
-        ]
-        pixels = [
-            Pixels(image, labelled.valid) for image, labelled in zip(images, read, strict=True)
-        ]
-        return ResampledPredictor(self._predictor).predict_timed(pixels, resamplings)[0]

@@ -1,13 +1,11 @@
-"""A look at a labelled set before anything is learnt: a picture of its labels, and its classes."""
+"""Preview of a labelled set before training: a picture of its labels, and a summary of classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.imaging.drawing.label_sheet import LabelledPicture, draw_label_sheet
@@ -30,10 +28,11 @@ class ClassSummary:
     images: int
     """Number of images that hold it."""
     pixels: int
+    """Number of its pixels."""
     share: float
     """Share of all pixels, 0 to 1."""
     objects: int | None
-    """Number of objects; None where soft edges do not tell them apart."""
+    """Number of its objects; None if soft edges do not tell them apart."""
 
 
 def summarise_classes(statistics: DatasetStatistics, labelling: Labelling) -> list[ClassSummary]:
@@ -43,24 +42,25 @@ def summarise_classes(statistics: DatasetStatistics, labelling: Labelling) -> li
     found = []
     for index, spec in enumerate(labelling.classes):
         pixels = [_count(facts.values, labelling, index) for facts in usable]
-        objects = _count_objects(usable, labelling, index)
-        is_known = objects is not None and not _has_soft_edges(statistics, labelling, index)
-        found.append(
-            ClassSummary(
-                spec.name,
-                sum(count > 0 for count in pixels),
-                sum(pixels),
-                sum(pixels) / max(total, 1),
-                objects if is_known else None,
-            )
+        objects = None
+        if not _has_soft_edges(statistics, labelling, index):
+            objects = _count_objects(usable, labelling, index)
+        summary = ClassSummary(
+            name=spec.name,
+            images=sum(count > 0 for count in pixels),
+            pixels=sum(pixels),
+            share=sum(pixels) / max(total, 1),
+            objects=objects,
         )
+        found.append(summary)
     return found
 
 
 def draw_labels(statistics: DatasetStatistics, labelling: Labelling) -> bytes:
     """Draw up to twelve labelled images with the outlines of their labels, as a PNG.
 
-    They show every class, and the largest and smallest images and areas of each.
+    They show every class where it covers most and fewest pixels, and the largest and the smallest
+    image.
     """
     chosen = choose_examples(statistics, labelling)
     names = tuple(spec.name for spec in labelling.classes)
@@ -74,26 +74,25 @@ def choose_examples(statistics: DatasetStatistics, labelling: Labelling) -> list
         Their indices, in the order of the set.
     """
     usable = list(statistics.usable)
+    most, fewest = list[int](), list[int]()
+    for place in range(len(labelling.classes)):
+        pixels = {i: _count(statistics.facts[i].values, labelling, place) for i in usable}
+        holding = [index for index in usable if pixels[index]]
+        if holding:
+            most.append(max(holding, key=pixels.__getitem__))
+            fewest.append(min(holding, key=pixels.__getitem__))
     sizes = {i: statistics.facts[i].height * statistics.facts[i].width for i in usable}
-    extremes: list[int] = []
-    for index in range(len(labelling.classes)):
-        held = {i: _count(statistics.facts[i].values, labelling, index) for i in usable}
-        holding = [i for i in usable if held[i]]
-        if holding:
-            extremes.append(max(holding, key=held.__getitem__))
-    for index in range(len(labelling.classes)):
-        held = {i: _count(statistics.facts[i].values, labelling, index) for i in usable}
-        holding = [i for i in usable if held[i]]
-        if holding:
-            extremes.append(min(holding, key=held.__getitem__))
-    extremes += [max(usable, key=sizes.__getitem__), min(usable, key=sizes.__getitem__)]
+    largest = max(usable, key=sizes.__getitem__)
+    smallest = min(usable, key=sizes.__getitem__)
     spread = [usable[place] for place in np.linspace(0, len(usable) - 1, _MOST).astype(int)]
-    return sorted([*dict.fromkeys([*extremes, *spread])][:_MOST])
+    chosen = dict.fromkeys([*most, *fewest, largest, smallest, *spread])
+    return sorted([*chosen][:_MOST])
 
 
 def _read(
     statistics: DatasetStatistics, labelling: Labelling, chosen: Sequence[int]
 ) -> Iterator[LabelledPicture]:
+    """Yield the chosen images that can be read, with their labels."""
     for index in chosen:
         try:
             image, masks, valid = statistics.reader.read(index)
@@ -108,31 +107,35 @@ def _read(
 
 
 Counts = Sequence[Sequence[tuple[int, int]]]
-"""Pairs (mask value, number) for each mask of an image."""
+"""Pairs (mask value, number of something with it) for each mask of an image."""
 
 
 def _count(counts: Counts, labelling: Labelling, index: int) -> int:
     """Add up the numbers of the mask values that belong to a class."""
-    masks = [np.array([value for value, _ in found], np.int64) for found in counts]
-    numbers: NDArray[Any] = np.array(
-        [number for _, number in counts[index if labelling.kind == "folders" else 0]], np.int64
-    )
+    masks = [np.array([value for value, _ in pairs], np.int64) for pairs in counts]
+    of_class = counts[index if labelling.kind == "folders" else 0]
+    numbers = np.array([number for _, number in of_class], np.int64)
     return int(numbers[labelling.class_mask(masks, index)].sum())
 
 
 def _count_objects(usable: Sequence[ImageFacts], labelling: Labelling, index: int) -> int | None:
-    """Return the number of objects of a class: of ids, or of components; None if not counted."""
-    if labelling.kind == "instances":
-        ids = [[[(value, 1) for value, _ in counts] for counts in each.values] for each in usable]
-        return sum(_count(of_masks, labelling, index) for of_masks in ids)
-    found = [each.objects for each in usable]
-    if any(counts is None for counts in found):
-        return None
-    return sum(_count(counts, labelling, index) for counts in found if counts is not None)
+    """Return the number of objects of a class: ids or components; None if they are not known."""
+    total = 0
+    for facts in usable:
+        counts: Counts | None = facts.objects
+        if labelling.kind == "instances":  # each value is an object
+            counts = [[(value, 1) for value, _ in pairs] for pairs in facts.values]
+        if counts is None:
+            return None
+        total += _count(counts, labelling, index)
+    return total
 
 
 def _has_soft_edges(statistics: DatasetStatistics, labelling: Labelling, index: int) -> bool:
-    """Tell whether a class has several mask values whose components are not objects."""
+    """Tell whether masks of a class have values between its own and that of the background.
+
+    Components of a value are then not objects.
+    """
     if labelling.kind in ("classes", "instances"):
         return False
     values = statistics.values

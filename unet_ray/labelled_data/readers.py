@@ -1,4 +1,4 @@
-"""Readers of labelled images: from files, decoded each time, or decoded from Ray's object store."""
+"""Readers of labelled images: of files, decoded each time, or of decoded ones in Ray's store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FileReader:
     access: LabelAccess
     items: tuple[LabelledImage, ...]
     frame: MaskFrame = "shown"
-    """Frame of the masks of images that are turned."""
+    """Frame in which the masks of images with an EXIF orientation were drawn."""
 
     def with_channels(self, channels: ChannelSelection) -> FileReader:
         """Return the reader with some of the channels of each image."""
@@ -68,12 +68,12 @@ class StoreReader:
     Blocks are outputs of tasks, so Ray recomputes a block that is lost with its node.
     """
 
-    blocks: tuple[Any, ...]
+    blocks: tuple[ray.ObjectRef, ...]
     """References to Arrow tables with the columns of `decoded_schema`."""
     places: tuple[tuple[int, int], ...]
     """Place of each image, (block, row); (-1, -1) for an image that cannot be read."""
     frame: MaskFrame = "shown"
-    """Frame of the masks of images that are turned."""
+    """Frame in which the masks of images with an EXIF orientation were drawn."""
     channels: ChannelSelection | None = None
     """Channels that are taken of each image; None: all, in their order."""
 
@@ -90,18 +90,22 @@ class StoreReader:
 
     def read_row(self, table: pa.Table, row: int) -> LabelledPixels:
         """Return the image and the masks of a row of a block."""
-        masks = [_get_array(table, f"mask{i}", row) for i in range(_count_masks(table))]
+        num_masks = sum(
+            name.startswith("mask") and name.endswith("_shape") for name in table.column_names
+        )
+        masks = [_get_array(table, f"mask{index}", row) for index in range(num_masks)]
         orientation = table.column("orientation")[row].as_py()
         names = tuple(table.column("channels")[row].as_py())
-        samples, valid = _get_array(table, "image", row), find_array(table, "valid", row)
+        samples = _get_array(table, "image", row)
+        valid = find_array(table, "valid", row)
         image = take_channels(DecodedImage(samples, valid, names), None, self.channels)
         decoded = LabelledArrays(image.samples, masks, orientation, valid=image.valid)
         return decoded.align(self.frame)
 
 
 @lru_cache(maxsize=_HELD_BLOCKS)
-def get_block(reference: Any) -> pa.Table:
-    """Return a block of the object store; this process holds the last ones.
+def get_block(reference: ray.ObjectRef) -> pa.Table:
+    """Return a block of the object store; this process holds those that were used last.
 
     Looking a block up takes longer than cutting a crop out of it. All blocks of a set fit into the
     store of each node, so those that are held there do no harm.
@@ -109,24 +113,30 @@ def get_block(reference: Any) -> pa.Table:
     return ray.get(reference)
 
 
-def decoded_schema(masks: int) -> pa.Schema:
-    """Return the schema of decoded images with `masks` masks each.
+def decoded_schema(num_masks: int) -> pa.Schema:
+    """Return the schema of decoded images with `num_masks` masks each.
 
     Values are null for images that could not be read.
     """
-    names = ["image", "valid", *(f"mask{index}" for index in range(masks))]
+    names = ["image", "valid", *(f"mask{index}" for index in range(num_masks))]
     more = [("orientation", pa.int8()), ("channels", pa.list_(pa.string()))]
     return pa.schema([*more, *array_fields(names)])
 
 
 def array_fields(names: Sequence[str]) -> list[pa.Field]:
-    """Return the fields of columns of arrays: bytes, shape and type of each."""
-    kinds = {"": pa.large_binary(), "_shape": pa.list_(pa.int64()), "_dtype": pa.string()}
-    return [pa.field(f"{name}{suffix}", kind) for name in names for suffix, kind in kinds.items()]
+    """Return the columns that hold arrays of these names: bytes, shape and type of each."""
+    fields = []
+    for name in names:
+        fields += [
+            pa.field(name, pa.large_binary()),
+            pa.field(f"{name}_shape", pa.list_(pa.int64())),
+            pa.field(f"{name}_dtype", pa.string()),
+        ]
+    return fields
 
 
 def array_values(name: str, array: NDArray[Any] | None) -> dict[str, Any]:
-    """Return the values of the columns of one array; None: nulls."""
+    """Return the values of the columns of one array; nothing, which is nulls, for None."""
     if array is None:
         return {}
     return {
@@ -141,9 +151,9 @@ def find_array(table: pa.Table, name: str, row: int) -> NDArray[Any] | None:
     (flat,) = view_samples(table.column(name).slice(row, 1))
     if flat is None:
         return None
-    return flat.view(table.column(f"{name}_dtype")[row].as_py()).reshape(
-        table.column(f"{name}_shape")[row].as_py()
-    )
+    dtype = table.column(f"{name}_dtype")[row].as_py()
+    shape = table.column(f"{name}_shape")[row].as_py()
+    return flat.view(dtype).reshape(shape)
 
 
 def decoded_row(decoded: LabelledArrays) -> dict[str, Any]:
@@ -161,10 +171,6 @@ def _get_array(table: pa.Table, name: str, row: int) -> NDArray[Any]:
     return array
 
 
-def _count_masks(table: Any) -> int:
-    return sum(name.startswith("mask") and name.endswith("_shape") for name in table.column_names)
-
-
 def fits_in_store(reader: FileReader, more_per_px: float = 0.0) -> bool:
     """Estimate from a few images whether a decoded set fits into the object store of each node.
 
@@ -172,21 +178,20 @@ def fits_in_store(reader: FileReader, more_per_px: float = 0.0) -> bool:
         reader: Reader of the set.
         more_per_px: Size of what is stored for each pixel beside the image and its masks (bytes).
     """
-    count = len(reader.items)
-    sample = range(0, count, max(1, count // _SAMPLED_IMAGES))
+    num_images = len(reader.items)
+    sample = range(0, num_images, max(1, num_images // _SAMPLED_IMAGES))
     with ThreadPoolExecutor(2) as pool:
-        sizes = [
-            size
-            for size in pool.map(partial(_measure_decoded_bytes, reader, more_per_px), sample)
-            if size
-        ]
-    stores = [
-        node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]
-    ]
-    return bool(sizes) and float(np.mean(sizes)) * count <= _STORE_SHARE * min(stores)
+        measured = pool.map(partial(_measure_decoded_bytes, reader, more_per_px), sample)
+        sizes = [size for size in measured if size]
+    if not sizes:
+        return False
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    smallest = min(resources.get("object_store_memory", 0) for resources in nodes)
+    return float(np.mean(sizes)) * num_images <= _STORE_SHARE * smallest
 
 
 def _measure_decoded_bytes(reader: FileReader, more_per_px: float, index: int) -> float:
+    """Return the size of an image and its masks in the store; 0 if it cannot be read."""
     item = reader.items[index]
     try:
         decoded = item.decode(item.read_encoded(reader.access), reader.access)
@@ -197,18 +202,19 @@ def _measure_decoded_bytes(reader: FileReader, more_per_px: float, index: int) -
     return decoded.image.nbytes + masks_bytes + height * width * more_per_px
 
 
-def store_reader(decoded: Any, count: int) -> StoreReader:
-    """Return a reader of `count` decoded images.
+def store_reader(decoded: ray.data.Dataset, num_images: int) -> StoreReader:
+    """Return a reader of decoded images.
 
     Args:
         decoded: Materialised dataset with the column `id` and the columns of `decoded_schema`.
-        count: Number of images in the set, including those that cannot be read.
+        num_images: Number of images in the set, including those that cannot be read.
     """
-    blocks = [
-        entry.ref for bundle in decoded.iter_internal_ref_bundles() for entry in bundle.blocks
-    ]
-    places = [(-1, -1)] * count
-    for block, ids in enumerate(ray.get([_list_readable_ids.remote(ref) for ref in blocks])):
+    blocks = []
+    for bundle in decoded.iter_internal_ref_bundles():
+        blocks += [entry.ref for entry in bundle.blocks]
+    places = [(-1, -1)] * num_images
+    readable = ray.get([_list_readable_ids.remote(block) for block in blocks])
+    for block, ids in enumerate(readable):
         for row, index in ids:
             places[index] = block, row
     return StoreReader(tuple(blocks), tuple(places))
@@ -217,9 +223,6 @@ def store_reader(decoded: Any, count: int) -> StoreReader:
 @ray.remote(num_cpus=0.1)  # type: ignore[untyped-decorator]
 def _list_readable_ids(table: pa.Table) -> Sequence[tuple[int, int]]:
     """Return (row, id) for each image of a block that was decoded."""
-    ids, shapes = table.column("id").to_pylist(), table.column("image_shape").to_pylist()
-    return [
-        (row, index)
-        for row, (index, shape) in enumerate(zip(ids, shapes, strict=True))
-        if shape is not None
-    ]
+    ids = table.column("id").to_pylist()
+    shapes = table.column("image_shape").to_pylist()
+    return [(row, index) for row, index in enumerate(ids) if shapes[row] is not None]

@@ -1,8 +1,8 @@
-"""Notes on the range of samples that a labelled set uses of what their type can hold.
+"""Notes on the range of the samples of a labelled set, as a part of what their type can hold.
 
-A network learns the scale of its training images. Others of the same type may have another one: a
-camera of 12 bits beside one of 16, floats from 0 to 1 beside floats from 0 to 255. Nothing fails
-then, but less is found.
+A network learns the scale of its training images. Other images of the same type may have another
+scale: a camera of 12 bits beside one of 16, floats from 0 to 1 beside floats from 0 to 255. Nothing
+fails then, but the network finds less.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SampleRange:
 
 
 def note_sample_ranges(ranges: Sequence[SampleRange]) -> list[str]:
-    """Return a line about each thing in the ranges of a set's images that is worth a look.
+    """Return a line about each thing in the sample ranges of a set that the user should know.
 
     Args:
         ranges: Range of each image; images of a single value are left out.

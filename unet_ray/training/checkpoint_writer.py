@@ -32,7 +32,7 @@ class State:
 
 
 def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes | None) -> None:
-    """Write the files of a checkpoint, with their digests, which tell later that they are whole.
+    """Write the files of a checkpoint, with digests by which a later run checks them.
 
     Args:
         folder: Existing local folder to write to.
@@ -40,12 +40,10 @@ def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes 
         progress: Progress of the training.
         best: Weights of the best epoch as safetensors. None: there is no best epoch yet.
     """
-    state = learner.optimizer.state_dict()["state"]
-    flat = {
-        f"{i}.{name}": t.cpu().contiguous()
-        for i, values in state.items()
-        for name, t in values.items()
-    }
+    flat = {}
+    for index, values in learner.optimizer.state_dict()["state"].items():
+        for name, tensor in values.items():
+            flat[f"{index}.{name}"] = tensor.cpu().contiguous()
     files = {
         WEIGHTS: state_bytes(learner.unet),
         OPTIMIZER: save(flat),
@@ -53,7 +51,8 @@ def write_state(folder: Path, learner: Learner, progress: Progress, best: bytes 
     }
     if best is not None:
         files[BEST] = best
-    for name, data in {**files, DIGESTS: digests_of(files)}.items():
+    files[DIGESTS] = digests_of(files)
+    for name, data in files.items():
         (folder / name).write_bytes(data)
 
 
@@ -65,14 +64,14 @@ def read_state(folder: Path, network: UNetConfig) -> State:
         network: Architecture of the network that is trained.
 
     Raises:
-        InputError: Weights that do not fit the network, or are not all finite.
+        InputError: The weights do not fit the network, or are not all finite.
     """
     best = folder / BEST
     return State(
-        Progress.of_json((folder / PROGRESS).read_bytes()),
-        load_weights((folder / WEIGHTS).read_bytes(), network),
-        load_file(folder / OPTIMIZER),
-        best.read_bytes() if best.exists() else None,
+        progress=Progress.of_json((folder / PROGRESS).read_bytes()),
+        weights=load_weights((folder / WEIGHTS).read_bytes(), network),
+        optimizer=load_file(folder / OPTIMIZER),
+        best=best.read_bytes() if best.exists() else None,
     )
 
 
@@ -81,9 +80,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) ->
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         index, _, key = name.partition(".")
-        # The layout is that of the weights.
+        # The memory layout is that of the weights.
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
         state.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

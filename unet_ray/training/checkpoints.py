@@ -46,10 +46,9 @@ def digests_of(files: Mapping[str, bytes]) -> bytes:
     Args:
         files: Content of each file of a checkpoint by name.
     """
-    found = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in files.items()
-    }
+    found = {}
+    for name, data in files.items():
+        found[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     return json.dumps(found, indent=1).encode()
 
 
@@ -57,9 +56,10 @@ def settle_checkpoints(run_folder: Storage, run_name: str) -> list[str]:
     """Make Ray Train's list of checkpoints end with one that loads; remove unlisted checkpoints.
 
     If the list can be read, a checkpoint that it does not name was being stored when the training
-    was killed; no training can resume from it, and nothing else would ever remove it. If the list
-    is missing or damaged, or its newest checkpoint does not load, the list is rebuilt from all
-    checkpoints that load, and nothing is removed. Call this only while no training runs.
+    was killed. No training can resume from such a checkpoint, and nothing else would ever remove
+    it. If the list is missing or damaged, or its newest checkpoint does not load, the list is
+    rebuilt from all checkpoints that load, and nothing is removed. Call this only while no training
+    runs.
 
     Args:
         run_folder: Run folder of the training.
@@ -69,8 +69,7 @@ def settle_checkpoints(run_folder: Storage, run_name: str) -> list[str]:
         Lines that tell the user what was found and done; empty if all is well.
 
     Raises:
-        InputError: A folder that cannot be listed, a file that cannot be read, or no checkpoint
-            that loads.
+        InputError: A folder cannot be listed, a file cannot be read, or no checkpoint loads.
     """
     folders = _list_folders(run_folder, run_name)
     listed = listed_checkpoints(run_folder, run_name)
@@ -117,9 +116,13 @@ def _rebuild_list(
         except _DamagedError as error:
             faults[name] = str(error)
     loaded.sort(key=lambda one: (one.progress.crops_seen, one.progress.epochs, one.name))
-    yield from (f"  {name} does not load: {fault}" for name, fault in faults.items())
+    for name, fault in faults.items():
+        yield f"  {name} does not load: {fault}"
     if not loaded and run_folder.exists(f"{run_name}/{SNAPSHOT}"):
-        first = next((f"{name}: {fault}" for name, fault in faults.items()), "none is there")
+        first = "none is there"
+        if faults:
+            name = next(iter(faults))
+            first = f"{name}: {faults[name]}"
         raise InputError(
             f"{run_folder.uri}/{run_name}: none of the {len(folders)} checkpoints of this training "
             f"loads ({first}); bring one back, or give another --storage to start anew"
@@ -138,16 +141,18 @@ def _load(
     """Check the files of a checkpoint and return it.
 
     Raises:
-        _DamagedError: A checkpoint that does not load.
-        InputError: A file that cannot be read.
+        _DamagedError: The checkpoint does not load.
+        InputError: A file cannot be read.
     """
     folder = run_folder.join(f"{run_name}/{name}")
     try:
-        digests = _read_json(folder, DIGESTS) if DIGESTS in files else {}
+        digests = _read_digests(folder) if DIGESTS in files else {}
         for file, expected in digests.items():
             _check_digest(folder, file, files, expected)
         progress = _read_progress(folder, files)
-        tensors = (WEIGHTS, OPTIMIZER, *([BEST] if progress.best_epoch else []))
+        tensors = [WEIGHTS, OPTIMIZER]
+        if progress.best_epoch:
+            tensors.append(BEST)
         for file in tensors:
             if file not in files:
                 raise _DamagedError(f"{file} is not there")
@@ -167,17 +172,24 @@ def _read_progress(folder: Storage, files: dict[str, FileEntry]) -> Progress:
         raise _DamagedError(f"{PROGRESS} does not parse: {error}") from None
 
 
-def _read_json(folder: Storage, file: str) -> dict[str, Any]:
+def _read_digests(folder: Storage) -> dict[str, Any]:
     try:
-        return read_json(folder, file)
+        return read_json(folder, DIGESTS)
     except InputError as error:
-        raise _DamagedError(f"{file} does not parse: {error}") from None
+        raise _DamagedError(f"{DIGESTS} does not parse: {error}") from None
 
 
 def _check_digest(
     folder: Storage, file: str, files: dict[str, FileEntry], expected: dict[str, Any]
 ) -> None:
-    """Raise _DamagedError if a file differs from what was written."""
+    """Raise _DamagedError if a file differs from the one that was written.
+
+    Args:
+        folder: Folder of the checkpoint.
+        file: Name of the file.
+        files: Files of the checkpoint by name.
+        expected: Size and SHA-256 of the file in `files.json`.
+    """
     if file not in files:
         raise _DamagedError(f"{file} is not there")
     try:
@@ -187,10 +199,11 @@ def _check_digest(
     size = files[file].size
     if size != expected_size:
         raise _DamagedError(f"{file} has {size} of {expected_size} bytes")
-    found, stored = hashlib.sha256(), folder.join(file)
+    stored = folder.join(file)
+    sha256 = hashlib.sha256()
     for start in range(0, size, _PIECE_BYTES):
-        found.update(stored.read_range(start, min(_PIECE_BYTES, size - start)))
-    if found.hexdigest() != expected_sha256:
+        sha256.update(stored.read_range(start, min(_PIECE_BYTES, size - start)))
+    if sha256.hexdigest() != expected_sha256:
         raise _DamagedError(f"{file} is not what was written: its sha256 differs")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from operator import ge
-from typing import Literal
+from typing import Any, Literal
 
 from unet_ray.errors import InputError
 from unet_ray.flags import (
@@ -142,6 +143,35 @@ class TrainConfig(LabelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_ranges()
+        check_store_options(self, "output", (self.output, self.storage))
+        check_store_options(self, "model", (self.init_from,))
+        if (self.val_images is None) != (self.val_masks is None):
+            raise InputError("--val-images and --val-masks go together; give both or none")
+        if self.group_by is not None and (self.val_images or not self.val_fraction):
+            given = "--val-images" if self.val_images else "--val-fraction 0"
+            raise InputError(
+                f"--group-by {self.group_by} says how images are split, and with {given} nothing "
+                "is; leave one of them out"
+            )
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InputError(f"--preset {self.preset}: there are {', '.join(PRESETS)}")
+        describes_network = any(getattr(self, name) is not None for name in _NETWORK)
+        if self.init_from and (self.preset or describes_network):
+            raise InputError(
+                "--init-from brings its own network; "
+                "leave out --preset and the flags of the network"
+            )
+        parse_range(self.workers, "--workers")
+        parse_classes(self.classes)
+        parse_augmentations(self.augment)
+        check_metric(self.best_by)
+        self.parse_class_weights(len(parse_classes(self.classes)))
+        if not self.init_from:
+            self.check_crop(self.network(1, 1))
+
+    def _check_ranges(self) -> None:
+        """Raise InputError if a number is out of its range."""
         for name, most in _LARGEST.items():
             check_fields(self, [name], partial(ge, most), f"at most {most}")
         check_fields(self, _FROM_1, lambda value: value >= 1, "at least 1")
@@ -156,41 +186,15 @@ class TrainConfig(LabelConfig):
             self, ["val_fraction"], lambda value: 0 <= value < 1, "from 0 up to (not including) 1"
         )
         check_numbers(self)
-        check_store_options(self, "output", (self.output, self.storage))
-        check_store_options(self, "model", (self.init_from,))
-        if (self.val_images is None) != (self.val_masks is None):
-            raise InputError("--val-images and --val-masks go together; give both or none")
-        if self.group_by is not None and (self.val_images or not self.val_fraction):
-            given = "--val-images" if self.val_images else "--val-fraction 0"
-            raise InputError(
-                f"--group-by {self.group_by} says how images are split, and with {given} nothing "
-                "is; leave one of them out"
-            )
-        if self.preset is not None and self.preset not in PRESETS:
-            raise InputError(f"--preset {self.preset}: there are {', '.join(PRESETS)}")
-        if self.init_from and (
-            self.preset or any(getattr(self, name) is not None for name in _NETWORK)
-        ):
-            raise InputError(
-                "--init-from brings its own network; "
-                "leave out --preset and the flags of the network"
-            )
-        parse_range(self.workers, "--workers")
-        parse_classes(self.classes)
-        parse_augmentations(self.augment)
-        check_metric(self.best_by)
-        self.parse_class_weights(len(parse_classes(self.classes)))
-        if not self.init_from:
-            self.check_crop(self.network(1, 1))
 
-    def parse_class_weights(self, classes: int) -> tuple[float, ...] | None:
+    def parse_class_weights(self, num_classes: int) -> tuple[float, ...] | None:
         """Return --class-weights as numbers; None: not given.
 
         Args:
-            classes: Number of classes; 0: not known yet.
+            num_classes: Number of classes; 0: not known yet.
 
         Raises:
-            InputError: Anything but one number above 0 per class.
+            InputError: The flag does not give one number above 0 for each class.
         """
         if self.class_weights is None:
             return None
@@ -198,12 +202,10 @@ class TrainConfig(LabelConfig):
             weights = tuple(float(part) for part in self.class_weights.split(","))
         except ValueError:
             weights = ()
-        if (
-            not weights
-            or (classes and len(weights) != classes)
-            or not all(0 < w < float("inf") for w in weights)
-        ):
-            wanted = f"{classes} numbers" if classes else "numbers"
+        num_wanted = num_classes or len(weights)
+        is_complete = len(weights) == num_wanted > 0
+        if not is_complete or not all(0 < weight < math.inf for weight in weights):
+            wanted = f"{num_classes} numbers" if num_classes else "numbers"
             raise InputError(
                 f"--class-weights {self.class_weights}: give {wanted} above 0 with commas, "
                 "one per class"
@@ -222,21 +224,23 @@ class TrainConfig(LabelConfig):
         Args:
             num_classes: Number of classes; 0: not known yet.
         """
-        markers, weights = int(self.separate), 2 * int(self.border_weight > 0)
-        return max(1, num_classes) * (markers + weights)
+        marker_bytes = 1 if self.separate else 0
+        weight_bytes = 2 if self.border_weight > 0 else 0
+        return max(1, num_classes) * (marker_bytes + weight_bytes)
 
-    def network(self, in_channels: int, classes: int) -> UNetConfig:
+    def network(self, in_channels: int, num_classes: int) -> UNetConfig:
         """Return the network that preset and flags describe.
 
         Args:
-            in_channels: Channels of the images.
-            classes: Output filters.
+            in_channels: Number of channels of the images.
+            num_classes: Number of output filters.
         """
-        given = {n: getattr(self, n) for n in _NETWORK}
-        chosen = PRESETS.get(self.preset or "", {}) | {
-            n: v for n, v in given.items() if v is not None
-        }
-        return UNetConfig(in_channels=in_channels, num_classes=classes, **chosen)
+        chosen: dict[str, Any] = dict(PRESETS.get(self.preset or "", {}))
+        for name in _NETWORK:
+            value = getattr(self, name)
+            if value is not None:
+                chosen[name] = value
+        return UNetConfig(in_channels=in_channels, num_classes=num_classes, **chosen)
 
     def check_crop(self, network: UNetConfig) -> None:
         """Raise InputError if --crop does not fit a network."""

@@ -9,7 +9,8 @@ from unet_ray.training.progress import EpochRecord
 
 _LINE_CHARS = 159
 """Largest length of a line."""
-_GIB = 2**30
+GIB = 2**30
+"""Bytes of a GiB."""
 
 
 def epoch_line(record: EpochRecord, epochs: int, eta_s: float, is_best: bool) -> str:
@@ -24,14 +25,16 @@ def epoch_line(record: EpochRecord, epochs: int, eta_s: float, is_best: bool) ->
         eta_s: Expected time until the run ends (s).
         is_best: No earlier epoch was better.
     """
-    head = f"epoch {record.epoch:{len(str(epochs))}d}/{epochs}  loss {record.loss:7.4f}"
+    num_digits = len(str(epochs))
+    head = f"epoch {record.epoch:{num_digits}d}/{epochs}  loss {record.loss:7.4f}"
     tail = f"{record.crops_per_s:6.1f} crops/s  data wait {record.data_wait:4.0%}"
     if record.gpu_memory_bytes is not None:
-        tail += f"  GPU {record.gpu_memory_bytes / _GIB:5.1f} GiB"
+        tail += f"  GPU {record.gpu_memory_bytes / GIB:5.1f} GiB"
     tail += f"  ETA {duration_text(eta_s):>6}"
     max_chars = _LINE_CHARS - len(head) - len(tail) - len("    " + "  best")
     metrics = _metrics_text(record, max_chars)
-    return "  ".join((head, metrics, tail)) + ("  best" if is_best else "")
+    best = "  best" if is_best else ""
+    return f"{head}  {metrics}  {tail}{best}"
 
 
 def _metrics_text(record: EpochRecord, max_chars: int) -> str:
@@ -45,11 +48,10 @@ def _metrics_text(record: EpochRecord, max_chars: int) -> str:
     if len(record.dice) == 1:
         return overall
     for with_iou, width in ((True, 24), (True, 12), (True, 8), (True, 5), (False, 8), (False, 5)):
-        classes = (
-            f"{shorten(name, width)} {_metric(dice)}"
-            + ("/" + _metric(record.iou[name]) if with_iou else "")
-            for name, dice in record.dice.items()
-        )
+        classes = []
+        for name, dice in record.dice.items():
+            iou = f"/{_metric(record.iou[name])}" if with_iou else ""
+            classes.append(f"{shorten(name, width)} {_metric(dice)}{iou}")
         text = f"mean {overall}  ({', '.join(classes)})"
         if len(text) <= max_chars:
             return text
@@ -82,24 +84,25 @@ def summary_lines(history: Sequence[EpochRecord], best_epoch: int, metric: str) 
 
 
 def _cost_line(history: Sequence[EpochRecord]) -> str:
+    """Return a line on the time of a run, its speed, and its memory."""
     training_s = sum(record.training_s for record in history)
     validation_s = sum(record.validation_s for record in history)
-    crops_per_s, data_wait = (
-        sum(getattr(record, name) * record.training_s for record in history) / max(training_s, 1e-9)
-        for name in ("crops_per_s", "data_wait")
-    )
-    least, most = (
-        min(record.workers for record in history),
-        max(record.workers for record in history),
-    )
-    by = f"{least} to {most} workers" if least < most else f"{most} worker{'s' if most > 1 else ''}"
-    memory = max(record.gpu_memory_bytes or 0 for record in history)
+    num_crops = sum(record.crops_per_s * record.training_s for record in history)
+    waited_s = sum(record.data_wait * record.training_s for record in history)
+    crops_per_s = num_crops / max(training_s, 1e-9)
+    data_wait = waited_s / max(training_s, 1e-9)
+    least = min(record.workers for record in history)
+    most = max(record.workers for record in history)
+    workers = f"{most} worker{'s' if most > 1 else ''}"
+    if least < most:
+        workers = f"{least} to {most} workers"
+    memory_bytes = max(record.gpu_memory_bytes or 0 for record in history)
+    memory = f", GPU memory up to {memory_bytes / GIB:.1f} GiB" if memory_bytes else ""
     return (
         f"{len(history)} epoch{'s' if len(history) > 1 else ''} in "
         f"{duration_text(training_s + validation_s)} "
         f"(validation {duration_text(validation_s)}), {history[-1].crops_seen:,} crops, "
-        f"{crops_per_s:.1f} crops/s by {by}, data wait {data_wait:.0%}"
-        + (f", GPU memory up to {memory / _GIB:.1f} GiB" if memory else "")
+        f"{crops_per_s:.1f} crops/s by {workers}, data wait {data_wait:.0%}{memory}"
     )
 
 
@@ -114,13 +117,15 @@ def duration_text(duration_s: float) -> str:
     if not math.isfinite(duration_s):
         return "?"
     whole_s = round(max(0.0, duration_s))
-    for unit_s, unit, part_s, part in (
-        (86400, "d", 3600, "h"),
-        (3600, "h", 60, "m"),
-        (60, "m", 1, "s"),
-    ):
-        if whole_s >= unit_s:
-            return f"{whole_s // unit_s}{unit}{whole_s % unit_s // part_s:02d}{part}"
+    minutes, seconds = divmod(whole_s, 60)
+    hours, minutes_left = divmod(minutes, 60)
+    days, hours_left = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours_left:02d}h"
+    if hours:
+        return f"{hours}h{minutes_left:02d}m"
+    if minutes:
+        return f"{minutes}m{seconds:02d}s"
     return f"{whole_s}s"
 
 

@@ -57,12 +57,12 @@ class CropSampler:
     seed: int
     """Seed of the order of visits and of the crops."""
     has_no_data: bool = False
-    """True if some pixels of some images are not there; all crops are float32 then."""
+    """True if some pixels of some images are missing; all crops are float32 then."""
     planes: StoredPlanes | None = None
     """Planes of the images in the object store; None: they are computed at each visit."""
 
     def store_planes(self) -> CropSampler:
-        """Return the sampler with the planes of its images computed, if these lie in the store."""
+        """Return the sampler with stored planes if its images lie in the object store."""
         if not isinstance(self.reader, StoreReader):
             return self
         indices = np.unique(self.visits[:, 0]).tolist()
@@ -77,14 +77,12 @@ class CropSampler:
     @property
     def crop_bytes(self) -> int:
         """Size of one crop with its targets and weights (bytes)."""
-        planes = (
-            len(self.labelling.classes)
-            * self.config.filters_per_class
-            * (3 if self.config.border_weight else 1)
-        )
-        kind = "float32" if self.has_no_data else self.preprocessing.dtype
-        sample = np.dtype(kind).itemsize * self.preprocessing.channels
-        return (self.config.side + 2 * self.config.margin) ** 2 * (sample + planes)
+        bytes_per_filter = 3 if self.config.border_weight else 1
+        num_filters = len(self.labelling.classes) * self.config.filters_per_class
+        dtype = np.dtype("float32" if self.has_no_data else self.preprocessing.dtype)
+        image_bytes_per_px = dtype.itemsize * self.preprocessing.channels
+        side_px = self.config.side + 2 * self.config.margin
+        return side_px**2 * (image_bytes_per_px + num_filters * bytes_per_filter)
 
     def ordinal_after(self, crops_seen: int) -> int:
         """Return the ordinal of the visit where the stream continues after `crops_seen` crops."""
@@ -104,19 +102,27 @@ class CropSampler:
         """
         epoch, place = divmod(ordinal, len(self.visits))
         visit = int(_order(self.seed, epoch, len(self.visits))[place])
-        index, count = self.visits[visit].tolist()
+        index, num_crops = self.visits[visit].tolist()
         image, masks, valid = self.reader.read(index)
-        planes = (
-            self.planes.read(index)
-            if self.planes
-            else compute_planes(masks, self.labelling, self.config, valid)
+        if self.planes:
+            planes = self.planes.read(index)
+        else:
+            planes = compute_planes(masks, self.labelling, self.config, valid)
+        source = LabelledCrops(
+            image_hwc=image,
+            masks=masks,
+            labelling=self.labelling,
+            config=self.config,
+            planes=planes,
+            valid_hw=valid,
         )
-        source = LabelledCrops(image, masks, self.labelling, self.config, planes, valid)
         rng = np.random.default_rng([self.seed, epoch, visit])
-        for _ in range(count):
+        for _ in range(num_crops):
             crop = source.draw(rng)
-            image = self.preprocessing.check(crop["image"], crop.pop("valid", None))
-            yield crop | {"image": image.astype(np.float32) if self.has_no_data else image}
+            checked = self.preprocessing.check(crop["image"], crop.pop("valid", None))
+            if self.has_no_data:
+                checked = checked.astype(np.float32)
+            yield crop | {"image": checked}
 
 
 def plan_visits(
@@ -136,18 +142,21 @@ def plan_visits(
         Index of the image and number of crops, for each visit; (visits, 2).
     """
     most = 1 if one_by_one else _CROPS_PER_VISIT
-    parts = -(-counts // most)
-    visits = np.repeat(np.stack([indices, np.full_like(counts, most)], axis=1), parts, axis=0)
-    visits[np.cumsum(parts) - 1, 1] = counts - (parts - 1) * most  # the last visit has the rest
+    num_visits = -(-counts // most)  # rounded up
+    visits = np.stack([indices, np.full_like(counts, most)], axis=1)
+    visits = np.repeat(visits, num_visits, axis=0)
+    last_visits = np.cumsum(num_visits) - 1
+    visits[last_visits, 1] = counts - (num_visits - 1) * most
     return visits
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def _order(seed: int, epoch: int, num_visits: int) -> NDArray[np.int64]:
+    """Return the order of the visits of an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(num_visits)
 
 
-def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any:
+def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> ray.data.Dataset:
     """Return the dataset of crops that follow the first ones.
 
     Args:
@@ -158,19 +167,21 @@ def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> Any
     calm_ray_data()
     # Ray Train calls this in another process, whose settings are its own.
     ray.data.DataContext.get_current().enable_progress_bars = False
-    shared, first = ray.put(sampler), sampler.ordinal_after(crops_seen)
+    shared = ray.put(sampler)
+    first = sampler.ordinal_after(crops_seen)
     crops_per_visit = sampler.crops_per_epoch / len(sampler.visits)
-    visits = int(np.ceil(crops_needed / crops_per_visit)) + len(sampler.visits)
+    num_visits = int(np.ceil(crops_needed / crops_per_visit)) + len(sampler.visits)
     visits_per_task = max(1, int(_BLOCK_BYTES / (sampler.crop_bytes * crops_per_visit)))
 
-    def cut(batch: dict[str, Any]) -> dict[str, Any]:
+    def cut(batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
         mine: CropSampler = ray.get(shared)
-        crops = [crop for ordinal in batch["id"] for crop in mine.crops(first + int(ordinal))]
+        crops = list[dict[str, NDArray[Any]]]()
+        for ordinal in batch["id"].tolist():
+            crops += mine.crops(first + ordinal)
         return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
 
-    return ordinals(visits, visits // visits_per_task).map_batches(
-        cut, batch_size=None, num_cpus=TASK_CPUS
-    )
+    visits = ordinals(num_visits, num_visits // visits_per_task)
+    return visits.map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)
 
 
 @dataclass(frozen=True)
@@ -189,9 +200,9 @@ class StreamFromCheckpoint:
     total: int
     """Number of crops of the whole training."""
     least: int
-    """Number of crops that a training gets even if it has seen all of them."""
+    """Smallest number of crops in the dataset, even if the training has seen all of them."""
 
-    def __call__(self) -> Any:
+    def __call__(self) -> ray.data.Dataset:
         """Return the dataset of the crops that are left."""
         seen = crops_seen(self.run_folder, self.run_name)
         return crop_stream(self.sampler, seen, max(self.least, self.total - seen))

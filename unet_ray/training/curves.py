@@ -52,10 +52,18 @@ def draw_curves(history: Sequence[EpochRecord], best_epoch: int | None = None) -
             top = max(10, top)
         _finish_panel(axes, title, epochs, top)
     lines = _draw_classes(
-        grid[0, 1], "Dice on validation images", epochs, [r.dice for r in history], best_epoch
+        axes=grid[0, 1],
+        title="Dice on validation images",
+        epochs=epochs,
+        values=[record.dice for record in history],
+        best_epoch=best_epoch,
     )
     _draw_classes(
-        grid[0, 2], "IoU on validation images", epochs, [r.iou for r in history], best_epoch
+        axes=grid[0, 2],
+        title="IoU on validation images",
+        epochs=epochs,
+        values=[record.iou for record in history],
+        best_epoch=best_epoch,
     )
     if lines:
         names = [shorten(name, 18) for name in lines]
@@ -81,21 +89,20 @@ def _draw_classes(
     """Draw a metric of each class, and the mean if there are several classes.
 
     Returns:
-        The lines that belong into the legend, by name.
+        The lines that the legend names, by name.
     """
     names = list(dict.fromkeys(name for of_class in values for name in of_class))
     if not names:
         axes.text(0.5, 0.5, "no validation", ha="center", color="grey", transform=axes.transAxes)
     lines = {}
     if len(names) > 1:  # first, so that it hides no class
-        lines["mean of classes"] = _draw_line(
-            axes, epochs, [mean_value(of_class) for of_class in values], (0, 0, 0)
-        )
+        means = [mean_value(of_class) for of_class in values]
+        lines["mean of classes"] = _draw_line(axes, epochs, means, (0, 0, 0))
     for index, name in enumerate(names):
-        line = _draw_line(
-            axes, epochs, [of_class.get(name) for of_class in values], class_colour(index)
-        )
-        lines |= {name: line} if index < _NAMED_CLASSES else {}
+        of_name = [of_class.get(name) for of_class in values]
+        line = _draw_line(axes, epochs, of_name, class_colour(index))
+        if index < _NAMED_CLASSES:
+            lines[name] = line
     if names and best_epoch is not None:
         lines[f"best epoch: {best_epoch}"] = axes.axvline(best_epoch, color="grey", linestyle=":")
     _finish_panel(axes, title, epochs, 1.03)
@@ -107,7 +114,9 @@ def _draw_line(
 ) -> Line2D:
     numbers = [math.nan if value is None else value for value in values]
     style = "o-" if len(epochs) <= _MARKED_EPOCHS else "-"
-    return axes.plot(epochs, numbers, style, color=[part / 255 for part in rgb], markersize=4)[0]
+    colour = [part / 255 for part in rgb]
+    (line,) = axes.plot(epochs, numbers, style, color=colour, markersize=4)
+    return line
 
 
 def _finish_panel(axes: Axes, title: str, epochs: list[int], top: float) -> None:

@@ -1,4 +1,4 @@
-"""`train --dry-run`: what is understood of a labelled set, without a training."""
+"""`train --dry-run`: how a training would understand its labelled set, without training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.flags import keep_for, parse_classes, read_store_options
 from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.preview import (
     LABELS_PICTURE,
     ClassSummary,
@@ -40,21 +41,21 @@ class DryRunResult:
     validation: tuple[str, ...]
     """URIs of the images to validate on."""
     sides: dict[str, Any] | None
-    """Groups of each side of the split, as in `summary.json`; None: nothing is split."""
+    """Groups of each side of the split, as in `summary.json`; None if nothing is split."""
     picture: str
     """URI of the picture of the labels."""
 
 
 @quiet_ray()
 def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunResult:
-    """Read a labelled set as a training would, say what is understood, and draw its labels.
+    """Read a labelled set as a training would, describe it, and draw its labels.
 
     Args:
         config: Flags of training.
         ray_address: Ray cluster to run on; `local` starts one on this machine.
 
     Raises:
-        InputError: Whatever a training would refuse.
+        InputError: A training would raise it as well.
     """
     options = keep_for(config.output, read_store_options(config, "output"))
     output = Storage.of(config.output, options)
@@ -70,23 +71,25 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
     task = set_up_training(config, training, statistics, held, initial, None, split)
     labelling = task.decisions.labelling
     output.write(LABELS_PICTURE, draw_labels(statistics, labelling))
-    usable = len(statistics.usable)
+    num_usable = len(statistics.usable)
     return DryRunResult(
-        images=usable,
-        unusable=len(statistics.facts) - usable + len(statistics.orphans),
+        images=num_usable,
+        unusable=len(statistics.facts) - num_usable + len(statistics.orphans),
         labelling=labelling,
-        how=_say_how(config, training.labelling is not None, training.kind is not None),
+        how=_say_how(config, training),
         classes=tuple(summarise_classes(statistics, labelling)),
-        learnt=usable if held else usable - len(task.validation),
+        learnt=num_usable if held else num_usable - len(task.validation),
         validation=tuple(uri for _, uri in task.validation),
         sides=describe_sides(task.decisions) if split.grouping else None,
         picture=output.uri_of(LABELS_PICTURE),
     )
 
 
-def _say_how(config: TrainConfig, is_drawn: bool, is_given: bool) -> str:
-    if is_drawn:
+def _say_how(config: TrainConfig, training: LabelledSet) -> str:
+    if training.labelling is not None:
         return "drawn from label files"
     if config.mask_kind:
         return "given by --mask-kind"
-    return "inferred from the folders" if is_given else "inferred from the mask values"
+    if training.kind is not None:
+        return "inferred from the folders"
+    return "inferred from the mask values"

@@ -1,7 +1,8 @@
-"""The record of a training in its run folder (`train.json`): what it began with.
+"""The record of a training in its run folder (`train.json`): the flags and files it began with.
 
-A training resumes only with the flags and on the files that it began with. What it decided about
-them is kept, so that it does not depend on what can be read on the day of the resumption.
+A training resumes only with the flags and files that it began with. The record also keeps what the
+training decided about them, so that these decisions do not depend on which files can be read when
+it is resumed.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _MAY_CHANGE = (
 )
 """Settings that may differ when a training is resumed."""
 _PLACES = ("images", "masks", "val_images", "val_masks", "labelled_images")
-"""Settings that tell the labelled files apart where the record does not list them."""
+"""Settings that identify the labelled files if the record does not list them."""
 _WAYS_ON = (
     "give another --storage to train anew, there with --init-from MODEL to go on from a model"
 )
@@ -104,31 +105,29 @@ class TrainingRecord:
     files: dict[str, LabelledFile] | None = None
     """Files of the labelled set by name. None: a version before 2026-12 wrote the record."""
     decisions: DataDecisions | None = None
-    """Decisions about them; known if and only if `files` is."""
+    """Decisions about the labelled images; None if and only if `files` is None."""
     cpu_precision: Precision = "float32"
     """Arithmetic of workers on CPUs; float32 for a record of an earlier version."""
 
     def check_settings(self, settings: Mapping[str, Any], run_folder: Storage) -> None:
         """Raise InputError if a run has other settings.
 
-        The number of labelled images is one of them, because the split depends on it. Where the
-        files are listed, they are compared instead, and may lie elsewhere.
+        The number of labelled images is one of them, because the split depends on it. If the record
+        lists the files, these are compared instead, and may lie elsewhere.
 
         Args:
             settings: Settings of the run that would resume.
             run_folder: Run folder of this record, for the message.
         """
-        skipped = {*_MAY_CHANGE, *(_PLACES if self.files is not None else ())}
+        skipped = set(_MAY_CHANGE)
+        if self.files is not None:
+            skipped.update(_PLACES)
         # a flag that an earlier version did not have was at its default
         before = {field.name: field.default for field in fields(TrainConfig)} | dict(self.settings)
         for name, value in settings.items():
             if name not in skipped and before.get(name) != value:
-                old, new = (
-                    f"{found[name]} labelled images"
-                    if name == "labelled_images"
-                    else f"--{name.replace('_', '-')} {found.get(name)}"
-                    for found in (before, settings)
-                )
+                old = _show_setting(name, before.get(name))
+                new = _show_setting(name, value)
                 raise InputError(
                     f"--storage {run_folder.uri} holds a training with {old}, this one has {new}; "
                     f"use the same to resume, or {_WAYS_ON}"
@@ -144,10 +143,10 @@ class TrainingRecord:
             run_folder: Run folder of this record, for messages.
 
         Returns:
-            The files, with the SHA-256 of this record where a file cannot be read now.
+            The files; those that cannot be read now have the SHA-256 of this record.
 
         Raises:
-            InputError: The files are others; the message counts them and names the first.
+            InputError: The files differ; the message counts the differences and names the first.
         """
         if self.files is None:
             return files
@@ -157,11 +156,11 @@ class TrainingRecord:
             "missing": self.files.keys() - shared,
             "new": files.keys() - shared,
         }
-        found = [
-            f"{len(names)} {'is' if len(names) == 1 else 'are'} {what} (first: {min(names)})"
-            for what, names in differences.items()
-            if names
-        ]
+        found = []
+        for what, names in differences.items():
+            if names:
+                verb = "is" if len(names) == 1 else "are"
+                found.append(f"{len(names)} {verb} {what} (first: {min(names)})")
         if found:
             raise InputError(
                 f"--storage {run_folder.uri} holds a training on {len(self.files)} other labelled "
@@ -177,17 +176,28 @@ class TrainingRecord:
         found = dict(self.settings) | {"cpu_precision": self.cpu_precision}
         if self.files is not None and self.decisions is not None:
             found["files"] = {name: asdict(file) for name, file in self.files.items()}
-            found["decisions"] = {
-                "labelling": asdict(self.decisions.labelling),
-                "preprocessing": preprocessing_as_json(self.decisions.preprocessing),
-                "validation": self.decisions.validation,
-            }
-            if self.decisions.groups is not None:
-                found["decisions"]["groups"] = dict(self.decisions.groups)
-                found["decisions"]["grouped_by"] = self.decisions.grouped_by
-            if self.decisions.inputs:
-                found["decisions"]["channels"] = inputs_as_json(self.decisions.inputs)
+            found["decisions"] = _decisions_as_json(self.decisions)
         run_folder.write(RECORD, json.dumps(found, indent=2).encode())
+
+
+def _show_setting(name: str, value: object) -> str:
+    if name == "labelled_images":
+        return f"{value} labelled images"
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def _decisions_as_json(decisions: DataDecisions) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "labelling": asdict(decisions.labelling),
+        "preprocessing": preprocessing_as_json(decisions.preprocessing),
+        "validation": decisions.validation,
+    }
+    if decisions.groups is not None:
+        found["groups"] = dict(decisions.groups)
+        found["grouped_by"] = decisions.grouped_by
+    if decisions.inputs:
+        found["channels"] = inputs_as_json(decisions.inputs)
+    return found
 
 
 def read_record(run_folder: Storage) -> TrainingRecord:
@@ -223,29 +233,27 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
     if "files" not in found:
         return TrainingRecord(settings, cpu_precision=precision)
     files = {name: LabelledFile(**file) for name, file in found["files"].items()}
-    decisions = found["decisions"]
-    labelling = decisions["labelling"]
+    return TrainingRecord(settings, files, _parse_decisions(found["decisions"]), precision)
+
+
+def _parse_decisions(found: dict[str, Any]) -> DataDecisions:
+    labelling = found["labelling"]
     classes = tuple(ClassSpec(**spec) for spec in labelling["classes"])
-    preprocessing = parse_preprocessing(JsonObject.of(decisions["preprocessing"], "preprocessing"))
+    preprocessing = parse_preprocessing(JsonObject.of(found["preprocessing"], "preprocessing"))
     inputs = None
-    if "channels" in decisions:
-        channels = JsonObject.of(decisions["channels"], "channels")
+    if "channels" in found:
+        channels = JsonObject.of(found["channels"], "channels")
         inputs = parse_inputs(channels, preprocessing.channels)
-    groups, grouped_by = decisions.get("groups"), decisions.get("grouped_by", "image")
+    groups = found.get("groups")
     if groups is not None and not all(isinstance(group, str) for group in groups.values()):
         raise TypeError("groups are names")
-    return TrainingRecord(
-        settings,
-        files,
-        DataDecisions(
-            Labelling(**(labelling | {"classes": classes})),
-            preprocessing,
-            tuple(decisions["validation"]),
-            inputs,
-            groups,
-            str(grouped_by),
-        ),
-        precision,
+    return DataDecisions(
+        labelling=Labelling(**(labelling | {"classes": classes})),
+        preprocessing=preprocessing,
+        validation=tuple(found["validation"]),
+        inputs=inputs,
+        groups=groups,
+        grouped_by=str(found.get("grouped_by", "image")),
     )
 
 
@@ -257,16 +265,15 @@ def list_labelled_files(
     Args:
         labelled: Labelled set.
         statistics: Statistics of the set, which hold the SHA-256 of its files. None: not known yet.
-        prefix: Start of each name.
+        prefix: Beginning of each name.
     """
+    images, masks = labelled.access.images, labelled.access.masks
     files = {}
     for index, item in enumerate(labelled.items):
-        sources = [item.image, *item.masks]
         hashes = statistics.facts[index].sha256 if statistics else ()
-        for place, source in enumerate(sources):
+        sources = [(f"images/{images.name_of(item.image.uri)}", item.image)]
+        sources += [(f"masks/{masks.name_of(mask.uri)}", mask) for mask in item.masks]
+        for place, (name, source) in enumerate(sources):
             sha256 = hashes[place] if hashes else None
-            folder = labelled.access.masks if place else labelled.access.images
-            kind = "masks" if place else "images"
-            name = f"{prefix}{kind}/{folder.name_of(source.uri)}"
-            files[name] = LabelledFile(source.size, sha256)
+            files[f"{prefix}{name}"] = LabelledFile(source.size, sha256)
     return files

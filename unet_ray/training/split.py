@@ -28,7 +28,7 @@ class Split:
     validation: tuple[str, ...]
     """Names of the images to validate on, as in `LabelledSet.names`; all others are learnt from."""
     grouping: Grouping | None
-    """Groups of all images. None: nothing is split, or an earlier version split image by image."""
+    """Groups of all images; None if nothing is split, or an earlier version split by images."""
 
 
 def choose_split(
@@ -50,11 +50,10 @@ def choose_split(
     # windows of a large image have its name: a single image is learnt from without validation
     if config.val_images or not config.val_fraction or len(set(names)) < 2:
         return Split((), None)
-    grouping = (
-        Grouping("image", names)  # as versions before 2026-12 did, which kept no split
-        if before
-        else find_grouping(config.group_by, labelled, config.images)
-    )
+    if before:  # a version before 2026-12, which split by images and did not record the split
+        grouping = Grouping("image", names)
+    else:
+        grouping = find_grouping(config.group_by, labelled, config.images)
     kept = draw_validation(grouping, config.val_fraction, config.seed)
     if grouping.count < len(names):
         grouping = replace(grouping, notes=(*grouping.notes, _note_share(grouping, kept)))
@@ -63,14 +62,16 @@ def choose_split(
 
 def _note_share(grouping: Grouping, kept: Sequence[int]) -> str:
     """Return a line about the share that is kept, which large groups may take far from its goal."""
-    count = len(grouping.groups)
+    num_images = len(grouping.groups)
+    num_kept_groups = grouping.take(kept).count
     return (
-        f"{len(kept)} of {count} images ({len(kept) / count:.0%}), which are "
-        f"{grouping.take(kept).count} of {grouping.count} groups, are kept for validation"
+        f"{len(kept)} of {num_images} images ({len(kept) / num_images:.0%}), which are "
+        f"{num_kept_groups} of {grouping.count} groups, are kept for validation"
     )
 
 
 def _restore_split(decisions: DataDecisions, names: Sequence[str]) -> Split:
+    """Return the split that the record of a training keeps."""
     if decisions.groups is None:
         return Split(decisions.validation, None)
     groups = tuple(decisions.groups.get(name, name) for name in names)
@@ -80,8 +81,9 @@ def _restore_split(decisions: DataDecisions, names: Sequence[str]) -> Split:
 def draw_validation(grouping: Grouping, share: float, seed: int) -> list[int]:
     """Return the indices of the images to validate on.
 
-    Groups are drawn until the share is reached as nearly as possible. They are drawn from all
-    images, so that an image that cannot be read today does not change the split of the others.
+    Groups are drawn in random order, so that the share is met as nearly as possible. They are drawn
+    from all images, so that an image that cannot be read today does not change the split of the
+    others.
 
     Args:
         grouping: Groups of all images of the set.
@@ -89,27 +91,30 @@ def draw_validation(grouping: Grouping, share: float, seed: int) -> list[int]:
         seed: Seed of the draw.
 
     Raises:
-        InputError: All images are of one group, so that one side would have none.
+        InputError: All images are in one group, so that one side would have none.
     """
     sizes = Counter(grouping.groups)  # in the order of the set
-    count = len(grouping.groups)
-    if share == 0 or count < 2:
+    num_images = len(grouping.groups)
+    if share == 0 or num_images < 2:
         return []
     if len(sizes) < 2:
         raise InputError(
-            f"all {count} images are in one group ({grouping.groups[0]}), of which none can be "
-            "kept for validation; give --val-images and --val-masks, or --val-fraction 0 to train "
-            "without validation"
+            f"all {num_images} images are in one group ({grouping.groups[0]}), of which none can "
+            "be kept for validation; give --val-images and --val-masks, or --val-fraction 0 to "
+            "train without validation"
         )
-    names, wanted = list(sizes), max(round(count * share), 1)
-    drawn, total = set[str](), 0
+    names = list(sizes)
+    num_wanted = max(round(num_images * share), 1)
+    drawn, num_drawn = set[str](), 0
     for place in np.random.default_rng(seed).permutation(len(names)).tolist():
-        more = total + sizes[names[place]]
-        is_nearer = abs(more - wanted) < wanted - total
-        if is_nearer and (more < count or wanted == count):
+        num_then = num_drawn + sizes[names[place]]
+        is_nearer = abs(num_then - num_wanted) < num_wanted - num_drawn
+        leaves_some = num_then < num_images or num_wanted == num_images
+        if is_nearer and leaves_some:
             drawn.add(names[place])
-            total = more
-    drawn = drawn or {min(names, key=lambda name: sizes[name])}
+            num_drawn = num_then
+    if not drawn:
+        drawn.add(min(names, key=lambda name: sizes[name]))
     return [index for index, group in enumerate(grouping.groups) if group in drawn]
 
 
@@ -119,19 +124,25 @@ def describe_sides(decisions: DataDecisions) -> dict[str, Any]:
     Args:
         decisions: Decisions of a training that split its images by groups.
     """
-    groups, kept = decisions.groups or {}, frozenset(decisions.validation)
-    sides = {
-        "training": Counter(group for name, group in groups.items() if name not in kept),
-        "validation": Counter(group for name, group in groups.items() if name in kept),
+    kept = frozenset(decisions.validation)
+    learnt_sizes, kept_sizes = Counter[str](), Counter[str]()
+    for name, group in (decisions.groups or {}).items():
+        sizes = kept_sizes if name in kept else learnt_sizes
+        sizes[group] += 1
+    return {
+        "by": decisions.grouped_by,
+        "training": _describe_side(learnt_sizes),
+        "validation": _describe_side(kept_sizes),
     }
-    return {"by": decisions.grouped_by} | {
-        side: {
-            "images": sizes.total(),
-            "groups": len(sizes),
-            "images_of": dict(sorted(sizes.items())[:_MOST_LISTED]),
-            "groups_not_listed": max(0, len(sizes) - _MOST_LISTED),
-        }
-        for side, sizes in sides.items()
+
+
+def _describe_side(sizes: Counter[str]) -> dict[str, Any]:
+    """Return the figures of one side of a split, from the number of its images of each group."""
+    return {
+        "images": sizes.total(),
+        "groups": len(sizes),
+        "images_of": dict(sorted(sizes.items())[:_MOST_LISTED]),
+        "groups_not_listed": max(0, len(sizes) - _MOST_LISTED),
     }
 
 
@@ -145,13 +156,13 @@ def note_near_duplicates(
         held: Statistics of the images to validate on.
         remedy: What can be done about it.
     """
-    pairs = find_near_duplicates(
-        [facts.thumbnail for facts in held], [facts.thumbnail for facts in learnt]
-    )
+    held_thumbnails = [facts.thumbnail for facts in held]
+    learnt_thumbnails = [facts.thumbnail for facts in learnt]
+    pairs = find_near_duplicates(held_thumbnails, learnt_thumbnails)
     if not pairs:
         return []
-    one, other = held[pairs[0][0]].uri, learnt[pairs[0][1]].uri
+    one, other = pairs[0]
     return [
         f"{len(pairs)} of {len(held)} validation images look like images to learn from, such as "
-        f"{one} like {other}: figures on them are too good; {remedy}"
+        f"{held[one].uri} like {learnt[other].uri}: figures on them are too good; {remedy}"
     ]

@@ -31,7 +31,7 @@ class StoredPlanes:
     Blocks are outputs of tasks, so Ray computes a block again that is lost with its node.
     """
 
-    blocks: tuple[Any, ...]
+    blocks: tuple[ray.ObjectRef, ...]
     """References to Arrow tables with the arrays of `LabelPlanes`."""
     places: dict[int, tuple[int, int]]
     """Place of each image by its index in the reader, (block, row)."""
@@ -46,7 +46,7 @@ class StoredPlanes:
 def store_planes(
     reader: StoreReader, indices: Sequence[int], labelling: Labelling, config: CropConfig
 ) -> StoredPlanes:
-    """Compute the planes of some images, where each block of images lies.
+    """Compute the planes of some images, on the nodes where their blocks lie.
 
     Args:
         reader: Reader of the images.
@@ -54,29 +54,40 @@ def store_planes(
         labelling: Meaning of the masks.
         config: Settings of the crops.
     """
-    rows: dict[int, list[int]] = {}
+    rows_of: dict[int, list[int]] = {}  # block of images → rows of the images in it
+    number_of: dict[int, int] = {}  # block of images → number of its block of planes
     places = {}
     for index in indices:
         block, row = reader.places[index]
-        places[index] = block, len(rows.setdefault(block, []))
-        rows[block].append(row)
-    order = {block: number for number, block in enumerate(rows)}
-    shared = ray.put((reader, labelling, config))
-    blocks = [_compute_block.remote(reader.blocks[block], rows[block], shared) for block in rows]
+        rows = rows_of.setdefault(block, [])
+        number = number_of.setdefault(block, len(number_of))
+        places[index] = number, len(rows)
+        rows.append(row)
+    settings = ray.put(_Settings(reader, labelling, config))
+    blocks = [
+        _compute_block.remote(reader.blocks[block], rows, settings)
+        for block, rows in rows_of.items()
+    ]
     ray.wait(blocks, num_returns=len(blocks), fetch_local=False)
-    return StoredPlanes(
-        tuple(blocks), {index: (order[block], row) for index, (block, row) in places.items()}
-    )
+    return StoredPlanes(tuple(blocks), places)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of `store_planes` that all tasks share through the object store."""
+
+    reader: StoreReader
+    labelling: Labelling
+    config: CropConfig
 
 
 @ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
-def _compute_block(table: pa.Table, rows: Sequence[int], shared: Any) -> pa.Table:
+def _compute_block(table: pa.Table, rows: Sequence[int], settings: _Settings) -> pa.Table:
     """Return the planes of some rows of a block of images."""
-    reader, labelling, config = shared
     found = []
     for row in rows:
-        pixels = reader.read_row(table, row)
-        planes = compute_planes(pixels.masks, labelling, config, pixels.valid)
+        pixels = settings.reader.read_row(table, row)
+        planes = compute_planes(pixels.masks, settings.labelling, settings.config, pixels.valid)
         values: dict[str, Any] = {}
         for name in _NAMES:
             values |= array_values(name, getattr(planes, name))

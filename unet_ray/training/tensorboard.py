@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.temporary import temporary_prefix
-from unet_ray.training.console import _GIB
+from unet_ray.training.console import GIB
 from unet_ray.training.progress import EpochRecord
 
 
@@ -45,16 +45,14 @@ class EventLog:
 
         if not self._started:
             start = SessionLog(status=SessionLog.START)
-            self._writer.write_event(
-                Event(wall_time=time.time(), step=record.epoch, session_log=start)
-            )
+            event = Event(wall_time=time.time(), step=record.epoch, session_log=start)
+            self._writer.write_event(event)
             self._started = True
         values = [
             Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record).items()
         ]
-        self._writer.write_event(
-            Event(wall_time=time.time(), step=record.epoch, summary=Summary(value=values))
-        )
+        event = Event(wall_time=time.time(), step=record.epoch, summary=Summary(value=values))
+        self._writer.write_event(event)
         self._writer.flush()
         self._run_folder.write(f"tensorboard/{self._file.name}", self._file.read_bytes())
 
@@ -67,12 +65,14 @@ class EventLog:
 
 def _scalars(record: EpochRecord) -> dict[str, float]:
     """Return the values of an epoch by TensorBoard tag; undefined values are left out."""
-    tags = {
-        name: getattr(record, name)
-        for name in ("loss", "learning_rate", "crops_per_s", "data_wait")
+    values: dict[str, float | None] = {
+        "loss": record.loss,
+        "learning_rate": record.learning_rate,
+        "crops_per_s": record.crops_per_s,
+        "data_wait": record.data_wait,
     }
-    tags |= {f"dice/{name}": value for name, value in record.dice.items()}
-    tags |= {f"iou/{name}": value for name, value in record.iou.items()}
+    values |= {f"dice/{name}": value for name, value in record.dice.items()}
+    values |= {f"iou/{name}": value for name, value in record.iou.items()}
     if record.gpu_memory_bytes is not None:
-        tags["gpu_memory_gib"] = record.gpu_memory_bytes / _GIB
-    return {tag: value for tag, value in tags.items() if value is not None}
+        values["gpu_memory_gib"] = record.gpu_memory_bytes / GIB
+    return {tag: value for tag, value in values.items() if value is not None}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import ray
 import ray.train
@@ -49,7 +48,7 @@ def choose_cpu_precision(config: TrainConfig) -> Precision:
 
 def fit(
     config: TrainConfig, run_folder: Storage, task: TrainingSetup, cpu_precision: Precision
-) -> Any:
+) -> ray.train.Result:
     """Run the training on Ray Train.
 
     Args:
@@ -62,7 +61,7 @@ def fit(
         Ray Train's result, with the last checkpoint.
 
     Raises:
-        UnetRayError: A training that fails or that cannot continue.
+        UnetRayError: The training fails, or cannot continue.
     """
     scaling = _scaling(config, cpu_precision)
     run = ray.train.RunConfig(
@@ -97,27 +96,31 @@ def _log_lines(lines: Sequence[str]) -> None:
         _logger.info(line)
 
 
-def _train_with_restarts(make_trainer: Callable[[], TorchTrainer], run_folder: Storage) -> Any:
+def _train_with_restarts(
+    make_trainer: Callable[[], TorchTrainer], run_folder: Storage
+) -> ray.train.Result:
     """Train, and resume from the last checkpoint after a failure.
 
-    Training gives up when there was no progress since the failure before. What fails may be a
-    worker, or Ray Train's controller: a process beside the driver, which the kernel or Ray may kill
-    where memory runs out. The workers and the crops of a dead controller end with it, the resources
-    that it held do not.
+    Training gives up if it made no progress between failures. What fails may be a worker, or Ray
+    Train's controller: a process beside the driver, which the kernel or Ray may kill when memory
+    runs out. The workers and the stream of crops end with a dead controller, but the resources that
+    it held stay reserved.
     """
-    idle, seen = 0, crops_seen(run_folder, _RUN_NAME)
+    num_idle = 0
+    seen = crops_seen(run_folder, _RUN_NAME)
     while True:
         try:
             trainer = make_trainer()
             disable_cleaner_without_dashboard(trainer)
             return trainer.fit()
         except (ray.train.TrainingFailedError, RayActorError, OutOfMemoryError) as error:
-            if lost := CredentialsError.find(error):
-                raise lost from error
+            lost_credentials = CredentialsError.find(error)
+            if lost_credentials:
+                raise lost_credentials from error
             before, seen = seen, crops_seen(run_folder, _RUN_NAME)
-            idle = 0 if seen > before else idle + 1
+            num_idle = 0 if seen > before else num_idle + 1
             cause = one_line(_first_cause(error))
-            if idle > _IDLE_RESTARTS:
+            if num_idle > _IDLE_RESTARTS:
                 raise UnetRayError(
                     f"training failed: {cause}; rerun with --storage {run_folder.uri} to resume"
                 ) from error
@@ -133,7 +136,7 @@ def settle(run_folder: Storage) -> None:
     """Repair Ray Train's list of checkpoints before training starts, and log what was found.
 
     Raises:
-        InputError: A folder or file that cannot be read, or no checkpoint that loads.
+        InputError: A folder or file cannot be read, or no checkpoint loads.
     """
     _log_lines(settle_checkpoints(run_folder, _RUN_NAME))
 
@@ -148,17 +151,23 @@ def _first_cause(error: Exception) -> BaseException:
 
 
 def _stream(config: TrainConfig, run_folder: Storage, sampler: CropSampler) -> StreamFromCheckpoint:
-    crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
+    crops_per_step = _crops_per_step(config)
     # Two steps more than needed, because splits among workers and short batches lose crops.
     total = config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step
-    return StreamFromCheckpoint(sampler, run_folder, _RUN_NAME, total, crops_per_step)
+    return StreamFromCheckpoint(
+        sampler, run_folder, run_name=_RUN_NAME, total=total, least=crops_per_step
+    )
+
+
+def _crops_per_step(config: TrainConfig) -> int:
+    """Return the number of crops of a step of all workers."""
+    _, most_workers = parse_range(config.workers, "--workers")
+    return config.batch_size * most_workers
 
 
 def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
     """Return the number of crops of an epoch, at least enough for one step of all workers."""
-    return max(
-        sampler.crops_per_epoch, config.batch_size * parse_range(config.workers, "--workers")[1]
-    )
+    return max(sampler.crops_per_epoch, _crops_per_step(config))
 
 
 def _worker_settings(

@@ -55,21 +55,23 @@ class Validation:
             The result over all images, the same on each worker.
         """
         predictor = self._predictor(network)
-        classes = tuple(c.name for c in self.labelling.classes)
-        histograms = np.zeros((len(classes), 2, 256), np.int64)
-        image_dice = np.zeros(len(self.images))
-        for place in range(rank, len(self.images), world):
-            image, targets = self._read(self.images[place][0])
+        names = tuple(spec.name for spec in self.labelling.classes)
+        indices = tuple(index for index, _ in self.images)
+        histograms = np.zeros((len(names), 2, 256), np.int64)
+        image_dice = np.zeros(len(indices))
+        for place in range(rank, len(indices), world):
+            image, targets = self._read(indices[place])
             try:
                 (prob_u8,) = predictor.predict([image])
             except ImageError:
                 image_dice[place] = np.nan  # so that all workers learn of it
                 continue
-            counted = count_prob_u8(prob_u8[: len(classes)], targets)
+            counted = count_prob_u8(prob_u8[: len(names)], targets)
             histograms += counted
-            image_dice[place] = _mean(counts_at(counted, (0.5,) * len(classes)).dice, otherwise=1.0)
-        indices = tuple(index for index, _ in self.images)
-        return ValidationResult(classes, indices, add_up(histograms), add_up(image_dice))
+            dice = counts_at(counted, (0.5,) * len(names)).dice
+            is_empty = np.isnan(dice).all()  # no class is present or found
+            image_dice[place] = 1.0 if is_empty else np.nanmean(dice)
+        return ValidationResult(names, indices, add_up(histograms), add_up(image_dice))
 
     def compare(
         self, network: UNet, worst: Sequence[tuple[int, float]], thresholds: tuple[float, ...]
@@ -78,22 +80,31 @@ class Validation:
 
         Args:
             network: Network on its device.
-            worst: Index and Dice of each image; those that cannot be read any more are left out.
+            worst: Index and Dice of each image; images that are no longer in the set are left out.
             thresholds: Probability threshold of each class.
         """
-        predictor, uris, rows = self._predictor(network), dict(self.images), []
-        worst = [(index, dice) for index, dice in worst if index in uris]
-        names = tuple(c.name for c in self.labelling.classes)
+        predictor = self._predictor(network)
+        uris = dict(self.images)
+        names = tuple(spec.name for spec in self.labelling.classes)
+        rows = []
         for index, dice in worst:
+            if index not in uris:
+                continue
             image, targets = self._read(index)
             (prob_u8,) = predictor.predict([image])
             # The planes of the classes come first; those of the markers are left out.
-            masks = np.stack(
-                [binary_mask(plane, t) for plane, t in zip(prob_u8, thresholds, strict=False)]
+            masks = [
+                binary_mask(prob_u8[place], threshold) for place, threshold in enumerate(thresholds)
+            ]
+            row = Comparison(
+                name=uris[index].rpartition("/")[2],
+                dice=dice,
+                image_hwc=image,
+                targets_khw=targets,
+                masks_khw=np.stack(masks),
+                class_names=names,
             )
-            rows.append(
-                Comparison(uris[index].rpartition("/")[2], dice, image, targets, masks, names)
-            )
+            rows.append(row)
         return rows
 
     def _predictor(self, network: UNet) -> Predictor:
@@ -115,7 +126,7 @@ class ValidationResult:
     histograms: NDArray[np.int64]
     """Counts of pixels by probability, as `count_prob_u8` returns them; (classes, 2, 256)."""
     image_dice: NDArray[np.float64]
-    """Mean Dice over classes of each image, at threshold ½; NaN where the network's output is not
+    """Mean Dice over classes of each image, at threshold ½; NaN if the network's output is not
     finite; (images,)."""
 
     @property
@@ -135,8 +146,10 @@ class ValidationResult:
 
     def by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
         """Return a metric by class name; None: undefined; empty without images."""
+        if not self.indices:
+            return {}
         plain = [None if np.isnan(value) else round(float(value), 6) for value in values]
-        return dict(zip(self.classes, plain, strict=True)) if self.indices else {}
+        return dict(zip(self.classes, plain, strict=True))
 
     def score(self, metric: str) -> float | None:
         """Return the score that the best epoch is chosen by.
@@ -149,17 +162,14 @@ class ValidationResult:
             The score. Classes without a pixel in the validation images are left out, because a
             single false pixel would decide; None if no class is left.
         """
-        name, _, class_name = metric.partition(":")
-        values = self.counts.dice if name == "dice" else self.counts.iou
-        asked = [not class_name or name == class_name for name in self.classes]
-        known = values[np.array(asked) & (self.histograms[:, 1].sum(1) > 0)]
+        metric_name, _, class_name = metric.partition(":")
+        values = self.counts.dice if metric_name == "dice" else self.counts.iou
+        is_asked = np.array([class_name in ("", name) for name in self.classes])
+        is_present = self.histograms[:, 1].sum(1) > 0
+        known = values[is_asked & is_present]
         return float(known.mean()) if len(known) else None
 
     def worst(self, count: int) -> list[tuple[int, float]]:
         """Return index and Dice of the `count` images with the lowest Dice, ascending."""
         order = np.argsort(self.image_dice, kind="stable")[:count].tolist()
         return [(self.indices[place], float(self.image_dice[place])) for place in order]
-
-
-def _mean(values: NDArray[np.float64], otherwise: float) -> float:
-    return otherwise if np.isnan(values).all() else float(np.nanmean(values))

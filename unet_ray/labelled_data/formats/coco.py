@@ -20,23 +20,23 @@ from unet_ray.labelled_data.formats.parts.json_stream import Element, read_eleme
 from unet_ray.text import is_utf8
 
 _PLACES = ("path", "coco_url", "s3_url", "flickr_url", "url", "file_path")
-"""Keys of an image that may tell where it is, beside its name."""
+"""Keys of an image that may say where it is, beside its name."""
 _NAMES = ("file_name", "filename", "path", "coco_url", "image_uri")
-"""Keys that may name an image, in the order in which they are looked for; LVIS has only a URL."""
+"""Keys that may name an image, the first that is there counts; LVIS has only a URL."""
 _LISTS = ("images", "annotations", "categories")
 _NO_OUTLINE = "boxes without an outline: their pixels are not counted"
 
 _WHOLE = re.compile("0|[1-9][0-9]{0,17}")
-"""Whole numbers as text, written as numbers are."""
+"""Whole numbers as text, without leading zeros."""
 
 Id = int | str
 
 
 def _recognises(head: bytes) -> bool:
-    keys = (b'"images"', b'"annotations"', b'"categories"')
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" and (
-        sum(key in head for key in keys) > 1 or b'"image_id"' in head or b'"file_name"' in head
-    )
+    is_object = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+    num_lists = sum(f'"{key}"'.encode() in head for key in _LISTS)
+    has_keys = b'"image_id"' in head or b'"file_name"' in head
+    return is_object and (num_lists > 1 or has_keys)
 
 
 def _parse(file: BufferedReader, _: str, builder: AnnotationsBuilder) -> None:
@@ -67,36 +67,37 @@ class _Parser:
         """Id of a category → its first annotation."""
 
     def take(self, element: Element) -> None:
-        """Take an entry of one of the lists; others are passed over."""
+        """Take an entry of one of the lists; pass over other values."""
         if element.key not in _LISTS:
             return
         self._seen.add(element.key)
-        if element.key == "annotations" and _is_table(element.value) and element.index is None:
-            for number, value in element.value.items():
-                self._take_annotation(f"{element.where}[{shorten(number)}]", value)
-            return
+        where, value = element.where, element.value
         if element.index is None:
-            if element.value != []:
-                raise LabelError(f"{element.where} is {shorten(element.value)}; give a list")
+            if element.key == "annotations" and _is_table(value):
+                for number, entry in value.items():
+                    self._take_annotation(f"{where}[{shorten(number)}]", entry)
+            elif value != []:
+                raise LabelError(f"{where} is {shorten(value)}; give a list")
             return
-        if not isinstance(element.value, dict):
-            raise LabelError(f"{element.where} is {shorten(element.value)}; give an object")
-        takes = {
-            "images": self._take_image,
-            "annotations": self._take_annotation,
-            "categories": self._take_category,
-        }
-        takes[element.key](element.where, element.value)
+        if not isinstance(value, dict):
+            raise LabelError(f"{where} is {shorten(value)}; give an object")
+        if element.key == "images":
+            self._take_image(where, value)
+        elif element.key == "annotations":
+            self._take_annotation(where, value)
+        else:
+            self._take_category(where, value)
 
     def finish(self) -> None:
-        """Name the categories, and check that all that is needed was there."""
+        """Check that the lists are there, and that annotations refer to what is in them."""
         missing = [key for key in _LISTS if key not in self._seen]
         if missing:
             raise LabelError(f"no COCO instances JSON: it has no list of {missing[0]}")
         unknown = [number for number in self._uses if number not in self._categories]
         if unknown:
             count = sum(self._uses[number] for number in unknown)
-            there = ", ".join(f"{shorten(i)} ({name})" for i, (name, _) in self._categories.items())
+            names = {number: name for number, (name, _) in self._categories.items()}
+            there = ", ".join(f"{shorten(number)} ({name})" for number, name in names.items())
             raise LabelError(
                 f"{count} annotations have a category_id that is not among the categories, the "
                 f"first is {self._first_use[unknown[0]]} with {shorten(unknown[0])}; there are "
@@ -134,38 +135,32 @@ class _Parser:
             )
         self._images[number] = entry
         row = self._row_of_image(number)
-        same = self._known_as.setdefault((name, uri or "", *places), row)
-        if same != row:
-            self._merge(where, name, row, same, size)
+        first = self._known_as.setdefault((name, uri or "", *places), row)
+        if first == row:
+            self._sizes[row] = size
+            self._builder.describe_image(row, name, places=places, uri=uri, size=size)
             return
-        self._sizes[row] = size
-        self._builder.describe_image(row, name, places=places, uri=uri, size=size)
-
-    def _merge(
-        self, where: str, name: str, row: int, same: int, size: tuple[int, int] | None
-    ) -> None:
-        if self._sizes[same] != size:
+        if self._sizes[first] != size:
             raise LabelError(
-                f"{where}: {name} is listed twice, with {self._sizes[same]} and {size} px; give "
+                f"{where}: {name} is listed twice, with {self._sizes[first]} and {size} px; give "
                 "each image once"
             )
-        self._builder.merge_image(row, same)
-        self._builder.left_out[
-            "images that are listed twice: their objects are taken together"
-        ] += 1
+        self._builder.merge_image(row, first)
+        what = "images that are listed twice: their objects are taken together"
+        self._builder.left_out[what] += 1
 
     def _take_category(self, where: str, entry: dict[str, Any]) -> None:
         number, name = _read_id(where, entry, "id"), entry.get("name")
         if not _is_text(name):
             raise LabelError(f"{where} has the name {shorten(name)}; give text")
-        before = self._categories.setdefault(number, (name, where))
-        if before[0] != name:
+        known_name, known_where = self._categories.setdefault(number, (name, where))
+        if known_name != name:
             raise LabelError(
-                f"{before[1]} and {where} have the same id {shorten(number)}, but the names "
-                f"{before[0]} and {name}"
+                f"{known_where} and {where} have the same id {shorten(number)}, but the names "
+                f"{known_name} and {name}"
             )
-        own = number if isinstance(number, int) and 0 <= number <= MAX_CLASS_ID else None
-        self._builder.describe_category(self._row_of_category(number), name, own)
+        class_id = number if isinstance(number, int) and 0 <= number <= MAX_CLASS_ID else None
+        self._builder.describe_category(self._row_of_category(number), name, class_id)
 
     def _take_annotation(self, where: str, entry: dict[str, Any]) -> None:
         if "segments_info" in entry:
@@ -202,8 +197,8 @@ class _Parser:
             error=error,
         )
 
-    def _list_parts(self, segmentation: Any) -> Iterator[Polygon | Runs]:
-        """Yield the parts of a segmentation; raise ValueError for what is none."""
+    def _list_parts(self, segmentation: object) -> Iterator[Polygon | Runs]:
+        """Yield the parts of a segmentation; raise ValueError if it cannot be read."""
         if segmentation is None or segmentation == [] or segmentation == {}:
             return
         if isinstance(segmentation, dict):
@@ -217,11 +212,10 @@ class _Parser:
                 yield _read_runs(part)
                 continue
             corners = _flatten(part)
-            if len(corners) < 6:
-                if corners:
-                    self._builder.left_out["outlines of fewer than three points"] += 1
-                continue
-            yield Polygon(corners)
+            if len(corners) >= 6:
+                yield Polygon(corners)
+            elif corners:
+                self._builder.left_out["outlines of fewer than three points"] += 1
 
     def _row_of_image(self, number: Id) -> int:
         if number not in self._image_rows:
@@ -234,62 +228,64 @@ class _Parser:
         return self._category_rows[number]
 
 
-def _flatten(part: Any) -> list[float]:
-    """Return the corners of an outline, x and y in turn; points may be pairs.
+def _flatten(part: object) -> list[float]:
+    """Return the corners of an outline, x and y in turn; points may be pairs or objects.
 
     Raises:
-        ValueError: It is no such list.
+        ValueError: It is not such a list.
     """
     if not isinstance(part, list):
         raise ValueError(f"an outline of {shorten(part)}")
+    corners = part
     if part and _lists_points(part):
-        part = [number for point in part for number in _read_point(point)]
-    if len(part) % 2:
-        raise ValueError(f"an outline of {len(part)} numbers, which are not pairs")
-    return part
+        corners = []
+        for point in part:
+            corners += (point["x"], point["y"]) if isinstance(point, dict) else point
+    if len(corners) % 2:
+        raise ValueError(f"an outline of {len(corners)} numbers, which are not pairs")
+    return corners
 
 
 def _lists_points(outline: list[Any]) -> bool:
-    """Tell whether a list holds points, as pairs or as objects, in place of numbers in turn."""
-    return all(
-        (isinstance(point, list) and len(point) == 2 and not isinstance(point[0], list | dict))
-        or (isinstance(point, dict) and point.keys() >= {"x", "y"})
-        for point in outline
-    )
-
-
-def _read_point(point: list[Any] | dict[str, Any]) -> list[Any]:
-    return [point["x"], point["y"]] if isinstance(point, dict) else point
+    """Tell whether a list holds points, as pairs or as objects, rather than numbers in turn."""
+    for point in outline:
+        is_pair = isinstance(point, list) and len(point) == 2
+        is_pair = is_pair and not isinstance(point[0], list | dict)
+        is_object = isinstance(point, dict) and point.keys() >= {"x", "y"}
+        if not is_pair and not is_object:
+            return False
+    return True
 
 
 def _read_runs(segmentation: dict[str, Any]) -> Runs:
-    """Return run lengths; raise ValueError for what is none."""
+    """Return run lengths; raise ValueError if they cannot be read."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_side, size)):
-        size = None
-    if size is None or not isinstance(counts, str | list):
-        stated = shorten(segmentation.get("size"))
-        raise ValueError(f"run lengths of the size {stated} with {shorten(counts)}")
+    sides = size if isinstance(size, list) else []
+    are_sides = all(type(side) is int and 0 < side < 2**31 for side in sides)
+    if len(sides) != 2 or not are_sides or not isinstance(counts, str | list):
+        raise ValueError(f"run lengths of the size {shorten(size)} with {shorten(counts)}")
+    height, width = sides
     if isinstance(counts, str):
         if not counts.isascii():
             raise ValueError(f"run lengths with the counts {shorten(counts)}")
-        return Runs(counts.encode(), size[0], size[1])
+        return Runs(counts.encode(), height, width)
     for count in counts:
         if type(count) is not int or not 0 <= count < 2**31:
             raise ValueError(f"run lengths with the count {shorten(count)}")
-    return Runs(compress_counts(np.array(counts, np.int64)), size[0], size[1])
+    return Runs(compress_counts(np.array(counts, np.int64)), height, width)
 
 
-def _read_box(box: Any) -> Polygon | None:
-    """Return the outline of a box (x, y, width, height); None for what is none."""
+def _read_box(box: object) -> Polygon | None:
+    """Return the outline of a box (x, y, width, height); None if it is not a box."""
     if not isinstance(box, Sequence) or len(box) != 4:
         return None
     if not all(isinstance(number, int | float) for number in box):
         return None
-    x, y, width, height = box
+    left, top, width, height = box
     if not (width > 0 and height > 0):
         return None
-    return Polygon([x, y, x + width, y, x + width, y + height, x, y + height])
+    right, bottom = left + width, top + height
+    return Polygon([left, top, right, top, right, bottom, left, bottom])
 
 
 def _read_id(where: str, entry: dict[str, Any], key: str) -> Id:
@@ -297,15 +293,15 @@ def _read_id(where: str, entry: dict[str, Any], key: str) -> Id:
     value = entry.get(key)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and _WHOLE.fullmatch(value):  # some tools write "7" in one list, 7 in
-        return int(value)  # another
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value)  # some tools write "7" in one list, and 7 in another
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise LabelError(f"{where} has the {key} {shorten(value)}; give a whole number or text")
     return value
 
 
 def _read_size(where: str, entry: dict[str, Any]) -> tuple[int, int] | None:
-    """Return width and height of an image; None where one is not stated."""
+    """Return width and height of an image (px); None if one of them is not stated."""
     sides = []
     for key in ("width", "height"):
         value = entry.get(key)
@@ -319,16 +315,12 @@ def _read_size(where: str, entry: dict[str, Any]) -> tuple[int, int] | None:
     return (sides[0], sides[1]) if all(sides) else None
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
     """Tell whether a value has an object per key, as LIVECell has its annotations by their ids."""
     return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
 
 
-def _is_side(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**31
-
-
-def _is_text(value: Any) -> TypeGuard[str]:
+def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value) and is_utf8(value)
 
 

@@ -1,13 +1,12 @@
-"""CVAT for images 1.1, the XML of annotations that CVAT exports with or without the images."""
+"""CVAT for images 1.1: the XML file of annotations that CVAT exports, with or without images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from io import BufferedReader
 from reprlib import repr as shorten
-from typing import Any
 
 import numpy as np
 
@@ -38,9 +37,9 @@ _LEFT_OUT = {
 }
 """Shapes that have no pixels inside → their plural."""
 _TYPES_WITHOUT_PIXELS = {"cuboid", "points", "polyline", "rectangle", "skeleton", "tag"}
-"""Types of labels, as the file states them, that no outline can have."""
+"""Types of labels, as the file states them, that outlines cannot have."""
 _CROWD = ("is_crowd", "iscrowd")
-"""Attributes by which CVAT keeps COCO's crowds."""
+"""Attributes in which CVAT keeps COCO's crowds."""
 _EXPORT_AGAIN = 'export the task again, as "CVAT for images 1.1"'
 
 
@@ -87,7 +86,7 @@ class _Parser:
             )
 
     def finish(self) -> None:
-        """Check that there was something."""
+        """Check that there were images, and settle what depends on all of them."""
         if not self._num_images:
             raise LabelError(f"it lists no images; {_EXPORT_AGAIN}")
         self._shapes.finish("draw polygons, masks, or ellipses in CVAT")
@@ -143,9 +142,9 @@ class _Parser:
             if is_ignored:
                 self._builder.left_out[CROWDS] += 1
             shape = DrawnShape(
-                f"{node.tag} in line {node.line}",
-                node.attributes.get("label") or None,
-                parts,
+                name=f"{node.tag} in line {node.line}",
+                label=node.attributes.get("label") or None,
+                parts=parts,
                 is_box=node.tag == "box",
                 is_ignored=is_ignored,
                 error=error,
@@ -154,27 +153,27 @@ class _Parser:
         return sorted(shapes, key=lambda each: each[0])
 
     def _merge_groups(self, shapes: list[tuple[int, str, DrawnShape]]) -> list[DrawnShape]:
-        """Return shapes of which those of a group, with one label, are one object.
+        """Make the shapes of a group with one label a single object.
 
         Parts of a group that lie at different heights stay apart: another object may lie between.
         """
-        merged: dict[Any, list[DrawnShape]] = {}
-        heights: dict[Any, int] = {}
+        merged: dict[Hashable, list[DrawnShape]] = {}
+        heights: dict[Hashable, int] = {}
         for place, (height, group, shape) in enumerate(shapes):
             if group in ("", "0") or shape.is_box or shape.error:
                 merged[place] = [shape]
                 continue
             key = (group, shape.label, shape.is_ignored)
             if heights.setdefault(key, height) != height:
-                self._builder.left_out[
-                    "groups at several heights (z_order): each height is an object of its own"
-                ] += 1
+                what = "groups at several heights (z_order): each height is an object of its own"
+                self._builder.left_out[what] += 1
                 heights[key] = height
             merged.setdefault((height, *key), []).append(shape)
-        return [
-            replace(group[0], parts=[part for shape in group for part in shape.parts])
-            for group in merged.values()
-        ]
+        objects = []
+        for of_object in merged.values():
+            parts = [part for shape in of_object for part in shape.parts]
+            objects.append(replace(of_object[0], parts=parts))
+        return objects
 
 
 def _find_labels(node: Node) -> Iterator[Node]:
@@ -186,17 +185,18 @@ def _find_labels(node: Node) -> Iterator[Node]:
             yield from _find_labels(child)
 
 
-def _freeze(node: Node) -> tuple[Any, ...]:
-    """Return what an element says, apart from its place in the file."""
+def _freeze(node: Node) -> Hashable:
+    """Return the content of an element without its place in the file."""
     children = tuple(map(_freeze, node.children))
     return (node.tag, tuple(sorted(node.attributes.items())), node.text.strip(), children)
 
 
 def _is_crowd(node: Node) -> bool:
-    return any(
-        child.attributes.get("name") in _CROWD and child.text.strip().lower() in ("1", "true")
-        for child in node.children
-    )
+    for child in node.children:
+        is_true = child.text.strip().lower() in ("1", "true")
+        if is_true and child.attributes.get("name") in _CROWD:
+            return True
+    return False
 
 
 def _read_polygon(node: Node) -> list[Polygon | Runs]:
@@ -208,36 +208,45 @@ def _read_polygon(node: Node) -> list[Polygon | Runs]:
 
 
 def _read_mask(node: Node) -> list[Polygon | Runs]:
-    left, top, width, height = (
-        _read_whole(node, key) for key in ("left", "top", "width", "height")
-    )
+    left, top = _read_whole(node, "left"), _read_whole(node, "top")
+    width, height = _read_whole(node, "width"), _read_whole(node, "height")
     if not 0 < width * height <= MAX_PIXELS or min(width, height) < 0:
         raise ValueError(f"a mask of {width}×{height} px; it must have 1 to {MAX_PIXELS} px")
     text = node.attributes.get("rle", "")
     try:
-        counts = np.array(list(map(int, text.split(","))), np.int64)
+        counts = np.array([int(count) for count in text.split(",")], np.int64)
     except (ValueError, OverflowError):
         raise ValueError(f"run lengths of {shorten(text)}") from None
     check_runs(counts, height, width)
     # CVAT's runs go along the rows of the box, and begin outside of the object
-    inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
-    runs = encode_mask(inside, left, top)
+    is_inside = np.arange(len(counts)) % 2 == 1
+    mask_hw = np.repeat(is_inside, counts).reshape(height, width)
+    runs = encode_mask(mask_hw, left, top)
     return [runs] if runs else []
 
 
 def _read_ellipse(node: Node) -> list[Polygon | Runs]:
-    x, y, radius_x, radius_y = (_read_number(node, key) for key in ("cx", "cy", "rx", "ry"))
+    centre = _read_number(node, "cx"), _read_number(node, "cy")
+    radii = _read_number(node, "rx"), _read_number(node, "ry")
     turn = _read_number(node, "rotation", "0")
-    outline = outline_ellipse((x, y), (radius_x, radius_y), math.radians(turn))
+    outline = outline_ellipse(centre, radii, math.radians(turn))
     if outline is None:
-        raise ValueError(f"an ellipse with the radii {radius_x:g} and {radius_y:g}")
+        raise ValueError(f"an ellipse with the radii {radii[0]:g} and {radii[1]:g}")
     return [outline]
 
 
 def _read_box(node: Node) -> list[Polygon | Runs]:
-    left, top, right, bottom = (_read_number(node, key) for key in ("xtl", "ytl", "xbr", "ybr"))
-    turn = _read_number(node, "rotation", "0")
-    return [Polygon(trace_box(left, top, right - left, bottom - top, turn, is_about_centre=True))]
+    left, top = _read_number(node, "xtl"), _read_number(node, "ytl")
+    right, bottom = _read_number(node, "xbr"), _read_number(node, "ybr")
+    corners = trace_box(
+        left=left,
+        top=top,
+        width=right - left,
+        height=bottom - top,
+        degrees=_read_number(node, "rotation", "0"),
+        is_about_centre=True,
+    )
+    return [Polygon(corners)]
 
 
 _READERS = {
@@ -246,13 +255,13 @@ _READERS = {
     "ellipse": _read_ellipse,
     "box": _read_box,
 }
-"""Tag of a shape → what reads it; raises ValueError for what cannot be drawn."""
+"""Tag of a shape → its reader, which raises ValueError if the shape cannot be drawn."""
 
 
 def _read_size(image: Node) -> tuple[int, int] | None:
     if not {"width", "height"} & image.attributes.keys():
         return None
-    width, height = (_read_whole(image, key) for key in ("width", "height"))
+    width, height = _read_whole(image, "width"), _read_whole(image, "height")
     if min(width, height) < 0:
         raise ValueError(f"its labels are for an image of {width}×{height} px")
     return (width, height) if width and height else None

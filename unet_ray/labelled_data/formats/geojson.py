@@ -1,4 +1,4 @@
-"""GeoJSON (RFC 7946, and GeoJSON 2008 with its `crs`), as GIS tools, QuPath and our export do it.
+"""GeoJSON (RFC 7946, or 2008 with its `crs`), as GIS tools, QuPath and our own export write it.
 
 A file is a feature collection, a feature, a geometry, a list of features (QuPath 0.2), or one of
 these per line (GeoJSON text sequences, RFC 8142, with or without record separators).
@@ -25,7 +25,7 @@ from unet_ray.labelled_data.formats.parts.features import FeatureCollector, coun
 from unet_ray.labelled_data.formats.parts.json_stream import Element, read_elements
 
 WGS_84 = "EPSG:4326"
-"""Coordinate system of a GeoJSON that states none (RFC 7946)."""
+"""Coordinate system of a GeoJSON file that states none (RFC 7946)."""
 _SEQUENCES = (".geojsonl", ".geojsons", ".geojsonseq", ".ndjson", ".jsonl")
 _TYPE = re.compile(rb'"type"\s*:\s*"(Feature|FeatureCollection|(Multi)?Polygon)"')
 _SEPARATOR = b"\x1e"
@@ -77,7 +77,10 @@ def _is_sequence(file: BufferedReader, name: str) -> bool:
 
 
 def _read_records(file: BufferedReader) -> Iterator[tuple[str, Any]]:
-    """Yield place and value of each record; lines of one that begins with a separator go on."""
+    """Yield place and value of each record.
+
+    A record is a line; if records begin with separators, it is all lines up to the next separator.
+    """
     number, start, held = 0, 1, b""
     is_separated = file.peek().startswith(_SEPARATOR)
     while line := file.readline(_LONGEST_LINE):
@@ -105,14 +108,15 @@ def _read_record(line: int, data: bytes) -> Iterator[tuple[str, Any]]:
 
 
 class _Parser:
-    """Collects the features, and what the file says of all of them."""
+    """Collects the features, and what the file states for all of them."""
 
     def __init__(self, builder: AnnotationsBuilder, name: str) -> None:
         self._builder, self._features = builder, FeatureCollector(builder, name)
         self._root: dict[str, Any] = {}
-        """Members of the outermost object, but for its features."""
+        """Members of the outermost object, except its features."""
         self._qupath = Counter[tuple[str, bool]]()
-        """Number of QuPath's objects by whether they are annotations and have a class."""
+        """Number of QuPath's objects by kind (annotations or others), and whether they have a
+        class."""
         self._planes: set[tuple[str, str]] = set()
         self._has_features = False
 
@@ -130,7 +134,7 @@ class _Parser:
         elif element.key in _ROOT_KEYS:
             self._root[element.key] = element.value
 
-    def take_value(self, where: str, value: Any) -> None:
+    def take_value(self, where: str, value: object) -> None:
         """Take a feature, a collection of features, or a geometry."""
         self._has_features = True
         if not isinstance(value, dict):
@@ -139,7 +143,9 @@ class _Parser:
             features = value.get("features")
             if not isinstance(features, list):
                 raise LabelError(f"{where}: features are {shorten(features)}; give a list")
-            self._root.update({key: value[key] for key in ("crs", "image_uri") if key in value})
+            for key in ("crs", "image_uri"):
+                if key in value:
+                    self._root[key] = value[key]
             for place, feature in enumerate(features):
                 self._take_feature(f"{where}, features[{place}]", feature)
         elif value.get("type") == "Feature":
@@ -148,16 +154,17 @@ class _Parser:
             self._take_feature(where, {"type": "Feature", "geometry": value})
 
     def finish(self) -> None:
-        """Take a feature or geometry that is the whole file, and make objects of all."""
+        """Take a feature or geometry that is the whole file, and make objects of all features."""
         kind = self._root.get("type")
         if not self._has_features:
-            if kind == "Feature" or "coordinates" in self._root or "geometries" in self._root:
-                self.take_value("feature", self._root)
-            else:
+            has_geometry = "coordinates" in self._root or "geometries" in self._root
+            if kind != "Feature" and not has_geometry:
                 raise LabelError(f"no GeoJSON with features: its type is {shorten(kind)}")
+            self.take_value("feature", self._root)
         self._check_qupath()
         uri = self._root.get("image_uri")
-        uri = uri if is_text(uri) else None
+        if not is_text(uri):
+            uri = None
         is_ours_in_pixels = uri is not None and self._root.get("crs") is None
         self._features.finish(
             None if self._qupath or is_ours_in_pixels else self._find_crs(),
@@ -177,7 +184,8 @@ class _Parser:
             return f"EPSG:{given.get('code')}"
         return read_crs_name(given.get("name"))
 
-    def _take_feature(self, where: str, feature: Any) -> None:
+    def _take_feature(self, where: str, feature: object) -> None:
+        """Take a feature and, in QuPath's hierarchy, those below it."""
         rest = [(where, feature)]
         while rest:
             where, feature = rest.pop()
@@ -189,39 +197,47 @@ class _Parser:
                     f"{where} has the properties {shorten(properties)}; give an object"
                 )
             properties = properties or {}
-            children = properties.get("childObjects")  # QuPath with its hierarchy
+            children = properties.get("childObjects")
             if isinstance(children, list):
-                rest += [(f"{where}, childObjects[{i}]", each) for i, each in enumerate(children)]
+                for place, child in enumerate(children):
+                    rest.append((f"{where}, childObjects[{place}]", child))
             self._add(where, feature, properties)
 
     def _add(self, where: str, feature: dict[str, Any], properties: dict[str, Any]) -> None:
-        kind, layer = _find_qupath_kind(feature, properties), 0
-        flat = _flatten(properties)
+        kind = _find_qupath_kind(feature, properties)
         if kind in ("tmaCore", "root"):
             self._builder.left_out["QuPath's TMA cores and root objects"] += 1
             return
+        flat = _flatten(properties)
         polygons = list(self._list_polygons(where, feature.get("geometry")))
         if not polygons:
             return
+        layer = 0
         if kind:
-            layer = int(kind != "annotation")
-            self._qupath["others" if layer else "annotations", _QUPATH_CLASS in flat] += 1
             flat["objectType"] = kind
-            plane = feature["geometry"].get("plane")
-            plane = plane if isinstance(plane, dict) else {}
-            self._planes.add((str(plane.get("z", 0)), str(plane.get("t", 0))))
-            if isinstance(feature.get("nucleusGeometry"), dict):
-                self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
+            layer = 0 if kind == "annotation" else 1
+            self._count_qupath(feature, kind, has_class=_QUPATH_CLASS in flat)
         number = feature.get("id")
         is_id = isinstance(number, int | str) and number not in _QUPATH_KINDS
         label = f"feature {shorten(number)}" if is_id else where
         self._features.add(label, polygons, flat, layer=layer)
 
+    def _count_qupath(self, feature: dict[str, Any], kind: str, has_class: bool) -> None:
+        """Note what `_check_qupath` checks."""
+        group = "annotations" if kind == "annotation" else "others"
+        self._qupath[group, has_class] += 1
+        plane = feature["geometry"].get("plane")
+        if not isinstance(plane, dict):
+            plane = {}
+        self._planes.add((str(plane.get("z", 0)), str(plane.get("t", 0))))
+        if isinstance(feature.get("nucleusGeometry"), dict):
+            self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
+
     def _list_polygons(self, where: str, geometry: Any) -> Iterator[list[Sequence[float]]]:
-        """Yield the rings of each polygon of a geometry; count what is none.
+        """Yield the rings of each polygon of a geometry; count other shapes.
 
         Raises:
-            LabelError: It is no geometry.
+            LabelError: It is not a geometry.
         """
         rest = [geometry]
         while rest:
@@ -229,10 +245,10 @@ class _Parser:
             if geometry is None:
                 self._builder.left_out["features without a geometry"] += 1
                 continue
-            kind = geometry.get("type") if isinstance(geometry, dict) else None
-            inner = geometry.get("coordinates") if isinstance(geometry, dict) else None
-            if kind == "GeometryCollection" and isinstance(geometry.get("geometries"), list):
-                rest[:0] = geometry["geometries"]
+            members = geometry if isinstance(geometry, dict) else {}
+            kind, inner = members.get("type"), members.get("coordinates")
+            if kind == "GeometryCollection" and isinstance(members.get("geometries"), list):
+                rest[:0] = members["geometries"]
             elif kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
                 count_other(kind, self._builder)
             elif kind not in ("Polygon", "MultiPolygon") or not isinstance(inner, list):
@@ -246,19 +262,20 @@ class _Parser:
     def _check_qupath(self) -> None:
         """Refuse objects of QuPath that can be read in two ways."""
         if len(self._planes) > 1:
-            shown = ", ".join(f"z={z} t={t}" for z, t in sorted(self._planes)[:3])
+            planes = sorted(self._planes)[:3]
+            shown = ", ".join(f"z={z} t={t}" for z, t in planes)
             raise LabelError(f"objects on several planes ({shown}); export one plane per file")
         if self._planes - {("0", "0")}:
             self._builder.notes.append(
                 "all objects lie on one plane of a stack (z or t is not 0); the plane is not used"
             )
         kinds = {kind for kind, _ in self._qupath}
-        unclassified = sum(n for (_, has_class), n in self._qupath.items() if not has_class)
         if len(kinds) < 2:
             return
-        if unclassified and self._builder.label_property is None:
+        num_unclassified = sum(self._qupath[kind, False] for kind in kinds)
+        if num_unclassified and self._builder.label_property is None:
             raise LabelError(
-                f"annotations beside detections or cells, and {unclassified} of them have no "
+                f"annotations beside detections or cells, and {num_unclassified} of them have no "
                 "class: areas in which all was labelled, or objects? Export the detections or the "
                 "annotations alone, or give --label-property objectType, so that the kinds are "
                 "classes, and with it --area-class annotation if the annotations are such areas"
@@ -266,13 +283,15 @@ class _Parser:
         self._builder.notes.append("annotations are drawn first, detections and cells over them")
 
 
-def read_crs_name(name: Any) -> str:
+def read_crs_name(name: object) -> str:
     """Return the coordinate system that a name means, such as `urn:ogc:def:crs:EPSG::32633`.
 
     Returns:
-        AUTHORITY:CODE, or UNSTATED where the name is no such thing.
+        AUTHORITY:CODE, or UNSTATED if it is not such a name.
     """
-    found = _CODE.fullmatch(name.strip()) if isinstance(name, str) and len(name) < 200 else None
+    if not isinstance(name, str) or len(name) >= 200:
+        return UNSTATED
+    found = _CODE.fullmatch(name.strip())
     if found is None:
         return UNSTATED
     authority, code = found[1].upper(), found[2]
@@ -281,13 +300,13 @@ def read_crs_name(name: Any) -> str:
 
 def _find_qupath_kind(feature: dict[str, Any], properties: dict[str, Any]) -> str | None:
     """Return the kind of an object of QuPath; None for other features."""
+    known = {kind.lower(): kind for kind in _QUPATH_KINDS.values()}
     for key in ("objectType", "object_type"):
-        kind = properties.get(key)
-        if isinstance(kind, str):
-            lower = kind.lower().replace("_", "")
-            known = {each.lower(): each for each in _QUPATH_KINDS.values()}
-            if lower in known:
-                return known[lower]
+        stated = properties.get(key)
+        if isinstance(stated, str):
+            kind = known.get(stated.lower().replace("_", ""))
+            if kind:
+                return kind
     old = feature.get("id")
     if isinstance(old, str) and old in _QUPATH_KINDS:
         return _QUPATH_KINDS[old]
@@ -297,9 +316,9 @@ def _find_qupath_kind(feature: dict[str, Any], properties: dict[str, Any]) -> st
 
 
 def _flatten(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return properties with the name of a classification, as QuPath writes it, among them.
+    """Return the properties that are not nested, with the name of QuPath's classification.
 
-    A program that knows no objects in objects writes it as the text of a JSON.
+    Programs that cannot write nested objects write a classification as the text of its JSON.
     """
     flat = {key: value for key, value in properties.items() if not isinstance(value, dict | list)}
     classification = properties.get("classification")
@@ -318,21 +337,26 @@ def _flatten(properties: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _flatten_rings(where: str, rings: Any) -> list[Sequence[float]]:
+def _flatten_rings(where: str, rings: object) -> list[Sequence[float]]:
     """Return rings whose points are pairs, or triples with a height, as x and y in turn."""
     if not isinstance(rings, list):
         raise LabelError(f"{where} has a polygon of {shorten(rings)}; give its rings")
     flat: list[Sequence[float]] = []
     for ring in rings:
-        is_ring = isinstance(ring, list) and all(
-            isinstance(point, list) and len(point) >= 2 for point in ring
-        )
-        if not is_ring:
+        if not isinstance(ring, list) or not all(map(_is_point, ring)):
             raise LabelError(f"{where} has a ring of {shorten(ring)}; give its points")
         flat.append([number for point in ring for number in point[:2]])
     return flat
 
 
+def _is_point(value: object) -> bool:
+    return isinstance(value, list) and len(value) >= 2
+
+
 FORMAT = LabelFormat(
-    "GeoJSON", (".geojson", ".json", *_SEQUENCES), _recognises, _parse, is_per_image=True
+    name="GeoJSON",
+    suffixes=(".geojson", ".json", *_SEQUENCES),
+    recognises=_recognises,
+    parse=_parse,
+    is_per_image=True,
 )

@@ -1,7 +1,8 @@
 """GeoPackage (OGC 12-128): an SQLite database whose geometries are WKB behind a short header.
 
-It is read by Python's SQLite from memory, and by shapely. GDAL would read it too, but is a large
-package to ask for, opens files of its own whenever it needs them, and is more code to trust.
+Python's SQLite reads it from memory, and shapely reads its geometries. GDAL would read it too, but
+is a large package to require, opens files of its own whenever it needs them, and is more code to
+trust.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ _STEPS, _MOST_STEPS = 10**6, 20_000
 
 @dataclass(frozen=True)
 class _Layer:
+    """A layer of features."""
+
     table: str
     geometry: str
+    """Column of the geometries."""
     crs: str
+    """Coordinate system: AUTHORITY:CODE, or UNSTATED."""
 
 
 def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
@@ -55,14 +60,20 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
             _open(database, data)
             layers = _list_layers(database)
             for layer in layers:
-                _read_layer(database, layer, features, builder, len(layers) > 1)
+                _read_layer(
+                    database,
+                    layer,
+                    features=features,
+                    builder=builder,
+                    is_one_of_several=len(layers) > 1,
+                )
     except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
         raise LabelError(f"no GeoPackage, or a damaged one: {error}") from None
-    features.finish(None if not layers else layers[0].crs)
+    features.finish(layers[0].crs)
 
 
 def _open(database: sqlite3.Connection, data: bytearray) -> None:
-    """Open a database that is not trusted: nothing in it may write, or run for long."""
+    """Open a database that is not trusted, so that nothing in it can write or run for long."""
     database.deserialize(data)
     database.text_factory = lambda text: text.decode("utf-8", "replace")
     for setting in ("trusted_schema=OFF", "query_only=ON", "temp_store=MEMORY"):
@@ -75,7 +86,7 @@ def _list_layers(database: sqlite3.Connection) -> list[_Layer]:
     """Return the layers of features.
 
     Raises:
-        LabelError: There are none.
+        LabelError: There is no layer of features.
     """
     tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
     if not {"gpkg_contents", "gpkg_geometry_columns"} <= tables:
@@ -95,7 +106,7 @@ def _list_layers(database: sqlite3.Connection) -> list[_Layer]:
     return layers
 
 
-def _find_crs(database: sqlite3.Connection, srs: Any) -> str:
+def _find_crs(database: sqlite3.Connection, srs: int | None) -> str:
     """Return the coordinate system of a layer: AUTHORITY:CODE, or UNSTATED."""
     row = database.execute(
         "SELECT organization, organization_coordsys_id, definition FROM gpkg_spatial_ref_sys "
@@ -121,52 +132,58 @@ def _read_layer(
     builder: AnnotationsBuilder,
     is_one_of_several: bool,
 ) -> None:
-    """Collect the features of a layer; where there are several, its name is a property."""
+    """Collect the features of a layer; if there are several layers, its name is a property."""
     cursor = database.execute(f"SELECT * FROM {_quote(layer.table)}")  # noqa: S608 (quoted)
     names = [column[0] for column in cursor.description]
-    keys = _list_keys(database, layer.table)
-    places = [i for i, name in enumerate(names) if name.lower() == layer.geometry.lower()]
-    if not places:
+    folded = [name.lower() for name in names]
+    if layer.geometry.lower() not in folded:
         raise LabelError(f"layer {layer.table}: no column {layer.geometry}")
-    for number, row, geometry in _read_rows(cursor, places[0]):
-        properties = {
-            name: value
-            for place, (name, value) in enumerate(zip(names, row, strict=True))
-            if place != places[0] and name not in keys
-        }
+    place = folded.index(layer.geometry.lower())
+    keys = _list_keys(database, layer.table)
+    for number, row, geometry in _read_rows(cursor, place):
+        properties, key = {}, []
+        for column, (name, value) in enumerate(zip(names, row, strict=True)):
+            if name in keys:
+                key.append(value)
+            elif column != place:
+                properties[name] = value
         if is_one_of_several:
             properties["layer"] = layer.table
-        key = [value for name, value in zip(names, row, strict=True) if name in keys]
         label = f"feature {key[0] if len(key) == 1 else number} of {layer.table}"
         polygons = list_polygons(geometry, builder)
         if polygons:
             features.add(label, polygons, properties, crs=layer.crs)
 
 
-def _read_rows(cursor: sqlite3.Cursor, place: int) -> Iterator[tuple[int, tuple[Any, ...], Any]]:
-    """Yield number, values and geometry of each row; None for one that cannot be read."""
+def _read_rows(
+    cursor: sqlite3.Cursor, place: int
+) -> Iterator[tuple[int, tuple[Any, ...], shapely.Geometry | None]]:
+    """Yield number, values and geometry of each row; None for a geometry that cannot be read."""
     number = 0
     while rows := cursor.fetchmany(_BATCH):
         encoded = [_find_wkb(row[place]) for row in rows]
-        for row, geometry in zip(rows, shapely.from_wkb(encoded, "ignore"), strict=True):
+        geometries = shapely.from_wkb(encoded, "ignore")
+        for row, geometry in zip(rows, geometries, strict=True):
             number += 1
             yield number, row, geometry
 
 
 def _list_keys(database: sqlite3.Connection, table: str) -> set[str]:
-    """Return the columns that number the rows of a table."""
+    """Return the columns of the primary key of a table."""
     rows = database.execute(f"PRAGMA table_info({_quote(table)})")
     return {row[1] for row in rows if row[5]}
 
 
-def _find_wkb(blob: Any) -> bytes | None:
-    """Return the WKB behind the header of a geometry; an empty one for NULL."""
+def _find_wkb(blob: object) -> bytes | None:
+    """Return the WKB behind the header of a geometry: an empty one for NULL, None if unreadable."""
     if blob is None:
         return shapely.to_wkb(shapely.Polygon())
     if not isinstance(blob, bytes) or len(blob) < 8 or blob[:2] != b"GP":
         return None
     kind = blob[3] >> 1 & 7
-    return blob[8 + _ENVELOPE_BYTES[kind] :] if kind < len(_ENVELOPE_BYTES) else None
+    if kind >= len(_ENVELOPE_BYTES):
+        return None
+    return blob[8 + _ENVELOPE_BYTES[kind] :]
 
 
 def _quote(name: str) -> str:
@@ -182,10 +199,10 @@ def _prepare() -> None:
 
 
 FORMAT = LabelFormat(
-    "GeoPackage",
-    (".gpkg",),
-    lambda head: head.startswith(_MAGIC),
-    _parse,
-    _prepare,
+    name="GeoPackage",
+    suffixes=(".gpkg",),
+    recognises=lambda head: head.startswith(_MAGIC),
+    parse=_parse,
+    prepare=_prepare,
     is_per_image=True,
 )

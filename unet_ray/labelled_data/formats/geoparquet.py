@@ -1,4 +1,4 @@
-"""GeoParquet (1.0 and 1.1), as GeoPandas, GDAL and our export write it."""
+"""GeoParquet (1.0 and 1.1), as GeoPandas, GDAL and our own export write it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unet_ray.labelled_data.formats.parts.features import (
 _MAGIC = b"PAR1"
 _BATCH = 1024
 _NATIVE = ("polygon", "multipolygon")
-"""Encodings as lists of points rather than WKB."""
+"""Encodings of geometries as lists of points rather than WKB."""
 
 
 def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
@@ -50,10 +50,10 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
 
 
 def _find_geometry(table: pq.ParquetFile) -> tuple[str, dict[str, Any]]:
-    """Return the column of the geometries, and what the file says of it.
+    """Return the column of the geometries, and its description in the metadata of the file.
 
     Raises:
-        LabelError: The file is no GeoParquet.
+        LabelError: The file is not a GeoParquet file.
     """
     text = (table.metadata.metadata or {}).get(b"geo")
     if text is None:
@@ -86,14 +86,13 @@ def _find_crs(described: dict[str, Any]) -> str:
 
 def _list_properties(schema: pa.Schema, geometry: str) -> list[str]:
     """Return the columns whose values may be properties: texts and numbers."""
-    return [
-        each.name
-        for each in schema
-        if each.name != geometry
-        and schema.names.count(each.name) == 1
-        and not pa.types.is_nested(each.type)
-        and not _is_binary(each.type)
-    ]
+    names = []
+    for column in schema:
+        is_plain = not pa.types.is_nested(column.type) and not _is_binary(column.type)
+        is_unique = schema.names.count(column.name) == 1
+        if column.name != geometry and is_unique and is_plain:
+            names.append(column.name)
+    return names
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -122,7 +121,7 @@ def _list_outlines(
 
 
 def _list_native(
-    row: Any, encoding: str, builder: AnnotationsBuilder
+    row: list[Any] | None, encoding: str, builder: AnnotationsBuilder
 ) -> list[list[Sequence[float]]]:
     """Return the rings of each polygon of a row of nested lists of points."""
     if encoding not in _NATIVE:
@@ -131,13 +130,15 @@ def _list_native(
     if not row:
         builder.left_out["features without a geometry"] += 1
         return []
+    polygons = [row] if encoding == "polygon" else row
     try:
-        return [
-            [[point[axis] for point in ring for axis in ("x", "y")] for ring in rings]
-            for rings in ([row] if encoding == "polygon" else row)
-        ]
+        return [[_flatten_ring(ring) for ring in rings] for rings in polygons]
     except (TypeError, KeyError, IndexError):
         raise LabelError(f"a geometry that is no {encoding}: {shorten(row)}") from None
+
+
+def _flatten_ring(ring: list[dict[str, float]]) -> list[float]:
+    return [point[axis] for point in ring for axis in ("x", "y")]
 
 
 def _prepare() -> None:
@@ -151,10 +152,10 @@ def _prepare() -> None:
 
 
 FORMAT = LabelFormat(
-    "GeoParquet",
-    (".parquet", ".geoparquet"),
-    lambda head: head.startswith(_MAGIC),
-    _parse,
-    _prepare,
+    name="GeoParquet",
+    suffixes=(".parquet", ".geoparquet"),
+    recognises=lambda head: head.startswith(_MAGIC),
+    parse=_parse,
+    prepare=_prepare,
     is_per_image=True,
 )

@@ -23,9 +23,9 @@ from unet_ray.labelled_data.formats.parts.shapes import (
 )
 
 _BACKGROUND = "__background__"
-"""Category that ISAT keeps for no class."""
+"""Category by which ISAT means that there is no class."""
 _FIRST_LAYER = 1
-"""Layer of objects that state none."""
+"""Layer of objects that do not state one."""
 
 
 def _recognises(head: bytes) -> bool:
@@ -44,9 +44,13 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
         places=_list_places(info, stem),
         size=read_size(info.get("width"), info.get("height")),
     )
-    found = [_read_object(where, entry, builder) for where, entry in objects]
-    layered = sorted((each for each in found if each), key=lambda each: each[0])
-    add_shapes(builder, image, [shape for _, shape in layered])
+    found = []
+    for where, entry in objects:
+        layered = _read_object(where, entry, builder)
+        if layered:
+            found.append(layered)
+    found.sort(key=lambda each: each[0])
+    add_shapes(builder, image, [shape for _, shape in found])
 
 
 def _list_places(info: dict[str, Any], stem: str) -> list[str]:
@@ -55,8 +59,10 @@ def _list_places(info: dict[str, Any], stem: str) -> list[str]:
     return [stem, f"{folder}/{name}"] if is_placed else [stem]
 
 
-def _read_object(where: str, entry: Any, builder: AnnotationsBuilder) -> tuple[float, Shape] | None:
-    """Return an object and its layer; None for one that is counted and left out."""
+def _read_object(
+    where: str, entry: dict[str, Any], builder: AnnotationsBuilder
+) -> tuple[float, Shape] | None:
+    """Return the layer of an object, and the object; None for one that is counted and left out."""
     layer = entry.get("layer")
     layer = layer if isinstance(layer, int | float) else _FIRST_LAYER
     name, group = entry.get("category"), entry.get("group")
@@ -78,10 +84,10 @@ def _read_object(where: str, entry: Any, builder: AnnotationsBuilder) -> tuple[f
     elif is_crowd:
         builder.left_out[CROWDS] += 1
     return layer, Shape(
-        where,
-        name,
-        (Polygon(corners),),
-        group or None,  # 0 and "" are no group
+        label=where,
+        category=name,
+        parts=(Polygon(corners),),
+        group=group or None,  # 0 and "" are no group
         is_ignored=is_crowd,
         is_background=is_background,
         cuts=is_background,

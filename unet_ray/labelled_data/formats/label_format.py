@@ -18,13 +18,13 @@ class LabelFormat:
     suffixes: tuple[str, ...]
     """Suffixes of its files, lower case, with the dot."""
     recognises: Callable[[bytes], bool]
-    """Tells from the beginning of a file, up to a MiB of it, whether it has this form."""
+    """Tells from the beginning of a file, up to a MiB of it, whether it has this format."""
     parse: Callable[[BufferedReader, str, AnnotationsBuilder], None]
-    """Parses a file: content, path (for names that come from it), and where its images, objects,
-    categories and counts go. Raises LabelError, whose text names the place in the file and the
-    remedy. Costs one image where that is enough (`error` of images and objects)."""
+    """Parses a file. The arguments are its content, its path (for names that come from it), and the
+    builder of its annotations. Raises LabelError, whose text names the place in the file and the
+    remedy. A fault that concerns one image only becomes the `error` of that image or object."""
     prepare: Callable[[], object] = object
-    """Loads what its libraries load when they are first used: the child process that parses can
-    open no file."""
+    """Loads whatever its libraries load on first use: later, the child process that parses cannot
+    open files."""
     is_per_image: bool = False
     """True if each file describes one image, so that a folder of them is a set."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import PurePosixPath
 from reprlib import repr as shorten
-from typing import Any
+from typing import Any, TypeGuard
 
 from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
@@ -38,7 +38,7 @@ _KEYS = (
 _OF_RECORD = {
     "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement",
 }  # fmt: skip
-"""Keys of a record of JSON-MIN beside those of its data and its results."""
+"""Keys of a record of JSON-MIN that are neither data nor results."""
 _HEAD_BYTES = 2**20
 _MOST_LINE_BYTES = 2**27
 """Longest line of JSON Lines (bytes)."""
@@ -60,7 +60,7 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
 
 
 def _read_records(file: BufferedReader, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the tasks of a file, and the place of each."""
+    """Yield the place and the content of each task of a file."""
     head = file.peek(_HEAD_BYTES)
     if PurePosixPath(name).suffix.lower() in _LINES or _has_records_in_lines(head):
         yield from _read_lines(file)
@@ -84,7 +84,7 @@ def _first_character(head: bytes) -> bytes:
 
 
 def _has_records_in_lines(head: bytes) -> bool:
-    """Tell whether the first line is an object of its own, and another one follows."""
+    """Tell whether the first line is an object by itself, and another object follows."""
     first, _, rest = head.partition(b"\n")
     if _first_character(first) != b"{" or _first_character(rest) != b"{":
         return False
@@ -121,20 +121,24 @@ class _Parser:
     """Takes tasks one by one."""
 
     def __init__(self, builder: AnnotationsBuilder) -> None:
-        self._builder, self._shapes = builder, ShapeCollector(builder)
+        self._builder = builder
+        self._shapes = ShapeCollector(builder)
         self._images = KnownImages(builder)
         self._task: dict[str, Any] | None = None
-        """Task of the records of JSON-MIN that came last: there is one for each annotation."""
+        """Task of the last records of JSON-MIN, in which each annotation is a record."""
         self._where = ""
-        self._num_tasks, self._num_annotated = 0, 0
-        self._num_chosen, self._num_turned = 0, 0
+        self._num_tasks = 0
+        self._num_annotated = 0
+        self._num_chosen = 0
+        """Number of tasks with several annotations, of which one was chosen."""
+        self._num_turned = 0
 
-    def take(self, where: str, record: Any) -> None:
+    def take(self, where: str, record: object) -> None:
         """Take a task, or a record of JSON-MIN."""
         if not isinstance(record, dict):
             raise LabelError(f"{where} is {shorten(record)}; give a task of Label Studio")
         if "result" in record and isinstance(record.get("task"), dict):
-            # an annotation with its task, as a target storage gets them
+            # an annotation that holds its task, as Label Studio writes to a target storage
             record = {**record["task"], "annotations": [record]}
         if isinstance(record.get("data"), dict):
             self._finish_records()
@@ -148,7 +152,7 @@ class _Parser:
             )
 
     def finish(self) -> None:
-        """Check that there was something, and note what was chosen."""
+        """Check that there were annotations, and note what was chosen."""
         self._finish_records()
         if not self._num_tasks:
             raise LabelError("it has no tasks")
@@ -171,25 +175,24 @@ class _Parser:
 
     def _take_record(self, where: str, record: dict[str, Any]) -> None:
         """Take a record of JSON-MIN as an annotation of a task."""
-        data = {
-            key: value
-            for key, value in record.items()
-            if key not in _OF_RECORD and not _is_list_of_objects(value)
-        }
-        results = [
-            {"value": value, "from_name": key}
-            for key, values in record.items()
-            if key not in data and _is_list_of_objects(values)
-            for value in values
-        ]
-        annotation = {key: record.get(key) for key in ("created_at", "updated_at")}
-        annotation["id"] = record.get("annotation_id")
-        is_annotated = bool(results) or record.get("annotation_id") is not None
-        annotations = [annotation | {"result": results}] if is_annotated else []
+        data, results = {}, []
+        for key, value in record.items():
+            if _is_list_of_objects(value):
+                results += [{"value": each, "from_name": key} for each in value]
+            elif key not in _OF_RECORD:
+                data[key] = value
+        annotations = []
+        if results or record.get("annotation_id") is not None:
+            annotation = {
+                "id": record.get("annotation_id"),
+                "created_at": record.get("created_at"),
+                "updated_at": record.get("updated_at"),
+                "result": results,
+            }
+            annotations.append(annotation)
         number, images = record.get("id"), list_named_images(data)
         task = self._task
-        is_same = task and number is not None and (task["id"], task["images"]) == (number, images)
-        if task and is_same:
+        if task and number is not None and (task["id"], task["images"]) == (number, images):
             task["annotations"] += annotations
             return
         self._finish_records()
@@ -210,7 +213,9 @@ class _Parser:
         annotations = task.get("annotations") or task.get("completions") or []
         if not _is_list_of_objects(annotations) and annotations != []:
             raise LabelError(f"{where} has the annotations {shorten(annotations)}; give objects")
-        submitted = [each for each in annotations if _is_submitted(each)]
+        submitted = [
+            each for each in annotations if not (each.get("was_cancelled") or each.get("skipped"))
+        ]
         if not submitted:
             self._builder.left_out["tasks without a submitted annotation"] += 1
             return
@@ -236,18 +241,17 @@ class _Parser:
 
     def _add_image(self, where: str, image: TaskImage, regions: Sequence[Region]) -> None:
         sizes = sorted({region.size for region in regions if region.size})
+        size = sizes[0] if sizes else None
         error = None
         if len(sizes) > 1:
-            error = "its regions are for images of several sizes: " + ", ".join(
-                f"{width}×{height} px" for width, height in sizes[:3]
-            )
-        size = sizes[0] if sizes else None
+            shown = ", ".join(f"{width}×{height} px" for width, height in sizes[:3])
+            error = f"its regions are for images of several sizes: {shown}"
         self._num_turned += any(region.is_turned for region in regions)
-        left_out = self._builder.left_out
-        shapes = [shape for region in regions for shape in make_shapes(region, size, left_out)]
-        row, is_new = self._images.find_row(
-            image.name, name=image.name, where=where, labels=_hash_shapes(shapes, size)
-        )
+        shapes = list[DrawnShape]()
+        for region in regions:
+            shapes += make_shapes(region, size, self._builder.left_out)
+        labels = _hash_shapes(shapes, size)
+        row, is_new = self._images.find_row(image.name, name=image.name, where=where, labels=labels)
         if not is_new:
             return
         self._builder.describe_image(
@@ -261,29 +265,33 @@ class _Parser:
         self._shapes.add(row, shapes)
 
 
-def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(i, dict) for i in value)
-
-
-def _is_submitted(annotation: dict[str, Any]) -> bool:
-    return not (annotation.get("was_cancelled") or annotation.get("skipped"))
+def _is_list_of_objects(value: object) -> TypeGuard[list[dict[str, Any]]]:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(each, dict) for each in value)
 
 
 def _read_age(annotation: dict[str, Any]) -> tuple[float, float]:
     """Return when an annotation was last submitted (s), −∞ if that is not known, and its id."""
-    times = [-math.inf]
-    for key in ("created_at", "updated_at"):
-        value = annotation.get(key)
-        if isinstance(value, str):
-            try:
-                time = datetime.fromisoformat(value)
-                times.append((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
-            except (ValueError, OverflowError):
-                continue
-        elif isinstance(value, int | float) and abs(value) < 2**63:
-            times.append(value)
+    created = _read_time(annotation.get("created_at"))
+    updated = _read_time(annotation.get("updated_at"))
     number = annotation.get("id")
-    return max(times), number if isinstance(number, int) else -math.inf
+    return max(created, updated), number if isinstance(number, int) else -math.inf
+
+
+def _read_time(value: object) -> float:
+    """Return a time (s), which is a date in ISO format or a number; −∞ if it is neither."""
+    if isinstance(value, int | float) and abs(value) < 2**63:
+        return value
+    if not isinstance(value, str):
+        return -math.inf
+    try:
+        time = datetime.fromisoformat(value)
+        if not time.tzinfo:
+            time = time.replace(tzinfo=UTC)
+        return time.timestamp()
+    except (ValueError, OverflowError):
+        return -math.inf
 
 
 def _find_image(region: Region, images: Sequence[TaskImage]) -> TaskImage:
@@ -302,12 +310,14 @@ def _find_image(region: Region, images: Sequence[TaskImage]) -> TaskImage:
 
 
 def _hash_shapes(shapes: Sequence[DrawnShape], size: Size | None) -> int | None:
+    """Return a hash of the labels of an image; None if it has none."""
     if not shapes:
         return None
-    keys = [
-        (shape.label, shape.error, *(_freeze(part) for part in shape.parts)) for shape in shapes
-    ]
-    return hash((size, *keys))
+    keys: list[Hashable] = [size]
+    for shape in shapes:
+        parts = [_freeze(part) for part in shape.parts]
+        keys.append((shape.label, shape.error, *parts))
+    return hash(tuple(keys))
 
 
 def _freeze(part: Polygon | Runs) -> Hashable:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from reprlib import repr as shorten
-from typing import Any
+from typing import Any, TypeGuard
 
 from unet_ray.labelled_data.annotations import LabelError
 from unet_ray.text import is_utf8
@@ -16,12 +16,12 @@ _FILE_OF_IMAGE = re.compile(
 )
 """Ends of the names and addresses of images."""
 _USUAL_KEYS = ("image", "img", "image_url", "url", "photo", "picture", "$undefined$")
-"""Keys of images whose addresses do not end as those of files do."""
+"""Keys that may hold an image even if its address does not end like that of a file."""
 _MAIN_KEY = "image"
 _HINTS = ("name", "path", "file")
-"""Parts of keys that say what an image is called, beside the key of the image itself."""
+"""Parts of keys that say what the image is called, beside the key of the image itself."""
 _OTHER_FILES = ("mask", "seg", "label", "annot", "pred", "thumb", "preview")
-"""Parts of keys that name other files than the image."""
+"""Parts of keys that name files other than the image."""
 _OTHER_PLACES = ("file_upload", "storage_filename")
 """Keys of a task that name its file."""
 
@@ -33,16 +33,16 @@ class TaskImage:
     key: str
     """Its key in the data of the task."""
     index: int
-    """Its place in a list of images; 0 where it is the only one."""
+    """Its place in a list of images; 0 if it is the only one."""
     name: str
     places: tuple[str, ...] = ()
-    """Other texts that may tell which image it is."""
+    """Other texts that may identify it."""
 
 
 def find_task_images(
     where: str, task: Mapping[str, Any], targets: Collection[str]
 ) -> list[TaskImage]:
-    """Return the images that a task shows; none if it names none.
+    """Return the images that a task shows; an empty list if it names none.
 
     Args:
         where: Place of the task, for messages.
@@ -57,19 +57,24 @@ def find_task_images(
     if not images:
         return [TaskImage("", 0, places[0], places[1:])] if places else []
     chosen = _choose_keys(where, images, targets)
-    if len(chosen) > 1 or len(images[chosen[0]]) > 1:
-        return [
-            TaskImage(key, index, name) for key in chosen for index, name in enumerate(images[key])
-        ]
-    key = chosen[0]
-    hints = (images[other][0] for other in images if other != key and _is_hint(other))
-    return [TaskImage(key, 0, images[key][0], (*places, *hints))]
+    found = [
+        TaskImage(key, index, name) for key in chosen for index, name in enumerate(images[key])
+    ]
+    if len(found) > 1:
+        return found
+    hints = [images[key][0] for key in images if key != chosen[0] and _is_hint(key)]
+    return [replace(found[0], places=(*places, *hints))]
 
 
 def list_named_images(data: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the data of a task that look like names of images, by their keys."""
-    texts = {key: found for key, value in data.items() if (found := _list_texts(value))}
-    files = {key: each for key, each in texts.items() if all(map(_FILE_OF_IMAGE.search, each))}
+    texts, files = {}, {}
+    for key, value in data.items():
+        found = _list_texts(value)
+        if found:
+            texts[key] = found
+            if all(_FILE_OF_IMAGE.search(text) for text in found):
+                files[key] = found
     return files or {key: texts[key] for key in _USUAL_KEYS if key in texts}
 
 
@@ -84,25 +89,31 @@ def _choose_keys(
         return [_MAIN_KEY]
     candidates = [key for key in images if not _is_hint(key)] or [*images][:1]
     if len(candidates) > 1:
-        first, second = (f"{key} ({shorten(images[key][0])})" for key in candidates[:2])
+        first, second = candidates[:2]
         raise LabelError(
-            f"{where}: its regions may be drawn on {first} or on {second}; give the image the key "
-            f"{_MAIN_KEY} in the data of the tasks, or take the other one out"
+            f"{where}: its regions may be drawn on {first} ({shorten(images[first][0])}) or on "
+            f"{second} ({shorten(images[second][0])}); give the image the key {_MAIN_KEY} in the "
+            "data of the tasks, or take the other one out"
         )
     return candidates
 
 
-def _list_texts(value: Any) -> list[str]:
-    """Return a text, or a list of them, as a list; empty for all else and for images themselves."""
-    texts = value if isinstance(value, list) else [value]
-    is_named = all(_is_text(text) and not text.startswith("data:") for text in texts)
-    return texts if is_named else []
+def _list_texts(value: object) -> list[str]:
+    """Return a text, or a list of texts, as a list.
+
+    The list is empty for other values, and for `data:` addresses, which hold an image themselves.
+    """
+    values = value if isinstance(value, list) else [value]
+    texts = [text for text in values if _is_text(text) and not text.startswith("data:")]
+    return texts if len(texts) == len(values) else []
 
 
 def _is_hint(key: str) -> bool:
+    """Tell whether a key of a task's data says what its image is called."""
     words = key.lower()
-    return any(hint in words for hint in _HINTS) and not any(i in words for i in _OTHER_FILES)
+    is_of_other_file = any(part in words for part in _OTHER_FILES)
+    return not is_of_other_file and any(hint in words for hint in _HINTS)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value) and is_utf8(value)

@@ -35,12 +35,12 @@ _GEOMETRY = (
 )  # fmt: skip
 """Keys of a value that say where a region is."""
 _UNITS = 10_000
-"""Width and height of an image of unknown size, while an outline on it is made."""
+"""Width and height that stand for those of an image of unknown size while an outline is made."""
 
 
 @dataclass
 class Region:
-    """A region, put together from the results that speak of it."""
+    """A region, put together from all results about it."""
 
     name: str
     """Its name in messages."""
@@ -62,16 +62,16 @@ class Region:
 def collect_regions(where: str, results: Sequence[Any], left_out: Counter[str]) -> list[Region]:
     """Return the regions of an annotation, in the order in which they were drawn.
 
-    A region has a result for its outline, and with some settings another for its labels, for a
-    choice, for a text; all repeat where it is.
+    A region has a result for its outline and, with some settings of the tool, others for its
+    labels, for a choice or for a text; each repeats the outline.
 
     Args:
         where: Place of the annotation, for messages.
         results: Its results.
-        left_out: Counts of what has no place on an image.
+        left_out: Receives the counts of results without a place on an image.
 
     Raises:
-        LabelError: A result has not the form of one.
+        LabelError: A result cannot be read.
     """
     regions: dict[object, Region] = {}
     for place, result in enumerate(results):
@@ -86,21 +86,26 @@ def collect_regions(where: str, results: Sequence[Any], left_out: Counter[str]) 
         key = result.get("id")
         if not isinstance(key, str | int):
             key = _hash_place(where, value)
-        image = _read_index(result, value), _read_text(result, "to_name")
+        index = _read_index(result, value)
+        target = result.get("to_name")
+        if not isinstance(target, str):
+            target = ""
         region = Region(
-            f"{where}, region {shorten(result.get('id', place))}",
-            kind,
-            value,
-            target=image[1],
-            index=image[0],
+            name=f"{where}, region {shorten(result.get('id', place))}",
+            kind=kind,
+            value=value,
+            target=target,
+            index=index,
             is_turned=result.get("image_rotation") not in (None, 0),
         )
         try:
             region.size = _read_size(result) or _read_size(value)
         except ValueError as failure:
             region.error = str(failure)
-        region = regions.setdefault((key, *image), region)
-        region.labels = list(dict.fromkeys([*region.labels, *_list_labels(where, value)]))
+        region = regions.setdefault((key, index, target), region)
+        for label in _list_labels(where, value):
+            if label not in region.labels:
+                region.labels.append(label)
     return list(regions.values())
 
 
@@ -110,7 +115,7 @@ def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> li
     Args:
         region: The region.
         size: Size of the image; if it is unknown, coordinates are shares of width and height.
-        left_out: Counts of what is no outline.
+        left_out: Receives the counts of regions that are not outlines.
     """
     reader = _READERS.get(region.kind)
     if reader is None:
@@ -118,14 +123,16 @@ def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> li
         return []
     parts: list[Polygon | Runs] = []
     error = region.error
-    try:
-        found = reader(region.value, size) if error is None else None
-        if isinstance(found, str):
-            left_out[found] += 1
-            return []
-        parts = [found] if found else []
-    except ValueError as failure:
-        error = str(failure)
+    if error is None:
+        try:
+            found = reader(region.value, size)
+        except ValueError as failure:
+            error = str(failure)
+        else:
+            if isinstance(found, str):
+                left_out[found] += 1
+                return []
+            parts.append(found)
     if len(region.labels) > 1:
         left_out["regions with several labels: they are an object of each"] += 1
     labels: list[str | None] = [*region.labels] or [None]
@@ -136,6 +143,7 @@ def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> li
 
 
 def _hash_place(where: str, value: Mapping[str, Any]) -> int:
+    """Return a hash of the outline of a region, which stands for its id."""
     try:
         return hash(json.dumps([value.get(part) for part in _GEOMETRY]))
     except RecursionError:
@@ -143,7 +151,7 @@ def _hash_place(where: str, value: Mapping[str, Any]) -> int:
 
 
 def _find_kind(value: Mapping[str, Any]) -> str | None:
-    """Return the kind of a region, in the plural; None for what is no region of an image."""
+    """Return the kind of a region, in the plural; None for a value that is not such a region."""
     kinds: tuple[tuple[bool, str], ...] = (
         (bool(value.get("rle")), "brush strokes"),
         ("imageDataURL" in value or "maskDataURL" in value, "bitmasks"),
@@ -155,7 +163,10 @@ def _find_kind(value: Mapping[str, Any]) -> str | None:
         (value.keys() >= {"x", "y"}, "keypoints"),
         ("sequence" in value, "tracks of a video"),
     )
-    return next((kind for is_it, kind in kinds if is_it), None)
+    for fits, kind in kinds:
+        if fits:
+            return kind
+    return None
 
 
 def _list_labels(where: str, value: Mapping[str, Any]) -> list[str]:
@@ -174,12 +185,12 @@ def _read_size(holder: Mapping[str, Any]) -> Size | None:
     """Return the size of the image that a result states; None if it states none.
 
     Raises:
-        ValueError: It can be the size of no image.
+        ValueError: An image cannot have that size.
     """
     sides = holder.get("original_width"), holder.get("original_height")
     if None in sides:
         return None
-    width, height = map(to_number, sides)
+    width, height = to_number(sides[0]), to_number(sides[1])
     if not (width >= 1 and height >= 1 and width.is_integer() and height.is_integer()):
         raise ValueError(f"an image of {width:g}×{height:g} px")
     return int(width), int(height)
@@ -190,11 +201,6 @@ def _read_index(result: Mapping[str, Any], value: Mapping[str, Any]) -> int:
         if type(holder.get("item_index")) is int:
             return int(holder["item_index"])
     return 0
-
-
-def _read_text(holder: Mapping[str, Any], key: str) -> str:
-    text = holder.get(key)
-    return text if isinstance(text, str) else ""
 
 
 def _read_brush(value: Mapping[str, Any], size: Size | None) -> Runs | str:
@@ -211,7 +217,7 @@ def _read_brush(value: Mapping[str, Any], size: Size | None) -> Runs | str:
 
 
 def _read_bitmask(value: Mapping[str, Any], size: Size | None) -> Runs | str:
-    """Read a PNG whose transparent pixels are those outside."""
+    """Return the pixels of a PNG that are not transparent."""
     url = value.get("imageDataURL") or value.get("maskDataURL")
     if not (isinstance(url, str) and url.startswith("data:image/png;")):
         raise ValueError(f"a bitmask of {shorten(url)}; it must be a PNG")
@@ -250,24 +256,37 @@ def _make_polygon(points: list[list[Any]], size: Size | None) -> Polygon | str:
 
 
 def _read_ellipse(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
-    x, y, radius_x, radius_y = _read_numbers(value, size, "x", "y", "radiusX", "radiusY")
+    centre = _read_pair(value, size, "x", "y")
+    radii = _read_pair(value, size, "radiusX", "radiusY")
     turn = _read_turn(value, size)
-    outline = outline_ellipse((x, y), (radius_x, radius_y), math.radians(turn))
+    outline = outline_ellipse(centre, radii, math.radians(turn))
     if outline is None:
-        raise ValueError(f"an ellipse with the radii {radius_x:g} and {radius_y:g} px")
+        raise ValueError(f"an ellipse with the radii {radii[0]:g} and {radii[1]:g} px")
     return _unscale(outline.outer, size)
 
 
 def _read_box(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
-    left, top, width, height = _read_numbers(value, size, "x", "y", "width", "height")
-    turn = _read_turn(value, size)
-    return _unscale(trace_box(left, top, width, height, turn, is_about_centre=False), size)
+    left, top = _read_pair(value, size, "x", "y")
+    width, height = _read_pair(value, size, "width", "height")
+    corners = trace_box(
+        left=left,
+        top=top,
+        width=width,
+        height=height,
+        degrees=_read_turn(value, size),
+        is_about_centre=False,
+    )
+    return _unscale(corners, size)
 
 
-def _read_numbers(value: Mapping[str, Any], size: Size | None, *keys: str) -> list[float]:
-    """Return percentages of width and height in turn, as px or `_UNITS`."""
-    sides = size or (_UNITS, _UNITS)
-    return [to_number(value.get(key)) / 100 * sides[i % 2] for i, key in enumerate(keys)]
+def _read_pair(
+    value: Mapping[str, Any], size: Size | None, across: str, down: str
+) -> tuple[float, float]:
+    """Return percentages of the width and the height of an image as px, or as `_UNITS`."""
+    width, height = size or (_UNITS, _UNITS)
+    x = to_number(value.get(across)) / 100 * width
+    y = to_number(value.get(down)) / 100 * height
+    return x, y
 
 
 def _read_turn(value: Mapping[str, Any], size: Size | None) -> float:
@@ -282,8 +301,9 @@ def _unscale(corners: Sequence[float], size: Size | None) -> Polygon:
 
 
 def _scale(corners: Sequence[float], size: Size, whole: float) -> Polygon:
-    """Return the outline whose corners are parts of `whole`, as px of an image of a size."""
-    return Polygon([each / whole * size[i % 2] for i, each in enumerate(corners)])
+    """Return an outline in px of an image; `whole` is its width, or height, in the corners."""
+    scaled = [corner / whole * size[place % 2] for place, corner in enumerate(corners)]
+    return Polygon(scaled)
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any], Size | None], Polygon | Runs | str]] = {
@@ -294,5 +314,5 @@ _READERS: dict[str, Callable[[Mapping[str, Any], Size | None], Polygon | Runs | 
     "ellipses": _read_ellipse,
     "boxes": _read_box,
 }
-"""Kind of a region → what reads it: its outline, or what is left out; raises ValueError for what
-cannot be drawn."""
+"""Kind of a region → its reader, which returns its outline, or the text under which it is counted
+as left out, and raises ValueError if it cannot be drawn."""

@@ -1,4 +1,4 @@
-"""JSON files of labelme and of the tools that took over its form (AnyLabeling, X-AnyLabeling)."""
+"""JSON files of labelme and of tools that adopted its format (AnyLabeling, X-AnyLabeling)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from unet_ray.labelled_data.formats.parts.shapes import (
 )
 
 _IGNORED, _BACKGROUND = "__ignore__", "_background_"
-"""Labels that labelme's own converters keep for pixels that are not counted, and for no class."""
+"""Labels by which labelme's own converters mean pixels that are not counted, and no class."""
 _OUTLINES = ("polygon", "quadrilateral")
 _BOXES = ("rectangle", "rotation", "oriented_rectangle")
 _LEFT_OUT = {
@@ -39,7 +39,7 @@ _LEFT_OUT = {
     "linestrip": "lines",
     "cuboid": "cuboids",
 }
-"""Type of a shape that is no area → its name in the plural."""
+"""Type of a shape that is not an area → its name in the plural."""
 
 
 def _recognises(head: bytes) -> bool:
@@ -57,9 +57,10 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
         locate_image(name, path) if is_text(path) else stem, places=[stem], size=size
     )
     flags = values.get("flags")
-    raised = sum(value is True for value in flags.values()) if isinstance(flags, dict) else 0
-    if raised:
-        builder.left_out["flags of images"] += raised
+    if isinstance(flags, dict):
+        num_raised = sum(value is True for value in flags.values())
+        if num_raised:
+            builder.left_out["flags of images"] += num_raised
     found = [_read_shape(where, entry, size, builder) for where, entry in shapes]
     add_shapes(builder, image, [shape for shape in found if shape])
 
@@ -128,27 +129,26 @@ def _read_part(
     return Polygon(corners)
 
 
-def _read_mask(corners: list[float], code: Any, size: tuple[int, int] | None) -> Runs:
-    """Return a mask whose corners say where it lies; both of them are pixels of it."""
+def _read_mask(corners: list[float], code: object, size: tuple[int, int] | None) -> Runs:
+    """Return a mask; its corners say where it lies, and are pixels of it."""
     if len(corners) != 4:
         raise ValueError(f"a mask with {len(corners) // 2} corners; give two")
     mask_hw = read_png_mask(read_base64(code))
     height, width = mask_hw.shape
-    left, right = sorted((round(corners[0]), round(corners[2])))
-    top, bottom = sorted((round(corners[1]), round(corners[3])))
-    gap = max(abs(right - left + 1 - width), abs(bottom - top + 1 - height))
+    x1, y1, x2, y2 = [round(corner) for corner in corners]
+    stated_width = abs(x2 - x1) + 1
+    stated_height = abs(y2 - y1) + 1
     # tools differ by a pixel in where a mask ends
-    if gap > 1:
+    if abs(stated_width - width) > 1 or abs(stated_height - height) > 1:
         if (width, height) == size:
             raise ValueError(
                 f"a mask of the size of the image, {width}×{height} px, whose corners are those of "
                 f"a part of it; give the corners 0, 0 and {width - 1}, {height - 1}, or the part"
             )
         raise ValueError(
-            f"a mask of {width}×{height} px whose corners say {right - left + 1}×"
-            f"{bottom - top + 1} px"
+            f"a mask of {width}×{height} px whose corners say {stated_width}×{stated_height} px"
         )
-    return place_mask(mask_hw, left, top, size)
+    return place_mask(mask_hw, left=min(x1, x2), top=min(y1, y2), size=size)
 
 
 FORMAT = LabelFormat(

@@ -1,4 +1,4 @@
-"""Recognition of the form of a label file, and its parsing, in the decoder's child process.
+"""Recognition of the format of a label file, and its parsing, in the decoder's child process.
 
 A new format is a new module of this package with a `FORMAT`, and an entry in `FORMATS`.
 """
@@ -46,13 +46,13 @@ FORMATS: tuple[LabelFormat, ...] = (
 SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 """Suffixes of label files."""
 _HEAD_BYTES = 2**20
-"""Bytes at the beginning of a file by which its form is recognised."""
+"""Bytes at the beginning of a file by which its format is recognised."""
 _SHOWN_BYTES = 80
-"""Bytes at the beginning of a file of no known form that its error shows."""
+"""Bytes at the beginning of a file of unknown format that its error shows."""
 
 
 def prepare() -> None:
-    """Load what libraries load when they are first used: the child can open no file later."""
+    """Load whatever libraries load on first use: later, the child process cannot open files."""
     builder = AnnotationsBuilder()
     builder.add_object(builder.add_image(""), builder.add_category(""), [], label="")
     Annotations.from_bytes(builder.build().to_bytes())
@@ -74,9 +74,10 @@ def answer(file: BufferedReader, arguments: dict[str, Any]) -> memoryview:
         ImageError: `unreadable`: the file cannot be used.
     """
     try:
-        return parse_labels(file, arguments["name"], arguments.get("label_property")).to_buffer()
+        annotations = parse_labels(file, arguments["name"], arguments.get("label_property"))
     except LabelError as error:
         raise ImageError("unreadable", str(error)) from None
+    return annotations.to_buffer()
 
 
 def parse_labels(file: BufferedReader, name: str, label_property: str | None = None) -> Annotations:
@@ -88,7 +89,7 @@ def parse_labels(file: BufferedReader, name: str, label_property: str | None = N
         label_property: Property of features that names their class; `none` for a single class.
 
     Raises:
-        LabelError: The file has no known form, or breaks the rules of its form.
+        LabelError: The format of the file is unknown, or the file breaks its rules.
     """
     head = file.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     suffix = PurePosixPath(name).suffix.lower()
@@ -107,4 +108,5 @@ def _describe_start(head: bytes) -> str:
         return "it is empty"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "it is UTF-16 text: save it as UTF-8"
-    return "it begins with " + repr(" ".join(head[:_SHOWN_BYTES].decode(errors="replace").split()))
+    words = head[:_SHOWN_BYTES].decode(errors="replace").split()
+    return f"it begins with {' '.join(words)!r}"

@@ -36,7 +36,7 @@ _LEFT_OUT = {
     "cuboid_2d": "cuboids",
     "alpha_mask": "alpha masks",
 }
-"""Geometry that is no area → its name in the plural."""
+"""Geometry that is not an area → its name in the plural."""
 
 
 def _recognises(head: bytes) -> bool:
@@ -57,10 +57,11 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
 
 
 def _list_places(stem: str) -> list[str]:
-    """Return where the image may be: annotations in `ann` stand for images in `img`."""
+    """Return where the image may be: annotations in `ann` belong to images in `img`."""
     parts = stem.split("/")
-    is_placed = len(parts) > 1 and parts[-2] == "ann"
-    return ["/".join([*parts[:-2], "img", parts[-1]])] if is_placed else []
+    if len(parts) < 2 or parts[-2] != "ann":
+        return []
+    return ["/".join([*parts[:-2], "img", parts[-1]])]
 
 
 def _read_object(
@@ -85,28 +86,29 @@ def _read_object(
     return None
 
 
-def _read_bitmap(bitmap: Any, size: tuple[int, int] | None) -> Runs:
-    """Return a mask: a PNG, compressed once more, and the pixel where it begins."""
+def _read_bitmap(bitmap: object, size: tuple[int, int] | None) -> Runs:
+    """Return a mask, which is a PNG, compressed once more, and the pixel where it begins."""
     if not isinstance(bitmap, dict):
         raise ValueError(f"a bitmap of {shorten(bitmap)}; give data and origin")
-    left, top = map(round, read_corners([bitmap.get("origin")]))
-    unpacker = zlib.decompressobj()
+    left, top = read_corners([bitmap.get("origin")])
+    data = read_base64(bitmap.get("data"))
     try:
-        png = unpacker.decompress(read_base64(bitmap.get("data")), _LARGEST_PNG)
+        png = zlib.decompressobj().decompress(data, _LARGEST_PNG)
     except zlib.error:
         raise ValueError("a bitmap that is not compressed by zlib") from None
-    return place_mask(read_png_mask(png), left, top, size)
+    return place_mask(read_png_mask(png), left=round(left), top=round(top), size=size)
 
 
-def _read_outline(kind: str, points: Any, builder: AnnotationsBuilder) -> Polygon | None:
+def _read_outline(kind: str, points: object, builder: AnnotationsBuilder) -> Polygon | None:
     """Return the outline of a polygon or rectangle; None for one that is left out.
 
-    Whole numbers are pixels: a rectangle from 2 to 4 covers three of them, and the corners of a
-    polygon are the centres of pixels. With fractions they are places in the image.
+    If all coordinates are whole numbers, they are pixels: a rectangle from 2 to 4 covers three of
+    them, and the corners of a polygon are centres of pixels. Otherwise they are positions.
     """
     if not isinstance(points, dict):
         raise ValueError(f"points of {shorten(points)}; give exterior and interior")
-    outer, holes = read_corners(points.get("exterior")), points.get("interior") or []
+    outer = read_corners(points.get("exterior"))
+    holes = points.get("interior") or []
     if not isinstance(holes, list):
         raise ValueError(f"an interior of {shorten(holes)}; give a list")
     rings = [outer, *map(read_corners, holes)]
@@ -115,9 +117,9 @@ def _read_outline(kind: str, points: Any, builder: AnnotationsBuilder) -> Polygo
         if len(outer) != 4:
             raise ValueError(f"a rectangle of {len(outer) // 2} corners; give two")
         builder.left_out["rectangles: all of their pixels are taken as the object"] += 1
-        left, right = sorted(outer[::2])
-        top, bottom = sorted(outer[1::2])
-        return outline_box(left, top, right + are_pixels, bottom + are_pixels)
+        x1, y1, x2, y2 = outer
+        right, bottom = max(x1, x2) + are_pixels, max(y1, y2) + are_pixels
+        return outline_box(left=min(x1, x2), top=min(y1, y2), right=right, bottom=bottom)
     if len(outer) < 6:
         builder.left_out[FEW_POINTS] += 1
         return None

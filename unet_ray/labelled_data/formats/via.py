@@ -25,17 +25,15 @@ from unet_ray.labelled_data.formats.parts.shapes import (
 )
 
 _IMAGES = "_via_img_metadata"
-"""Key of a project under which the images are; an export has nothing else."""
+"""Key of a project that holds its images; an export consists of these images only."""
 _LEFT_OUT = {"point": "points", "polyline": "lines", "line": "lines"}
-"""Name of a shape that is no area → its name in the plural."""
+"""Name of a shape that is not an area → its name in the plural."""
 _ONLY_CLASS = "object"
-"""Name of the class where no region has an attribute."""
-_CELLS = ("shape_attributes", "region_attributes")
-"""Keys of a region."""
+"""Name of the class if no region has an attribute."""
 _COLUMNS = ("filename", "file_size", "region_shape_attributes", "region_attributes")
-"""Columns of a CSV that are read."""
+"""Columns of a CSV file that are read."""
 _SETTINGS = "_via_"
-"""Beginning of the keys that hold no images."""
+"""Beginning of keys that do not hold images."""
 
 
 def _recognises(head: bytes) -> bool:
@@ -57,8 +55,13 @@ def _parse_csv(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> 
 
 
 def _add_images(images: Iterable[tuple[str, Any]], builder: AnnotationsBuilder) -> None:
-    """Add images with their regions; each comes with its place in the file."""
-    found: list[tuple[int, list[tuple[Shape, dict[str, Any]]]]] = []
+    """Add images with their regions.
+
+    Args:
+        images: Place in the file, for messages, and content of each image.
+        builder: Where they go.
+    """
+    found: list[tuple[int, list[_Region]]] = []
     known: dict[tuple[str, ...], str] = {}
     for where, entry in images:
         if not isinstance(entry, dict) or not is_text(entry.get("filename")):
@@ -74,13 +77,11 @@ def _add_images(images: Iterable[tuple[str, Any]], builder: AnnotationsBuilder) 
         image = builder.add_image(entry["filename"], places=places)
         regions = _read_regions(where, entry.get("regions"), builder)
         found.append((image, regions))
-    attribute = _choose_attribute([each for _, regions in found for _, each in regions])
+    all_regions = [region for _, regions in found for region in regions]
+    attribute = _choose_attribute([attributes for _, attributes in all_regions])
     for image, regions in found:
-        add_shapes(
-            builder,
-            image,
-            [_classify(shape, values, attribute, builder) for shape, values in regions],
-        )
+        shapes = [_classify(shape, values, attribute, builder) for shape, values in regions]
+        add_shapes(builder, image, shapes)
 
 
 def _list_images(file: BufferedReader) -> Iterator[tuple[str, Any]]:
@@ -91,7 +92,8 @@ def _list_images(file: BufferedReader) -> Iterator[tuple[str, Any]]:
             has_images = True
             if not isinstance(element.value, dict):
                 raise LabelError(f"{_IMAGES} is {shorten(element.value)}; give an object")
-            yield from ((shorten(key), entry) for key, entry in element.value.items())
+            for key, entry in element.value.items():
+                yield shorten(key), entry
         elif not element.key.startswith(_SETTINGS):
             has_images = True
             if element.index is not None or not isinstance(element.value, dict):
@@ -105,7 +107,7 @@ def _list_images(file: BufferedReader) -> Iterator[tuple[str, Any]]:
 
 
 def _list_rows(file: BufferedReader) -> Iterator[tuple[str, Any]]:
-    """Yield the images of a CSV, which has a line for each region, as those of a JSON."""
+    """Yield the images of a CSV file, which has a line for each region, in the form of a JSON."""
     images: dict[tuple[str, str], dict[str, Any]] = {}
     text = TextIOWrapper(file, "utf-8-sig", newline="")
     rows = csv.reader(text)
@@ -118,21 +120,24 @@ def _list_rows(file: BufferedReader) -> Iterator[tuple[str, Any]]:
             if len(cells) != len(columns):
                 raise LabelError(f"line {rows.line_num} has not as many cells as the first line")
             row = dict(zip(columns, cells, strict=True))
-            name, size, shape, attributes = (row[column] for column in _COLUMNS)
-            image = images.setdefault((name, size), {"filename": name, "regions": []})
-            values = _read_cell(shape, rows.line_num), _read_cell(attributes, rows.line_num)
-            if values[0] != {}:
-                image["regions"].append(dict(zip(_CELLS, values, strict=True)))
+            name = row["filename"]
+            image = images.setdefault((name, row["file_size"]), {"filename": name, "regions": []})
+            shape = _read_cell(row["region_shape_attributes"], rows.line_num)
+            attributes = _read_cell(row["region_attributes"], rows.line_num)
+            if shape != {}:
+                region = {"shape_attributes": shape, "region_attributes": attributes}
+                image["regions"].append(region)
     except csv.Error as error:
         raise LabelError(f"line {rows.line_num}: no CSV: {error}") from None
     except UnicodeDecodeError:
         raise LabelError("no UTF-8 text; save it as UTF-8") from None
     finally:
         text.detach()
-    yield from ((shorten("".join(key)), image) for key, image in images.items())
+    for (name, size), image in images.items():
+        yield shorten(name + size), image
 
 
-def _read_cell(text: str, line: int) -> Any:
+def _read_cell(text: str, line: int) -> object:
     try:
         return json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -146,15 +151,17 @@ def _list_places(entry: dict[str, Any]) -> list[str]:
     return [text for text in texts if is_text(text)]
 
 
-def _read_regions(
-    where: str, regions: Any, builder: AnnotationsBuilder
-) -> list[tuple[Shape, dict[str, Any]]]:
-    """Return the shapes of an image, without their classes, and the attributes of each."""
+_Region = tuple[Shape, dict[str, Any]]
+"""Shape without its class, and attributes of a region."""
+
+
+def _read_regions(where: str, regions: object, builder: AnnotationsBuilder) -> list[_Region]:
+    """Return the regions of an image."""
     if isinstance(regions, dict):  # version 1
         regions = list(regions.values())
     if not isinstance(regions, list):
         raise LabelError(f"{where}: regions are {shorten(regions)}; give a list")
-    found: list[tuple[Shape, dict[str, Any]]] = []
+    found: list[_Region] = []
     for index, region in enumerate(regions):
         label = f"{where}, region {index}"
         if not isinstance(region, dict):
@@ -171,7 +178,7 @@ def _read_regions(
     return found
 
 
-def _read_part(shape: Any, builder: AnnotationsBuilder) -> Polygon | None:
+def _read_part(shape: object, builder: AnnotationsBuilder) -> Polygon | None:
     """Return the outline of a region; None for one that is counted and left out.
 
     Raises:
@@ -181,43 +188,53 @@ def _read_part(shape: Any, builder: AnnotationsBuilder) -> Polygon | None:
         raise ValueError(f"shape_attributes of {shorten(shape)}")
     kind = str(shape.get("name"))
     if kind == "polygon":
-        xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
-        if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
-            raise ValueError("a polygon with unequal all_points_x and all_points_y")
-        corners = read_numbers([number for point in zip(xs, ys, strict=True) for number in point])
-        if len(corners) < 6:
-            builder.left_out[FEW_POINTS] += 1
-            return None
-        return Polygon(corners)
-    keys = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r")}
-    keys["ellipse"] = ("cx", "cy", "rx", "ry")
-    if kind not in keys:
+        return _read_polygon(shape, builder)
+    if kind == "rect":
+        keys = ("x", "y", "width", "height")
+        left, top, width, height = read_numbers([shape.get(key) for key in keys])
+        builder.left_out["rectangles: all of their pixels are taken as the object"] += 1
+        return outline_box(left, top, left + width, top + height)
+    radius_keys = {"circle": ("r", "r"), "ellipse": ("rx", "ry")}
+    if kind not in radius_keys:
         builder.left_out[_LEFT_OUT.get(kind, "regions of an unknown shape")] += 1
         return None
-    x, y, first, *second = read_numbers([shape.get(key) for key in keys[kind]])
-    if kind == "rect":
-        builder.left_out["rectangles: all of their pixels are taken as the object"] += 1
-        return outline_box(x, y, x + first, y + second[0])
-    angle = read_numbers([shape.get("theta") or 0])[0]
-    part = outline_ellipse((x, y), (first, *(second or [first])), angle)
+    keys = ("cx", "cy", *radius_keys[kind])
+    x, y, radius_x, radius_y = read_numbers([shape.get(key) for key in keys])
+    (angle,) = read_numbers([shape.get("theta") or 0])
+    part = outline_ellipse((x, y), (radius_x, radius_y), angle)
     if part is None:
         builder.left_out["circles without area"] += 1
     return part
 
 
+def _read_polygon(shape: dict[str, Any], builder: AnnotationsBuilder) -> Polygon | None:
+    xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+    if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+        raise ValueError("a polygon with unequal all_points_x and all_points_y")
+    corners = read_numbers([number for point in zip(xs, ys, strict=True) for number in point])
+    if len(corners) < 6:
+        builder.left_out[FEW_POINTS] += 1
+        return None
+    return Polygon(corners)
+
+
 def _choose_attribute(regions: list[dict[str, Any]]) -> str | None:
-    """Return the attribute that names the class; None where no region has one.
+    """Return the attribute that names the class; None if no region has one.
 
     Raises:
-        LabelError: It may be one or another, and they differ.
+        LabelError: Several attributes may name it, and they differ.
     """
     names = dict.fromkeys(name for values in regions for name in values)
-    filled = [name for name in names if any(_list_classes(each.get(name)) for each in regions)]
-    if not filled:
+    classes_of = {}
+    for name in names:
+        classes = [_list_classes(values.get(name)) for values in regions]
+        if any(classes):
+            classes_of[name] = classes
+    if not classes_of:
         return None
-    first = filled[0]
-    for name in filled[1:]:
-        if any(_list_classes(each.get(name)) != _list_classes(each.get(first)) for each in regions):
+    first, *others = classes_of
+    for name in others:
+        if classes_of[name] != classes_of[first]:
             raise LabelError(
                 f"the class may be the attribute {shorten(first)} or {shorten(name)}; remove the "
                 "other one in VIA (Attributes, Region Attributes) and export again"
@@ -225,8 +242,8 @@ def _choose_attribute(regions: list[dict[str, Any]]) -> str | None:
     return first
 
 
-def _list_classes(value: Any) -> list[str]:
-    """Return the classes that the value of an attribute names: one, or boxes that are ticked."""
+def _list_classes(value: object) -> list[str]:
+    """Return the classes that the value of an attribute names: a text, or boxes that are ticked."""
     if isinstance(value, dict):
         return [name for name, is_ticked in value.items() if is_ticked in (True, "true", 1)]
     if type(value) is int:
@@ -237,7 +254,10 @@ def _list_classes(value: Any) -> list[str]:
 def _classify(
     shape: Shape, values: dict[str, Any], attribute: str | None, builder: AnnotationsBuilder
 ) -> Shape:
-    """Return a shape with its class; one without a class among others covers what is unknown."""
+    """Return a shape with its class.
+
+    The pixels of a shape without a class are not counted if other shapes have one.
+    """
     if shape.error is not None:
         return shape
     names = [_ONLY_CLASS] if attribute is None else _list_classes(values.get(attribute))

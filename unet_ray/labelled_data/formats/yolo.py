@@ -38,7 +38,7 @@ CLASS_FILES = (
     "class_names.txt",
     "predefined_classes.txt",
 )
-"""Files that name the classes, beside or above the label files, in the order of trust."""
+"""Files that name the classes, beside or above the label files, the most trusted first."""
 _LONGEST_LINE = 2**24
 """Longest line (characters): a polygon of half a million corners."""
 _LONGEST_YAML = 2**20
@@ -49,9 +49,9 @@ _FORM = "a line is a class number and the corners x y x y …, as shares of widt
 _FARTHEST = 1.0
 """Largest distance of a coordinate from the image, as a share of its size."""
 _SLACK = 0.01
-"""Distance from the image that rounding explains, as a share of its size."""
+"""Largest distance from the image that rounding explains, as a share of its size."""
 _BOX_SLACK = 0.05
-"""Distance from the image to which boxes may reach, as a share of its size."""
+"""Largest distance by which boxes may leave the image, as a share of its size."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,18 @@ class _Line:
     @property
     def is_pose(self) -> bool:
         """True for a box with keypoints, each of which has a visibility of 0, 1 or 2."""
-        rest = self.values[4:]
-        is_long = len(rest) > 0 and len(rest) % 3 == 0
-        return is_long and all(seen in (0, 1, 2) for seen in rest[2::3]) and self.box_fits
+        keypoints = self.values[4:]
+        if not keypoints or len(keypoints) % 3:
+            return False
+        return self.box_fits and all(seen in (0, 1, 2) for seen in keypoints[2::3])
 
     @property
     def box_fits(self) -> bool:
         """True if the first four numbers can be centre, width and height of a box."""
         x, y, width, height = self.values[:4]
-        reach = max(abs(x - 0.5) + width / 2, abs(y - 0.5) + height / 2)
-        return width > 0 and height > 0 and reach <= 0.5 + _BOX_SLACK
+        reach_x = abs(x - 0.5) + width / 2
+        reach_y = abs(y - 0.5) + height / 2
+        return width > 0 and height > 0 and max(reach_x, reach_y) <= 0.5 + _BOX_SLACK
 
 
 def _recognises(head: bytes) -> bool:
@@ -114,7 +116,7 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
 
 
 def _read_lines(file: BufferedReader) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file with their numbers, from 1; a byte order mark is dropped."""
+    """Yield the number, from 1, and the text of each line of a file, without byte order mark."""
     is_wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     text = TextIOWrapper(file, "utf-16" if is_wide else "utf-8-sig")
     number = 0
@@ -131,9 +133,11 @@ def _read_lines(file: BufferedReader) -> Iterator[tuple[int, str]]:
 
 
 def _holds_no_labels(name: str, first: str) -> bool:
-    """Return True for files that exports put beside labels: a read-me, a list of images."""
+    """Tell whether a file is one that exports put beside labels: a read-me, a list of images."""
+    if _IMAGE_PATH.search(first):
+        return True
     is_readme = PurePosixPath(name).name.lower().startswith("readme")
-    return (is_readme and not first[0].isdigit()) or bool(_IMAGE_PATH.search(first))
+    return is_readme and not first[0].isdigit()
 
 
 def _list_places(stem: str) -> list[str]:
@@ -146,14 +150,15 @@ def _list_places(stem: str) -> list[str]:
 
 
 def _read_line(where: str, fields: list[str]) -> _Line:
-    wrong = next((field for field in fields if not _NUMBER.fullmatch(field)), None)
-    if wrong is not None:
-        remedy = "; write decimal points, and blanks between numbers" if "," in wrong else ""
-        what = "the class" if wrong is fields[0] else "a coordinate"
-        raise LabelError(
-            f"{where}: {shorten(wrong)} is no number, but stands for {what}{remedy}; {_FORM}"
-        )
-    number, values = float(fields[0]), array("d", map(float, fields[1:]))
+    for place, field in enumerate(fields):
+        if not _NUMBER.fullmatch(field):
+            remedy = "; write decimal points, and blanks between numbers" if "," in field else ""
+            what = "a coordinate" if place else "the class"
+            raise LabelError(
+                f"{where}: {shorten(field)} is no number, but stands for {what}{remedy}; {_FORM}"
+            )
+    number = float(fields[0])
+    values = array("d", map(float, fields[1:]))
     if not (0 <= number <= MAX_CLASS_ID and number.is_integer()):
         raise LabelError(f"{where}: the class {fields[0]}; give a whole number from 0; {_FORM}")
     if len(values) < 2:
@@ -162,17 +167,17 @@ def _read_line(where: str, fields: list[str]) -> _Line:
 
 
 def _drop_extras(lines: list[_Line], builder: AnnotationsBuilder) -> Iterator[_Line]:
-    """Yield lines of pairs: without keypoints, confidences and numbers of tracks.
+    """Yield the lines without keypoints, confidences and numbers of tracks, so that pairs are left.
 
     Raises:
-        LabelError: Only some lines have a number more than pairs: one may be cut off.
+        LabelError: Only some lines have an odd count of numbers: one may be cut off.
     """
-    uneven = [line for line in lines if len(line.values) % 2 and not line.is_pose]
-    even = [line for line in lines if len(line.values) % 2 == 0 and not line.is_pose]
-    if uneven and even:
-        line = uneven[0]
+    plain = [line for line in lines if not line.is_pose]
+    odd = [line for line in plain if len(line.values) % 2]
+    even = [line for line in plain if len(line.values) % 2 == 0]
+    if odd and even:
         raise LabelError(
-            f"{line.where} has {len(line.values)} numbers after the class, {even[0].where} has "
+            f"{odd[0].where} has {len(odd[0].values)} numbers after the class, {even[0].where} has "
             f"{len(even[0].values)}: a number is missing, or the last one is a confidence; "
             "complete the line, or remove the confidence"
         )
@@ -217,7 +222,7 @@ def _add_object(builder: AnnotationsBuilder, image: int, category: int, line: _L
     if len(values) == 4:
         box = _read_box(line)
         builder.left_out[NO_OUTLINE if box else "boxes without area"] += 1
-        if box:
+        if box:  # its pixels are not all of the object
             builder.add_object(image, category, [box], label=line.where, is_ignored=True)
         return
     if low < -_SLACK or high > 1 + _SLACK:
@@ -237,14 +242,16 @@ def _read_box(line: _Line) -> Polygon | None:
             f"{line.where} has four numbers, which as centre, width and height of a box leave the "
             "image, and as two corners are no outline; give x y width height, or three corners"
         )
-    return outline_box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    return outline_box(
+        left=x - width / 2, top=y - height / 2, right=x + width / 2, bottom=y + height / 2
+    )
 
 
 def _is_box(corners: array[float]) -> bool:
-    """Return True for four corners whose opposite sides are parallel and of one length."""
-    return all(
-        abs(corners[i] + corners[i + 4] - corners[i + 2] - corners[i + 6]) < 1e-4 for i in (0, 1)
-    )
+    """Tell whether opposite sides of an outline of four corners are parallel and equally long."""
+    x1, y1, x2, y2, x3, y3, x4, y4 = corners
+    # then both diagonals have the same middle
+    return abs(x1 + x3 - x2 - x4) < 1e-4 and abs(y1 + y3 - y2 - y4) < 1e-4
 
 
 def _parse_names(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
@@ -258,16 +265,16 @@ def _parse_names(file: BufferedReader, name: str, builder: AnnotationsBuilder) -
 
 def _list_names(file: BufferedReader) -> Iterator[str]:
     """Yield the names of a file with one on each line."""
-    blank = 0
+    first_blank = 0
     for number, line in _read_lines(file):
         text = line.strip()
         if not text:
-            blank = blank or number
+            first_blank = first_blank or number
             continue
-        if blank:
+        if first_blank:
             raise LabelError(
-                f"line {blank} is blank, so that the numbers of the classes after it can be read "
-                "in two ways; remove the line, or give the class a name"
+                f"line {first_blank} is blank, so that the numbers of the classes after it can be "
+                "read in two ways; remove the line, or give the class a name"
             )
         yield text
 

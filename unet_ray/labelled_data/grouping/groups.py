@@ -1,6 +1,6 @@
-"""Groups of labelled images: what stands on one side of a split, and is drawn together.
+"""Groups of labelled images: a group stands on one side of a split, and is resampled as a whole.
 
-Images of one file are always of one group, whatever is asked for.
+Images of one file always belong to one group, whatever the user asks for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.storage.manifest import Manifest
 
 NO_GROUPS = "none"
-"""Value of `--group-by` for no groups but those of files with several images."""
+"""Value of `--group-by` for no groups other than those of files with several images."""
 _LEVEL = re.compile(r"-?[0-9]{1,4}")
 
 
@@ -24,7 +24,7 @@ class Grouping:
     """Groups of the images of a labelled set."""
 
     by: str
-    """Name of what groups are: `image`, `file`, `--group-by -2` or `wells of a plate`."""
+    """What makes a group: `image`, `file`, `--group-by -2` or `wells of a plate`."""
     groups: tuple[str, ...]
     """Group of each image, in the order of the set."""
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -41,7 +41,7 @@ class Grouping:
 
 
 def find_grouping(group_by: int | str | None, labelled: LabelledSet, images: str) -> Grouping:
-    """Return the groups that are asked for, or else those that names of files tell.
+    """Return the groups that the user asks for, or else those that names of files suggest.
 
     Args:
         group_by: Value of `--group-by`; None: not given.
@@ -49,8 +49,8 @@ def find_grouping(group_by: int | str | None, labelled: LabelledSet, images: str
         images: Value of `--images`, which may be a manifest.
 
     Raises:
-        InputError: An image has no group by what is asked for, all are in one, or it can be
-            understood in two ways.
+        InputError: By `group_by`, an image has no group, or all are in one group; or `group_by` can
+            be understood in two ways.
     """
     uris = [item.image.file_uri for item in labelled.items]
     names = [labelled.access.images.name_of(uri) for uri in uris]
@@ -60,39 +60,40 @@ def find_grouping(group_by: int | str | None, labelled: LabelledSet, images: str
         return Grouping(plain, tuple(names))
     if group_by is None:
         return _take_guess(guess_groups(names), names, plain)
-    groups = _group_by(str(group_by), labelled, images, uris, names)
+    by = f"--group-by {group_by}"
+    groups = _group_by(str(group_by), labelled, images=images, uris=uris, names=names)
     if len(set(groups)) < 2:
         raise InputError(
-            f"--group-by {group_by}: all {len(groups)} images are in one group, {groups[0]}; "
+            f"{by}: all {len(groups)} images are in one group, {groups[0]}; "
             "group by something in which they differ"
         )
-    by = f"--group-by {group_by}"
     return Grouping(by, tuple(groups), (f"{by}: {_show_groups(names, groups)}",))
 
 
 def _take_guess(guess: Guess | None, names: Sequence[str], plain: str) -> Grouping:
-    """Return groups that names tell where they can be relied on, else a group for each file."""
+    """Return the groups of a guess if it can be relied on, else a group for each file."""
     if guess and guess.is_accepted:
         note = (
             f"names look like those of {guess.what}, which stay together: "
             f"{_show_groups(names, guess.groups)}; --group-by none takes them {plain} by {plain}"
         )
         return Grouping(guess.what, guess.groups, (note,))
-    looks = ""
+    if len(set(names)) < 2:
+        return Grouping(plain, tuple(names))
+    note = (
+        f"images are taken {plain} by {plain}; where some belong together (tiles of a slide, "
+        "frames of a clip, images of a patient), --group-by keeps them together"
+    )
     if guess:
-        looks = (
+        note += (
             f"; names look like those of {guess.what} ({_show_groups(names, guess.groups)}), which "
             "are too few or too large to be taken unasked"
         )
-    note = (
-        f"images are taken {plain} by {plain}; where some belong together (tiles of a slide, "
-        f"frames of a clip, images of a patient), --group-by keeps them together{looks}"
-    )
-    return Grouping(plain, tuple(names), (note,) if len(set(names)) > 1 else ())
+    return Grouping(plain, tuple(names), (note,))
 
 
 def _show_groups(names: Sequence[str], groups: Sequence[str]) -> str:
-    """Return how many groups there are, and two files of one, if some are of one."""
+    """Return how many groups there are, with two files of one group as an example, if there are."""
     text = f"{len(set(groups))} groups of {len(groups)} images"
     first: dict[str, str] = {}
     for name, group in zip(names, groups, strict=True):
@@ -118,7 +119,13 @@ def _group_by(
             f"the paths as well; write (?:{text}) for the expression, or rename the column"
         )
     groups = [column.get(uri) or "" for uri in uris]
-    _check_all(groups, names, f"--group-by {text}", "have no value in that column", "fill it in")
+    _check_all(
+        groups,
+        names,
+        flag=f"--group-by {text}",
+        fault="have no value in that column",
+        remedy="fill it in",
+    )
     return groups
 
 
@@ -136,24 +143,26 @@ def _parse_level(group_by: str) -> int | None:
 
 
 def _group_by_folder(level: int, names: Sequence[str]) -> list[str]:
-    """Return the folder of each file at a level: from the file if below 0, else from the top."""
+    """Return the folder of each file at a level, counted from the file if it is negative."""
     groups = []
     for name in names:
         folders = name.split("/")[:-1]
         depth = level if level > 0 else len(folders) + 1 + level
-        groups.append("/".join(folders[:depth]) or "." if 0 <= depth <= len(folders) else "")
+        is_there = 0 <= depth <= len(folders)
+        group = "/".join(folders[:depth]) or "."
+        groups.append(group if is_there else "")
     _check_all(
         groups,
         names,
-        f"--group-by {level}",
-        "lie less deep below --images",
-        "give a level that all have, or a folder further up as --images",
+        flag=f"--group-by {level}",
+        fault="lie less deep below --images",
+        remedy="give a level that all have, or a folder further up as --images",
     )
     return groups
 
 
 def _group_by_expression(text: str, names: Sequence[str]) -> list[str]:
-    """Return what an expression finds in each path: its groups, or all of it if it has none."""
+    """Return what an expression finds in each path (see `_match`)."""
     try:
         groups = _match(text, names)
     except (re.error, OverflowError, RecursionError) as error:
@@ -164,24 +173,30 @@ def _group_by_expression(text: str, names: Sequence[str]) -> list[str]:
     _check_all(
         groups,
         names,
-        f"--group-by {text}",
-        "have nothing that this regular expression finds in their paths",
-        "widen it",
+        flag=f"--group-by {text}",
+        fault="have nothing that this regular expression finds in their paths",
+        remedy="widen it",
     )
     return groups
 
 
 def _match(text: str, names: Sequence[str]) -> list[str]:
+    """Return what an expression finds in each path: its groups, or the whole match without any."""
     expression = re.compile(text)
-    found = [expression.search(name) for name in names]
-    return [
-        "/".join(filter(None, match.groups() if expression.groups else [match[0]])) if match else ""
-        for match in found
-    ]
+    found = []
+    for name in names:
+        match = expression.search(name)
+        if match is None:
+            found.append("")
+        elif expression.groups:
+            found.append("/".join(text for text in match.groups() if text))
+        else:
+            found.append(match[0])
+    return found
 
 
 def _is_expression_of(text: str, names: Sequence[str]) -> bool:
-    """Tell whether a text also makes sense as an expression: it groups all of the paths."""
+    """Tell whether a text that names a column also groups all of the paths, as an expression."""
     try:
         groups = set(_match(text, names))
     except (re.error, OverflowError, RecursionError):
@@ -190,7 +205,7 @@ def _is_expression_of(text: str, names: Sequence[str]) -> bool:
 
 
 def _read_column(text: str, labelled: LabelledSet, images: str) -> dict[str, str] | None:
-    """Return a column of the manifest by URI of the file; None if there is none."""
+    """Return a column of the manifest, by URI of the file; None if there is no such column."""
     if not images.endswith(".parquet"):
         return None
     manifest = Manifest.open(images, f"--images {images}", labelled.access.options.roots)
@@ -208,7 +223,7 @@ def _check_no_column(text: str, labelled: LabelledSet, images: str) -> None:
 def _check_all(
     groups: Sequence[str], names: Sequence[str], flag: str, fault: str, remedy: str
 ) -> None:
-    """Raise InputError if files have no group."""
+    """Raise InputError, with the fault and its remedy, if a file has no group."""
     without = sorted({name for name, group in zip(names, groups, strict=True) if not group})
     if without:
         raise InputError(

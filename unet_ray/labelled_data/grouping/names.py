@@ -1,7 +1,7 @@
-"""Groups that the names of files tell: tiles of one image, frames of one clip, wells of a plate.
+"""Groups that names of files suggest: tiles of one image, frames of one clip, wells of a plate.
 
-Each rule takes out of a name what differs within a group; what is left is the group. For example
-`scans/slide7_x0_y512.png` and `scans/slide7_x512_y0.png` are both of `scans/slide7*`.
+Each rule removes from a name what differs within a group; what is left names the group. For example
+`scans/slide7_x0_y512.png` and `scans/slide7_x512_y0.png` both belong to `scans/slide7*`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _START = r"(?<![^/_\-. ])"
 _END = r"(?![^/_\-. ])"
 """End of a part of a name."""
 _BEFORE = r"[_\-. ]*"
-"""Separators that are taken out with the part that they stand before."""
+"""Separators that are removed together with the part that follows them."""
 
 _PARTS = re.compile(
     "|".join(
@@ -49,7 +49,7 @@ _PARTS = re.compile(
     re.IGNORECASE,
 )
 _WELL = re.compile(
-    # Opera, Operetta: r01c02f03p01-ch1; the group is all of a name up to the well
+    # Opera, Operetta: r01c02f03p01-ch1; the group is the beginning of a name, up to the well
     r"(?<![A-Za-z0-9])r\d{2}c\d{2}(?=f\d{2}p\d{2})"
     # ImageXpress, CellVoyager, Incucyte: plate_A01_s1_w1; Cellomics: A01f00d0; IN Cell: A - 01(fld
     rf"|{_START}(?:[Ww]ell[_\- ]?)?[A-P](?: - )?(?:0[1-9]|1\d|2[0-4]|[1-9])(?=[/_\-. (]|f\d+d\d|\Z)"
@@ -59,26 +59,28 @@ _NUMBER = r"(\d{1,18})"
 _BOX = re.compile(rf"(?<=[^/])[_\-]{_NUMBER}[_\-]{_NUMBER}[_\-]{_NUMBER}[_\-]{_NUMBER}\Z")
 _PAIR = re.compile(rf"[_\-,/]{_NUMBER}[_\-,x]{_NUMBER}\Z")
 _COUNTER = re.compile(
-    r"(?<=\d)(?<!(?:19|20)\d\d[_\-.]\d\d)"  # the day of a date is none
+    r"(?<=\d)(?<!(?:19|20)\d\d[_\-.]\d\d)"  # the day of a date is not a counter
     rf"(?:[^/\d]*/[A-Za-z_\- ]*|[^/\d]*[_\-. ]){_NUMBER}\Z"
 )
 
 _LEAST_STRIDE = 16
-"""Least common divisor of offsets in pixels; smaller numbers have one by chance."""
+"""Smallest common divisor by which numbers are offsets in pixels; other numbers may have a smaller
+one by chance."""
 _USUAL = 0.8
 """Share of the images, or of the steps from one number to the next, that must fit a rule which
-ordinary numbering might fit as well."""
+ordinary numbering may fit as well."""
 
 _MIN_GROUPS = 10
-"""Fewest groups of a guess. With fewer, a validation on a tenth of the images is one group."""
+"""Smallest number of groups of an accepted guess. With fewer, a validation on a tenth of the images
+would be a single group."""
 _MAX_SHARE = 0.2
-"""Largest share of the images that one group of a guess may have: it could not be kept for
-validation."""
+"""Largest share of the images in one group of an accepted guess; a larger group could not be kept
+for validation."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Groups that names tell."""
+    """Groups that names suggest."""
 
     what: str
     """Name of what belongs together, in the plural, such as `frames of a clip`."""
@@ -87,20 +89,20 @@ class Guess:
 
     @property
     def is_accepted(self) -> bool:
-        """True where groups are so many and so small that images can be split by them unasked."""
+        """True if groups are so many and so small that images are split by them unasked."""
         sizes = Counter(self.groups)
         return len(sizes) >= _MIN_GROUPS and max(sizes.values()) <= _MAX_SHARE * len(self.groups)
 
 
 def guess_groups(names: Sequence[str]) -> Guess | None:
-    """Return the groups that names of files tell; None where they tell none.
+    """Return the groups that names of files suggest; None if they suggest none.
 
     Args:
         names: Path of the file of each image; those of images of one file are equal.
 
     Returns:
-        The first guess that is accepted, else the first of several groups. An image whose name does
-        not follow the rule is in a group with the other images of its file only.
+        The first guess that is accepted, else the first one with several groups. An image whose
+        name does not follow the rule is in a group with the other images of its file only.
     """
     stems = {name: _SUFFIX.sub("", name) for name in names}
     first = None
@@ -119,78 +121,89 @@ def guess_groups(names: Sequence[str]) -> Guess | None:
 
 def _find_wells(place: int, stems: Mapping[str, str]) -> dict[str, str]:
     """Find names with a well; `place` is its index among the parts that look like one (P1_A01)."""
-    found = {name: list(_WELL.finditer(stem))[place:] for name, stem in stems.items()}
-    return {name: stems[name][: wells[0].end()] for name, wells in found.items() if wells}
+    groups = {}
+    for name, stem in stems.items():
+        wells = list(_WELL.finditer(stem))
+        if len(wells) > place:
+            groups[name] = stem[: wells[place].end()]
+    return groups
 
 
-def _find_parts(stems: Mapping[str, str]) -> dict[str, str]:
-    found = {name: _PARTS.subn("*", stem) for name, stem in stems.items()}
-    return {name: group for name, (group, count) in found.items() if count}
-
-
-def _find_deep_zoom(stems: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: _DEEP_ZOOM.sub("_files/*", stem)
-        for name, stem in stems.items()
-        if _DEEP_ZOOM.search(stem)
-    }
+def _replace_in_names(
+    pattern: re.Pattern[str], replacement: str, stems: Mapping[str, str]
+) -> dict[str, str]:
+    """Find names that hold a pattern; the groups are the names with it replaced."""
+    groups = {}
+    for name, stem in stems.items():
+        group, num_found = pattern.subn(replacement, stem)
+        if num_found:
+            groups[name] = group
+    return groups
 
 
 def _find_boxes(stems: Mapping[str, str]) -> dict[str, str]:
     """Find names that end with the edges of a tile, as `P0000_0_800_0_800`."""
     found = _match_ends(stems, _BOX)
-    are_boxes = [a < b and c < d for _, (a, b, c, d) in found.values()]
-    return _name_groups(found) if found and all(are_boxes) else {}
+    for _, (left, right, top, bottom) in found.values():
+        if left >= right or top >= bottom:
+            return {}
+    return _name_groups(found)
 
 
 def _find_grids(stems: Mapping[str, str]) -> dict[str, str]:
     """Find names that end with the place of a tile, in pixels (`_0_512`) or in tiles (`_3_4`)."""
     found = _match_ends(stems, _PAIR)
-    divisor = gcd(*(number for _, pair in found.values() for number in pair))
+    numbers = [number for _, pair in found.values() for number in pair]
     places = defaultdict(list)
     for group, pair in found.values():
         places[group].append(pair)
     num_in_grids = sum(len(pairs) for pairs in places.values() if _fill_grid(pairs))
-    are_tiles = divisor >= _LEAST_STRIDE or num_in_grids >= _USUAL * len(found)
+    are_tiles = gcd(*numbers) >= _LEAST_STRIDE or num_in_grids >= _USUAL * len(found)
     return _name_groups(found) if are_tiles else {}
 
 
 def _fill_grid(places: Sequence[tuple[int, ...]]) -> bool:
-    """Tell whether tiles are at least half of those of a grid of several rows and columns."""
-    rows, columns = ({place[axis] for place in places} for axis in (0, 1))
-    return min(len(rows), len(columns)) > 1 and 2 * len(places) >= len(rows) * len(columns)
+    """Tell whether tiles make up at least half of a grid of several rows and columns."""
+    num_rows = len({row for row, _ in places})
+    num_columns = len({column for _, column in places})
+    return min(num_rows, num_columns) > 1 and 2 * len(places) >= num_rows * num_columns
 
 
 def _find_counted(stems: Mapping[str, str]) -> dict[str, str]:
     """Find names that are an id and a number in a sequence, as `video1_000123` and `P07_02`.
 
-    Names of classes, such as `airport_001`, hold no digit. The numbers of images that were chosen
-    from a collection are irregular, and those that nobody filled up with zeros have other lengths.
+    Other numbers do not fit: names of classes, such as `airport_001`, have no digit before them;
+    numbers of images that were chosen from a collection have irregular steps; and numbers without
+    leading zeros differ in length.
     """
     found = _match_ends(stems, _COUNTER)
-    lengths = {len(_COUNTER.search(stems[name])[1]) for name in found}  # type: ignore[index]
+    lengths = set()
     numbers = defaultdict(list)
-    for group, (number,) in found.values():
+    for name, (group, (number,)) in found.items():
         numbers[group].append(number)
-    steps = Counter(
-        after - before for some in map(sorted, numbers.values()) for before, after in pairwise(some)
-    )
+        match = _COUNTER.search(stems[name])
+        assert match is not None
+        lengths.add(len(match[1]))
+    steps = Counter[int]()
+    for of_group in numbers.values():
+        steps.update(after - before for before, after in pairwise(sorted(of_group)))
     is_regular = steps and max(steps.values()) >= _USUAL * steps.total()
     return _name_groups(found) if len(lengths) == 1 and is_regular else {}
 
 
 _Ends = dict[str, tuple[str, tuple[int, ...]]]
-"""Text before the numbers at the end of each name, and the numbers."""
+"""Name → the text before the numbers at its end, and the numbers."""
 
 
 def _match_ends(stems: Mapping[str, str], pattern: re.Pattern[str]) -> _Ends:
     """Return the names that end as a pattern does."""
-    found = {name: (stem, pattern.search(stem)) for name, stem in stems.items()}
-    return {
-        name: (stem[: match.start()], tuple(map(int, match.groups())))
-        for name, (stem, match) in found.items()
-        if match
-    }
+    ends = {}
+    for name, stem in stems.items():
+        match = pattern.search(stem)
+        if match:
+            numbers = tuple(int(number) for number in match.groups())
+            ends[name] = stem[: match.start()], numbers
+    return ends
 
 
 def _name_groups(found: _Ends) -> dict[str, str]:
@@ -201,8 +214,8 @@ _Rule = Callable[[Mapping[str, str]], dict[str, str]]
 _RULES: Iterable[tuple[str, _Rule]] = (
     ("wells of a plate", partial(_find_wells, 0)),
     ("wells of a plate", partial(_find_wells, 1)),
-    ("tiles, frames or slices of an image", _find_parts),
-    ("tiles of an image", _find_deep_zoom),
+    ("tiles, frames or slices of an image", partial(_replace_in_names, _PARTS, "*")),
+    ("tiles of an image", partial(_replace_in_names, _DEEP_ZOOM, "_files/*")),
     ("tiles of an image", _find_boxes),
     ("tiles of an image", _find_grids),
     ("images of a numbered series", _find_counted),

@@ -1,9 +1,9 @@
-"""Objects of vector files (GeoJSON, GeoPackage, GeoParquet) are placed on images, in pixels.
+"""Placing of the objects of vector files (GeoJSON, GeoPackage, GeoParquet) on images, in pixels.
 
-Such a file says in which coordinate system it is, and seldom of which image it is. A georeferenced
-image has a place in one, so that objects find their images: they are transformed to the image's
-system and to its pixels, and cut where they go far beyond it. Without georeferenced images the
-coordinates are pixels.
+Such a file states its coordinate system, but rarely the image to which it belongs. A georeferenced
+image has a position in such a system, so that objects find their images: they are transformed to
+the system of the image and to its pixels, and cut if they extend far beyond it. Without
+georeferenced images the coordinates are pixels.
 
     objects in EPSG:4326 ──pyproj──> EPSG:32633 ──inverse affine──> pixels of each image they meet
 """
@@ -49,7 +49,7 @@ class PlacedAnnotations:
 
     annotations: Annotations
     origins: NDArray[np.int64]
-    """Row of each of their images in the annotations before; the first one of several."""
+    """Row that each of their images had before; the first one if there were several."""
 
 
 def needs_places(annotations: Annotations) -> bool:
@@ -70,24 +70,26 @@ def place_on_images(
 ) -> PlacedAnnotations:
     """Place objects whose coordinates may be those of a map on the images of a listing.
 
-    Where no image is georeferenced, coordinates are pixels; y may run upwards, as in QGIS, where an
-    image without a georeference lies between y = 0 and minus its height. Where images are, they are
-    in the system that the label file states, and objects whose file names no image go to all images
-    that they meet. Of images that none meets, those within the extent of the objects are background
-    altogether; those beyond it are unlabelled and left out. Several files that name no image are
-    each about the image of the same name, if there is one.
+    If no image is georeferenced, coordinates are pixels; y may run upwards, as in QGIS, where an
+    image without a georeference lies between y = 0 and minus its height.
+
+    If images are georeferenced, coordinates are those of the system that the label file states, and
+    objects whose file names no image go to all images that they meet. An image without objects is
+    all background if it lies within the extent of the objects; beyond it, it is unlabelled and left
+    out. If there are several files that name no image, each belongs to the image of the same name,
+    if there is one.
 
     Args:
         annotations: Annotations; images in pixels that have a name stay as they are.
         images: Images of the listing (`image_places.locate_images`).
         named: Flag and URI of the label files, for messages.
-        label_crs: `pixels` or AUTHORITY:CODE where the user says what coordinates are.
+        label_crs: `pixels` or AUTHORITY:CODE, if the user says what coordinates are.
 
     Returns:
         Annotations whose images all have a name and coordinates in pixels.
 
     Raises:
-        InputError: Coordinates can be read in two ways, or in none; the text names the flag.
+        InputError: Coordinates can be read in two ways, or not at all; the text names the flag.
     """
     try:
         if label_crs is not None and label_crs.lower() != PIXELS:
@@ -114,17 +116,14 @@ class _Placement:
         named: str,
         label_crs: str | None,
     ) -> None:
-        self._annotations, self._images, self._label_crs = annotations, images, label_crs
+        self._annotations = annotations
+        self._images = images
+        self._label_crs = label_crs
         self._rows = annotations.images.to_pylist()
-        self._is_map_row = [row["crs"] is not None for row in self._rows]
-        # a file that names no image has a place of its own; one that cannot be used, its name
+        # a file that names no image is known by its places; one that cannot be used, by its name
         files = {tuple(row["places"] or ()) or (row["name"],) for row in self._rows}
         self._has_many_files = len(files) > 1
         self._row_of_object = annotations.objects["image"].to_numpy()
-        self._order = np.argsort(self._row_of_object, kind="stable")
-        self._starts = np.searchsorted(
-            self._row_of_object[self._order], np.arange(len(self._rows) + 1)
-        )
         self._builder = AnnotationsBuilder()
         for category in annotations.categories:
             self._builder.add_category(category.name, category.id)
@@ -134,26 +133,27 @@ class _Placement:
         self._new_rows: dict[int, int] = {}
         """Index of an image → its row in the result."""
         self._origins: list[int] = []
-        """Row of each row of the result in the annotations."""
+        """Row in the annotations that each row of the result comes from."""
 
     def _match_images(self, named: str) -> list[int | None]:
-        """Return the index of the image that each row names; the file's name counts as one."""
+        """Return the index of the image that each row, or the name of its file, means."""
         entries = {image.entry.uri: image.entry for image in self._images}
-        index_of = {(image.entry.uri, image.key): i for i, image in enumerate(self._images)}
-        texts = [
-            [text for text in (row["uri"], row["name"], *(row["places"] or ())) if text]
-            for row in self._rows
-        ]
+        index_of = {}
+        for index, image in enumerate(self._images):
+            index_of[image.entry.uri, image.key] = index
+        texts = []
+        for row in self._rows:
+            own = (row["uri"], row["name"], *(row["places"] or ()))
+            texts.append([text for text in own if text])
         found = find_images([*entries.values()], texts, named)
         if any(row["name"] for row in self._rows):
-            self._builder.notes += [
-                f"{count} images were found {rule}" for rule, count in found.rules.items()
-            ]
-        keys = [split_uri(row["uri"] or row["name"])[1] for row in self._rows]
-        return [
-            None if entry is None else index_of.get((entry.uri, key))
-            for entry, key in zip(found.entries, keys, strict=True)
-        ]
+            for rule, count in found.rules.items():
+                self._builder.notes.append(f"{count} images were found {rule}")
+        matches = list[int | None]()
+        for row, entry in zip(self._rows, found.entries, strict=True):
+            _, key = split_uri(row["uri"] or row["name"])
+            matches.append(index_of.get((entry.uri, key)) if entry else None)
+        return matches
 
     def list_systems(self) -> list[str]:
         """Return the coordinate systems that the label files state."""
@@ -162,37 +162,39 @@ class _Placement:
     def place(self, crs: str) -> None:
         """Place the objects of the files that state a coordinate system."""
         rows = [number for number, row in enumerate(self._rows) if row["crs"] == crs]
-        targets = {row: self._list_targets(row) for row in rows}
-        if self._label_crs and self._label_crs.lower() == PIXELS:
-            targets = {}
-        on_map = [row for row in rows if targets.get(row)]
-        self._place_pixels([row for row in rows if not targets.get(row)])
-        if not on_map:
+        allowed: dict[int, set[int]] = {}
+        for row in rows:
+            targets = self._find_targets(row)
+            if targets:
+                allowed[row] = targets
+        self._place_pixels([row for row in rows if row not in allowed])
+        if not allowed:
             return
-        objects = self._list_objects(on_map)
+        objects = self._list_objects([*allowed])
         shapes = make_shapes(self._annotations.objects.take(pa.array(objects)))
-        concerned = sorted({index for row in on_map for index in targets[row]})
+        concerned = sorted(set[int]().union(*allowed.values()))
         layout = Layout(shapes, [self._images[index] for index in concerned])
         used = layout.choose_system(crs, self._label_crs)
         if len(objects):
             self._builder.notes.append(f"coordinates of the labels are read as {used}")
-        allowed = {row: set(targets[row]) for row in on_map}
         self._place_on_map(objects, allowed, concerned, layout.place(used))
 
     def _list_objects(self, rows: Sequence[int]) -> NDArray[np.int64]:
         """Return the objects of rows, in the order in which they are drawn."""
-        some = [self._order[self._starts[row] : self._starts[row + 1]] for row in rows]
-        return np.sort(np.concatenate(some))
+        of_rows = [self._annotations.rows_of(row) for row in rows]
+        return np.sort(np.concatenate(of_rows))
 
-    def _list_targets(self, row: int) -> list[int]:
+    def _find_targets(self, row: int) -> set[int]:
         """Return the georeferenced images on which the objects of a row may lie."""
+        if self._label_crs and self._label_crs.lower() == PIXELS:
+            return set()
         match = self._matches[row]
-        names_its_image = bool(self._rows[row]["name"]) or self._has_many_files
-        if names_its_image and match is not None:
-            return [match] if self._images[match].georeference else []
-        if self._rows[row]["name"]:
-            return []
-        return [index for index, image in enumerate(self._images) if image.georeference]
+        has_name = bool(self._rows[row]["name"])
+        if match is not None and (has_name or self._has_many_files):
+            return {match} if self._images[match].georeference else set()
+        if has_name:
+            return set()
+        return {index for index, image in enumerate(self._images) if image.georeference}
 
     def _place_on_map(
         self,
@@ -201,31 +203,42 @@ class _Placement:
         concerned: Sequence[int],
         placed: ObjectsOnImages,
     ) -> None:
-        """Add what lies on each image, in the order in which objects are drawn."""
-        met, row_of = np.zeros(len(objects), bool), self._row_of_object[objects]
-        named = {index for some in allowed.values() if len(some) == 1 for index in some}
-        empty = beyond = 0
+        """Add the objects on each image, in the order in which they are drawn.
+
+        Args:
+            objects: Rows of the objects.
+            allowed: Row of annotations → images on which its objects may lie.
+            concerned: All of these images, in order.
+            placed: Where the objects lie on the images that are concerned.
+        """
+        is_met = np.zeros(len(objects), bool)
+        row_of = self._row_of_object[objects]
+        named = {index for targets in allowed.values() if len(targets) == 1 for index in targets}
+        num_empty = num_beyond = 0
         for place, index in enumerate(concerned):
             hits = [hit for hit in placed.outlines[place] if index in allowed[row_of[hit[0]]]]
             if not hits and index not in named:
                 if not placed.is_within[place]:
-                    beyond += 1
+                    num_beyond += 1
                     continue
-                empty += 1
-            first = row_of[hits[0][0]] if hits else next(r for r in allowed if index in allowed[r])
-            row = self._new_row(index, int(first))
+                num_empty += 1
+            if hits:
+                origin = int(row_of[hits[0][0]])
+            else:
+                origin = next(row for row, targets in allowed.items() if index in targets)
+            new_row = self._new_row(index, origin)
             for hit, outline in hits:
-                met[hit] = True
-                self._add(row, int(objects[hit]), outline)
-        self._leave_out("images beyond the extent of the features: unlabelled", beyond)
+                is_met[hit] = True
+                self._add(new_row, int(objects[hit]), outline)
+        self._leave_out("images beyond the extent of the features: unlabelled", num_beyond)
         self._leave_out(_NO_NUMBER, int(placed.is_lost.sum()))
-        self._leave_out(_ELSEWHERE, int((~met & ~placed.is_lost).sum()))
-        if any(len(some) > 1 for some in allowed.values()):
-            others = sum(image.georeference is None for image in self._images)
-            self._leave_out("images without a georeference by an EPSG code: unlabelled", others)
-        if empty:
+        self._leave_out(_ELSEWHERE, int((~is_met & ~placed.is_lost).sum()))
+        if any(len(targets) > 1 for targets in allowed.values()):
+            num_others = sum(image.georeference is None for image in self._images)
+            self._leave_out("images without a georeference by an EPSG code: unlabelled", num_others)
+        if num_empty:
             self._builder.notes.append(
-                f"{empty} images without features, but within their extent: all background"
+                f"{num_empty} images without features, but within their extent: all background"
             )
 
     def _place_pixels(self, rows: Sequence[int]) -> None:
@@ -237,13 +250,14 @@ class _Placement:
             if self._matches[row] is not None or not self._rows[row]["name"]:
                 _check_sizes(shapes)
                 is_upwards = _is_upwards(shapes)
-            new = self._keep_row(row)
+            new_row = self._keep_row(row)
             if is_upwards:
                 note = "y runs upwards from 0 at the upper edge of an image, as in QGIS"
-                self._builder.notes += [note] * (note not in self._builder.notes)
+                if note not in self._builder.notes:
+                    self._builder.notes.append(note)
                 shapes = shapely.transform(shapes, lambda points: points * [1, -1])
             for number, outline in zip(objects, shapes, strict=True):
-                self._add(new, int(number), outline)
+                self._add(new_row, int(number), outline)
 
     def _keep_row(self, row: int) -> int:
         """Add the image of a row whose coordinates are pixels; return its row in the result."""
@@ -254,33 +268,32 @@ class _Placement:
             return self._new_row(match, row)
         self._origins.append(row)
         return self._builder.add_image(
-            given["name"] or next(iter(given["places"] or ()), ""),
+            given["name"] or _first_place(given),
             places=given["places"] or (),
             uri=given["uri"],
             error=given["error"],
         )
 
     def _find_only_image(self, given: Mapping[str, Any]) -> int | None:
-        """Return the image of a file that names none, if there is only one.
+        """Return the image of a file that names none, if both are the only ones.
 
         Raises:
-            LabelError: There are several, and the file is the only one.
+            LabelError: There are several images, or none, for the only file.
         """
-        if len(self._images) == 1 and not self._has_many_files:
-            return 0
         if self._has_many_files:
             return None  # the pairing reports it
-        name = next(iter(given["places"] or ()), "")
+        if len(self._images) == 1:
+            return 0
+        if not self._images:
+            raise LabelError("its coordinates are pixels, but there are no images")
         raise LabelError(
             f"its coordinates are pixels, but of which of the {len(self._images)} images? Call the "
             f"file as its image, for example {remove_suffix(self._images[0].entry.path)} instead "
-            f"of {name}; a folder may hold a file for each image"
-            if self._images
-            else "its coordinates are pixels, but there are no images"
+            f"of {_first_place(given)}; a folder may hold a file for each image"
         )
 
     def _new_row(self, index: int, origin: int) -> int:
-        """Return the row of an image in the result; the first one that asks is its origin."""
+        """Return the row of an image in the result; add it, with its origin, if it has none."""
         if index not in self._new_rows:
             image = self._images[index]
             uri = image_uri(image.entry.uri, image.key)
@@ -288,16 +301,19 @@ class _Placement:
             self._origins.append(origin)
         return self._new_rows[index]
 
-    def _add(self, row: int, number: int, outline: Any) -> None:
+    def _add(self, row: int, number: int, outline: shapely.Geometry | None) -> None:
         """Add an object of the annotations to a row of the result; `outline` in its pixels."""
         objects = self._annotations.objects
         error = objects["error"][number].as_py()
+        polygons = []
         if outline is None:
             error = error or "a coordinate that is no finite number"
+        else:
+            polygons = _list_polygons(outline)
         self._builder.add_object(
             row,
             objects["category"][number].as_py(),
-            [] if outline is None else _list_polygons(outline),
+            polygons,
             label=objects["label"][number].as_py(),
             is_ignored=objects["is_ignored"][number].as_py(),
             error=error,
@@ -308,20 +324,21 @@ class _Placement:
             self._builder.left_out[what] += count
 
     def finish(self) -> PlacedAnnotations:
-        """Return the result: what was placed, and the rows in pixels that stay as they are."""
-        kept = [number for number, is_map in enumerate(self._is_map_row) if not is_map]
-        rows = [self._name_row(number) for number in kept]
+        """Return the result: the objects that were placed, then the rows that were in pixels."""
+        kept = [number for number, row in enumerate(self._rows) if row["crs"] is None]
+        kept_rows = [self._name_row(number) for number in kept]
         placed = self._builder.build()
-        new = np.full(len(self._rows), -1, np.int32)
-        new[kept] = np.arange(len(kept)) + len(placed.images)
+        kept_images = pa.Table.from_pylist(kept_rows, schema=placed.images.schema)
+        new_row = np.full(len(self._rows), -1, np.int32)
+        new_row[kept] = np.arange(len(kept)) + len(placed.images)
         objects = self._annotations.objects
-        moved = objects.set_column(0, objects.schema.field(0), pa.array(new[self._row_of_object]))
-        stay = moved.filter(pc.greater_equal(moved["image"], 0))
-        stay_images = pa.Table.from_pylist(rows, schema=placed.images.schema)
+        image_rows = pa.array(new_row[self._row_of_object])
+        moved = objects.set_column(0, objects.schema.field(0), image_rows)
+        kept_objects = moved.filter(pc.greater_equal(moved["image"], 0))
         joined = replace(
             placed,
-            images=pa.concat_tables([placed.images, stay_images]).combine_chunks(),
-            objects=pa.concat_tables([placed.objects, stay]).combine_chunks(),
+            images=pa.concat_tables([placed.images, kept_images]).combine_chunks(),
+            objects=pa.concat_tables([placed.objects, kept_objects]).combine_chunks(),
         )
         return PlacedAnnotations(joined, np.array([*self._origins, *kept], np.int64))
 
@@ -330,15 +347,21 @@ class _Placement:
         row, match = self._rows[number], self._matches[number]
         if row["name"]:
             return row
-        match = self._find_only_image(row) if match is None else match
         if match is None:
-            return row | {"name": next(iter(row["places"] or ()), "")}
+            match = self._find_only_image(row)
+        if match is None:
+            return row | {"name": _first_place(row)}
         image = self._images[match]
         return row | {"name": image.name, "uri": image_uri(image.entry.uri, image.key)}
 
 
+def _first_place(row: Mapping[str, Any]) -> str:
+    """Return the first text that may identify the image of a row; empty if there is none."""
+    return row["places"][0] if row["places"] else ""
+
+
 def _check_flag(annotations: Annotations, images: Sequence[LocatedImage], label_crs: str) -> None:
-    """Raise LabelError if a coordinate system that the user gave is none, or has no use."""
+    """Raise LabelError if the coordinate system of --label-crs does not exist, or has no use."""
     find_system(label_crs, " (--label-crs)")
     if annotations.images["crs"].null_count == len(annotations.images):
         raise LabelError(
@@ -351,21 +374,20 @@ def _check_flag(annotations: Annotations, images: Sequence[LocatedImage], label_
         )
 
 
-def _list_polygons(outline: Any) -> list[Polygon]:
-    """Return the polygons of a shapely geometry; lines and points at its edge are nothing."""
+def _list_polygons(outline: shapely.Geometry) -> list[Polygon]:
+    """Return the polygons of a geometry, without the lines and points that cutting may leave."""
     found = []
     for part in shapely.get_parts(shapely.get_parts(outline)):
-        if part.geom_type == "Polygon" and not part.is_empty:
-            rings = [
-                shapely.get_coordinates(ring)[:-1].ravel()
-                for ring in (part.exterior, *part.interiors)
-            ]
-            found.append(Polygon(rings[0], rings[1:]))
+        if part.geom_type != "Polygon" or part.is_empty:
+            continue
+        outer = shapely.get_coordinates(part.exterior)[:-1].ravel()
+        holes = [shapely.get_coordinates(ring)[:-1].ravel() for ring in part.interiors]
+        found.append(Polygon(outer, holes))
     return found
 
 
 def _check_sizes(shapes: NDArray[Any]) -> None:
-    """Raise LabelError if coordinates are no pixels: far away, or all within a pixel."""
+    """Raise LabelError if coordinates cannot be pixels: far away, or all within one pixel."""
     bounds = shapely.bounds(shapes)
     bounds = bounds[np.isfinite(bounds).all(axis=1)]
     if len(bounds) and np.abs(bounds).max(axis=1).min() > _MOST_PIXELS:
@@ -389,12 +411,14 @@ def _is_upwards(shapes: NDArray[Any]) -> bool:
         LabelError: Some objects lie above y = 0, some below.
     """
     bounds = shapely.bounds(shapes)
-    middles = (bounds[:, 1] + bounds[:, 3])[np.isfinite(bounds).all(axis=1)]
-    above, below = int((middles < 0).sum()), int((middles > 0).sum())
-    if above and below:
+    bounds = bounds[np.isfinite(bounds).all(axis=1)]
+    middles = bounds[:, 1] + bounds[:, 3]
+    num_negative = int((middles < 0).sum())
+    num_positive = int((middles > 0).sum())
+    if num_negative and num_positive:
         raise LabelError(
-            f"{above} features lie at negative y, as if y ran upwards from the upper edge, and "
-            f"{below} at positive y, as if it ran downwards; move or delete those that lie off the "
-            "image"
+            f"{num_negative} features lie at negative y, as if y ran upwards from the upper edge, "
+            f"and {num_positive} at positive y, as if it ran downwards; move or delete those that "
+            "lie off the image"
         )
-    return above > 0
+    return num_negative > 0

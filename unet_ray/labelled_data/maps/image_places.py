@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from unet_ray.errors import ImageError, InputError
@@ -30,9 +30,9 @@ class LocatedImage:
     georeference: Georeference | None = None
     """Its position; None if its file has none with an EPSG code."""
     width: int = 0
-    """Width (px); 0 where there is no georeference."""
+    """Width (px); 0 without a georeference."""
     height: int = 0
-    """Height (px); 0 where there is no georeference."""
+    """Height (px); 0 without a georeference."""
 
     @property
     def name(self) -> str:
@@ -46,11 +46,16 @@ def locate_images(images: Listing) -> list[LocatedImage]:
     An image whose tags cannot be read has no position; decoding it will report the reason.
 
     Args:
-        images: Images; each plane of a stack is one.
+        images: Listing of the images.
+
+    Returns:
+        Each image, in the order of the listing; each plane of a stack is one.
     """
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
-        some = pool.map(partial(_locate_file, decoders, images.root), images.entries)
-        return [image for pages in some for image in pages]
+        located = list[LocatedImage]()
+        for of_file in pool.map(partial(_locate_file, decoders, images.root), images.entries):
+            located += of_file
+        return located
 
 
 def _locate_file(decoders: DecoderPool, access: Storage, entry: FileEntry) -> list[LocatedImage]:
@@ -61,14 +66,15 @@ def _locate_file(decoders: DecoderPool, access: Storage, entry: FileEntry) -> li
 def _locate_image(
     decoders: DecoderPool, access: Storage, entry: FileEntry, source: ImageSource
 ) -> LocatedImage:
+    unlocated = LocatedImage(entry, source.key)
     if path_suffix(entry.path) not in TIFF_SUFFIXES:
-        return LocatedImage(entry, source.key)
+        return unlocated
     try:
         file = open_encoded(access.at(entry.uri), entry.uri, source.place)
         tags = decoders.read_geo_tags(file)
     except (OSError, ImageError, InputError):
-        return LocatedImage(entry, source.key)
+        return unlocated
     georeference = Georeference.from_tags(tags)
     if tags is None or georeference is None:
-        return LocatedImage(entry, source.key)
-    return LocatedImage(entry, source.key, georeference, tags.width, tags.height)
+        return unlocated
+    return replace(unlocated, georeference=georeference, width=tags.width, height=tags.height)

@@ -1,4 +1,4 @@
-"""Names of files without what all names of a set have in common: suffixes and affixes."""
+"""Suffixes of file names, and affixes that all names of a set have in common."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AFFIXES = frozenset(
 )
 """Affixes that may touch a name without a separator: `001mask.png`."""
 _MOST_TOKENS = 16
-"""Most parts of a name that an affix may have."""
+"""Largest number of parts of a name that an affix may have."""
 _TOKEN = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9]")
 
 
@@ -44,31 +44,33 @@ class Affix:
         return len(self.before) + len(self.after)
 
     def take(self, base: str) -> str | None:
-        """Return the part of a name that is left; None if it does not begin and end so."""
+        """Return a name without the affix; None if it does not have it."""
         is_there = base.startswith(self.before) and base.endswith(self.after)
         if not is_there or len(base) < len(self):
             return None
         return base[len(self.before) : len(base) - len(self.after)]
 
     def key(self, path: str) -> str | None:
-        """Return a path with the part of its name that is left."""
+        """Return a path whose name has no affix any more; None if its name does not have it."""
         folder, slash, base = path.rpartition("/")
         left = self.take(base)
-        # nothing is left of `mask`: it is told apart by its folder, if it has one
-        return None if left is None else (folder + slash + left) or None
+        if left is None:
+            return None
+        # If the name is the affix itself, the folder alone tells images apart, if there is one.
+        return folder + slash + left or None
 
 
 def cut_path(cut: Affix, path: str) -> str | None:
-    """Return the key of a path, without its suffix and an affix."""
+    """Return a path without its suffix and an affix; None if it does not have the affix."""
     return cut.key(remove_suffix(path))
 
 
 def list_common_affixes(names: Sequence[str]) -> list[Affix]:
     """Return all affixes that a set of names has in common; the empty one comes first."""
-    before = _list_affixes(names, _common_start(names))
+    starts = _list_affixes(names, _common_start(names))
     turned = [name[::-1] for name in names]
-    after = _list_affixes(turned, _common_start(turned), is_turned=True)
-    return [Affix(b, a[::-1]) for b in before for a in after]
+    ends = _list_affixes(turned, _common_start(turned), is_turned=True)
+    return [Affix(start, end[::-1]) for start in starts for end in ends]
 
 
 def list_own_affixes(base: str) -> Iterator[Affix]:
@@ -83,44 +85,55 @@ def list_own_affixes(base: str) -> Iterator[Affix]:
 
 
 def _parse_affix(affix: str, names: Sequence[str]) -> Affix:
-    """Return what --mask-affix means; a text without `*` is the end that most names have."""
+    """Return what --mask-affix means; without `*`, it is what most names end or begin with."""
     if "*" in affix:
         before, _, after = affix.partition("*")
         return Affix(before, after)
-    ends, begins = Affix(after=affix), Affix(before=affix)
-    count = [sum(cut.take(name) is not None for name in names) for cut in (ends, begins)]
-    return begins if count[1] > count[0] else ends
+    end, beginning = Affix(after=affix), Affix(before=affix)
+    num_with_end = sum(end.take(name) is not None for name in names)
+    num_with_beginning = sum(beginning.take(name) is not None for name in names)
+    return beginning if num_with_beginning > num_with_end else end
 
 
 def make_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
-    """Return a function that takes the affix of --mask-affix from a path; None: it has none."""
+    """Return `cut_path` for the affix that --mask-affix names."""
     cut = _parse_affix(affix, [base_name(remove_suffix(entry.path)) for entry in masks])
     return partial(cut_path, cut)
 
 
 def _common_start(names: Sequence[str]) -> str:
     first, last = min(names), max(names)  # in order, all others lie between
-    same = (a == b for a, b in zip(first, last, strict=False))
-    return first[: next((i for i, is_same in enumerate(same) if not is_same), len(first))]
+    size = 0
+    for one, other in zip(first, last, strict=False):
+        if one != other:
+            break
+        size += 1
+    return first[:size]
 
 
 def _list_affixes(names: Sequence[str], common: str, is_turned: bool = False) -> list[str]:
-    """Return the beginnings of a common beginning that end where a part of a name ends.
+    """Return the affixes that names may begin with, the empty one first.
 
-    A number is never cut: 10 and 20 are not 1 and 2 with a suffix.
+    They end where a part of a name ends, or are one of the known affixes. A number is never cut: 10
+    and 20 are not 1 and 2 with a suffix.
+
+    Args:
+        names: Names of the set.
+        common: What all of them begin with.
+        is_turned: True if all texts are reversed.
     """
     found, at = [""], 0
     for token in _TOKEN.findall(names[0])[:_MOST_TOKENS]:
         at += len(token)
         if at > len(common):
             break
-        # what is a whole token in one name may be cut in another
+        affix = names[0][:at]
+        # a token that is whole in one name may be cut in another
         is_cut = any(
             len(name) > at and name[at - 1].isdigit() and name[at].isdigit() for name in names
         )
-        has_sense = not names[0][:at].isdigit() or any(not c.isalnum() for c in names[0][:at])
-        if not is_cut and has_sense:
-            found.append(names[0][:at])
+        if not is_cut and not affix.isdigit():
+            found.append(affix)
     for size in range(1, len(common) + 1):
         text = common[:size][::-1] if is_turned else common[:size]
         if text.lower() in _AFFIXES and common[:size] not in found:

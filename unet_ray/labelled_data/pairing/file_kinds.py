@@ -13,7 +13,7 @@ from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.labelled_data.colours import COLOUR_FILES
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
 from unet_ray.labelled_data.formats.yolo import CLASS_FILES
-from unet_ray.labelled_data.pairing.affixes import remove_suffix
+from unet_ray.labelled_data.pairing.affixes import base_name, remove_suffix
 from unet_ray.labelled_data.pairing.image_names import drop_upload
 from unet_ray.labelled_data.pairing.mixed_folders import has_masks_among
 from unet_ray.storage.listing import Listing, path_suffix
@@ -22,11 +22,11 @@ from unet_ray.storage.storage import FileEntry, Storage
 _NO_LABELS = frozenset({*CLASS_FILES, *COLOUR_FILES, "_classes.csv"})
 """Files that name classes or colours, and have suffixes of label files."""
 _ONLY_NAMED = frozenset({".txt", ".yaml", ".yml", ".names", ".labels"})
-"""Suffixes of label files that say much else: notes, lists, settings."""
+"""Suffixes of label files that many other files have: notes, lists, settings."""
 
 
 def is_label_file(masks: str, options: StoreOptions) -> bool:
-    """Tell whether a URI is that of a label file, and no glob and no manifest of masks.
+    """Tell whether a URI is that of a label file, not a glob or a manifest of masks.
 
     Args:
         masks: The URI.
@@ -39,9 +39,9 @@ def is_label_file(masks: str, options: StoreOptions) -> bool:
 
 
 def _is_geoparquet(file: Storage) -> bool:
-    """Tell whether a Parquet file has geometries; one that cannot be read is taken for a manifest.
+    """Tell whether a Parquet file has geometries.
 
-    Reading it as such reports the reason.
+    A file that cannot be read counts as a manifest: reading it as one reports the reason.
     """
     try:
         with file.open() as opened:
@@ -66,53 +66,52 @@ def part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
     stems = {_base_stem(entry.path) for entry in images.entries}
     of_images = {entry.uri for entry in images.entries}
     pictures = tuple(e for e in masks.entries if path_suffix(e.path) in IMAGE_SUFFIXES)
-    labels = tuple(
-        entry
-        for entry in masks.entries
-        if _may_be_labels(entry, stems) and not (pictures and path_suffix(entry.path) == ".zip")
-    )
+    mask_files = [entry for entry in pictures if entry.uri not in of_images]
+    labels = tuple(entry for entry in masks.entries if _may_be_labels(entry, stems))
+    if pictures:  # an archive beside pictures holds something else
+        labels = tuple(entry for entry in labels if path_suffix(entry.path) != ".zip")
     named = tuple(entry for entry in labels if _is_named(entry, stems))
-    others_than_images = [entry for entry in pictures if entry.uri not in of_images]
-    has_masks = bool(others_than_images)
-    if named and has_masks:
+    if named and mask_files:
+        folder = masks.root.uri
         raise InputError(
-            f"--masks {masks.root.uri} holds masks and label files of the same images "
+            f"--masks {folder} holds masks and label files of the same images "
             f"({named[0].path}); give a glob, as in --masks "
-            f"'{masks.root.uri}/**/*{path_suffix(named[0].path)}' or --masks "
-            f"'{masks.root.uri}/**/*{path_suffix(others_than_images[0].path)}'"
+            f"'{folder}/**/*{path_suffix(named[0].path)}' or --masks "
+            f"'{folder}/**/*{path_suffix(mask_files[0].path)}'"
         )
-    if pictures and not named:  # of the images, or of something else beside their masks
-        labels = () if has_masks or has_masks_among(replace(masks, entries=pictures)) else labels
-    elif pictures:
+    if named and pictures:
         labels = named
+    elif mask_files or (pictures and has_masks_among(replace(masks, entries=pictures))):
+        labels = ()  # they are of something else
     chosen = labels or pictures
-    others = masks.others + len(masks.entries) - len(chosen)
-    if labels:  # images are no files that were skipped
-        others -= sum(entry.uri in of_images for entry in pictures)
-    parted = replace(masks, entries=chosen, others=others)
+    num_skipped = masks.others + len(masks.entries) - len(chosen)
+    if labels:  # images are not among the files that were skipped
+        num_skipped -= sum(entry.uri in of_images for entry in pictures)
+    found = replace(masks, entries=chosen, others=num_skipped)
     nothing = replace(masks, entries=())
-    return (nothing, parted) if labels else (parted, nothing)
+    return (nothing, found) if labels else (found, nothing)
 
 
 def _may_be_labels(entry: FileEntry, stems: set[str]) -> bool:
-    """Tell whether a file may hold labels: its form is known, and it does not hold class names.
+    """Tell whether a file may hold labels: its format is known, and it does not hold class names.
 
-    Text files are labels only of the image whose name they have.
+    Text files hold labels only if they have the name of an image.
     """
-    suffix, name = path_suffix(entry.path), entry.path.rpartition("/")[2].lower()
+    suffix = path_suffix(entry.path)
+    name = base_name(entry.path).lower()
     if suffix not in SUFFIXES or name in _NO_LABELS:
         return False
     return suffix not in _ONLY_NAMED or _is_named(entry, stems)
 
 
 def _is_named(entry: FileEntry, stems: set[str]) -> bool:
-    """Tell whether a file has the name of an image; `a.png.json` has that of `a.png`.
+    """Tell whether a file has the name of an image, as `a.png.json` has that of `a.png`.
 
-    Label Studio puts the id of an upload before it.
+    Label Studio puts the id of an upload before the name.
     """
     stem = _base_stem(entry.path)
-    return any(name in stems for name in (stem, _base_stem(stem), drop_upload(stem)))
+    return not stems.isdisjoint((stem, _base_stem(stem), drop_upload(stem)))
 
 
 def _base_stem(path: str) -> str:
-    return remove_suffix(path).rpartition("/")[2]
+    return base_name(remove_suffix(path))

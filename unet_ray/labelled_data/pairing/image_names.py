@@ -1,7 +1,7 @@
 """Names of images in label files, and the files that they mean.
 
-Tools write the name of an image as it was on their own disk, server or bucket. The names are found
-among the listed images by rules, the strictest first; which rules were needed is said.
+Tools write the name of an image as it was on their own disk, server or bucket. The names are looked
+up among the listed images by rules, the strictest first; a note says which rules were needed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class NamedImages:
     """Files that names mean."""
 
     entries: tuple[FileEntry | None, ...]
-    """File of each name; None where no image has it."""
+    """File of each name; None if no image has it."""
     rules: Counter[str] = field(default_factory=Counter)
-    """Rules that were needed → number of names."""
+    """Rule → number of names for which it was needed."""
 
 
 def find_images(
@@ -47,10 +47,12 @@ def find_images(
     Raises:
         InputError: A name may mean two images, or two names mean the same.
     """
-    index, listed = _Index(entries), [[split_uri(text)[0] for text in texts] for texts in names]
-    exact = [next(filter(None, map(index.find_path, texts)), None) for texts in listed]
+    index = _Index(entries)
+    listed = [[split_uri(text)[0] for text in texts] for texts in names]
+    exact = [index.find_path(texts) for texts in listed]
     taken = {match.entry.uri for match in exact if match}
-    found, rules = [], Counter[str]()
+    found = list[FileEntry | None]()
+    rules = Counter[str]()
     for texts, match in zip(listed, exact, strict=True):
         match = match or _find_by_ends(index, texts, taken, where)
         if match and match.rule:
@@ -62,33 +64,40 @@ def find_images(
 def _find_by_ends(
     index: _Index, texts: Sequence[str], taken: Collection[str], where: str
 ) -> _Match | None:
-    """Return the image whose path has the end of one of the texts, but for those that are taken.
+    """Return the image whose path ends like one of the texts.
+
+    Args:
+        index: Images to choose from.
+        texts: Texts about the image, the most telling first.
+        taken: URIs of images that have another name; they do not count.
+        where: Label file, for messages.
 
     Raises:
         InputError: There are several.
     """
-    doubt: tuple[str, list[FileEntry]] | None = None
+    doubt: InputError | None = None
     for text in texts:
         candidates, rule = index.find_by_end(text)
-        if all(entry.uri in taken for entry in candidates):  # other names are their paths
+        if all(entry.uri in taken for entry in candidates):
             continue
         if len(candidates) == 1:
             return _Match(candidates[0], rule)
-        doubt = doubt or (text, candidates)
-    if doubt is None:
-        return None
-    first, second = doubt[1][:2]
-    raise InputError(
-        f"{where}: {doubt[0]} may be {first.path} or {second.path}; give more of its path in the "
-        "label file, or give the folder of one of them as --images"
-    )
+        doubt = doubt or InputError(
+            f"{where}: {text} may be {candidates[0].path} or {candidates[1].path}; give more of "
+            "its path in the label file, or give the folder of one of them as --images"
+        )
+    if doubt:
+        raise doubt
+    return None
 
 
 @dataclass(frozen=True)
 class _Match:
+    """An image that a name means."""
+
     entry: FileEntry
     rule: str
-    """Rule that found it, for messages; empty for the name as it is."""
+    """Rule that found it, for notes; empty if none was needed."""
 
 
 class _Index:
@@ -96,25 +105,27 @@ class _Index:
 
     def __init__(self, entries: Sequence[FileEntry]) -> None:
         self._by_uri = {entry.uri: entry for entry in entries}
-        # a path with its suffix is meant before one without
-        self._with_suffix, self._bare = (_Paths(entries, key) for key in (_nfc, remove_suffix))
+        self._with_suffix = _Paths(entries, _nfc)
+        self._bare = _Paths(entries, remove_suffix)
 
-    def find_path(self, text: str) -> _Match | None:
-        """Return the image whose path or URI a text is, if there is one."""
-        if text in self._by_uri:
-            return _Match(self._by_uri[text], "")
-        for name, rule in _list_readings(text):
-            found = self._with_suffix.whole.get(name, [])
-            if not found and not self._with_suffix.find_by_end(name):
-                found = self._bare.whole.get(name, [])
-            if len(found) == 1:
-                return _Match(found[0], rule)
+    def find_path(self, texts: Sequence[str]) -> _Match | None:
+        """Return the image whose path or URI is one of some texts, if there is one."""
+        for text in texts:
+            if text in self._by_uri:
+                return _Match(self._by_uri[text], "")
+            for name, rule in _list_readings(text):
+                found = self._with_suffix.whole.get(name, [])
+                # a path with its suffix goes before one without
+                if not found and not self._with_suffix.find_by_end(name):
+                    found = self._bare.whole.get(name, [])
+                if len(found) == 1:
+                    return _Match(found[0], rule)
         return None
 
     def find_by_end(self, text: str) -> tuple[list[FileEntry], str]:
         """Return the images whose paths share the longest end with a text, and the rule."""
         names = [*dict.fromkeys(name for name, _ in _list_readings(text))]
-        bare = [*map(remove_suffix, names)]
+        bare = [remove_suffix(name) for name in names]
         attempts = (
             (names, self._with_suffix, "by the end of the path"),
             (map(drop_upload, names), self._with_suffix, "without the id of an upload"),
@@ -123,7 +134,8 @@ class _Index:
         )
         for wanted, paths, rule in attempts:
             for name in wanted:
-                if found := paths.find_by_end(name):  # a weaker rule decides between none of them
+                found = paths.find_by_end(name)
+                if found:  # even if there are several: a weaker rule must not decide between them
                     return found, rule
         return [], ""
 
@@ -133,7 +145,7 @@ class _Paths:
 
     def __init__(self, entries: Sequence[FileEntry], key: Callable[[str], str]) -> None:
         self.whole: dict[str, list[FileEntry]] = defaultdict(list)
-        """Path → images that have it: a.jpg and a.png are both a without suffix."""
+        """Key of a path → images that have it: without suffix, a.jpg and a.png are both a."""
         self._by_end: dict[str, list[FileEntry]] = defaultdict(list)
         self._deepest = 1
         for entry in entries:
@@ -147,8 +159,8 @@ class _Paths:
     def find_by_end(self, name: str) -> list[FileEntry]:
         """Return the images whose paths share the longest end with a name.
 
-        One whose whole path is the end of the name counts as well: for `images/a.png`, there is a
-        case for `a.png` where the images lie in a folder `images`, and for `old/images/a.png`.
+        One whose whole path is the end of the name counts as well: `images/a.png` may mean `a.png`,
+        if --images is the folder `images`, or `old/images/a.png`.
         """
         ends = _list_ends(name.split("/")[-self._deepest :])
         longest = next((self._by_end[end] for end in ends if end in self._by_end), [])
@@ -168,7 +180,10 @@ def drop_upload(name: str) -> str:
 
 
 def _drop_address(name: str) -> str:
-    """Return the path in an address: without scheme, host, query; `?d=` and the like name it."""
+    """Return the path in an address, without scheme, host and query.
+
+    If the query has a key such as `?d=`, its value is the path.
+    """
     scheme = _SCHEME.match(name)
     if "?" not in name and not scheme:
         return name
@@ -201,16 +216,13 @@ _STEPS: tuple[tuple[Callable[[str], str], str], ...] = (
 
 
 def _list_readings(text: str) -> Iterator[tuple[str, str]]:
-    """Yield what a text may mean as a path, each with the rule that was needed."""
+    """Yield the paths that a text may mean, each with the last rule that was needed."""
     name, rule = _nfc(text), ""
     for step, what in _STEPS:
         changed = step(name)
-        name, rule = changed, what if changed != name else rule
+        if changed != name:
+            name, rule = changed, what
         yield name, rule
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]
 
 
 def _nfc(text: str) -> str:

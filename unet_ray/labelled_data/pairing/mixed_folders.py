@@ -16,16 +16,21 @@ from unet_ray.storage.listing import Listing, path_suffix
 from unet_ray.storage.storage import FileEntry
 
 _LOSSY = frozenset({".jpg", ".jpeg", ".jpe"})
-"""Suffixes of photographs, which no mask has that lies beside one."""
+"""Suffixes of photographs; masks beside photographs have another one."""
 
 
 def part_one_folder(
     images: Listing, masks: Listing, affix: str | None
 ) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...], list[str]]:
-    """Tell images from masks where both were listed from one folder.
+    """Tell images from masks if both were listed from one folder.
+
+    Args:
+        images: Listing of --images.
+        masks: Listing of --masks.
+        affix: Value of --mask-affix, if given.
 
     Returns:
-        Images, masks, and how they were told apart.
+        Images, masks, and notes on how they were told apart.
 
     Raises:
         InputError: The names do not say which are which.
@@ -39,14 +44,12 @@ def part_one_folder(
         return rest, masks.entries, [f"{len(common)} files are masks, and no images"]
     if affix:
         key = make_cutter(affix, masks.entries)
-        chosen = {e.uri for e in masks.entries if key(e.path) is not None}
+        chosen = {entry.uri for entry in masks.entries if key(entry.path) is not None}
     else:
         chosen = _find_masks_among(images, masks)
-    return (
-        tuple(entry for entry in images.entries if entry.uri not in chosen),
-        tuple(entry for entry in masks.entries if entry.uri in chosen),
-        [],
-    )
+    image_entries = tuple(entry for entry in images.entries if entry.uri not in chosen)
+    mask_entries = tuple(entry for entry in masks.entries if entry.uri in chosen)
+    return image_entries, mask_entries, []
 
 
 def has_masks_among(files: Listing) -> bool:
@@ -58,35 +61,47 @@ def has_masks_among(files: Listing) -> bool:
 
 
 def _find_masks_among(images: Listing, masks: Listing) -> set[str]:
-    """Return the URIs of the masks among files of which each is an image or a mask."""
-    entries = masks.entries
-    by_suffix: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        by_suffix[path_suffix(entry.path)].add(remove_suffix(entry.path))
-    if len(by_suffix) == 2:  # photographs as JPEG, masks of the same names without loss
-        lossy = [suffix for suffix in by_suffix if suffix in _LOSSY]
-        lossless = [suffix for suffix in by_suffix if suffix not in _LOSSY]
-        if len(lossy) == 1 and by_suffix[lossless[0]] <= by_suffix[lossy[0]]:
-            return {e.uri for e in entries if path_suffix(e.path) == lossless[0]}
-    stems = {remove_suffix(entry.path) for entry in entries}
-    affixes: dict[Affix, int] = defaultdict(int)
-    for stem in sorted(stems):
-        for cut in list_own_affixes(base_name(stem)):
-            key = cut.key(stem)
-            if key is not None and key in stems:
-                affixes[cut] += 1
-    whole = []
-    for cut in affixes:
-        having = {stem for stem in stems if cut.key(stem) is not None}
-        if all(cut.key(stem) in stems - having for stem in having):
-            whole.append((cut, having))
-    whole.sort(key=lambda each: -len(each[1]))
-    if len(whole) != 1:
-        ways = " or ".join(f"--mask-affix '{cut.before}*{cut.after}'" for cut, _ in whole[:3])
+    """Return the URIs of the masks among files, each of which is an image or a mask."""
+    stems_of_suffix: dict[str, set[str]] = defaultdict(set)
+    for entry in masks.entries:
+        stems_of_suffix[path_suffix(entry.path)].add(remove_suffix(entry.path))
+    if len(stems_of_suffix) == 2:  # photographs as JPEG, masks of the same names without loss
+        lossy = [suffix for suffix in stems_of_suffix if suffix in _LOSSY]
+        lossless = [suffix for suffix in stems_of_suffix if suffix not in _LOSSY]
+        if len(lossy) == 1 and stems_of_suffix[lossless[0]] <= stems_of_suffix[lossy[0]]:
+            return {e.uri for e in masks.entries if path_suffix(e.path) == lossless[0]}
+    stems = {remove_suffix(entry.path) for entry in masks.entries}
+    found = _find_affixes(stems)
+    if len(found) != 1:
+        ways = " or ".join(f"--mask-affix '{cut.before}*{cut.after}'" for cut, _ in found[:3])
         raise InputError(
             f"--images {images.root.uri} and --masks {masks.root.uri} hold the same files, and "
             f"their names do not say which are masks; give {ways or '--mask-affix'}, or globs as "
             "in --images 'DIR/*.jpg' --masks 'DIR/*_mask.png'"
         )
-    having = whole[0][1]
-    return {entry.uri for entry in entries if remove_suffix(entry.path) in having}
+    _, having = found[0]
+    return {entry.uri for entry in masks.entries if remove_suffix(entry.path) in having}
+
+
+def _find_affixes(stems: set[str]) -> list[tuple[Affix, set[str]]]:
+    """Return affixes of which every name that has one is, without it, the name of another file.
+
+    Args:
+        stems: Paths of the files without suffixes.
+
+    Returns:
+        Each affix with the paths that have it; the one of most paths first.
+    """
+    candidates: dict[Affix, None] = {}
+    for stem in sorted(stems):
+        for cut in list_own_affixes(base_name(stem)):
+            if cut.key(stem) in stems:
+                candidates[cut] = None
+    found = []
+    for cut in candidates:
+        having = {stem for stem in stems if cut.key(stem) is not None}
+        others = stems - having
+        if all(cut.key(stem) in others for stem in having):
+            found.append((cut, having))
+    found.sort(key=lambda each: -len(each[1]))
+    return found

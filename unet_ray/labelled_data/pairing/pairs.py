@@ -1,8 +1,9 @@
 """Pairing of image files and mask files by their names.
 
-The names of a pair are equal but for their suffixes, or for one affix that is the same in the whole
-set (`001.jpg` and `001_mask.png`). Each way of pairing that is not plain equality must pair every
-mask with an image of its own, and is said. Nothing is paired by likeness.
+The names of a pair are equal except for their suffixes, or for one affix that is the same in the
+whole set (`001.jpg` and `001_mask.png`). Any way of pairing other than plain equality must pair
+every mask with an image of its own, and a note names it. Names that are merely similar are never
+paired.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from unicodedata import normalize
 
 from unet_ray.errors import InputError
@@ -27,7 +29,9 @@ from unet_ray.labelled_data.pairing.mixed_folders import part_one_folder
 from unet_ray.storage.listing import Listing
 from unet_ray.storage.storage import FileEntry
 
-_NUMBER, _CHANNEL = re.compile("[0-9]+"), "0000"
+_NUMBER = re.compile("[0-9]+")
+_CHANNEL = "0000"
+"""Number that tools add to the names of images, which says nothing of the image: the channel."""
 _CLASSES_AND_OBJECTS = frozenset({"SegmentationClass", "SegmentationObject"})
 """Folders of an export in the form of Pascal VOC: the same objects, twice."""
 
@@ -43,7 +47,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Pairs of a set, and what has no partner."""
+    """Pairs of a set, and the files that have no partner."""
 
     pairs: tuple[Pair, ...]
     unlabelled: tuple[FileEntry, ...] = ()
@@ -51,9 +55,9 @@ class Pairing:
     orphans: tuple[str, ...] = ()
     """Paths of masks without an image; each counts as an image that cannot be used."""
     notes: tuple[str, ...] = ()
-    """Messages about how the names were paired, where they are not equal."""
+    """Messages about how the names were paired, if they are not equal."""
     incomplete: tuple[str, ...] = ()
-    """Images with masks of some classes only, and which is missing; they cannot be used."""
+    """Messages about images with masks of some classes only, which cannot be used."""
 
 
 def looks_like_folders(images: Listing, masks: Listing) -> bool:
@@ -70,9 +74,10 @@ def looks_like_folders(images: Listing, masks: Listing) -> bool:
             f"{masks.root.uri}/SegmentationClass, or {masks.root.uri}/SegmentationObject with "
             "--mask-kind instances"
         )
-    return not stems & mask_stems and all(
-        "/" in stem and stem.partition("/")[2] in stems for stem in mask_stems
-    )
+    if stems & mask_stems:
+        return False
+    paths = [stem.partition("/")[2] for stem in mask_stems]
+    return all(path in stems for path in paths)
 
 
 def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pairing:
@@ -82,7 +87,7 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
         images: Image files.
         masks: Mask files; they may lie among the images.
         affix: What mask names have beside the names of their images: a suffix as `_mask`, a prefix
-            as `mask_`, or a pattern with `*` for the image. None: found out.
+            as `mask_`, or a pattern with `*` for the name of the image. None: found out.
 
     Raises:
         InputError: The names do not say which mask belongs to which image.
@@ -100,23 +105,24 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
             break
         found = [_match(step, image_entries, mask_entries) for step in steps]
         whole = _choose([each for each in found if each.is_whole], masks.root.uri)
-        if affix:  # what the user gave need not pair all
+        if affix:  # an affix that the user gave need not pair all masks
             best = max([best, *found], key=lambda each: len(each.pairs))
         best = whole or best
     if best.doubts:
         raise InputError(f"{best.doubts[0]}; keep one, or name the files by a glob")
     if not best.pairs:
+        first_mask = mask_entries[0].path if mask_entries else "no mask"
         raise InputError(
             f"no mask in {masks.root.uri} has the name of an image in {images.root.uri}: "
-            f"{mask_entries[0].path if mask_entries else 'no mask'}, {image_entries[0].path}; give "
-            "--mask-affix with what mask names have beside those of their images (_mask, mask_, "
-            "a pattern such as mask_*_v2, or * for equal names in other folders), or globs for "
-            "--images and --masks"
+            f"{first_mask}, {image_entries[0].path}; give --mask-affix with what mask names have "
+            "beside those of their images (_mask, mask_, a pattern such as mask_*_v2, or * for "
+            "equal names in other folders), or globs for --images and --masks"
         )
     paired = {pair.image.uri for pair in best.pairs}
-    rest = tuple(entry for entry in image_entries if entry.uri not in paired)
-    notes += [best.said] * bool(best.said)
-    return Pairing(best.pairs, rest, best.orphans, tuple(notes))
+    unlabelled = tuple(entry for entry in image_entries if entry.uri not in paired)
+    if best.said:
+        notes.append(best.said)
+    return Pairing(best.pairs, unlabelled, best.orphans, tuple(notes))
 
 
 def pair_class_folders(
@@ -144,26 +150,32 @@ def pair_class_folders(
             f"--masks {masks.root.uri}: no folder for {', '.join(absent)} "
             f"(there are {', '.join(folders)})"
         )
-    found = [
-        pair_files(images, Listing(masks.root.join(name), tuple(folders[name]), 0), affix)
-        for name in names
-    ]
-    mask_of = [{pair.image.uri: pair.masks[0] for pair in each.pairs} for each in found]
-    pairs, rest, incomplete = list[Pair](), list[FileEntry](), list[str]()
-    orphans = [
-        f"{name}/{path}" for name, each in zip(names, found, strict=True) for path in each.orphans
-    ]
+    mask_of = list[dict[str, FileEntry]]()
+    orphans = list[str]()
+    notes: dict[str, None] = {}
+    for name in names:
+        listing = Listing(masks.root.join(name), tuple(folders[name]), 0)
+        of_class = pair_files(images, listing, affix)
+        mask_of.append({pair.image.uri: pair.masks[0] for pair in of_class.pairs})
+        orphans += [f"{name}/{path}" for path in of_class.orphans]
+        notes |= dict.fromkeys(of_class.notes)
+    pairs, unlabelled, incomplete = list[Pair](), list[FileEntry](), list[str]()
     for image in images.entries:
-        own = [of_class.get(image.uri) for of_class in mask_of]
+        own = [masks_of_class.get(image.uri) for masks_of_class in mask_of]
         if all(own):
             pairs.append(Pair(image, tuple(mask for mask in own if mask)))
         elif any(own):
             missing = names[own.index(None)]
             incomplete.append(f"{image.path}: it has masks of other classes, but none in {missing}")
         else:
-            rest.append(image)
-    notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
-    return Pairing(tuple(pairs), tuple(rest), tuple(orphans), notes, tuple(incomplete))
+            unlabelled.append(image)
+    return Pairing(
+        pairs=tuple(pairs),
+        unlabelled=tuple(unlabelled),
+        orphans=tuple(orphans),
+        notes=tuple(notes),
+        incomplete=tuple(incomplete),
+    )
 
 
 def class_folders(masks: Listing) -> list[str]:
@@ -184,18 +196,19 @@ class _Step:
 
     def without_folders(self) -> _Step:
         """Return the same step for the last parts of paths."""
-        said = (
-            f"{self.said}, whatever their folders"
-            if self.said
-            else ("masks have the names of their images, in other folders")
-        )
+        said = "masks have the names of their images, in other folders"
+        if self.said:
+            said = f"{self.said}, whatever their folders"
         return _Step(said, _of_base(self.image_key), _of_base(self.mask_key))
 
 
 @dataclass(frozen=True)
 class _Matched:
+    """Result of a step for a set."""
+
     pairs: tuple[Pair, ...]
     orphans: tuple[str, ...]
+    """Paths of masks without an image."""
     doubts: tuple[str, ...]
     """Masks that may belong to several images, and images with several masks."""
     said: str
@@ -208,34 +221,36 @@ class _Matched:
 
 
 def _match(step: _Step, images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> _Matched:
-    image_of: dict[str, list[FileEntry]] = defaultdict(list)
-    mask_of: dict[str, list[FileEntry]] = defaultdict(list)
-    for of, entries, make_key in (
-        (image_of, images, step.image_key),
-        (mask_of, masks, step.mask_key),
-    ):
-        for entry in entries:
-            key = make_key(entry.path)
-            if key is not None:
-                of[key].append(entry)
-    keyed = {entry.uri for entries in mask_of.values() for entry in entries}
-    pairs, orphans, doubts = [], [e.path for e in masks if e.uri not in keyed], []
-    for key, entries in mask_of.items():
-        partners = image_of.get(key, [])
+    """Pair the files whose keys are equal."""
+    images_of = _group_by_key(images, step.image_key)
+    masks_of = _group_by_key(masks, step.mask_key)
+    pairs = []
+    orphans = [entry.path for entry in masks_of.pop(None, [])]
+    doubts = []
+    for key, found in masks_of.items():
+        partners = images_of.get(key, [])
         if not partners:
-            orphans += [entry.path for entry in entries]
+            orphans += [entry.path for entry in found]
         elif len(partners) > 1:
             doubts.append(
-                f"{partners[0].path} and {partners[1].path} have one mask, {entries[0].path}"
+                f"{partners[0].path} and {partners[1].path} have one mask, {found[0].path}"
             )
-        elif len(entries) > 1:
-            doubts.append(
-                f"{entries[0].path} and {entries[1].path} are masks of {partners[0].path}"
-            )
+        elif len(found) > 1:
+            doubts.append(f"{found[0].path} and {found[1].path} are masks of {partners[0].path}")
         else:
-            pairs.append(Pair(partners[0], (entries[0],)))
+            pairs.append(Pair(partners[0], (found[0],)))
     pairs.sort(key=lambda pair: pair.image.uri)
     return _Matched(tuple(pairs), tuple(orphans), tuple(doubts), step.said)
+
+
+def _group_by_key(
+    entries: Sequence[FileEntry], make_key: Callable[[str], str | None]
+) -> dict[str | None, list[FileEntry]]:
+    """Return the files of each key, in the order of the files."""
+    groups: dict[str | None, list[FileEntry]] = defaultdict(list)
+    for entry in entries:
+        groups[make_key(entry.path)].append(entry)
+    return groups
 
 
 def _choose(found: Sequence[_Matched], where: str) -> _Matched | None:
@@ -244,19 +259,21 @@ def _choose(found: Sequence[_Matched], where: str) -> _Matched | None:
     Raises:
         InputError: They do not agree.
     """
+    if not found:
+        return None
+    one = found[0]
     for other in found[1:]:
-        pairs = [set(each.pairs) for each in (found[0], other)]
-        if pairs[0] == pairs[1]:
+        one_pairs, other_pairs = set(one.pairs), set(other.pairs)
+        if one_pairs == other_pairs:
             continue
-        first, second = (
-            min(own - rest, key=lambda pair: pair.image.uri) for own, rest in (pairs, pairs[::-1])
-        )
+        first = min(one_pairs - other_pairs, key=lambda pair: pair.image.uri)
+        second = min(other_pairs - one_pairs, key=lambda pair: pair.image.uri)
         raise InputError(
-            f"--masks {where}: names can be paired in two ways: {found[0].said} "
+            f"--masks {where}: names can be paired in two ways: {one.said} "
             f"({first.image.path} and {first.masks[0].path}), or {other.said} "
             f"({second.image.path} and {second.masks[0].path}); give --mask-affix, or rename files"
         )
-    return found[0] if found else None
+    return one
 
 
 def _list_ways(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[list[_Step]]:
@@ -264,8 +281,11 @@ def _list_ways(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[
     equal = _Step("", remove_suffix, remove_suffix)
     affixes = _list_affix_steps(images, masks)
     # 00.jpg.png: the mask has the whole name of its image
-    names = partial(normalize, "NFC")
-    whole = _Step("masks have the whole name of their images", names, _remove_last_suffix)
+    whole = _Step(
+        said="masks have the whole name of their images",
+        image_key=partial(normalize, "NFC"),
+        mask_key=_remove_last_suffix,
+    )
     ways = [[equal], [whole], affixes]
     return ways + [[step.without_folders() for step in steps] for steps in ways]
 
@@ -275,70 +295,72 @@ def _list_given_ways(
 ) -> list[list[_Step]]:
     """Return the ways of pairing masks whose affix is given; images may have one as well."""
     cut_masks = make_cutter(affix, masks)
-    steps = [_Step("", remove_suffix, cut_masks)]
-    for cut in list_common_affixes([base_name(remove_suffix(entry.path)) for entry in images])[1:]:
-        said = f"images are called {cut.before}NAME{cut.after}"
-        steps.append(_Step(said, partial(cut_path, cut), cut_masks))
-    ways = [steps[:1], steps[1:]]
-    return ways + [[step.without_folders() for step in some] for some in ways]
+    plain = [_Step("", remove_suffix, cut_masks)]
+    image_names = [base_name(remove_suffix(entry.path)) for entry in images]
+    cut_images = [
+        _Step(f"images are called {_show(cut, 'NAME')}", partial(cut_path, cut), cut_masks)
+        for cut in list_common_affixes(image_names)[1:]
+    ]
+    ways = [plain, cut_images]
+    return ways + [[step.without_folders() for step in steps] for steps in ways]
 
 
 def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[_Step]:
     """Return steps that take an affix from all masks, from all images, or from both."""
     if not images or not masks:
         return []
-    own, others = ([base_name(remove_suffix(e.path)) for e in each] for each in (masks, images))
-    choices = [
-        (cut_mask, cut_image)
-        for cut_mask in list_common_affixes(own)
-        for cut_image in list_common_affixes(others)
-    ]
+    mask_names = [base_name(remove_suffix(entry.path)) for entry in masks]
+    image_names = [base_name(remove_suffix(entry.path)) for entry in images]
+    known = set(image_names)
     steps = list[tuple[tuple[bool, int, int], _Step]]()
-    known = {base_name(name) for name in others}
-    for of_masks, of_images in choices:
+    for of_masks, of_images in product(
+        list_common_affixes(mask_names), list_common_affixes(image_names)
+    ):
         if not _is_plausible(of_masks, of_images):
             continue
-        key = of_masks.take(own[0])
+        key = of_masks.take(mask_names[0])
         if key is not None and f"{of_images.before}{key}{of_images.after}" in known:
-            # mask_NAME says more than maskNAME, where the name would be _001
+            # mask_NAME goes before maskNAME, with which the name would be _001
             has_edge = not (key[:1].isalnum() and key[-1:].isalnum())
             rank = (has_edge, len(of_images), len(of_masks))
-            steps.append((rank, _make_affix_step(of_masks, of_images)))
+            step = _Step(
+                said=_say(of_masks, of_images),
+                image_key=partial(cut_path, of_images),
+                mask_key=partial(cut_path, of_masks),
+            )
+            steps.append((rank, step))
     return [step for _, step in sorted(steps, key=lambda each: each[0])]
 
 
-def _make_affix_step(of_masks: Affix, of_images: Affix) -> _Step:
-    return _Step(
-        _say(of_masks, of_images),
-        partial(cut_path, of_images),
-        partial(cut_path, of_masks),
-    )
-
-
 def _is_plausible(of_masks: Affix, of_images: Affix) -> bool:
-    """Tell whether two cuts may pair names, and no smaller ones do the same."""
+    """Tell whether two affixes may pair names, and no shorter ones do the same."""
     if not (of_masks or of_images):
         return False
-    for own, other in ((of_masks.before, of_images.before), (of_masks.after, of_images.after)):
-        if own and own == other:
-            return False
-    # plate1_x is no mask of plate2_x, but frames may be numbered _0000 by a tool
-    numbers = [
-        [n for n in _NUMBER.findall(cut.before + " " + cut.after) if n != _CHANNEL]
-        for cut in (of_masks, of_images)
-    ]
-    return numbers[0] == numbers[1] or not all(numbers)
+    if of_masks.before and of_masks.before == of_images.before:
+        return False
+    if of_masks.after and of_masks.after == of_images.after:
+        return False
+    # plate1_x is not the mask of plate2_x, but a tool may have numbered frames _0000
+    mask_numbers = _list_numbers(of_masks)
+    image_numbers = _list_numbers(of_images)
+    return mask_numbers == image_numbers or not (mask_numbers and image_numbers)
+
+
+def _list_numbers(cut: Affix) -> list[str]:
+    numbers = _NUMBER.findall(f"{cut.before} {cut.after}")
+    return [number for number in numbers if number != _CHANNEL]
 
 
 def _say(masks: Affix, images: Affix) -> str:
-    def show(cut: Affix) -> str:
-        return f"{cut.before}NAME{cut.after}"
-
     if not images:
-        return f"masks are called {show(masks).replace('NAME', 'IMAGE')}"
+        return f"masks are called {_show(masks, 'IMAGE')}"
     if not masks:
-        return f"images are called {show(images).replace('NAME', 'MASK')}"
-    return f"masks are called {show(masks)}, their images {show(images)}"
+        return f"images are called {_show(images, 'MASK')}"
+    return f"masks are called {_show(masks, 'NAME')}, their images {_show(images, 'NAME')}"
+
+
+def _show(cut: Affix, name: str) -> str:
+    return f"{cut.before}{name}{cut.after}"
 
 
 def _of_base(key: Callable[[str], str | None]) -> Callable[[str], str | None]:
@@ -352,14 +374,19 @@ def _remove_last_suffix(path: str) -> str:
 
 
 def _with_affix(masks: Sequence[FileEntry], affix: str) -> tuple[list[str], tuple[FileEntry, ...]]:
-    """Return a note about files without the affix, and those that have it."""
+    """Return a note about masks without the affix, if there are any, and the masks that have it.
+
+    Raises:
+        InputError: No mask has it.
+    """
+    if not masks:
+        raise InputError(f"--mask-affix {affix}: there are no masks")
     key = make_cutter(affix, masks)
     having = tuple(entry for entry in masks if key(entry.path) is not None)
     if not having:
-        raise InputError(
-            f"--mask-affix {affix}: no mask has it, for instance {masks[0].path}"
-            if masks
-            else f"--mask-affix {affix}: there are no masks"
-        )
-    rest = len(masks) - len(having)
-    return [f"skipped {rest} files of --masks without --mask-affix {affix}"] * (rest > 0), having
+        raise InputError(f"--mask-affix {affix}: no mask has it, for instance {masks[0].path}")
+    num_without = len(masks) - len(having)
+    notes = []
+    if num_without:
+        notes.append(f"skipped {num_without} files of --masks without --mask-affix {affix}")
+    return notes, having

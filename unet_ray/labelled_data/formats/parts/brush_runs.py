@@ -1,8 +1,8 @@
 """Run lengths of Label Studio's brush.
 
-The code is `rle-pack` of thi.ng/umbrella, which `label_studio_sdk.converter.brush.decode_rle` reads
-as well; that package brings OpenCV, pandas, NLTK and some twenty more. A stream of bits, the
-highest of a byte first:
+The code is `rle-pack` of thi.ng/umbrella. `label_studio_sdk.converter.brush.decode_rle` reads it as
+well, but that package depends on OpenCV, pandas, NLTK and some twenty others. The code is a stream
+of bits, the highest bit of a byte first:
 
     32 bits   number of values, 4 (red, green, blue, alpha) for each pixel, row by row
      5 bits   bits of a value, less 1
@@ -15,6 +15,8 @@ highest of a byte first:
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,20 +70,23 @@ class _Bits:
         self._data, self._at = data, 0
 
     def read(self, size: int) -> int:
-        """Return the number that the next `size` bits are; raise ValueError if there are fewer."""
-        first, self._at = self._at, self._at + size
-        end = -(-self._at // 8)
-        if end > len(self._data):
+        """Return the next `size` bits as a number; raise ValueError if there are fewer."""
+        first_byte = self._at // 8
+        self._at += size
+        end_byte = math.ceil(self._at / 8)
+        if end_byte > len(self._data):
             raise ValueError("run lengths that end too early")
-        number = int.from_bytes(self._data[first // 8 : end])
-        return number >> (8 * end - self._at) & ((1 << size) - 1)
+        number = int.from_bytes(self._data[first_byte:end_byte])
+        num_bits_after = 8 * end_byte - self._at
+        return number >> num_bits_after & ((1 << size) - 1)
 
-    def read_bytes(self, number: int) -> NDArray[np.uint8]:
+    def read_bytes(self, num_bytes: int) -> NDArray[np.uint8]:
         """Return the next bytes, which may begin within a byte of the data."""
         first, shift = divmod(self._at, 8)
-        self._at += 8 * number
-        held = np.frombuffer(self._data[first : first + number + 1] + b"\0", np.uint8)
+        self._at += 8 * num_bytes
         if self._at > 8 * len(self._data):
             raise ValueError("run lengths that end too early")
-        pairs = held[:number].astype(np.uint16) << 8 | held[1 : number + 1]
+        held = np.frombuffer(self._data[first : first + num_bytes + 1] + b"\0", np.uint8)
+        # each byte lies in two neighbouring bytes of the data
+        pairs = held[:num_bytes].astype(np.uint16) << 8 | held[1 : num_bytes + 1]
         return (pairs >> (8 - shift)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Outlines and boxes on one image, in tools where a box need not be an object of its own."""
+"""Outlines and boxes of tools in which a box is not always an object of its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.parts.shapes import NO_OUTLINE
 
 _UNNAMED = "object"
-"""Category of all objects of a file that gives them no labels."""
+"""Category of all objects of a file without labels."""
 _MOST_PX = 1e9
-"""Number from which a coordinate cannot be meant."""
+"""Number that no coordinate reaches (px)."""
 _SAME_BOX = 0.5
-"""Overlap (intersection over union) from which a box is that of an outline."""
+"""Overlap (intersection over union) above which a box is that of an outline."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DrawnShape:
     """Its category; None if it has none."""
     parts: Sequence[Polygon | Runs]
     is_box: bool = False
-    """True if it is a box, which says where an object is, but not which pixels are of it."""
+    """True if it is a box, which says where an object is, but not which pixels belong to it."""
     is_ignored: bool = False
     """True if its pixels are not counted."""
     error: str | None = None
@@ -44,7 +44,7 @@ class ShapeCollector:
     """Adds the shapes of images to a builder, and decides what boxes mean.
 
     A box around an outline with the same label repeats what the outline says, and is left out.
-    Other boxes hold an object, but also pixels that are none of it: their pixels are not counted.
+    Other boxes hold an object, but also pixels beside it: their pixels are not counted.
 
     Args:
         builder: Where categories, objects and counts go.
@@ -69,12 +69,12 @@ class ShapeCollector:
                 self._add_object(image, shape, self._builder.find_category(shape.label))
         if not boxes:
             return
-        extents = {
-            label: np.array([_measure(each) for each in outlines if each.label == label])
-            for label in {box.label for box in boxes}
-        }
+        bounds_of: dict[str | None, NDArray[np.float64]] = {}
+        for label in {box.label for box in boxes}:
+            same = [_measure(outline) for outline in outlines if outline.label == label]
+            bounds_of[label] = np.array(same)
         for box in boxes:
-            if _is_among(_measure(box), extents[box.label]):
+            if _is_among(_measure(box), bounds_of[box.label]):
                 self._builder.left_out["boxes around an outline"] += 1
                 continue
             self._builder.left_out[NO_OUTLINE] += 1
@@ -84,7 +84,7 @@ class ShapeCollector:
             self._add_object(image, box, category, is_ignored=True)
 
     def finish(self, remedy: str) -> None:
-        """Settle what could not be decided before all shapes were known.
+        """Decide what depends on the shapes of all images.
 
         Args:
             remedy: What to do in the tool instead of drawing boxes.
@@ -122,7 +122,7 @@ def to_number(value: object) -> float:
     """Return a number of a label file.
 
     Raises:
-        ValueError: It is none, or far from any image.
+        ValueError: It is not a number, or too large for a coordinate.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{shorten(value)} where a number must be")
@@ -164,25 +164,36 @@ def trace_box(
     """
     pivot = np.array([width, height]) / 2 if is_about_centre else np.zeros(2)
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - pivot
-    turned: list[float] = (_turn(corners, degrees) + pivot + np.array([left, top])).ravel().tolist()
-    return turned
+    turned = _turn(corners, degrees) + pivot
+    placed = turned + np.array([left, top])
+    numbers: list[float] = placed.ravel().tolist()
+    return numbers
 
 
 def encode_mask(mask_hw: NDArray[np.bool_], left: int = 0, top: int = 0) -> Runs | None:
-    """Return the run lengths of the smallest box around the pixels of a mask; None if it has none.
+    """Return the run lengths of the smallest box around the pixels of a mask.
 
     Args:
         mask_hw: True inside the object.
         left: Column of the image where the mask begins.
         top: Row of the image where the mask begins.
+
+    Returns:
+        The run lengths; None for a mask without pixels.
     """
-    rows, columns = (np.flatnonzero(mask_hw.any(axis=axis)) for axis in (1, 0))
+    rows = np.flatnonzero(mask_hw.any(axis=1))
+    columns = np.flatnonzero(mask_hw.any(axis=0))
     if not len(rows):
         return None
     first_row, first_column = int(rows[0]), int(columns[0])
-    inside = mask_hw[first_row : rows[-1] + 1, first_column : columns[-1] + 1]
-    height, width = inside.shape
-    return Runs(encode_rle(inside), height, width, left + first_column, top + first_row)
+    box = mask_hw[first_row : rows[-1] + 1, first_column : columns[-1] + 1]
+    return Runs(
+        counts=encode_rle(box),
+        height=box.shape[0],
+        width=box.shape[1],
+        left=left + first_column,
+        top=top + first_row,
+    )
 
 
 def _turn(corners: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
@@ -206,17 +217,20 @@ def _measure(shape: DrawnShape) -> NDArray[np.float64]:
             boxes.append((*corners.min(axis=0), *corners.max(axis=0)))
     if not boxes:
         return np.zeros(4)
-    limits = np.array(boxes, np.float64)
-    return np.append(limits[:, :2].min(axis=0), limits[:, 2:].max(axis=0))
+    bounds = np.array(boxes, np.float64)
+    first = bounds[:, :2].min(axis=0)
+    end = bounds[:, 2:].max(axis=0)
+    return np.append(first, end)
 
 
 def _is_among(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
-    """Tell whether a box is, but for some imprecision, one of others, (n, 4)."""
+    """Tell whether a box is nearly the same as one of others, (n, 4)."""
     if not len(others):
         return False
     low = np.maximum(others[:, :2], box[:2])
     high = np.minimum(others[:, 2:], box[2:])
     shared = np.clip(high - low, 0, None).prod(axis=1)
     areas = (others[:, 2:] - others[:, :2]).prod(axis=1)
-    both = areas + (box[2:] - box[:2]).prod() - shared
-    return bool((shared > _SAME_BOX * both).any())
+    area = (box[2:] - box[:2]).prod()
+    united = areas + area - shared
+    return bool((shared > _SAME_BOX * united).any())

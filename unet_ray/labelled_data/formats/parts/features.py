@@ -1,12 +1,13 @@
 """Features of vector files: polygons with properties, one of which names the class.
 
-GeoJSON, GeoPackage and GeoParquet files hold the same thing in three forms. Here their features
-become objects: the class is chosen from the properties of all features, so that it is known only
-at the end of a file.
+GeoJSON, GeoPackage and GeoParquet files hold the same thing in three formats. Here their features
+become objects. The property that names the class is chosen by its values in all features, so that
+classes are known only at the end of a file.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,18 +21,19 @@ from unet_ray.image_sources.names import split_uri
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.labelled_data.annotations import NO_CATEGORY, LabelError, Polygon
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
+from unet_ray.text import is_utf8
 
 ONE_CLASS = "none"
-"""Value of --label-property by which all features are of one class."""
+"""Value of --label-property for features that are all of one class."""
 THE_CLASS = "object"
-"""Name of the class of features whose properties name none."""
+"""Name of the class of features whose properties do not name one."""
 _CLASS_PROPERTIES = (
     *("classification.name", "class_name", "classname", "class", "class_label", "classlabel"),
     *("cls", "label", "label_name", "labelname", "labels", "category", "category_name"),
     *("classification", "type", "name", "class_id", "classid", "label_id"),
     *("category_id", "type_id"),
 )
-"""Properties that may name the class, lower case; of several that say the same, the first."""
+"""Properties that may name the class, lower case; if several say the same, the first one does."""
 _OTHER_PROPERTIES = (
     *("id", "fid", "ogc_fid", "gid", "objectid", "uuid", "uid", "index", "region_id", "osm_id"),
     *("area", "shape_area", "area_m2", "perimeter", "length", "shape_leng", "shape_length"),
@@ -43,18 +45,18 @@ _IMAGE_PROPERTIES = (
 )
 """Properties that name the image of a feature, in the order in which they are looked for."""
 _QUPATH_STATES = ("objectType", "isLocked")
-"""Properties of QuPath's objects that are no classes unless a flag says so."""
+"""Properties of QuPath's objects that are not classes unless a flag says so."""
 _GEOMETRIES = ("point", "line", "linestring", "polygon", "multipolygon", "rectangle", "feature")
-"""Values of `type` that are no classes."""
+"""Values of `type` that are not classes."""
 _IGNORE = "Ignore*"
 """QuPath's class of objects that are not counted."""
 _MOST_PROPERTIES = 1000
 _LONGEST_NAME = 200
 """Longest name of a class (characters)."""
 _FEW_VALUES = 8
-"""Number of values up to which each feature may have its own."""
+"""Number of values of a property up to which they are not taken for ids of features."""
 FILE_CRS = ""
-"""Coordinate system of a feature where the file states one for all."""
+"""Stands for the coordinate system that the file states for all features."""
 
 
 @dataclass
@@ -67,10 +69,10 @@ class _Column:
     values: array[int] = field(default_factory=lambda: array("i"))
     """Features that have the property, and the numbers of their values."""
     strange: str = ""
-    """First value that can be no class: a fraction, a list."""
+    """First value that cannot be a class: a fraction, a list."""
 
-    def add(self, row: int, value: Any) -> None:
-        """Note the value of a feature; empty ones are none."""
+    def add(self, row: int, value: object) -> None:
+        """Note the value of a feature, unless it is empty."""
         known = _read_value(value)
         if known is None:
             return
@@ -86,8 +88,18 @@ class _Column:
         return bool(self.codes) and not self.strange
 
     @property
+    def has_ids(self) -> bool:
+        """True if all values can be ids of classes."""
+        return all(isinstance(value, int) and 0 <= value <= MAX_CLASS_ID for value in self.codes)
+
+    @property
+    def has_texts(self) -> bool:
+        """True if some values are texts."""
+        return any(isinstance(value, str) for value in self.codes)
+
+    @property
     def looks_like_ids(self) -> bool:
-        """True if most features have their own value."""
+        """True if most features have a value of their own."""
         return len(self.codes) > max(_FEW_VALUES, len(self.rows) // 2)
 
     def says_the_same(self, other: _Column) -> bool:
@@ -103,16 +115,20 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Strange:
-    """A value that can be no class."""
+    """A value that cannot be a class."""
 
     text: str
+    """Text that stands for it in messages."""
 
 
-def _read_value(value: Any) -> str | int | _Strange | None:
+def _read_value(value: object) -> str | int | _Strange | None:
+    """Return the value of a property as a class; None if it is empty."""
     if isinstance(value, str):
         text = value.strip()
-        return _Strange(f"{text[:40]}…") if len(text) > _LONGEST_NAME else text or None
-    if value is None or (isinstance(value, float) and value != value):
+        if len(text) > _LONGEST_NAME:
+            return _Strange(f"{text[:40]}…")
+        return text or None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
         return str(value).lower()
@@ -120,17 +136,25 @@ def _read_value(value: Any) -> str | int | _Strange | None:
         value = int(value)
     if isinstance(value, int) and abs(value) < 2**63:
         return value
-    return _Strange(str(type(value)) if isinstance(value, dict | list) else str(value)[:40])
+    if isinstance(value, dict | list):
+        return _Strange(str(type(value)))
+    return _Strange(str(value)[:40])
 
 
 @dataclass(frozen=True, slots=True)
 class _Feature:
+    """A feature whose class is not known yet."""
+
     image: int
+    """Row of its image."""
     parts: tuple[tuple[array[float], ...], ...]
     """Rings of each polygon, the outer one first."""
     label: str
+    """Its name in messages."""
     layer: int
+    """Features of lower layers are drawn first."""
     error: str | None
+    """Why it cannot be drawn."""
 
 
 class FeatureCollector:
@@ -138,12 +162,14 @@ class FeatureCollector:
 
     Args:
         builder: Receives images, classes, objects and counts.
-        name: Path of the file. Features that name no image get one without a name, whose `places`
-            hold the path without its suffix: where coordinates are pixels, it tells the image.
+        name: Path of the file. Features that do not name an image get one without a name, whose
+            `places` hold the path without its suffix: if coordinates are pixels, it identifies the
+            image.
     """
 
     def __init__(self, builder: AnnotationsBuilder, name: str) -> None:
-        self._builder, self._stem = builder, PurePosixPath(name).with_suffix("").as_posix()
+        self._builder = builder
+        self._stem = PurePosixPath(name).with_suffix("").as_posix()
         self._features: list[_Feature] = []
         self._columns: dict[str, _Column] = {}
         self._images: dict[tuple[str, str | None, str], int] = {}
@@ -162,48 +188,57 @@ class FeatureCollector:
         Args:
             label: Its name in messages.
             polygons: Rings of each of its polygons, the outer one first; x and y in turn.
-            properties: Its properties by name; those of features that hold others by `outer.inner`.
+            properties: Its properties by name; a nested one is named `outer.inner`.
             crs: Its coordinate system.
             layer: Features of lower layers are drawn first.
         """
-        error, parts = None, []
+        error = None
+        parts: list[list[array[float]]] = []
         try:
-            parts = [tuple(map(_open_ring, rings)) for rings in polygons]
+            for rings in polygons:
+                parts.append([_open_ring(ring) for ring in rings])
         except (TypeError, ValueError, OverflowError):
-            error = "a coordinate that is no number"
-        kept = [
-            tuple(ring for place, ring in enumerate(rings) if place == 0 or len(ring) >= 6)
-            for rings in parts
-            if len(rings) and len(rings[0]) >= 6
-        ]
-        short = sum(map(len, parts)) - sum(map(len, kept))
-        if short:
-            self._builder.left_out["outlines of fewer than three points"] += short
+            parts, error = [], "a coordinate that is no number"
+        kept: list[tuple[array[float], ...]] = []
+        for rings in parts:
+            if rings and len(rings[0]) >= 6:
+                holes = [ring for ring in rings[1:] if len(ring) >= 6]
+                kept.append((rings[0], *holes))
+        num_short = sum(map(len, parts)) - sum(map(len, kept))
+        if num_short:
+            self._builder.left_out["outlines of fewer than three points"] += num_short
         if not kept and error is None:
             return
-        image = self._find_image(properties, crs)
-        for name, value in properties.items():
-            self._column(name).add(len(self._features), value)
-        self._features.append(_Feature(image, tuple(kept), label, layer, error))
+        feature = _Feature(
+            image=self._find_image(properties, crs),
+            parts=tuple(kept),
+            label=label,
+            layer=layer,
+            error=error,
+        )
+        for property_name, value in properties.items():
+            self._find_column(property_name).add(len(self._features), value)
+        self._features.append(feature)
 
-    def _column(self, name: str) -> _Column:
-        if name not in self._columns and len(self._columns) == _MOST_PROPERTIES:
-            raise LabelError(f"features with more than {_MOST_PROPERTIES} properties")
-        return self._columns.setdefault(name, _Column())
+    def _find_column(self, name: str) -> _Column:
+        if name not in self._columns:
+            if len(self._columns) == _MOST_PROPERTIES:
+                raise LabelError(f"features with more than {_MOST_PROPERTIES} properties")
+            self._columns[name] = _Column()
+        return self._columns[name]
 
     def _find_image(self, properties: Mapping[str, Any], crs: str) -> int:
         """Return the row of the image that a feature names, or of the one without a name."""
+        name, uri = "", None
         for key in _IMAGE_PROPERTIES:
             value = properties.get(key)
             if is_text(value) and _is_image(value):
-                return self._image(value, value if key == "image_uri" else None, crs)
-        return self._image("", None, crs)
-
-    def _image(self, name: str, uri: str | None, crs: str) -> int:
-        key = name, uri, crs
-        if key not in self._images:
-            self._images[key] = self._builder.reserve_image()
-        return self._images[key]
+                name, uri = value, value if key == "image_uri" else None
+                break
+        image = name, uri, crs
+        if image not in self._images:
+            self._images[image] = self._builder.reserve_image()
+        return self._images[image]
 
     def finish(
         self,
@@ -218,7 +253,7 @@ class FeatureCollector:
         Args:
             crs: Coordinate system of the file, as `IMAGES` has it: None for pixels.
             image_uri: Image that the file names, if it does.
-            class_property: Property that names the class in files of this kind, where it occurs.
+            class_property: Property that names the class in files of this kind, if it occurs.
             is_upwards: True if y runs upwards from 0 at the upper edge of an image, in pixels.
 
         Raises:
@@ -233,7 +268,7 @@ class FeatureCollector:
                 uri=uri or image_uri,
                 crs=crs if given == FILE_CRS else given,
             )
-        if not self._images:  # a file without features says that nothing is there
+        if not self._images:  # a file without features says that its image has no objects
             places = [] if image_uri else [self._stem]
             self._builder.add_image(image_uri or "", places=places, uri=image_uri, crs=crs)
         column = self._choose_class(class_property)
@@ -243,15 +278,15 @@ class FeatureCollector:
         for row in order:
             category = categories[class_of.get(row, -1)]
             if category == NO_CATEGORY:
-                self._builder.left_out[
-                    "features without a class, or to be ignored: their pixels are not counted"
-                ] += 1
+                what = "features without a class, or to be ignored: their pixels are not counted"
+                self._builder.left_out[what] += 1
             self._add_object(self._features[row], category, is_upwards)
 
     def _add_object(self, feature: _Feature, category: int, is_upwards: bool) -> None:
         if is_upwards:
-            for ring in (ring for rings in feature.parts for ring in rings):
-                ring[1::2] = array("d", (-y for y in ring[1::2]))
+            for rings in feature.parts:
+                for ring in rings:
+                    ring[1::2] = array("d", (-y for y in ring[1::2]))
         self._builder.add_object(
             feature.image,
             category,
@@ -262,10 +297,15 @@ class FeatureCollector:
         )
 
     def _add_categories(self, column: _Column | None) -> dict[int, int]:
-        """Return the row of the category of each value; that of −1 is for features without one."""
+        """Return number of a value → row of its category; -1 stands for features without a value.
+
+        Args:
+            column: Property that names the class; None if all features are of one class.
+        """
         if column is None:
             return {-1: self._builder.find_category(THE_CLASS)}
-        rows, ids = {-1: NO_CATEGORY}, self._find_ids(column)
+        rows = {-1: NO_CATEGORY}
+        ids = self._find_ids(column)
         for value, code in column.codes.items():
             if value == _IGNORE:
                 rows[code] = NO_CATEGORY
@@ -274,11 +314,16 @@ class FeatureCollector:
         return rows
 
     def _find_ids(self, column: _Column) -> dict[int, int]:
-        """Return the class id of each value: itself, or that of a property that says the same."""
-        same = [column, *(c for n, c in self._columns.items() if _fold(n) in _CLASS_PROPERTIES)]
-        for other in same:
-            are_ids = all(isinstance(v, int) and 0 <= v <= MAX_CLASS_ID for v in other.codes)
-            if other.can_be_class and are_ids and other.says_the_same(column):
+        """Return number of a value → class id; empty if there are no ids.
+
+        The id is the value itself, or that of another property that says the same.
+        """
+        candidates = [column]
+        for name, other in self._columns.items():
+            if _fold(name) in _CLASS_PROPERTIES:
+                candidates.append(other)
+        for other in candidates:
+            if other.can_be_class and other.has_ids and other.says_the_same(column):
                 return {code: int(value) for value, code in other.codes.items()}
         return {}
 
@@ -294,11 +339,14 @@ class FeatureCollector:
             for name, column in self._columns.items()
             if column.can_be_class and name not in _IMAGE_PROPERTIES
         }
-        named = {n: c for n, c in usable.items() if _fold(n) in _CLASS_PROPERTIES}
-        named = {n: c for n, c in named.items() if not _is_geometry_type(n, c)}
+        named = {
+            name: column
+            for name, column in usable.items()
+            if _fold(name) in _CLASS_PROPERTIES and not _is_geometry_type(name, column)
+        }
         if named:
             return self._choose_named(named)
-        several = {n: c for n, c in usable.items() if _may_tell_apart(n, c)}
+        several = {name: column for name, column in usable.items() if _may_tell_apart(name, column)}
         if several:
             raise LabelError(
                 f"no property that is called class, label or the like; the features have "
@@ -308,9 +356,9 @@ class FeatureCollector:
         texts = {
             name: column
             for name, column in usable.items()
-            if name not in _QUPATH_STATES and any(isinstance(v, str) for v in column.codes)
+            if name not in _QUPATH_STATES and column.has_texts
         }
-        if texts:  # in a folder, another file may have another value
+        if texts:  # another file of the folder may have other values
             self._builder.notes.append(
                 f"all features are of one class; not used: {_describe(texts)}; --label-property "
                 "names the property of the class"
@@ -318,8 +366,9 @@ class FeatureCollector:
         return None
 
     def _choose_named(self, named: dict[str, _Column]) -> _Column:
+        """Return the property that names the class, among those whose names say that they may."""
         order = sorted(named, key=lambda name: _CLASS_PROPERTIES.index(_fold(name)))
-        order.sort(key=lambda name: all(isinstance(value, int) for value in named[name].codes))
+        order.sort(key=lambda name: not named[name].has_texts)  # numbers come last
         first = named[order[0]]
         if not all(first.says_the_same(column) for column in named.values()):
             raise LabelError(
@@ -334,16 +383,17 @@ class FeatureCollector:
                 f"{order[0]} for the first, --label-property {ONE_CLASS} for a single class"
             )
         others = [name for name in order[1:] if not _fold(name).endswith("id")]
-        if others:  # in a folder, they may differ in another file
+        if others:  # in another file of the folder, they may differ
             self._builder.notes.append(
                 f"the property {order[0]} names the class; {', '.join(others)} would say the same"
             )
         return first
 
     def _find_wanted(self, wanted: str) -> _Column | None:
-        names = [n for n in self._columns if n == wanted] or [
-            n for n in self._columns if _fold(n) == _fold(wanted)
-        ]
+        """Return the property of --label-property; None if all features are of one class."""
+        names = [name for name in self._columns if _fold(name) == _fold(wanted)]
+        if wanted in self._columns:
+            names = [wanted]
         if not names and _fold(wanted) == ONE_CLASS:
             return None
         if len(names) != 1:
@@ -360,11 +410,13 @@ class FeatureCollector:
         return column
 
 
-def list_polygons(geometry: Any, builder: AnnotationsBuilder) -> list[list[Sequence[float]]]:
-    """Return the rings of each polygon of a geometry; count what is none.
+def list_polygons(
+    geometry: shapely.Geometry | None, builder: AnnotationsBuilder
+) -> list[list[Sequence[float]]]:
+    """Return the rings of each polygon of a geometry; count other shapes.
 
     Args:
-        geometry: A shapely geometry, or None where it could not be read.
+        geometry: The geometry; None if it could not be read.
         builder: Receives the counts.
     """
     if geometry is None:
@@ -387,37 +439,40 @@ def list_polygons(geometry: Any, builder: AnnotationsBuilder) -> list[list[Seque
 
 
 def count_other(kind: str, builder: AnnotationsBuilder) -> None:
-    """Count a geometry that is no polygon."""
+    """Count a geometry that is not a polygon."""
     builder.left_out["points" if "Point" in kind else "lines"] += 1
 
 
-def is_text(value: Any) -> TypeGuard[str]:
+def is_text(value: object) -> TypeGuard[str]:
     """Tell whether a value is text that is not empty and can be written."""
-    try:
-        return isinstance(value, str) and bool(value.encode())
-    except UnicodeEncodeError:  # half a character, which JSON can hold
-        return False
+    return isinstance(value, str) and bool(value) and is_utf8(value)
 
 
 def _open_ring(ring: Sequence[float]) -> array[float]:
     """Return a ring without the repetition of its first point at the end."""
     points = array("d", ring)
-    return points[:-2] if len(points) > 2 and points[:2] == points[-2:] else points
+    is_closed = len(points) > 2 and points[:2] == points[-2:]
+    return points[:-2] if is_closed else points
 
 
 def _is_image(text: str) -> bool:
-    return PurePosixPath(split_uri(text)[0].replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
+    """Tell whether a text ends like the path of an image."""
+    path, _ = split_uri(text)
+    return PurePosixPath(path.replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_geometry_type(name: str, column: _Column) -> bool:
-    values = (str(value).lower() for value in column.codes)
-    return _fold(name) == "type" and all(value in _GEOMETRIES for value in values)
+    """Tell whether a property is the type of geometries rather than of objects."""
+    if _fold(name) != "type":
+        return False
+    return all(str(value).lower() in _GEOMETRIES for value in column.codes)
 
 
 def _may_tell_apart(name: str, column: _Column) -> bool:
-    """Tell whether a property that is not known may be a class: it has several values."""
-    numbers = _fold(name) in _OTHER_PROPERTIES and len(column.codes) == len(column.rows)
-    return len(column.codes) > 1 and not numbers
+    """Tell whether a property without a usual name may be the class: it has several values."""
+    has_own_values = len(column.codes) == len(column.rows)
+    is_number = _fold(name) in _OTHER_PROPERTIES and has_own_values
+    return len(column.codes) > 1 and not is_number
 
 
 def _fold(name: str) -> str:
@@ -425,5 +480,9 @@ def _fold(name: str) -> str:
 
 
 def _describe(columns: Mapping[str, _Column]) -> str:
-    shown = [f"{name[:40]} {columns[name].describe()}" for name in [*columns][:8]]
-    return ", ".join(shown) + (", …" if len(columns) > 8 else "")
+    shown = []
+    for name in [*columns][:8]:
+        shown.append(f"{name[:40]} {columns[name].describe()}")
+    if len(columns) > 8:
+        shown.append("…")
+    return ", ".join(shown)

@@ -1,7 +1,7 @@
-"""JSON files of any size, one element of their outermost lists at a time.
+"""Reader of JSON files of any size, one element of their outermost lists at a time.
 
-Label files reach gigabytes. `json.load` takes ten times their size; here memory goes with the
-largest element. The scanner is that of Python's `json`.
+Label files may have gigabytes. `json.load` takes ten times their size in memory; here memory grows
+with the largest element only. The scanner is that of Python's `json`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,25 @@ from unet_ray.labelled_data.annotations import LabelError
 _PIECE = 2**20
 """Bytes that are read at once."""
 _MOST_CHARACTERS = 2**27
-"""Longest element of a list, or value that is no list."""
+"""Longest element of a list, or value that is not a list (characters)."""
 _CUT_OFF = 16
-"""Characters before the end of what was read in which an error may only mean that it goes on."""
+"""Characters before the end of the text read so far in which an error may only mean that the text
+goes on."""
 _SPACE = " \t\n\r"
 _SCAN = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True)
 class Element:
-    """A value of the outermost object of a JSON, or an element of a list that is one."""
+    """A value of the outermost object of a JSON file; of a value that is a list, an element of it.
+
+    If the outermost value is a list, its elements are those of a list with an empty key.
+    """
 
     key: str
-    """Its key; empty where the outermost value is a list."""
+    """Key of the value; empty if the outermost value is a list."""
     index: int | None
-    """Place in the list, from 0; None for a value that is no list."""
+    """Place in the list, from 0; None for a value that is not a list, or an empty one."""
     value: Any
 
     @property
@@ -41,7 +45,7 @@ class Element:
 
 
 def read_elements(file: BinaryIO) -> Iterator[Element]:
-    """Yield the parts of a JSON whose outermost value is an object or a list.
+    """Yield the parts of a JSON file whose outermost value is an object or a list.
 
     An empty list yields one element with the index None and the value `[]`, so that it differs from
     a key that is missing.
@@ -50,7 +54,7 @@ def read_elements(file: BinaryIO) -> Iterator[Element]:
         file: The file; it may begin with a byte order mark.
 
     Raises:
-        LabelError: It is no such JSON; the text names line and column.
+        LabelError: It is not such a file; the text names line and column.
     """
     text = _Text(file)
     opening = text.peek()
@@ -101,16 +105,21 @@ def _read_list(text: _Text, key: str) -> Iterator[Element]:
 
 
 class _Text:
-    """The text of a file from the place that was reached; what lies before is forgotten."""
+    """The text of a file from the position that was reached; the text before it is forgotten."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._decode = file, codecs.getincrementaldecoder("utf-8-sig")().decode
-        self._held, self._at, self._is_whole = "", 0, False
+        self._file = file
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._held = ""
+        self._at = 0
+        """Position in the text that is held."""
+        self._is_whole = False
+        """True if the file was read to its end."""
         self._line, self._column = 1, 1
-        """Line and column of the beginning of what is held, from 1."""
+        """Line and column of the beginning of the text that is held, from 1."""
 
     def peek(self) -> str:
-        """Return the next character that is no space; an empty text at the end."""
+        """Return the next character that is not white space; an empty text at the end."""
         while True:
             while self._at < len(self._held) and self._held[self._at] in _SPACE:
                 self._at += 1
@@ -120,14 +129,14 @@ class _Text:
                 return ""
 
     def take(self, wanted: str) -> None:
-        """Go beyond a character; raise LabelError if another one is next."""
+        """Skip a character; raise LabelError if another one is next."""
         found = self.peek()
         if found != wanted:
             raise self.error(f"{wanted} is missing" if found else "it ends too early")
         self._at += 1
 
     def scan(self) -> Any:
-        """Return the next value and go beyond it; raise LabelError if there is none."""
+        """Return the next value and skip it; raise LabelError if there is none."""
         self.peek()
         while True:
             try:
@@ -141,23 +150,29 @@ class _Text:
                 raise self.error("it is nested too deeply") from None
             except ValueError as error:  # a number of thousands of digits
                 raise self.error(str(error).partition(";")[0]) from None
-            # a number may go on in what was not read yet: 2 as 2.5 or 2e-5
+            # a number may go on in the text that was not read yet: 2 may be 2.5 or 2e-5
             if end > len(self._held) - _CUT_OFF and self._read(_PIECE):
                 continue
             self._at = end
             return value
 
     def error(self, message: str, at: int | None = None) -> LabelError:
-        """Return the error that something is wrong at a place, by default the one reached."""
-        before = self._held[: self._at if at is None else at]
-        line, column = self._move(before)
+        """Return an error with line and column.
+
+        Args:
+            message: What is wrong.
+            at: Position of the fault in the text that is held; None: the one that was reached.
+        """
+        line, column = self._locate(self._at if at is None else at)
         return LabelError(f"line {line}, column {column}: {message}")
 
-    def _move(self, beyond: str) -> tuple[int, int]:
-        """Return line and column after a text from the beginning of what is held."""
-        lines = beyond.count("\n")
-        column = len(beyond) - beyond.rfind("\n") if lines else self._column + len(beyond)
-        return self._line + lines, column
+    def _locate(self, at: int) -> tuple[int, int]:
+        """Return line and column of a position in the text that is held."""
+        before = self._held[:at]
+        num_lines = before.count("\n")
+        if num_lines:
+            return self._line + num_lines, len(before) - before.rfind("\n")
+        return self._line, self._column + len(before)
 
     def _read(self, size: int) -> bool:
         """Read on; return False at the end of the file."""
@@ -173,8 +188,9 @@ class _Text:
         self._is_whole = not piece
         if self._is_whole:
             return False
-        self._line, self._column = self._move(self._held[: self._at])
-        self._held, self._at = self._held[self._at :] + text, 0
+        self._line, self._column = self._locate(self._at)
+        self._held = self._held[self._at :] + text
+        self._at = 0
         if len(self._held) > _MOST_CHARACTERS:
             raise self.error(f"a value of more than {_MOST_CHARACTERS} characters")
         return True

@@ -11,17 +11,21 @@ from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 
 @dataclass(frozen=True)
 class _Entry:
+    """An image where it was listed with its labels, or else first."""
+
     row: int
+    """Its row in the builder."""
     where: str
+    """Its place in the file, for messages."""
     labels: int | None
     """Hash of its labels; None if it has none."""
 
 
 class KnownImages:
-    """Tells images that are listed twice from new ones.
+    """Tells images that are listed again from new ones.
 
     Args:
-        builder: Where rows are reserved and counts go.
+        builder: Builder that holds the rows of the images, and receives counts.
     """
 
     def __init__(self, builder: AnnotationsBuilder) -> None:
@@ -34,7 +38,7 @@ class KnownImages:
         """Return the row of an image in the builder, and whether its labels are still to be added.
 
         Args:
-            key: What tells images from each other: name, folder, size.
+            key: Key by which images are told apart: name, folder, size.
             name: Name of the image, for messages.
             where: Its place in the file, for messages.
             labels: Hash of its labels; None if it has none.
@@ -42,7 +46,6 @@ class KnownImages:
         Raises:
             LabelError: It was listed before, with other labels.
         """
-        entry = _Entry(-1, where, labels)
         before = self._entries.get(key)
         if before is None:
             row = self._builder.reserve_image()
@@ -57,5 +60,5 @@ class KnownImages:
         self._builder.left_out["images that are listed twice, with the same labels or none"] += 1
         if labels is None or before.labels is not None:
             return before.row, False
-        self._entries[key] = _Entry(before.row, entry.where, labels)
+        self._entries[key] = _Entry(before.row, where, labels)
         return before.row, True

@@ -1,4 +1,4 @@
-"""Shapes of tools in which people draw: corners, circles, masks, groups, background."""
+"""Shapes as people draw them in labelling tools: corners, circles, masks, groups, background."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from unet_ray.imaging.regions.run_lengths import encode_rle
 from unet_ray.labelled_data.annotations import NO_CATEGORY, LabelError, Polygon, Runs
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.parts.json_stream import read_elements
+from unet_ray.text import is_utf8
 
 FEW_POINTS = "outlines of fewer than three points"
 NO_OUTLINE = "boxes without an outline: their pixels are not counted"
@@ -32,6 +33,8 @@ _LARGEST_GAP_PX = 0.05
 """Largest distance between a circle and the outline that stands for it (px)."""
 _MOST_CORNERS = 2048
 """Largest number of corners of the outline of a circle."""
+_FEWEST_CORNERS = 16
+"""Smallest number of corners of the outline of a circle."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,19 @@ class Shape:
     parts: tuple[Polygon | Runs, ...] = ()
     """Its outlines and masks."""
     group: object = None
-    """Shapes of one group and one category are one object; None: it is one on its own."""
+    """Group of the shape: those of one group and one category are one object; None: no group."""
     is_ignored: bool = False
     """True if its pixels are not counted."""
     is_background: bool = False
-    """True if it is no object."""
+    """True if it is not an object, but background."""
     cuts: bool = False
-    """True if it takes its pixels from the shapes below it."""
+    """True if it takes its pixels away from the shapes below it."""
     error: str | None = None
     """Why it cannot be drawn."""
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Key of an object that several shapes make up."""
+        """Key that all shapes of one object have."""
         return self.category, self.is_ignored, self.group
 
     @cached_property
@@ -66,16 +69,19 @@ class Shape:
         boxes = [_find_bounds(part) for part in self.parts]
         if not boxes:
             return np.array([np.inf, np.inf, -np.inf, -np.inf])
-        found = np.array(boxes)
-        return np.concatenate([found[:, :2].min(axis=0), found[:, 2:].max(axis=0)])
+        bounds = np.array(boxes)
+        first = bounds[:, :2].min(axis=0)
+        end = bounds[:, 2:].max(axis=0)
+        return np.concatenate([first, end])
 
     def may_touch(self, other: Shape) -> bool:
-        """Return True if the boxes around the two shapes overlap."""
-        mine, its = self.bounds, other.bounds
-        return bool((mine[:2] < its[2:]).all() and (its[:2] < mine[2:]).all())
+        """Tell whether the boxes around the two shapes overlap."""
+        first, end = self.bounds[:2], self.bounds[2:]
+        other_first, other_end = other.bounds[:2], other.bounds[2:]
+        return bool((first < other_end).all() and (other_first < end).all())
 
     def cut(self, above: Shape) -> Shape:
-        """Return what a shape that takes its pixels leaves of this one, which lies below it."""
+        """Return the shape without the pixels that a shape above takes away from it."""
         if (self.is_ignored and above.is_ignored) or not self.may_touch(above):
             return self
         holes = [part.outer for part in above.parts if isinstance(part, Polygon)]
@@ -93,18 +99,18 @@ class Shape:
 def read_document(
     file: BinaryIO, key: str, others: Sequence[str]
 ) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
-    """Read a JSON that describes one image: its list of shapes, and some values beside it.
+    """Read a JSON file that describes one image: its list of shapes, and some values beside it.
 
     Args:
         file: The file.
         key: Key of the list.
-        others: Keys of the other values; all others, such as an embedded image, are forgotten.
+        others: Keys of the other values; the rest, such as an embedded image, is forgotten.
 
     Returns:
         Place in the file and content of each shape, and the other values that are there.
 
     Raises:
-        LabelError: It has no such list.
+        LabelError: It does not have such a list.
     """
     entries: list[tuple[str, dict[str, Any]]] = []
     values: dict[str, Any] = {}
@@ -146,11 +152,11 @@ def add_shapes(builder: AnnotationsBuilder, image: int, shapes: Iterable[Shape])
         )
 
 
-def read_corners(value: Any) -> list[float]:
+def read_corners(value: object) -> list[float]:
     """Return the corners of a list of points `[x, y]`, x and y in turn.
 
     Raises:
-        ValueError: It is no such list, or a number is not finite.
+        ValueError: It is not such a list, or a number is not finite.
     """
     if not isinstance(value, list):
         raise ValueError(f"corners of {shorten(value)}; give a list of [x, y]")
@@ -161,7 +167,7 @@ def read_corners(value: Any) -> list[float]:
 
 
 def read_numbers(values: Sequence[Any]) -> list[float]:
-    """Return coordinates as floats; raise ValueError for what is no finite number."""
+    """Return coordinates as floats; raise ValueError if one is not a finite number."""
     for value in values:
         if type(value) not in (int, float) or not abs(value) < 2**63:
             raise ValueError(f"the coordinate {shorten(value)}, which is no number in px")
@@ -170,9 +176,9 @@ def read_numbers(values: Sequence[Any]) -> list[float]:
 
 def outline_box(left: float, top: float, right: float, bottom: float) -> Polygon:
     """Return the outline of a box; its sides may be in any order."""
-    left, right = sorted((left, right))
-    top, bottom = sorted((top, bottom))
-    return Polygon([left, top, right, top, right, bottom, left, bottom])
+    x1, x2 = min(left, right), max(left, right)
+    y1, y2 = min(top, bottom), max(top, bottom)
+    return Polygon([x1, y1, x2, y1, x2, y2, x1, y2])
 
 
 def outline_ellipse(
@@ -187,18 +193,19 @@ def outline_ellipse(
     """
     if not min(radii) > 0:
         return None
-    largest = max(radii)
-    step = math.acos(max(1 - _LARGEST_GAP_PX / largest, -1))
-    number = min(max(math.ceil(math.pi / step) if step else _MOST_CORNERS, 16), _MOST_CORNERS)
-    turns = np.arange(number) * (2 * np.pi / number)
-    along, across = radii[0] * np.cos(turns), radii[1] * np.sin(turns)
+    step = math.acos(max(1 - _LARGEST_GAP_PX / max(radii), -1))
+    num_corners = math.ceil(math.pi / step) if step else _MOST_CORNERS
+    num_corners = min(max(num_corners, _FEWEST_CORNERS), _MOST_CORNERS)
+    turns = np.arange(num_corners) * (2 * np.pi / num_corners)
+    along = radii[0] * np.cos(turns)
+    across = radii[1] * np.sin(turns)
     x = center[0] + along * math.cos(angle) - across * math.sin(angle)
     y = center[1] + along * math.sin(angle) + across * math.cos(angle)
     return Polygon(np.stack([x, y], axis=1).ravel().tolist())
 
 
-def read_base64(text: Any) -> bytes:
-    """Return the bytes that a text in base64 holds; raise ValueError for what is none."""
+def read_base64(text: object) -> bytes:
+    """Return the bytes that a text in base64 holds; raise ValueError if it is not such a text."""
     if not isinstance(text, str) or not text:
         raise ValueError(f"a mask of {shorten(text)}; give a PNG as base64")
     _, _, code = text.rpartition("base64,")
@@ -209,10 +216,12 @@ def read_base64(text: Any) -> bytes:
 
 
 def read_png_mask(data: bytes) -> NDArray[np.bool_]:
-    """Return the mask that a PNG holds: what is not transparent, or not 0 where nothing is; HW.
+    """Return the mask that a PNG holds; HW.
+
+    Its pixels are those that are not transparent or, in a PNG without transparency, not 0.
 
     Raises:
-        ValueError: It is no PNG, or has colours and alpha that contradict each other.
+        ValueError: It is not a PNG, or has colours and alpha that contradict each other.
     """
     try:
         with mapped_errors(), Image.open(BytesIO(data), formats=("PNG",)) as image:
@@ -226,80 +235,92 @@ def read_png_mask(data: bytes) -> NDArray[np.bool_]:
         raise ValueError(f"a mask that cannot be read: {error.message}") from None
     if not has_alpha:
         return np.logical_or.reduce(np.atleast_3d(samples != 0), axis=2)
-    is_drawn, is_coloured = samples[:, :, 3] > 0, samples[:, :, :3].any(axis=2)
+    is_drawn = samples[:, :, 3] > 0
+    is_coloured = samples[:, :, :3].any(axis=2)
     if is_drawn.all() and is_coloured.any() and not is_coloured.all():
         raise ValueError("a mask that is opaque everywhere but not of one colour; save it as grey")
     return is_drawn
 
 
 def prepare_masks() -> None:
-    """Load what reading a PNG needs when it is first done: the child can open no file later."""
+    """Load whatever reading a PNG needs: later, the child process cannot open files."""
     for mode in ("1", "L", "P", "RGB", "RGBA", "I;16"):
-        for options in ({}, {"transparency": 0}):
-            file = BytesIO()
-            Image.new(mode, (2, 2)).save(file, "PNG", **(options if mode == "P" else {}))
-            read_png_mask(file.getvalue())
+        file = BytesIO()
+        Image.new(mode, (2, 2)).save(file, "PNG")
+        read_png_mask(file.getvalue())
+    file = BytesIO()
+    Image.new("P", (2, 2)).save(file, "PNG", transparency=0)
+    read_png_mask(file.getvalue())
 
 
 def place_mask(
     mask_hw: NDArray[np.bool_], left: int, top: int, size: tuple[int, int] | None
 ) -> Runs:
-    """Return a mask as run lengths; what lies outside of the image is cut off.
+    """Return a mask as run lengths; the part outside of the image is cut off.
 
     Args:
         mask_hw: The mask.
-        left: Column of the image of its first column.
-        top: Row of the image of its first row.
+        left: Column of the image where the mask begins.
+        top: Row of the image where the mask begins.
         size: Width and height of the image (px), if they are known.
 
     Raises:
         ValueError: It lies outside of the image.
     """
-    most_x, most_y = size or (2**31 - 1, 2**31 - 1)
-    inside = mask_hw[max(-top, 0) : max(most_y - top, 0), max(-left, 0) : max(most_x - left, 0)]
+    width, height = size or (2**31 - 1, 2**31 - 1)
+    rows = slice(max(-top, 0), max(height - top, 0))
+    columns = slice(max(-left, 0), max(width - left, 0))
+    inside = mask_hw[rows, columns]
     if not inside.size:
         raise ValueError(f"a mask at {left}, {top}, outside of the image")
-    height, width = inside.shape
-    return Runs(encode_rle(inside), height, width, max(left, 0), max(top, 0))
+    return Runs(
+        counts=encode_rle(inside),
+        height=inside.shape[0],
+        width=inside.shape[1],
+        left=max(left, 0),
+        top=max(top, 0),
+    )
 
 
-def read_size(width: Any, height: Any) -> tuple[int, int] | None:
-    """Return width and height of an image (px); None where they are not stated.
+def read_size(width: object, height: object) -> tuple[int, int] | None:
+    """Return width and height of an image (px); None if one of them is not stated.
 
     Tools write null, 0 or −1 for a size that they do not know.
 
     Raises:
-        LabelError: One of them is no whole number of pixels.
+        LabelError: One of them is not a whole number of pixels.
     """
-    sides = []
-    for name, value in (("width", width), ("height", height)):
-        if isinstance(value, str) and value.strip().isdecimal() and len(value) < 16:
-            value = int(value)
-        if value is None:
-            value = 0
-        if type(value) not in (int, float) or not value < 2**31 or value != int(max(value, -1)):
-            raise LabelError(f"the {name} of the image is {shorten(value)}; give a size in px")
-        sides.append(int(value))
-    return (sides[0], sides[1]) if min(sides) > 0 else None
+    sides = _read_side("width", width), _read_side("height", height)
+    return sides if min(sides) > 0 else None
 
 
-def is_text(value: Any) -> TypeGuard[str]:
-    """Return True for text that is not empty and can be written as UTF-8."""
-    return (
-        isinstance(value, str) and bool(value) and not any("\ud800" <= c <= "\udfff" for c in value)
-    )
+def _read_side(name: str, value: object) -> int:
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 16:
+        return int(value)
+    if value is None:
+        return 0
+    is_whole = type(value) is int or (isinstance(value, float) and value.is_integer())
+    if not isinstance(value, int | float) or not is_whole or not -1 <= value < 2**31:
+        raise LabelError(f"the {name} of the image is {shorten(value)}; give a size in px")
+    return int(value)
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Tell whether a value is text that is not empty and can be written as UTF-8."""
+    return isinstance(value, str) and bool(value) and is_utf8(value)
 
 
 def locate_image(name: str, path: str) -> str:
-    """Return the path of an image, seen from the folder of label files.
+    """Return the path of an image, relative to the folder of label files.
 
     Args:
-        name: Path of the label file.
-        path: Path of the image, seen from the label file; it may have backslashes.
+        name: Path of the label file, relative to that folder.
+        path: Path of the image, relative to the label file; it may have backslashes.
     """
     if "://" in path:
         return path
-    return posixpath.normpath(posixpath.join(posixpath.dirname(name), path.replace("\\", "/")))
+    folder = posixpath.dirname(name)
+    return posixpath.normpath(posixpath.join(folder, path.replace("\\", "/")))
 
 
 def drop_suffix(name: str) -> str:
@@ -316,7 +337,7 @@ def _find_bounds(part: Polygon | Runs) -> tuple[float, float, float, float]:
 
 
 def _cut(shapes: Iterable[Shape]) -> list[Shape]:
-    """Return the shapes that are objects, without the pixels that later ones take from them."""
+    """Return the shapes that are objects, without the pixels that later shapes take from them."""
     found: list[Shape] = []
     for shape in shapes:
         if shape.cuts:
@@ -327,25 +348,23 @@ def _cut(shapes: Iterable[Shape]) -> list[Shape]:
 
 
 def _join_groups(shapes: Iterable[Shape], builder: AnnotationsBuilder) -> list[Shape]:
-    """Return the objects that shapes form, each where the first of its shapes was."""
-    found: list[Shape] = []
-    places: dict[object, int] = {}
-    drawn: list[Shape] = []
-    starts: dict[object, int] = {}
-    for shape in shapes:
-        drawn.append(shape)
-        if shape.group is None or shape.key not in places:
-            places[shape.key], starts[shape.key] = len(found), len(drawn)
-            found.append(shape)
+    """Return the objects that shapes form, each in the place of its first shape."""
+    drawn = list(shapes)
+    objects: list[Shape] = []
+    place_of: dict[object, int] = {}
+    start_of: dict[object, int] = {}
+    for number, shape in enumerate(drawn):
+        if shape.group is None or shape.key not in place_of:
+            place_of[shape.key] = len(objects)
+            start_of[shape.key] = number
+            objects.append(shape)
             continue
-        between = drawn[starts[shape.key] : -1]
+        between = drawn[start_of[shape.key] + 1 : number]
         if any(each.key != shape.key and each.may_touch(shape) for each in between):
-            builder.left_out[
-                "groups with another object between their shapes: drawn below that object"
-            ] += 1
-        place = places[shape.key]
-        first = found[place]
-        found[place] = replace(
-            first, parts=(*first.parts, *shape.parts), error=first.error or shape.error
-        )
-    return found
+            what = "groups with another object between their shapes: drawn below that object"
+            builder.left_out[what] += 1
+        place = place_of[shape.key]
+        first = objects[place]
+        parts = (*first.parts, *shape.parts)
+        objects[place] = replace(first, parts=parts, error=first.error or shape.error)
+    return objects

@@ -1,6 +1,6 @@
-"""XML files of any size, one child of their root at a time.
+"""Reader of XML files of any size, one child of their root at a time.
 
-XML files can name other files and expand a kilobyte to gigabytes. All of that needs a document type
+XML files can refer to other files, and expand a kilobyte to gigabytes. Both need a document type
 (DTD), which no labelling tool writes: a file that has one is refused.
 """
 
@@ -25,7 +25,7 @@ _MOST_LEVELS = 64
 
 @dataclass(slots=True)
 class Node:
-    """An element with all that is in it."""
+    """An element with its content."""
 
     tag: str
     attributes: dict[str, str]
@@ -45,14 +45,14 @@ class Node:
 
 
 def read_children(file: BinaryIO, root: str) -> Iterator[Node]:
-    """Yield the children of the root of an XML, each with all that is in it.
+    """Yield the children of the root of an XML file, each with its content.
 
     Args:
         file: The file, in UTF-8, UTF-16, Latin-1, or ASCII.
         root: Tag that the root must have.
 
     Raises:
-        LabelError: It is no such XML; the text names line and column.
+        LabelError: It is not such a file; the text names line and column.
     """
     tree = _Tree(root)
     is_end = False
@@ -67,10 +67,20 @@ class _Tree:
     """Builds the children of the root from the events of a parser."""
 
     def __init__(self, root: str) -> None:
-        self._root, self._open, self._finished = root, list[Node](), list[Node]()
+        self._root = root
+        self._open = list[Node]()
+        """Elements that have begun but not ended, below the root, the outermost first."""
+        self._finished = list[Node]()
+        """Children of the root that have ended."""
         self._texts: list[list[str]] = []
         """Pieces of the text of each open element."""
-        self._depth, self._begin, self._fed, self._num_elements = 0, 0, 0, 0
+        self._depth = 0
+        self._begin = 0
+        """Byte where the child of the root that is open begins."""
+        self._num_bytes = 0
+        """Number of bytes that were parsed."""
+        self._num_elements = 0
+        """Number of elements in the child of the root that is open."""
         self._parser = expat.ParserCreate()
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse_doctype
@@ -79,7 +89,7 @@ class _Tree:
         self._parser.CharacterDataHandler = self._add_text
 
     def feed(self, piece: bytes, is_end: bool) -> None:
-        """Parse on; raise LabelError if this is no XML."""
+        """Parse the next piece; raise LabelError if the file is not XML."""
         try:
             self._parser.Parse(piece, is_end)
         except expat.ExpatError as error:
@@ -89,9 +99,9 @@ class _Tree:
             if isinstance(error, LabelError):
                 raise
             raise LabelError("it has an encoding that is not read; save it as UTF-8") from None
-        self._fed += len(piece)
+        self._num_bytes += len(piece)
         begin = self._begin if self._open else max(self._parser.CurrentByteIndex, 0)
-        if self._fed - begin > _MOST_BYTES:
+        if self._num_bytes - begin > _MOST_BYTES:
             raise self._error(f"an element of more than {_MOST_BYTES} bytes")
 
     def take_finished(self) -> list[Node]:
