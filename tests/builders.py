@@ -24,6 +24,9 @@ from PIL import Image
 from torch import Tensor
 
 from unet_ray.flags import ClassSpec
+from unet_ray.image_sources.names import split_uri
+from unet_ray.image_sources.sources import ImageSource
+from unet_ray.imaging.codecs.image_place import WHOLE
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
 from unet_ray.imaging.regions.filter import ANY
 from unet_ray.imaging.regions.postprocessing import Postprocessing
@@ -32,7 +35,9 @@ from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.image_record import ImageRecord
+from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import CLASSES, draw_scene, encode
 from unet_ray.tables.ledger import summarize_run
@@ -135,6 +140,20 @@ def write_noise(folder: Path, count: int, side: int) -> Path:
 # --- tables
 
 
+def make_record(uri: str, hwc: tuple[int, int, int], pages: int = 1, **found: Any) -> ImageRecord:
+    """Return what is known of an image once it is decoded.
+
+    Args:
+        uri: Name of the image in the tables.
+        hwc: Its height and width (px), and number of channels.
+        pages: Number of images in its file; with more than one the name ends with a key.
+        found: Other fields of the record.
+    """
+    file_uri, key = (uri, WHOLE) if pages == 1 else split_uri(uri)
+    source = ImageSource(file_uri, key, etag="e", size=9, pages=pages)
+    return ImageRecord(source, *hwc, **found)
+
+
 def write_tables(output: Storage, shards: Sequence[Sequence[str]], run_id: str, day: str) -> None:
     """Write the shards and the record of a run as `segment` does, without Ray.
 
@@ -146,15 +165,15 @@ def write_tables(output: Storage, shards: Sequence[Sequence[str]], run_id: str, 
     """
     rng, classes = np.random.default_rng(0), (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
     postprocessing = Postprocessing((0.5, 0.5), (ANY, ANY))
-    measure = Measure(run_id, "1" * 64, "c", classes, postprocessing)
+    measure, stamp = Measure(classes, postprocessing), RunStamp(run_id, "1" * 64, "c")
     for task, uris in enumerate(shards):
-        row = {"image_etag": "e", "image_bytes": 9, "error_type": None, "pages": 1}
-        row |= {"height": 12, "width": 16, "channels": 1}
         measured = [
-            measure.image(row | {"image_uri": uri}, rng.integers(0, 256, (2, 12, 16), np.uint8))
+            measure.image(
+                make_record(uri, (12, 16, 1)), rng.integers(0, 256, (2, 12, 16), np.uint8)
+            )
             for uri in uris
         ]
-        tables = split_into_tables(Measure.join(measured))
+        tables = split_into_tables(Measure.join(measured), stamp)
         write_shard(output, ShardName(day, run_id, task), tables, lambda: None)
     record = {"run_id": run_id, "status": "done", "exit_code": 0, "date": day}
     record |= {"model_digest": "1" * 64, "config_digest": "c"}

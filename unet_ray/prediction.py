@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError, InputError
 from unet_ray.image_sources.encoded import find_place, read_encoded
 from unet_ray.image_sources.names import image_uri, split_uri
+from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
 from unet_ray.imaging.codecs.decode import match_channels
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
@@ -24,8 +25,9 @@ from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
 from unet_ray.network.predictor import Predictor, clear_missing
 from unet_ray.output.reader import Tables, image_masks, read_tables
-from unet_ray.segmentation.stages.columns import found_row
+from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
 
@@ -123,16 +125,16 @@ class Segmenter:
         pixels = self.model.preprocessing.check(read.samples, read.valid)
         prob_u8_khw = clear_missing(self._predictor.predict([pixels])[0], read.valid)
         classes, rule = self.model.classes, self.model.rule
-        row = {"image_uri": name, "image_etag": "", "image_bytes": 0, "pages": 1}
-        row |= dict(zip(("height", "width", "channels"), pixels.shape, strict=True))
-        row |= found_row(read)
-        found = Measure("", self.model.digest, "", classes, rule).image(row, prob_u8_khw)
+        record = ImageRecord(ImageSource(*split_uri(name), etag="", size=0))
+        record = record.with_decoded(read, pixels.shape[2])
+        found = Measure(classes, rule).image(record, prob_u8_khw)
+        tables = split_into_tables(Measure.join([found]), RunStamp("", self.model.digest, ""))
         planes = enumerate(classes)
         return Prediction(
             match_channels(read.samples, pixels.shape[2]),
             {spec.name: prob_u8_khw[index].astype(np.float32) / 255 for index, spec in planes},
-            {spec.name: rule.cut(index, prob_u8_khw)[0] for index, spec in enumerate(classes)},
-            found.regions,
+            image_masks(Tables(**tables), name),
+            tables["regions"],
         )
 
 

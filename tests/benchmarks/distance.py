@@ -39,9 +39,13 @@ from numpy.typing import NDArray
 from tests.conftest import s3_server_in
 from tests.faulty_store import FaultyStore, faulty_store
 from unet_ray.flags import ClassSpec
+from unet_ray.image_sources.sources import ImageSource
+from unet_ray.imaging.codecs.image_place import WHOLE
 from unet_ray.imaging.regions.filter import ANY
 from unet_ray.imaging.regions.postprocessing import Postprocessing
-from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.image_record import ImageRecord
+from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import encode
 from unet_ray.tables.ledger import summarize_run
@@ -271,11 +275,12 @@ def _measure_images(
 ) -> dict[str, pa.Table]:
     """Return the tables of a shard whose images are alike."""
     classes = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
-    measure = Measure(run_id, "m" * 64, "c", classes, Postprocessing((0.5, 0.5), (ANY, ANY)))
-    row = {"image_etag": "e", "image_bytes": image_bytes, "error_type": None, "pages": 1}
-    row |= {"height": _SIDE, "width": _SIDE, "channels": 1}
+    measure = Measure(classes, Postprocessing((0.5, 0.5), (ANY, ANY)))
+    sources = [ImageSource(uri, WHOLE, etag="e", size=image_bytes) for uri in uris]
+    records = [ImageRecord(source, _SIDE, _SIDE, channels=1) for source in sources]
     return split_into_tables(
-        Measure.join([measure.image(row | {"image_uri": uri}, prob_u8) for uri in uris])
+        Measure.join([measure.image(record, prob_u8) for record in records]),
+        RunStamp(run_id, "m" * 64, "c"),
     )
 
 

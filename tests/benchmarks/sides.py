@@ -27,11 +27,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
+from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.codecs.decode import decode_image
+from unet_ray.imaging.codecs.image_place import WHOLE
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.network.predictor import Predictor
-from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.image_record import ImageRecord
+from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.shards import ShardName, write_shard
 
@@ -83,7 +87,10 @@ class Place:
         return Predictor(self.model.build(), self.model.preprocessing, how)
 
     def measure(self) -> Measure:
-        return Measure("side", self.model.digest, "", self.model.classes, self.model.rule)
+        return Measure(self.model.classes, self.model.rule)
+
+    def stamp(self) -> RunStamp:
+        return RunStamp("side", self.model.digest, "")
 
     def tell(self, images: int = 1) -> None:
         """Record that this number of images was predicted just now."""
@@ -167,8 +174,8 @@ def docs(place: Place) -> None:
     measure = place.measure()
 
     def measure_batch(batch: dict[str, NDArray[Any]]) -> Any:
-        rows = zip(batch["path"], batch["prob_u8"], strict=True)
-        return Measure.join([measure.image(_row(path, prob_u8), prob_u8) for path, prob_u8 in rows])
+        images = zip(batch["path"], batch["prob_u8"], strict=True)
+        return Measure.join([measure.image(_record(*image), image[1]) for image in images])
 
     gpus = {"num_gpus": 1} if place.is_gpu else {"num_cpus": 1}
     images = ray.data.read_images(str(place.images), mode="RGB", include_paths=True)
@@ -191,8 +198,8 @@ def _by_hand(place: Place, predict: Callable[[list[NDArray[np.uint8]]], NDArray[
         place.tell(len(alike))
         for (path, image), prob_u8 in zip(alike, found, strict=True):
             inner = _inner(prob_u8, image)
-            rows.append(measure.image(_row(path, inner), inner))
-    tables = split_into_tables(Measure.join(rows))
+            rows.append(measure.image(_record(path, inner), inner))
+    tables = split_into_tables(Measure.join(rows), place.stamp())
     write_shard(
         Storage.of(str(place.tables)),
         ShardName("2026-01-01", "side", 0),
@@ -259,14 +266,9 @@ def _inner(prob_u8_khw: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[
     return np.ascontiguousarray(prob_u8_khw[:, : image.shape[0], : image.shape[1]])
 
 
-def _row(path: str, prob_u8: NDArray[np.uint8]) -> dict[str, Any]:
-    size = {"height": prob_u8.shape[1], "width": prob_u8.shape[2], "channels": 3}
-    return {
-        "image_uri": path,
-        "image_etag": "",
-        "image_bytes": Path(path).stat().st_size,
-        "pages": 1,
-    } | size
+def _record(path: str, prob_u8: NDArray[np.uint8]) -> ImageRecord:
+    source = ImageSource(path, WHOLE, etag="", size=Path(path).stat().st_size)
+    return ImageRecord(source, *prob_u8.shape[1:], channels=3)
 
 
 _SIDES: dict[str, Callable[[Place], None]] = {

@@ -15,6 +15,7 @@ import pytest
 import tifffile
 
 import unet_ray.output
+from tests.builders import make_record
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.regions.filter import ANY
 from unet_ray.imaging.regions.postprocessing import Postprocessing
@@ -24,6 +25,7 @@ from unet_ray.output.report.report import ReportResult, report
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.shard_writer import Shards
 from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.runs import write_run_record
@@ -44,17 +46,16 @@ GEO_TAGS = [
 def make_rows(archive: Path) -> pa.Table:
     """Return the measured rows of the images, which are written too."""
     archive.mkdir()
-    measure = Measure(RUN, "m", "c", (ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,)))
+    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,)))
     measured = []
     for name, (x, y) in SIZES.items():
         file = archive / name
         tifffile.imwrite(file, np.zeros((32, 32), np.uint8), extratags=GEO_TAGS)
         prob_u8 = np.zeros((1, 32, 32), np.uint8)
         prob_u8[0, 4:9, 4:12] = 200
-        row = {"image_uri": str(file), "image_etag": "e", "image_bytes": file.stat().st_size}
-        row |= {"pages": 1, "height": 32, "width": 32, "channels": 1}
-        row |= {"pixel_size_x_um": x, "pixel_size_y_um": y, "error_type": None}
-        measured.append(measure.image(row, prob_u8))
+        pixel_size_um = None if x is None else (x, y)
+        record = make_record(str(file), (32, 32, 1), pixel_size_um=pixel_size_um)
+        measured.append(measure.image(record, prob_u8))
     return Measure.join(measured)
 
 
@@ -66,7 +67,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output, model_size_um = Storage.of(f"{folder}/tables"), (0.5, 0.5)
     result = SegmentResult(RUN, model_pixel_size_um=model_size_um, status="done")
     with OutputLock(output, RUN):
-        result.add(Shards(output, DAY, RUN, model_size_um).write(0, rows))
+        shards = Shards(output, DAY, RunStamp(RUN, "m", "c"), model_size_um)
+        result.add(shards.write(0, rows))
     record = {"other_pixel_sizes": result.other_pixel_sizes, "model_pixel_size_um": model_size_um}
     record |= {"config": {"images": f"{folder}/archive"}, "status": "done"}
     write_run_record(output, RUN, record)

@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.builders import make_record
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.regions.filter import ANY
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.output.reader import Tables, image_masks, read_tables
 from unet_ray.output.shard_checks import check_shard
-from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import ShardName, write_shard
@@ -42,15 +44,13 @@ print(json.dumps([len(names), regions, one_image, all_shards, tables.regions.nby
 @pytest.fixture
 def tables() -> Tables:
     """Return the tables of two images; the run lengths of the second one's mask end early."""
-    measure = Measure(
-        "run", "model", "config", (ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,))
-    )
-    row = {"image_etag": "e", "image_bytes": 9, "pages": 1, "error_type": None}
-    row |= {"height": 64, "width": 64, "channels": 3}
+    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,)))
     prob_u8 = np.zeros((1, 64, 64), np.uint8)
     prob_u8[0, 8:20, 8:20] = 255
+    records = [make_record(f"a/{index}.png", (64, 64, 3)) for index in (1, 2)]
     found = split_into_tables(
-        Measure.join([measure.image(row | {"image_uri": f"a/{i}.png"}, prob_u8) for i in (1, 2)])
+        Measure.join([measure.image(record, prob_u8) for record in records]),
+        RunStamp("run", "model", "config"),
     )
     masks = found["masks"].to_pylist()
     masks[1]["counts"] = b"55"  # 5 px outside, 5 px inside, and nothing more
@@ -77,16 +77,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the URI of tables with 320 MB of outlines that do not compress."""
     output, rng = Storage.of(str(tmp_path_factory.mktemp("large"))), np.random.default_rng(0)
     run_id = "20260101T000000Z-aaaaaa"
-    measure = Measure(
-        run_id, "model", "config", (ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,))
-    )
-    row = {"image_etag": "e", "image_bytes": 9, "pages": 1, "error_type": None}
-    row |= {"height": 8, "width": 8, "channels": 1}
+    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,)))
     full = np.full((1, 8, 8), 255, np.uint8)
     for shard in range(_SHARDS):
         uris = [f"/a/{shard:02d}-{image}.png" for image in range(_IMAGES)]
         tables = split_into_tables(
-            Measure.join([measure.image(row | {"image_uri": uri}, full) for uri in uris])
+            Measure.join([measure.image(make_record(uri, (8, 8, 1)), full) for uri in uris]),
+            RunStamp(run_id, "model", "config"),
         )
         place = SCHEMAS["regions"].get_field_index("geometry")
         outlines = pa.array([rng.bytes(_OUTLINE_BYTES) for _ in uris], pa.binary())

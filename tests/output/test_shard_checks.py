@@ -10,13 +10,15 @@ import pytest
 from pycocotools import mask as coco
 from scipy.ndimage import gaussian_filter
 
+from tests.builders import make_record
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.output.reader import Tables, image_objects
 from unet_ray.output.shard_checks import RegionRules, check_shard
-from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 CLASSES = (ClassSpec(1, "a"), ClassSpec(4, "b"))
@@ -31,10 +33,8 @@ def draw_prob_u8() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[dict[str, Any]]]:
-    measure = Measure("run", "model", "config", CLASSES, POSTPROCESSING)
-    row = {"image_uri": "i", "image_etag": "e", "image_bytes": 9, "pages": 1, "error_type": None}
-    row |= {"height": 70, "width": 90, "channels": 3}
-    tables = split_into_tables(Measure.join([measure.image(row, draw_prob_u8())]))
+    measured = Measure(CLASSES, POSTPROCESSING).image(make_record("i", (70, 90, 3)), draw_prob_u8())
+    tables = split_into_tables(Measure.join([measured]), RunStamp("run", "model", "config"))
     return {name: table.to_pylist() for name, table in tables.items()}
 
 

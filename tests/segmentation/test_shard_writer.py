@@ -8,10 +8,15 @@ import pyarrow as pa
 import pytest
 import ray
 
+from unet_ray.errors import ImageError
+from unet_ray.image_sources.sources import ImageSource
+from unet_ray.imaging.codecs.image_place import WHOLE
 from unet_ray.segmentation import shard_writer
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.shard_writer import Shards, ShardWriter
-from unet_ray.segmentation.stages.columns import ROWS
+from unet_ray.segmentation.stages.image_record import ImageRecord
+from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
 
@@ -20,29 +25,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 
 def make_block(first: int, images: int) -> pa.Table:
     """Return rows of failed images, which have all columns that a shard needs."""
-    rows = [
-        {
-            "image_uri": f"/archive/{first + index}.png",
-            "image_etag": "1",
-            "image_bytes": 1,
-            "pages": 1,
-            "error_type": "unreadable",
-            "error": "damaged",
-            "error_stage": "decode",
-            "masks": [],
-            "regions": [],
-            "batch_divisor": 1,
-        }
-        | dict.fromkeys(("read_s", "decode_s", "predict_s", "measure_s"), 0.0)
-        | dict.fromkeys(("run_id", "model_digest", "config_digest"), "x")
-        | {"region_count": 0, "segmented_at": 0}
+    damaged = ImageError("unreadable", "damaged")
+    sources = [
+        ImageSource(f"/archive/{first + index}.png", WHOLE, etag="1", size=1)
         for index in range(images)
     ]
-    return pa.Table.from_pylist(rows, schema=ROWS)
+    return Measure.join(
+        [Measure.failed(ImageRecord(source).fail(damaged, "decode")) for source in sources]
+    )
 
 
 def start(tmp_path: Path, shard_images: int) -> tuple[ShardWriter, SegmentResult]:
-    shards = Shards(Storage.of(f"{tmp_path}/tables"), "2026-01-01", "run")
+    shards = Shards(Storage.of(f"{tmp_path}/tables"), "2026-01-01", RunStamp("run", "x", "x"))
     result = SegmentResult("run")
     return ShardWriter(shards, shard_images, result.add), result
 

@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.builders import make_record
 from unet_ray.cli.prune import main
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import ClassSpec
@@ -24,8 +26,8 @@ from unet_ray.output.prune import prune
 from unet_ray.output.shard_checks import RegionRules, check_shard
 from unet_ray.output.verify import _check_files, _check_ledger, verify
 from unet_ray.segmentation.segment import _look_at, _remove_unfinished
-from unet_ray.segmentation.stages.columns import failure
-from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import open_ledger, summarize_run
@@ -50,20 +52,19 @@ def write_output(output: Storage) -> None:
     """Write three runs as `segment` does, with their records."""
     rng = np.random.default_rng(0)
     for run_id, (day, digest, shards) in RUNS.items():
-        measure = Measure(run_id, digest, "c", CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))
+        measure = Measure(CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))
         for task, uris in enumerate(shards):
             measured = []
             for uri in uris:
-                row = {"image_uri": uri, "image_etag": "e", "image_bytes": 9, "error_type": None}
-                row |= {"pages": 2 if "#" in uri else 1, "height": 12, "width": 16, "channels": 1}
+                record = make_record(uri, (12, 16, 1), pages=2 if "#" in uri else 1)
                 if uri == BROKEN:
                     why = ImageError("unreadable", f"{BROKEN}: damaged")
-                    row |= {"height": None, "width": None, "channels": None}
-                    measured.append(measure._fail(row | failure(why, "decode")))
+                    record = replace(record, height=None, width=None, channels=None)
+                    measured.append(measure.failed(record.fail(why, "decode")))
                 else:
                     prob_u8 = rng.integers(0, 256, (2, 12, 16), np.uint8)
-                    measured.append(measure.image(row, prob_u8))
-            tables = split_into_tables(Measure.join(measured))
+                    measured.append(measure.image(record, prob_u8))
+            tables = split_into_tables(Measure.join(measured), RunStamp(run_id, digest, "c"))
             write_shard(output, ShardName(day, run_id, task), tables, lambda: None)
         objects = {"parted": False, "min_areas": {"1": 1, "2": 1}}
         record = {"run_id": run_id, "status": "done", "exit_code": 0, "date": day}

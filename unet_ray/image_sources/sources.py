@@ -41,6 +41,16 @@ class ImageSource:
         """Name of the image in the tables."""
         return image_uri(self.file_uri, self.key)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that the image takes in its file."""
+        return self.size if self.place is None else self.place.size
+
+    @property
+    def file(self) -> FileEntry:
+        """File of the image, as a listing names it by its URI."""
+        return FileEntry(self.file_uri, self.file_uri, self.etag, self.size)
+
 
 def header_decoders() -> DecoderPool:
     """Return decoders that read the headers of many files; a `with` block ends them."""

@@ -29,7 +29,7 @@ from unet_ray.segmentation.deadline import Deadline
 from unet_ray.segmentation.predict_actor import tell_tiles
 from unet_ray.segmentation.result import ShardSums
 from unet_ray.segmentation.shard_writer import Shards
-from unet_ray.segmentation.stages.columns import PROBABILITIES, STAGES, failure
+from unet_ray.segmentation.stages.columns import probability_table, read_records
 from unet_ray.segmentation.stages.measure import summarize_work
 from unet_ray.segmentation.stages.stages import Stages
 from unet_ray.segmentation.stages.work_done import WorkDone
@@ -258,11 +258,9 @@ class Isolation:
                 f"the process that worked on this image alone died{for_memory}; "
                 "others that worked on it had died before"
             )
-            row = group.plan.to_pylist()[0] | failure(
-                ImageError("kills_worker", text), _STEPS[work.step]
-            )
-            row |= {f"{stage}_s": 0.0 for stage in STAGES} | {"batch_divisor": 1}
-            rows = self.stages.measure(pa.Table.from_pylist([row], schema=PROBABILITIES))
+            (record,) = read_records(group.plan)
+            record = record.fail(ImageError("kills_worker", text), _STEPS[work.step])
+            rows = self.stages.measure(probability_table([(record, None)]))
             _logger.warning(f"{group.uris[0]}: kills_worker: {text}")
             self.add(self.shards.write(group.number, rows))
             self.post(summarize_work(rows))

@@ -20,23 +20,26 @@ from unet_ray.image_sources.reader_versions import (
     has_suffix_sql,
     reader_version_sql,
 )
-from unet_ray.image_sources.sources import ImageSource, expand_stacks, header_decoders
+from unet_ray.image_sources.sources import expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.prefetch import ahead, reading_pool
-from unet_ray.segmentation.stages.columns import PLACE_SQL, PLAN, place_row
+from unet_ray.segmentation.stages.columns import (
+    PLAN,
+    PLAN_OF_FILES_SQL,
+    plan_table,
+    read_records,
+)
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import FileScan, describe_links, listed_twice
 from unet_ray.storage.manifest import FILES
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace, quote
 from unet_ray.tables.ledger import open_contents, open_ledger, open_run
 from unet_ray.tables.output_folder import Inventory
 
 _logger = logging.getLogger("unet_ray")
 _TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
-_BYTES = "coalesce(place.size, image_bytes)"
-"""Stored bytes of an image: of its page in a stack, else of its file."""
-_IS_LARGE = f"{_BYTES} > {2**22}"
+_IS_LARGE = f"stored_bytes > {2**22}"
 """SQL condition of images that may take minutes, or a block's memory, and get their own block."""
 _ORDER = "file_uri, series, t, z, page"
 """Columns by which images are ordered; those of a file stand together."""
@@ -111,7 +114,7 @@ class Plan:
         large, small = (
             _leave_out(self._rows(f"FROM remaining WHERE {condition} ORDER BY {order}"), without)
             for condition, order in (
-                (_IS_LARGE, f"{_BYTES} DESC"),
+                (_IS_LARGE, "stored_bytes DESC"),
                 (f"NOT ({_IS_LARGE})", _ORDER),
             )
         )
@@ -174,8 +177,7 @@ def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iter
     A slice has at least `rows` rows, and goes on up to `most` of them until it has `stored_bytes`.
     The first has `first` rows, and no other has more than twice as many as the one before.
     """
-    sizes = pc.coalesce(pc.struct_field(plan["place"], "size"), plan["image_bytes"])
-    until = np.cumsum(np.clip(sizes.to_numpy(), 0, stored_bytes))
+    until = np.cumsum(np.clip(plan["stored_bytes"].to_numpy(), 0, stored_bytes))
     start, ramp = 0, first
     while start < len(plan):
         enough = np.searchsorted(until, (until[start - 1] if start else 0) + stored_bytes) + 1
@@ -338,12 +340,7 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
     if scan.emptiness and not allow_empty:
         raise InputError(scan.emptiness + _describe_known(database, scan))
     _refuse_twice(database, scan.named)
-    database.view(
-        "archive",
-        "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, "  # noqa: S608
-        "NULL::INTEGER AS series, NULL::INTEGER AS t, NULL::INTEGER AS z, etag AS image_etag, "
-        f"size AS image_bytes, 1::INTEGER AS pages, NULL::{PLACE_SQL} AS place FROM files",
-    )
+    database.view("archive", f"{PLAN_OF_FILES_SQL} FROM files")
     _name_left_out_stacks(database)
     is_open = (
         "ANTI JOIN left_out USING (image_uri, image_etag) "
@@ -496,22 +493,12 @@ def _describe_pages(database: Workspace) -> None:
 
 
 def _pages_of_stacks(database: Workspace, access: Storage) -> Iterator[Any]:
-    """Yield the pages of files with several pages, as batches of PLAN."""
+    """Yield the pages of files with several pages, as tables of PLAN."""
     database.view("tiffs", f"FROM open_files WHERE regexp_matches(lower(file_uri), '({_TIFF})$')")
-    query = (
-        "SELECT file_uri AS path, file_uri AS uri, image_etag AS etag, image_bytes AS size "
-        "FROM tiffs"
-    )
     with header_decoders() as decoders:
-        for batch in database.batches(query, _HEADERS):
-            entries = [FileEntry(**row) for row in batch.to_pylist()]
-            sources = expand_stacks(decoders, access, entries)
-            rows = [plan_row(source) for source in sources if source.place is not None]
-            if rows:
-                yield pa.RecordBatch.from_pylist(rows, schema=PLAN)
-
-
-def plan_row(source: ImageSource) -> dict[str, Any]:
-    """Return an image as a row of PLAN."""
-    row = {"image_uri": source.uri, "file_uri": source.file_uri, "image_etag": source.etag}
-    return row | {"image_bytes": source.size, "pages": source.pages} | place_row(source)
+        for batch in database.batches("FROM tiffs", _HEADERS):
+            files = [record.source.file for record in read_records(batch)]
+            images = expand_stacks(decoders, access, files)
+            pages = [image for image in images if image.place is not None]
+            if pages:
+                yield plan_table(pages)

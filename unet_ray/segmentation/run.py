@@ -27,6 +27,7 @@ from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.run_record import write_record
 from unet_ray.segmentation.shard_writer import Shards, ShardWriter
 from unet_ray.segmentation.stages.measure import Measure
+from unet_ray.segmentation.stages.run_tables import RunStamp
 from unet_ray.segmentation.stages.stages import Stages
 from unet_ray.segmentation.unchanged import TakeOver, take_over_unchanged
 from unet_ray.storage.storage import Storage
@@ -74,7 +75,8 @@ class SegmentationRun:
         result = self.result
         # images that are resampled reach the network as it learnt them
         expected_um = None if self.config.pixel_size else result.model_pixel_size_um
-        shards = Shards(self.output, result.date, result.run_id, expected_um)
+        stamp = RunStamp(result.run_id, self.model.digest, self.config_digest)
+        shards = Shards(self.output, result.date, stamp, expected_um)
         first_number = self._take_over_unchanged(shards)
         if result.images_done < self.plan.todo:
             self._run_pipeline(shards, first_number)
@@ -211,8 +213,7 @@ class SegmentationRun:
 
     def _measure(self) -> Measure:
         model, postprocessing = self.model, choose_postprocessing(self.config, self.model)
-        run = self.result.run_id, model.digest, self.config_digest
-        return Measure(*run, model.classes, postprocessing, self.config.max_regions)
+        return Measure(model.classes, postprocessing, self.config.max_regions)
 
     def _check_complete(self) -> None:
         missing, extra = self.plan.unwritten(self.output, self.result.run_id)

@@ -29,7 +29,7 @@ from unet_ray.errors import one_line
 from unet_ray.imaging.codecs.pixel_size import SizeUm, differs, format_pixel_size
 from unet_ray.segmentation.result import ShardSums
 from unet_ray.segmentation.stages.columns import STAGES
-from unet_ray.segmentation.stages.measure import split_into_tables
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.shards import ShardName, write_shard
@@ -58,9 +58,15 @@ class Shards:
     """Root of the tables."""
     date: str
     """Partition, YYYY-MM-DD."""
-    run_id: str
+    stamp: RunStamp
+    """Columns of the run, the same in each row."""
     model_pixel_size_um: SizeUm | None = None
     """Pixel size that images are compared with (µm). None: they are not."""
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self.stamp.run_id
 
     def write(self, number: int, *blocks: Any) -> ShardSums:
         """Write tables of measured images as one shard.
@@ -73,7 +79,7 @@ class Shards:
             Sums over its images.
         """
         rows = pa.concat_tables(block for block in blocks if len(block))
-        tables = split_into_tables(rows)
+        tables = split_into_tables(rows, self.stamp)
         self.store(number, tables)
         images = tables["images"]
         pixels = zip(images["height"].to_pylist(), images["width"].to_pylist(), strict=True)

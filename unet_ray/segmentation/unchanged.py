@@ -26,7 +26,8 @@ from unet_ray.imaging.channels import ChannelSelection, take_pages
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.result import ShardSums
 from unet_ray.segmentation.shard_writer import Shards
-from unet_ray.segmentation.stages.columns import PLAN, image_place
+from unet_ray.segmentation.stages.columns import PLAN, read_records
+from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import read_whole_files, shard_run_id
@@ -67,7 +68,7 @@ class TakeOver:
         Returns:
             Sums over the new shard; None where no image is the same, so that there is none.
         """
-        etags = self._find_same(known.to_pylist())
+        etags = self._find_same(read_records(known))
         if not etags:
             return None
         tables = self._copy_rows(path, etags)
@@ -84,25 +85,26 @@ class TakeOver:
             taken_over=len(tables["images"]),
         )
 
-    def _find_same(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+    def _find_same(self, records: list[ImageRecord]) -> dict[str, str]:
         """Return the new etags of the images whose bytes are the same, by URI."""
         with reading_pool(_READS) as pool:
             late = (_READ_S, lambda _: False)
-            same = [*ahead(pool, self._is_same, rows, _READS, late)]
+            same = [*ahead(pool, self._is_same, records, _READS, late)]
         return {
-            row["image_uri"]: row["image_etag"]
-            for row, is_same in zip(rows, same, strict=True)
+            record.source.uri: record.source.etag
+            for record, is_same in zip(records, same, strict=True)
             if is_same
         }
 
-    def _is_same(self, row: dict[str, Any]) -> bool:
+    def _is_same(self, record: ImageRecord) -> bool:
+        source = record.source
         try:
-            place = take_pages(image_place(row), self.channels)
-            etag = row["image_etag"] if self.check_etags or not row["image_etag"] else None
-            found = hash_stored(self.access, row["file_uri"], place, etag)
+            place = take_pages(source.place, self.channels)
+            etag = source.etag if self.check_etags or not source.etag else None
+            found = hash_stored(self.access, source.file_uri, place, etag)
         except ImageError:  # the chain reports it
             return False
-        return bool(found == row["content_hash"])
+        return found == record.content_hash
 
     def _copy_rows(self, path: str, etags: dict[str, str]) -> dict[str, pa.Table]:
         """Return the rows of some images in an earlier shard as rows of this run."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import tifffile
 from hypothesis import given
@@ -29,8 +28,7 @@ from unet_ray.imaging.codecs.tiff import find_images
 from unet_ray.imaging.codecs.tiff_directories import fetch_directories
 from unet_ray.imaging.codecs.windows import open_windows
 from unet_ray.imaging.geometry import Box
-from unet_ray.segmentation.plan import plan_row
-from unet_ray.segmentation.stages.columns import PLAN, image_place
+from unet_ray.segmentation.stages.columns import plan_table, read_records
 from unet_ray.storage.storage import Storage
 
 PAGES = np.random.default_rng(0).integers(0, 60_000, (6, 120, 173), np.uint16)
@@ -211,10 +209,8 @@ def test_a_damaged_directory_costs_its_page_only(entry: tuple[int, int, int, byt
         place = (tags.get(tag) or tags[282]).offset
     struct.pack_into("<HHQ8s", data, place, tag, kind, count, value)
     places = find_images(io.BytesIO(bytes(data)))
-    rows = [plan_row(ImageSource("a.tif", place.key, "1", len(data), 3, place)) for place in places]
-    assert [
-        image_place(row) for row in pa.Table.from_pylist(rows, schema=PLAN).to_pylist()
-    ] == places
+    sources = [ImageSource("a.tif", place.key, "1", len(data), 3, place) for place in places]
+    assert [record.source for record in read_records(plan_table(sources))] == sources
     for index in (0, 2):
         file, _ = page_file(bytes(data), places[index], places[index].ranges)
         np.testing.assert_array_equal(decode_image(file).samples[:, :, 0], PAGES[index])

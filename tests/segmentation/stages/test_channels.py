@@ -24,15 +24,14 @@ from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.predictor import Predictor
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
-from unet_ray.segmentation.plan import plan_row
 from unet_ray.segmentation.stages import decode
-from unet_ray.segmentation.stages.columns import PLAN
+from unet_ray.segmentation.stages.columns import plan_table, read_pixels
 from unet_ray.segmentation.stages.decode import Decode
 from unet_ray.segmentation.stages.large_image import PredictLarge
-from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.predict import Predict
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Content, Storage
-from unet_ray.tables.binary_columns import view_samples
 
 NAMES = ("DAPI", "actin", "tubulin", "brightfield", "mito")
 FIELD = np.random.default_rng(0).integers(0, 60_000, (5, 150, 130), np.uint16)
@@ -67,19 +66,15 @@ class CountingStorage(Storage):
 
 def list_plan(archive: Storage) -> pa.Table:
     with header_decoders() as decoders:
-        sources = [*expand_stacks(decoders, archive, archive.entries())]
-    return pa.Table.from_pylist([plan_row(source) for source in sources], schema=PLAN)
+        return plan_table(expand_stacks(decoders, archive, archive.entries()))
 
 
 def decode_all(archive: Storage, channels: ChannelSelection) -> list[Any]:
     """Return the samples of each image, or the text of its error."""
     found = []
     for table in Decode(archive, CONSTANTS, True, 2**25, channels)(list_plan(archive)):
-        for row, samples in zip(table.to_pylist(), view_samples(table["pixels"]), strict=True):
-            shape = row["height"], row["width"], row["channels"]
-            found.append(
-                row["error"] if samples is None else samples.view(row["dtype"]).reshape(shape)
-            )
+        for error, pixels in zip(table["error"].to_pylist(), read_pixels(table), strict=True):
+            found.append(error if pixels is None else pixels)
     return found
 
 
@@ -130,7 +125,7 @@ def test_windows_take_the_same_channels_as_whole_images(
     torch.manual_seed(0)
     network = UNet(UNetConfig(in_channels=2, num_classes=1, base_channels=4, depth=2))
     classes, rule = (ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,))
-    measure = Measure("run", "model", "config", classes, rule)
+    measure = Measure(classes, rule)
     predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=64))
     large = PredictLarge(archive, predictor, measure, True, lambda *_: None, TRAINED)
     found = []
@@ -138,7 +133,7 @@ def test_windows_take_the_same_channels_as_whole_images(
         monkeypatch.setattr(decode, "WHOLE_PIXELS", pixels)
         decoded = Decode(archive, CONSTANTS, True, 2**25, TRAINED)(list_plan(archive))
         rows = [measure(each) for table in decoded for each in Predict(predictor, large)(table)]
-        tables = split_into_tables(pa.concat_tables(rows))
+        tables = split_into_tables(pa.concat_tables(rows), RunStamp("run", "model", "config"))
         regions = tables["regions"].sort_by(
             [("image_uri", "ascending"), ("region_id", "ascending")]
         )

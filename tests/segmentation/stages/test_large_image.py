@@ -25,13 +25,13 @@ from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.network.unet import UNet
 from unet_ray.output.reader import Box, Tables, image_masks
 from unet_ray.output.shard_checks import RegionRules, check_shard
-from unet_ray.segmentation.plan import plan_row
 from unet_ray.segmentation.stages import decode
-from unet_ray.segmentation.stages.columns import PLAN
+from unet_ray.segmentation.stages.columns import plan_table
 from unet_ray.segmentation.stages.decode import Decode
 from unet_ray.segmentation.stages.large_image import PredictLarge
-from unet_ray.segmentation.stages.measure import Measure, split_into_tables
+from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.predict import Predict
+from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import draw_scene, encode
 
@@ -60,14 +60,7 @@ def segment(
     **limits: Any,
 ) -> dict[str, Any]:
     """Take an archive through the stages in a `for` loop."""
-    measure = Measure(
-        "run",
-        "model",
-        "config",
-        CLASSES,
-        Postprocessing((threshold,) * 2, (ANY, ANY), separation),
-        **limits,
-    )
+    measure = Measure(CLASSES, Postprocessing((threshold,) * 2, (ANY, ANY), separation), **limits)
     predictor = Predictor(
         network, constants, PredictorConfig(tile=tile, halo=separation.steps if separation else 0)
     )
@@ -82,9 +75,7 @@ def segment(
         keep_hash=True,
     )
     with header_decoders() as decoders:
-        sources = expand_stacks(decoders, archive, archive.entries())
-        rows = [plan_row(source) for source in sources]
-    plan = pa.Table.from_pylist(rows, schema=PLAN)
+        plan = plan_table(expand_stacks(decoders, archive, archive.entries()))
     found = []
     decode_images = Decode(
         archive, constants, True, block_bytes=2**25, pixel_size_um=pixel_size_um, keep_hash=True
@@ -92,7 +83,8 @@ def segment(
     for pixels in decode_images(plan):
         predicted = Predict(predictor, large, pixel_size_um)(pixels)
         found += [measure(prob_u8) for prob_u8 in predicted]
-    return split_into_tables(pa.concat_tables(found)) | {"told": told}
+    stamp = RunStamp("run", "model", "config")
+    return split_into_tables(pa.concat_tables(found), stamp) | {"told": told}
 
 
 def comparable(tables: dict[str, Any], whole_masks: bool) -> dict[str, Any]:
@@ -337,7 +329,7 @@ def test_a_window_of_a_mask_is_that_window_of_the_whole_mask(
     """Masks are stored in pieces of 32 px; windows cross them."""
     rng = np.random.default_rng(0)
     mask = rng.random((110, 110)) < 0.5
-    measure = Measure("run", "model", "config", CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))
+    measure = Measure(CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))
     pieces = [
         Box(t, x, min(t + 32, 110), min(x + 32, 110))
         for t in range(0, 110, 32)

@@ -12,8 +12,7 @@ from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.image_sources.sources import expand_stacks, header_decoders, whole_file
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.segmentation.plan import plan_row
-from unet_ray.segmentation.stages.columns import PIXELS, PLAN
+from unet_ray.segmentation.stages.columns import PIXELS, plan_table
 from unet_ray.segmentation.stages.decode import Decode
 from unet_ray.storage.storage import Content, Storage
 from unet_ray.synthetic import draw_scene, encode
@@ -31,10 +30,8 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_the_listed_one
     for name in ("same", "other"):
         archive.write(f"{name}.png", encode(draw_scene(30, 40, rng)[0], "png"))
     with header_decoders() as decoders:
-        sources = expand_stacks(decoders, archive, archive.entries())
-        listed = [plan_row(source) for source in sources]
+        plan = plan_table(expand_stacks(decoders, archive, archive.entries()))
     archive.write("other.png", encode(draw_scene(50, 60, rng)[0], "png"))
-    plan = pa.Table.from_pylist(listed, schema=PLAN)
     constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
     rows = [
         row for table in Decode(archive, constants, check, 2**25)(plan) for row in table.to_pylist()
@@ -50,8 +47,7 @@ def test_how_much_is_read_of_a_file_is_for_its_store_to_say(root: str, stated: i
     small = encode(draw_scene(30, 40, rng)[0], "png")
     archive.write("small.png", small)
     archive.write("long.png", small + bytes(_LONG))
-    rows = [plan_row(whole_file(replace(e, size=stated))) for e in archive.entries()]
-    plan = pa.Table.from_pylist(rows, schema=PLAN)
+    plan = plan_table(whole_file(replace(e, size=stated)) for e in archive.entries())
     constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
     (found,) = Decode(archive, constants, True, 2**25)(plan)
     long, short = found.to_pylist()
@@ -76,11 +72,10 @@ def test_an_image_costs_one_request_and_requests_wait_side_by_side(
         entries = archive.entries()
         before = store.requests
         with header_decoders() as decoders:
-            listed = [plan_row(source) for source in expand_stacks(decoders, archive, entries)]
+            plan = plan_table(expand_stacks(decoders, archive, entries))
         assert store.requests - before == 40
         assert store.most_under_way > 20
         before, store.most_under_way = store.requests, 0
-        plan = pa.Table.from_pylist(listed, schema=PLAN)
         (found,) = Decode(archive, Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3), True, 2**25)(
             plan
         )
@@ -115,8 +110,7 @@ def test_a_page_of_a_stack_costs_its_own_bytes(root: str, monkeypatch: pytest.Mo
     archive.write("stack.tif", encode(pages, "tif"))
     with header_decoders() as decoders:
         sources = list(expand_stacks(decoders, archive, archive.entries()))
-    rows = [plan_row(source) | {"image_bytes": 1} for source in sources]  # as a manifest may say
-    plan = pa.Table.from_pylist(rows, schema=PLAN)
+    plan = plan_table(replace(source, size=1) for source in sources)  # as a manifest may say
     read, read_content = list[int](), Storage.read_content
 
     def counted(file: Storage, offset: int, size: int) -> Content:

@@ -1,46 +1,27 @@
-"""Columns of the tables that go from stage to stage."""
+"""The tables that go from stage to stage, and the only place where records become their columns.
+
+    archive ─▶ PLAN ─▶ decode ─▶ PIXELS ─▶ predict ─▶ PROBABILITIES ─▶ measure ─▶ ROWS ─▶ sink
+
+A row of each table is an `ImageRecord`, beside the samples or the nested rows that it has by then.
+"""
 
 from __future__ import annotations
 
-from itertools import chain
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from unet_ray.errors import CredentialsError, ImageError, one_line
+from unet_ray.image_sources.reader_versions import reader_version
 from unet_ray.image_sources.sources import ImageSource
-from unet_ray.imaging.codecs.decoded_image import DecodedImage
-from unet_ray.imaging.codecs.image_place import ImageKey, ImagePlace, PagePlace
-from unet_ray.tables.binary_columns import unpack_bits
+from unet_ray.imaging.codecs.image_place import ImageKey, ImagePlace
+from unet_ray.segmentation.stages.image_record import Failure, ImageRecord
+from unet_ray.tables.binary_columns import table_with, view_samples
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
-_PAGE = pa.struct(
-    [
-        ("header", pa.binary()),
-        ("index", pa.int32()),
-        ("size", pa.int64()),
-        ("ranges", pa.list_(pa.int64())),  # offset, size, offset, size …
-    ]
-)
-_PLACE = pa.struct(
-    [
-        ("file_size", pa.int64()),
-        ("size", pa.int64()),
-        ("pages", pa.list_(_PAGE)),
-        ("mask", _PAGE),
-        ("channels", pa.list_(pa.string())),
-        ("pixel_size_um", pa.list_(pa.float64())),
-        ("error", pa.string()),
-    ]
-)
-PLACE_SQL = (
-    'STRUCT(file_size BIGINT, size BIGINT, pages STRUCT(header BLOB, "index" INTEGER, '
-    'size BIGINT, ranges BIGINT[])[], mask STRUCT(header BLOB, "index" INTEGER, size BIGINT, '
-    "ranges BIGINT[]), channels VARCHAR[], pixel_size_um DOUBLE[], error VARCHAR)"
-)
-"""Type of the column `place` in DuckDB."""
 PLAN = pa.schema(
     [
         ("image_uri", pa.string()),
@@ -52,148 +33,219 @@ PLAN = pa.schema(
         ("image_etag", pa.string()),
         ("image_bytes", pa.int64()),
         ("pages", pa.int32()),
-        ("place", _PLACE),  # an `ImagePlace`; null if the image is the first page of its file
+        ("stored_bytes", pa.int64()),  # of the image in its file
+        ("place", pa.string()),  # an `ImagePlace` as JSON; null if it is the file's first page
     ]
 )
-_FAILURE = [pa.field(name, pa.string()) for name in ("error_type", "error", "error_stage")]
-_SHAPE = [pa.field(name, pa.int32()) for name in ("height", "width", "channels")]
+PLAN_OF_FILES_SQL = (
+    "SELECT uri AS image_uri, uri AS file_uri, NULL::INTEGER AS page, NULL::INTEGER AS series, "
+    "NULL::INTEGER AS t, NULL::INTEGER AS z, etag AS image_etag, size AS image_bytes, "
+    "1::INTEGER AS pages, size AS stored_bytes, NULL::VARCHAR AS place"
+)
+"""SQL that turns FILES into PLAN, each file one image, as `plan_table` does for `whole_file`."""
 STAGES = ("read", "decode", "predict", "measure")
-_SECONDS = [pa.field(f"{stage}_s", pa.float64()) for stage in STAGES]
-_FOUND = [
-    ("valid", pa.large_binary()),  # pixels that are there, as np.packbits packs them; null: all
-    ("valid_pixels", pa.int64()),
-    ("pixel_size_x_um", pa.float64()),
-    ("pixel_size_y_um", pa.float64()),
-    ("note", pa.string()),  # a choice where the file can be read in two ways
-    ("content_hash", pa.string()),
+_WORK = [
+    *(pa.field(f"{stage}_s", pa.float64()) for stage in STAGES),
+    pa.field("batch_divisor", pa.int32()),
+    pa.field("note", pa.string()),
 ]
-"""Columns of what decoding finds out beside the pixels."""
+"""Columns that the sink sums up."""
+_RECORD = pa.schema(
+    [
+        *PLAN,
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("channels", pa.int32()),
+        ("valid", pa.large_binary()),
+        ("valid_pixels", pa.int64()),
+        ("pixel_size_x_um", pa.float64()),
+        ("pixel_size_y_um", pa.float64()),
+        ("content_hash", pa.string()),
+        ("error_type", pa.string()),
+        ("error", pa.string()),
+        ("error_stage", pa.string()),
+        *_WORK,
+    ]
+)
+"""Columns of a record until it is measured."""
+_SAME = (
+    *("height", "width", "channels", "valid", "valid_pixels", "content_hash"),
+    *(field.name for field in _WORK),
+)
+"""Columns that are fields of a record under the same name."""
 PIXELS = pa.schema(
     [
-        *PLAN,
-        *_SHAPE,
-        *_FAILURE,
-        ("pixels", pa.large_binary()),
+        *_RECORD,
+        ("pixels", pa.large_binary()),  # HWC; null if it failed, or is to be read in windows
         ("dtype", pa.string()),  # type of the samples in `pixels`
-        *_FOUND,
-        *_SECONDS[:2],
     ]
 )
-_MASKS = pa.field("masks", pa.list_(pa.struct(list(MASKS))))
-_REGIONS = pa.field("regions", pa.list_(pa.struct(list(REGIONS))))
+RUN_COLUMNS = ("run_id", "model_digest", "config_digest")
+"""Columns of the three tables that only what writes them knows."""
+
+
+def _without_run(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name not in RUN_COLUMNS])
+
+
+IMAGE_ROWS, MASK_ROWS, REGION_ROWS = map(_without_run, (IMAGES, MASKS, REGIONS))
+_NESTED = [
+    pa.field("masks", pa.list_(pa.struct(list(MASK_ROWS)))),
+    pa.field("regions", pa.list_(pa.struct(list(REGION_ROWS)))),
+]
 PROBABILITIES = pa.schema(
     [
-        *PLAN,
-        *_SHAPE,
-        *_FAILURE,
-        ("prob_u8", pa.large_binary()),
-        *_FOUND,
-        _MASKS,  # of an image that was measured tile by tile
-        _REGIONS,
-        *_SECONDS,
-        ("batch_divisor", pa.int32()),
+        *_RECORD,
+        ("prob_u8", pa.large_binary()),  # KHW; null if it failed, or was measured tile by tile
+        *_NESTED,  # of an image that was measured tile by tile
     ]
 )
-ROWS = pa.schema(
-    [
-        *IMAGES,
-        _MASKS,
-        _REGIONS,
-        *_SECONDS,
-        ("batch_divisor", pa.int32()),
-        ("note", pa.string()),
+_IMAGE = pa.schema([*IMAGE_ROWS, *_WORK])
+ROWS = pa.schema([*_IMAGE, *_NESTED])
+
+
+def plan_table(sources: Iterable[ImageSource]) -> pa.Table:
+    """Return images as a table of PLAN."""
+    return pa.Table.from_pylist([_source_row(source) for source in sources], schema=PLAN)
+
+
+def read_records(table: pa.Table | pa.RecordBatch) -> list[ImageRecord]:
+    """Return the records of a table of PLAN, PIXELS or PROBABILITIES.
+
+    Columns that are no field of a record, such as samples, are not touched.
+    """
+    names = [name for name in table.schema.names if name in _RECORD.names]
+    return [_read_record(row) for row in table.select(names).to_pylist()]
+
+
+def pixel_table(images: Sequence[tuple[ImageRecord, NDArray[Any] | None]]) -> pa.Table:
+    """Return records and their pixels, HWC, as a table of PIXELS."""
+    rows = [
+        _record_row(record)
+        | {"pixels": pixels, "dtype": None if pixels is None else str(pixels.dtype)}
+        for record, pixels in images
     ]
-)
+    return table_with(rows, PIXELS, "pixels")
 
 
-def place_row(source: ImageSource) -> dict[str, Any]:
-    """Return the columns of PLAN that tell an image from the others of its file."""
-    key, place = source.key, source.place
-    row: dict[str, Any] = {"page": key.page, "series": key.series, "t": key.t, "z": key.z}
-    if place is None:
-        return row | {"place": None}
-    return row | {
-        "place": {
-            "file_size": place.file_size,
-            "size": place.size,
-            "pages": [*map(_page_row, place.pages)],
-            "mask": place.mask and _page_row(place.mask),
-            "channels": place.channels,
-            "pixel_size_um": place.pixel_size_um,
-            "error": place.error,
-        }
+def read_pixels(table: pa.Table) -> list[NDArray[Any] | None]:
+    """Return the pixels of a table of PIXELS, HWC, as views of its memory; None where it has none.
+
+    The records are what `read_records` returns.
+    """
+    columns = (table[name].to_pylist() for name in ("dtype", "height", "width", "channels"))
+    return [
+        None if samples is None else samples.view(dtype).reshape(shape)
+        for samples, dtype, *shape in zip(view_samples(table["pixels"]), *columns, strict=True)
+    ]
+
+
+def probability_table(
+    images: Sequence[tuple[ImageRecord, NDArray[np.uint8] | None]],
+) -> pa.Table:
+    """Return records and their prob_u8, KHW, as a table of PROBABILITIES."""
+    rows = [_record_row(record) | {"prob_u8": prob_u8} for record, prob_u8 in images]
+    return table_with(rows, PROBABILITIES, "prob_u8")
+
+
+def with_measured(probabilities: pa.Table, masks: pa.Array, regions: pa.Array) -> pa.Table:
+    """Return a table of PROBABILITIES whose images were measured tile by tile.
+
+    Args:
+        probabilities: The records.
+        masks: What `nested_list` returns for their rows of the masks table.
+        regions: The same for the regions table.
+    """
+    for field, rows in zip(_NESTED, (masks, regions), strict=True):
+        place = PROBABILITIES.get_field_index(field.name)
+        probabilities = probabilities.set_column(place, field, rows)
+    return probabilities
+
+
+def row_table(records: Iterable[ImageRecord], masks: pa.Array, regions: pa.Array) -> pa.Table:
+    """Return measured images as a table of ROWS.
+
+    Args:
+        records: Records of measured and failed images.
+        masks: What `nested_list` returns for their rows of the masks table.
+        regions: The same for the regions table.
+    """
+    rows = [
+        _record_row(record) | {"reader_version": reader_version(record.source.file_uri)}
+        for record in records
+    ]
+    table = pa.Table.from_pylist(rows, schema=_IMAGE)
+    for field, nested in zip(_NESTED, (masks, regions), strict=True):
+        table = table.append_column(field, nested)
+    return table
+
+
+def nested_list(tables: list[pa.Table], schema: pa.Schema) -> pa.ListArray:
+    """Return tables as a nested column: one list of rows per table.
+
+    Args:
+        tables: Rows of an image each.
+        schema: MASK_ROWS or REGION_ROWS.
+    """
+    joined = pa.concat_tables(tables) if tables else schema.empty_table()
+    columns = [column.combine_chunks() for column in joined.columns]
+    rows = pa.StructArray.from_arrays(columns, fields=list(schema))
+    offsets = np.cumsum([0, *map(len, tables)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), rows, type=pa.list_(pa.struct(list(schema))))
+
+
+def _source_row(source: ImageSource) -> dict[str, Any]:
+    """Return an image as it was listed as values of PLAN."""
+    place = source.place
+    return {
+        "image_uri": source.uri,
+        "file_uri": source.file_uri,
+        **vars(source.key),
+        "image_etag": source.etag,
+        "image_bytes": source.size,
+        "pages": source.pages,
+        "stored_bytes": source.stored_bytes,
+        "place": None if place is None else json.dumps([place.file_size, place.to_json()]),
     }
 
 
-def _page_row(page: PagePlace) -> dict[str, Any]:
-    return vars(page) | {"ranges": [*chain.from_iterable(page.ranges)]}
-
-
-def image_place(row: dict[str, Any]) -> ImagePlace | None:
-    """Return the place of an image in its file; None for a row whose image is its first page."""
-    if row["place"] is None:
-        return None
-    found = {name: value for name, value in row["place"].items() if name != "size"}
-    size = found["pixel_size_um"]
-    return ImagePlace(
-        **found
-        | {
-            "key": ImageKey(*(row[name] for name in ("page", "series", "t", "z"))),
-            "pages": tuple(map(_page_place, found["pages"])),
-            "mask": found["mask"] and _page_place(found["mask"]),
-            "channels": tuple(found["channels"]),
-            "pixel_size_um": size and tuple(size),
-        }
-    )
-
-
-def _page_place(row: dict[str, Any]) -> PagePlace:
-    flat = row["ranges"]
-    return PagePlace(**row | {"ranges": tuple(zip(flat[::2], flat[1::2], strict=True))})
-
-
-def found_row(image: DecodedImage) -> dict[str, Any]:
-    """Return what decoding an image found out beside its pixels, as columns of PIXELS."""
-    valid = image.valid
+def _record_row(record: ImageRecord) -> dict[str, Any]:
+    """Return a record as values by column, those of PLAN and of the images table among them."""
+    failure = record.failure
+    width_um, height_um = record.pixel_size_um or (None, None)
     return {
-        "valid": None if valid is None else np.packbits(valid).tobytes(),
-        "valid_pixels": image.height * image.width if valid is None else int(valid.sum()),
-        "note": "; ".join(image.notes) or None,
-    } | pixel_size_row(image)
+        **_source_row(record.source),
+        **{name: getattr(record, name) for name in _SAME},
+        "pixel_size_x_um": width_um,
+        "pixel_size_y_um": height_um,
+        "region_count": record.region_count,
+        "segmented_at": record.segmented_at,
+        "error_type": None if failure is None else failure.error_type,
+        "error": None if failure is None else failure.message,
+        "error_stage": None if failure is None else failure.stage,
+    }
 
 
-def pixel_size_row(image: DecodedImage) -> dict[str, float | None]:
-    """Return the pixel size of an image as columns of PIXELS."""
-    width_um, height_um = image.pixel_size_um or (None, None)
-    return {"pixel_size_x_um": width_um, "pixel_size_y_um": height_um}
+def _read_record(row: dict[str, Any]) -> ImageRecord:
+    """Return the record that `_record_row` or `_source_row` made values of."""
+    place = row["place"]
+    source = ImageSource(
+        file_uri=row["file_uri"],
+        key=ImageKey(row["page"], row["series"], row["t"], row["z"]),
+        etag=row["image_etag"],
+        size=row["image_bytes"],
+        pages=row["pages"],
+        place=None if place is None else _read_place(place),
+    )
+    found = {name: row[name] for name in _SAME if name in row}
+    if row.get("error_type") is not None:
+        found["failure"] = Failure(row["error_type"], row["error"], row["error_stage"])
+    width_um, height_um = row.get("pixel_size_x_um"), row.get("pixel_size_y_um")
+    if width_um is not None and height_um is not None:
+        found["pixel_size_um"] = width_um, height_um
+    return ImageRecord(source, **found)
 
 
-def read_pixel_size(row: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the pixel size that `pixel_size_row` put into a row."""
-    width_um, height_um = row["pixel_size_x_um"], row["pixel_size_y_um"]
-    return None if width_um is None or height_um is None else (width_um, height_um)
-
-
-def valid_mask(row: dict[str, Any]) -> NDArray[np.bool_] | None:
-    """Return the pixels of an image that are there, (H, W); None if all of them are."""
-    if row.get("valid") is None:
-        return None
-    return unpack_bits(row["valid"], row["height"], row["width"])
-
-
-def failure(error: Exception, stage: str) -> dict[str, Any]:
-    """Return the error columns of an image that failed at a stage.
-
-    Raises:
-        CredentialsError: The error is one, which no image is to blame for.
-    """
-    if isinstance(error, CredentialsError):
-        raise error
-    if isinstance(error, ImageError):
-        kind, text = error.error_type, error.message
-    else:
-        kind, text = (
-            "out_of_memory" if isinstance(error, MemoryError) else "internal",
-            one_line(error),
-        )
-    return {"error_type": kind, "error": text, "error_stage": stage}
+def _read_place(text: str) -> ImagePlace:
+    file_size, found = json.loads(text)
+    return ImagePlace.from_json(found, file_size)

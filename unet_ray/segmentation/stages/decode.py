@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.content_hash import hash_read
@@ -21,10 +23,10 @@ from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.imaging.resampling import find_factors
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
-from unet_ray.segmentation.stages.columns import PIXELS, failure, found_row, image_place
+from unet_ray.segmentation.stages.columns import pixel_table, read_records
+from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.storage.listing import path_suffix
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.binary_columns import table_with
 
 _READS = (8, 32)
 """Lowest and highest number of files that are read concurrently: a store answers after 50 to
@@ -34,10 +36,6 @@ _READ_BYTES = 2**27
 _READ_S = 300.0
 """Longest time that reading a file may take (s): a remote store gives up sooner by itself, but a
 network mount without its server never does."""
-_NO_PIXELS: dict[str, Any] = {"pixels": None, "read_s": 0.0, "decode_s": 0.0}
-"""Columns of an image without pixels: a failed one or, without an error, a large one, which the
-predict stage reads in windows."""
-
 
 _RUNS = set[str]()
 """Runs for which this process has described its decoder."""
@@ -80,75 +78,79 @@ class Decode:
     keep_hash: bool = False
     """True to hash the bytes of each image."""
 
-    def __call__(self, plan: Any) -> Iterator[Any]:
+    def __call__(self, plan: pa.Table) -> Iterator[pa.Table]:
         """Decode the images of a table in its order while the next ones are read."""
-        rows = plan.to_pylist()
-        largest = max([1, *map(_stored_bytes, rows)])
+        records = read_records(plan)
+        largest = max([1, *(record.source.stored_bytes for record in records)])
         reads = int(np.clip(_READ_BYTES // largest, *_READS))
         # sizes in a manifest may be wrong: none of the files takes more than was reckoned with
         limit = min(max(largest, _READ_BYTES // reads), WHOLE_BYTES)
         read = partial(self._read, limit)
-        pending: list[dict[str, Any]] = []
+        pending: list[tuple[ImageRecord, NDArray[Any] | None]] = []
+        pending_bytes = 0
         with reading_pool(reads) as pool:
-            for row, data in ahead(pool, read, rows, reads, (_READ_S, _give_up)):
-                row["read_s"] /= min(reads, len(rows))  # the reads waited concurrently
-                pending.append(row if data is None else self._decode(row, data))
-                if (
-                    sum(0 if row["pixels"] is None else row["pixels"].nbytes for row in pending)
-                    >= self.block_bytes
-                ):
-                    yield table_with(pending, PIXELS, "pixels")
-                    pending = []
+            for record, data in ahead(pool, read, records, reads, (_READ_S, _give_up)):
+                # the reads waited concurrently
+                record = replace(record, read_s=record.read_s / min(reads, len(records)))
+                pixels = None
+                if data is not None:
+                    record, pixels = self._decode(record, data)
+                    pending_bytes += 0 if pixels is None else pixels.nbytes
+                pending.append((record, pixels))
+                if pending_bytes >= self.block_bytes:
+                    yield pixel_table(pending)
+                    pending, pending_bytes = [], 0
         if pending:
-            yield table_with(pending, PIXELS, "pixels")
+            yield pixel_table(pending)
 
     def _read(
-        self, limit: int, row: dict[str, Any]
-    ) -> tuple[dict[str, Any], bytes | PlaneFile | None]:
-        """Return an image's row and its file, or the page of it.
+        self, limit: int, record: ImageRecord
+    ) -> tuple[ImageRecord, bytes | PlaneFile | None]:
+        """Return an image's record and its file, or the page of it.
 
         The second is None for a large image, and where reading fails.
         """
-        row |= _NO_PIXELS
-        if _stored_bytes(row) > WHOLE_BYTES:
-            return row, None
+        source = record.source
+        if source.stored_bytes > WHOLE_BYTES:
+            return record, None
         started = time.perf_counter()
         try:
-            place = take_pages(image_place(row), self.channels)
+            place = take_pages(source.place, self.channels)
         except ImageError as error:
-            return row | failure(error, "decode"), None
+            return record.fail(error, "decode"), None
         try:
             # a file without an etag was not seen when it was listed: it is not read as if it were
-            etag = row["image_etag"] if self.check_etags or not row["image_etag"] else None
-            data = read_encoded(self.access, row["file_uri"], place, etag, limit)
+            etag = source.etag if self.check_etags or not source.etag else None
+            data = read_encoded(self.access, source.file_uri, place, etag, limit)
         except Exception as error:
-            return row | ({} if _is_too_large(error) else failure(error, "read")), None
+            return record if _is_too_large(error) else record.fail(error, "read"), None
         if isinstance(data, bytes):
-            row["image_bytes"] = len(data)  # a manifest may say otherwise
-        if self.keep_hash:
-            row["content_hash"] = hash_read(data)
-        return row | {"read_s": time.perf_counter() - started}, data
+            source = replace(source, size=len(data))  # a manifest may say otherwise
+        content_hash = hash_read(data) if self.keep_hash else None
+        read_s = time.perf_counter() - started
+        return replace(record, source=source, content_hash=content_hash, read_s=read_s), data
 
-    def _decode(self, row: dict[str, Any], data: bytes | PlaneFile) -> dict[str, Any]:
-        started = time.perf_counter()
+    def _decode(
+        self, record: ImageRecord, data: bytes | PlaneFile
+    ) -> tuple[ImageRecord, NDArray[Any] | None]:
+        """Return an image's record and its pixels, HWC; None where it failed or is a large one."""
+        started, pixels = time.perf_counter(), None
         try:
-            decoded = process_decoder().decode(data, WHOLE_PIXELS, self.lossy_samples)
-            decoded = take_channels(decoded, image_place(row), self.channels)
-            image = self.preprocessing.check(decoded.samples, decoded.valid)
-            if self.pixel_size_um is not None:  # where it cannot be resampled, it fails here
-                find_factors(decoded.pixel_size_um, self.pixel_size_um)
-            height, width, channels = image.shape
-            found = found_row(decoded) | {
-                "height": height,
-                "width": width,
-                "channels": channels,
-                "pixels": np.ascontiguousarray(image),
-                "dtype": str(image.dtype),
-            }
+            record, pixels = self._decode_whole(record, data)
         except Exception as error:
-            error = _blame_name(error, row["file_uri"])
-            found = {} if _is_too_large(error) else failure(error, "decode")
-        return row | found | {"decode_s": time.perf_counter() - started}
+            error = _blame_name(error, record.source.file_uri)
+            record = record if _is_too_large(error) else record.fail(error, "decode")
+        return replace(record, decode_s=time.perf_counter() - started), pixels
+
+    def _decode_whole(
+        self, record: ImageRecord, data: bytes | PlaneFile
+    ) -> tuple[ImageRecord, NDArray[Any]]:
+        decoded = process_decoder().decode(data, WHOLE_PIXELS, self.lossy_samples)
+        decoded = take_channels(decoded, record.source.place, self.channels)
+        image = self.preprocessing.check(decoded.samples, decoded.valid)
+        if self.pixel_size_um is not None:  # where it cannot be resampled, it fails here
+            find_factors(decoded.pixel_size_um, self.pixel_size_um)
+        return record.with_decoded(decoded, image.shape[2]), np.ascontiguousarray(image)
 
 
 def _blame_name(error: Exception, uri: str) -> Exception:
@@ -159,16 +161,12 @@ def _blame_name(error: Exception, uri: str) -> Exception:
     return ImageError("unsupported", "a TIFF of several images; give it the suffix .tif")
 
 
-def _give_up(row: dict[str, Any]) -> tuple[dict[str, Any], None]:
-    """Return the error of an image whose file is still being read."""
+def _give_up(record: ImageRecord) -> tuple[ImageRecord, None]:
+    """Return the record of an image whose file is still being read."""
     error = ImageError("network", f"reading it took longer than {_READ_S:.0f} s")
-    return row | _NO_PIXELS | failure(error, "read"), None
+    return record.fail(error, "read"), None
 
 
 def _is_too_large(error: Exception) -> bool:
     """Tell whether an error says that an image is one for the predict stage, in windows."""
     return isinstance(error, ImageError) and error.error_type == "too_large"
-
-
-def _stored_bytes(row: dict[str, Any]) -> int:
-    return int(row["image_bytes"] if row["place"] is None else row["place"]["size"])

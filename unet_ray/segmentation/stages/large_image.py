@@ -47,14 +47,15 @@ from unet_ray.network.predictor import (
 from unet_ray.network.resampled_predictor import ResampledPredictor, TilePixels
 from unet_ray.prefetch import ahead
 from unet_ray.segmentation.stages.columns import (
-    PROBABILITIES,
-    failure,
-    image_place,
-    pixel_size_row,
+    MASK_ROWS,
+    REGION_ROWS,
+    nested_list,
+    probability_table,
+    with_measured,
 )
-from unet_ray.segmentation.stages.measure import Measure, nested_list
+from unet_ray.segmentation.stages.image_record import ImageRecord
+from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.schemas import MASKS, REGIONS
 
 _AHEAD = 2
 """Number of windows that are read ahead, and of tiles that may wait to be measured."""
@@ -93,32 +94,28 @@ class PredictLarge:
         default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
     )
 
-    def __call__(self, row: dict[str, Any]) -> Any:
+    def __call__(self, record: ImageRecord) -> pa.Table:
         """Return an image's row of PROBABILITIES, with its masks and regions or its error."""
         with self._places:
-            return self._predict(_LargeImage(self, row))
+            return self._predict(_LargeImage(self, record))
 
-    def _predict(self, image: _LargeImage) -> Any:
+    def _predict(self, image: _LargeImage) -> pa.Table:
         try:
             image.work()
-            found = {
-                "masks": nested_list([image.masks()], MASKS),
-                "regions": nested_list([image.regions()], REGIONS),
-            }
+            masks = nested_list([image.masks()], MASK_ROWS)
+            regions = nested_list([image.regions()], REGION_ROWS)
         except Exception as error:
             if is_device_lost(error):
                 raise
-            image.row |= failure(as_image_error(error), _name_stage(error, image.failed_at))
-            found = {}
+            failed = image.record.fail(as_image_error(error), _name_stage(error, image.failed_at))
+            return self._table(failed)
         finally:
             image.close()
-        image.row |= {"batch_divisor": self.predictor.batch_divisor}
-        plain = pa.Table.from_pylist([image.row], schema=PROBABILITIES)
-        for name, rows in found.items():
-            plain = plain.set_column(
-                PROBABILITIES.get_field_index(name), PROBABILITIES.field(name), rows
-            )
-        return plain
+        return with_measured(self._table(image.record), masks, regions)
+
+    def _table(self, record: ImageRecord) -> pa.Table:
+        record = replace(record, batch_divisor=self.predictor.batch_divisor)
+        return probability_table([(record, None)])
 
 
 def _name_stage(error: Exception, stage: str) -> str:
@@ -169,7 +166,8 @@ class _LargeImage:
     """State of one image while its tiles are processed."""
 
     config: PredictLarge
-    row: dict[str, Any]
+    record: ImageRecord
+    """Record of the image so far; the threads that work on it replace it in turn."""
     failed_at: str = "measure"
     """Stage that failed."""
     decoder: Decoder = field(default_factory=Decoder)
@@ -177,29 +175,29 @@ class _LargeImage:
     mergers: list[RegionMerger] = field(default_factory=list)
     alpha: AlphaCounts | None = None
     """Alpha of the cores that were read; None: the image has none."""
-    _adding: threading.Lock = field(default_factory=threading.Lock)
+    _replacing: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self) -> None:
         """Predict and measure every tile; once more if alpha turns out to say nothing."""
-        config, row = self.config, self.row
-        row |= {"predict_s": 0.0, "measure_s": 0.0}
-        etag = row["image_etag"] if config.check_etags else None
+        config, source = self.config, self.record.source
+        etag = source.etag if config.check_etags else None
         with self._at("decode"):
-            place = take_pages(image_place(row), config.channels)
-        file = open_encoded(config.access, row["file_uri"], place, etag)
-        row |= {"image_bytes": file.size}
+            place = take_pages(source.place, config.channels)
+        file = open_encoded(config.access, source.file_uri, place, etag)
+        self._note(source=replace(source, size=file.size))
         self._work_through(file, is_opaque=False)
         if self.alpha is not None:
             with self._at("decode"):
                 self.alpha.check()
-            row["note"] = "; ".join(self.alpha.notes) or None
-            if self.alpha.is_opaque and row["valid_pixels"] < row["height"] * row["width"]:
+            self._note(note="; ".join(self.alpha.notes) or None)
+            height, width = self.record.size
+            if self.alpha.is_opaque and self.record.valid_pixels != height * width:
                 self._work_through(file, is_opaque=True)
-        if config.keep_hash and row.get("content_hash") is None:
+        if config.keep_hash and self.record.content_hash is None:
             with self._at("decode"):
-                row["content_hash"] = hash_stored(config.access, row["file_uri"], place, etag)
+                self._note(content_hash=hash_stored(config.access, source.file_uri, place, etag))
         if config.check_etags:
-            check_unchanged(config.access, row["file_uri"], row["image_etag"])
+            check_unchanged(config.access, source.file_uri, source.etag)
 
     def _work_through(self, file: RangeFile, is_opaque: bool) -> None:
         """Predict and measure every tile.
@@ -208,13 +206,13 @@ class _LargeImage:
             file: File of the image.
             is_opaque: True if the image's alpha is known to say nothing.
         """
-        config, row = self.config, self.row
+        config = self.config
         with self._at("decode"):
             height, width = self.decoder.open(file, is_opaque, config.lossy_samples)
-            if height * width > MAX_PIXELS_PER_BYTE * row["image_bytes"]:
-                size = f"{width}×{height} px out of {row['image_bytes']} bytes"
+            if height * width > MAX_PIXELS_PER_BYTE * file.size:
+                size = f"{width}×{height} px out of {file.size} bytes"
                 raise ImageError("too_large", f"{size}: a decompression bomb")
-        row |= {"height": height, "width": width, "valid_pixels": 0}
+        self._note(height=height, width=width, valid_pixels=0)
         self.mask_rows = []
         self.mergers = [
             RegionMerger(height, width, config.measure.max_regions) for _ in config.measure.classes
@@ -237,7 +235,7 @@ class _LargeImage:
 
     def _find_resampling(self) -> Resampling:
         """Return how the image is resampled for the network."""
-        size, wanted_um = (self.row["height"], self.row["width"]), self.config.pixel_size_um
+        size, wanted_um = self.record.size, self.config.pixel_size_um
         with self._at("decode"):
             own_um = self.decoder.window(Box(0, 0, 1, 1)).pixel_size_um if wanted_um else None
             return Resampling.to_pixel_size(*size, own_um, wanted_um)
@@ -262,8 +260,7 @@ class _LargeImage:
 
         with self._at("decode"), self._timed("decode_s"):
             pixels = self.predictor.read_tile(read, tile, resampling)
-        size = self.row["height"], self.row["width"]
-        return tile, pixels, _TileValid.of(masks, tile, *size) if masks else None
+        return tile, pixels, _TileValid.of(masks, tile, *self.record.size) if masks else None
 
     def _window(self, box: Box, counted: Box) -> DecodedImage:
         """Return a window of the image, of which the alpha of a part is counted."""
@@ -271,8 +268,8 @@ class _LargeImage:
         window = self.decoder.window(box, counted if has_counted else None)
         if window.alpha is not None and has_counted:
             self.alpha = window.alpha if self.alpha is None else self.alpha + window.alpha
-        window = take_channels(window, image_place(self.row), self.config.channels)
-        self.row |= {"channels": window.samples.shape[2]} | pixel_size_row(window)
+        window = take_channels(window, self.record.source.place, self.config.channels)
+        self._note(channels=window.samples.shape[2], pixel_size_um=window.pixel_size_um)
         return window
 
     def _predict(
@@ -288,17 +285,18 @@ class _LargeImage:
         self, predicted: tuple[Tile, NDArray[np.uint8], _TileValid | None]
     ) -> list[tuple[dict[str, Any], TileRegions]]:
         tile, prob_u8_khw, valid = predicted
-        measure, size, found = self.config.measure, (self.row["height"], self.row["width"]), []
+        measure, size, found = self.config.measure, self.record.size, []
         beside = None if valid is None else valid.beside_no_data
-        self.row["valid_pixels"] += (
+        self._add(
+            "valid_pixels",
             tile.core.height * tile.core.width
             if valid is None
-            else int(valid.extended[tile.inner].sum())
+            else int(valid.extended[tile.inner].sum()),
         )
         with self._at("measure"), self._timed("measure_s"):
             for index in range(len(measure.classes)):
                 mask, separated = measure.rule.cut(index, prob_u8_khw, tile.inner)
-                row = measure.mask_row(self.row["image_uri"], index, mask, tile.core)
+                row = measure.mask_row(self.record.source.uri, index, mask, tile.core)
                 prob_u8 = np.ascontiguousarray(prob_u8_khw[index][tile.inner])
                 regions = find_tile_regions(separated, prob_u8, tile.core, *size, beside)
                 found.append((row, regions))
@@ -309,18 +307,28 @@ class _LargeImage:
             self.mask_rows.append(mask_row)
             merger.add(regions)
 
-    def masks(self) -> Any:
-        """Return the rows of the masks table, class by class and tile by tile."""
+    def masks(self) -> pa.Table:
+        """Return the image's MASK_ROWS, class by class and tile by tile."""
         ordered = sorted(self.mask_rows, key=lambda row: (row["class_id"], row["top"], row["left"]))
-        return pa.Table.from_pylist(ordered, schema=MASKS)
+        return pa.Table.from_pylist(ordered, schema=MASK_ROWS)
 
-    def regions(self) -> Any:
-        """Return the rows of the regions table."""
+    def regions(self) -> pa.Table:
+        """Return the image's REGION_ROWS."""
         with self._timed("measure_s"):
             measure = self.config.measure
             # what tiles left of a class is freed before the next one takes as much
             found = (self.mergers.pop(0).regions(least) for least in measure.rule.least)
-            return measure.region_rows(self.row["image_uri"], found)
+            return measure.region_rows(self.record.source.uri, found)
+
+    def _note(self, **found: Any) -> None:
+        """Put values of fields into the record."""
+        with self._replacing:
+            self.record = replace(self.record, **found)
+
+    def _add(self, name: str, amount: float) -> None:
+        """Add to a field of the record that is a sum."""
+        with self._replacing:
+            self.record = replace(self.record, **{name: getattr(self.record, name) + amount})
 
     @contextmanager
     def _at(self, stage: str) -> Iterator[None]:
@@ -332,11 +340,11 @@ class _LargeImage:
             raise
 
     @contextmanager
-    def _timed(self, column: str, concurrency: int = 1) -> Iterator[None]:
+    def _timed(self, name: str, concurrency: int = 1) -> Iterator[None]:
+        """Add the seconds of the `with` block to a field of the record."""
         started = time.perf_counter()
         yield
-        with self._adding:
-            self.row[column] += (time.perf_counter() - started) / concurrency
+        self._add(name, (time.perf_counter() - started) / concurrency)
 
     def close(self) -> None:
         """End the decoder's child process."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -15,14 +16,9 @@ from unet_ray.imaging.resampling import Pixels, Resampling
 from unet_ray.network.devices import as_image_error, is_device_lost
 from unet_ray.network.predictor import Predictor, clear_missing
 from unet_ray.network.resampled_predictor import ResampledPredictor
-from unet_ray.segmentation.stages.columns import (
-    PROBABILITIES,
-    failure,
-    read_pixel_size,
-    valid_mask,
-)
+from unet_ray.segmentation.stages.columns import probability_table, read_pixels, read_records
+from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.segmentation.stages.large_image import PredictLarge
-from unet_ray.tables.binary_columns import table_with, view_samples
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Predict:
     pixel_size_um: tuple[float, float] | None = None
     """Width and height of pixels for the network (µm); None: images are not resampled."""
 
-    def __call__(self, pixels: Any) -> Iterator[Any]:
+    def __call__(self, pixels: pa.Table) -> Iterator[pa.Table]:
         """Predict the images with pixels together, then those without pixels one by one."""
         has_pixels = pc.or_(pixels["pixels"].is_valid(), pixels["error_type"].is_valid())
         if pc.all(has_pixels).as_py():  # nearly always; a filter would copy all pixels
@@ -43,63 +39,61 @@ class Predict:
         small, large = pixels.filter(has_pixels), pixels.filter(pc.invert(has_pixels))
         if len(small):
             yield self._predict(small)
-        for row in large.drop_columns(["pixels"]).to_pylist():
-            yield self.large(row)
+        for record in read_records(large):
+            yield self.large(record)
 
-    def _predict(self, pixels: Any) -> Any:
+    def _predict(self, pixels: pa.Table) -> pa.Table:
         """Predict all images together; if that fails, one by one to find the one that fails."""
-        rows = pixels.drop_columns(["pixels"]).to_pylist()
-        samples = zip(rows, view_samples(pixels["pixels"]), strict=True)
+        records = read_records(pixels)
         images = {
-            i: self._as_image(row, found)
-            for i, (row, found) in enumerate(samples)
-            if found is not None
+            index: image for index, image in enumerate(read_pixels(pixels)) if image is not None
         }
         try:
-            chosen = [rows[index] for index in images]
+            chosen = [records[index] for index in images]
             outputs, seconds = self._predict_images(chosen, list(images.values()))
             found = dict(zip(images, outputs, strict=True))
         except Exception:
             started = time.perf_counter()
-            found = self._predict_singly(rows, images)
+            found = self._predict_singly(records, images)
             seconds = time.perf_counter() - started
         each_s = seconds / max(1, len(images))
-        for index, row in enumerate(rows):
-            row["prob_u8"] = found.get(index)
-            if index in found:
-                clear_missing(found[index], valid_mask(row))
-            row["predict_s"] = each_s if index in images else 0.0
-            row["batch_divisor"] = self.predictor.batch_divisor
-        return table_with(rows, PROBABILITIES, "prob_u8")
-
-    @staticmethod
-    def _as_image(row: dict[str, Any], samples: NDArray[np.uint8]) -> NDArray[Any]:
-        return samples.view(row["dtype"]).reshape(row["height"], row["width"], row["channels"])
+        predicted = []
+        for index, record in enumerate(records):
+            prob_u8 = found.get(index)
+            if prob_u8 is not None:
+                clear_missing(prob_u8, record.valid_hw)
+            predict_s = each_s if index in images else 0.0
+            record = replace(
+                record, predict_s=predict_s, batch_divisor=self.predictor.batch_divisor
+            )
+            predicted.append((record, prob_u8))
+        return probability_table(predicted)
 
     def _predict_images(
-        self, rows: list[dict[str, Any]], images: list[NDArray[Any]]
+        self, records: list[ImageRecord], images: list[NDArray[Any]]
     ) -> tuple[list[NDArray[np.uint8]], float]:
         """Predict images, resampled if need be; return what `Predictor.predict_timed` does."""
         if self.pixel_size_um is None:
             return self.predictor.predict_timed(images)
         resamplings = [
-            Resampling.to_pixel_size(
-                row["height"], row["width"], read_pixel_size(row), self.pixel_size_um
-            )
-            for row in rows
+            Resampling.to_pixel_size(*record.size, record.pixel_size_um, self.pixel_size_um)
+            for record in records
         ]
-        pixels = [Pixels(image, valid_mask(row)) for row, image in zip(rows, images, strict=True)]
+        pixels = [
+            Pixels(image, record.valid_hw) for record, image in zip(records, images, strict=True)
+        ]
         return ResampledPredictor(self.predictor).predict_timed(pixels, resamplings)
 
     def _predict_singly(
-        self, rows: list[dict[str, Any]], images: dict[int, NDArray[Any]]
+        self, records: list[ImageRecord], images: dict[int, NDArray[Any]]
     ) -> dict[int, NDArray[np.uint8]]:
+        """Predict images one by one; the records of those that fail are replaced in the list."""
         found = {}
         for index, image in images.items():
             try:
-                found[index] = self._predict_images([rows[index]], [image])[0][0]
+                found[index] = self._predict_images([records[index]], [image])[0][0]
             except Exception as error:
                 if is_device_lost(error):
                     raise
-                rows[index].update(failure(as_image_error(error), "predict"))
+                records[index] = records[index].fail(as_image_error(error), "predict")
         return found

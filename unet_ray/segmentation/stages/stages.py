@@ -45,14 +45,14 @@ class Stages:
     def decode(self) -> Decode:
         """The decode stage, from plan to pixels."""
         return Decode(
-            self.access,
-            self.preprocessing,
-            self.check_etags,
-            self.block_bytes,
-            self.channels,
-            self.pixel_size_um,
-            self.lossy_samples,
-            self.keep_hash,
+            access=self.access,
+            preprocessing=self.preprocessing,
+            check_etags=self.check_etags,
+            block_bytes=self.block_bytes,
+            channels=self.channels,
+            pixel_size_um=self.pixel_size_um,
+            lossy_samples=self.lossy_samples,
+            keep_hash=self.keep_hash,
         )
 
     def build_predict(self, model: Model, tell: Callable[[int, int], None]) -> Predict:
@@ -70,14 +70,14 @@ class Stages:
 
         predictor = Predictor(model.build(), model.preprocessing, self.predictor)
         large = PredictLarge(
-            self.access,
-            predictor,
-            self.measure,
-            self.check_etags,
-            tell,
-            self.channels,
-            self.pixel_size_um,
-            self.lossy_samples,
-            self.keep_hash,
+            access=self.access,
+            predictor=predictor,
+            measure=self.measure,
+            check_etags=self.check_etags,
+            post=tell,
+            channels=self.channels,
+            pixel_size_um=self.pixel_size_um,
+            lossy_samples=self.lossy_samples,
+            keep_hash=self.keep_hash,
         )
         return Predict(predictor, large, self.pixel_size_um)

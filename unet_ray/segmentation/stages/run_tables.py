@@ -1,0 +1,58 @@
+"""Rows of measured images become rows of the three tables, which say which run they are of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from unet_ray.segmentation.stages.columns import RUN_COLUMNS
+from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
+
+
+@dataclass(frozen=True)
+class RunStamp:
+    """Columns that rows of the tables have of their run, and which a measured image lacks."""
+
+    run_id: str
+    model_digest: str
+    config_digest: str
+
+    def put_on(self, rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """Return rows with the columns of the run that a table has.
+
+        Args:
+            rows: All other columns of the table.
+            schema: Schema of the table.
+        """
+        columns = [
+            pa.repeat(getattr(self, name), len(rows)) if name in RUN_COLUMNS else rows.column(name)
+            for name in schema.names
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def split_into_tables(rows: pa.Table, stamp: RunStamp) -> dict[str, pa.Table]:
+    """Split measured images into the three tables of a run.
+
+    Args:
+        rows: Table of ROWS.
+        stamp: What its rows say of the run.
+
+    Returns:
+        Rows of `images`, `masks` and `regions` by these names.
+    """
+    images = rows.select([name for name in IMAGES.names if name not in RUN_COLUMNS])
+    stamped = [stamp.put_on(batch, IMAGES) for batch in images.to_batches()]
+    return {
+        "images": pa.Table.from_batches(stamped, IMAGES),
+        "masks": _unnest(rows["masks"], MASKS, stamp),
+        "regions": _unnest(rows["regions"], REGIONS, stamp),
+    }
+
+
+def _unnest(column: pa.ChunkedArray, schema: pa.Schema, stamp: RunStamp) -> pa.Table:
+    # chunk by chunk: one array of all outlines of a shard could exceed the 2 GiB that its 32-bit
+    # offsets can address
+    batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
+    return pa.Table.from_batches([stamp.put_on(batch, schema) for batch in batches], schema)
