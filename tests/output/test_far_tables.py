@@ -7,7 +7,9 @@ requests there are, and how many of them wait for their answers at the same time
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ from unet_ray.output.prune import prune
 from unet_ray.output.reader import Tables, image_masks, image_objects, read_tables
 from unet_ray.output.report.report import report
 from unet_ray.storage.storage import Storage
+from unet_ray.tables.schemas import TABLES
 
 DATES = [f"2026-01-0{day}" for day in range(1, 5)]
 RUNS = [f"{date.replace('-', '')}T000000Z-aaaaaa" for date in DATES]
@@ -126,6 +129,57 @@ def test_the_files_of_removed_runs_go_side_by_side(own_tables: str, store: Fault
     assert (result.runs, result.shards) == (RUNS[:2], 2 * SHARDS)
     assert store.most_under_way > 5
     assert len(read_tables(own_tables).images) == 2 * SHARDS
+
+
+def test_runs_are_removed_side_by_side_in_steps(own_tables: str, store: FaultyStore) -> None:
+    """Records say that all go before the first file goes, and that they are gone after the last."""
+    seen: list[tuple[str, str]] = []
+
+    def watch(method: str, path: str) -> None:
+        place = path.split("/tables/")[-1].partition("/")[0]
+        if method in ("PUT", "DELETE") and place in ("runs", *TABLES):
+            seen.append((method, place))
+
+    store.refuse = watch
+    prune(PruneConfig(tables=own_tables, last_date=DATES[2]))
+    assert [(step, len([*requests])) for step, requests in groupby(seen)] == [
+        (("PUT", "runs"), 3),
+        *((("DELETE", table), 3 * SHARDS) for table in TABLES),
+        (("PUT", "runs"), 3),
+    ]
+    assert store.most_under_way > 2 * SHARDS
+
+
+def test_models_of_runs_without_records_are_read_side_by_side(
+    own_tables: str, store: FaultyStore
+) -> None:
+    output = Storage.of(own_tables)
+    output.delete_all(f"runs/{run_id}.json" for run_id in RUNS)
+    store.requests = store.most_under_way = 0
+    result = prune(PruneConfig(tables=own_tables, model_digest="1" * 8, dry_run=True))
+    assert (result.runs, result.shards) == (RUNS, len(DATES) * SHARDS)
+    assert store.requests < _OTHERS
+    assert store.most_under_way >= len(RUNS)
+
+
+@pytest.mark.parametrize("kind", ["png", "geojson"])
+def test_the_files_of_images_are_stored_side_by_side(
+    request: pytest.FixtureRequest, tables: str, s3_server: str, kind: Any
+) -> None:
+    """Only the output is far away."""
+    output = Storage.of(f"{new_bucket(request)}/files")
+    with faulty_store(s3_server, delay_s=0.2) as far:
+        result = export(
+            ExportConfig(
+                tables=tables,
+                format=kind,
+                output=output.uri,
+                output_options=f"endpoint_url={far.endpoint}",
+            )
+        )
+        assert far.most_under_way > 3
+    assert (result.images, result.files) == (SHARDS * len(DATES), SHARDS * len(DATES))
+    assert len(output.entries()) == SHARDS * len(DATES)
 
 
 def test_shards_that_lose_rows_are_rewritten_side_by_side(

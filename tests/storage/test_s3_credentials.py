@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import S3_KEYS, new_bucket
+from tests.conftest import S3_KEYS
 from tests.elsewhere import use_elsewhere
 from tests.faulty_store import EXPIRED, Answer, Request, faulty_store
 from unet_ray.errors import CredentialsError, InputError, NoCredentialsError
@@ -27,14 +27,6 @@ _IDENTITY = f"""
 """
 """Answer of STS as its API reference has it."""
 _READ = 'print(storage.read("object").decode())'
-
-
-@pytest.fixture
-def bucket(request: pytest.FixtureRequest) -> str:
-    """Return the URI of a bucket with one object."""
-    uri = new_bucket(request)
-    Storage.of(uri).write("object", b"content")
-    return uri
 
 
 @pytest.fixture

@@ -8,21 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import new_bucket
 from tests.elsewhere import use_elsewhere
 from tests.faulty_store import Answer, Request, faulty_store
 from unet_ray.errors import InputError
 from unet_ray.storage.storage import Storage
 
 _COPY = 'storage.write("copy", storage.read("object")); print(storage.read("copy").decode())'
-
-
-@pytest.fixture
-def bucket(request: pytest.FixtureRequest) -> str:
-    """Return the URI of a bucket with one object."""
-    uri = new_bucket(request)
-    Storage.of(uri).write("object", b"content")
-    return uri
 
 
 def refuse_checksums(request: Request) -> Answer | None:

@@ -42,6 +42,32 @@ def open_encoded(
     return PlaneFile(fetch, [], place)
 
 
+def open_header(access: Storage, uri: str, place: ImagePlace | None = None) -> RangeFile:
+    """Open an image of which only the header is read; that of most files is fetched here.
+
+    Who then reads it, one file at a time in a decoder, does not wait for a store.
+
+    Args:
+        access: Storage that opens the URI.
+        uri: URI of the file.
+        place: Place of the image in a file of several pages; None for a file with one.
+
+    Raises:
+        OSError: The file cannot be read.
+        ImageError: As `open_encoded`.
+    """
+    if place is not None:
+        return open_encoded(access, uri, place)
+    return _fetch_header(access, uri)[0]
+
+
+def _fetch_header(access: Storage, uri: str) -> tuple[RangeFile, int]:
+    """Return a file with the bytes of its header, and its number of TIFF directories."""
+    # the content gives the true size of the file; a manifest may state a wrong one
+    first = access.at(uri).read_content(0, _HEADER_BYTES)
+    return fetch_directories(RangeFile(open_ranges(access, uri), first.size, [(0, first.data)]))
+
+
 def read_encoded(
     access: Storage,
     uri: str,
@@ -96,12 +122,8 @@ def find_places(finder: ImageFinder, access: Storage, entry: FileEntry) -> list[
         access: Storage that opens the URI.
         entry: The file.
     """
-    file = access.at(entry.uri)
     try:
-        # the content gives the true size of the file; a manifest may state a wrong one
-        first = file.read_content(0, _HEADER_BYTES)
-        fetch, pieces = open_ranges(access, entry.uri), [(0, first.data)]
-        held, directories = fetch_directories(RangeFile(fetch, first.size, pieces))
+        held, directories = _fetch_header(access, entry.uri)
         places = finder.find_images(held) if directories > 1 else []
     except (ImageError, InputError, OSError):
         return []

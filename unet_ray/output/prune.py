@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from unet_ray.errors import InputError
 from unet_ray.flags import read_store_options
 from unet_ray.image_sources.names import image_uri, split_uri
 from unet_ray.output.config import PruneConfig
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
 from unet_ray.tables.damage import find_damaged, recount, remove_damaged
@@ -26,7 +29,7 @@ from unet_ray.tables.output_folder import (
     Inventory,
     finish_prunes,
     remove_leftovers,
-    remove_run,
+    remove_runs,
     take_inventory,
 )
 from unet_ray.tables.removal import (
@@ -108,12 +111,7 @@ def prune(config: PruneConfig) -> PruneResult:
         leftovers, _ = remove_leftovers(output, of_any_run=config.leftovers)
         inventory = take_inventory(output)
         chosen = _choose_runs(inventory, config)
-        for run_id, paths in chosen.items():
-            known = {
-                "model_digest": _find_model_digest(inventory, run_id, paths),
-                "date": _find_date(inventory, run_id, paths),
-            }
-            remove_run(inventory, run_id, known)
+        remove_runs(inventory, _describe_runs(inventory, chosen))
         images += _remove_images(inventory, config, finished)
     shards = sum(map(len, chosen.values()))
     return PruneResult(sorted(chosen), shards, leftovers, images, damaged)
@@ -183,11 +181,28 @@ def _choose_runs(inventory: Inventory, config: PruneConfig) -> dict[str, list[st
     shards: dict[str, list[str]] = defaultdict(list, recorded)
     for path in inventory.shards["images"]:
         shards[shard_run_id(path)].append(path)
-    return {
+    of_dates = {
         run_id: paths
         for run_id, paths in shards.items()
         if config.includes(_find_date(inventory, run_id, paths))
-        and _find_model_digest(inventory, run_id, paths).startswith(config.model_digest or "")
+    }
+    digests = _find_model_digests(inventory, of_dates)
+    return {
+        run_id: paths
+        for run_id, paths in of_dates.items()
+        if digests[run_id].startswith(config.model_digest or "")
+    }
+
+
+def _describe_runs(inventory: Inventory, runs: dict[str, list[str]]) -> dict[str, dict[str, str]]:
+    """Return what is known of some runs, for the record of one that has none."""
+    digests = _find_model_digests(inventory, runs)
+    return {
+        run_id: {
+            "model_digest": digests[run_id],
+            "date": _find_date(inventory, run_id, paths),
+        }
+        for run_id, paths in runs.items()
     }
 
 
@@ -203,6 +218,13 @@ def _find_date(inventory: Inventory, run_id: str, paths: list[str]) -> str:
     # records of runs before 2026-11-29 hold the date only where the flag gave it
     date = record.get("date") or record.get("config", {}).get("date")
     return str(date or record.get("started_at", ""))[:10]
+
+
+def _find_model_digests(inventory: Inventory, runs: dict[str, list[str]]) -> dict[str, str]:
+    """Return the models of runs, given their images files; shards are read side by side."""
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        digests = pool.map(partial(_find_model_digest, inventory), runs, runs.values())
+        return dict(zip(runs, digests, strict=True))
 
 
 def _find_model_digest(inventory: Inventory, run_id: str, paths: list[str]) -> str:

@@ -7,7 +7,6 @@ is removed on request, the ledger no longer has its images, and the next run doe
 from __future__ import annotations
 
 import io
-from collections import defaultdict
 from collections.abc import Collection
 from functools import partial
 
@@ -79,20 +78,17 @@ def _find_damage(file: tuple[str, bytes | None]) -> str | None:
 def remove_damaged(inventory: Inventory, paths: Collection[str]) -> None:
     """Remove shards, and have the records of their runs count the others only.
 
-    The record comes first, then the images file, so that whatever a crash leaves is at most masks
+    The records come first, then the images files, so that whatever a crash leaves is at most masks
     and regions that do not count.
 
     Args:
         inventory: Inventory of the output, held by the lock.
         paths: Shards to remove, below a table's folder.
     """
-    by_run: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        by_run[shard_run_id(path)].append(path)
-    for run_id, of_run in by_run.items():
+    for run_id in sorted({shard_run_id(path) for path in paths}):
         recount(inventory, run_id, without=paths)
-        for table in reversed(TABLES):
-            inventory.output.delete_all(f"{table}/{path}" for path in of_run)
+    for table in reversed(TABLES):
+        inventory.output.delete_all(f"{table}/{path}" for path in paths)
 
 
 def recount(inventory: Inventory, run_id: str, without: Collection[str] = ()) -> None:

@@ -24,7 +24,7 @@ from unet_ray.tables.runs import (
     is_unfinished,
     read_records,
     recorded_images,
-    write_run_record,
+    write_run_records,
 )
 from unet_ray.tables.schemas import TABLES
 from unet_ray.tables.shards import is_shard, shard_path, shard_run_id
@@ -244,27 +244,31 @@ def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[st
     return removed, kept
 
 
-def remove_run(inventory: Inventory, run_id: str, known: Mapping[str, Any] | None = None) -> None:
-    """Remove all shards of a run, images files last.
+def remove_runs(inventory: Inventory, known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remove all shards of some runs, images files last.
 
-    The record of the run says so before the first file is deleted and again after the last one.
+    The records of all runs say so before the first file is deleted and again after the last one.
+    Records are written, and the files of a table deleted, side by side.
 
     Args:
         inventory: Inventory of the output.
-        run_id: Run to remove.
-        known: Fields for the record of a run that has no record.
+        known: Runs to remove, and fields for the record of a run that has no record.
     """
-    output, shards = inventory.output, inventory.shards
-    record = inventory.records.get(run_id) or {"run_id": run_id, **(known or {})}
-    write_run_record(output, run_id, record | {"status": PRUNING})
+    output = inventory.output
+    records = {
+        run_id: inventory.records.get(run_id) or {"run_id": run_id, **fields}
+        for run_id, fields in known.items()
+    }
+    write_run_records(output, {i: record | {"status": PRUNING} for i, record in records.items()})
     for table in TABLES:
-        output.delete_all(f"{table}/{p}" for p in shards[table] if shard_run_id(p) == run_id)
-    write_run_record(output, run_id, record | {"status": PRUNED})
+        output.delete_all(
+            f"{table}/{path}" for path in inventory.shards[table] if shard_run_id(path) in records
+        )
+    write_run_records(output, {i: record | {"status": PRUNED} for i, record in records.items()})
 
 
 def finish_prunes(inventory: Inventory) -> list[str]:
     """Finish the removal of runs that an earlier prune began; return their ids."""
     half_pruned = inventory.half_pruned
-    for run_id in half_pruned:
-        remove_run(inventory, run_id)
+    remove_runs(inventory, {run_id: {} for run_id in half_pruned})
     return half_pruned

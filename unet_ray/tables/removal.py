@@ -30,7 +30,7 @@ from unet_ray.prefetch import ahead
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.output_folder import Inventory
 from unet_ray.tables.parquet_file import to_parquet
-from unet_ray.tables.runs import write_run_record
+from unet_ray.tables.runs import write_run_records
 from unet_ray.tables.schemas import IMAGES, TABLES
 from unet_ray.tables.shards import read_shard, read_shards, read_whole_files, shard_run_id
 
@@ -161,22 +161,26 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
                 "is removed; restore or delete it, then prune again"
             )
     sums, names = _sum_up(inventory, found), _removed_names(found)
+    begun = {}
     for run_id in sorted(records.keys() | sums.keys()):
         record = _without_mentions(records.get(run_id) or sums[run_id].known, names)
         if run_id in sums and REMOVING not in record:
             record = _lowered(record, sums[run_id]) | {REMOVING: _intent(sums[run_id], hashes)}
         if record != records.get(run_id):
-            write_run_record(output, run_id, record)
-        records[run_id] = record
+            begun[run_id] = record
+    write_run_records(output, begun)
+    records |= begun
     _rewrite_shards(inventory, found)
-    removed = []
+    removed, done = [], {}
     for run_id, record in sorted(records.items()):
         if REMOVING in record:
-            rows = record.pop(REMOVING)["rows"]
-            write_run_record(output, run_id, record | {REMOVED: [*record.get(REMOVED, []), *rows]})
+            rest = dict(record)
+            rows = rest.pop(REMOVING)["rows"]
+            done[run_id] = rest | {REMOVED: [*rest.get(REMOVED, []), *rows]}
             removed += [
                 RemovedRows(run_id, **{name: row[name] for name in _COUNTED}) for row in rows
             ]
+    write_run_records(output, done)
     return removed
 
 

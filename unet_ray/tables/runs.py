@@ -179,6 +179,13 @@ def write_run_record(output: Storage, run_id: str, record: Mapping[str, Any]) ->
     output.write(f"runs/{run_id}.json", json.dumps(record, indent=2, default=str).encode())
 
 
+def write_run_records(output: Storage, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write records of runs, by run id, side by side and in no order."""
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        for _ in pool.map(partial(write_run_record, output), records, records.values()):
+            pass
+
+
 def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
     """Read the record of a run.
 

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
 from unet_ray.imaging.regions.outline_rle import encode_outlines
+from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.imaging.regions.regions import find_regions
 from unet_ray.imaging.regions.separation import unseparated
 
@@ -30,6 +31,31 @@ def test_each_outline_is_encoded_as_pycocotools_encodes_its_pixels(
     for drawn, counts, outline in zip(pixels, found, outlines, strict=True):
         assert drawn.sum() == outline.area
         assert counts == coco.encode(np.asfortranarray(drawn))["counts"]
+
+
+@given(
+    st.lists(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))), max_size=4),
+    st.sampled_from([1, 5, 2**22]),
+)
+def test_outlines_of_images_of_any_sizes_are_encoded_together_as_alone(
+    masks: list[np.ndarray], group_px: int
+) -> None:
+    found = [
+        find_regions(unseparated(mask), np.full(mask.shape, 200, np.uint8)).geometry
+        for mask in masks
+    ]
+    outlines = [np.atleast_1d(shapely.from_wkb(codes)) for codes in found]
+    alone = [
+        code
+        for mask, shapes in zip(masks, outlines, strict=True)
+        for code in encode_outlines(shapes, *mask.shape)
+    ]
+    shapes = [mask.shape for mask in masks]
+    sizes = np.repeat(np.reshape(shapes, (-1, 2)), [*map(len, outlines)], axis=0)
+    together = np.concatenate([np.zeros(0, object), *outlines])
+    assert encode_outlines(together, *sizes.T.astype(np.int64), group_px) == alone
+    codes = [code for codes in found for code in codes]
+    assert parse_outlines(codes, *sizes.T).tolist() == together.tolist()
 
 
 def test_an_outline_that_takes_gigabytes_is_left_out() -> None:

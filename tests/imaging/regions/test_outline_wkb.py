@@ -24,6 +24,8 @@ def test_outlines_of_the_tables_are_parsed() -> None:
     outlines = [SQUARE, HOLED, PARTS]
     assert parse_outlines(shapely.to_wkb(outlines).tolist(), 5, 6).tolist() == outlines
     assert len(parse_outlines([], 5, 6)) == 0
+    codes, sides = shapely.to_wkb([SQUARE, SQUARE]).tolist(), np.array([5, 1])
+    assert parse_outlines(codes, sides, np.array([6, 6])).tolist() == [SQUARE, None]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,10 @@ an outline of four corners may be as wide as its image."""
 
 
 def encode_outlines(
-    outlines: NDArray[Any], height: int, width: int, group_px: int = 2**22
+    outlines: NDArray[Any],
+    height: int | NDArray[np.int64],
+    width: int | NDArray[np.int64],
+    group_px: int = 2**22,
 ) -> list[bytes | None]:
     """Encode each outline as the COCO compressed run lengths of its mask.
 
@@ -28,8 +31,8 @@ def encode_outlines(
     Args:
         outlines: Polygons or multipolygons whose sides lie between pixels, y down; shapely
             geometries.
-        height: Height of the image (px).
-        width: Width of the image (px).
+        height: Height of the image, or of that of each outline (px).
+        width: Width of the image, or of that of each outline (px).
         group_px: Length of the horizontal sides of outlines that are encoded together (px).
 
     Returns:
@@ -42,11 +45,15 @@ def encode_outlines(
         return []
     if (shapely.is_missing(outlines) | shapely.is_empty(outlines)).any():
         raise ValueError("an outline without points")
+    sizes = np.empty((len(outlines), 2), np.int64)
+    sizes[:, 0], sizes[:, 1] = height, width
     rings, owner = _list_rings(outlines)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     # From here on, coordinates decide how much memory is taken, by C code as well.
-    if not ((points >= 0) & (points <= [width, height])).all():
-        raise ValueError(f"an outline that leaves its image of {width}×{height} px")
+    leaves = ~((points >= 0) & (points <= sizes[owner[ring], ::-1])).all(axis=1)
+    if leaves.any():
+        rows, columns = sizes[owner[ring[np.argmax(leaves)]]].tolist()
+        raise ValueError(f"an outline that leaves its image of {columns}×{rows} px")
     x, y = points.astype(np.int64).T
     sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
     left, length = np.minimum(x[sides], x[sides + 1]), np.abs(x[sides + 1] - x[sides])
@@ -54,11 +61,12 @@ def encode_outlines(
     codes: list[bytes | None] = [None] * len(outlines)
     for some in _group(np.bincount(outline, length, minlength=len(outlines)), group_px):
         mine = slice(*np.searchsorted(outline, [some[0], some[-1] + 1]))
-        edge = np.repeat(y[sides[mine]], length[mine]) + height * ranges(left[mine], length[mine])
         label = np.repeat(outline[mine] - some[0], length[mine])
+        edge = ranges(left[mine], length[mine]) * sizes[some[0] + label, 0]
+        edge += np.repeat(y[sides[mine]], length[mine])
         order = np.lexsort((edge, label))
         start, stop = edge[order].reshape(-1, 2).T
-        found = _compress_runs(label[order][::2], start, stop, height, width, len(some))
+        found = _compress_runs(label[order][::2], start, stop, sizes[some])
         for index, code in zip(some, found, strict=True):
             codes[index] = code
     return codes
@@ -90,9 +98,7 @@ def _compress_runs(
     label: NDArray[np.int64],
     start: NDArray[np.int64],
     stop: NDArray[np.int64],
-    height: int,
-    width: int,
-    labels: int,
+    sizes: NDArray[np.int64],
 ) -> list[bytes]:
     """Encode the runs of each label as the gaps and lengths that COCO counts.
 
@@ -100,9 +106,7 @@ def _compress_runs(
         label: Label of each run, ascending; (runs,).
         start: First pixel of each run, column-major over the image; ascending within a label.
         stop: Last pixel + 1 of each run.
-        height: Height of the image (px).
-        width: Width of the image (px).
-        labels: Number of labels.
+        sizes: Height and width of the image of each label (px); (labels, 2).
 
     Returns:
         Compressed counts of each label.
@@ -115,10 +119,12 @@ def _compress_runs(
     gap = start.copy()
     gap[1:] -= np.where(label[1:] == label[:-1], stop[:-1], 0)
     counts = np.stack([gap, stop - start], axis=1).ravel()
-    bounds = np.searchsorted(label, np.arange(labels + 1))
-    rest = height * width - stop[bounds[1:] - 1]
+    bounds = np.searchsorted(label, np.arange(len(sizes) + 1))
+    rest = sizes.prod(axis=1) - stop[bounds[1:] - 1]
     listed = [
-        {"size": [height, width], "counts": counts[2 * a : 2 * b].tolist() + [after] * (after > 0)}
-        for a, b, after in zip(bounds[:-1], bounds[1:], rest.tolist(), strict=True)
+        {"size": size, "counts": counts[2 * a : 2 * b].tolist() + [after] * (after > 0)}
+        for size, a, b, after in zip(
+            sizes.tolist(), bounds[:-1], bounds[1:], rest.tolist(), strict=True
+        )
     ]
-    return [code["counts"] for code in coco.frPyObjects(listed, height, width)]
+    return [code["counts"] for code in coco.frPyObjects(listed, *listed[0]["size"])]

@@ -35,22 +35,28 @@ def parse_wkb(codes: Sequence[bytes | None]) -> NDArray[Any]:
     return parsed
 
 
-def parse_outlines(codes: Sequence[bytes | None], height: int, width: int) -> NDArray[Any]:
-    """Parse the outlines of regions of an image.
+def parse_outlines(
+    codes: Sequence[bytes | None],
+    height: int | NDArray[np.int64],
+    width: int | NDArray[np.int64],
+) -> NDArray[Any]:
+    """Parse the outlines of regions of an image, or of many images.
 
     Args:
         codes: WKB of each, as the tables have it.
-        height: Height of the image (px).
-        width: Width of the image (px).
+        height: Height of the image, or of that of each region (px).
+        width: Width of the image, or of that of each region (px).
 
     Returns:
         Polygons or multipolygons; None for what has no area, leaves the image or has corners within
         pixels.
     """
+    limits = np.empty((len(codes), 2))
+    limits[:, 0], limits[:, 1] = width, height
     with np.errstate(invalid="ignore"):  # NaN
         outlines = parse_wkb(codes)
         points, owner = shapely.get_coordinates(outlines, return_index=True)
-        is_corner = (points == np.floor(points)) & (points >= 0) & (points <= [width, height])
+        is_corner = (points == np.floor(points)) & (points >= 0) & (points <= limits[owner])
         is_sound = shapely.area(outlines) > 0  # the area of None is NaN
     is_sound[owner[~is_corner.all(axis=1)]] = False
     outlines[~is_sound] = None

@@ -6,19 +6,24 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import shapely
+from numpy.typing import NDArray
 
 from unet_ray.imaging.regions.outline_rle import encode_outlines
+from unet_ray.imaging.regions.runs import ranges
 from unet_ray.output.formats.common import (
     ExportResult,
     add_classes,
-    iterate_images,
-    take_outlines,
+    check_region_count,
+    find_outlines,
 )
 from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.pixel_area import PIXEL_SIDES, measure_pixel_area
@@ -26,10 +31,15 @@ from unet_ray.output.reader import Tables
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.temporary import temporary_prefix
 
+_KEYS = ["image_uri", "region_id"]
+_IMAGE = ["image_uri", "height", "width", "region_count", *PIXEL_SIDES]
+"""Columns of an image that are needed."""
 _ANNOTATION = ["class_id", "score", "area", "bbox"]
 """Columns of a region that COCO keeps beside its pixels."""
 _COCO_PIXELS = 2**32
 """Pixels from which an image is too large for run lengths: pycocotools counts in 32 bits."""
+_GROUP_BYTES = 2**21
+"""Size of the outlines (WKB) that are encoded together, those of a larger image alone (bytes)."""
 _TOO_LARGE = "images left out: COCO's run lengths end at 2^32 px, give --polygons"
 _TOO_LONG = "regions left out: outlines too long to become run lengths, give --polygons"
 
@@ -60,23 +70,18 @@ def write_coco(
             )
             for shard in shards:
                 add_classes(classes, shard)
-                for row, regions in iterate_images(shard):
-                    if not as_polygons and row["height"] * row["width"] >= _COCO_PIXELS:
-                        result.notes[_TOO_LARGE] += 1
-                        continue
-                    result.images += 1
-                    size = {"height": row["height"], "width": row["width"]}
-                    image = {"id": result.images, "file_name": names.of(row["image_uri"])} | size
-                    image["image_uri"] = row["image_uri"]
-                    if measure_pixel_area(row) is not None:
-                        image["pixel_size_um"] = [row[side] for side in PIXEL_SIDES]
-                    head.write(_format_item(image, result.images))
-                    for annotation in _make_annotations(row, regions, as_polygons, result.notes):
+                for group in _group_images(shard, as_polygons, result.notes):
+                    first_id = result.images + 1
+                    for row in group.rows:
+                        result.images += 1
+                        image = _describe(row, result.images, names)
+                        head.write(_format_item(image, result.images))
+                    for place, annotation in _make_annotations(group, as_polygons, result.notes):
                         if annotation["category_id"] not in classes:
                             result.notes["regions left out: of a class without masks"] += 1
                             continue
                         result.regions += 1
-                        ids = {"id": result.regions, "image_id": result.images}
+                        ids = {"id": result.regions, "image_id": first_id + place}
                         body.write(_format_item(ids | annotation, result.regions))
             categories = [{"id": number, "name": classes[number]} for number in sorted(classes)]
             head.write(f'\n], "categories": {json.dumps(categories)}, "annotations": [')
@@ -91,42 +96,107 @@ def _format_item(value: dict[str, Any], number: int) -> str:
     return ("," if number > 1 else "") + "\n" + json.dumps(value)
 
 
+def _describe(row: dict[str, Any], image_id: int, names: ImageNames) -> dict[str, Any]:
+    """Return the item of an image."""
+    item: dict[str, Any] = {"id": image_id, "file_name": names.of(row["image_uri"])}
+    item |= {name: row[name] for name in ("height", "width", "image_uri")}
+    if measure_pixel_area(row) is not None:
+        item["pixel_size_um"] = [row[side] for side in PIXEL_SIDES]
+    return item
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Images whose outlines are encoded together.
+
+    For an image of few regions alone, calling numpy and GEOS takes longer than what they do.
+    """
+
+    rows: list[dict[str, Any]]
+    """Rows of the images."""
+    num_regions: NDArray[np.int64]
+    """Number of regions of each."""
+    regions: pa.Table
+    """Their regions, image by image, in the order of region ids."""
+
+
+def _group_images(shard: Tables, as_polygons: bool, notes: Counter[str]) -> Iterator[_Group]:
+    """Yield the images of a shard in groups; `notes` receives the number of those left out."""
+    rows = shard.images.select(_IMAGE).sort_by("image_uri").to_pylist()
+    if not as_polygons:
+        fitting = [row for row in rows if row["height"] * row["width"] < _COCO_PIXELS]
+        if len(fitting) < len(rows):
+            notes[_TOO_LARGE] += len(rows) - len(fitting)
+        rows = fitting
+    if not rows:
+        return
+    regions = shard.regions.select([*_KEYS, "geometry", *_ANNOTATION])
+    regions = regions.sort_by([(key, "ascending") for key in _KEYS])
+    uris = regions["image_uri"].to_numpy(zero_copy_only=False)
+    wanted = np.array([row["image_uri"] for row in rows], object)
+    firsts, stops = (np.searchsorted(uris, wanted, side) for side in ("left", "right"))
+    code_bytes = np.cumsum(np.append(0, pc.binary_length(regions["geometry"]).to_numpy()))
+    numbers = np.cumsum(code_bytes[stops] - code_bytes[firsts]) // _GROUP_BYTES
+    for some in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(numbers)) + 1):
+        num_regions = stops[some] - firsts[some]
+        of_some = regions.take(ranges(firsts[some], num_regions))
+        yield _Group([rows[index] for index in some], num_regions, of_some)
+
+
 def _make_annotations(
-    row: dict[str, Any], regions: Any, as_polygons: bool, notes: Counter[str]
-) -> Iterator[dict[str, Any]]:
-    regions, outlines = take_outlines(row, regions, notes)
+    group: _Group, as_polygons: bool, notes: Counter[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the annotations of some images, each with the place of its image in the group.
+
+    Args:
+        group: The images.
+        as_polygons: Whether to write polygons instead of run lengths.
+        notes: Receives what is left out or changed.
+    """
+    for row, num_found in zip(group.rows, group.num_regions.tolist(), strict=True):
+        check_region_count(row, num_found, notes)
+    place = np.repeat(np.arange(len(group.rows)), group.num_regions)
+    sizes = np.array([(row["height"], row["width"]) for row in group.rows], np.int64)[place]
+    codes = group.regions["geometry"].to_pylist()
+    sound, outlines = find_outlines(codes, *sizes.T, notes)
+    place, sizes = place[sound], sizes[sound]
     if as_polygons:
         holes = int(np.sum(shapely.get_num_interior_rings(shapely.get_parts(outlines))))
         notes["holes filled: COCO's polygons cannot have holes"] += holes
-        codes: Iterator[Any] = (_list_rings(outline) for outline in outlines)
+        shapes: Iterable[Any] = map(_list_rings, outlines)
     else:
-        size = [row["height"], row["width"]]
-        codes = (
+        shapes = (
             None if counts is None else {"size": size, "counts": counts.decode()}
-            for counts in encode_outlines(outlines, *size)
+            for size, counts in zip(
+                sizes.tolist(), encode_outlines(outlines, *sizes.T), strict=True
+            )
         )
-    pixel_um2 = measure_pixel_area(row)
-    for code, found in zip(codes, regions.select(_ANNOTATION).to_pylist(), strict=True):
-        if code is None:
+    pixels_um2 = [*map(measure_pixel_area, group.rows)]
+    found = _iterate_rows(group.regions.select(_ANNOTATION).take(sound))
+    for index, shape, row in zip(place.tolist(), shapes, found, strict=True):
+        if shape is None:
             notes[_TOO_LONG] += 1
             continue
-        box = found["bbox"]
+        class_id, score, area, left, top, right, bottom = row
         annotation = {
-            "category_id": found["class_id"],
-            "segmentation": code,
-            "area": found["area"],
-            "bbox": [
-                box["xmin"],
-                box["ymin"],
-                box["xmax"] - box["xmin"],
-                box["ymax"] - box["ymin"],
-            ],
+            "category_id": class_id,
+            "segmentation": shape,
+            "area": area,
+            "bbox": [left, top, right - left, bottom - top],
             "iscrowd": 0,
-            "score": round(found["score"], 6),
+            "score": round(score, 6),
         }
+        pixel_um2 = pixels_um2[index]
         if pixel_um2 is not None:
-            annotation["area_um2"] = found["area"] * pixel_um2
-        yield annotation
+            annotation["area_um2"] = area * pixel_um2
+        yield index, annotation
+
+
+def _iterate_rows(regions: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """Yield class, score, area, and left, top, right and bottom of the box of each region."""
+    box = (pc.struct_field(regions["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax"))
+    columns = *(regions[name] for name in ("class_id", "score", "area")), *box
+    return zip(*(column.to_pylist() for column in columns), strict=True)
 
 
 def _list_rings(outline: Any) -> list[list[float]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 from unet_ray.errors import InputError
 from unet_ray.imaging.regions.outline_wkb import parse_outlines
 from unet_ray.output.reader import Tables
+from unet_ray.prefetch import ahead
+from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import Storage
 
 _NAME_ERRORS = (
@@ -26,6 +30,8 @@ _NAME_ERRORS = (
     errno.EINVAL,  # a character that the file system does not know
     errno.EILSEQ,
 )
+_UNWRITTEN_BYTES = 2**26
+"""Size of the files that are being written at the same time, a larger one alone (bytes)."""
 
 
 @dataclass
@@ -48,6 +54,20 @@ class ExportResult:
         self.images += images
         self.regions += regions
         self.files += files
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """The exported file of one image, not yet written."""
+
+    path: str
+    """Path below the output."""
+    data: bytes
+    """Its content."""
+    regions: int = 0
+    """Number of regions in it."""
+    note: str = ""
+    """Note that counts the images of its kind; empty: there is none."""
 
 
 def iterate_images(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -73,39 +93,83 @@ def take_outlines(
     Returns:
         Regions rows, and the outline of each as a shapely geometry.
     """
-    if row["region_count"] != len(regions):
+    check_region_count(row, len(regions), notes)
+    sides = row["height"], row["width"]
+    sound, outlines = find_outlines(regions["geometry"].to_pylist(), *sides, notes)
+    return (regions if len(sound) == len(regions) else regions.take(sound)), outlines
+
+
+def check_region_count(row: Mapping[str, Any], num_regions: int, notes: Counter[str]) -> None:
+    """Note an image that has another number of regions than its row says."""
+    if row["region_count"] != num_regions:
         notes["images with other regions than they should have, see unet-ray verify"] += 1
-    outlines = parse_outlines(regions["geometry"].to_pylist(), row["height"], row["width"])
+
+
+def find_outlines(
+    codes: Sequence[bytes | None],
+    height: int | NDArray[np.int64],
+    width: int | NDArray[np.int64],
+    notes: Counter[str],
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Find the regions that have outlines.
+
+    Args:
+        codes: WKB of each region.
+        height: Height of the image, or of that of each region (px).
+        width: Width of the image, or of that of each region (px).
+        notes: Receives the number of regions that are left out.
+
+    Returns:
+        Indices of the regions that have outlines, and these outlines as shapely geometries.
+    """
+    outlines = parse_outlines(codes, height, width)
     sound = np.flatnonzero(~shapely.is_missing(outlines))
     if len(sound) < len(outlines):
         notes["regions left out: damaged outlines"] += len(outlines) - len(sound)
-        regions = regions.take(sound)
-    return regions, outlines[sound]
+    return sound, outlines[sound]
 
 
-def write_file(output: Storage, path: str, data: bytes, notes: Counter[str]) -> bool:
-    """Write the file of an image, unless the store does not take its name.
+def write_files(output: Storage, files: Iterable[ImageFile], result: ExportResult) -> None:
+    """Write the files of images side by side, in bounded memory, while further ones are made.
+
+    Files whose name the store does not take are left out. On a disk one file is written at a time,
+    so that of an image and a folder of the same name it is always the same one that is left out.
 
     Args:
         output: Folder to write to.
-        path: Path of the file.
-        data: Its content.
-        notes: Receives the number of images that are left out.
-
-    Returns:
-        Whether it is written.
+        files: Files, which are made by this thread as they are needed.
+        result: Receives the counts of what is written, and the number of images left out.
 
     Raises:
-        OSError: Any other reason for which it cannot be written.
+        OSError: Any other reason for which a file cannot be written.
     """
+    threads = 1 if output.is_local else CONNECTIONS
+    with ThreadPoolExecutor(threads) as pool:
+        for file, is_written in ahead(
+            pool,
+            partial(_write_file, output),
+            files,
+            threads,
+            size=lambda file: len(file.data),
+            most_size=_UNWRITTEN_BYTES,
+        ):
+            if not is_written:
+                result.notes["images left out: a file of such a name cannot be written here"] += 1
+                continue
+            result.count(images=1, files=1, regions=file.regions)
+            if file.note:
+                result.notes[file.note] += 1
+
+
+def _write_file(output: Storage, file: ImageFile) -> tuple[ImageFile, bool]:
+    """Write a file; return it, and whether the store takes its name."""
     try:
-        output.write(path, data)
+        output.write(file.path, file.data)
     except OSError as error:
         if error.errno not in _NAME_ERRORS:
             raise
-        notes["images left out: a file of such a name cannot be written here"] += 1
-        return False
-    return True
+        return file, False
+    return file, True
 
 
 def add_classes(classes: dict[int, str], shard: Tables) -> None:

@@ -6,6 +6,9 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +19,34 @@ import shapely
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError, InputError
-from unet_ray.image_sources.encoded import find_place, open_encoded
+from unet_ray.image_sources.encoded import find_place, open_header
 from unet_ray.image_sources.names import split_uri
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
-from unet_ray.imaging.codecs.sandbox import process_decoder
+from unet_ray.imaging.codecs.sandbox import DecoderPool
 from unet_ray.imaging.georeference import Georeference
 from unet_ray.output.formats.common import (
     ExportResult,
+    ImageFile,
     iterate_images,
     take_outlines,
-    write_file,
+    write_files,
 )
 from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.pixel_area import measure_pixel_area
 from unet_ray.output.reader import Tables
-from unet_ray.storage.roots import Gate
+from unet_ray.prefetch import ahead
+from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.tables.schemas import REGIONS, column, on_a_map
 
 _BATCHES = 64
 """Images whose regions are a row group of a GeoParquet file."""
+_READS = 16
+"""Images whose headers are fetched side by side; one process decodes them, one after the other."""
+_AHEAD_BYTES = 2**26
+"""Size of the regions of the images whose places are read ahead, a larger one alone (bytes)."""
+_UNREADABLE = "images whose place on the map cannot be read: gone, damaged, or no answer"
 _FEATURE = [
     "image_uri",
     "region_id",
@@ -74,28 +84,32 @@ def write_geojson(
         Counts of what was written.
     """
     result = ExportResult()
-    for shard in shards:
-        for row, regions in iterate_images(shard):
-            place = _read_georeference(row["image_uri"], gate, result.notes)
-            regions, outlines = take_outlines(row, regions, result.notes)
-            outlines = (
-                place.to_map(outlines)
-                if place
-                else shapely.transform(outlines, lambda xy: xy * [1, -1])
-            )
-            crs = f'"crs": {json.dumps(_describe_crs(place))}, ' if place else ""
-            kept = _add_areas(regions, row).select([*_FEATURE, _AREA_UM2.name]).to_pylist()
-            features = map(_format_feature, kept, shapely.to_geojson(outlines))
-            uri = json.dumps(row["image_uri"])
-            head = f'{{"type": "FeatureCollection", "image_uri": {uri}, {crs}"features": [\n'
-            text = head + ",\n".join(features) + "\n]}\n"
-            path = names.with_suffix(row["image_uri"], ".geojson")
-            if not write_file(output, path, text.encode(), result.notes):
-                continue
-            result.notes["images on a map" if place else "images in pixels, y upwards"] += 1
-            result.count(files=1, images=1, regions=len(kept))
+    write_files(output, _format_files(shards, names, gate, result.notes), result)
     _note_not_opened(result, gate)
     return result
+
+
+def _format_files(
+    shards: Iterator[Tables], names: ImageNames, gate: Gate, notes: Counter[str]
+) -> Iterator[ImageFile]:
+    """Yield the feature collection of each image; `notes` receives what is left out."""
+    for image in _locate_images(shards, gate, notes):
+        row, place = image.row, image.place
+        regions, outlines = take_outlines(row, image.regions, notes)
+        outlines = (
+            place.to_map(outlines)
+            if place
+            else shapely.transform(outlines, lambda xy: xy * [1, -1])
+        )
+        crs = f'"crs": {json.dumps(_describe_crs(place))}, ' if place else ""
+        kept = _add_areas(regions, row).select([*_FEATURE, _AREA_UM2.name]).to_pylist()
+        features = map(_format_feature, kept, shapely.to_geojson(outlines))
+        uri = json.dumps(row["image_uri"])
+        head = f'{{"type": "FeatureCollection", "image_uri": {uri}, {crs}"features": [\n'
+        text = head + ",\n".join(features) + "\n]}\n"
+        path = names.with_suffix(row["image_uri"], ".geojson")
+        note = "images on a map" if place else "images in pixels, y upwards"
+        yield ImageFile(path, text.encode(), len(kept), note)
 
 
 def _describe_crs(place: Georeference) -> dict[str, Any]:
@@ -131,16 +145,15 @@ def write_geoparquet(
     result = ExportResult()
     with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as folder:
         with _RowsOnMaps(Path(folder) / "rows.arrow") as rows:
-            for shard in shards:
-                for row, regions in iterate_images(shard):
-                    place = _read_georeference(row["image_uri"], gate, result.notes)
-                    if place is None:
-                        result.notes["images left out: not georeferenced by an EPSG code"] += 1
-                        continue
-                    regions, outlines = take_outlines(row, regions, result.notes)
-                    sized = _add_areas(regions, row)
-                    rows.add(place.epsg, shapely.to_wkb(place.to_map(outlines)), sized)
-                    result.count(images=1, regions=len(regions))
+            for image in _locate_images(shards, gate, result.notes):
+                row, place = image.row, image.place
+                if place is None:
+                    result.notes["images left out: not georeferenced by an EPSG code"] += 1
+                    continue
+                regions, outlines = take_outlines(row, image.regions, result.notes)
+                sized = _add_areas(regions, row)
+                rows.add(place.epsg, shapely.to_wkb(place.to_map(outlines)), sized)
+                result.count(images=1, regions=len(regions))
         for epsg in rows.codes:
             path = Path(folder) / f"epsg={epsg}.parquet"
             rows.write_parquet(epsg, path)
@@ -218,19 +231,65 @@ def _note_not_opened(result: ExportResult, gate: Gate) -> None:
         )
 
 
-def _read_georeference(uri: str, gate: Gate, notes: Counter[str]) -> Georeference | None:
-    """Read the georeference of an image; None where there is none or it may not be opened.
+@dataclass(frozen=True)
+class _LocatedImage:
+    """An image with its regions and its place on the map."""
 
-    `notes` receives the number of images that could not be read.
+    row: dict[str, Any]
+    """Row of the image."""
+    regions: pa.Table
+    """Its regions."""
+    place: Georeference | None
+    """Its place; None where there is none, or it may not be opened."""
+    is_unreadable: bool = False
+    """True if it could not be read for its place."""
+
+
+def _locate_images(
+    shards: Iterator[Tables], gate: Gate, notes: Counter[str]
+) -> Iterator[_LocatedImage]:
+    """Yield images with their places; the headers of many images are read side by side.
+
+    Args:
+        shards: Current rows, shard by shard.
+        gate: Says which images may be opened.
+        notes: Receives the number of images that could not be read.
     """
-    file, key = split_uri(uri)
-    if not file.lower().endswith(tuple(TIFF_SUFFIXES)) or not gate.admits(file):
-        return None
+
+    def iterate_admitted() -> Iterator[tuple[dict[str, Any], pa.Table, bool]]:
+        """Yield row and regions of each image, and whether to open it."""
+        for shard in shards:
+            for row, regions in iterate_images(shard):
+                file = split_uri(row["image_uri"])[0]
+                is_tiff = file.lower().endswith(tuple(TIFF_SUFFIXES))
+                yield row, regions, is_tiff and gate.admits(file)
+
+    with DecoderPool(1) as decoder, ThreadPoolExecutor(_READS) as pool:
+        for image in ahead(
+            pool,
+            partial(_locate_image, decoder, gate.roots),
+            iterate_admitted(),
+            _READS,
+            size=lambda image: image[1].nbytes,
+            most_size=_AHEAD_BYTES,
+        ):
+            if image.is_unreadable:
+                notes[_UNREADABLE] += 1
+            yield image
+
+
+def _locate_image(
+    decoder: DecoderPool, roots: Roots, image: tuple[dict[str, Any], pa.Table, bool]
+) -> _LocatedImage:
+    """Read the place of an image, if it may be opened."""
+    row, regions, is_admitted = image
+    if not is_admitted:
+        return _LocatedImage(row, regions, None)
+    file, key = split_uri(row["image_uri"])
     try:
-        access = gate.roots.open(file)
-        place = find_place(process_decoder(), access, access.entry(), key)
-        opened = open_encoded(access, access.uri, place)
-        return Georeference.from_tags(process_decoder().read_geo_tags(opened))
+        access = roots.open(file)
+        place = find_place(decoder, access, access.entry(), key)
+        tags = decoder.read_geo_tags(open_header(access, access.uri, place))
+        return _LocatedImage(row, regions, Georeference.from_tags(tags))
     except (OSError, ImageError, InputError):
-        notes["images whose place on the map cannot be read: gone, damaged, or no answer"] += 1
-        return None
+        return _LocatedImage(row, regions, None, is_unreadable=True)

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from unet_ray.errors import InputError
 from unet_ray.imaging.drawing.overlay import class_colour
-from unet_ray.output.formats.common import ExportResult, add_classes, write_file
+from unet_ray.output.formats.common import ExportResult, ImageFile, add_classes, write_files
 from unet_ray.output.formats.names import ImageNames
 from unet_ray.output.reader import Tables, image_masks
 from unet_ray.storage.storage import Storage
@@ -40,7 +40,16 @@ def write_png(shards: Iterator[Tables], names: ImageNames, output: Storage) -> E
     Raises:
         InputError: A class id is too large for a palette, or class ids have several names.
     """
-    result, classes = ExportResult(), dict[int, str]()
+    result = ExportResult()
+    write_files(output, _draw_files(shards, names, result), result)
+    return result
+
+
+def _draw_files(
+    shards: Iterator[Tables], names: ImageNames, result: ExportResult
+) -> Iterator[ImageFile]:
+    """Yield the file of each image; `result` receives the regions, and what is left out."""
+    classes = dict[int, str]()
     for shard in shards:
         add_classes(classes, shard)
         if max(classes, default=0) > _MAX_CLASS_ID:
@@ -57,12 +66,9 @@ def write_png(shards: Iterator[Tables], names: ImageNames, output: Storage) -> E
             if ids is None:
                 result.notes["images left out: masks that do not fit or do not decode"] += 1
                 continue
-            png = _encode_png(ids, palette, row["image_uri"])
             path = names.with_suffix(row["image_uri"], ".png")
-            if write_file(output, path, png, result.notes):
-                result.count(images=1, files=1)
+            yield ImageFile(path, _encode_png(ids, palette, row["image_uri"]))
         result.count(regions=len(shard.regions))
-    return result
 
 
 def _draw_ids(
