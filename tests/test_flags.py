@@ -12,17 +12,11 @@ from unet_ray.cli.main import COMMANDS
 from unet_ray.cli.quickstart import QuickstartConfig
 from unet_ray.errors import InputError
 from unet_ray.evaluation.config import EvaluateConfig
-from unet_ray.flags import (
-    StoreOptions,
-    is_colour,
-    parse_classes,
-    parse_mask_value,
-    parse_store_options,
-    show_value,
-)
+from unet_ray.flags import is_colour, parse_classes, parse_mask_value, show_value
 from unet_ray.network.config import PredictorConfig
 from unet_ray.output.config import ExportConfig, PruneConfig, ReportConfig, VerifyConfig
 from unet_ray.segmentation.config import SegmentConfig
+from unet_ray.store_options import StoreOptions, parse_store_options
 from unet_ray.training.config import TrainConfig
 
 NEEDED: dict[type, dict[str, str]] = {

@@ -7,7 +7,7 @@ The command line is `unet-ray`; `unet_ray.cli` is its code.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unet_ray.api import evaluate, objects, segment, train
@@ -62,7 +62,7 @@ _HOMES = {
 """Modules, and the public names that they hold."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load a public name when it is first used: torch and Arrow take seconds to load."""
     for home, names in _HOMES.items():
         if name in names:

@@ -1,8 +1,8 @@
-"""Errors, and the exit code of a command that ends with them.
+"""Errors, and the exit codes of commands that end with them.
 
 UnetRayError            1   anything that can be named but not classified
 ├── InputError          2   flags or input that cannot work
-│   └── ListingError        a folder of which not everything could be listed
+│   └── ListingError        a folder could not be listed to its end
 ├── CredentialsError    1   credentials of a store ended
 │   └── NoCredentialsError 2    a machine has none
 ├── TooManyFailuresError 3  finished, but more images failed than allowed
@@ -45,16 +45,16 @@ _PROVIDE = "give every node some, or run with keys in AWS_* variables"
 class CredentialsError(UnetRayError):
     """Credentials of a store ended, or a machine has none: no file of the store can be read.
 
-    It is never the error of one image, and no OSError: a command that meets it stops.
+    It is neither an OSError nor the error of one image: it stops the command.
     """
 
     @staticmethod
     def ended(place: str, reason: str) -> CredentialsError:
-        """Return the error of credentials that were good until now.
+        """Return the error for credentials that were valid until now.
 
         Args:
             place: URI of the store.
-            reason: Words of the store or of the SDK.
+            reason: Words of the store or the SDK.
         """
         now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         what = f"credentials for {place} ended at {now} ({_plain(reason)})"
@@ -62,7 +62,7 @@ class CredentialsError(UnetRayError):
 
     @staticmethod
     def find(error: BaseException | str) -> CredentialsError | None:
-        """Return this error if an exception is one, or if a text holds its text, as Ray's do."""
+        """Return the credentials error that an exception is, or whose text it holds as Ray's do."""
         if type(error) in (CredentialsError, NoCredentialsError):
             return cast(CredentialsError, error)
         found = _NO_CREDENTIALS.search(str(error))
@@ -85,7 +85,7 @@ class NoCredentialsError(CredentialsError):
 
     @staticmethod
     def of(place: str, reason: str) -> NoCredentialsError:
-        """Return the error of this machine.
+        """Return the error for this machine.
 
         Args:
             place: URI of the store.
@@ -96,8 +96,9 @@ class NoCredentialsError(CredentialsError):
 
 
 def _plain(text: str) -> str:
-    """Return a text as a part of a line that is known by its brackets."""
-    return escape_controls(" ".join(text.translate({ord("("): None, ord(")"): None}).split()))
+    """Return a text in one line and without brackets, since `_NO_CREDENTIALS` ends at a bracket."""
+    without_brackets = text.translate({ord("("): None, ord(")"): None})
+    return escape_controls(" ".join(without_brackets.split()))
 
 
 class TooManyFailuresError(UnetRayError):
@@ -119,7 +120,7 @@ class ImageError(Exception):
         error_type: Word of the ledger's `error_type`: `unreadable`, `too_large`, `unsupported`,
             `kills_worker`, `network`, `missing`, `changed`, `denied`, `archived`, `out_of_memory`,
             `internal`.
-        message: Its text; what others wrote in it is made one line without control characters.
+        message: Text, which is made one line without control characters.
     """
 
     def __init__(self, error_type: str, message: str) -> None:
@@ -133,28 +134,33 @@ class ImageError(Exception):
 
 
 _NO_SPACE = re.compile(r"(?:No space left on device|Disk quota exceeded)(?:: '([^'\n]*)')?")
-"""Text of ENOSPC and EDQUOT, and the path that it names."""
+"""Text of the errors ENOSPC and EDQUOT, and the path that they name."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tell whether an exception says that a disk is full; Ray keeps only the text of a cause."""
+    """Tell whether an exception says in its text that a disk is full.
+
+    Of the cause of an exception, Ray keeps only the text.
+    """
     return _NO_SPACE.search(str(error)) is not None
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an exception as one line of at most `limit` characters, its type first.
 
-    Of a full disk it says where, and what to do, instead of where in the code it was found. Control
-    characters are escaped.
+    For a full disk, the line only says which disk it is and what to do. Control characters are
+    escaped.
     """
     places = _NO_SPACE.findall(str(error))
     if places:
         place = next(filter(None, places), "a disk")
         return escape_controls(f"no space left on {place}: free some and run again")
-    if lost := CredentialsError.find(error):
+    lost = CredentialsError.find(error)
+    if lost:
         return str(lost)
-    error = getattr(error, "cause", None) or error  # what Ray wraps, rather than where it ran
-    text = re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"\s+", " ", str(error))).strip()
-    text = escape_controls(text)
+    error = getattr(error, "cause", None) or error  # the error that Ray wraps
+    text = re.sub(r"\s+", " ", str(error))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # colours
+    text = escape_controls(text.strip())
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return line if len(line) <= limit else line[: limit - 1] + "…"

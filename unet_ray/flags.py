@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from math import inf, isfinite
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from unet_ray.errors import InputError
 from unet_ray.text import has_controls
 
 Device = Literal["auto", "cpu", "gpu"]
 Reread = Literal["stacks", "nodata"]
+"""Files of earlier runs to read once more: those of several images, or those of formats that can
+say which pixels hold no data."""
 EtagBy = Literal["store", "content"]
-"""Files of earlier versions that are read once more: those of several images, or those of formats
-that can say which pixels hold no data."""
 MAX_SIDE_PX = 2**16
 """Largest side of a tile, a crop or a distance that a flag takes (px)."""
 MAX_MINUTES = 10**6
@@ -34,9 +34,9 @@ def check_fields(
 
     Args:
         config: Config whose fields are flags.
-        names: Fields to check; those that are None are not given, and pass.
-        is_allowed: Tells whether a value is within the bounds.
-        allowed: The bounds in words: `0 to 1`.
+        names: Fields to check; a field that is None is not given, and passes.
+        is_allowed: Function that tells whether a value is within the bounds.
+        allowed: The bounds in words, such as `0 to 1`.
     """
     for name in names:
         value = getattr(config, name)
@@ -45,20 +45,21 @@ def check_fields(
 
 
 def check_numbers(config: object) -> None:
-    """Raise InputError for the first number of a config that is no number or has no place here.
+    """Raise InputError for the first number of a config that is not finite, or much too large.
 
-    Every config calls this after its own limits, so that a new field has some.
+    Every config calls this after its own checks, so that a new field is never without limits.
     """
     for each in fields(config):  # type: ignore[arg-type]
-        value = getattr(config, each.name)
+        name = each.name
+        value = getattr(config, name)
         if isinstance(value, float):
-            check_fields(config, [each.name], isfinite, "a finite number")
-        elif isinstance(value, int) and each.name != "seed":
-            check_fields(config, [each.name], lambda n: abs(n) < 2**31, f"at most {2**31 - 1}")
+            check_fields(config, [name], isfinite, "a finite number")
+        elif isinstance(value, int) and name != "seed":
+            check_fields(config, [name], lambda n: abs(n) < 2**31, f"at most {2**31 - 1}")
 
 
 def check_range(name: str, values: Iterable[float], least: float, most: float) -> None:
-    """Raise InputError for the first of some values that is not within the bounds, as NaN never is.
+    """Raise InputError for the first of some values that is out of bounds, as NaN always is.
 
     Args:
         name: Name of the values, for the message.
@@ -77,7 +78,9 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    least, most = (numbers * 2)[:2] if len(numbers) in (1, 2) else (0, 0)
+    if len(numbers) == 1:
+        numbers *= 2  # N is N,N
+    least, most = numbers if len(numbers) == 2 else (0, 0)
     if not 1 <= least <= most <= _MOST_PROCESSES:
         raise InputError(
             f"{flag} {text}: give a number from 1, or MIN,MAX with MIN ≤ MAX, "
@@ -90,7 +93,7 @@ def parse_patterns(text: str | None, flag: str) -> tuple[str, ...]:
     """Return shell patterns that are separated by commas; none where the flag is not given.
 
     Raises:
-        InputError: An empty pattern, or one that no path of a file can match.
+        InputError: A pattern is empty, or no path of a file can match it.
     """
     if text is None:
         return ()
@@ -109,7 +112,7 @@ def parse_uris(text: str | None, flag: str) -> tuple[str, ...]:
     """Return URIs that are separated by commas; none where the flag is not given.
 
     Raises:
-        InputError: An empty URI.
+        InputError: A URI is empty.
     """
     if text is None:
         return ()
@@ -117,126 +120,6 @@ def parse_uris(text: str | None, flag: str) -> tuple[str, ...]:
     if not all(uris):
         raise InputError(f"{flag} {text!r}: an empty URI; give URIs, separated by commas")
     return uris
-
-
-AddressingStyle = Literal["auto", "path", "virtual"]
-"""Place of the bucket's name in requests: in the path, in the host name, or as the SDK decides."""
-
-
-@dataclass(frozen=True)
-class StoreOptions:
-    """Options of the store of one flag's URI, where it is not that of the others. None is secret.
-
-    They come before what variables and shared files of the driver say.
-    """
-
-    requester_pays: bool = False
-    """Agree to pay for requests, and for what they transfer."""
-    anon: bool = False
-    """Send no signature, even where there are keys: for public buckets."""
-    endpoint_url: str | None = None
-    """Address of the store, `https://HOST[:PORT]`."""
-    profile: str | None = None
-    """Profile of the shared AWS files, on all nodes."""
-    region: str | None = None
-    addressing_style: AddressingStyle | None = None
-    ca_bundle: str | None = None
-    """File of this machine with the certificates by which the store is known."""
-
-
-_SECRETS = re.compile(r"key|secret|token|passw|user|credential|signature", re.IGNORECASE)
-"""Part of the names of options that would hold secrets."""
-
-
-def parse_store_options(text: str | None, flag: str) -> StoreOptions:
-    """Return the options of a store, NAME=VALUE separated by commas; by default none.
-
-    Example:
-        `requester_pays=true,region=us-west-2`.
-
-    Raises:
-        InputError: An option that is not known, is secret, is given twice, or has no such value.
-    """
-    found: dict[str, Any] = {}
-    for part in [] if text is None else text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if _SECRETS.search(name):
-            raise InputError(
-                f"{flag} {name}=…: secrets do not stand in flags, which others can see; put them "
-                "into AWS_* variables, or into a profile of the shared files, and give profile=NAME"
-            )
-        kinds = {each.name: each.type for each in fields(StoreOptions)}
-        if name not in kinds or not equals or not value:
-            shown = f"{name!r:.100}: " if not equals or name not in kinds else f"{name} is empty: "
-            raise InputError(f"{flag}: {shown}give NAME=VALUE of {', '.join(kinds)}")
-        if name in found:
-            raise InputError(f"{flag}: {name} is given twice; give it once")
-        found[name] = _parse_store_option(name, value, flag)
-    if found.get("anon") and "profile" in found:
-        raise InputError(
-            f"{flag}: anon sends no signature, and profile names one; give one of them"
-        )
-    return StoreOptions(**found)
-
-
-def read_store_options(config: object, name: str) -> StoreOptions:
-    """Return the options of the store of one URI of a config.
-
-    Args:
-        config: Config whose fields are flags.
-        name: Field of the URI: for `images`, the options stand in `images_options`.
-
-    Raises:
-        InputError: Same as `parse_store_options`.
-    """
-    return parse_store_options(getattr(config, f"{name}_options"), f"--{name}-options")
-
-
-def check_store_options(config: object, name: str, uris: Iterable[str | None]) -> None:
-    """Raise InputError for options of a config that are none, or that no URI of it is for.
-
-    Args:
-        config: Config whose fields are flags.
-        name: Name of the options: `images` for `images_options`.
-        uris: URIs to which they apply; those at `s3://` have options, and files of a manifest may.
-    """
-    if read_store_options(config, name) == StoreOptions():
-        return
-    given = [uri for uri in uris if uri]
-    if not any(uri.startswith("s3://") or uri.endswith(".parquet") for uri in given):
-        found = ", ".join(given) or "none is given"
-        raise InputError(
-            f"--{name}-options: only URIs at s3:// have options ({found}); leave them out"
-        )
-
-
-def keep_for(uri: str, options: StoreOptions) -> StoreOptions | None:
-    """Return options for a URI whose store has some, where several URIs share them; else None."""
-    return options if uri.startswith("s3://") else None
-
-
-def _parse_store_option(name: str, value: str, flag: str) -> str | bool:
-    """Return the value of an option of a store as what it is."""
-    if name in ("requester_pays", "anon"):
-        if value.lower() not in ("true", "false"):
-            raise InputError(f"{flag} {name}={value!r:.100}: choose true or false")
-        return value.lower() == "true"
-    if name == "addressing_style" and value not in get_args(AddressingStyle):
-        raise InputError(
-            f"{flag} {name}={value!r:.100}: choose {', '.join(get_args(AddressingStyle))}"
-        )
-    if name == "endpoint_url" and not _ENDPOINT.fullmatch(value):
-        raise InputError(
-            f"{flag} {name}=…: give https://HOST or http://HOST:PORT, without a user, a password "
-            "or a query"
-        )
-    if not is_name(value):
-        raise InputError(f"{flag} {name}={value!r:.100}: choose {NAME_RULE}")
-    return value
-
-
-_ENDPOINT = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?")
-"""Form of the address of a store."""
 
 
 MAX_CHANNELS = 64
@@ -250,11 +133,12 @@ def parse_channels(text: str | None) -> tuple[str, ...]:
     two apart.
 
     Raises:
-        InputError: A channel that is empty, no name, or given twice, or too many of them.
+        InputError: A channel is empty, is not a name or is given twice, or there are too many.
     """
     if text is None:
         return ()
-    tokens, flag = tuple(part.strip() for part in text.split(",")), "--channels"
+    flag = "--channels"
+    tokens = tuple(part.strip() for part in text.split(","))
     for token in tokens:
         kind, colon, rest = token.partition(":")
         if not is_name(token):
@@ -283,13 +167,14 @@ def parse_planes(text: str | None) -> dict[str, int]:
         `t=0,z=7` gives {"t": 0, "z": 7}.
 
     Raises:
-        InputError: An axis that images in files do not have, or that is given twice.
+        InputError: Images in files do not have such an axis, or it is given twice.
     """
     if text is None:
         return {}
-    parts = [_PLANES.fullmatch(part.strip()) for part in text.split(",")]
-    axes = {part[1]: int(part[2]) for part in parts if part}
-    if None in parts or len(axes) < len(parts):
+    parts = text.split(",")
+    matches = [_PLANES.fullmatch(part.strip()) for part in parts]
+    axes = {found[1]: int(found[2]) for found in matches if found}
+    if len(axes) < len(parts):
         raise InputError(
             f"--planes {text!r:.100}: give each axis once, as in z=7, t=0,z=7 or page=3; the axes "
             "are s, t and z from 0, and page from 1"
@@ -298,7 +183,7 @@ def parse_planes(text: str | None) -> dict[str, int]:
 
 
 def fold_channel(name: str) -> str:
-    """Return the name of a channel as it is compared: without case and without spaces around it."""
+    """Return the name of a channel as it is compared: without case, and without outer spaces."""
     return name.strip().casefold()
 
 
@@ -308,14 +193,14 @@ def is_channel_index(text: str) -> bool:
 
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-"""Seconds in each unit of an age."""
+"""Number of seconds in each unit of an age."""
 
 
 def parse_age(text: str | None, flag: str) -> float | None:
     """Return an age such as `90s`, `30m`, `1h` or `2d` in seconds; None where it is not given.
 
     Raises:
-        InputError: Anything else; a number without its unit could mean any of them.
+        InputError: The text is anything else, such as a number whose unit would be a guess.
     """
     if text is None:
         return None
@@ -333,10 +218,12 @@ def parse_pixel_size(text: str | None) -> float | Literal["model"] | None:
     """Return a pixel size of `--pixel-size` (µm), or `model`; None where it is not given.
 
     Raises:
-        InputError: Anything else.
+        InputError: The text is anything else.
     """
-    if text is None or text == "model":
-        return text  # type: ignore[return-value]
+    if text is None:
+        return None
+    if text == "model":
+        return "model"
     try:
         size_um = float(text)
     except ValueError:
@@ -350,21 +237,22 @@ def parse_pixel_size(text: str | None) -> float | Literal["model"] | None:
 
 
 ANY_NODE = "node"
-"""Name of a node type that has no name, and of a price for all types."""
+"""Name for node types without a name, and for the price of all types."""
 
 
 def parse_prices(text: str) -> dict[str, float]:
-    """Return the price of an hour by node type; one without a type is that of all others, `node`.
+    """Return the price of an hour by node type; a price without a type is for all other types.
 
     Example:
         `0.98`, or `0.2,cpu=0.36,gpu=0.98`.
 
     Raises:
-        InputError: Anything else.
+        InputError: The text is anything else.
     """
     prices = {}
     for part in text.split(","):
-        kind, _, price = (piece.strip() for piece in part.rpartition("="))
+        kind, _, price = part.rpartition("=")
+        kind = kind.strip()
         try:
             prices[kind or ANY_NODE] = float(price)
         except ValueError:
@@ -393,8 +281,8 @@ def check_metric(metric: str, classes: Sequence[str] = ()) -> None:
 MaskKind = Literal["classes", "binary", "instances", "folders"]
 
 MaskFrame = Literal["stored", "shown"]
-"""Frame in which masks were drawn: that of the samples as an image file stores them, or that of the
-picture as viewers show it, turned by its EXIF orientation."""
+"""Frame in which masks were drawn: the samples as an image file stores them, or the picture as
+viewers show it, turned by its EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -406,14 +294,14 @@ class ClassSpec:
     colour: str | None = field(default=None, compare=False)
     """Colour of its pixels in masks with colours, `#rrggbb`; None: masks hold the id."""
     is_numbered: bool = field(default=False, compare=False)
-    """True if the user gave the id, False if it is the class's place in a list."""
+    """True if the user gave the id; False if it is the place of the class in a list."""
 
 
 MAX_CLASS_ID = 2**31 - 1
 """Largest id of a class: tables hold ids as 32-bit integers."""
 COLOUR = 2**31
-"""First mask value that stands for a colour: `COLOUR + 0xRRGGBB`. Ids end below it, so that a
-colour is never taken for an id."""
+"""First mask value that stands for a colour, which is `COLOUR + 0xRRGGBB`. Ids end below it, so
+that no colour is taken for an id."""
 
 
 COLOUR_TEXT = re.compile("#[0-9a-fA-F]{6}")
@@ -443,7 +331,7 @@ def parse_mask_value(value: int | str | None, flag: str) -> int | None:
     """Return the mask value of a flag that takes an id or a colour, as `#e0e0c0`.
 
     Raises:
-        InputError: A text that is no colour.
+        InputError: The text is not a colour.
     """
     if not isinstance(value, str):
         return value
@@ -458,7 +346,7 @@ def parse_mask_value(value: int | str | None, flag: str) -> int | None:
 
 
 _MAX_NAME = 256
-"""Longest name (characters); tables repeat it in every row, exports put it into file names."""
+"""Longest name (characters); tables repeat names in every row, and exports name files by them."""
 NAME_RULE = f"a text of 1 to {_MAX_NAME} printable characters"
 
 
@@ -471,8 +359,8 @@ def check_class_names(names: Iterable[object], where: str) -> None:
     """Raise InputError for the first class name that is empty, too long or cannot be shown.
 
     Args:
-        names: Names of classes, as somebody wrote them.
-        where: Flag and value, or file, that holds the names.
+        names: Names of classes, as a user or a file gives them.
+        where: Flag and its value, or file, that holds the names.
     """
     for name in names:
         if not isinstance(name, str) or not is_name(name):
@@ -480,33 +368,37 @@ def check_class_names(names: Iterable[object], where: str) -> None:
 
 
 def check_classes(classes: Iterable[ClassSpec]) -> None:
-    """Raise InputError unless tables and files can hold the classes, and tell them apart."""
+    """Raise InputError unless tables and files can hold the classes and tell them apart."""
     classes = tuple(classes)
-    check_range("class id", [spec.id for spec in classes], 0, MAX_CLASS_ID)
-    for spec in classes:
-        if not is_name(spec.name):
-            raise InputError(f"class name {reprlib.repr(spec.name)}: choose {NAME_RULE}")
-    for values, rule in (
-        ([spec.id for spec in classes], "ids and names must differ"),
-        ([spec.name for spec in classes], "ids and names must differ"),
-        ([spec.colour for spec in classes if spec.colour is not None], "colours must differ"),
-    ):
-        for value, count in Counter[int | str](values).items():
-            if count > 1:
-                raise InputError(f"{count} classes are {value!r}: {rule}")
+    ids = [spec.id for spec in classes]
+    names = [spec.name for spec in classes]
+    colours = [spec.colour for spec in classes if spec.colour is not None]
+    check_range("class id", ids, 0, MAX_CLASS_ID)
+    for name in names:
+        if not is_name(name):
+            raise InputError(f"class name {reprlib.repr(name)}: choose {NAME_RULE}")
+    _check_distinct(ids, "ids and names must differ")
+    _check_distinct(names, "ids and names must differ")
+    _check_distinct(colours, "colours must differ")
+
+
+def _check_distinct(values: Sequence[int | str], rule: str) -> None:
+    for value, num_classes in Counter(values).items():
+        if num_classes > 1:
+            raise InputError(f"{num_classes} classes are {value!r}: {rule}")
 
 
 def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
-    """Return the classes of `--classes`: names, with the id or the colour of each or of none.
+    """Return the classes of `--classes`: names alone, or each with its id, or each with its colour.
 
-    Names alone number from 1, and so do names with colours.
+    Names alone, and names with colours, are numbered from 1.
 
     Example:
         "leaf,symptom" → leaf 1, symptom 2; "a=1,b=7" → a 1, b 7; "a=#307020,b=#c03030" → a 1, b 2,
         in masks with these colours.
 
     Raises:
-        InputError: Empty, repeated, half-numbered or half-coloured classes.
+        InputError: Classes are empty or repeated, or only some have an id or a colour.
     """
     if text is None:
         return ()
@@ -532,7 +424,13 @@ def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
 
 
 def _parse_class(index: int, name: str, value: str | None) -> ClassSpec:
-    """Return a class of `--classes`, which is at a place from 1 and has an id, a colour or none."""
+    """Return a class of `--classes`.
+
+    Args:
+        index: Place of the class, from 1.
+        name: Name of the class.
+        value: Id or colour of the class; None: it has neither.
+    """
     if value is None:
         return ClassSpec(index, name)
     try:
@@ -547,8 +445,10 @@ def _parse_class(index: int, name: str, value: str | None) -> ClassSpec:
 
 def check_day(flag: str, day: str | None) -> None:
     """Raise InputError unless the day of a partition is written YYYY-MM-DD, or not given."""
+    if day is None:
+        return
     try:
-        is_day = day is None or date.fromisoformat(day).isoformat() == day
+        is_day = date.fromisoformat(day).isoformat() == day
     except ValueError:
         is_day = False
     if not is_day:

@@ -1,9 +1,9 @@
-r"""Text that others wrote, such as names of files and messages of libraries, made safe to show.
+r"""Text from elsewhere, such as names of files and messages of libraries, made safe to show.
 
 A terminal obeys some characters instead of showing them: `\x1b]0;…\x07` sets its title, a newline
 begins a line that looks like one of ours, and a bidirectional override shows `gnp.exe` for
-`exe.png`. Others are not seen at all, so that two names look alike; only the joiners of letters,
-which some scripts need, are left. Tables keep names as they are; only what is shown is escaped.
+`exe.png`. Others are invisible, so that two names look alike; of these, only the joiners of letters
+that some scripts need are kept. Tables hold names as they are: only what is shown is escaped.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _CONTROLS = re.compile(
 
 
 def has_controls(text: str) -> bool:
-    """Tell whether a text holds a character that a terminal would obey, or could not show."""
+    """Tell whether a text holds a character that a terminal would obey or could not show."""
     return _CONTROLS.search(text) is not None
 
 
 def escape_controls(text: str, keep: str = "") -> str:
-    r"""Write control characters as Python does in a string, and bytes that are not UTF-8 as `\xff`.
+    r"""Escape control characters as Python does in strings, and bytes that are not UTF-8 as `\xff`.
 
     Args:
         text: Any text.
         keep: Characters that stay as they are.
 
     Returns:
-        The text without control characters; one that has none is not changed.
+        The text without control characters; the same text if it has none.
     """
 
     def escape(found: re.Match[str]) -> str:
-        """Return one character as it is shown."""
+        """Return a character as it is shown."""
         character = found[0]
         if character in keep:
             return character
@@ -51,7 +51,7 @@ def escape_controls(text: str, keep: str = "") -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether a text can be stored: file names hold surrogates where their bytes are not."""
+    """Tell whether a text is UTF-8; names of files that are not hold surrogates for their bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Running a command: flags from a config class, one call, its outcome, the exit code."""
+"""Running a command: flags from a config class, one call, and the exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -25,21 +25,21 @@ from unet_ray.storage.temporary import remove_dead
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Ray's own ten small actors are no mistake of the user's. Ray reads this when it is imported, which
-# happens later.
+# Ray warns about ten small actors of its own, which are no mistake of the user. It reads this
+# variable when it is imported, which happens later.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S = 20.0
-"""Time that a stopped command has for itself; after that another signal ends it at once."""
+"""Time that a stopped command has to finish (s); after that another signal ends it at once."""
 _IGNORE_S = 0.002
-"""Time between two calls that have signals ignored while Ray ends (s)."""
+"""Time between two calls that keep signals ignored while Ray ends (s)."""
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Shows what the library logs as plain lines on the stdout of the moment."""
+    """Shows what the library logs as plain lines on the current stdout."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -47,7 +47,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
-        """Today's stdout."""
+        """Current stdout."""
         return sys.stdout
 
 
@@ -56,21 +56,21 @@ def run(
 ) -> NoReturn:
     """Parse the command line into a config, call a function with it and the Ray address, and exit.
 
-    Exit codes: 0 done; 2 wrong flags or input; 3 too many failed images; 4 the output is held by
-    another run; 1 anything else.
+    Exit codes: 0 done; 2 wrong flags or input; 3 too many failed images; 4 another run holds the
+    output; 1 anything else.
 
     Args:
         config_type: Config class; each of its fields is a flag.
-        call: Does the work and prints what came of it.
+        call: Function that does the work and prints the outcome.
         help_text: Text of `--help`.
     """
     _end_at_signals()
     keep_streams()
     _log_to_console()
     remove_dead()
-    configs: list[Any] = []
+    configs: list[Config] = []
 
-    def keep(config: Any) -> None:
+    def keep(config: Config) -> None:
         configs.append(config)
 
     keep.__annotations__["config"] = Annotated[config_type, Parameter(name="*")]
@@ -86,7 +86,7 @@ def run(
     except CycloptsError as error:
         _end(2, f"{' '.join(str(error).split())} See --help.")
     except UnetRayError as error:
-        # Ray wraps the error of a task in one that adds a traceback, and adds to its text
+        # Ray wraps the error of a task in one of its own, whose text has a traceback
         said = CredentialsError.find(error) or getattr(error, "cause", None) or error
         _end(error.exit_code, str(said))
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, which Ray turns into the latter
@@ -99,12 +99,12 @@ def run(
 
 
 def _end_at_signals() -> None:
-    """End the command at Ctrl-C or SIGTERM; ignore more of them while it commits and cleans up."""
+    """End the command at Ctrl-C or SIGTERM; ignore further ones while it commits and cleans up."""
     stopped_at: list[float] = []
 
     def stop(number: int, _: object) -> None:
         """Raise at the first signal; end the process at one that comes much later."""
-        # a signal during `ray.init` meets Ray's handler first: its alarm would abort this process
+        # during `ray.init` Ray's handler comes first, and its alarm would abort this process
         signal.alarm(0)
         if stopped_at:
             if time.monotonic() - stopped_at[0] > _PATIENCE_S:
@@ -127,18 +127,25 @@ def _log_to_console() -> None:
 
 
 def _end(code: int, message: str | None = None, at_once: bool = False) -> NoReturn:
-    # the outcome is decided, and what follows only ends processes
-    _ignore_signals()
+    """Show an error message, end Ray, and exit.
+
+    Args:
+        code: Exit code.
+        message: Message of the error; None: there is none.
+        at_once: Whether to exit without running the destructors of C++ code.
+    """
+    _ignore_signals()  # the outcome is decided, and what follows only ends processes
     if message:
         show(f"error: {message}", file=sys.stderr)
     sys.stdout.flush()
-    if ray := sys.modules.get("ray"):
+    ray = sys.modules.get("ray")
+    if ray is not None:
         with _kept_ignored():
             ray.shutdown()
         _ignore_signals()
         remove_dead()  # what its workers had no time to remove
     if at_once:
-        # A signal may have met Ray's C++ code anywhere; its destructors might end in a crash.
+        # the signal may have interrupted Ray's C++ code anywhere, and its destructors might crash
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
@@ -173,5 +180,5 @@ def _kept_ignored() -> Iterator[None]:
 
 def _ignore_signals() -> None:
     signal.alarm(0)
-    for number in (*_STOPS, signal.SIGALRM):  # the last is the alarm of Ray's handler
+    for number in (*_STOPS, signal.SIGALRM):  # Ray's handler sets an alarm
         signal.signal(number, signal.SIG_IGN)

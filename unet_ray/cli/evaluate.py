@@ -6,7 +6,8 @@ unet-ray evaluate --model model --images data/images --masks data/masks --per-im
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from unet_ray.cli.command import run
 from unet_ray.cli.streams import align, show
@@ -46,34 +47,46 @@ def main(config: EvaluateConfig, ray_address: str) -> None:
 def table(result: EvaluateResult) -> list[str]:
     """Return the metrics as a table, a line per class, with 95 % intervals of Dice and AP@0.5."""
     metrics = result.metrics()
-    spans = [key for key in ("dice", "ap50") if key in result.intervals]
-    rows = [["class", *COLUMNS.values(), *(f"{COLUMNS[key]} 95 %" for key in spans)]]
+    with_intervals = [key for key in ("dice", "ap50") if key in result.intervals]
+    heading = ["class", *COLUMNS.values()]
+    heading += [f"{COLUMNS[key]} 95 %" for key in with_intervals]
+    rows = [heading]
     for name, values in metrics["classes"].items():
-        intervals = [_span(metrics["intervals"][name][key]) for key in spans]
-        rows.append([name, *(_number(values[key]) for key in COLUMNS), *intervals])
+        row = [name]
+        row += [_format_number(values[key]) for key in COLUMNS]
+        row += [_format_interval(metrics["intervals"][name][key]) for key in with_intervals]
+        rows.append(row)
     first, *others = align(rows)
-    about, groups = f"{result.images} images", metrics["groups"]
+    about = f"{result.images} images"
+    groups = metrics["groups"]
     if groups["by"] != "image":
         about += f" in {groups['count']} groups by {groups['by']}"
     return [f"{first}  ({about})", *others]
 
 
 def worst(result: EvaluateResult) -> list[str]:
-    """Return the worst images, a line each: the mean Dice, then that of each of several classes."""
+    """Return the worst images, a line each: the mean Dice and, for several classes, each one's."""
     lines = [f"worst {len(result.worst)} of {result.images} images, by Dice"]
     for image in result.worst:
-        classes = ", ".join(f"{name} {_number(dice)}" for name, dice in image["classes"].items())
-        more = f"  ({classes})" if len(image["classes"]) > 1 else ""
-        lines.append(f"{image['dice']:.4f}  {image['image_uri']}{more}")
+        line = f"{image['dice']:.4f}  {image['image_uri']}"
+        scores = [f"{name} {_format_number(dice)}" for name, dice in image["classes"].items()]
+        if len(scores) > 1:
+            line += f"  ({', '.join(scores)})"
+        lines.append(line)
     return lines
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+def _format_number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def _span(interval: list[Any] | None) -> str:
-    return "–" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
+def _format_interval(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return "–"
+    low, high = interval
+    return f"{low:.3f}–{high:.3f}"
 
 
 def command() -> NoReturn:

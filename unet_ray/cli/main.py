@@ -22,9 +22,9 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names."""
-    name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
-        sys.argv = [f"unet-ray {name}", *rest]
+        sys.argv = [f"unet-ray {name}", *sys.argv[2:]]
         import_module(f"unet_ray.cli.{name}").command()
     elif name in ("-h", "--help"):
         show(*_help())

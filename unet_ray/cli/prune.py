@@ -16,7 +16,7 @@ from unet_ray.cli.streams import show
 from unet_ray.output.config import PruneConfig
 
 _SHOWN = 3
-"""Leftovers and damaged shards that are named."""
+"""Largest number of leftovers, and of damaged shards, that are named."""
 
 
 def main(config: PruneConfig, _: str) -> None:
@@ -25,8 +25,8 @@ def main(config: PruneConfig, _: str) -> None:
 
     result = prune(config)
     done = "would be removed" if config.dry_run else "removed"
-    runs = f": {', '.join(result.runs)}" if result.runs else ""
     if config.names_runs or not (result.images or config.damaged):
+        runs = f": {', '.join(result.runs)}" if result.runs else ""
         show(f"{len(result.runs)} runs, {result.shards} shards {done}{runs}")
     for rows in result.images:
         show(

@@ -25,7 +25,7 @@ class QuickstartConfig:
 
 
 def main(config: QuickstartConfig, ray_address: str) -> None:
-    """Run every step, and print what it found and where."""
+    """Run every step, and print what it found, and where that is."""
     from unet_ray.evaluation.config import EvaluateConfig
     from unet_ray.evaluation.evaluate import evaluate
     from unet_ray.segmentation.config import SegmentConfig
@@ -44,16 +44,22 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
 
     say("making an archive: 24 labelled images, 8 to check on, 30 to segment, one of them corrupt")
     made = make_archive(root.join("data"), labelled=24, check=8, archive=29)
-    model, tables = root.join(f"model-{int(time.time())}").uri, root.join("tables").uri
+    model = root.join(f"model-{int(time.time())}").uri
+    tables = root.join("tables").uri
 
     say("training a U-Net")
-    labelled = {
-        "images": made.labelled_images.uri,
-        "masks": made.labelled_masks.uri,
-        "classes": CLASSES,
-    }
-    network = {"base_channels": 12, "depth": 3, "crop": 128, "epochs": 8, "learning_rate": 4e-3}
-    train(TrainConfig(**labelled, **network, output=model), ray_address)  # type: ignore[arg-type]
+    training = TrainConfig(
+        images=made.labelled_images.uri,
+        masks=made.labelled_masks.uri,
+        classes=CLASSES,
+        output=model,
+        base_channels=12,
+        depth=3,
+        crop=128,
+        epochs=8,
+        learning_rate=4e-3,
+    )
+    train(training, ray_address)
 
     say("evaluating it on images that it has not seen")
     checked = evaluate(
@@ -73,7 +79,7 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
 
 
 def _draw(tables_uri: str) -> bytes:
-    """Return a PNG of the first images: as they are, and with their regions."""
+    """Return a PNG of the first images, each as it is and with its regions."""
     import pyarrow.compute as pc
 
     from unet_ray.imaging.codecs.sandbox import process_decoder

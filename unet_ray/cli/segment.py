@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from unet_ray.segmentation.result import SegmentResult
 
 _NAMED = 3
-"""Error messages that are printed."""
+"""Largest number of error messages that are printed."""
 
 
 def main(config: SegmentConfig, ray_address: str) -> None:
-    """Segment, and print what was done, however the run ends."""
+    """Segment, and print what was done even if the run ends with an error."""
     from unet_ray.segmentation.segment import segment
 
     segment(config, ray_address, lambda result: show(*summary(config, result)))
@@ -30,11 +30,12 @@ def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
     """Return what a run did, in a few lines."""
     from unet_ray.segmentation.result import describe_archived, describe_other_sizes
 
-    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(result.error_types.items()))
-    notes = [f"failed: {failed}"] if failed else []
-    notes += [
-        f"  {count} × {message}" for message, count in list(result.error_messages.items())[:_NAMED]
-    ]
+    notes = []
+    if result.error_types:
+        kinds = [f"{count} {kind}" for kind, count in sorted(result.error_types.items())]
+        notes.append(f"failed: {', '.join(kinds)}")
+    messages = list(result.error_messages.items())[:_NAMED]
+    notes += [f"  {count} × {message}" for message, count in messages]
     notes += [f"{count} images: {note}" for note, count in result.notes.items()]
     if result.images_taken_over:
         notes.append(
@@ -51,21 +52,20 @@ def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
     if sizes:
         notes.append(f"pixel sizes: {sizes}")
     if result.cost:
-        total, each = result.cost["total"], result.cost["per_1000_images"]
-        notes.append(
-            f"cost: {total:.4g}, {each:.4g} per thousand images" if each else f"cost: {total:.4g}"
-        )
+        cost = f"cost: {result.cost['total']:.4g}"
+        per_thousand = result.cost["per_1000_images"]
+        if per_thousand:
+            cost += f", {per_thousand:.4g} per thousand images"
+        notes.append(cost)
         if result.cost["types_without_price"]:
             types = ", ".join(result.cost["types_without_price"])
             notes.append(f"  without a price, and not in it: nodes of {types}")
-    regions = (
-        ", ".join(f"{count} {name}" for name, count in sorted(result.regions.items())) or "none"
-    )
+    regions = [f"{count} {name}" for name, count in sorted(result.regions.items())]
     return [
         f"{result.images_done} images done, {result.images_failed} failed, "
         f"{result.images_skipped} left out as done; {result.images_per_s:.1f} images/s",
         *notes,
-        f"regions: {regions}",
+        f"regions: {', '.join(regions) or 'none'}",
         f"tables: {config.output}/{{images,masks,regions}} (run {result.run_id})",
     ]
 

@@ -1,8 +1,9 @@
-"""Everything that a command shows passes here, on its way to a terminal.
+"""Everything that a command shows goes through here on its way to the terminal.
 
-What others wrote, such as file names, cannot command the terminal: `show` and `LineFormatter` print
-lines, in which every control character is escaped. A stream escapes all but newlines and tabs,
-whoever writes to it. It also outlives its reader, as in `unet-ray segment … | head`.
+Text from elsewhere, such as file names, cannot command the terminal. `show` and `LineFormatter`
+print lines in which every control character is escaped, and the streams escape all of them but
+newlines and tabs, even if other libraries write to them. A stream also outlives its reader, as in
+`unet-ray segment … | head`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from unet_ray.text import escape_controls
 
 
 class LastingStream:
-    """A text stream that escapes control characters, and loses what nobody reads any more.
+    """A text stream that escapes control characters, and drops text that has no reader any more.
 
-    Neither a terminal or pipe that is gone nor a log on a full disk is worth a run.
+    A run must not fail for a terminal or pipe that is gone, or for a log on a full disk.
 
     Args:
         stream: Stdout or stderr; None where the process has none.
@@ -29,7 +30,7 @@ class LastingStream:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
-        if isinstance(self._stream, io.TextIOWrapper):  # a terminal that knows few characters
+        if isinstance(self._stream, io.TextIOWrapper):  # the terminal may know few characters
             self._stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
@@ -50,22 +51,22 @@ class LastingStream:
             self.write(line)
 
     def isatty(self) -> bool:
-        """Say no, so that nobody writes colours or progress bars, which would be escaped."""
+        """Return False, so that no library writes colours or progress bars."""
         return False
 
     def flush(self) -> None:
-        """Hand on what is written."""
+        """Flush the stream below."""
         try:
             self._stream.flush()
         except OSError:
             self._give_up()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     def _give_up(self) -> None:
-        """Let what is buffered, and what Python writes when it exits, go nowhere."""
-        with suppress(OSError, ValueError):  # a stream without a file
+        """Redirect the stream, with what is buffered and written later, to the null device."""
+        with suppress(OSError, ValueError):  # the stream may have no file
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -74,15 +75,16 @@ class LastingStream:
 def keep_streams() -> None:
     """Make stdout and stderr of this process outlive their readers, and show any text."""
     for name in ("stdout", "stderr"):
-        if not isinstance(getattr(sys, name), LastingStream):
-            setattr(sys, name, LastingStream(getattr(sys, name)))
+        stream = getattr(sys, name)
+        if not isinstance(stream, LastingStream):
+            setattr(sys, name, LastingStream(stream))
 
 
 class LineFormatter(logging.Formatter):
     """Formats the message of each log record as one line without control characters."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name in logging)
-        """Return the message as it is shown."""
+        """Return the message as one line to show."""
         return escape_controls(super().formatMessage(record))
 
 
@@ -99,9 +101,11 @@ def show(*lines: str, file: TextIO | None = None) -> None:
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines: the first column to the left, all others to the right."""
+    """Return rows of cells as lines, with the first column aligned left and all others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-        for first, *cells in rows
-    ]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells))
+    return lines

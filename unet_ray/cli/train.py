@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from unet_ray.training.dry_run import DryRunResult
 
 _SHOWN = 3
-"""Names of validation images that are printed."""
+"""Largest number of validation images, or groups, whose names are printed."""
 
 
 def main(config: TrainConfig, ray_address: str) -> None:
-    """Train, and print where the model is; with --dry-run, print what is understood."""
+    """Train, and print where the model is; with --dry-run, only print how the labels are read."""
     if config.dry_run:
         from unet_ray.training.dry_run import look_at_labels
 
@@ -37,20 +37,22 @@ def main(config: TrainConfig, ray_address: str) -> None:
 
 
 def describe(result: DryRunResult) -> list[str]:
-    """Return what is understood of a labelled set, line by line."""
+    """Return, line by line, how a labelled set is read."""
     rows = [["class", "id", "images", "pixels", "share", "objects"]]
     for spec, each in zip(result.labelling.classes, result.classes, strict=True):
         objects = "–" if each.objects is None else str(each.objects)
         share = f"{100 * each.share:.3g} %"
         rows.append([each.name, str(spec.id), str(each.images), str(each.pixels), share, objects])
     held = [name.rpartition("/")[2] for name in result.validation]
-    more = ", …" if len(held) > _SHOWN else ""
+    split = f"split: {result.learnt} images to learn from, {len(held)} to validate on"
+    if held:
+        more = ", …" if len(held) > _SHOWN else ""
+        split += f" ({', '.join(held[:_SHOWN])}{more})"
     return [
         f"{result.images} labelled images can be used, {result.unusable} cannot",
         f"masks: kind {result.labelling.kind}, {result.how}",
         *align(rows),
-        f"split: {result.learnt} images to learn from, {len(held)} to validate on"
-        + (f" ({', '.join(held[:_SHOWN])}{more})" if held else ""),
+        split,
         *_describe_groups(result),
         f"look at {result.picture}; without --dry-run the training starts",
     ]

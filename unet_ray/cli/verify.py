@@ -24,19 +24,22 @@ def main(config: VerifyConfig, ray_address: str) -> None:
     result = verify(config, ray_address)
     show(*summary(result))
     if result.problems:
-        count, rules = result.problems.total(), len(result.problems)
-        raise UnetRayError(f"{config.tables}: {count} breaches of {rules} rules")
+        num_breaches = result.problems.total()
+        num_rules = len(result.problems)
+        raise UnetRayError(f"{config.tables}: {num_breaches} breaches of {num_rules} rules")
 
 
 def summary(result: VerifyResult) -> list[str]:
-    """Return what was checked and found, a line per rule that is broken."""
-    rows = ", ".join(f"{result.rows[name]:,} {name}" for name in ("images", "masks", "regions"))
-    lines = [f"{result.shards} shards: {rows}"]
+    """Return what was checked and found, with a line for each broken rule."""
+    rows = [f"{result.rows[table]:,} {table}" for table in ("images", "masks", "regions")]
+    lines = [f"{result.shards} shards: {', '.join(rows)}"]
     for kind, count in result.problems.most_common():
-        examples = result.examples[kind]
-        more = "; …" if count > len(examples) else ""
-        lines.append(f"{count} × {kind}: {'; '.join(examples)}{more}")
-    return lines if result.problems else [*lines, "all rules hold"]
+        examples = "; ".join(result.examples[kind])
+        more = "; …" if count > len(result.examples[kind]) else ""
+        lines.append(f"{count} × {kind}: {examples}{more}")
+    if not result.problems:
+        lines.append("all rules hold")
+    return lines
 
 
 def command() -> NoReturn:

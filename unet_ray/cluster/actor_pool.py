@@ -1,4 +1,4 @@
-"""The pool of predictor actors: their number, and the CPUs and GPUs that each of them gets."""
+"""The pool of predictor actors: how many there are, and the CPUs and GPUs of each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from unet_ray.flags import Device, parse_range
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """Size of a pool of predictor actors, and the resources of each of them."""
+    """Size of a pool of predictor actors, and the resources of each actor."""
 
     least: int
     """Fewest actors, which the cluster must be able to hold."""
     most: int
-    """Largest number of actors. All are requested at once, so that nodes that have to come for them
-    come together."""
+    """Largest number of actors. All are requested at once, so that the nodes they need come up
+    together."""
     cpus: float
     """Logical CPUs of each actor."""
     gpus: float
@@ -32,7 +32,9 @@ class PoolPlan:
     """True if an autoscaler may add nodes for the actors."""
 
     def __str__(self) -> str:
-        size = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+        size = str(self.most)
+        if self.least < self.most:
+            size = f"{self.least} to {self.most}"
         predictors = "predictors" if self.most > 1 else "predictor"
         threads = "threads" if self.threads > 1 else "thread"
         device = "GPU" if self.uses_gpu else "CPU"
@@ -53,9 +55,9 @@ class PoolPlan:
     def strategy(self, calls: int = 1) -> ActorPoolStrategy:
         """Return the pool as a strategy of Ray Data.
 
-        Ray Data withdraws requested actors above the smallest size while the cluster cannot hold
-        them, so that no node would ever come for them. Therefore the smallest size equals the
-        largest where nodes may come. At the end of the input Ray Data releases actors one by one
+        While the cluster cannot hold them, Ray Data withdraws requested actors above the smallest
+        size, so that no node would ever come for them. Therefore the smallest size equals the
+        largest one if nodes may come. At the end of the input, Ray Data releases actors one by one
         in any case.
 
         Args:
@@ -82,7 +84,7 @@ def plan_pool(actors: str | None, device: Device, work: int | None = None) -> Po
         The plan of the pool.
 
     Raises:
-        InputError: A pool that the cluster cannot hold.
+        InputError: The cluster cannot hold such a pool.
     """
     have = Capacity.of_cluster()
     asked = parse_range(actors, "--actors") if actors else None
@@ -97,38 +99,43 @@ def plan_pool(actors: str | None, device: Device, work: int | None = None) -> Po
 
 
 def _gpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -> PoolPlan:
-    least, most = _limit_to_work(asked or (max(1, have.gpus),) * 2, work)
-    most = most if have.grows else max(least, min(most, have.gpus))
-    cpus = 1.0 if have.grows else min(1.0, have.cpus / (2 * most))
+    one_per_gpu = max(1, have.gpus)
+    least, most = _limit_to_work(asked or (one_per_gpu, one_per_gpu), work)
+    if have.grows:
+        cpus = 1.0
+    else:
+        most = max(least, min(most, have.gpus))
+        cpus = min(1.0, have.cpus / (2 * most))
     flag = f"--actors {least} on GPUs" if asked else "--device gpu"
-    have.require_gpus(
-        least,
-        cpus,
-        flag,
-        "give --device cpu" if least == 1 else "give fewer --actors, or --device cpu",
-    )
+    remedy = "give --device cpu" if least == 1 else "give fewer --actors, or --device cpu"
+    have.require_gpus(least, cpus, flag, remedy)
     if have.cpus < 1 and not have.grows:
         raise InputError("the cluster has no CPU; add one for reading and writing")
-    return PoolPlan(least, most, cpus=cpus, gpus=1.0, threads=1, grows=have.grows)
+    return PoolPlan(least=least, most=most, cpus=cpus, gpus=1.0, threads=1, grows=have.grows)
 
 
 def _cpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -> PoolPlan:
-    cpus, available = have.cpus, max(1, have.cpus - 1)
-    least, most = asked or (max(1, cpus // 4),) * 2
+    cpus = have.cpus
+    available = max(1, cpus - 1)
+    one_per_four_cpus = max(1, cpus // 4)
+    least, most = asked or (one_per_four_cpus, one_per_four_cpus)
     if least > available:
         raise InputError(
             f"--actors {least}: {cpus} CPUs, one of them for reading; give at most {available}"
         )
     least, most = _limit_to_work((least, min(most, available)), work)
-    share = (
-        max(1, min((cpus - max(1, cpus // 4)) // most, have.largest_cpus - 1)) if cpus > 1 else 0.5
-    )
-    return PoolPlan(
-        least, most, cpus=share, gpus=0.0, threads=max(1, min(cpus // most, have.largest_cpus))
-    )
+    share: float = 0.5
+    if cpus > 1:
+        left_for_reading = max(1, cpus // 4)
+        share = max(1, min((cpus - left_for_reading) // most, have.largest_cpus - 1))
+    threads = max(1, min(cpus // most, have.largest_cpus))
+    return PoolPlan(least=least, most=most, cpus=share, gpus=0.0, threads=threads)
 
 
 def _limit_to_work(actors: tuple[int, int], work: int | None) -> tuple[int, int]:
-    """Return fewest and most actors, neither above the number of blocks to predict."""
-    limit = actors[1] if work is None else max(1, work)
-    return min(actors[0], limit), min(actors[1], limit)
+    """Return the fewest and the most actors, limited to the number of blocks to predict."""
+    least, most = actors
+    if work is None:
+        return least, most
+    limit = max(1, work)
+    return min(least, limit), min(most, limit)

@@ -1,9 +1,8 @@
-"""Attempts of tasks: how many processes died while they worked on a block."""
+"""Attempts of tasks, and how many processes died while they worked on the same block."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -11,23 +10,25 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from unet_ray.cluster.ray_internals import attempt_number
 
 _PING_S = 30.0
-"""Time within which a node that lives answers."""
+"""Time within which a live node answers (s)."""
 
 
 @ray.remote(num_cpus=0)
 class _Begun:
-    """Holds the nodes on which each block was begun and not ended."""
+    """Holds the nodes on which work on each block was begun and not ended."""
 
     def __init__(self) -> None:
         self._nodes: defaultdict[str, list[str]] = defaultdict(list)
 
     def begin(self, key: str, node: str, is_retry: bool) -> int:
-        """Note a begin, and return how many earlier ones died on nodes that live."""
+        """Note a begin, and return how many earlier processes died on nodes that live."""
         before = self._nodes[key]
-        living = {n["NodeID"] for n in ray.nodes() if n["Alive"]} if is_retry else set()
-        deaths = sum(node in living for node in before)
+        num_deaths = 0
+        if is_retry:
+            living = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
+            num_deaths = sum(each in living for each in before)
         before.append(node)
-        return deaths
+        return num_deaths
 
     def end(self, key: str) -> None:
         self._nodes.pop(key, None)
@@ -36,15 +37,17 @@ class _Begun:
 class Attempts:
     """Tells a retried task how many of its earlier processes died.
 
-    Ray retries a task whose process or node died, without end and without telling it why. The
-    object travels to the tasks, and lasts as long as the `with` block. A first attempt waits for
-    nothing.
+    Ray retries a task whose process or node died, without end and without telling it why. This
+    object travels to the tasks, and works as long as the `with` block runs. A first attempt does
+    not wait for an answer.
     """
 
     def __init__(self) -> None:
         # the actor stays on the driver's node, so that it lives as long as the driver
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._begun: Any = _Begun.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        node = ray.get_runtime_context().get_node_id()
+        here = NodeAffinitySchedulingStrategy(node, soft=False)
+        self._begun: ray.actor.ActorHandle
+        self._begun = _Begun.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
     def begin(self, key: str) -> int:
         """Note that the current task begins work on a block.
@@ -53,14 +56,15 @@ class Attempts:
             key: Name of the work, the same for each attempt.
 
         Returns:
-            Number of processes that began the same work and died, while their nodes live on.
+            Number of processes that began the same work and died, on nodes that are still alive.
         """
-        attempt = attempt_number()
-        begun = self._begun.begin.remote(key, ray.get_runtime_context().get_node_id(), attempt > 0)
-        return int(ray.get(begun)) if attempt else 0
+        is_retry = attempt_number() > 0
+        node = ray.get_runtime_context().get_node_id()
+        num_deaths = self._begun.begin.remote(key, node, is_retry)
+        return int(ray.get(num_deaths)) if is_retry else 0
 
     def end(self, key: str) -> None:
-        """Note that the work ended: when its result is lost with a node, no process has died."""
+        """Note that the work ended, so that a later loss of its result counts as no death."""
         self._begun.end.remote(key)
 
     def __enter__(self) -> Attempts:
@@ -71,7 +75,7 @@ class Attempts:
 
 
 def _answer() -> None:
-    """Do nothing."""
+    """Answer by ending at once."""
 
 
 def is_node_alive(node: str) -> bool:

@@ -1,4 +1,4 @@
-"""Instructions that the CPUs of this machine and of a cluster have."""
+"""Instruction sets of the CPUs of this machine and of a cluster."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _CPU_INFO = "/proc/cpuinfo"
 _BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
-"""Flags of CPUs that multiply in bfloat16: Intel's and AMD's, Intel's, ARM's. Other CPUs take 4 to
-8 times as long in bfloat16 as in float32."""
+"""Flags of CPUs that multiply in bfloat16: of Intel and AMD, of Intel, and of ARM. Other CPUs take
+4 to 8 times as long in bfloat16 as in float32."""
 
 
 def cpu_has_bfloat16(cpu_info: str = _CPU_INFO) -> bool:
-    """Tell whether this machine's CPU multiplies in bfloat16, as far as Linux says so.
+    """Tell whether this machine's CPU multiplies in bfloat16, as far as Linux tells it.
 
     Args:
         cpu_info: File that lists the flags of the CPUs.

@@ -16,13 +16,14 @@ class _Messages:
     """Holds the messages of workers until the driver takes them."""
 
     def __init__(self) -> None:
-        self._posted: list[Any] = []
+        self._posted: list[object] = []
 
-    def post(self, message: Any) -> None:
+    def post(self, message: object) -> None:
         self._posted.append(message)
 
-    def take(self) -> list[Any]:
-        taken, self._posted = self._posted, []
+    def take(self) -> list[object]:
+        taken = self._posted
+        self._posted = []
         return taken
 
 
@@ -47,7 +48,7 @@ class ProgressBoard:
         """Function that workers call with a message; it does not wait."""
         messages = self._messages
 
-        def post(message: Any) -> None:
+        def post(message: object) -> None:
             messages.post.remote(message)
 
         return post
@@ -63,7 +64,7 @@ class ProgressBoard:
 
     def show_now(self) -> None:
         """Show the messages since the last call without waiting for the interval to end."""
-        # neither lost progress nor a terminal that is gone is worth a run
+        # a run must not fail for lost progress, or for a terminal that is gone
         with self._showing, suppress(Exception):
             taken = ray.get(self._messages.take.remote(), timeout=30)
             if taken:

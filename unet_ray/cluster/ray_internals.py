@@ -6,9 +6,9 @@ Ray may change them in any release. `PROVEN_WITH` is the version that they were 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray._private import ray_constants
@@ -19,9 +19,14 @@ from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+if TYPE_CHECKING:
+    from ray.data._internal.stats import DatasetStatsSummary as DatasetStatsSummary
+    from ray.train.torch import TorchTrainer
+
 __all__ = [
     "JEMALLOC_PATH",
     "PROVEN_WITH",
+    "Block",
     "BlockIterator",
     "ExecutionCallback",
     "attempt_number",
@@ -44,13 +49,16 @@ Ray has no public name for it. On a version that moves the constant, the import 
 does not ship the library, the linker prints a line and processes start without it.
 """
 
+Block = tuple[ray.ObjectRef, int, int]
+"""A block of a dataset: its reference, its number of rows, and its size in memory (bytes)."""
+
 
 @contextmanager
 def listening_on_loopback() -> Iterator[None]:
-    """Let a Ray that starts in the `with` block listen on the loopback interface only.
+    """Make a Ray that starts in the `with` block listen only on the loopback interface.
 
     By default its servers listen on all interfaces, for nodes that may join it. The public argument
-    for a node's address does not take that of the loopback interface. On a version without the
+    for a node's address does not accept that of the loopback interface. On a version without the
     constant, Ray listens as it does by default.
     """
     joinable = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
@@ -64,9 +72,9 @@ def listening_on_loopback() -> Iterator[None]:
 class BlockIterator:
     """Runs a dataset and iterates over its blocks as references.
 
-    The public `iter_internal_ref_bundles` does the same, but a chain that it runs can be ended only
-    by collecting its iterator as garbage. On a version without `_create_executor` or
-    `_build_bundle_iterator` it raises AttributeError before anything runs.
+    The public `iter_internal_ref_bundles` does the same, but what it runs ends only when its
+    iterator is collected as garbage. On a version without `_create_executor` or
+    `_build_bundle_iterator`, the constructor raises AttributeError before anything runs.
 
     Args:
         dataset: Dataset to run.
@@ -76,8 +84,8 @@ class BlockIterator:
         self._executor = dataset._create_executor()
         self._bundles = dataset._build_bundle_iterator(self._executor)
 
-    def __iter__(self) -> Iterator[tuple[Any, int, int]]:
-        """Yield blocks, each as (reference, rows, bytes in memory)."""
+    def __iter__(self) -> Iterator[Block]:
+        """Yield the blocks that have rows."""
         for bundle in self._bundles:
             for block in bundle.blocks:
                 if block.metadata.num_rows:
@@ -88,20 +96,20 @@ class BlockIterator:
         self._executor.shutdown(force=True)
 
     @property
-    def stats(self) -> Any:
+    def stats(self) -> DatasetStatsSummary:
         """Summary of what the operators of the dataset did so far."""
         return self._executor.get_stats().to_summary()
 
 
 def attempt_number() -> int:
-    """Return how often the task of this thread was begun before; 0 in its first attempt.
+    """Return how often the task of this thread has been attempted before; 0 in its first attempt.
 
     Ray has no public name for it. On a version without it the first task raises AttributeError.
     """
     return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
 
 
-def map_blocks(dataset: Dataset, function: Any, **options: Any) -> Dataset:
+def map_blocks(dataset: Dataset, function: Callable[..., object], **options: object) -> Dataset:
     """Apply a function to whole blocks, like `map_batches` with `batch_size=None`.
 
     The public `map_batches` refuses `batch_size=None` if GPUs are requested. On a version without
@@ -122,11 +130,11 @@ def read_range(count: int, *, tasks: int, num_cpus: float) -> Dataset:
     """Return the dataset of the numbers 0 to count − 1, as `id`.
 
     The public `ray.data.range` requests a whole CPU per task, and waits for ever if workers leave
-    half of one. On a version that moves the data source, the import of this module fails.
+    only half of one. On a version that moves the data source, the import of this module fails.
 
     Args:
         count: Number of rows.
-        tasks: Number of tasks that make them.
+        tasks: Number of tasks that make the rows.
         num_cpus: Logical CPUs of each task.
     """
     source = RangeDatasource(n=count, block_format="arrow", column_name="id")
@@ -136,7 +144,7 @@ def read_range(count: int, *, tasks: int, num_cpus: float) -> Dataset:
 def has_autoscaler() -> bool:
     """Tell whether an autoscaler (version 2) manages the cluster that this process has joined.
 
-    Ray has no public question for it. On a version that moves the function, the import raises
+    Ray has no public function for it. On a version that moves the function, the import raises
     ImportError before anything expensive starts.
     """
     from ray.autoscaler.v2.utils import is_autoscaler_v2  # only the driver needs to load it
@@ -144,14 +152,14 @@ def has_autoscaler() -> bool:
     return bool(is_autoscaler_v2())
 
 
-def disable_cleaner_without_dashboard(trainer: Any) -> None:
-    """Let a trainer start no cleaner of placement groups where Ray has no dashboard.
+def disable_cleaner_without_dashboard(trainer: TorchTrainer) -> None:
+    """Keep a trainer from starting a cleaner of placement groups if Ray has no dashboard.
 
     The cleaner is an actor that asks the dashboard whether the controller of the training is alive.
-    A Ray of this process's own has no dashboard: the question stays unanswered, and every training
-    would wait 12 seconds at its end until the cleaner gives up.
-    `remove_orphaned_placement_groups` does its work. On a version that renames these callbacks,
-    this raises ImportError or AttributeError before the training starts.
+    A Ray that this process started has no dashboard. The question stays unanswered there, and every
+    training would wait 12 seconds at its end until the cleaner gives up.
+    `remove_orphaned_placement_groups` does its work instead. On a version that renames these
+    callbacks, this raises ImportError or AttributeError before the training starts.
 
     Args:
         trainer: Trainer of Ray Train that has not started yet.
@@ -173,12 +181,12 @@ def disable_cleaner_without_dashboard(trainer: Any) -> None:
 def remove_orphaned_placement_groups(actor_id: str | None) -> None:
     """Remove the placement groups that dead actors of this job made.
 
-    Ray keeps them, and the resources in them, until the job ends as well. Ray Train's own cleaner
-    asks the dashboard, which a Ray of this process's own does not have. The public table does not
+    Otherwise Ray keeps them, and their resources, until the job ends. Ray Train's own cleaner needs
+    the dashboard, which a Ray that this process started does not have. The public table does not
     say who made a group. On a version that renames its fields, this raises AttributeError.
 
     Args:
-        actor_id: Actor that has just died, of whose death the table may not know yet.
+        actor_id: Actor that has just died, in case the table does not know of its death yet.
     """
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # only for the driver
 
@@ -195,9 +203,9 @@ def remove_orphaned_placement_groups(actor_id: str | None) -> None:
 def list_infeasible_requests() -> list[list[dict[str, float]]]:
     """Return the placement groups that the autoscaler calls infeasible, as resources per bundle.
 
-    The public API shows a placement group that can never start as one that is waiting. On a version
-    that moves the status or renames its fields, this raises ImportError or AttributeError while the
-    pool is planned, before anything expensive starts.
+    In the public API, a placement group that can never start looks like one that is waiting. On a
+    version that moves the status or renames its fields, this raises ImportError or AttributeError
+    while the pool is planned, before anything expensive starts.
     """
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # only for the driver
 
@@ -205,6 +213,8 @@ def list_infeasible_requests() -> list[list[dict[str, float]]]:
     state = GetClusterStatusReply.FromString(reply).autoscaling_state
     found = []
     for gang in state.infeasible_gang_resource_requests:
-        selected = [r for selector in gang.bundle_selectors for r in selector.resource_requests]
-        found.append([dict(request.resources_bundle) for request in [*gang.requests, *selected]])
+        requests = list(gang.requests)
+        for selector in gang.bundle_selectors:
+            requests += selector.resource_requests
+        found.append([dict(request.resources_bundle) for request in requests])
     return found

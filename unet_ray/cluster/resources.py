@@ -13,8 +13,8 @@ from unet_ray.cluster.ray_internals import has_autoscaler, list_infeasible_reque
 from unet_ray.errors import InputError
 
 _ANSWER_S = 20.0
-"""Time within which an autoscaler reports a request that none of its nodes could hold; it looks
-every five seconds."""
+"""Time within which an autoscaler reports a request that no node could hold (s). It looks every
+five seconds."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,8 @@ class Capacity:
     @classmethod
     def of_cluster(cls) -> Capacity:
         """Return the capacity of the cluster that this process has joined."""
-        return cls(
-            tuple(node["Resources"] for node in ray.nodes() if node["Alive"]), has_autoscaler()
-        )
+        nodes = tuple(node["Resources"] for node in ray.nodes() if node["Alive"])
+        return cls(nodes, has_autoscaler())
 
     @cached_property
     def cpus(self) -> int:
@@ -45,7 +44,7 @@ class Capacity:
 
     @cached_property
     def largest_cpus(self) -> int:
-        """CPUs of the largest node; no actor can get more."""
+        """CPUs of the largest node, the most that an actor can get."""
         return int(max(node.get("CPU", 0) for node in self.nodes))
 
     def require_gpus(self, count: int, cpus: float, flag: str, remedy: str) -> None:
@@ -55,12 +54,13 @@ class Capacity:
 
         Args:
             count: Number of GPUs.
-            cpus: CPUs on its node that go with each GPU.
+            cpus: Number of CPUs that each GPU needs on its node.
             flag: Flag that the message names.
             remedy: Remedy that the message gives.
 
         Raises:
-            InputError: The GPUs cannot come; at once without an autoscaler, else once it says so.
+            InputError: The GPUs cannot come. Without an autoscaler this is known at once, with one
+                as soon as it says so.
         """
         if self.gpus >= count:
             return
@@ -75,7 +75,7 @@ class Capacity:
 
 
 def _may_come(bundles: list[dict[str, float]]) -> bool:
-    """Ask an autoscaler for bundles; return False if it says that they can never come."""
+    """Request bundles from an autoscaler; return False if it says that they can never come."""
     asked = placement_group(bundles)
     try:
         until = time.monotonic() + _ANSWER_S
@@ -89,12 +89,13 @@ def _may_come(bundles: list[dict[str, float]]) -> bool:
         remove_placement_group(asked)
 
 
-def _is_refused(bundles: int) -> bool:
-    """Tell whether the autoscaler calls a request for `bundles` GPU bundles infeasible."""
-    return any(
-        len(requested) >= bundles and all(bundle.get("GPU", 0) > 0 for bundle in requested)
-        for requested in list_infeasible_requests()
-    )
+def _is_refused(num_bundles: int) -> bool:
+    """Tell whether the autoscaler calls a request for `num_bundles` GPU bundles infeasible."""
+    for requested in list_infeasible_requests():
+        is_for_gpus = all(bundle.get("GPU", 0) > 0 for bundle in requested)
+        if is_for_gpus and len(requested) >= num_bundles:
+            return True
+    return False
 
 
 def gpu_worker_cpus(have: Capacity) -> float:
@@ -103,21 +104,18 @@ def gpu_worker_cpus(have: Capacity) -> float:
     With a worker on every GPU, a quarter of the CPUs is left to Ray Data's tasks. Nothing is known
     of nodes that are still to come, except that each has one CPU.
     """
-    return min(
-        [
-            1.0 if have.grows else 4.0,
-            *(0.75 * node["CPU"] / node["GPU"] for node in have.nodes if node.get("GPU")),
-        ]
-    )
+    limit = 1.0 if have.grows else 4.0
+    shares = [0.75 * node["CPU"] / node["GPU"] for node in have.nodes if node.get("GPU")]
+    return min([limit, *shares])
 
 
 def worker_cpus(have: Capacity, least: int) -> float:
     """Return the logical CPUs of a CPU worker.
 
     The share lets `least` workers start and leaves CPUs to Ray Data's tasks. Elastic training fills
-    each node with as many workers as its CPUs hold, so the largest node must have half a CPU left
-    when it is full. If no node with CPUs is up, nothing is known of those that will come, and the
-    share is one.
+    each node with as many workers as its CPUs hold, so that the largest node must have half a CPU
+    left when it is full. If no node with CPUs is up, nothing is known of the nodes that will come,
+    and the share is one.
 
     On one node of 2 CPUs: 1.5 for one worker, 0.75 for two; on 8 CPUs: 6, 3, 2.07, …
 
@@ -128,9 +126,10 @@ def worker_cpus(have: Capacity, least: int) -> float:
     if have.largest_cpus < 1:
         return 1.0
     for on_largest in range(1, least + 1):
-        rest = max(0.5, min(have.largest_cpus / 4, 0.9 * have.largest_cpus / (on_largest + 1)))
-        share = (have.largest_cpus - rest) / on_largest
-        if sum(node.get("CPU", 0) // share for node in have.nodes) >= least:
+        rest = min(have.largest_cpus / 4, 0.9 * have.largest_cpus / (on_largest + 1))
+        share = (have.largest_cpus - max(0.5, rest)) / on_largest
+        num_workers = sum(node.get("CPU", 0) // share for node in have.nodes)
+        if num_workers >= least:
             break
     return share
 
@@ -138,6 +137,7 @@ def worker_cpus(have: Capacity, least: int) -> float:
 def node_cpus() -> int:
     """Return the number of CPUs of the node that this process runs on."""
     mine = ray.get_runtime_context().get_node_id()
-    return next(
-        (int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == mine), 1
-    )
+    for node in ray.nodes():
+        if node["NodeID"] == mine:
+            return int(node["Resources"].get("CPU", 1))
+    return 1

@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.errors import InputError
-from unet_ray.flags import (
-    Device,
-    check_fields,
-    check_numbers,
-    check_store_options,
-    parse_pixel_size,
-    parse_range,
-)
+from unet_ray.flags import Device, check_fields, check_numbers, parse_pixel_size, parse_range
 from unet_ray.labelled_data.config import LabelConfig
+from unet_ray.store_options import check_store_options
 
 _MOST = 10**6
 """Largest count that a flag takes."""

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from unet_ray.flags import (
     MaskFrame,
     MaskKind,
-    check_store_options,
     parse_channels,
     parse_mask_value,
     parse_planes,
     parse_uris,
-    read_store_options,
 )
+from unet_ray.store_options import check_store_options, read_store_options
 
 if TYPE_CHECKING:
     from unet_ray.flags import ClassSpec

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unet_ray.flags import ClassSpec, MaskFrame, MaskKind, StoreOptions
+from unet_ray.flags import ClassSpec, MaskFrame, MaskKind
 from unet_ray.image_sources.encoded import read_encoded
 from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.channels import (
@@ -25,6 +25,7 @@ from unet_ray.labelled_data.alignment import LabelledArrays, choose_size, stored
 from unet_ray.labelled_data.drawing import Drawing, resize_nearest
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
+from unet_ray.store_options import StoreOptions
 
 Encoded = list[bytes | PlaneFile]
 """Contents of the files of an image and of its masks, the image first. A `PlaneFile` is one of

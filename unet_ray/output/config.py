@@ -6,15 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from unet_ray.errors import InputError
-from unet_ray.flags import (
-    check_day,
-    check_fields,
-    check_numbers,
-    check_store_options,
-    parse_patterns,
-    parse_uris,
-    read_store_options,
-)
+from unet_ray.flags import check_day, check_fields, check_numbers, parse_patterns, parse_uris
+from unet_ray.store_options import check_store_options, read_store_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +79,12 @@ class VerifyConfig:
 
 
 _MIN_DIGITS = 8
-"""Minimum number of digits that name a model."""
+"""Fewest digits that name a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """Settings of prune: images that are removed, or conditions.
+    """Settings of prune: images to remove, or conditions for runs to remove.
 
     A run is removed if it meets all the conditions that are given.
     """
@@ -137,16 +130,14 @@ class PruneConfig:
             raise InputError(
                 f"--model-digest {self.model_digest}: give at least {_MIN_DIGITS} digits"
             )
-        for flag, day in (("first", self.first_date), ("last", self.last_date)):
-            check_day(f"--{flag}-date", day)
+        check_day("--first-date", self.first_date)
+        check_day("--last-date", self.last_date)
 
     @property
     def names_runs(self) -> bool:
-        """True where a condition names runs to remove."""
-        return any(
-            condition is not None
-            for condition in (self.model_digest, self.first_date, self.last_date)
-        )
+        """True if a condition for runs to remove is given."""
+        conditions = (self.model_digest, self.first_date, self.last_date)
+        return any(condition is not None for condition in conditions)
 
     def includes(self, day: str) -> bool:
         """Tell whether a partition lies in the range of dates."""

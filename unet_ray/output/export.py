@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
-from unet_ray.flags import read_store_options
 from unet_ray.output.config import ExportConfig
 from unet_ray.output.formats.coco import write_coco
 from unet_ray.output.formats.common import ExportResult
@@ -19,8 +17,9 @@ from unet_ray.output.formats.png import write_png
 from unet_ray.output.reader import Tables, current_keys, iterate_shards
 from unet_ray.output.run_roots import roots_of_runs
 from unet_ray.storage.output_file import OutputFile
-from unet_ray.storage.roots import Gate, Roots
+from unet_ray.storage.roots import Gate
 from unet_ray.storage.storage import Storage
+from unet_ray.store_options import read_store_options
 from unet_ray.tables.committed import CommittedShards
 from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.runs import read_run_records
@@ -46,8 +45,11 @@ def export(config: ExportConfig) -> ExportResult:
     if not len(keys):
         of_date = "" if config.date is None else f" of --date {config.date}"
         raise InputError(f"{config.tables}: no successful image{of_date} in these tables")
-    names, unsound = ImageNames(keys), Counter(images=unsound_images)
-    gate = Gate(_roots_of(config, shards.output, keys))
+    names = ImageNames(keys)
+    unsound = Counter(images=unsound_images)
+    records = read_run_records(shards.output, pc.unique(keys["run_id"]).to_pylist())
+    options = read_store_options(config, "images")
+    gate = Gate(roots_of_runs(shards.output, records, config.image_roots, options))
     result = _write(config, iterate_shards(shards, keys, unsound), names, gate)
     for table, count in (+unsound).items():
         result.notes[f"rows of {table} left out: they make no sense, see unet-ray verify"] = count
@@ -70,10 +72,3 @@ def _write(
         return write_png(shards, names, output)
     write = write_geojson if config.format == "geojson" else write_geoparquet
     return write(shards, names, output, gate)
-
-
-def _roots_of(config: ExportConfig, tables: Storage, keys: pa.Table) -> Roots:
-    """Return the roots below which the images of some rows are opened."""
-    runs = pc.unique(keys["run_id"]).to_pylist()
-    options = read_store_options(config, "images")
-    return roots_of_runs(tables, read_run_records(tables, runs), config.image_roots, options)

@@ -1,9 +1,9 @@
-"""Files that were read in two ways: which of their rows are current.
+"""Files that were read in two ways, and which of their rows are current.
 
-The *naming* of an image is the keys in its name (`#page`, `#s,z`, none) and the number of images of
-its file. A stack that an earlier version read as nine pages, and a later one as three planes, has
-rows of two namings. Those of one are current: of the naming with the largest share of its images
-successful or, of equals, the latest.
+The *naming* of an image consists of the keys in its name (`#page`, `#s,z`, none) and the number of
+images of its file. A stack that an earlier version read as nine pages, and a later one as three
+planes, has rows of two namings, of which one is current: that with the largest share of its images
+successful or, if shares are equal, the latest.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from unet_ray.tables.duckdb_workspace import Workspace
 def find_superseded(database: Workspace, rows: str, by_date: bool = False) -> bool:
     """Create the table `superseded` (image_uri, run_id): rows of namings that are not current.
 
-    Files with one image cost nothing unless rows of several images name them too.
+    Files with one image cost nothing unless they also have rows as files of several images.
 
     Args:
         database: Workspace with the rows.
         rows: Name of a table or view of successful rows: image_uri, run_id, pages, segmented_at.
-        by_date: Whether each `date`, which the rows then have, has current rows of its own.
+        by_date: Whether each date has current rows of its own; the rows then have a column `date`.
 
     Returns:
-        False where there are no such rows; the table may not exist then.
+        False where there are no such rows; then the table may not exist.
     """
     if database.value(f"SELECT count(*) FROM {rows} WHERE pages > 1") == 0:  # noqa: S608
         return False
     date = "date" if by_date else "NULL"
-    file_uri, keys = file_uri_sql("image_uri", "pages"), keys_sql("image_uri", "pages")
+    file_uri = file_uri_sql("image_uri", "pages")
+    keys = keys_sql("image_uri", "pages")
     named = (
         f"SELECT {date} AS part, image_uri, run_id, pages, segmented_at, {file_uri} AS file_uri, "  # noqa: S608
         f"{keys} AS keys FROM {rows}"
@@ -53,4 +54,4 @@ def find_superseded(database: Workspace, rows: str, by_date: bool = False) -> bo
         "ON parts.file_uri = r.file_uri AND parts.keys = r.keys AND parts.pages = r.pages "
         "AND parts.part IS NOT DISTINCT FROM r.part",
     )
-    return bool(database.value("SELECT count(*) FROM superseded"))
+    return database.value("SELECT count(*) FROM superseded") > 0

@@ -1,7 +1,7 @@
 """Remove the rows of one model, of a range of dates, or of single images from an output.
 
-Of a model or dates whole runs are removed, of images the rows in all runs; under the output's lock,
-the ledger last.
+A model or dates select whole runs; the rows of images are removed from all runs. All this happens
+under the output's lock, and the ledger goes last.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from unet_ray.errors import InputError
-from unet_ray.flags import read_store_options
 from unet_ray.image_sources.names import image_uri, split_uri
 from unet_ray.output.config import PruneConfig
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
+from unet_ray.store_options import read_store_options
 from unet_ray.tables.damage import find_damaged, recount, remove_damaged
 from unet_ray.tables.ledger import tables_at
 from unet_ray.tables.lock import OutputLock
@@ -51,7 +51,7 @@ _MODEL = pa.schema([SCHEMAS["images"].field("model_digest").with_nullable(True)]
 
 @dataclass
 class PruneResult:
-    """The runs and files that were removed, or would be in a dry run."""
+    """The runs, rows and files that were removed, or would be without `dry_run`."""
 
     runs: list[str]
     """Ids of the runs, sorted."""
@@ -68,15 +68,15 @@ class PruneResult:
 def prune(config: PruneConfig) -> PruneResult:
     """Remove the shards of every run that meets the conditions, rows of images, and leftovers.
 
-    A run has one model and one date, so that whole files are deleted; only those that have rows of
+    A run has one model and one date, so that whole files are deleted. Only files that have rows of
     a removed image are rewritten. The record of a run says what is being removed before its first
-    file is touched; the next run or prune then finishes what a crash interrupts.
+    file is touched; if a crash interrupts the removal, the next run or prune finishes it.
 
     Args:
         config: Tables and conditions.
 
     Returns:
-        Runs, shards, rows and leftovers that were removed, or would be in a dry run.
+        Runs, shards, rows and leftovers that were removed, or would be without `dry_run`.
 
     Raises:
         InputError: There are no tables, no row of an image, or a shard is damaged and --damaged is
@@ -144,8 +144,9 @@ def _remove_images(
             "may hold rows of the image, the first is "
             f"{inventory.leftovers[0].path}; add --leftovers to remove them"
         )
-    whole, parts = _resolve(config.image), [*map(_resolve, config.image.split(","))]
-    found = find_images(inventory, {*map(hash_uri, [whole, *parts])})
+    whole = _resolve(config.image)
+    parts = [_resolve(part) for part in config.image.split(",")]
+    found = find_images(inventory, {hash_uri(uri) for uri in [whole, *parts]})
     present = {uri_hash for of_shard in found.values() for uri_hash in of_shard.values()}
     present.update(finished)
     wanted = [whole] if hash_uri(whole) in present else parts  # a URI may have a comma
@@ -155,7 +156,7 @@ def _remove_images(
             f"--image {absent[0]}: no row of {inventory.output.uri} has this image; give URIs as "
             "the column image_uri has them"
         )
-    hashes = {*map(hash_uri, wanted)}
+    hashes = {hash_uri(uri) for uri in wanted}
     found = select_images(found, hashes)
     if config.dry_run:
         return count_rows(inventory, found)

@@ -1,12 +1,11 @@
-"""Read an output without Ray: its tables, current rows, masks as arrays, overlay pictures."""
+"""Read an output without Ray: tables, current rows, masks as arrays, and overlay pictures."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -55,17 +54,17 @@ class Tables:
         4 53
     """
 
-    images: Any
-    """Rows of `images`, an Arrow table."""
-    masks: Any
+    images: pa.Table
+    """Rows of `images`."""
+    masks: pa.Table
     """Rows of `masks`."""
-    regions: Any
+    regions: pa.Table
     """Rows of `regions`."""
 
     def shards(self) -> Iterator[Tables]:
         """Yield the tables of some images at a time, each image whole and once.
 
-        Tables in memory are yielded as they are. Those of `read_tables` are read meanwhile, in the
+        Tables in memory are yielded as they are. Those of `read_tables` are read on the way, in the
         memory of a few shards, whatever the size of the archive.
 
         Raises:
@@ -73,12 +72,12 @@ class Tables:
         """
         yield self
 
-    def select(self, table: str, image_uri: str) -> Any:
+    def select(self, table: str, image_uri: str) -> pa.Table:
         """Return the rows of one image.
 
         Args:
             table: Name of the table.
-            image_uri: URI of the image as it stands in the tables.
+            image_uri: URI of the image as in the tables.
 
         Raises:
             InputError: A shard is damaged, or cannot be read.
@@ -89,8 +88,8 @@ class Tables:
 class StoredTables(Tables):
     """The tables of an output, as they were listed.
 
-    Each is read when it is first used, and kept. `shards` and `select` read the shards that they
-    need, and keep one of them.
+    Each table is read when it is first used, and kept. `shards` and `select` read the shards that
+    they need, and keep one of them.
 
     Args:
         shards: Shards of the output.
@@ -112,7 +111,9 @@ class StoredTables(Tables):
     def images(self) -> pa.Table:
         """Rows of `images`."""
         rows = self._shards.read("images", SCHEMAS["images"].names)
-        return (_select_current(rows) if self._current else rows).drop_columns("shard")
+        if self._current:
+            rows = _select_current(rows)
+        return rows.drop_columns("shard")
 
     @cached_property
     def masks(self) -> pa.Table:
@@ -141,25 +142,31 @@ class StoredTables(Tables):
     def _places(self) -> pa.Table:
         """Columns image_uri, run_id and shard of the images that count."""
         rows = self._shards.read("images", [*_KEY, "pages", "segmented_at", "error_type"])
-        return (_select_current(rows) if self._current else rows).select([*_KEY, "shard"])
+        if self._current:
+            rows = _select_current(rows)
+        return rows.select([*_KEY, "shard"])
 
     def _read_shard(self, path: str) -> Tables:
         """Return the tables of a shard; the last one is kept, because images come in order."""
-        last: tuple[str, Tables] | None = vars(self).get("_last")
-        if last is None or last[0] != path:
+        last_path, tables = vars(self).get("_last", (None, None))
+        if last_path != path:
             keys = self._places.filter(pc.field("shard") == path) if self._current else None
             (tables,) = iterate_shards(self._shards.of_paths((path,)), keys)
-            vars(self)["_last"] = last = (path, tables)
-        return last[1]
+            vars(self)["_last"] = path, tables
+        return tables
 
     def _read(self, table: str) -> pa.Table:
         """Return all rows of a table that count."""
-        keys = _split_keys(self._places) if self._current else None
-        shards = self._shards if keys is None else self._shards.of_paths(keys)
+        columns = SCHEMAS[table].names
         found = [_schema_of(table).empty_table()]
-        for path, rows in shards.iterate(table, SCHEMAS[table].names):
-            kept = rows if keys is None else _select_rows(rows, keys[path])
-            found.append(kept.drop_columns("shard"))
+        if not self._current:
+            found += [
+                rows.drop_columns("shard") for _, rows in self._shards.iterate(table, columns)
+            ]
+            return pa.concat_tables(found)
+        keys = _split_keys(self._places)
+        for path, rows in self._shards.of_paths(keys).iterate(table, columns):
+            found.append(_select_rows(rows, keys[path]).drop_columns("shard"))
         return pa.concat_tables(found)
 
 
@@ -174,12 +181,12 @@ def read_tables(uri: str | Storage, current: bool = True) -> Tables:
     Args:
         uri: Output of segmentation; a storage has the options of its store.
         current: Whether to keep only the latest successful row of each image, with its masks and
-            regions, instead of the whole history. Of a file that was read in two ways, as pages
-            and as planes, only the rows of one are current (see `output.namings`).
+            regions, instead of the whole history. If a file was read in two ways, as pages and as
+            planes, only the rows of one way are current (see `output.namings`).
 
     Returns:
-        The three tables. `images`, `masks` and `regions` read a whole table into memory, `shards()`
-        reads a shard at a time; both raise InputError where a shard is damaged.
+        The three tables. `images`, `masks` and `regions` read a whole table into memory; `shards()`
+        reads a shard at a time. All raise InputError if a shard is damaged.
 
     Raises:
         InputError: There are no tables at the URI.
@@ -200,17 +207,18 @@ def current_keys(shards: CommittedShards) -> tuple[pa.Table, int]:
         shards: Shards to search.
 
     Returns:
-        Arrow table with the columns image_uri, run_id and shard; and the number of successful rows
-        that make no sense and are left out.
+        Table with the columns image_uri, run_id and shard; and the number of successful rows that
+        make no sense and are left out.
 
     Raises:
         InputError: A shard is damaged.
     """
-    names = [*_KEY, "pages", "segmented_at", "error_type", "height", "width"]
-    rows = shards.read("images", names)
-    found = rows.filter(pc.field("error_type").is_null())
-    sound = found.filter(SOUND_ROWS["images"])
-    return _select_current(sound).select([*_KEY, "shard"]), len(found) - len(sound)
+    columns = [*_KEY, "pages", "segmented_at", "error_type", "height", "width"]
+    rows = shards.read("images", columns)
+    successful = rows.filter(pc.field("error_type").is_null())
+    sound = successful.filter(SOUND_ROWS["images"])
+    keys = _select_current(sound).select([*_KEY, "shard"])
+    return keys, len(successful) - len(sound)
 
 
 def iterate_shards(
@@ -223,11 +231,11 @@ def iterate_shards(
     Args:
         shards: Shards of the output.
         keys: Keys of the images, as `current_keys` returns them; None: all rows.
-        unsound: Receives the numbers of rows that make no sense and are left out, by table; those
-            of images without a key among them. None: such rows are kept.
+        unsound: Receives the numbers of rows that make no sense and are left out, by table. They
+            include rows of images without a key. None: such rows are kept.
 
     Yields:
-        The three tables of one shard, with the rows of these images only, each image once.
+        The three tables of one shard, with only the rows of these images, each image once.
 
     Raises:
         InputError: A shard is damaged, or cannot be read.
@@ -252,47 +260,44 @@ def _split_keys(keys: pa.Table) -> dict[str, pa.Table]:
     """Return the keys (image_uri, run_id) of each shard by its path."""
     shards = pc.dictionary_encode(keys["shard"]).combine_chunks()
     order = np.argsort(shards.indices, kind="stable")
-    starts = np.searchsorted(
-        shards.indices.to_numpy()[order], np.arange(len(shards.dictionary) + 1)
-    ).tolist()
+    numbers = np.arange(len(shards.dictionary) + 1)
+    starts = np.searchsorted(shards.indices.to_numpy()[order], numbers).tolist()
     ordered = keys.select(_KEY).take(order)
-    return {
-        path: ordered.slice(first, last - first)
-        for path, first, last in zip(
-            shards.dictionary.to_pylist(), starts[:-1], starts[1:], strict=True
-        )
-    }
+    by_path = {}
+    for number, path in enumerate(shards.dictionary.to_pylist()):
+        first, last = starts[number], starts[number + 1]
+        by_path[path] = ordered.slice(first, last - first)
+    return by_path
 
 
-def _select_current(images: Any) -> Any:
+def _select_current(images: pa.Table) -> pa.Table:
     """Return the latest successful row of each image, of one naming per file."""
     good = images.filter(pc.field("error_type").is_null())
     if pc.any(pc.greater(good["pages"], 1)).as_py():
         with open_workspace() as database:
-            numbered = good.append_column("row", pa.array(np.arange(len(good))))
-            database.read("good", numbered, ("row", *_KEY, "pages", "segmented_at"))
+            database.read("good", _number_rows(good), ("row", *_KEY, "pages", "segmented_at"))
             if find_superseded(database, "good"):
                 query = "SELECT row FROM good ANTI JOIN superseded USING (image_uri, run_id)"
                 good = good.take(database.table(f"{query} ORDER BY row")["row"])
     return _select_latest(good)
 
 
-def _select_latest(images: Any) -> Any:
+def _select_latest(images: pa.Table) -> pa.Table:
     """Return the latest successful row of each image."""
     good = images.filter(pc.field("error_type").is_null()).sort_by("segmented_at")
-    last = (
-        good.append_column("row", pa.array(np.arange(len(good))))
-        .group_by("image_uri")
-        .aggregate([("row", "max")])
-    )
+    last = _number_rows(good).group_by("image_uri").aggregate([("row", "max")])
     return good.take(last["row_max"].sort())
 
 
-def _select_rows(table: Any, keys: Any) -> Any:
+def _select_rows(table: pa.Table, keys: pa.Table) -> pa.Table:
     """Return the rows of a table whose key is among `keys`, in the order of the table."""
-    numbered = table.select(_KEY).append_column("row", pa.array(np.arange(len(table))))
-    kept = numbered.join(keys, _KEY, join_type="left semi")
+    kept = _number_rows(table.select(_KEY)).join(keys, _KEY, join_type="left semi")
     return table.take(kept["row"].sort())
+
+
+def _number_rows(table: pa.Table) -> pa.Table:
+    """Return a table with the number of each row as `row`."""
+    return table.append_column("row", pa.array(np.arange(len(table))))
 
 
 def image_masks(
@@ -302,7 +307,7 @@ def image_masks(
 
     Args:
         tables: Tables with the current rows.
-        image_uri: URI of the image as it stands in the tables.
+        image_uri: URI of the image as in the tables.
         window: Part of the image to return (px); None returns the whole image, which may not fit in
             memory if it is large.
 
@@ -317,12 +322,14 @@ def image_masks(
         name: np.zeros((wanted.height, wanted.width), bool)
         for name in pc.unique(rows["class_name"]).to_pylist()
     }
-    below, right = pc.add(rows["top"], rows["height"]), pc.add(rows["left"], rows["width"])
-    meets = [
-        pc.less(rows["top"], wanted.bottom), pc.greater(below, wanted.top),
-        pc.less(rows["left"], wanted.right), pc.greater(right, wanted.left),
-    ]  # fmt: skip
-    for row in rows.filter(reduce(pc.and_, meets)).to_pylist():
+    meets = _meets(
+        wanted,
+        top=rows["top"],
+        bottom=pc.add(rows["top"], rows["height"]),
+        left=rows["left"],
+        right=pc.add(rows["left"], rows["width"]),
+    )
+    for row in rows.filter(meets).to_pylist():
         try:
             piece = decode_rle(row["counts"], row["height"], row["width"])
         except ValueError as error:
@@ -333,10 +340,22 @@ def image_masks(
         top, left = row["top"] - wanted.top, row["left"] - wanted.left
         inside = piece[max(0, -top) : wanted.height - top, max(0, -left) : wanted.width - left]
         top, left = max(0, top), max(0, left)
-        masks[row["class_name"]][top : top + inside.shape[0], left : left + inside.shape[1]] = (
-            inside
-        )
+        bottom, right = top + inside.shape[0], left + inside.shape[1]
+        masks[row["class_name"]][top:bottom, left:right] = inside
     return masks
+
+
+def _meets(
+    window: Box,
+    top: pa.ChunkedArray,
+    bottom: pa.ChunkedArray,
+    left: pa.ChunkedArray,
+    right: pa.ChunkedArray,
+) -> pa.ChunkedArray:
+    """Tell for each of some boxes whether it meets a window."""
+    in_rows = pc.and_(pc.less(top, window.bottom), pc.greater(bottom, window.top))
+    in_columns = pc.and_(pc.less(left, window.right), pc.greater(right, window.left))
+    return pc.and_(in_rows, in_columns)
 
 
 def image_objects(
@@ -344,30 +363,31 @@ def image_objects(
 ) -> dict[str, NDArray[np.int64]]:
     """Return the regions of an image, or of a window of it, as label images.
 
-    The label images are drawn from the regions' outlines, which are pixel-exact, so that touching
-    regions stay apart. Regions smaller than the run's `--min-area` appear in the masks only.
+    The label images are drawn from the outlines of the regions, which are exact to the pixel, so
+    that touching regions stay apart. Regions smaller than the run's `--min-area` appear only in the
+    masks.
 
     Args:
         tables: Tables with the current rows.
-        image_uri: URI of the image as it stands in the tables.
+        image_uri: URI of the image as in the tables.
         window: Part of the image to return (px); None returns the whole image.
 
     Returns:
-        Label image of each class by class name; (H, W), int64, region_id or 0 where there is none.
+        Label image of each class by class name; (H, W), int64, region_id, or 0 without a region.
 
     Raises:
         InputError: The image is not in the tables, the window leaves it, or an outline is damaged.
     """
     rows, wanted = _select_masks(tables, image_uri, window)
     regions = tables.select("regions", image_uri)
-    box = {
-        side: pc.struct_field(regions["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax")
-    }
-    meets = [
-        pc.less(box["ymin"], wanted.bottom), pc.greater(box["ymax"], wanted.top),
-        pc.less(box["xmin"], wanted.right), pc.greater(box["xmax"], wanted.left),
-    ]  # fmt: skip
-    regions = regions.filter(reduce(pc.and_, meets))
+    meets = _meets(
+        wanted,
+        top=pc.struct_field(regions["bbox"], "ymin"),
+        bottom=pc.struct_field(regions["bbox"], "ymax"),
+        left=pc.struct_field(regions["bbox"], "xmin"),
+        right=pc.struct_field(regions["bbox"], "xmax"),
+    )
+    regions = regions.filter(meets)
     labels = {}
     for name in pc.unique(rows["class_name"]).to_pylist():
         of_class = regions.filter(pc.field("class_name") == name)
@@ -378,17 +398,17 @@ def image_objects(
     return labels
 
 
-def _select_masks(tables: Tables, image_uri: str, window: Box | None) -> tuple[Any, Box]:
+def _select_masks(tables: Tables, image_uri: str, window: Box | None) -> tuple[pa.Table, Box]:
     """Return the masks rows of an image and the window to read, by default the whole image."""
     rows = tables.select("masks", image_uri)
     if not len(rows):
         raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")
-    height, width = (
-        pc.max(pc.add(rows[start].cast(pa.int64()), rows[size])).as_py()
-        for start, size in (("top", "height"), ("left", "width"))
-    )
+    height = pc.max(pc.add(rows["top"].cast(pa.int64()), rows["height"])).as_py()
+    width = pc.max(pc.add(rows["left"].cast(pa.int64()), rows["width"])).as_py()
     wanted = window or Box(0, 0, height, width)
-    if not (0 <= wanted.top < wanted.bottom <= height and 0 <= wanted.left < wanted.right <= width):
+    has_rows = 0 <= wanted.top < wanted.bottom <= height
+    has_columns = 0 <= wanted.left < wanted.right <= width
+    if not (has_rows and has_columns):
         raise InputError(
             f"{image_uri}: the window {wanted} leaves the image of {width}×{height} px"
         )

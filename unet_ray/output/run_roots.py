@@ -1,15 +1,15 @@
-"""Roots of the images that tables name: who wrote the tables does not choose what is opened."""
+"""Roots of the images that tables name, so that their author cannot choose what is opened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
-from unet_ray.flags import StoreOptions
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_store
+from unet_ray.store_options import StoreOptions
 from unet_ray.tables.runs import MOST_ROOTS, recorded_roots
 
 
@@ -22,17 +22,21 @@ def roots_of_runs(
     """Return the roots below which the images of some runs may be opened.
 
     Args:
-        output: Root of the tables. Whoever writes there can also write records, so that these only
-            count for the store that the tables are on: the same bucket, or this machine.
-        records: Records of the runs; the first hundred roots that differ count.
-        image_roots: Flag that names the roots instead; None: not given.
-        options: Options of the store of the images. Those that a record has do not count: whoever
-            wrote it does not choose where the credentials of this process go.
+        output: Root of the tables. Anyone who can write there can also write records, so that these
+            count only for the store that the tables are on: the same bucket, or this machine.
+        records: Records of the runs; their first hundred different roots count.
+        image_roots: Flag that names the roots instead; None: it is not given.
+        options: Options of the store of the images. Those in a record do not count, since its
+            author must not choose where the credentials of this process go.
 
     Raises:
         InputError: The flag names no place.
     """
-    given, store = Roots.parse(image_roots, options=options), uri_store(output.uri)
-    recorded = chain.from_iterable(map(recorded_roots, records))
-    ours = dict.fromkeys(root for root in recorded if uri_store(root) == store)
+    given = Roots.parse(image_roots, options=options)
+    store = uri_store(output.uri)
+    ours: dict[str, None] = {}  # an ordered set
+    for record in records:
+        for root in recorded_roots(record):
+            if uri_store(root) == store:
+                ours[root] = None
     return given.or_default(*sorted(islice(ours, MOST_ROOTS)))

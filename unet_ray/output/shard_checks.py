@@ -1,4 +1,4 @@
-"""The rules for the rows of one shard, checked by a plain function on its three tables."""
+"""The rules for the rows of one shard, as a plain function that checks its three tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 
@@ -22,13 +23,15 @@ from unet_ray.imaging.regions.separation import unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
 _MOST_PIXELS = 2**26
-"""Largest piece of a mask that is drawn; tiles and images that are read whole have 2^25 px."""
+"""Largest piece of a mask that is drawn (px); tiles, and images that are read whole, have 2^25."""
 _MOST_SEAM_PX = 2**29
-"""Largest length of the lines between the pieces of a mask, of 18 bytes a pixel. Between tiles of
-1024 px they come to that in images of half a million pixels a side."""
+"""Largest total length of the lines between the pieces of a mask (px), each pixel of which takes 18
+bytes. With tiles of 1024 px, an image of half a million pixels a side comes to that."""
 _NO_COVER = "masks rows that do not cover their image"
 _TOO_LARGE = "masks rows that are too large for their pixels to be checked"
-Rows = dict[tuple[str, str], list[dict[str, Any]]]
+Row = dict[str, Any]
+"""Row of a table, by column."""
+Rows = dict[tuple[str, str], list[Row]]
 """Rows by (image_uri, run_id)."""
 
 
@@ -47,23 +50,22 @@ class RegionRules:
     """The rules by which the regions of a run follow from its masks."""
 
     filters: dict[int, RegionFilter]
-    """Filter of each class, by class id; regions that do not pass it were dropped."""
+    """Filter of each class, by class id; regions that did not pass it were dropped."""
     separated: bool = False
-    """True where touching objects were separated, so that masks alone do not tell the regions."""
+    """True if touching objects were separated, so that the regions do not follow from the masks."""
 
     @staticmethod
     def of_record(record: dict[str, Any]) -> RegionRules:
         """Read the rules from a run record."""
         objects = record["objects"]
         scores = objects.get("min_scores", {})  # runs before 2026-11-26 have none
-        filters = {
-            int(spec): RegionFilter(area, scores.get(spec, 0.0))
-            for spec, area in objects["min_areas"].items()
-        }
+        filters = {}
+        for class_id, min_area in objects["min_areas"].items():
+            filters[int(class_id)] = RegionFilter(min_area, scores.get(class_id, 0.0))
         return RegionRules(filters, objects["parted"])
 
     def make_check(
-        self, class_id: int, rows: list[dict[str, Any]], height: int, width: int
+        self, class_id: int, rows: list[Row], height: int, width: int
     ) -> _ComponentsCheck | _SeparatedCheck:
         """Return the check that compares the regions rows of a class with its mask."""
         check = _SeparatedCheck if self.separated else _ComponentsCheck
@@ -71,55 +73,48 @@ class RegionRules:
 
 
 def check_shard(
-    tables: dict[str, Any], rules: dict[str, RegionRules], pixels: bool = True
+    tables: dict[str, pa.Table], rules: dict[str, RegionRules], pixels: bool = True
 ) -> list[Problem]:
     """Check the three tables of one shard against each other.
 
     Args:
         tables: Arrow tables by name (`images`, `masks`, `regions`).
-        rules: Rules of each run, by run id; regions of other runs are not measured again.
+        rules: Rules of runs, by run id; regions of runs without rules are not measured again.
         pixels: Whether to decode every mask and measure its regions again.
 
     Returns:
         The breaches that were found.
     """
     rows = {name: table.to_pylist() for name, table in tables.items()}
-    masks, regions = (group_by_image(rows[name]) for name in ("masks", "regions"))
-    counted = Counter(_key(row) for row in rows["images"])
-    good = {_key(row) for row in rows["images"] if row["error_type"] is None}
-    found = [
-        Problem("an image more than once in a shard", uri)
-        for (uri, _), times in counted.items()
-        if times > 1
-    ]
+    masks = group_by_image(rows["masks"])
+    regions = group_by_image(rows["regions"])
+    successful = {_key(row) for row in rows["images"] if row["error_type"] is None}
+    found = []
+    for (uri, _), times in Counter(map(_key, rows["images"])).items():
+        if times > 1:
+            found.append(Problem("an image more than once in a shard", uri))
     for name, groups in (("masks", masks), ("regions", regions)):
-        found += [
-            Problem(f"{name} rows without a successful images row", uri)
-            for uri, _ in groups.keys() - good
-        ]
+        for uri, _ in groups.keys() - successful:
+            found.append(Problem(f"{name} rows without a successful images row", uri))
     for row in rows["images"]:
         key = _key(row)
-        if row["error_type"] is not None:
-            if not row["error"] or not row["error_stage"] or row["region_count"] is not None:
-                found.append(
-                    Problem("a failed image without error, stage, or with regions", key[0])
-                )
-            continue
-        of_image = masks.get(key, []), regions.get(key, [])
-        breaches = [*_check_rows(row, *of_image)]
-        found += [Problem(kind, key[0]) for kind in breaches]
-        if pixels and _NO_COVER not in breaches and _TOO_LARGE not in breaches:
-            found += [
-                Problem(kind, key[0]) for kind in _check_pixels(row, *of_image, rules.get(key[1]))
-            ]
+        uri, run_id = key
+        if row["error_type"] is None:
+            of_image = masks.get(key, []), regions.get(key, [])
+            breaches = [*_check_rows(row, *of_image)]
+            if pixels and _NO_COVER not in breaches and _TOO_LARGE not in breaches:
+                breaches += _check_pixels(row, *of_image, rules.get(run_id))
+            found += [Problem(kind, uri) for kind in breaches]
+        elif not row["error"] or not row["error_stage"] or row["region_count"] is not None:
+            found.append(Problem("a failed image without error, stage, or with regions", uri))
     return found
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str]:
+def _key(row: Row) -> tuple[str, str]:
     return row["image_uri"], row["run_id"]
 
 
-def group_by_image(rows: list[dict[str, Any]]) -> Rows:
+def group_by_image(rows: list[Row]) -> Rows:
     """Group the rows of a table by image and run."""
     groups: Rows = defaultdict(list)
     for row in rows:
@@ -127,57 +122,58 @@ def group_by_image(rows: list[dict[str, Any]]) -> Rows:
     return groups
 
 
-def _check_rows(
-    row: dict[str, Any], masks: list[dict[str, Any]], regions: list[dict[str, Any]]
-) -> Iterator[str]:
-    """Yield the breaches that the columns show without decoding a mask."""
+def _check_rows(row: Row, masks: list[Row], regions: list[Row]) -> Iterator[str]:
+    """Yield the breaches that show without decoding a mask."""
     if row["region_count"] != len(regions):
         yield "region_count is not the number of regions rows"
     if [r["region_id"] for r in regions] != list(range(1, len(regions) + 1)):
         yield "region ids are not 1 to n in order"
-    if any(not 0 < r["score"] <= r["score_max"] <= 1 for r in regions):
+    if not all(0 < r["score"] <= r["score_max"] <= 1 for r in regions):
         yield "a region whose score is not above 0 and at most score_max, or score_max is above 1"
     if not masks:
         yield "a successful image without masks rows"
     for pieces in _group_by_class(masks).values():
-        inside = all(
-            p["top"] >= 0 <= p["left"]
-            and p["top"] + p["height"] <= row["height"]
-            and p["left"] + p["width"] <= row["width"]
-            for p in pieces
-        )
-        twice = len({(p["top"], p["left"]) for p in pieces}) < len(pieces)
-        if (
-            not inside
-            or twice
-            or sum(p["height"] * p["width"] for p in pieces) != row["height"] * row["width"]
-        ):
+        if not _cover_image(pieces, row["height"], row["width"]):
             yield _NO_COVER
         elif not _can_be_drawn(pieces, row["height"], row["width"]):
             yield _TOO_LARGE
 
 
-def _can_be_drawn(pieces: list[dict[str, Any]], height: int, width: int) -> bool:
-    """Tell whether pieces of a mask, and the lines between them, are of a size that runs write."""
-    columns, rows = ({p[start] for p in pieces} - {0} for start in ("left", "top"))
-    seams_px = height * len(columns) + width * len(rows)
-    return seams_px <= _MOST_SEAM_PX and all(
-        p["height"] * p["width"] <= _MOST_PIXELS for p in pieces
-    )
+def _cover_image(pieces: list[Row], height: int, width: int) -> bool:
+    """Tell whether pieces of a mask lie in their image and have as many pixels as it has."""
+    area_px = 0
+    for piece in pieces:
+        bottom, right = piece["top"] + piece["height"], piece["left"] + piece["width"]
+        if piece["top"] < 0 or piece["left"] < 0 or bottom > height or right > width:
+            return False
+        area_px += piece["height"] * piece["width"]
+    corners = {(piece["top"], piece["left"]) for piece in pieces}
+    return len(corners) == len(pieces) and area_px == height * width
+
+
+def _can_be_drawn(pieces: list[Row], height: int, width: int) -> bool:
+    """Tell whether pieces of a mask, and the lines between them, have sizes that runs write."""
+    if any(piece["height"] * piece["width"] > _MOST_PIXELS for piece in pieces):
+        return False
+    lefts = {piece["left"] for piece in pieces} - {0}
+    tops = {piece["top"] for piece in pieces} - {0}
+    seams_px = height * len(lefts) + width * len(tops)
+    return seams_px <= _MOST_SEAM_PX
 
 
 def _check_pixels(
-    row: dict[str, Any],
-    masks: list[dict[str, Any]],
-    regions: list[dict[str, Any]],
+    row: Row,
+    masks: list[Row],
+    regions: list[Row],
     rules: RegionRules | None,
 ) -> Iterator[str]:
-    """Yield the breaches that only decoding shows, in run lengths and in regions."""
+    """Yield the breaches that show only by decoding the masks, in run lengths and in regions."""
     known = _group_by_class(regions)
     for class_id, pieces in _group_by_class(masks).items():
-        check = rules and rules.make_check(
-            class_id, known.pop(class_id, []), row["height"], row["width"]
-        )
+        of_class = known.pop(class_id, [])
+        check = None
+        if rules is not None:
+            check = rules.make_check(class_id, of_class, row["height"], row["width"])
         for piece in pieces:
             mask = _decode_piece(piece)
             if mask is None:
@@ -186,13 +182,9 @@ def _check_pixels(
             if int(mask.sum()) != piece["area"]:
                 yield "a masks row whose area is not that of its run lengths"
             if check:
-                core = Box(
-                    piece["top"],
-                    piece["left"],
-                    piece["top"] + piece["height"],
-                    piece["left"] + piece["width"],
-                )
-                check.add(core, mask)
+                top, left = piece["top"], piece["left"]
+                box = Box(top, left, top + piece["height"], left + piece["width"])
+                check.add(box, mask)
         if check:
             yield from check.breaches()
     if known and rules is not None:
@@ -200,46 +192,44 @@ def _check_pixels(
 
 
 class _ComponentsCheck:
-    """Compares the regions rows of a class with the components of its mask.
-
-    The mask comes in pieces.
-    """
+    """Compares the regions rows of a class with the components of its mask, given in pieces."""
 
     def __init__(
-        self, rows: list[dict[str, Any]], region_filter: RegionFilter, height: int, width: int
+        self, rows: list[Row], region_filter: RegionFilter, height: int, width: int
     ) -> None:
-        self._rows, self._filter = rows, region_filter
-        self._merger = RegionMerger(height, width, max_regions=height * width)
+        self._rows = rows
+        self._filter = region_filter
         self._size = height, width
+        self._merger = RegionMerger(height, width, max_regions=height * width)
 
     def add(self, box: Box, mask_hw: NDArray[np.bool_]) -> None:
         """Add a piece of the mask."""
-        self._merger.add(
-            find_tile_regions(unseparated(mask_hw), mask_hw.view(np.uint8), box, *self._size)
-        )
+        probabilities = mask_hw.view(np.uint8)
+        self._merger.add(find_tile_regions(unseparated(mask_hw), probabilities, box, *self._size))
 
     def breaches(self) -> Iterator[str]:
         """Yield the breaches, once all pieces are added."""
         expected = self._merger.regions(RegionFilter(self._filter.area))
-        if self._filter.score:  # masks hold no probabilities: take the regions that the rows name
+        if self._filter.score:  # masks hold no probabilities: expect the regions of the rows
             stated = {row["geometry"] for row in self._rows}
-            expected = expected.of(
-                np.array([outline in stated for outline in expected.geometry], bool)
-            )
+            is_stated = [outline in stated for outline in expected.geometry]
+            expected = expected.of(np.array(is_stated, bool))
         yield from _compare_regions(self._rows, expected)
         yield from _check_scores(self._rows, self._filter)
 
 
 class _SeparatedCheck:
-    """Compares the regions rows of a class of separated objects with outlines, mask and each other.
+    """Compares the regions rows of a class of separated objects with their outlines and its mask.
 
     The mask comes in pieces.
     """
 
     def __init__(
-        self, rows: list[dict[str, Any]], region_filter: RegionFilter, height: int, width: int
+        self, rows: list[Row], region_filter: RegionFilter, height: int, width: int
     ) -> None:
-        self._rows, self._filter, self._size = rows, region_filter, (height, width)
+        self._rows = rows
+        self._filter = region_filter
+        self._size = height, width
         self._shapes = parse_wkb([row["geometry"] for row in rows])
         self._bounds = shapely.bounds(self._shapes).reshape(-1, 4)
         self._areas = np.zeros(len(rows), np.int64)
@@ -269,72 +259,72 @@ class _SeparatedCheck:
         yield from self._found
         if "regions that overlap" in self._found:
             return  # the areas of regions that share pixels cannot be counted
-        rows, (height, width) = self._rows, self._size
-        sides = np.reshape(
-            [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows],
-            (-1, 4),
-        )
-        centres = np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))
+        rows = self._rows
+        height, width = self._size
+        boxes = _list_boxes(rows)
         middle = shapely.centroid(self._shapes)
-        middles = np.stack([shapely.get_x(middle), shapely.get_y(middle)], axis=1)
-        xmin, ymin, xmax, ymax = sides.T
+        centroids = np.stack([shapely.get_x(middle), shapely.get_y(middle)], axis=1)
+        xmin, ymin, xmax, ymax = boxes.T
         at_border = (xmin == 0) | (ymin == 0) | (xmax == width) | (ymax == height)
         stated = np.array([row["area"] for row in rows], np.int64)
         agree = {
             "area": np.array_equal(stated, self._areas) and (stated >= self._filter.area).all(),
-            "box": np.array_equal(sides, self._bounds),
-            "centroid": np.allclose(centres, middles, rtol=0, atol=1e-3),
+            "box": np.array_equal(boxes, self._bounds),
+            "centroid": np.allclose(_list_centroids(rows), centroids, rtol=0, atol=1e-3),
             "touches_border": np.array_equal([row["touches_border"] for row in rows], at_border),
         }
-        yield from (
-            f"a region whose {name} is not its outline's"
-            for name, is_equal in agree.items()
-            if not is_equal
-        )
+        for name, is_equal in agree.items():
+            if not is_equal:
+                yield f"a region whose {name} is not its outline's"
         yield from _check_scores(rows, self._filter)
 
 
-def _check_scores(rows: list[dict[str, Any]], region_filter: RegionFilter) -> Iterator[str]:
+def _check_scores(rows: list[Row], region_filter: RegionFilter) -> Iterator[str]:
     if any(row["score"] < np.float32(region_filter.score) for row in rows):
         yield "a region whose score is below the run's minimum"
 
 
-def _group_by_class(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+def _group_by_class(rows: list[Row]) -> dict[int, list[Row]]:
+    groups: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["class_id"]].append(row)
     return groups
 
 
-def _decode_piece(piece: dict[str, Any]) -> NDArray[np.bool_] | None:
-    """Return the mask of a piece, or None where its run lengths are not a mask of its size."""
+def _decode_piece(piece: Row) -> NDArray[np.bool_] | None:
+    """Return the mask of a piece; None if its run lengths do not encode a mask of its size."""
     try:
         mask = decode_rle(piece["counts"], piece["height"], piece["width"])
     except (ValueError, TypeError):
         return None
-    return mask if encode_rle(mask) == piece["counts"] else None  # each mask has exactly one code
+    is_the_code = encode_rle(mask) == piece["counts"]  # each mask has exactly one
+    return mask if is_the_code else None
 
 
-def _compare_regions(rows: list[dict[str, Any]], expected: Regions) -> Iterator[str]:
+def _compare_regions(rows: list[Row], expected: Regions) -> Iterator[str]:
     """Yield the differences between the regions rows of a class and the regions of its mask."""
     if len(rows) != len(expected):
         yield "a number of regions that is not its mask's"
         return
-    sides = [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows]
+    touches_border = [row["touches_border"] for row in rows]
     agree = {
         "area": np.array_equal([row["area"] for row in rows], expected.area),
-        "box": np.array_equal(np.reshape(sides, (-1, 4)), expected.bbox),
-        "centroid": np.array_equal(
-            np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2)),
-            expected.centroid,
-        ),
+        "box": np.array_equal(_list_boxes(rows), expected.bbox),
+        "centroid": np.array_equal(_list_centroids(rows), expected.centroid),
         "outline": [row["geometry"] for row in rows] == list(expected.geometry),
-        "touches_border": np.array_equal(
-            [row["touches_border"] for row in rows], expected.touches_border
-        ),
+        "touches_border": np.array_equal(touches_border, expected.touches_border),
     }
-    yield from (
-        f"a region whose {name} is not its mask's"
-        for name, is_equal in agree.items()
-        if not is_equal
-    )
+    for name, is_equal in agree.items():
+        if not is_equal:
+            yield f"a region whose {name} is not its mask's"
+
+
+def _list_boxes(rows: list[Row]) -> NDArray[np.float64]:
+    """Return the stated boxes of regions; (N, 4), xmin, ymin, xmax, ymax (px)."""
+    boxes = [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows]
+    return np.reshape(boxes, (-1, 4))
+
+
+def _list_centroids(rows: list[Row]) -> NDArray[np.float64]:
+    """Return the stated centroids of regions; (N, 2), x, y (px)."""
+    return np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))

@@ -1,6 +1,6 @@
-"""Rows that make sense: reports and exports take these, and count what they leave out.
+"""Rows that make sense: reports and exports use only these, and count the others.
 
-Tables may have been written or changed by anybody. `verify` names what is wrong with a row.
+Tables may have been written or changed by anyone. `verify` says what is wrong with a row.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 from operator import and_
-from typing import Any
 
 import pyarrow.compute as pc
 
 _MAX_SIDE_PX = 2**31 - 1
 
 
-def _all(*conditions: Any) -> Any:
+def _all(*conditions: pc.Expression) -> pc.Expression:
     return reduce(and_, conditions)
 
 
-def _lies_in(name: str | tuple[str, str], low: float, high: float) -> Any:
+def _lies_in(name: str | tuple[str, str], low: float, high: float) -> pc.Expression:
     """Return the condition that a value is neither null, NaN nor outside a range."""
     value = pc.field(name)
     return (value >= low) & (value <= high)
@@ -28,7 +27,7 @@ def _lies_in(name: str | tuple[str, str], low: float, high: float) -> Any:
 _KEY = _all(pc.field("image_uri") != "", pc.field("run_id") != "")
 _CLASS = _all(_lies_in("class_id", 0, _MAX_SIDE_PX), pc.field("class_name").is_valid())
 _SIDES = _all(*(_lies_in(name, 1, _MAX_SIDE_PX) for name in ("height", "width")))
-SOUND_ROWS: Mapping[str, Any] = {
+SOUND_ROWS: Mapping[str, pc.Expression] = {
     "images": _all(
         _KEY, pc.field("segmented_at").is_valid(), pc.field("error_type").is_valid() | _SIDES
     ),
@@ -50,16 +49,32 @@ SOUND_ROWS: Mapping[str, Any] = {
         pc.field("geometry").is_valid(),
     ),
 }
-"""Conditions on the rows of each table, for `filter` of an Arrow table or dataset."""
+"""Conditions on the rows of each table, for the method `filter` of an Arrow table or dataset."""
 SOUND_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "images": ("image_uri", "run_id", "segmented_at", "error_type", "height", "width"),
     "masks": (
-        *("image_uri", "run_id", "class_id", "class_name", "height", "width", "top", "left"),
-        *("area", "counts"),
+        "image_uri",
+        "run_id",
+        "class_id",
+        "class_name",
+        "height",
+        "width",
+        "top",
+        "left",
+        "area",
+        "counts",
     ),
     "regions": (
-        *("image_uri", "run_id", "class_id", "class_name", "region_id", "score", "score_max"),
-        *("area", "bbox", "geometry"),
+        "image_uri",
+        "run_id",
+        "class_id",
+        "class_name",
+        "region_id",
+        "score",
+        "score_max",
+        "area",
+        "bbox",
+        "geometry",
     ),
 }
-"""Columns that the conditions take, by table."""
+"""Columns that the conditions use, by table."""

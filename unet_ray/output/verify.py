@@ -17,7 +17,6 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 from unet_ray.cluster.ray_data import TASK_CPUS
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.errors import InputError, one_line
-from unet_ray.flags import read_store_options
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
 from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
@@ -26,6 +25,7 @@ from unet_ray.segmentation.result import describe_archived
 from unet_ray.storage.listing import FileScan, Selection, describe_links, scan_files
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
+from unet_ray.store_options import read_store_options
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace
 from unet_ray.tables.ledger import open_ledger, read_images, tables_at
 from unet_ray.tables.lock import read_lock
@@ -97,13 +97,15 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
         InputError: There are no tables.
     """
     output = tables_at(config.tables, read_store_options(config, "tables"))
-    inventory, result = take_inventory(output, others_ok=True), VerifyResult()
+    inventory = take_inventory(output, others_ok=True)
+    result = VerifyResult()
     records = dict(reversed(inventory.records.items()))  # the oldest first
     try:
-        holder = _find_holder(output)
+        lock = read_lock(output)
     except InputError:
-        holder = None
+        lock = None
         result.add([Problem("a lock that is not of unet_ray", "_lock.json")])
+    holder = lock["run_id"] if lock else None  # its open shards are not leftovers
     result.add(_check_files(inventory, holder))
     images = sorted(entry.path for entry in inventory.images)
     result.shards = len(images)
@@ -120,17 +122,13 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
             selection = Selection.parse(config.include, config.exclude)
             options = read_store_options(config, "images")
             roots = Roots.parse(config.image_roots, config.follow_links, options)
-            scan = scan_files(config.images, IMAGE_SUFFIXES, "--images", selection, roots)
+            scan = scan_files(
+                config.images, IMAGE_SUFFIXES, "--images", selection=selection, roots=roots
+            )
             result.add(_check_archive(database, inventory, scan, records))
             if scan.links.left_out:
                 _logger.info(f"note: {scan.named}: {describe_links(scan.links.left_out)}")
     return result
-
-
-def _find_holder(output: Storage) -> str | None:
-    """Return the id of the run that holds the output: its open shards are not leftovers."""
-    lock = read_lock(output)
-    return lock["run_id"] if lock else None
 
 
 def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
@@ -172,8 +170,9 @@ def _check_shards(
         for run_id, record in records.items()
         if "objects" in record
     }
-    shared, waiting = ray.put((output, rules, pixels)), list(paths)
-    pending: dict[Any, str] = {}
+    shared = ray.put((output, rules, pixels))
+    waiting = list(paths)
+    pending: dict[ray.ObjectRef, str] = {}
     while waiting or pending:
         while waiting and len(pending) < _SHARDS_IN_FLIGHT:
             path = waiting.pop()
@@ -217,7 +216,8 @@ def _read_table(data: bytes, schema: pa.Schema) -> pa.Table:
         DamagedFileError, KeyError, ValueError, pa.ArrowException: It is not a table of the schema.
     """
     found = read_parquet(io.BytesIO(data))
-    for name in sorted(ADDED & set(schema.names) - set(found.column_names)):
+    absent = ADDED & set(schema.names) - set(found.column_names)
+    for name in sorted(absent):
         found = found.append_column(name, pa.nulls(len(found), schema.field(name).type))
     return found.select(schema.names).cast(schema)
 
@@ -237,7 +237,7 @@ def _check_ledger(
         *("run_id", "error_type", "reader_version"),
     )
     whole = [entry for entry in inventory.images if entry.path not in damaged]
-    read_images(database, "rows", inventory.output, whole, columns)
+    read_images(database, name="rows", output=inventory.output, images=whole, columns=columns)
     for query, kind in (
         (
             "SELECT image_uri FROM rows WHERE error_type IS NULL "
@@ -273,7 +273,7 @@ def _check_archive(
 ) -> Iterator[Problem]:
     """Check that each image of the archive has a row of the newest run's model and configuration.
 
-    The row may be a success or a failure.
+    The row may be that of a failed image.
     """
     kept = (
         record
@@ -289,7 +289,8 @@ def _check_archive(
     open_ledger(database, inventory.output, inventory.images, *digests)
     database.view("left_out", "FROM retry")
     find_open_images(database, scan)
-    if archived := count_archived(database):
+    archived = count_archived(database)
+    if archived:
         _logger.info(f"note: {scan.named}: {describe_archived(archived)}")
     for missing in _query_uris(database, "SELECT image_uri FROM open_images"):
         yield Problem("an image of the archive without a row", missing)

@@ -14,7 +14,6 @@ from unet_ray.flags import (
     check_day,
     check_fields,
     check_numbers,
-    check_store_options,
     parse_age,
     parse_channels,
     parse_patterns,
@@ -24,6 +23,7 @@ from unet_ray.flags import (
     parse_uris,
 )
 from unet_ray.network.config import Precision, PredictorConfig
+from unet_ray.store_options import check_store_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from unet_ray.errors import (
     UnetRayError,
     one_line,
 )
-from unet_ray.flags import read_store_options
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.network.model_folder import load_model
 from unet_ray.segmentation.config import SegmentConfig
@@ -26,6 +25,7 @@ from unet_ray.segmentation.run import SegmentationRun
 from unet_ray.storage.listing import Selection, scan_files
 from unet_ray.storage.roots import Roots
 from unet_ray.storage.storage import Storage
+from unet_ray.store_options import read_store_options
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import summarize_run
 from unet_ray.tables.lock import OutputLock

@@ -1,4 +1,4 @@
-"""JSON files, of whatever size and content: an object, or one line that says what is wrong."""
+"""JSON files of any size and content: read as an object, or refused in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unet_ray.errors import InputError
 from unet_ray.storage.storage import Storage
 
 MAX_JSON_BYTES = 2**28
-"""Largest JSON file that is read; that of a training on a million labelled files has half of it."""
+"""Largest JSON file that is read (bytes); a training on a million labelled files writes half."""
 
 
 def read_json(folder: Storage, path: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -18,14 +18,14 @@ def read_json(folder: Storage, path: str, max_bytes: int = MAX_JSON_BYTES) -> di
     Args:
         folder: Folder of the file.
         path: Path of the file in the folder.
-        max_bytes: Largest size (bytes); no more of a larger file is read.
+        max_bytes: Largest size (bytes); a larger file is read only up to there.
 
     Returns:
         The object.
 
     Raises:
-        InputError: The file is larger, is not JSON, or holds something else.
-        OSError: It cannot be read; FileNotFoundError where there is none.
+        InputError: The file is larger, is not JSON, or holds something else than an object.
+        OSError: The file cannot be read; FileNotFoundError where there is none.
     """
     return parse_json(read_limited(folder, path, max_bytes), f"{folder.uri}/{path}")
 

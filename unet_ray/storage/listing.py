@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from fnmatch import translate
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
 from unet_ray.errors import InputError
-from unet_ray.flags import StoreOptions, parse_age, parse_patterns
+from unet_ray.flags import parse_age, parse_patterns
 from unet_ray.storage.backends.base import Links
 from unet_ray.storage.manifest import BATCH, FILES, Manifest
 from unet_ray.storage.roots import Roots, default_root, fixed_part
 from unet_ray.storage.storage import FileEntry, Storage, dangling_link
+from unet_ray.store_options import StoreOptions
 from unet_ray.text import escape_controls, is_utf8
 
 _LISTED = FILES.append(pa.field("modified_s", pa.float64()))
@@ -49,11 +49,12 @@ class Listing:
 
 @dataclass(frozen=True)
 class Selection:
-    """Choice of the files of a known kind that a scan gives; by default all of them.
+    """The files that a scan gives, among those of a known kind; by default all of them.
 
-    A pattern is that of a shell, compared with the whole path below the listed folder, in which `*`
-    matches `/` as well; one without `/` is also compared with the file's name. Of a glob, paths
-    start below the folder before its first wildcard. Of a manifest, they are the URIs as written.
+    Patterns are those of a shell, in which `*` matches `/` as well. They are compared with the
+    whole path below the listed folder and, without a `/` in them, with the file's name too. For a
+    glob, paths start below the folder before its first wildcard; for a manifest, they are the URIs
+    as written.
     """
 
     include: tuple[str, ...] = ()
@@ -61,8 +62,8 @@ class Selection:
     exclude: tuple[str, ...] = ()
     """Patterns; a file that matches one of them is left out, even if it is included."""
     min_age_s: float | None = None
-    """Files modified less than that ago (s) are left out: they may still be uploading. A time in
-    the future counts as young, since clocks differ."""
+    """Minimum age of a file (s); younger files are left out, since they may still be uploading. A
+    time in the future counts as young, since clocks differ."""
 
     @staticmethod
     def parse(include: str | None, exclude: str | None, min_age: str | None = None) -> Selection:
@@ -74,15 +75,18 @@ class Selection:
         )
 
     def make_filter(self) -> re.Pattern[str] | None:
-        """Return what the path of a file with one `/` before it must match; None: anything does."""
+        """Return what `/` and the path of a file must match; None if any path will do."""
         if not self.include and not self.exclude:
             return None
-        wanted, unwanted = _any_of(self.include or ("*",)), _any_of(self.exclude)
-        return re.compile(f"(?!{unwanted})(?:{wanted})" if self.exclude else wanted)
+        wanted = _match_any(self.include or ("*",))
+        if not self.exclude:
+            return re.compile(wanted)
+        unwanted = _match_any(self.exclude)
+        return re.compile(f"(?!{unwanted})(?:{wanted})")
 
 
-def _any_of(patterns: Iterable[str]) -> str:
-    """Return a regular expression for any of some shell patterns, of a path with `/` before it."""
+def _match_any(patterns: Iterable[str]) -> str:
+    """Return a regular expression for `/` and a path that matches one of some shell patterns."""
     whole = [f"/{translate(pattern)}" for pattern in patterns]
     names = [_FOLDERS + translate(pattern) for pattern in patterns if "/" not in pattern]
     return "|".join(whole + names)
@@ -91,33 +95,48 @@ def _any_of(patterns: Iterable[str]) -> str:
 ALL_FILES = Selection()
 
 
+@dataclass(frozen=True)
+class _FoundFiles:
+    """The files at a URI, before any of them is left out."""
+
+    root: Storage
+    """Storage that opens the files' URIs."""
+    batches: Iterator[pa.RecordBatch] | None
+    """Batches of _LISTED, or of FILES for a manifest; None where nothing is there."""
+    etags_of_store: bool = True
+    """True if the etags are the store's; a manifest may state others."""
+
+
 class FileScan:
-    """The files of a folder, a glob or a manifest, read as they are asked for, once."""
+    """The files of a folder, a glob or a manifest, read once, as they are asked for."""
 
     def __init__(
         self,
-        source: tuple[Storage, Iterator[Any] | None, bool],
+        found: _FoundFiles,
         suffixes: Collection[str] | None,
         named: str,
         selection: Selection,
         roots: Roots,
         links: Links,
     ) -> None:
-        self.root, batches, self.etags_of_store = source
-        """Storage that opens the files' URIs, and whether the etags are the store's: a manifest may
-        have others."""
+        self.root = found.root
+        """Storage that opens the files' URIs."""
+        self.etags_of_store = found.etags_of_store
+        """True if the etags are the store's; a manifest may state others."""
         self.roots = roots
-        """Roots below which all files lie, but for what links lead to."""
+        """Roots below which all files lie, except those that links lead to."""
         self.links = links
-        """Links that were left out, known at the end."""
+        """Rule for links; its count of those that were left out is complete at the end."""
         self.known = self.others = 0
-        """Files read so far: given, and left out for their suffix. A link to nothing is given
-        where its suffix is known; else it may stand for a folder, which is an error."""
+        """Numbers of files so far that were given, and that were left out for their suffix. A link
+        to nothing counts as a file if its suffix is known; any other may stand for a folder, which
+        is an error."""
         self.nameless = 0
-        """Files of a known kind whose names are not UTF-8, and rows of a manifest without a name:
-        no table could name them, so they are left out."""
+        """Number of files of a known kind whose names are not UTF-8, and of rows of a manifest
+        without a name. They are left out, since no table could name them."""
         self.excluded = self.young = 0
-        """Files of a known kind that the patterns, and then the age, of the selection left out."""
+        """Numbers of files of a known kind that the patterns of the selection left out, and of the
+        remaining ones that its age left out."""
         self.selection = selection
         self.named = named
         """Flag and URI, for messages."""
@@ -125,34 +144,31 @@ class FileScan:
         youngest = selection.min_age_s
         self._latest_s = None if youngest is None else time.time() - youngest
         self._first_nameless = ""
-        self._is_there, self._batches = batches is not None, batches or iter(())
+        self._is_there = found.batches is not None
+        self._batches = found.batches or iter(())
         self._suffixes = suffixes
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield Arrow batches of FILES; there may be none.
 
         Raises:
-            InputError: A folder that cannot be listed to its end, a link to what may be a folder, a
-                store that does not tell the age that is asked for.
+            InputError: A folder cannot be listed to its end, a link to nothing may stand for a
+                folder, or an age is asked for that the store does not tell.
         """
         with _as_input_errors(self.named):
             for batch in self._batches:
-                known = batch
-                if self._suffixes:
-                    is_known = self._is_known(batch["path"])
-                    known = batch.filter(is_known)
-                    _refuse_dangling_links(batch.filter(pc.invert(is_known)))
-                self.others += len(batch) - len(known)
-                named = self._leave_out_nameless(known)
-                selected = self._leave_out_young(self._leave_out_excluded(named))
-                self.known += len(selected)
-                yield selected.select(FILES.names)
+                files = self._leave_out_other_kinds(batch)
+                files = self._leave_out_nameless(files)
+                files = self._leave_out_excluded(files)
+                files = self._leave_out_young(files)
+                self.known += len(files)
+                yield files.select(FILES.names)
 
     @property
     def emptiness(self) -> str | None:
-        """Message for a listing that gives no file; else None.
+        """Message for a listing that gives no file; None where it gives some.
 
-        Files that are too young are there: a later run does them.
+        Files that are too young do not make it empty: a later run does them.
         """
         if self.known or self.young:
             return None
@@ -172,7 +188,7 @@ class FileScan:
 
     @property
     def note(self) -> str | None:
-        """Message about what was left out because it has no name; None where nothing was."""
+        """Message about what was left out for want of a name; None where nothing was."""
         if not self.nameless:
             return None
         if self._suffixes is None:
@@ -185,7 +201,25 @@ class FileScan:
             f"the first is {self._first_nameless}; rename them"
         )
 
-    def _leave_out_nameless(self, files: Any) -> Any:
+    def _leave_out_other_kinds(self, files: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the files with a known suffix, and count the others.
+
+        Raises:
+            ListingError: One of the others is a link to nothing, which may stand for a folder.
+        """
+        if not self._suffixes:
+            return files
+        found = pc.extract_regex(pc.utf8_lower(files["path"]), r"(?P<suffix>\.[^./]+)$")
+        suffixes = pc.struct_field(found, "suffix")
+        is_known = pc.is_in(suffixes, pa.array(sorted(self._suffixes)))
+        others = files.filter(pc.invert(is_known))
+        dangling = others.filter(pc.equal(others["etag"], ""))
+        if len(dangling):
+            raise dangling_link(dangling["uri"][0].as_py() or dangling["path"][0].as_py())
+        self.others += len(others)
+        return files.filter(is_known)
+
+    def _leave_out_nameless(self, files: pa.RecordBatch) -> pa.RecordBatch:
         """Return the files that have a URI, and count the others."""
         is_nameless = pc.is_null(files["uri"])
         nameless = files["path"].filter(is_nameless)
@@ -195,45 +229,36 @@ class FileScan:
         self._first_nameless = self._first_nameless or nameless[0].as_py() or ""
         return files.filter(pc.invert(is_nameless))
 
-    def _leave_out_excluded(self, files: Any) -> Any:
+    def _leave_out_excluded(self, files: pa.RecordBatch) -> pa.RecordBatch:
         """Return the files that match the patterns, and count the others."""
         if self._filter is None:
             return files
         matches = self._filter.match
-        selected = files.filter(
-            pa.array([bool(matches(f"/{p}")) for p in files["path"].to_pylist()], pa.bool_())
-        )
+        is_selected = [matches(f"/{path}") is not None for path in files["path"].to_pylist()]
+        selected = files.filter(pa.array(is_selected, pa.bool_()))
         self.excluded += len(files) - len(selected)
         return selected
 
-    def _leave_out_young(self, files: Any) -> Any:
+    def _leave_out_young(self, files: pa.RecordBatch) -> pa.RecordBatch:
         """Return the files that are old enough, and count the others."""
         if self._latest_s is None:
             return files
-        modified_s, is_dangling = files["modified_s"], pc.equal(files["etag"], "")
-        if pc.any(pc.and_(pc.is_null(modified_s), pc.invert(is_dangling))).as_py():
+        modified_s = files["modified_s"]
+        is_file = pc.not_equal(files["etag"], "")  # not a link to nothing
+        if pc.any(pc.and_(pc.is_null(modified_s), is_file)).as_py():
             raise InputError(
                 f"{self.named}: this store does not tell when files were modified; run without "
                 "--min-age"
             )
-        selected = files.filter(pc.fill_null(pc.less_equal(modified_s, self._latest_s), True))
+        is_old = pc.less_equal(modified_s, self._latest_s)
+        selected = files.filter(pc.fill_null(is_old, True))
         self.young += len(files) - len(selected)
         return selected
 
-    def _is_known(self, paths: Any) -> Any:
-        found = pc.extract_regex(pc.utf8_lower(paths), r"(?P<suffix>\.[^./]+)$")
-        return pc.is_in(pc.struct_field(found, "suffix"), pa.array(sorted(self._suffixes or ())))
-
 
 def describe_links(left_out: int) -> str:
-    """Say how many links a listing did not follow, and which flag makes it."""
+    """Say how many links a listing did not follow, and with which flag it would."""
     return f"{left_out} links that lead out of the folder were not followed (--follow-links)"
-
-
-def _refuse_dangling_links(files: Any) -> None:
-    dangling = files.filter(pc.equal(files["etag"], ""))
-    if len(dangling):
-        raise dangling_link(dangling["uri"][0].as_py() or dangling["path"][0].as_py())
 
 
 @contextmanager
@@ -256,40 +281,48 @@ def scan_files(
     """Open the files of a folder (recursively), a glob or a Parquet manifest.
 
     A manifest has the column `image_uri` and may have `image_etag` and `image_bytes`; relative URIs
-    start at its folder. Whether it names a file twice is for the caller to find out. A row whose
-    file is not there, or may not be looked at, has no etag: reading it reports the reason.
+    start at its folder. It may name a file twice, which the caller has to find out. A row whose
+    file is missing or forbidden has no etag: reading the file reports the reason.
 
     Args:
         uri: URI of the folder, glob or manifest.
-        suffixes: Known suffixes, lower case, with the dot; all rows of a manifest count.
+        suffixes: Known suffixes, in lower case and with the dot. They do not apply to the rows of a
+            manifest.
         flag: Flag that named the URI, for messages.
-        selection: Which files of known suffixes to give.
-        roots: Folders below which the files of a manifest lie, by default its own bucket or folder;
-            whether links are followed that lead out of them, or of the folder that is listed;
-            and the options of the store of the folder, or of the files and of the manifest.
+        selection: The files of known suffixes to give.
+        roots: Folders below which the files of a manifest lie, by default its own bucket or folder.
+            They also say whether to follow links that lead out of these, or of the listed folder,
+            and have the options of the store that holds the files and the manifest.
 
     Raises:
-        InputError: Nothing there, not a manifest, no permission, an age asked of a manifest, or a
-            manifest that begins with a file outside the roots.
+        InputError: There is nothing, it is not a manifest, it may not be read, it is a manifest and
+            an age is asked for, or its first file lies outside the roots.
     """
-    named, is_manifest = f"{flag} {uri}", uri.endswith(".parquet")
+    named = f"{flag} {uri}"
+    is_manifest = uri.endswith(".parquet")
     if is_manifest and selection.min_age_s is not None:
         raise InputError(
             f"{named}: a manifest does not tell when files were modified; leave young ones out of "
             "it, and run without --min-age"
         )
     links = Links(roots.follow_links)
-    source: tuple[Storage, Iterator[Any] | None, bool]
     with _as_input_errors(named):
         if is_manifest:
             roots = roots.or_default(default_root(uri))
             manifest = Manifest.open(uri, named, roots)
             root = roots.confine(manifest.find_root())
-            source = root, manifest.files(root), "image_etag" not in manifest.columns
+            found = _FoundFiles(root, manifest.files(root), "image_etag" not in manifest.columns)
         else:
-            root, batches = _found(uri, links, roots.options)
-            roots, source = replace(roots, uris=(root.uri,)), (root, batches, True)
-    return FileScan(source, None if is_manifest else suffixes, named, selection, roots, links)
+            found = _find_files(uri, links, roots.options)
+            roots = replace(roots, uris=(found.root.uri,))
+    return FileScan(
+        found,
+        suffixes=None if is_manifest else suffixes,
+        named=named,
+        selection=selection,
+        roots=roots,
+        links=links,
+    )
 
 
 def list_files(
@@ -301,7 +334,7 @@ def list_files(
     """List the files of a folder, a glob or a manifest, as `scan_files` does.
 
     Raises:
-        InputError: As `scan_files`, no file of a known kind, or a URI that is listed twice.
+        InputError: Same as `scan_files`; or there is no file of a known kind, or a URI twice.
     """
     scan = scan_files(uri, suffixes, flag, roots=roots)
     entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
@@ -310,14 +343,19 @@ def list_files(
     twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
     if twice:
         raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
-    in_order = tuple(sorted(entries, key=lambda entry: entry.uri))
-    return Listing(scan.root, in_order, scan.others, scan.note, scan.links.left_out)
+    return Listing(
+        root=scan.root,
+        entries=tuple(sorted(entries, key=lambda entry: entry.uri)),
+        others=scan.others,
+        note=scan.note,
+        links=scan.links.left_out,
+    )
 
 
-def listed_twice(named: str, count: int, first: str) -> InputError:
-    """Return the error of a manifest that names files more than once."""
+def listed_twice(named: str, num_uris: int, first: str) -> InputError:
+    """Return the error for a manifest that names files more than once."""
     return InputError(
-        f"{named}: {count} URIs are listed twice, the first is {first}; list each once"
+        f"{named}: {num_uris} URIs are listed twice, the first is {first}; list each once"
     )
 
 
@@ -326,26 +364,29 @@ def path_suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _found(uri: str, links: Links, options: StoreOptions) -> tuple[Storage, Iterator[Any] | None]:
-    """Return the storage of the files at a URI, and the files.
+def _find_files(uri: str, links: Links, options: StoreOptions) -> _FoundFiles:
+    """Find the files of a folder or a glob, or the one file at a URI.
 
-    Unless links are followed, the storage opens nothing that lies elsewhere by then. On a store
-    that knows no folders the files are None where nothing is there.
+    Unless links are followed, the storage refuses files that lie elsewhere when they are opened.
+
+    Raises:
+        FileNotFoundError: Nothing is there, on a store that knows folders.
     """
     root = Storage.of(uri, options)
     opener = root if links.follow else root.confine([root.uri])
     if root.is_file():
-        return opener.at(root.uri.rpartition("/")[0] or "/"), _in_batches([root.entry()])
+        folder = root.uri.rpartition("/")[0] or "/"
+        return _FoundFiles(opener.at(folder), _in_batches([root.entry()]))
     if root.exists():
-        return opener, _in_batches(root.walk(links=links))
-    if any(c in uri for c in "*?["):
-        return _glob(uri, links, options)
+        return _FoundFiles(opener, _in_batches(root.walk(links=links)))
+    if any(wildcard in uri for wildcard in "*?["):
+        return _find_by_glob(uri, links, options)
     if root.is_local:
         raise FileNotFoundError(uri)
-    return root, None
+    return _FoundFiles(root, None)
 
 
-def _glob(uri: str, links: Links, options: StoreOptions) -> tuple[Storage, Iterator[Any]]:
+def _find_by_glob(uri: str, links: Links, options: StoreOptions) -> _FoundFiles:
     fixed = fixed_part(uri)
     root = Storage.of(fixed, options)
     if not root.exists():
@@ -354,30 +395,31 @@ def _glob(uri: str, links: Links, options: StoreOptions) -> tuple[Storage, Itera
     pattern = re.compile(glob_translate(wanted))
 
     def matches(entry: FileEntry) -> bool:
-        """Tell whether a file is asked for, or a link to nothing that may hide some."""
-        return bool(pattern.match(entry.path)) or (
-            not entry.etag and _may_hold(entry.path, wanted.split("/"))
-        )
+        """Tell whether the glob names a file, or a link to nothing may hide files that it names."""
+        if pattern.match(entry.path):
+            return True
+        return not entry.etag and _may_hold(entry.path, wanted.split("/"))
 
     opener = root if links.follow else root.confine([root.uri])
-    return opener, _in_batches(filter(matches, root.walk(links=links)))
+    return _FoundFiles(opener, _in_batches(filter(matches, root.walk(links=links))))
 
 
 def _may_hold(folder: str, parts: list[str]) -> bool:
-    """Tell whether files that match a glob, which is given part by part, may lie below a folder."""
+    """Tell whether files that match a glob, given as the parts of its path, may lie in a folder."""
     depth = folder.count("/") + 1
     above = parts[:depth]
-    return "**" in above or (
-        depth < len(parts) and bool(re.match(glob_translate("/".join(above)), folder))
-    )
+    if "**" in above:
+        return True
+    return depth < len(parts) and bool(re.match(glob_translate("/".join(above)), folder))
 
 
-def _in_batches(entries: Iterable[FileEntry]) -> Iterator[Any]:
+def _in_batches(entries: Iterable[FileEntry]) -> Iterator[pa.RecordBatch]:
     """Yield batches of _LISTED. A file whose name is not UTF-8 has an escaped path and no URI."""
     remaining = iter(entries)
     while some := list(islice(remaining, BATCH)):
         columns = {name: [getattr(entry, name) for entry in some] for name in _LISTED.names}
         for index, entry in enumerate(some):
             if not is_utf8(entry.path):
-                columns["path"][index], columns["uri"][index] = escape_controls(entry.path), None
+                columns["path"][index] = escape_controls(entry.path)
+                columns["uri"][index] = None
         yield pa.RecordBatch.from_pydict(columns, schema=_LISTED)

@@ -1,4 +1,4 @@
-"""A Parquet manifest: the files that its rows name, one error for each row that is bad.
+"""A Parquet manifest: the files that its rows name, and one error for each bad row.
 
 It has the column `image_uri` and may have `image_etag` and `image_bytes`.
 """
@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,27 +41,27 @@ FILES = pa.schema(
         ("is_archived", pa.bool_()),
     ]
 )
-"""Columns of files that are found, fields of `FileEntry`."""
+"""Columns of the files that are found; they are fields of `FileEntry`."""
 BATCH = 10_000
-"""Files that are handed on together."""
+"""Number of files that are handed on together."""
 _BATCH_BYTES = 2**24
-"""Size of rows that are handed on, though they are fewer than BATCH (bytes)."""
+"""Size at which fewer rows than BATCH are handed on (bytes)."""
 _MOST_UNANSWERED = 100
-"""Largest number of rows of a manifest on end for which their store gives no answer, each after a
-quarter of a minute. An image or a disk may have a fault of its own; beyond that the store has."""
+"""Largest number of successive rows of a manifest for which the store gives no answer; each takes a
+quarter of a minute. Single images or a disk may be at fault before that, after it the store is."""
 _MOST_BYTES = 8192
-"""Longest name or etag; paths of Linux end at 4096 bytes, keys of stores at 1024."""
+"""Longest name or etag (bytes); paths of Linux end at 4096, keys of stores at 1024."""
 _UNRESOLVED = "file://"
-"""Beginning of URIs that are no paths yet."""
+"""Beginning of URIs that have not become paths."""
 _REMOTE = "^[^/]*://"
-"""Regular expression of names that are no paths."""
+"""Regular expression for names that are not paths."""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A manifest, whose names are resolved and compared with its roots batch by batch.
 
-    The files of a manifest lie on one store, that of the first row with a name.
+    All its files lie on one store, that of the first row with a name.
     """
 
     source: Storage
@@ -77,7 +78,7 @@ class Manifest:
 
         Args:
             uri: URI of the manifest.
-            named: Name of it, for messages.
+            named: Name of the manifest, for messages.
             roots: Folders below which its files lie, and the options of their store.
 
         Raises:
@@ -89,10 +90,12 @@ class Manifest:
             columns = _check_columns(uri, manifest.schema_arrow)
             check_text_lengths(manifest.metadata, "image_uri", _MOST_BYTES)
         folder = roots.find(uri.rpartition("/")[0] or ".")
-        return Manifest(source, folder, tuple(columns), named, roots)
+        return Manifest(
+            source=source, folder=folder, columns=tuple(columns), named=named, roots=roots
+        )
 
     def find_root(self) -> Storage:
-        """Return a storage that opens its files.
+        """Return a storage that opens the files.
 
         Raises:
             InputError: The first row that names a file names one outside the roots.
@@ -107,10 +110,10 @@ class Manifest:
                 return self.roots.find(name) if "://" in name else self.folder
         return self.folder
 
-    def files(self, root: Storage) -> Iterator[Any]:
+    def files(self, root: Storage) -> Iterator[pa.RecordBatch]:
         """Yield batches of FILES; the URI of a row without a name is null.
 
-        A name that no file can have is its own URI: reading it reports the reason.
+        A name that no file can have stands as its own URI: reading it reports the reason.
 
         Args:
             root: Storage that opens the files.
@@ -132,9 +135,9 @@ class Manifest:
             yield _make_batch(batch, names, uris, root)
 
     def read_column(self, column: str) -> dict[str, str] | None:
-        """Return the values of one more column, as texts, by the URI of their file.
+        """Return the values of one more column as texts, by the URI of the file.
 
-        Rows without a value are left out; NaN is none, as pandas writes it.
+        Rows without a value are left out. NaN counts as no value, since pandas writes it so.
 
         Args:
             column: Name of the column.
@@ -143,25 +146,30 @@ class Manifest:
             The values; None if there is no such column.
 
         Raises:
-            InputError: It is there twice, or holds lists or the like.
+            InputError: There are two such columns, or it holds values such as lists.
         """
         with _as_manifest_errors(self.source.uri), self.source.open() as file:
             manifest = pq.ParquetFile(file)
             if column not in manifest.schema_arrow.names:
                 return None
             _check_column(
-                self.source.uri, manifest.schema_arrow, column, _is_shown_as_text, "string"
+                uri=self.source.uri,
+                schema=manifest.schema_arrow,
+                name=column,
+                is_usable=_is_shown_as_text,
+                remedy="string",
             )
             check_text_lengths(manifest.metadata, column, _MOST_BYTES)
         found: dict[str, str] = {}
         for batch in self._rows(list(dict.fromkeys(["image_uri", column]))):
             uris = self._resolve(_to_texts(batch["image_uri"])).to_pylist()
             values = _to_texts(_drop_nan(batch[column])).to_pylist()
-            rows = zip(uris, values, strict=True)
-            found |= {uri: value for uri, value in rows if uri is not None and value is not None}
+            for uri, value in zip(uris, values, strict=True):
+                if uri is not None and value is not None:
+                    found[uri] = value
         return found
 
-    def _rows(self, columns: Sequence[str]) -> Iterator[Any]:
+    def _rows(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with _as_manifest_errors(self.source.uri), self.source.open() as file:
             footer = pq.read_metadata(file)
             manifest = pq.ParquetFile(
@@ -171,21 +179,21 @@ class Manifest:
             batches = manifest.iter_batches(num_rows, columns=list(columns))
             yield from batches if num_rows == BATCH else _join_batches(batches)
 
-    def _resolve(self, names: Any) -> Any:
-        """Return the URIs that names mean, as an array of strings; null where there is no name."""
-        is_whole = pc.and_(
-            pc.match_substring_regex(names, _REMOTE), pc.invert(pc.starts_with(names, "file:"))
-        )
+    def _resolve(self, names: pa.StringArray) -> pa.StringArray:
+        """Return the URIs that names mean; null where there is no name."""
+        is_remote = pc.match_substring_regex(names, _REMOTE)
+        is_whole = pc.and_(is_remote, pc.invert(pc.starts_with(names, "file:")))
         if pc.all(is_whole).as_py():
             return names
-        return pa.array(
-            [None if name is None else self._uri_of(name) for name in names.to_pylist()],
-            pa.string(),
-        )
+        uris = [None if name is None else self._uri_of(name) for name in names.to_pylist()]
+        return pa.array(uris, pa.string())
 
     def _uri_of(self, name: str) -> str:
         if name.startswith(_UNRESOLVED):
-            return _resolve_file_uri(name)
+            try:
+                return Storage.of(name).uri
+            except InputError:  # of another machine, with a NUL, or not UTF-8
+                return name  # reading it reports the reason
         if uri_scheme(name) != "file" or (name.startswith("/") and not self.folder.is_local):
             return name
         if not self.folder.is_local:
@@ -193,8 +201,8 @@ class Manifest:
         # one spelling of each path: two would be two images of one file
         return os.path.normpath(os.path.join(self.folder.uri, name)).replace("//", "/", 1)
 
-    def _check_below_roots(self, uris: Any) -> None:
-        """Raise InputError where a URI lies outside; the message counts all of the manifest."""
+    def _check_below_roots(self, uris: pa.StringArray) -> None:
+        """Raise InputError if a URI lies outside; the message counts all such rows."""
         if not pc.any(self.roots.find_outside(uris)).as_py():
             return
         gate = Gate(self.roots)
@@ -205,35 +213,30 @@ class Manifest:
         raise InputError(f"{self.named}: {gate.stopped} images {gate.reason}")
 
 
-def _join_batches(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield batches of at most BATCH rows that were read in smaller ones, and not of long texts."""
-    held, num_rows, num_bytes = list[Any](), 0, 0
+def _join_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join small batches up to BATCH rows, or fewer rows if their texts are long."""
+    held: list[pa.RecordBatch] = []
+    num_rows = num_bytes = 0
     for batch in batches:
         if num_rows + len(batch) > BATCH or num_bytes > _BATCH_BYTES:
             yield pa.concat_batches(held)
-            held, num_rows, num_bytes = [], 0, 0
+            held = []
+            num_rows = num_bytes = 0
         held.append(batch)
-        num_rows, num_bytes = num_rows + len(batch), num_bytes + batch.nbytes
+        num_rows += len(batch)
+        num_bytes += batch.nbytes
     if held:
         yield pa.concat_batches(held)
 
 
-def _resolve_file_uri(name: str) -> str:
-    """Return the path that a `file://` URI means, or the URI itself where no file can be there."""
-    try:
-        return Storage.of(name).uri
-    except InputError:  # of another machine, with a NUL, or not UTF-8
-        return name
-
-
-def _are_files(uris: Any) -> Any:
+def _are_files(uris: pa.StringArray) -> pa.BooleanArray:
     """Return a mask of the URIs that may be files: neither null nor unresolved."""
     return pc.fill_null(pc.invert(pc.starts_with(uris, _UNRESOLVED)), False)
 
 
 @contextmanager
 def _as_manifest_errors(uri: str) -> Iterator[None]:
-    """Turn what Arrow raises for a file that is damaged, or not Parquet, into one line."""
+    """Turn Arrow's errors about a file that is damaged, or not Parquet, into one line."""
     try:
         yield
     except (FileNotFoundError, PermissionError, ConnectionError, InputError):
@@ -256,7 +259,8 @@ def _check_columns(uri: str, schema: pa.Schema) -> list[str]:
     }
     found = [name for name in wanted if name in schema.names]
     for name in found:
-        _check_column(uri, schema, name, *wanted[name])
+        is_usable, remedy = wanted[name]
+        _check_column(uri=uri, schema=schema, name=name, is_usable=is_usable, remedy=remedy)
     return found
 
 
@@ -279,7 +283,7 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Tell whether values of a type are texts, or bytes that may be some."""
+    """Tell whether values of a type are texts, or bytes that may be texts."""
     types = pa.types
     are_texts = (types.is_string, types.is_large_string, types.is_string_view)
     are_bytes = (types.is_binary, types.is_large_binary, types.is_binary_view)
@@ -300,7 +304,7 @@ def _is_shown_as_text(kind: pa.DataType) -> bool:
 
 
 def _drop_nan(column: pa.Array) -> pa.Array:
-    """Return a column, if it holds numbers, as these, with null for NaN."""
+    """Return a column with null in place of NaN, and without a dictionary of numbers."""
     if pa.types.is_dictionary(column.type) and not _is_text(column.type.value_type):
         column = column.dictionary_decode()
     if pa.types.is_floating(column.type):
@@ -309,9 +313,9 @@ def _drop_nan(column: pa.Array) -> pa.Array:
 
 
 def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:
-    """Return a column as strings without these quotes, null where one can be no name or etag.
+    """Return a column as strings without these quotes.
 
-    It is empty, too long or not UTF-8.
+    A value that cannot be a name or an etag becomes null: it is empty, too long or not UTF-8.
     """
     if not _is_text(_value_type(column.type)):  # numbers and times
         return column.cast(pa.string())
@@ -333,35 +337,39 @@ def _decode_or_none(data: bytes | None) -> str | None:
 
 
 def _to_sizes(column: pa.Array) -> pa.Int64Array:
-    """Return a column as sizes in bytes, null where a number is none: −1, 0.5, NaN, 2^63."""
+    """Return a column as sizes in bytes; null for numbers such as −1, 0.5, NaN and 2^63."""
     try:
         sizes = column.cast(pa.int64())
     except pa.ArrowInvalid:
-        sizes = pa.array(
-            [size if _is_size(size) else None for size in column.to_pylist()], pa.int64()
-        )
+        found = [number if _is_size(number) else None for number in column.to_pylist()]
+        sizes = pa.array(found, pa.int64())
     return pc.if_else(pc.less(sizes, 0), None, sizes)
 
 
-def _is_size(number: Any) -> bool:
-    return number is not None and isfinite(number) and 0 <= number < 2**63 and number % 1 == 0
+def _is_size(number: float | Decimal | None) -> bool:
+    if number is None or not isfinite(number):
+        return False
+    return 0 <= number < 2**63 and number % 1 == 0
 
 
-def _are_of_scheme(uris: Any, scheme: str) -> Any:
+def _are_of_scheme(uris: pa.StringArray, scheme: str) -> pa.BooleanArray:
     if scheme == "file":
         return pc.invert(pc.match_substring_regex(uris, _REMOTE))
     return pc.starts_with(uris, f"{scheme}://")
 
 
-def _make_batch(batch: Any, names: Any, uris: Any, root: Storage) -> Any:
-    """Return a batch of a manifest as one of FILES; the store is asked for missing etags, sizes."""
-    nulls, columns = pa.nulls(len(batch)), set(batch.schema.names)
+def _make_batch(
+    batch: pa.RecordBatch, names: pa.StringArray, uris: pa.StringArray, root: Storage
+) -> pa.RecordBatch:
+    """Return a batch of a manifest as one of FILES; its store tells missing etags and sizes."""
+    columns = set(batch.schema.names)
+    nulls = pa.nulls(len(batch))
     is_archived = pa.repeat(pa.scalar(False), len(batch))
     etags = _to_texts(batch["image_etag"] if "image_etag" in columns else nulls, quotes='"')
     sizes = _to_sizes(batch["image_bytes"] if "image_bytes" in columns else nulls)
     if etags.null_count or sizes.null_count:
         rows = zip(uris.to_pylist(), etags.to_pylist(), sizes.to_pylist(), strict=True)
-        described = [*_describe_rows(rows, root)]
+        described = list(_describe_rows(rows, root))
         etags = pa.array([file.etag for file in described], pa.string())
         sizes = pa.array([file.size for file in described], pa.int64())
         is_archived = pa.array([file.is_archived for file in described], pa.bool_())
@@ -369,30 +377,30 @@ def _make_batch(batch: Any, names: Any, uris: Any, root: Storage) -> Any:
 
 
 _ManifestRow = tuple[str | None, str | None, int | None]
-"""URI, etag and size of a row of a manifest, as far as it names them."""
+"""URI, etag and size in a row of a manifest; None where it does not state them."""
 
 
 class _Described(NamedTuple):
-    """Description of the file of a row."""
+    """The file of a row, as the row and the store describe it."""
 
     etag: str
     size: int
     is_archived: bool | None = False
     error: OSError | None = None
-    """Error of a store that gives no answer."""
+    """Error if the store gives no answer."""
 
 
 def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[_Described]:
     """Yield what is known of the files of a manifest; its store is asked for etags and sizes.
 
     Raises:
-        OSError: The store answered for none of too many rows on end.
+        OSError: The store gave no answer for too many successive rows.
     """
-    unanswered = 0
+    num_unanswered = 0
     with reading_pool(CONNECTIONS) as pool:
         for file in ahead(pool, partial(_describe_row, root), rows, CONNECTIONS):
-            unanswered = unanswered + 1 if file.error else 0
-            if file.error and unanswered > _MOST_UNANSWERED:
+            num_unanswered = num_unanswered + 1 if file.error else 0
+            if file.error and num_unanswered > _MOST_UNANSWERED:
                 raise file.error
             yield file
 
@@ -400,8 +408,8 @@ def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[_Des
 def _describe_row(root: Storage, row: _ManifestRow) -> _Described:
     """Return what is known of the file of a row.
 
-    A file that is not there, or that its store does not describe, is left without an etag, unless
-    the row has one: reading the file will report the reason, as the error of one image.
+    A file that is missing, or that its store does not describe, has no etag unless the row states
+    one. Reading the file will report the reason as the error of one image.
     """
     uri, etag, size = row
     if uri is None or (etag is not None and size is not None):
@@ -412,4 +420,8 @@ def _describe_row(root: Storage, row: _ManifestRow) -> _Described:
         return _Described(etag or "", 0)
     except OSError as error:
         return _Described(etag or "", 0, error=error)
-    return _Described(etag or entry.etag, entry.size if size is None else size, entry.is_archived)
+    return _Described(
+        etag=etag or entry.etag,
+        size=entry.size if size is None else size,
+        is_archived=entry.is_archived,
+    )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet_ray.errors import InputError
-from unet_ray.flags import StoreOptions
 from unet_ray.storage.storage import Storage
+from unet_ray.store_options import StoreOptions
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,19 @@ class OutputFile:
         """Return the file at a URI.
 
         Args:
-            flag: Flag that names it.
-            uri: Its URI.
+            flag: Flag that names the file.
+            uri: URI of the file.
             options: Options of its store; None: there are none.
 
         Raises:
             InputError: The URI names a folder, or its folder cannot be written to.
         """
         folder, slash, name = uri.rpartition("/")
-        place = Storage.of(folder or ("/" if slash else "."), options)
-        file = OutputFile(flag, uri, place, name)
-        if not name or (file.folder.is_local and Path(file.folder.path, name).is_dir()):
+        place = Storage.of(folder or slash or ".", options)
+        if not name or (place.is_local and Path(place.path, name).is_dir()):
             raise InputError(f"{flag} {uri}: a folder; name a file")
-        file.folder.check_writable()
-        return file
+        place.check_writable()
+        return OutputFile(flag, uri, place, name)
 
     def write(self, data: bytes | Path) -> None:
         """Write bytes, or a local file's; raise InputError where that fails."""

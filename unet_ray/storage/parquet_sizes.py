@@ -1,172 +1,193 @@
-"""Memory that the rows of a Parquet file take, found out before they do.
+"""The memory that the rows of a Parquet file would take, found out before they are read.
 
 A megabyte can stand for billions of equal numbers, or for one long text a million times. The footer
-tells how many values there are. Where texts could come to more than memory, they are read as
-indices into those that differ, which the file has, and added up before each is written out.
+tells how many values there are. Texts that could exceed the memory are read as indices into the
+distinct texts, which the file holds, and their lengths are added up before they are written out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _SMALL_BYTES = 2**27
-"""Rows of this size are read from any file, however small it is."""
+"""Size of rows that are read from any file, however small it is (bytes)."""
 _MOST_TIMES = 128
 """Largest number of bytes in memory per byte of a larger file. Tables of equal rows, such as the
-tiles without anything in them of a slide, come to 50."""
+empty tiles of a slide, come to 50."""
 _SAFE_TEXT_BYTES = 2**30
-"""Texts that cannot come to more are read as they are, in half the time."""
+"""Upper bound of texts that are read as they are, which takes half the time (bytes)."""
 _SMALL_TEXT_BYTES = 2**24
-"""Texts of a row group that are read whatever their lengths."""
+"""Size of the texts of a row group that are read whatever their lengths (bytes)."""
 _DELTAS = {"DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"}
-"""Encodings of texts that Arrow cannot read as indices. In the first, each text may begin as the
-one before it, so that a long one is stored once."""
+"""Encodings of texts that Arrow cannot read as indices. In the first, texts may share a beginning,
+so that many long texts take little space."""
 _DELTA_BYTES = 2**28
-"""Size to which such texts may come in the rows that are read at once. A million names in a row
+"""Largest size of such texts in the rows that are read at once (bytes). A million names in a row
 group, read a few at a time, take some seconds."""
 _VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
-"""Size of a value by physical type; of texts it is that of the index."""
+"""Size of a value by physical type (bytes)."""
 _INDEX_BYTES = 4
+"""Size of a text as an index (bytes)."""
 
 
 class OversizedRowsError(ValueError):
-    """Rows that take more memory than those of a file of that size can need."""
+    """Rows take more memory than those of a file of that size can need."""
 
 
 def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
-    """Check what the rows of a file take, but for its texts, by what its footer says.
+    """Check the memory that the rows of a file take without its texts, as its footer tells it.
 
     Args:
         footer: Metadata of the file.
         file_bytes: Size of the file.
 
     Raises:
-        OversizedRowsError: It is too much for a file of that size, or texts in lists or structs,
-            which cannot be read as indices, could be.
+        OversizedRowsError: The rows take too much for a file of that size; or its texts in lists
+            and structs, which cannot be read as indices, could.
     """
-    widths = [_value_bytes(footer.schema.column(i)) for i in range(footer.num_columns)]
-    total = footer.num_rows
-    for group in map(footer.row_group, range(footer.num_row_groups)):
-        columns = map(group.column, range(footer.num_columns))
-        values = sum(c.num_values * w for c, w in zip(columns, widths, strict=True))
-        total += max(values, group.total_byte_size)
-    _check_bytes(total, footer.num_rows, file_bytes)
-    nested = _sum_texts(footer, is_nested=True)
-    if nested > _SAFE_TEXT_BYTES:
+    widths = [_value_bytes(column) for column in _list_columns(footer)]
+    num_bytes = footer.num_rows
+    for group in _iterate_groups(footer):
+        chunks = _list_chunks(group)
+        values = sum(c.num_values * width for c, width in zip(chunks, widths, strict=True))
+        num_bytes += max(values, group.total_byte_size)
+    _check_bytes(num_bytes, footer.num_rows, file_bytes)
+    num_nested = _sum_texts(footer, is_nested=True)
+    if num_nested > _SAFE_TEXT_BYTES:
         raise OversizedRowsError(
-            f"texts in lists or structs may take {nested / 2**20:.0f} MB of memory; at most "
+            f"texts in lists or structs may take {num_nested / 2**20:.0f} MB of memory; at most "
             f"{_SAFE_TEXT_BYTES / 2**20:.0f} MB of such texts are read"
         )
 
 
 def check_row_sizes(rows: pa.Table, file_bytes: int) -> None:
-    """Check what rows take when each of their texts is written out.
+    """Check the memory that rows take once each of their texts is written out.
 
     Args:
         rows: Rows with texts as they are, or as dictionaries with valid indices.
         file_bytes: Size of their file.
 
     Raises:
-        OversizedRowsError: It is too much for a file of that size.
+        OversizedRowsError: The rows take too much for a file of that size.
     """
-    total = rows.nbytes
-    chunks = (chunk for column in rows.columns for chunk in column.chunks)
-    for chunk in chunks:
-        if pa.types.is_dictionary(chunk.type):
-            lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
-            total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
-    _check_bytes(total, len(rows), file_bytes)
+    num_bytes = rows.nbytes
+    for column in rows.columns:
+        for chunk in column.chunks:
+            if pa.types.is_dictionary(chunk.type):
+                lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
+                num_bytes += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    _check_bytes(num_bytes, len(rows), file_bytes)
 
 
 def find_risky_texts(footer: pq.FileMetaData) -> list[str]:
-    """Return the columns of texts or bytes that may come to far more than the file has of them.
+    """Return the columns of texts or bytes that may come to far more than the file holds of them.
 
     Args:
         footer: Metadata of the file.
 
     Returns:
-        Names for `read_dictionary` of Arrow's reader; none where no texts can become large. Those
-        of which `limit_rows` takes care are left out.
+        Names for `read_dictionary` of Arrow's reader; none where no texts can become large. Columns
+        that `limit_rows` takes care of are left out.
     """
     if _sum_texts(footer) <= _SAFE_TEXT_BYTES:
         return []
     deltas = {chunk.path_in_schema for chunk in _list_deltas(footer)}
-    columns = map(footer.schema.column, range(footer.num_columns))
-    return [each.name for each in columns if _is_text(each) and each.path not in deltas]
+    return [
+        column.name
+        for column in _list_columns(footer)
+        if _is_text(column) and column.path not in deltas
+    ]
 
 
 def limit_rows(footer: pq.FileMetaData, most_rows: int) -> int:
-    """Return the number of rows to read at once, so that texts cannot come to far more than memory.
+    """Return the number of rows to read at once, so that their texts fit in memory.
 
     Args:
         footer: Metadata of the file.
-        most_rows: Number of rows of a file without such texts.
+        most_rows: Number of rows to read of a file without large texts.
     """
     if _sum_texts(footer) <= _SAFE_TEXT_BYTES:
         return most_rows
-    longest = max((each.total_uncompressed_size for each in _list_deltas(footer)), default=0)
-    return max(1, min(most_rows, _DELTA_BYTES // max(1, longest)))
+    sizes = [chunk.total_uncompressed_size for chunk in _list_deltas(footer)]
+    rows_that_fit = _DELTA_BYTES // max([1, *sizes])
+    return max(1, min(most_rows, rows_that_fit))
 
 
 def check_batch_sizes(
     batches: Iterable[pa.RecordBatch], file_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches of a file; raise OversizedRowsError where they come to too much together."""
-    total = rows = 0
+    num_bytes = num_rows = 0
     for batch in batches:
-        total, rows = total + batch.nbytes, rows + len(batch)
-        _check_bytes(total, rows, file_bytes)
+        num_bytes += batch.nbytes
+        num_rows += len(batch)
+        _check_bytes(num_bytes, num_rows, file_bytes)
         yield batch
 
 
 def _sum_texts(footer: pq.FileMetaData, is_nested: bool = False) -> int:
-    """Return what texts of columns, or those in lists and structs, come to at most (bytes)."""
-    columns = enumerate(map(footer.schema.column, range(footer.num_columns)))
+    """Return an upper bound of the size of all texts in plain columns (bytes).
+
+    With `is_nested` it is that of the texts in lists and structs instead.
+    """
     texts = [
         index
-        for index, each in columns
-        if each.physical_type == "BYTE_ARRAY" and _is_text(each) != is_nested
+        for index, column in enumerate(_list_columns(footer))
+        if column.physical_type == "BYTE_ARRAY" and _is_text(column) != is_nested
     ]
-    return sum(
-        chunk.num_values * chunk.total_uncompressed_size
-        for group in map(footer.row_group, range(footer.num_row_groups))
-        for chunk in map(group.column, texts)
-    )
+    num_bytes = 0
+    for group in _iterate_groups(footer):
+        for index in texts:
+            chunk = group.column(index)
+            num_bytes += chunk.num_values * chunk.total_uncompressed_size
+    return num_bytes
 
 
-def _list_deltas(footer: pq.FileMetaData) -> list[Any]:
+def _list_deltas(footer: pq.FileMetaData) -> list[pq.ColumnChunkMetaData]:
     """Return the chunks of columns whose texts cannot be read as indices."""
     return [
         chunk
-        for group in map(footer.row_group, range(footer.num_row_groups))
-        for chunk in map(group.column, range(footer.num_columns))
+        for group in _iterate_groups(footer)
+        for chunk in _list_chunks(group)
         if chunk.physical_type == "BYTE_ARRAY" and _DELTAS & set(chunk.encodings)
     ]
 
 
-def _is_text(column: Any) -> bool:
+def _list_columns(footer: pq.FileMetaData) -> list[pq.ColumnSchema]:
+    return [footer.schema.column(index) for index in range(footer.num_columns)]
+
+
+def _iterate_groups(footer: pq.FileMetaData) -> Iterator[pq.RowGroupMetaData]:
+    return map(footer.row_group, range(footer.num_row_groups))
+
+
+def _list_chunks(group: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:
+    return [group.column(index) for index in range(group.num_columns)]
+
+
+def _is_text(column: pq.ColumnSchema) -> bool:
     """Tell whether a column holds texts or bytes, not in lists or structs."""
     return column.physical_type == "BYTE_ARRAY" and column.path == column.name
 
 
 def check_text_lengths(footer: pq.FileMetaData, name: str, most_bytes: int) -> None:
-    """Check that the texts of a column are not long on average, by what the footer says.
+    """Check that the texts of a column are not too long on average, as the footer tells it.
 
     Args:
         footer: Metadata of the file.
         name: Name of the column.
-        most_bytes: Largest average of a row group that has more than a few megabytes of texts.
+        most_bytes: Largest average length in a row group that has more than a few megabytes of
+            texts.
 
     Raises:
-        OversizedRowsError: They are longer.
+        OversizedRowsError: The texts are longer.
     """
-    index = [footer.schema.column(i).path for i in range(footer.num_columns)].index(name)
-    for group in map(footer.row_group, range(footer.num_row_groups)):
+    index = [column.path for column in _list_columns(footer)].index(name)
+    for group in _iterate_groups(footer):
         found = group.column(index).total_uncompressed_size
         if found > max(_SMALL_TEXT_BYTES, group.num_rows * most_bytes):
             raise OversizedRowsError(
@@ -176,9 +197,9 @@ def check_text_lengths(footer: pq.FileMetaData, name: str, most_bytes: int) -> N
 
 
 def drop_long_texts(column: pa.Array, most_bytes: int) -> pa.Array:
-    """Return a column of texts as bytes, null where one is longer (bytes).
+    """Return a column of texts as bytes; null where a text is longer than `most_bytes`.
 
-    Those of a dictionary are left out before any is written out.
+    Long texts of a dictionary become null before any text is written out.
     """
     if pa.types.is_dictionary(column.type):
         texts = drop_long_texts(column.dictionary, most_bytes)
@@ -187,16 +208,17 @@ def drop_long_texts(column: pa.Array, most_bytes: int) -> pa.Array:
     return pc.if_else(pc.greater(pc.binary_length(encoded), most_bytes), None, encoded)
 
 
-def _value_bytes(column: Any) -> int:
+def _value_bytes(column: pq.ColumnSchema) -> int:
+    """Return the size of a value in memory, or that of its index for a text."""
     if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
         return int(column.length)
     return _VALUE_BYTES.get(column.physical_type, _INDEX_BYTES)
 
 
-def _check_bytes(found: int, rows: int, file_bytes: int) -> None:
+def _check_bytes(num_bytes: int, num_rows: int, file_bytes: int) -> None:
     most = max(_SMALL_BYTES, _MOST_TIMES * file_bytes)
-    if found > most:
+    if num_bytes > most:
         raise OversizedRowsError(
-            f"{rows} rows take {found / 2**20:.0f} MB of memory or more; of a file of "
+            f"{num_rows} rows take {num_bytes / 2**20:.0f} MB of memory or more; of a file of "
             f"{file_bytes} bytes at most {most / 2**20:.0f} MB are read"
         )

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from unet_ray.storage.storage import Storage
 
 _GAP_BYTES = 2**20
-"""Gap between two ranges up to which both are fetched by one request: it takes less time than
-another answer of a store that is far away (bytes)."""
+"""Largest gap between two ranges that are fetched by one request (bytes). To fetch the gap as well
+takes less time than to wait for another answer of a distant store."""
 
 
 class RangedFile(io.RawIOBase):
-    """Seekable file whose ranges are fetched before they are read; others are fetched when read.
+    """Seekable file of which ranges can be fetched ahead; other ranges are fetched when read.
 
     Args:
         file: The one file.
@@ -22,23 +22,26 @@ class RangedFile(io.RawIOBase):
     """
 
     def __init__(self, file: Storage, size: int) -> None:
-        self._file, self._size = file, size
+        self._file = file
+        self._size = size
         self._at = 0
         self._pieces: list[tuple[int, bytes]] = []
         """First byte of each piece, and its bytes."""
 
     def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Fetch ranges that will be read, those close to each other together.
+        """Fetch ranges that will be read; those that lie close together take one request.
 
         Args:
-            ranges: First byte of each, and the byte after its last one. What lies beyond the file
-                is left out.
+            ranges: First byte of each range, and the byte after its last one. Parts beyond the file
+                are left out.
         """
         merged: list[tuple[int, int]] = []
-        inside = ((max(0, first), min(self._size, last)) for first, last in ranges)
-        for first, last in sorted(piece for piece in inside if piece[0] < piece[1]):
+        for first, last in sorted((max(0, first), min(self._size, last)) for first, last in ranges):
+            if first >= last:
+                continue
             if merged and first - merged[-1][1] <= _GAP_BYTES:
-                merged[-1] = merged[-1][0], max(last, merged[-1][1])
+                start, end = merged.pop()
+                merged.append((start, max(last, end)))
             else:
                 merged.append((first, last))
         for first, last in merged:
@@ -46,16 +49,16 @@ class RangedFile(io.RawIOBase):
                 self._pieces.append((first, self._get(first, last)))
 
     def _get(self, first: int, last: int) -> bytes:
-        """Return the bytes of a range from the store."""
+        """Fetch the bytes of a range."""
         try:
             return self._file.read_range(first, last - first)
         except OSError as error:
-            if type(error) is OSError and error.errno is None:  # Arrow says so of damage
+            if type(error) is OSError and error.errno is None:  # Arrow's error for a damaged file
                 raise OSError(errno.EIO, str(error)) from error
             raise
 
     def _find(self, first: int, last: int) -> bytes | None:
-        """Return bytes that a piece has; None where no piece has all of them."""
+        """Return the bytes of a range from a piece that holds it; None where none does."""
         for start, data in self._pieces:
             if start <= first and last <= start + len(data):
                 return data[first - start : last - start]

@@ -1,4 +1,4 @@
-"""A store's errors as built-in ones, and further attempts where the next may succeed.
+"""Errors of stores as built-in ones, and more attempts after errors that may pass.
 
 Errors leave the package `storage` as FileNotFoundError, PermissionError, ConnectionError or
 OSError, with the store's own error as their cause.
@@ -34,14 +34,14 @@ _PASSING = (errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.EPIPE)
 ATTEMPTS = 6
 """Attempts of an operation on a remote store."""
 _FIRST_WAIT_S = 0.5
-"""Wait before the second attempt, doubled each time: enough for a store that restarts in 15 s."""
+"""Wait before the second attempt, doubled each time (s). A store may take 15 s to restart."""
 _ARCHIVED_CODES = ("InvalidObjectState", "BlobArchived")
 """Codes of S3 and Azure for a file that must be restored before it can be read."""
 _DENIED_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403")
 
 
 def retry(uri: str, operation: Callable[[], Result], attempts: int | None = None) -> Result:
-    """Do something on a store, and do it again where its error may pass.
+    """Run an operation on a store, and run it again after an error that may pass.
 
     Args:
         uri: URI that error messages name.
@@ -49,8 +49,8 @@ def retry(uri: str, operation: Callable[[], Result], attempts: int | None = None
         attempts: Largest number of attempts; None: ATTEMPTS.
 
     Raises:
-        OSError: The error of the last attempt, or one that will not pass.
-        InputError: A name that no store allows.
+        OSError: The last attempt failed, or an error will not pass.
+        InputError: No store allows such a name.
     """
     attempts = ATTEMPTS if attempts is None else attempts
     for attempt in range(attempts):
@@ -58,14 +58,13 @@ def retry(uri: str, operation: Callable[[], Result], attempts: int | None = None
             with mapped_errors(uri):
                 return operation()
         except OSError as error:
-            if not _may_pass(error) or attempt + 1 == attempts:
+            is_network = isinstance(error, (ConnectionError, TimeoutError))
+            may_pass = is_network or error.errno in _PASSING
+            if not may_pass or attempt + 1 == attempts:
                 raise
-            time.sleep(_FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
+            wait_s = _FIRST_WAIT_S * 2**attempt
+            time.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
     raise AssertionError
-
-
-def _may_pass(error: OSError) -> bool:
-    return isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _PASSING
 
 
 @contextmanager
@@ -82,9 +81,8 @@ def mapped_errors(uri: str) -> Iterator[None]:
 
 def _mapped(uri: str, error: Exception) -> Exception | None:
     """Return what to raise for a store's own error; None for all others."""
-    if (
-        "aiohttp" not in sys.modules
-    ):  # which all remote stores use; loading it takes a local process half a second
+    # all remote stores use aiohttp, and loading it would take a local process half a second
+    if "aiohttp" not in sys.modules:
         return None
     import aiohttp
     from botocore import exceptions as boto
@@ -92,15 +90,13 @@ def _mapped(uri: str, error: Exception) -> Exception | None:
     codes = (find_answer(error)[1], getattr(error, "error_code", None))
     if any(code in _ARCHIVED_CODES for code in codes):
         return ArchivedFileError(f"{uri}: it is in an archive; restore it and run again")
-    if isinstance(
-        error,
-        (
-            boto.ConnectionError,
-            boto.HTTPClientError,
-            boto.ConnectionClosedError,
-            aiohttp.ClientError,
-        ),
-    ):
+    network_errors = (
+        boto.ConnectionError,
+        boto.HTTPClientError,
+        boto.ConnectionClosedError,
+        aiohttp.ClientError,
+    )
+    if isinstance(error, network_errors):
         return ConnectionError(f"{uri}: {error}")
     if isinstance(error, boto.ParamValidationError):
         return InputError(
@@ -108,12 +104,11 @@ def _mapped(uri: str, error: Exception) -> Exception | None:
         )
     if isinstance(error, boto.ClientError):
         code = str(error.response.get("Error", {}).get("Code"))
-        kind = (
-            PermissionError
-            if code in _DENIED_CODES
-            else ConnectionError
-            if code in _BUSY_CODES
-            else OSError
-        )
-        return kind(f"{uri}: {error}")
-    return OSError(f"{uri}: {error}") if isinstance(error, boto.BotoCoreError) else None
+        if code in _DENIED_CODES:
+            return PermissionError(f"{uri}: {error}")
+        if code in _BUSY_CODES:
+            return ConnectionError(f"{uri}: {error}")
+        return OSError(f"{uri}: {error}")
+    if isinstance(error, boto.BotoCoreError):
+        return OSError(f"{uri}: {error}")
+    return None

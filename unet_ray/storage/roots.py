@@ -1,6 +1,6 @@
-"""Roots: folders below which URIs lie that stand in data, in a manifest or in tables.
+"""Roots: the folders below which URIs from a manifest, tables or other data must lie.
 
-Who writes a manifest or a table must not choose what the reader opens with its credentials.
+The author of a manifest or a table must not choose what a reader opens with its credentials.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unet_ray.flags import StoreOptions, keep_for, parse_uris
+from unet_ray.flags import parse_uris
 from unet_ray.storage.storage import Storage, is_allowed
 from unet_ray.storage.uris import is_below, redact, uri_scheme, uri_store
+from unet_ray.store_options import StoreOptions, keep_for
 
 FLAG = "--image-roots"
 _REMOTE = r"^[^/]*://"
-"""Regular expression of URIs that are no paths."""
+"""Regular expression for URIs that are not paths."""
 _STEPS_UP = r"/\.\.(/|$)"
-"""Regular expression of names that stores read in different ways, some of them as a path."""
+"""Regular expression for a `..` in a name, which only some stores take for a step up."""
 _SHOWN = 8
 """Largest number of roots that a message names."""
 _SUGGESTED = 8
 """Largest number of roots that a message suggests."""
 _FOLDERS = 2**16
-"""Folders whose real paths are remembered while URIs are compared."""
+"""Largest number of folders whose real paths are remembered while URIs are compared."""
 
 
 @dataclass(frozen=True)
 class Roots:
     """Folders below which URIs may lie.
 
-    Paths are compared by what they really are, links followed: a path below a root that a link
-    leads out of it lies outside. `..` in a remote URI lies outside of everything.
+    Paths are compared by where they really lie: a path below a root lies outside if a link in it
+    leads elsewhere. A remote URI with `..` in it lies outside of every root.
     """
 
     uris: tuple[str, ...] | None = None
-    """URIs of the folders; None: not given, `or_default` knows some."""
+    """URIs of the folders; None: none are given, and `or_default` fills them in."""
     follow_links: bool = False
-    """True if links may lead out of a folder: paths are compared as they are written."""
+    """True if links may lead out of a folder: then paths are compared as they are written."""
     options: StoreOptions = StoreOptions()  # noqa: RUF009 (it is frozen)
     """Options of the store that holds the files."""
 
@@ -74,20 +75,19 @@ class Roots:
             return outside
         find_real = lru_cache(_FOLDERS)(os.path.realpath)
         paths = uris.filter(is_path).to_pylist()
-        return pc.replace_with_mask(
-            outside, is_path, pa.array([not self._holds_path(path, find_real) for path in paths])
-        )
+        are_outside = [not self._holds_path(path, find_real) for path in paths]
+        return pc.replace_with_mask(outside, is_path, pa.array(are_outside))
 
     def hold(self, uri: str) -> bool:
         """Tell whether a URI lies below one of the roots."""
         return not self.find_outside(pa.array([uri], pa.string()))[0].as_py()
 
     def find(self, uri: str) -> Storage:
-        """Return what is at a URI, with the options if its store has some."""
+        """Return the storage at a URI, with the options if its store has any."""
         return Storage.of(uri, keep_for(uri, self.options))
 
     def open(self, uri: str) -> Storage:
-        """Return what is at the URI of a file, which is opened only below these roots."""
+        """Return the storage at the URI of a file, which opens it only below these roots."""
         return self.confine(self.find(uri))
 
     def confine(self, storage: Storage) -> Storage:
@@ -98,8 +98,8 @@ class Roots:
         return storage if self.follow_links else storage.confine(self.uris or ())
 
     def locate(self, uri: str) -> str:
-        """Return the place that a URI is compared by: of a path, where it really is."""
-        return uri if uri_scheme(uri) != "file" else self._resolve(uri, os.path.realpath)
+        """Return the place by which a URI is compared: where a path really lies, or the URI."""
+        return self._resolve(uri, os.path.realpath) if uri_scheme(uri) == "file" else uri
 
     def _are_below_remote(self, uris: pa.Array) -> pa.Array:
         below = pa.array([False] * len(uris), pa.bool_())
@@ -110,31 +110,34 @@ class Roots:
         return pc.and_(below, pc.invert(pc.match_substring_regex(uris, _STEPS_UP)))
 
     def _holds_path(self, path: str, find_real: Callable[[str], str]) -> bool:
+        if not path.startswith("/"):
+            return False
         real = self._resolve(path, find_real)
-        return path.startswith("/") and any(
-            is_below(real, root if self.follow_links else find_real(root))
-            for root in self.uris or ()
-            if uri_scheme(root) == "file"
-        )
+        folders = [root for root in self.uris or () if uri_scheme(root) == "file"]
+        if self.follow_links:
+            return any(is_below(real, folder) for folder in folders)
+        return any(is_below(real, find_real(folder)) for folder in folders)
 
     def _resolve(self, path: str, find_real: Callable[[str], str]) -> str:
         """Return where a path really leads.
 
         Args:
             path: Absolute path.
-            find_real: Function that does so for folders, and may remember them: many files lie in
-                each. A file costs one look at whether it is a link.
+            find_real: Function that does so for folders. It may remember them, since many files lie
+                in each; a file itself only costs a look at whether it is a link.
         """
         if self.follow_links or "\0" in path:  # no file has such a name
             return os.path.normpath(path)
         folder, name = os.path.split(path)
         real = os.path.join(find_real(folder), name)
-        return os.path.realpath(real) if name in ("", ".", "..") or os.path.islink(real) else real
+        if name in ("", ".", "..") or os.path.islink(real):
+            return os.path.realpath(real)
+        return real
 
 
 @dataclass
 class Gate:
-    """Lets URIs below the roots pass, and remembers the others for one message about them."""
+    """Admits URIs below the roots, and remembers the others for one message about them."""
 
     roots: Roots
     passed: int = 0
@@ -144,9 +147,9 @@ class Gate:
     first: str = ""
     """First URI that was stopped."""
     first_without_root: str = ""
-    """First of those that no root could hold."""
+    """First of the stopped URIs that no root could hold."""
     _ends: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
-    """Store, or top folder of paths → least and greatest URI that was stopped there."""
+    """First and last URI in sorted order that was stopped at a store, or in a top folder."""
 
     def admits(self, uri: str) -> bool:
         """Tell whether a URI may be opened."""
@@ -155,7 +158,7 @@ class Gate:
         return is_inside
 
     def count(self, uris: Iterable[str], outside: Iterable[bool]) -> None:
-        """Remember URIs, given for each whether it lies outside of the roots."""
+        """Count URIs; `outside` says for each whether it lies outside of the roots."""
         for uri, is_outside in zip(uris, outside, strict=True):
             if is_outside:
                 self._stop(uri)
@@ -166,24 +169,27 @@ class Gate:
         self.stopped += 1
         self.first = self.first or uri
         place = self.roots.locate(uri)
-        if not is_allowed(place) or _steps_up(place):
+        steps_up = uri_scheme(place) != "file" and ".." in place.split("/")
+        if steps_up or not is_allowed(place):
             self.first_without_root = self.first_without_root or uri
             return
         store = uri_store(place)
         group = "/".join(place.split("/")[:2]) if store == "file" else store
         least, greatest = self._ends.get(group, (place, place))
-        self._ends[group] = min(least, place), max(greatest, place)
+        self._ends[group] = (min(least, place), max(greatest, place))
 
     @property
     def flag(self) -> str:
-        """The flag that lets these URIs pass, and those that have passed so far."""
-        known = (self.roots.uris or ()) if self.passed else ()
-        more = [_shared_folder(*ends) for _, ends in sorted(self._ends.items())[:_SUGGESTED]]
-        return f"{FLAG} {shlex.quote(','.join(dict.fromkeys([*known, *more])))}"
+        """The flag that would admit the stopped URIs, and those that have passed so far."""
+        known = list(self.roots.uris or ()) if self.passed else []
+        groups = sorted(self._ends)[:_SUGGESTED]
+        more = [_shared_folder(*self._ends[group]) for group in groups]
+        folders = ",".join(dict.fromkeys(known + more))
+        return f"{FLAG} {shlex.quote(folders)}"
 
     @property
     def reason(self) -> str:
-        """Text that follows the number of URIs: why they were stopped, one of them, what to do."""
+        """Text to follow the number of URIs: why they were stopped, an example, and the remedy."""
         if self.first_without_root:
             return (
                 f"at places that are never opened, for example {redact(self.first_without_root)}; "
@@ -191,24 +197,25 @@ class Gate:
             )
         roots = self.roots.uris or ()
         shown = ", ".join(roots[:_SHOWN]) or "any folder that is known"
-        shown += f" and {len(roots) - _SHOWN} more" if len(roots) > _SHOWN else ""
+        if len(roots) > _SHOWN:
+            shown += f" and {len(roots) - _SHOWN} more"
         return (
             f"not below {shown}, for example {redact(self.first)}; to open them, give {self.flag}"
         )
 
 
 def default_root(images: str) -> str:
-    """Return the root that `--images` stands for where no other is given.
+    """Return the root that `--images` implies where none is given.
 
     Args:
         images: Folder, glob, file or Parquet manifest.
 
     Returns:
-        The folder itself, that before the first wildcard of a glob, or what holds a manifest: its
-        bucket, or its folder.
+        The folder itself, the folder before the first wildcard of a glob, or the bucket or local
+        folder that holds a manifest.
 
     Raises:
-        InputError: A URI that names no place.
+        InputError: The URI names no place.
     """
     if images.endswith(".parquet"):
         manifest = Storage.of(images).uri
@@ -218,22 +225,18 @@ def default_root(images: str) -> str:
 
 
 def fixed_part(glob: str) -> str:
-    """Return the folder before the first wildcard of a glob, as written; a plain URI is its own."""
-    wildcards = [glob.find(c) for c in "*?[" if c in glob]
-    if not wildcards:
+    """Return the folder before the first wildcard of a glob as written; a plain URI as it is."""
+    places = [glob.find(wildcard) for wildcard in "*?[" if wildcard in glob]
+    if not places:
         return glob
-    folder, slash, _ = glob[: min(wildcards)].rpartition("/")
+    folder, slash, _ = glob[: min(places)].rpartition("/")
     return folder or slash or "."
 
 
-def _steps_up(place: str) -> bool:
-    return uri_scheme(place) != "file" and ".." in place.split("/")
-
-
 def _shared_folder(least: str, greatest: str) -> str:
-    """Return the deepest folder of all URIs between two in sorted order.
+    """Return the deepest folder that holds all URIs between two in sorted order.
 
-    A comma cannot be part of the flag, so that the folder ends before one.
+    It ends before the first comma, since the flag separates folders by commas.
     """
     shared = str(os.path.commonprefix([least, greatest]))  # noqa: RUF071 (cut at the last /)
     return shared.partition(",")[0].rpartition("/")[0] or "/"

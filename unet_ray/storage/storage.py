@@ -1,9 +1,9 @@
-"""Storage: a folder at a URI, whatever store it lies on.
+"""Storage: a folder at a URI, on any store.
 
 A backend makes single attempts. This module repeats those whose error may pass, and maps errors to
 built-in ones (`storage.retry`). A new store is a new file in `backends/` and a line in `_BACKENDS`,
-which is also the list of the stores that are allowed: URIs stand in manifests, label files and
-tables, and whoever wrote those must not choose what this process connects to.
+which is also the list of the stores that are allowed. URIs come from manifests, label files and
+tables, and the authors of those must not choose what this process connects to.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import fsspec
 import pyarrow.fs
 
 from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full, one_line
-from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends import s3
 from unet_ray.storage.backends.azure import AzureBackend
-from unet_ray.storage.backends.base import Backend, Links
+from unet_ray.storage.backends.base import Backend, FileInfo, Links
 from unet_ray.storage.backends.fsspec import FsspecBackend
 from unet_ray.storage.backends.local import LocalBackend, delete_tree
 from unet_ray.storage.retry import Result, mapped_errors, retry
 from unet_ray.storage.uris import normalise_uri, redact, uri_scheme
+from unet_ray.store_options import StoreOptions
 
 _BACKENDS: dict[str, type[Backend]] = {
     "file": LocalBackend,
@@ -62,9 +62,20 @@ class FileEntry:
     """True if it must be restored before it can be read; None: `Storage.is_archived` tells."""
 
 
+def _to_entry(path: str, uri: str, info: FileInfo) -> FileEntry:
+    return FileEntry(
+        path=path,
+        uri=uri,
+        etag=info.etag,
+        size=info.size or 0,
+        modified_s=info.modified_s,
+        is_archived=info.is_archived,
+    )
+
+
 @dataclass(frozen=True)
 class Content:
-    """Bytes of a file, and which content of the file they belong to."""
+    """Bytes of a file, and the version of its content that they come from."""
 
     data: bytes
     etag: str
@@ -80,8 +91,8 @@ class Storage:
     Args:
         uri: URI of the folder (or of one file), without a trailing slash.
         options: Storage options of fsspec; never shown.
-        within: Real paths of the folders in which a file of this machine must lie to be opened for
-            reading, whatever links lead to it; None: anywhere.
+        within: Real paths of the folders in which a file of this machine must really lie to be
+            opened for reading; None: anywhere.
     """
 
     uri: str
@@ -94,11 +105,11 @@ class Storage:
 
         Args:
             uri: Path or URI.
-            options: Options of its store, which come before the variables; None: there are none.
+            options: Options of its store, which override the variables; None: there are none.
 
         Raises:
-            InputError: A scheme that is not allowed, one whose package is not installed, a URI that
-                names no place, or options for a store that has none.
+            InputError: The scheme is not allowed, its package is not installed, the URI names no
+                place, or the store takes no options.
         """
         if not uri:
             raise InputError("an empty URI; name a folder (. is the current one)")
@@ -125,7 +136,7 @@ class Storage:
         if scheme not in _BACKENDS:
             raise InputError(f"{redact(self.uri)}: no store is opened at {scheme}://")
         if scheme == "file":
-            if self.uri.startswith("file://"):  # a name in data that is no path; this says why
+            if self.uri.startswith("file://"):  # a name in data that is not a path: say why
                 normalise_uri(self.uri, _BACKENDS)
             return LocalBackend(scheme, self.options, self.within)
         return _BACKENDS[scheme](scheme, self.options)
@@ -136,7 +147,7 @@ class Storage:
         return uri_scheme(self.uri) == "file"
 
     @property
-    def filesystem(self) -> Any:
+    def filesystem(self) -> fsspec.AbstractFileSystem:
         """The fsspec file system."""
         with mapped_errors(self.uri):
             return self._backend.filesystem
@@ -171,13 +182,14 @@ class Storage:
         return self.at(self.uri_of(path))
 
     def at(self, uri: str) -> Storage:
-        """Return what is at a URI of the same store, with the same rights."""
+        """Return the file or folder at a URI of the same store, with the same rights."""
         return Storage(uri, self.options, self.within)
 
     def confine(self, uris: Iterable[str]) -> Storage:
-        """Return this storage with the right to open only what really lies below some URIs.
+        """Return this storage limited to files that really lie below some URIs.
 
-        A file may be replaced by a link after it was listed. Stores without links stay as they are.
+        It matters because a file may be replaced by a link after it was listed. Stores without
+        links stay as they are.
         """
         if not self.is_local:
             return self
@@ -203,7 +215,7 @@ class Storage:
     def read_content(
         self, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> Content:
-        """Return bytes of the one file that this is, or a range of them, and their content's etag.
+        """Return the bytes of the one file that this is, or a range of them, and the file's etag.
 
         A store that does not return the etag with the bytes is asked for it afterwards.
 
@@ -235,8 +247,8 @@ class Storage:
 
         Args:
             path: Path of the file.
-            data: Its content.
-            may_write: Called right before each attempt; what it raises is raised.
+            data: Content of the file.
+            may_write: Called right before each attempt; an exception that it raises ends the write.
         """
         uri = self.uri_of(path)
 
@@ -256,12 +268,12 @@ class Storage:
         """Store a file as one whole object where there is none yet.
 
         Returns:
-            Whether the store itself kept others from doing the same at the same moment: a local
-            file system does, and S3 where it knows conditional PUT. Elsewhere the file may have
+            True if the store itself kept others from doing the same at the same moment, as local
+            file systems do, and S3 stores that know conditional PUT. Otherwise the file may have
             replaced another one.
 
         Raises:
-            FileExistsError: There is one.
+            FileExistsError: There is a file already.
         """
         uri = self.uri_of(path)
         return self._retry(uri, lambda: self._backend.create(uri, data))
@@ -273,18 +285,18 @@ class Storage:
             self._retry(uri, lambda: self._backend.delete(uri))
 
     def delete_all(self, paths: Iterable[str]) -> None:
-        """Remove files side by side, in no order; missing ones are no error.
+        """Remove files in parallel, in no particular order; missing ones are no error.
 
-        Stores differ on requests that delete many objects at once.
+        Each takes a request, because stores differ on requests that delete many objects at once.
         """
         with ThreadPoolExecutor(s3.CONNECTIONS) as pool:
             for _ in pool.map(self.delete, paths):
                 pass
 
     def delete_folder(self, path: str) -> None:
-        """Remove all files below a folder; a missing one is no error.
+        """Remove all files below a folder; a missing folder is no error.
 
-        Of a link to a file or folder, only the link is removed.
+        A link is removed, but not the file or folder that it leads to.
         """
         if self.is_local:
             delete_tree(self.uri_of(path))
@@ -315,10 +327,7 @@ class Storage:
         info = self._retry(self.uri, lambda: self._backend.info(self.uri))
         if info is None:
             raise FileNotFoundError(self.uri)
-        name = self.uri.rpartition("/")[2]
-        return FileEntry(
-            name, self.uri, info.etag, info.size or 0, info.modified_s, info.is_archived
-        )
+        return _to_entry(self.uri.rpartition("/")[2], self.uri, info)
 
     def is_archived(self) -> bool:
         """Tell whether the one file that this is must be restored before it can be read."""
@@ -331,11 +340,11 @@ class Storage:
 
         Args:
             path: Path of the folder.
-            missing_ok: Whether a missing folder has no files; else it is an error on stores that
-                know folders.
+            missing_ok: Whether a missing folder counts as empty; otherwise it is an error on stores
+                that know folders.
 
         Raises:
-            ListingError: A folder that cannot be listed to its end, or a link to nothing.
+            ListingError: A folder cannot be listed to its end, or a link leads to nothing.
         """
         with self.listing(path):
             if missing_ok and not self.exists(path):
@@ -348,36 +357,34 @@ class Storage:
         return sorted(entries, key=lambda entry: entry.path)
 
     def walk(self, path: str = "", links: Links | None = None) -> Iterator[FileEntry]:
-        """Yield files in the order of the store; the memory is that of one page, or of one folder.
+        """Yield files in the order of the store, in the memory of one page or one folder.
 
         Args:
             path: Path of the folder.
-            links: What to do with symbolic links that lead out of it; None: they are followed.
+            links: Rule for symbolic links that lead out of the folder; None: they are followed.
 
         Yields:
             The files of `entries`, and links to nothing, whose etag is empty.
 
         Raises:
-            ListingError: A folder that cannot be listed to its end.
+            ListingError: A folder cannot be listed to its end.
         """
         uri = self.uri_of(path)
         with self.listing(path):
             for info in self._backend.list_files(uri, partial(self._retry, uri), links):
-                if not any(part.startswith(".") for part in info.path.split("/")):
-                    file_uri, size = f"{uri}/{info.path}", info.size or 0
-                    yield FileEntry(
-                        info.path, file_uri, info.etag, size, info.modified_s, info.is_archived
-                    )
+                is_hidden = any(part.startswith(".") for part in info.path.split("/"))
+                if not is_hidden:
+                    yield _to_entry(info.path, f"{uri}/{info.path}", info)
 
     @contextmanager
     def listing(self, path: str = "") -> Iterator[None]:
-        """Turn an error of the store in the `with` block into that of a listing.
+        """Turn an error of the store in the `with` block into a ListingError.
 
         Args:
-            path: Folder that is listed, for an error that names none.
+            path: Folder that is listed, in case the error names none.
 
         Raises:
-            ListingError: A folder that cannot be listed to its end.
+            ListingError: A folder cannot be listed to its end.
         """
         try:
             yield
@@ -393,12 +400,12 @@ class Storage:
         """Write and remove a file.
 
         Args:
-            size: Its size in bytes, since a few may fit onto a disk that is full. 0: a full disk
-                will do, because the command makes room.
+            size: Size of the file (bytes); a small one might still fit onto a full disk. 0 accepts
+                a full disk, for commands that make room.
 
         Raises:
-            InputError: A place that cannot be written to.
-            UnetRayError: A full disk.
+            InputError: The place cannot be written to.
+            UnetRayError: The disk is full.
         """
         name = f"_write_test_{os.getpid()}_{threading.get_ident()}"
         try:
@@ -420,12 +427,12 @@ class Storage:
 
 
 def dangling_link(uri: str) -> ListingError:
-    """Return the error of a link to nothing: a file or a whole folder may be missing."""
+    """Return the error for a link to nothing: a file or a whole folder may be missing."""
     return ListingError(f"{uri}: a link to nothing; mount what it leads to, or remove the link")
 
 
 def is_allowed(uri: str) -> bool:
-    """Tell whether a URI names a place that may be opened, which takes no package to find out."""
+    """Tell whether a URI names a place that may be opened; no store's package is needed for it."""
     try:
         normalise_uri(uri, _BACKENDS)
     except InputError:

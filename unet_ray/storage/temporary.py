@@ -1,4 +1,4 @@
-"""Names of temporary files and folders that say which process made them, so that leftovers can go.
+"""Names of temporary files and folders. They say which process made them, so that leftovers can go.
 
 An owner is `HOST-PID-START`. HOST stands for one boot of one machine and one namespace of process
 ids, since a PID means nothing elsewhere: a temporary folder may be shared by containers, an output
@@ -30,14 +30,15 @@ def temporary_prefix() -> str:
     """Return the beginning of the name of a temporary file or folder of this process.
 
     All temporary files of the package have it: `tempfile.mkdtemp(prefix=temporary_prefix())`. The
-    first call in a process removes what dead ones left, on each machine that does any work.
+    first call in a process removes what dead processes left, so that every machine that does any
+    work is cleaned.
     """
     _remove_dead_once()
     return f"unet_ray_{_owner(os.getpid())}_"
 
 
 def name_beside(path: str) -> str:
-    """Return a hidden path beside a path, for its content until that is whole."""
+    """Return a hidden path beside a path, which holds the content until it is whole."""
     folder, name = os.path.split(path)
     return f"{folder}/.{name}.{_owner(os.getpid())}-{next(_numbers)}"
 
@@ -45,8 +46,8 @@ def name_beside(path: str) -> str:
 def remove_dead() -> None:
     """Remove what dead processes of this user left in the temporary folder.
 
-    Links, other users' files, and files of other machines, boots or containers stay. What cannot be
-    removed stays, too: a leftover is worth no run.
+    Links, files of other users, and files of other machines, boots or containers stay. What cannot
+    be removed stays too: no run should fail for a leftover.
     """
     try:
         entries = list(os.scandir(tempfile.gettempdir()))
@@ -59,23 +60,26 @@ def remove_dead() -> None:
 
 
 def half_written(root: Path, folders: Sequence[str]) -> list[tuple[Path, str, bool]]:
-    """Find the hidden files into which writes of any process go until they are finished.
+    """Find the hidden files that writes of any process have begun and not finished.
 
     Args:
-        root: Local folder, which is searched without the folders in it.
-        folders: Folders in it that are searched with all below them, links not followed.
+        root: Local folder whose own files are searched.
+        folders: Folders in it that are searched with all below them, without following links.
 
     Returns:
-        Path, name of the file that was to be written, and whether its writer is known to be dead.
+        For each hidden file: its path, the name of the file that was to be written, and whether its
+        writer is known to be dead.
 
     Raises:
-        OSError: A folder that cannot be listed.
+        OSError: A folder cannot be listed.
     """
     found = []
+    itself = islice(os.walk(root, onerror=_raise_unless_gone), 1)
     below = [os.walk(root / folder, onerror=_raise_unless_gone) for folder in folders]
-    for here, _, names in chain(islice(os.walk(root, onerror=_raise_unless_gone), 1), *below):
+    for here, _, names in chain(itself, *below):
         for name in names:
-            path, made = Path(here, name), _HALF_WRITTEN.fullmatch(name)
+            path = Path(here, name)
+            made = _HALF_WRITTEN.fullmatch(name)
             if made and not path.is_symlink():
                 found.append((path, made["name"], _is_dead(made)))
     return found
@@ -93,9 +97,10 @@ def _remove_dead_once() -> None:
 
 @cache
 def _owner(pid: int) -> str:
-    """Return the owner of this process; the argument keeps a forked one from being its parent."""
+    """Return this process as an owner, cached by its id, since a fork has another one."""
     host = _host()
-    return f"{host}-{pid}-{_start(pid) if host != _UNKNOWN else 0}"
+    start = 0 if host == _UNKNOWN else _start(pid)
+    return f"{host}-{pid}-{start}"
 
 
 def _host() -> str:
@@ -121,7 +126,7 @@ def _start(pid: int) -> int:
 
 
 def _is_dead(owner: re.Match[str]) -> bool:
-    """Tell whether an owner is known to be dead: one of this host that is not there any more."""
+    """Tell whether an owner is known to be dead: it was on this host and is not there any more."""
     if owner["host"] != _host() or owner["host"] == _UNKNOWN:
         return False
     try:

@@ -1,4 +1,4 @@
-"""The text of URIs: scheme, store, and the one spelling of each place. Nothing is opened here."""
+"""URIs as texts: scheme, store, and the one spelling of each place. Nothing is opened here."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from unet_ray.errors import InputError
 from unet_ray.text import escape_controls, is_utf8
 
 _SPELLINGS = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
-"""Other schemes of the same stores → the scheme to write. They are refused: an image with two URIs
-would be two images."""
+"""Other schemes of the same stores, and the scheme to write instead. They are refused, because an
+image with two URIs would be two images."""
 _SHOWN = 200
 """Largest number of characters of a URI in a message."""
 
 
 def uri_scheme(uri: str) -> str:
-    """Return the scheme of a URI; that of a path is `file`."""
+    """Return the scheme of a URI, or `file` for a path."""
     before, mark, _ = uri.partition("://")
     return before if mark and "/" not in before else "file"
 
 
 def uri_store(uri: str) -> str:
-    """Return what holds a URI: its scheme and bucket (or container), or `file` for a path."""
+    """Return the store of a URI: its scheme and bucket (or container), or `file` for a path."""
     scheme = uri_scheme(uri)
     return "file" if scheme == "file" else f"{scheme}://{_bucket(uri)}"
 
@@ -39,24 +39,26 @@ def redact(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     if uri_scheme(uri) == "file" or not rest:
         return _shorten(uri)
-    place, mark, secrets = rest.partition("?")
-    if "@" in _bucket(uri) or ":" in _bucket(uri):
-        place = f"***@{place.rpartition('@')[2]}" if "@" in place else place
-    # a signed URL has its signature there; in a key of a store it is a character like others
-    signed = "?***" if mark and "=" in secrets else f"{mark}{secrets}"
-    return _shorten(f"{scheme}://{place}{signed}")
+    place, mark, query = rest.partition("?")
+    bucket = _bucket(uri)
+    if "@" in place and ("@" in bucket or ":" in bucket):
+        place = f"***@{place.rpartition('@')[2]}"
+    # a signed URL has its signature in the query; in a store's key, ? is an ordinary character
+    if mark and "=" in query:
+        query = "***"
+    return _shorten(f"{scheme}://{place}{mark}{query}")
 
 
 def normalise_uri(uri: str, schemes: Collection[str]) -> str:
-    """Return the one spelling of a place: an absolute path, or a URI without a slash at its end.
+    """Return the only spelling of a place: an absolute path, or a URI without a slash at its end.
 
     Args:
         uri: Path or URI.
         schemes: Schemes that are allowed.
 
     Raises:
-        InputError: Another scheme, no bucket, credentials, a path that can be read in two ways, or
-            a name that is not UTF-8.
+        InputError: The URI has another scheme, no bucket, credentials in it, a path that can be
+            read in two ways, or a name that is not UTF-8.
     """
     if not is_utf8(uri):
         raise InputError(f"{escape_controls(_shorten(uri))}: a name that is not UTF-8; rename it")
@@ -66,10 +68,8 @@ def normalise_uri(uri: str, schemes: Collection[str]) -> str:
     if scheme in _SPELLINGS:
         raise InputError(f"{redact(uri)}: write {_SPELLINGS[scheme]}:// instead of {scheme}://")
     if scheme not in schemes:
-        raise InputError(
-            f"{redact(uri)}: no store is opened at {scheme}://; give a path, "
-            f"{', '.join(f'{name}://' for name in schemes if name != 'file')}"
-        )
+        known = ", ".join(f"{name}://" for name in schemes if name != "file")
+        raise InputError(f"{redact(uri)}: no store is opened at {scheme}://; give a path, {known}")
     bucket = _bucket(uri)
     if not bucket:
         raise InputError(f"{uri}: names no bucket; write {scheme}://BUCKET/PATH")

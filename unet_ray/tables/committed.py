@@ -1,12 +1,10 @@
-"""The committed shards of an output at one moment, and their rows."""
+"""The committed shards of an output, as they were listed at one moment, and their rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 
 import pyarrow as pa
 
@@ -31,69 +29,75 @@ class CommittedShards:
     def of(output: Storage) -> CommittedShards:
         """List the shards of an output.
 
-        The images files come first, so that a shard that is written meanwhile is there whole or
-        not at all.
+        The images files are listed first, so that a shard that is written meanwhile is either whole
+        or absent.
 
         Raises:
             InputError: There is another Parquet file, which may be a shard that was renamed.
         """
         images = _list_table(output, "images")
         committed = {entry.path for entry in images}
+        files = {"images": images}
         with ThreadPoolExecutor(2) as pool:
-            listed = pool.map(partial(_list_table, output), ("masks", "regions"))
-            masks, regions = ([e for e in entries if e.path in committed] for entries in listed)
-        return CommittedShards(output, {"images": images, "masks": masks, "regions": regions})
+            others = {
+                table: pool.submit(_list_table, output, table) for table in ("masks", "regions")
+            }
+            for table, listed in others.items():
+                files[table] = [e for e in listed.result() if e.path in committed]
+        return CommittedShards(output, files)
 
     def of_dates(self, dates: Collection[str]) -> CommittedShards:
         """Return the shards of some partitions, YYYY-MM-DD each."""
         return self._select(lambda entry: _date_of(entry.path) in dates)
 
     def of_paths(self, paths: Collection[str]) -> CommittedShards:
-        """Return the shards at some paths below a table's folder."""
+        """Return the shards at some paths; paths start below a table's folder."""
         return self._select(lambda entry: entry.path in paths)
 
     def _select(self, is_wanted: Callable[[FileEntry], bool]) -> CommittedShards:
-        files = {name: [*filter(is_wanted, entries)] for name, entries in self.files.items()}
+        files = {name: list(filter(is_wanted, entries)) for name, entries in self.files.items()}
         return CommittedShards(self.output, files)
 
     def iterate(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
-        """Read columns of a table, shard by shard in order; many are read side by side.
+        """Read columns of a table, shard by shard in order, with many shards read in parallel.
 
         Args:
             table: Name of the table.
-            columns: Columns to read; one that a shard lacks is null.
+            columns: Columns to read; a column that a shard lacks is null.
 
         Yields:
-            Path of a shard below the table's folder, and its rows with the columns `date`, its
-            partition, and `shard`, its path. A file that another program wrote may have nulls in
-            any column.
+            Path of a shard below the table's folder, and its rows. Two more columns hold its
+            partition, `date`, and its path, `shard`. If another program wrote the file, any column
+            may have nulls.
 
         Raises:
             InputError: A shard is damaged, or cannot be read.
         """
-        schema = row_schema(table, columns)
-        wanted = pa.schema([schema.field(name) for name in columns], schema.metadata)
+        fields = [SCHEMAS[table].field(name) for name in columns]
+        wanted = pa.schema(fields, SCHEMAS[table].metadata)
         for entry, rows in read_shards(self.output, self.files[table], wanted, SCHEMAS[table]):
             yield entry.path, _add_place(rows, entry.path)
 
     def iterate_whole(self) -> Iterator[tuple[str, dict[str, pa.Table]]]:
-        """Read the three tables, all columns, shard by shard in order; many side by side.
+        """Read the three tables, all columns, shard by shard in order, many shards in parallel.
 
         Yields:
-            Path of a shard below a table's folder; and its rows by table, as `iterate` yields them.
+            Path of a shard below a table's folder, and its rows by table, as `iterate` yields them.
 
         Raises:
-            InputError: A shard is damaged, or a file of it is missing.
+            InputError: A shard is damaged, or one of its files is missing.
         """
-        sizes = {f"{table}/{e.path}": e.size for table in SCHEMAS for e in self.files[table]}
         paths = [entry.path for entry in self.files["images"]]
+        sizes = {f"{table}/{e.path}": e.size for table in SCHEMAS for e in self.files[table]}
         wanted = [f"{table}/{path}" for path in paths for table in SCHEMAS]
-        files = read_whole_files(
-            self.output, [(path, sizes.get(path, 0)) for path in wanted], SCHEMAS
-        )
+        sized = [(path, sizes.get(path, 0)) for path in wanted]
+        files = read_whole_files(self.output, sized, SCHEMAS)
         for path in paths:
-            rows = [_add_place(found, path) for _, found in islice(files, len(SCHEMAS))]
-            yield path, dict(zip(SCHEMAS, rows, strict=True))
+            tables = {}
+            for table in SCHEMAS:
+                _, rows = next(files)
+                tables[table] = _add_place(rows, path)
+            yield path, tables
 
     def read(self, table: str, columns: Sequence[str]) -> pa.Table:
         """Read columns of a table into memory, as `iterate` does."""
@@ -109,8 +113,10 @@ def row_schema(table: str, columns: Sequence[str]) -> pa.Schema:
 
 
 def _add_place(rows: pa.Table, path: str) -> pa.Table:
+    """Return rows with the columns `date` and `shard`."""
     for field, text in zip(_PLACE, (_date_of(path), path), strict=True):
-        rows = rows.append_column(field, pa.repeat(pa.scalar(text, field.type), len(rows)))
+        values = pa.repeat(pa.scalar(text, field.type), len(rows))
+        rows = rows.append_column(field, values)
     return rows
 
 

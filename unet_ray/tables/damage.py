@@ -1,7 +1,8 @@
-"""Shards of which a file is damaged: how they are found, and removed so that others count again.
+"""Finding damaged shards, and removing them on request.
 
-A damaged shard stops every command that needs its rows; none takes its images for new ones. Once it
-is removed on request, the ledger no longer has its images, and the next run does them again.
+A shard with a damaged file stops every command that needs its rows, so that none takes its images
+for new ones. Once it is removed, the ledger no longer has these images, and the next run does them
+again.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ _NOTHING = {
     "regions": {},
     "shards": [],
 }
-"""Counts in the record of a run without shards."""
+"""Counts in the record of a run that has no shards."""
 
 
 def find_damaged(inventory: Inventory) -> list[str]:
-    """Read all shards that count, and return the paths of those of which a file is damaged.
+    """Read all shards that count, and return the paths of those with a damaged file.
 
     Args:
         inventory: Inventory of the output.
@@ -40,16 +41,21 @@ def find_damaged(inventory: Inventory) -> list[str]:
         Paths below a table's folder, sorted.
 
     Raises:
-        InputError: The store does not return a file; that is no damage.
+        InputError: The store does not return a file, which does not mean damage.
     """
-    output, shards = inventory.output, inventory.shards
-    whole = {entry.path for entry in inventory.images}
-    paths = [f"{table}/{path}" for path in sorted(whole) for table in TABLES]
-    sizes = {f"{table}/{path}": e.size for table in TABLES for path, e in shards[table].items()}
-    found = read_files(
-        partial(_fetch, output), _find_damage, paths, lambda path: sizes.get(path, 0)
+    committed = sorted({entry.path for entry in inventory.images})
+    paths = [f"{table}/{path}" for path in committed for table in TABLES]
+    sizes = {}
+    for table in TABLES:
+        for path, entry in inventory.shards[table].items():
+            sizes[f"{table}/{path}"] = entry.size
+    damaged = read_files(
+        fetch=partial(_fetch, inventory.output),
+        decode=_find_damage,
+        items=paths,
+        size=lambda path: sizes.get(path, 0),
     )
-    return sorted({path.partition("/")[2] for path in found if path is not None})
+    return sorted({path.partition("/")[2] for path in damaged if path is not None})
 
 
 def _fetch(output: Storage, path: str) -> tuple[str, bytes | None]:
@@ -57,13 +63,13 @@ def _fetch(output: Storage, path: str) -> tuple[str, bytes | None]:
     try:
         return path, output.read(path)
     except FileNotFoundError:
-        return path, None  # `Inventory.check_shards` tells what to do
+        return path, None  # `Inventory.check_shards` reports it
     except OSError as error:
         raise InputError(f"{output.uri}/{path}: cannot be read: {error}") from error
 
 
 def _find_damage(file: tuple[str, bytes | None]) -> str | None:
-    """Return the path of a file that is damaged, None for another."""
+    """Return the path of a damaged file; None for a sound or missing one."""
     path, data = file
     if data is None:
         return None
@@ -97,8 +103,9 @@ def recount(inventory: Inventory, run_id: str, without: Collection[str] = ()) ->
     Args:
         inventory: Inventory of the output, held by the lock.
         run_id: The run.
-        without: Shards that are not counted, as paths below a table's folder.
+        without: Paths of shards that are not counted, below a table's folder.
     """
-    if record := inventory.records.get(run_id):
+    record = inventory.records.get(run_id)
+    if record:
         counts = _NOTHING | summarize_run(inventory.output, run_id, without)
         write_run_record(inventory.output, run_id, record | counts)

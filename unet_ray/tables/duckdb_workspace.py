@@ -1,4 +1,4 @@
-"""Joins over whole archives in bounded memory: DuckDB on a temporary folder, to which it spills."""
+"""Joins over whole archives in bounded memory, by a DuckDB that spills to a temporary folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -17,10 +16,8 @@ import pyarrow.parquet as pq
 from unet_ray.storage.temporary import temporary_prefix
 
 _MEMORY = "1500MB"
-"""Memory limit of the database, which then spills to disk (TMPDIR).
-
-Ten million keys fit; a billion go through the disk.
-"""
+"""Memory above which the database spills to disk (TMPDIR). Ten million keys fit in it; a billion go
+through the disk."""
 _ROW_GROUP = 100_000
 """Rows per row group of the workspace's Parquet files."""
 
@@ -31,7 +28,7 @@ class Workspace:
     `open_workspace()` opens one and deletes it after the `with` block.
 
     Args:
-        folder: Local folder of the Parquet files and of what DuckDB spills.
+        folder: Local folder for the Parquet files, and for what DuckDB spills.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,15 +48,15 @@ class Workspace:
         """Close the database and free its memory and spilled files."""
         self._database.close()
 
-    def value(self, query: str) -> Any:
-        """Return the single value of a query's result."""
+    def value(self, query: str) -> int:
+        """Return the single value of a query's result, a whole number."""
         return self._database.sql(query).fetchall()[0][0]
 
-    def table(self, query: str) -> Any:
+    def table(self, query: str) -> pa.Table:
         """Return the result of a query as an Arrow table."""
         return self._database.sql(query).to_arrow_table()
 
-    def batches(self, query: str, rows: int) -> Iterator[Any]:
+    def batches(self, query: str, rows: int) -> Iterator[pa.RecordBatch]:
         """Stream the result of a query; no other query may run until the stream has ended.
 
         Args:
@@ -75,8 +72,8 @@ class Workspace:
         """Create or replace a view: a named query that runs again whenever it is used."""
         self._database.execute(f'CREATE OR REPLACE VIEW "{name}" AS {query}')
 
-    def read(self, name: str, dataset: Any, columns: Sequence[str]) -> None:
-        """Create a view of columns of an Arrow dataset, which is read whenever the view is used.
+    def read(self, name: str, dataset: pds.Dataset | pa.Table, columns: Sequence[str]) -> None:
+        """Create a view of columns of an Arrow dataset, which is read each time the view is used.
 
         Args:
             name: Name of the view.
@@ -84,7 +81,8 @@ class Workspace:
             columns: Columns of the view.
         """
         self._database.register(f"{name}_rows", dataset)
-        self.view(name, f"SELECT {', '.join(columns)} FROM {name}_rows")  # noqa: S608 (constant names)
+        names = ", ".join(columns)
+        self.view(name, f"SELECT {names} FROM {name}_rows")  # noqa: S608 (constant names)
 
     def store(self, name: str, query: str) -> None:
         """Run a query once and store its result as a table."""
@@ -94,7 +92,9 @@ class Workspace:
         )
         self._open(name)
 
-    def write(self, name: str, schema: pa.Schema, batches: Iterable[Any]) -> None:
+    def write(
+        self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]
+    ) -> None:
         """Store rows as a table while they arrive.
 
         Args:
@@ -102,17 +102,18 @@ class Workspace:
             schema: Schema of the table.
             batches: Arrow batches or tables of that schema.
         """
-        pending: list[Any] = []
-        rows = 0
+        pending: list[pa.Table] = []
+        num_rows = 0
         with pq.ParquetWriter(
             self._path(name), schema, compression="zstd", compression_level=1
         ) as writer:
             for batch in batches:
                 pending.append(pa.table(batch))
-                rows += len(batch)
-                if rows >= _ROW_GROUP:
+                num_rows += len(batch)
+                if num_rows >= _ROW_GROUP:
                     writer.write_table(pa.concat_tables(pending))
-                    pending, rows = [], 0
+                    pending = []
+                    num_rows = 0
             if pending:
                 writer.write_table(pa.concat_tables(pending))
         self._open(name)
@@ -125,7 +126,7 @@ class Workspace:
         return self._folder / f"{name}.parquet"
 
     def _open(self, name: str) -> None:
-        # the folder is whatever TMPDIR says, but the function takes a pattern
+        # the function takes a pattern, and TMPDIR may have wildcards in its name
         pattern = re.sub(r"[*?\[]", r"[\g<0>]", str(self._path(name)))
         self.view(name, f"FROM read_parquet({quote(pattern)})")
 

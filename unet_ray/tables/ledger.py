@@ -1,4 +1,4 @@
-"""The ledger: the images table of an output, read to tell which images are done."""
+"""The ledger: the images table of an output, which tells which images are done."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
-from unet_ray.flags import StoreOptions
 from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.store_options import StoreOptions
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace, quote
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
@@ -19,10 +19,15 @@ from unet_ray.tables.shards import read_shards, shard_run_id, shard_task
 _KEYS = ("image_uri", "image_etag", "pages", "reader_version", "image_bytes")
 _SETTINGS = ("model_digest", "config_digest")
 TRANSIENT_ERRORS = (
-    *("network", "denied", "archived", "missing", "changed"),
-    *("out_of_memory", "internal"),
+    "network",
+    "denied",
+    "archived",
+    "missing",
+    "changed",
+    "out_of_memory",
+    "internal",
 )
-"""Error types that are not the file's fault: the next run tries such an image again."""
+"""Error types that are not the file's fault; the next run tries such images again."""
 
 
 def open_ledger(
@@ -38,9 +43,9 @@ def open_ledger(
 
     - `done` (image_uri, image_etag, pages, reader_version, image_bytes): successful rows of this
       model and configuration.
-    - `failed` (same columns): rows of theirs that failed through the file's own fault.
-    - `retry` (same columns): all rows of theirs, whatever came of them.
-    - `known` (image_uri): rows with any content, model or configuration.
+    - `failed` (same columns): their rows of images that failed by the file's own fault.
+    - `retry` (same columns): all their rows, successful or not.
+    - `known` (image_uri): rows of any content, model and configuration.
 
     Args:
         database: Workspace that receives the views.
@@ -53,7 +58,7 @@ def open_ledger(
         Number of rows in the images files of each run, by run id.
     """
     columns = (*_KEYS, *_SETTINGS, "error_type")
-    rows = read_images(database, "ledger", output, images, columns)
+    num_rows = read_images(database, name="ledger", output=output, images=images, columns=columns)
     condition = f"model_digest = {quote(model_digest)} AND config_digest = {quote(config_digest)}"
     transient = ", ".join(map(quote, TRANSIENT_ERRORS))
     keys = f"SELECT {', '.join(_KEYS)} FROM ledger WHERE {condition}"  # noqa: S608
@@ -61,7 +66,7 @@ def open_ledger(
     database.view("failed", f"{keys} AND error_type NOT IN ({transient})")
     database.view("retry", keys)
     database.view("known", "SELECT image_uri FROM ledger")
-    return rows
+    return num_rows
 
 
 def open_contents(
@@ -89,9 +94,10 @@ def open_contents(
         & (pc.field("config_digest") == config_digest)
         & pc.field("error_type").is_null()
     )
-    kept = pa.schema([*(schema.field(name) for name in columns[:4]), ("shard", pa.string())])
+    kept = pa.schema([schema.field(name) for name in columns[:4]])
+    kept = kept.append(pa.field("shard", pa.string()))
 
-    def keep_ours() -> Iterator[Any]:
+    def keep_ours() -> Iterator[pa.Table]:
         for entry, shard in read_shards(output, images, schema, SCHEMAS["images"]):
             rows = shard.filter(is_ours).select(columns[:4])
             paths = pa.repeat(pa.scalar(entry.path), len(rows))
@@ -125,27 +131,16 @@ def read_images(
     Returns:
         Number of rows read from the files of each run, by run id.
     """
-    return _read(database, name, output, "images", columns, images)
+    schema = _nullable_schema("images", columns)
+    num_rows = Counter[str]()
 
+    def count_rows() -> Iterator[pa.Table]:
+        for entry, rows in read_shards(output, images, schema, SCHEMAS["images"]):
+            num_rows[shard_run_id(entry.path)] += len(rows)
+            yield rows
 
-def _read(
-    database: Workspace,
-    name: str,
-    output: Storage,
-    table: str,
-    columns: Sequence[str],
-    entries: Sequence[FileEntry],
-) -> Counter[str]:
-    schema = _nullable_schema(table, columns)
-    rows = Counter[str]()
-
-    def count_shards() -> Iterator[Any]:
-        for entry, shard in read_shards(output, entries, schema, SCHEMAS[table]):
-            rows[shard_run_id(entry.path)] += len(shard)
-            yield shard
-
-    database.write(name, schema, count_shards())
-    return rows
+    database.write(name, schema, count_rows())
+    return num_rows
 
 
 def _nullable_schema(table: str, columns: Sequence[str]) -> pa.Schema:
@@ -166,21 +161,23 @@ def tables_at(uri: str | Storage, options: StoreOptions | None = None) -> Storag
     Raises:
         InputError: There are no tables at the URI, or they cannot be read.
     """
-    output = uri if isinstance(uri, Storage) else Storage.of(uri, options)
-    uri = output.uri if isinstance(uri, Storage) else uri
+    if isinstance(uri, Storage):
+        output, named = uri, uri.uri
+    else:
+        output, named = Storage.of(uri, options), uri
     try:
         is_there = output.exists("images")
     except OSError as error:
-        raise InputError(f"{uri}: the tables cannot be read: {error}") from None
+        raise InputError(f"{named}: the tables cannot be read: {error}") from None
     if not is_there:
-        raise InputError(f"{uri}: no tables here (images/); check --tables")
+        raise InputError(f"{named}: no tables here (images/); check --tables")
     return output
 
 
 def summarize_run(output: Storage, run_id: str, without: Collection[str] = ()) -> dict[str, Any]:
     """Count what a run wrote, from its committed shards.
 
-    These are the fields of a run record that otherwise only a run that ends well fills in.
+    The counts are the fields of a run record that a run fills in itself if it ends well.
 
     Args:
         output: Root of the tables.
@@ -194,12 +191,13 @@ def summarize_run(output: Storage, run_id: str, without: Collection[str] = ()) -
     if not images:
         return {}
     committed = {entry.path for entry in images}
-    regions = [
-        entry for entry in list_run_shards(output, "regions", run_id) if entry.path in committed
-    ]
+    regions = [e for e in list_run_shards(output, "regions", run_id) if e.path in committed]
     with open_workspace() as database:
-        _read(database, "images", output, "images", ("height", "width", "error_type"), images)
-        _read(database, "regions", output, "regions", ("class_name",), regions)
+        columns = ("height", "width", "error_type")
+        read_images(database, name="images", output=output, images=images, columns=columns)
+        class_names = _nullable_schema("regions", ("class_name",))
+        shards = read_shards(output, regions, class_names, SCHEMAS["regions"])
+        database.write("regions", class_names, (rows for _, rows in shards))
         (sums,) = database.table(
             "SELECT count(*) FILTER (error_type IS NULL) AS images_done, "
             "count(error_type) AS images_failed, "
@@ -220,7 +218,8 @@ def summarize_run(output: Storage, run_id: str, without: Collection[str] = ()) -
 def open_run(database: Workspace, output: Storage, run_id: str) -> None:
     """Create the table `written` (image_uri, image_etag): the keys of the images a run wrote."""
     images = list_run_shards(output, "images", run_id)
-    read_images(database, "written", output, images, ("image_uri", "image_etag"))
+    columns = ("image_uri", "image_etag")
+    read_images(database, name="written", output=output, images=images, columns=columns)
 
 
 def list_run_shards(output: Storage, table: str, run_id: str) -> list[FileEntry]:

@@ -1,4 +1,4 @@
-"""The lock on an output: it admits one run at a time and is kept alive by a heartbeat."""
+"""The lock on an output, which admits one run at a time and is kept alive by a heartbeat."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from unet_ray.storage.storage import Storage
 _logger = logging.getLogger("unet_ray")
 
 LOCK_LEASE_S = 600.0
-"""Time without a heartbeat after which a lock is taken over (s).
-
-It is ten times the longest PUT, which is three attempts of 20 s.
-"""
+"""Time without a heartbeat after which a lock is taken over (s). The longest PUT, three attempts of
+20 s, takes a tenth of it."""
 HEARTBEAT_S = 20.0
 """Time between two heartbeats (s)."""
 _POLL_S = 5.0
@@ -31,15 +29,13 @@ _POLL_S = 5.0
 _GRACE_S = 5.0
 """Wait after a dead run's lock is overwritten, before it is read again (s)."""
 _SETTLE_S = 2.0
-"""Wait after a lock is written to a store without conditional PUT, before it is read again (s).
-
-It covers the longest time from a run's look at the lock to the end of its PUT; the last PUT wins.
-"""
+"""Wait after a lock is written to a store without conditional PUT, before it is read again (s). It
+covers the longest time from a run's look at the lock to the end of its PUT; the last PUT wins."""
 _LOCK = "_lock.json"
 _MAX_BYTES = 2**20
-"""Largest lock file."""
+"""Largest lock file (bytes)."""
 _BEGINNING = b'{"run_id": "'
-"""Beginning of every lock file, which tells one that was written in part from a foreign file."""
+"""Beginning of every lock file, by which a partly written one differs from a foreign file."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "run_id": str,
     "host": str,
@@ -55,13 +51,13 @@ class OutputLock:
     """The lock on an output (`_lock.json`), kept by a heartbeat while the `with` block runs.
 
     A local file system, and S3 with conditional PUT, let only one run create the lock file. On
-    other stores, and where a dead run's lock is taken over, the last of several runs that write it
-    within a moment holds it. Each of them therefore reads the lock again after a wait, and the
+    other stores, and where a dead run's lock is taken over, several runs may write it within a
+    moment, and the last of them holds it. Each therefore reads the lock again after a wait, and the
     write tasks read it once more before each commit.
 
     Clocks of two machines are never compared to declare a run dead. A heartbeat that is younger
-    than a lease by our clock is of a live run. Any other is watched for a lease on our monotonic
-    clock, and the lock is taken over only if its file does not change.
+    than a lease by our clock belongs to a live run. Any other is watched for the time of a lease on
+    our monotonic clock, and the lock is taken over only if its file does not change.
 
     Args:
         output: Root of the tables.
@@ -98,8 +94,8 @@ class OutputLock:
                 raise self._make_refusal(held)
             self._watch(held, content)
         if held:
-            # The holder is dead. Other runs may take the lock over too, and a holder that only
-            # slept may come back, so that the lock is read again after the wait.
+            # The holder is dead. But other runs may take the lock over too, and a holder that only
+            # slept may come back: the lock is read again after a wait.
             self._write()
             time.sleep(_GRACE_S)
         elif not self._create():
@@ -109,25 +105,27 @@ class OutputLock:
             raise self._make_refusal(held)
 
     def _watch(self, held: dict[str, Any], content: bytes | None) -> None:
-        """Wait for a lease; raise OutputHeldError as soon as the lock changes meanwhile."""
+        """Wait for the time of a lease; raise OutputHeldError as soon as the lock changes."""
         _logger.warning(
             f"{self._output.uri}: run {held['run_id']} (on {held['host']}, process {held['pid']}) "
             f"seems to be dead, but clocks may differ; its lock is watched for {LOCK_LEASE_S:g} s "
             "and taken over if it does not change"
         )
         deadline = time.monotonic() + LOCK_LEASE_S
-        while (left_s := deadline - time.monotonic()) > 0:
+        left_s = LOCK_LEASE_S
+        while left_s > 0:
             time.sleep(min(_POLL_S, left_s))
             found = _read_content(self._output)
             if found != content:
                 raise self._make_refusal(_parse_lock(self._output, found))
+            left_s = deadline - time.monotonic()
 
     def _create(self) -> bool:
         """Create the lock file; return whether the store kept others from doing so meanwhile."""
         content = _read_content(self._output)
         if content is not None and _parse_lock(self._output, content) is None:
             with suppress(FileNotFoundError):
-                self._output.delete(_LOCK)  # it was written in part only
+                self._output.delete(_LOCK)  # it was only partly written
         try:
             return self._output.create(_LOCK, self._content())
         except FileExistsError:
@@ -207,15 +205,15 @@ def _read_content(output: Storage) -> bytes | None:
 
 
 def _parse_lock(output: Storage, content: bytes | None) -> dict[str, Any] | None:
-    """Return the lock that a file holds; None without a file, or for one written in part."""
+    """Return the lock in a file; None without a file, or for one that was only partly written."""
     if content is None or not content.strip(b"\0"):
-        return None  # a file system that crashed may keep an empty file, or one of zeros
+        return None  # a file system that crashed may leave an empty file, or one of zeros
     try:
         lock = parse_json(content, _LOCK)
     except InputError:
         is_ours = content.startswith(_BEGINNING) or _BEGINNING.startswith(content)
         if is_ours and not content.rstrip().endswith(b"}"):
-            return None  # a store that writes in pieces holds half of it: it belongs to no run
+            return None  # a store that writes in pieces has half of it, which is no run's lock
         raise _make_shape_error(output) from None
     if not all(isinstance(lock.get(name), kinds) for name, kinds in _FIELDS.items()):
         raise _make_shape_error(output)
@@ -229,13 +227,11 @@ def _make_shape_error(output: Storage) -> InputError:
 
 
 def _is_process_gone(lock: dict[str, Any]) -> bool:
-    """Return whether a lock is of this machine, and its process is not there any more."""
-    same_machine = (
-        lock["boot"] == _boot_id() and lock.get("pid_namespace") == _pid_namespace() != ""
-    )
-    return (
-        same_machine and not Path(f"/proc/{lock['pid']}").exists() and Path("/proc/self").exists()
-    )
+    """Tell whether a process of this machine took a lock and does not exist any more."""
+    namespace = _pid_namespace()
+    if lock["boot"] != _boot_id() or lock.get("pid_namespace") != namespace or not namespace:
+        return False
+    return Path("/proc/self").exists() and not Path(f"/proc/{lock['pid']}").exists()
 
 
 def _pid_namespace() -> str:

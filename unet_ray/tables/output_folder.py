@@ -1,7 +1,7 @@
 """The inventory of an output: its shards, the records of its runs, and where the two disagree.
 
-A missing file alone proves nothing. Only files of runs whose own record says that they did not
-finish are removed as leftovers, and a shard that a record counts but that is missing is an error.
+A missing file alone proves nothing. Files are removed as leftovers only if the record of their run
+says that it did not finish. A shard that a record counts and that is missing is an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,8 @@ class Leftover:
     run_id: str
     """Run that wrote the file."""
     is_unfinished: bool
-    """True where the run's own record says that it did not finish.
-
-    Then, and only then, the next run removes the file.
-    """
+    """True if the run's own record says that it did not finish; only then the next run removes the
+    file."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,9 @@ class Inventory:
     records: dict[str, dict[str, Any]]
     """Run records by run id, the newest first."""
     unreadable: tuple[str, ...]
-    """Paths below the output of JSON files in `runs/` that are not records of a run."""
+    """Paths, below the output, of JSON files in `runs/` that are not records of a run."""
     half_written: tuple[str, ...] = ()
-    """Paths below a local output of hidden files that writes began and will not finish."""
+    """Paths, below a local output, of hidden files that writes have begun and will not finish."""
 
     @property
     def is_new(self) -> bool:
@@ -73,22 +70,21 @@ class Inventory:
     @property
     def half_pruned(self) -> list[str]:
         """The runs whose removal by a prune has begun but not finished."""
-        return [
-            run_id for run_id, record in self.records.items() if record.get("status") == PRUNING
-        ]
+        records = self.records.items()
+        return [run_id for run_id, record in records if record.get("status") == PRUNING]
 
     @property
     def images(self) -> list[FileEntry]:
         """The images files that count, without those of runs that are being removed."""
         gone = set(self.half_pruned)
-        return [
-            entry for path, entry in self.shards["images"].items() if shard_run_id(path) not in gone
-        ]
+        files = self.shards["images"].items()
+        return [entry for path, entry in files if shard_run_id(path) not in gone]
 
     @property
     def leftovers(self) -> list[Leftover]:
         """Masks and regions files without an images file of the same name."""
-        found, half_pruned = [], set(self.half_pruned)
+        found = []
+        half_pruned = set(self.half_pruned)
         for table in ("masks", "regions"):
             for path in sorted(self.shards[table].keys() - self.shards["images"].keys()):
                 run_id = shard_run_id(path)
@@ -99,54 +95,59 @@ class Inventory:
 
     @property
     def missing(self) -> dict[str, list[str]]:
-        """Paths of the files that are missing and that the record of a run counts, by run id."""
+        """Paths of missing files that the record of a run counts, by run id."""
         of_run: dict[str, list[str]] = defaultdict(list)
         for path in self.shards["images"]:
             of_run[shard_run_id(path)].append(path)
-        absent = {
-            run_id: sorted(self._absent(run_id, record, of_run[run_id]))
-            for run_id, record in self.records.items()
-        }
-        return {run_id: paths for run_id, paths in absent.items() if paths}
+        missing = {}
+        for run_id, record in self.records.items():
+            absent = sorted(self._find_absent(run_id, record, of_run[run_id]))
+            if absent:
+                missing[run_id] = absent
+        return missing
 
     def check_shards(self) -> None:
-        """Raise InputError where files are missing that the record of a run counts."""
+        """Raise InputError if files are missing that the record of a run counts."""
         for run_id, absent in self.missing.items():
-            more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-            raise self._make_error(run_id, f"{', '.join(absent[:_SHOWN])}{more}: missing")
+            shown = ", ".join(absent[:_SHOWN])
+            if len(absent) > _SHOWN:
+                shown += f" and {len(absent) - _SHOWN} more"
+            raise self._make_error(run_id, f"{shown}: missing")
 
-    def check_rows(self, rows: Mapping[str, int]) -> None:
-        """Raise InputError where a finished run recorded more images than its shards hold.
+    def check_rows(self, num_rows: Mapping[str, int]) -> None:
+        """Raise InputError if a finished run recorded more images than its shards hold.
 
         Args:
-            rows: Number of rows in the images files of each run, by run id.
+            num_rows: Number of rows in the images files of each run, by run id.
 
         Raises:
             InputError: Images of a finished run are missing.
         """
         for run_id, record in self.records.items():
             recorded = recorded_images(record)
-            missing = recorded - rows.get(run_id, 0)
-            if has_finished(record) and missing > 0:
+            num_missing = recorded - num_rows.get(run_id, 0)
+            if has_finished(record) and num_missing > 0:
                 raise self._make_error(
                     run_id,
-                    f"{missing} of {recorded} images of run {run_id} are missing from its shards",
+                    f"{num_missing} of {recorded} images of run {run_id} are missing from its "
+                    "shards",
                 )
 
-    def _absent(self, run_id: str, record: dict[str, Any], images: list[str]) -> Iterator[str]:
-        """Yield the files of a run that its record counts and that are missing."""
+    def _find_absent(
+        self, run_id: str, record: Mapping[str, Any], images: list[str]
+    ) -> Iterator[str]:
+        """Yield the missing files of a run that its record, or an images file, counts."""
         if record.get("status") in (PRUNING, PRUNED):
             return
-        counted = [
-            shard_path(str(record.get("date")), run_id, task) for task in record.get("shards") or ()
-        ]
+        date = str(record.get("date"))
+        counted = [shard_path(date, run_id, task) for task in record.get("shards") or ()]
         if not counted and not images and has_finished(record) and recorded_images(record):
-            # the record of a run before 2026-11-29 does not list its shards
+            # records of runs before 2026-11-29 do not list their shards
             yield f"images/date=*/{run_id}-*.parquet"
         for table in TABLES:
-            yield from (
-                f"{table}/{path}" for path in {*counted, *images} if path not in self.shards[table]
-            )
+            for path in {*counted, *images}:
+                if path not in self.shards[table]:
+                    yield f"{table}/{path}"
 
     def _make_error(self, run_id: str, finding: str) -> InputError:
         return InputError(
@@ -166,46 +167,53 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
         The inventory.
 
     Raises:
-        InputError: A folder cannot be listed, the store does not return a record (one that is
-            damaged is `unreadable`), or there are other files.
+        InputError: A folder cannot be listed, the store does not return a record, or there are
+            other files. A damaged record is no error: it is `unreadable`.
     """
-    entries = _list_files(output)
-    others = tuple(
-        f"{t}/{entry.path}" for t in TABLES for entry in entries[t] if not is_shard(entry.path)
-    )
+    shards: dict[str, dict[str, FileEntry]] = {table: {} for table in TABLES}
+    others = []
+    listed = _list_files(output)
+    for table in TABLES:
+        for entry in listed[table]:
+            if is_shard(entry.path):
+                shards[table][entry.path] = entry
+            else:
+                others.append(f"{table}/{entry.path}")
     if others and not others_ok:
         raise InputError(
             f"{output.uri}: {others[0]} is not part of the tables ({len(others)} such files here); "
             "choose another folder for the tables, or move these files away"
         )
-    shards = {
-        table: {entry.path: entry for entry in entries[table] if is_shard(entry.path)}
-        for table in TABLES
-    }
     records, unreadable = read_records(output)
-    half_written = tuple(_find_half_written(output, records))
-    return Inventory(output, shards, others, records, unreadable, half_written)
+    return Inventory(
+        output=output,
+        shards=shards,
+        others=tuple(others),
+        records=records,
+        unreadable=unreadable,
+        half_written=tuple(_find_half_written(output, records)),
+    )
 
 
 def _list_files(output: Storage) -> dict[str, list[FileEntry]]:
     """Return the files below each table's folder.
 
-    Images come last: masks and regions that are listed before them are leftovers only if they are
-    not committed by then.
+    Images are listed last: masks and regions that were listed before them are leftovers only if no
+    images file has committed them by then.
     """
     *others, images = TABLES
     with ThreadPoolExecutor(len(others)) as pool:
-        entries = dict(
-            zip(others, pool.map(partial(output.entries, missing_ok=True), others), strict=True)
-        )
-    return {**entries, images: output.entries(images, missing_ok=True)}
+        listed = {table: pool.submit(output.entries, table, missing_ok=True) for table in others}
+    entries = {table: files.result() for table, files in listed.items()}
+    entries[images] = output.entries(images, missing_ok=True)
+    return entries
 
 
 def _find_half_written(output: Storage, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the hidden files of writers on this machine that are dead, and of unfinished runs.
+    """Yield the hidden files of dead processes of this machine, and those of unfinished runs.
 
-    A process of another machine may be alive, but if the record of its run says that it did not
-    finish, its shards are leftovers, whole or not.
+    A process of another machine may be alive. But if the record of its run says that it did not
+    finish, its shards are leftovers, whether they are whole or not.
     """
     if not output.is_local:
         return
@@ -214,18 +222,19 @@ def _find_half_written(output: Storage, records: Mapping[str, Mapping[str, Any]]
         hidden = half_written(root, (*TABLES, "runs"))
     for path, name, is_dead in hidden:
         below = f"{path.parent.name}/{name}"
-        if is_dead or (is_shard(below) and is_unfinished(records.get(shard_run_id(below), {}))):
+        record = records.get(shard_run_id(below), {}) if is_shard(below) else {}
+        if is_dead or is_unfinished(record):
             yield path.relative_to(root).as_posix()
 
 
 def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[str], list[str]]:
     """Remove masks and regions files that a crash left without an images file, or half written.
 
-    The output is listed again first, since an older listing is no ground for removing anything.
+    The output is listed again first, since nothing may be removed by an older listing.
 
     Args:
         output: Root of the tables.
-        of_any_run: Whether to remove leftovers of runs that no record calls unfinished, too.
+        of_any_run: Whether to remove also the leftovers of runs that no record calls unfinished.
 
     Returns:
         Paths that were removed, and paths that were kept.
@@ -237,8 +246,10 @@ def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[st
     kept: list[str] = []
     inventory = take_inventory(output)
     for leftover in inventory.leftovers:
-        goes = leftover.is_unfinished or of_any_run
-        (removed if goes else kept).append(leftover.path)
+        if leftover.is_unfinished or of_any_run:
+            removed.append(leftover.path)
+        else:
+            kept.append(leftover.path)
     removed += inventory.half_written
     output.delete_all(removed)
     return removed, kept

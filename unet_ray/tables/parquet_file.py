@@ -1,9 +1,9 @@
-"""Parquet files of which damage is found: checksums of the pages, and a digest of the footer.
+"""Parquet files whose damage is found, by checksums of their pages and a digest of their footer.
 
-The checksums of Parquet cover the data, not the footer, in which one changed bit may rename a
-column or drop rows without an error. So the SHA-256 of the footer lies in the gap before it, to
-which nothing in the format points: other readers do not see it. Files without checksums or digest
-are read as well; their damage is found only where it cannot be decoded.
+The checksums of Parquet cover the data but not the footer, in which one changed bit may rename a
+column or drop rows without an error. The SHA-256 of the footer therefore stands right before it, in
+a place to which nothing in the format points, so that other readers do not see it. Files without
+checksums or digest are read too, but their damage is found only where it cannot be decoded.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from unet_ray.storage.ranged_file import RangedFile
 SeekableFile = BinaryIO | RangedFile
 _MARK = b"unet_ray footer sha256: "
 _TRAILER_BYTES = 8
-"""Size of what ends each Parquet file: the size of the footer, and `PAR1`."""
+"""Number of bytes after the footer of a Parquet file: its size, and `PAR1`."""
 _DIGEST_BYTES = len(_MARK) + sha256().digest_size
 _FAULTS = (OSError, ValueError, LookupError, TypeError, OverflowError, pa.ArrowException)
-"""Exceptions that Arrow raises where a file is damaged."""
+"""Exceptions that Arrow raises for damaged files."""
 
 
 class DamagedFileError(Exception):
@@ -56,18 +56,18 @@ def read_parquet(
 
     Args:
         file: File that is open for reading and seeking.
-        columns: Columns to read, and their types; one that the file lacks is null. None: all
+        columns: Columns to read, and their types; a column that the file lacks is null. None: all
             columns, as the file has them.
-        schema: All columns that a file of this kind may have; None: those of `columns`. Only where
-            all of them are known can a renamed column be told from one that the file lacks.
+        schema: All columns that a file of this kind may have; None: those of `columns`. With these,
+            a column under another name is told from one that the file lacks.
 
     Returns:
         The columns; texts are valid UTF-8.
 
     Raises:
-        DamagedFileError: The file is damaged, has none of the columns, has one whose values are
-            Python objects, or its rows take more memory than those of a file of its size can.
-        OSError: The store does not return its bytes.
+        DamagedFileError: The file is damaged, has none of the columns, has a column of Python
+            objects, or its rows take more memory than those of a file of its size can.
+        OSError: The store does not return the bytes of the file.
     """
     try:
         _check_digest(file)
@@ -89,7 +89,7 @@ def read_parquet(
 
 
 def find_ranges(file: SeekableFile, names: Collection[str]) -> list[tuple[int, int]]:
-    """Find where the columns of a Parquet file lie; only its end is read.
+    """Find where columns of a Parquet file lie, by reading only its end.
 
     Args:
         file: File that is open for reading and seeking.
@@ -100,16 +100,15 @@ def find_ranges(file: SeekableFile, names: Collection[str]) -> list[tuple[int, i
 
     Raises:
         DamagedFileError: The footer is damaged.
-        OSError: The store does not return its bytes.
+        OSError: The store does not return the bytes of the file.
     """
+    chunks = []
     try:
         _check_digest(file)
         footer = pq.read_metadata(file)
-        chunks = [
-            group.column(index)
-            for group in map(footer.row_group, range(footer.num_row_groups))
-            for index in range(group.num_columns)
-        ]
+        for number in range(footer.num_row_groups):
+            group = footer.row_group(number)
+            chunks += [group.column(index) for index in range(group.num_columns)]
     except _FAULTS as error:
         if isinstance(error, OSError) and not _is_of_arrow(error):
             raise
@@ -125,12 +124,12 @@ def find_ranges(file: SeekableFile, names: Collection[str]) -> list[tuple[int, i
 
 
 def _is_of_arrow(error: OSError) -> bool:
-    """Tell whether an error is of a file that does not parse: Arrow raises a bare OSError then."""
+    """Tell whether an error means that a file does not parse: then Arrow raises a bare OSError."""
     return type(error) is OSError and error.errno is None
 
 
 def _check_digest(file: SeekableFile) -> None:
-    """Raise DamagedFileError if the footer of a file, or of its end, is not that of its digest."""
+    """Raise DamagedFileError if the footer of a file, or of its end, does not match its digest."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _TRAILER_BYTES))
     wanted = _DIGEST_BYTES + _footer_bytes(file.read()) + _TRAILER_BYTES
@@ -148,10 +147,10 @@ def _footer_bytes(end: bytes) -> int:
 
 
 def _check_types(stored: pa.Schema) -> None:
-    """Raise DamagedFileError where values of a column, or of a part of one, become Python objects.
+    """Raise DamagedFileError if values of a column, or of a part of one, become Python objects.
 
     A file names a type, and the library that registered the type makes the objects. Values of
-    `ray.data.arrow_pickled_object` are unpickled, which runs whatever code their writer chose.
+    `ray.data.arrow_pickled_object` are unpickled, which runs any code that their writer chose.
     """
     for field in stored:
         if _makes_objects(field.type):
@@ -159,7 +158,7 @@ def _check_types(stored: pa.Schema) -> None:
 
 
 def _makes_objects(kind: pa.DataType) -> bool:
-    """Tell whether a type, or a part of it, is one that a Python library registered."""
+    """Tell whether a Python library registered a type, or a part of it."""
     if isinstance(kind, pa.ExtensionType):
         return True
     if pa.types.is_dictionary(kind):
@@ -168,26 +167,26 @@ def _makes_objects(kind: pa.DataType) -> bool:
 
 
 def _check_names(names: list[str], columns: pa.Schema, schema: pa.Schema) -> None:
-    if not set(names) & set(columns.names):
+    """Raise DamagedFileError if a file has none of the columns, or one under another name."""
+    if set(names).isdisjoint(columns.names):
         raise DamagedFileError(f"it has none of the columns {', '.join(columns.names)}")
     unknown = sorted(set(names) - set(schema.names))
-    if unknown and set(schema.names) - set(names):
+    missing = set(schema.names) - set(names)
+    if unknown and missing:
         raise DamagedFileError(f"it has a column {unknown[0]!r} instead of one of its own")
 
 
 def _read_columns(file: SeekableFile, footer: pq.FileMetaData, columns: pa.Schema) -> pa.Table:
-    """Read columns, in no more memory than those of such a file may take."""
+    """Read columns in no more memory than a file of that size may take."""
     risky = find_risky_texts(footer)
     parquet = pq.ParquetFile(
         file, metadata=footer, page_checksum_verification=True, read_dictionary=risky
     )
     names = set(parquet.schema_arrow.names) & set(columns.names)
-    wanted, file_bytes = (
-        [each.name for each in columns if each.name in names],
-        file.seek(0, io.SEEK_END),
-    )
+    wanted = [field.name for field in columns if field.name in names]
+    file_bytes = file.seek(0, io.SEEK_END)
     num_rows = limit_rows(footer, footer.num_rows)
-    # Arrow's own threads would call Python to read; a process that exits meanwhile gets SIGABRT
+    # no threads of Arrow: they would call Python to read, and a process that exits meanwhile aborts
     if num_rows < footer.num_rows:
         batches = parquet.iter_batches(num_rows, columns=wanted, use_threads=False)
         found = pa.Table.from_batches(check_batch_sizes(batches, file_bytes))
@@ -196,10 +195,10 @@ def _read_columns(file: SeekableFile, footer: pq.FileMetaData, columns: pa.Schem
     if risky:
         found.validate(full=True)  # the indices are about to be used
     check_row_sizes(found, file_bytes)
-    arrays = [
-        found[field.name].cast(field.type)
-        if field.name in names
-        else pa.nulls(len(found), field.type)
-        for field in columns
-    ]
+    arrays = []
+    for field in columns:
+        if field.name in names:
+            arrays.append(found[field.name].cast(field.type))
+        else:
+            arrays.append(pa.nulls(len(found), field.type))
     return pa.Table.from_arrays(arrays, schema=columns)

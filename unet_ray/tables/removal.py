@@ -1,14 +1,15 @@
 """Removal of the rows of single images from the shards of all runs, as after withdrawn consent.
 
-Everything is named by the sha256 of its URI, since a URI may be patient data. A removal goes in
-three steps, each of which may be repeated:
+Images are named by the sha256 of their URI, since a URI may be patient data. A removal takes three
+steps, each of which may be repeated:
 
 1. The record of each run concerned gets lower counts and, as `removing_images`, what is to go.
-2. Each shard that has such rows is rewritten: masks, then regions, then images. While the images
-   file has the rows, the shard is found again.
-3. The records turn `removing_images` into `removed_images`.
+2. Each shard that has such rows is rewritten: masks, then regions, then images. As long as the
+   images file has the rows, the shard is found again.
+3. In the records, `removing_images` becomes `removed_images`.
 
-A crash before the first record changes nothing. After it, `finish_removals` does the rest.
+A crash before the first record is written changes nothing; after it, `finish_removals` completes
+the removal.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +27,6 @@ import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
 from unet_ray.prefetch import ahead
-from unet_ray.storage.storage import Storage
 from unet_ray.tables.output_folder import Inventory
 from unet_ray.tables.parquet_file import to_parquet
 from unet_ray.tables.runs import write_run_records
@@ -35,16 +34,17 @@ from unet_ray.tables.schemas import IMAGES, TABLES
 from unet_ray.tables.shards import read_shard, read_shards, read_whole_files, shard_run_id
 
 REMOVING, REMOVED = "removing_images", "removed_images"
-"""Fields of a run's record: the removal that is under way, and the list of those that are done."""
+"""Fields of a run's record: the removal under way, and the list of finished ones."""
 Found = dict[str, dict[str, str]]
-"""Rows of images to remove: the hash that names each, by URI of the row, by path of the shard."""
+"""Rows of images to remove: the hash that names each, by path of the shard and URI of the row."""
 _COUNTED = ("uri_sha256", "images", "masks", "regions")
 _ROWS = 10_000
-"""Number of rows that are looked at together."""
+"""Number of rows that are hashed at a time."""
 _REWRITTEN_AT_ONCE = 8
-"""Number of shards that are rewritten side by side."""
+"""Number of shards that are rewritten in parallel."""
 _REWRITTEN_BYTES = 2**25
-"""Size of the files that are rewritten at the same time, a larger one alone (bytes)."""
+"""Total size of the files that are rewritten at the same time (bytes); a larger one is rewritten
+alone."""
 _NAMES = pa.schema([IMAGES.field(name).with_nullable(True) for name in ("image_uri", "pages")])
 
 
@@ -64,9 +64,9 @@ class _RunSums:
     """Sums over the rows that a run loses."""
 
     known: dict[str, Any]
-    """Record of the run, should it have none."""
+    """Fields for the record of the run, in case it has none."""
     rows: dict[str, RemovedRows] = field(default_factory=dict)
-    """Numbers of rows, by the hash that names them."""
+    """Numbers of rows by the hash that names their image."""
     failed: int = 0
     megapixels: float = 0.0
     error_types: Counter[str] = field(default_factory=Counter)
@@ -80,14 +80,19 @@ def hash_uri(uri: str) -> str:
 
 def pending_hashes(inventory: Inventory) -> list[str]:
     """Return the hashes of a removal that has begun but not finished; none where there is none."""
-    pending = [record[REMOVING] for record in inventory.records.values() if REMOVING in record]
-    return sorted({uri_hash for intent in pending for uri_hash in intent["uri_sha256"]})
+    hashes: set[str] = set()
+    for record in inventory.records.values():
+        if REMOVING in record:
+            hashes.update(record[REMOVING]["uri_sha256"])
+    return sorted(hashes)
 
 
 def finish_removals(inventory: Inventory) -> list[RemovedRows]:
     """Finish the removal of images that an earlier prune began; return the rows it removed."""
     hashes = pending_hashes(inventory)
-    return remove_images(inventory, find_images(inventory, hashes), hashes) if hashes else []
+    if not hashes:
+        return []
+    return remove_images(inventory, find_images(inventory, hashes), hashes)
 
 
 def find_images(inventory: Inventory, hashes: Collection[str]) -> Found:
@@ -98,38 +103,42 @@ def find_images(inventory: Inventory, hashes: Collection[str]) -> Found:
         hashes: Hashes of URIs of images, or of files with several pages.
 
     Returns:
-        Hash by URI of the row, by path of the shard; only shards that have such rows.
+        The rows, of only those shards that have any.
 
     Raises:
         InputError: A file is damaged, is not a shard, or cannot be read.
     """
     found: Found = {}
     for entry, rows in read_shards(inventory.output, inventory.images, _NAMES, IMAGES):
-        of_shard = found.setdefault(entry.path, {})
-        for row in chain.from_iterable(b.to_pylist() for b in rows.to_batches(_ROWS)):
-            named = next(
-                (h for h in _hashes_of(row["image_uri"], row["pages"]) if h in hashes), None
-            )
-            if named:
-                of_shard[row["image_uri"]] = named
-    return select_images(found, hashes)
+        of_shard: dict[str, str] = {}
+        for batch in rows.to_batches(_ROWS):
+            for row in batch.to_pylist():
+                names = _list_names(row["image_uri"], row["pages"])
+                named = [h for h in map(hash_uri, names) if h in hashes]
+                if named:
+                    of_shard[row["image_uri"]] = named[0]
+        if of_shard:
+            found[entry.path] = of_shard
+    return found
 
 
 def select_images(found: Found, hashes: Collection[str]) -> Found:
-    """Return those of the rows that some hashes name, and only shards that have any."""
-    selected = {
-        path: {uri: uri_hash for uri, uri_hash in of_shard.items() if uri_hash in hashes}
-        for path, of_shard in found.items()
-    }
-    return {path: of_shard for path, of_shard in selected.items() if of_shard}
+    """Return the rows that some hashes name, of only those shards that have any."""
+    selected = {}
+    for path, of_shard in found.items():
+        kept = {uri: uri_hash for uri, uri_hash in of_shard.items() if uri_hash in hashes}
+        if kept:
+            selected[path] = kept
+    return selected
 
 
-def _hashes_of(uri: str | None, pages: int | None) -> list[str]:
-    """Return the hashes that name an image: of its own URI and, for a page, of its file's."""
-    if uri is None:  # a row that somebody else wrote
+def _list_names(uri: str | None, pages: int | None) -> list[str]:
+    """Return the URIs by which an image can be named: its own and, for a page, its file's."""
+    if uri is None:  # another program wrote the row
         return []
-    names = [uri, uri.rpartition("#")[0]] if (pages or 1) > 1 else [uri]
-    return [hash_uri(name) for name in names]
+    if pages is not None and pages > 1:
+        return [uri, uri.rpartition("#")[0]]
+    return [uri]
 
 
 def count_rows(inventory: Inventory, found: Found) -> list[RemovedRows]:
@@ -187,19 +196,26 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
 def _sum_up(inventory: Inventory, found: Found) -> dict[str, _RunSums]:
     """Sum up the rows that each run loses, by run id."""
     by_run: dict[str, _RunSums] = {}
-    output, shards = inventory.output, inventory.shards
-    places = [(table, path) for path in found for table in TABLES]
-    sizes = [shards[t][path].size if path in shards[t] else 0 for t, path in places]
-    read = read_whole_files(output, zip(map("/".join, places), sizes, strict=True))
+    files = []
+    for path in found:
+        for table in TABLES:
+            entry = inventory.shards[table].get(path)
+            files.append((f"{table}/{path}", entry.size if entry else 0))
+    read = read_whole_files(inventory.output, files)
     for path, of_shard in found.items():
         run_id = shard_run_id(path)
-        rows = {
-            table: whole.filter(_is_one_of(whole, of_shard))
-            for table, (_, whole) in zip(TABLES, read, strict=False)
-        }
+        rows = {}
+        for table in TABLES:
+            _, whole = next(read)
+            rows[table] = whole.filter(_is_one_of(whole, of_shard))
         images = rows["images"]
-        known = {name: images[name][0].as_py() for name in ("model_digest", "config_digest")}
-        known |= {"run_id": run_id, "status": "unknown", "date": _date_of(path)}
+        known = {
+            "model_digest": images["model_digest"][0].as_py(),
+            "config_digest": images["config_digest"][0].as_py(),
+            "run_id": run_id,
+            "status": "unknown",
+            "date": path.partition("/")[0].removeprefix("date="),
+        }
         sums = by_run.setdefault(run_id, _RunSums(known))
         for table in TABLES:
             for uri in rows[table]["image_uri"].to_pylist():
@@ -209,19 +225,13 @@ def _sum_up(inventory: Inventory, found: Found) -> dict[str, _RunSums]:
         sums.failed += len(images) - images["error_type"].null_count
         sums.error_types.update(images["error_type"].drop_null().to_pylist())
         sums.regions.update(rows["regions"]["class_name"].to_pylist())
-        for height, width in zip(
-            *(images[side].to_pylist() for side in ("height", "width")), strict=True
-        ):
-            sums.megapixels += (height or 0) * (width or 0) / 1e6
+        for image in images.select(["height", "width"]).to_pylist():
+            sums.megapixels += (image["height"] or 0) * (image["width"] or 0) / 1e6
     return by_run
 
 
-def _date_of(path: str) -> str:
-    return path.partition("/")[0].removeprefix("date=")
-
-
 def _intent(sums: _RunSums, hashes: Collection[str]) -> dict[str, Any]:
-    """Return what a record says of a removal that begins."""
+    """Return what a record says about a removal that begins."""
     removed_at = datetime.now(UTC).isoformat(timespec="seconds")
     rows = [
         {"removed_at": removed_at} | {name: getattr(rows, name) for name in _COUNTED}
@@ -233,11 +243,15 @@ def _intent(sums: _RunSums, hashes: Collection[str]) -> dict[str, Any]:
 def _lowered(record: Mapping[str, Any], sums: _RunSums) -> dict[str, Any]:
     """Return a record that counts the rows of a run without those that it loses.
 
-    The record of a run that did not finish may count fewer images than its shards have.
+    No count falls below 0: the record of a run that did not finish may count fewer images than its
+    shards have.
     """
-    images = sum(rows.images for rows in sums.rows.values())
-    lost: dict[str, float] = {"images_done": images - sums.failed, "images_failed": sums.failed}
-    lost["megapixels"] = sums.megapixels
+    num_images = sum(rows.images for rows in sums.rows.values())
+    lost: dict[str, float] = {
+        "images_done": num_images - sums.failed,
+        "images_failed": sums.failed,
+        "megapixels": sums.megapixels,
+    }
     lowered = dict(record)
     for name, number in lost.items():
         lowered[name] = max(0, (record.get(name) or 0) - number)
@@ -249,18 +263,18 @@ def _lowered(record: Mapping[str, Any], sums: _RunSums) -> dict[str, Any]:
 
 
 def _removed_names(found: Found) -> set[str]:
-    """Return the URIs that were named for removal and have rows: of images, or of files."""
-    return {
-        name
-        for of_shard in found.values()
-        for uri, uri_hash in of_shard.items()
-        for name in (uri, uri.rpartition("#")[0])
-        if hash_uri(name) == uri_hash
-    }
+    """Return the URIs, of images or of files, that were named for removal and have rows."""
+    names = set()
+    for of_shard in found.values():
+        for uri, uri_hash in of_shard.items():
+            for name in (uri, uri.rpartition("#")[0]):
+                if hash_uri(name) == uri_hash:
+                    names.add(name)
+    return names
 
 
 def _without_mentions(record: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return a record without error messages and groups set aside that name a removed image."""
+    """Return a record without error messages, and groups set aside, that name removed images."""
     cleaned = dict(record)
     messages = record.get("error_messages")
     if isinstance(messages, dict):
@@ -272,10 +286,11 @@ def _without_mentions(record: Mapping[str, Any], names: Collection[str]) -> dict
     groups = record.get("set_aside")
     if isinstance(groups, list):
         starts = tuple(f"{name}#" for name in names)
-        left = [
-            [u for u in group if u not in names and not u.startswith(starts)] for group in groups
-        ]
-        cleaned["set_aside"] = [group for group in left if group]
+        cleaned["set_aside"] = []
+        for group in groups:
+            left = [uri for uri in group if uri not in names and not uri.startswith(starts)]
+            if left:
+                cleaned["set_aside"].append(left)
     return cleaned
 
 
@@ -283,30 +298,28 @@ def _rewrite_shards(inventory: Inventory, found: Found) -> None:
     """Store shards again without some of their rows, a few at a time."""
 
     def rewrite(path: str) -> None:
-        """Rewrite the three files of a shard."""
+        """Rewrite the three files of a shard, in their own schemas.
+
+        A file that loses all its rows stays as an empty one: the record of its run lists it.
+        """
         for table in TABLES:
-            _rewrite(inventory.output, f"{table}/{path}", found[path])
+            file = inventory.output.join(f"{table}/{path}")
+            whole = read_shard(file)
+            kept = whole.filter(pc.invert(_is_one_of(whole, found[path])))
+            if len(kept) < len(whole):
+                inventory.output.write(f"{table}/{path}", to_parquet(kept))
 
     def measure(path: str) -> int:
         """Return the size of the largest file of a shard (bytes)."""
         return max(files[path].size for files in inventory.shards.values() if path in files)
 
     with ThreadPoolExecutor(_REWRITTEN_AT_ONCE) as pool:
-        begun = _REWRITTEN_AT_ONCE
-        for _ in ahead(pool, rewrite, found, begun, size=measure, most_size=_REWRITTEN_BYTES):
+        rewritten = ahead(
+            pool, rewrite, found, _REWRITTEN_AT_ONCE, size=measure, most_size=_REWRITTEN_BYTES
+        )
+        for _ in rewritten:
             pass
 
 
-def _rewrite(output: Storage, path: str, uris: Collection[str]) -> None:
-    """Store a file again without the rows of some images, in its own schema.
-
-    A file that loses all its rows stays as an empty one: the record of its run lists it.
-    """
-    whole = read_shard(output.join(path))
-    kept = whole.filter(pc.invert(_is_one_of(whole, uris)))
-    if len(kept) < len(whole):
-        output.write(path, to_parquet(kept))
-
-
-def _is_one_of(rows: Any, uris: Collection[str]) -> Any:
+def _is_one_of(rows: pa.Table, uris: Collection[str]) -> pa.ChunkedArray:
     return pc.is_in(rows["image_uri"], pa.array(list(uris), pa.string()))

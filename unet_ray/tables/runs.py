@@ -23,27 +23,25 @@ from unet_ray.storage.storage import Storage
 from unet_ray.tables.ledger import summarize_run
 
 PRUNING, PRUNED = "pruning", "pruned"
-"""Status of a run whose rows are being removed, and of one whose rows are gone.
-
-The first is written before the first file is deleted.
-"""
+"""Status of a run whose rows are being removed, written before the first file is deleted, and of a
+run whose rows are gone."""
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 """Form of the ids of runs."""
 _FILE_NAME = re.compile(r"[^/\0]{1,60}")
-"""Form of the ids, in tables of any origin, of which there may be a record."""
+"""Form of the ids, in tables of any origin, for which there may be a record."""
 _MAX_RECORD_BYTES = 2**24
-"""Largest record of a run, which takes up to twenty times that in memory. One that lists ten
-thousand shards has 100 kB, and as many removed images 2 MB."""
+"""Largest record of a run (bytes); it takes up to twenty times as much memory. A list of ten
+thousand shards takes 100 kB, and one of as many removed images 2 MB."""
 MOST_ROOTS = 100
-"""Largest number of roots of a record that are looked at."""
+"""Largest number of roots of a record that are used."""
 _ClassId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Quantity = Annotated[float, Field(ge=0, le=1e15)]
 
 
 class _Objects(TypedDict):
-    """Settings by which regions follow from masks."""
+    """Settings that decide which regions follow from masks."""
 
     parted: bool
     min_areas: dict[_ClassId, int]
@@ -75,7 +73,7 @@ class _RemovedRows(TypedDict):
 class _Record(TypedDict, total=False):
     """The fields of a record that are read again.
 
-    Earlier versions, and records of runs that were lost, lack some of them.
+    Records of earlier versions, and of runs that were lost, lack some of them.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)  # type: ignore[misc]
@@ -118,24 +116,24 @@ def new_run_id() -> str:
 def has_finished(record: Mapping[str, Any]) -> bool:
     """Tell whether a run went through all its images, even if too many of them failed.
 
-    A run that a prune removed keeps its exit code, but no longer has rows to count.
+    A run that a prune removed keeps its exit code, but has no more rows to count.
     """
-    status, exit_code = record.get("status"), record.get("exit_code")
-    return status == "done" or (status == "failed" and exit_code == TooManyFailuresError.exit_code)
+    status = record.get("status")
+    has_too_many_failures = record.get("exit_code") == TooManyFailuresError.exit_code
+    return status == "done" or (status == "failed" and has_too_many_failures)
 
 
 def is_unfinished(record: Mapping[str, Any]) -> bool:
     """Tell whether a record says that its run ended early.
 
-    A run that still holds the output has the status `running` too, and counts as unfinished here.
+    A run that still holds the output has the status `running`, and counts as unfinished here.
     """
-    return record.get("status") in ("running", "lost", "failed", "stopped") and not has_finished(
-        record
-    )
+    did_not_end_well = record.get("status") in ("running", "lost", "failed", "stopped")
+    return did_not_end_well and not has_finished(record)
 
 
 def groups_set_aside(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return the groups of images that the last run left because processes had died of them.
+    """Return the groups of images that the last run set aside because processes died of them.
 
     Args:
         records: Run records by run id, the newest first.
@@ -144,8 +142,8 @@ def groups_set_aside(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]
         Groups of URIs; none where the last run went through all its images.
     """
     last = next(iter(records.values()), {})
-    groups = last.get("set_aside") if is_unfinished(last) else None
-    if not isinstance(groups, list):
+    groups = last.get("set_aside")
+    if not is_unfinished(last) or not isinstance(groups, list):
         return []
     return [[str(uri) for uri in group] for group in groups if isinstance(group, list)]
 
@@ -159,18 +157,21 @@ def recorded_roots(record: Mapping[str, Any]) -> list[str]:
     """Return the folders or buckets (URIs) below which the images of a run lie.
 
     Records of versions before 2026-12 only have the flag `--images`, which may be a relative path.
-    Whoever wrote the record wrote these URIs, too; those that name no place are left out.
+    The author of a record chose these URIs; those that name no place are left out.
     """
-    roots, config = record.get("image_roots"), record.get("config")
-    if not isinstance(roots, list):
-        images = config.get("images") if isinstance(config, dict) else None
-        with suppress(InputError):
-            return [default_root(images)] if isinstance(images, str) else []
-        return []
     found = []
-    for root in roots[:MOST_ROOTS]:
+    roots = record.get("image_roots")
+    if isinstance(roots, list):
+        for root in roots[:MOST_ROOTS]:
+            if isinstance(root, str):
+                with suppress(InputError):
+                    found.append(Storage.of(root).uri)
+        return found
+    config = record.get("config")
+    images = config.get("images") if isinstance(config, dict) else None
+    if isinstance(images, str):
         with suppress(InputError):
-            found += [Storage.of(root).uri] if isinstance(root, str) else []
+            found.append(default_root(images))
     return found
 
 
@@ -194,7 +195,7 @@ def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
         run_id: Run whose record to read.
 
     Returns:
-        The record, or None where there is none, or the file is not a record of that run.
+        The record; None where there is none, or the file is not a record of that run.
 
     Raises:
         InputError: The store does not return the file.
@@ -214,44 +215,49 @@ def read_run_record(output: Storage, run_id: str) -> dict[str, Any] | None:
 
 
 def read_run_records(output: Storage, run_ids: Iterable[str]) -> list[dict[str, Any]]:
-    """Read the records of some runs side by side, in their order; those of which there is one."""
+    """Read the records of some runs in parallel; runs without a record are left out."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        return [*filter(None, pool.map(partial(read_run_record, output), run_ids))]
+        records = pool.map(partial(read_run_record, output), run_ids)
+        return [record for record in records if record]
 
 
 def read_records(output: Storage) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
     """Read the records of all runs.
 
-    Files in folders in `runs/`, such as those of trainings, are not looked at.
+    Files in folders below `runs/`, such as those of trainings, are left out.
 
     Args:
         output: Root of the tables.
 
     Returns:
-        Records by run id, the newest first; and the paths of JSON files that are not records: those
-        of somebody else, and damaged ones.
+        Records by run id, the newest first; and the paths of JSON files that are not records,
+        because they are damaged or have another origin.
 
     Raises:
         InputError: The store does not return a file.
     """
-    names = [
-        entry.path.rpartition(".") for entry in reversed(output.entries("runs", missing_ok=True))
-    ]
-    run_ids = [run_id for run_id, _, suffix in names if suffix == "json" and "/" not in run_id]
+    run_ids = []
+    for entry in reversed(output.entries("runs", missing_ok=True)):
+        run_id, _, suffix = entry.path.rpartition(".")
+        if suffix == "json" and "/" not in run_id:
+            run_ids.append(run_id)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        records = dict(
-            zip(run_ids, pool.map(partial(read_run_record, output), run_ids), strict=True)
-        )
-    unreadable = tuple(
-        f"runs/{run_id}.json" for run_id, record in records.items() if record is None
-    )
-    return {run_id: record for run_id, record in records.items() if record is not None}, unreadable
+        found = list(pool.map(partial(read_run_record, output), run_ids))
+    records = {}
+    unreadable = []
+    for run_id, record in zip(run_ids, found, strict=True):
+        if record is None:
+            unreadable.append(f"runs/{run_id}.json")
+        else:
+            records[run_id] = record
+    return records, tuple(unreadable)
 
 
 def close_lost_runs(output: Storage, records: Mapping[str, Mapping[str, Any]], run_id: str) -> None:
     """Record the end of runs whose driver vanished.
 
-    Only the run that holds the output may call this: every other `running` record is then lost.
+    Only the run that holds the output may call this, since only then is every other run with the
+    status `running` lost.
 
     Args:
         output: Root of the tables.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -31,13 +31,13 @@ Fetched = TypeVar("Fetched")
 Result = TypeVar("Result")
 
 _WHOLE_BYTES = 2**20
-"""Size up to which a shard is read by one request (bytes)."""
+"""Largest shard that is read by one request (bytes)."""
 _FETCHED_BYTES = 2**25
-"""Size of the files that are fetched ahead, a larger one alone (bytes)."""
+"""Total size of the files that are fetched ahead (bytes); a larger one is fetched alone."""
 _DECODED_AHEAD = 2
 """Number of files that are decoded before their rows are asked for."""
 _END_BYTES = 2**16
-"""Size of the end of a shard that has the footer, but for very large ones (bytes)."""
+"""Size of the end of a shard that holds the footer, except in very large shards (bytes)."""
 _SHARD = re.compile(r"date=\d{4}-\d\d-\d\d/[^/]+-\d{6,}\.parquet")
 
 
@@ -75,13 +75,13 @@ def shard_task(path: str) -> int:
 def read_shards(
     output: Storage, entries: Iterable[FileEntry], columns: pa.Schema, schema: pa.Schema
 ) -> Iterator[tuple[FileEntry, pa.Table]]:
-    """Read columns of the shards of a table, in order and side by side (see `read_files`).
+    """Read columns of the shards of a table, in order and in parallel (see `read_files`).
 
     Args:
         output: Root of the tables.
         entries: Files of the shards.
         columns: Columns to read; a column that a shard lacks is null.
-        schema: All columns of their table.
+        schema: All columns of the table.
 
     Yields:
         Each shard's file and its columns as a table.
@@ -91,7 +91,7 @@ def read_shards(
     """
 
     def fetch(entry: FileEntry) -> tuple[FileEntry, SeekableFile]:
-        """Fetch what is read of a shard."""
+        """Fetch the part of a shard that is read."""
         with named_errors(entry.uri):
             return entry, fetch_columns(output.at(entry.uri), entry.size, columns, schema)
 
@@ -110,20 +110,20 @@ def read_files(
     items: Iterable[Item],
     size: Callable[[Item], int],
 ) -> Iterator[Result]:
-    """Read files of shards in order: many are fetched side by side, a few are decoded ahead.
+    """Read files of shards in order: many are fetched in parallel, and a few are decoded ahead.
 
-    All that reads many shards does it here. An Arrow dataset would open one after the other, with
-    three or four requests each. Memory is that of the files which are fetched, and of the rows of
-    three files: some rows take a hundred times the memory of their file.
+    Everything that reads many shards does so here. An Arrow dataset would open one after the other,
+    with three or four requests each. The memory holds the fetched files and the rows of three
+    files; rows may take a hundred times the memory of their file.
 
     Args:
-        fetch: Fetches the bytes of a file.
-        decode: Decodes them.
+        fetch: Function that fetches the bytes of a file.
+        decode: Function that decodes them.
         items: Files.
-        size: Size of a file (bytes).
+        size: Function that returns the size of a file (bytes).
 
     Yields:
-        What `decode` returns for each.
+        What `decode` returns for each file.
     """
     with (
         ThreadPoolExecutor(CONNECTIONS) as fetching,
@@ -138,7 +138,7 @@ def read_whole_files(
     files: Iterable[tuple[str, int]],
     schemas: Mapping[str, pa.Schema] | None = None,
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Read whole files of shards of any table, in order and side by side (see `read_files`).
+    """Read whole files of shards of any table, in order and in parallel (see `read_files`).
 
     Args:
         output: Root of the tables.
@@ -160,7 +160,7 @@ def read_whole_files(
     def decode(fetched: tuple[str, bytes]) -> tuple[str, pa.Table]:
         """Decode one file."""
         path, data = fetched
-        schema = schemas and schemas[path.partition("/")[0]]
+        schema = None if schemas is None else schemas[path.partition("/")[0]]
         with named_errors(output.uri_of(path)):
             return path, read_parquet(io.BytesIO(data), schema, schema)
 
@@ -170,14 +170,14 @@ def read_whole_files(
 def fetch_columns(
     file: Storage, file_bytes: int, columns: pa.Schema, schema: pa.Schema
 ) -> SeekableFile:
-    """Fetch what `read_parquet` needs of some columns of a shard.
+    """Fetch the bytes that `read_parquet` needs for some columns of a shard.
 
-    A small one, or one of which all columns are wanted, takes a single request. Of a large one,
-    only the bytes of these columns are fetched.
+    A small file is fetched whole by one request, and so is one of which all columns are wanted.
+    From a large file, only the bytes of these columns are fetched.
 
     Args:
         file: The one file.
-        file_bytes: Its size.
+        file_bytes: Size of the file.
         columns: Columns to read.
         schema: All columns of its table.
 
@@ -196,12 +196,12 @@ def fetch_columns(
 def read_shard(
     file: Storage, columns: pa.Schema | None = None, schema: pa.Schema | None = None
 ) -> pa.Table:
-    """Read the file of a shard at once.
+    """Read one file of a shard.
 
     Args:
         file: The one file.
         columns: Columns to read; None: all, as the file has them.
-        schema: All columns of its table, as in `read_parquet`.
+        schema: All columns of the table, as in `read_parquet`.
 
     Raises:
         InputError: The file is damaged, is not a shard, or cannot be read.
@@ -212,7 +212,7 @@ def read_shard(
 
 @contextmanager
 def named_errors(uri: str) -> Iterator[None]:
-    """Name the file of a shard that the `with` block cannot read, and say what to do.
+    """Turn errors of the `with` block, which reads a file of a shard, into one line about the file.
 
     Raises:
         InputError: The file is damaged, is not a shard, or cannot be read.
@@ -235,7 +235,7 @@ def is_shard(path: str) -> bool:
 
 
 def write_shard(
-    output: Storage, name: ShardName, tables: dict[str, Any], may_commit: Callable[[], None]
+    output: Storage, name: ShardName, tables: dict[str, pa.Table], may_commit: Callable[[], None]
 ) -> None:
     """Write a shard: masks, then regions, then images; the images file commits it.
 
@@ -246,10 +246,12 @@ def write_shard(
         output: Root of the tables.
         name: Name of the shard, the same for every attempt of a task.
         tables: Arrow tables by name (`masks`, `regions`, `images`); they are cast to their schemas.
-        may_commit: Called right before each attempt to store the images file; it raises where this
-            run no longer holds the output.
+        may_commit: Function that is called right before each attempt to store the images file; it
+            raises an exception if this run no longer holds the output.
     """
     for table in TABLES:
         data = to_parquet(tables[table].cast(SCHEMAS[table]))
-        is_commit = {"may_write": may_commit} if table == "images" else {}
-        output.write(name.path(table), data, **is_commit)
+        if table == "images":
+            output.write(name.path(table), data, may_write=may_commit)
+        else:
+            output.write(name.path(table), data)

@@ -16,7 +16,6 @@ from unet_ray.flags import (
     check_fields,
     check_metric,
     check_numbers,
-    check_store_options,
     parse_classes,
     parse_range,
 )
@@ -30,6 +29,7 @@ from unet_ray.network.config import (
     UNetConfig,
     parse_augmentations,
 )
+from unet_ray.store_options import check_store_options
 
 _DEFAULT_CROP = 256
 _NETWORK = ("base_channels", "depth", "padding", "norm")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unet_ray.cluster.session import connect, quiet_ray
-from unet_ray.flags import keep_for, parse_classes, read_store_options
+from unet_ray.flags import parse_classes
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.preview import (
@@ -17,6 +17,7 @@ from unet_ray.labelled_data.preview import (
 )
 from unet_ray.labelled_data.statistics import compute_both
 from unet_ray.storage.storage import Storage
+from unet_ray.store_options import keep_for, read_store_options
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.setup import choose_channels, set_up_training
 from unet_ray.training.split import choose_split, describe_sides

@@ -16,7 +16,7 @@ from typing import Any
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray, software_versions
 from unet_ray.errors import OutputHeldError
-from unet_ray.flags import ClassSpec, keep_for, parse_classes, read_store_options
+from unet_ray.flags import ClassSpec, parse_classes
 from unet_ray.imaging.regions.separation import Separation
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelledSet
@@ -25,6 +25,7 @@ from unet_ray.labelled_data.preview import LABELS_PICTURE, draw_labels
 from unet_ray.labelled_data.statistics import DatasetStatistics, compute_both
 from unet_ray.network.model_folder import Model, load_model, save_model
 from unet_ray.storage.storage import Storage
+from unet_ray.store_options import keep_for, read_store_options
 from unet_ray.tables.lock import OutputLock
 from unet_ray.tables.runs import new_run_id
 from unet_ray.training.checkpoints import BEST

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unet_ray.errors import InputError
-from unet_ray.flags import StoreOptions
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.labelled_data.colours import COLOUR_FILES
 from unet_ray.labelled_data.formats.parsing import SUFFIXES
@@ -18,6 +17,7 @@ from unet_ray.labelled_data.pairing.image_names import drop_upload
 from unet_ray.labelled_data.pairing.mixed_folders import has_masks_among
 from unet_ray.storage.listing import Listing, path_suffix
 from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.store_options import StoreOptions
 
 _NO_LABELS = frozenset({*CLASS_FILES, *COLOUR_FILES, "_classes.csv"})
 """Files that name classes or colours, and have suffixes of label files."""

@@ -1,8 +1,8 @@
 """Names of exported files and images: the path of the image, wherever that is a safe name.
 
-The URIs in the tables are keys of any store, written by anybody. A path that leaves its folder, has
-characters that no terminal should see, is too long, or would be the name of two images, is escaped
-and ends in a digest of the URI. Two images never have the same name, and each name is a function of
+The URIs in the tables are keys of any store, written by anyone. A path is escaped, and ends in a
+digest of the URI, if it leaves its folder, has characters that no terminal should see, is too long,
+or would be the name of two images. Two images never have the same name, and each name depends on
 the URIs alone, so that exports of the same tables agree.
 """
 
@@ -22,11 +22,11 @@ from unet_ray.imaging.codecs.image_place import WHOLE
 _MAX_PART_BYTES = 255
 """Longest name of a file or folder on common file systems (UTF-8 bytes)."""
 _TEMPORARY_BYTES = 48
-"""Bytes that a file's name has more while it is written (`storage.temporary`)."""
+"""Number of bytes that a file's name has more while it is written (`storage.temporary`)."""
 _MAX_PATH_BYTES = 800
-"""Longest path of an exported file; keys of S3 end at 1024 bytes, with those of the folder."""
+"""Longest path of an exported file (bytes). Keys of S3 end at 1024, which include the folder."""
 _UNSAFE = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Separators of Windows, control characters, and those that turn text around."""
+"""Separators of Windows, control characters, and characters that reverse the direction of text."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names of devices on Windows."""
 _DIGEST_DIGITS = 16
@@ -64,7 +64,8 @@ class ImageNames:
 
     def with_suffix(self, uri: str, suffix: str) -> str:
         """Return the relative path of an image's own output file; each plane of a stack has one."""
-        path, (file, key) = self._path(uri), split_uri(uri)
+        path = self._path(uri)
+        file, key = split_uri(uri)
         if key != WHOLE:
             file_path = self._path(file)
             part = image_uri("", key).translate({ord("#"): None, ord("="): None, ord(","): "_"})
@@ -85,34 +86,37 @@ class ImageNames:
         return f"{self._escape(uri, path or self._path(uri) or uri)}{suffix}"
 
     def _path(self, uri: str) -> str | None:
-        """Return the path of a URI below the root, or None where it is not there."""
+        """Return the path of a URI below the root; None if it is not below it."""
         prefix = f"{self.root}/"
         return uri.removeprefix(prefix) if uri.startswith(prefix) else None
 
     def _escape(self, uri: str, path: str) -> str:
-        """Return a safe path with the digest of a URI, which no other URI has."""
+        """Return a safe path that ends in the digest of a URI, so that no other URI has it."""
         self.changed += 1
         digest = f"~{sha256(uri.encode()).hexdigest()[:_DIGEST_DIGITS]}"
-        *folders, name = (_escape_part(part) for part in path.split("/"))
-        whole = "/".join([*folders, name + digest])
-        return whole if len(whole.encode()) <= _MAX_PATH_BYTES else name + digest
+        parts = [_escape_part(part) for part in path.split("/")]
+        parts[-1] += digest
+        whole = "/".join(parts)
+        return whole if len(whole.encode()) <= _MAX_PATH_BYTES else parts[-1]
 
 
 def _find_alike(uris: pa.ChunkedArray) -> set[str]:
     """Return the URIs that are the same to file systems that ignore case, or normalise letters."""
     folded = pc.utf8_normalize(pc.utf8_lower(uris), "NFC")
     counts = pc.value_counts(folded)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    return set(uris.filter(pc.is_in(folded, value_set=twice)).to_pylist())
+    is_repeated = pc.greater(counts.field("counts"), 1)
+    repeated = counts.filter(is_repeated).field("values")
+    return set(uris.filter(pc.is_in(folded, value_set=repeated)).to_pylist())
 
 
 def _is_safe(path: str) -> bool:
-    parts = path.split("/")
-    return not _DIGESTED.search(path) and all(part == _escape_unsafe(part) for part in parts)
+    if _DIGESTED.search(path):
+        return False
+    return all(part == _escape_unsafe(part) for part in path.split("/"))
 
 
 def _escape_unsafe(part: str) -> str:
-    """Return a part of a path with whatever may not be in it written as %XX."""
+    """Return a part of a path with everything unsafe in it written as %XX."""
     if not part.strip("."):  # empty, this folder, the folder above
         return part.replace(".", "%2E") or "%2F"
     if _RESERVED.fullmatch(part):
@@ -121,6 +125,6 @@ def _escape_unsafe(part: str) -> str:
 
 
 def _escape_part(part: str) -> str:
-    """Return a safe part of a path with room for a digest, a suffix and that of a temporary."""
+    """Return a safe part of a path, short enough for a digest, a suffix and a temporary name."""
     longest = _MAX_PART_BYTES - _TEMPORARY_BYTES - _DIGEST_DIGITS - 1 - len(".geojson")
     return _escape_unsafe(part).encode()[:longest].decode(errors="ignore")

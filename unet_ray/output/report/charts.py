@@ -26,12 +26,14 @@ def draw_histogram(
     Returns:
         The chart as an SVG element.
     """
-    shares = [_find_shares(counts, bins) for counts in (histogram.now, histogram.before)]
-    top = max([*shares[0], *shares[1], 1e-9])
+    shares_now = _find_shares(histogram.now, bins)
+    shares_before = _find_shares(histogram.before, bins)
+    top = max([*shares_now, *shares_before, 1e-9])
     step = _WIDTH / max(1, len(bins))
     bars = []
-    for place, (now, before) in enumerate(zip(*shares, strict=True)):
-        high, mark = _HEIGHT * now / top, _HEIGHT * (1 - before / top)
+    for place, (now, before) in enumerate(zip(shares_now, shares_before, strict=True)):
+        high = _HEIGHT * now / top
+        mark = _HEIGHT * (1 - before / top)
         left = place * step
         bars.append(
             f'<rect class="bar" x="{left + 1:.1f}" y="{_HEIGHT - high:.1f}" '
@@ -39,7 +41,7 @@ def draw_histogram(
         )
         if histogram.before:
             bars.append(f'<path class="mark" d="M{left:.1f} {mark:.1f}h{step:.1f}"/>')
-    end = len(bins) - len(bins) // 10  # a label at the last bins would leave the chart
+    end = len(bins) - len(bins) // 10  # a label at the last bins would not fit into the chart
     baseline = _HEIGHT + _FOOT - 4
     ticks = [
         f'<text x="{place * step:.1f}" y="{baseline}">{escape(label(bins[place]))}</text>'

@@ -56,11 +56,19 @@ def _compare_figure(name: str, now: Estimate | None, earlier: list[Estimate | No
     """
     before = [figure for figure in earlier if figure]
     if now is None or len(before) < MIN_EARLIER_DATES:
-        return Comparison(name, now.value if now else None, None, None, None, False)
+        value = now.value if now else None
+        return Comparison(name, value, middle=None, least=None, most=None, differs=False)
     values = [figure.value for figure in before]
     middle = statistics.median(values)
-    chance = (now.error**2 + statistics.fmean(f.error**2 for f in before) / len(before)) ** 0.5
+    variance_before = statistics.fmean(figure.error**2 for figure in before) / len(before)
+    standard_error = (now.error**2 + variance_before) ** 0.5
     spread = max(abs(figure.value - middle) - figure.error for figure in before)
-    limit = max(_SPREAD_FACTOR * spread, _ERRORS * chance)
-    differs = abs(now.value - middle) > limit
-    return Comparison(name, now.value, middle, min(values), max(values), differs)
+    limit = max(_SPREAD_FACTOR * spread, _ERRORS * standard_error)
+    return Comparison(
+        name,
+        now.value,
+        middle=middle,
+        least=min(values),
+        most=max(values),
+        differs=abs(now.value - middle) > limit,
+    )

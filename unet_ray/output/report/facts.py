@@ -1,7 +1,7 @@
 """The facts of a report: sums over the tables for a date and for the dates before it.
 
-Only runs with the model and settings of the date's last run count. Rows are never in memory all at
-once: shards are read one time, side by side, and the columns that matter go to disk.
+Only runs with the model and settings of the date's last run count. The rows are never in memory all
+at once: shards are read once, in parallel, and the columns that matter go to disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AREA_BINS_PER_DOUBLING = 2
 SCORE_BINS = 20
 """Number of histogram bins from score 0 to 1."""
 _EXAMPLES = 3
-"""Number of images shown of each type of error."""
+"""Number of images that are shown for each type of error."""
 _IS_CURRENT = "date = (SELECT max(date) FROM runs)"
 """SQL condition for rows of the report's date."""
 _MAX_EARLIER_DATES = 60
@@ -41,7 +41,7 @@ _MAX_EARLIER_DATES = 60
 
 
 _MAX_CLASSES = 256
-"""Maximum number of classes, each of which has its charts: a mask of bytes has no more."""
+"""Largest number of classes, each of which has charts; a mask of bytes has no more."""
 
 _IMAGE_COLUMNS = (
     "image_uri",
@@ -189,11 +189,10 @@ def gather(database: Workspace, shards: CommittedShards, date: str | None) -> Fa
         "SELECT date, sum(images)::BIGINT AS images FROM runs GROUP BY date "
         f"HAVING sum(images) > 0 OR {_IS_CURRENT} ORDER BY date"
     )
-    counts = dict(zip(totals["date"].to_pylist(), totals["images"].to_pylist(), strict=True))
-    counts = dict([*counts.items()][-_MAX_EARLIER_DATES - 1 :])
-    run_ids = database.table(f"SELECT run_id FROM runs WHERE {_IS_CURRENT} ORDER BY run_id")[
-        "run_id"
-    ].to_pylist()
+    rows_of_dates = totals.to_pylist()[-_MAX_EARLIER_DATES - 1 :]
+    counts = {row["date"]: row["images"] for row in rows_of_dates}
+    current = database.table(f"SELECT run_id FROM runs WHERE {_IS_CURRENT} ORDER BY run_id")
+    run_ids = current["run_id"].to_pylist()
     runs = database.table("SELECT run_id FROM runs")["run_id"].combine_chunks()
     # a filter, because joins of millions of rows take more memory
     rows = pc.field("date").isin(list(counts)) & pc.field("run_id").isin(runs)
@@ -266,13 +265,13 @@ def _store_rows(
 
 
 def _read_current(
-    database: Workspace, is_mixed: bool, name: str, dataset: Any, columns: tuple[str, ...]
+    database: Workspace, is_mixed: bool, name: str, dataset: pds.Dataset, columns: tuple[str, ...]
 ) -> None:
     """Create a view of columns of a dataset, without the rows that are not current on their date.
 
     Args:
         database: Workspace with the table `superseded`, if there are any such rows.
-        is_mixed: Whether there are; a join with nothing would still read the keys of all rows.
+        is_mixed: Whether there are any; a join with nothing would still read the keys of all rows.
         name: Name of the view.
         dataset: Arrow dataset with the columns image_uri and run_id.
         columns: Columns of the view.
@@ -283,7 +282,7 @@ def _read_current(
         database.view(name, f"SELECT {', '.join(columns)} FROM {rows}")
 
 
-def _find_date(database: Workspace, images: Any, output: Storage, date: str | None) -> str:
+def _find_date(database: Workspace, images: pds.Dataset, output: Storage, date: str | None) -> str:
     """Return the date of the report: the given one, which must have images, or the last one."""
     database.read("images", images, ("date",))
     dates = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
@@ -296,13 +295,13 @@ def _find_date(database: Workspace, images: Any, output: Storage, date: str | No
     return chosen
 
 
-def _find_settings(database: Workspace, images: Any, date: str) -> tuple[str, str]:
+def _find_settings(database: Workspace, images: pds.Dataset, date: str) -> tuple[str, str]:
     """Return the digests of the model and the settings that were last used on a date."""
     columns = ("model_digest", "config_digest", "segmented_at")
     database.read("all_models", images.filter(pc.field("date") == date), columns)
     last = "SELECT model_digest, config_digest FROM all_models ORDER BY segmented_at DESC LIMIT 1"
-    model, config = database.table(last).to_pylist()[0].values()
-    return model, config
+    (digests,) = database.table(last).to_pylist()
+    return digests["model_digest"], digests["config_digest"]
 
 
 def _sum_pixels(
@@ -324,8 +323,8 @@ def _sum_pixels(
     return classes, {(row["date"], row["class_id"]): row for row in rows}
 
 
-def _store_pixel_areas(database: Workspace, images: Any) -> None:
-    """Store the area of a pixel `um2` of each image that states it, by hash of the image."""
+def _store_pixel_areas(database: Workspace, images: pds.Dataset) -> None:
+    """Store the area of a pixel, `um2`, of each image that states it, by hash of the image."""
     database.read("sized", images.filter(has_pixel_area()), ("image_uri", "run_id", *PIXEL_SIDES))
     area = " * ".join(PIXEL_SIDES)
     database.store(
@@ -348,38 +347,44 @@ def _estimate_dates(
     )
     sums = {(row["date"], row["class_id"]): row for row in database.table(_SUM_REGIONS).to_pylist()}
     nothing: dict[str, float] = defaultdict(float)
-    is_sized = bool(database.value("SELECT count(*) FROM pixel_areas"))
+    is_sized = database.value("SELECT count(*) FROM pixel_areas") > 0
     return {
         date: {
             number: _estimate_figures(
-                pixels.get((date, number), nothing),
-                sums.get((date, number), nothing),
-                count,
-                is_sized,
+                masks=pixels.get((date, number), nothing),
+                regions=sums.get((date, number), nothing),
+                num_images=num_images,
+                is_sized=is_sized,
             )
             for number in classes
         }
-        for date, count in images.items()
+        for date, num_images in images.items()
     }
 
 
 def _estimate_figures(
-    p: dict[str, float], r: dict[str, float], images: int, is_sized: bool
+    masks: dict[str, float], regions: dict[str, float], num_images: int, is_sized: bool
 ) -> ClassFigures:
-    """Return the figures of a class from its sums over masks `p` and over regions `r`."""
-    figures: dict[str, Estimate | None] = {
-        "share of pixels": _estimate_ratio(p["a"], p["p"], p["aa"], p["ap"], p["pp"])
+    """Return the figures of a class.
+
+    Args:
+        masks: Sums over pieces of masks, as `_sum_pixels` returns them.
+        regions: Sums over regions, as `_SUM_REGIONS` names them.
+        num_images: Number of images of the date.
+        is_sized: Whether any image states the size of its pixels.
+    """
+    num_images = max(1, num_images)
+    per_image = regions["c"] / num_images
+    spread = max(0.0, regions["cc"] / num_images - per_image**2)
+    figures = {
+        "share of pixels": _estimate_ratio(masks, "a", "p"),
+        "regions per image": Estimate(per_image, math.sqrt(spread / num_images)),
+        "mean score": _estimate_ratio(regions, "s", "c"),
+        "typical area (px)": _raise_to_area(_estimate_ratio(regions, "l", "c")),
     }
-    per_image = r["c"] / max(1, images)
-    spread = max(0.0, r["cc"] / max(1, images) - per_image**2)
-    figures["regions per image"] = Estimate(per_image, math.sqrt(spread / max(1, images)))
-    figures["mean score"] = _estimate_ratio(r["s"], r["c"], r["ss"], r["sc"], r["cc"])
-    log_area = _estimate_ratio(r["l"], r["c"], r["ll"], r["lc"], r["cc"])
-    figures["typical area (px)"] = _raise_to_area(log_area)
     if is_sized:
-        log_area = _estimate_ratio(r["u"], r["n"], r["uu"], r["un"], r["nn"])
-        figures["typical area (µm²)"] = _raise_to_area(log_area)
-    return ClassFigures(int(p["a"]), int(r["c"]), figures)
+        figures["typical area (µm²)"] = _raise_to_area(_estimate_ratio(regions, "u", "n"))
+    return ClassFigures(pixels=int(masks["a"]), regions=int(regions["c"]), figures=figures)
 
 
 def _raise_to_area(log_area: Estimate | None) -> Estimate | None:
@@ -390,29 +395,24 @@ def _raise_to_area(log_area: Estimate | None) -> Estimate | None:
     return Estimate(area, area * math.log(2) * log_area.error)
 
 
-def _estimate_ratio(
-    top: float, bottom: float, top2: float, cross: float, bottom2: float
-) -> Estimate | None:
-    """Estimate the ratio Σt/Σb over images and its standard error.
+def _estimate_ratio(sums: dict[str, float], top: str, bottom: str) -> Estimate | None:
+    """Estimate a ratio of sums over images, Σt/Σb, and its standard error.
 
     The formula is that of Cochran 1977, Sampling Techniques, section 6.4.
 
     Args:
-        top: Σt.
-        bottom: Σb.
-        top2: Σt².
-        cross: Σtb.
-        bottom2: Σb².
+        sums: Sums by name: Σt and Σb, and Σt², Σtb and Σb² under the two names together.
+        top: Name of Σt.
+        bottom: Name of Σb.
 
     Returns:
-        The ratio, or None where Σb is 0.
+        The ratio; None where Σb is 0.
     """
-    if not bottom:
+    if not sums[bottom]:
         return None
-    ratio = top / bottom
-    return Estimate(
-        ratio, math.sqrt(max(0.0, top2 - 2 * ratio * cross + ratio**2 * bottom2)) / bottom
-    )
+    ratio = sums[top] / sums[bottom]
+    squares = sums[top + top] - 2 * ratio * sums[top + bottom] + ratio**2 * sums[bottom + bottom]
+    return Estimate(ratio, math.sqrt(max(0.0, squares)) / sums[bottom])
 
 
 def _count_bins(
@@ -446,7 +446,6 @@ def _list_errors(database: Workspace) -> list[tuple[str, int, list[tuple[str, st
     )
     found: dict[str, tuple[int, list[tuple[str, str]]]] = {}
     for row in rows.to_pylist():
-        found.setdefault(row["error_type"], (row["n"], []))[1].append(
-            (row["image_uri"], row["error"])
-        )
-    return [(kind, count, examples) for kind, (count, examples) in found.items()]
+        _, examples = found.setdefault(row["error_type"], (row["n"], []))
+        examples.append((row["image_uri"], row["error"]))
+    return [(kind, num_images, examples) for kind, (num_images, examples) in found.items()]

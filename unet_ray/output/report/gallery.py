@@ -55,10 +55,8 @@ from unet_ray.tables.committed import CommittedShards, row_schema
 from unet_ray.tables.duckdb_workspace import Workspace
 
 _DETAIL_PX = 2 * PANEL_PX
-"""Side from which only the densest part of an image is shown, beside the whole (px).
-
-A panel of a larger image would lose too much detail.
-"""
+"""Longest side of an image that is shown only as a whole (px). A panel of a larger one would lose
+too much detail, so that its densest part is shown, too."""
 _ZOOM_PX = 768
 """Side of the part of a large image that is shown (px)."""
 _ZOOM_FACTOR = 2.0
@@ -70,16 +68,14 @@ _DENSITY_CELL_PX = 256
 _MAX_OUTLINED = 4000
 """Maximum number of regions that are outlined in a picture; more are drawn as dots."""
 _MAX_THUMBNAIL_PIXELS = 2**30
-"""Largest image that is read for a thumbnail (px), in some four seconds.
-
-The thumbnail of a larger image is grey.
-"""
+"""Largest image that is read for a thumbnail (px), which takes some four seconds. The thumbnail of
+a larger image is grey."""
 _STRIP_PIXELS = 2**24
 """Number of pixels that are read at a time for a thumbnail."""
 _FETCHED_IMAGES = 16
 """Number of images that are fetched before they are drawn."""
 _FETCHED_BYTES = 2**26
-"""Size of the files of these images, a larger one alone (bytes)."""
+"""Total size of the files of these images (bytes); a larger file is fetched alone."""
 _QUALITY = 80
 """JPEG quality of the pictures."""
 
@@ -110,7 +106,7 @@ class Card:
 
 
 def draw_gallery(
-    database: Workspace, shards: CommittedShards, facts: Facts, each: int, gate: Gate
+    database: Workspace, shards: CommittedShards, facts: Facts, num_each: int, gate: Gate
 ) -> tuple[list[Card], list[str]]:
     """Choose and draw the pictures of a report.
 
@@ -118,19 +114,21 @@ def draw_gallery(
         database: Workspace with the date's tables, as `facts.gather` leaves it.
         shards: Shards of the output.
         facts: Facts of the date.
-        each: Number of pictures of each kind.
-        gate: Says which images may be opened: the tables name them, whoever wrote those.
+        num_each: Number of pictures of each kind.
+        gate: Decides which images may be opened, since the tables that name them may be anyone's.
 
     Returns:
-        The pictures; a line for each image that could not be read, and one for all that may not be
-        opened.
+        The pictures; and a line for each image that could not be read, and one for all those that
+        must not be opened.
     """
     by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
-    for place, (kind, uri, region_id) in enumerate(_choose(database, each)):
+    for place, (kind, uri, region_id) in enumerate(_choose(database, num_each)):
         by_image[uri].append((place, kind, region_id))
     files = _read_sizes(database, [*by_image])
     rows = _read_regions(database, shards, facts, [*by_image])
-    cards, problems, channels = dict[int, Card](), [], _find_channels(facts)
+    channels = _find_channels(facts)
+    cards: dict[int, Card] = {}
+    problems = []
     admitted = [uri for uri in sorted(by_image) if gate.admits(split_uri(uri)[0])]
 
     def fetch(uri: str) -> _FetchedImage | ImageError:
@@ -175,13 +173,14 @@ def draw_gallery(
 def _find_channels(facts: Facts) -> ChannelSelection | None:
     """Return the channels that the network took of each image; None where no record tells it."""
     for record in facts.records:
-        chosen, settings = record.get("input_channels"), record.get("config")
+        chosen = record.get("input_channels")
+        settings = record.get("config")
         try:
             if isinstance(settings, dict) and isinstance(settings.get("channels"), str):
                 return ChosenChannels(parse_channels(settings["channels"]))
             if isinstance(chosen, list):
                 return InputChannels.of(len(chosen), tuple(chosen), record.get("image_channels"))
-        except (InputError, TypeError):  # whoever wrote the record
+        except (InputError, TypeError):  # the record may be anyone's
             continue
     return None
 
@@ -242,8 +241,8 @@ def _read_regions(
 class _Found:
     """The regions of one image."""
 
-    rows: Any
-    """Regions rows, an Arrow table."""
+    rows: pa.Table
+    """Regions rows."""
     boxes: NDArray[np.float64]
     """Boxes of the regions; (N, 4), x0, y0, x1, y1 (px)."""
     outlines: NDArray[Any]
@@ -254,19 +253,23 @@ class _Found:
     """Number of regions that are left out, because their outline or class is not one."""
 
     @staticmethod
-    def of(rows: Any, facts: Facts, size: Mapping[str, int]) -> _Found:
+    def of(rows: pa.Table, facts: Facts, size: Mapping[str, int]) -> _Found:
         """Take the regions from their rows; `size` is the height and width of the image."""
         outlines = parse_outlines(rows["geometry"].to_pylist(), size["height"], size["width"])
         of_class = np.isin(rows["class_id"].to_numpy(), list(facts.classes))
         sound = np.flatnonzero(~shapely.is_missing(outlines) & of_class)
-        unsound, rows, outlines = len(rows) - len(sound), rows.take(sound), outlines[sound]
+        num_unsound = len(rows) - len(sound)
+        rows = rows.take(sound)
+        outlines = outlines[sound]
         sides = [
             pc.struct_field(rows["bbox"], side).to_numpy()
             for side in ("xmin", "ymin", "xmax", "ymax")
         ]
         boxes = np.stack(sides, axis=1) if len(rows) else np.zeros((0, 4))
         colours = {number: class_colour(index) for index, number in enumerate(facts.classes)}
-        return _Found(rows, boxes, outlines, colours, unsound)
+        return _Found(
+            rows=rows, boxes=boxes, outlines=outlines, colours=colours, unsound=num_unsound
+        )
 
     def box_of(self, region_id: int) -> NDArray[np.float64]:
         """Return the box of a region; raise ImageError if it is left out."""
@@ -293,12 +296,11 @@ class _Found:
 
         The page's filters need no other regions: if any passes a filter, one of these does too.
         """
-        columns = (self.rows[name].to_pylist() for name in ("class_name", "area", "score"))
+        rows = self.rows.select(["class_name", "area", "score"]).to_pylist()
         best: dict[str, float] = {}
         kept = []
-        for name, area, score in sorted(
-            zip(*columns, strict=True), key=lambda row: (-row[1], -row[2])
-        ):
+        for row in sorted(rows, key=lambda row: (-row["area"], -row["score"])):
+            name, area, score = row["class_name"], row["area"], row["score"]
             if score > best.get(name, -1.0):
                 best[name] = score
                 kept.append((name, area, round(score, 4)))
@@ -354,7 +356,7 @@ def _fetch_image(
     if known["height"] * known["width"] <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
         pages = take_pages(place, channels)
         data = read_encoded(access, access.uri, pages, limit=WHOLE_BYTES)
-    return _FetchedImage(uri, known, access, place, data)
+    return _FetchedImage(uri=uri, known=known, access=access, place=place, data=data)
 
 
 class _OpenImage:
@@ -372,8 +374,11 @@ class _OpenImage:
     def __init__(
         self, fetched: _FetchedImage, decoder: Decoder, channels: ChannelSelection | None = None
     ) -> None:
-        self.uri, self._decoder, self._channels = fetched.uri, decoder, channels
-        self.height, self.width = fetched.known["height"], fetched.known["width"]
+        self.uri = fetched.uri
+        self.height = fetched.known["height"]
+        self.width = fetched.known["width"]
+        self._decoder = decoder
+        self._channels = channels
         self.pixel_um2 = measure_pixel_area(fetched.known)
         self._place = fetched.place
         self._pixels: NDArray[Any] | None = None
@@ -427,8 +432,9 @@ class _OpenImage:
 
 
 def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
-    """Draw an image, or the part of it that matters beside a thumbnail that shows where it lies."""
-    place, marked = image.all, None
+    """Draw an image, or the part of it that matters and a thumbnail that shows where it lies."""
+    place = image.all
+    marked = None
     if region_id is not None:
         marked = found.box_of(region_id)
         place = _frame_region(marked, image.height, image.width)
@@ -442,7 +448,14 @@ def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | Non
         whole = _encode_jpeg(_draw_regions(image.thumbnail, image.all, found, corners))
     picture = _encode_jpeg(_draw_regions(image.read(place), place, shown, marked))
     caption = _write_caption(image, found.rows, region_id, place)
-    return Card(kind, image.uri, caption, picture, whole, shown.list_best())
+    return Card(
+        kind=kind,
+        image_uri=image.uri,
+        caption=caption,
+        jpeg=picture,
+        whole=whole,
+        regions=shown.list_best(),
+    )
 
 
 def _encode_jpeg(picture: Image.Image) -> str:
@@ -453,19 +466,22 @@ def _encode_jpeg(picture: Image.Image) -> str:
 
 def _frame_region(box: NDArray[np.float64], height: int, width: int) -> Box:
     """Return a square around a region, large enough to show its surroundings."""
-    side = max(_MIN_ZOOM_PX, _ZOOM_FACTOR * max(box[2] - box[0], box[3] - box[1]))
-    high, wide = min(height, int(side)), min(width, int(side))
-    top = int(np.clip((box[1] + box[3] - high) / 2, 0, height - high))
-    left = int(np.clip((box[0] + box[2] - wide) / 2, 0, width - wide))
+    xmin, ymin, xmax, ymax = box
+    side = int(max(_MIN_ZOOM_PX, _ZOOM_FACTOR * max(xmax - xmin, ymax - ymin)))
+    high = min(height, side)
+    wide = min(width, side)
+    top = int(np.clip((ymin + ymax - high) / 2, 0, height - high))
+    left = int(np.clip((xmin + xmax - wide) / 2, 0, width - wide))
     return Box(top, left, top + high, left + wide)
 
 
 def _find_densest(boxes: NDArray[np.float64], height: int, width: int) -> Box:
     """Return the part of a large image with the most regions."""
-    middles = ((boxes[:, :2] + boxes[:, 2:]) / 2 // _DENSITY_CELL_PX).astype(int)
-    cells, counts = np.unique(middles, axis=0, return_counts=True)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    cells, counts = np.unique((centres // _DENSITY_CELL_PX).astype(int), axis=0, return_counts=True)
     column, row = cells[counts.argmax()] if len(cells) else (0, 0)
-    x, y = (column + 0.5) * _DENSITY_CELL_PX, (row + 0.5) * _DENSITY_CELL_PX
+    x = (column + 0.5) * _DENSITY_CELL_PX
+    y = (row + 0.5) * _DENSITY_CELL_PX
     left = int(np.clip(x - _ZOOM_PX / 2, 0, max(0, width - _ZOOM_PX)))
     top = int(np.clip(y - _ZOOM_PX / 2, 0, max(0, height - _ZOOM_PX)))
     return Box(top, left, min(height, top + _ZOOM_PX), min(width, left + _ZOOM_PX))
@@ -500,7 +516,8 @@ def _draw_regions(
     return picture
 
 
-def _write_caption(image: _OpenImage, rows: Any, region_id: int | None, place: Box) -> str:
+def _write_caption(image: _OpenImage, rows: pa.Table, region_id: int | None, place: Box) -> str:
+    """Return the caption of a picture of a part of an image, or of one region in it."""
     size = f"{image.width}×{image.height} px"
     if place != image.all:
         size += f", of which {place.width}×{place.height} at x {place.left}, y {place.top}"

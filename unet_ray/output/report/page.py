@@ -62,43 +62,45 @@ def format_figure(value: float | None) -> str:
 
 
 def _list_messages(records: list[dict[str, Any]]) -> list[str]:
-    """Return how runs ended badly, and a line about images of another pixel size."""
+    """Return the messages of runs that ended badly, and one about images of other pixel sizes."""
     messages = [
         f"{record.get('run_id', '')}: {record['status']}, {record['message']}"
         for record in records
         if record.get("message")
     ]
-    sizes, model_size_um = Counter[str](), None
+    sizes = Counter[str]()
+    model_size_um = None
     for record in records:
         sizes.update(record.get("other_pixel_sizes") or {})
         model_size_um = record.get("model_pixel_size_um") or model_size_um
     line = describe_other_sizes(dict(sizes.most_common()), model_size_um)
-    return [*messages, *([f"pixel sizes: {line}"] if line else [])]
+    if line:
+        messages.append(f"pixel sizes: {line}")
+    return messages
 
 
 def _make_tiles(facts: Facts) -> list[dict[str, Any]]:
     records = facts.records
-    total = {
-        key: sum(record.get(key) or 0 for record in records) for key in ("elapsed_s", "megapixels")
-    }
+    elapsed_s = sum(record.get("elapsed_s") or 0 for record in records)
+    megapixels = sum(record.get("megapixels") or 0 for record in records)
     failed = sum(count for _, count, _ in facts.errors)
     skipped = records[0].get("images_skipped") if records else None
     tiles = [
         ("images done", format_figure(facts.images), False),
         ("failed", format_figure(failed), failed > 0),
         ("done before", format_figure(skipped), False),
-        (*_format_pixels(total["megapixels"]), False),
+        (*_format_pixels(megapixels), False),
     ]
-    if total["elapsed_s"]:
-        tiles.append(("duration", _format_duration(total["elapsed_s"]), False))
+    if elapsed_s:
+        tiles.append(("duration", _format_duration(elapsed_s), False))
         taken_over = sum(record.get("images_taken_over") or 0 for record in records)
-        rate = (facts.images - taken_over) / total["elapsed_s"]
+        rate = (facts.images - taken_over) / elapsed_s
         tiles.append(("images per second", format_figure(rate), False))
     costs = [record["cost"]["total"] for record in records if record.get("cost")]
     if costs:
         tiles.append(("cost", format_figure(sum(costs)), False))
-    bad = sorted({str(record["status"]) for record in records} - {"done"})
-    tiles.append(("status", ", ".join(bad) or "done", bool(bad)))
+    not_done = sorted({str(record["status"]) for record in records} - {"done"})
+    tiles.append(("status", ", ".join(not_done) or "done", bool(not_done)))
     return [{"name": name, "value": value, "warn": warn} for name, value, warn in tiles]
 
 
@@ -120,7 +122,8 @@ def _format_duration(seconds: float) -> str:
 
 def _describe_class(facts: Facts, number: int, index: int) -> dict[str, Any]:
     """Return what the page shows of a class; `index` is its place among the classes."""
-    found, name = facts.by_date[facts.date][number], facts.classes[number]
+    found = facts.by_date[facts.date][number]
+    name = facts.classes[number]
     return {
         "name": name,
         "colour": class_colour(index),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unet_ray.flags import read_store_options
 from unet_ray.output.config import ReportConfig
 from unet_ray.output.report.facts import Facts, gather
 from unet_ray.output.report.gallery import draw_gallery
@@ -12,6 +11,7 @@ from unet_ray.output.report.page import draw_page
 from unet_ray.output.run_roots import roots_of_runs
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.roots import Gate
+from unet_ray.store_options import read_store_options
 from unet_ray.tables.committed import CommittedShards
 from unet_ray.tables.duckdb_workspace import open_workspace
 from unet_ray.tables.ledger import tables_at
@@ -51,7 +51,7 @@ def report(config: ReportConfig) -> ReportResult:
     with open_workspace() as database:
         facts = gather(database, shards, config.date)
         gate = Gate(roots_of_runs(output, facts.records, config.image_roots, options))
-        cards, problems = draw_gallery(database, shards, facts, config.pictures, gate)
+        cards, problems = draw_gallery(database, shards, facts, num_each=config.pictures, gate=gate)
     if facts.classes_left_out:
         problems.append(f"{facts.classes_left_out} further classes are left out of this page")
     page = draw_page(facts, cards, problems, config.tables).encode(errors="backslashreplace")

@@ -1,10 +1,11 @@
 """Azure behind adlfs, whose listings leave out the tier of a blob.
 
-adlfs is an extra: this module is imported where a container is opened.
+adlfs is an extra, so this module is imported only when a container is opened.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from adlfs import AzureBlobFileSystem
@@ -13,8 +14,10 @@ from adlfs import AzureBlobFileSystem
 class TieredAzureFileSystem(AzureBlobFileSystem):
     """An Azure file system that tells the access tier of each blob, as `blob_tier`."""
 
-    async def _details(self, contents: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """Return what adlfs tells of blobs and folders, and their tiers."""
+    async def _details(
+        self, contents: Iterable[Any], *args: object, **kwargs: object
+    ) -> list[dict[str, Any]]:
+        """Return what adlfs tells of blobs and folders, with their tiers."""
         found = list(contents)
         tiers = {
             f"{blob['container']}/{blob['name']}".rstrip("/"): blob.get("blob_tier")

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow
+import fsspec
 import pyarrow.fs
+
+Retry = Callable[[Callable[[], Any]], Any]
+"""Function that runs one request, and runs it again after an error that may pass."""
 
 
 class IrregularFileError(OSError):
@@ -26,7 +29,7 @@ class OutsideError(PermissionError):
 
 
 class FileTooLargeError(OSError):
-    """A file is longer than its reader takes. None of its bytes were kept."""
+    """A file is longer than its reader accepts. None of its bytes were kept."""
 
 
 class ArchivedFileError(PermissionError):
@@ -38,9 +41,9 @@ class Links:
     """Rule for symbolic links that lead out of a listed folder, and the number that it left out."""
 
     follow: bool = True
-    """True to follow them; others are always followed."""
+    """True to follow them; links that stay in the folder are always followed."""
     left_out: int = 0
-    """Links that were not followed so far."""
+    """Number of links so far that were not followed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class FileInfo:
     """A file or folder as its store describes it."""
 
     path: str
-    """Path below the listed folder; empty for the answer about one file."""
+    """Path below the listed folder; empty if one file was asked for."""
     size: int | None
     """Size in bytes; None where the store does not tell it."""
     etag: str
@@ -68,7 +71,7 @@ def check_size(uri: str, size: int | None, limit: int | None) -> None:
 
 
 class Backend(ABC):
-    """One kind of store. Every operation is a single attempt: the facade repeats it.
+    """One kind of store. Every operation is a single attempt, which `Storage` may repeat.
 
     Errors are those of the store or built-in ones; `storage.retry` maps them. A missing file is a
     FileNotFoundError everywhere.
@@ -88,14 +91,14 @@ class Backend(ABC):
 
     @property
     @abstractmethod
-    def filesystem(self) -> Any:
+    def filesystem(self) -> fsspec.AbstractFileSystem:
         """The fsspec file system. Listings are never cached."""
 
     @abstractmethod
     def read(
         self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of a file, fewer at its end, and what the store tells with them.
+        """Return bytes of a file, fewer at its end, and what the store tells of the file with them.
 
         Args:
             uri: URI of the file.
@@ -104,7 +107,7 @@ class Backend(ABC):
             limit: Largest size of a file that is read (bytes); None: there is none.
 
         Raises:
-            FileTooLargeError: The file is longer than `limit`, whatever others say of its length.
+            FileTooLargeError: The file itself is longer than `limit`, whatever a manifest says.
         """
 
     @abstractmethod
@@ -124,7 +127,7 @@ class Backend(ABC):
         """Store a file where there is none yet, and return whether the store kept others away.
 
         Raises:
-            FileExistsError: There is one.
+            FileExistsError: There is a file already.
         """
 
     @abstractmethod
@@ -144,16 +147,14 @@ class Backend(ABC):
         return False
 
     @abstractmethod
-    def list_files(
-        self, uri: str, retry: Callable[[Callable[[], Any]], Any], links: Links | None = None
-    ) -> Iterator[FileInfo]:
-        """Yield all files below a folder; the memory is that of one page, or of one folder.
+    def list_files(self, uri: str, retry: Retry, links: Links | None = None) -> Iterator[FileInfo]:
+        """Yield all files below a folder, in the memory of one page or one folder.
 
         Args:
             uri: URI of the folder.
-            retry: Repeats one request where its error may pass.
-            links: What to do with links that lead out of the folder, on stores that have links;
-                None: they are followed.
+            retry: Runs one request, again after an error that may pass.
+            links: Rule for links that lead out of the folder, on stores that have links; None: they
+                are followed.
 
         Raises:
             OSError: The folder cannot be listed to its end.

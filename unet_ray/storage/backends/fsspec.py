@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -13,23 +13,27 @@ import fsspec
 import pyarrow
 import pyarrow.fs
 
-from unet_ray.storage.backends.base import Backend, FileInfo, Links, check_size
+from unet_ray.storage.backends.base import Backend, FileInfo, Links, Retry, check_size
 from unet_ray.storage.backends.local import FileBeside
 from unet_ray.storage.backends.s3_archive import ARCHIVE_CLASSES
 
 _BLOCK_BYTES = 2**16
-"""Bytes fetched at once while a file is read with seeks."""
+"""Number of bytes fetched at once while a file is read with seeks."""
 
 
 class _WholeObjects(pyarrow.fs.FSSpecHandler):
     """Stores each file as one whole object, and deletes the objects of a folder one by one.
 
-    Deleting many objects at once needs a checksum on which S3 clients and stores differ: boto sends
-    CRC32, MinIO wants MD5.
+    Clients and stores of S3 differ on the checksum of a request that deletes many objects: boto
+    sends CRC32, MinIO wants MD5.
     """
 
-    def open_output_stream(self, path: str, metadata: Any) -> pyarrow.PythonFile:  # noqa: ARG002
-        """Return a file that stores all that was written to it when it is closed."""
+    def open_output_stream(
+        self,
+        path: str,
+        metadata: dict[str, str] | None,  # noqa: ARG002 (there is none)
+    ) -> pyarrow.PythonFile:
+        """Return a file that stores everything written to it when it is closed."""
         file = FileBeside(path, lambda local: self.fs.put_file(local, path))
         return pyarrow.PythonFile(file, mode="w")
 
@@ -43,21 +47,22 @@ class FsspecBackend(Backend):
     """A store behind fsspec's general interface."""
 
     @property
-    def filesystem(self) -> Any:
+    def filesystem(self) -> fsspec.AbstractFileSystem:
         """The fsspec file system; fsspec keeps one per process and set of options."""
         return fsspec.filesystem(self._scheme, use_listings_cache=False, **self._options)
 
     def read(
         self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of a file; the general interface tells nothing of it with them.
+        """Return bytes of a file; the general interface tells nothing of the file with them.
 
-        Under a limit the store is asked for the size first.
+        With a limit, the store is asked for the size first.
         """
         if limit is not None:
             check_size(uri, self.filesystem.info(uri).get("size"), limit)
         end = None if size is None else offset + size
-        return bytes(self.filesystem.cat_file(uri, start=offset or None, end=end)), None
+        data = self.filesystem.cat_file(uri, start=offset or None, end=end)
+        return bytes(data), None
 
     def open(self, uri: str) -> AbstractContextManager[BinaryIO]:
         """Open a file for seeking reads, fetched in small ranges."""
@@ -75,7 +80,7 @@ class FsspecBackend(Backend):
         self.filesystem.put_file(str(file), uri)
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Store a file where there is none; another one that appears meanwhile is replaced."""
+        """Store a file where there is none; one that appears at the same moment is replaced."""
         if self.info(uri) is not None:
             raise FileExistsError(uri)
         self.write(uri, data)
@@ -86,7 +91,7 @@ class FsspecBackend(Backend):
         self.filesystem.rm_file(uri)
 
     def info(self, uri: str) -> FileInfo | None:
-        """Describe a file or folder; fsspec's `exists` and `isfile` turn errors into False."""
+        """Describe a file or folder by `info`; fsspec's `exists` would turn errors into False."""
         try:
             return to_file_info("", self.filesystem.info(uri))
         except (FileNotFoundError, NotADirectoryError):
@@ -95,12 +100,12 @@ class FsspecBackend(Backend):
     def list_files(
         self,
         uri: str,
-        retry: Callable[[Callable[[], Any]], Any],
+        retry: Retry,
         links: Links | None = None,  # noqa: ARG002 (there are none)
     ) -> Iterator[FileInfo]:
         """Yield all files below a folder.
 
-        fsspec's own `walk` takes a folder further down that cannot be listed for an empty one.
+        fsspec's own `walk` would treat a folder that cannot be listed as an empty one.
         """
         root = str(self.filesystem._strip_protocol(uri)).rstrip("/")
         folders = [root]
@@ -121,25 +126,34 @@ class FsspecBackend(Backend):
 
 def to_file_info(path: str, found: dict[str, Any]) -> FileInfo:
     """Return what a file system's dictionary says of a file or folder."""
-    size, is_file = found.get("size"), found.get("type", "file") == "file"
-    etag = str(found.get("ETag") or found.get("etag") or "").strip('"')
+    size = found.get("size")
     modified_s = _modified_s(found)
+    etag = str(found.get("ETag") or found.get("etag") or "").strip('"')
     if not etag:
-        # listings of S3 have fractions of seconds, answers to requests have none
-        known_s = int(modified_s or 0) if found.get("LastModified") else modified_s or 0
+        known_s = modified_s or 0.0
+        if found.get("LastModified"):
+            # listings of S3 have fractions of seconds, answers to requests have none
+            known_s = int(known_s)
         etag = f"{int(size or 0)}-{int(known_s * 1e9)}"
-    return FileInfo(path, size, etag, is_file, modified_s, _is_archived(found))
+    return FileInfo(
+        path=path,
+        size=size,
+        etag=etag,
+        is_file=found.get("type", "file") == "file",
+        modified_s=modified_s,
+        is_archived=_is_archived(found),
+    )
 
 
 def _is_archived(found: dict[str, Any]) -> bool | None:
     """Tell whether a file is in an archive; None where a copy of it may have been restored."""
     if found.get("StorageClass") in ARCHIVE_CLASSES:
         return None
-    return bool(found.get("blob_tier") == "Archive")  # of Azure, which restores to another tier
+    return bool(found.get("blob_tier") == "Archive")  # Azure restores a blob to another tier
 
 
 def _modified_s(found: dict[str, Any]) -> float | None:
-    """Return the time of the last change, under whatever name a file system has it."""
+    """Return the time of the last change, under any of the names that file systems use."""
     names = ("LastModified", "mtime", "last_modified", "created")
     modified = next((found[name] for name in names if found.get(name)), None)
     if isinstance(modified, datetime):

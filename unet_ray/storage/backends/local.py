@@ -25,6 +25,7 @@ from unet_ray.storage.backends.base import (
     IrregularFileError,
     Links,
     OutsideError,
+    Retry,
     check_size,
 )
 from unet_ray.storage.backends.local_walk import FolderWalk, stat_path, to_file_info
@@ -35,7 +36,11 @@ from unet_ray.storage.uris import is_below
 class _WholeFiles(pyarrow.fs.FSSpecHandler):
     """Stores each file whole or not at all."""
 
-    def open_output_stream(self, path: str, metadata: Any) -> pyarrow.PythonFile:  # noqa: ARG002
+    def open_output_stream(
+        self,
+        path: str,
+        metadata: dict[str, str] | None,  # noqa: ARG002 (there is none)
+    ) -> pyarrow.PythonFile:
         """Return a file that appears at its path when it is closed."""
         return pyarrow.PythonFile(FileBeside(path), mode="w")
 
@@ -60,14 +65,14 @@ class LocalBackend(Backend):
         self._within = within
 
     @property
-    def filesystem(self) -> Any:
+    def filesystem(self) -> fsspec.AbstractFileSystem:
         """The fsspec file system."""
         return fsspec.filesystem("file")
 
     def read(
         self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of a file, and which content they are of."""
+        """Return bytes of a file, and the description of the file that they come from."""
         with self.open(uri) as file:
             length = os.fstat(file.fileno()).st_size
             check_size(uri, length, limit)
@@ -75,15 +80,16 @@ class LocalBackend(Backend):
             if size is not None:
                 data = file.read(min(size, max(0, length - offset)))
             elif limit is not None:
-                data = file.read(length + 1)  # a buffer of that size is taken, not of the limit's
-                data += file.read(limit + 1 - len(data)) if len(data) > length else b""  # it grows
+                data = file.read(length + 1)  # takes a buffer of that size, not of the limit's
+                if len(data) > length:  # the file grows
+                    data += file.read(limit + 1 - len(data))
                 check_size(uri, len(data), limit)
             else:
                 data = file.read()
             return data, to_file_info("", os.fstat(file.fileno()))
 
     def open(self, uri: str) -> io.BufferedReader:
-        """Open a file for seeking reads; raise PermissionError where it lies elsewhere."""
+        """Open a file for seeking reads; raise OutsideError where it really lies elsewhere."""
         file = _open_regular(uri)
         if self._within is not None:
             real = _find_real_path(file, uri)
@@ -135,10 +141,10 @@ class LocalBackend(Backend):
     def list_files(
         self,
         uri: str,
-        retry: Callable[[Callable[[], Any]], Any],  # noqa: ARG002
+        retry: Retry,  # noqa: ARG002 (errors of this machine do not pass)
         links: Links | None = None,
     ) -> Iterator[FileInfo]:
-        """Yield all files below a folder; `FolderWalk` says which ones, and what links do."""
+        """Yield all files below a folder, with links as `FolderWalk` explains them."""
         return FolderWalk(uri, links or Links()).files()
 
     @property
@@ -148,9 +154,9 @@ class LocalBackend(Backend):
 
 
 def delete_tree(path: str) -> None:
-    """Remove a folder with all that is in it, hidden files too; a missing one is no error.
+    """Remove a folder and everything in it, hidden files too; a missing one is no error.
 
-    No link is followed: it may lead to files of somebody else.
+    No link is followed, since it may lead to files of somebody else.
     """
     if os.path.islink(path):
         os.unlink(path)
@@ -160,23 +166,25 @@ def delete_tree(path: str) -> None:
         for name in [*names, *links]:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))
-    shutil.rmtree(path, ignore_errors=True)  # folders, of which NFS may hold one for a while
+    shutil.rmtree(path, ignore_errors=True)  # the folders; NFS may hold one back for a while
 
 
 class FileBeside:
     """A file that is written in pieces and appears when it is closed, if all writes succeeded.
 
-    Until then it lies under another name: beside its place, or among the temporary files. A write
-    that fails, as on a full disk, leaves what was there before: closing the file while an exception
-    is on its way stores nothing.
+    Until then it lies under another name: beside its place, or among the temporary files. After a
+    write that failed, as on a full disk, closing the file stores nothing, and what was there before
+    stays.
 
     Args:
         path: Path of the file.
-        store: Takes the path of the finished local file and stores it; None: it is renamed.
+        store: Function that stores the finished local file, given its path; None: it is renamed.
     """
 
     def __init__(self, path: str, store: Callable[[str], object] | None = None) -> None:
-        self._path, self._store, self._failed = path, store, False
+        self._path = path
+        self._store = store
+        self._failed = False
         if store:
             handle, self._name = tempfile.mkstemp(prefix=temporary_prefix())
             self._file = os.fdopen(handle, "wb")
@@ -190,7 +198,7 @@ class FileBeside:
         """True once the file is closed."""
         return self._file.closed
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Write bytes, and return their number."""
         try:
             with _named_errors(self._path):
@@ -223,7 +231,7 @@ class FileBeside:
 
 @contextmanager
 def _file_beside(path: str, data: bytes) -> Iterator[str]:
-    """Write data to a temporary file beside a path; the `with` block puts it there in one step."""
+    """Write data to a temporary file beside a path, which the `with` block moves there at once."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = name_beside(path)
     try:
@@ -243,7 +251,7 @@ def _open_regular(path: str) -> io.BufferedReader:
     """
     if not stat.S_ISREG(stat_path(path).st_mode):  # before: opening a device may have effects
         _refuse_irregular(path)
-    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (the caller closes it)
+    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced meanwhile
         file.close()
         _refuse_irregular(path)
@@ -251,14 +259,14 @@ def _open_regular(path: str) -> io.BufferedReader:
 
 
 def _find_real_path(file: io.BufferedReader, path: str) -> str:
-    """Return where an open file lies, whatever links led to it when it was opened."""
+    """Return where an open file really lies, whatever links led to it when it was opened."""
     try:
         return os.readlink(f"/proc/self/fd/{file.fileno()}")
     except OSError:  # a system without /proc can only look at the path once more
         return os.path.realpath(path)
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 

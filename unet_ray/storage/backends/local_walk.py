@@ -1,7 +1,7 @@
-"""Listing a local folder whose links make it a graph: each real folder is walked once.
+"""Listing a local folder, which links may turn into a graph: each real folder is walked once.
 
-Links could otherwise multiply an archive: fourteen folders that each link twice to the next one
-have 2^14 paths to the last.
+Otherwise links could multiply an archive: fourteen folders that each link twice to the next one
+make 2^14 paths to the last.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from unet_ray.storage.backends.base import FileInfo, Links
 from unet_ray.storage.uris import is_below
 
 _OF_FILE_SYSTEM = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
-"""Folders that a file system keeps at its root for itself, and that most users may not list."""
+"""Folders that a file system keeps at its root for itself, and that most users cannot list."""
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-"""Error numbers of paths at which there is no file: its folder is a file, its name is longer than
-the file system's are, it is a link to itself."""
+"""Error numbers for paths at which there is no file: nothing is there, a folder in the path is a
+file, a name is too long for the file system, or a link leads back to itself."""
 
 
 class FolderWalk:
     """A walk through all files below a folder.
 
-    Real folders come first: what lies below them has the name that it has without links. Links to
-    folders wait. Each then leads to a folder that has not been walked yet, in the order of their
-    paths, or is left aside, so that loops end as well. A link to a file is a file of its own.
+    Real folders come first, so that the files in them have the names that they have without links.
+    Links to folders wait, and are followed afterwards in the order of their paths. A link to a
+    folder that has been walked already is skipped, which also ends loops. A link to a file counts
+    as a file of its own.
 
     Hidden folders, links and files are left out, and so are the folders of the file system itself.
-    A link to nothing is yielded with an empty etag: it may stand for a file, or for a folder of a
-    disk that is not mounted. A file that is deleted meanwhile is left out, and so is what is not a
-    regular file: a pipe would keep its reader waiting.
+    A link to nothing is yielded with an empty etag, since it may stand for a file, or for a folder
+    on a disk that is not mounted. A file that is deleted meanwhile is left out, and so is anything
+    but a regular file: a pipe would keep its reader waiting.
 
     Args:
         top: Path of the folder.
-        links: What to do with links that lead out of the folder; counts those that are left out.
+        links: Rule for links that lead out of the folder; it counts those that are left out.
     """
 
     def __init__(self, top: str, links: Links) -> None:
@@ -75,8 +76,9 @@ class FolderWalk:
                         yield from self._describe(entry.path, _stat_or_none(entry.path))
 
     def _look_at_link(self, path: str) -> Iterator[FileInfo]:
-        """Yield the file that a link leads to, or keep the folder for later."""
-        if not (self._links.follow or is_below(os.path.realpath(path), self._real_top)):
+        """Yield the file that a link leads to, or keep the folder that it leads to for later."""
+        may_follow = self._links.follow or is_below(os.path.realpath(path), self._real_top)
+        if not may_follow:
             self._links.left_out += 1
             return
         found = _stat_or_none(path)
@@ -104,8 +106,13 @@ class FolderWalk:
 
 def to_file_info(path: str, found: os.stat_result) -> FileInfo:
     """Return what the file system says of a file or folder."""
-    etag = f"{found.st_size}-{found.st_mtime_ns}"
-    return FileInfo(path, found.st_size, etag, not stat.S_ISDIR(found.st_mode), found.st_mtime)
+    return FileInfo(
+        path=path,
+        size=found.st_size,
+        etag=f"{found.st_size}-{found.st_mtime_ns}",
+        is_file=not stat.S_ISDIR(found.st_mode),
+        modified_s=found.st_mtime,
+    )
 
 
 def _is_visible(name: str) -> bool:
@@ -113,7 +120,7 @@ def _is_visible(name: str) -> bool:
 
 
 def stat_path(path: str) -> os.stat_result:
-    """Describe what is at a path, links followed; raise FileNotFoundError where nothing can be."""
+    """Describe what a path leads to; raise FileNotFoundError where nothing is or can be."""
     try:
         return os.stat(path)
     except ValueError:  # a NUL, or a surrogate that stands for no byte
@@ -125,7 +132,7 @@ def stat_path(path: str) -> os.stat_result:
 
 
 def _stat_or_none(path: str) -> os.stat_result | None:
-    """Return what is at a path, links followed, or None where nothing is."""
+    """Describe what a path leads to; None where nothing is."""
     try:
         return stat_path(path)
     except FileNotFoundError:

@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import sync
 
-from unet_ray.flags import StoreOptions
-from unet_ray.storage.backends.base import FileInfo, Links, check_size
+from unet_ray.storage.backends.base import FileInfo, Links, Retry, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
 from unet_ray.storage.backends.s3_answers import find_answer
 from unet_ray.storage.backends.s3_archive import ARCHIVE_CLASSES, ArchiveListing, is_restored
+from unet_ray.store_options import StoreOptions
+
+if TYPE_CHECKING:
+    from unet_ray.storage.backends.s3_filesystem import PlainS3FileSystem
 
 _logger = logging.getLogger("unet_ray")
 
 _CONFLICTS = 3
-"""Times that a store may say that an object is there while it is not: runs come and go."""
+"""Number of times that a store may refuse a PUT for an object that is not there. Other runs may
+have made and removed it meanwhile."""
 _UNKNOWN = (HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
-"""Answers to a PUT with a condition of stores that know none."""
+"""Answers to a PUT with a condition from stores that know no conditions."""
 _TRIES = 3
-"""Tries of one request within s3fs, 20 s each; retries of botocore are off, they would multiply."""
+"""Tries of one request within s3fs, 20 s each. Retries of botocore are off: they would multiply."""
 CONNECTIONS = 64
-"""Largest number of connections of a process to one store. With botocore's ten, no more than ten
-requests await their answers at a time."""
+"""Largest number of connections of a process to one store. By botocore's default of ten, only ten
+requests could wait for their answers at a time."""
 
 
 def options(wanted: StoreOptions = StoreOptions()) -> dict[str, Any]:  # noqa: B008 (it is frozen)
     """Return options of s3fs from the AWS_* variables, the shared files, and options of a flag.
 
     Args:
-        wanted: Options of a flag, which come before what variables and files say.
+        wanted: Options of a flag, which override the variables and files.
 
     Raises:
-        InputError: A profile that is not there, or certificates that cannot be read.
+        InputError: A profile does not exist, or certificates cannot be read.
     """
-    from unet_ray.storage.backends.s3_settings import find_settings  # which loads the SDK
+    from unet_ray.storage.backends.s3_settings import find_settings  # loads the SDK
 
     found = find_settings(wanted)
     config = {"retries": {"total_max_attempts": 1}, "max_pool_connections": CONNECTIONS}
@@ -46,7 +50,7 @@ def options(wanted: StoreOptions = StoreOptions()) -> dict[str, Any]:  # noqa: B
 
 
 class _UnknownConditionError(Exception):
-    """A store does not take a PUT with a condition: its status and code."""
+    """A store refuses any PUT with a condition; the message is its status and code."""
 
 
 class S3Backend(FsspecBackend):
@@ -55,7 +59,7 @@ class S3Backend(FsspecBackend):
     Args:
         scheme: `s3`.
         options: Storage options of s3fs.
-        page_keys: Objects in a page of a listing; None: as many as the store likes.
+        page_keys: Number of objects in a page of a listing; None: the store decides.
     """
 
     def __init__(self, scheme: str, options: dict[str, Any], page_keys: int | None = None) -> None:
@@ -63,7 +67,7 @@ class S3Backend(FsspecBackend):
         self._page_keys = page_keys
 
     @property
-    def filesystem(self) -> Any:
+    def filesystem(self) -> PlainS3FileSystem:
         """The s3fs file system; s3fs keeps one per process and set of options."""
         from unet_ray.storage.backends.s3_filesystem import PlainS3FileSystem
 
@@ -74,9 +78,9 @@ class S3Backend(FsspecBackend):
     def read(
         self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of an object by one GET, whose answer describes the object as well.
+        """Return bytes of an object by one GET, whose answer also describes the object.
 
-        `cat_file` of s3fs asks for the size first and tells no etag.
+        `cat_file` of s3fs asks for the size first and does not return the etag.
         """
         filesystem = self.filesystem
         data, fields = sync(filesystem.loop, _get, filesystem, uri, offset, size, limit)
@@ -85,8 +89,8 @@ class S3Backend(FsspecBackend):
     def create(self, uri: str, data: bytes) -> bool:
         """Store an object where there is none, by a conditional PUT.
 
-        The second PUT tells whether the store honours the condition: then it is refused. Where a
-        store refuses every PUT that has one, the object is stored without.
+        A second PUT shows whether the store honours the condition: if it does, it refuses that
+        PUT. If a store refuses every PUT with a condition, the object is stored without one.
         """
         try:
             self._put_where_absent(uri, data)
@@ -106,14 +110,14 @@ class S3Backend(FsspecBackend):
         return False
 
     def _put_where_absent(self, uri: str, data: bytes) -> None:
-        """Store an object where there is none, as the store says before and with the PUT."""
+        """Store an object where there is none, both by a look before and by the condition."""
         for _ in range(_CONFLICTS):
             if self.info(uri) is not None:
                 raise FileExistsError(uri)
             try:
                 self._put_if_absent(uri, data)
             except FileExistsError:
-                continue  # somebody was faster, which the next look will find
+                continue  # another run was faster, as the next look will find
             return
         raise OSError(
             "the store answers 412 to a PUT with If-None-Match although nothing is there; choose "
@@ -121,11 +125,11 @@ class S3Backend(FsspecBackend):
         )
 
     def _put_if_absent(self, uri: str, data: bytes) -> None:
-        """PUT with If-None-Match; some stores that do not know the condition ignore it.
+        """Store an object by a PUT with If-None-Match, which some stores ignore.
 
         Raises:
-            FileExistsError: There is an object.
-            _UnknownConditionError: The store does not take the condition, or not this PUT at all.
+            FileExistsError: There is an object already.
+            _UnknownConditionError: The store refuses the condition, or this PUT in any form.
         """
         try:
             self.filesystem.pipe_file(uri, data, mode="create")
@@ -146,10 +150,10 @@ class S3Backend(FsspecBackend):
     def list_files(
         self,
         uri: str,
-        retry: Callable[[Callable[[], Any]], Any],
+        retry: Retry,
         links: Links | None = None,  # noqa: ARG002 (there are none)
     ) -> Iterator[FileInfo]:
-        """Yield the objects below a prefix, page by page; `find` of s3fs holds all of them."""
+        """Yield the objects below a prefix, page by page; `find` of s3fs would hold all of them."""
         filesystem = self.filesystem
         root = str(filesystem._strip_protocol(uri)).rstrip("/") + "/"
         bucket, _, prefix = root.partition("/")
@@ -172,19 +176,25 @@ class S3Backend(FsspecBackend):
 
 
 async def _get(
-    filesystem: Any, uri: str, offset: int, size: int | None, limit: int | None
+    filesystem: PlainS3FileSystem, uri: str, offset: int, size: int | None, limit: int | None
 ) -> tuple[bytes, dict[str, Any]]:
     """Return bytes of an object and its fields as in a listing; an unknown size is None."""
     bucket, key, _ = filesystem.split_path(uri)
-    piece = {} if size is None else {"Range": f"bytes={offset}-{offset + size - 1}"}
-    answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **piece)
+    wanted = {"Bucket": bucket, "Key": key}
+    if size is not None:
+        wanted["Range"] = f"bytes={offset}-{offset + size - 1}"
+    answer = await filesystem._call_s3("get_object", **wanted)
     async with answer["Body"] as body:
-        if not piece:
+        if size is None:
             check_size(uri, answer.get("ContentLength"), limit)  # before a byte of it is read
         data = await body.read()
-    # bytes 0-99/1000, bytes 0-99/*
+    # bytes 0-99/1000, or bytes 0-99/* where the store does not tell the whole size
     whole = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]
-    fields = {name: answer.get(name) for name in ("ETag", "LastModified")}
-    if piece and "ContentRange" not in answer:  # a store that knows no ranges
-        data = data[offset : offset + cast(int, size)]
-    return data, fields | {"size": int(whole) if whole.isdigit() else None}
+    if size is not None and "ContentRange" not in answer:  # a store that knows no ranges
+        data = data[offset : offset + size]
+    fields = {
+        "ETag": answer.get("ETag"),
+        "LastModified": answer.get("LastModified"),
+        "size": int(whole) if whole.isdigit() else None,
+    }
+    return data, fields

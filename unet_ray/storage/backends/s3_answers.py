@@ -1,15 +1,15 @@
-"""Answers of S3 behind the errors that s3fs makes of them."""
+"""Answers of S3, found behind the errors that s3fs turns them into."""
 
 from __future__ import annotations
 
 
 def find_answer(error: BaseException | None) -> tuple[int | None, str | None]:
-    """Return the status and the code of a store's answer; None where an error has none.
+    """Return the status and the code of a store's answer; None for an error without an answer.
 
-    An answer without a text, as that to HEAD, has its status as its code.
+    An answer without a text, such as that to HEAD, has its status as its code.
 
     Args:
-        error: Error of botocore, or what s3fs made of it.
+        error: Error of botocore, or the error that s3fs turned it into.
     """
     for each in (error, getattr(error, "__cause__", None)):
         response = getattr(each, "response", None)  # of a ClientError

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from unet_ray.storage.backends.base import Retry
+
+if TYPE_CHECKING:
+    from unet_ray.storage.backends.s3_filesystem import PlainS3FileSystem
 
 ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes whose objects must be restored first. GLACIER_IR is read at once."""
@@ -16,16 +20,17 @@ _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 class ArchiveListing:
     """Pages of a listing, and which of their objects are archived.
 
-    A restored copy keeps its storage class, and a listing tells of it only when it is asked to.
-    That is done from the first page on that has an archived object.
+    A restored copy keeps its storage class, and a listing tells of it only on request. The request
+    is made from the first page on that has an archived object.
 
     Args:
         filesystem: The s3fs file system.
-        retry: Repeats one request where its error may pass.
+        retry: Runs one request, again after an error that may pass.
     """
 
-    def __init__(self, filesystem: Any, retry: Callable[[Callable[[], Any]], Any]) -> None:
-        self._filesystem, self._retry = filesystem, retry
+    def __init__(self, filesystem: PlainS3FileSystem, retry: Retry) -> None:
+        self._filesystem = filesystem
+        self._retry = retry
         self._asked: dict[str, Any] = {}
         self._is_refused = False
 
@@ -36,11 +41,13 @@ class ArchiveListing:
             wanted: Arguments of the request.
         """
         page = self._fetch(wanted | self._asked)
-        if self._asked or self._is_refused or not any(map(_is_of_archive, page["Contents"])):
+        if self._asked or self._is_refused:
+            return page
+        if not any(map(_is_of_archive, page["Contents"])):
             return page
         try:
             page = self._fetch(wanted | _RESTORES)
-        except OSError:  # of a store that does not know the attribute
+        except OSError:  # the store does not know the attribute
             self._is_refused = True
         else:
             self._asked = _RESTORES
@@ -57,18 +64,17 @@ class ArchiveListing:
             found: The object, as the listing has it.
 
         Returns:
-            None where the listing does not tell: only that of AWS is known to name every copy.
+            None where the listing does not tell; only AWS is known to list every restored copy.
         """
         if not _is_of_archive(found):
             return False
         status = found.get("RestoreStatus")
         if status:
             return bool(status.get("IsRestoreInProgress"))
-        return True if self._asked and self._is_aws() else None
-
-    def _is_aws(self) -> bool:
+        if not self._asked:
+            return None
         host = urlsplit(str(self._filesystem.s3.meta.endpoint_url)).hostname or ""
-        return host.endswith(_AWS)
+        return True if host.endswith(_AWS) else None
 
 
 def _is_of_archive(found: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
-"""The way to credentials of S3, which travels to nodes instead of the credentials where it can.
+"""The way to credentials of S3, which travels to nodes in place of the credentials if possible.
 
-Keys in AWS_* variables are copied to all nodes and win everywhere. Where there are none, a node
-gets the names by which the driver finds its credentials, and its SDK renews them in time:
+Keys in AWS_* variables are copied to all nodes and win everywhere. Without them, a node gets the
+names by which the driver finds its credentials, and the node's own SDK renews these in time:
 
     keys in the driver's variables
       ─▶ else a way in the node's own variables
@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from aiobotocore.credentials import AioAssumeRoleWithWebIdentityProvider
 from aiobotocore.session import AioSession
@@ -35,7 +34,7 @@ _OWN_WAY = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-"""Variables of which any says that a node has a way of its own to credentials."""
+"""Variables any of which shows that a node has its own way to credentials."""
 _ENDED = (
     "ExpiredToken",
     "ExpiredTokenException",
@@ -43,7 +42,7 @@ _ENDED = (
     "RequestExpired",
     "TokenRefreshRequired",
 )
-"""Codes with which AWS, and stores like it, refuse credentials that were good before."""
+"""Codes by which AWS and similar stores refuse credentials that were valid before."""
 _ENDED_WORDS = ("token has expired", "token is expired", "credentials are still expired")
 _NOT_RENEWED = (
     boto.CredentialRetrievalError,
@@ -52,9 +51,9 @@ _NOT_RENEWED = (
     boto.SSOError,
     boto.TokenRetrievalError,
 )
-"""Errors of the SDK where it cannot renew what it got before."""
+"""Errors of the SDK when it cannot renew credentials."""
 _TOKEN_SERVICES = ("AssumeRole", "GetRoleCredentials", "CreateToken", "GetSessionToken")
-"""Beginnings of operations that hand out credentials."""
+"""Beginnings of the names of operations that hand out credentials."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,16 @@ class Way:
     credentials_file: str | None = None
     """Path of the shared credentials file; None: its usual place."""
     role_arn: str | None = None
-    """Role that a web identity may take."""
+    """Role that a web identity may assume."""
     role_session_name: str | None = None
     token_file: str | None = None
     """Path of the token of a web identity."""
     is_only: bool = False
-    """True if an option names the profile: nothing else will do."""
+    """True if an option names the profile, so that nothing else will do."""
 
     @staticmethod
     def of(environment: Mapping[str, str], profile: str | None = None) -> Way | None:
-        """Return the way that variables name, or an option; None where they name none.
+        """Return the way that variables or an option name; None where they name none.
 
         Args:
             environment: Variables of the driver.
@@ -85,12 +84,12 @@ class Way:
         """
         find = environment.get
         way = Way(
-            profile or find("AWS_DEFAULT_PROFILE") or find("AWS_PROFILE"),
-            find("AWS_CONFIG_FILE"),
-            find("AWS_SHARED_CREDENTIALS_FILE"),
-            find("AWS_ROLE_ARN"),
-            find("AWS_ROLE_SESSION_NAME"),
-            find("AWS_WEB_IDENTITY_TOKEN_FILE"),
+            profile=profile or find("AWS_DEFAULT_PROFILE") or find("AWS_PROFILE"),
+            config_file=find("AWS_CONFIG_FILE"),
+            credentials_file=find("AWS_SHARED_CREDENTIALS_FILE"),
+            role_arn=find("AWS_ROLE_ARN"),
+            role_session_name=find("AWS_ROLE_SESSION_NAME"),
+            token_file=find("AWS_WEB_IDENTITY_TOKEN_FILE"),
             is_only=profile is not None,
         )
         return None if way == Way() else way
@@ -120,7 +119,7 @@ def open_session(way: Way | None) -> AioSession:
 
 
 def _make_web_identity(session: AioSession, way: Way) -> AioAssumeRoleWithWebIdentityProvider:
-    """Return a provider that takes a role with a token file, as if variables here named them."""
+    """Return a provider that assumes a role by a token file, as if variables here named them."""
     profile = {
         "role_arn": way.role_arn,
         "role_session_name": way.role_session_name,
@@ -143,7 +142,8 @@ async def freeze_credentials(session: AioSession) -> ReadOnlyCredentials | None:
 
 def find_end(error: BaseException) -> str | None:
     """Return why credentials ended if an error of a request says so; None for other errors."""
-    code, text = find_answer(error)[1], str(error)
+    _, code = find_answer(error)
+    text = str(error)
     if code in _ENDED:
         return code
     if _is_of_token_service(error) or isinstance(error, _NOT_RENEWED):
@@ -154,12 +154,13 @@ def find_end(error: BaseException) -> str | None:
 
 
 def find_lack(error: BaseException) -> str | None:
-    """Return which credentials a node lacks if an error of a request says so; else None."""
+    """Return which credentials a node lacks if an error says so; None for other errors."""
     lacks = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
     return str(error) if isinstance(error, lacks) else None
 
 
-def _is_of_token_service(error: Any) -> bool:
-    causes = (error, error.__cause__)
-    names = (each.operation_name for each in causes if isinstance(each, boto.ClientError))
-    return any(name.startswith(_TOKEN_SERVICES) for name in names)
+def _is_of_token_service(error: BaseException) -> bool:
+    for each in (error, error.__cause__):
+        if isinstance(each, boto.ClientError) and each.operation_name.startswith(_TOKEN_SERVICES):
+            return True
+    return False

@@ -1,13 +1,13 @@
-"""s3fs, for which a key is a name and nothing else, and which says when its credentials end.
+"""s3fs with keys that are names and nothing else, and with clear errors when credentials end.
 
-This module imports s3fs, and is imported where a bucket is opened.
+It takes a while to load s3fs, so this module is imported only when a bucket is opened.
 """
 
 from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
@@ -23,28 +23,36 @@ from unet_ray.storage.backends.s3_credentials import (
 )
 from unet_ray.storage.backends.s3_settings import CaBundle
 
+if TYPE_CHECKING:
+    from aiobotocore.client import AioBaseClient
+    from aiobotocore.session import AioSession
+
 _SILENT = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN)
-"""Answers to HEAD, which have no text, that may mean that the credentials ended."""
+"""Answers to HEAD that may mean that the credentials ended; they have no text that would say so."""
 
 
 class PlainS3FileSystem(S3FileSystem):
-    """An S3 file system in whose paths nothing but the first slash has a meaning.
+    """An S3 file system in whose paths only the first slash has a meaning.
 
-    s3fs cuts `?versionId=` and what follows from a key, which may have those characters: the object
-    `a.png?versionId=1` would be another name of `a.png`.
+    s3fs cuts `?versionId=` and the rest from a key, although keys may have those characters: it
+    would read `a.png` in place of the object `a.png?versionId=1`.
 
     Args:
-        *args: As for s3fs.
+        *args: Same as for s3fs.
         way: The driver's way to credentials; None: it has none.
         ca_bundle: Certificates by which the store is known; None: those that the SDK finds here.
-        **kwargs: As for s3fs.
+        **kwargs: Same as for s3fs.
     """
 
     client_kwargs: dict[str, Any]
-    session: Any
+    session: AioSession
 
     def __init__(
-        self, *args: Any, way: Way | None = None, ca_bundle: CaBundle | None = None, **kwargs: Any
+        self,
+        *args: object,
+        way: Way | None = None,
+        ca_bundle: CaBundle | None = None,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)
         if ca_bundle is not None:
@@ -55,22 +63,31 @@ class PlainS3FileSystem(S3FileSystem):
     def split_path(self, path: str) -> tuple[str, str, str | None]:
         """Return the bucket and the key of a path or URI, and None for the version."""
         bucket, _, key = str(self._strip_protocol(path)).lstrip("/").partition("/")
-        slashes = path[len(path.rstrip("/")) :]  # of the marker of a folder, which were stripped
-        return bucket, key and key + slashes, None
+        if key:
+            # slashes at the end, which were stripped, belong to the name of a folder's marker
+            key += path[len(path.rstrip("/")) :]
+        return bucket, key, None
 
-    async def set_session(self, refresh: bool = False, kwargs: Any = None) -> Any:  # noqa: ARG002
+    async def set_session(
+        self,
+        refresh: bool = False,
+        kwargs: dict[str, Any] | None = None,  # noqa: ARG002 (s3fs has it)
+    ) -> AioBaseClient:
         """Connect to the store with a session that knows the way to credentials."""
         if self.session is None or refresh:
-            self.session, self._session_is_owned = open_session(self._way), False
+            self.session = open_session(self._way)
+            self._session_is_owned = False
         return await super().set_session(refresh)
 
     connect = sync_wrapper(set_session)
 
-    async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
-        """Make a request; once more where its credentials ended and somebody renewed them.
+    async def _call_s3(
+        self, method: str, *akwarglist: dict[str, Any], **kwargs: object
+    ) -> dict[str, Any]:
+        """Make a request, and make it again if its credentials ended but were renewed meanwhile.
 
         Raises:
-            CredentialsError: They ended, or this node has none.
+            CredentialsError: The credentials ended, or this node has none.
         """
         held = self.session
         try:
@@ -83,32 +100,36 @@ class PlainS3FileSystem(S3FileSystem):
 
     call_s3 = sync_wrapper(_call_s3)
 
-    async def _call_once(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
+    async def _call_once(
+        self, method: str, *akwarglist: dict[str, Any], **kwargs: object
+    ) -> dict[str, Any]:
         place = f"s3://{kwargs.get('Bucket', '')}"
         try:
             return await super()._call_s3(method, *akwarglist, **kwargs)
         except Exception as error:
             said: Exception = error
             if method.startswith("head_") and find_answer(error)[0] in _SILENT:
-                said = await self._ask_why(kwargs["Bucket"]) or error
-            if reason := find_end(said):
-                raise CredentialsError.ended(place, reason) from error
-            if reason := find_lack(said):
-                raise NoCredentialsError.of(place, reason) from error
+                said = await self._ask_why(str(kwargs["Bucket"])) or error
+            end = find_end(said)
+            if end:
+                raise CredentialsError.ended(place, end) from error
+            lack = find_lack(said)
+            if lack:
+                raise NoCredentialsError.of(place, lack) from error
             raise
 
     async def _ask_why(self, bucket: str) -> Exception | None:
-        """Return why a store refuses requests; its answer to HEAD has no text."""
+        """Return the error of a listing, which tells why a store refuses requests, unlike HEAD."""
         try:
             await super()._call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
         except Exception as error:
             return error
         return None
 
-    async def _renew(self, held: Any) -> bool:
-        """Connect anew where somebody renewed the credentials, in a shared file for instance.
+    async def _renew(self, held: AioSession) -> bool:
+        """Connect again if somebody renewed the credentials, for instance in a shared file.
 
-        The SDK renews those of roles and identities by itself; a file it reads only once.
+        The SDK renews those of roles and identities by itself, but reads a file only once.
 
         Args:
             held: Session of the request that was refused.
@@ -124,7 +145,7 @@ class PlainS3FileSystem(S3FileSystem):
             try:
                 before = await freeze_credentials(held)
                 after = await freeze_credentials(open_session(self._way))
-            except Exception:  # there is no way to any, which the first error says
+            except Exception:  # there is no way to credentials, as the first error says
                 return False
             if after is None or after == before:
                 return False

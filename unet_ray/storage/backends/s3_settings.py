@@ -1,6 +1,6 @@
 """Settings of S3 from the driver's variables and files, which travel to nodes.
 
-A node adds what the driver does not say: its own variables and files, or the role of its machine.
+A node fills in what the driver leaves open: by its own variables and files, or its machine's role.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from botocore.exceptions import BotoCoreError
 from botocore.utils import get_environ_proxies
 
 from unet_ray.errors import InputError
-from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends.s3_credentials import Way
 from unet_ray.storage.temporary import temporary_prefix
+from unet_ray.store_options import StoreOptions
 
 _CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
-"""Settings of the SDK that stores need which do not know its newer checksums."""
+"""Settings of the SDK for stores that do not know its newer checksums."""
 
 
 @dataclass(frozen=True)
 class CaBundle:
-    """Certificates by which a store is known. Their text travels: nodes need no file of theirs."""
+    """Certificates by which a store is known. Their text travels, so that nodes need no file."""
 
     digest: str
     """SHA-256 of the text, as hex."""
@@ -41,11 +41,11 @@ class CaBundle:
         """Read a file of this machine.
 
         Args:
-            path: Its path.
-            named: Variable or option that names it, for the message.
+            path: Path of the file.
+            named: Variable or option that names the file, for the message.
 
         Raises:
-            InputError: It cannot be read, or holds no certificate.
+            InputError: The file cannot be read, or holds no certificate.
         """
         try:
             text = Path(path).expanduser().read_bytes()
@@ -71,13 +71,13 @@ def _write_bundle(bundle: CaBundle) -> str:
 
 
 def find_settings(wanted: StoreOptions) -> dict[str, Any]:
-    """Return options of `PlainS3FileSystem`: what the variables and files of this process say.
+    """Return options for `PlainS3FileSystem` from the variables and files of this process.
 
     Args:
-        wanted: Options of a flag, which come before them.
+        wanted: Options of a flag, which override them.
 
     Raises:
-        InputError: A profile that is not there, or certificates that cannot be read.
+        InputError: A profile does not exist, or certificates cannot be read.
     """
     return dict(_find_settings(wanted, tuple(sorted(os.environ.items()))))
 
@@ -86,11 +86,24 @@ def find_settings(wanted: StoreOptions) -> dict[str, Any]:
 def _find_settings(wanted: StoreOptions, variables: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     environment = dict(variables)
     profile = _read_profile(wanted.profile)
-    region = wanted.region or _find_region(environment, profile)
-    endpoint = wanted.endpoint_url or _find_endpoint(environment, profile)
+    region = (
+        wanted.region
+        or environment.get("AWS_REGION")
+        or environment.get("AWS_DEFAULT_REGION")
+        or profile.get("region")
+    )
+    endpoint = (
+        wanted.endpoint_url
+        or environment.get("AWS_ENDPOINT_URL_S3")
+        or environment.get("AWS_ENDPOINT_URL")
+        or profile.get("endpoint_url")
+    )
     is_plain = endpoint is not None and endpoint.startswith("http://")  # knows no certificates
+    config = _find_config(
+        wanted=wanted, environment=environment, profile=profile, endpoint=endpoint, region=region
+    )
     found = {
-        "config_kwargs": _find_config(wanted, environment, profile, endpoint, region),
+        "config_kwargs": config,
         **_find_credentials(wanted, environment),
         "requester_pays": wanted.requester_pays or None,
         "client_kwargs": {"region_name": region} if region else None,
@@ -110,14 +123,17 @@ def _find_config(
     """Return what goes into the SDK's `Config`."""
     config: dict[str, Any] = {}
     for name in _CHECKSUMS:
-        if value := environment.get(f"AWS_{name.upper()}") or profile.get(name):
+        value = environment.get(f"AWS_{name.upper()}") or profile.get(name)
+        if value:
             config[name] = value
+    style: str | None = wanted.addressing_style
     section = profile.get("s3")
-    known = section.get("addressing_style") if isinstance(section, Mapping) else None
-    if style := wanted.addressing_style or known:
+    if not style and isinstance(section, Mapping):
+        style = section.get("addressing_style")
+    if style:
         config["s3"] = {"addressing_style": style}
     if getproxies_environment():
-        # chosen here, by the driver's NO_PROXY, so that nodes do not choose by their own
+        # chosen here by the driver's NO_PROXY; the nodes may have another one
         place = endpoint or f"https://s3.{region or 'us-east-1'}.amazonaws.com"
         chosen = get_environ_proxies(place)
         config["proxies"] = {kind: chosen[kind] for kind in ("http", "https") if kind in chosen}
@@ -125,19 +141,23 @@ def _find_config(
 
 
 def _find_credentials(wanted: StoreOptions, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return keys that variables hold, or else the way to some that they name."""
+    """Return the keys in the variables or, without any, the way to keys that the variables name."""
     if wanted.anon:
         return {"anon": True}
-    key, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
+    key = environment.get("AWS_ACCESS_KEY_ID")
+    secret = environment.get("AWS_SECRET_ACCESS_KEY")
+    token = environment.get("AWS_SESSION_TOKEN")
     if key and secret and not wanted.profile:
-        token = environment.get("AWS_SESSION_TOKEN")
-        return {"key": key, "secret": secret} | ({"token": token} if token else {})
+        keys = {"key": key, "secret": secret}
+        if token:
+            keys["token"] = token
+        return keys
     way = Way.of(environment, wanted.profile)
     return {"way": way} if way else {}
 
 
 def _read_profile(name: str | None) -> Mapping[str, Any]:
-    """Return what the shared files say for a profile; None: that of this process."""
+    """Return the settings of a profile in the shared files; None: the profile of this process."""
     try:
         found: Mapping[str, Any] = botocore.session.Session(profile=name).get_scoped_config()
     except BotoCoreError as error:
@@ -154,14 +174,7 @@ def _read_bundle(
         "AWS_CA_BUNDLE": environment.get("AWS_CA_BUNDLE"),
         "ca_bundle of the shared AWS configuration": profile.get("ca_bundle"),
     }
-    return next((CaBundle.read(path, name) for name, path in named.items() if path), None)
-
-
-def _find_region(environment: Mapping[str, str], profile: Mapping[str, Any]) -> str | None:
-    named = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    return named or profile.get("region")
-
-
-def _find_endpoint(environment: Mapping[str, str], profile: Mapping[str, Any]) -> str | None:
-    named = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    return named or profile.get("endpoint_url")
+    for name, path in named.items():
+        if path:
+            return CaBundle.read(path, name)
+    return None
