@@ -25,8 +25,7 @@ from torch import Tensor
 
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
@@ -145,7 +144,7 @@ def write_tables(output: Storage, shards: Sequence[Sequence[str]], run_id: str, 
         day: Partition, YYYY-MM-DD.
     """
     rng, classes = np.random.default_rng(0), (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
-    postprocessing = Postprocessing((0.5, 0.5), (ANY, ANY))
+    postprocessing = Postprocessing((ObjectRule(),) * 2)
     measure = Measure(run_id, "1" * 64, "c", classes, postprocessing)
     for task, uris in enumerate(shards):
         row = {"image_etag": "e", "image_bytes": 9, "error_type": None, "pages": 1}
@@ -189,7 +188,13 @@ def make_tiny_model(place: Path) -> str:
     preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
     folder = place / "tiny-model"
     save_model(
-        Model(config, state_bytes(UNet(config)), classes, preprocessing, (0.5, 0.5)),
+        Model(
+            config,
+            state_bytes(UNet(config)),
+            classes,
+            preprocessing,
+            Postprocessing((ObjectRule(),) * 2),
+        ),
         Storage.of(str(folder)),
     )
     return str(folder)

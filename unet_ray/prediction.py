@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.drawing import overlay as drawing
 from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions.run_lengths import decode_rle
 from unet_ray.network import model_folder
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
@@ -47,8 +49,8 @@ class Prediction:
     """Class name → probability; (H, W), 0 to 1 in steps of 1/255."""
     masks: dict[str, NDArray[np.bool_]]
     """Class name → mask by the model's own thresholds; (H, W)."""
-    regions: Any
-    """Arrow table with the columns of the `regions` table."""
+    regions: pa.Table
+    """Table with the columns of the `regions` table."""
 
     @property
     def geodataframe(self) -> geopandas.GeoDataFrame:
@@ -122,16 +124,19 @@ class Segmenter:
             name, read = _HERE, DecodedImage(image[:, :, None] if image.ndim == 2 else image)
         pixels = self.model.preprocessing.check(read.samples, read.valid)
         prob_u8_khw = clear_missing(self._predictor.predict([pixels])[0], read.valid)
-        classes, rule = self.model.classes, self.model.rule
         row = {"image_uri": name, "image_etag": "", "image_bytes": 0, "pages": 1}
         row |= dict(zip(("height", "width", "channels"), pixels.shape, strict=True))
         row |= found_row(read)
-        found = Measure("", self.model.digest, "", classes, rule).image(row, prob_u8_khw)
-        planes = enumerate(classes)
+        measure = Measure("", self.model.digest, "", self.model.classes, self.model.postprocessing)
+        found = measure.image(row, prob_u8_khw)
+        planes = zip(self.classes, prob_u8_khw, strict=False)  # those of markers come after them
         return Prediction(
             match_channels(read.samples, pixels.shape[2]),
-            {spec.name: prob_u8_khw[index].astype(np.float32) / 255 for index, spec in planes},
-            {spec.name: rule.cut(index, prob_u8_khw)[0] for index, spec in enumerate(classes)},
+            {name: plane.astype(np.float32) / 255 for name, plane in planes},
+            {
+                mask["class_name"]: decode_rle(mask["counts"], mask["height"], mask["width"])
+                for mask in found.masks.to_pylist()
+            },
             found.regions,
         )
 
@@ -191,7 +196,7 @@ def mask(
     return masks[class_name]
 
 
-def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
+def overlay(image: NDArray[Any] | str, regions: pa.Table) -> Image.Image:
     """Draw regions over their image, in a colour per class that colour-blind people can tell apart.
 
     Args:

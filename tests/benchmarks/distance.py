@@ -39,8 +39,7 @@ from numpy.typing import NDArray
 from tests.conftest import s3_server_in
 from tests.faulty_store import FaultyStore, faulty_store
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.segmentation.stages.measure import Measure, split_into_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.synthetic import encode
@@ -271,7 +270,7 @@ def _measure_images(
 ) -> dict[str, pa.Table]:
     """Return the tables of a shard whose images are alike."""
     classes = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
-    measure = Measure(run_id, "m" * 64, "c", classes, Postprocessing((0.5, 0.5), (ANY, ANY)))
+    measure = Measure(run_id, "m" * 64, "c", classes, Postprocessing((ObjectRule(),) * 2))
     row = {"image_etag": "e", "image_bytes": image_bytes, "error_type": None, "pages": 1}
     row |= {"height": _SIDE, "width": _SIDE, "channels": 1}
     return split_into_tables(

@@ -83,7 +83,8 @@ class Place:
         return Predictor(self.model.build(), self.model.preprocessing, how)
 
     def measure(self) -> Measure:
-        return Measure("side", self.model.digest, "", self.model.classes, self.model.rule)
+        model = self.model
+        return Measure("side", model.digest, "", model.classes, model.postprocessing)
 
     def tell(self, images: int = 1) -> None:
         """Record that this number of images was predicted just now."""

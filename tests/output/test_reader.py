@@ -10,8 +10,7 @@ import pytest
 
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.output.reader import Tables, image_masks, read_tables
 from unet_ray.output.shard_checks import check_shard
 from unet_ray.segmentation.stages.measure import Measure, split_into_tables
@@ -43,7 +42,7 @@ print(json.dumps([len(names), regions, one_image, all_shards, tables.regions.nby
 def tables() -> Tables:
     """Return the tables of two images; the run lengths of the second one's mask end early."""
     measure = Measure(
-        "run", "model", "config", (ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,))
+        "run", "model", "config", (ClassSpec(1, "cell"),), Postprocessing((ObjectRule(),))
     )
     row = {"image_etag": "e", "image_bytes": 9, "pages": 1, "error_type": None}
     row |= {"height": 64, "width": 64, "channels": 3}
@@ -78,7 +77,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
     output, rng = Storage.of(str(tmp_path_factory.mktemp("large"))), np.random.default_rng(0)
     run_id = "20260101T000000Z-aaaaaa"
     measure = Measure(
-        run_id, "model", "config", (ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,))
+        run_id, "model", "config", (ClassSpec(1, "cell"),), Postprocessing((ObjectRule(),))
     )
     row = {"image_etag": "e", "image_bytes": 9, "pages": 1, "error_type": None}
     row |= {"height": 8, "width": 8, "channels": 1}

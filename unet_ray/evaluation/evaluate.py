@@ -231,7 +231,7 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     notes += more + _note_groups(grouping, config.bootstrap)
     for note in [*labelled.notes, *statistics.notes, *notes]:
         _logger.info(f"note: {note}")
-    count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
+    count = partial(count_against, model.postprocessing, labelling, config.boundary_tolerance)
     factors = statistics.find_factors(pixel_size_um)
     counts = predict_labelled(
         model, statistics.reader, statistics.usable, pool, count, factors=factors

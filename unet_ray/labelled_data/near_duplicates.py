@@ -9,7 +9,6 @@ of tiles of them, and of micrographs of nuclei, all but one true duplicate stay 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ _AT_ONCE = 4096
 
 def draw_thumbnail(
     image_hwc: NDArray[Any], valid_hw: NDArray[np.bool_] | None = None
-) -> str | None:
+) -> bytes | None:
     """Return a small grey thumbnail of an image.
 
     Args:
@@ -38,7 +37,7 @@ def draw_thumbnail(
         valid_hw: True for pixels that are there; None: all of them.
 
     Returns:
-        24 × 24 bytes in base64; None for images that are smaller, flat or not finite.
+        24 × 24 bytes; None for images that are smaller, flat or not finite.
     """
     height, width = image_hwc.shape[:2]
     if min(height, width) < _SIDE:
@@ -60,11 +59,11 @@ def draw_thumbnail(
     if not (np.isfinite(low) and np.isfinite(high) and high > low):
         return None
     levels = np.round((means - low) * (255 / (high - low))).astype(np.uint8)
-    return base64.b64encode(levels.tobytes()).decode()
+    return levels.tobytes()
 
 
 def find_near_duplicates(
-    thumbnails: Sequence[str | None], others: Sequence[str | None]
+    thumbnails: Sequence[bytes | None], others: Sequence[bytes | None]
 ) -> list[tuple[int, int]]:
     """Find the images that look like one of some others.
 
@@ -95,12 +94,12 @@ def find_near_duplicates(
 
 
 def _compute_gradients(
-    thumbnails: Sequence[str | None],
+    thumbnails: Sequence[bytes | None],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the indices of images with a thumbnail, and their gradients as unit vectors."""
     indices = [index for index, thumbnail in enumerate(thumbnails) if thumbnail is not None]
-    encoded = b"".join(base64.b64decode(thumbnails[index] or "") for index in indices)
-    levels = np.frombuffer(encoded, np.uint8).reshape(-1, _SIDE, _SIDE).astype(np.float32)
+    drawn = b"".join(thumbnail for thumbnail in thumbnails if thumbnail is not None)
+    levels = np.frombuffer(drawn, np.uint8).reshape(-1, _SIDE, _SIDE).astype(np.float32)
     gradients = np.concatenate(
         [np.diff(levels, axis=axis).reshape(len(levels), _SIDE * (_SIDE - 1)) for axis in (1, 2)],
         axis=1,
