@@ -28,8 +28,7 @@ from unet_ray.image_sources.names import split_uri
 from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.codecs.image_place import WHOLE
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
@@ -164,7 +163,7 @@ def write_tables(output: Storage, shards: Sequence[Sequence[str]], run_id: str, 
         day: Partition, YYYY-MM-DD.
     """
     rng, classes = np.random.default_rng(0), (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
-    postprocessing = Postprocessing((0.5, 0.5), (ANY, ANY))
+    postprocessing = Postprocessing((ObjectRule(),) * 2)
     measure, stamp = Measure(classes, postprocessing), RunStamp(run_id, "1" * 64, "c")
     for task, uris in enumerate(shards):
         measured = [
@@ -208,7 +207,13 @@ def make_tiny_model(place: Path) -> str:
     preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
     folder = place / "tiny-model"
     save_model(
-        Model(config, state_bytes(UNet(config)), classes, preprocessing, (0.5, 0.5)),
+        Model(
+            config,
+            state_bytes(UNet(config)),
+            classes,
+            preprocessing,
+            Postprocessing((ObjectRule(),) * 2),
+        ),
         Storage.of(str(folder)),
     )
     return str(folder)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.sandbox import process_decoder
 from unet_ray.imaging.drawing import overlay as drawing
 from unet_ray.imaging.geometry import Box
+from unet_ray.imaging.regions.run_lengths import decode_rle
 from unet_ray.network import model_folder
 from unet_ray.network.config import PredictorConfig
 from unet_ray.network.model_folder import Model
@@ -49,8 +51,8 @@ class Prediction:
     """Class name → probability; (H, W), 0 to 1 in steps of 1/255."""
     masks: dict[str, NDArray[np.bool_]]
     """Class name → mask by the model's own thresholds; (H, W)."""
-    regions: Any
-    """Arrow table with the columns of the `regions` table."""
+    regions: pa.Table
+    """Table with the columns of the `regions` table."""
 
     @property
     def geodataframe(self) -> geopandas.GeoDataFrame:
@@ -124,16 +126,19 @@ class Segmenter:
             name, read = _HERE, DecodedImage(image[:, :, None] if image.ndim == 2 else image)
         pixels = self.model.preprocessing.check(read.samples, read.valid)
         prob_u8_khw = clear_missing(self._predictor.predict([pixels])[0], read.valid)
-        classes, rule = self.model.classes, self.model.rule
         record = ImageRecord(ImageSource(*split_uri(name), etag="", size=0))
         record = record.with_decoded(read, pixels.shape[2])
-        found = Measure(classes, rule).image(record, prob_u8_khw)
+        measure = Measure(self.model.classes, self.model.postprocessing)
+        found = measure.image(record, prob_u8_khw)
         tables = split_into_tables(Measure.join([found]), RunStamp("", self.model.digest, ""))
-        planes = enumerate(classes)
+        planes = zip(self.classes, prob_u8_khw, strict=False)  # those of markers come after them
         return Prediction(
             match_channels(read.samples, pixels.shape[2]),
-            {spec.name: prob_u8_khw[index].astype(np.float32) / 255 for index, spec in planes},
-            image_masks(Tables(**tables), name),
+            {name: plane.astype(np.float32) / 255 for name, plane in planes},
+            {
+                mask["class_name"]: decode_rle(mask["counts"], mask["height"], mask["width"])
+                for mask in found.masks.to_pylist()
+            },
             tables["regions"],
         )
 
@@ -193,7 +198,7 @@ def mask(
     return masks[class_name]
 
 
-def overlay(image: NDArray[Any] | str, regions: Any) -> Image.Image:
+def overlay(image: NDArray[Any] | str, regions: pa.Table) -> Image.Image:
     """Draw regions over their image, in a colour per class that colour-blind people can tell apart.
 
     Args:

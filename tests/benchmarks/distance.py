@@ -41,8 +41,7 @@ from tests.faulty_store import FaultyStore, faulty_store
 from unet_ray.flags import ClassSpec
 from unet_ray.image_sources.sources import ImageSource
 from unet_ray.imaging.codecs.image_place import WHOLE
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
@@ -275,7 +274,7 @@ def _measure_images(
 ) -> dict[str, pa.Table]:
     """Return the tables of a shard whose images are alike."""
     classes = (ClassSpec(1, "cell"), ClassSpec(2, "fibre"))
-    measure = Measure(classes, Postprocessing((0.5, 0.5), (ANY, ANY)))
+    measure = Measure(classes, Postprocessing((ObjectRule(),) * 2))
     sources = [ImageSource(uri, WHOLE, etag="e", size=image_bytes) for uri in uris]
     records = [ImageRecord(source, _SIDE, _SIDE, channels=1) for source in sources]
     return split_into_tables(

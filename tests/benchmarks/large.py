@@ -40,6 +40,7 @@ from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.geometry import Box, read_box
 from unet_ray.imaging.regions.merge import RegionMerger
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.imaging.regions.regions import find_regions
 from unet_ray.imaging.regions.run_lengths import decode_rle
 from unet_ray.imaging.regions.separation import unseparated
@@ -147,7 +148,13 @@ def _untrained(folder: Path, photos: Photos) -> str:
     with torch.no_grad():
         network.head.bias -= network.eval()(constants.apply(image)).quantile(0.9)
     save_model(
-        Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, (0.5,)),
+        Model(
+            config,
+            state_bytes(network),
+            (ClassSpec(1, "object"),),
+            constants,
+            Postprocessing((ObjectRule(),)),
+        ),
         Storage.of(f"{folder}"),
     )
     return str(folder)

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import torch
 
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
@@ -65,7 +66,11 @@ def _measure(folder: Path, rows: int) -> dict[str, float]:
     torch.manual_seed(0)
     preprocessing = Preprocessing("uint8", (128.0,) * 3, (64.0,) * 3)
     model = Model(
-        network, state_bytes(UNet(network)), (ClassSpec(1, "cell"),), preprocessing, (0.5,)
+        network,
+        state_bytes(UNet(network)),
+        (ClassSpec(1, "cell"),),
+        preprocessing,
+        Postprocessing((ObjectRule(),)),
     )
     save_model(model, Storage.of(f"{folder}/model"))
     config = SegmentConfig(

@@ -24,6 +24,7 @@ import tifffile
 import torch
 
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
@@ -93,9 +94,10 @@ def _save_models(place: Path) -> None:
     config = UNetConfig(in_channels=2, num_classes=1, base_channels=8, depth=3)
     weights = state_bytes(UNet(config))
     preprocessing = Preprocessing("uint16", (9000.0,) * 2, (4000.0,) * 2)
-    model = Model(config, weights, (ClassSpec(1, "cell"),), preprocessing, (0.5,))
+    rules = Postprocessing((ObjectRule(),))
+    model = Model(config, weights, (ClassSpec(1, "cell"),), preprocessing, rules)
     save_model(model, Storage.of(str(place / "model-files")))
-    named = Model(config, weights, model.classes, preprocessing, (0.5,), input_channels=_USED)
+    named = Model(config, weights, model.classes, preprocessing, rules, input_channels=_USED)
     save_model(named, Storage.of(str(place / "model-plate")))
 
 

@@ -41,6 +41,7 @@ from watching import Watcher
 
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
@@ -165,7 +166,8 @@ def _blob_finder(folder: Path, base_channels: int, images: Path) -> str:
         network.head.bias[0] = (
             -torch.cat(thousands).quantile(0.9) - 0.1
         )  # where nothing differs: none
-    model = Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, (0.5,))
+    rules = Postprocessing((ObjectRule(),))
+    model = Model(config, state_bytes(network), (ClassSpec(1, "object"),), constants, rules)
     save_model(model, Storage.of(str(folder)))
     return str(folder)
 

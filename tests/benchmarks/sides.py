@@ -87,7 +87,7 @@ class Place:
         return Predictor(self.model.build(), self.model.preprocessing, how)
 
     def measure(self) -> Measure:
-        return Measure(self.model.classes, self.model.rule)
+        return Measure(self.model.classes, self.model.postprocessing)
 
     def stamp(self) -> RunStamp:
         return RunStamp("side", self.model.digest, "")

@@ -102,7 +102,7 @@ def count_in_a_loop(config: EvaluateConfig) -> np.ndarray:
     for index in range(len(labelled.items)):
         labelled_image = reader.read(index)
         (prob_u8,) = predictor.predict([model.preprocessing.check(labelled_image.image)])
-        counts.append(count_against(model.rule, labelling, 2, prob_u8, labelled_image))
+        counts.append(count_against(model.postprocessing, labelling, 2, prob_u8, labelled_image))
     return np.stack(counts)
 
 

@@ -109,7 +109,7 @@ def test_touching_cells_are_separated_from_training_to_tables(
     )
     assert one.equals(other)
     assert len(one) == found["found_objects"]
-    check_objects(tables[0], model.rule.least[0])
+    check_objects(tables[0], model.postprocessing.rules[0].filter)
 
 
 def check_objects(tables: Tables, region_filter: RegionFilter) -> None:
@@ -153,7 +153,7 @@ def test_masks_without_ids_and_a_model_that_separates_are_warned_of(
     train(config(tmp_path, mask_kind="binary"))
     printed = capsys.readouterr().out
     assert "masks of the kind binary have no ids, objects that touch are learnt as one" in printed
-    assert load_model(Storage.of(f"{tmp_path}/model")).separation
+    assert load_model(Storage.of(f"{tmp_path}/model")).postprocessing.separates
     start = {"init_from": f"{tmp_path}/model", "base_channels": None, "depth": None}
     train(config(tmp_path, mask_kind="binary", separate=False, output=f"{tmp_path}/m2", **start))
     assert "separates touching objects, this one will not" in capsys.readouterr().out

@@ -30,7 +30,7 @@ import torch
 from tests.builders import write_model_files
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.separation import Separation
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
@@ -58,18 +58,22 @@ Files = tuple[dict[str, Any], bytes]
 def make_models() -> list[Model]:
     """Return models with and without normalisation, separation, limits and channels."""
     torch.manual_seed(SEED)
-    kinds: list[tuple[UNetConfig, Preprocessing, Separation | None, Any]] = [
-        (UNetConfig(3, 2, 4, 2), Preprocessing("uint8", (120.5,) * 3, (60.25,) * 3), None, None),
+    plain = Postprocessing((ObjectRule(0.5), ObjectRule(0.4375)))
+    separating = Postprocessing(
+        (ObjectRule(0.5, 0.5, 3, 0.0), ObjectRule(0.4375, 0.6, 5, 0.25)), steps=8
+    )
+    kinds: list[tuple[UNetConfig, Preprocessing, Postprocessing, Any]] = [
+        (UNetConfig(3, 2, 4, 2), Preprocessing("uint8", (120.5,) * 3, (60.25,) * 3), plain, None),
         (
             UNetConfig(2, 2, 2, 1, "valid", "none"),
             Preprocessing("uint16", (9e3,) * 2, (7e3,) * 2),
-            None,
+            plain,
             ("DAPI", "actin"),
         ),
         (
             UNetConfig(1, 4, 2, 1),
             Preprocessing("float32", (0.5,), (0.25,), (-2.0, 2.0)),
-            Separation((0.5, 0.6), (3, 5), 8, (0.0, 0.25)),
+            separating,
             (2,),
         ),
     ]
@@ -80,11 +84,10 @@ def make_models() -> list[Model]:
             state_bytes(UNet(network)),
             classes,
             constants,
-            (0.5, 0.4375),
-            separation,
+            postprocessing,
             input_channels=channels,
         )
-        for network, constants, separation, channels in kinds
+        for network, constants, postprocessing, channels in kinds
     ]
 
 

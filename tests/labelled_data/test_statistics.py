@@ -10,7 +10,7 @@ import pytest
 from tests.builders import encode_pillow, encode_tiff
 from unet_ray.errors import InputError
 from unet_ray.labelled_data.find_labelled import find_labelled
-from unet_ray.labelled_data.image_facts import ImageFacts
+from unet_ray.labelled_data.image_facts import ImageFacts, describe_image
 from unet_ray.labelled_data.labelled_set import LabelOptions
 from unet_ray.labelled_data.readers import FileReader
 from unet_ray.labelled_data.statistics import DatasetStatistics, compute_statistics
@@ -71,12 +71,37 @@ def test_pixels_that_are_not_there_are_in_no_statistic(tmp_path: Path, decode_on
     found = compute_statistics(labelled, decode_once=decode_once)
     assert found.facts[0].error == "unsupported: none of the pixels of the image is there"
     for facts, image in zip(found.facts[1:], (marked[3:], turned[3:]), strict=True):
-        assert facts.low == [image.min()]
-        assert facts.high == [image.max()]
-        assert np.isin(np.array(facts.samples), image).all()
+        assert facts.low == (image.min(),)
+        assert facts.high == (image.max(),)
+        assert np.isin(facts.samples, image).all()
     constants = found.preprocessing_of("range", found.usable)
     assert constants.offset[0] == pytest.approx((heights[3:].min() + 9) / 2)
     assert found.exclude_extremes(constants).usable == (1, 2)
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("decode_once", [False, True])
+def test_statistics_of_an_image_come_back_from_the_tasks_as_they_were_found(
+    tmp_path: Path, decode_once: bool
+) -> None:
+    folder, rng = Storage.of(str(tmp_path)), np.random.default_rng(0)
+    for name in ("a", "b"):
+        image = rng.integers(0, 256, (40, 50, 3), np.uint8)
+        folder.write(f"images/{name}.png", encode_pillow(image))
+        folder.write(f"masks/{name}.png", encode_pillow(np.kron(MASK, np.ones((5, 5), np.uint8))))
+    folder.write("images/c.png", b"no image")
+    folder.write("masks/c.png", encode_pillow(MASK))
+    folder.write("masks/b.png", encode_pillow(np.ones((40, 50), np.uint8)))
+    labelled = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions())
+    found = compute_statistics(labelled, decode_once, count_objects=True)
+    files = FileReader(labelled.access, labelled.items)
+    assert len(found.facts) == 3
+    for index, facts in enumerate(found.facts):
+        encoded = labelled.items[index].read_encoded(labelled.access)
+        expected, _ = describe_image(files, index, encoded, len(facts.samples), True)
+        ours, theirs = vars(facts), vars(expected)
+        assert np.array_equal(ours.pop("samples"), theirs.pop("samples"))
+        assert ours == theirs
 
 
 @pytest.mark.usefixtures("ray_local")

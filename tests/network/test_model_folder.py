@@ -18,7 +18,7 @@ from tests.builders import make_tiny_model, read_model_files, write_model_files
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.channels import ChosenChannels
-from unet_ray.imaging.regions.separation import Separation
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
 from unet_ray.network.predictor import Predictor
@@ -32,14 +32,14 @@ OLD_MODELS = Path(__file__).parents[1] / "old_output/models"
 
 def make_model() -> Model:
     config = UNetConfig(1, 1, 2, 1)
-    return Model(config, state_bytes(UNet(config)), (ClassSpec(1, "a"),), PREPROCESSING, (0.5,))
+    rules = Postprocessing((ObjectRule(),))
+    return Model(config, state_bytes(UNet(config)), (ClassSpec(1, "a"),), PREPROCESSING, rules)
 
 
 def make_separating_model() -> Model:
     config = UNetConfig(1, 2, 2, 1)
-    separation = Separation((0.5,), (3,), 8, (0.25,))
-    weights = state_bytes(UNet(config))
-    return Model(config, weights, (ClassSpec(1, "a"),), PREPROCESSING, (0.5,), separation)
+    rules = Postprocessing((ObjectRule(0.5, 0.5, 3, 0.25),), steps=8)
+    return Model(config, state_bytes(UNet(config)), (ClassSpec(1, "a"),), PREPROCESSING, rules)
 
 
 def files_of(folder: Storage) -> set[str]:
@@ -57,10 +57,24 @@ def test_a_model_folder_gives_the_model_back(root: str, make: Callable[[], Model
         assert torch.equal(tensor, saved.build().state_dict()[name])
 
 
+@pytest.mark.parametrize(("score", "stored"), [(None, None), (0.0, [0.0]), (0.25, [0.25])])
+def test_a_smallest_score_is_stored_only_where_one_was_chosen(
+    tmp_path: Path, score: float | None, stored: list[float] | None
+) -> None:
+    """Models before 2026-11-26, and those that are not tuned, have none; their digest stays."""
+    folder, rules = Storage.of(str(tmp_path)), (ObjectRule(0.5, 0.5, 3, score),)
+    saved = replace(make_separating_model(), postprocessing=Postprocessing(rules, steps=8))
+    save_model(saved, folder)
+    assert read_model_files(tmp_path)[0]["parting"].get("min_scores") == stored
+    loaded = load_model(folder)
+    assert (loaded.postprocessing.rules, loaded.digest) == (rules, saved.digest)
+
+
 def test_the_digest_sees_weights_and_meaning_and_nothing_else() -> None:
     torch.manual_seed(0)
     one = make_model()
-    assert replace(one, thresholds=(0.6,)).digest != one.digest
+    stricter = Postprocessing((ObjectRule(0.6),))
+    assert replace(one, postprocessing=stricter).digest != one.digest
     assert replace(one, classes=(ClassSpec(1, "b"),)).digest != one.digest
     assert replace(one, weights=make_model().weights).digest != one.digest
     assert replace(one, metrics={"x": 1}, versions={"y": "2"}).digest == one.digest
@@ -472,9 +486,10 @@ def test_weights_that_were_replaced_are_removed_and_nothing_else(
     save_model(new, folder)
     weights = f"model-{new.weights_sha256[:16]}.safetensors"
     assert files_of(folder) == {"model.json", weights, *others}
-    save_model(replace(new, thresholds=(0.75,)), folder)  # with the same weights
+    stricter = Postprocessing((ObjectRule(0.75),))
+    save_model(replace(new, postprocessing=stricter), folder)  # with the same weights
     assert files_of(folder) == {"model.json", weights, *others}
-    assert load_model(folder).thresholds == (0.75,)
+    assert load_model(folder).postprocessing == stricter
 
 
 @pytest.mark.parametrize("content", [b"{", b'{"format": 9}', b'{"format": 3}'])

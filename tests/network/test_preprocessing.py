@@ -14,6 +14,7 @@ from unet_ray.imaging.labels.crop_config import CropConfig
 from unet_ray.imaging.labels.crops import LabelledCrops
 from unet_ray.imaging.labels.label_planes import compute_planes
 from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import Normalisation, PredictorConfig, UNetConfig
 from unet_ray.network.learner import Learner, LearnerConfig
 from unet_ray.network.model_folder import Model, load_model, save_model, state_bytes
@@ -114,7 +115,8 @@ def test_training_and_inference_see_the_same_input(
     assert learnt.dtype == torch.float32
     assert float(learnt.std()) > 0.1
     network = UNet(config)
-    model = Model(config, state_bytes(network), LABELLING.classes, preprocessing, (0.5,))
+    rules = Postprocessing((ObjectRule(),))
+    model = Model(config, state_bytes(network), LABELLING.classes, preprocessing, rules)
     save_model(model, Storage.of(str(tmp_path)))
     loaded = load_model(Storage.of(str(tmp_path)))
     assert loaded.preprocessing == preprocessing

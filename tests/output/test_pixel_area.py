@@ -17,8 +17,7 @@ import tifffile
 import unet_ray.output
 from tests.builders import make_record
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.output.config import ExportConfig, ReportConfig
 from unet_ray.output.export import export
 from unet_ray.output.report.report import ReportResult, report
@@ -46,7 +45,7 @@ GEO_TAGS = [
 def make_rows(archive: Path) -> pa.Table:
     """Return the measured rows of the images, which are written too."""
     archive.mkdir()
-    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,)))
+    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((ObjectRule(),)))
     measured = []
     for name, (x, y) in SIZES.items():
         file = archive / name

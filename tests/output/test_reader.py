@@ -11,8 +11,7 @@ import pytest
 from tests.builders import make_record
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.output.reader import Tables, image_masks, read_tables
 from unet_ray.output.shard_checks import check_shard
 from unet_ray.segmentation.stages.measure import Measure
@@ -44,7 +43,7 @@ print(json.dumps([len(names), regions, one_image, all_shards, tables.regions.nby
 @pytest.fixture
 def tables() -> Tables:
     """Return the tables of two images; the run lengths of the second one's mask end early."""
-    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,)))
+    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((ObjectRule(),)))
     prob_u8 = np.zeros((1, 64, 64), np.uint8)
     prob_u8[0, 8:20, 8:20] = 255
     records = [make_record(f"a/{index}.png", (64, 64, 3)) for index in (1, 2)]
@@ -77,7 +76,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the URI of tables with 320 MB of outlines that do not compress."""
     output, rng = Storage.of(str(tmp_path_factory.mktemp("large"))), np.random.default_rng(0)
     run_id = "20260101T000000Z-aaaaaa"
-    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,)))
+    measure = Measure((ClassSpec(1, "cell"),), Postprocessing((ObjectRule(),)))
     full = np.full((1, 8, 8), 255, np.uint8)
     for shard in range(_SHARDS):
         uris = [f"/a/{shard:02d}-{image}.png" for image in range(_IMAGES)]

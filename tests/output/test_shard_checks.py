@@ -12,9 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from tests.builders import make_record
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.filter import ANY, RegionFilter
-from unet_ray.imaging.regions.postprocessing import Postprocessing
-from unet_ray.imaging.regions.separation import Separation
+from unet_ray.imaging.regions.filter import RegionFilter
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.output.reader import Tables, image_objects
 from unet_ray.output.shard_checks import RegionRules, check_shard
 from unet_ray.segmentation.stages.measure import Measure
@@ -22,8 +21,8 @@ from unet_ray.segmentation.stages.run_tables import RunStamp, split_into_tables
 from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 CLASSES = (ClassSpec(1, "a"), ClassSpec(4, "b"))
-FILTERS = (ANY, RegionFilter(6, 0.6))
-POSTPROCESSING = Postprocessing((0.5, 0.55), FILTERS, Separation((0.6, 0.6), (1, 6), 3))
+POSTPROCESSING = Postprocessing((ObjectRule(0.5, 0.6), ObjectRule(0.55, 0.6, 6, 0.6)), steps=3)
+FILTERS = [rule.filter for rule in POSTPROCESSING.rules]
 
 
 def draw_prob_u8() -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, parse_age, parse_prices
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.imaging.regions.regions import MAX_REGIONS
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, state_bytes
@@ -20,7 +21,7 @@ MODEL = Model(
     state_bytes(UNet(NETWORK)),
     (ClassSpec(1, "cell"),),
     Preprocessing("uint8", (0.0,), (1.0,)),
-    (0.5,),
+    Postprocessing((ObjectRule(),)),
 )
 
 

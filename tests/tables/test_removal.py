@@ -19,8 +19,7 @@ from tests.builders import make_record
 from unet_ray.cli.prune import main
 from unet_ray.errors import ImageError, InputError
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.output.config import PruneConfig, VerifyConfig
 from unet_ray.output.prune import prune
 from unet_ray.output.shard_checks import RegionRules, check_shard
@@ -52,7 +51,7 @@ def write_output(output: Storage) -> None:
     """Write three runs as `segment` does, with their records."""
     rng = np.random.default_rng(0)
     for run_id, (day, digest, shards) in RUNS.items():
-        measure = Measure(CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))
+        measure = Measure(CLASSES, Postprocessing((ObjectRule(),) * 2))
         for task, uris in enumerate(shards):
             measured = []
             for uri in uris:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray
 from unet_ray.evaluation.config import EvaluateConfig
-from unet_ray.flags import COLOUR_TEXT, ClassSpec, is_colour, keep_for, show_value
+from unet_ray.flags import COLOUR_TEXT, ClassSpec, is_colour, show_value
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.metrics.metrics import (
     COUNTS,
@@ -39,7 +39,7 @@ from unet_ray.labelled_data.statistics import compute_statistics
 from unet_ray.network.model_folder import Model, load_model
 from unet_ray.storage.output_file import OutputFile
 from unet_ray.storage.storage import Storage
-from unet_ray.store_options import keep_for, read_store_options
+from unet_ray.store_options import StoreOptions, keep_for, read_store_options
 from unet_ray.tables.parquet_file import to_parquet
 from unet_ray.tables.schemas import column
 
@@ -216,7 +216,7 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
     notes += more + _note_groups(grouping, config.bootstrap)
     for note in [*labelled.notes, *statistics.notes, *notes]:
         _logger.info(f"note: {note}")
-    count = partial(count_against, model.rule, labelling, config.boundary_tolerance)
+    count = partial(count_against, model.postprocessing, labelling, config.boundary_tolerance)
     factors = statistics.find_factors(pixel_size_um)
     counts = predict_labelled(
         model=model,

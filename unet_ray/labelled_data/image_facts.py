@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from unet_ray.labelled_data.palettes import list_colours
 from unet_ray.labelled_data.readers import FileReader
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFacts:
     """Statistics of one labelled image, or the reason why it cannot be used."""
 
@@ -52,8 +52,9 @@ class ImageFacts:
     """Smallest sample of each channel, without missing pixels."""
     high: tuple[float, ...] = ()
     """Largest sample of each channel, without missing pixels."""
-    samples: tuple[tuple[float, ...], ...] = ()
-    """Samples of a few pixels, drawn at random, without missing ones."""
+    samples: NDArray[Any] = field(default_factory=lambda: np.empty((0, 0)))
+    """Samples of a few pixels, drawn at random, without missing ones; (pixels, channels), in the
+    type of the image."""
     values: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Pairs (mask value, pixels) for each mask of the image."""
     objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
@@ -68,7 +69,7 @@ class ImageFacts:
     """Width and height of a pixel (µm), upright; None if the file does not state it."""
     fit: Fit | None = None
     """Frames in which the masks have the size of their image; None if a file cannot be read."""
-    thumbnail: str | None = None
+    thumbnail: bytes | None = None
     """Small grey picture for finding near-duplicates; None if it would be flat or too small."""
     has_no_data: bool = False
     """True if some pixels of the image are missing."""
@@ -83,7 +84,7 @@ class ImageFacts:
     @property
     def used(self) -> ImageChannels:
         """Channels that are used; one grey channel if all colours are equal."""
-        names = tuple(self.names) if len(self.names) == self.channels else ()
+        names = self.names if len(self.names) == self.channels else ()
         return ImageChannels(self.channels, names)
 
     def take(self, channels: Sequence[int]) -> ImageFacts:
@@ -95,7 +96,7 @@ class ImageFacts:
             places=tuple(self.places[channel] for channel in channels),
             low=tuple(self.low[channel] for channel in channels),
             high=tuple(self.high[channel] for channel in channels),
-            samples=tuple(tuple(pixel[channel] for channel in channels) for pixel in self.samples),
+            samples=self.samples[:, list(channels)],
         )
 
 
@@ -131,7 +132,7 @@ def describe_image(
             raise ImageError("unsupported", "none of the pixels of the image is there")
     except ImageError as error:
         return replace(facts, error=str(error)), None
-    facts = replace(facts, **_describe(decoded, np.random.default_rng(index), sampled))
+    facts = _describe(facts, decoded, np.random.default_rng(index), sampled)
     if len(encoded) == 2 and isinstance(encoded[1], bytes):
         values = [value for value, _ in facts.values[0]]
         facts = replace(facts, colours=tuple(list_colours(encoded[1], values)))
@@ -184,8 +185,10 @@ def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str | None, 
     return tuple(found)
 
 
-def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -> dict[str, Any]:
-    """Return the fields of `ImageFacts` that are computed from pixels."""
+def _describe(
+    facts: ImageFacts, decoded: LabelledArrays, rng: np.random.Generator, sampled: int
+) -> ImageFacts:
+    """Add to the statistics of an image what is computed from its pixels."""
     image_hwc = decoded.image
     num_channels = image_hwc.shape[2]
     are_colours = ImageChannels(num_channels, decoded.channels).is_colour
@@ -193,19 +196,20 @@ def _describe(decoded: LabelledArrays, rng: np.random.Generator, sampled: int) -
     pixels = image_hwc.reshape(-1, num_channels)[:, :num_used]
     if decoded.valid is not None:
         pixels = pixels[decoded.valid.ravel()]
-    return {
-        "height": image_hwc.shape[0],
-        "width": image_hwc.shape[1],
-        "dtype": str(image_hwc.dtype),
-        "channels": num_used,
-        "names": decoded.channels,
-        "places": decoded.places,
-        "file_channels": decoded.file_channels,
-        "low": pixels.min(0).tolist(),
-        "high": pixels.max(0).tolist(),
-        "samples": pixels[rng.integers(0, len(pixels), sampled)].tolist(),
-        "values": [list(mask_values(mask).items()) for mask in decoded.masks],
-        "pixel_size_um": decoded.pixel_size_um,
-        "fit": decoded.fit,
-        "thumbnail": draw_thumbnail(image_hwc, decoded.valid),
-    }
+    return replace(
+        facts,
+        height=image_hwc.shape[0],
+        width=image_hwc.shape[1],
+        dtype=str(image_hwc.dtype),
+        channels=num_used,
+        names=decoded.channels,
+        places=decoded.places,
+        file_channels=decoded.file_channels,
+        low=tuple(pixels.min(0).tolist()),
+        high=tuple(pixels.max(0).tolist()),
+        samples=pixels[rng.integers(0, len(pixels), sampled)],
+        values=tuple(tuple(mask_values(mask).items()) for mask in decoded.masks),
+        pixel_size_um=decoded.pixel_size_um,
+        fit=decoded.fit,
+        thumbnail=draw_thumbnail(image_hwc, decoded.valid),
+    )

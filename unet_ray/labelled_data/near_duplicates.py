@@ -10,7 +10,6 @@ for one, which is a true duplicate.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ _AT_ONCE = 4096
 
 def draw_thumbnail(
     image_hwc: NDArray[Any], valid_hw: NDArray[np.bool_] | None = None
-) -> str | None:
+) -> bytes | None:
     """Return a small grey thumbnail of an image.
 
     Args:
@@ -40,7 +39,7 @@ def draw_thumbnail(
         valid_hw: True for pixels that are not missing; None: none is missing.
 
     Returns:
-        24 × 24 bytes in base64; None for images that are smaller, flat or not finite.
+        24 × 24 bytes; None for images that are smaller, flat or not finite.
     """
     height, width = image_hwc.shape[:2]
     if min(height, width) < _SIDE:
@@ -65,11 +64,11 @@ def draw_thumbnail(
     if not (np.isfinite(low) and np.isfinite(high) and high > low):
         return None
     levels = np.round((means - low) * (255 / (high - low))).astype(np.uint8)
-    return base64.b64encode(levels.tobytes()).decode()
+    return levels.tobytes()
 
 
 def find_near_duplicates(
-    thumbnails: Sequence[str | None], others: Sequence[str | None]
+    thumbnails: Sequence[bytes | None], others: Sequence[bytes | None]
 ) -> list[tuple[int, int]]:
     """Find the images that look like one of some others.
 
@@ -103,12 +102,12 @@ def find_near_duplicates(
 
 
 def _compute_gradients(
-    thumbnails: Sequence[str | None],
+    thumbnails: Sequence[bytes | None],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the indices of images with a thumbnail, and their gradients as unit vectors."""
     indices = [index for index, thumbnail in enumerate(thumbnails) if thumbnail is not None]
-    encoded = b"".join(base64.b64decode(thumbnails[index] or "") for index in indices)
-    levels = np.frombuffer(encoded, np.uint8).reshape(-1, _SIDE, _SIDE).astype(np.float32)
+    drawn = b"".join(thumbnail for thumbnail in thumbnails if thumbnail is not None)
+    levels = np.frombuffer(drawn, np.uint8).reshape(-1, _SIDE, _SIDE).astype(np.float32)
     num_differences = _SIDE * (_SIDE - 1)
     down = np.diff(levels, axis=1).reshape(-1, num_differences)
     across = np.diff(levels, axis=2).reshape(-1, num_differences)

@@ -5,7 +5,7 @@ They come from one pass over all files of the set.
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +40,7 @@ from unet_ray.labelled_data.readers import (
     store_reader,
 )
 from unet_ray.labelled_data.sample_ranges import SampleRange, note_sample_ranges
+from unet_ray.network.config import Normalisation
 from unet_ray.network.preprocessing import ChannelStatistics, Preprocessing
 from unet_ray.prefetch import ahead
 
@@ -49,8 +50,6 @@ _READS = 8
 _SAMPLED_PIXELS = 2**19
 """Pixels drawn from the whole set for mean, deviation and percentiles; equally many per image."""
 _NAMED = 3
-_LOST = "lost_credentials"
-"""Key of the text of a CredentialsError, in place of the statistics of an image."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class DatasetStatistics:
         """
         chosen = [self.facts[index] for index in indices]
         widest = max(chosen, key=lambda facts: facts.channels)
-        used, places = widest.used, tuple(widest.places)
+        used, places = widest.used, widest.places
         if used.keys:
             return InputChannels(used.count, names=used.names)
         are_all = places == tuple(range(widest.file_channels))
@@ -183,7 +182,7 @@ class DatasetStatistics:
                     f"{constants.channels}; convert the images"
                 )
 
-    def preprocessing_of(self, kind: Any, indices: Sequence[int]) -> Preprocessing:
+    def preprocessing_of(self, kind: Normalisation, indices: Sequence[int]) -> Preprocessing:
         """Compute the preprocessing constants of some of the images.
 
         Args:
@@ -192,12 +191,10 @@ class DatasetStatistics:
         """
         chosen = [self.facts[i] for i in indices]
         channels = max(facts.channels for facts in chosen)
-        low, high = (
-            np.array([np.broadcast_to(getattr(facts, name), channels) for facts in chosen])
-            for name in ("low", "high")
-        )
+        low = np.array([np.broadcast_to(facts.low, channels) for facts in chosen])
+        high = np.array([np.broadcast_to(facts.high, channels) for facts in chosen])
         samples = np.concatenate(
-            [_broadcast_channels(np.array(facts.samples, np.float64), channels) for facts in chosen]
+            [_broadcast_channels(facts.samples.astype(np.float64), channels) for facts in chosen]
         )
         found = ChannelStatistics(
             samples.mean(0),
@@ -275,11 +272,11 @@ def compute_statistics(
     keep = decode_once and fits_in_store(files, more_per_px)
     shared, sampled = ray.put(files), int(np.clip(_SAMPLED_PIXELS // count, 16, 4096))
 
-    schema = pa.schema([("id", pa.int64()), ("facts", pa.string())])
+    schema = pa.schema([("id", pa.int64()), ("facts", pa.large_binary())])
     if keep:
         schema = pa.unify_schemas([schema, decoded_schema(len(labelled.items[0].masks))])
 
-    def statistics(batch: dict[str, Any]) -> Any:
+    def statistics(batch: dict[str, NDArray[np.int64]]) -> pa.Table:
         """Describe a batch of images; files are read in parallel and decoded one by one."""
         mine: FileReader = ray.get(shared)
         indices = batch["id"].tolist()
@@ -296,17 +293,9 @@ def compute_statistics(
     )
     if keep:
         rows = rows.materialize()
-    facts = {
-        row["id"]: json.loads(row["facts"])
-        for row in rows.select_columns(["id", "facts"]).take_all()
-    }
-    for found in facts.values():
-        if lost := CredentialsError.find(found.get(_LOST, "")):
-            raise lost
+    facts = _unpickle_facts(rows.select_columns(["id", "facts"]).take_all())
     reader = store_reader(rows, count) if keep else files
-    return settle_statistics(
-        labelled, [ImageFacts(**facts[index]) for index in range(count)], reader, keep
-    )
+    return settle_statistics(labelled, [facts[index] for index in range(count)], reader, keep)
 
 
 def compute_both(
@@ -432,10 +421,25 @@ def _build_row(
     count_objects: bool,
 ) -> dict[str, Any]:
     if isinstance(encoded, CredentialsError):
-        return {"id": index, "facts": json.dumps({_LOST: str(encoded)})}
+        return {"id": index, "facts": pickle.dumps(encoded)}
     facts, decoded = describe_image(files, index, encoded, sampled, count_objects)
-    row = {"id": index, "facts": json.dumps(vars(facts))}
+    row = {"id": index, "facts": pickle.dumps(facts)}
     return row | (decoded_row(decoded) if keep and decoded else {})
+
+
+def _unpickle_facts(rows: Iterable[dict[str, Any]]) -> dict[int, ImageFacts]:
+    """Return the statistics of each image by its index in the set.
+
+    Raises:
+        CredentialsError: A task met this error.
+    """
+    facts: dict[int, ImageFacts] = {}
+    for row in rows:
+        found = pickle.loads(row["facts"])  # noqa: S301 (our own tasks pickled it)
+        if isinstance(found, CredentialsError):
+            raise found
+        facts[row["id"]] = found
+    return facts
 
 
 def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:

@@ -16,17 +16,10 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from unet_ray.errors import InputError, one_line
-from unet_ray.flags import (
-    ClassSpec,
-    check_classes,
-    check_range,
-    parse_channels,
-    parse_pixel_size,
-)
+from unet_ray.flags import ClassSpec, check_classes, parse_channels, parse_pixel_size
 from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
-from unet_ray.imaging.regions.filter import ANY, RegionFilter
-from unet_ray.imaging.regions.postprocessing import Postprocessing
-from unet_ray.imaging.regions.separation import Separation
+from unet_ray.imaging.regions.filter import ANY
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.json_object import JsonObject
 from unet_ray.network.preprocessing import Preprocessing
@@ -56,12 +49,11 @@ class Model:
     """Weights as safetensors."""
     classes: tuple[ClassSpec, ...]
     preprocessing: Preprocessing
-    thresholds: tuple[float, ...]
-    """Lowest probability at which a pixel belongs to the class, for each class."""
-    separation: Separation | None = None
-    """Settings of the separation of touching objects. The network then has a second filter per
-    class, for the markers of its objects; the filters of all classes come first, then those of all
-    markers. None: objects are the components of the masks."""
+    postprocessing: Postprocessing
+    """Rules that turn the network's output into masks and regions. If it separates touching
+    objects, the network has a second filter per class, for the markers of its objects; the filters
+    of all classes come first, then those of all markers. If it does not, the rules keep every
+    object."""
     pixel_size_um: tuple[float, float] | None = None
     """Median width and height of the pixels of the training images (µm); not part of the digest.
     None: most of them do not state theirs."""
@@ -83,21 +75,17 @@ class Model:
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
-        check_range("thresholds", self.thresholds, 0, 1)
         if self.pixel_size_um is not None and not all(map(_is_size, self.pixel_size_um)):
             raise InputError(f"pixel_size_um {list(self.pixel_size_um)}: sizes are more than 0")
-        classes, separation = len(self.classes), self.separation
-        _check_count("thresholds", len(self.thresholds), classes)
-        filters = 2 * classes if separation else classes
+        rules, separates = self.postprocessing.rules, self.postprocessing.separates
+        _check_count("thresholds", len(rules), len(self.classes))
+        filters = 2 * len(self.classes) if separates else len(self.classes)
         _check_count("filters of the network", self.network.num_classes, filters)
+        # model.json holds areas and scores only for models that separate objects
+        assert separates or all(rule.filter == ANY for rule in rules)
         channels = self.network.in_channels
         _check_count("channels of the preprocessing", self.preprocessing.channels, channels)
         _ = self.inputs
-        if separation:
-            _check_count("thresholds of markers", len(separation.thresholds), classes)
-            _check_count("min_areas", len(separation.min_areas), classes)
-            if separation.min_scores:
-                _check_count("min_scores", len(separation.min_scores), classes)
 
     @property
     def inputs(self) -> InputChannels:
@@ -135,8 +123,8 @@ class Model:
     def digest(self) -> str:
         """SHA-256 that identifies what the model computes.
 
-        It covers the weights and the canonical JSON of network, classes, preprocessing, thresholds,
-        separation and channels.
+        It covers the weights and the canonical JSON of network, classes, preprocessing,
+        postprocessing and channels.
         """
         meaning = json.dumps(self._meaning(), sort_keys=True, separators=(",", ":")).encode()
         return hashlib.sha256(bytes.fromhex(self.weights_sha256) + meaning).hexdigest()
@@ -150,29 +138,17 @@ class Model:
             "network": _network_as_json(self.network),
             "classes": [{"id": spec.id, "name": spec.name} for spec in self.classes],
             "preprocessing": preprocessing_as_json(self.preprocessing),
-            "thresholds": list(self.thresholds),
         }
-        if self.separation is not None:
-            meaning["parting"] = _separation_as_json(self.separation)
+        meaning |= _postprocessing_as_json(self.postprocessing)
         return meaning | inputs_as_json(self.inputs)
 
     @property
     def channels(self) -> list[str]:
         """Name of what each output filter of the network finds."""
         names = [spec.name for spec in self.classes]
-        return names + [f"marker of {name}" for name in names] if self.separation else names
-
-    @property
-    def rule(self) -> Postprocessing:
-        """Postprocessing that turns the network's output into masks and regions."""
-        if self.separation is None:
-            return Postprocessing(self.thresholds, (ANY,) * len(self.classes))
-        scores = self.separation.min_scores or (0.0,) * len(self.classes)
-        return Postprocessing(
-            self.thresholds,
-            tuple(map(RegionFilter, self.separation.min_areas, scores)),
-            self.separation,
-        )
+        if not self.postprocessing.separates:
+            return names
+        return names + [f"marker of {name}" for name in names]
 
     def choose_pixel_size(self, flag: str | None) -> tuple[float, float] | None:
         """Return the width and height that pixels have for the network (µm).
@@ -231,15 +207,19 @@ def _network_as_json(network: UNetConfig) -> dict[str, Any]:
     }
 
 
-def _separation_as_json(separation: Separation) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "thresholds": separation.thresholds,
-        "min_areas": separation.min_areas,
-        "steps": separation.steps,
+def _postprocessing_as_json(postprocessing: Postprocessing) -> dict[str, Any]:
+    rules = postprocessing.rules
+    found: dict[str, Any] = {"thresholds": [rule.threshold for rule in rules]}
+    if not postprocessing.separates:
+        return found
+    parting: dict[str, Any] = {
+        "thresholds": [rule.marker_threshold for rule in rules],
+        "min_areas": [rule.min_area for rule in rules],
+        "steps": postprocessing.steps,
     }
-    if separation.min_scores:
-        found["min_scores"] = separation.min_scores
-    return found
+    if any(rule.min_score is not None for rule in rules):
+        parting["min_scores"] = [rule.filter.score for rule in rules]
+    return found | {"parting": parting}
 
 
 def state_bytes(network: UNet) -> bytes:
@@ -394,23 +374,21 @@ class _WeightsFile:
 
 def _parse(described: JsonObject) -> Model:
     """Return the model that a `model.json` describes, without its weights."""
-    separation = described.values.get("parting")
     training, metrics, versions = (
         JsonObject.of(described.values.get(name, {}), name).values
         for name in ("training", "metrics", "versions")
     )
     network = _parse_network(described.object("network"))
     inputs = parse_inputs(described, network.in_channels)
+    classes = tuple(
+        ClassSpec(spec.integer("id"), spec.text("name")) for spec in described.objects("classes")
+    )
     return Model(
         network,
         b"",
-        tuple(
-            ClassSpec(spec.integer("id"), spec.text("name"))
-            for spec in described.objects("classes")
-        ),
+        classes,
         parse_preprocessing(described.object("preprocessing")),
-        tuple(map(float, described.numbers("thresholds"))),
-        None if separation is None else _parse_separation(JsonObject.of(separation, "parting")),
+        _parse_postprocessing(described, len(classes)),
         _parse_pixel_size(described),
         training,
         metrics,
@@ -459,14 +437,25 @@ def _parse_network(described: JsonObject) -> UNetConfig:
     )
 
 
-def _parse_separation(described: JsonObject) -> Separation:
-    scores = described.numbers("min_scores") if "min_scores" in described.values else ()
-    return Separation(
-        tuple(map(float, described.numbers("thresholds"))),
-        described.integers("min_areas"),
-        described.integer("steps"),
-        tuple(map(float, scores)),
+def _parse_postprocessing(described: JsonObject, num_classes: int) -> Postprocessing:
+    thresholds = described.numbers("thresholds")
+    _check_count("thresholds", len(thresholds), num_classes)
+    if described.values.get("parting") is None:
+        return Postprocessing(tuple(ObjectRule(float(each)) for each in thresholds))
+    parting = described.object("parting")
+    markers, areas = parting.numbers("thresholds"), parting.integers("min_areas")
+    _check_count("thresholds of markers", len(markers), num_classes)
+    _check_count("min_areas", len(areas), num_classes)
+    # models before 2026-11-26, and those that were not tuned, have no scores
+    stored = parting.numbers("min_scores") if "min_scores" in parting.values else ()
+    if stored:
+        _check_count("min_scores", len(stored), num_classes)
+    scores = [float(each) for each in stored] or [None] * num_classes
+    rules = tuple(
+        ObjectRule(float(threshold), float(marker), area, score)
+        for threshold, marker, area, score in zip(thresholds, markers, areas, scores, strict=True)
     )
+    return Postprocessing(rules, parting.integer("steps"))
 
 
 def _parse_pixel_size(described: JsonObject) -> tuple[float, float] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from typing import Any
 
 from unet_ray.flags import fold_channel, parse_channels
 from unet_ray.imaging.regions.postprocessing import Postprocessing
@@ -26,11 +25,11 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
         model.network, PredictorConfig(tile=config.tile, context=config.context)
     )
     postprocessing = choose_postprocessing(config, model)
-    areas = [limits.area for limits in postprocessing.least]
-    scores = [limits.score for limits in postprocessing.least]
+    areas = [rule.min_area for rule in postprocessing.rules]
+    scores = [rule.filter.score for rule in postprocessing.rules]
     meaning = {
         "results_version": RESULTS_VERSION,
-        "thresholds": postprocessing.thresholds,
+        "thresholds": [rule.threshold for rule in postprocessing.rules],
         "min_area": areas[0] if len(set(areas)) == 1 else areas,
         "precision": config.precision,
         "inexact": None if is_exact(config, model.network) else [config.tile, context],
@@ -59,12 +58,7 @@ def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
 
 def choose_postprocessing(config: SegmentConfig, model: Model) -> Postprocessing:
     """Return the postprocessing of a run: what the flags set, else the model's own."""
-    stored, classes = model.rule, len(model.classes)
-    thresholds = stored.thresholds if config.threshold is None else (config.threshold,) * classes
-    given = {"area": config.min_area, "score": config.min_score}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(
-        stored,
-        thresholds=thresholds,
-        least=tuple(replace(limits, **chosen) for limits in stored.least),
-    )
+    flags = {name: getattr(config, name) for name in ("threshold", "min_area", "min_score")}
+    given = {name: value for name, value in flags.items() if value is not None}
+    rules = tuple(replace(rule, **given) for rule in model.postprocessing.rules)
+    return replace(model.postprocessing, rules=rules)

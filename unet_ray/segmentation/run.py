@@ -154,9 +154,7 @@ class SegmentationRun:
         """Say how images are cut into tiles, and what their halo costs."""
         network, config = self.model.network, PredictorConfig(self.config.tile, self.config.context)
         context = effective_context(network, config)
-        halo = (network.margin or context) + (
-            self.model.separation.steps if self.model.separation else 0
-        )
+        halo = (network.margin or context) + self.model.postprocessing.halo
         exact = "" if self.result.is_exact else f" (exact: {network.exact_context} px)"
         read = (1 + 2 * halo / config.tile) ** 2
         size_um = self.model.choose_pixel_size(self.config.pixel_size)
@@ -196,7 +194,7 @@ class SegmentationRun:
             device="cuda" if pool.uses_gpu else "cpu",
             precision=config.precision,
             threads=pool.threads,
-            halo=model.separation.steps if model.separation else 0,
+            halo=model.postprocessing.halo,
         )
         return Stages(
             self.plan.access,

@@ -25,6 +25,9 @@ def write_record(
 ) -> None:
     """Write the record of a run in its present state."""
     postprocessing = choose_postprocessing(config, model)
+    filters = {
+        spec.id: rule.filter for spec, rule in zip(model.classes, postprocessing.rules, strict=True)
+    }
     if config.node_price and result.node_hours:
         prices = parse_prices(config.node_price)
         result.cost = compute_cost(result.node_hours, prices, result.images_done, result.megapixels)
@@ -38,15 +41,9 @@ def write_record(
         "megapixels_per_s": result.megapixels_per_s,
         "bottleneck": _find_bottleneck(result),
         "objects": {
-            "parted": model.separation is not None,
-            "min_areas": {
-                spec.id: limits.area
-                for spec, limits in zip(model.classes, postprocessing.least, strict=True)
-            },
-            "min_scores": {
-                spec.id: limits.score
-                for spec, limits in zip(model.classes, postprocessing.least, strict=True)
-            },
+            "parted": postprocessing.separates,
+            "min_areas": {class_id: kept.area for class_id, kept in filters.items()},
+            "min_scores": {class_id: kept.score for class_id, kept in filters.items()},
         },
         "versions": software_versions(),
     }

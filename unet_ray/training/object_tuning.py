@@ -17,8 +17,9 @@ from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.targets import IGNORED
 from unet_ray.imaging.metrics.objects import matches_by_least
 from unet_ray.imaging.regions.filter import RegionFilter
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.imaging.regions.run_lengths import binary_mask
-from unet_ray.imaging.regions.separation import Separation, separate_touching, unseparated
+from unet_ray.imaging.regions.separation import separate_touching, unseparated
 from unet_ray.labelled_data.alignment import LabelledPixels
 from unet_ray.labelled_data.predict_labelled import predict_labelled
 from unet_ray.labelled_data.readers import Reader
@@ -39,6 +40,7 @@ _AREAS = (1, 2, 4, 7, 12, 20, 30, 45, 70, 100, 150, 200)
 _SCORES = (0.0, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
 """Smallest mean probabilities to choose from."""
 _LEAST = tuple(RegionFilter(area, score) for area in _AREAS for score in _SCORES)
+"""Filters of objects to choose from."""
 
 
 @dataclass(frozen=True)
@@ -57,28 +59,22 @@ class Tuned:
 def tune_objects(
     model: Model, labelling: Labelling, reader: Reader, indices: Sequence[int], pool: PoolPlan
 ) -> Tuned:
-    """Choose the thresholds, areas and scores that separate a model's objects best.
+    """Choose the rules that separate a model's objects best.
 
     Args:
-        model: Model with a `separation`.
+        model: Model that separates touching objects.
         labelling: Meaning of the masks.
         reader: Reads the validation images.
         indices: Indices of the validation images in the reader.
         pool: Actors that predict them.
     """
-    assert model.separation
-    counts = predict_labelled(
-        model, reader, indices, pool, partial(_count_grid, labelling, model.separation.steps)
-    )
+    steps = model.postprocessing.steps
+    assert steps is not None
+    counts = predict_labelled(model, reader, indices, pool, partial(_count_grid, labelling, steps))
     best = [choose(counts[:, index]) for index in range(counts.shape[1])]
-    thresholds, markers, least, found, plain = zip(*best, strict=True)
-    areas, scores = tuple(each.area for each in least), tuple(each.score for each in least)
-    tuned = replace(
-        model,
-        thresholds=thresholds,
-        separation=Separation(markers, areas, model.separation.steps, scores),
-    )
-    return Tuned(tuned, found, plain)
+    rules, ap50, ap50_of_components = zip(*best, strict=True)
+    tuned = replace(model, postprocessing=Postprocessing(rules, steps))
+    return Tuned(tuned, ap50, ap50_of_components)
 
 
 def _count_grid(
@@ -110,7 +106,7 @@ def _count_grid(
     return counts
 
 
-def choose(counts: NDArray[np.float64]) -> tuple[float, float, RegionFilter, float, float]:
+def choose(counts: NDArray[np.float64]) -> tuple[ObjectRule, float, float]:
     """Choose the settings of one class by the rule of one standard error.
 
     Among the choices that are as good as the best, this takes the one that owes least to chance. A
@@ -124,7 +120,7 @@ def choose(counts: NDArray[np.float64]) -> tuple[float, float, RegionFilter, flo
             then no markers, _LEAST, 3).
 
     Returns:
-        Threshold, marker threshold, filter of objects, their AP, and the best AP without markers.
+        The settings, the AP of their objects, and the best AP without markers.
     """
     total = counts.sum(0)
     ap = _average_precision(total)
@@ -138,13 +134,9 @@ def choose(counts: NDArray[np.float64]) -> tuple[float, float, RegionFilter, flo
     off = np.abs(np.array(_THRESHOLDS)[rows] - 0.5) + np.abs(np.array(_CORES)[columns] - 0.5)
     first = np.lexsort((least, off.round(6)))[0]
     at = rows[first], columns[first], least[first]
-    return (
-        _THRESHOLDS[at[0]],
-        _CORES[at[1]],
-        _LEAST[at[2]],
-        float(separated[at]),
-        float(ap[:, -1].max()),
-    )
+    kept = _LEAST[at[2]]
+    chosen = ObjectRule(_THRESHOLDS[at[0]], _CORES[at[1]], kept.area, kept.score)
+    return chosen, float(separated[at]), float(ap[:, -1].max())
 
 
 def _average_precision(counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -348,7 +348,7 @@ def _separation_notes(
         InputError: Masks that the separation of objects cannot be learnt from.
     """
     if not config.separate:
-        separates = initial is not None and initial.separation is not None
+        separates = initial is not None and initial.postprocessing.separates
         return (
             [
                 "the model of --init-from separates touching objects, this one will not; "
@@ -454,7 +454,7 @@ def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) 
     ]
     filters = list(known)
     # The filters of the markers follow those of the classes.
-    if network.num_classes > len(labelling.classes) and initial.separation:
+    if network.num_classes > len(labelling.classes) and initial.postprocessing.separates:
         filters += [
             (place + len(labelling.classes), before + len(places)) for place, before in known
         ]

@@ -17,7 +17,8 @@ from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray, software_versions
 from unet_ray.errors import OutputHeldError
 from unet_ray.flags import ClassSpec, parse_classes
-from unet_ray.imaging.regions.separation import Separation
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
+from unet_ray.imaging.regions.separation import STEPS
 from unet_ray.labelled_data.find_labelled import find_labelled
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.labelled_window import cut_large_images
@@ -181,19 +182,17 @@ def _tune(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
     tuned = tune_objects(
         model, labelling, task.validation_reader, indices, plan_pool(None, config.device)
     )
-    postprocessing, separation, found = tuned.model.rule, tuned.model.separation, {}
-    assert separation
-    for place, spec in enumerate(labelling.classes):
+    rules, found = tuned.model.postprocessing.rules, {}
+    for place, (spec, rule) in enumerate(zip(labelling.classes, rules, strict=True)):
         found[spec.name] = {
             METRIC: tuned.ap50[place],
             f"{METRIC}_of_components": tuned.ap50_of_components[place],
         }
-        least = postprocessing.least[place]
         _logger.info(
             f"objects of {spec.name}: AP@0.5 {tuned.ap50[place]:.3f} on the validation images "
             f"(components alone {tuned.ap50_of_components[place]:.3f}) with threshold "
-            f"{postprocessing.thresholds[place]}, marker threshold {separation.thresholds[place]}, "
-            f"objects from {least.area} px and a mean probability of {least.score}"
+            f"{rule.threshold}, marker threshold {rule.marker_threshold}, "
+            f"objects from {rule.min_area} px and a mean probability of {rule.min_score}"
         )
     return replace(
         tuned.model, metrics=model.metrics | {"objects": {"tuned_by": METRIC, "classes": found}}
@@ -207,14 +206,17 @@ def _save(
         saved = Storage.of(folder)
         weights, progress = saved.read(BEST), Progress.of_json(saved.read(PROGRESS))
     labelling, best = task.sampler.labelling, progress.best
-    classes, inputs = len(labelling.classes), task.decisions.inputs
+    inputs = task.decisions.inputs
+    rules = tuple(
+        ObjectRule(best.thresholds[spec.name], 0.5 if config.separate else None)
+        for spec in labelling.classes
+    )
     model = Model(
         task.network,
         weights,
         labelling.classes,
         task.sampler.preprocessing,
-        tuple(best.thresholds[c.name] for c in labelling.classes),
-        Separation((0.5,) * classes, (1,) * classes) if config.separate else None,
+        Postprocessing(rules, STEPS if config.separate else None),
         pixel_size_um=task.pixel_size_um,
         training=asdict(config) | {"labelling": asdict(labelling), "run_folder": run_folder.uri},
         metrics=asdict(best),

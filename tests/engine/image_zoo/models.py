@@ -9,6 +9,7 @@ import torch
 from tests.builders import read_model_files, write_model_files
 from tests.engine.image_zoo.cases import LEVELS
 from unet_ray.flags import ClassSpec
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, save_model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
@@ -51,7 +52,7 @@ def make_threshold_model(folder: Path, name: str) -> str:
         state_bytes(set_thresholds(UNet(config))),
         tuple(ClassSpec(number, word) for number, word in enumerate(words, 1)),
         preprocessing,
-        (0.5,) * len(words),
+        Postprocessing((ObjectRule(),) * len(words)),
     )
     place = folder / name
     save_model(model, Storage.of(str(place)))

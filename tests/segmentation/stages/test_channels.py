@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from unet_ray.flags import ClassSpec
 from unet_ray.image_sources.sources import expand_stacks, header_decoders
 from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.predictor import Predictor
 from unet_ray.network.preprocessing import Preprocessing
@@ -124,7 +123,7 @@ def test_windows_take_the_same_channels_as_whole_images(
     archive.write("lacking.tif", encode((1, 2)))
     torch.manual_seed(0)
     network = UNet(UNetConfig(in_channels=2, num_classes=1, base_channels=4, depth=2))
-    classes, rule = (ClassSpec(1, "cell"),), Postprocessing((0.5,), (ANY,))
+    classes, rule = (ClassSpec(1, "cell"),), Postprocessing((ObjectRule(),))
     measure = Measure(classes, rule)
     predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=64))
     large = PredictLarge(archive, predictor, measure, True, lambda *_: None, TRAINED)

@@ -17,8 +17,7 @@ from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec
 from unet_ray.image_sources.sources import expand_stacks, header_decoders
 from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
-from unet_ray.imaging.regions.separation import Separation
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.network.config import PredictorConfig, UNetConfig
 from unet_ray.network.predictor import Predictor
 from unet_ray.network.preprocessing import Preprocessing
@@ -49,21 +48,22 @@ def make_network(padding: str = "same", seed: int = 0, filters: int = 2) -> UNet
     return network
 
 
+PLAIN = Postprocessing((ObjectRule(),) * 2)
+SEPARATING = Postprocessing((ObjectRule(0.5, 0.6), ObjectRule(0.5, 0.4)), steps=5)
+
+
 def segment(
     archive: Storage,
     network: UNet,
     tile: int,
-    threshold: float = 0.5,
-    separation: Separation | None = None,
+    postprocessing: Postprocessing = PLAIN,
     constants: Preprocessing = CONSTANTS,
     pixel_size_um: tuple[float, float] | None = None,
     **limits: Any,
 ) -> dict[str, Any]:
     """Take an archive through the stages in a `for` loop."""
-    measure = Measure(CLASSES, Postprocessing((threshold,) * 2, (ANY, ANY), separation), **limits)
-    predictor = Predictor(
-        network, constants, PredictorConfig(tile=tile, halo=separation.steps if separation else 0)
-    )
+    measure = Measure(CLASSES, postprocessing, **limits)
+    predictor = Predictor(network, constants, PredictorConfig(tile=tile, halo=postprocessing.halo))
     told: list[tuple[int, int]] = []
     large = PredictLarge(
         archive,
@@ -124,21 +124,20 @@ def test_an_image_has_one_hash_whether_it_is_read_whole_or_in_windows(
     assert hashes[0][0] == hashlib.sha256(archive.read("a.png")).hexdigest()
 
 
-@pytest.mark.parametrize(
-    "separation", [None, Separation((0.6, 0.4), (1, 1), steps=5)], ids=["components", "separated"]
-)
+@pytest.mark.parametrize("postprocessing", [PLAIN, SEPARATING], ids=["components", "separated"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif", "stack"])
 def test_windows_and_whole_images_give_the_same_rows(
     tmp_path: Path,
     padding: str,
     kind: str,
-    separation: Separation | None,
+    postprocessing: Postprocessing,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Sizes lie at several phases of the pooling grid; one image is small."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
-    network = make_network(padding, seed=5, filters=4) if separation else make_network(padding)
+    is_separated = postprocessing.separates
+    network = make_network(padding, seed=5, filters=4) if is_separated else make_network(padding)
     scenes = [
         draw_scene(height, width, rng)[0] for height, width in ((160, 161), (99, 202), (30, 33))
     ]
@@ -149,27 +148,26 @@ def test_windows_and_whole_images_give_the_same_rows(
         for scene in scenes:
             data = encode_tiff(scene, **size) if kind == "tif" else encode(scene, kind)
             archive.write(f"{len(scene)}.{kind}", data)
-    whole = segment(archive, network, tile=48, separation=separation)
+    whole = segment(archive, network, tile=48, postprocessing=postprocessing)
     assert len(whole["regions"]) > 10
     expected = [0.5, 0.25] if kind in ("tif", "stack") else [None, None]
     sides = [whole["images"][f"pixel_size_{axis}_um"].to_pylist() for axis in "xy"]
     assert sides == [[side] * len(scenes) for side in expected]
     monkeypatch.setattr(decode, "WHOLE_PIXELS", 2000)
-    windows = segment(archive, network, tile=48, separation=separation)
+    windows = segment(archive, network, tile=48, postprocessing=postprocessing)
     assert comparable(windows, whole_masks=True) == comparable(whole, whole_masks=True)
     assert len(windows["masks"]) == 2 * (16 + 15 + 1)  # two classes; tiles of the three images
     assert sum(done for done, _ in windows["told"]) == sum(of for _, of in windows["told"]) == 31
-    rules = {"run": RegionRules({spec.id: ANY for spec in CLASSES}, separation is not None)}
+    rules = {"run": RegionRules({spec.id: ANY for spec in CLASSES}, is_separated)}
     assert not check_shard({name: windows[name] for name in ("images", "masks", "regions")}, rules)
 
 
-@pytest.mark.parametrize("steps", [0, 5], ids=["components", "separated"])
+@pytest.mark.parametrize("postprocessing", [PLAIN, SEPARATING], ids=["components", "separated"])
 def test_windows_and_whole_images_are_resampled_alike(
-    tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, postprocessing: Postprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pixels are 0.2 to 1.3 µm wide and high, and the network sees pixels of 0.4 µm."""
     archive, rng = Storage.of(f"{tmp_path}/archive"), np.random.default_rng(0)
-    separation = Separation((0.6, 0.4), (1, 1), steps) if steps else None
     network = make_network(seed=5, filters=4)
     scene = draw_scene(110, 121, rng)[0]
     for name, (x_um, y_um) in {"a": (0.2, 0.2), "b": (0.4, 0.4), "c": (1.3, 0.9)}.items():
@@ -180,7 +178,7 @@ def test_windows_and_whole_images_are_resampled_alike(
     found = []
     for whole_pixels, tile in ((10**6, 48), (2000, 48), (2000, 80)):
         monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
-        tables = segment(archive, network, tile, separation=separation, pixel_size_um=(0.4, 0.4))
+        tables = segment(archive, network, tile, postprocessing, pixel_size_um=(0.4, 0.4))
         found.append(comparable(tables, whole_masks=True))
         rows = {Path(row["image_uri"]).name: row for row in tables["images"].to_pylist()}
         for name, reason in (("unknown.tif", "does not say how large"), ("far.tif", "16 times")):
@@ -197,7 +195,7 @@ def test_windows_and_whole_images_are_resampled_alike(
             if row["error_type"]:
                 row |= dict.fromkeys(unused) | {"pixel_size_x_um": None, "pixel_size_y_um": None}
     assert found[0] == found[1] == found[2]
-    plain = segment(archive, network, 48, separation=separation)
+    plain = segment(archive, network, 48, postprocessing)
     own = comparable(plain, whole_masks=True)
     same, other = (
         [[mask for mask in each["masks"] if Path(mask[0]).name == name] for each in (own, found[0])]
@@ -329,7 +327,7 @@ def test_a_window_of_a_mask_is_that_window_of_the_whole_mask(
     """Masks are stored in pieces of 32 px; windows cross them."""
     rng = np.random.default_rng(0)
     mask = rng.random((110, 110)) < 0.5
-    measure = Measure(CLASSES, Postprocessing((0.5, 0.5), (ANY, ANY)))
+    measure = Measure(CLASSES, PLAIN)
     pieces = [
         Box(t, x, min(t + 32, 110), min(x + 32, 110))
         for t in range(0, 110, 32)

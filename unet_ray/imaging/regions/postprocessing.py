@@ -10,27 +10,78 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_ray.flags import check_range
 from unet_ray.imaging.regions.filter import RegionFilter
 from unet_ray.imaging.regions.run_lengths import binary_mask
 from unet_ray.imaging.regions.separation import (
     WHOLE,
     SeparatedMask,
-    Separation,
     separate_touching,
     unseparated,
 )
 
+_MAX_AREA_PX = 2**31 - 1
+"""Largest smallest area, as of `--min-area` (px)."""
+_MAX_STEPS = 256
+"""Largest number of steps: each tile of a large image is read with a halo of as many pixels."""
+
+
+@dataclass(frozen=True)
+class ObjectRule:
+    """The four numbers by which the probabilities of one class become its objects.
+
+    Raises:
+        InputError: A number is out of bounds.
+    """
+
+    threshold: float = 0.5
+    """Smallest probability at which a pixel belongs to the class."""
+    marker_threshold: float | None = None
+    """Smallest probability at which a pixel belongs to a marker. None: there are no markers, and
+    the objects are the components of the mask."""
+    min_area: int = 1
+    """Smallest area of an object that is kept (px)."""
+    min_score: float | None = None
+    """Smallest mean probability of an object that is kept. None: none was chosen, and objects of
+    any probability are kept, as with 0; the digest of a model tells these two apart."""
+
+    def __post_init__(self) -> None:
+        check_range("thresholds", [self.threshold], 0, 1)
+        if self.marker_threshold is not None:
+            check_range("thresholds of markers", [self.marker_threshold], 0, 1)
+        check_range("min_areas", [self.min_area], 0, _MAX_AREA_PX)
+        if self.min_score is not None:
+            check_range("min_scores", [self.min_score], 0, 1)
+
+    @property
+    def filter(self) -> RegionFilter:
+        """Filter that an object must pass to be kept."""
+        return RegionFilter(self.min_area, 0.0 if self.min_score is None else self.min_score)
+
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """Thresholds and filters that turn prob_u8 into masks and objects, per class."""
+    """The rules that turn prob_u8 into masks and objects."""
 
-    thresholds: tuple[float, ...]
-    """Per class: the smallest probability at which a pixel belongs to the class."""
-    least: tuple[RegionFilter, ...]
-    """Per class: the filter that an object must pass to count."""
-    separation: Separation | None = None
-    """Settings for separating touching objects by markers; None: objects are mask components."""
+    rules: tuple[ObjectRule, ...]
+    """Rule of each class. All of them have a threshold of markers, or none has."""
+    steps: int | None = None
+    """Largest number of pixels by which markers grow. None: there are no markers."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            check_range("steps", [self.steps], 0, _MAX_STEPS)
+        assert all((rule.marker_threshold is not None) == self.separates for rule in self.rules)
+
+    @property
+    def separates(self) -> bool:
+        """True if markers separate touching objects; else objects are components of the mask."""
+        return self.steps is not None
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a part of an image that decide on the objects in it."""
+        return self.steps or 0
 
     def cut(
         self, index: int, prob_u8_khw: NDArray[np.uint8], inner: tuple[slice, slice] = WHOLE
@@ -46,12 +97,12 @@ class Postprocessing:
         Returns:
             The mask, HW bool, and the separated objects, both of `inner`.
         """
-        mask = binary_mask(prob_u8_khw[index], self.thresholds[index])
-        if self.separation is None:
+        rule = self.rules[index]
+        mask = binary_mask(prob_u8_khw[index], rule.threshold)
+        if rule.marker_threshold is None or self.steps is None:
             return mask[inner], unseparated(mask[inner])
-        marker_prob_u8 = prob_u8_khw[len(self.thresholds) + index]
-        markers = binary_mask(marker_prob_u8, self.separation.thresholds[index])
-        return mask[inner], separate_touching(mask, markers, self.separation.steps, inner)
+        markers = binary_mask(prob_u8_khw[len(self.rules) + index], rule.marker_threshold)
+        return mask[inner], separate_touching(mask, markers, self.steps, inner)
 
     def objects(
         self, index: int, prob_u8_khw: NDArray[np.uint8]
@@ -69,5 +120,5 @@ class Postprocessing:
         labels = separated.labels
         area = np.bincount(labels.ravel())
         prob_u8_sum = np.bincount(labels.ravel(), prob_u8_khw[index].ravel())
-        is_kept = self.least[index].met_by(area, prob_u8_sum)
+        is_kept = self.rules[index].filter.met_by(area, prob_u8_sum)
         return mask, np.where(is_kept[labels], labels, 0)

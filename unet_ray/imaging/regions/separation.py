@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_ray.flags import check_range
 from unet_ray.imaging.regions.components import label_image
 from unet_ray.imaging.regions.runs import Runs
 
@@ -27,10 +26,6 @@ Sides come before corners.
 """
 STEPS = 8
 """Pixels by which markers grow: they are trained to lie a few pixels inside their objects."""
-_MAX_AREA_PX = 2**31 - 1
-"""Largest smallest area, as of `--min-area` (px)."""
-_MAX_STEPS = 256
-"""Largest number of steps: each tile of a large image is read with a halo of as many pixels."""
 CORE = 1
 """Origin of a pixel that lies in a marker."""
 LEFTOVER = 2
@@ -38,26 +33,6 @@ LEFTOVER = 2
 _GROWN = 3
 WHOLE = slice(None), slice(None)
 """Rows and columns of a piece that is returned as a whole."""
-
-
-@dataclass(frozen=True)
-class Separation:
-    """Settings for separating the touching objects of each class."""
-
-    thresholds: tuple[float, ...]
-    """Per class: the smallest probability at which a pixel belongs to a marker."""
-    min_areas: tuple[int, ...]
-    """Per class: smaller objects are dropped (px)."""
-    steps: int = STEPS
-    """Largest number of pixels by which markers grow."""
-    min_scores: tuple[float, ...] = ()
-    """Per class: objects with a smaller mean probability are dropped. Empty: none are."""
-
-    def __post_init__(self) -> None:
-        check_range("thresholds of markers", self.thresholds, 0, 1)
-        check_range("min_areas", self.min_areas, 0, _MAX_AREA_PX)
-        check_range("steps", [self.steps], 0, _MAX_STEPS)
-        check_range("min_scores", self.min_scores, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -295,7 +295,7 @@ class _LargeImage:
         )
         with self._at("measure"), self._timed("measure_s"):
             for index in range(len(measure.classes)):
-                mask, separated = measure.rule.cut(index, prob_u8_khw, tile.inner)
+                mask, separated = measure.postprocessing.cut(index, prob_u8_khw, tile.inner)
                 row = measure.mask_row(self.record.source.uri, index, mask, tile.core)
                 prob_u8 = np.ascontiguousarray(prob_u8_khw[index][tile.inner])
                 regions = find_tile_regions(separated, prob_u8, tile.core, *size, beside)
@@ -317,7 +317,8 @@ class _LargeImage:
         with self._timed("measure_s"):
             measure = self.config.measure
             # what tiles left of a class is freed before the next one takes as much
-            found = (self.mergers.pop(0).regions(least) for least in measure.rule.least)
+            rules = measure.postprocessing.rules
+            found = (self.mergers.pop(0).regions(rule.filter) for rule in rules)
             return measure.region_rows(self.record.source.uri, found)
 
     def _note(self, **found: Any) -> None:

@@ -56,7 +56,7 @@ class Measure:
     """Turns prob_u8 into run lengths and regions of each class."""
 
     classes: tuple[ClassSpec, ...]
-    rule: Postprocessing
+    postprocessing: Postprocessing
     max_regions: int = MAX_REGIONS
 
     def tables(self, probabilities: pa.Table) -> Iterator[pa.Table]:
@@ -143,10 +143,12 @@ class Measure:
         masks = []
 
         def find() -> Iterator[Regions]:
-            for index, least in enumerate(self.rule.least):
-                mask, separated = self.rule.cut(index, prob_u8_khw)
+            for index, rule in enumerate(self.postprocessing.rules):
+                mask, separated = self.postprocessing.cut(index, prob_u8_khw)
                 masks.append(self.mask_row(uri, index, mask, whole))
-                yield find_regions(separated, prob_u8_khw[index], least, self.max_regions, beside)
+                yield find_regions(
+                    separated, prob_u8_khw[index], rule.filter, self.max_regions, beside
+                )
 
         regions = self.region_rows(uri, find())
         return pa.Table.from_pylist(masks, schema=MASK_ROWS), regions
