@@ -23,11 +23,12 @@ IMAGING |= {
     "imaging.resampling",
     "imaging.tiling",
 }
-ANYWHERE = {"errors", "flags", "prefetch", "text"}
+ANYWHERE = {"errors", "flags", "periodic", "prefetch", "text"}
 """Files at the bottom, which import nothing but each other."""
 MAY_IMPORT = {
     "errors": set(),
     "flags": {"errors"},
+    "periodic": {"errors"},
     "prefetch": set(),
     "text": set(),
     "imaging.channels": {"imaging.codecs"},

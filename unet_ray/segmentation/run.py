@@ -119,7 +119,7 @@ class SegmentationRun:
         hours = NodeHours()
         writer = ShardWriter(shards, self.config.shard_images, self.result.add, first_number)
         try:
-            with hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
+            with hours.watching(), ahead, ProgressBoard(progress, interval_s=5.0) as board:
                 Pipeline(
                     self.model,
                     self._stages(pool, block_bytes),
