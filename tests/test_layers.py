@@ -23,11 +23,12 @@ IMAGING |= {
     "imaging.resampling",
     "imaging.tiling",
 }
-ANYWHERE = {"errors", "flags", "periodic", "prefetch", "text"}
+ANYWHERE = {"errors", "flags", "limits", "periodic", "prefetch", "text"}
 """Files at the bottom, which import nothing but each other."""
 MAY_IMPORT = {
     "errors": set(),
     "flags": {"errors"},
+    "limits": set(),
     "periodic": {"errors"},
     "prefetch": set(),
     "text": set(),
@@ -161,7 +162,7 @@ def test_configs_work_without_ray_and_torch(config: str) -> None:
     blocked = "import sys; sys.modules |= dict.fromkeys(('ray', 'torch', 'numpy', 'pyarrow'))"
     loaded = "print(*(m for m in sys.modules if m.startswith('unet_ray.')))"
     names = run(f"{blocked}; import unet_ray.{config}; {loaded}").split()
-    plain = {"unet_ray.errors", "unet_ray.flags", "unet_ray.text"}
+    plain = {"unet_ray.errors", "unet_ray.flags", "unet_ray.limits", "unet_ray.text"}
     packages = {name for name in names if PACKAGE.joinpath(*name.split(".")[1:]).is_dir()}
     assert all(name.endswith("config") for name in set(names) - plain - packages), names
 

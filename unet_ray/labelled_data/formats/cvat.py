@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from unet_ray.imaging.codecs.raster import MAX_PIXELS
 from unet_ray.imaging.regions.run_lengths import check_runs
 from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
@@ -27,6 +26,7 @@ from unet_ray.labelled_data.formats.parts.drawn_shapes import (
 from unet_ray.labelled_data.formats.parts.known_images import KnownImages
 from unet_ray.labelled_data.formats.parts.shapes import CROWDS, FEW_POINTS, outline_ellipse
 from unet_ray.labelled_data.formats.parts.xml_stream import Node, read_children
+from unet_ray.limits import MAX_ARRAY_PIXELS
 
 _ZIP = b"PK\x03\x04"
 _LEFT_OUT = {
@@ -211,8 +211,8 @@ def _read_mask(node: Node) -> list[Polygon | Runs]:
     left, top, width, height = (
         _read_whole(node, key) for key in ("left", "top", "width", "height")
     )
-    if not 0 < width * height <= MAX_PIXELS or min(width, height) < 0:
-        raise ValueError(f"a mask of {width}×{height} px; it must have 1 to {MAX_PIXELS} px")
+    if not 0 < width * height <= MAX_ARRAY_PIXELS or min(width, height) < 0:
+        raise ValueError(f"a mask of {width}×{height} px; it must have 1 to {MAX_ARRAY_PIXELS} px")
     text = node.attributes.get("rle", "")
     try:
         counts = np.array(list(map(int, text.split(","))), np.int64)
