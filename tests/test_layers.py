@@ -136,6 +136,7 @@ def test_tasks_without_a_network_start_without_torch() -> None:
         "labelled_data.readers",
         "labelled_data.statistics",
         "output.verify",
+        "segmentation.chain_tasks",
         "segmentation.shard_writer",
         "segmentation.stages.decode",
         "segmentation.stages.measure",
