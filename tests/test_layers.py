@@ -23,11 +23,13 @@ IMAGING |= {
     "imaging.resampling",
     "imaging.tiling",
 }
-ANYWHERE = {"errors", "flags", "prefetch", "store_options", "text"}
+ANYWHERE = {"errors", "flags", "limits", "periodic", "prefetch", "store_options", "text"}
 """Files at the bottom, which import nothing but each other."""
 MAY_IMPORT = {
     "errors": set(),
     "flags": {"errors"},
+    "limits": set(),
+    "periodic": {"errors"},
     "prefetch": set(),
     "store_options": {"errors", "flags"},
     "text": set(),
@@ -135,6 +137,7 @@ def test_tasks_without_a_network_start_without_torch() -> None:
         "labelled_data.readers",
         "labelled_data.statistics",
         "output.verify",
+        "segmentation.chain_tasks",
         "segmentation.shard_writer",
         "segmentation.stages.decode",
         "segmentation.stages.measure",
@@ -161,7 +164,9 @@ def test_configs_work_without_ray_and_torch(config: str) -> None:
     blocked = "import sys; sys.modules |= dict.fromkeys(('ray', 'torch', 'numpy', 'pyarrow'))"
     loaded = "print(*(m for m in sys.modules if m.startswith('unet_ray.')))"
     names = run(f"{blocked}; import unet_ray.{config}; {loaded}").split()
-    plain = {f"unet_ray.{name}" for name in ("errors", "flags", "store_options", "text")}
+    plain = {
+        f"unet_ray.{name}" for name in ("errors", "flags", "limits", "store_options", "text")
+    }
     packages = {name for name in names if PACKAGE.joinpath(*name.split(".")[1:]).is_dir()}
     assert all(name.endswith("config") for name in set(names) - plain - packages), names
 

@@ -6,7 +6,6 @@ from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.errors import InputError
 from unet_ray.flags import ClassSpec, parse_age, parse_prices
 from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
-from unet_ray.imaging.regions.regions import MAX_REGIONS
 from unet_ray.network.config import UNetConfig
 from unet_ray.network.model_folder import Model, state_bytes
 from unet_ray.network.preprocessing import Preprocessing
@@ -144,8 +143,3 @@ def test_costs_are_node_hours_times_prices() -> None:
     for wrong in ("", "gpu", "gpu=x", "-1", "gpu=nan"):
         with pytest.raises(InputError, match="--node-price"):
             parse_prices(wrong)
-
-
-def test_the_default_limit_of_regions_is_that_of_the_imaging_package() -> None:
-    # the config repeats the number, since it imports no imaging
-    assert SegmentConfig(model="m", images="i", output="o").max_regions == MAX_REGIONS

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from unet_ray.cli.streams import LineFormatter, keep_streams, show
 from unet_ray.errors import CredentialsError, UnetRayError, is_disk_full, one_line
+from unet_ray.periodic import every
 from unet_ray.storage.temporary import remove_dead
 
 if TYPE_CHECKING:
@@ -162,20 +162,14 @@ def _kept_ignored() -> Iterator[None]:
     returns; a second SIGTERM would then end this process with another exit code. Python can set
     handlers only in the main thread, which is busy, so another one asks the C library.
     """
-    ended, set_handler = threading.Event(), ctypes.CDLL(None).signal
+    set_handler = ctypes.CDLL(None).signal
 
-    def keep() -> None:
-        while not ended.wait(_IGNORE_S):
-            for number in (*_STOPS, signal.SIGALRM):
-                set_handler(int(number), ctypes.c_void_p(int(signal.SIG_IGN)))
+    def ignore() -> None:
+        for number in (*_STOPS, signal.SIGALRM):
+            set_handler(int(number), ctypes.c_void_p(int(signal.SIG_IGN)))
 
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
-    try:
+    with every(_IGNORE_S, ignore, "ignoring signals"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _ignore_signals() -> None:

@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 
 from unet_ray.flags import ANY_NODE
+from unet_ray.periodic import every
 
 _INTERVAL_S = 5.0
 _TYPE_LABEL = "ray.io/node-group"
 
 
 class NodeHours:
-    """Measures the time that each node of the cluster is up while the `with` block runs."""
+    """Time that each node of the cluster was up while it was watched."""
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._counted_at = 0.0
 
     @property
     def by_type(self) -> dict[str, float]:
         """Hours by type of node, as the cluster's configuration names it, else `node`."""
         return {kind: seconds / 3600 for kind, seconds in sorted(self._seconds.items())}
 
-    def __enter__(self) -> NodeHours:
-        self._thread.start()
-        return self
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Count the time of the `with` block for each node that is up meanwhile."""
+        self._counted_at = time.monotonic()
+        with every(_INTERVAL_S, self._count, "node hours", at_end=True):
+            yield
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        seen_at, stopping = time.monotonic(), False
-        while not stopping:
-            stopping = self._stop.wait(_INTERVAL_S)
-            now = time.monotonic()
-            with suppress(Exception):  # if the cluster is lost, what was counted stays
-                for node in ray.nodes():
-                    if node["Alive"]:
-                        self._seconds[node.get("Labels", {}).get(_TYPE_LABEL, ANY_NODE)] += (
-                            now - seen_at
-                        )
-            seen_at = now
+    def _count(self) -> None:
+        """Count the time since the last call for each node that is up."""
+        now = time.monotonic()
+        since_s, self._counted_at = now - self._counted_at, now
+        with suppress(Exception):  # if the cluster is lost, what was counted stays
+            for node in ray.nodes():
+                if node["Alive"]:
+                    kind = node.get("Labels", {}).get(_TYPE_LABEL, ANY_NODE)
+                    self._seconds[kind] += since_s
 
 
 def compute_cost(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from unet_ray.periodic import every
 
 
 @ray.remote(num_cpus=0)
@@ -40,8 +42,7 @@ class ProgressBoard:
         # the actor stays on the driver's node, so that it lives as long as the driver
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._messages = _Messages.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        self._stop, self._showing = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._watch, self._showing = ExitStack(), threading.Lock()
 
     @property
     def post(self) -> Callable[[Any], None]:
@@ -54,12 +55,11 @@ class ProgressBoard:
         return post
 
     def __enter__(self) -> ProgressBoard:
-        self._thread.start()
+        self._watch.enter_context(every(self._interval_s, self.show_now, "progress", at_end=True))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._watch.close()
         ray.kill(self._messages)
 
     def show_now(self) -> None:
@@ -69,9 +69,3 @@ class ProgressBoard:
             taken = ray.get(self._messages.take.remote(), timeout=30)
             if taken:
                 self._show(taken)
-
-    def _watch(self) -> None:
-        stopping = False
-        while not stopping:
-            stopping = self._stop.wait(self._interval_s)
-            self.show_now()

@@ -81,6 +81,7 @@ class BlockStream:
 
     The thread that takes them never waits inside Ray: a signal or a time limit can end its wait,
     and nothing that it holds is lost. At the end of the block all tasks of the dataset are ended.
+    This is one long wait, not a call that comes again and again (`periodic.every`).
 
     Args:
         dataset: Dataset to run.

@@ -26,9 +26,7 @@ from unet_ray.image_sources.encoded import open_encoded, read_encoded
 from unet_ray.image_sources.sources import ImageSource, header_decoders
 from unet_ray.imaging.channels import take_pages
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
-from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import DecoderPool, process_decoder
-from unet_ray.imaging.codecs.windows import WHOLE_PIXELS
 from unet_ray.imaging.geometry import Box
 from unet_ray.labelled_data.alignment import LabelledArrays, choose_size
 from unet_ray.labelled_data.drawing import Size, resize_nearest
@@ -38,11 +36,9 @@ from unet_ray.labelled_data.labelled_set import (
     LabelledImage,
     LabelledSet,
 )
+from unet_ray.limits import LABELLED_WINDOW_PX, MAX_PIXELS_PER_BYTE, WHOLE_PIXELS
 from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.listing import path_suffix
-
-WINDOW_PX = 2048
-"""Side of the windows of a large image (px); those at its right and bottom edge are larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +132,10 @@ _whole_masks = _WholeMasks()
 
 
 def cut_large_images(
-    labelled: LabelledSet, crop_px: int = 0, whole_px: int = WHOLE_PIXELS, side_px: int = WINDOW_PX
+    labelled: LabelledSet,
+    crop_px: int = 0,
+    whole_px: int = WHOLE_PIXELS,
+    side_px: int = LABELLED_WINDOW_PX,
 ) -> LabelledSet:
     """Replace the large TIFF images of a set by their windows.
 

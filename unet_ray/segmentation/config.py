@@ -22,6 +22,7 @@ from unet_ray.flags import (
     parse_range,
     parse_uris,
 )
+from unet_ray.limits import MAX_REGIONS
 from unet_ray.network.config import Precision, PredictorConfig
 from unet_ray.store_options import check_store_options
 
@@ -85,7 +86,7 @@ class SegmentConfig:
     min_score: float | None = None
     """Lowest mean probability of a region; regions below it are dropped, masks keep their pixels.
     Default: the model's own, else 0."""
-    max_regions: int = 2_000_000  # MAX_REGIONS of imaging.regions.regions; a test compares the two
+    max_regions: int = MAX_REGIONS
     """Largest number of regions of a class in an image, small ones included; more are the error
     too_large."""
     lossy_samples: bool = False

@@ -1,19 +1,21 @@
-"""The Ray Data chain of a run on one screen, and what becomes of its rows.
+"""The Ray Data chain of a run, and what becomes of its rows.
 
 plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measure (CPU tasks)
               ─▶ ShardWriter (the driver, which has tasks write)
 
-Images whose processes died are left by the chain, and done apart (`isolation`).
+`build_chain` puts it together, `Pipeline` runs it. Images whose processes died are left by the
+chain, and done apart (`isolation`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import pyarrow as pa
 import ray
+from ray import ObjectRef
 from ray.data import Dataset
 
 from unet_ray.cluster.actor_pool import PoolPlan
@@ -21,14 +23,14 @@ from unet_ray.cluster.attempts import Attempts
 from unet_ray.cluster.ray_data import TASK_CPUS, BlockStream, bytes_between
 from unet_ray.cluster.ray_internals import map_blocks
 from unet_ray.network.model_folder import Model
+from unet_ray.segmentation.chain_tasks import decode, measure
 from unet_ray.segmentation.guard import Guard
 from unet_ray.segmentation.isolation import Isolation
 from unet_ray.segmentation.monitoring import Progress
 from unet_ray.segmentation.plan import Plan
+from unet_ray.segmentation.predict_actor import PredictActor
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.shard_writer import Shards, ShardWriter
-from unet_ray.segmentation.stages.decode import describe_new_decoder
-from unet_ray.segmentation.stages.measure import summarize_work
 from unet_ray.segmentation.stages.stages import Stages
 from unet_ray.segmentation.stages.work_done import WorkDone
 from unet_ray.tables.ledger import summarize_run
@@ -39,6 +41,54 @@ _CALLS_PER_ACTOR = 4
 """Concurrent calls per actor. Two can be large images; the others keep small images moving."""
 _POLL_S = 0.5
 """Longest wait for the next measured block before other things are looked after."""
+_AS_TABLES = {"batch_format": "pyarrow", "zero_copy_batch": True}
+"""Form in which blocks reach the stages."""
+
+
+def build_chain(
+    blocks: Sequence[pa.Table],
+    stages: Stages,
+    model: ObjectRef[Model],
+    pool: PoolPlan,
+    guard: Guard,
+    run_id: str,
+) -> Dataset:
+    """Return the chain of a run; nothing runs yet.
+
+    Args:
+        blocks: Tables of PLAN.
+        stages: The stages of the run.
+        model: Reference of the model in the object store.
+        pool: Number and resources of predictors.
+        guard: Guard of the stages.
+        run_id: The run.
+
+    Returns:
+        Dataset of tables of ROWS.
+    """
+    planned = ray.data.from_blocks(blocks)
+    decoded = planned.map_batches(
+        decode,
+        fn_args=(stages.decode, guard, run_id),
+        batch_size=None,
+        num_cpus=TASK_CPUS,
+        **_AS_TABLES,
+    )
+    predicted = map_blocks(
+        decoded,
+        PredictActor,
+        fn_constructor_args=(model, stages, guard),
+        compute=pool.strategy(_CALLS_PER_ACTOR),
+        **pool.remote_args,
+        **_AS_TABLES,
+    )
+    return predicted.map_batches(
+        measure,
+        fn_args=(stages.measure, guard),
+        batch_size=None,
+        num_cpus=TASK_CPUS,
+        **_AS_TABLES,
+    )
 
 
 @dataclass(frozen=True)
@@ -46,6 +96,7 @@ class Pipeline:
     """Segments the images of a plan and writes their shards.
 
     Args:
+        model: The model.
         stages: The stages of the run.
         pool: Number and resources of predictors.
         shards: What the shards of the run share.
@@ -70,7 +121,7 @@ class Pipeline:
     hang_s: float
     save: Callable[[], None]
 
-    def run(self, blocks: list[Any], plan: Plan) -> None:
+    def run(self, blocks: Sequence[pa.Table], plan: Plan) -> None:
         """Segment all images of a plan; whatever ends it, what was measured is committed.
 
         Args:
@@ -90,10 +141,14 @@ class Pipeline:
             self.writer.salvage()
             raise
 
-    def _run_chain(self, blocks: list[Any], model: Any) -> None:
+    def _run_chain(self, blocks: Sequence[pa.Table], model: ObjectRef[Model]) -> None:
+        """Run the chain, and hand its rows to the writer."""
         with Attempts() as attempts:
             guard = Guard(attempts, self.post, self.hang_s)
-            with BlockStream(self._chain(blocks, model, guard)) as stream:
+            chain = build_chain(
+                blocks, self.stages, model, self.pool, guard=guard, run_id=self.shards.run_id
+            )
+            with BlockStream(chain) as stream:
                 try:
                     while not stream.is_done:
                         if self.writer.poll(_POLL_S) and (block := stream.take(_POLL_S)):
@@ -107,39 +162,7 @@ class Pipeline:
             self.result.object_store_bytes = bytes_between(stream.stats)
             self.result.spilled_bytes = stream.stats.global_bytes_spilled
 
-    def _chain(self, blocks: list[Any], model: Any, guard: Guard) -> Dataset:
-        from unet_ray.segmentation.predict_actor import PredictActor  # which loads torch
-
-        stages, post = self.stages, self.post
-
-        run_id = self.shards.run_id
-
-        def decode(plan: Any) -> Iterator[Any]:
-            if active := describe_new_decoder(run_id):
-                post(WorkDone(confinement=active))
-            yield from guard.run("decode", stages.decode, plan)
-
-        def measure(probabilities: Any) -> Iterator[Any]:
-            deadline = guard.make_deadline()
-            for rows in guard.run("measure", stages.measure.tables, probabilities, deadline):
-                post(summarize_work(rows))
-                yield rows
-
-        as_tables = {"batch_format": "pyarrow", "zero_copy_batch": True}
-        decoded = ray.data.from_blocks(blocks).map_batches(
-            decode, batch_size=None, num_cpus=TASK_CPUS, **as_tables
-        )
-        predicted = map_blocks(
-            decoded,
-            PredictActor,
-            fn_constructor_args=(model, stages, guard),
-            compute=self.pool.strategy(_CALLS_PER_ACTOR),
-            **self.pool.remote_args,
-            **as_tables,
-        )
-        return predicted.map_batches(measure, batch_size=None, num_cpus=TASK_CPUS, **as_tables)
-
-    def _isolate_rest(self, plan: Plan, model: Any) -> None:
+    def _isolate_rest(self, plan: Plan, model: ObjectRef[Model]) -> None:
         """Segment what the chain left, in groups that are halved until what kills is alone."""
         if self.result.images_done + self.result.images_failed == plan.todo:
             self.result.set_aside = []
@@ -150,11 +173,11 @@ class Pipeline:
             "that become smaller"
         )
         isolation = Isolation(
-            self.stages,
-            model,
-            self.shards,
-            self.pool,
-            self.hang_s,
+            stages=self.stages,
+            model_ref=model,
+            shards=self.shards,
+            pool=self.pool,
+            hang_s=self.hang_s,
             next_number=self.writer.next_number,
             add=self.result.add,
             post=self.post,

@@ -22,6 +22,7 @@ from unet_ray.image_sources.reader_versions import (
 )
 from unet_ray.image_sources.sources import expand_stacks, header_decoders
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
+from unet_ray.limits import OWN_BLOCK_BYTES
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import (
     PLAN,
@@ -39,8 +40,8 @@ from unet_ray.tables.output_folder import Inventory
 
 _logger = logging.getLogger("unet_ray")
 _TIFF = "|".join(re.escape(suffix) for suffix in sorted(TIFF_SUFFIXES))
-_IS_LARGE = f"stored_bytes > {2**22}"
-"""SQL condition of images that may take minutes, or a block's memory, and get their own block."""
+_HAS_OWN_BLOCK = f"stored_bytes > {OWN_BLOCK_BYTES}"
+"""SQL condition of images that have a block of their own."""
 _ORDER = "file_uri, series, t, z, page"
 """Columns by which images are ordered; those of a file stand together."""
 _BLOCKS = 4096
@@ -114,8 +115,8 @@ class Plan:
         large, small = (
             _leave_out(self._rows(f"FROM remaining WHERE {condition} ORDER BY {order}"), without)
             for condition, order in (
-                (_IS_LARGE, "stored_bytes DESC"),
-                (f"NOT ({_IS_LARGE})", _ORDER),
+                (_HAS_OWN_BLOCK, "stored_bytes DESC"),
+                (f"NOT ({_HAS_OWN_BLOCK})", _ORDER),
             )
         )
         alone, together = max(1, len(large) // _BLOCKS), min(max(rows, len(small) // _BLOCKS), most)

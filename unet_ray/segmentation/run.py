@@ -121,15 +121,15 @@ class SegmentationRun:
         hours = NodeHours()
         writer = ShardWriter(shards, self.config.shard_images, self.result.add, first_number)
         try:
-            with hours, ahead, ProgressBoard(progress, interval_s=5.0) as board:
+            with hours.watching(), ahead, ProgressBoard(progress, interval_s=5.0) as board:
                 Pipeline(
-                    self.model,
-                    self._stages(pool, block_bytes),
-                    pool,
-                    shards,
-                    writer,
-                    self.result,
-                    progress,
+                    model=self.model,
+                    stages=self._stages(pool, block_bytes),
+                    pool=pool,
+                    shards=shards,
+                    writer=writer,
+                    result=self.result,
+                    progress=progress,
                     post=board.post,
                     show_progress=board.show_now,
                     hang_s=60 * self.config.stall_minutes / _HANGS_PER_STALL,

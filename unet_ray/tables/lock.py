@@ -6,14 +6,14 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unet_ray.errors import CredentialsError, InputError, OutputHeldError, UnetRayError
+from unet_ray.errors import InputError, OutputHeldError, UnetRayError
+from unet_ray.periodic import every
 from unet_ray.storage.json_file import parse_json, read_limited
 from unet_ray.storage.storage import Storage
 
@@ -71,9 +71,8 @@ class OutputLock:
 
     def __init__(self, output: Storage, run_id: str) -> None:
         self._output, self._run_id = output, run_id
-        self._stop = threading.Event()
         self._started_at = datetime.now(UTC)
-        self._beat = threading.Thread(target=self._send_heartbeats, daemon=True)
+        self._heartbeats = ExitStack()
 
     def __enter__(self) -> OutputLock:
         try:
@@ -82,7 +81,7 @@ class OutputLock:
             raise InputError(
                 f"{self._output.uri}/{_LOCK}: cannot be read or written: {error}"
             ) from error
-        self._beat.start()
+        self._heartbeats.enter_context(every(HEARTBEAT_S, self._send_heartbeat, "heartbeat"))
         return self
 
     def _take(self) -> None:
@@ -143,8 +142,7 @@ class OutputLock:
         )
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._beat.join()
+        self._heartbeats.close()
         with suppress(UnetRayError):
             self.check(self._output, self._run_id)
             self._output.delete(_LOCK)
@@ -159,15 +157,14 @@ class OutputLock:
                 f"{output.uri}: {state} this output now, not run {run_id}; nothing was committed"
             )
 
-    def _send_heartbeats(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            try:
-                self.check(self._output, self._run_id)
-                self._write()
-            except (OSError, CredentialsError):
-                continue  # the next beat follows soon; the lease is thirty beats long
-            except UnetRayError:
-                return  # the lock is lost, as the next commit finds out
+    def _send_heartbeat(self) -> None:
+        """Write the time into the lock, unless it is lost, as the next commit finds out.
+
+        If the store does not answer, the next heartbeat follows soon; the lease is thirty of them.
+        """
+        with suppress(OSError, UnetRayError):
+            self.check(self._output, self._run_id)
+            self._write()
 
     def _write(self) -> None:
         self._output.write(_LOCK, self._content())

@@ -154,7 +154,7 @@ def test_a_window_reads_only_the_tiles_that_it_meets() -> None:
 
 
 def test_a_window_asks_for_a_bounded_size_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiff_windows, "_SEGMENT_BYTES", 300_000)
+    monkeypatch.setattr(tiff_windows, "SEGMENT_BYTES", 300_000)
     image, calls = np.tile(scene("uint8", 3), (8, 8, 1)), []
     data = tiff(image, tile=(128, 128))
 
@@ -197,7 +197,7 @@ def test_damaged_files_are_errors(data: Any) -> None:
 
 def test_strips_and_images_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiff(scene("uint8", 3), rowsperstrip=HEIGHT, compression="zlib")
-    monkeypatch.setattr(tiff_windows, "_SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(tiff_windows, "SEGMENT_BYTES", 10_000)
     with pytest.raises(ImageError, match="save the image with smaller ones"):
         open_windows(make_range_file(data))
     monkeypatch.setattr(window_reader, "MAX_PIXELS", 1000)

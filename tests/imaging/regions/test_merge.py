@@ -14,14 +14,10 @@ from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions import merge as seams
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.merge import SIDES_AT_ONCE, RegionMerger
-from unet_ray.imaging.regions.regions import (
-    MAX_REGIONS,
-    Regions,
-    find_beside_no_data,
-    find_regions,
-)
+from unet_ray.imaging.regions.regions import Regions, find_beside_no_data, find_regions
 from unet_ray.imaging.regions.separation import SeparatedMask, separate_touching, unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
+from unet_ray.limits import MAX_REGIONS
 
 FILTERS = st.builds(RegionFilter, st.integers(1, 6), st.sampled_from([0.0, 0.0, 0.5]))
 PATTERNS = (
@@ -256,7 +252,7 @@ def test_too_many_regions_are_an_error_whatever_the_tiles(tile: int) -> None:
 
 
 def test_an_outline_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seams, "_MAX_OUTLINE_BYTES", 2**10)
+    monkeypatch.setattr(seams, "MAX_OUTLINE_BYTES", 2**10)
     mask = draw("comb", 64, 64, np.random.default_rng(0))
     with pytest.raises(ImageError, match="outline takes"):
         find_by_tiles(

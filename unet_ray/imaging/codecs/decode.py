@@ -27,7 +27,6 @@ from unet_ray.imaging.codecs.mask_samples import ColourTable, read_mask_values
 from unet_ray.imaging.codecs.pixel_size import PNG_MAGIC, PixelSize, read_png_pixel_size
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.raster import (
-    MAX_PIXELS,
     ORIENTATION_TAG,
     PILLOW_FORMATS,
     Raster,
@@ -43,6 +42,7 @@ from unet_ray.imaging.codecs.samples import (
 )
 from unet_ray.imaging.codecs.tiff import open_image, read_page
 from unet_ray.imaging.codecs.tiff_directories import TIFF_MAGIC
+from unet_ray.limits import MAX_ARRAY_PIXELS
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 IMAGE_SUFFIXES = TIFF_SUFFIXES | frozenset(
@@ -78,7 +78,7 @@ _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def decode_image(
-    data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS, lossy_samples: bool = False
+    data: bytes | PlaneFile, max_pixels: int = MAX_ARRAY_PIXELS, lossy_samples: bool = False
 ) -> DecodedImage:
     """Decode an encoded image.
 
@@ -201,14 +201,14 @@ def turn_image(image: DecodedImage, orientation: int) -> DecodedImage:
 
 
 def decode_label_image(
-    data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
+    data: bytes | PlaneFile, max_pixels: int = MAX_ARRAY_PIXELS, table: ColourTable | None = None
 ) -> NDArray[Any]:
     """Decode a mask file; see `decode_oriented_label`, whose orientation is left out."""
     return decode_oriented_label(data, max_pixels, table)[0]
 
 
 def decode_oriented_label(
-    data: bytes | PlaneFile, max_pixels: int = MAX_PIXELS, table: ColourTable | None = None
+    data: bytes | PlaneFile, max_pixels: int = MAX_ARRAY_PIXELS, table: ColourTable | None = None
 ) -> tuple[NDArray[Any], int]:
     """Decode a mask file to its values: ids as they are, colours as `mask_samples` describes.
 

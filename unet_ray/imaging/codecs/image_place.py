@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from unet_ray.flags import MAX_CHANNELS
+from unet_ray.limits import MAX_PAGES
 
-MAX_PAGES = 2**16
-"""Largest number of pages of one TIFF stack."""
 MOST_RANGES = 16
 """Largest number of ranges of a page. A page that has more is fetched piecewise while decoding."""
 _INTEGERS = (int, np.integer)

@@ -13,8 +13,6 @@ from PIL import Image, UnidentifiedImageError
 
 from unet_ray.errors import ImageError, one_line
 
-MAX_PIXELS = 2**27
-"""Largest image that is decoded whole (px); 134 megapixels."""
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
 """Formats that Pillow may open: their decoders run no other program and open no other file."""
 SAMPLE_TYPES = ("uint8", "uint16", "int8", "int16", "float32")
@@ -22,9 +20,6 @@ SAMPLE_TYPES = ("uint8", "uint16", "int8", "int16", "float32")
 LARGEST_SAMPLE = 2.0**100
 """Largest magnitude of a float sample, 1.3e30. Larger ones are no measurements in any unit: they
 mark missing data, as -3.4e38 does in GeoTIFF, or damage."""
-MAX_PIXELS_PER_BYTE = 300
-"""Largest number of pixels per stored byte; more is a decompression bomb, not an image: a blank
-JPEG has some 250."""
 ORIENTATION_TAG = 274
 """EXIF and TIFF tag of an image's orientation."""
 

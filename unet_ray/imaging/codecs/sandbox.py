@@ -52,8 +52,8 @@ from unet_ray.imaging.codecs.geo_tags import GeoTags
 from unet_ray.imaging.codecs.image_place import ImagePlace
 from unet_ray.imaging.codecs.mask_samples import ColourTable
 from unet_ray.imaging.codecs.range_file import Fetch, PlaneFile, RangeFile
-from unet_ray.imaging.codecs.raster import MAX_PIXELS
 from unet_ray.imaging.geometry import Box
+from unet_ray.limits import MAX_ARRAY_PIXELS
 
 TIME_LIMIT_S = 60.0
 """Time limit for one image (s): 100 times what the largest image that is decoded whole takes."""
@@ -121,7 +121,7 @@ class Decoder:
     def decode(
         self,
         data: bytes | PlaneFile,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int = MAX_ARRAY_PIXELS,
         lossy_samples: bool = False,
     ) -> DecodedImage:
         """Decode an encoded image, as `decode_image` does.
@@ -145,7 +145,7 @@ class Decoder:
     def decode_label(
         self,
         data: bytes | PlaneFile,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int = MAX_ARRAY_PIXELS,
         table: ColourTable | None = None,
     ) -> NDArray[Any]:
         """Decode a mask file to its values; see `decode_oriented_label`."""
@@ -154,7 +154,7 @@ class Decoder:
     def decode_oriented_label(
         self,
         data: bytes | PlaneFile,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int = MAX_ARRAY_PIXELS,
         table: ColourTable | None = None,
     ) -> tuple[NDArray[Any], int]:
         """Decode a mask file and its orientation, as the function `decode_oriented_label` does.

@@ -33,7 +33,6 @@ from unet_ray.imaging.codecs.pixel_size import (
 )
 from unet_ray.imaging.codecs.range_file import GAP_BYTES, PageFile, PlaneFile, RangeFile
 from unet_ray.imaging.codecs.raster import (
-    MAX_PIXELS_PER_BYTE,
     ORIENTATION_TAG,
     Raster,
     check_size,
@@ -42,6 +41,7 @@ from unet_ray.imaging.codecs.raster import (
 from unet_ray.imaging.codecs.tiff_axes import ImagePages, group_pages
 from unet_ray.imaging.codecs.tiff_directories import SHARED, VALUE_BYTES, iterate_directories
 from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
+from unet_ray.limits import MAX_PIXELS_PER_BYTE, ORDINARY_STACK_PIXELS
 
 _SUBIFDS = 330
 """TIFF tag of directories that are no pages."""
@@ -49,9 +49,6 @@ _NO_DATA = 42113
 """TIFF tag of GDAL: the value of pixels that are not there, as text."""
 _ALPHA = (1, 2)
 """Kinds of extra samples that are alpha: its colours are multiplied by it (1) or not (2)."""
-_ORDINARY_PIXELS = 2**31
-"""Pixels of all pages of a stack that are accepted however small the file is: a stack of masks
-without objects takes next to nothing."""
 
 
 @QuietTifffile()
@@ -213,7 +210,7 @@ def _check_amplification(
             f"of {file_size} bytes",
         )
     pixels = sum(int(page.imagelength) * int(page.imagewidth) for page in pages)
-    if pixels > max(_ORDINARY_PIXELS, MAX_PIXELS_PER_BYTE * file_size):
+    if pixels > max(ORDINARY_STACK_PIXELS, MAX_PIXELS_PER_BYTE * file_size):
         raise ImageError(
             "unreadable",
             f"{len(pages)} pages of {pixels} px in a file of {file_size} bytes, more than "

@@ -18,7 +18,8 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from unet_ray.imaging.codecs.image_place import MAX_PAGES, ImageKey, clean_names
+from unet_ray.imaging.codecs.image_place import ImageKey, clean_names
+from unet_ray.limits import MAX_PAGES
 
 _AXES = "TZC"
 """Axes along which pages are told apart."""

@@ -9,8 +9,8 @@ from contextlib import suppress
 import tifffile
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.image_place import MAX_PAGES
 from unet_ray.imaging.codecs.range_file import RangeFile
+from unet_ray.limits import MAX_PAGES
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SHARED = 4

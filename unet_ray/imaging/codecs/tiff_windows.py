@@ -18,11 +18,7 @@ from unet_ray.imaging.codecs.tiff import open_image, raster_of_page
 from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 from unet_ray.imaging.codecs.window_reader import STRIP_ROWS, WindowReader, check_large
 from unet_ray.imaging.geometry import Box
-
-_SEGMENT_BYTES = 2**28
-"""Largest tile or strip of a TIFF that is decoded (bytes)."""
-_CACHE_BYTES = 2**28
-"""Largest size of the decoded tiles and strips that are kept for the next window (bytes)."""
+from unet_ray.limits import CACHED_SEGMENTS_BYTES, SEGMENT_BYTES
 
 
 class TiffWindows(WindowReader):
@@ -30,7 +26,7 @@ class TiffWindows(WindowReader):
 
     def __init__(self, file: RangeFile) -> None:
         found = open_image(cast(BinaryIO, file))
-        cache_bytes = _CACHE_BYTES // len(found.pages)
+        cache_bytes = CACHED_SEGMENTS_BYTES // len(found.pages)
         self._pages = [_PageWindows(page, file.fetch, cache_bytes) for page in found.pages]
         self._mask = found.mask and _PageWindows(found.mask, file.fetch, cache_bytes)
         self._image = found
@@ -87,10 +83,10 @@ class _PageWindows:
             )
             if whole_rows and int(page.predictor) == 1 and rows > STRIP_ROWS and page.is_contiguous:
                 self._is_plain, rows = True, STRIP_ROWS
-        if rows < 1 or columns < 1 or rows * columns * self._channels * sample > _SEGMENT_BYTES:
+        if rows < 1 or columns < 1 or rows * columns * self._channels * sample > SEGMENT_BYTES:
             raise ImageError(
                 "too_large",
-                f"TIFF tiles or strips of {columns}×{rows} px, more than {_SEGMENT_BYTES} bytes "
+                f"TIFF tiles or strips of {columns}×{rows} px, more than {SEGMENT_BYTES} bytes "
                 "each; save the image with smaller ones",
             )
         return rows, columns
@@ -144,7 +140,7 @@ class _PageWindows:
             return first, min(self._rows, self.height - row * self._rows) * row_bytes
         index = self._segment_index(plane, row, column)
         offset, size = int(page.dataoffsets[index]), int(page.databytecounts[index])
-        if size > 2 * _SEGMENT_BYTES:
+        if size > 2 * SEGMENT_BYTES:
             raise ImageError("unreadable", f"a tile or strip of {size} bytes")
         return offset, size if offset else 0
 
@@ -212,7 +208,7 @@ def _join_ranges(ranges: list[tuple[int, int]]) -> list[_Piece]:
         if (
             last
             and offset <= last.stop + GAP_BYTES
-            and max(last.stop, stop) - last.start <= _SEGMENT_BYTES
+            and max(last.stop, stop) - last.start <= SEGMENT_BYTES
         ):
             last.stop = max(last.stop, stop)
             last.members.append(index)
@@ -225,7 +221,7 @@ def _group_pieces(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
     """Yield groups of pieces that are fetched at once, each within the size limit of one piece."""
     group: list[_Piece] = []
     for piece in pieces:
-        if group and sum(other.size for other in group) + piece.size > _SEGMENT_BYTES:
+        if group and sum(other.size for other in group) + piece.size > SEGMENT_BYTES:
             yield group
             group = []
         group.append(piece)

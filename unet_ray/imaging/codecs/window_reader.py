@@ -9,15 +9,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
+from unet_ray.flags import MAX_CHANNELS
 from unet_ray.imaging.codecs.alpha import Alpha
 from unet_ray.imaging.codecs.decode import ReadImage, compose_image, finish_image
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.mask_samples import read_mask_values
 from unet_ray.imaging.codecs.raster import check_not_empty, mapped_errors
 from unet_ray.imaging.geometry import Box
+from unet_ray.limits import MAX_PIXELS
 
-MAX_PIXELS = 2**34
-"""Largest image that is read in windows (px): 17 gigapixels, 131,072 squared."""
 STRIP_ROWS = 64
 """Rows that are read together if a format has no tiles or strips of its own."""
 
@@ -98,5 +98,5 @@ def check_large(height: int, width: int, channels: int) -> None:
         raise ImageError(
             "too_large", f"{width}×{height} px; images up to {MAX_PIXELS} px can be read"
         )
-    if channels > 64:
-        raise ImageError("unsupported", f"{channels} channels; at most 64 can be read")
+    if channels > MAX_CHANNELS:
+        raise ImageError("unsupported", f"{channels} channels; at most {MAX_CHANNELS} can be read")

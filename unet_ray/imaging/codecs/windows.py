@@ -19,14 +19,7 @@ from unet_ray.imaging.codecs.tiff_directories import TIFF_MAGIC
 from unet_ray.imaging.codecs.tiff_windows import TiffWindows
 from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.geometry import Box
-
-WHOLE_PIXELS = 2**25
-"""Largest image that is decoded whole (px): 34 megapixels.
-
-Larger images are read in windows if their format allows it.
-"""
-WHOLE_BYTES = 2**28
-"""Largest file that is read whole (bytes)."""
+from unet_ray.limits import WHOLE_BYTES
 
 
 def open_windows(

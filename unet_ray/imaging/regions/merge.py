@@ -21,13 +21,13 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.regions.columns import number_chosen
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.outlines import Sides, outlines_wkb
-from unet_ray.imaging.regions.regions import MAX_REGIONS, Regions, RegionSums, check_count
+from unet_ray.imaging.regions.regions import Regions, RegionSums, check_count
 from unet_ray.imaging.regions.runs import components
 from unet_ray.imaging.regions.separation import CORE, LEFTOVER, encode_direction
 from unet_ray.imaging.regions.tile_regions import Contacts, Edge, TileRegions
+from unet_ray.limits import MAX_OUTLINE_BYTES, MAX_REGIONS
 
 _VERTEX_BYTES = 16
-_MAX_OUTLINE_BYTES = 256 * 2**20
 SIDES_AT_ONCE = 2**17
 """Sides that are drawn at a time, or those of one region: drawing takes some 300 bytes for each."""
 
@@ -282,10 +282,11 @@ def _check_outlines(vertices: NDArray[np.int64]) -> None:
         ImageError: An outline is too large (`too_large`).
     """
     largest = int(vertices.max(initial=0)) * _VERTEX_BYTES
-    if largest > _MAX_OUTLINE_BYTES:
+    if largest > MAX_OUTLINE_BYTES:
         raise ImageError(
             "too_large",
-            f"a region's outline takes {largest / 2**20:.0f} MB; the limit is 256 MB",
+            f"a region's outline takes {largest / 2**20:.0f} MB; the limit is "
+            f"{MAX_OUTLINE_BYTES >> 20} MB",
         )
 
 

@@ -14,9 +14,7 @@ from unet_ray.imaging.regions.filter import ANY, RegionFilter
 from unet_ray.imaging.regions.outlines import Parts, outlines_wkb
 from unet_ray.imaging.regions.runs import Runs
 from unet_ray.imaging.regions.separation import SeparatedMask
-
-MAX_REGIONS = 2_000_000
-"""Limit per class and image: the memory for an image's rows (a few hundred bytes each)."""
+from unet_ray.limits import MAX_REGIONS
 
 
 @dataclass(frozen=True)

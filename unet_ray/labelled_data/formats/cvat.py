@@ -10,7 +10,6 @@ from reprlib import repr as shorten
 
 import numpy as np
 
-from unet_ray.imaging.codecs.raster import MAX_PIXELS
 from unet_ray.imaging.regions.run_lengths import check_runs
 from unet_ray.labelled_data.annotations import LabelError, Polygon, Runs
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
@@ -26,6 +25,7 @@ from unet_ray.labelled_data.formats.parts.drawn_shapes import (
 from unet_ray.labelled_data.formats.parts.known_images import KnownImages
 from unet_ray.labelled_data.formats.parts.shapes import CROWDS, FEW_POINTS, outline_ellipse
 from unet_ray.labelled_data.formats.parts.xml_stream import Node, read_children
+from unet_ray.limits import MAX_ARRAY_PIXELS
 
 _ZIP = b"PK\x03\x04"
 _LEFT_OUT = {
@@ -210,8 +210,8 @@ def _read_polygon(node: Node) -> list[Polygon | Runs]:
 def _read_mask(node: Node) -> list[Polygon | Runs]:
     left, top = _read_whole(node, "left"), _read_whole(node, "top")
     width, height = _read_whole(node, "width"), _read_whole(node, "height")
-    if not 0 < width * height <= MAX_PIXELS or min(width, height) < 0:
-        raise ValueError(f"a mask of {width}×{height} px; it must have 1 to {MAX_PIXELS} px")
+    if not 0 < width * height <= MAX_ARRAY_PIXELS or min(width, height) < 0:
+        raise ValueError(f"a mask of {width}×{height} px; it must have 1 to {MAX_ARRAY_PIXELS} px")
     text = node.attributes.get("rle", "")
     try:
         counts = np.array([int(count) for count in text.split(",")], np.int64)

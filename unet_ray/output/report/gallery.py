@@ -40,11 +40,11 @@ from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.image_place import ImagePlace
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import Decoder, DecoderPool
-from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.imaging.drawing.overlay import class_colour, stretch_contrast
 from unet_ray.imaging.drawing.panels import PANEL_PX, image_panel
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.outline_wkb import parse_outlines
+from unet_ray.limits import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.output.pixel_area import PIXEL_SIDES, measure_pixel_area
 from unet_ray.output.report.facts import Facts
 from unet_ray.output.sound_rows import SOUND_COLUMNS, SOUND_ROWS

@@ -19,8 +19,8 @@ from unet_ray.imaging.channels import ChannelSelection, take_channels, take_page
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
-from unet_ray.imaging.codecs.windows import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.imaging.resampling import find_factors
+from unet_ray.limits import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import pixel_table, read_records

@@ -31,7 +31,6 @@ from unet_ray.imaging.channels import ChannelSelection, take_channels, take_page
 from unet_ray.imaging.codecs.alpha import AlphaCounts
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.range_file import RangeFile
-from unet_ray.imaging.codecs.raster import MAX_PIXELS_PER_BYTE
 from unet_ray.imaging.codecs.sandbox import Decoder
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.merge import RegionMerger
@@ -39,6 +38,7 @@ from unet_ray.imaging.regions.regions import find_beside_no_data
 from unet_ray.imaging.regions.tile_regions import TileRegions, find_tile_regions
 from unet_ray.imaging.resampling import Pixels, Resampling
 from unet_ray.imaging.tiling import Tile
+from unet_ray.limits import MAX_PIXELS_PER_BYTE
 from unet_ray.network.devices import as_image_error, is_device_lost
 from unet_ray.network.predictor import (
     Predictor,

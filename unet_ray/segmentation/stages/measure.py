@@ -17,13 +17,9 @@ from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.geometry import Box
 from unet_ray.imaging.regions.postprocessing import Postprocessing
-from unet_ray.imaging.regions.regions import (
-    MAX_REGIONS,
-    Regions,
-    find_beside_no_data,
-    find_regions,
-)
+from unet_ray.imaging.regions.regions import Regions, find_beside_no_data, find_regions
 from unet_ray.imaging.regions.run_lengths import encode_rle
+from unet_ray.limits import MAX_OUTLINES_BYTES, MAX_REGIONS
 from unet_ray.segmentation.stages.columns import (
     MASK_ROWS,
     REGION_ROWS,
@@ -34,10 +30,6 @@ from unet_ray.segmentation.stages.columns import (
 from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.segmentation.stages.work_done import WorkDone
 from unet_ray.tables.binary_columns import join_bytes, view_samples
-
-_OUTLINE_BYTES = 2**30
-"""Limit on the outlines of an image, all classes together: a task that writes them takes several
-times that, and Arrow addresses 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -213,11 +205,11 @@ class Measure:
 
 
 def _check_bytes(size: int) -> None:
-    if size > _OUTLINE_BYTES:
+    if size > MAX_OUTLINES_BYTES:
         raise ImageError(
             "too_large",
-            f"the outlines of its regions take {size >> 20} MiB, more than {_OUTLINE_BYTES >> 20} "
-            "MiB; is it noise? --min-area leaves small regions out",
+            f"the outlines of its regions take {size >> 20} MiB, more than "
+            f"{MAX_OUTLINES_BYTES >> 20} MiB; is it noise? --min-area leaves small regions out",
         )
 
 

@@ -21,7 +21,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_ray.imaging.codecs.raster import MAX_PIXELS
+from unet_ray.limits import MAX_ARRAY_PIXELS
 
 _CHANNELS = 4
 _ALPHA = 3
@@ -35,8 +35,8 @@ def decode_brush(data: bytes, height: int, width: int) -> NDArray[np.bool_]:
         ValueError: The data are no run lengths for an image of this size.
     """
     pixels = height * width
-    if pixels > MAX_PIXELS:
-        raise ValueError(f"an image of {width}×{height} px; the largest has {MAX_PIXELS} px")
+    if pixels > MAX_ARRAY_PIXELS:
+        raise ValueError(f"an image of {width}×{height} px; the largest has {MAX_ARRAY_PIXELS} px")
     bits = _Bits(data)
     number = bits.read(32)
     if number != _CHANNELS * pixels:

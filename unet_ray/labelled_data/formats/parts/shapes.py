@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unet_ray.errors import ImageError
-from unet_ray.imaging.codecs.raster import MAX_PIXELS, mapped_errors
+from unet_ray.imaging.codecs.raster import mapped_errors
 from unet_ray.imaging.regions.run_lengths import encode_rle
 from unet_ray.labelled_data.annotations import NO_CATEGORY, LabelError, Polygon, Runs
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats.parts.json_stream import read_elements
+from unet_ray.limits import MAX_ARRAY_PIXELS
 from unet_ray.text import is_utf8
 
 FEW_POINTS = "outlines of fewer than three points"
@@ -225,7 +226,7 @@ def read_png_mask(data: bytes) -> NDArray[np.bool_]:
     """
     try:
         with mapped_errors(), Image.open(BytesIO(data), formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > MAX_ARRAY_PIXELS:
                 raise ImageError("too_large", f"{image.width}×{image.height} px are too many")
             has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
             samples = np.asarray(image.convert("RGBA") if has_alpha else image)

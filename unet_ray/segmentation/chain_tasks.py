@@ -1,0 +1,49 @@
+"""Tasks of the chain that run no network: each runs a stage on a block, under the guard.
+
+They have a module of their own because each process loads everything that the module of its task
+imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from unet_ray.segmentation.guard import Guard
+from unet_ray.segmentation.stages.decode import Decode, describe_new_decoder
+from unet_ray.segmentation.stages.measure import Measure, summarize_work
+from unet_ray.segmentation.stages.work_done import WorkDone
+
+
+def decode(plan: pa.Table, stage: Decode, guard: Guard, run_id: str) -> Iterator[pa.Table]:
+    """Decode a block of images, and tell the driver once what the decoder may not do.
+
+    Args:
+        plan: A table of PLAN.
+        stage: The stage, with the settings of the run.
+        guard: Guard of the chain.
+        run_id: The run.
+
+    Yields:
+        Tables of PIXELS.
+    """
+    if confinement := describe_new_decoder(run_id):
+        guard.post(WorkDone(confinement=confinement))
+    yield from guard.run("decode", stage, plan)
+
+
+def measure(probabilities: pa.Table, stage: Measure, guard: Guard) -> Iterator[pa.Table]:
+    """Measure a block of images, and tell the driver what was done.
+
+    Args:
+        probabilities: A table of PROBABILITIES.
+        stage: The stage, with the settings of the run.
+        guard: Guard of the chain.
+
+    Yields:
+        Tables of ROWS.
+    """
+    for rows in guard.run("measure", stage.tables, probabilities, guard.make_deadline()):
+        guard.post(summarize_work(rows))
+        yield rows
