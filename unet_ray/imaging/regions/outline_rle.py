@@ -42,23 +42,36 @@ def encode_outlines(
         return []
     if (shapely.is_missing(outlines) | shapely.is_empty(outlines)).any():
         raise ValueError("an outline without points")
-    rings, owner = _list_rings(outlines)
+    parts, part_outline = shapely.get_parts(outlines, return_index=True)
+    rings, ring_part = shapely.get_rings(parts, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     # From here on, coordinates decide how much memory is taken, by C code as well.
     if not ((points >= 0) & (points <= [width, height])).all():
         raise ValueError(f"an outline that leaves its image of {width}×{height} px")
     x, y = points.astype(np.int64).T
+    # Horizontal sides: their left end, length and row of vertices. Outlines ascend.
     sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
-    left, length = np.minimum(x[sides], x[sides + 1]), np.abs(x[sides + 1] - x[sides])
-    outline = owner[ring[sides]]  # ascending
+    left = np.minimum(x[sides], x[sides + 1])
+    length = np.abs(x[sides + 1] - x[sides])
+    line = y[sides]
+    outline = part_outline[ring_part[ring[sides]]]
     codes: list[bytes | None] = [None] * len(outlines)
     for some in _group(np.bincount(outline, length, minlength=len(outlines)), group_px):
-        mine = slice(*np.searchsorted(outline, [some[0], some[-1] + 1]))
-        edge = np.repeat(y[sides[mine]], length[mine]) + height * ranges(left[mine], length[mine])
-        label = np.repeat(outline[mine] - some[0], length[mine])
+        first, after = np.searchsorted(outline, [some[0], some[-1] + 1])
+        place, px = slice(first, after), length[first:after]
+        # Each pixel of a side is an edge, numbered down the columns.
+        edge = np.repeat(line[place], px) + height * ranges(left[place], px)
+        label = np.repeat(outline[place] - some[0], px)
         order = np.lexsort((edge, label))
         start, stop = edge[order].reshape(-1, 2).T
-        found = _compress_runs(label[order][::2], start, stop, height, width, len(some))
+        found = _compress_runs(
+            label=label[order][::2],
+            start=start,
+            stop=stop,
+            height=height,
+            width=width,
+            num_labels=len(some),
+        )
         for index, code in zip(some, found, strict=True):
             codes[index] = code
     return codes
@@ -79,20 +92,13 @@ def _group(lengths: NDArray[Any], group_px: int) -> Iterator[NDArray[np.int64]]:
             yield some
 
 
-def _list_rings(outlines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the rings of all outlines, and the index of the outline that each ring belongs to."""
-    parts, outline = shapely.get_parts(outlines, return_index=True)
-    rings, part = shapely.get_rings(parts, return_index=True)
-    return rings, outline[part]
-
-
 def _compress_runs(
     label: NDArray[np.int64],
     start: NDArray[np.int64],
     stop: NDArray[np.int64],
     height: int,
     width: int,
-    labels: int,
+    num_labels: int,
 ) -> list[bytes]:
     """Encode the runs of each label as the gaps and lengths that COCO counts.
 
@@ -102,7 +108,7 @@ def _compress_runs(
         stop: Last pixel + 1 of each run.
         height: Height of the image (px).
         width: Width of the image (px).
-        labels: Number of labels.
+        num_labels: Number of labels.
 
     Returns:
         Compressed counts of each label.
@@ -111,14 +117,17 @@ def _compress_runs(
     goes_on = np.zeros(len(start), bool)
     goes_on[1:] = (label[1:] == label[:-1]) & (start[1:] == stop[:-1])
     begins = np.flatnonzero(~goes_on)
-    label, start, stop = label[begins], start[begins], stop[np.append(begins[1:], len(stop)) - 1]
+    ends = np.append(begins[1:], len(stop)) - 1
+    label, start, stop = label[begins], start[begins], stop[ends]
     gap = start.copy()
     gap[1:] -= np.where(label[1:] == label[:-1], stop[:-1], 0)
     counts = np.stack([gap, stop - start], axis=1).ravel()
-    bounds = np.searchsorted(label, np.arange(labels + 1))
+    bounds = np.searchsorted(label, np.arange(num_labels + 1))
     rest = height * width - stop[bounds[1:] - 1]
-    listed = [
-        {"size": [height, width], "counts": counts[2 * a : 2 * b].tolist() + [after] * (after > 0)}
-        for a, b, after in zip(bounds[:-1], bounds[1:], rest.tolist(), strict=True)
-    ]
+    listed = []
+    for first, after, rest_px in zip(bounds[:-1], bounds[1:], rest.tolist(), strict=True):
+        label_counts = counts[2 * first : 2 * after].tolist()
+        if rest_px > 0:
+            label_counts.append(rest_px)
+        listed.append({"size": [height, width], "counts": label_counts})
     return [code["counts"] for code in coco.frPyObjects(listed, height, width)]
