@@ -206,7 +206,7 @@ def sum_pixels(
 
     def find_extreme(
         pick: np.ufunc, values: NDArray[np.integer[Any]], start: int
-    ) -> NDArray[np.integer[Any]]:
+    ) -> NDArray[Any]:
         found = np.full(num_labels, start, values.dtype)
         pick.at(found, label, values)
         return found
