@@ -48,11 +48,9 @@ class Batch:
 
     def planes(self) -> tuple[Tensor, ...]:
         """Return images, targets and, if there are any, weights."""
-        return (
-            (self.images, self.targets)
-            if self.weights is None
-            else (self.images, self.targets, self.weights)
-        )
+        if self.weights is None:
+            return self.images, self.targets
+        return self.images, self.targets, self.weights
 
 
 def augment(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
@@ -87,10 +85,12 @@ def _turn_each(
 ) -> Batch:
     """Apply one of `options` exact moves, drawn at random, to each sample."""
     draws = torch.randint(options, (len(batch.images),), generator=generator).tolist()
-    moved = [
-        turn([plane[index] for plane in batch.planes()], draw) for index, draw in enumerate(draws)
-    ]
-    return Batch(*(torch.stack(planes) for planes in zip(*moved, strict=True)))
+    moved = []
+    for index, draw in enumerate(draws):
+        sample = [plane[index] for plane in batch.planes()]
+        moved.append(turn(sample, draw))
+    stacked = [torch.stack(planes) for planes in zip(*moved, strict=True)]
+    return Batch(*stacked)
 
 
 def _flip(planes: list[Tensor], draw: int) -> list[Tensor]:
@@ -110,11 +110,10 @@ def _warp(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
     chosen = _choose(len(batch.images), _WARPED_SHARE, generator)
     if not len(chosen):
         return batch
-    grid = sampling_grid(len(chosen), batch.images.shape[-1], names, generator).to(
-        batch.images.device
-    )
+    device = batch.images.device
+    grid = sampling_grid(len(chosen), batch.images.shape[-1], names, generator).to(device)
+    chosen = chosen.to(device)
     moved = [plane.clone() for plane in batch.planes()]
-    chosen = chosen.to(batch.images.device)
     for plane, mode in zip(moved, ("bilinear", "nearest", "nearest"), strict=False):
         sampled = grid_sample(
             plane[chosen].float(), grid, mode=mode, padding_mode="reflection", align_corners=False
@@ -123,43 +122,47 @@ def _warp(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
     return Batch(*moved)
 
 
-def sampling_grid(count: int, side: int, names: frozenset[str], generator: Generator) -> Tensor:
+def sampling_grid(
+    num_samples: int, side: int, names: frozenset[str], generator: Generator
+) -> Tensor:
     """Draw the position that each pixel of each sample is read from, as `grid_sample` takes it.
 
     Args:
-        count: Number of samples.
+        num_samples: Number of samples.
         side: Side of a sample (px).
         names: Augmentations; only rotate, scale and elastic have an effect.
         generator: CPU generator of the random draws.
 
     Returns:
-        Positions (x, y), where −1..1 spans the sample; (count, side, side, 2) float32.
+        Positions (x, y), where −1..1 spans the sample; (num_samples, side, side, 2) float32.
     """
-    angle = (torch.rand(count, generator=generator) * 2 - 1) * math.pi / 4 * ("rotate" in names)
-    low, high = (math.log(s) for s in _SCALES)
-    zoom = torch.exp(
-        -(low + (high - low) * torch.rand(count, generator=generator)) * ("scale" in names)
-    )
-    cosine, sine, zero = torch.cos(angle) * zoom, torch.sin(angle) * zoom, torch.zeros(count)
-    matrix = torch.stack(
-        [torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1
-    )
-    grid = affine_grid(matrix, [count, 1, side, side], align_corners=False)
+    # Both are drawn whether they are used or not, so that other draws stay the same.
+    turns = torch.rand(num_samples, generator=generator) * 2 - 1
+    magnifications = torch.rand(num_samples, generator=generator)
+    angle = turns * math.pi / 4 * ("rotate" in names)
+    low, high = math.log(_SCALES[0]), math.log(_SCALES[1])
+    zoom = torch.exp(-(low + (high - low) * magnifications) * ("scale" in names))
+    cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    zero = torch.zeros(num_samples)
+    x_row = torch.stack([cosine, -sine, zero], 1)
+    y_row = torch.stack([sine, cosine, zero], 1)
+    matrix = torch.stack([x_row, y_row], 1)
+    grid = affine_grid(matrix, [num_samples, 1, side, side], align_corners=False)
     if "elastic" in names:
-        grid = grid + _displacements(count, side, generator)
+        grid = grid + _displacements(num_samples, side, generator)
     return grid
 
 
-def _displacements(count: int, side: int, generator: Generator) -> Tensor:
+def _displacements(num_samples: int, side: int, generator: Generator) -> Tensor:
     """Draw a smooth random displacement field (Ronneberger et al. 2015).
 
     Displacements are Gaussian on a coarse grid and interpolated bicubically in between.
     """
     deviation_px = min(_ELASTIC_PX, _STEEPEST * side / (_ELASTIC_GRID - 1))
-    coarse = torch.randn(count, 2, _ELASTIC_GRID, _ELASTIC_GRID, generator=generator) * (
-        2 * deviation_px / side
-    )
-    return interpolate(coarse, (side, side), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    drawn = torch.randn(num_samples, 2, _ELASTIC_GRID, _ELASTIC_GRID, generator=generator)
+    coarse = drawn * (2 * deviation_px / side)
+    fine = interpolate(coarse, (side, side), mode="bicubic", align_corners=True)
+    return fine.permute(0, 2, 3, 1)
 
 
 def _apply_to_some(
@@ -177,16 +180,15 @@ def _apply_to_some(
     return images
 
 
-def _choose(count: int, share: float, generator: Generator) -> Tensor:
-    """Draw the indices of a random share of `count` samples."""
-    return torch.nonzero(torch.rand(count, generator=generator) < share).flatten()
+def _choose(num_samples: int, share: float, generator: Generator) -> Tensor:
+    """Draw the indices of a random share of the samples."""
+    return torch.nonzero(torch.rand(num_samples, generator=generator) < share).flatten()
 
 
 def _uniform(like: Tensor, low: float, high: float, generator: Generator) -> Tensor:
     """Draw one value per sample; (N, 1, 1, 1) on the device of `like`."""
-    return (low + (high - low) * torch.rand(len(like), 1, 1, 1, generator=generator)).to(
-        like.device
-    )
+    drawn = torch.rand(len(like), 1, 1, 1, generator=generator)
+    return (low + (high - low) * drawn).to(like.device)
 
 
 def _brighten(images: Tensor, generator: Generator) -> Tensor:
@@ -200,39 +202,36 @@ def _contrast(images: Tensor, generator: Generator) -> Tensor:
 
 def _gamma(images: Tensor, generator: Generator) -> Tensor:
     """Stretch each sample to 0..1, raise it to a power, and map it back to its range."""
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    low = images.amin((1, 2, 3), keepdim=True)
+    high = images.amax((1, 2, 3), keepdim=True)
     span = (high - low).clamp(min=1e-6)
-    return ((images - low) / span).pow(
-        torch.exp(_uniform(images, -0.4, 0.4, generator))
-    ) * span + low
+    power = torch.exp(_uniform(images, -0.4, 0.4, generator))
+    return ((images - low) / span).pow(power) * span + low
 
 
 def _noise(images: Tensor, generator: Generator) -> Tensor:
     # Only the seed comes from the CPU generator; the noise is drawn on the device of the images.
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    drawn = torch.randn(
-        images.shape,
-        generator=torch.Generator(images.device).manual_seed(seed),
-        device=images.device,
-    )
+    on_device = torch.Generator(images.device).manual_seed(seed)
+    drawn = torch.randn(images.shape, generator=on_device, device=images.device)
     return images + drawn * _uniform(images, 0.0, 0.15, generator)
 
 
 def _blur(images: Tensor, generator: Generator) -> Tensor:
     """Convolve each sample with its own Gaussian, first rows, then columns."""
-    count, channels, height, width = images.shape
+    num_channels = images.shape[1]
     offsets = torch.arange(
         -_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device, dtype=torch.float32
     )
-    kernel = torch.exp(-(offsets**2) / (2 * _uniform(images, 0.4, 1.5, generator).view(-1, 1) ** 2))
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    padded = pad(images, (_BLUR_RADIUS,) * 4, mode="replicate").reshape(
-        1, count * channels, height + 8, width + 8
-    )
-    rows = conv2d(padded, kernel[:, None, None, :], groups=count * channels)
-    return conv2d(rows, kernel[:, None, :, None], groups=count * channels).view(
-        count, channels, height, width
-    )
+    sigma_px = _uniform(images, 0.4, 1.5, generator).view(-1, 1)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma_px**2))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(num_channels, 0)
+    padded = pad(images, (_BLUR_RADIUS,) * 4, mode="replicate")
+    # All planes of all samples are channels of one image, each with a kernel of its own.
+    planes = padded.reshape(1, -1, *padded.shape[2:])
+    rows = conv2d(planes, kernel[:, None, None, :], groups=planes.shape[1])
+    blurred = conv2d(rows, kernel[:, None, :, None], groups=planes.shape[1])
+    return blurred.view(images.shape)
 
 
 _OPERATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {

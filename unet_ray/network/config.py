@@ -95,9 +95,8 @@ class UNetConfig:
             if self.input_sizes.input_size(size - 2 * self.margin) != size or size <= 0:
                 above = self.input_sizes.input_size(max(1, size - 2 * self.margin))
                 below = above - self.multiple
-                nearest = (
-                    f"{above}" if below < self.input_sizes.input_size(1) else f"{below} and {above}"
-                )
+                smallest = self.input_sizes.input_size(1)
+                nearest = f"{above}" if below < smallest else f"{below} and {above}"
                 raise InputError(
                     f"an input of {height}×{width} px does not fit depth {self.depth}, "
                     f"padding {self.padding}: {size} is not a size that works; "
@@ -126,9 +125,11 @@ def parse_augmentations(text: str) -> frozenset[str]:
     Raises:
         InputError: An unknown name.
     """
-    names = {"all": list(AUGMENTATIONS), "none": []}.get(
-        text, [name.strip() for name in text.split(",")]
-    )
+    if text == "all":
+        return frozenset(AUGMENTATIONS)
+    if text == "none":
+        return frozenset()
+    names = [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in AUGMENTATIONS]
     if unknown:
         raise InputError(

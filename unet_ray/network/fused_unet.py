@@ -40,7 +40,8 @@ class FusedUNet(UNet):
         super().__init__(folded.config)
         self.contracting = nn.ModuleList(map(_fuse_convolutions, folded.contracting))
         self.expansive = nn.ModuleList(map(_fuse_convolutions, folded.expansive))
-        self.up, self.head = folded.up, folded.head
+        self.up = folded.up
+        self.head = folded.head
 
     def _pool(self, features: Tensor) -> Tensor:
         channels, height, width = features.shape[1:]
@@ -85,8 +86,8 @@ class _ConvReLU(nn.Module):
         )
 
 
-def _allocate(like: Tensor, channels: int, height: int, width: int) -> Tensor:
-    shape = like.shape[0], channels, height, width
+def _allocate(like: Tensor, num_channels: int, height: int, width: int) -> Tensor:
+    shape = like.shape[0], num_channels, height, width
     return torch.empty(
         shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
     )

@@ -6,7 +6,7 @@ import json
 import reprlib
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from unet_ray.errors import InputError
 from unet_ray.flags import NAME_RULE, is_name
@@ -94,7 +94,8 @@ class JsonObject:
 
     def _items(self, name: str) -> list[tuple[str, Any]]:
         """Return the path and the value of each item of a list."""
-        path, values = self._path_of(name), self.get(name)
+        path = self._path_of(name)
+        values = self.get(name)
         if not isinstance(values, list):
             _refuse(path, values, "a list")
         return [(f"{path}[{index}]", value) for index, value in enumerate(values)]
@@ -105,7 +106,7 @@ class JsonObject:
         return f"{self.path}.{shown}" if self.path else shown
 
 
-def _is_nested(value: Any, levels: int) -> bool:
+def _is_nested(value: object, levels: int) -> bool:
     """Tell whether objects and lists lie in each other deeper than a number of levels."""
     if not isinstance(value, (dict, list)):
         return False
@@ -113,32 +114,32 @@ def _is_nested(value: Any, levels: int) -> bool:
     return levels == 0 or any(_is_nested(one, levels - 1) for one in inner)
 
 
-def _is_integer(value: Any) -> bool:
-    # true and false are of type int in Python
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    return is_int and -(2**63) <= value < 2**63
+def _is_integer(value: object) -> TypeGuard[int]:
+    if not isinstance(value, int) or isinstance(value, bool):  # true and false are ints in Python
+        return False
+    return -(2**63) <= value < 2**63
 
 
-def _check_text(path: str, value: Any) -> str:
+def _check_text(path: str, value: object) -> str:
     if not isinstance(value, str) or not is_name(value):
         _refuse(path, value, NAME_RULE)
     return value
 
 
-def _check_integer(path: str, value: Any) -> int:
+def _check_integer(path: str, value: object) -> int:
     if not _is_integer(value):
         _refuse(path, value, "a whole number")
-    return int(value)
+    return value
 
 
-def _check_number(path: str, value: Any) -> float:
-    is_finite = isinstance(value, float) and isfinite(value)
-    if not is_finite and not _is_integer(value):
+def _check_number(path: str, value: object) -> float:
+    if isinstance(value, float) and isfinite(value):
+        return value
+    if not _is_integer(value):
         _refuse(path, value, "a finite number")
-    number: float = value
-    return number
+    return value
 
 
-def _refuse(path: str, value: Any, allowed: str) -> NoReturn:
+def _refuse(path: str, value: object, allowed: str) -> NoReturn:
     shown = f"{path} {reprlib.repr(value)}" if path else reprlib.repr(value)
     raise InputError(f"{shown} is not {allowed}")

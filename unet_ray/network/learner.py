@@ -68,33 +68,30 @@ class Learner:
         config: LearnerConfig,
         generator: torch.Generator,
     ) -> None:
-        self.network, self.config = network, config
+        self.network = network
+        self.config = config
         self.optimizer = torch.optim.AdamW(
             network.parameters(), config.learning_rate, weight_decay=_WEIGHT_DECAY
         )
-        self._preprocessing, self._generator = preprocessing, generator
+        self._preprocessing = preprocessing
+        self._generator = generator
         self._device = next(network.parameters()).device
-        self._uses_bfloat16 = (
-            config.gpu_precision == "bfloat16"
-            and torch.cuda.is_bf16_supported(including_emulation=False)
-            if self._device.type == "cuda"
-            else config.cpu_precision == "bfloat16"
-        )
+        if self._device.type == "cuda":
+            is_supported = torch.cuda.is_bf16_supported(including_emulation=False)
+            self._uses_bfloat16 = config.gpu_precision == "bfloat16" and is_supported
+        else:
+            self._uses_bfloat16 = config.cpu_precision == "bfloat16"
         self._norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
-        self._weights = (
-            torch.tensor(config.class_weights, device=self._device)
-            if config.class_weights
-            else None
-        )
+        self._weights: Tensor | None = None
+        if config.class_weights:
+            self._weights = torch.tensor(config.class_weights, device=self._device)
 
     @property
     def unet(self) -> UNet:
         """Network without its wrapper."""
-        inner = (
-            self.network.module
-            if isinstance(self.network, DistributedDataParallel)
-            else self.network
-        )
+        inner = self.network
+        if isinstance(inner, DistributedDataParallel):
+            inner = inner.module
         assert isinstance(inner, UNet)
         return inner
 
@@ -106,21 +103,20 @@ class Learner:
         Args:
             progress: Share of the training, 0..1.
         """
-        return (
-            self.config.learning_rate
-            * min(1.0, progress / _WARM_UP_SHARE)
-            * 0.5
-            * (1 + math.cos(math.pi * progress))
-        )
+        warm_up = min(1.0, progress / _WARM_UP_SHARE)
+        decay = 1 + math.cos(math.pi * progress)
+        return self.config.learning_rate * warm_up * 0.5 * decay
 
     def weights_sum(self) -> Tensor:
         """Return the sum of all weights, a scalar that is finite only if all weights are."""
-        return torch.stack([weight.detach().sum() for weight in self.network.parameters()]).sum()
+        sums = [weight.detach().sum() for weight in self.network.parameters()]
+        return torch.stack(sums).sum()
 
     def share_statistics(self) -> None:
         """Give all workers the normalisation statistics of the first, whose network is saved."""
-        for buffer in self.unet.buffers() if is_distributed() else ():
-            torch.distributed.broadcast(buffer, 0)
+        if is_distributed():
+            for buffer in self.unet.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def step(
         self, images: Tensor, targets: Tensor, weights: Tensor | None, progress: float
@@ -137,11 +133,10 @@ class Learner:
         Returns:
             The loss of this worker, a scalar. The mean over workers is the loss of the whole batch.
         """
-        images, targets = (
-            images.to(self._device, non_blocking=True),
-            targets.to(self._device, non_blocking=True),
-        )
-        weights = None if weights is None else weights.to(self._device, non_blocking=True)
+        images = images.to(self._device, non_blocking=True)
+        targets = targets.to(self._device, non_blocking=True)
+        if weights is not None:
+            weights = weights.to(self._device, non_blocking=True)
         for norm in self._norms:
             norm.train(progress < _SETTLED_SHARE)
         inputs = self._preprocessing.apply(images.permute(0, 3, 1, 2))
@@ -166,7 +161,9 @@ class Learner:
         # DDP averages gradients over workers: dividing by the mean count gives all pixels the same
         # weight.
         loss = total / (summed(counted) / world_size()).clamp(min=1)
-        return loss + dice_loss(logits, targets) if self.config.loss == "bce_dice" else loss
+        if self.config.loss == "bce_dice":
+            loss = loss + dice_loss(logits, targets)
+        return loss
 
 
 def world_size() -> int:

@@ -65,6 +65,6 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     probability = logits.float().sigmoid() * counted
     wanted = (targets == 1).float()
     both = (probability * wanted).sum((2, 3))
-    return (
-        1 - (2 * both + _SMOOTH_PX) / (probability.sum((2, 3)) + wanted.sum((2, 3)) + _SMOOTH_PX)
-    ).mean()
+    either = probability.sum((2, 3)) + wanted.sum((2, 3))
+    dice = (2 * both + _SMOOTH_PX) / (either + _SMOOTH_PX)
+    return (1 - dice).mean()

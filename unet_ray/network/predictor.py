@@ -112,15 +112,13 @@ class Predictor:
         self._most = 1 if config.device == "cpu" else _MAX_BATCH
         self._whole_tiles = self._limit_whole_tiles(config)
         self.lane_count = self._count_lanes(config)
-        threads = (
-            max(1, config.threads // self.lane_count) if config.threads else torch.get_num_threads()
-        )
-        # The GPU chosen in this thread is unknown in a lane, which is another thread: pass it on.
-        self._device = (
-            torch.device("cuda", torch.cuda.current_device())
-            if config.device == "cuda"
-            else torch.device("cpu")
-        )
+        threads = torch.get_num_threads()
+        if config.threads:
+            threads = max(1, config.threads // self.lane_count)
+        self._device = torch.device("cpu")
+        if config.device == "cuda":
+            # The GPU chosen in this thread is unknown in a lane, which is another thread.
+            self._device = torch.device("cuda", torch.cuda.current_device())
         self.lanes = ThreadPoolExecutor(
             self.lane_count, "lane", _start_lane, (self._device, threads)
         )
@@ -153,9 +151,8 @@ class Predictor:
 
             fused = self._place(FusedUNet(network))
             side = self._unet.input_sizes.input_size(1)
-            blank = torch.zeros(
-                1, self._unet.in_channels, side, side, dtype=self._dtype, device=self._device
-            )
+            shape = 1, self._unet.in_channels, side, side
+            blank = torch.zeros(shape, dtype=self._dtype, device=self._device)
             fused(blank.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # whatever a lack of Triton, its C compiler or cuDNN raises
             warnings.warn(
@@ -170,8 +167,8 @@ class Predictor:
         if not config.threads:
             return 1
         side = self._tile + 2 * max(self._context, self._unet.margin)
-        largest = max(self._bytes(side**2), self._bytes(self._whole_tiles * self._frame_pixels))
-        return max(1, min(config.threads, _LANE_BYTES // largest))
+        largest_px = max(side**2, self._whole_tiles * self._frame_pixels)
+        return max(1, min(config.threads, _LANE_BYTES // self._bytes(largest_px)))
 
     def _limit_whole_tiles(self, config: PredictorConfig) -> int:
         """Return the largest number of tiles of an image that is predicted in one piece.
@@ -179,9 +176,8 @@ class Predictor:
         It is 0 if tiles are not exact, or if such an image does not fit into memory.
         """
         is_exact = self._unet.margin > 0 or self._context >= self._unet.exact_context
-        fits = (
-            config.device == "cuda" or self._bytes(_WHOLE_TILES * self._frame_pixels) <= _LANE_BYTES
-        )
+        activations_bytes = self._bytes(_WHOLE_TILES * self._frame_pixels)
+        fits = config.device == "cuda" or activations_bytes <= _LANE_BYTES
         return _WHOLE_TILES if is_exact and fits else 0
 
     @property
@@ -218,7 +214,8 @@ class Predictor:
             The result of `predict`, and the time that all lanes together need for it, without time
             spent waiting (s).
         """
-        outputs, jobs = [], []
+        outputs = []
+        jobs = []
         for image in images:
             height, width = image.shape[:2]
             output = self.blank(height, width)
@@ -250,7 +247,9 @@ class Predictor:
             for first in range(0, len(members), size):
                 work.append((shape, members[first : first + size]))
         predict_some = partial(self._predict_some, rounded=rounded)
-        seconds = sum(self.lanes.map(predict_some, *zip(*work, strict=True)))
+        shapes = [shape for shape, _ in work]
+        batches = [batch for _, batch in work]
+        seconds = sum(self.lanes.map(predict_some, shapes, batches))
         return seconds / self.lane_count
 
     def _predict_some(self, shape: _Shape, jobs: Sequence[TileJob], rounded: bool) -> float:
@@ -302,17 +301,16 @@ class Predictor:
             halo: Pixels around the core of a tile that are predicted with it (px).
             shrink: Divisor of the configured side of a tile, from 1.
         """
-        return list(
-            cut_tiles(
-                height,
-                width,
-                self._unet.input_sizes,
-                up_to_multiple(ceil(self._tile / shrink), self._unet.multiple),
-                self._context,
-                halo,
-                self._whole_tiles,
-            )
+        tiles = cut_tiles(
+            height=height,
+            width=width,
+            sizes=self._unet.input_sizes,
+            tile=up_to_multiple(ceil(self._tile / shrink), self._unet.multiple),
+            context=self._context,
+            halo=halo,
+            whole_tiles=self._whole_tiles,
         )
+        return list(tiles)
 
     def read_tile(
         self, read: Callable[[Box], NDArray[Any]], height: int, width: int, tile: Tile
@@ -361,12 +359,11 @@ class Predictor:
 
     def _crop_to_wanted(self, prob_u8_khw: NDArray[Any], tile: Tile, shape: _Shape) -> NDArray[Any]:
         """Cut a tile's core and halo out of the part that was computed for its shape."""
-        box, (_, _, part) = tile.wanted(self._unet.margin), shape
-        return prob_u8_khw[
-            :,
-            box.top - part.top : box.bottom - part.top,
-            box.left - part.left : box.right - part.left,
-        ]
+        box = tile.wanted(self._unet.margin)
+        _, _, part = shape
+        rows = slice(box.top - part.top, box.bottom - part.top)
+        columns = slice(box.left - part.left, box.right - part.left)
+        return prob_u8_khw[:, rows, columns]
 
     def _batch_size(self, shape: _Shape) -> int:
         height, width, _ = shape
@@ -400,26 +397,22 @@ class Predictor:
         Raises:
             ImageError: The network's output is not finite.
         """
-        shape, dtype = (
-            (batch_size, *reads[0].shape),
-            torch.from_numpy(np.empty(0, reads[0].dtype)).dtype,
-        )
+        shape = batch_size, *reads[0].shape
+        dtype = torch.from_numpy(np.empty(0, reads[0].dtype)).dtype
         compute = self._quantize if rounded else self._infer
         graph = self._graphs.of(compute, (shape, dtype, wanted, rounded)) if self._graphs else None
-        batch = (
-            graph.pixels
-            if graph
-            else torch.empty(shape, dtype=dtype, pin_memory=self._graphs is not None)
-        )
+        if graph:
+            batch = graph.pixels
+        else:
+            batch = torch.empty(shape, dtype=dtype, pin_memory=self._graphs is not None)
         for place, read in zip(batch.numpy(), reads, strict=False):
             place[:] = read
         batch[len(reads) :] = 0
         if graph:
             prob_u8, sums = graph()
         else:
-            prob_u8, sums = self._copy_to_host(
-                compute(batch.to(self._device, non_blocking=True), wanted)
-            )
+            on_device = batch.to(self._device, non_blocking=True)
+            prob_u8, sums = self._copy_to_host(compute(on_device, wanted))
         _check_finite(sums[: len(reads)])
         return prob_u8
 

@@ -29,9 +29,11 @@ _MOST_SCALES = 1e6
 sparse images reach 1e5. Samples that overflow the network make a hole: it finds nothing there."""
 
 
-_SMALLEST, _LARGEST = 1.2e-38, 3.4e38
-"""Smallest and largest scale. The network computes in float32, in which smaller numbers lose digits
-or are 0, and larger ones are infinite."""
+_SMALLEST = 1.2e-38
+"""Smallest scale. The network computes in float32, in which smaller numbers lose digits or are
+0."""
+_LARGEST = 3.4e38
+"""Largest scale, and offset: larger numbers are infinite in float32."""
 _SAMPLE_RANGES = {
     "uint8": (0.0, 255.0),
     "uint16": (0.0, 65535.0),
@@ -95,10 +97,10 @@ class Preprocessing:
         check_range("preprocessing offset", self.offset, -_LARGEST, _LARGEST)
         check_range("preprocessing scale", self.scale, _SMALLEST, _LARGEST)
         for sample in _SAMPLE_RANGES[self.dtype]:
-            normalised = [(sample - o) / s for o, s in zip(self.offset, self.scale, strict=True)]
-            check_range(
-                f"sample {sample:g} after preprocessing", normalised, -_MAX_RESULT, _MAX_RESULT
-            )
+            pairs = zip(self.offset, self.scale, strict=True)
+            normalised = [(sample - offset) / scale for offset, scale in pairs]
+            name = f"sample {sample:g} after preprocessing"
+            check_range(name, normalised, -_MAX_RESULT, _MAX_RESULT)
         if self.limits:
             low, high = self.limits
             check_range("preprocessing limits", self.limits, -_MAX_RESULT, _MAX_RESULT)
@@ -118,12 +120,13 @@ class Preprocessing:
             dtype: Type of the samples: uint8, uint16, int8, int16 or float32.
             found: Statistics of the training set.
         """
+        limits = (-2.0, 2.0) if kind == "percentile" else None
         if kind == "mean":
-            offset, scale, limits = found.mean, found.deviation, None
+            offset, scale = found.mean, found.deviation
         else:
             low, high = (found.low, found.high) if kind == "range" else found.percentiles
-            offset, scale = (low + high) / 2, (high - low) / 2
-            limits = None if kind == "range" else (-2.0, 2.0)
+            offset = (low + high) / 2
+            scale = (high - low) / 2
         # A channel with the same value in the whole training set has no scale.
         is_constant = scale <= _ROUNDING * np.abs(offset)
         scale = np.where(is_constant, 1.0, scale)
@@ -164,7 +167,9 @@ class Preprocessing:
             image_hwc[~valid_hw] = self.offset
         if image_hwc.dtype == np.float32:
             planes = [image_hwc[:, :, channel] for channel in range(self.channels)]
-            self.check_range([plane.min() for plane in planes], [plane.max() for plane in planes])
+            low = [plane.min() for plane in planes]
+            high = [plane.max() for plane in planes]
+            self.check_range(low, high)
         return image_hwc
 
     def check_range(self, low: ArrayLike, high: ArrayLike) -> None:
@@ -181,7 +186,8 @@ class Preprocessing:
         """
         if self.dtype != "float32":
             return
-        extremes = np.stack(np.broadcast_arrays(low, high, self.offset)[:2]).astype(np.float64)
+        lowest, highest, _ = np.broadcast_arrays(low, high, self.offset)
+        extremes = np.stack([lowest, highest]).astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             distance = np.abs(extremes - self.offset) / self.scale
         if (distance <= _MOST_SCALES).all():
@@ -197,7 +203,8 @@ class Preprocessing:
 
     def apply(self, images: Tensor) -> Tensor:
         """Normalise images on their device; (N, C, H, W) of any dtype, to float32."""
-        offset, scale = (_on_device(values, images.device) for values in (self.offset, self.scale))
+        offset = _on_device(self.offset, images.device)
+        scale = _on_device(self.scale, images.device)
         normalised = (images.float() - offset) / scale
         return normalised.clamp_(*self.limits) if self.limits else normalised
 

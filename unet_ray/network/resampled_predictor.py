@@ -71,17 +71,27 @@ class ResampledPredictor:
         plain = [image.samples for image, resampling in pairs if resampling.is_identity]
         found, seconds = self.predictor.predict_timed(plain) if plain else ([], 0.0)
         done = iter(found)
-        outputs, jobs = [], []
+        outputs = []
+        jobs = []
         for image, resampling in pairs:
             if resampling.is_identity:
                 outputs.append(next(done))
                 continue
-            outputs.append(self.predictor.blank(*image.samples.shape[:2]))
-            jobs += [
-                _Job(self, tile, resampling, image, outputs[-1])
-                for tile in self._cut(resampling, halo=0)
-            ]
-        return outputs, seconds + (self.predictor.run(jobs, rounded=False) if jobs else 0.0)
+            height, width = image.samples.shape[:2]
+            output = self.predictor.blank(height, width)
+            outputs.append(output)
+            for tile in self._cut(resampling, halo=0):
+                job = _Job(
+                    predictor=self,
+                    tile=tile,
+                    resampling=resampling,
+                    image=image,
+                    output_khw=output,
+                )
+                jobs.append(job)
+        if jobs:
+            seconds += self.predictor.run(jobs, rounded=False)
+        return outputs, seconds
 
     def tiles(self, resampling: Resampling) -> list[Tile]:
         """Return the tiles of an image, row by row, each with the configured halo.
@@ -184,17 +194,21 @@ def _read_resampled(read: ReadPixels, box: Box, resampling: Resampling) -> Pixel
     """Compute a box of the resampled image band by band."""
     bands = []
     for band in resampling.bands(box, _BAND_PIXELS):
-        bands.append(resampling.resample(read(resampling.needed(band)), band))
+        pixels = read(resampling.needed(band))
+        bands.append(resampling.resample(pixels, band))
     if len(bands) == 1:
         return bands[0]
     samples = np.concatenate([band.samples for band in bands])
     if all(band.valid is None for band in bands):
         return Pixels(samples, None)
-    valid = [
-        np.ones(band.samples.shape[:2], bool) if band.valid is None else band.valid
-        for band in bands
-    ]
-    return Pixels(samples, np.concatenate(valid))
+    valid = np.ones(samples.shape[:2], bool)
+    top = 0
+    for pixels in bands:
+        bottom = top + len(pixels.samples)
+        if pixels.valid is not None:
+            valid[top:bottom] = pixels.valid
+        top = bottom
+    return Pixels(samples, valid)
 
 
 def _resample_back(
@@ -216,7 +230,8 @@ def _resample_back(
     """
     needed = resampling.inverse.needed(tile.extended)
     part = _slices(needed, tile.predicted)
-    pixels = Pixels(found_khw[:, *part].transpose(1, 2, 0), None if valid is None else valid[part])
+    samples = found_khw[:, *part].transpose(1, 2, 0)
+    pixels = Pixels(samples, None if valid is None else valid[part])
     own = resampling.inverse.resample(pixels, tile.extended, least=0).samples
     return np.rint(np.clip(own, 0, 255)).astype(np.uint8).transpose(2, 0, 1)
 
@@ -225,5 +240,6 @@ def _slices(box: Box, origin: Box) -> tuple[slice, slice]:
     """Return the rows and columns of a box in an array that holds the box `origin`."""
     assert origin.top <= box.top <= box.bottom <= origin.bottom
     assert origin.left <= box.left <= box.right <= origin.right
-    top, left = box.top - origin.top, box.left - origin.left
+    top = box.top - origin.top
+    left = box.left - origin.left
     return slice(top, top + box.height), slice(left, left + box.width)

@@ -76,9 +76,8 @@ class UNet(nn.Module):
         This empties the list of skip connections.
         """
         place = Box(0, 0, *features.shape[-2:])  # the box of the features in their level
-        for up, level, need in zip(
-            reversed(self.up), reversed(self.expansive), _plan_levels(wanted, skips), strict=True
-        ):
+        needs = _plan_levels(wanted, skips)
+        for up, level, need in zip(reversed(self.up), reversed(self.expansive), needs, strict=True):
             below = _cut(features, need.below, place)
             features = level(self._merge_skip(up, below, skips.pop(), need))
             place = need.computed
@@ -97,10 +96,8 @@ class UNet(nn.Module):
         """
         raised = self._upsample(up, features)
         if need:
-            skip, raised = (
-                _cut(skip, need.computed),
-                _cut(raised, need.computed, need.below.scaled(2)),
-            )
+            skip = _cut(skip, need.computed)
+            raised = _cut(raised, need.computed, need.below.scaled(2))
         return self._join(_cut_centre(skip, raised), raised, up)
 
     def _pool(self, features: Tensor) -> Tensor:
@@ -160,7 +157,10 @@ def _plan_levels(wanted: Box, skips: list[Tensor]) -> list[_Need]:
     for skip in skips:
         computed = wanted.grown(_SPOILT_PX, *skip.shape[-2:])
         wanted = Box(
-            computed.top // 2, computed.left // 2, -(-computed.bottom // 2), -(-computed.right // 2)
+            top=computed.top // 2,
+            left=computed.left // 2,
+            bottom=-(-computed.bottom // 2),
+            right=-(-computed.right // 2),
         )
         needs.append(_Need(computed, wanted))
     return needs[::-1]

@@ -162,8 +162,9 @@ def check_weights(weights: bytes, network: UNetConfig) -> None:
     """
     header = _check_fits(weights[:MAX_HEADER_BYTES], len(weights), network)
     for name, tensor in header.tensors.items():
-        numbers, count = _NUMBERS[tensor.type.dtype], prod(tensor.type.shape)
-        values = np.frombuffer(weights, numbers, count, header.num_bytes + tensor.start)
+        dtype = _NUMBERS[tensor.type.dtype]
+        start = header.num_bytes + tensor.start
+        values = np.frombuffer(weights, dtype, count=prod(tensor.type.shape), offset=start)
         low, high = float(values.min()), float(values.max())  # NaN if any value is
         for value in (low, high):
             if not isfinite(value):
@@ -183,7 +184,8 @@ def _check_fits(start: bytes, file_bytes: int, network: UNetConfig) -> Header:
     Raises:
         InputError: Other tensors, or a size that is not the sum of theirs.
     """
-    header, expected = parse_header(start), _plan_tensors(network)
+    header = parse_header(start)
+    expected = _plan_tensors(network)
     found = {name: tensor.type for name, tensor in header.tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
@@ -213,7 +215,8 @@ def _plan_tensors(network: UNetConfig) -> dict[str, TensorType]:
 
     with torch.device("meta"):
         state = UNet(network).state_dict()
-    return {
-        name: TensorType("F32" if tensor.is_floating_point() else "I64", tuple(tensor.shape))
-        for name, tensor in state.items()
-    }
+    types = {}
+    for name, tensor in state.items():
+        dtype = "F32" if tensor.is_floating_point() else "I64"
+        types[name] = TensorType(dtype, tuple(tensor.shape))
+    return types

@@ -269,7 +269,7 @@ def test_a_side_of_a_piece_takes_17_bytes_until_all_tiles_are_there() -> None:
     for columns in (tile.sides, tile.contacts):
         assert sum(column.nbytes for column in vars(columns).values()) == 17 * len(columns)
     assert len(tile.sides) > 0
-    assert {edge.part.dtype for edge in tile.edges} == {np.dtype(np.int32)}
+    assert {edge.part.dtype for edge in vars(tile.edges).values()} == {np.dtype(np.int32)}
 
 
 def test_outlines_are_drawn_in_the_memory_of_some_of_them() -> None:

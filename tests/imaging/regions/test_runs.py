@@ -3,8 +3,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
 
 from unet_ray.imaging.regions.runs import Runs, components, line_of, overlaps, ranges, uncovered
@@ -20,20 +18,48 @@ def test_runs_of_a_mask_are_labelled_by_component(mask: NDArray[np.bool_]) -> No
     assert np.array_equal(found, label(mask, connectivity=2))
 
 
+def merge_groups(pairs: list[tuple[int, int]], num_members: int) -> list[int]:
+    """Merge the groups of each pair, one pair after the other; a group is its first member."""
+    group = list(range(num_members))
+    for one, other in pairs:
+        earlier, later = sorted((group[one], group[other]))
+        group = [earlier if each == later else each for each in group]
+    first_members = sorted(set(group))
+    return [first_members.index(each) for each in group]
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=60))
-def test_components_are_numbered_by_their_first_members(
+def test_components_are_the_merged_groups_numbered_by_their_first_members(
     belong_together: list[tuple[int, int]],
 ) -> None:
     pairs = np.array(belong_together, np.int64).reshape(-1, 2).T
-    found = components(pairs, 40)
-    _, expected = connected_components(
-        coo_array((np.ones(pairs.shape[1]), tuple(pairs)), shape=(40, 40))
-    )
-    numbers, first = np.unique(found, return_index=True)
-    assert numbers.tolist() == list(range(len(numbers)))
-    assert np.all(np.diff(first) > 0)
-    assert np.array_equal(found[:, None] == found, expected[:, None] == expected)
+    assert components(pairs, 40).tolist() == merge_groups(belong_together, 40)
+
+
+def runs_of(*rows: str) -> Runs:
+    """Return the runs of a drawing with `#` for pixels of the mask."""
+    return Runs.of_mask(np.array([list(row) for row in rows]) != ".")
+
+
+def test_runs_of_the_docstring_examples_meet() -> None:
+    upper, lower = runs_of("#####.", ".#.#.#").pairs(corners=False)
+    assert upper.tolist() == [0, 0]
+    assert lower.tolist() == [1, 2]
+    upper, lower = runs_of("#####.", ".#.#.#").pairs(corners=True)
+    assert upper.tolist() == [0, 0, 0]
+    assert lower.tolist() == [1, 2, 3]
+    runs = runs_of("##.##....", ".###.##..", "......#.#")
+    assert np.stack(runs.pairs(corners=True)).tolist() == [[0, 1, 1, 3], [2, 2, 3, 4]]
+    assert runs.label.tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_pieces_of_the_docstring_example_are_uncovered() -> None:
+    runs = runs_of("..#######")
+    run, start, stop = uncovered(runs, np.array([0, 0]), np.array([3, 5]), np.array([5, 6]))
+    assert run.tolist() == [0, 0]
+    assert start.tolist() == [2, 6]
+    assert stop.tolist() == [3, 9]
 
 
 @settings(deadline=None)

@@ -20,16 +20,18 @@ class Columns:
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))
 
-    def of(self, chosen: Any) -> Self:
+    def of(self, chosen: NDArray[np.bool_] | NDArray[np.integer[Any]]) -> Self:
         """Return the members that an index array or a boolean mask selects, in its order."""
         return type(self)(*(column[chosen] for column in vars(self).values()))
 
     @classmethod
     def concatenate(cls, several: Sequence[Self]) -> Self:
         """Return the members of several tables, one table after the other."""
-        return cls(
-            *(np.concatenate([getattr(one, f.name) for one in several]) for f in fields(cls))
-        )
+        columns = [
+            np.concatenate([getattr(table, field.name) for table in several])
+            for field in fields(cls)
+        ]
+        return cls(*columns)
 
 
 def number_chosen(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

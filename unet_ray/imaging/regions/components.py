@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def label_values(mask_hw: NDArray[Any]) -> NDArray[np.int32]:
+def label_values(mask_hw: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
     """Return the 8-connected components of equal values of a mask as a label image; 0 stays 0.
 
     Args:
         mask_hw: Mask of an integer type.
     """
+    writable = np.array(mask_hw, order="C")  # cc3d takes no read-only arrays
     labels: NDArray[np.uint32] = cc3d.connected_components(
-        np.array(mask_hw, order="C"),
-        connectivity=8,
-        out_dtype=np.uint32,  # it takes no read-only ones
+        writable, connectivity=8, out_dtype=np.uint32
     )
     return labels.view(np.int32)
 

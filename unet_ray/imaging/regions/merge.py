@@ -49,10 +49,14 @@ class RegionMerger:
         max_regions: int = MAX_REGIONS,
         sides_at_once: int = SIDES_AT_ONCE,
     ) -> None:
-        self._height, self._width, self._max_regions = height, width, max_regions
+        self._height, self._width = height, width
+        self._max_regions = max_regions
         self._sides_at_once = sides_at_once
+        # Their pieces and parts are numbered on from tile to tile.
         self._tiles: list[TileRegions] = []
-        self._finished = 0
+        self._num_finished = 0
+        self._num_pieces = 0
+        self._num_parts = 0
 
     def add(self, tile: TileRegions) -> None:
         """Add a tile.
@@ -60,9 +64,11 @@ class RegionMerger:
         Raises:
             ImageError: The image has more regions than the limit (`too_large`).
         """
-        self._finished += len(tile.inner)
-        check_count(self._finished, self._max_regions)
-        self._tiles.append(tile)
+        self._num_finished += len(tile.inner)
+        check_count(self._num_finished, self._max_regions)
+        self._tiles.append(tile.shifted(self._num_pieces, self._num_parts))
+        self._num_pieces += len(tile.pieces)
+        self._num_parts += len(tile.part_piece)
 
     def regions(self, region_filter: RegionFilter = ANY) -> Regions:
         """Return the regions of the whole image, equal to those of `find_regions`.
@@ -76,7 +82,14 @@ class RegionMerger:
         Raises:
             ImageError: More regions than the limit, or an outline that is too large (`too_large`).
         """
-        merged, outlines = _draw_outlines(*self._join_pieces(), region_filter, self._sides_at_once)
+        joined, sides, part_region = self._join_pieces()
+        merged, outlines = _draw_outlines(
+            sums=joined,
+            sides=sides,
+            part_region=part_region,
+            region_filter=region_filter,
+            sides_at_once=self._sides_at_once,
+        )
         sums = RegionSums.concatenate([*(tile.inner for tile in self._tiles), merged])
         geometry = np.concatenate([*(tile.geometry for tile in self._tiles), outlines])
         ranked = np.lexsort((sums.first[:, 1], sums.first[:, 0]))
@@ -93,73 +106,46 @@ class RegionMerger:
         pieces = RegionSums.concatenate([tile.pieces for tile in self._tiles])
         if not len(pieces):
             return pieces, Sides.none(), np.zeros(0, np.int64)
-        offsets = _Offsets.of(self._tiles)
-        part_piece = np.concatenate(
-            [t.part_piece + p for t, p in zip(self._tiles, offsets.piece, strict=True)]
-        )
+        part_piece = np.concatenate([tile.part_piece for tile in self._tiles])
         part_first = np.concatenate([tile.part_first for tile in self._tiles])
-        seams = [
-            *self._collect_seams(offsets, vertical=True),
-            *self._collect_seams(offsets, vertical=False),
-        ]
-        joined = np.concatenate([s.find_pairs() for s in seams], axis=1)
-        region = _components(part_piece[joined], pieces.first)
-        part_region = region[part_piece]
-        contacts = Contacts.concatenate(
-            [
-                *(seam.contacts() for seam in seams),
-                *(
-                    tile.contacts.shift_parts(int(offset))
-                    for tile, offset in zip(self._tiles, offsets.part, strict=True)
-                ),
-            ]
-        )
-        part = _components(contacts.find_joined_parts(part_region), part_first)
+        seams = [*self._collect_seams(vertical=True), *self._collect_seams(vertical=False)]
+        met_parts = np.concatenate([seam.find_pairs() for seam in seams], axis=1)
+        region = _components(part_piece[met_parts], pieces.first)
         sums = _add_up(pieces, region)
-        check_count(self._finished + len(sums), self._max_regions)
-        sides = [
-            replace(tile.sides, part=tile.sides.part + int(offset))
-            for tile, offset in zip(self._tiles, offsets.part, strict=True)
-        ]
-        every = Sides.concatenate([*sides, contacts.sides(part_region)])
-        joined_region = np.zeros(int(part.max()) + 1, np.int64)
-        joined_region[part] = part_region
-        return sums, replace(every, part=part.astype(np.int32)[every.part]), joined_region
+        check_count(self._num_finished + len(sums), self._max_regions)
+        part_region = region[part_piece]
+        across_seams = [seam.contacts() for seam in seams]
+        within_tiles = [tile.contacts for tile in self._tiles]
+        contacts = Contacts.concatenate([*across_seams, *within_tiles])
+        joined_part = _components(contacts.find_joined_parts(part_region), part_first)
+        joined_region = np.zeros(int(joined_part.max()) + 1, np.int64)
+        joined_region[joined_part] = part_region
+        sides = Sides.concatenate(
+            [*(tile.sides for tile in self._tiles), contacts.sides(part_region)]
+        )
+        side_part = joined_part.astype(np.int32)[sides.part]
+        return sums, replace(sides, part=side_part), joined_region
 
-    def _collect_seams(self, offsets: _Offsets, vertical: bool) -> list[_Seam]:
+    def _collect_seams(self, vertical: bool) -> list[_Seam]:
         """Put the edges of tiles together along each line between tiles, over the whole image."""
-        length = self._height if vertical else self._width
-        lines: dict[int, _Seam] = {}
-        for tile, offset in zip(self._tiles, offsets.part, strict=True):
-            core = tile.core
-            start, low, high = (
-                (core.top, core.left, core.right)
-                if vertical
-                else (core.left, core.top, core.bottom)
-            )
-            for line, edge, is_after in (
-                (low, tile.edges[2 if vertical else 0], True),
-                (high, tile.edges[3 if vertical else 1], False),
-            ):
-                if 0 < line < (self._width if vertical else self._height):
-                    seam = lines.setdefault(line, _Seam.empty(line, length, vertical))
-                    (seam.after if is_after else seam.before).put(start, edge, int(offset))
-        return list(lines.values())
-
-
-@dataclass(frozen=True)
-class _Offsets:
-    """Offsets from the numbers within a tile to those within the image, per tile."""
-
-    piece: NDArray[np.int64]
-    """Offset of each tile's pieces."""
-    part: NDArray[np.int64]
-    """Offset of each tile's parts."""
-
-    @staticmethod
-    def of(tiles: list[TileRegions]) -> _Offsets:
-        counts = np.array([[len(tile.pieces), len(tile.part_piece)] for tile in tiles]).T
-        return _Offsets(*(np.cumsum(row) - row for row in counts))
+        seams: dict[int, _Seam] = {}
+        length, end = (self._height, self._width) if vertical else (self._width, self._height)
+        for tile in self._tiles:
+            core, edges = tile.core, tile.edges
+            if vertical:
+                start, low, high = core.top, core.left, core.right
+                low_edge, high_edge = edges.left, edges.right
+            else:
+                start, low, high = core.left, core.top, core.bottom
+                low_edge, high_edge = edges.top, edges.bottom
+            for line in (low, high):
+                if 0 < line < end and line not in seams:
+                    seams[line] = _Seam.empty(line, length, vertical)
+            if low > 0:
+                seams[low].after.put(start, low_edge)
+            if high < end:
+                seams[high].before.put(start, high_edge)
+        return list(seams.values())
 
 
 @dataclass(frozen=True)
@@ -178,6 +164,13 @@ class _Seam:
     def find_pairs(self) -> NDArray[np.int32]:
         """Find the parts of one region that meet over the seam, straight or across corners.
 
+        Each pixel before the seam is compared with the three pixels after it that it touches:
+
+            along    −1             0             1
+            before   a b c d        a b c d       a b c d
+                      ╱ ╱ ╱         │ │ │ │        ╲ ╲ ╲
+            after    e f g h        e f g h       e f g h
+
         Returns:
             Pairs of parts, before and after the seam; (2, n).
         """
@@ -186,11 +179,11 @@ class _Seam:
             before = slice(max(0, -along), min(0, -along) or None)
             after = slice(max(0, along), min(0, along) or None)
             ours, theirs = self.before.origin[before], self.after.origin[after]
-            onwards, back = (along, 1), (-along, -1)
-            same = (ours == theirs) & ((ours == CORE) | (ours == LEFTOVER))
-            joins = (
-                same | (ours == self._encode_step(*onwards)) | (theirs == self._encode_step(*back))
-            )
+            both_marker = (ours == CORE) & (theirs == CORE)
+            both_leftover = (ours == LEFTOVER) & (theirs == LEFTOVER)
+            ours_from_theirs = ours == self._encode_step(along, 1)
+            theirs_from_ours = theirs == self._encode_step(-along, -1)
+            joins = both_marker | both_leftover | ours_from_theirs | theirs_from_ours
             pairs = np.stack([self.before.part[before], self.after.part[after]])
             found.append(pairs[:, joins & (pairs >= 0).all(axis=0)])
         return np.concatenate(found, axis=1)
@@ -207,10 +200,13 @@ class _Seam:
     def contacts(self) -> Contacts:
         """Return the sides along the seam where at least one of the two pixels has a part."""
         at = np.flatnonzero((self.before.part >= 0) | (self.after.part >= 0))
-        count = len(at)
-        vertical, line = np.full(count, self.vertical), np.full(count, self.line, np.int32)
-        parts = self.before.part[at], self.after.part[at]
-        return Contacts(vertical, line, at.astype(np.int32), *parts)
+        return Contacts(
+            vertical=np.full(len(at), self.vertical),
+            line=np.full(len(at), self.line, np.int32),
+            along=at.astype(np.int32),
+            before=self.before.part[at],
+            after=self.after.part[at],
+        )
 
 
 @dataclass(frozen=True)
@@ -224,14 +220,14 @@ class _Line:
     def empty(length: int) -> _Line:
         return _Line(np.full(length, -1, np.int32), np.zeros(length, np.uint8))
 
-    def put(self, start: int, edge: Edge, offset: int) -> None:
-        """Write a tile's edge into the line."""
-        place = slice(start, start + len(edge.part))
-        np.copyto(self.part[place], edge.part + offset, where=edge.part >= 0)
-        self.origin[place] = edge.origin
+    def put(self, start: int, edge: Edge) -> None:
+        """Write a tile's edge into the line, from pixel `start` on."""
+        stop = start + len(edge.part)
+        self.part[start:stop] = edge.part
+        self.origin[start:stop] = edge.origin
 
 
-def _components(pairs: NDArray[Any], first: NDArray[np.int64]) -> NDArray[np.int64]:
+def _components(pairs: NDArray[np.integer[Any]], first: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the component of each member, numbered by the first pixels of the members.
 
     Args:
@@ -250,7 +246,7 @@ def _draw_outlines(
     part_region: NDArray[np.int64],
     region_filter: RegionFilter,
     sides_at_once: int,
-) -> tuple[RegionSums, NDArray[Any]]:
+) -> tuple[RegionSums, NDArray[np.object_]]:
     """Draw the outlines of the regions that pass a filter, some regions at a time.
 
     Args:
@@ -270,18 +266,18 @@ def _draw_outlines(
     for first, after, some in groups:
         is_among = (part_outline >= first) & (part_outline < after)
         number = np.where(is_among, part_outline - first, -1)
-        _check_outlines(np.bincount(number[some.part]))
+        _check_size(num_vertices=np.bincount(number[some.part]))
         outlines[first:after] = outlines_wkb(some, number, after - first)
     return sums.of(kept), outlines
 
 
-def _check_outlines(vertices: NDArray[np.int64]) -> None:
+def _check_size(num_vertices: NDArray[np.int64]) -> None:
     """Check the number of vertices of each outline.
 
     Raises:
         ImageError: An outline is too large (`too_large`).
     """
-    largest = int(vertices.max(initial=0)) * _VERTEX_BYTES
+    largest = int(num_vertices.max(initial=0)) * _VERTEX_BYTES
     if largest > MAX_OUTLINE_BYTES:
         raise ImageError(
             "too_large",
@@ -291,43 +287,48 @@ def _check_outlines(vertices: NDArray[np.int64]) -> None:
 
 
 def _join_by_outline(
-    sides: Sides, part_outline: NDArray[np.int64], count: int, sides_at_once: int
+    sides: Sides, part_outline: NDArray[np.int64], num_outlines: int, sides_at_once: int
 ) -> Iterator[tuple[int, int, Sides]]:
     """Join the sides of the first outlines, of the next ones, and so on.
 
     Args:
         sides: Sides of any number of parts, not yet joined.
         part_outline: Index of the outline that each part belongs to; −1: none.
-        count: Number of outlines.
+        num_outlines: Number of outlines.
         sides_at_once: Number of sides that are joined at a time, unless one outline has more.
 
     Yields:
         First outline, last outline + 1, and their joined sides.
     """
     outline = part_outline.astype(np.int32)[sides.part]
-    sizes = np.bincount(outline + 1, minlength=count + 1)[1:]
-    group = (np.cumsum(sizes) // sides_at_once).astype(np.int32) + 1
+    num_sides = np.bincount(outline + 1, minlength=num_outlines + 1)[1:]
+    # Groups of outlines are numbered from 1, in steps where a group has several times the sides.
+    group = (np.cumsum(num_sides) // sides_at_once).astype(np.int32) + 1
     side_group = np.append(group, np.int32(0))[outline]  # 0: without an outline
-    order, ends = np.argsort(side_group, kind="stable"), np.cumsum(np.bincount(side_group))
-    firsts = np.flatnonzero(np.diff(group, prepend=0)).tolist()
-    for first, after in itertools.pairwise([*firsts, count]):
+    by_group = np.argsort(side_group, kind="stable")
+    group_ends = np.cumsum(np.bincount(side_group))
+    group_firsts = np.flatnonzero(np.diff(group, prepend=0)).tolist()
+    for first, after in itertools.pairwise([*group_firsts, num_outlines]):
         number = group[first]
-        yield first, after, sides.of(order[ends[number - 1] : ends[number]]).join()
+        in_group = by_group[group_ends[number - 1] : group_ends[number]]
+        yield first, after, sides.of(in_group).join()
 
 
 def _add_up(pieces: RegionSums, region: NDArray[np.int64]) -> RegionSums:
     """Return the sums of regions from those of their pieces."""
-    count = int(region.max()) + 1
+    num_regions = int(region.max()) + 1
 
-    def reduce_by_region(pick: np.ufunc, values: NDArray[Any], start: int = 0) -> NDArray[Any]:
-        total = np.full((count, *values.shape[1:]), start, values.dtype)
+    def reduce_by_region(
+        pick: np.ufunc, values: NDArray[np.integer[Any]], start: int = 0
+    ) -> NDArray[Any]:
+        total = np.full((num_regions, *values.shape[1:]), start, values.dtype)
         pick.at(total, region, values)
         return total
 
-    order = np.lexsort((pieces.first[:, 1], pieces.first[:, 0]))[::-1]
-    first = np.zeros((count, 2), np.int64)
     # When several pieces write to one place, the last write stays: the first in raster order.
-    first[region[order]] = pieces.first[order]
+    last_to_first = np.lexsort((pieces.first[:, 1], pieces.first[:, 0]))[::-1]
+    first = np.zeros((num_regions, 2), np.int64)
+    first[region[last_to_first]] = pieces.first[last_to_first]
     far = np.iinfo(np.int64).max
     low = reduce_by_region(np.minimum, pieces.bbox[:, :2], far)
     high = reduce_by_region(np.maximum, pieces.bbox[:, 2:])

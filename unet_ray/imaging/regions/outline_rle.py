@@ -47,26 +47,32 @@ def encode_outlines(
         raise ValueError("an outline without points")
     sizes = np.empty((len(outlines), 2), np.int64)
     sizes[:, 0], sizes[:, 1] = height, width
-    rings, owner = _list_rings(outlines)
+    parts, part_outline = shapely.get_parts(outlines, return_index=True)
+    rings, ring_part = shapely.get_rings(parts, return_index=True)
+    ring_outline = part_outline[ring_part]
     points, ring = shapely.get_coordinates(rings, return_index=True)
     # From here on, coordinates decide how much memory is taken, by C code as well.
-    leaves = ~((points >= 0) & (points <= sizes[owner[ring], ::-1])).all(axis=1)
+    leaves = ~((points >= 0) & (points <= sizes[ring_outline[ring], ::-1])).all(axis=1)
     if leaves.any():
-        rows, columns = sizes[owner[ring[np.argmax(leaves)]]].tolist()
+        rows, columns = sizes[ring_outline[ring[np.argmax(leaves)]]].tolist()
         raise ValueError(f"an outline that leaves its image of {columns}×{rows} px")
     x, y = points.astype(np.int64).T
+    # Horizontal sides: their left end, length and row of vertices. Outlines ascend.
     sides = np.flatnonzero((ring[1:] == ring[:-1]) & (x[1:] != x[:-1]))
-    left, length = np.minimum(x[sides], x[sides + 1]), np.abs(x[sides + 1] - x[sides])
-    outline = owner[ring[sides]]  # ascending
+    left = np.minimum(x[sides], x[sides + 1])
+    length = np.abs(x[sides + 1] - x[sides])
+    line = y[sides]
+    outline = ring_outline[ring[sides]]
     codes: list[bytes | None] = [None] * len(outlines)
     for some in _group(np.bincount(outline, length, minlength=len(outlines)), group_px):
-        mine = slice(*np.searchsorted(outline, [some[0], some[-1] + 1]))
-        label = np.repeat(outline[mine] - some[0], length[mine])
-        edge = ranges(left[mine], length[mine]) * sizes[some[0] + label, 0]
-        edge += np.repeat(y[sides[mine]], length[mine])
+        first, after = np.searchsorted(outline, [some[0], some[-1] + 1])
+        place, px = slice(first, after), length[first:after]
+        label = np.repeat(outline[place] - some[0], px)
+        # Each pixel of a side is an edge, numbered down the columns.
+        edge = np.repeat(line[place], px) + sizes[some[0] + label, 0] * ranges(left[place], px)
         order = np.lexsort((edge, label))
         start, stop = edge[order].reshape(-1, 2).T
-        found = _compress_runs(label[order][::2], start, stop, sizes[some])
+        found = _compress_runs(label=label[order][::2], start=start, stop=stop, sizes=sizes[some])
         for index, code in zip(some, found, strict=True):
             codes[index] = code
     return codes
@@ -85,13 +91,6 @@ def _group(lengths: NDArray[Any], group_px: int) -> Iterator[NDArray[np.int64]]:
     for some in np.split(np.arange(len(lengths)), starts):
         if not is_long[some[0]]:
             yield some
-
-
-def _list_rings(outlines: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the rings of all outlines, and the index of the outline that each ring belongs to."""
-    parts, outline = shapely.get_parts(outlines, return_index=True)
-    rings, part = shapely.get_rings(parts, return_index=True)
-    return rings, outline[part]
 
 
 def _compress_runs(
@@ -115,16 +114,19 @@ def _compress_runs(
     goes_on = np.zeros(len(start), bool)
     goes_on[1:] = (label[1:] == label[:-1]) & (start[1:] == stop[:-1])
     begins = np.flatnonzero(~goes_on)
-    label, start, stop = label[begins], start[begins], stop[np.append(begins[1:], len(stop)) - 1]
+    ends = np.append(begins[1:], len(stop)) - 1
+    label, start, stop = label[begins], start[begins], stop[ends]
     gap = start.copy()
     gap[1:] -= np.where(label[1:] == label[:-1], stop[:-1], 0)
     counts = np.stack([gap, stop - start], axis=1).ravel()
     bounds = np.searchsorted(label, np.arange(len(sizes) + 1))
     rest = sizes.prod(axis=1) - stop[bounds[1:] - 1]
-    listed = [
-        {"size": size, "counts": counts[2 * a : 2 * b].tolist() + [after] * (after > 0)}
-        for size, a, b, after in zip(
-            sizes.tolist(), bounds[:-1], bounds[1:], rest.tolist(), strict=True
-        )
-    ]
+    listed = []
+    for size, first, after, rest_px in zip(
+        sizes.tolist(), bounds[:-1], bounds[1:], rest.tolist(), strict=True
+    ):
+        label_counts = counts[2 * first : 2 * after].tolist()
+        if rest_px > 0:
+            label_counts.append(rest_px)
+        listed.append({"size": size, "counts": label_counts})
     return [code["counts"] for code in coco.frPyObjects(listed, *listed[0]["size"])]

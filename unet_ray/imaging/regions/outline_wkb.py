@@ -14,8 +14,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-_POLYGON, _MULTIPOLYGON = (struct.pack("<BI", 1, kind) for kind in (3, 6))
-"""First bytes: little-endian, then the type."""
+_POLYGON = struct.pack("<BI", 1, 3)
+"""First bytes of a polygon: little-endian, then the type."""
+_MULTIPOLYGON = struct.pack("<BI", 1, 6)
+"""First bytes of a multipolygon."""
 _COUNT = struct.Struct("<I")
 _POINT_BYTES = 16
 
@@ -69,15 +71,15 @@ def _is_flat(code: bytes) -> bool:
         return True
     if not code.startswith(_MULTIPOLYGON) or len(code) < len(_MULTIPOLYGON) + _COUNT.size:
         return False
-    parts, place = _read_count(code, len(_MULTIPOLYGON))
+    num_parts, place = _read_count(code, len(_MULTIPOLYGON))
     try:
-        for _ in range(parts):
+        for _ in range(num_parts):
             if not code.startswith(_POLYGON, place):
                 return False
-            rings, place = _read_count(code, place + len(_POLYGON))
-            for _ in range(rings):
-                points, place = _read_count(code, place)
-                place += _POINT_BYTES * points
+            num_rings, place = _read_count(code, place + len(_POLYGON))
+            for _ in range(num_rings):
+                num_points, place = _read_count(code, place)
+                place += _POINT_BYTES * num_points
     except struct.error:  # it ends before
         return False
     return place == len(code)

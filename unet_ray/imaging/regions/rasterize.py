@@ -40,11 +40,14 @@ def fill_outlines(outlines: NDArray[Any], values: NDArray[Any], window: Box) -> 
     # On a ring that is counter-clockwise by its numbers, however y is drawn, a side along which y
     # grows has the inside at lower x.
     opens = (end[:, 1] > start[:, 1]) ^ shapely.is_ccw(rings)[ring] ^ is_hole[ring]
-    amount = np.where(opens, 1, -1) * np.asarray(values, np.int64)[outline[part[ring]]]
-    top = np.clip(np.minimum(start[:, 1], end[:, 1]), window.top, window.bottom) - window.top
-    bottom = np.clip(np.maximum(start[:, 1], end[:, 1]), window.top, window.bottom) - window.top
+    value = np.asarray(values, np.int64)[outline[part[ring]]]
+    amount = np.where(opens, value, -value)
+    low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
+    top = np.clip(low, window.top, window.bottom) - window.top
+    bottom = np.clip(high, window.top, window.bottom) - window.top
     column = np.clip(start[:, 0], window.left, window.right) - window.left
-    side = np.repeat(np.arange(len(top)), bottom - top)
+    num_rows = bottom - top
+    rows = ranges(top, num_rows)
     changes = np.zeros((window.height, window.width + 1), np.int64)
-    np.add.at(changes, (ranges(top, bottom - top), column[side]), amount[side])
+    np.add.at(changes, (rows, np.repeat(column, num_rows)), np.repeat(amount, num_rows))
     return np.cumsum(changes[:, :-1], axis=1)

@@ -50,7 +50,7 @@ class Regions:
     """
 
     sums: RegionSums
-    geometry: NDArray[Any]
+    geometry: NDArray[np.object_]
     """Pixel-exact outlines as WKB, y down."""
     height: int
     """Height of the image (px)."""
@@ -127,22 +127,21 @@ def find_regions(
     sums = sum_pixels(separated.runs, prob_u8_hw, beside_no_data_hw=beside_no_data_hw)
     kept = np.flatnonzero(region_filter.met_by(sums.area, sums.prob_u8_sum))
     ranked = kept[np.lexsort((sums.first[kept, 1], sums.first[kept, 0]))]
-    number, parts = np.full(len(sums), -1), Parts.of(separated.runs)
-    number[ranked] = np.arange(len(ranked))
-    return Regions(
-        sums.of(ranked),
-        outlines_wkb(parts.sides(), number[parts.label], len(ranked)),
-        *prob_u8_hw.shape,
-    )
+    rank = np.full(len(sums), -1)
+    rank[ranked] = np.arange(len(ranked))
+    parts = Parts.of(separated.runs)
+    outlines = outlines_wkb(parts.sides(), rank[parts.label], len(ranked))
+    height, width = prob_u8_hw.shape
+    return Regions(sums.of(ranked), outlines, height, width)
 
 
-def check_count(regions: int, max_regions: int) -> None:
+def check_count(num_regions: int, max_regions: int) -> None:
     """Check the number of regions of a class in an image.
 
     Raises:
         ImageError: More regions than the limit (`too_large`).
     """
-    if regions > max_regions:
+    if num_regions > max_regions:
         raise ImageError(
             "too_large",
             f"more than {max_regions} regions of a class; see --max-regions and --threshold",
@@ -182,32 +181,36 @@ def sum_pixels(
     Returns:
         Sums per label. A label without pixels has area 0, and its other sums mean nothing.
     """
-    count, label, length = int(runs.label.max(initial=-1)) + 1, runs.label, runs.stop - runs.start
+    label = runs.label
+    num_labels = int(label.max(initial=-1)) + 1
+    length = runs.stop - runs.start
     y, x = runs.row + top, runs.start + left
-    ends = np.stack(
-        [runs.row * prob_u8_hw.shape[1] + column for column in (runs.start, runs.stop)], axis=1
-    ).ravel()
-    # `reduceat` rejects an index at the image's end, and ends the last run there anyway.
-    ends = ends[: len(ends) - int(len(ends) > 0 and ends[-1] == prob_u8_hw.size)]
+    # Start and stop of each run in turn: `reduceat` reduces from each of them to the next one.
+    row_start = runs.row * prob_u8_hw.shape[1]
+    ends = np.stack([row_start + runs.start, row_start + runs.stop], axis=1).ravel()
+    if len(ends) and ends[-1] == prob_u8_hw.size:
+        ends = ends[:-1]  # it rejects an index at the image's end, and ends there anyway
     # The sum of a run is far below 2^32, and uint32 takes half the time of int64.
     prob_u8_sum = np.add.reduceat(prob_u8_hw.ravel(), ends, dtype=np.uint32)[::2]
     prob_u8_max = np.maximum.reduceat(prob_u8_hw.ravel(), ends)[::2]
-    beside: NDArray[Any] = np.zeros(len(label), np.uint32)
-    if beside_no_data_hw is not None:
-        beside = np.add.reduceat(beside_no_data_hw.ravel(), ends, dtype=np.uint32)[::2]
+    if beside_no_data_hw is None:
+        num_beside = np.zeros(len(label), np.uint32)
+    else:
+        num_beside = np.add.reduceat(beside_no_data_hw.ravel(), ends, dtype=np.uint32)[::2]
 
-    def add_up(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    def add_up(values: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53
-        return np.bincount(label, weights=values, minlength=count).astype(np.int64)
+        return np.bincount(label, weights=values, minlength=num_labels).astype(np.int64)
 
-    def find_extreme(pick: np.ufunc, values: NDArray[Any], start: int) -> NDArray[Any]:
-        found = np.full(count, start, values.dtype)
+    def find_extreme(pick: np.ufunc, values: NDArray[np.integer[Any]], start: int) -> NDArray[Any]:
+        found = np.full(num_labels, start, values.dtype)
         pick.at(found, label, values)
         return found
 
-    first, last_row = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
     # When several runs write to one place, the last write stays: that of the first run.
+    first = np.zeros((num_labels, 2), np.int64)
     first[label[::-1]] = np.stack([y, x], axis=1)[::-1]
+    last_row = np.zeros(num_labels, np.int64)
     last_row[label] = y
     left_most = find_extreme(np.minimum, x, np.iinfo(np.int64).max)
     right_most = find_extreme(np.maximum, x + length, 0)
@@ -219,5 +222,5 @@ def sum_pixels(
         y_sum=add_up(length * y),
         bbox=np.stack([left_most, first[:, 0], right_most, last_row + 1], axis=1),
         first=first,
-        beside_no_data=add_up(beside),
+        beside_no_data=add_up(num_beside),
     )

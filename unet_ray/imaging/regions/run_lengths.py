@@ -92,9 +92,9 @@ def decompress_counts(counts: bytes) -> NDArray[np.int64]:
         raise ValueError("compressed run lengths with characters other than 0 to o")
     last = np.flatnonzero(sixes < 32)
     first = np.append(0, last[:-1] + 1)
-    if sixes[-1] >= 32 or (last - first).max() >= _MOST_CHARACTERS:
-        raise ValueError("compressed run lengths with a number that is cut off or too long")
     length = last - first + 1
+    if sixes[-1] >= 32 or length.max() > _MOST_CHARACTERS:
+        raise ValueError("compressed run lengths with a number that is cut off or too long")
     digit = np.arange(len(sixes)) - np.repeat(first, length)
     numbers = np.add.reduceat((sixes & 31) << (5 * digit), first)
     numbers -= (sixes[last] >> 4 & 1) << (5 * length)
@@ -115,10 +115,11 @@ def compress_counts(runs: NDArray[np.int64]) -> bytes:
     # a number needs another character until the rest is the sign of the last one
     is_needed = np.ones((len(numbers), _MOST_CHARACTERS), bool)
     rest = numbers[:, None] >> places[1:]
-    sign = -(numbers[:, None] >> (places[1:] - 1) & 1)
-    is_needed[:, 1:] = rest != sign
+    last_bit = numbers[:, None] >> (places[1:] - 1) & 1
+    is_needed[:, 1:] = rest != -last_bit
     is_needed = np.logical_or.accumulate(is_needed[:, ::-1], axis=1)[:, ::-1]
     more = np.zeros_like(is_needed)
     more[:, :-1] = is_needed[:, 1:]
-    characters = (numbers[:, None] >> places & 31) + 32 * more + _FIRST_CHARACTER
+    digits = numbers[:, None] >> places & 31
+    characters = digits + 32 * more + _FIRST_CHARACTER
     return characters[is_needed].astype(np.uint8).tobytes()
