@@ -465,7 +465,7 @@ def _refuse_twice(database: Workspace, named: str) -> None:
     database.store("twice", "SELECT uri FROM files GROUP BY uri HAVING count(*) > 1")
     count = database.value("SELECT count(*) FROM twice")
     if count:
-        raise listed_twice(named, count, database.value("SELECT min(uri) FROM twice"))
+        raise listed_twice(named, count, database.text("SELECT min(uri) FROM twice"))
 
 
 def _refuse_pages_as_files(database: Workspace, named: str) -> None:
@@ -480,7 +480,7 @@ def _refuse_pages_as_files(database: Workspace, named: str) -> None:
     )
     count = database.value("SELECT count(*) FROM twice")
     if count:
-        raise listed_twice(named, count, database.value("SELECT min(image_uri) FROM twice"))
+        raise listed_twice(named, count, database.text("SELECT min(image_uri) FROM twice"))
 
 
 def _describe_pages(database: Workspace) -> None:

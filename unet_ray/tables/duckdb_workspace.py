@@ -52,6 +52,10 @@ class Workspace:
         """Return the single value of a query's result, a whole number."""
         return self._database.sql(query).fetchall()[0][0]
 
+    def text(self, query: str) -> str:
+        """Return the single value of a query's result, a text."""
+        return self._database.sql(query).fetchall()[0][0]
+
     def table(self, query: str) -> pa.Table:
         """Return the result of a query as an Arrow table."""
         return self._database.sql(query).to_arrow_table()
