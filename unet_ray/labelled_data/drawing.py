@@ -119,7 +119,7 @@ class _ObjectOrder:
     rows: NDArray[np.int64]
     """Row of each object in the table of objects."""
     places: list[int]
-    """Where each object is drawn: the place of a class, `NO_CATEGORY` or `_AREA`."""
+    """Target of each object: the place of a class, `NO_CATEGORY` or `_AREA`."""
     boxes: NDArray[np.float64]
     """Top, left, bottom and right of each object in its label file, as `Annotations.find_boxes`
     returns them; (objects, 4)."""

@@ -49,7 +49,7 @@ class LabelOptions:
     """Axis → index of the plane that was labelled, for files of several planes with one mask or one
     entry of a label file."""
     mask_affix: str | None = None
-    """What the names of masks have beside the names of their images; None: found out."""
+    """Text that the names of masks have beside the names of their images; None: found out."""
     frame: MaskFrame | None = None
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False

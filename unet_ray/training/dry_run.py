@@ -69,7 +69,15 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
     connect(ray_address)
     channels = choose_channels(config, initial, None)
     statistics, held = compute_both(training, validation, channels, count_objects=True)
-    task = set_up_training(config, training, statistics, held, initial, None, split)
+    task = set_up_training(
+        config=config,
+        labelled=training,
+        statistics=statistics,
+        validation=held,
+        initial=initial,
+        before=None,
+        split=split,
+    )
     labelling = task.decisions.labelling
     output.write(LABELS_PICTURE, draw_labels(statistics, labelling))
     num_usable = len(statistics.usable)

@@ -24,7 +24,7 @@ class Grouping:
     """Groups of the images of a labelled set."""
 
     by: str
-    """What makes a group: `image`, `file`, `--group-by -2` or `wells of a plate`."""
+    """Reason why images belong together: `image`, `file`, `--group-by -2` or `wells of a plate`."""
     groups: tuple[str, ...]
     """Group of each image, in the order of the set."""
     notes: tuple[str, ...] = field(default=(), compare=False)
