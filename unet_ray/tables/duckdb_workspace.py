@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -48,8 +49,8 @@ class Workspace:
         """Close the database and free its memory and spilled files."""
         self._database.close()
 
-    def value(self, query: str) -> int:
-        """Return the single value of a query's result, a whole number."""
+    def value(self, query: str) -> Any:
+        """Return the single value of a query's result, of the type that the query gives it."""
         return self._database.sql(query).fetchall()[0][0]
 
     def text(self, query: str) -> str:
