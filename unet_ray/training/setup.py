@@ -1,7 +1,7 @@
 """Set-up of a training from its flags and labelled set.
 
 It settles the meaning of the masks, the split into training and validation images, the network and
-the crops.
+the crops. What may disappoint is noted (`setup_notes`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from unet_ray.errors import InputError
-from unet_ray.flags import check_metric, parse_channels
+from unet_ray.flags import check_metric, parse_channels, parse_range
 from unet_ray.imaging.channels import ChannelSelection, ChosenChannels, InputChannels
 from unet_ray.imaging.codecs.decoded_image import COLOURS
 from unet_ray.imaging.codecs.pixel_size import SizeUm, format_pixel_size
@@ -27,14 +25,19 @@ from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.readers import Reader
 from unet_ray.labelled_data.statistics import DatasetStatistics
 from unet_ray.network.config import UNetConfig
-from unet_ray.network.model_folder import Model, state_bytes
+from unet_ray.network.model_folder import Model
 from unet_ray.network.preprocessing import Preprocessing
-from unet_ray.network.unet import UNet
-from unet_ray.network.weights import load_weights
 from unet_ray.training.config import TrainConfig
 from unet_ray.training.crop_stream import CropSampler, plan_visits
+from unet_ray.training.initial_weights import adapt_weights
 from unet_ray.training.record import DataDecisions
-from unet_ray.training.split import Split, note_near_duplicates
+from unet_ray.training.setup_notes import (
+    note_missing_classes,
+    note_separation,
+    note_small_images,
+    note_split,
+)
+from unet_ray.training.split import Split
 
 _logger = logging.getLogger("unet_ray")
 
@@ -55,6 +58,8 @@ class TrainingSetup:
     """Weights to start from as safetensors. None: weights are drawn at random."""
     sampler: CropSampler
     """Draws the crops."""
+    crops_per_epoch: int
+    """Crops per epoch of all workers together; enough for at least one step of all workers."""
     shuffle_buffer: int
     """Number of crops that each worker shuffles among; 0: crops come shuffled."""
     validation_reader: Reader
@@ -141,30 +146,31 @@ def set_up_training(
         notes += validation.notes
         validation = validation.exclude_extremes(preprocessing)
         notes += validation.check_readable(config.max_error_rate)
-    notes += _separation_notes(config, labelling, statistics, initial)
+    notes += note_separation(config, labelling, statistics, initial)
     network = _choose_network(config, len(labelling.classes), preprocessing.channels, initial)
     inputs = _settle_inputs(statistics, learnt, network, initial, before)
     crops = _configure_crops(config, network)
-    notes += _size_notes(statistics, crops.side) + _class_notes(
+    notes += note_small_images(statistics, crops.side) + note_missing_classes(
         labelling, statistics, learnt, "learn from"
     )
-    notes += _class_notes(labelling, statistics, held, "validate on")
-    notes += _split_notes(config, statistics, split, learnt, held, validation)
+    notes += note_missing_classes(labelling, statistics, held, "validate on")
+    notes += note_split(config, statistics, split, learnt, held, validation)
     pixel_size_um = statistics.find_pixel_size(learnt)
     _log_notes(notes, pixel_size_um)
-    visits = _plan_visits(statistics, learnt, crops.side)
-    has_no_data = any(statistics.facts[index].has_no_data for index in learnt)
-    seed, reader = config.seed, statistics.reader
+    sampler = _make_sampler(config, statistics, learnt, labelling, preprocessing, crops)
+    most_workers = parse_range(config.workers, "--workers")[1]
     held_in = validation or statistics
+    held_indices = validation.usable if validation else held
     return TrainingSetup(
-        network,
-        _initial_weights(initial, labelling, network) if initial else None,
-        CropSampler(reader, visits, labelling, preprocessing, crops, seed, has_no_data),
-        0 if statistics.decoded_once else _SHUFFLED_CROPS,
-        held_in.reader,
-        tuple((i, held_in.facts[i].uri) for i in (validation.usable if validation else held)),
-        _record_decisions(labelling, preprocessing, inputs, labelled.names, split),
-        pixel_size_um,
+        network=network,
+        initial=adapt_weights(initial, labelling, network) if initial else None,
+        sampler=sampler,
+        crops_per_epoch=max(sampler.crops_per_epoch, config.batch_size * most_workers),
+        shuffle_buffer=0 if statistics.decoded_once else _SHUFFLED_CROPS,
+        validation_reader=held_in.reader,
+        validation=tuple((i, held_in.facts[i].uri) for i in held_indices),
+        decisions=_record_decisions(labelling, preprocessing, inputs, labelled.names, split),
+        pixel_size_um=pixel_size_um,
     )
 
 
@@ -180,42 +186,6 @@ def _record_decisions(
         return decisions
     groups = dict(zip(names, split.grouping.groups, strict=True))
     return replace(decisions, groups=groups, grouped_by=split.grouping.by)
-
-
-def _note_leaks(
-    statistics: DatasetStatistics,
-    learnt: Sequence[int],
-    held: Sequence[int],
-    validation: DatasetStatistics | None,
-) -> list[str]:
-    """Return a line about validation images that nearly are images to learn from, if any are."""
-    held_facts = (
-        [validation.facts[index] for index in validation.usable]
-        if validation
-        else [statistics.facts[index] for index in held]
-    )
-    remedy = (
-        "leave them out of --images or of --val-images"
-        if validation
-        else "keep images that belong together on one side with --group-by"
-    )
-    return note_near_duplicates([statistics.facts[index] for index in learnt], held_facts, remedy)
-
-
-def _split_notes(
-    config: TrainConfig,
-    statistics: DatasetStatistics,
-    split: Split,
-    learnt: Sequence[int],
-    held: Sequence[int],
-    validation: DatasetStatistics | None,
-) -> list[str]:
-    """Return notes on the groups of the split, on leaks between its sides, and on an empty side."""
-    notes = [*split.grouping.notes] if split.grouping else []
-    notes += _note_leaks(statistics, learnt, held, validation)
-    if not held and not validation:
-        notes.append(_note_no_validation(config))
-    return notes
 
 
 def _log_notes(notes: Sequence[str], pixel_size_um: SizeUm | None) -> None:
@@ -260,13 +230,26 @@ def _split_images(
     return learnt, held
 
 
-def _plan_visits(
-    statistics: DatasetStatistics, learnt: Sequence[int], side: int
-) -> NDArray[np.int64]:
-    """Return the visits of the images to learn from, for crops of a side in px."""
-    chosen = [statistics.facts[index] for index in learnt]
-    counts = np.array([count_crops(fact.height, fact.width, side) for fact in chosen])
-    return plan_visits(counts, np.array(learnt), one_by_one=statistics.decoded_once)
+def _make_sampler(
+    config: TrainConfig,
+    statistics: DatasetStatistics,
+    learnt: Sequence[int],
+    labelling: Labelling,
+    preprocessing: Preprocessing,
+    crops: CropConfig,
+) -> CropSampler:
+    """Return what draws the crops of the images to learn from."""
+    facts = [statistics.facts[index] for index in learnt]
+    counts = np.array([count_crops(fact.height, fact.width, crops.side) for fact in facts])
+    return CropSampler(
+        reader=statistics.reader,
+        visits=plan_visits(counts, np.array(learnt), one_by_one=statistics.decoded_once),
+        labelling=labelling,
+        preprocessing=preprocessing,
+        config=crops,
+        seed=config.seed,
+        has_no_data=any(fact.has_no_data for fact in facts),
+    )
 
 
 def _choose_preprocessing(
@@ -315,17 +298,6 @@ def _configure_crops(config: TrainConfig, network: UNetConfig) -> CropConfig:
     )
 
 
-def _note_no_validation(config: TrainConfig) -> str:
-    """Return the note that there are no validation images; raise InputError if they are needed."""
-    if config.patience:
-        raise InputError(
-            f"--patience {config.patience} needs validation images; give --val-fraction above 0"
-        )
-    return (
-        "there are no validation images: the last epoch becomes the model, thresholds stay at 0.5"
-    )
-
-
 def _log_labelling(labelling: Labelling, statistics: DatasetStatistics) -> None:
     names = ", ".join(f"{c.name}={c.id}" for c in labelling.classes)
     place = (
@@ -337,61 +309,6 @@ def _log_labelling(labelling: Labelling, statistics: DatasetStatistics) -> None:
         f"{len(statistics.usable)} labelled images ({place}); "
         f"masks of the kind {labelling.kind}, classes {names}"
     )
-
-
-def _separation_notes(
-    config: TrainConfig, labelling: Labelling, statistics: DatasetStatistics, initial: Model | None
-) -> list[str]:
-    """Return a note if objects will be separated less well than a user might expect.
-
-    Raises:
-        InputError: Masks that the separation of objects cannot be learnt from.
-    """
-    if not config.separate:
-        separates = initial is not None and initial.postprocessing.separates
-        return (
-            [
-                "the model of --init-from separates touching objects, this one will not; "
-                "see --separate"
-            ]
-            if separates
-            else []
-        )
-    if labelling.kind != "instances":
-        return [
-            f"--separate: masks of the kind {labelling.kind} have no ids, objects that touch are "
-            "learnt as one; give one id per object (--mask-kind instances) to separate them"
-        ]
-    uncounted = {labelling.background, labelling.ignored}
-    ids = [
-        sum(value not in uncounted for value, _ in statistics.facts[i].values[0])
-        for i in statistics.usable
-    ]
-    if max(ids) < 2:
-        raise InputError(
-            f"--separate: no mask holds more than one object ({len(ids)} masks with an id per "
-            "object); give masks in which each object has its own id, or leave out --separate"
-        )
-    return []
-
-
-def _class_notes(
-    labelling: Labelling, statistics: DatasetStatistics, indices: Sequence[int], use: str
-) -> list[str]:
-    """Return a note for each class that is in none of the given images, but in another."""
-    chosen = [statistics.facts[index].values for index in indices]
-    usable = [statistics.facts[index].values for index in statistics.usable]
-    missing = [
-        c.name
-        for place, c in enumerate(labelling.classes)
-        if chosen
-        and not any(labelling.is_held(values, place) for values in chosen)
-        and any(labelling.is_held(values, place) for values in usable)
-    ]
-    return [
-        f"class {name} is in none of the {len(chosen)} images to {use}; choose another --seed"
-        for name in missing
-    ]
 
 
 def _check_validation(
@@ -424,49 +341,3 @@ def _check_validation(
             f"--masks from {labelling.foreground}; give masks of one convention"
         )
     found.check_fits(constants, f"--val-images {config.val_images}")
-
-
-def _size_notes(statistics: DatasetStatistics, side: int) -> list[str]:
-    """Return a note if there are images smaller than a crop."""
-    small = [f for f in statistics.facts if f.error is None and (f.height < side or f.width < side)]
-    if not small:
-        return []
-    least = min(small, key=lambda f: min(f.height, f.width))
-    return [
-        f"{len(small)} of {len(statistics.usable)} images are smaller than --crop {side} "
-        f"(the smallest: {least.width}×{least.height} px, {least.uri}): they are mirrored to that "
-        "size, and mirrored pixels are not counted; a smaller --crop costs less"
-    ]
-
-
-def _initial_weights(initial: Model, labelling: Labelling, network: UNetConfig) -> bytes:
-    """Return the weights to start from as safetensors.
-
-    They are those of a model, with its filters for the classes that it shares with the new network
-    and freshly drawn filters for the others.
-    """
-    torch.manual_seed(0)
-    fresh = UNet(network)
-    weights = load_weights(initial.weights, initial.network)
-    places = {c.name: place for place, c in enumerate(initial.classes)}
-    known = [
-        (place, places[c.name]) for place, c in enumerate(labelling.classes) if c.name in places
-    ]
-    filters = list(known)
-    # The filters of the markers follow those of the classes.
-    if network.num_classes > len(labelling.classes) and initial.postprocessing.separates:
-        filters += [
-            (place + len(labelling.classes), before + len(places)) for place, before in known
-        ]
-    for name in ("head.weight", "head.bias"):
-        head = fresh.state_dict()[name]
-        for place, before in filters:
-            head[place] = weights[name][before]
-        weights[name] = head
-    fresh.load_state_dict(weights)
-    names = ", ".join(labelling.classes[place].name for place, _ in known) or "none"
-    _logger.info(
-        f"starting from a model with the same classes: {names}; "
-        f"fresh filters: {len(labelling.classes) - len(known)}"
-    )
-    return state_bytes(fresh)

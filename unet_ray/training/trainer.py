@@ -21,15 +21,15 @@ from unet_ray.cluster.resources import Capacity, gpu_worker_cpus, worker_cpus
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.errors import CredentialsError, InputError, UnetRayError, one_line
 from unet_ray.flags import parse_range
-from unet_ray.network.config import Precision, parse_augmentations
-from unet_ray.network.learner import LearnerConfig
+from unet_ray.network.config import Precision
 from unet_ray.storage.storage import Storage
 from unet_ray.training.checkpoints import settle_checkpoints
 from unet_ray.training.config import TrainConfig
-from unet_ray.training.crop_stream import CropSampler, StreamFromCheckpoint
+from unet_ray.training.crop_stream import StreamFromCheckpoint
 from unet_ray.training.progress import crops_seen
 from unet_ray.training.setup import TrainingSetup
-from unet_ray.training.worker import WorkerSettings, train_worker
+from unet_ray.training.worker.loop import train_worker
+from unet_ray.training.worker.settings import WorkerSettings
 
 _logger = logging.getLogger("unet_ray")
 
@@ -72,7 +72,7 @@ def fit(
         worker_runtime_env=None if scaling.use_gpu else REUSED_MEMORY,
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
     )
-    settings = _worker_settings(config, run_folder, task, cpu_precision)
+    settings = WorkerSettings(config, task, cpu_precision, run_folder)
     with ProgressBoard(_log_lines) as board:
         make_trainer = partial(
             TorchTrainer,
@@ -80,7 +80,7 @@ def fit(
             train_loop_config={"settings": settings, "post": board.post},
             scaling_config=scaling,
             run_config=run,
-            datasets={"crops": _stream(config, run_folder, task.sampler)},
+            datasets={"crops": _stream(config, run_folder, task)},
             dataset_config=ray.train.DataConfig(
                 execution_options=ray.data.ExecutionOptions(preserve_order=True)
             ),
@@ -150,55 +150,12 @@ def _first_cause(error: Exception) -> BaseException:
     return min(failures, key=lambda failure: "onnection" in str(failure), default=error)
 
 
-def _stream(config: TrainConfig, run_folder: Storage, sampler: CropSampler) -> StreamFromCheckpoint:
-    crops_per_step = _crops_per_step(config)
+def _stream(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> StreamFromCheckpoint:
+    crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
     # Two steps more than needed, because splits among workers and short batches lose crops.
-    total = config.epochs * _crops_per_epoch(config, sampler) + 2 * crops_per_step
+    total = config.epochs * task.crops_per_epoch + 2 * crops_per_step
     return StreamFromCheckpoint(
-        sampler, run_folder, run_name=_RUN_NAME, total=total, least=crops_per_step
-    )
-
-
-def _crops_per_step(config: TrainConfig) -> int:
-    """Return the number of crops of a step of all workers."""
-    _, most_workers = parse_range(config.workers, "--workers")
-    return config.batch_size * most_workers
-
-
-def _crops_per_epoch(config: TrainConfig, sampler: CropSampler) -> int:
-    """Return the number of crops of an epoch, at least enough for one step of all workers."""
-    return max(sampler.crops_per_epoch, _crops_per_step(config))
-
-
-def _worker_settings(
-    config: TrainConfig, run_folder: Storage, task: TrainingSetup, cpu_precision: Precision
-) -> WorkerSettings:
-    weights = config.parse_class_weights(len(task.sampler.labelling.classes))
-    return WorkerSettings(
-        network=task.network,
-        preprocessing=task.sampler.preprocessing,
-        labelling=task.sampler.labelling,
-        learner=LearnerConfig(
-            config.learning_rate,
-            config.loss,
-            weights * task.sampler.config.filters_per_class if weights else None,
-            parse_augmentations(config.augment),
-            cpu_precision,
-            "float32" if config.precision == "float32" else "bfloat16",
-        ),
-        reader=task.validation_reader,
-        validation=task.validation,
-        initial=task.initial,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        crops_per_epoch=_crops_per_epoch(config, task.sampler),
-        metric=config.best_by,
-        patience=config.patience,
-        checkpoint_minutes=config.checkpoint_minutes,
-        shuffle_buffer=task.shuffle_buffer,
-        compiled=config.compile,
-        seed=config.seed,
-        run_folder=run_folder,
+        task.sampler, run_folder, run_name=_RUN_NAME, total=total, least=crops_per_step
     )
 
 
