@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ import tifffile
 from tests.builders import write_scenes
 from tests.engine.test_reread import forget_added_columns, list_current
 from unet_ray.cli.segment import summary
+from unet_ray.errors import UnetRayError
 from unet_ray.output.config import ReportConfig, VerifyConfig
 from unet_ray.output.reader import read_tables
 from unet_ray.output.report.report import report
@@ -24,6 +26,7 @@ from unet_ray.output.verify import verify
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.segment import segment
+from unet_ray.segmentation.unchanged import take_over_unchanged
 from unet_ray.storage.storage import Storage
 
 pytestmark = [pytest.mark.usefixtures("ray_local", "locks_settle_at_once"), pytest.mark.slow]
@@ -139,6 +142,19 @@ def test_images_whose_bytes_changed_are_done_again(
     assert [*map(len, list_current(tmp_path))] == [9, 9, 9]
     touch(config)
     assert run(config, 3).images_taken_over == 9
+
+
+def test_a_comparison_in_which_nothing_happens_ends_the_run() -> None:
+    def hang(*_: object) -> None:
+        time.sleep(600)
+
+    known = iter([("a.parquet", pa.table({"a": [1]}))])
+    with pytest.raises(UnetRayError) as stopped:
+        next(take_over_unchanged(cast(Any, hang), known, stall_minutes=0.05))
+    assert str(stopped.value) == (
+        "no image was taken over for 0.05 min (--stall-minutes), after 0; what was taken over is "
+        "kept: run again with the same flags to go on"
+    )
 
 
 def test_rows_without_a_hash_are_kept_and_get_none_until_their_images_are_done_again(

@@ -82,6 +82,34 @@ class RunMetrics:
                 counter.inc(value, self._tags)
 
 
+class StallWatch:
+    """Ends a run in which nothing is heard of the workers for too long.
+
+    Args:
+        stall_minutes: Longest time in which nothing is heard (min).
+    """
+
+    def __init__(self, stall_minutes: float) -> None:
+        self._stall_minutes, self._heard_at = stall_minutes, time.monotonic()
+
+    def hear(self) -> None:
+        """Start the time anew, since something was heard."""
+        self._heard_at = time.monotonic()
+
+    def check(self, done: str, num_done: str) -> None:
+        """Raise UnetRayError if nothing was heard for too long.
+
+        Args:
+            done: What workers do with images, such as `measured`.
+            num_done: Number of images of which they have done it.
+        """
+        if time.monotonic() - self._heard_at > 60 * self._stall_minutes:
+            raise UnetRayError(
+                f"no image was {done} for {self._stall_minutes:g} min (--stall-minutes), after "
+                f"{num_done}; what was {done} is kept: run again with the same flags to go on"
+            )
+
+
 class Progress:
     """Counts and logs the messages of a run, and feeds result and metrics with them."""
 
@@ -89,8 +117,7 @@ class Progress:
         self, result: SegmentResult, todo: int, stall_minutes: float, metrics: RunMetrics
     ) -> None:
         self._result, self._todo, self._metrics = result, todo, metrics
-        self._stall_minutes = stall_minutes
-        self._started, self._heard_at = time.perf_counter(), time.monotonic()
+        self._started, self._watch = time.perf_counter(), StallWatch(stall_minutes)
         self.measured = 0
         """Images measured so far."""
         self.set_aside: list[list[str]] = []
@@ -120,16 +147,11 @@ class Progress:
         What was measured until then is given a moment to come in.
         """
         self.check_credentials(_LAST_BLOCKS_S)
-        if time.monotonic() - self._heard_at > 60 * self._stall_minutes:
-            raise UnetRayError(
-                f"no image was measured for {self._stall_minutes:g} min (--stall-minutes), after "
-                f"{self.measured} of {self._todo}; what was measured is kept: run again with the "
-                "same flags to go on"
-            )
+        self._watch.check("measured", f"{self.measured} of {self._todo}")
 
     def __call__(self, messages: list[WorkDone]) -> None:
         """Take the messages of workers, and log a line."""
-        self._heard_at = time.monotonic()
+        self._watch.hear()
         for message in messages:
             self._metrics.add(message)
             if message.set_aside:

@@ -82,13 +82,25 @@ class SegmentationRun:
             self._run_pipeline(shards, first_number)
         self._check_complete()
 
+    @property
+    def _hang_s(self) -> float:
+        """Longest time without progress of a worker (s)."""
+        return 60 * self.config.stall_minutes / _HANGS_PER_STALL
+
     def _take_over_unchanged(self, shards: Shards) -> int:
         """Take over rows of images that are unchanged; return the number of the next shard."""
         plan, result = self.plan, self.result
         channels = self.model.select_channels(self.config.channels)
-        take = TakeOver(plan.access, plan.etags_of_store, channels, shards, datetime.now(UTC))
-        tasks = 0
-        for sums in take_over_unchanged(take, plan.shards_of_known()):
+        take = TakeOver(
+            plan.access,
+            plan.etags_of_store,
+            channels,
+            shards,
+            datetime.now(UTC),
+            read_s=self._hang_s,
+        )
+        tasks, minutes = 0, self.config.stall_minutes
+        for sums in take_over_unchanged(take, plan.shards_of_known(), minutes):
             tasks += 1
             if sums:
                 result.add(sums)
@@ -132,7 +144,7 @@ class SegmentationRun:
                     progress=progress,
                     post=board.post,
                     show_progress=board.show_now,
-                    hang_s=60 * self.config.stall_minutes / _HANGS_PER_STALL,
+                    hang_s=self._hang_s,
                     save=self.save,
                 ).run(blocks, self.plan)
         finally:

@@ -5,29 +5,37 @@ plan (driver) ─▶ images with a row of the same size and a content hash, by t
 
 The three tables get whole rows under the new etag and run, in shards that are committed like all
 others, so that nothing that reads the tables needs to know. All other images go through the chain.
+
+Tasks tell the driver of each image that they have compared. Where it hears nothing for
+`--stall-minutes`, the run ends, as in the chain.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from unet_ray.cluster.progress_board import ProgressBoard
 from unet_ray.cluster.ray_data import WRITE_CPUS
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.content_hash import hash_stored
 from unet_ray.imaging.channels import ChannelSelection, take_pages
 from unet_ray.prefetch import ahead, reading_pool
+from unet_ray.segmentation.monitoring import StallWatch
 from unet_ray.segmentation.result import ShardSums
 from unet_ray.segmentation.shard_writer import Shards
 from unet_ray.segmentation.stages.columns import PLAN, read_records
 from unet_ray.segmentation.stages.image_record import ImageRecord
+from unet_ray.segmentation.stages.work_done import WorkDone
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import read_whole_files, shard_run_id
@@ -36,10 +44,12 @@ KNOWN = pa.schema([*PLAN, ("content_hash", pa.string())])
 """Columns of images whose bytes are compared with those of an earlier row."""
 _READS = 16
 """Images that a task reads side by side."""
-_READ_S = 3600.0
-"""Longest time that the bytes of an image may take (s)."""
 _IN_FLIGHT = 64
 """Tasks that are submitted ahead."""
+_TELL_S = 1.0
+"""Shortest time between two messages of a task to the driver (s)."""
+_POLL_S = 0.5
+"""Longest wait for the end of a task before the driver looks whether any is heard of."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +66,28 @@ class TakeOver:
     """Settings that the shards of the run share."""
     at: datetime
     """Time that the copied rows have as theirs, the same in every attempt."""
+    read_s: float
+    """Longest time that the bytes of an image may take (s); beyond it, the image goes through the
+    chain."""
 
-    def __call__(self, number: int, path: str, known: pa.Table) -> ShardSums | None:
+    def __call__(
+        self, number: int, path: str, known: pa.Table, tell: Callable[[], None]
+    ) -> ShardSums | None:
         """Copy the rows of one earlier shard.
 
         Args:
             number: Number of the new shard within the run; every attempt has the same.
             path: Path of the earlier shard, below a table's folder.
             known: Images with their hashes, a table of KNOWN.
+            tell: Called after each image that is compared, and before the rows are copied.
 
         Returns:
             Sums over the new shard; None where no image is the same, so that there is none.
         """
-        etags = self._find_same(read_records(known))
+        etags = self._find_same(read_records(known), tell)
         if not etags:
             return None
+        tell()
         tables = self._copy_rows(path, etags)
         self.shards.store(number, tables)
         return ShardSums(
@@ -85,16 +102,17 @@ class TakeOver:
             taken_over=len(tables["images"]),
         )
 
-    def _find_same(self, records: list[ImageRecord]) -> dict[str, str]:
+    def _find_same(self, records: list[ImageRecord], tell: Callable[[], None]) -> dict[str, str]:
         """Return the new etags of the images whose bytes are the same, by URI."""
+        etags = {}
         with reading_pool(_READS) as pool:
-            late = (_READ_S, lambda _: False)
-            same = [*ahead(pool, self._is_same, records, _READS, late)]
-        return {
-            record.source.uri: record.source.etag
-            for record, is_same in zip(records, same, strict=True)
-            if is_same
-        }
+            late = (self.read_s, lambda _: False)
+            same = ahead(pool, self._is_same, records, _READS, late)
+            for record, is_same in zip(records, same, strict=True):
+                if is_same:
+                    etags[record.source.uri] = record.source.etag
+                tell()
+        return etags
 
     def _is_same(self, record: ImageRecord) -> bool:
         source = record.source
@@ -131,12 +149,24 @@ def _fill(rows: pa.Table, column: str, value: Any) -> pa.Table:
     return rows.set_column(index, field, pa.repeat(pa.scalar(value, field.type), len(rows)))
 
 
-def _take_over(take: TakeOver, number: int, path: str, known: pa.Table) -> ShardSums | None:
-    return take(number, path, known)
+def _take_over(
+    take: TakeOver, number: int, path: str, known: pa.Table, post: Callable[[WorkDone], None]
+) -> ShardSums | None:
+    told_at = -_TELL_S
+
+    def tell() -> None:
+        """Tell the driver that this task makes progress, if it was not told a moment ago."""
+        nonlocal told_at
+        if time.monotonic() - told_at >= _TELL_S:
+            told_at = time.monotonic()
+            post(WorkDone())
+
+    tell()
+    return take(number, path, known, tell)
 
 
 def take_over_unchanged(
-    take: TakeOver, known: Iterator[tuple[str, pa.Table]]
+    take: TakeOver, known: Iterator[tuple[str, pa.Table]], stall_minutes: float
 ) -> Iterator[ShardSums | None]:
     """Take over the rows of images that are the same, many shards at a time.
 
@@ -145,17 +175,43 @@ def take_over_unchanged(
     Args:
         take: What the tasks do.
         known: Path of an earlier shard, and its images as a table of KNOWN.
+        stall_minutes: Longest time in which no task is heard of (min).
 
     Yields:
         Sums over each new shard, in the order of their ends; None for one that has no image.
+
+    Raises:
+        UnetRayError: No task was heard of for `stall_minutes`.
     """
+    first = next(known, None)
+    if first is None:
+        return
+    watch = StallWatch(stall_minutes)
+    with ProgressBoard(lambda _: watch.hear()) as board:
+        yield from _run_tasks(take, chain([first], known), watch, board.post)
+
+
+def _run_tasks(
+    take: TakeOver,
+    known: Iterable[tuple[str, pa.Table]],
+    watch: StallWatch,
+    post: Callable[[WorkDone], None],
+) -> Iterator[ShardSums | None]:
     task = ray.remote(num_cpus=WRITE_CPUS, max_retries=3, scheduling_strategy="DEFAULT")(_take_over)
-    shared, pending = ray.put(take), list[Any]()
-    for number, (path, rows) in enumerate(known):
-        pending.append(task.remote(shared, number, path, rows))
-        if len(pending) >= _IN_FLIGHT:
-            (done,), pending = ray.wait(pending)
-            yield ray.get(done)
-    while pending:
-        (done,), pending = ray.wait(pending)
-        yield ray.get(done)
+    shared, numbered, num_taken_over = ray.put(take), enumerate(known), 0
+    pending: list[Any] = []
+    try:
+        while True:
+            for number, (path, rows) in islice(numbered, _IN_FLIGHT - len(pending)):
+                pending.append(task.remote(shared, number, path, rows, post))
+            if not pending:
+                return
+            done, pending = ray.wait(pending, timeout=_POLL_S)
+            for sums in ray.get(done):
+                watch.hear()
+                num_taken_over += sums.images if sums else 0
+                yield sums
+            watch.check("taken over", f"{num_taken_over}")
+    finally:
+        for ref in pending:  # none unless the run ends badly
+            ray.cancel(ref, force=True)

@@ -158,7 +158,7 @@ def _make_annotations(
     place = np.repeat(np.arange(len(group.rows)), group.num_regions)
     sizes = np.array([(row["height"], row["width"]) for row in group.rows], np.int64)[place]
     codes = group.regions["geometry"].to_pylist()
-    sound, outlines = find_outlines(codes, *sizes.T, notes)
+    sound, outlines = find_outlines(codes, sizes[:, 0], sizes[:, 1], notes)
     place, sizes = place[sound], sizes[sound]
     if as_polygons:
         holes = int(np.sum(shapely.get_num_interior_rings(shapely.get_parts(outlines))))
@@ -173,11 +173,11 @@ def _make_annotations(
         )
     pixels_um2 = [*map(measure_pixel_area, group.rows)]
     found = _iterate_rows(group.regions.select(_ANNOTATION).take(sound))
-    for index, shape, row in zip(place.tolist(), shapes, found, strict=True):
+    for index, shape, columns in zip(place.tolist(), shapes, found, strict=True):
         if shape is None:
             notes[_TOO_LONG] += 1
             continue
-        class_id, score, area, left, top, right, bottom = row
+        class_id, score, area, left, top, right, bottom = columns
         annotation = {
             "category_id": class_id,
             "segmentation": shape,
