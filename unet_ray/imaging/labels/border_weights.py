@@ -47,7 +47,8 @@ def border_weights(
     assert sigma_px > 0, sigma_px
     nearest, second = _measure_two_distances(dense_ids(labels_hw), context_px(sigma_px))
     reach = nearest + second
-    counted = (reach <= _REACH_SIGMAS * sigma_px) & ((labels_hw == 0) | (second < _SEAM_PX))
+    in_gap_or_seam = (labels_hw == 0) | (second < _SEAM_PX)
+    counted = in_gap_or_seam & (reach <= _REACH_SIGMAS * sigma_px)
     weights = np.ones(labels_hw.shape, np.float32)
     weights[counted] += strength * np.exp(-(reach[counted] ** 2) / (2 * sigma_px**2))
     return weights
