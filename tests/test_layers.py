@@ -164,9 +164,7 @@ def test_configs_work_without_ray_and_torch(config: str) -> None:
     blocked = "import sys; sys.modules |= dict.fromkeys(('ray', 'torch', 'numpy', 'pyarrow'))"
     loaded = "print(*(m for m in sys.modules if m.startswith('unet_ray.')))"
     names = run(f"{blocked}; import unet_ray.{config}; {loaded}").split()
-    plain = {
-        f"unet_ray.{name}" for name in ("errors", "flags", "limits", "store_options", "text")
-    }
+    plain = {f"unet_ray.{name}" for name in ("errors", "flags", "limits", "store_options", "text")}
     packages = {name for name in names if PACKAGE.joinpath(*name.split(".")[1:]).is_dir()}
     assert all(name.endswith("config") for name in set(names) - plain - packages), names
 

@@ -51,7 +51,8 @@ class ImageChannels:
     def of(image: DecodedImage | ImagePlace) -> ImageChannels:
         """Return the channels of an image that was decoded, or that has a page for each channel."""
         count = image.samples.shape[2] if isinstance(image, DecodedImage) else len(image.pages)
-        return ImageChannels(count, image.channels if len(image.channels) == count else ())
+        has_names = len(image.channels) == count
+        return ImageChannels(count, image.channels if has_names else ())
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -89,12 +90,12 @@ class ImageChannels:
 
 def show_names(names: Sequence[str]) -> str:
     """Return the names of channels for a message: the first of many, none of them long."""
-    shown = [
-        escape_controls(name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}…")
-        for name in names[:_SHOWN_NAMES]
-    ]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    shown = []
+    for name in names[:_SHOWN_NAMES]:
+        short = name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}…"
+        shown.append(escape_controls(short))
+    num_more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {num_more} more" if num_more else "")
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,14 @@ def _read_token(token: str) -> tuple[str | None, int | None]:
     return fold_channel(token), int(token) if is_channel_index(token) else None
 
 
-def _name_some(image: ImageChannels, count: int) -> Sequence[str]:
+def _name_some(image: ImageChannels, num_channels: int) -> Sequence[str]:
     """Return the first channels of an image as `--channels` takes them: names, else indices."""
-    names = image.names[:count]
+    names = image.names[:num_channels]
     are_plain = not any("," in name or ":" in name or is_channel_index(name) for name in names)
     if image.keys and are_plain:
         return names
-    return [f"index:{place}" if image.names else str(place) for place in range(count)]
+    prefix = "index:" if image.names else ""
+    return [f"{prefix}{place}" for place in range(num_channels)]
 
 
 @dataclass(frozen=True)

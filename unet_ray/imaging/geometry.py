@@ -31,8 +31,12 @@ class Box:
 
     def grown(self, by: int, height: int, width: int) -> Box:
         """Return the box with `by` pixels around it, clipped to 0..height and 0..width (px)."""
-        bottom, right = min(height, self.bottom + by), min(width, self.right + by)
-        return Box(max(0, self.top - by), max(0, self.left - by), bottom, right)
+        return Box(
+            top=max(0, self.top - by),
+            left=max(0, self.left - by),
+            bottom=min(height, self.bottom + by),
+            right=min(width, self.right + by),
+        )
 
     def clipped(self, to: Box) -> Box:
         """Return the part of the box that lies in another one; it may be empty."""
@@ -42,19 +46,32 @@ class Box:
 
     def on_grid(self, multiple: int) -> Box:
         """Return the smallest box around this one with sides on multiples of `multiple` (px)."""
-        bottom, right = (-(-side // multiple) * multiple for side in (self.bottom, self.right))
-        return Box(self.top // multiple * multiple, self.left // multiple * multiple, bottom, right)
+        return Box(
+            top=self.top // multiple * multiple,
+            left=self.left // multiple * multiple,
+            bottom=-(-self.bottom // multiple) * multiple,
+            right=-(-self.right // multiple) * multiple,
+        )
 
     def scaled(self, factor: int) -> Box:
         """Return the box in pixels that are smaller by `factor`."""
-        return Box(*(factor * side for side in (self.top, self.left, self.bottom, self.right)))
+        return Box(
+            top=factor * self.top,
+            left=factor * self.left,
+            bottom=factor * self.bottom,
+            right=factor * self.right,
+        )
 
 
 def read_box(image_hwc: NDArray[Any], box: Box, mirror: bool) -> NDArray[Any]:
     """Read a box of an image's frame from an array, like `read_frame`."""
     height, width = image_hwc.shape[:2]
     return read_frame(
-        lambda b: image_hwc[b.top : b.bottom, b.left : b.right], height, width, box, mirror
+        read=lambda b: image_hwc[b.top : b.bottom, b.left : b.right],
+        height=height,
+        width=width,
+        box=box,
+        mirror=mirror,
     )
 
 
@@ -96,7 +113,8 @@ def fold_box(
         each row and column of the frame's box.
     """
     extend = mirrored if mirror else replicated
-    rows, columns = extend(box.top, box.bottom, height), extend(box.left, box.right, width)
+    rows = extend(box.top, box.bottom, height)
+    columns = extend(box.left, box.right, width)
     inside = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
     return inside, rows - inside.top, columns - inside.left
 
@@ -109,13 +127,11 @@ def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
     Example:
         mirrored(-2, 5, 3) → 2 1 0 1 2 1 0.
     """
-    period = max(1, 2 * (size - 1))
+    if size <= 1:
+        return np.zeros(stop - start, np.intp)
+    period = 2 * (size - 1)
     position = np.arange(start, stop) % period
-    return (
-        np.minimum(position, period - position).astype(np.intp)
-        if size > 1
-        else np.zeros(stop - start, np.intp)
-    )
+    return np.minimum(position, period - position).astype(np.intp)
 
 
 def replicated(start: int, stop: int, size: int) -> NDArray[np.intp]:

@@ -74,13 +74,14 @@ class Axis:
         """
         target = np.arange(start, stop, dtype=np.int64)
         first, end = self._reach(target)
-        counts = end - first
-        rows = np.repeat(np.arange(len(target)), counts)
-        row_start = np.concatenate([[0], np.cumsum(counts)])
+        num_sources = end - first
+        rows = np.repeat(np.arange(len(target)), num_sources)
+        row_start = np.concatenate([[0], np.cumsum(num_sources)])
         source = np.arange(row_start[-1]) - row_start[rows] + first[rows]
         # In units of 1/2 px of a grid of size·resampled pixels, centres and weights are integers.
-        apart = np.abs((2 * source + 1) * self.resampled - (2 * target[rows] + 1) * self.size)
-        weight = self._half_width - apart
+        source_centre = (2 * source + 1) * self.resampled
+        target_centre = (2 * target[rows] + 1) * self.size
+        weight = self._half_width - np.abs(source_centre - target_centre)
         total = np.add.reduceat(weight, row_start[:-1])
         data = (weight / total[rows]).astype(np.float32)
         shape = len(target), int(end[-1] - first[0])
@@ -95,12 +96,16 @@ class Axis:
             start: First pixel of the resampled image.
             stop: Pixel after the last one.
         """
-        # The centre i + 1/2 is at start·size/resampled or after it.
-        first, end = (
-            -((self.resampled - 2 * edge * self.size) // (2 * self.resampled))
-            for edge in (start, stop)
-        )
-        return first, end
+        return self._first_centre(start), self._first_centre(stop)
+
+    def _first_centre(self, edge: int) -> int:
+        """Return the first pixel of the image whose centre is not before an edge.
+
+        Args:
+            edge: Number of pixels of the resampled image before the edge.
+        """
+        # The centre i + 1/2 is at edge·size/resampled or after it.
+        return -((self.resampled - 2 * edge * self.size) // (2 * self.resampled))
 
     def halo(self, pixels: int) -> int:
         """Return how far beyond a span of the resampled image the way back reads.
@@ -159,11 +164,10 @@ class Resampling:
             width: Width of the image (px).
             factors_yx: Pixels of the resampled image per pixel of the image, down and across.
         """
+        down, across = factors_yx
         return Resampling(
-            *(
-                Axis(size, max(1, round(size * factor)))
-                for size, factor in zip((height, width), factors_yx, strict=True)
-            )
+            rows=Axis(height, max(1, round(height * down))),
+            columns=Axis(width, max(1, round(width * across))),
         )
 
     @staticmethod
@@ -200,7 +204,9 @@ class Resampling:
     @property
     def coarseness(self) -> float:
         """Side of a pixel of the resampled image, in pixels; the larger one, and at least 1."""
-        return max(1, *(axis.size / axis.resampled for axis in (self.rows, self.columns)))
+        down = self.rows.size / self.rows.resampled
+        across = self.columns.size / self.columns.resampled
+        return max(1, down, across)
 
     @cached_property
     def inverse(self) -> Resampling:
@@ -240,9 +246,10 @@ class Resampling:
         """
         rows = self.rows.weights(box.top, box.bottom)
         columns = self.columns.weights(box.left, box.right)
-        valid, channels = pixels.valid, pixels.samples.shape[2]
-        samples = np.empty((box.height, box.width, channels), np.float32)
-        for channel in range(channels):
+        valid = pixels.valid
+        num_channels = pixels.samples.shape[2]
+        samples = np.empty((box.height, box.width, num_channels), np.float32)
+        for channel in range(num_channels):
             plane = pixels.samples[:, :, channel].astype(np.float32)
             if valid is not None:
                 plane[~valid] = 0
@@ -252,7 +259,8 @@ class Resampling:
         present = _apply(rows, columns, valid.astype(np.float32))
         # Where nothing is missing, the weights are 1 only up to rounding; a window without any
         # missing pixel, which does not divide, must give the same.
-        present[_apply(rows, columns, (~valid).astype(np.float32)) == 0] = 1
+        missing = _apply(rows, columns, (~valid).astype(np.float32))
+        present[missing == 0] = 1
         is_there = (present >= least) & (present > 0)
         samples /= np.where(is_there, present, 1)[:, :, None]
         samples[~is_there] = 0
@@ -306,7 +314,8 @@ def find_factors(
             "size into the file (TIFF resolution, OME-XML or PNG pHYs), or leave such images to a "
             "run without --pixel-size",
         )
-    x, y = (own / wanted for own, wanted in zip(own_um, wanted_um, strict=True))
+    x = own_um[0] / wanted_um[0]
+    y = own_um[1] / wanted_um[1]
     if not all(1 / _MOST_FACTOR <= factor <= _MOST_FACTOR for factor in (x, y)):
         raise ImageError(
             "unsupported",

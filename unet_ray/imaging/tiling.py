@@ -42,7 +42,8 @@ class Tile:
     @property
     def inner(self) -> tuple[slice, slice]:
         """Rows and columns of the core within the extended core."""
-        top, left = self.core.top - self.extended.top, self.core.left - self.extended.left
+        top = self.core.top - self.extended.top
+        left = self.core.left - self.extended.left
         return slice(top, top + self.core.height), slice(left, left + self.core.width)
 
 
@@ -74,17 +75,24 @@ def cut_tiles(
     frame = sizes.input_size(height), sizes.input_size(width)
     if frame[0] * frame[1] <= whole_tiles * sizes.input_size(tile) ** 2:
         tile = max(frame)
-    columns = list(_cut_spans(width, sizes, tile, context, halo))
-    for core_y, extended_y, read_y in _cut_spans(height, sizes, tile, context, halo):
+    rows = _cut_spans(height, sizes=sizes, tile=tile, context=context, halo=halo)
+    columns = list(_cut_spans(width, sizes=sizes, tile=tile, context=context, halo=halo))
+    for core_y, extended_y, read_y in rows:
         for core_x, extended_x, read_x in columns:
-            read, core, extended = (
-                Box(y[0], x[0], y[1], x[1])
-                for y, x in ((read_y, read_x), (core_y, core_x), (extended_y, extended_x))
+            extended = _box_of(extended_y, extended_x)
+            yield Tile(
+                read=_box_of(read_y, read_x),
+                predicted=extended,
+                core=_box_of(core_y, core_x),
+                extended=extended,
             )
-            yield Tile(read, extended, core, extended)
 
 
 _Span = tuple[int, int]
+
+
+def _box_of(rows: _Span, columns: _Span) -> Box:
+    return Box(top=rows[0], left=columns[0], bottom=rows[1], right=columns[1])
 
 
 def _cut_spans(
@@ -100,11 +108,13 @@ def _cut_spans(
     aligned_halo = -(-halo // sizes.multiple) * sizes.multiple  # origins stay on the pooling grid
     for start in range(0, size, tile):
         stop = min(start + tile, size)
-        core, extended = (start, stop), (max(0, start - halo), min(size, stop + halo))
+        extended = max(0, start - halo), min(size, stop + halo)
         if sizes.margin:
             first = max(0, start - aligned_halo)
             read_start = first - sizes.margin
-            yield core, extended, (read_start, read_start + sizes.input_size(extended[1] - first))
+            read_stop = read_start + sizes.input_size(extended[1] - first)
         else:
-            read_from = context + aligned_halo
-            yield core, extended, (max(0, start - read_from), min(frame, start + tile + read_from))
+            around = context + aligned_halo
+            read_start = max(0, start - around)
+            read_stop = min(frame, start + tile + around)
+        yield (start, stop), extended, (read_start, read_stop)

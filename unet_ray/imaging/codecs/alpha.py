@@ -40,13 +40,18 @@ class AlphaCounts:
 
     def __add__(self, other: AlphaCounts) -> AlphaCounts:
         """Return the counts of the pixels of both."""
-        low, high = min(self.low, other.low), max(self.high, other.high)
+        high = max(self.high, other.high)
         colours: tuple[tuple[float, float], ...] = ()
         if high == 0:
             both = zip(self.colours, other.colours, strict=True)
             colours = tuple((min(a[0], b[0]), max(a[1], b[1])) for a, b in both)
-        pixels, partial = self.pixels + other.pixels, self.partial + other.partial
-        return AlphaCounts(pixels, partial, low, high, colours)
+        return AlphaCounts(
+            pixels=self.pixels + other.pixels,
+            partial=self.partial + other.partial,
+            low=min(self.low, other.low),
+            high=high,
+            colours=colours,
+        )
 
     def check(self) -> None:
         """Raise ImageError if the pixels, all those of an image, may be drawn half transparent."""
@@ -84,13 +89,18 @@ class AlphaCounts:
         """
         if found is None:
             return None
-        pixels, partial = int(found["pixels"]), int(found["partial"])
-        low, high = float(found["low"]), float(found["high"])
-        colours = tuple((float(least), float(most)) for least, most in found["colours"])
-        is_valid = 0 <= partial <= pixels and isfinite(low) and isfinite(high)
-        if not is_valid or len(colours) > MAX_CHANNELS:
+        counts = AlphaCounts(
+            pixels=int(found["pixels"]),
+            partial=int(found["partial"]),
+            low=float(found["low"]),
+            high=float(found["high"]),
+            colours=tuple((float(least), float(most)) for least, most in found["colours"]),
+        )
+        is_finite = isfinite(counts.low) and isfinite(counts.high)
+        is_counted = 0 <= counts.partial <= counts.pixels
+        if not is_finite or not is_counted or len(counts.colours) > MAX_CHANNELS:
             raise ValueError(found)
-        return AlphaCounts(pixels, partial, low, high, colours)
+        return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +131,20 @@ class Alpha:
         if low == high:
             partial = 0 if low in (0, self.opaque) else values.size
         else:
-            partial = values.size - int(((values == 0) | (values == self.opaque)).sum())
+            is_whole = (values == 0) | (values == self.opaque)
+            partial = values.size - int(is_whole.sum())
         colours: tuple[tuple[float, float], ...] = ()
         if high == 0:
             channels = np.moveaxis(colours_hwc, 2, 0)
             colours = tuple((_finite(each.min()), _finite(each.max())) for each in channels)
-        return AlphaCounts(values.size, partial, float(low), float(high), colours)
+        return AlphaCounts(
+            pixels=values.size,
+            partial=partial,
+            low=float(low),
+            high=float(high),
+            colours=colours,
+        )
 
 
-def _finite(value: Any) -> float:
+def _finite(value: float) -> float:
     return float(value) if isfinite(value) else 0.0

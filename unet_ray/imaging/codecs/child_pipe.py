@@ -38,8 +38,10 @@ SHARED_BYTES = 2**25
 """Largest image that comes back in shared memory (bytes); pipes would copy it twice, in pieces."""
 
 
-_MOST_NOTES, _LONGEST_NOTE = 8, 200
-"""Largest number of notes on an image, and of characters of one."""
+_MOST_NOTES = 8
+"""Largest number of notes on an image."""
+_LONGEST_NOTE = 200
+"""Longest note (characters)."""
 
 
 class TimeUpError(Exception):
@@ -73,7 +75,8 @@ def read_reply(
         ChildEndedError: The child ended, or wrote something that is not a reply.
     """
     assert child.stdout is not None
-    pipe, received = child.stdout.fileno(), bytearray()
+    pipe = child.stdout.fileno()
+    received = bytearray()
     while b"\n" not in received:
         if len(received) > _LONGEST_LINE:
             raise ChildEndedError(INVALID_REPLY)
@@ -114,18 +117,19 @@ def _measure_body(reply: dict[str, Any]) -> tuple[int, bool]:
         return int(reply["json_bytes"]), False
     if "dtype" not in reply:
         return 0, False
-    if reply["dtype"] not in _DTYPES or len(reply["shape"]) != 3 or min(reply["shape"]) < 1:
+    dtype, shape = reply["dtype"], reply["shape"]
+    if dtype not in _DTYPES or len(shape) != 3 or min(shape) < 1:
         raise ValueError(reply)
-    size = int(np.prod(reply["shape"])) * np.dtype(reply["dtype"]).itemsize
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if reply["has_valid"]:
-        size += -(-int(np.prod(reply["shape"][:2])) // 8)
+        size += -(-int(np.prod(shape[:2])) // 8)
     is_shared = bool(reply["shared"])
     if size < 0 or (is_shared and size > SHARED_BYTES):
         raise ValueError(reply)
     return size, is_shared
 
 
-def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[Any]]:
+def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[memoryview]]:
     """Return the reply that stands for an image, and the buffers that follow it."""
     buffers = [image.samples.data.cast("B")]
     if image.valid is not None:
@@ -159,13 +163,13 @@ def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
         bits = np.frombuffer(body, np.uint8, offset=count * dtype.itemsize)
         valid = np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape[:2])
     return DecodedImage(
-        np.frombuffer(body, dtype, count).reshape(shape),
-        valid,
-        clean_names(reply["channels"]),
-        PixelSize.from_json(reply["pixel_size"]),
-        int(reply["orientation"]),
-        tuple(str(note)[:_LONGEST_NOTE] for note in reply["notes"][:_MOST_NOTES]),
-        AlphaCounts.from_json(reply["alpha"]),
+        samples=np.frombuffer(body, dtype, count).reshape(shape),
+        valid=valid,
+        channels=clean_names(reply["channels"]),
+        pixel_size=PixelSize.from_json(reply["pixel_size"]),
+        orientation=int(reply["orientation"]),
+        notes=tuple(str(note)[:_LONGEST_NOTE] for note in reply["notes"][:_MOST_NOTES]),
+        alpha=AlphaCounts.from_json(reply["alpha"]),
     )
 
 
@@ -187,9 +191,9 @@ def send(child: subprocess.Popen[bytes], deadline: float, *pieces: bytes) -> Non
     """
     assert child.stdin is not None
     pipe = child.stdin.fileno()
-    # a child that waits is woken once, not by each small piece
-    together = [b"".join(pieces)] if sum(map(len, pieces)) <= PIECE else pieces
-    for piece in together:
+    if sum(map(len, pieces)) <= PIECE:
+        pieces = (b"".join(pieces),)  # a child that waits is woken once, not by each small piece
+    for piece in pieces:
         rest = memoryview(piece)
         while rest:
             try:

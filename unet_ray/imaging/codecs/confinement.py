@@ -81,9 +81,9 @@ def limit_cpu_time(more_s: float) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = int(used.ru_utime + used.ru_stime + more_s) + 1
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
-    )
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def confine(measures: Collection[str] = MEASURES) -> list[str]:
@@ -95,12 +95,15 @@ def confine(measures: Collection[str] = MEASURES) -> list[str]:
     Returns:
         Measures that are active; Landlock with its version.
     """
-    libc, seccomp = ctypes.CDLL(None, use_errno=True), _import_seccomp()
+    libc = ctypes.CDLL(None, use_errno=True)
+    seccomp = _import_seccomp()
     active = []
     if "no_new_privs" in measures and libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
         active.append("no_new_privs")
-    if "landlock" in measures and (version := _deny_files(libc)):
-        active.append(f"landlock {version}")
+    if "landlock" in measures:
+        version = _deny_files(libc)
+        if version:
+            active.append(f"landlock {version}")
     if "seccomp" in measures and seccomp and _forbid_calls(seccomp):
         active.append("seccomp")
     return active

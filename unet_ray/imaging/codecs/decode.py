@@ -103,7 +103,8 @@ def decode_image(
             counts = alpha.count(image.samples)
             counts.check()
             if counts.is_opaque:
-                image, alpha = replace(image, notes=counts.notes), None
+                image = replace(image, notes=counts.notes)
+                alpha = None
         image = finish_image(image, alpha, lossy_samples)
     return turn_image(image, encoded.rasters[0].orientation)
 
@@ -118,15 +119,19 @@ def compose_image(read: ReadImage) -> tuple[DecodedImage, Alpha | None]:
     Raises:
         ImageError: `unsupported` samples or channels.
     """
-    parts, alphas, no_data = list[DecodedImage](), list[Alpha](), list[NDArray[np.bool_] | None]()
+    parts: list[DecodedImage] = []
+    alphas: list[Alpha] = []
+    no_data: list[NDArray[np.bool_] | None] = []
     for raster in read.rasters:
         samples, alpha = to_colours(raster)
         is_colour = raster.is_colour and samples.shape[2] == len(COLOURS)
         parts.append(DecodedImage(samples, channels=COLOURS if is_colour else ()))
-        alphas += [alpha] if alpha else []
+        if alpha:
+            alphas.append(alpha)
         no_data.append(find_no_data(raster))
     image = join_channels(parts, read.channels)
-    valid = _find_valid(no_data, read.rasters[0].samples.dtype.kind == "u", read.mask)
+    is_unsigned = read.rasters[0].samples.dtype.kind == "u"
+    valid = _find_valid(no_data, all_channels=is_unsigned, mask=read.mask)
     image = replace(image, valid=valid, pixel_size=read.pixel_size)
     if len(alphas) < 2:
         return image, alphas[0] if alphas else None
@@ -234,7 +239,7 @@ def decode_oriented_label(
     return turn_upright(values, orientation), orientation if orientation in _ORIENT else 1
 
 
-def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
+def match_channels(image: NDArray[Any], num_channels: int) -> NDArray[Any]:
     """Return an HWC image with the number of channels that a model needs, if that loses nothing.
 
     Grey is repeated to RGB; RGB becomes grey only if its channels are equal.
@@ -243,17 +248,18 @@ def match_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
         ImageError: `unsupported`.
     """
     found = image.shape[2]
-    if found == channels:
+    if found == num_channels:
         return image
-    if found == 1 and channels == len(COLOURS):
-        return np.repeat(image, channels, axis=2)
-    if channels == 1 and is_grey(image):
+    if found == 1 and num_channels == len(COLOURS):
+        return np.repeat(image, num_channels, axis=2)
+    if num_channels == 1 and is_grey(image):
         return np.ascontiguousarray(image[:, :, :1])
     remedy = "convert the image"
-    if found > channels:
-        remedy = f"say which to use, as in --channels {','.join(map(str, range(channels)))}"
+    if found > num_channels:
+        example = ",".join(str(index) for index in range(num_channels))
+        remedy = f"say which to use, as in --channels {example}"
     raise ImageError(
-        "unsupported", f"{found} channels, the model was trained on {channels}; {remedy}"
+        "unsupported", f"{found} channels, the model was trained on {num_channels}; {remedy}"
     )
 
 
@@ -295,7 +301,8 @@ def _read(data: bytes | PlaneFile, max_pixels: int) -> ReadImage:
 
 def _read_tiff(file: BinaryIO | PlaneFile, max_pixels: int) -> ReadImage:
     image = open_image(file)
-    check_size(image.pages[0].imagelength, image.pages[0].imagewidth, len(image.pages), max_pixels)
+    first = image.pages[0]
+    check_size(first.imagelength, first.imagewidth, len(image.pages), max_pixels)
     rasters = tuple(read_page(page, max_pixels) for page in image.pages)
     mask = None if image.mask is None else read_page(image.mask, max_pixels).samples[:, :, 0]
     return ReadImage(rasters, mask, image.channels, image.pixel_size)
@@ -320,11 +327,10 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
         if image.format == "PPM" and image.mode == "RGB" and _parse_pnm_maximum(data) > 255:
             raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
         image.load()
-        if (
-            image.format == "PNG" and data[24] in (2, 4) and data[25] == 0
-        ):  # Pillow scales these greys to 0..255
-            bits = data[24]
-            samples = np.asarray(image.convert("L"))[:, :, None] // (255 // (2**bits - 1))
+        bits = data[24] if image.format == "PNG" else 0
+        if bits in (2, 4) and data[25] == 0:  # Pillow scales these greys to 0..255
+            scaled = np.asarray(image.convert("L"))[:, :, None]
+            samples = scaled // (255 // (2**bits - 1))
             no_data = str(image.info.get("transparency", ""))
             return Raster(samples, bits=bits, orientation=orientation, no_data=no_data)
         return _convert_from_pillow(image, orientation)
@@ -340,9 +346,8 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         # programs number the colours of a GIF anew when they save it, so its indices mean nothing
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode == "P":
-        return Raster(
-            np.asarray(image)[:, :, None], _convert_palette(image), orientation=orientation
-        )
+        indices = np.asarray(image)[:, :, None]
+        return Raster(indices, _convert_palette(image), orientation=orientation)
     if "transparency" in image.info and image.mode in ("L", "RGB"):
         image = image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
@@ -352,7 +357,8 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
     samples = np.asarray(image)
     if image.mode.startswith("I"):
         samples = _narrow_to_uint16(samples)
-    samples = samples[:, :, None] if samples.ndim == 2 else samples
+    if samples.ndim == 2:
+        samples = samples[:, :, None]
     return Raster(
         samples,
         has_alpha=image.mode.endswith("A"),
@@ -367,7 +373,8 @@ def _convert_palette(image: Image.Image) -> NDArray[np.uint8]:
     ramp = image.resize((256, 1))
     ramp.info = image.info
     ramp.putdata(range(256))
-    return np.asarray(ramp.convert("RGBA" if "transparency" in image.info else "RGB"))[0]
+    colours = ramp.convert("RGBA" if "transparency" in image.info else "RGB")
+    return np.asarray(colours)[0]
 
 
 def _narrow_to_uint16(samples: NDArray[Any]) -> NDArray[np.uint16]:
@@ -408,27 +415,32 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], Alpha | None]:
     Raises:
         ImageError: The samples cannot be inverted.
     """
-    image, alpha = raster.samples, None
+    image = raster.samples
     if raster.palette is not None:
         image = _apply_palette(image[:, :, 0], raster.palette)
         if raster.palette.shape[1] == 4:
-            image, alpha = image[:, :, :3], Alpha(image[:, :, 3], 255)
-        return image, alpha
+            return image[:, :, :3], Alpha(image[:, :, 3], opaque=255)
+        return image, None
     if raster.bits < 8:
-        image = (image.astype(np.uint16) * 255 // (2**raster.bits - 1)).astype(np.uint8)
+        stretched = image.astype(np.uint16) * 255 // (2**raster.bits - 1)
+        image = stretched.astype(np.uint8)
+    alpha = None
     if raster.has_alpha:
         alpha = Alpha(image[:, :, -1], _find_opaque(image.dtype, raster.bits))
         image = image[:, :, :-1]
-    return _invert(image, raster.bits) if raster.inverted else image, alpha
+    if raster.inverted:
+        image = _invert(image, raster.bits)
+    return image, alpha
 
 
 def _find_opaque(dtype: np.dtype[Any], bits: int) -> int:
     """Return the alpha of opaque pixels: the largest number of the file's bits, or 1 of floats."""
     if dtype.kind == "f":
         return 1
-    return (
-        int(2 ** max(bits - (dtype.kind == "i"), 1) - 1) if bits > 8 else int(np.iinfo(dtype).max)
-    )
+    if bits <= 8:
+        return int(np.iinfo(dtype).max)
+    magnitude_bits = bits - 1 if dtype.kind == "i" else bits
+    return int(2**magnitude_bits - 1)
 
 
 def _invert(image: NDArray[Any], bits: int) -> NDArray[Any]:

@@ -55,9 +55,9 @@ class DecodedImage:
 
     def cut(self, box: Box) -> DecodedImage:
         """Return a part of the image."""
-        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
-        valid = None if self.valid is None else self.valid[rows, columns]
-        return replace(self, samples=self.samples[rows, columns], valid=valid)
+        place = slice(box.top, box.bottom), slice(box.left, box.right)
+        valid = None if self.valid is None else self.valid[place]
+        return replace(self, samples=self.samples[place], valid=valid)
 
     def with_channels(self, indices: tuple[int, ...]) -> DecodedImage:
         """Return the image with some of its channels, in that order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, BinaryIO
@@ -51,13 +52,14 @@ class GeoTags:
     """Height of the image (px)."""
 
     @staticmethod
-    def from_json(found: Any) -> GeoTags:
+    def from_json(found: Mapping[str, Any]) -> GeoTags:
         """Make tags from the JSON of another process.
 
         Raises:
             ValueError: It does not hold six finite numbers, a code and a size.
         """
-        epsg, affine = int(found["epsg"]), tuple(map(float, found["affine"]))
+        epsg = int(found["epsg"])
+        affine = tuple(map(float, found["affine"]))
         width, height = int(found["width"]), int(found["height"])
         if len(affine) != 6 or not all(map(isfinite, affine)) or width < 1 or height < 1:
             raise ValueError(found)
@@ -106,14 +108,11 @@ class MapTags:
     """EPSG code of the projected coordinate system. 0: there is none, or it has no code."""
 
 
-def read_map_tags(page: Any) -> MapTags | None:
-    """Read the transformation of a page to a map; None where it has none.
-
-    Args:
-        page: `tifffile.TiffPage`.
-    """
+def read_map_tags(page: tifffile.TiffPage) -> MapTags | None:
+    """Read the transformation of a page to a map; None where it has none."""
     found = _read_tags(page)
-    affine, keys = _read_affine(found), _read_keys(found.get(_KEYS, _NONE))
+    keys = _read_keys(found.get(_KEYS, _NONE))
+    affine = _read_affine(found)
     if affine is None:
         return None
     is_projected = keys.get(_MODEL_TYPE, _MODEL_PROJECTED) == _MODEL_PROJECTED
@@ -124,11 +123,11 @@ def read_map_tags(page: Any) -> MapTags | None:
     return MapTags(affine, unit_m, 0 if epsg == _USER_DEFINED else epsg)
 
 
-def _read_tags(page: Any) -> dict[int, NDArray[np.float64]]:
+def _read_tags(page: tifffile.TiffPage) -> dict[int, NDArray[np.float64]]:
     return {code: _read_numbers(page.tags[code]) for code in _CODES if code in page.tags}
 
 
-def _read_numbers(tag: Any) -> NDArray[np.float64]:
+def _read_numbers(tag: tifffile.TiffTag) -> NDArray[np.float64]:
     """Return the values of a tag; none where it has too many, or others than numbers."""
     if tag.count > _MAX_VALUES:
         return _NONE
@@ -151,11 +150,14 @@ def _read_keys(directory: NDArray[np.float64]) -> dict[int, int]:
 
 def _read_affine(found: dict[int, NDArray[np.float64]]) -> Affine | None:
     """Return the transformation of the tags; None where there is none that can be inverted."""
-    scale, tie, matrix = (found.get(code, _NONE) for code in (_SCALE, _TIEPOINT, _TRANSFORMATION))
+    scale = found.get(_SCALE, _NONE)
+    tie = found.get(_TIEPOINT, _NONE)
+    matrix = found.get(_TRANSFORMATION, _NONE)
     if len(matrix) == 16:
         a, b, _, c, d, e, _, f = matrix[:8].tolist()
     elif len(scale) >= 2 and len(tie) == 6:
-        (x_scale, y_scale), (column, row, _, x, y) = scale[:2].tolist(), tie[:5].tolist()
+        x_scale, y_scale = scale[:2].tolist()
+        column, row, _, x, y = tie[:5].tolist()
         a, b, c = x_scale, 0.0, x - column * x_scale
         d, e, f = 0.0, -y_scale, y + row * y_scale
     else:

@@ -71,13 +71,16 @@ def read_mask_values(raster: Raster, table: ColourTable | None = None) -> NDArra
     if raster.has_alpha:
         samples, alpha = samples[:, :, :-1], samples[:, :, -1]
     check_not_empty(samples.shape)
-    is_shown = raster.inverted and not (raster.is_imagej and table is None)
-    samples = _check_whole(_invert(samples, raster.bits) if is_shown else samples)
+    if raster.inverted and not (raster.is_imagej and table is None):
+        samples = _invert(samples, raster.bits)
+    samples = _check_whole(samples)
     drawn = None if alpha is None else _find_drawn(samples, alpha)
-    samples = _drop_constant_channel(samples)
+    if samples.shape[2] == 4 and (samples[:, :, 3] == samples[0, 0, 3]).all():
+        samples = samples[:, :, :3]  # a fourth channel that is the same everywhere is unused
     is_grey = bool((samples[:, :, 1:] == samples[:, :, :1]).all())
     if is_grey and table is None:
-        return samples[:, :, 0] if drawn is None else _keep_drawn(samples[:, :, 0], drawn)
+        grey = samples[:, :, 0]
+        return grey if drawn is None else _keep_drawn(grey, drawn)
     if samples.shape[2] not in (1, 3):
         raise ImageError(
             "unsupported",
@@ -106,15 +109,17 @@ def _read_indices(
             "unreadable", f"palette index {used[-1]}, but the palette has {len(palette)} colours"
         )
     alpha = palette[used, 3] if palette.shape[1] == 4 else np.full(len(used), 255)
-    drawn = [index for index, a in zip(used, alpha.tolist(), strict=True) if 2 * a >= alpha.max()]
-    if not alpha.any():
+    if alpha.any():
+        is_drawn = 2 * alpha.astype(np.int64) >= alpha.max()
+        drawn = np.array(used)[is_drawn].tolist()
+    else:
         drawn = [] if len(used) == 1 else used
     if table is None and (drawn == used or 0 not in drawn):
         values = {index: index for index in drawn}
     else:
         red, green, blue = palette[:, :3].astype(np.uint32).T
         colours = (red << 16 | green << 8 | blue).tolist()
-        values = {i: _find_value(i, colours[i], table) for i in drawn}
+        values = {index: _find_value(index, colours[index], table) for index in drawn}
     lookup = np.zeros(len(palette), np.uint32)
     lookup[list(values)] = list(values.values())
     return _narrow(lookup)[indices]
@@ -184,16 +189,15 @@ def _refuse_sample(samples: NDArray[Any], row: int, column: int) -> ImageError:
     """Return the error of a sample that is no id."""
     is_share = samples.dtype.kind == "f" and samples.min() >= 0 and samples.max() <= 1
     remedy = "threshold probabilities" if is_share else "save ids as integers"
-    found = next(v for v in samples[row, column].tolist() if not _is_id(v))
+    channels = samples[row, column].tolist()
+    found = next(
+        value for value in channels if not (0 <= value <= MAX_CLASS_ID and value == int(value))
+    )
     return ImageError(
         "unsupported",
         f"the mask value {found:.10g} at row {row}, column {column} (from 0); masks hold whole "
         f"numbers from 0 to {MAX_CLASS_ID}: {remedy}",
     )
-
-
-def _is_id(value: float) -> bool:
-    return 0 <= value <= MAX_CLASS_ID and value == int(value)
 
 
 def _find_drawn(samples: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.bool_] | None:
@@ -208,13 +212,6 @@ def _find_drawn(samples: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.bool_]
     if high == 0 and (samples == samples[:1, :1]).all():
         return np.zeros(alpha.shape, np.bool_)
     return None
-
-
-def _drop_constant_channel(samples: NDArray[Any]) -> NDArray[Any]:
-    """Leave out a fourth channel that is the same everywhere, as unused bytes of a pixel are."""
-    if samples.shape[2] == 4 and (samples[:, :, 3] == samples[0, 0, 3]).all():
-        return samples[:, :, :3]
-    return samples
 
 
 def _keep_drawn(grey: NDArray[Any], drawn: NDArray[np.bool_]) -> NDArray[Any]:
@@ -252,7 +249,8 @@ def _read_colours(
     Raises:
         ImageError: There are more colours than a mask can have.
     """
-    values, seen = np.empty(samples.shape[:2], np.uint32), np.empty(0, np.uint32)
+    values = np.empty(samples.shape[:2], np.uint32)
+    seen = np.empty(0, np.uint32)
     for rows in _split_rows(samples.shape):
         rgb, is_grey = _pack(samples[rows])
         if table is None:

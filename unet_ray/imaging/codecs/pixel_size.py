@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import hypot, isclose
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
+
+import tifffile
 
 from unet_ray.imaging.codecs.geo_tags import MAX_KEY, read_map_tags
 from unet_ray.imaging.codecs.range_file import RangeFile
@@ -95,7 +97,7 @@ class PixelSize:
         """
         if orientation < _FIRST_SIDEWAYS:
             return self
-        return PixelSize(self.y, self.x, self.unit_um, self.epsg)
+        return replace(self, x=self.y, y=self.x)
 
     def in_um(self) -> SizeUm | None:
         """Return width and height (µm); None where they are not known or not to be believed.
@@ -109,15 +111,17 @@ class PixelSize:
             unit_um = (unit_um or unit_of_map) if keeps_lengths else None
         if unit_um is None:
             return None
-        size = self.x * unit_um, self.y * unit_um
-        return size if all(_SMALLEST_UM <= side <= _LARGEST_UM for side in size) else None
+        x_um, y_um = self.x * unit_um, self.y * unit_um
+        if not (_SMALLEST_UM <= x_um <= _LARGEST_UM and _SMALLEST_UM <= y_um <= _LARGEST_UM):
+            return None
+        return x_um, y_um
 
     def to_json(self) -> list[Any]:
         """Return the size as values that JSON can hold."""
         return [self.x, self.y, self.unit_um, self.epsg]
 
     @staticmethod
-    def from_json(found: Any) -> PixelSize | None:
+    def from_json(found: Sequence[Any] | None) -> PixelSize | None:
         """Make a size from the JSON of another process, which may have been taken over.
 
         Args:
@@ -146,14 +150,17 @@ def format_pixel_size(size_um: SizeUm) -> str:
     Example:
         (0.2501, 0.2499) → 0.25 µm; (0.5, 2) → 0.5 × 2 µm; (51234, 51234) → 5.1 cm.
     """
-    unit, length_um = next(
-        ((unit, length) for unit, length in _SHOWN_UNITS if max(size_um) >= length), ("µm", 1.0)
-    )
-    sides = [f"{float(f'{side / length_um:.2g}'):g}" for side in size_um]
+    unit, length_um = "µm", 1.0
+    for larger_unit, larger_um in reversed(_SHOWN_UNITS):
+        if max(size_um) >= larger_um:
+            unit, length_um = larger_unit, larger_um
+    # Two digits by `.2g`, then without an exponent by `:g`.
+    rounded = [float(f"{side / length_um:.2g}") for side in size_um]
+    sides = [f"{side:g}" for side in rounded]
     return f"{' × '.join(dict.fromkeys(sides))} {unit}"
 
 
-def read_tiff_pixel_size(page: Any, series: int = 0) -> PixelSize | None:
+def read_tiff_pixel_size(page: tifffile.TiffPage, series: int = 0) -> PixelSize | None:
     """Read the pixel size of a page of a TIFF.
 
     What says more comes first: what describes the whole file, then GeoTIFF, then the resolution
@@ -161,7 +168,7 @@ def read_tiff_pixel_size(page: Any, series: int = 0) -> PixelSize | None:
     96 dpi, and one pixel per unit.
 
     Args:
-        page: `tifffile.TiffPage`; the first page of its file describes the file.
+        page: Page of a file, whose first page describes the file.
         series: Index of the image in OME-XML.
 
     Returns:
@@ -178,21 +185,25 @@ def read_tiff_pixel_size(page: Any, series: int = 0) -> PixelSize | None:
     return PixelSize(hypot(a, d), hypot(b, e), unit_um, map_tags.projected_epsg)
 
 
-def read_described_size(page: Any, description: str, series: int = 0) -> PixelSize | None:
+def read_described_size(
+    page: tifffile.TiffPage, description: str, series: int = 0
+) -> PixelSize | None:
     """Read the pixel size of a page from what describes its whole file, in micrometres.
 
     Args:
-        page: `tifffile.TiffPage`.
+        page: Page of the file.
         description: Description of the file: OME-XML, or that of ImageJ or Aperio.
         series: Index of the image in OME-XML.
     """
     if description.startswith("ImageJ="):
         return _read_resolution(page, _read_imagej_units(description))
-    return _read_ome(description, series) or _read_aperio(description)
+    sizes = _parse_ome(description) if description.endswith("OME>") else ()
+    size = sizes[series] if series < len(sizes) else None
+    return size or _read_aperio(description)
 
 
-def read_description(tiff: Any) -> str:
-    """Return the description of a `tifffile.TiffFile`; empty where it has none or it is too long.
+def read_description(tiff: tifffile.TiffFile) -> str:
+    """Return the description of a file; empty where it has none or it is too long.
 
     It stands in the first page.
     """
@@ -225,11 +236,6 @@ def read_png_pixel_size(file: BinaryIO | RangeFile) -> PixelSize | None:
     return None
 
 
-def _read_ome(description: str, series: int) -> PixelSize | None:
-    sizes = _parse_ome(description) if description.endswith("OME>") else ()
-    return sizes[series] if series < len(sizes) else None
-
-
 @lru_cache(maxsize=1)
 def _parse_ome(xml: str) -> tuple[PixelSize | None, ...]:
     """Return the pixel size of each image of OME-XML; none of XML that is malformed."""
@@ -244,12 +250,12 @@ def _parse_ome(xml: str) -> tuple[PixelSize | None, ...]:
 
 
 def _measure_ome(attributes: Mapping[str, str]) -> PixelSize | None:
-    x, y = (
-        _parse_number(attributes.get(f"PhysicalSize{axis}", ""))
-        * (_find_length(attributes.get(f"PhysicalSize{axis}Unit", "µm")) or 0)
-        for axis in "XY"
-    )
-    return _believe(x, y)
+    sides_um = []
+    for axis in "XY":
+        side = _parse_number(attributes.get(f"PhysicalSize{axis}", ""))
+        unit_um = _find_length(attributes.get(f"PhysicalSize{axis}Unit", "µm"))
+        sides_um.append(side * (unit_um or 0))
+    return _believe(sides_um[0], sides_um[1])
 
 
 def _read_aperio(description: str) -> PixelSize | None:
@@ -272,7 +278,8 @@ def _read_imagej_units(description: str) -> tuple[float | None, float | None]:
     lines = (line.partition("=") for line in description.splitlines())
     units = {name: value for name, _, value in lines if name in ("unit", "yunit")}
     x = _find_length(_unescape(units.get("unit", "")))
-    return x, _find_length(_unescape(units["yunit"])) if "yunit" in units else x
+    y = _find_length(_unescape(units["yunit"])) if "yunit" in units else x
+    return x, y
 
 
 def _unescape(text: str) -> str:
@@ -281,24 +288,26 @@ def _unescape(text: str) -> str:
 
 
 def _read_resolution(
-    page: Any, units_um: tuple[float | None, float | None] = (None, None)
+    page: tifffile.TiffPage, units_um: tuple[float | None, float | None] = (None, None)
 ) -> PixelSize | None:
     """Return the pixel size of a page's resolution tags.
 
     Args:
-        page: `tifffile.TiffPage`.
+        page: Page of a file.
         units_um: Lengths of the units of x and y that the description names. They hold where the
             tags name no unit of their own; Bio-Formats reads the two in the same order.
     """
     unit_um = _TAG_UNITS_UM.get(page.tags.valueof(_RESOLUTION_UNIT, 1))
     x_unit_um, y_unit_um = (unit_um, unit_um) if unit_um else units_um
-    per_unit = [_read_rational(page, tag) for tag in (_X_RESOLUTION, _Y_RESOLUTION)]
-    if not x_unit_um or not y_unit_um or min(per_unit) <= 0 or per_unit == [1, 1]:
+    x_per_unit = _read_rational(page, _X_RESOLUTION)
+    y_per_unit = _read_rational(page, _Y_RESOLUTION)
+    is_stated = min(x_per_unit, y_per_unit) > 0 and (x_per_unit, y_per_unit) != (1, 1)
+    if not is_stated or not x_unit_um or not y_unit_um:
         return None
-    return _believe(x_unit_um / per_unit[0], y_unit_um / per_unit[1])
+    return _believe(x_unit_um / x_per_unit, y_unit_um / y_per_unit)
 
 
-def _read_rational(page: Any, tag: int) -> float:
+def _read_rational(page: tifffile.TiffPage, tag: int) -> float:
     """Return the value of a tag of type RATIONAL, or of a number; 0 where it has none."""
     match page.tags.valueof(tag):
         case int() | float() as value:
@@ -325,12 +334,13 @@ def _find_length(unit: str) -> float | None:
 def _believe(x_um: float, y_um: float) -> PixelSize | None:
     """Return a pixel size; None where it is absurd, or that of a screen."""
     size = PixelSize(x_um, y_um)
-    is_of_screen = any(
-        isclose(x_um, side, rel_tol=_SCREEN_TOLERANCE)
-        and isclose(y_um, side, rel_tol=_SCREEN_TOLERANCE)
-        for side in (_INCH_UM / dpi for dpi in _SCREEN_DPI)
-    )
-    return None if is_of_screen or size.in_um() is None else size
+    for dpi in _SCREEN_DPI:
+        side_um = _INCH_UM / dpi
+        is_x = isclose(x_um, side_um, rel_tol=_SCREEN_TOLERANCE)
+        is_y = isclose(y_um, side_um, rel_tol=_SCREEN_TOLERANCE)
+        if is_x and is_y:
+            return None
+    return None if size.in_um() is None else size
 
 
 @lru_cache(maxsize=1024)

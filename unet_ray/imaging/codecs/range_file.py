@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING
 
 from unet_ray.imaging.codecs.image_place import ImagePlace, PagePlace
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 GAP_BYTES = 2**16
 """Largest gap between two ranges that are read as one (bytes)."""
@@ -40,12 +43,10 @@ class RangeFile(io.RawIOBase):
         pieces: Sequence[tuple[int, bytes]] = (),
         read_ahead: int = _READ_AHEAD,
     ) -> None:
-        self.fetch, self.size, self.pieces, self._read_ahead = (
-            fetch,
-            size,
-            tuple(pieces),
-            read_ahead,
-        )
+        self.fetch = fetch
+        self.size = size
+        self.pieces = tuple(pieces)
+        self._read_ahead = read_ahead
         self._at = 0
         self._ahead = self._recent = (0, b"")
 
@@ -64,7 +65,8 @@ class RangeFile(io.RawIOBase):
             TypeError: `offset` is not an integer.
             ValueError: The position lies before the start of the file.
         """
-        at = index(offset) + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        at = origin + index(offset)
         if at < 0:
             raise ValueError(f"position before the start of the file: {at}")
         self._at = at
@@ -91,7 +93,7 @@ class RangeFile(io.RawIOBase):
         self._at += len(piece)
         return piece
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill a buffer and return the number of bytes written to it."""
         samples = memoryview(buffer).cast("B")
         piece = self.read(len(samples))

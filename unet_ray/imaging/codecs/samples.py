@@ -46,15 +46,16 @@ def find_no_data(raster: Raster) -> NDArray[np.bool_] | None:
     value = _parse_value(raster.no_data, samples.dtype)
     if value is None:  # no sample of the type has it
         return np.zeros(samples.shape[:2], np.bool_)
-    equal = samples == value
+    equal = np.asarray(samples == value)
     if samples.dtype.kind == "f" and abs(value) > LARGEST_SAMPLE:
         # programs write the number with a few digits, as GDAL knows; no measurement is near it
         with np.errstate(over="ignore", invalid="ignore"):
             equal = np.abs(samples - value) <= _NEAR * abs(value)
-    return np.asarray(equal.all(axis=2) if samples.dtype.kind in "bu" else equal.any(axis=2))
+    is_unsigned = samples.dtype.kind in "bu"
+    return np.asarray(equal.all(axis=2) if is_unsigned else equal.any(axis=2))
 
 
-def _parse_value(text: str, dtype: np.dtype[Any]) -> Any:
+def _parse_value(text: str, dtype: np.dtype[Any]) -> np.number[Any] | None:
     """Return a no-data value in the type of the samples; None if that cannot hold it."""
     try:
         value = float(text)

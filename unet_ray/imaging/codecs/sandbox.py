@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from functools import cache
 from queue import LifoQueue
-from typing import Any, cast
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -108,8 +108,10 @@ class Decoder:
         module: str = "",
     ) -> None:
         self._module = module
-        self._time_limit_s, self._memory_limit_bytes = time_limit_s, memory_limit_bytes
-        self._measures, self._confinement = measures, tuple[str, ...]()
+        self._time_limit_s = time_limit_s
+        self._memory_limit_bytes = memory_limit_bytes
+        self._measures = measures
+        self._confinement: tuple[str, ...] = ()
         self._child: subprocess.Popen[bytes] | None = None
         self._shared: mmap.mmap | None = None
         self._lock = threading.Lock()
@@ -210,8 +212,10 @@ class Decoder:
         Raises:
             ImageError: Same as `decode`.
         """
-        _, body = self._request(*_make_file_request("geo", file))
-        return None if (found := json.loads(body)) is None else GeoTags.from_json(found)
+        request, data, fetch = _make_file_request("geo", file)
+        _, body = self._request(request, data, fetch)
+        found = json.loads(body)
+        return None if found is None else GeoTags.from_json(found)
 
     def call(
         self, arguments: dict[str, Any], size: int, read: Callable[[], Iterable[bytes]]
@@ -252,10 +256,12 @@ class Decoder:
         Raises:
             ImageError: Same as `decode`.
         """
-        self._file, self._file_error = None, None
+        self._file = None
+        self._file_error = None
         self._options = {"opaque": opaque, "lossy_samples": lossy_samples}
         reply, _ = self._request(*self._make_open_request(file))
-        self._file, self._is_open = file, True
+        self._file = file
+        self._is_open = True
         return int(reply["height"]), int(reply["width"])
 
     def _make_open_request(self, file: RangeFile) -> tuple[dict[str, Any], bytes, Fetch]:
@@ -321,7 +327,8 @@ class Decoder:
 
     def close(self) -> None:
         """End the child; the next image starts a new one."""
-        child, shared, self._child, self._shared = self._child, self._shared, None, None
+        child, shared = self._child, self._shared
+        self._child = self._shared = None
         if shared is not None:
             shared.close()
         if child:
@@ -355,12 +362,14 @@ class Decoder:
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )
             os.close(shared)
+            assert self._child.stdin is not None
+            assert self._child.stdout is not None
             for pipe in (self._child.stdin, self._child.stdout):
                 # pipes as large as the system allows, so that pixels take fewer turns
                 with contextlib.suppress(OSError):
-                    fcntl.fcntl(cast(Any, pipe).fileno(), fcntl.F_SETPIPE_SZ, PIECE)
+                    fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIECE)
             # a child that does not read must not hold up this process
-            os.set_blocking(cast(Any, self._child.stdin).fileno(), False)
+            os.set_blocking(self._child.stdin.fileno(), False)
             try:
                 # the child's first reply says that it is ready
                 reply, _ = self._read(self._child, time.monotonic() + _START_LIMIT_S)
@@ -392,7 +401,8 @@ class Decoder:
                 request = request | {"size": len(data)}
             return self._exchange(child, request, data, fetch)
         except TimeUpError:
-            cpu_s, limit_s = read_cpu_s(child) - cpu_before_s, self._time_limit_s
+            cpu_s = read_cpu_s(child) - cpu_before_s
+            limit_s = self._time_limit_s
             self.close()
             if cpu_s >= _BUSY * limit_s:
                 message = f"decoding it took longer than {limit_s:g} s"
@@ -406,9 +416,12 @@ class Decoder:
         deadline = time.monotonic() + self._time_limit_s
         # the child reads the whole request before it decodes
         head = json.dumps(request).encode() + b"\n"
-        send(child, deadline, head, *([data] if isinstance(data, bytes) else []))
-        for piece in data() if callable(data) else ():
-            send(child, deadline, piece)
+        if isinstance(data, bytes):
+            send(child, deadline, head, data)
+        else:
+            send(child, deadline, head)
+            for piece in data():
+                send(child, deadline, piece)
         while True:
             reply, samples = self._read(child, deadline)
             if "error_type" in reply:
@@ -497,9 +510,8 @@ def _create_sealed_memory() -> int:
     """
     memory = os.memfd_create("samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, SHARED_BYTES)
-    fcntl.fcntl(
-        memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-    )
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
     return memory
 
 
@@ -518,8 +530,11 @@ def _join_pieces(file: RangeFile) -> bytes:
     return b"".join(piece for _, piece in file.pieces)
 
 
-def _parse_ranges(asked: Any) -> list[tuple[int, int]]:
+def _parse_ranges(asked: Iterable[Any]) -> list[tuple[int, int]]:
     """Return the ranges that a child requests.
+
+    Args:
+        asked: What the child asks for; it may be anything.
 
     Raises:
         ChildEndedError: No decoder would request them.

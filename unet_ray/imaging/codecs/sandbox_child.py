@@ -18,7 +18,7 @@ from dataclasses import replace
 from importlib import import_module
 from io import BufferedReader, RawIOBase
 from itertools import accumulate
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import pyvips
@@ -40,6 +40,9 @@ from unet_ray.imaging.codecs.tiff import find_images
 from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.codecs.windows import open_windows
 from unet_ray.imaging.geometry import Box
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 def serve(
@@ -75,7 +78,8 @@ def serve(
         request = json.loads(line)
         server.set_alarm()
         limit_cpu_time(CPU_LIMIT * time_limit_s)
-        content, failure = _Content(requests, request["size"]), None
+        content = _Content(requests, request["size"])
+        failure = None
         try:
             with mapped_errors():
                 if request["do"] == "call" and answer:
@@ -113,27 +117,27 @@ def _load_decoders() -> None:
         for table in (tifffile.TIFF.DECOMPRESSORS, tifffile.TIFF.UNPREDICTORS):
             with suppress(KeyError):
                 table[code]
-    for encode in (
-        pyvips.Image.black(8, 8).pngsave_buffer,
-        pyvips.Image.black(8, 8).jpegsave_buffer,
-    ):
-        pyvips.Image.new_from_buffer(encode(), "").avg()
+    black = pyvips.Image.black(8, 8)
+    for encoded in (black.pngsave_buffer(), black.jpegsave_buffer()):
+        pyvips.Image.new_from_buffer(encoded, "").avg()
 
 
 class _Content(RawIOBase):
     """The bytes that follow a request, as a stream."""
 
     def __init__(self, requests: BinaryIO, size: int) -> None:
-        self._requests, self._rest = requests, size
+        self._requests = requests
+        self._rest = size
 
     def readable(self) -> bool:
         """Return True."""
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """Read some of the bytes; 0 at their end."""
-        size = min(len(buffer), self._rest)
-        found = self._requests.readinto(memoryview(buffer)[:size]) if size else 0  # type: ignore[attr-defined]
+        view = memoryview(buffer)
+        size = min(len(view), self._rest)
+        found = self._requests.readinto(view[:size]) if size else 0  # type: ignore[attr-defined]
         self._rest -= found
         return int(found)
 
@@ -240,7 +244,7 @@ def _reply(replies: BinaryIO, line: dict[str, Any], *buffers: memoryview | bytes
     replies.flush()
 
 
-def _reply_json(replies: BinaryIO, value: Any) -> None:
+def _reply_json(replies: BinaryIO, value: object) -> None:
     """Reply with a value that may be longer than a line may be."""
     body = json.dumps(value).encode()
     _reply(replies, {"json_bytes": len(body)}, body)
@@ -253,13 +257,13 @@ def main() -> None:
     time_limit_s, memory_limit_bytes, shared, measures, module = sys.argv[1:]
     with mmap.mmap(int(shared), SHARED_BYTES) as memory:
         serve(
-            sys.stdin.buffer,
-            replies,
-            float(time_limit_s),
-            int(memory_limit_bytes),
-            memory,
-            measures.split(","),
-            module,
+            requests=sys.stdin.buffer,
+            replies=replies,
+            time_limit_s=float(time_limit_s),
+            memory_limit_bytes=int(memory_limit_bytes),
+            shared=memory,
+            measures=measures.split(","),
+            module=module,
         )
 
 

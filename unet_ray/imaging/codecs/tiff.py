@@ -26,7 +26,6 @@ from unet_ray.imaging.codecs.image_place import (
 )
 from unet_ray.imaging.codecs.pixel_size import (
     PixelSize,
-    SizeUm,
     read_described_size,
     read_description,
     read_tiff_pixel_size,
@@ -86,7 +85,8 @@ def _read_directories(tiff: tifffile.TiffFile) -> _Directories:
 
     A mask belongs to the last page before it that has its size, as GDAL writes them.
     """
-    found, last = _Directories({}, {}, {}), dict[tuple[int, int], int]()
+    found = _Directories(pages={}, masks={}, ends={})
+    last_of_size: dict[tuple[int, int], int] = {}
     is_as_read = not (tiff.is_lsm or tiff.is_ndpi)  # tifffile corrects their first page
     for index, (offset, end) in enumerate(iterate_directories(tiff)):
         if index == 0 and is_as_read:
@@ -100,9 +100,9 @@ def _read_directories(tiff: tifffile.TiffFile) -> _Directories:
         found.ends[index] = end
         if not page.is_mask:
             found.pages[index] = page
-            last[size] = index
-        elif size in last:
-            found.masks.setdefault(last[size], page)
+            last_of_size[size] = index
+        elif size in last_of_size:
+            found.masks.setdefault(last_of_size[size], page)
     return found
 
 
@@ -114,37 +114,39 @@ def _locate_images(
     Raises:
         ImageError: `unreadable` or `too_large`: the pages are many times what the file can hold.
     """
-    places = {
-        index: _locate_page(page, directories.ends[page.index], tiff)
-        for pages in (directories.pages, {~i: mask for i, mask in directories.masks.items()})
-        for index, page in pages.items()
-    }
-    if len(places) > 1:
-        pages = [*directories.pages.values(), *directories.masks.values()]
-        _check_amplification(pages, [*places.values()], tiff.filehandle.size)
-    description = read_description(tiff)
-    return [
-        ImagePlace(
-            image.key,
+
+    def locate(pages: dict[int, tifffile.TiffPage]) -> dict[int, PagePlace]:
+        return {
+            index: _locate_page(page, directories.ends[page.index], tiff)
+            for index, page in pages.items()
+        }
+
+    places = locate(directories.pages)
+    mask_places = locate(directories.masks)
+    if len(places) + len(mask_places) > 1:
+        _check_amplification(
+            [*directories.pages.values(), *directories.masks.values()],
+            [*places.values(), *mask_places.values()],
             tiff.filehandle.size,
-            tuple(places[index] for index in image.pages if index is not None),
-            places.get(~_first_page(image)),
-            image.channels,
-            _find_described_size(directories.pages[_first_page(image)], description, image.series),
-            error=_describe_missing(image),
         )
-        for image in images
-    ]
-
-
-def _find_described_size(page: Any, description: str, series: int) -> SizeUm | None:
-    """Return the pixel size (µm) that the description of a file states for a page."""
-    size = read_described_size(page, description, series)
-    return None if size is None else size.in_um()
-
-
-def _first_page(image: ImagePages) -> int:
-    return next(index for index in image.pages if index is not None)
+    description = read_description(tiff)
+    found = []
+    for image in images:
+        numbers = [index for index in image.pages if index is not None]
+        first = directories.pages[numbers[0]]
+        pixel_size = read_described_size(first, description, image.series)
+        found.append(
+            ImagePlace(
+                key=image.key,
+                file_size=tiff.filehandle.size,
+                pages=tuple(places[index] for index in numbers),
+                mask=mask_places.get(numbers[0]),
+                channels=image.channels,
+                pixel_size_um=None if pixel_size is None else pixel_size.in_um(),
+                error=_describe_missing(image),
+            )
+        )
+    return found
 
 
 def _describe_missing(image: ImagePages) -> str:
@@ -163,20 +165,21 @@ def _locate_page(page: tifffile.TiffPage, end: int, tiff: tifffile.TiffFile) -> 
 
     Impossible ranges of a damaged directory are left out; reading the page raises the error.
     """
-    magic, file_size = b"II" if tiff.byteorder == "<" else b"MM", tiff.filehandle.size
+    magic = b"II" if tiff.byteorder == "<" else b"MM"
+    file_size = tiff.filehandle.size
     kind, fields = ("2sHHHQ", (43, 8, 0)) if tiff.is_bigtiff else ("2sHI", (42,))
     is_marked = tiff.is_lsm or tiff.is_indica or tiff.is_vista or tiff.is_philips or tiff.is_eer
     first = tiff.pages.first.offset if is_marked else page.offset
     samples = filter_valid(zip(page.dataoffsets, page.databytecounts, strict=False), file_size)
     values = filter_valid(((tag.valueoffset, tag.valuebytecount) for tag in page.tags), file_size)
-    ranges = _join_ranges(
-        [(page.offset, end - page.offset), *(v for v in values if v[1] <= VALUE_BYTES), *samples]
-    )
+    directory = page.offset, end - page.offset
+    short_values = [value for value in values if value[1] <= VALUE_BYTES]
+    ranges = _join_ranges([directory, *short_values, *samples])
     return PagePlace(
-        struct.pack(tiff.byteorder + kind, magic, *fields, first),
-        page.index if is_marked else 0,
-        min(sum(size for _, size in samples), file_size),
-        tuple(ranges) if len(ranges) <= MOST_RANGES else (),
+        header=struct.pack(tiff.byteorder + kind, magic, *fields, first),
+        index=page.index if is_marked else 0,
+        size=min(sum(size for _, size in samples), file_size),
+        ranges=tuple(ranges) if len(ranges) <= MOST_RANGES else (),
     )
 
 
@@ -192,7 +195,7 @@ def _join_ranges(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _open_tiff(file: Any) -> tifffile.TiffFile:
+def _open_tiff(file: BinaryIO | RangeFile) -> tifffile.TiffFile:
     # is_scanimage=False: otherwise tifffile takes later pages of ScanImage files for copies of the
     # first one, without reading their directories
     return tifffile.TiffFile(file, is_scanimage=False)
@@ -222,9 +225,9 @@ def _check_amplification(
 class OpenImage:
     """An image of an open TIFF."""
 
-    pages: tuple[Any, ...]
-    """The page that holds the image, or that of each channel, as `tifffile.TiffPage`."""
-    mask: Any = None
+    pages: tuple[tifffile.TiffPage, ...]
+    """The page that holds the image, or that of each channel."""
+    mask: tifffile.TiffPage | None = None
     """Page that tells which pixels are there; None: all of them."""
     channels: tuple[str, ...] = ()
     """Names of the channels; empty where the file has none."""
@@ -259,7 +262,7 @@ def _open_place(file: PlaneFile) -> OpenImage:
     return OpenImage(pages, mask, place.channels, size)
 
 
-def _open_page(file: PageFile) -> Any:
+def _open_page(file: PageFile) -> tifffile.TiffPage:
     return _open_tiff(file).pages[file.index]
 
 
@@ -282,7 +285,8 @@ def _open_only_image(file: BinaryIO) -> OpenImage:
                 "unsupported", "a thumbnail whose image lies in a SubIFD; save the image as a page"
             )
         return OpenImage((page,), pixel_size=read_tiff_pixel_size(page))
-    if error := _describe_missing(images[0]):
+    error = _describe_missing(images[0])
+    if error:
         raise ImageError("unsupported", error)
     numbers = [index for index in images[0].pages if index is not None]
     pages = tuple(directories.pages[index] for index in numbers)
@@ -292,7 +296,7 @@ def _open_only_image(file: BinaryIO) -> OpenImage:
     return OpenImage(pages, directories.masks.get(numbers[0]), images[0].channels, size)
 
 
-def read_page(page: Any, max_pixels: int) -> Raster:
+def read_page(page: tifffile.TiffPage, max_pixels: int) -> Raster:
     """Read a page of a TIFF whole.
 
     Raises:
@@ -301,35 +305,38 @@ def read_page(page: Any, max_pixels: int) -> Raster:
     check_size(page.imagelength, page.imagewidth, page.samplesperpixel, max_pixels)
     with QuietTifffile():
         samples = page.asarray()
-    samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples
-    return raster_of_page(page, samples[:, :, None] if samples.ndim == 2 else samples)
+    if page.axes == "SYX":
+        samples = np.moveaxis(samples, 0, -1)
+    if samples.ndim == 2:
+        samples = samples[:, :, None]
+    return raster_of_page(page, samples)
 
 
-def _refuse_hidden(tiff: tifffile.TiffFile, page: Any) -> None:
+def _refuse_hidden(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     """Raise ImageError if images without a directory follow the only page of a file.
 
     Such images are known only from the description in the file. A description may also be older
     than the file, so there must be samples of one more image, if not of all of them.
     """
-    images = _count_stated_images(tiff, page)
-    if (
-        images > 1
-        and page.is_contiguous
-        and page.dataoffsets[0] + 2 * page.nbytes <= tiff.filehandle.size
-    ):
+    num_images = _count_stated_images(tiff, page)
+    if num_images < 2 or not page.is_contiguous:
+        return
+    if page.dataoffsets[0] + 2 * page.nbytes <= tiff.filehandle.size:
         raise ImageError(
             "unsupported",
-            f"{images} images of which only the first has a directory; save each image as a page",
+            f"{num_images} images of which only the first has a directory; save each image as a "
+            "page",
         )
 
 
-def _count_stated_images(tiff: tifffile.TiffFile, page: Any) -> int:
+def _count_stated_images(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
     """Return the number of images that the file's own description states; it may hold anything."""
     try:
         if page.is_imagej:
             return int((tiff.imagej_metadata or {}).get("images", 1))
         if page.is_shaped:
-            return int(prod(json.loads(page.shaped_description)["shape"])) // prod(page.shape)
+            shape = json.loads(page.shaped_description)["shape"]
+            return int(prod(shape)) // prod(page.shape)
         if page.is_stk:
             return int(page.tags["UIC2tag"].count)
     except (ValueError, TypeError, KeyError, ArithmeticError):
@@ -337,27 +344,33 @@ def _count_stated_images(tiff: tifffile.TiffFile, page: Any) -> int:
     return 1
 
 
-def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
+def raster_of_page(page: tifffile.TiffPage, samples: NDArray[Any]) -> Raster:
     """Combine samples of a page with the tags that say what the samples mean.
 
     Args:
-        page: `tifffile.TiffPage` that the samples come from.
+        page: Page that the samples come from.
         samples: All samples of the page or a window of them, HWC.
 
     Raises:
         ImageError: `unsupported` colours.
     """
-    samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
+    if samples.dtype == np.bool_:
+        samples = samples.astype(np.uint8)
     kind = tifffile.PHOTOMETRIC(page.photometric)
-    palette, is_converted = None, False
+    palette = None
+    is_converted = False
     if kind == tifffile.PHOTOMETRIC.PALETTE:
-        palette = _convert_colour_map(np.asarray(page.colormap).T)
+        palette = np.asarray(page.colormap).T
+        if palette.max(initial=0) > 255:  # some programs write 8 bits, as libtiff knows
+            palette = palette >> 8
+        palette = palette.astype(np.uint8)
     elif (
         kind == tifffile.PHOTOMETRIC.SEPARATED
         and samples.shape[2] == 4
         and samples.dtype == np.uint8
     ):
-        samples = np.asarray(Image.fromarray(np.ascontiguousarray(samples), "CMYK").convert("RGB"))
+        picture = Image.fromarray(np.ascontiguousarray(samples), "CMYK")
+        samples = np.asarray(picture.convert("RGB"))
         is_converted = True
     elif kind == tifffile.PHOTOMETRIC.YCBCR and int(page.compression) not in _JPEG:
         raise ImageError(
@@ -367,21 +380,18 @@ def raster_of_page(page: Any, samples: NDArray[Any]) -> Raster:
         raise ImageError("unsupported", f"TIFF colours {kind.name}; save the image as grey or RGB")
     samples, has_alpha = _move_alpha_last(samples, [int(extra) for extra in page.extrasamples])
     bits = page.bitspersample if isinstance(page.bitspersample, int) else page.bitspersample[0]
-    inverted = kind == tifffile.PHOTOMETRIC.MINISWHITE
-    orientation = int(page.tags.valueof(ORIENTATION_TAG, 1))
-    is_imagej = bool(page.is_imagej)
-    is_colour = kind not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
+    is_inverted = kind == tifffile.PHOTOMETRIC.MINISWHITE
     return Raster(
-        samples,
-        palette,
-        has_alpha,
-        bits,
-        inverted,
-        is_imagej,
-        orientation,
-        is_colour,
-        str(page.tags.valueof(_NO_DATA, "")).strip(" \0"),
-        is_converted,
+        samples=samples,
+        palette=palette,
+        has_alpha=has_alpha,
+        bits=bits,
+        inverted=is_inverted,
+        is_imagej=bool(page.is_imagej),
+        orientation=int(page.tags.valueof(ORIENTATION_TAG, 1)),
+        is_colour=not is_inverted and kind != tifffile.PHOTOMETRIC.MINISBLACK,
+        no_data=str(page.tags.valueof(_NO_DATA, "")).strip(" \0"),
+        is_converted=is_converted,
     )
 
 
@@ -395,10 +405,12 @@ def _move_alpha_last(samples: NDArray[Any], extras: list[int]) -> tuple[NDArray[
     places = [index for index, kind in enumerate(extras) if kind in _ALPHA]
     if not places or len(extras) > samples.shape[2]:
         return samples, bool(places)
-    place, count = samples.shape[2] - len(extras) + places[-1], samples.shape[2]
-    if place == count - 1:
+    num_channels = samples.shape[2]
+    alpha = num_channels - len(extras) + places[-1]
+    if alpha == num_channels - 1:
         return samples, True
-    return samples[:, :, [*range(place), *range(place + 1, count), place]], True
+    others = [channel for channel in range(num_channels) if channel != alpha]
+    return samples[:, :, [*others, alpha]], True
 
 
 _PLAIN_PHOTOMETRICS = (
@@ -410,8 +422,3 @@ _PLAIN_PHOTOMETRICS = (
 )
 _JPEG = (6, 7, 33007, 34892)
 """Compressions of which tifffile decodes YCbCr to RGB; of others it returns it as it is."""
-
-
-def _convert_colour_map(colours: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Return a colour map of 16 bits as one of 8; some programs write 8 bits, as libtiff knows."""
-    return (colours >> 8 if colours.max(initial=0) > 255 else colours).astype(np.uint8)

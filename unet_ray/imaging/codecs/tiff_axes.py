@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
-from typing import Any
 from xml.etree import ElementTree
 
 import tifffile
@@ -47,7 +46,8 @@ class ImagePages:
         if len(numbers) == len(self.pages) or not self.channels:
             return self
         pages = tuple(self.pages[number] for number in numbers)
-        return replace(self, pages=pages, channels=tuple(self.channels[n] for n in numbers))
+        channels = tuple(self.channels[number] for number in numbers)
+        return replace(self, pages=pages, channels=channels)
 
 
 def group_pages(tiff: tifffile.TiffFile, pages: dict[int, tifffile.TiffPage]) -> list[ImagePages]:
@@ -81,17 +81,20 @@ def _read_shaped(
     _: tifffile.TiffFile, pages: dict[int, tifffile.TiffPage]
 ) -> list[ImagePages] | None:
     """Return the images of a file whose series begin with tifffile's JSON."""
-    numbers, series, at = [*pages], [], 0
+    numbers = list(pages)
+    series = []
+    at = 0
     while at < len(numbers):
         page = pages[numbers[at]]
         described = json.loads(page.shaped_description)
-        shape, axes = [*map(int, described["shape"])], str(described["axes"])
+        axes = str(described["axes"])
+        shape = [*map(int, described["shape"])]
         if len(shape) != len(axes) or min(shape) < 1 or prod(shape) % prod(page.shape):
             return None
-        count = prod(shape) // prod(page.shape)
-        leading = next(k for k in range(len(shape)) if prod(shape[:k]) == count)
-        series.append((axes[:leading], shape[:leading], numbers[at : at + count], ()))
-        at += count
+        num_pages = prod(shape) // prod(page.shape)
+        leading = next(k for k in range(len(shape)) if prod(shape[:k]) == num_pages)
+        series.append(_Series(axes[:leading], shape[:leading], numbers[at : at + num_pages]))
+        at += num_pages
     return _number_series(series) if at == len(numbers) else None
 
 
@@ -103,8 +106,9 @@ def _read_imagej(
     if not described or not {"channels", "slices", "frames"} & set(described):
         return None
     sizes = {
-        axis: int(described.get(name, 1))
-        for axis, name in (("C", "channels"), ("Z", "slices"), ("T", "frames"))
+        "C": int(described.get("channels", 1)),
+        "Z": int(described.get("slices", 1)),
+        "T": int(described.get("frames", 1)),
     }
     first = next(iter(pages.values()))
     if first.samplesperpixel == sizes["C"] and sizes["Z"] * sizes["T"] == len(pages):
@@ -115,11 +119,27 @@ def _read_imagej(
     if order not in _IMAGEJ_ORDERS or prod(sizes.values()) != len(pages):
         return None
     axes = order[::-1].upper()
-    return _number_series([(axes, [sizes[axis] for axis in axes], [*pages], ())])
+    return _number_series([_Series(axes, [sizes[axis] for axis in axes], list(pages))])
 
 
-_Series = tuple[str, Sequence[int], Sequence[int | None], tuple[str, ...]]
-"""Axes, the one that changes slowest first; their sizes; pages in that order; names of channels."""
+@dataclass(frozen=True)
+class _Series:
+    """Pages that vary along some axes."""
+
+    axes: str
+    """Axes, the one that changes slowest first."""
+    sizes: Sequence[int]
+    """Size of each axis."""
+    pages: Sequence[int | None]
+    """Pages in the order of the axes; None for one that the file lacks."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels; empty where the file has none."""
+
+    @property
+    def has_known_axes(self) -> bool:
+        """True if each axis that tells pages apart is one of those known."""
+        pairs = zip(self.axes, self.sizes, strict=True)
+        return all(size <= 1 or axis in _AXES for axis, size in pairs)
 
 
 def _number_series(
@@ -131,38 +151,34 @@ def _number_series(
         series: Series of the file.
         numbers: Number of each series, by default their order.
     """
-    found = list[ImagePages]()
-    for number, (axes, sizes, pages, names) in zip(
-        numbers or range(len(series)), series, strict=True
-    ):
-        if any(size > 1 and axis not in _AXES for axis, size in zip(axes, sizes, strict=True)):
+    found: list[ImagePages] = []
+    for number, one in zip(numbers or range(len(series)), series, strict=True):
+        if not one.has_known_axes:
             return None
-        for key, some in _split_series(axes, sizes, pages, number if len(series) > 1 else None):
-            if any(index is not None for index in some):
-                found.append(ImagePages(key, some, names, number).present)
-    return [ImagePages(ImageKey(), *_rest(found[0]))] if len(found) == 1 else found
-
-
-def _rest(image: ImagePages) -> tuple[Any, ...]:
-    return image.pages, image.channels, image.series
+        for key, pages in _split_series(one, number if len(series) > 1 else None):
+            if any(index is not None for index in pages):
+                image = ImagePages(key, pages, one.channels, number)
+                found.append(image.present)
+    return [replace(found[0], key=ImageKey())] if len(found) == 1 else found
 
 
 def _split_series(
-    axes: str, sizes: Sequence[int], pages: Sequence[int | None], series: int | None
+    series: _Series, number: int | None
 ) -> Iterator[tuple[ImageKey, tuple[int | None, ...]]]:
     """Yield each image of a series and the pages of its channels."""
-    if prod(sizes) > MAX_PAGES or len(axes) != len(set(axes) - {"_"}):
+    axes = series.axes
+    if prod(series.sizes) > MAX_PAGES or len(axes) != len(set(axes) - {"_"}):
         raise ValueError(axes)
-    of_axis = dict(zip(axes, sizes, strict=True))
+    of_axis = dict(zip(axes, series.sizes, strict=True))
     images: dict[tuple[int, int], list[int | None]] = {}
-    places = product(*(range(size) for size in sizes))
-    for place, page in zip(places, pages, strict=True):
+    places = product(*(range(size) for size in series.sizes))
+    for place, page in zip(places, series.pages, strict=True):
         at = dict(zip(axes, place, strict=True))
         channels = images.setdefault((at.get("T", 0), at.get("Z", 0)), [])
         channels.append(page)
     for (t, z), channels in sorted(images.items()):
         key = ImageKey(
-            series=series,
+            series=number,
             t=t if of_axis.get("T", 1) > 1 else None,
             z=z if of_axis.get("Z", 1) > 1 else None,
         )
@@ -179,19 +195,20 @@ def _read_ome(
     if "<!" in text.replace("<!--", ""):
         raise ValueError("OME-XML with a document type, which may define entities")
     root = ElementTree.fromstring(text)  # noqa: S314 (nothing is defined in it)
-    series, numbers = list[_Series](), list[int]()
+    series: list[_Series] = []
+    numbers: list[int] = []
     for number, image in enumerate(root.iterfind("{*}Image")):
         pixels = image.find("{*}Pixels")
         if pixels is None:
             continue
         described = _read_pixels(pixels, pages, _own_uuid(root))
-        if any(index is not None for index in described[2]):
+        if any(index is not None for index in described.pages):
             series.append(described)
             numbers.append(number)
     return _number_series(series, numbers)
 
 
-def _own_uuid(root: Any) -> str | None:
+def _own_uuid(root: ElementTree.Element) -> str | None:
     """Return the UUID by which OME-XML means its own file.
 
     Files of a set have the XML of the whole set. Where such a file does not tell its own UUID, and
@@ -205,7 +222,9 @@ def _own_uuid(root: Any) -> str | None:
     return next(iter(others), None)
 
 
-def _read_pixels(pixels: Any, pages: dict[int, tifffile.TiffPage], own: str | None) -> _Series:
+def _read_pixels(
+    pixels: ElementTree.Element, pages: dict[int, tifffile.TiffPage], own: str | None
+) -> _Series:
     """Return the series that a Pixels element of OME-XML describes."""
     axes = pixels.attrib["DimensionOrder"][:1:-1]  # XYZCT: Z changes fastest
     channels = pixels.findall("{*}Channel")
@@ -214,15 +233,16 @@ def _read_pixels(pixels: Any, pages: dict[int, tifffile.TiffPage], own: str | No
         raise ValueError("channels of different kinds")
     sizes = [int(pixels.attrib[f"Size{axis}"]) for axis in axes]
     per_page = samples.pop()
-    if per_page == 1 and (first := next(iter(pages.values()))).samplesperpixel > 1:
-        per_page = int(first.samplesperpixel)  # some writers do not tell it
+    if per_page == 1:  # some writers do not tell it
+        per_page = max(1, int(next(iter(pages.values())).samplesperpixel))
+    channel_axis = axes.index("C")
     if per_page > 1:
-        sizes[axes.index("C")] = max(1, sizes[axes.index("C")] // per_page)
-    count = prod(sizes)
-    if min(sizes) < 1 or count > MAX_PAGES:
+        sizes[channel_axis] = max(1, sizes[channel_axis] // per_page)
+    num_planes = prod(sizes)
+    if min(sizes) < 1 or num_planes > MAX_PAGES:
         raise ValueError(sizes)
-    places: list[int | None] = [None] * count
-    steps = 0
+    places: list[int | None] = [None] * num_planes
+    num_steps = 0
     for data in pixels.iterfind("{*}TiffData"):
         uuid = data.find("{*}UUID")
         if uuid is not None and uuid.text != own:
@@ -235,14 +255,16 @@ def _read_pixels(pixels: Any, pages: dict[int, tifffile.TiffPage], own: str | No
             if not 0 <= first_of_axis < size:
                 raise ValueError(first_of_axis)
             start = start * size + first_of_axis
-        index = int(data.get("IFD", 0))
-        number = 1 if "IFD" in data.attrib else count - start
-        number = int(data.get("PlaneCount", data.get("NumPlanes", number)))
-        steps += min(number, count - start)
-        if steps > count:
+        first_page = int(data.get("IFD", 0))
+        num_stated = 1 if "IFD" in data.attrib else num_planes - start
+        num_stated = int(data.get("PlaneCount", data.get("NumPlanes", num_stated)))
+        num_steps += min(num_stated, num_planes - start)
+        if num_steps > num_planes:
             raise ValueError("planes that stand in several places")  # or hostile: no end of work
-        for place in range(start, min(start + number, count)):
-            page = index + place - start
+        for place in range(start, min(start + num_stated, num_planes)):
+            page = first_page + place - start
             places[place] = page if page in pages else None
     names = clean_names(channel.get("Name", "") for channel in channels)
-    return axes, sizes, places, names if len(names) == sizes[axes.index("C")] else ()
+    if len(names) != sizes[channel_axis]:
+        names = ()
+    return _Series(axes, sizes, places, names)

@@ -46,7 +46,8 @@ def fetch_directories(file: RangeFile) -> tuple[RangeFile, int]:
         The same file with the pieces that were fetched, and the number of directories: 0 if it is
         no TIFF, and at least 2 if that many were found before the search was given up.
     """
-    pieces, seen = list(file.pieces), set[int]()
+    pieces = list(file.pieces)
+    seen: set[int] = set()
 
     def view(offset: int, size: int) -> bytes:
         """Return bytes of the file; raise ValueError where that takes too many pieces."""
@@ -61,17 +62,19 @@ def fetch_directories(file: RangeFile) -> tuple[RangeFile, int]:
 
     magic = file.pieces[0][1][:4]
     if magic in TIFF_MAGIC:
-        order, is_big = "<" if magic[:2] == b"II" else ">", 43 in magic[2:]
-        at, formats, entry = (8, "QQ", 20) if is_big else (4, "IH", 12)
-        pointer, number = (struct.Struct(order + each) for each in formats)
+        order = "<" if magic[:2] == b"II" else ">"
+        is_big = 43 in magic[2:]
+        at, entry_bytes = (8, 20) if is_big else (4, 12)
+        pointer = struct.Struct(order + ("Q" if is_big else "I"))
+        count = struct.Struct(order + ("Q" if is_big else "H"))
         with suppress(struct.error, ValueError):  # damaged, or of very many directories far apart
             while len(seen) < MAX_PAGES:
                 (offset,) = pointer.unpack(view(at, pointer.size))
                 if not 0 < offset < file.size or offset in seen:
                     break
                 seen.add(offset)
-                (entries,) = number.unpack(view(offset, number.size))
-                at = offset + number.size + entries * entry
+                (num_entries,) = count.unpack(view(offset, count.size))
+                at = offset + count.size + num_entries * entry_bytes
                 if at >= file.size:
                     break
     return RangeFile(file.fetch, file.size, pieces, _DIRECTORY_BYTES), len(seen)
@@ -87,8 +90,10 @@ def iterate_directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
             overlap so much that reading them would take many times what the file holds.
     """
     file, kind = tiff.filehandle, tiff.tiff
-    at, seen = kind.offsetsize, set[int]()  # 4, or 8 in a BigTIFF
-    read, limit = 0, SHARED * file.size + VALUE_BYTES
+    at = kind.offsetsize  # 4, or 8 in a BigTIFF
+    seen: set[int] = set()
+    read = 0
+    limit = SHARED * file.size + VALUE_BYTES
     while True:
         file.seek(at)
         found = file.read(kind.offsetsize)

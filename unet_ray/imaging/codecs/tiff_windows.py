@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from unet_ray.errors import ImageError
@@ -30,7 +31,8 @@ class TiffWindows(WindowReader):
         self._pages = [_PageWindows(page, file.fetch, cache_bytes) for page in found.pages]
         self._mask = found.mask and _PageWindows(found.mask, file.fetch, cache_bytes)
         self._image = found
-        self.height, self.width = self._pages[0].height, self._pages[0].width
+        self.height = self._pages[0].height
+        self.width = self._pages[0].width
 
     def _read_image(self, box: Box) -> ReadImage:
         rasters = tuple(page.read(box) for page in self._pages)
@@ -41,27 +43,28 @@ class TiffWindows(WindowReader):
 class _PageWindows:
     """Page of a TIFF, of which windows are read."""
 
-    def __init__(self, page: Any, fetch: Fetch, cache_bytes: int) -> None:
-        self._fetch, self._cache_bytes = fetch, cache_bytes
+    def __init__(self, page: tifffile.TiffPage, fetch: Fetch, cache_bytes: int) -> None:
+        self._page = page
+        self._fetch = fetch
+        self._cache_bytes = cache_bytes
         self._cache: OrderedDict[tuple[int, int, int], NDArray[Any] | None] = OrderedDict()
-        self._page = found = page
-        self.height, self.width = int(found.imagelength), int(found.imagewidth)
-        check_large(self.height, self.width, found.samplesperpixel)
-        if int(found.tags.valueof(ORIENTATION_TAG, 1)) != 1:
+        self.height, self.width = int(page.imagelength), int(page.imagewidth)
+        check_large(self.height, self.width, page.samplesperpixel)
+        if int(page.tags.valueof(ORIENTATION_TAG, 1)) != 1:
             raise ImageError(
                 "unsupported",
                 "a large image whose orientation tag is not upright; save it upright",
             )
-        self._planes = found.samplesperpixel if int(found.planarconfig) == 2 else 1
-        self._channels = 1 if self._planes > 1 else found.samplesperpixel
+        self._planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
+        self._channels = 1 if self._planes > 1 else page.samplesperpixel
         self._rows, self._columns = self._find_grid()
         self._across = -(-self.width // self._columns)
         self._down = -(-self.height // self._rows)
-        segments = self._across * self._down * self._planes
-        if not self._is_plain and len(found.dataoffsets) < segments:
+        num_segments = self._across * self._down * self._planes
+        if not self._is_plain and len(page.dataoffsets) < num_segments:
             raise ImageError(
                 "unreadable",
-                f"{len(found.dataoffsets)} tiles or strips, but the image needs {segments}",
+                f"{len(page.dataoffsets)} tiles or strips, but the image needs {num_segments}",
             )
 
     def _find_grid(self) -> tuple[int, int]:
@@ -70,20 +73,23 @@ class _PageWindows:
         Strips of plain samples (uncompressed, contiguous) are cut into thinner ones.
         """
         page = self._page
-        sample = np.dtype(page.dtype).itemsize if page.dtype is not None else 1
         self._is_plain = False
         if page.is_tiled:
             rows, columns = int(page.tilelength), int(page.tilewidth)
         else:
             rows, columns = min(int(page.rowsperstrip), self.height), self.width
-            whole_rows = (
+            is_as_stored = (
                 page.bitspersample in (8, 16, 32)
                 and int(page.compression) == 1
                 and int(page.fillorder) == 1
+                and int(page.predictor) == 1
             )
-            if whole_rows and int(page.predictor) == 1 and rows > STRIP_ROWS and page.is_contiguous:
-                self._is_plain, rows = True, STRIP_ROWS
-        if rows < 1 or columns < 1 or rows * columns * self._channels * sample > SEGMENT_BYTES:
+            if is_as_stored and rows > STRIP_ROWS and page.is_contiguous:
+                self._is_plain = True
+                rows = STRIP_ROWS
+        sample_bytes = np.dtype(page.dtype).itemsize if page.dtype is not None else 1
+        segment_bytes = rows * columns * self._channels * sample_bytes
+        if rows < 1 or columns < 1 or segment_bytes > SEGMENT_BYTES:
             raise ImageError(
                 "too_large",
                 f"TIFF tiles or strips of {columns}×{rows} px, more than {SEGMENT_BYTES} bytes "
@@ -106,21 +112,16 @@ class _PageWindows:
             if segment is None:
                 continue
             top, left = row * self._rows, column * self._columns
-            low, high = max(top, box.top), min(top + segment.shape[0], box.bottom)
-            first, last = max(left, box.left), min(left + segment.shape[1], box.right)
+            whole = Box(top, left, top + segment.shape[0], left + segment.shape[1])
+            shared = whole.clipped(box)
             channels = slice(plane, plane + 1) if self._planes > 1 else slice(None)
-            samples[
-                low - box.top : high - box.top, first - box.left : last - box.left, channels
-            ] = segment[low - top : high - top, first - left : last - left]
+            samples[(*_cut(shared, box), channels)] = segment[_cut(shared, whole)]
         return raster_of_page(self._page, samples)
 
     def _load_segments(self, wanted: Sequence[tuple[int, int, int]]) -> list[NDArray[Any] | None]:
         missing = [place for place in wanted if place not in self._cache]
-        for place, data in zip(
-            missing,
-            self._fetch_ranges([self._find_range(*place) for place in missing]),
-            strict=True,
-        ):
+        fetched = self._fetch_ranges([self._find_range(*place) for place in missing])
+        for place, data in zip(missing, fetched, strict=True):
             self._cache[place] = self._decode_segment(place, data)
         found = [self._cache[place] for place in wanted]
         for place in wanted:
@@ -136,8 +137,9 @@ class _PageWindows:
         page = self._page
         if self._is_plain:
             row_bytes = self.width * self._channels * np.dtype(page.dtype).itemsize
-            first = page.dataoffsets[0] + (plane * self.height + row * self._rows) * row_bytes
-            return first, min(self._rows, self.height - row * self._rows) * row_bytes
+            top = row * self._rows
+            first = page.dataoffsets[0] + (plane * self.height + top) * row_bytes
+            return first, min(self._rows, self.height - top) * row_bytes
         index = self._segment_index(plane, row, column)
         offset, size = int(page.dataoffsets[index]), int(page.databytecounts[index])
         if size > 2 * SEGMENT_BYTES:
@@ -154,14 +156,13 @@ class _PageWindows:
         """
         data: list[bytes] = [b""] * len(ranges)
         for pieces in _group_pieces(_join_ranges(ranges)):
-            for piece, found in zip(
-                pieces, self._fetch([(p.start, p.size) for p in pieces]), strict=True
-            ):
+            fetched = self._fetch([(piece.start, piece.size) for piece in pieces])
+            for piece, found in zip(pieces, fetched, strict=True):
+                view = memoryview(found)
                 for index in piece.members:
                     offset, size = ranges[index]
-                    data[index] = bytes(
-                        memoryview(found)[offset - piece.start : offset - piece.start + size]
-                    )
+                    start = offset - piece.start
+                    data[index] = bytes(view[start : start + size])
         return data
 
     @QuietTifffile()
@@ -170,19 +171,21 @@ class _PageWindows:
         if self._is_plain:
             kind = np.dtype(page.parent.byteorder + page.dtype.char)
             rows = min(self._rows, self.height - place[1] * self._rows)
-            return (
-                np.frombuffer(data, kind)
-                .reshape(rows, self.width, self._channels)
-                .astype(page.dtype, copy=False)
-            )
+            stored = np.frombuffer(data, kind).reshape(rows, self.width, self._channels)
+            return stored.astype(page.dtype, copy=False)
         if not data:
             return None
-        segment, _, shape = page.decode(
-            data, self._segment_index(*place), jpegtables=page.jpegtables
-        )
+        index = self._segment_index(*place)
+        segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
         if segment is None:
             return None
         return np.asarray(segment).reshape(segment.shape[-3:])[: shape[1], : shape[2]]
+
+
+def _cut(part: Box, whole: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of a part within a box that contains it."""
+    top, left = part.top - whole.top, part.left - whole.left
+    return slice(top, top + part.height), slice(left, left + part.width)
 
 
 @dataclass
@@ -204,12 +207,10 @@ def _join_ranges(ranges: list[tuple[int, int]]) -> list[_Piece]:
     pieces: list[_Piece] = []
     for index in sorted(range(len(ranges)), key=lambda index: ranges[index]):
         offset, size = ranges[index]
-        stop, last = offset + size, pieces[-1] if pieces else None
-        if (
-            last
-            and offset <= last.stop + GAP_BYTES
-            and max(last.stop, stop) - last.start <= SEGMENT_BYTES
-        ):
+        stop = offset + size
+        last = pieces[-1] if pieces else None
+        is_near = last is not None and offset <= last.stop + GAP_BYTES
+        if last and is_near and max(last.stop, stop) - last.start <= SEGMENT_BYTES:
             last.stop = max(last.stop, stop)
             last.members.append(index)
         elif size:

@@ -44,7 +44,8 @@ def draw_label_sheet(rows: Iterable[LabelledPicture], class_names: tuple[str, ..
     Returns:
         The picture as a PNG.
     """
-    pictures, some_ignored = [], False
+    pictures = []
+    some_ignored = False
     for row in rows:
         pictures.append(_draw_picture(row))
         some_ignored |= bool(row.ignored_hw.any())
@@ -75,19 +76,19 @@ def _draw_picture(row: LabelledPicture) -> Image.Image:
 
 def _count_objects(row: LabelledPicture) -> list[tuple[str, tuple[int, int, int] | None]]:
     """Return the number of objects of each class that the image has, each with its colour."""
-    counts = [len(np.unique(o)) - int((o == 0).any()) for o in row.objects]
-    found: list[tuple[str, tuple[int, int, int] | None]] = [
-        (f"{count} object{'s' * (count > 1)}", class_colour(index))
-        for index, count in enumerate(counts)
-        if count
-    ]
+    found: list[tuple[str, tuple[int, int, int] | None]] = []
+    for index, objects in enumerate(row.objects):
+        num_objects = int(np.count_nonzero(np.unique(objects)))
+        if num_objects:
+            found.append((f"{num_objects} object{'s' * (num_objects > 1)}", class_colour(index)))
     return found or [("no objects", None)]
 
 
 def _find_outlines(objects: NDArray[Any]) -> NDArray[np.bool_]:
     """Return the pixels of objects that have a neighbour of another object, or of none."""
+    down = objects[1:] != objects[:-1]
+    right = objects[:, 1:] != objects[:, :-1]
     outline = np.zeros(objects.shape, bool)
-    down, right = objects[1:] != objects[:-1], objects[:, 1:] != objects[:, :-1]
     outline[1:] |= down
     outline[:-1] |= down
     outline[:, 1:] |= right

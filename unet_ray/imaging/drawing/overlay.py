@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from unet_ray.imaging.regions.outline_wkb import parse_wkb
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COLOURS = (
     (230, 159, 0),
@@ -39,7 +42,7 @@ def class_colour(index: int) -> tuple[int, int, int]:
     return round(red * shade), round(green * shade), round(blue * shade)
 
 
-def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
+def overlay(image_hwc: NDArray[Any], regions: pa.Table) -> Image.Image:
     """Draw regions over their image: lightly filled and outlined, with a colour per class id.
 
     Args:
@@ -52,19 +55,25 @@ def overlay(image_hwc: NDArray[Any], regions: Any) -> Image.Image:
     for class_id, outline in zip(regions["class_id"].to_pylist(), outlines, strict=True):
         colour = class_colour(class_id - 1)
         for polygon in shapely.get_parts(outline):
-            left, top, right, bottom = map(int, polygon.bounds)
-            # Pixels in a hole stay as they are.
-            stencil = Image.new("L", (right - left + 1, bottom - top + 1))
-            for ring, light in (
-                (polygon.exterior, _LIGHT),
-                *((hole, 0) for hole in polygon.interiors),
-            ):
-                corners = shapely.get_coordinates(ring) - [left, top]
-                ImageDraw.Draw(stencil).polygon(corners.ravel().tolist(), fill=light)
-            picture.paste(colour, (left, top), stencil)
+            left, top = int(polygon.bounds[0]), int(polygon.bounds[1])
+            picture.paste(colour, (left, top), _draw_stencil(polygon))
             for ring in (polygon.exterior, *polygon.interiors):
                 draw.line(list(ring.coords), fill=colour, width=1)
     return picture
+
+
+def _draw_stencil(polygon: shapely.Polygon) -> Image.Image:
+    """Draw the opacity of a polygon over its bounding box; pixels in a hole stay as they are."""
+    left, top, right, bottom = polygon.bounds
+    left, top = int(left), int(top)
+    stencil = Image.new("L", (int(right) - left + 1, int(bottom) - top + 1))
+    draw = ImageDraw.Draw(stencil)
+    corners = shapely.get_coordinates(polygon.exterior) - [left, top]
+    draw.polygon(corners.ravel().tolist(), fill=_LIGHT)
+    for hole in polygon.interiors:
+        corners = shapely.get_coordinates(hole) - [left, top]
+        draw.polygon(corners.ravel().tolist(), fill=0)
+    return stencil
 
 
 def to_displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
@@ -75,24 +84,27 @@ def to_displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
     image = image_hwc if image_hwc.shape[2] in (1, 3) else image_hwc[:, :, :1]
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
-        image = ((image - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
+        stretch = 255 / max(high - low, 1e-9)
+        image = ((image - low) * stretch).astype(np.uint8)
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    return np.ascontiguousarray(image)
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int, gap_px: int = 8) -> Image.Image:
     """Lay pictures out in rows on white, each row as high as its highest picture."""
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    width = max(sum(p.width + gap_px for p in row) for row in rows) + gap_px
-    sheet = Image.new(
-        "RGB", (width, sum(max(p.height for p in row) + gap_px for row in rows) + gap_px), "white"
-    )
+    row_widths = [sum(picture.width + gap_px for picture in row) for row in rows]
+    row_heights = [max(picture.height for picture in row) + gap_px for row in rows]
+    size = max(row_widths) + gap_px, sum(row_heights) + gap_px
+    sheet = Image.new("RGB", size, "white")
     top = gap_px
-    for row in rows:
+    for row, row_height in zip(rows, row_heights, strict=True):
         left = gap_px
         for picture in row:
             sheet.paste(picture, (left, top))
             left += picture.width + gap_px
-        top += max(p.height for p in row) + gap_px
+        top += row_height
     return sheet
 
 
@@ -107,5 +119,6 @@ def stretch_contrast(image: NDArray[Any]) -> NDArray[Any]:
         return image
     if high <= low:
         low, high = float(image.min()), float(image.max())
-    scaled = (image.astype(np.float32) - low) * (255 / max(high - low, 1e-9))
-    return scaled.clip(0, 255).astype(np.uint8)
+    stretch = 255 / max(high - low, 1e-9)
+    stretched = (image.astype(np.float32) - low) * stretch
+    return stretched.clip(0, 255).astype(np.uint8)

@@ -57,7 +57,9 @@ def draw_comparison(rows: Iterable[Comparison], title: str = "Worst validation i
     Returns:
         The picture as a PNG.
     """
-    pictures, names, some_ignored = [], tuple[str, ...](), False
+    pictures = []
+    names: tuple[str, ...] = ()
+    some_ignored = False
     for row in rows:
         pictures.append(_comparison_row(row))
         names = row.class_names
@@ -77,24 +79,21 @@ def _comparison_row(row: Comparison) -> Image.Image:
     wanted = [mask_panel(plane == 1) for plane in row.targets_khw]
     found = [mask_panel(plane) for plane in row.masks_khw]
     ignored = mask_panel((row.targets_khw == IGNORED).any(axis=0)) & ~np.any(wanted, axis=0)
-    channels = row.image_hwc.shape[2]
+    num_channels = row.image_hwc.shape[2]
     shown = {
-        "image" if channels in (1, 3) else f"image (channel 1 of {channels})": panel,
+        "image" if num_channels in (1, 3) else f"image (channel 1 of {num_channels})": panel,
         "truth": hatch(paint_masks(panel, wanted), ignored),
         "prediction": paint_masks(panel, found),
     }
-    columns = [
-        contact_sheet(
-            [text_line([(name, None)], panel.shape[1], 13), Image.fromarray(painted)], 1, gap_px=0
-        )
-        for name, painted in shown.items()
-    ]
+    columns = []
+    for name, painted in shown.items():
+        caption = text_line([(name, None)], panel.shape[1], 13)
+        columns.append(contact_sheet([caption, Image.fromarray(painted)], 1, gap_px=0))
     panels = contact_sheet(columns, 3)
     panels = panels.crop((8, 8, panels.width, panels.height))  # flush with the heading
     dice = "undefined" if np.isnan(row.dice) else f"{row.dice:.3f}"
-    heading = text_line(
-        [(row.name, None), (f"mean Dice {dice}", None)], max(panels.width, _MIN_TITLE_PX), 15
-    )
+    head = [(row.name, None), (f"mean Dice {dice}", None)]
+    heading = text_line(head, max(panels.width, _MIN_TITLE_PX), 15)
     return contact_sheet([heading, panels], 1, gap_px=0)
 
 
@@ -108,7 +107,9 @@ def panel_size(height: int, width: int) -> tuple[int, int]:
     """
     longest = max(height, width)
     if longest > PANEL_PX:
-        return max(1, round(height * PANEL_PX / longest)), max(1, round(width * PANEL_PX / longest))
+        shown_height = round(height * PANEL_PX / longest)
+        shown_width = round(width * PANEL_PX / longest)
+        return max(1, shown_height), max(1, shown_width)
     factor = max(1, _SMALL_PX // longest)
     return height * factor, width * factor
 
@@ -125,7 +126,8 @@ def image_panel(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
     height, width = panel_size(*image_hwc.shape[:2])
     # A large image is thinned out first, so that it is never converted as a whole.
     step = max(1, max(image_hwc.shape[:2]) // (2 * PANEL_PX))
-    picture = Image.fromarray(to_displayable(stretch_contrast(image_hwc[::step, ::step])))
+    thinned = stretch_contrast(image_hwc[::step, ::step])
+    picture = Image.fromarray(to_displayable(thinned))
     kind = Image.Resampling.NEAREST if picture.width < width else Image.Resampling.BOX
     return np.asarray(picture.resize((width, height), kind))
 
@@ -140,13 +142,12 @@ def mask_panel(mask_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """
     height, width = panel_size(*mask_hw.shape)
     if max(mask_hw.shape) <= PANEL_PX:
-        return mask_hw.repeat(height // mask_hw.shape[0], axis=0).repeat(
-            width // mask_hw.shape[1], axis=1
-        )
-    rows, columns = _starts(mask_hw.shape[0], height), _starts(mask_hw.shape[1], width)
-    shrunk: NDArray[np.bool_] = np.logical_or.reduceat(
-        np.logical_or.reduceat(mask_hw, rows, 0), columns, 1
-    )
+        taller = mask_hw.repeat(height // mask_hw.shape[0], axis=0)
+        return taller.repeat(width // mask_hw.shape[1], axis=1)
+    rows = _starts(mask_hw.shape[0], height)
+    columns = _starts(mask_hw.shape[1], width)
+    shorter = np.logical_or.reduceat(mask_hw, rows, axis=0)
+    shrunk: NDArray[np.bool_] = np.logical_or.reduceat(shorter, columns, axis=1)
     return shrunk
 
 
@@ -193,14 +194,18 @@ def text_line(
         width_px: Largest width of a line (px).
         size_px: Size of the font (px).
     """
-    font, line_px, pad_px = _font(size_px), round(size_px * 1.6), size_px
-    places, left, top = [], 0, 0
+    font = _font(size_px)
+    line_px = round(size_px * 1.6)
+    pad_px = size_px
+    places = []
+    left = top = 0
     for text, colour in parts:
         indent_px = round(size_px * 1.4) if colour else 0
         text = _shorten(text, font, width_px - indent_px)
         needed_px = indent_px + round(font.getlength(text))
         if left and left + needed_px > width_px:
-            left, top = 0, top + line_px
+            left = 0
+            top += line_px
         places.append((left, top, indent_px, text, colour))
         left += needed_px + pad_px
     picture = Image.new("RGB", (width_px, top + line_px), "white")
@@ -208,9 +213,8 @@ def text_line(
     for left, top, indent_px, text, colour in places:
         middle = top + line_px // 2
         if colour:
-            draw.rectangle(
-                (left, middle - size_px // 2, left + size_px, middle + size_px // 2), fill=colour
-            )
+            square = left, middle - size_px // 2, left + size_px, middle + size_px // 2
+            draw.rectangle(square, fill=colour)
         draw.text((left + indent_px, middle), text, font=font, fill=(32, 32, 32), anchor="lm")
     return picture
 
@@ -228,9 +232,8 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
     """Return matplotlib's DejaVu Sans: Pillow's own font lacks most letters beyond ASCII."""
     import matplotlib
 
-    return ImageFont.truetype(
-        Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size_px
-    )
+    file = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(file, size_px)
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:

@@ -49,9 +49,8 @@ def border_weights(
     """
     assert sigma_px > 0, sigma_px
     nearest, second = _measure_two_distances(labels_hw, context_px(sigma_px))
-    counted = (second <= (_REACH_SIGMAS * sigma_px) ** 2) & (
-        (labels_hw == 0) | (second < _SEAM_PX**2)
-    )
+    in_gap_or_seam = (labels_hw == 0) | (second < _SEAM_PX**2)
+    counted = in_gap_or_seam & (second <= (_REACH_SIGMAS * sigma_px) ** 2)
     reach = np.sqrt(nearest[counted], dtype=np.float64) + np.sqrt(second[counted], dtype=np.float64)
     added = strength * np.exp(-(reach**2) / (2 * sigma_px**2))
     weights = np.ones(labels_hw.shape, np.float32)

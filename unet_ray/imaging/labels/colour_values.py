@@ -86,7 +86,8 @@ def choose_background(values: MaskValues, background: int) -> int:
 def _describe_colours(values: MaskValues, classes: tuple[ClassSpec, ...]) -> str:
     colours = [value for value in values.pixels if is_colour(value)]
     found = f"the masks hold {len(values.pixels)} colours: {values.show(values.pixels)}"
-    if rare := _find_interpolated(values, colours):
+    rare = _find_interpolated(values, colours)
+    if rare:
         return (
             f"{found}; {_explain_interpolation(values, rare)}; or, if each object has its own "
             "colour, give --mask-kind instances"
@@ -136,7 +137,8 @@ def _find_interpolated(values: MaskValues, colours: list[int]) -> list[int]:
     rest = [value for value in colours if value not in frequent]
     if len(rest) < _MANY_BETWEEN or len(frequent) < 2:
         return []
-    points, ends = _to_points(rest), _to_points(frequent)
+    points = _to_points(rest)
+    ends = _to_points(frequent)
     distance = np.full(len(rest), np.inf)
     for index, end in enumerate(ends):
         for other in ends[:index]:
@@ -202,7 +204,8 @@ def check_known_colours(
     found = f"colours beyond the classes: {values.show(unknown)}; the known ones are {known}"
     named = {spec.id: COLOUR + parse_colour(spec.colour) for spec in classes if spec.colour}
     pixels = {named.get(value, value): count for value, count in values.pixels.items()}
-    if rare := _find_interpolated(replace(values, pixels=pixels), unknown):
+    rare = _find_interpolated(replace(values, pixels=pixels), unknown)
+    if rare:
         raise InputError(f"{found}; {_explain_interpolation(values, rare)}")
     raise InputError(f"{found}; {_name_remedies(values, unknown, classes, background)}")
 

@@ -40,8 +40,12 @@ class LabelledCrops:
         planes: LabelPlanes,
         valid_hw: NDArray[np.bool_] | None = None,
     ) -> None:
-        self._image, self._masks, self._labelling = image_hwc, masks, labelling
-        self._config, self._planes, self._valid = config, planes, valid_hw
+        self._image = image_hwc
+        self._masks = masks
+        self._labelling = labelling
+        self._config = config
+        self._planes = planes
+        self._valid = valid_hw
 
     def draw(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """Cut one square of side + 2·margin px.
@@ -56,8 +60,13 @@ class LabelledCrops:
             of the image are not there.
         """
         top, left = self._draw_corner(rng)
-        margin, size = self._config.margin, self._config.side + 2 * self._config.margin
-        box = Box(top - margin, left - margin, top - margin + size, left - margin + size)
+        side, margin = self._config.side, self._config.margin
+        box = Box(
+            top=top - margin,
+            left=left - margin,
+            bottom=top + side + margin,
+            right=left + side + margin,
+        )
         crop = {"image": read_box(self._image, box, mirror=True), "targets": self._cut_targets(box)}
         if self._planes.weights is not None:
             weights = self._cut_planes(self._planes.weights, box, beyond=1)
@@ -70,16 +79,16 @@ class LabelledCrops:
     def _draw_corner(self, rng: np.random.Generator) -> tuple[int, int]:
         """Draw the top left pixel of the labelled square."""
         height, width = self._image.shape[:2]
-        last = max(0, height - self._config.side), max(0, width - self._config.side)
-        pixel = (
-            self._draw_foreground_pixel(rng)
-            if rng.random() < self._config.foreground_share
-            else None
-        )
+        side = self._config.side
+        last_top, last_left = max(0, height - side), max(0, width - side)
+        pixel = None
+        if rng.random() < self._config.foreground_share:
+            pixel = self._draw_foreground_pixel(rng)
         if pixel is None:
-            return int(rng.integers(last[0] + 1)), int(rng.integers(last[1] + 1))
-        drawn = [at - int(rng.integers(self._config.side)) for at in pixel]
-        return min(max(drawn[0], 0), last[0]), min(max(drawn[1], 0), last[1])
+            return int(rng.integers(last_top + 1)), int(rng.integers(last_left + 1))
+        top = pixel[0] - int(rng.integers(side))
+        left = pixel[1] - int(rng.integers(side))
+        return min(max(top, 0), last_top), min(max(left, 0), last_left)
 
     def _draw_foreground_pixel(self, rng: np.random.Generator) -> tuple[int, int] | None:
         """Draw a class that the image holds, then one of the pixels of that class."""
@@ -96,7 +105,9 @@ class LabelledCrops:
         """Return the columns of the pixels of a class in a row."""
         masks = [mask[row : row + 1] for mask in self._masks]
         inside = self._labelling.class_mask(masks, index)[0]
-        return np.flatnonzero(inside if self._valid is None else inside & self._valid[row])
+        if self._valid is not None:
+            inside = inside & self._valid[row]
+        return np.flatnonzero(inside)
 
     def _cut_targets(self, box: Box) -> NDArray[np.uint8]:
         inside, pad = self._clip(box)
@@ -113,9 +124,9 @@ class LabelledCrops:
         """Cut a box out of planes of the whole image, with a value for pixels beyond the image."""
         (rows, columns), pad = self._clip(box)
         piece = planes_khw[:, rows, columns]
-        return (
-            np.pad(piece, ((0, 0), *pad), constant_values=beyond) if any(map(any, pad)) else piece
-        )
+        if any(map(any, pad)):
+            piece = np.pad(piece, ((0, 0), *pad), constant_values=beyond)
+        return piece
 
     def _clip(
         self, box: Box

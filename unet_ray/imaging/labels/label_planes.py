@@ -56,8 +56,8 @@ def compute_planes(
     markers = np.stack([find_markers(ids) for ids in objects]) if config.markers else None
     weights = None
     if config.border_weight:
-        strength, sigma_px = config.border_weight, config.border_sigma
-        weights = np.stack(
-            [border_weights(ids, strength, sigma_px).astype(np.float16) for ids in objects]
-        )
+        planes_of_weights = [
+            border_weights(ids, config.border_weight, config.border_sigma) for ids in objects
+        ]
+        weights = np.stack([plane.astype(np.float16) for plane in planes_of_weights])
     return LabelPlanes(row_ends, markers, weights)

@@ -64,12 +64,8 @@ class Labelling:
         Returns:
             uint8, (classes, H, W): 1 in the class, 0 outside, IGNORED for pixels not counted.
         """
-        planes = np.stack(
-            [
-                self._select_pixels(masks, index).astype(np.uint8)
-                for index in range(len(self.classes))
-            ]
-        )
+        in_class = [self._select_pixels(masks, index) for index in range(len(self.classes))]
+        planes = np.stack(in_class).astype(np.uint8)
         if self.ignored is not None:
             for index, plane in enumerate(planes):
                 plane[self._mask(masks, index) == self.ignored] = IGNORED
@@ -85,7 +81,9 @@ class Labelling:
             index: Index of the class in `classes`.
         """
         found = self._select_pixels(masks, index)
-        return found if self.ignored is None else found & (self._mask(masks, index) != self.ignored)
+        if self.ignored is not None:
+            found = found & (self._mask(masks, index) != self.ignored)
+        return found
 
     def is_held(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> bool:
         """Tell whether an image holds a class, from the (value, pixels) pairs of each mask."""
@@ -132,9 +130,9 @@ class Labelling:
             return mask == self.classes[index].id
         if self.kind == "instances":
             return mask != self.background
-        return (
-            mask >= self.foreground if self.background < self.foreground else mask < self.foreground
-        )
+        if self.background < self.foreground:
+            return mask >= self.foreground
+        return mask < self.foreground
 
 
 def find_labelling(
@@ -185,14 +183,15 @@ def find_labelling(
             "--ignore-value none"
         )
     if kind == "binary":
-        return Labelling(kind, classes, background, None, _find_binary_foreground(values, ignored))
+        foreground = _find_binary_foreground(values, ignored)
+        return Labelling(kind, classes, background, foreground=foreground)
     if kind == "folders":
-        return Labelling(
-            kind, classes, background, None, _find_folders_foreground(values, background, ignored)
-        )
+        foreground = _find_folders_foreground(values, background, ignored)
+        return Labelling(kind, classes, background, foreground=foreground)
     if kind == "instances":
         # an id that happens to be the default --ignore-value is an object like any other
-        ignored = None if ignored == _DEFAULT_IGNORED and _is_dense(values, ignored) else ignored
+        if ignored == _DEFAULT_IGNORED and _is_dense(values, ignored):
+            ignored = None
         if not set(values.pixels) - {background, ignored}:
             raise InputError(
                 f"the masks hold no object, {values.nothing_to_learn} and --background-value"
@@ -259,12 +258,12 @@ def _check_one_is_background(found: list[int], background: int) -> None:
 
 def _describe_ambiguity(values: MaskValues, labels: set[int], ignored: int | None) -> str:
     found = sorted(values.pixels)
-    flag = ",".join(f"NAME={v}" for v in sorted(labels)[:_MANY_IDS]) + (
-        ",…" if len(labels) > _MANY_IDS else ""
-    )
+    shown = ", ".join(map(str, found[:_NAMED_IDS])) + (", …" if len(found) > _NAMED_IDS else "")
+    names = ",".join(f"NAME={value}" for value in sorted(labels)[:_MANY_IDS])
+    flag = f"{names},…" if len(labels) > _MANY_IDS else names
     uncounted = f" ({ignored} is the --ignore-value, not counted)" if ignored in found else ""
     return (
-        f"the masks hold {len(found)} values ({_format_values(found)}), which may be classes or "
+        f"the masks hold {len(found)} values ({shown}), which may be classes or "
         f"objects: give --classes {flag} for classes{uncounted}, or --mask-kind instances for one "
         "id per object, or --mask-kind binary for two-valued masks with soft edges"
         f"{_note_stretched(labels)}"
@@ -386,10 +385,17 @@ def _check_class_values(
             )
     beyond = sorted(set(values.pixels) - ids - {background, ignored})
     if beyond:
+        remedy = _suggest_remedy(
+            values=values,
+            beyond=beyond,
+            classes=classes,
+            background=background,
+            ignored=ignored,
+        )
         raise InputError(
             f"mask values beyond the classes: {values.show(beyond)}; the known values are {named}, "
             f"background {show_value(background)}, ignored {show_value(ignored)}; "
-            f"{_suggest_remedy(values, beyond, classes, background, ignored)}"
+            f"{remedy}"
         )
     if not ids & set(values.pixels):
         uncounted = (
@@ -428,7 +434,3 @@ def _suggest_remedy(
             f"give --background-value {lowest}{again}"
         )
     return "name them in --classes, --background-value or --ignore-value"
-
-
-def _format_values(found: list[int]) -> str:
-    return ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")

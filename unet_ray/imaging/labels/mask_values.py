@@ -81,24 +81,26 @@ class MaskValues:
         wanted = sorted(
             values, key=lambda v: (is_colour(v), -self.pixels[v] if is_colour(v) else v)
         )
-        named = [
-            f"{show_value(v)} ({self.pixels[v]} px in {self.masks[v]} "
-            f"mask{'s' * (self.masks[v] != 1)}"
-            f"{', such as ' + self.examples[v] if v in self.examples else ''})"
-            for v in wanted[:_NAMED]
-        ]
-        return ", ".join(named) + (f", … ({len(wanted)} values)" if len(wanted) > _NAMED else "")
+        shown = ", ".join(self._show_one(value) for value in wanted[:_NAMED])
+        return f"{shown}, … ({len(wanted)} values)" if len(wanted) > _NAMED else shown
+
+    def _show_one(self, value: int) -> str:
+        """Format a value for a message: `3 (120 px in 2 masks, such as a.png)`."""
+        num_masks = self.masks[value]
+        example = f", such as {self.examples[value]}" if value in self.examples else ""
+        return (
+            f"{show_value(value)} ({self.pixels[value]} px in {num_masks} "
+            f"mask{'s' * (num_masks != 1)}{example})"
+        )
 
     def show_between(self) -> str:
         """Format the numbers of pixels and masks with values between the lowest and the highest."""
         between = self.between
-        pixels, masks = (
-            sum(self.pixels[v] for v in between),
-            max((self.masks[v] for v in between), default=0),
-        )
+        num_pixels = sum(self.pixels[value] for value in between)
+        num_masks = max((self.masks[value] for value in between), default=0)
         return (
-            f"{pixels} px ({percent(self.share(between))}) in at least {masks} "
-            f"mask{'s' * (masks != 1)} lie between {min(self.pixels)} and {max(self.pixels)}"
+            f"{num_pixels} px ({percent(self.share(between))}) in at least {num_masks} "
+            f"mask{'s' * (num_masks != 1)} lie between {min(self.pixels)} and {max(self.pixels)}"
         )
 
     @property
@@ -126,14 +128,21 @@ def mask_values(mask_hw: NDArray[Any]) -> dict[int, int]:
 
 def add_up(masks: Sequence[tuple[Sequence[tuple[int, int]], str]]) -> MaskValues:
     """Add up the values of several masks, each given as its (value, pixels) pairs and its URI."""
-    pixels, holders, examples = Counter[int](), Counter[int](), dict[int, str]()
+    num_pixels = Counter[int]()
+    num_masks = Counter[int]()
+    examples: dict[int, str] = {}
+    most_distinct = 0
     for values, uri in masks:
+        most_distinct = max(most_distinct, len(values))
         for value, count in values:
-            pixels[value] += count
-            holders[value] += 1
+            num_pixels[value] += count
+            num_masks[value] += 1
             examples.setdefault(value, uri)
     return MaskValues(
-        dict(pixels), dict(holders), max((len(values) for values, _ in masks), default=0), examples
+        pixels=dict(num_pixels),
+        masks=dict(num_masks),
+        most_distinct=most_distinct,
+        examples=examples,
     )
 
 

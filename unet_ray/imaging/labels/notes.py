@@ -35,7 +35,10 @@ def labelling_notes(
         notes += _note_colours(values, labelling)
     elif labelling.kind in ("binary", "folders"):
         notes += _note_soft_edges(values, labelling)
-    if labelling.background not in values.pixels and not _is_split_by_foreground(values, labelling):
+    # The foreground value alone may separate the class from its background.
+    has_foreground_value = labelling.kind in ("binary", "folders")
+    is_split = has_foreground_value and min(values.pixels) < labelling.foreground
+    if labelling.background not in values.pixels and not is_split:
         notes.append(_note_missing_background(values, labelling))
     notes += _note_inverted(labelling, of_images)
     if labelling.ignored is not None and labelling.ignored in values.pixels:
@@ -132,7 +135,8 @@ def _suggest_inverse(
     labelling: Labelling, index: int, of_images: Sequence[Sequence[Sequence[tuple[int, int]]]]
 ) -> str:
     """Return the flags that make the background of a class its pixels."""
-    spec, place = labelling.classes[index], index if labelling.kind == "folders" else 0
+    spec = labelling.classes[index]
+    place = index if labelling.kind == "folders" else 0
     pixels = Counter[int]()
     for values in of_images:
         pixels.update(dict(values[place]))
@@ -143,11 +147,6 @@ def _suggest_inverse(
     quoted = f"'{most}'" if most.startswith("#") else most
     again = f" --classes {spec.name}={labelling.background}" if labelling.kind == "classes" else ""
     return f"--background-value {quoted}{again}"
-
-
-def _is_split_by_foreground(values: MaskValues, labelling: Labelling) -> bool:
-    """Tell whether the foreground value alone separates the class from its background."""
-    return labelling.kind in ("binary", "folders") and min(values.pixels) < labelling.foreground
 
 
 def _note_missing_background(values: MaskValues, labelling: Labelling) -> str:

@@ -47,15 +47,17 @@ def measure_edge_contrast(image_hwc: NDArray[Any], masks: Sequence[NDArray[Any]]
     if len(rows) < _FEWEST_PX:
         return None
     middle = len(rows) // 2
-    window = tuple(
-        slice(start := max(0, int(places[middle]) - _WINDOW_PX // 2), start + _WINDOW_PX)
-        for places in (rows, columns)
-    )
+    top = max(0, int(rows[middle]) - _WINDOW_PX // 2)
+    left = max(0, int(columns[middle]) - _WINDOW_PX // 2)
+    window = slice(top, top + _WINDOW_PX), slice(left, left + _WINDOW_PX)
     gradient = _measure_gradient(image_hwc[window])
     rows, columns = np.nonzero(outline[window])
+    height, width = gradient.shape
     beside = [
-        gradient[_shift(rows, down, gradient.shape[0]), _shift(columns, right, gradient.shape[1])]
-        for down, right in ((_BESIDE_PX, 0), (-_BESIDE_PX, 0), (0, _BESIDE_PX), (0, -_BESIDE_PX))
+        gradient[_shift(rows, _BESIDE_PX, height), columns],
+        gradient[_shift(rows, -_BESIDE_PX, height), columns],
+        gradient[rows, _shift(columns, _BESIDE_PX, width)],
+        gradient[rows, _shift(columns, -_BESIDE_PX, width)],
     ]
     on, off = float(gradient[rows, columns].mean()), float(np.mean(beside))
     return on / off if on > 0 and off > 0 else None

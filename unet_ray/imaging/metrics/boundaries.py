@@ -28,7 +28,8 @@ def count_boundaries(
         `true_boundary` and `found_boundary`, and how many of them are matched:
         `true_boundary_matched` and `found_boundary_matched`.
     """
-    true, found = (find_boundary(mask, counted_hw) for mask in (true_hw, found_hw))
+    true = find_boundary(true_hw, counted_hw)
+    found = find_boundary(found_hw, counted_hw)
     return {
         "true_boundary": int(np.count_nonzero(true)),
         "true_boundary_matched": int(np.count_nonzero(true & grow(found, tolerance_px))),
@@ -62,7 +63,9 @@ def grow(mask_hw: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
         radius 2: rows ±2 reach 0 px to either side, rows ±1 reach 1 px, row 0 reaches 2 px.
     """
     height, width = mask_hw.shape
-    grown, row, reach = np.zeros_like(mask_hw), mask_hw.copy(), 0
+    grown = np.zeros_like(mask_hw)
+    row = mask_hw.copy()
+    reach = 0
     for dy in range(min(radius_px, height - 1), -1, -1):
         half_width = min(math.isqrt(radius_px**2 - dy**2), width - 1)
         while reach < half_width:

@@ -77,17 +77,14 @@ class PixelCounts:
     @property
     def iou(self) -> NDArray[np.float64]:
         """Intersection over union per class; NaN for a class that is neither present nor found."""
-        return _ratio(
-            self.true_positive, self.true_positive + self.false_positive + self.false_negative
-        )
+        union = self.true_positive + self.false_positive + self.false_negative
+        return _ratio(self.true_positive, union)
 
     @property
     def dice(self) -> NDArray[np.float64]:
         """Dice coefficient (F1) per class; NaN for a class that is neither present nor found."""
-        return _ratio(
-            2 * self.true_positive,
-            2 * self.true_positive + self.false_positive + self.false_negative,
-        )
+        twice = 2 * self.true_positive
+        return _ratio(twice, twice + self.false_positive + self.false_negative)
 
 
 def count_pixels(masks_khw: NDArray[np.bool_], targets_khw: NDArray[np.uint8]) -> PixelCounts:
@@ -100,10 +97,10 @@ def count_pixels(masks_khw: NDArray[np.bool_], targets_khw: NDArray[np.uint8]) -
     wanted, counted = targets_khw == 1, targets_khw != IGNORED
     axes = (1, 2)
     return PixelCounts(
-        (masks_khw & wanted).sum(axes, dtype=np.int64),
-        (masks_khw & ~wanted & counted).sum(axes, dtype=np.int64),
-        (~masks_khw & wanted).sum(axes, dtype=np.int64),
-        counted.sum(axes, dtype=np.int64),
+        true_positive=(masks_khw & wanted).sum(axes, dtype=np.int64),
+        false_positive=(masks_khw & ~wanted & counted).sum(axes, dtype=np.int64),
+        false_negative=(~masks_khw & wanted).sum(axes, dtype=np.int64),
+        total=counted.sum(axes, dtype=np.int64),
     )
 
 
@@ -126,13 +123,18 @@ def count_image(
     Returns:
         Counts in the order of COUNTS; (classes, COUNTS), float64.
     """
-    pixels = count_pixels(masks_khw, targets_khw).as_array().T
+    pixels = count_pixels(masks_khw, targets_khw)
     rows = []
     for index, (mask, target) in enumerate(zip(masks_khw, targets_khw, strict=True)):
         counted = target != IGNORED
-        more = count_objects(true_objects[index], found_objects[index], counted)
-        more |= count_boundaries(target == 1, mask, counted, boundary_tolerance_px)
-        row = dict(zip(list(COUNTS)[:4], pixels[index].tolist(), strict=True)) | more
+        row: dict[str, float] = {
+            "true_positive": pixels.true_positive[index],
+            "false_positive": pixels.false_positive[index],
+            "false_negative": pixels.false_negative[index],
+            "pixels": pixels.total[index],
+        }
+        row |= count_objects(true_objects[index], found_objects[index], counted)
+        row |= count_boundaries(target == 1, mask, counted, boundary_tolerance_px)
         rows.append([row[name] for name in COUNTS])
     return np.array(rows, np.float64)
 
@@ -182,11 +184,12 @@ def pool_metrics(
     """
     weights = np.ones((1, len(counts_ikc))) if weights_ri is None else weights_ri
     single = compute_metrics(counts_ikc)
-    means = {name: single[of] for name, of in MEANS.items()}
-    return compute_metrics(np.tensordot(weights, counts_ikc, 1)) | {
-        name: _ratio(weights @ np.nan_to_num(values), weights @ ~np.isnan(values))
-        for name, values in means.items()
-    }
+    pooled = compute_metrics(np.tensordot(weights, counts_ikc, 1))
+    for name, metric in MEANS.items():
+        values = single[metric]
+        sums = weights @ np.nan_to_num(values)
+        pooled[name] = _ratio(sums, weights @ ~np.isnan(values))
+    return pooled
 
 
 def bootstrap_intervals(
@@ -214,16 +217,15 @@ def bootstrap_intervals(
     num_groups = int(groups.max()) + 1
     parts = [
         pool_metrics(counts_ikc, weights_rg[:, groups])
-        for weights_rg in _draw_weights(num_groups, resamples, rng, len(groups))
+        for weights_rg in _draw_weights(num_groups, resamples, rng, num_images=len(groups))
     ]
     pooled = compute_metrics(add_up_groups(counts_ikc, groups))
-    enough = {name: (~np.isnan(values)).sum(0) > 1 for name, values in pooled.items()}
-    return {
-        name: _intervals(
-            np.concatenate([part[name] for part in parts]), enough[MEANS.get(name, name)]
-        )
-        for name in parts[0]
-    }
+    intervals = {}
+    for name in parts[0]:
+        is_defined = ~np.isnan(pooled[MEANS.get(name, name)])
+        values = np.concatenate([part[name] for part in parts])
+        intervals[name] = _intervals(values, is_defined.sum(0) > 1)
+    return intervals
 
 
 def add_up_groups(
@@ -241,22 +243,21 @@ def add_up_groups(
 
 
 def _draw_weights(
-    groups: int, resamples: int, rng: np.random.Generator, images: int
+    num_groups: int, resamples: int, rng: np.random.Generator, num_images: int
 ) -> Iterator[NDArray[np.float64]]:
     """Draw resamples, and yield how often each group was drawn, in chunks of bounded size.
 
     Yields:
         Counts of some of the resamples; (resamples, groups), float64.
     """
-    at_once = max(1, _WEIGHTS_AT_ONCE // images)
+    at_once = max(1, _WEIGHTS_AT_ONCE // num_images)
     for start in range(0, resamples, at_once):
-        count = min(at_once, resamples - start)
-        drawn = rng.integers(groups, size=(count, groups)) + np.arange(count)[:, None] * groups
-        yield (
-            np.bincount(drawn.ravel(), minlength=count * groups)
-            .reshape(count, groups)
-            .astype(np.float64)
-        )
+        num_sets = min(at_once, resamples - start)
+        drawn = rng.integers(num_groups, size=(num_sets, num_groups))
+        # Each set counts its groups in a place of its own.
+        places = drawn + np.arange(num_sets)[:, None] * num_groups
+        counts = np.bincount(places.ravel(), minlength=num_sets * num_groups)
+        yield counts.reshape(num_sets, num_groups).astype(np.float64)
 
 
 def _intervals(values_rk: NDArray[np.float64], enough_k: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -96,12 +96,11 @@ def _tabulate(
     Returns:
         The table, and for each cell whether it belongs to a found object that counts.
     """
-    true, found = true_hw.ravel(), found_hw.ravel()
     if counted_hw is None or counted_hw.all():
-        table = _Contingency.of(true, found)
+        table = _Contingency.of(true_hw.ravel(), found_hw.ravel())
         return table, table.found != 0
-    table = _Contingency.of(true[counted_hw.ravel()], found[counted_hw.ravel()])
-    total = np.bincount(found)[table.found]
+    table = _Contingency.of(true_hw[counted_hw], found_hw[counted_hw])
+    total = np.bincount(found_hw.ravel())[table.found]
     return table, (table.found != 0) & (2 * table.found_area >= total)
 
 
@@ -128,11 +127,11 @@ class _Contingency:
         changes = np.flatnonzero((true_n[1:] != true_n[:-1]) | (found_n[1:] != found_n[:-1])) + 1
         starts = np.concatenate([[0], changes])
         stride = int(found_n.max()) + 1
-        cells, cell = np.unique(
-            true_n[starts].astype(np.int64) * stride + found_n[starts], return_inverse=True
-        )
-        true, found = np.divmod(cells, stride)
-        return _Contingency(true, found, _add_up(cell, np.diff(starts, append=true_n.size)))
+        pair_of_run = true_n[starts].astype(np.int64) * stride + found_n[starts]
+        pairs, cell_of_run = np.unique(pair_of_run, return_inverse=True)
+        true, found = np.divmod(pairs, stride)
+        length_of_run = np.diff(starts, append=true_n.size)
+        return _Contingency(true, found, pixels=_add_up(cell_of_run, length_of_run))
 
     @cached_property
     def true_area(self) -> NDArray[np.int64]:
@@ -166,15 +165,14 @@ def _count_matches(table: _Contingency, kept: NDArray[np.bool_]) -> dict[str, fl
     """
     matches = _find_matches(table, kept)
     shared, union = table.pixels[matches], table.union[matches]
-    return {
+    counts: dict[str, float] = {
         "true_objects": len(np.unique(table.true[table.true != 0])),
         "found_objects": len(np.unique(table.found[kept])),
         "iou_sum": math.fsum(shared / union),  # rounded once, in any order of ids
-        **{
-            f"matched_{percent}": int((100 * shared >= percent * union).sum())
-            for percent in IOU_PERCENT
-        },
     }
+    for percent in IOU_PERCENT:
+        counts[f"matched_{percent}"] = int((100 * shared >= percent * union).sum())
+    return counts
 
 
 def _find_matches(table: _Contingency, kept: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -186,7 +184,8 @@ def _find_matches(table: _Contingency, kept: NDArray[np.bool_]) -> NDArray[np.in
     """
     matches = np.flatnonzero(kept & (table.true != 0) & (2 * table.pixels >= table.union))
     for label in (table.true, table.found):
-        matches = matches[np.unique(label[matches], return_index=True)[1]]
+        _, first_of_each = np.unique(label[matches], return_index=True)
+        matches = matches[first_of_each]
     return matches
 
 
@@ -200,10 +199,13 @@ def _count_splits(table: _Contingency, kept: NDArray[np.bool_]) -> dict[str, flo
     both = kept & (table.true != 0)
     split = table.true[both & (2 * table.pixels > table.found_area)]
     merged = table.found[both & (2 * table.pixels > table.true_area)]
-    counts = [
-        int((np.unique(labels, return_counts=True)[1] > 1).sum()) for labels in (split, merged)
-    ]
-    return dict(zip(("split_objects", "merged_objects"), counts, strict=True))
+    return {"split_objects": _count_repeated(split), "merged_objects": _count_repeated(merged)}
+
+
+def _count_repeated(labels: NDArray[np.int64]) -> int:
+    """Return the number of labels that occur more than once."""
+    _, counts = np.unique(labels, return_counts=True)
+    return int((counts > 1).sum())
 
 
 def _count_pairs(table: _Contingency) -> dict[str, float]:
@@ -219,19 +221,20 @@ def _count_pairs(table: _Contingency) -> dict[str, float]:
         both.
     """
     inside = table.where(table.true != 0)
-    pixels = int(inside.pixels.sum())
-    areas = {"true": inside.true_area, "found": inside.found_area, "common": inside.pixels}
+    num_pixels = int(inside.pixels.sum())
     return {
-        f"{name}_pairs": int((inside.pixels * area).sum()) - pixels for name, area in areas.items()
+        "true_pairs": int((inside.pixels * inside.true_area).sum()) - num_pixels,
+        "found_pairs": int((inside.pixels * inside.found_area).sum()) - num_pixels,
+        "common_pairs": int((inside.pixels * inside.pixels).sum()) - num_pixels,
     }
 
 
 def _sum_by_label(labels: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return for each cell the pixels of all cells with its label."""
-    index = np.unique(labels, return_inverse=True)[1]
+    _, index = np.unique(labels, return_inverse=True)
     return _add_up(index, pixels)[index]
 
 
-def _add_up(index: NDArray[Any], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+def _add_up(index: NDArray[np.intp], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
     # float64 holds counts of pixels exactly.
     return np.bincount(index, weights=pixels).astype(np.int64)

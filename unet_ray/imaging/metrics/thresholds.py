@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,12 +27,11 @@ def count_prob_u8(
     Returns:
         Histograms (classes, 2, 256), int64: pixels that are not the class, then pixels that are.
     """
-    return np.stack(
-        [
-            np.stack([np.bincount(prob_u8[target == value], minlength=256) for value in (0, 1)])
-            for prob_u8, target in zip(prob_u8_khw, targets_khw, strict=True)
-        ]
-    ).astype(np.int64)
+    histograms = np.empty((len(prob_u8_khw), 2, 256), np.int64)
+    for index, (prob_u8, target) in enumerate(zip(prob_u8_khw, targets_khw, strict=True)):
+        for value in (0, 1):
+            histograms[index, value] = np.bincount(prob_u8[target == value], minlength=256)
+    return histograms
 
 
 def counts_at(histograms: NDArray[np.int64], thresholds: tuple[float, ...]) -> PixelCounts:
@@ -45,14 +42,11 @@ def counts_at(histograms: NDArray[np.int64], thresholds: tuple[float, ...]) -> P
     rows = []
     for (without, within), threshold in zip(histograms, thresholds, strict=True):
         level = threshold_level(threshold)
-        rows.append(
-            [
-                within[level:].sum(),
-                without[level:].sum(),
-                within[:level].sum(),
-                without.sum() + within.sum(),
-            ]
-        )
+        true_positive = within[level:].sum()
+        false_positive = without[level:].sum()
+        false_negative = within[:level].sum()
+        total = without.sum() + within.sum()
+        rows.append([true_positive, false_positive, false_negative, total])
     return PixelCounts.of_array(np.array(rows, np.int64).T)
 
 
@@ -64,10 +58,11 @@ def best_thresholds(histograms: NDArray[np.int64]) -> tuple[float, ...]:
     return tuple(_best_threshold(without, within) for without, within in histograms)
 
 
-def _best_threshold(without: NDArray[Any], within: NDArray[Any]) -> float:
+def _best_threshold(without: NDArray[np.int64], within: NDArray[np.int64]) -> float:
     if not within.sum():
         return 0.5
-    found = np.cumsum((without + within)[::-1])[::-1][1:]  # pixels of prob_u8 ≥ 1, 2, …, 255
+    # Pixels of prob_u8 ≥ 1, 2, …, 255: all of them, and those that are the class.
+    found = np.cumsum((without + within)[::-1])[::-1][1:]
     right = np.cumsum(within[::-1])[::-1][1:]
     dice = 2 * right / np.maximum(1, found + within.sum())
     good = np.flatnonzero(dice >= dice.max() - _AS_GOOD) + 1
