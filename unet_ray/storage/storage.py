@@ -26,7 +26,7 @@ from unet_ray.flags import StoreOptions
 from unet_ray.storage.backends import s3
 from unet_ray.storage.backends.azure import AzureBackend
 from unet_ray.storage.backends.base import Backend, Links
-from unet_ray.storage.backends.fsspec import FsspecBackend
+from unet_ray.storage.backends.gcs import GcsBackend
 from unet_ray.storage.backends.local import LocalBackend, delete_tree
 from unet_ray.storage.retry import Result, mapped_errors, retry
 from unet_ray.storage.uris import normalise_uri, redact, uri_scheme
@@ -34,7 +34,7 @@ from unet_ray.storage.uris import normalise_uri, redact, uri_scheme
 _BACKENDS: dict[str, type[Backend]] = {
     "file": LocalBackend,
     "s3": s3.S3Backend,
-    "gs": FsspecBackend,
+    "gs": GcsBackend,
     "az": AzureBackend,
 }
 """Backends by scheme; no other scheme is opened."""
@@ -257,8 +257,8 @@ class Storage:
 
         Returns:
             Whether the store itself kept others from doing the same at the same moment: a local
-            file system does, and S3 where it knows conditional PUT. Elsewhere the file may have
-            replaced another one.
+            file system, Google Cloud Storage and Azure do, and S3 where it knows conditional PUT.
+            Elsewhere the file may have replaced another one.
 
         Raises:
             FileExistsError: There is one.

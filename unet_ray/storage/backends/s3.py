@@ -18,8 +18,6 @@ from unet_ray.storage.backends.s3_archive import ARCHIVE_CLASSES, ArchiveListing
 
 _logger = logging.getLogger("unet_ray")
 
-_CONFLICTS = 3
-"""Times that a store may say that an object is there while it is not: runs come and go."""
 _UNKNOWN = (HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 """Answers to a PUT with a condition of stores that know none."""
 _TRIES = 3
@@ -58,6 +56,8 @@ class S3Backend(FsspecBackend):
         page_keys: Objects in a page of a listing; None: as many as the store likes.
     """
 
+    refusal = "412 to a PUT with If-None-Match"
+
     def __init__(self, scheme: str, options: dict[str, Any], page_keys: int | None = None) -> None:
         super().__init__(scheme, options)
         self._page_keys = page_keys
@@ -85,11 +85,10 @@ class S3Backend(FsspecBackend):
     def create(self, uri: str, data: bytes) -> bool:
         """Store an object where there is none, by a conditional PUT.
 
-        The second PUT tells whether the store honours the condition: then it is refused. Where a
-        store refuses every PUT that has one, the object is stored without.
+        Where a store refuses every PUT that has a condition, the object is stored without.
         """
         try:
-            self._put_where_absent(uri, data)
+            return super().create(uri, data)
         except _UnknownConditionError as error:
             self.write(uri, data)
             _logger.info(
@@ -97,30 +96,8 @@ class S3Backend(FsspecBackend):
                 "keep runs apart by itself: each reads the lock again after a moment"
             )
             return False
-        try:
-            self._put_if_absent(uri, data)
-        except FileExistsError:
-            return True
-        except _UnknownConditionError:
-            return False
-        return False
 
-    def _put_where_absent(self, uri: str, data: bytes) -> None:
-        """Store an object where there is none, as the store says before and with the PUT."""
-        for _ in range(_CONFLICTS):
-            if self.info(uri) is not None:
-                raise FileExistsError(uri)
-            try:
-                self._put_if_absent(uri, data)
-            except FileExistsError:
-                continue  # somebody was faster, which the next look will find
-            return
-        raise OSError(
-            "the store answers 412 to a PUT with If-None-Match although nothing is there; choose "
-            "a place on another store, or have this one repaired"
-        )
-
-    def _put_if_absent(self, uri: str, data: bytes) -> None:
+    def _write_if_absent(self, uri: str, data: bytes) -> None:
         """PUT with If-None-Match; some stores that do not know the condition ignore it.
 
         Raises:
@@ -128,7 +105,7 @@ class S3Backend(FsspecBackend):
             _UnknownConditionError: The store does not take the condition, or not this PUT at all.
         """
         try:
-            self.filesystem.pipe_file(uri, data, mode="create")
+            super()._write_if_absent(uri, data)
         except OSError as error:
             status, code = find_answer(error)
             if status == HTTPStatus.PRECONDITION_FAILED:

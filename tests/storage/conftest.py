@@ -1,0 +1,24 @@
+"""Tests of storage run on every kind of store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import new_bucket
+from tests.emulators import new_place
+
+_SERVERS = {"gs": "gcs_server", "az": "azure_server"}
+"""Scheme -> fixture that starts an emulator of its store."""
+
+
+@pytest.fixture(params=["local", "s3", "gs", "az"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URI of an empty place: a local folder, or a bucket of its own."""
+    if request.param == "local":
+        return str(tmp_path)
+    if request.param == "s3":
+        return new_bucket(request)
+    request.getfixturevalue(_SERVERS[request.param])
+    return new_place(request.param)
