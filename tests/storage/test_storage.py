@@ -6,10 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.registry import _registry
 
 from tests.conftest import S3_KEYS, S3Server, new_bucket
 from tests.faulty_store import faulty_store
@@ -145,7 +145,7 @@ def test_credentials_travel_but_do_not_show(s3_server: str) -> None:
 
 def test_missing_extras_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for uri, package in (("gs://b", "gcsfs"), ("az://b", "adlfs")):
-        monkeypatch.delitem(fsspec.registry._registry, uri[:2], raising=False)
+        monkeypatch.delitem(_registry, uri[:2], raising=False)
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(
             InputError, match=f"needs a package that is not installed: pip install {package}"
