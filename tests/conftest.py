@@ -87,7 +87,7 @@ class S3Server:
                 stderr=log,
                 start_new_session=True,
             )
-        return _listens(self._process, self._port)
+        return listens(self._process, self._port)
 
     def restart(self) -> None:
         """Kill the server, and start it again on the same port after a second."""
@@ -116,13 +116,37 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[str]:
+    """Start an emulator of Google Cloud Storage for the session; return its endpoint."""
+    from tests.emulators import gcs_emulator  # which imports this module
+
+    with gcs_emulator() as endpoint:
+        variables = {"STORAGE_EMULATOR_HOST": endpoint, "NO_GCE_CHECK": "true"}
+        os.environ.update(variables)  # the second: no machine of Google is asked for credentials
+        yield endpoint
+        for name in variables:
+            del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start Azurite for the session; return the connection string of its account."""
+    from tests.emulators import azure_emulator
+
+    with azure_emulator(str(tmp_path_factory.mktemp("azure"))) as connection:
+        os.environ["AZURE_STORAGE_CONNECTION_STRING"] = connection
+        yield connection
+        del os.environ["AZURE_STORAGE_CONNECTION_STRING"]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
+def listens(server: subprocess.Popen[bytes], port: int) -> bool:
     for _ in range(150):
         if server.poll() is not None:
             return False

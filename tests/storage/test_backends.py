@@ -5,19 +5,26 @@ The tests look at a store by raw access that bypasses the backend.
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
+import requests
 from fsspec.asyn import sync
 
 from tests.conftest import new_bucket
-from unet_ray.storage.backends.base import Backend, FileTooLargeError
+from tests.emulators import new_place
+from unet_ray.storage.backends.azure import AzureBackend
+from unet_ray.storage.backends.base import ArchivedFileError, Backend, FileTooLargeError
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
+from unet_ray.storage.backends.gcs import GcsBackend
 from unet_ray.storage.backends.local import LocalBackend
 from unet_ray.storage.backends.s3 import S3Backend
 from unet_ray.storage.storage import Storage
@@ -32,6 +39,10 @@ class BackendContract(ABC):
 
     tells_content_with_bytes = True
     """Whether a read says which content its bytes belong to."""
+    keeps_conditions = True
+    """Whether a file is created by one of several that do so at the same moment."""
+    has_folders = True
+    """Whether a folder is more than the beginning of names."""
 
     @pytest.fixture
     @abstractmethod
@@ -130,6 +141,34 @@ class BackendContract(ABC):
             for told in (info, known):
                 assert told.modified_s == pytest.approx(time.time(), abs=600)
 
+    def test_a_listing_of_several_pages_has_all_files(self, root: str) -> None:
+        names = {f"a/{index}" for index in range(8)} | {"a/deep/1", "ab/1", "b"}
+        for name in names:
+            self.raw_write(f"{root}/{name}", b"x")
+        if not self.has_folders:
+            assert not [*self.backend().list_files(f"{root}/nothing", once)]
+        found = [info.path for info in self.backend().list_files(root, once)]
+        assert sorted(found) == sorted(names)
+        below = [info.path for info in self.backend().list_files(f"{root}/a", once)]
+        assert sorted(below) == sorted(name[2:] for name in names if name.startswith("a/"))
+
+    def test_a_range_may_reach_far_beyond_the_end(self, root: str) -> None:
+        data = bytes(range(256)) * 2**13  # 2 MiB
+        self.raw_write(f"{root}/file", data)
+        assert self.backend().read(f"{root}/file", 2**20, 2**26)[0] == data[2**20 :]
+
+    def test_large_files_arrive_whole(self, root: str, tmp_path: Path) -> None:
+        """Stores take them in parts above some size; they are there when all of it arrived."""
+        data = bytes(range(256)) * (6 * 2**12)  # 6 MiB
+        (tmp_path / "large").write_bytes(data)
+        backend = self.backend()
+        for index in range(2):  # the second replaces the first
+            backend.put(f"{root}/large", tmp_path / "large")
+            info = backend.info(f"{root}/large")
+            assert info is not None
+            assert info.size == len(data), index
+        assert backend.read(f"{root}/large")[0] == data
+
     def test_etags_change_with_the_content(self, root: str) -> None:
         etags = set()
         for data in (b"one", b"two", b"three"):
@@ -142,7 +181,7 @@ class BackendContract(ABC):
 
     def test_a_file_is_created_once(self, root: str) -> None:
         backend = self.backend()
-        assert isinstance(backend.create(f"{root}/lock", b"mine"), bool)
+        assert backend.create(f"{root}/lock", b"mine") is self.keeps_conditions
         with pytest.raises(FileExistsError):
             backend.create(f"{root}/lock", b"late")
         assert self.raw_read(f"{root}/lock") == b"mine"
@@ -187,6 +226,9 @@ class TestLocal(BackendContract):
 
 
 class TestS3(BackendContract):
+    keeps_conditions = False  # of the server here
+    has_folders = False
+
     @pytest.fixture
     def root(self, request: pytest.FixtureRequest) -> str:
         return f"{new_bucket(request)}/root"
@@ -223,6 +265,98 @@ class TestFsspec(BackendContract):
 
     def raw_read(self, uri: str) -> bytes:
         return bytes(self.backend().filesystem.cat_file(uri))
+
+
+class CloudContract(BackendContract):
+    """Tests of stores to which a name is a name, whatever the slashes in it."""
+
+    has_folders = False
+
+    def test_names_with_nameless_folders_are_names(self, root: str) -> None:
+        names = ["a//b.png", "/c.png", "d.png"]
+        for name in names:
+            self.backend().write(f"{root}/{name}", name.encode())
+        found = [info.path for info in self.backend().list_files(root, once)]
+        assert sorted(found) == sorted(names)
+        for name in names:
+            assert self.backend().read(f"{root}/{name}")[0] == name.encode()
+
+
+class TestGcs(CloudContract):
+    """Google Cloud Storage, here an emulator behind a proxy that plays what it does not know.
+
+    These are `ifGenerationMatch`, generations of a GET, pages of a listing, and 416.
+    """
+
+    @pytest.fixture
+    def root(self, gcs_server: str) -> str:
+        return f"{new_place('gs')}/root"
+
+    def backend(self) -> Backend:
+        return GcsBackend("gs", {})
+
+    def raw_write(self, uri: str, data: bytes) -> None:
+        bucket, _, name = uri.removeprefix("gs://").partition("/")
+        url = f"{os.environ['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/{bucket}/o"
+        described = b"Content-Type: application/json\n\n" + json.dumps({"name": name}).encode()
+        parts = [described, b"Content-Type: application/octet-stream\n\n" + data]
+        body = b"".join(b"--cut\n" + part + b"\n" for part in parts) + b"--cut--"
+        headers = {"Content-Type": 'multipart/related; boundary="cut"'}
+        answer = requests.post(f"{url}?uploadType=multipart", body, headers=headers, timeout=20)
+        answer.raise_for_status()
+
+    def raw_read(self, uri: str) -> bytes:
+        bucket, _, name = uri.removeprefix("gs://").partition("/")
+        place = f"{os.environ['STORAGE_EMULATOR_HOST']}/download/storage/v1/b/{bucket}/o/"
+        answer = requests.get(f"{place}{quote(name, safe='')}?alt=media", timeout=20)
+        answer.raise_for_status()
+        return answer.content
+
+
+class TestAzure(CloudContract):
+    """Azure Blob Storage, here Azurite, which keeps `If-None-Match` by itself."""
+
+    @pytest.fixture
+    def root(self, azure_server: str) -> str:
+        return f"{new_place('az')}/root"
+
+    def backend(self) -> Backend:
+        return AzureBackend("az", {})
+
+    def raw_write(self, uri: str, data: bytes) -> None:
+        self._blob(uri).upload_blob(data, overwrite=True)
+
+    def raw_read(self, uri: str) -> bytes:
+        return bytes(self._blob(uri).download_blob().readall())
+
+    def _blob(self, uri: str) -> Any:
+        from azure.storage.blob import BlobServiceClient
+
+        service = BlobServiceClient.from_connection_string(
+            os.environ["AZURE_STORAGE_CONNECTION_STRING"]
+        )
+        return service.get_blob_client(*uri.removeprefix("az://").split("/", 1))
+
+    def test_a_blob_in_the_archive_is_told_by_its_tier(self, root: str) -> None:
+        self.raw_write(f"{root}/cold", b"x")
+        self.raw_write(f"{root}/warm", b"x")
+        self._blob(f"{root}/cold").set_standard_blob_tier("Archive")
+        listed = {info.path: info.is_archived for info in self.backend().list_files(root, once)}
+        assert listed == {"cold": True, "warm": False}
+        known = self.backend().info(f"{root}/cold")
+        assert known is not None
+        assert known.is_archived
+        with pytest.raises(ArchivedFileError, match="restore it"):
+            Storage.of(root).read("cold")
+
+    def test_what_stands_for_a_folder_is_no_file(self, root: str) -> None:
+        """Accounts with folders list a blob for each of them."""
+        self._blob(f"{root}/folder").upload_blob(b"", metadata={"hdi_isfolder": "true"})
+        self.raw_write(f"{root}/folder/file", b"x")
+        assert [info.path for info in self.backend().list_files(root, once)] == ["folder/file"]
+        info = self.backend().info(f"{root}/folder")
+        assert info is not None
+        assert not info.is_file
 
 
 def test_a_time_that_a_store_does_not_tell_is_unknown() -> None:

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from unet_ray.errors import InputError
+from unet_ray.storage.backends.azure_errors import map_azure_error
 from unet_ray.storage.backends.base import ArchivedFileError
+from unet_ray.storage.backends.gcs_errors import map_gcs_error
 from unet_ray.storage.backends.s3_answers import find_answer
 
 Result = TypeVar("Result")
@@ -90,6 +92,9 @@ def _mapped(uri: str, error: Exception) -> Exception | None:
     codes = (find_answer(error)[1], getattr(error, "error_code", None))
     if any(code in _ARCHIVED_CODES for code in codes):
         return ArchivedFileError(f"{uri}: it is in an archive; restore it and run again")
+    of_extra = map_gcs_error(uri, error) or map_azure_error(uri, error)
+    if of_extra is not None:
+        return of_extra
     network_errors = (
         boto.ConnectionError,
         boto.HTTPClientError,

@@ -25,7 +25,7 @@ from unet_ray.errors import InputError, ListingError, UnetRayError, is_disk_full
 from unet_ray.storage.backends import s3
 from unet_ray.storage.backends.azure import AzureBackend
 from unet_ray.storage.backends.base import Backend, FileInfo, Links
-from unet_ray.storage.backends.fsspec import FsspecBackend
+from unet_ray.storage.backends.gcs import GcsBackend
 from unet_ray.storage.backends.local import LocalBackend, delete_tree
 from unet_ray.storage.retry import Result, mapped_errors, retry
 from unet_ray.storage.uris import normalise_uri, redact, uri_scheme
@@ -34,7 +34,7 @@ from unet_ray.store_options import StoreOptions
 _BACKENDS: dict[str, type[Backend]] = {
     "file": LocalBackend,
     "s3": s3.S3Backend,
-    "gs": FsspecBackend,
+    "gs": GcsBackend,
     "az": AzureBackend,
 }
 """Backends by scheme; no other scheme is opened."""
@@ -268,9 +268,9 @@ class Storage:
         """Store a file as one whole object where there is none yet.
 
         Returns:
-            True if the store itself kept others from doing the same at the same moment, as local
-            file systems do, and S3 stores that know conditional PUT. Otherwise the file may have
-            replaced another one.
+            True if the store itself kept others from doing the same at the same moment: local file
+            systems, Google Cloud Storage and Azure do, and S3 stores that know conditional PUT.
+            Otherwise the file may have replaced another one.
 
         Raises:
             FileExistsError: There is a file already.

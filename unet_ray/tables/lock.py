@@ -50,10 +50,10 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 class OutputLock:
     """The lock on an output (`_lock.json`), kept by a heartbeat while the `with` block runs.
 
-    A local file system, and S3 with conditional PUT, let only one run create the lock file. On
-    other stores, and where a dead run's lock is taken over, several runs may write it within a
-    moment, and the last of them holds it. Each therefore reads the lock again after a wait, and the
-    write tasks read it once more before each commit.
+    A local file system, Google Cloud Storage, Azure, and S3 with conditional PUT let only one run
+    create the lock file. On other stores, and where a dead run's lock is taken over, several runs
+    may write it within a moment, and the last of them holds it. Each therefore reads the lock again
+    after a wait, and the write tasks read it once more before each commit.
 
     Clocks of two machines are never compared to declare a run dead. A heartbeat that is younger
     than a lease by our clock belongs to a live run. Any other is watched for the time of a lease on

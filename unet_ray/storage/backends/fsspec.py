@@ -1,4 +1,4 @@
-"""Stores behind fsspec's general interface: Google Cloud Storage, Azure."""
+"""Stores behind fsspec's general interface, and what remote stores have in common."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from unet_ray.storage.backends.s3_archive import ARCHIVE_CLASSES
 
 _BLOCK_BYTES = 2**16
 """Number of bytes fetched at once while a file is read with seeks."""
+_CONFLICTS = 3
+"""Number of times that a store may say that a file is there while it is not: runs come and go."""
 
 
 class _WholeObjects(pyarrow.fs.FSSpecHandler):
@@ -45,6 +47,9 @@ class _WholeObjects(pyarrow.fs.FSSpecHandler):
 
 class FsspecBackend(Backend):
     """A store behind fsspec's general interface."""
+
+    refusal = "that there is a file"
+    """Answer to a conditional write of a file that is there, for messages."""
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
@@ -80,11 +85,39 @@ class FsspecBackend(Backend):
         self.filesystem.put_file(str(file), uri)
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Store a file where there is none; one that appears at the same moment is replaced."""
-        if self.info(uri) is not None:
-            raise FileExistsError(uri)
-        self.write(uri, data)
+        """Store a file where there is none, by a conditional write.
+
+        The second write tells whether the store honours the condition: then it is refused.
+        """
+        self._write_where_absent(uri, data)
+        try:
+            self._write_if_absent(uri, data)
+        except FileExistsError:
+            return True
         return False
+
+    def _write_where_absent(self, uri: str, data: bytes) -> None:
+        """Store a file where there is none, as the store says before and with the write."""
+        for _ in range(_CONFLICTS):
+            if self.info(uri) is not None:
+                raise FileExistsError(uri)
+            try:
+                self._write_if_absent(uri, data)
+            except FileExistsError:
+                continue  # somebody was faster, which the next look will find
+            return
+        raise OSError(
+            f"the store answers {self.refusal} although nothing is there; choose a place on "
+            "another store, or have this one repaired"
+        )
+
+    def _write_if_absent(self, uri: str, data: bytes) -> None:
+        """Store a file on the condition that there is none; some stores ignore it.
+
+        Raises:
+            FileExistsError: There is a file.
+        """
+        self.filesystem.pipe_file(uri, data, mode="create")
 
     def delete(self, uri: str) -> None:
         """Remove a file."""

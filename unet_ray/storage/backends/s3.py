@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("unet_ray")
 
-_CONFLICTS = 3
-"""Number of times that a store may refuse a PUT for an object that is not there. Other runs may
-have made and removed it meanwhile."""
 _UNKNOWN = (HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 """Answers to a PUT with a condition from stores that know no conditions."""
 _TRIES = 3
@@ -62,6 +59,8 @@ class S3Backend(FsspecBackend):
         page_keys: Number of objects in a page of a listing; None: the store decides.
     """
 
+    refusal = "412 to a PUT with If-None-Match"
+
     def __init__(self, scheme: str, options: dict[str, Any], page_keys: int | None = None) -> None:
         super().__init__(scheme, options)
         self._page_keys = page_keys
@@ -89,11 +88,10 @@ class S3Backend(FsspecBackend):
     def create(self, uri: str, data: bytes) -> bool:
         """Store an object where there is none, by a conditional PUT.
 
-        A second PUT shows whether the store honours the condition: if it does, it refuses that
-        PUT. If a store refuses every PUT with a condition, the object is stored without one.
+        If a store refuses every PUT that has a condition, the object is stored without one.
         """
         try:
-            self._put_where_absent(uri, data)
+            return super().create(uri, data)
         except _UnknownConditionError as error:
             self.write(uri, data)
             _logger.info(
@@ -101,30 +99,8 @@ class S3Backend(FsspecBackend):
                 "keep runs apart by itself: each reads the lock again after a moment"
             )
             return False
-        try:
-            self._put_if_absent(uri, data)
-        except FileExistsError:
-            return True
-        except _UnknownConditionError:
-            return False
-        return False
 
-    def _put_where_absent(self, uri: str, data: bytes) -> None:
-        """Store an object where there is none, both by a look before and by the condition."""
-        for _ in range(_CONFLICTS):
-            if self.info(uri) is not None:
-                raise FileExistsError(uri)
-            try:
-                self._put_if_absent(uri, data)
-            except FileExistsError:
-                continue  # another run was faster, as the next look will find
-            return
-        raise OSError(
-            "the store answers 412 to a PUT with If-None-Match although nothing is there; choose "
-            "a place on another store, or have this one repaired"
-        )
-
-    def _put_if_absent(self, uri: str, data: bytes) -> None:
+    def _write_if_absent(self, uri: str, data: bytes) -> None:
         """Store an object by a PUT with If-None-Match, which some stores ignore.
 
         Raises:
@@ -132,7 +108,7 @@ class S3Backend(FsspecBackend):
             _UnknownConditionError: The store refuses the condition, or this PUT in any form.
         """
         try:
-            self.filesystem.pipe_file(uri, data, mode="create")
+            super()._write_if_absent(uri, data)
         except OSError as error:
             status, code = find_answer(error)
             if status == HTTPStatus.PRECONDITION_FAILED:
