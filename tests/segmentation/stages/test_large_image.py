@@ -233,7 +233,7 @@ def test_an_image_that_fails_at_any_stage_is_an_error_row(
     crowded.write("good.png", good)
     for whole_pixels in (2000, 10**6):
         monkeypatch.setattr(decode, "WHOLE_PIXELS", whole_pixels)
-        (row,) = segment(crowded, make_network(), 64, 0.5, max_regions=1)["images"].to_pylist()
+        (row,) = segment(crowded, make_network(), 64, max_regions=1)["images"].to_pylist()
         assert (row["error_type"], row["error_stage"]) == ("too_large", "measure")
         assert row["error"].startswith("more than 1 regions of a class")
 
