@@ -21,7 +21,6 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
-from gcp_storage_emulator.server import create_server
 
 from tests.conftest import free_port, listens
 from tests.faulty_store import Answer, Request, faulty_store
@@ -132,8 +131,10 @@ def _error(status: int, message: str) -> Answer:
 @contextmanager
 def gcs_emulator() -> Iterator[str]:
     """Run an emulator of Google Cloud Storage, and yield the endpoint of the proxy before it."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="no extra test here")
+    pytest.importorskip("gcsfs", reason="no extra gcs here")
     port = free_port()
-    with create_server("127.0.0.1", port, in_memory=True):
+    with emulator.create_server("127.0.0.1", port, in_memory=True):
         endpoint = f"http://127.0.0.1:{port}"
         with faulty_store(endpoint, answer=GcsRules(endpoint).answer) as store:
             yield store.endpoint
@@ -146,6 +147,7 @@ def azure_emulator(folder: str) -> Iterator[str]:
     Args:
         folder: Folder for its blobs.
     """
+    pytest.importorskip("adlfs", reason="no extra azure here")
     command = shutil.which(_AZURITE)
     if command is None:
         pytest.skip(

@@ -15,7 +15,7 @@ from unet_ray.output.reader import read_tables
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.runs import read_records
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 
 @pytest.mark.parametrize(("scheme", "server"), [("gs", "gcs_server"), ("az", "azure_server")])

@@ -13,6 +13,8 @@ from unet_ray.errors import CredentialsError
 from unet_ray.storage.backends.base import ArchivedFileError
 from unet_ray.storage.storage import Storage
 
+pytest.importorskip("adlfs", reason="no extra azure here")
+
 _SIGNATURE_ENDED = (
     "Server failed to authenticate the request.</Message><AuthenticationErrorDetail>Signature not "
     "valid in the specified time frame: Start [Sun, 29 Nov 2026 00:00:00 GMT]"

@@ -17,6 +17,8 @@ from unet_ray.storage.retry import mapped_errors
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
 
+pytest.importorskip("gcsfs", reason="no extra gcs here")
+
 _ANONYMOUS = "Anonymous caller does not have storage.objects.get access to the object."
 _DENIED = "job@project.iam.gserviceaccount.com does not have storage.objects.get access."
 
