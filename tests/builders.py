@@ -139,17 +139,20 @@ def write_noise(folder: Path, count: int, side: int) -> Path:
 # --- tables
 
 
-def make_record(uri: str, hwc: tuple[int, int, int], pages: int = 1, **found: Any) -> ImageRecord:
+def make_record(
+    uri: str, hwc: tuple[int, int, int], pages: int = 1, size: int = 9, **found: Any
+) -> ImageRecord:
     """Return what is known of an image once it is decoded.
 
     Args:
         uri: Name of the image in the tables.
         hwc: Its height and width (px), and number of channels.
         pages: Number of images in its file; with more than one the name ends with a key.
+        size: Size of the file (bytes).
         found: Other fields of the record.
     """
     file_uri, key = (uri, WHOLE) if pages == 1 else split_uri(uri)
-    source = ImageSource(file_uri, key, etag="e", size=9, pages=pages)
+    source = ImageSource(file_uri, key, etag="e", size=size, pages=pages)
     return ImageRecord(source, *hwc, **found)
 
 

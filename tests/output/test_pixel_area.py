@@ -53,7 +53,8 @@ def make_rows(archive: Path) -> pa.Table:
         prob_u8 = np.zeros((1, 32, 32), np.uint8)
         prob_u8[0, 4:9, 4:12] = 200
         pixel_size_um = None if x is None else (x, y)
-        record = make_record(str(file), (32, 32, 1), pixel_size_um=pixel_size_um)
+        size, hwc = file.stat().st_size, (32, 32, 1)
+        record = make_record(str(file), hwc, size=size, pixel_size_um=pixel_size_um)
         measured.append(measure.image(record, prob_u8))
     return Measure.join(measured)
 
@@ -106,7 +107,7 @@ def test_a_report_without_any_size_says_nothing_of_it(
     monkeypatch.setattr("tests.output.test_pixel_area.SIZES", {"bare.tif": (None, None)})
     rows, output = make_rows(tmp_path / "archive"), Storage.of(f"{tmp_path}/tables")
     with OutputLock(output, RUN):
-        sums = Shards(output, DAY, RUN, (0.5, 0.5)).write(0, rows)
+        sums = Shards(output, DAY, RunStamp(RUN, "m", "c"), (0.5, 0.5)).write(0, rows)
     assert not sums.other_pixel_sizes
     made = report(ReportConfig(tables=output.uri, output=f"{tmp_path}/r.html", pictures=0))
     assert "typical area (µm²)" not in made.facts.by_date[DAY][1].figures
