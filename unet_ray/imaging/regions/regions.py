@@ -204,9 +204,7 @@ def sum_pixels(
         # float64 holds these sums exactly: 2^27 pixels × 65,535 < 2^53
         return np.bincount(label, weights=values, minlength=num_labels).astype(np.int64)
 
-    def find_extreme(
-        pick: np.ufunc, values: NDArray[np.integer[Any]], start: int
-    ) -> NDArray[Any]:
+    def find_extreme(pick: np.ufunc, values: NDArray[np.integer[Any]], start: int) -> NDArray[Any]:
         found = np.full(num_labels, start, values.dtype)
         pick.at(found, label, values)
         return found
