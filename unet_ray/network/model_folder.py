@@ -450,7 +450,7 @@ def _parse_postprocessing(described: JsonObject, num_classes: int) -> Postproces
     stored = parting.numbers("min_scores") if "min_scores" in parting.values else ()
     if stored:
         _check_count("min_scores", len(stored), num_classes)
-    scores = [float(each) for each in stored] or [None] * num_classes
+    scores: tuple[float | None, ...] = tuple(map(float, stored)) or (None,) * num_classes
     rules = tuple(
         ObjectRule(float(threshold), float(marker), area, score)
         for threshold, marker, area, score in zip(thresholds, markers, areas, scores, strict=True)
