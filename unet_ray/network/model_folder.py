@@ -226,8 +226,9 @@ def state_bytes(network: UNet) -> bytes:
     """Return a network's weights as safetensors."""
     from safetensors.torch import save
 
-    state = network.state_dict()
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    return save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    )
 
 
 def save_model(model: Model, folder: Storage) -> None:
@@ -245,8 +246,7 @@ def save_model(model: Model, folder: Storage) -> None:
         InputError: Weights that would not load again.
     """
     check_weights(model.weights, model.network)
-    weights = _name_weights(model.weights_sha256)
-    replaced = _find_weights(folder)
+    weights, replaced = _name_weights(model.weights_sha256), _find_weights(folder)
     folder.write(weights, model.weights)
     described = {
         "format": _FORMAT,
@@ -315,8 +315,7 @@ def _read_model(folder: Storage) -> Model:
     file = _DESCRIPTION
     try:
         described = _read_description(folder)
-        model = _parse(described)
-        digest = described.text("digest")
+        model, digest = _parse(described), described.text("digest")
         stored = _WeightsFile.of(described)
         file = stored.name
         model = replace(model, weights=read_weights(folder.join(file), model.network))
@@ -365,8 +364,7 @@ class _WeightsFile:
         if described.integer("format") == _FORMAT_OF_0_1:
             return _WeightsFile("model.safetensors", None)
         weights = described.object("weights")
-        name = weights.text("file")
-        sha256 = weights.text("sha256")
+        name, sha256 = weights.text("file"), weights.text("sha256")
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise InputError(f"weights.sha256 {sha256!r} is not 64 hexadecimal digits")
         if name != _name_weights(sha256):
@@ -411,8 +409,8 @@ def inputs_as_json(inputs: InputChannels) -> dict[str, Any]:
     return found
 
 
-def parse_inputs(described: JsonObject, num_channels: int) -> InputChannels:
-    """Read what `inputs_as_json` returns, for a network that takes `num_channels` channels.
+def parse_inputs(described: JsonObject, count: int) -> InputChannels:
+    """Read what `inputs_as_json` returns, for a network that takes `count` channels.
 
     Raises:
         InputError: A value of another type or out of bounds.
@@ -425,7 +423,7 @@ def parse_inputs(described: JsonObject, num_channels: int) -> InputChannels:
         chosen = take("input_channels")
     has_count = "image_channels" in described.values
     image_channels = described.integer("image_channels") if has_count else None
-    return InputChannels.of(num_channels, chosen, image_channels)
+    return InputChannels.of(count, chosen, image_channels)
 
 
 def _parse_network(described: JsonObject) -> UNetConfig:
@@ -452,7 +450,7 @@ def _parse_postprocessing(described: JsonObject, num_classes: int) -> Postproces
     stored = parting.numbers("min_scores") if "min_scores" in parting.values else ()
     if stored:
         _check_count("min_scores", len(stored), num_classes)
-    scores: list[float | None] = [float(each) for each in stored] or [None] * num_classes
+    scores: tuple[float | None, ...] = tuple(map(float, stored)) or (None,) * num_classes
     rules = tuple(
         ObjectRule(float(threshold), float(marker), area, score)
         for threshold, marker, area, score in zip(thresholds, markers, areas, scores, strict=True)
@@ -484,11 +482,14 @@ def parse_preprocessing(described: JsonObject) -> Preprocessing:
     Raises:
         InputError: A value that is missing, of another type or out of bounds.
     """
-    limits: tuple[float, float] | None = None
-    if described.get("limits") is not None:
-        found = described.numbers("limits")
-        _check_count("limits of the preprocessing", len(found), 2)
-        limits = float(found[0]), float(found[1])
+    has_limits = described.get("limits") is not None
+    limits = described.numbers("limits") if has_limits else (-1.0, 1.0)
+    if len(limits) != 2:
+        raise InputError(f"limits of the preprocessing: there are {len(limits)}, there must be 2")
+    low, high = map(float, limits)
     return Preprocessing(
-        described.text("dtype"), described.numbers("offset"), described.numbers("scale"), limits
+        described.text("dtype"),
+        described.numbers("offset"),
+        described.numbers("scale"),
+        (low, high) if has_limits else None,
     )
