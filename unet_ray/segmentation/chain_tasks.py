@@ -1,7 +1,6 @@
 """Tasks of the chain that run no network: each runs a stage on a block, under the guard.
 
-They have a module of their own because each process loads everything that the module of its task
-imports.
+They have their own module because a process loads everything that its task's module imports.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from unet_ray.segmentation.stages.work_done import WorkDone
 
 
 def decode(plan: pa.Table, stage: Decode, guard: Guard, run_id: str) -> Iterator[pa.Table]:
-    """Decode a block of images, and tell the driver once what the decoder may not do.
+    """Decode a block of images, and report the decoder's confinement to the driver once.
 
     Args:
         plan: A table of PLAN.
         stage: The stage, with the settings of the run.
         guard: Guard of the chain.
-        run_id: The run.
+        run_id: Id of the run.
 
     Yields:
         Tables of PIXELS.
@@ -34,7 +33,7 @@ def decode(plan: pa.Table, stage: Decode, guard: Guard, run_id: str) -> Iterator
 
 
 def measure(probabilities: pa.Table, stage: Measure, guard: Guard) -> Iterator[pa.Table]:
-    """Measure a block of images, and tell the driver what was done.
+    """Measure a block of images, and report the work to the driver.
 
     Args:
         probabilities: A table of PROBABILITIES.

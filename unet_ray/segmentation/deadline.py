@@ -1,4 +1,4 @@
-"""A process that works on one thing for too long ends itself, so that Ray starts another one."""
+"""A deadline on which a process without progress ends itself, so that Ray starts another one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 class Deadline:
     """Ends this process if none of its work makes progress for too long.
 
-    A native thread of the standard library's `faulthandler` does it, which needs no Python lock:
+    A native thread of the standard library's `faulthandler` ends it. It needs no Python lock, so
     code that hangs in C is ended too. It first prints the stack of each thread to stderr.
 
     Args:
-        limit_s: Longest time without progress.
+        limit_s: Longest time without progress (s).
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -26,7 +26,7 @@ class Deadline:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Expect progress in the `with` block, or its end; several threads may be in one."""
+        """Require progress or the end of the `with` block in time; threads may use it together."""
         with self._lock:
             self._working += 1
             self._set()
@@ -38,7 +38,7 @@ class Deadline:
                 self._set()
 
     def postpone(self) -> None:
-        """Start the time anew, since there was progress."""
+        """Restart the timer after progress."""
         with self._lock:
             self._set()
 

@@ -19,7 +19,7 @@ RESULTS_VERSION = 1
 def config_digest(config: SegmentConfig, model: Model) -> str:
     """Return the sha256 of the settings that can change a row of an image and a model.
 
-    Device, actors and the size of exact tiles never enter it.
+    The device, the number of actors and the size of exact tiles are not part of it.
     """
     context = effective_context(
         model.network, PredictorConfig(tile=config.tile, context=config.context)
@@ -35,7 +35,7 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
         "inexact": None if is_exact(config, model.network) else [config.tile, context],
     }
     if any(scores):
-        meaning["min_score"] = scores  # only where set: other digests stay what they are
+        meaning["min_score"] = scores  # only if set, so that other digests do not change
     if config.channels is not None:
         meaning["channels"] = [fold_channel(each) for each in parse_channels(config.channels)]
     if pixel_size_um := model.choose_pixel_size(config.pixel_size):
@@ -46,9 +46,9 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
 
 
 def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
-    """Tell whether tiles give what whole images do.
+    """Tell whether tiles give the same result as whole images.
 
-    In bfloat16 they may not: other shapes may round differently.
+    In bfloat16 they may not, because other shapes may round differently.
     """
     context = effective_context(network, PredictorConfig(tile=config.tile, context=config.context))
     return config.precision == "float32" and (
@@ -57,7 +57,7 @@ def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
 
 
 def choose_postprocessing(config: SegmentConfig, model: Model) -> Postprocessing:
-    """Return the postprocessing of a run: what the flags set, else the model's own."""
+    """Return the postprocessing of a run: the model's, with the values that flags set."""
     flags = {name: getattr(config, name) for name in ("threshold", "min_area", "min_score")}
     given = {name: value for name, value in flags.items() if value is not None}
     rules = tuple(replace(rule, **given) for rule in model.postprocessing.rules)

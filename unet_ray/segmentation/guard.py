@@ -1,4 +1,4 @@
-"""The guard of a stage: a block whose processes die is set aside instead of tried for ever."""
+"""The guard of a stage: a block whose processes die is set aside, not retried forever."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from unet_ray.segmentation.deadline import Deadline
 from unet_ray.segmentation.stages.work_done import WorkDone
 
 _DEATHS = 2
-"""Number of deaths of its process after which a block is set aside."""
+"""Number of process deaths after which a block is set aside."""
 
 
 @dataclass(frozen=True)
 class Guard:
     """Runs stages on blocks in the tasks of a chain.
 
-    Ray tries a task whose process died again, without end. If the process died of an image, all
-    others of the run would wait for it. So a block is set aside after two deaths: the stage yields
-    nothing, and the driver later finds that its images are not written (`isolation`).
+    Ray retries a task whose process died, without limit. If an image kills its process, the whole
+    run would wait for it. So a block is set aside after two deaths: the stage yields nothing, and
+    the driver later finds that its images are not written (`isolation`).
 
-    Where credentials ended, the driver is told, and the stage yields nothing more, either.
+    If credentials end, the guard tells the driver, and the stage yields nothing more.
     """
 
     attempts: Attempts
     post: Callable[[WorkDone], None]
-    """Function that tells the driver what is set aside."""
+    """Function that reports to the driver."""
     hang_s: float
-    """Longest time that a stage may take for its next table."""
+    """Longest time that a stage may take for its next table (s)."""
 
     def make_deadline(self) -> Deadline:
         """Return a deadline for the work of this process."""
@@ -43,7 +43,7 @@ class Guard:
         block: Any,
         deadline: Deadline | None = None,
     ) -> Iterator[Any]:
-        """Yield what a stage makes of a block; nothing if its processes died of it.
+        """Yield the tables that a stage makes of a block; nothing if the block is set aside.
 
         Args:
             name: Name of the stage.
@@ -61,7 +61,7 @@ class Guard:
         try:
             while (table := _next(tables, deadline)) is not None:
                 yield table  # Ray may wait here until there is room for the table
-        except CredentialsError as error:  # raised, it would end what others are measuring
+        except CredentialsError as error:  # raising it would stop what others are measuring
             self.post(WorkDone(lost_credentials=str(error)))
         self.attempts.end(key)
 

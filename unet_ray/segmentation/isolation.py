@@ -1,11 +1,11 @@
-"""Images whose processes died, in smaller and smaller groups until the one that kills is alone.
+"""Segment images whose processes died, in ever smaller groups until the fatal image is alone.
 
     groups of at most 16 images (workers side by side)
       ─▶ done, or the process died: halves
       ─▶ one image whose process died: alone on the cluster
       ─▶ done, or the process died again while its node lives: a row with the error `kills_worker`
 
-A node that dies counts against no image: its group begins again.
+The death of a node counts against no image: its group starts again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _GROUP = 16
 """Largest number of images of a group."""
 _STEPS = ("decode", "predict", "measure", "write")
 _MEMORY = "running low on memory"
-"""Words of Ray in the reason of a death that its memory monitor caused."""
+"""Ray's words in the reason of a death that its memory monitor caused."""
 _WAIT_S = 0.2
 
 
@@ -102,7 +102,7 @@ class _Group:
     number: int
     """Number of the shard that they become."""
     died_before: bool = False
-    """True for one image whose process died, its node living on."""
+    """True for a single image whose process died while its node lived."""
 
     @property
     def uris(self) -> list[str]:
@@ -111,31 +111,31 @@ class _Group:
 
 @dataclass
 class _Work:
-    """A group under way."""
+    """A group in progress."""
 
     group: _Group
     worker: Any
     node: Any
     """Reference to the id of the worker's node."""
     step: int = 0
-    """Index of the step under way. The next one is submitted when it has ended, so that the step in
-    which a process dies is known."""
+    """Index of the current step. Only one step is submitted at a time, so that the step in which a
+    process dies is known."""
 
 
 @dataclass
 class Isolation:
-    """Segments images apart from all others.
+    """Segments images in processes of their own, apart from the chain.
 
     Args:
         stages: The stages of the run.
         model_ref: Reference of the Model in the object store.
-        shards: What the shards of the run share.
-        pool: Resources of a worker, and the largest number of them.
-        hang_s: Longest time without progress of a worker.
-        next_number: Function that returns a number that no shard has.
-        add: Function that is called with the sums of each shard that is committed.
-        post: Function with which workers report progress.
-        keep: Function that is called with the groups that are not done yet, whenever they change.
+        shards: Output, date and run of the shards.
+        pool: Resources of a worker, and the largest number of workers.
+        hang_s: Longest time that a worker may take without progress (s).
+        next_number: Function that returns an unused shard number.
+        add: Function that is called with the sums of each committed shard.
+        post: Function that workers call to report progress.
+        keep: Function that is called with the unfinished groups whenever they change.
     """
 
     stages: Stages
@@ -148,18 +148,18 @@ class Isolation:
     post: Callable[[WorkDone], None]
     keep: Callable[[list[list[str]]], None]
     recounted: bool = False
-    """True if a shard was committed by a process that died before it could tell its sums."""
+    """True if a process committed a shard but died before it returned the sums."""
     _todo: deque[_Group] = field(default_factory=deque)
     _alone: deque[_Group] = field(default_factory=deque)
     _under_way: dict[Any, _Work] = field(default_factory=dict)
     _idle: list[tuple[Any, Any]] = field(default_factory=list)
 
     def take(self, plan: Any, known: list[list[str]]) -> None:
-        """Take images.
+        """Add images to segment.
 
         Args:
             plan: Their rows, a table of PLAN.
-            known: Groups of an earlier run, by URI; they stay what they are.
+            known: Groups of an earlier run, as URIs; they are kept as groups.
         """
         rows = {uri: index for index, uri in enumerate(plan["image_uri"].to_pylist())}
         for group in known:
@@ -174,7 +174,7 @@ class Isolation:
         self._todo.append(_Group(plan, self.next_number()))
 
     def step(self) -> bool:
-        """Start what can start, wait a moment, take what has ended; return whether all is done."""
+        """Start waiting groups, handle steps that ended, and return whether all groups are done."""
         self._start()
         if not self._under_way:
             return True
@@ -217,7 +217,7 @@ class Isolation:
         self._idle = []
 
     def _end(self, ref: Any, work: _Work) -> None:
-        """Take the end of a step: the next one follows, the group is done, or its process died."""
+        """Handle the end of a step: submit the next one, finish the group, or judge a death."""
         try:
             sums = ray.get(ref)
         except (RayActorError, OutOfMemoryError) as error:
@@ -235,7 +235,7 @@ class Isolation:
         self._keep()
 
     def _judge(self, work: _Work, error: Exception) -> None:
-        """Decide what becomes of a group whose process died."""
+        """Decide what to do with a group whose process died."""
         group = work.group
         if self.shards.is_committed(group.number):
             self.recounted = True
@@ -243,7 +243,7 @@ class Isolation:
         if isinstance(error, ActorUnavailableError) or not _is_alive(work.node):
             self._todo.append(group)
             return
-        self.post(WorkDone())  # what follows is progress: no group is tried twice
+        self.post(WorkDone())  # this counts as progress: no group is tried twice
         if len(group.plan) > 1:
             self.shards.remove(group.number)
             middle = len(group.plan) // 2
@@ -256,7 +256,7 @@ class Isolation:
             for_memory = " for lack of memory" if _MEMORY in str(error) else ""
             text = (
                 f"the process that worked on this image alone died{for_memory}; "
-                "others that worked on it had died before"
+                "earlier processes that worked on it had died too"
             )
             (record,) = read_records(group.plan)
             record = record.fail(ImageError("kills_worker", text), _STEPS[work.step])
@@ -271,7 +271,7 @@ class Isolation:
 
 
 def _is_alive(node: Any) -> bool:
-    """Tell whether the node of a worker lives; false if the worker died before it could say."""
+    """Tell whether a worker's node lives; false if the worker died before it reported its node."""
     with suppress(ray.exceptions.RayError):
         return is_node_alive(ray.get(node, timeout=0))
     return False

@@ -1,4 +1,4 @@
-"""Progress of a running segmentation: lines for people, metrics for Prometheus.
+"""Progress of a running segmentation: log lines for people, metrics for Prometheus.
 
 The metrics port of every node serves the metrics.
 """
@@ -19,13 +19,13 @@ from unet_ray.segmentation.stages.work_done import WorkDone
 _logger = logging.getLogger("unet_ray")
 
 _LAST_BLOCKS_S = 20.0
-"""Time in which images that were read before the credentials ended may still be measured."""
+"""Time left to measure images that were read before the credentials ended (s)."""
 
 
 class RunMetrics:
-    """Counters of one run, fed by what its workers tell the driver.
+    """Metrics of one run, updated from the reports of its workers.
 
-    Prometheus knows them as `ray_unet_ray_images_measured_total` and so on, each with the label
+    In Prometheus they are named `ray_unet_ray_images_measured_total` and so on, each with the label
     `run_id`.
 
     Args:
@@ -58,7 +58,7 @@ class RunMetrics:
     def _set_gauges(self) -> None:
         """Set the constant gauges again.
 
-        Ray forgets a gauge that is not set for some twenty seconds.
+        Ray drops a gauge that is not set for about twenty seconds.
         """
         for gauge, value in self._gauges:
             gauge.set(value, self._tags)
@@ -83,25 +83,25 @@ class RunMetrics:
 
 
 class StallWatch:
-    """Ends a run in which nothing is heard of the workers for too long.
+    """Ends a run whose workers have not reported for too long.
 
     Args:
-        stall_minutes: Longest time in which nothing is heard (min).
+        stall_minutes: Longest time without a report (min).
     """
 
     def __init__(self, stall_minutes: float) -> None:
         self._stall_minutes, self._heard_at = stall_minutes, time.monotonic()
 
     def hear(self) -> None:
-        """Start the time anew, since something was heard."""
+        """Restart the timer after a report."""
         self._heard_at = time.monotonic()
 
     def check(self, done: str, num_done: str) -> None:
-        """Raise UnetRayError if nothing was heard for too long.
+        """Raise UnetRayError if no worker has reported for too long.
 
         Args:
-            done: What workers do with images, such as `measured`.
-            num_done: Number of images of which they have done it.
+            done: Word for a finished image in the message, such as `measured`.
+            num_done: Number of finished images, for the message.
         """
         if time.monotonic() - self._heard_at > 60 * self._stall_minutes:
             raise UnetRayError(
@@ -111,7 +111,7 @@ class StallWatch:
 
 
 class Progress:
-    """Counts and logs the messages of a run, and feeds result and metrics with them."""
+    """Counts and logs the reports of workers, and updates the result and the metrics."""
 
     def __init__(
         self, result: SegmentResult, todo: int, stall_minutes: float, metrics: RunMetrics
@@ -121,9 +121,9 @@ class Progress:
         self.measured = 0
         """Images measured so far."""
         self.set_aside: list[list[str]] = []
-        """Blocks that the chain set aside since this list was emptied."""
+        """Blocks set aside since this list was last emptied."""
         self._lost: tuple[CredentialsError, float] | None = None
-        """Error of credentials that ended, and the time at which it was heard of."""
+        """Reported error of credentials that ended, and the time of the report."""
         self._tiles = self._of_tiles = 0
         """Tiles of large images, done and to do."""
 
@@ -133,24 +133,24 @@ class Progress:
         return time.perf_counter() - self._started
 
     def check_credentials(self, patience_s: float = 0.0) -> None:
-        """Raise CredentialsError if a worker told of one.
+        """Raise CredentialsError if a worker reported one.
 
         Args:
-            patience_s: Time that has to pass after that (s).
+            patience_s: Time to wait after the report (s).
         """
         if self._lost and time.monotonic() - self._lost[1] >= patience_s:
             raise self._lost[0]
 
     def check(self) -> None:
-        """Raise UnetRayError if nothing was heard for too long, or credentials ended.
+        """Raise UnetRayError if no worker has reported for too long, or credentials ended.
 
-        What was measured until then is given a moment to come in.
+        After credentials end, images that were already read have a moment to be measured.
         """
         self.check_credentials(_LAST_BLOCKS_S)
         self._watch.check("measured", f"{self.measured} of {self._todo}")
 
     def __call__(self, messages: list[WorkDone]) -> None:
-        """Take the messages of workers, and log a line."""
+        """Count the reports of workers, and log a line."""
         self._watch.hear()
         for message in messages:
             self._metrics.add(message)
@@ -174,12 +174,12 @@ class Progress:
         _logger.info(f"{self.measured}/{self._todo} images, {rate:.1f}/s{large}")
 
     def _count_confinement(self, active: str) -> None:
-        """Count the decoder of a process, and say it once if the kernel lacks a measure."""
+        """Count a decoder process, and log once if the kernel lacks a confinement measure."""
         counts = self._result.decoder_confinement
         counts[active] = counts.get(active, 0) + 1
         missing = [name for name in MEASURES if name not in active]
         if missing and counts[active] == 1:
             _logger.info(
                 f"note: decoders run without {', '.join(missing)}, which this machine lacks; "
-                "limits of time and memory hold"
+                "limits of time and memory still apply"
             )

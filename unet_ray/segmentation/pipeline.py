@@ -1,10 +1,10 @@
-"""The Ray Data chain of a run, and what becomes of its rows.
+"""The Ray Data chain of a run, and the writing of its rows.
 
 plan (driver) ─▶ Decode (CPU tasks) ─▶ Predict (actor pool) ─▶ Measure (CPU tasks)
-              ─▶ ShardWriter (the driver, which has tasks write)
+              ─▶ ShardWriter (the driver, which submits write tasks)
 
-`build_chain` puts it together, `Pipeline` runs it. Images whose processes died are left by the
-chain, and done apart (`isolation`).
+`build_chain` builds it, `Pipeline` runs it. The chain leaves out images whose processes died;
+`isolation` segments them afterwards.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _logger = logging.getLogger("unet_ray")
 _CALLS_PER_ACTOR = 4
 """Concurrent calls per actor. Two can be large images; the others keep small images moving."""
 _POLL_S = 0.5
-"""Longest wait for the next measured block before other things are looked after."""
+"""Longest wait for a measured block between two checks of the run (s)."""
 _AS_TABLES = {"batch_format": "pyarrow", "zero_copy_batch": True}
 """Form in which blocks reach the stages."""
 
@@ -61,7 +61,7 @@ def build_chain(
         model: Reference of the model in the object store.
         pool: Number and resources of predictors.
         guard: Guard of the stages.
-        run_id: The run.
+        run_id: Id of the run.
 
     Returns:
         Dataset of tables of ROWS.
@@ -99,14 +99,14 @@ class Pipeline:
         model: The model.
         stages: The stages of the run.
         pool: Number and resources of predictors.
-        shards: What the shards of the run share.
+        shards: Output, date and run of the shards.
         writer: Writer of the chain's shards.
         result: Result of the run, which receives the sums.
-        progress: What workers reported.
-        post: Function with which workers report.
-        show_progress: Function that shows at once what workers reported so far.
-        hang_s: Longest time without progress of a worker.
-        save: Function that writes the record of the run in its present state.
+        progress: Progress that workers reported.
+        post: Function that workers call to report.
+        show_progress: Function that shows the reported progress at once.
+        hang_s: Longest time that a worker may take without progress (s).
+        save: Function that writes the current record of the run.
     """
 
     model: Model
@@ -122,11 +122,11 @@ class Pipeline:
     save: Callable[[], None]
 
     def run(self, blocks: Sequence[pa.Table], plan: Plan) -> None:
-        """Segment all images of a plan; whatever ends it, what was measured is committed.
+        """Segment all images of a plan. Measured images are committed however the run ends.
 
         Args:
             blocks: Tables of PLAN for the chain.
-            plan: The plan, which may have more images: those that are known to need care.
+            plan: The plan. It may have more images: those that an earlier run set aside.
         """
         model = ray.put(self.model)
         try:
@@ -135,14 +135,14 @@ class Pipeline:
             while not self.writer.close(_POLL_S):
                 self._look_after()
             self.show_progress()
-            self.progress.check_credentials()  # before images are missed for them
+            self.progress.check_credentials()  # before counting missing images
             self._isolate_rest(plan, model)
         except BaseException:
             self.writer.salvage()
             raise
 
     def _run_chain(self, blocks: Sequence[pa.Table], model: ObjectRef[Model]) -> None:
-        """Run the chain, and hand its rows to the writer."""
+        """Run the chain, and pass its rows to the writer."""
         with Attempts() as attempts:
             guard = Guard(attempts, self.post, self.hang_s)
             chain = build_chain(
@@ -157,20 +157,20 @@ class Pipeline:
                 except BaseException:
                     for block in stream.drain():
                         self.writer.add(*block)
-                    self.writer.salvage()  # before the chain is ended, which takes seconds
+                    self.writer.salvage()  # before ending the chain, which takes seconds
                     raise
             self.result.object_store_bytes = bytes_between(stream.stats)
             self.result.spilled_bytes = stream.stats.global_bytes_spilled
 
     def _isolate_rest(self, plan: Plan, model: ObjectRef[Model]) -> None:
-        """Segment what the chain left, in groups that are halved until what kills is alone."""
+        """Segment what the chain left, in groups that are halved until the fatal image is alone."""
         if self.result.images_done + self.result.images_failed == plan.todo:
             self.result.set_aside = []
             return
         rest = plan.unwritten_rows(self.shards.output, self.shards.run_id)
         _logger.warning(
-            f"{len(rest)} images are left, of which processes died; they are done apart, in groups "
-            "that become smaller"
+            f"{len(rest)} images are left because processes died; they are segmented separately, "
+            "in ever smaller groups"
         )
         isolation = Isolation(
             stages=self.stages,
@@ -194,7 +194,7 @@ class Pipeline:
                 setattr(self.result, name, value)
 
     def _look_after(self) -> None:
-        """End a run that is stuck; keep in the record what is set aside."""
+        """End a run that is stuck; add groups that were set aside to the record."""
         self.progress.check()
         if self.progress.set_aside:
             self._keep([*self.result.set_aside, *self.progress.set_aside])

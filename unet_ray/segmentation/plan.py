@@ -47,8 +47,8 @@ _ORDER = "file_uri, series, t, z, page"
 _BLOCKS = 4096
 """Target number of blocks for a long run, for large and for small images each."""
 _MOST_TIMES = 16
-"""Largest factor by which a block of tiny files may exceed its number of rows: sizes in a manifest
-are whatever somebody wrote there."""
+"""Largest factor by which a block of tiny files may exceed the usual number of rows, because sizes
+in a manifest may be wrong."""
 _FIRST_ROWS = 2
 """Rows of the first block of small files. Each block has at most twice as many rows as the one
 before, so that no predictor waits long."""
@@ -82,15 +82,15 @@ class Plan:
     changed: int
     """Images to do that the ledger knows with another content, model or configuration."""
     earlier: str = ""
-    """Stacks that an earlier version read page by page, in words; empty where there are none."""
+    """Stacks that an earlier version read page by page, in words; empty if there are none."""
     changed_etags: str = ""
-    """Images to do of which the etag changed, in words; empty where there are none."""
+    """Images to do whose etag changed, in words; empty if there are none."""
     archived: int = 0
     """Images left out because they must be restored from an archive first."""
     etag_by_content: bool = False
     """True to compare the bytes of images whose etag changed."""
     left_out: str = ""
-    """Files that the selection left out, and links, in words; empty where there are none."""
+    """Files that the selection left out, and links, in words; empty if there are none."""
 
     def __str__(self) -> str:
         return (
@@ -106,9 +106,9 @@ class Plan:
         """Return the images as tables of `PLAN`: large ones first, then groups of small ones.
 
         Args:
-            rows: Fewest rows of a block of small images.
-            stored_bytes: File bytes up to which a block takes more rows than that: for tiny images
-                Ray's own work per block would exceed theirs.
+            rows: Smallest number of rows of a block of small images.
+            stored_bytes: File bytes up to which a block takes more rows than that, because Ray's
+                own work per block would exceed the work for tiny images.
             most: Largest number of rows of a block.
             without: URIs of images to leave out.
         """
@@ -127,7 +127,7 @@ class Plan:
         ]
 
     def shards_of_known(self) -> Iterator[tuple[str, pa.Table]]:
-        """Yield earlier shards, and the images to do whose bytes may be those of rows there.
+        """Yield earlier shards, each with the images to do whose bytes may equal those of its rows.
 
         Yields:
             Path of a shard below a table's folder, and a table of PLAN with `content_hash`.
@@ -141,7 +141,7 @@ class Plan:
             yield shard, rows.select(PLAN.names).cast(PLAN).append_column("content_hash", hashes)
 
     def leave_out_written(self, output: Storage, run_id: str) -> None:
-        """Leave out of `blocks` what a run has written so far."""
+        """Exclude from `blocks` the images that a run has written so far."""
         open_run(self.database, output, run_id)
         self.database.store("taken", "FROM written")
         self.database.view("remaining", "FROM plan ANTI JOIN taken USING (image_uri, image_etag)")
@@ -157,7 +157,7 @@ class Plan:
         )
 
     def unwritten(self, output: Storage, run_id: str) -> tuple[int, int]:
-        """Return the planned images that a run did not write, and the rows beyond one per image."""
+        """Count the planned images that a run did not write, and the duplicate rows."""
         database = self.database
         open_run(database, output, run_id)
         missing = database.value(
@@ -175,8 +175,8 @@ def _leave_out(plan: Any, uris: Collection[str]) -> Any:
 def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iterator[Any]:
     """Yield slices of a plan.
 
-    A slice has at least `rows` rows, and goes on up to `most` of them until it has `stored_bytes`.
-    The first has `first` rows, and no other has more than twice as many as the one before.
+    A slice has at least `rows` rows, and takes up to `most` rows until it has `stored_bytes` bytes.
+    The first has `first` rows. Each other slice has at most twice as many as the one before.
     """
     until = np.cumsum(np.clip(plan["stored_bytes"].to_numpy(), 0, stored_bytes))
     start, ramp = 0, first
@@ -200,7 +200,7 @@ def make_plan(
 ) -> Plan:
     """Find the images of an archive that the ledger does not have, before any image is read.
 
-    The headers of TIFF files that are not in the ledger are all that is read.
+    Only the headers of TIFF files that are not in the ledger are read.
 
     Args:
         database: Workspace that keeps the plan.
@@ -209,17 +209,15 @@ def make_plan(
         digests: Digests of the model and of the configuration.
         retry_failed: Retry images whose own content made them fail before.
         limit: Largest number of images to do.
-        allow_empty: Accept an archive without any image as one with nothing to do; else it is an
-            error.
-        reread: Files that count as done only if this version, or one that writes `reader_version`,
-            did them.
-        etag_by: With `content`, images of which only the etag changed are found by their bytes.
+        allow_empty: Accept an archive without images, which is an error otherwise.
+        reread: Kind of files that count as done only if their rows have a `reader_version`.
+        etag_by: With `content`, bytes are compared to find images whose etag alone changed.
 
     Returns:
         The plan, kept in `database`.
 
     Raises:
-        InputError: An error of the scan, a URI that is listed twice, or rows that are gone.
+        InputError: An error of the scan, a URI that is listed twice, or missing rows.
     """
     rows = open_ledger(database, inventory.output, inventory.images, *digests)
     inventory.check_rows(rows)
@@ -273,7 +271,7 @@ def _must_be_reread(reread: Reread | None) -> str:
 
 
 def _describe_earlier(database: Workspace) -> str:
-    """Say how many stacks are left out as an earlier version read them, page by page."""
+    """Say how many stacks are left out because an earlier version read them page by page."""
     (row,) = database.table(
         "SELECT count(*) AS files, coalesce(sum(pages), 0)::BIGINT AS images FROM left_out_stacks "
         "WHERE reader_version IS NULL"
@@ -282,13 +280,13 @@ def _describe_earlier(database: Workspace) -> str:
         return ""
     return (
         f"note: {row['files']} files of several pages ({row['images']} images) were read page by "
-        "page by an earlier version and stay as they are; --reread stacks does them again, by the "
-        "axes that the files tell"
+        "page by an earlier version and stay as they are; --reread stacks reads them again by the "
+        "axes that the files state"
     )
 
 
 def _describe_changed_etags(database: Workspace, etag_by: EtagBy) -> str:
-    """Say how many images are to be done again because their etags changed, and what may help."""
+    """Say how many images must be done again because their etags changed, and what may help."""
     (row,) = database.table(
         "SELECT count(*) AS images, count(*) FILTER (same) AS same FROM ("
         "SELECT bool_or(done.image_bytes = plan.image_bytes) AS same FROM plan "
@@ -372,11 +370,11 @@ def find_open_images(database: Workspace, scan: FileScan, allow_empty: bool = Fa
 def _find_archived(database: Workspace, access: Storage) -> Iterator[Any]:
     """Yield the files that must be restored before they can be read, as batches of `_ARCHIVED`.
 
-    Where the listing does not tell, the store is asked file by file.
+    If the listing does not say, the store is asked file by file.
     """
 
     def is_archived(row: dict[str, Any]) -> bool:
-        """Tell it of one file; where the store gives no answer, reading it reports the reason."""
+        """Tell whether a file is archived; if the store does not say, reading it reports why."""
         if row["is_archived"] is not None:
             return bool(row["is_archived"])
         try:
@@ -396,9 +394,9 @@ def count_archived(database: Workspace) -> int:
 
 
 def _describe_known(database: Workspace, scan: FileScan) -> str:
-    """Say how many images of an archive that seems to be empty the ledger has, for a message."""
+    """Say, for a message, how many images the ledger has of an archive that seems to be empty."""
     if scan.excluded:
-        return ""  # they are there
+        return ""  # the images exist
     prefix = quote(f"{scan.root.uri.rstrip('/')}/")
     known = database.value(
         f"SELECT count(DISTINCT image_uri) FROM known WHERE starts_with(image_uri, {prefix})"  # noqa: S608
@@ -414,12 +412,12 @@ def _describe_known(database: Workspace, scan: FileScan) -> str:
 def _name_left_out_stacks(database: Workspace) -> None:
     """Create the table `left_out_stacks`: stacks of the archive whose pages are all in `left_out`.
 
-    The number of pages comes from the ledger. Rows of an earlier version may name the images of a
-    file otherwise: a stack is left out if all images of one naming are. Of two such namings the one
-    with the newest `reader_version` counts.
+    The number of pages comes from the ledger. An earlier version may have named the images of a
+    file differently: a stack is left out if all images of one naming are. If two namings qualify,
+    the one with the newest `reader_version` counts.
 
-    Columns: file_uri, image_etag, keys, pages, reader_version (of all its images; null if one has
-    none).
+    Columns: file_uri, image_etag, keys, pages, reader_version (the lowest of its images; null if
+    one has none).
     """
     database.store(
         "left_out_pages",
@@ -484,7 +482,7 @@ def _refuse_pages_as_files(database: Workspace, named: str) -> None:
 
 
 def _describe_pages(database: Workspace) -> None:
-    """Say how many files have pages of which nothing tells whether they are channels or planes."""
+    """Log how many files do not say whether their pages are channels or planes."""
     files = database.value("SELECT count(DISTINCT file_uri) FROM pages WHERE page IS NOT NULL")
     if files:
         _logger.info(

@@ -1,6 +1,6 @@
 """The actor that predicts.
 
-It has a module of its own because each of its processes loads everything that this module imports.
+It has its own module because each of its processes loads everything that this module imports.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from unet_ray.segmentation.stages.work_done import WorkDone
 _logger = logging.getLogger("unet_ray")
 
 _SWITCH_S = {"cpu": 5e-4, "cuda": 5e-5}
-"""Time after which a thread that measures or copies yields to the one that drives the network;
-Python's default is 5e-3. A GPU is idle in the meantime."""
+"""Time after which a thread that measures or copies yields to the one that drives the network (s).
+Python's default is 5e-3, during which a GPU is idle."""
 
 
 class PredictActor:
@@ -61,7 +61,7 @@ class PredictActor:
 
 
 def tell_tiles(post: Callable[[WorkDone], None], deadline: Deadline) -> Callable[[int, int], None]:
-    """Return a function that reports tiles of large images, which are progress of the process."""
+    """Return a function that reports tiles of large images and postpones the deadline."""
 
     def tell(tiles: int, of_tiles: int) -> None:
         deadline.postpone()

@@ -11,7 +11,7 @@ from typing import Any
 from unet_ray.imaging.codecs.pixel_size import format_pixel_size
 
 _NAMED = 3
-"""Pixel sizes that a line names."""
+"""Number of pixel sizes that a line names."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class ShardSums:
     stage_s: Counter[str]
     """Seconds that each stage worked."""
     other_pixel_sizes: Counter[str] = field(default_factory=Counter)
-    """Images whose pixel size differs from the model's, by their own, as text."""
+    """Images whose pixel size differs from the model's, by pixel size as text."""
     notes: Counter[str] = field(default_factory=Counter)
-    """Images by what was chosen where their files can be read in two ways."""
+    """Images by the choice made where their files can be read in two ways."""
     taken_over: int = 0
     """Images whose rows were taken over, because only their etag had changed."""
 
 
 @dataclass
 class SegmentResult:
-    """Fields of a run's record that the run itself finds out."""
+    """Fields of a run's record that are found during the run."""
 
     run_id: str
     date: str = ""
@@ -84,7 +84,7 @@ class SegmentResult:
     spilled_bytes: int = 0
     """Bytes that Ray wrote to disk for lack of memory, for this run and all else on the cluster."""
     is_exact: bool = True
-    """True if tiles give what whole images do; false with a --context below the exact one."""
+    """True if tiles give the same result as whole images; false with a --context too small."""
     batch_divisor: int = 1
     """Largest divisor of the batch size after a predictor ran out of memory; 1: none did."""
     error_types: dict[str, int] = field(default_factory=dict)
@@ -92,17 +92,17 @@ class SegmentResult:
     error_messages: dict[str, int] = field(default_factory=dict)
     """The most frequent error messages of each shard and their counts, the most frequent first."""
     set_aside: list[list[str]] = field(default_factory=list)
-    """Groups of images of which a process died twice, and that the run has not done yet. A later
-    run starts with these groups apart."""
+    """Groups of images whose process died twice, and that are not done yet. A later run segments
+    these groups separately."""
     model_pixel_size_um: tuple[float, float] | None = None
-    """Median width and height of the pixels that the model learnt from (µm), if they are known."""
+    """Median width and height of the pixels that the model was trained on (µm), if known."""
     notes: dict[str, int] = field(default_factory=dict)
-    """Images by what was chosen where their files can be read in two ways."""
+    """Images by the choice made where their files can be read in two ways."""
     other_pixel_sizes: dict[str, int] = field(default_factory=dict)
-    """Successful images whose pixel size differs from the model's by more than a quarter, by their
-    own with two digits, such as `0.25 µm`; the most frequent first."""
+    """Successful images whose pixel size differs from the model's by more than a quarter, by pixel
+    size with two digits, such as `0.25 µm`; the most frequent first."""
     decoder_confinement: dict[str, int] = field(default_factory=dict)
-    """Measures that confine the decoders, and the number of decoders of which they hold."""
+    """Number of decoders by the measures that confine them."""
     message: str = ""
 
     def add(self, sums: ShardSums) -> None:
@@ -128,7 +128,7 @@ class SegmentResult:
 
     @property
     def images_per_s(self) -> float:
-        """Successful images that the chain did per second of the time that it ran."""
+        """Successful images of the chain per second of its running time."""
         done = self.images_done - self.images_taken_over
         return done / self.elapsed_s if self.elapsed_s else 0.0
 
@@ -150,10 +150,10 @@ def describe_other_sizes(
 
     Args:
         sizes: Number of these images by their size, the most frequent first.
-        model_size_um: Width and height of the pixels that the model learnt from (µm).
+        model_size_um: Width and height of the pixels that the model was trained on (µm).
 
     Returns:
-        The line; None where there are no such images.
+        The line; None if there are no such images.
     """
     if not sizes or not model_size_um:
         return None

@@ -1,4 +1,4 @@
-"""A segmentation run, prepared and executed: its Ray, its pool of predictors, its result."""
+"""The preparation and execution of a segmentation run: Ray, the predictor pool, the result."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from unet_ray.storage.storage import Storage
 _logger = logging.getLogger("unet_ray")
 
 _IMAGES_PER_TASK, _FILE_BYTES_PER_TASK = 16, 2 * 2**20
-"""Fewest images and bytes of one decode task: Ray's own work for a block takes as long as some five
-images of 256² px."""
+"""Smallest number of images and of bytes per decode task: Ray's own work for a block takes as long
+as about five images of 256² px."""
 _BLOCK_BYTES = 32 * 2**20
-"""Decoded pixels that are handed on together."""
+"""Bytes of decoded pixels per block."""
 _GPU_TASKS = 4
-"""Multiplier of the sizes above on GPUs, which take images faster than Ray Data can hand over tasks
-of the plain size."""
+"""Multiplier of the sizes above on GPUs, which take images faster than Ray Data can deliver blocks
+of the usual size."""
 _BLOCKS_AHEAD = 16
 """Limit on blocks in the object store per CPU predictor, so that memory does not grow with the
 number of images. For GPUs, decoding runs ahead up to Ray Data's own limit, half of the store."""
 _HANGS_PER_STALL = 3
-"""A process that makes no progress ends itself this many times before the run is called stuck: its
-block is set aside after two deaths, and the run goes on."""
+"""Number of times that a hanging process ends itself before the run counts as stuck. Its block is
+set aside after two deaths, and the run continues."""
 
 
 @dataclass
@@ -62,18 +62,18 @@ class SegmentationRun:
     result: SegmentResult
 
     def save(self) -> None:
-        """Write the record of the run in its present state."""
+        """Write the current record of the run."""
         write_record(self.output, self.result, self.config, self.model, self.config_digest)
 
     def execute(self, ray_address: str) -> None:
-        """Run the chain and what it leaves, then check that each planned image is written once."""
+        """Segment the planned images, then check that each of them is written once."""
         with ThreadPoolExecutor(1) as beside:  # torch loads while Ray starts: each takes seconds
             built = beside.submit(self.model.build)
             connect(ray_address)
             built.result()  # a model that does not load fails here, once, and not in every actor
         calm_ray_data()
         result = self.result
-        # images that are resampled reach the network as it learnt them
+        # resampled images reach the network at the pixel size that was asked for
         expected_um = None if self.config.pixel_size else result.model_pixel_size_um
         stamp = RunStamp(result.run_id, self.model.digest, self.config_digest)
         shards = Shards(self.output, result.date, stamp, expected_um)
@@ -113,7 +113,7 @@ class SegmentationRun:
         return tasks
 
     def _run_pipeline(self, shards: Shards, first_number: int) -> None:
-        """Run the chain for the images that remain, and what it leaves."""
+        """Run the pipeline for the images that remain."""
         todo = self.plan.todo - self.result.images_taken_over
         blocks = self._blocks(1)
         pool = plan_pool(
@@ -153,7 +153,7 @@ class SegmentationRun:
         self._describe(pool)
 
     def _describe(self, pool: PoolPlan) -> None:
-        """Add to the result what is known only at the end."""
+        """Add the values to the result that are known only at the end."""
         result = self.result
         if result.first_images_at:
             steady_s = (datetime.now(UTC) - result.first_images_at).total_seconds()
@@ -188,8 +188,8 @@ class SegmentationRun:
         learnt_um = self.model.pixel_size_um
         if chosen_um and learnt_um and differs(chosen_um, learnt_um):
             _logger.warning(
-                f"--pixel-size {self.config.pixel_size}: the model learnt from pixels of "
-                f"{format_pixel_size(learnt_um)}; --pixel-size model resamples to these"
+                f"--pixel-size {self.config.pixel_size}: the model was trained on pixels of "
+                f"{format_pixel_size(learnt_um)}; --pixel-size model resamples to that size"
             )
 
     def _blocks(self, times: int) -> list[Any]:
@@ -230,5 +230,5 @@ class SegmentationRun:
         if missing or extra:
             raise UnetRayError(
                 f"{missing} of {self.plan.todo} planned images were not written, and {extra} rows "
-                "were written twice; run again with the same flags: what is written is kept"
+                "were written twice; run again with the same flags: written images are kept"
             )

@@ -23,7 +23,7 @@ _BUSY = 0.8
 def write_record(
     output: Storage, result: SegmentResult, config: SegmentConfig, model: Model, config_digest: str
 ) -> None:
-    """Write the record of a run in its present state."""
+    """Write the current record of a run."""
     postprocessing = choose_postprocessing(config, model)
     filters = {
         spec.id: rule.filter for spec, rule in zip(model.classes, postprocessing.rules, strict=True)

@@ -46,7 +46,7 @@ def segment(
     Args:
         config: Settings of the run.
         ray_address: Ray to run on: `local` starts one, else `auto` or the address of a cluster.
-        tell: Function that is called with the outcome of a run that began, however it ends.
+        tell: Function that is called with the outcome of a run that began, even if it fails.
 
     Returns:
         The outcome of the run, as its record holds it.
@@ -55,8 +55,8 @@ def segment(
         InputError: Flags or input that cannot work; raised before the pipeline starts.
         OutputHeldError: Another run writes to the output.
         TooManyFailuresError: The run finished, but with more failed images than allowed.
-        UnetRayError: No image was measured for `stall_minutes`, or images were not written, or
-            were written twice.
+        UnetRayError: No image was measured for `stall_minutes`, or images were not written or
+            written twice.
     """
     model = load_model(Storage.of(config.model, read_store_options(config, "model")))
     model.select_channels(config.channels)
@@ -99,7 +99,7 @@ def segment(
             )
         output.check_writable()
         if config.channels:
-            _logger.info(f"--channels {config.channels}: instead of {model.inputs}, the model's")
+            _logger.info(f"--channels {config.channels}, instead of the model's: {model.inputs}")
         result = SegmentResult(new_run_id())
         result.date = config.date or f"{result.started_at:%Y-%m-%d}"
         result.image_roots = list(scan.roots.uris or ())
@@ -107,7 +107,7 @@ def segment(
         with OutputLock(output, result.run_id):
             inventory = _look_at(output)
             plan = plan_against(inventory)
-            # only now, after every check: nothing is removed where something is wrong
+            # only after every check, so that nothing is removed if one fails
             inventory = _remove_unfinished(inventory, result.run_id)
             result.set_aside = groups_set_aside(inventory.records)
             run = SegmentationRun(config, model, output, digest, plan, result)
@@ -125,13 +125,13 @@ def _log_plan(plan: Plan) -> None:
 
 
 def _look_at(output: Storage) -> Inventory:
-    """Return the inventory of an output; raise InputError where its records contradict it."""
+    """Return the inventory of an output; raise InputError if its records contradict it."""
     inventory = take_inventory(output)
     inventory.check_shards()
     if inventory.unreadable:
         _logger.warning(
             f"{len(inventory.unreadable)} files in runs/ are not readable run records, the first "
-            f"is {inventory.unreadable[0]}: they and the files of such runs are not touched"
+            f"is {inventory.unreadable[0]}: these files and those of their runs are not touched"
         )
     if inventory.is_new:
         _logger.info(f"{output.uri}: nothing here yet, a new output starts")
@@ -142,13 +142,13 @@ def _remove_unfinished(inventory: Inventory, run_id: str) -> Inventory:
     """Remove the files of unfinished runs and prunes, and close their records.
 
     Returns:
-        The inventory, taken again where records changed.
+        The inventory, taken again if records changed.
     """
     if finish_removals(inventory):
-        _logger.info("removed the rest of the rows of images; a prune of them had not finished")
+        _logger.info("removed the remaining rows of images whose prune had not finished")
         inventory = take_inventory(inventory.output)
     for pruned in finish_prunes(inventory):
-        _logger.info(f"run {pruned}: removed the rest of its rows; a prune of it had not finished")
+        _logger.info(f"run {pruned}: removed its remaining rows, as its prune had not finished")
     is_untidy = inventory.leftovers or inventory.half_written
     removed, kept = remove_leftovers(inventory.output) if is_untidy else ([], [])
     if removed:
@@ -164,13 +164,13 @@ def _remove_unfinished(inventory: Inventory, run_id: str) -> Inventory:
 
 
 def _estimate_duration(inventory: Inventory, images: int) -> str:
-    """Say how long `images` images will take at the rate of the last run that did any."""
+    """Say how long `images` images will take at the rate of the last run that segmented any."""
     for run_id, record in inventory.records.items():
         rate = record.get("images_per_s", 0.0)
         if rate > 0:
             minutes = images / rate / 60
             return f"{images} images at the {rate:.1f} images/s of run {run_id}: {minutes:.0f} min"
-    return "no run has done any image here yet, so there is no estimate of how long it will take"
+    return "no run has segmented any image here yet, so the duration cannot be estimated"
 
 
 def _execute_and_record(
@@ -187,7 +187,7 @@ def _execute_and_record(
         if plan.todo:
             with quiet_ray():
                 run.execute(ray_address)
-        # images that were archived since they were listed, which is no fault of anything
+        # images that were archived after they were listed do not count as failures
         failed = result.images_failed - result.error_types.get("archived", 0)
         limit = run.config.max_error_rate
         if failed > limit * plan.todo:
@@ -218,9 +218,9 @@ def _execute_and_record(
 
 
 def _count_committed(run: SegmentationRun) -> None:
-    """Count what a run that ends early committed: its chain totals its counts only at the end.
+    """Count what a run committed before it ended early: the chain adds up counts only at the end.
 
-    Where the store cannot be reached, the result has what the driver knows.
+    If the store cannot be reached, the result keeps what the driver knows.
     """
     with suppress(OSError, InputError, CredentialsError):
         for name, value in summarize_run(run.output, run.result.run_id).items():
@@ -228,7 +228,7 @@ def _count_committed(run: SegmentationRun) -> None:
 
 
 def _save(run: SegmentationRun) -> None:
-    """Write the record of a run that has ended, unless the credentials for it ended as well."""
+    """Write the record of a run that has ended, unless its credentials ended too."""
     try:
         run.save()
     except CredentialsError as error:

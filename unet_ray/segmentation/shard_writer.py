@@ -43,11 +43,11 @@ _SHARD_AGE_S = 600.0
 _MESSAGES = 10
 """Number of error messages that a shard reports."""
 _WRITES = 8
-"""Number of shards that may be under way; blocks wait for their end."""
+"""Largest number of shards that are written at a time; further blocks wait."""
 _DEATHS = 2
-"""Number of deaths of its process after which a shard is given up."""
+"""Number of process deaths after which a shard is given up."""
 _LAST_WRITES_S = 60.0
-"""Time that writes under way have to end when the run ends badly."""
+"""Time for unfinished writes to end when the run fails (s)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Shards:
     stamp: RunStamp
     """Columns of the run, the same in each row."""
     model_pixel_size_um: SizeUm | None = None
-    """Pixel size that images are compared with (µm). None: they are not."""
+    """Pixel size that images are compared with (µm); None: no comparison."""
 
     @property
     def run_id(self) -> str:
@@ -72,7 +72,7 @@ class Shards:
         """Write tables of measured images as one shard.
 
         Args:
-            number: Number of the shard within the run; every attempt has the same.
+            number: Number of the shard within the run, the same in every attempt.
             *blocks: Tables of ROWS.
 
         Returns:
@@ -108,7 +108,7 @@ class Shards:
         )
 
     def _count_other_sizes(self, images: pa.Table) -> Counter[str]:
-        """Count the successful images whose pixel size differs from the model's, by their own."""
+        """Count the successful images whose pixel size differs from the model's, by pixel size."""
         expected_um = self.model_pixel_size_um
         if expected_um is None:
             return Counter()
@@ -125,7 +125,7 @@ class Shards:
         return self.output.exists(self._name(number).path("images"))
 
     def remove(self, number: int) -> None:
-        """Remove what there is of a shard that is not committed."""
+        """Remove the files of a shard that is not committed."""
         for table in ("masks", "regions"):
             self.output.delete(self._name(number).path(table))
 
@@ -151,20 +151,20 @@ class _Shard:
     """Bytes in memory."""
     opened_at: float = field(default_factory=time.monotonic)
     deaths: int = 0
-    """Number of processes that died while they wrote it, their nodes living on."""
+    """Number of processes that died while they wrote it and whose nodes lived."""
 
 
 class ShardWriter:
-    """Closes shards and has tasks write them.
+    """Closes shards and submits tasks that write them.
 
     A shard closes at its number of images, at 64 MiB of rows or after ten minutes, whichever comes
     first. A shard whose process dies twice is given up: its images count as not written.
 
     Args:
-        shards: What the shards of the run share.
+        shards: Output, date and run of the shards.
         shard_images: Largest number of images of a shard, unless one block has more.
-        add: Function that is called with the sums of each shard that is committed.
-        first_number: Number of its first shard within the run.
+        add: Function that is called with the sums of each committed shard.
+        first_number: Number of the writer's first shard within the run.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class ShardWriter:
         return self._next - 1
 
     def add(self, block: Any, images: int, size: int) -> None:
-        """Take a block of measured images.
+        """Add a block of measured images.
 
         Args:
             block: Reference to a table of ROWS.
@@ -202,10 +202,10 @@ class ShardWriter:
             self._close()
 
     def poll(self, timeout_s: float) -> bool:
-        """Close a shard that is due, and take the results of writes that have ended.
+        """Close a shard that is due, and collect the results of writes that have ended.
 
         Args:
-            timeout_s: Time to wait for the end of one if no more may begin.
+            timeout_s: Time to wait for a write to end if no other may begin (s).
 
         Returns:
             Whether the writer takes more blocks now.
@@ -224,7 +224,7 @@ class ShardWriter:
         """Close the last shard; return whether all shards are written or given up.
 
         Args:
-            timeout_s: Time to wait for the end of a write.
+            timeout_s: Time to wait for a write to end (s).
         """
         self._close()
         if self._under_way:
@@ -233,7 +233,7 @@ class ShardWriter:
         return not self._under_way
 
     def salvage(self) -> None:
-        """Commit what was measured when the run ends badly.
+        """Commit the measured images when the run fails.
 
         The driver writes the open shard itself: a new process would take longer than
         `ray job stop` waits.
@@ -269,7 +269,7 @@ class ShardWriter:
         self._under_way[task.remote(self._shards, shard.number, *shard.blocks)] = shard
 
     def _take(self, ref: Any) -> None:
-        """Take the sums of a shard; write it again, or give it up, where its process died."""
+        """Collect the sums of a shard; if its process died, write it again or give it up."""
         shard = self._under_way.pop(ref)
         try:
             self._add(ray.get(ref))

@@ -1,13 +1,13 @@
-"""Images whose etag changed while their bytes did not: their rows are taken over, not made again.
+"""Take over the rows of images whose etag changed while their bytes did not.
 
 plan (driver) ─▶ images with a row of the same size and a content hash, by the shard of that row
               ─▶ a task per shard reads the images, and copies the rows of those that are the same
 
-The three tables get whole rows under the new etag and run, in shards that are committed like all
-others, so that nothing that reads the tables needs to know. All other images go through the chain.
+The three tables get full rows with the new etag and run. Their shards are committed like all others
+and need no care from readers of the tables. All other images go through the chain.
 
-Tasks tell the driver of each image that they have compared. Where it hears nothing for
-`--stall-minutes`, the run ends, as in the chain.
+Tasks report each compared image to the driver. If no report comes for `--stall-minutes`, the run
+ends, as in the chain.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from unet_ray.tables.shards import read_whole_files, shard_run_id
 KNOWN = pa.schema([*PLAN, ("content_hash", pa.string())])
 """Columns of images whose bytes are compared with those of an earlier row."""
 _READS = 16
-"""Images that a task reads side by side."""
+"""Number of images that a task reads concurrently."""
 _IN_FLIGHT = 64
-"""Tasks that are submitted ahead."""
+"""Largest number of tasks that are submitted at a time."""
 _TELL_S = 1.0
 """Shortest time between two messages of a task to the driver (s)."""
 _POLL_S = 0.5
-"""Longest wait for the end of a task before the driver looks whether any is heard of."""
+"""Longest wait for a task to end between two checks for a stall (s)."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,11 @@ class TakeOver:
     channels: ChannelSelection
     """Channels that the network takes of each image."""
     shards: Shards
-    """Settings that the shards of the run share."""
+    """Output, date and run of the shards."""
     at: datetime
-    """Time that the copied rows have as theirs, the same in every attempt."""
+    """`segmented_at` of the copied rows, the same in every attempt."""
     read_s: float
-    """Longest time that the bytes of an image may take (s); beyond it, the image goes through the
-    chain."""
+    """Longest time for reading the bytes of an image (s); slower images go through the chain."""
 
     def __call__(
         self, number: int, path: str, known: pa.Table, tell: Callable[[], None]
@@ -76,13 +75,13 @@ class TakeOver:
         """Copy the rows of one earlier shard.
 
         Args:
-            number: Number of the new shard within the run; every attempt has the same.
+            number: Number of the new shard within the run, the same in every attempt.
             path: Path of the earlier shard, below a table's folder.
             known: Images with their hashes, a table of KNOWN.
-            tell: Called after each image that is compared, and before the rows are copied.
+            tell: Function that is called after each comparison, and before the rows are copied.
 
         Returns:
-            Sums over the new shard; None where no image is the same, so that there is none.
+            Sums over the new shard; None if no image is the same, so that there is no shard.
         """
         etags = self._find_same(read_records(known), tell)
         if not etags:
@@ -155,7 +154,7 @@ def _take_over(
     told_at = -_TELL_S
 
     def tell() -> None:
-        """Tell the driver that this task makes progress, if it was not told a moment ago."""
+        """Report progress to the driver, unless the last report was a moment ago."""
         nonlocal told_at
         if time.monotonic() - told_at >= _TELL_S:
             told_at = time.monotonic()
@@ -170,18 +169,18 @@ def take_over_unchanged(
 ) -> Iterator[ShardSums | None]:
     """Take over the rows of images that are the same, many shards at a time.
 
-    A process that dies is started again by Ray: every attempt writes the same files.
+    Ray restarts a process that dies; every attempt writes the same files.
 
     Args:
-        take: What the tasks do.
-        known: Path of an earlier shard, and its images as a table of KNOWN.
-        stall_minutes: Longest time in which no task is heard of (min).
+        take: The work of the tasks.
+        known: Path of each earlier shard, and its images as a table of KNOWN.
+        stall_minutes: Longest time without a report of any task (min).
 
     Yields:
-        Sums over each new shard, in the order of their ends; None for one that has no image.
+        Sums over each new shard in the order in which the tasks end; None for an empty one.
 
     Raises:
-        UnetRayError: No task was heard of for `stall_minutes`.
+        UnetRayError: No task reported for `stall_minutes`.
     """
     first = next(known, None)
     if first is None:

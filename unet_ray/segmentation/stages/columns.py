@@ -2,7 +2,7 @@
 
     archive ─▶ PLAN ─▶ decode ─▶ PIXELS ─▶ predict ─▶ PROBABILITIES ─▶ measure ─▶ ROWS ─▶ sink
 
-A row of each table is an `ImageRecord`, beside the samples or the nested rows that it has by then.
+A row of each table is an `ImageRecord`, with the samples or the nested rows that exist by then.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLAN = pa.schema(
     [
         ("image_uri", pa.string()),
         ("file_uri", pa.string()),
-        ("page", pa.int32()),  # of a file whose axes are not known, from 1
+        ("page", pa.int32()),  # from 1, in a file whose axes are not known
         ("series", pa.int32()),
         ("t", pa.int32()),
         ("z", pa.int32()),
@@ -81,7 +81,7 @@ PIXELS = pa.schema(
     ]
 )
 RUN_COLUMNS = ("run_id", "model_digest", "config_digest")
-"""Columns of the three tables that only what writes them knows."""
+"""Columns of the three tables that are added when shards are written."""
 
 
 def _without_run(schema: pa.Schema) -> pa.Schema:
@@ -153,7 +153,7 @@ def with_measured(probabilities: pa.Table, masks: pa.Array, regions: pa.Array) -
 
     Args:
         probabilities: The records.
-        masks: What `nested_list` returns for their rows of the masks table.
+        masks: Their rows of the masks table, from `nested_list`.
         regions: The same for the regions table.
     """
     for field, rows in zip(_NESTED, (masks, regions), strict=True):
@@ -167,7 +167,7 @@ def row_table(records: Iterable[ImageRecord], masks: pa.Array, regions: pa.Array
 
     Args:
         records: Records of measured and failed images.
-        masks: What `nested_list` returns for their rows of the masks table.
+        masks: Their rows of the masks table, from `nested_list`.
         regions: The same for the regions table.
     """
     rows = [
@@ -195,7 +195,7 @@ def nested_list(tables: list[pa.Table], schema: pa.Schema) -> pa.ListArray:
 
 
 def _source_row(source: ImageSource) -> dict[str, Any]:
-    """Return an image as it was listed as values of PLAN."""
+    """Return a listed image as values by column of PLAN."""
     place = source.place
     return {
         "image_uri": source.uri,
@@ -210,7 +210,7 @@ def _source_row(source: ImageSource) -> dict[str, Any]:
 
 
 def _record_row(record: ImageRecord) -> dict[str, Any]:
-    """Return a record as values by column, those of PLAN and of the images table among them."""
+    """Return a record as values by column, including those of PLAN and of the images table."""
     failure = record.failure
     width_um, height_um = record.pixel_size_um or (None, None)
     return {
@@ -227,7 +227,7 @@ def _record_row(record: ImageRecord) -> dict[str, Any]:
 
 
 def _read_record(row: dict[str, Any]) -> ImageRecord:
-    """Return the record that `_record_row` or `_source_row` made values of."""
+    """Return the record of a row that `_record_row` or `_source_row` made."""
     place = row["place"]
     source = ImageSource(
         file_uri=row["file_uri"],

@@ -42,20 +42,20 @@ _RUNS = set[str]()
 
 
 def describe_new_decoder(run_id: str) -> str:
-    """Return what the kernel forbids this process's decoder, the first time that a run asks.
+    """Return the measures that confine this process's decoder, the first time that a run asks.
 
     Args:
-        run_id: The run.
+        run_id: Id of the run.
 
     Returns:
-        Names with commas; `nothing` if the kernel forbids nothing, and empty if the run knows.
+        Names separated by commas; `nothing` if there are none, empty if the run asked before.
     """
     if run_id in _RUNS:
         return ""
     _RUNS.add(run_id)
     try:
         return ", ".join(process_decoder().confinement) or "nothing"
-    except (ImageError, OSError):  # it does not start now, which the next image will say
+    except (ImageError, OSError):  # it does not start; the next image reports why
         return ""
 
 
@@ -83,14 +83,14 @@ class Decode:
         records = read_records(plan)
         largest = max([1, *(record.source.stored_bytes for record in records)])
         reads = int(np.clip(_READ_BYTES // largest, *_READS))
-        # sizes in a manifest may be wrong: none of the files takes more than was reckoned with
+        # sizes in a manifest may be wrong: no file may take more than was planned for
         limit = min(max(largest, _READ_BYTES // reads), WHOLE_BYTES)
         read = partial(self._read, limit)
         pending: list[tuple[ImageRecord, NDArray[Any] | None]] = []
         pending_bytes = 0
         with reading_pool(reads) as pool:
             for record, data in ahead(pool, read, records, reads, (_READ_S, _give_up)):
-                # the reads waited concurrently
+                # the reads ran concurrently
                 record = replace(record, read_s=record.read_s / min(reads, len(records)))
                 pixels = None
                 if data is not None:
@@ -108,7 +108,7 @@ class Decode:
     ) -> tuple[ImageRecord, bytes | PlaneFile | None]:
         """Return an image's record and its file, or the page of it.
 
-        The second is None for a large image, and where reading fails.
+        The second is None for a large image, and if reading fails.
         """
         source = record.source
         if source.stored_bytes > WHOLE_BYTES:
@@ -119,7 +119,7 @@ class Decode:
         except ImageError as error:
             return record.fail(error, "decode"), None
         try:
-            # a file without an etag was not seen when it was listed: it is not read as if it were
+            # a file without an etag was not seen when it was listed, so it is not compared
             etag = source.etag if self.check_etags or not source.etag else None
             data = read_encoded(self.access, source.file_uri, place, etag, limit)
         except Exception as error:
@@ -133,7 +133,7 @@ class Decode:
     def _decode(
         self, record: ImageRecord, data: bytes | PlaneFile
     ) -> tuple[ImageRecord, NDArray[Any] | None]:
-        """Return an image's record and its pixels, HWC; None where it failed or is a large one."""
+        """Return an image's record and its pixels, HWC; None if it failed or is a large one."""
         started, pixels = time.perf_counter(), None
         try:
             record, pixels = self._decode_whole(record, data)
@@ -148,13 +148,13 @@ class Decode:
         decoded = process_decoder().decode(data, WHOLE_PIXELS, self.lossy_samples)
         decoded = take_channels(decoded, record.source.place, self.channels)
         image = self.preprocessing.check(decoded.samples, decoded.valid)
-        if self.pixel_size_um is not None:  # where it cannot be resampled, it fails here
+        if self.pixel_size_um is not None:  # raises if it cannot be resampled
             find_factors(decoded.pixel_size_um, self.pixel_size_um)
         return record.with_decoded(decoded, image.shape[2]), np.ascontiguousarray(image)
 
 
 def _blame_name(error: Exception, uri: str) -> Exception:
-    """Return the error of a file that holds several images, which its name did not tell."""
+    """Return the error, made clearer for a TIFF of several images without the suffix of one."""
     is_stack = isinstance(error, ImageError) and error.error_type == "changed"
     if not is_stack or path_suffix(uri) in TIFF_SUFFIXES:
         return error
@@ -168,5 +168,5 @@ def _give_up(record: ImageRecord) -> tuple[ImageRecord, None]:
 
 
 def _is_too_large(error: Exception) -> bool:
-    """Tell whether an error says that an image is one for the predict stage, in windows."""
+    """Tell whether an error means that the predict stage must read the image in windows."""
     return isinstance(error, ImageError) and error.error_type == "too_large"

@@ -1,4 +1,4 @@
-"""The record of an image: all that is known of it, from the plan to the rows of the tables."""
+"""The record of an image: all that is known about it, from the plan to the rows of the tables."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Failure:
 
     @staticmethod
     def of(error: Exception, stage: str) -> Failure:
-        """Return what an error at a stage means for its image.
+        """Return the failure of an image after an error at a stage.
 
         Raises:
-            CredentialsError: The error is one, which no image is to blame for.
+            CredentialsError: The error is one, which is not the fault of an image.
         """
         if isinstance(error, CredentialsError):
             raise error
@@ -43,28 +43,28 @@ class Failure:
 class ImageRecord:
     """One image on its way through the stages, each of which adds what it finds.
 
-    It knows no run: what writes the tables adds the run's columns. Between the stages a record is
-    a row of an Arrow table; `columns` turns one into the other.
+    It has no columns of the run, which are added when shards are written. Between the stages a
+    record is a row of an Arrow table; `columns` converts between the two.
     """
 
     source: ImageSource
     """The image as it was listed; the size is that of the file once it has been read."""
     height: int | None = None
-    """Height (px); None until it is decoded, likewise the others."""
+    """Height (px); None until it is decoded, like the fields below."""
     width: int | None = None
     channels: int | None = None
     """Number of channels for the network."""
     valid: bytes | None = None
-    """Pixels that are there, as `np.packbits` packs them; None: all of them, or the image is read
-    in windows."""
+    """Valid pixels, packed by `np.packbits`; None: all are valid, or the image is read in
+    windows."""
     valid_pixels: int | None = None
-    """Number of pixels that are there."""
+    """Number of valid pixels."""
     pixel_size_um: SizeUm | None = None
-    """Width and height of a pixel (µm); None where the file does not tell."""
+    """Width and height of a pixel (µm); None if the file does not say."""
     note: str | None = None
-    """Choice where the file can be read in two ways."""
+    """Choice made where the file can be read in two ways."""
     content_hash: str | None = None
-    """Hash of the bytes of the image; None where it is not asked for."""
+    """Hash of the bytes of the image; None if it is not asked for."""
     region_count: int | None = None
     """Number of its regions; None until it is measured."""
     segmented_at: datetime | None = None
@@ -77,7 +77,7 @@ class ImageRecord:
     predict_s: float = 0.0
     measure_s: float = 0.0
     batch_divisor: int = 1
-    """Divisor of the predictor's batches, more than 1 where its memory was too small."""
+    """Divisor of the predictor's batch size; more than 1 if its memory was too small."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,11 +88,11 @@ class ImageRecord:
 
     @property
     def valid_hw(self) -> NDArray[np.bool_] | None:
-        """Pixels that are there, (H, W); None: all of them."""
+        """Valid pixels, (H, W); None: all are valid."""
         return None if self.valid is None else unpack_bits(self.valid, *self.size)
 
     def with_decoded(self, image: DecodedImage, num_channels: int) -> ImageRecord:
-        """Return the record with what decoding found out beside the pixels.
+        """Return the record with what decoding found besides the pixels.
 
         Args:
             image: The image as it was decoded.
@@ -114,6 +114,6 @@ class ImageRecord:
         """Return the record of the image after an error at a stage.
 
         Raises:
-            CredentialsError: The error is one, which no image is to blame for.
+            CredentialsError: The error is one, which is not the fault of an image.
         """
         return replace(self, failure=Failure.of(error, stage))

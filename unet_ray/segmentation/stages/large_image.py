@@ -60,7 +60,7 @@ from unet_ray.storage.storage import Storage
 _AHEAD = 2
 """Number of windows that are read ahead, and of tiles that may wait to be measured."""
 _CONCURRENT_IMAGES = 2
-"""Large images that one process works on: one is read and measured while the other computes."""
+"""Large images per process: one is read and measured while the other is predicted."""
 _STORE_ERRORS = ("network", "missing", "denied", "archived", "changed")
 
 
@@ -73,7 +73,7 @@ class PredictLarge:
         predictor: Predictor that cuts images into tiles and runs the network.
         measure: Stage that turns prob_u8 into rows.
         check_etags: True if the plan's etags are those of the store.
-        post: Function that is called with tiles, (done, to do) since the last call.
+        post: Function that is called with numbers of tiles, (done, to do) since the last call.
         channels: Channels that the network takes of each image; None: all.
         pixel_size_um: Width and height of pixels for the network (µm); None: images are not
             resampled.
@@ -124,23 +124,23 @@ def _name_stage(error: Exception, stage: str) -> str:
 
 @dataclass(frozen=True)
 class _TileValid:
-    """Pixels of a tile that are there."""
+    """Valid pixels of a tile."""
 
     extended: NDArray[np.bool_]
-    """Those of the core and its halo, HW."""
+    """Valid pixels of the core and its halo, HW."""
     beside_no_data: NDArray[np.bool_]
-    """Pixels of the core that share a side with one that is not there, HW."""
+    """Pixels of the core that share a side with an invalid pixel, HW."""
 
     @staticmethod
     def of(
         windows: list[tuple[Box, NDArray[np.bool_]]], tile: Tile, height: int, width: int
     ) -> _TileValid:
-        """Return what windows tell of a tile.
+        """Return the valid pixels of a tile, from those of its windows.
 
         Args:
-            windows: Windows in which a pixel may be missing, each with its pixels that are there.
-                Together with those in which none is, they hold the extended core and, where it does
-                not end at the image's edge, a pixel around it.
+            windows: Windows that may have invalid pixels, each with its valid pixels. Together with
+                the fully valid windows they hold the extended core and, unless it ends at the
+                image's edge, a pixel around it.
             tile: The tile.
             height: Height of the image (px).
             width: Width of the image (px).
@@ -178,7 +178,7 @@ class _LargeImage:
     _replacing: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self) -> None:
-        """Predict and measure every tile; once more if alpha turns out to say nothing."""
+        """Predict and measure every tile; again if alpha turns out to leave out no pixel."""
         config, source = self.config, self.record.source
         etag = source.etag if config.check_etags else None
         with self._at("decode"):
@@ -204,7 +204,7 @@ class _LargeImage:
 
         Args:
             file: File of the image.
-            is_opaque: True if the image's alpha is known to say nothing.
+            is_opaque: True if the image's alpha is known to leave out no pixel.
         """
         config = self.config
         with self._at("decode"):
@@ -243,12 +243,12 @@ class _LargeImage:
     def _read(
         self, resampling: Resampling, tile: Tile
     ) -> tuple[Tile, TilePixels, _TileValid | None]:
-        """Return the pixels of a tile, and which of them are there; None: all of them."""
+        """Return the pixels of a tile, and which of them are valid; None: all are."""
         masks: list[tuple[Box, NDArray[np.bool_]]] = []
         uncounted = tile.core
 
         def read(box: Box) -> Pixels:
-            """Read a window, and count the alpha of what no window of the tile had before."""
+            """Read a window, and count alpha in the part that no earlier window of the tile had."""
             nonlocal uncounted
             part = uncounted.clipped(box)  # windows of a tile go down the image, and may overlap
             window = self._window(box, part)
@@ -263,7 +263,7 @@ class _LargeImage:
         return tile, pixels, _TileValid.of(masks, tile, *self.record.size) if masks else None
 
     def _window(self, box: Box, counted: Box) -> DecodedImage:
-        """Return a window of the image, of which the alpha of a part is counted."""
+        """Return a window of the image, and count alpha in a part of it."""
         has_counted = counted.height > 0 and counted.width > 0
         window = self.decoder.window(box, counted if has_counted else None)
         if window.alpha is not None and has_counted:
@@ -316,13 +316,13 @@ class _LargeImage:
         """Return the image's REGION_ROWS."""
         with self._timed("measure_s"):
             measure = self.config.measure
-            # what tiles left of a class is freed before the next one takes as much
+            # the regions of a class are freed before those of the next class take as much memory
             rules = measure.postprocessing.rules
             found = (self.mergers.pop(0).regions(rule.filter) for rule in rules)
             return measure.region_rows(self.record.source.uri, found)
 
     def _note(self, **found: Any) -> None:
-        """Put values of fields into the record."""
+        """Set fields of the record."""
         with self._replacing:
             self.record = replace(self.record, **found)
 
@@ -333,7 +333,7 @@ class _LargeImage:
 
     @contextmanager
     def _at(self, stage: str) -> Iterator[None]:
-        """Remember the stage of an error, as stages run concurrently."""
+        """Remember the stage of an error, because stages run concurrently."""
         try:
             yield
         except Exception:

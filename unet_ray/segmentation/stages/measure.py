@@ -1,4 +1,4 @@
-"""The measure stage, from prob_u8 to rows: run lengths and regions, of whatever run."""
+"""The measure stage, from prob_u8 to rows: run lengths and regions, independent of the run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from unet_ray.tables.binary_columns import join_bytes, view_samples
 
 @dataclass(frozen=True)
 class Measured:
-    """One image as it was measured, or found to have failed."""
+    """One image that was measured or has failed."""
 
     record: ImageRecord
     masks: pa.Table
@@ -52,12 +52,12 @@ class Measure:
     max_regions: int = MAX_REGIONS
 
     def tables(self, probabilities: pa.Table) -> Iterator[pa.Table]:
-        """Yield the rows of a table's images as one table, as a stage does."""
+        """Yield the rows of a table's images as one table: the call that a stage needs."""
         yield self(probabilities)
 
     def __call__(self, probabilities: pa.Table) -> pa.Table:
         """Measure each image of a table of PROBABILITIES; return a table of ROWS."""
-        is_measured = probabilities["masks"].is_valid()  # tile by tile, as large images are
+        is_measured = probabilities["masks"].is_valid()  # tile by tile, for large images
         if pc.all(is_measured).as_py():
             return self._pass_on(probabilities)
         if not pc.any(is_measured).as_py():  # nearly always; a filter would copy all samples
@@ -96,8 +96,8 @@ class Measure:
 
         Args:
             record: What is known of the image so far.
-            prob_u8_khw: round(255·probability) per class, then per class of its markers if the
-                model has any; (K, H, W), uint8.
+            prob_u8_khw: round(255·probability) of each class, then of the markers of each class if
+                the model has any; (K, H, W), uint8.
 
         Returns:
             The image's record, and its rows of the masks and regions tables.
@@ -167,7 +167,7 @@ class Measure:
             found: Regions of each class. They become rows before those of the next class are found.
 
         Raises:
-            ImageError: Their outlines are too large together (`too_large`).
+            ImageError: Their outlines are too large in total (`too_large`).
         """
         each, tables = iter(found), []
         ranked = size = 0
@@ -177,7 +177,7 @@ class Measure:
             _check_bytes(size)
             tables.append(self._region_rows(uri, spec, regions, ranked))
             ranked += len(regions)
-            del regions  # the next ones take as much
+            del regions  # the next ones take as much memory
         return pa.concat_tables(tables)
 
     def _region_rows(self, uri: str, spec: ClassSpec, found: Regions, ranked: int) -> pa.Table:
@@ -214,7 +214,7 @@ def _check_bytes(size: int) -> None:
 
 
 def summarize_work(rows: pa.Table) -> WorkDone:
-    """Return the work that a table of measured images stands for, as the driver counts it."""
+    """Return the work that went into a table of measured images, for the driver to count."""
     pixels = pc.sum(pc.multiply(rows["height"].cast("float64"), rows["width"])).as_py() or 0.0
     failed = len(rows) - rows["error_type"].null_count
     return WorkDone(len(rows), failed, pixels / 1e6, pc.sum(rows["predict_s"]).as_py() or 0.0)

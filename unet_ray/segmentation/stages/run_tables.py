@@ -1,4 +1,4 @@
-"""Rows of measured images become rows of the three tables, which say which run they are of."""
+"""Split rows of measured images into the three tables, and add the columns of the run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from unet_ray.tables.schemas import IMAGES, MASKS, REGIONS
 
 @dataclass(frozen=True)
 class RunStamp:
-    """Columns that rows of the tables have of their run, and which a measured image lacks."""
+    """Values of the run's columns, which rows of measured images lack."""
 
     run_id: str
     model_digest: str
     config_digest: str
 
     def put_on(self, rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-        """Return rows with the columns of the run that a table has.
+        """Return the rows of a table with the columns of the run added.
 
         Args:
             rows: All other columns of the table.
@@ -37,7 +37,7 @@ def split_into_tables(rows: pa.Table, stamp: RunStamp) -> dict[str, pa.Table]:
 
     Args:
         rows: Table of ROWS.
-        stamp: What its rows say of the run.
+        stamp: Values of the run's columns.
 
     Returns:
         Rows of `images`, `masks` and `regions` by these names.

@@ -1,4 +1,4 @@
-"""All stages of a run with their settings, as they travel to the workers."""
+"""All stages of a run with their settings, as they are sent to the workers."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class Stages:
 
         Args:
             model: Model with the network.
-            tell: Function that is called with tiles of large images, (done, to do) since the last
-                call.
+            tell: Function that is called with numbers of tiles of large images, (done, to do) since
+                the last call.
         """
-        # torch, which takes seconds to load and which the other stages do without
+        # torch takes seconds to load, and the other stages do not need it
         from unet_ray.network.predictor import Predictor
         from unet_ray.segmentation.stages.large_image import PredictLarge
         from unet_ray.segmentation.stages.predict import Predict

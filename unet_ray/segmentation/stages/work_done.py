@@ -1,6 +1,6 @@
 """Progress that the stages report.
 
-The module imports nothing heavy, because every process that passes these messages on loads it.
+The module imports nothing heavy, because every process that forwards these messages loads it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class WorkDone:
     tiles: int = 0
     """Measured tiles of large images."""
     of_tiles: int = 0
-    """All tiles of a large image that was begun."""
+    """All tiles of a large image that was started."""
     set_aside: tuple[str, ...] = ()
-    """Images of a block that is set aside, because processes died while they worked on it."""
+    """Images of a block that is set aside because processes died while they worked on it."""
     confinement: str | None = None
-    """Measures that confine the decoder of a process that begins; see `codecs.confinement`."""
+    """Measures that confine the decoder of a new process; see `codecs.confinement`."""
     lost_credentials: str = ""
     """Text of a CredentialsError: nothing more can be read."""
     at: float = field(default_factory=time.time)
