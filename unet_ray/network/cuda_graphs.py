@@ -35,8 +35,8 @@ not be captured."""
 _MAX_GRAPHS = 32
 """Largest number of graphs per lane. The first shapes that recur get one, batches of other shapes
 are launched kernel by kernel. The buffers of a graph stay allocated, about 8 MB on the device and
-as much on the host. All graphs share memory for activations, as far as a shape fits into what
-earlier ones took."""
+as much on the host. All graphs share memory for activations, as far as a shape fits into the memory
+of earlier ones."""
 _MAX_COUNTED_SHAPES = 1000
 """Largest number of shapes counted at a time; an archive may have as many shapes as images."""
 _capturing = threading.Lock()

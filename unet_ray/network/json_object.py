@@ -1,4 +1,4 @@
-"""JSON from files that anybody may have written: every value is taken with its type checked."""
+"""JSON from untrusted files: the type of every value is checked when it is read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from unet_ray.errors import InputError
 from unet_ray.flags import NAME_RULE, is_name
 
 _MAX_LEVELS = 64
-"""Largest number of objects and lists in each other. Python walks them by recursion, also to send
-them to workers, and gives up at some hundreds."""
+"""Largest depth of nested objects and lists. Python walks them by recursion, also to send them to
+workers, and fails at a few hundred."""
 _MAX_SHOWN = 40
 """Longest key that messages show in full (characters)."""
 _TOO_DEEP = f"objects and lists lie in each other more than {_MAX_LEVELS} deep"
@@ -39,7 +39,7 @@ class JsonObject:
         """Parse a JSON file that holds one object.
 
         Raises:
-            InputError: Bytes that are no JSON, or JSON that is no object or nested too deeply.
+            InputError: Bytes that are not JSON, or JSON that is not an object or nested too deeply.
         """
         try:
             value = json.loads(data.decode())
@@ -53,7 +53,7 @@ class JsonObject:
 
     @staticmethod
     def of(value: Any, path: str) -> JsonObject:
-        """Return a value as an object; raise InputError if it is none."""
+        """Return a value as an object; raise InputError if it is not one."""
         if not isinstance(value, dict):
             _refuse(path, value, "an object")
         return JsonObject(value, path)
@@ -107,7 +107,7 @@ class JsonObject:
 
 
 def _is_nested(value: object, levels: int) -> bool:
-    """Tell whether objects and lists lie in each other deeper than a number of levels."""
+    """Tell whether objects and lists are nested deeper than a number of levels."""
     if not isinstance(value, (dict, list)):
         return False
     inner = value.values() if isinstance(value, dict) else value

@@ -48,7 +48,7 @@ class LearnerConfig:
     cpu_precision: Precision = "float32"
     """Arithmetic of the network on a CPU. In bfloat16, weights, loss and gradients stay float32."""
     gpu_precision: Precision = "bfloat16"
-    """The same on a GPU, if that has it."""
+    """Arithmetic of the network on a GPU, if it has bfloat16."""
 
 
 class Learner:

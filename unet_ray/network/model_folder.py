@@ -36,7 +36,7 @@ _FORMAT_OF_0_1 = 2
 """Format of version 0.1, whose weights are always `model.safetensors`."""
 _DESCRIPTION = "model.json"
 _MAX_DESCRIPTION_BYTES = 2**22
-"""Largest `model.json`; with 255 classes one has some 200 KB."""
+"""Largest `model.json` (bytes); with 255 classes it has about 200 KB."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Model:
     object."""
     pixel_size_um: tuple[float, float] | None = None
     """Median width and height of the pixels of the training images (µm); not part of the digest.
-    None: most of them do not state theirs."""
+    None: most images do not state it."""
     training: dict[str, Any] = field(default_factory=dict)
     """Settings of the training; not part of the digest."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Model:
     image_channels: int | None = None
     """Number of channels of the images in which `input_channels` are indices; None: not known."""
     is_of_0_1: bool = False
-    """True if version 0.1 wrote the model, which read no names of channels; not part of the
+    """True if version 0.1 wrote the model, which did not read channel names; not part of the
     digest."""
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class Model:
             channels: Value of `--channels`, which overrides the model's own; None: not given.
 
         Raises:
-            InputError: Not as many as the network takes.
+            InputError: The number of channels differs from what the network takes.
         """
         tokens = parse_channels(channels)
         if not tokens:
@@ -240,7 +240,7 @@ def save_model(model: Model, folder: Storage) -> None:
 
     Args:
         model: Model to write.
-        folder: Model folder, which need not be there.
+        folder: Model folder, which need not exist.
 
     Raises:
         InputError: Weights that would not load again.
@@ -333,7 +333,7 @@ def _read_description(folder: Storage) -> JsonObject:
     """Return the content of `model.json`.
 
     Raises:
-        InputError: A file that is too large, no JSON, or of another format.
+        InputError: A file that is too large, not JSON, or of another format.
         OSError: A file that cannot be read.
     """
     data = folder.join(_DESCRIPTION).read_range(0, _MAX_DESCRIPTION_BYTES + 1)
@@ -359,7 +359,7 @@ class _WeightsFile:
         """Return the file that a `model.json` names.
 
         Raises:
-            InputError: A name that is not made of the digest, and might lead anywhere.
+            InputError: A name that does not follow from the digest, and might point anywhere.
         """
         if described.integer("format") == _FORMAT_OF_0_1:
             return _WeightsFile("model.safetensors", None)
@@ -400,9 +400,9 @@ def _parse(described: JsonObject) -> Model:
 
 
 def inputs_as_json(inputs: InputChannels) -> dict[str, Any]:
-    """Return the channels that a network takes as plain values; nothing where any fit."""
+    """Return the channels that a network takes as plain values; empty if any channels fit."""
     found: dict[str, Any] = {}
-    if inputs.chosen is not None:  # only where there are some: other digests stay as they are
+    if inputs.chosen is not None:  # only if there are any, so that other digests do not change
         found["input_channels"] = list(inputs.chosen)
     if inputs.image_channels is not None:
         found["image_channels"] = inputs.image_channels
@@ -459,7 +459,7 @@ def _parse_postprocessing(described: JsonObject, num_classes: int) -> Postproces
 
 
 def _parse_pixel_size(described: JsonObject) -> tuple[float, float] | None:
-    if described.values.get("pixel_size_um") is None:  # of an earlier version, or not known
+    if described.values.get("pixel_size_um") is None:  # an earlier version, or not known
         return None
     sides = described.numbers("pixel_size_um")
     _check_count("sides of pixel_size_um", len(sides), 2)

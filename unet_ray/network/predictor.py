@@ -68,7 +68,7 @@ class TileJob(Protocol):
         """Return the pixels that the network reads; (H, W, C)."""
 
     def keep(self, found_khw: NDArray[Any]) -> None:
-        """Take the network's output for `tile.predicted`; the array is not valid later."""
+        """Store the network's output for `tile.predicted`; the array is valid only in this call."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ class Predictor:
     def predict(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
         """Predict images.
 
-        Only tiles of the same shape and sample type, with the tile at the same place in the pixels
-        that are read, share a batch.
+        Tiles share a batch only if they have the same shape, the same sample type, and the same
+        position within the pixels that are read.
 
         Args:
             images: Images as `Preprocessing.check` returns them; (H, W, C) each.
@@ -253,7 +253,7 @@ class Predictor:
         return seconds / self.lane_count
 
     def _predict_some(self, shape: _Shape, jobs: Sequence[TileJob], rounded: bool) -> float:
-        """Predict tiles of a shape, as many at once as fit into memory.
+        """Predict tiles of one shape in batches that fit into memory.
 
         Returns:
             The time that it took (s).
@@ -425,7 +425,7 @@ class Predictor:
         """Return 255·probability of the wanted part of a batch, and the sum of logits of each tile.
 
         Everything is on the device. A sum is finite only if all of its logits are; prob_u8 does not
-        tell, because NaN becomes 0.
+        show this, because NaN becomes 0.
         """
         images = batch_nhwc.permute(0, 3, 1, 2)
         inputs = self.preprocessing.apply(images).to(self._dtype, memory_format=torch.channels_last)
@@ -444,8 +444,8 @@ class Predictor:
 def _check_finite(logit_sums: NDArray[np.float32]) -> None:
     """Raise ImageError unless the logits of all tiles are finite.
 
-    The error is `internal`: samples that are too large were refused before, so that the model or
-    the machine is to blame, and the next run tries again.
+    Samples that are too large were refused before, so the model or the machine is to blame. The
+    error is `internal`, so that the next run tries again.
     """
     if not np.isfinite(logit_sums).all():
         raise ImageError(
@@ -468,11 +468,11 @@ def _start_lane(device: torch.device, threads: int) -> None:
 def clear_missing(
     prob_u8_khw: NDArray[np.uint8], valid_hw: NDArray[np.bool_] | None
 ) -> NDArray[np.uint8]:
-    """Set probabilities to 0 where a pixel is not there, and return them.
+    """Set the probabilities of invalid pixels to 0, and return all.
 
     Args:
-        prob_u8_khw: Probabilities; they are changed.
-        valid_hw: Pixels that are there; None: all of them.
+        prob_u8_khw: Probabilities, changed in place.
+        valid_hw: Valid pixels; None: all are valid.
     """
     if valid_hw is not None:
         prob_u8_khw[:, ~valid_hw] = 0

@@ -41,8 +41,8 @@ _SAMPLE_RANGES = {
     "int16": (-32768.0, 32767.0),
     "float32": (0.0, 0.0),
 }
-"""Sample types, and the smallest and largest sample of each; those of float32 come in any unit, so
-that of them only 0 is looked at."""
+"""Sample types, and the smallest and largest sample of each. float32 samples come in any unit, so
+only 0 is checked for them."""
 _MAX_RESULT = 10**12
 """Largest normalised sample. Networks are trained on samples near 1; much larger ones overflow in
 the network, and pixels that are not a number are in no class."""
@@ -143,12 +143,12 @@ class Preprocessing:
         """Return an image with the channels that the network takes.
 
         Args:
-            image_hwc: Image as it was decoded; (H, W, C).
-            valid_hw: Pixels that are there; None: all of them.
+            image_hwc: Decoded image; (H, W, C).
+            valid_hw: Valid pixels; None: all are valid.
 
         Returns:
-            The image; (H, W, C) of its own type. If a pixel is not there, float32 with the offset
-            of each channel in such pixels: they are 0 for the network, whatever the file holds.
+            The image; (H, W, C) of its own type. If a pixel is invalid, float32, with the offset of
+            each channel in invalid pixels: they are 0 for the network, whatever the file holds.
 
         Raises:
             ImageError: No pixels, samples or channels that the model was not trained on, or samples
@@ -175,7 +175,7 @@ class Preprocessing:
     def check_range(self, low: ArrayLike, high: ArrayLike) -> None:
         """Raise ImageError if float samples would overflow the network.
 
-        Samples of 8 and 16 bits cannot.
+        Samples of 8 and 16 bits cannot overflow it.
 
         Args:
             low: Smallest sample of each channel, or of all channels; (channels,) or (1,).

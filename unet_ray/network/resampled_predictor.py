@@ -4,8 +4,8 @@
                                                  ─▶ probabilities of the image's own pixels
 
 The resampled image is never whole in memory. Each tile computes the part that the network reads,
-and predicts as many pixels around its core as the way back needs. An image's own pixel belongs to
-the tile in whose core, in the resampled image, its centre lies.
+and predicts as many pixels around its core as resampling back needs. A pixel of the image belongs
+to the tile whose core, in the resampled image, holds the pixel's centre.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from unet_ray.imaging.tiling import Tile
 from unet_ray.network.predictor import Predictor
 
 _BAND_PIXELS = 2**22
-"""Pixels of the image that are read at a time, 12 to 50 MB. A tile may need far more of them where
-the resampled image is coarser."""
+"""Pixels of the image that are read at a time, 12 to 50 MB. A tile may need far more of them if the
+resampled image is coarser."""
 
 ReadPixels = Callable[[Box], Pixels]
 """Function that reads a box inside the image; samples as `Preprocessing.check` returns them."""
@@ -37,15 +37,15 @@ class TilePixels:
     samples: NDArray[Any]
     """Samples of the tile's `read` box; (H, W, C)."""
     valid: NDArray[np.bool_] | None
-    """True where a pixel of the tile's `predicted` box is there; (H, W). None: all are."""
+    """True where a pixel of the tile's `predicted` box is valid; (H, W). None: all are."""
     resampling: Resampling
 
 
 class ResampledPredictor:
     """A predictor of images that are resampled for the network, each in its own way.
 
-    The results are those of the image's own pixels. Where a resampling changes nothing, they are
-    bit by bit the predictor's.
+    The results are those of the image's own pixels. If a resampling changes nothing, they equal the
+    predictor's bit for bit.
 
     Args:
         predictor: Predictor of images that are not resampled.
@@ -108,9 +108,9 @@ class ResampledPredictor:
         height, width = resampling.resampled_size
         if resampling.is_identity:
             return self.predictor.cut(height, width, halo)
-        # Where the resampled image is coarser, a tile has fewer of its pixels, so that the tile's
-        # part of the image is never larger than without resampling.
-        # One more pixel is asked for, so that what is read tells whether regions touch no data.
+        # If the resampled image is coarser, a tile has fewer pixels, so that it never covers more
+        # of the image than without resampling.
+        # One more pixel is read, to find out whether regions touch no data.
         around = resampling.halo(halo + 1)
         tiles = self.predictor.cut(height, width, around, resampling.coarseness)
         mapped = [_map_to_image(tile, resampling, halo) for tile in tiles]
@@ -221,12 +221,12 @@ def _resample_back(
 
     Args:
         found_khw: 255·probability of the tile's `predicted` box, in the resampled image.
-        valid: Pixels of that box that are there; None: all.
+        valid: Valid pixels of that box; None: all are valid.
         tile: The tile.
         resampling: Resampling of the image.
 
     Returns:
-        prob_u8, rounded once; 0 where no pixel below is there; (K, H, W).
+        prob_u8, rounded once; 0 where no resampled pixel is valid; (K, H, W).
     """
     needed = resampling.inverse.needed(tile.extended)
     part = _slices(needed, tile.predicted)

@@ -168,7 +168,7 @@ def _plan_levels(wanted: Box, skips: list[Tensor]) -> list[_Need]:
 
 def _initialise(module: nn.Module) -> None:
     """Draw weights with deviation √(2/N) (He et al. 2015; section 3.1 of the U-Net paper)."""
-    # Nothing is drawn for a network without memory, for which torch would load its compiler.
+    # Nothing is drawn for a network on the meta device, for which torch would load its compiler.
     if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:

@@ -58,7 +58,7 @@ class StoredTensor:
     start: int
     """First byte, counted from the end of the header."""
     end: int
-    """Byte behind the last one, counted from the end of the header."""
+    """Byte after the last one, counted from the end of the header."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def parse_header(start: bytes) -> Header:
         start: First bytes of the file; MAX_HEADER_BYTES of them are enough.
 
     Raises:
-        InputError: A file that is cut short or no safetensors file, or a header that is too long.
+        InputError: A file that is cut short or not safetensors, or a header that is too long.
     """
     num_bytes = _LENGTH_BYTES + int.from_bytes(start[:_LENGTH_BYTES], "little")
     if num_bytes > MAX_HEADER_BYTES:
@@ -116,7 +116,7 @@ def read_weights(file: Storage, network: UNetConfig) -> bytes:
     """Read a file of weights whose header fits the network.
 
     Args:
-        file: The one file.
+        file: File of the weights.
         network: Architecture of the network.
 
     Returns:
@@ -182,7 +182,7 @@ def _check_fits(start: bytes, file_bytes: int, network: UNetConfig) -> Header:
         network: Architecture of the network.
 
     Raises:
-        InputError: Other tensors, or a size that is not the sum of theirs.
+        InputError: Other tensors, or a file size that is not the sum of their sizes.
     """
     header = parse_header(start)
     expected = _plan_tensors(network)
@@ -198,7 +198,7 @@ def _check_fits(start: bytes, file_bytes: int, network: UNetConfig) -> Header:
         if (tensor.start, tensor.end) != (end, end + tensor.type.num_bytes):
             raise InputError(
                 f"damaged header: a tensor lies at bytes {tensor.start} to {tensor.end}, "
-                f"its place is {end} to {end + tensor.type.num_bytes}"
+                f"it must lie at {end} to {end + tensor.type.num_bytes}"
             )
         end = tensor.end
     if file_bytes != header.file_bytes:
