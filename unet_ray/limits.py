@@ -1,4 +1,4 @@
-"""Limits that say what is large: an image, a file, and what is found in them.
+"""Size limits of images, of files, and of what is found in them.
 
     an image of                  is
       up to WHOLE_PIXELS           decoded whole
@@ -27,10 +27,10 @@ MAX_PIXELS = 2**34
 """Largest image that is read in windows (px): 17 gigapixels, 131,072 squared."""
 MAX_PIXELS_PER_BYTE = 300
 """Largest number of pixels per stored byte; more is a decompression bomb, not an image: a blank
-JPEG has some 250."""
+JPEG has about 250."""
 ORDINARY_STACK_PIXELS = 2**31
-"""Pixels of all pages of a stack that are accepted however small the file is: a stack of masks
-without objects takes next to nothing."""
+"""Pixels over all pages of a stack that are accepted however small the file is: a stack of empty
+masks takes very few bytes."""
 MAX_PAGES = 2**16
 """Largest number of pages of one TIFF stack: the headers of all of them are read to list its
 images."""
@@ -41,12 +41,12 @@ CACHED_SEGMENTS_BYTES = 2**28
 """Largest size of the decoded tiles and strips that are kept for the next window (bytes), which
 shares those along its edges."""
 LABELLED_WINDOW_PX = 2048
-"""Smallest side of the windows in which large labelled images are learnt from (px), but at their
-right and bottom edge: many crops wide, and 12 MB in colour."""
+"""Smallest side of the windows that training cuts from large labelled images (px), except at the
+right and bottom edges: many crops wide, and 12 MB in colour."""
 
 OWN_BLOCK_BYTES = 2**22
-"""File from which an image has a block of its own (bytes), since it may take minutes, or a block's
-memory."""
+"""File size above which an image has a block of its own (bytes), since it may take minutes, or a
+block's memory."""
 
 MAX_REGIONS = 2_000_000
 """Largest number of regions per class and image, unless `--max-regions` says otherwise: their rows

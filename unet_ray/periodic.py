@@ -19,15 +19,15 @@ def every(
     """Call a function every few seconds while the `with` block runs.
 
     A daemon thread calls it: first after one interval, and again one interval after the end of
-    each call. Its end waits for the call under way, never for the interval.
+    each call. The end of the block waits for a call in progress, never for the interval.
 
-    An exception of the function does not end the calls. It is logged as a warning in one line; of
-    calls that fail one after another with the same message, only the first is.
+    An exception of the function does not end the calls. It is logged as a warning in one line. If
+    consecutive calls fail with the same message, only the first is logged.
 
     Args:
         interval_s: Time from one call to the next (s).
         function: Function without arguments.
-        name: What the calls do, for the name of the thread and the warning.
+        name: Purpose of the calls, for the name of the thread and the warning.
         at_end: True for one more call at the end of the block.
     """
     ended = threading.Event()

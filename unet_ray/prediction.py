@@ -96,8 +96,8 @@ class Segmenter:
 
         Args:
             image: (H, W) or (H, W, C) of the training images' dtype, with the model's channels in
-                their order; or the URI of a file, of which these are taken by name.
-            channels: Channels to take of a file instead, as `--channels` of `jobs/segment.py`.
+                their order; or the URI of a file, from which they are taken by name.
+            channels: Channels to take from a file instead, as `--channels` of `jobs/segment.py`.
 
         Returns:
             Probabilities, masks and regions.

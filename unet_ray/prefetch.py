@@ -29,11 +29,11 @@ def ahead(
         pool: Threads that call the function.
         function: Function of one item.
         items: Items, taken as they are needed.
-        begun_before: Number of calls that are begun before their result is asked for.
-        late: Longest time that a call may take, and what gives the result of one that takes longer.
-            Its thread is left behind: the pool has to come from `reading_pool`.
+        begun_before: Number of calls that begin before their result is needed.
+        late: Longest time that a call may take (s), and the function that returns the result of a
+            call that takes longer. Its thread is abandoned: the pool must be a `reading_pool`.
         size: Size of an item, such as the bytes that its result will take.
-        most_size: Largest sum of the sizes in flight; an item that is larger is in flight alone.
+        most_size: Largest sum of the sizes in flight; a larger item is in flight alone.
 
     Yields:
         Results in the order of the items.
@@ -42,7 +42,7 @@ def ahead(
     in_flight = 0
 
     def end_first() -> Result:
-        """Return the result of the call that was begun first."""
+        """Return the result of the oldest call."""
         nonlocal in_flight
         future, begun_at, item = begun.popleft()
         in_flight -= size(item)
