@@ -49,14 +49,14 @@ class ImageChannels:
 
     @staticmethod
     def of(image: DecodedImage | ImagePlace) -> ImageChannels:
-        """Return the channels of an image that was decoded, or that has a page for each channel."""
+        """Return the channels of a decoded image, or of an image with a page for each channel."""
         count = image.samples.shape[2] if isinstance(image, DecodedImage) else len(image.pages)
         has_names = len(image.channels) == count
         return ImageChannels(count, image.channels if has_names else ())
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names as they are compared; empty where they do not tell all channels apart."""
+        """Names in the form for comparison; empty if they do not distinguish all channels."""
         keys = tuple(map(fold_channel, self.names))
         are_sound = all(map(is_name, self.names)) and len(set(keys)) == len(keys) == self.count
         return keys if are_sound else ()
@@ -100,7 +100,7 @@ def show_names(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class ChosenChannels:
-    """Channels that somebody chose with `--channels`, by name or by index from 0."""
+    """Channels chosen with `--channels`, by name or by index from 0."""
 
     tokens: tuple[str, ...]
     """Name or index of each channel, as `flags.parse_channels` returns them."""
@@ -146,7 +146,7 @@ class ChosenChannels:
 
 
 def _read_token(token: str) -> tuple[str | None, int | None]:
-    """Return the name, as it is compared, and the index that a token may mean."""
+    """Return the name, in the form for comparison, and the index that a token may mean."""
     kind, _, rest = token.partition(":")
     if kind == "name" and rest:
         return fold_channel(rest), None
@@ -169,8 +169,8 @@ def _name_some(image: ImageChannels, num_channels: int) -> Sequence[str]:
 class InputChannels:
     """Channels that a network was trained on.
 
-    There are names, or indices, or neither: then any image fits that has as many channels, unless
-    they have names other than colours.
+    They have names, or indices, or neither. With neither, any image with as many channels fits,
+    unless its channels have names other than colours.
     """
 
     count: int
@@ -182,13 +182,13 @@ class InputChannels:
     image_channels: int | None = None
     """Number of channels of these images; None: not known, or it varied."""
     takes_any_name: bool = False
-    """True if an only channel may have any name: the model is of a version that read none."""
+    """True if a single channel may have any name: the version of the model read no names."""
 
     @staticmethod
     def of(
         count: int, chosen: tuple[str, ...] | tuple[int, ...] | None, image_channels: int | None
     ) -> InputChannels:
-        """Make them of names or indices, as a model keeps them; None: neither."""
+        """Make the channels from names or indices, as a model stores them; None: neither."""
         if chosen is None:
             return InputChannels(count, image_channels=image_channels)
         names = tuple(each for each in chosen if isinstance(each, str))
@@ -201,7 +201,7 @@ class InputChannels:
 
     @property
     def chosen(self) -> tuple[str, ...] | tuple[int, ...] | None:
-        """Names or indices, as a model keeps them; None: neither."""
+        """Names or indices, as a model stores them; None: neither."""
         return self.names or self.indices or None
 
     def __post_init__(self) -> None:
@@ -223,7 +223,7 @@ class InputChannels:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names as they are compared."""
+        """Names in the form for comparison."""
         return tuple(map(fold_channel, self.names))
 
     @property
@@ -234,12 +234,12 @@ class InputChannels:
     def locate(self, image: ImageChannels) -> tuple[int, ...]:
         """Return the index in an image of each channel that the network takes.
 
-        An image that the preprocessing is to match as a whole, such as a grey one for a network of
-        colours, gives the indices of all its channels.
+        If preprocessing must convert the whole image, such as a grey one for a network of colours,
+        the indices are those of all its channels.
 
         Raises:
-            ImageError: `unsupported`: the image lacks channels, or only its owner can tell which
-                of its channels they are.
+            ImageError: `unsupported`: the image lacks channels, or it is unclear which of its
+                channels they are.
         """
         everything = tuple(range(image.count))
         if self.names and image.names:
@@ -301,14 +301,14 @@ def has_channel_pages(place: ImagePlace | None) -> bool:
 
 
 def take_pages(place: ImagePlace | None, channels: ChannelSelection | None) -> ImagePlace | None:
-    """Return the place of an image with the pages of the channels that are taken, to be read.
+    """Return the place of an image with only the pages of the channels that are taken.
 
     Args:
-        place: Place of the image; None: it is its file.
+        place: Place of the image; None: the image is the whole file.
         channels: Channels that are taken; None: all.
 
     Returns:
-        The place as it is, unless each channel is a page of its own: see `take_channels`.
+        The place, unchanged unless each channel is a page of its own: see `take_channels`.
 
     Raises:
         ImageError: `unsupported`: the image does not have the channels.
@@ -325,8 +325,8 @@ def take_channels(
     """Return an image, or a window of it, with the channels that are taken.
 
     Args:
-        image: Image as it was decoded.
-        place: Place of the image; where `take_pages` took its channels, there is nothing to do.
+        image: Decoded image.
+        place: Place of the image; if `take_pages` took its channels, the image is unchanged.
         channels: Channels that are taken; None: all.
 
     Raises:

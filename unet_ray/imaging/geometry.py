@@ -109,8 +109,8 @@ def fold_box(
         mirror: As for `read_frame`.
 
     Returns:
-        The box inside the image that has all of them, and the row and the column of that box for
-        each row and column of the frame's box.
+        The box inside the image that holds all of these pixels; then, for each row and column of
+        the frame's box, the row and column in that inner box.
     """
     extend = mirrored if mirror else replicated
     rows = extend(box.top, box.bottom, height)
@@ -122,7 +122,7 @@ def fold_box(
 def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
     """Return the indices start..stop − 1 mirrored into 0..size − 1.
 
-    Edges are not repeated, and indices are mirrored as often as it takes.
+    Edges are not repeated, and indices are mirrored as often as needed.
 
     Example:
         mirrored(-2, 5, 3) → 2 1 0 1 2 1 0.

@@ -1,4 +1,4 @@
-"""Resampling of an image by any factor, the same whichever window of it is asked for.
+"""Resampling of an image by any factor, with the same result for every choice of windows.
 
 The filter is a triangle, as wide as a pixel of the coarser grid on both sides of its centre: linear
 interpolation where pixels become smaller, and a weighted mean of all pixels below where they become
@@ -9,11 +9,11 @@ larger. This is what Pillow calls `BILINEAR` in `resize`. Along one axis:
     its centre              0.5  1.5  2.5  3.5  4.5  5.5
     weight in pixel 1        0   1/8  3/8  3/8  1/8   0
 
-Weights are quotients of integers, computed from places in the whole image, so that a window holds
-bit by bit what the whole image would. Libraries do not: Pillow keeps the place of a window as
-float32 and rounds 8-bit samples between its two passes, torch and scipy.ndimage take the size of
-what they are given for the size of the image, and none of them leaves out pixels that are not
-there. The weights are applied by scipy's sparse matrices, which sum in a fixed order.
+Weights are quotients of integers, computed from positions in the whole image, so a window equals
+that part of the whole result bit for bit. Libraries do not ensure this: Pillow keeps the position
+of a window as float32 and rounds 8-bit samples between its two passes; torch and scipy.ndimage
+treat a window as the whole image. None of them leaves out invalid pixels. The weights are applied
+by scipy's sparse matrices, which sum in a fixed order.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from unet_ray.errors import ImageError
 from unet_ray.imaging.geometry import Box
 
 _MOST_FACTOR = 16
-"""Largest factor by which sides of pixels may differ. Objects of one size on one of the two grids
-are dots on the other."""
+"""Largest factor by which sides of pixels may differ. Beyond it, objects on one grid are mere dots
+on the other."""
 _Span = tuple[int, int]
 """First pixel, and the one after the last, along one axis."""
 
@@ -108,7 +108,7 @@ class Axis:
         return -((self.resampled - 2 * edge * self.size) // (2 * self.resampled))
 
     def halo(self, pixels: int) -> int:
-        """Return how far beyond a span of the resampled image the way back reads.
+        """Return how far beyond a span of the resampled image resampling back reads.
 
         Args:
             pixels: Pixels of the image around those whose centres lie in the span.
@@ -135,12 +135,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Samples of a box, and which of its pixels are there."""
+    """Samples of a box, and which of its pixels are valid."""
 
     samples: NDArray[Any]
     """Samples; (H, W, C)."""
     valid: NDArray[np.bool_] | None
-    """True where a pixel is there; (H, W). None: all are."""
+    """True where a pixel is valid; (H, W). None: all are."""
 
     def cut(self, box: Box) -> Pixels:
         """Return the pixels of a box."""
@@ -226,23 +226,23 @@ class Resampling:
         return Box(top, left, bottom, right)
 
     def halo(self, pixels: int) -> int:
-        """Return how far beyond a box of the resampled image the way back reads, as `Axis.halo`."""
+        """Return how far beyond a box of the resampled image resampling back reads; `Axis.halo`."""
         return max(self.rows.halo(pixels), self.columns.halo(pixels))
 
     def resample(self, pixels: Pixels, box: Box, least: float = 0.5) -> Pixels:
         """Compute a box of the resampled image.
 
-        Pixels that are not there have no weight.
+        Invalid pixels have no weight.
 
         Args:
             pixels: Pixels of the box `needed(box)` of the image.
             box: Box of the resampled image; not empty.
-            least: Share of the weight that must be there for a pixel of the resampled image to be
-                there, too; 0: any.
+            least: Share of its weight that must lie on valid pixels for a pixel of the resampled
+                image to be valid; 0: any.
 
         Returns:
-            Pixels of the box: float32, 0 where they are not there. `valid` is None only where it is
-            None in `pixels`.
+            Pixels of the box: float32, 0 where they are invalid. `valid` is None only if it is None
+            in `pixels`.
         """
         rows = self.rows.weights(box.top, box.bottom)
         columns = self.columns.weights(box.left, box.right)
@@ -257,8 +257,8 @@ class Resampling:
         if valid is None:
             return Pixels(samples, None)
         present = _apply(rows, columns, valid.astype(np.float32))
-        # Where nothing is missing, the weights are 1 only up to rounding; a window without any
-        # missing pixel, which does not divide, must give the same.
+        # Where no pixel is missing, the weights sum to 1 only up to rounding. A window with no
+        # missing pixel does not divide by the sum, and must give the same result.
         missing = _apply(rows, columns, (~valid).astype(np.float32))
         present[missing == 0] = 1
         is_there = (present >= least) & (present > 0)

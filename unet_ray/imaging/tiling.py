@@ -30,7 +30,7 @@ class Tile:
     """Box of the core and its halo, clipped to the image (px)."""
 
     def wanted(self, margin: int) -> Box:
-        """Return the place of what is used in the network's output for the read box.
+        """Return the part of the network's output for the read box that is used.
 
         Args:
             margin: Pixels that the output lacks on each side of the read box.

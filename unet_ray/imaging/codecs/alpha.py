@@ -1,9 +1,9 @@
-"""Alpha channels: which pixels they leave out, and when they say nothing about that.
+"""Alpha channels: which pixels they leave out, and when they leave out none.
 
-Alpha has two meanings. In a mosaic it is 0 where there is no picture; in a drawing with soft edges
-and shadows it is a part of the colours, which cannot be told from one picture alone. An image is
-taken as a mosaic; with more than a few half transparent pixels it is refused. What alpha means is
-decided for a whole image. Windows of a large one are counted each, and their counts added up.
+Alpha has two meanings. In a mosaic it is 0 where there is no picture. In a drawing with soft edges
+and shadows it is a part of the colours. One image does not show which of the two holds: it is read
+as a mosaic, and refused if more than a few pixels are half transparent. The decision is made for a
+whole image: for a large one, the counts of its windows are added up.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from unet_ray.errors import ImageError
 from unet_ray.flags import MAX_CHANNELS
 
 _MOST_PARTIAL = 0.05
-"""Largest share of half transparent pixels: a mosaic whose rim was resampled has less."""
+"""Largest share of half transparent pixels: a mosaic with a resampled rim has fewer."""
 
 
 @dataclass(frozen=True)
 class AlphaCounts:
-    """Counts of some pixels, of which those of a whole image decide what its alpha means."""
+    """Counts of alpha values; those of a whole image decide what its alpha means."""
 
     pixels: int
     """Number of pixels."""
@@ -54,7 +54,7 @@ class AlphaCounts:
         )
 
     def check(self) -> None:
-        """Raise ImageError if the pixels, all those of an image, may be drawn half transparent."""
+        """Raise ImageError if these are counts of an image that may be drawn half transparent."""
         if self.low != self.high and self.partial > _MOST_PARTIAL * self.pixels:
             raise ImageError(
                 "unsupported",
@@ -65,9 +65,9 @@ class AlphaCounts:
 
     @property
     def is_opaque(self) -> bool:
-        """Tell whether alpha says nothing, so that all pixels of the image are there.
+        """True if alpha leaves out no pixel, so that all pixels of the image are valid.
 
-        It is the same everywhere; where it is 0, there is a picture below it.
+        Alpha is then the same everywhere; if it is 0, the colours below it vary.
         """
         return self.low == self.high and (self.high > 0 or self._is_hidden)
 
@@ -85,7 +85,7 @@ class AlphaCounts:
         """Make counts from the JSON of another process.
 
         Raises:
-            ValueError: It holds none; TypeError and KeyError too.
+            ValueError: It does not hold counts; TypeError and KeyError too.
         """
         if found is None:
             return None
@@ -114,7 +114,7 @@ class Alpha:
 
     @property
     def shown(self) -> NDArray[np.bool_]:
-        """Pixels that are there: their alpha is at least half of what it can be; HW."""
+        """Valid pixels: their alpha is at least half of its maximum; HW."""
         half = 0.5 if self.opaque == 1 else (self.opaque + 1) // 2
         return np.asarray(self.values >= half)
 

@@ -1,7 +1,7 @@
 """The pipes to a decoder's child: requests, replies with deadlines, and how a child ended.
 
-Nothing that comes back is trusted: a reply is a line of JSON of bounded length and as many bytes as
-it says, within limits; a child that writes anything else counts as ended.
+Nothing that comes back is trusted: a reply is a line of JSON of bounded length, then as many bytes
+as the line states, within limits. A child that writes anything else counts as ended.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _measure_body(reply: dict[str, Any]) -> tuple[int, bool]:
 
 
 def describe_image(image: DecodedImage) -> tuple[dict[str, Any], list[memoryview]]:
-    """Return the reply that stands for an image, and the buffers that follow it."""
+    """Return the reply that describes an image, and the buffers that follow it."""
     buffers = [image.samples.data.cast("B")]
     if image.valid is not None:
         buffers.append(np.packbits(image.valid).data)
@@ -153,7 +153,7 @@ def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
     """Return the image that `describe_image` describes.
 
     Raises:
-        ValueError: The reply describes none; TypeError and KeyError too.
+        ValueError: The reply describes no image; TypeError and KeyError too.
     """
     shape = tuple(map(int, reply["shape"]))
     dtype = np.dtype(reply["dtype"])

@@ -1,8 +1,8 @@
-"""Confinement of the decoder's child: it loses files, programs, processes and networks.
+"""Confinement of the decoder's child: it loses access to files, programs, processes and networks.
 
 Limits of resources and an empty environment hold everywhere. Two measures depend on the kernel:
 Landlock (https://docs.kernel.org/userspace-api/landlock.html) and seccomp, through libseccomp.
-Where one is missing the child works without it; it tells its parent what is active.
+If one is missing, the child works without it; it reports to its parent which are active.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NETWORK_RIGHTS = 0b11
 _SCOPES = 0b11
 """Scopes of abstract sockets and of signals to processes outside; from version 6."""
 _MOST_FILES = 64
-"""Open file descriptors: the pipes, the shared memory, and a margin."""
+"""Largest number of open file descriptors: the pipes, the shared memory, and a margin."""
 
 _FORBIDDEN = (
     # programs and processes; threads are allowed, see below
@@ -41,7 +41,7 @@ _FORBIDDEN = (
     # networks
     *("socket", "socketpair", "connect", "bind", "listen", "accept", "accept4"),
     *("sendto", "sendmsg", "sendmmsg", "recvfrom", "recvmsg", "recvmmsg"),
-    # the kernel's own large surfaces
+    # interfaces of the kernel with a large attack surface
     *("bpf", "io_uring_setup", "perf_event_open", "userfaultfd", "keyctl", "add_key"),
     *("request_key", "init_module", "finit_module", "kexec_load"),
 )
@@ -87,7 +87,7 @@ def limit_cpu_time(more_s: float) -> None:
 
 
 def confine(measures: Collection[str] = MEASURES) -> list[str]:
-    """Take from this process, for good, what a decoder does not need.
+    """Remove from this process, permanently, the rights that a decoder does not need.
 
     Args:
         measures: Measures to take, of `MEASURES`.
@@ -110,7 +110,7 @@ def confine(measures: Collection[str] = MEASURES) -> list[str]:
 
 
 def _deny_files(libc: ctypes.CDLL) -> int:
-    """Deny all access to files, and TCP; return the version of Landlock, 0 where there is none."""
+    """Deny all access to files, and TCP; return the version of Landlock, 0 if there is none."""
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_ABI_FLAG))
     if version < 1:
         return 0
@@ -137,7 +137,7 @@ def _import_seccomp() -> ModuleType | None:
 
 
 def _forbid_calls(seccomp: ModuleType) -> bool:
-    """Let forbidden system calls fail with EPERM; return False where that is not possible."""
+    """Make forbidden system calls fail with EPERM; return False if that is not possible."""
     refused = seccomp.ERRNO(errno.EPERM)
     try:
         filters = seccomp.SyscallFilter(seccomp.ALLOW)

@@ -3,7 +3,7 @@
 The format is decided by the content of the file; nothing is guessed and no value is lost.
 
 Pillow reads the everyday formats. tifffile reads TIFF with its pages, bit depths and planes.
-imagecodecs reads the two formats of which Pillow keeps only 8 bits (16-bit colour PNG and
+imagecodecs reads the two formats that Pillow cuts to 8 bits (16-bit colour PNG and
 JPEG 2000). Decoders raise every kind of exception on damaged files, so this module maps each of
 them to one `ImageError`.
 """
@@ -90,8 +90,8 @@ def decode_image(
     Returns:
         The image; samples are of one of `SAMPLE_TYPES`, converted as the module `samples` says. It
         is upright (the EXIF orientation is applied), palettes and CMYK become RGB, samples of fewer
-        than 8 bits are scaled to 0..255. Pixels are not there whose alpha is below its half, that
-        the file's mask leaves out, that hold its no-data value, or a float that is not finite.
+        than 8 bits are scaled to 0..255. A pixel is invalid if its alpha is below half, if the
+        file's mask leaves it out, or if it holds the no-data value or a float that is not finite.
 
     Raises:
         ImageError: `unreadable`, `too_large` or `unsupported`.
@@ -110,11 +110,11 @@ def decode_image(
 
 
 def compose_image(read: ReadImage) -> tuple[DecodedImage, Alpha | None]:
-    """Convert what was read of an image, or of a window of it, to the colours that it stands for.
+    """Convert the samples read from an image, or from a window of it, to colours.
 
     Returns:
-        The image, not yet turned, with the samples of its file; where they are not there, only the
-        file's mask and no-data value say it. And its alpha; None if it has none.
+        The image before it is turned, with the samples of its file, and `valid` as the file's mask
+        and no-data value say. Then its alpha; None if it has none.
 
     Raises:
         ImageError: `unsupported` samples or channels.
@@ -142,12 +142,12 @@ def compose_image(read: ReadImage) -> tuple[DecodedImage, Alpha | None]:
 def _find_valid(
     no_data: list[NDArray[np.bool_] | None], all_channels: bool, mask: NDArray[Any] | None
 ) -> NDArray[np.bool_] | None:
-    """Return the pixels that are there, HW; None: all of them.
+    """Return the valid pixels, HW; None: all are valid.
 
     Args:
-        no_data: Pixels with the no-data value, of each page; None: the page has no such value.
+        no_data: Pixels of each page with the no-data value; None: the page has no such value.
         all_channels: True if all pages must have it, False if one is enough.
-        mask: Mask of the file, which is 0 where a pixel is not there.
+        mask: Mask of the file, which is 0 in invalid pixels.
     """
     known = [pixels for pixels in no_data if pixels is not None]
     combine = np.logical_and if all_channels else np.logical_or
@@ -160,18 +160,18 @@ def _find_valid(
 def _leave_out(
     valid: NDArray[np.bool_] | None, more: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_] | None:
-    """Return the pixels that are there for both; None stands for all pixels."""
+    """Return the pixels that are valid in both; None stands for all pixels."""
     if valid is None or more is None:
         return more if valid is None else valid
     return valid & more
 
 
 def finish_image(image: DecodedImage, alpha: Alpha | None, lossy_samples: bool) -> DecodedImage:
-    """Return an image with samples that models take, 0 where a pixel is not there.
+    """Return an image with samples that models take, 0 in invalid pixels.
 
     Args:
         image: Result of `compose_image`.
-        alpha: Alpha that tells which pixels are there; None: they all are, by their alpha.
+        alpha: Alpha that decides which pixels are valid; None: it leaves out no pixel.
         lossy_samples: True to round whole numbers that float32 does not hold.
 
     Raises:
@@ -192,7 +192,7 @@ def finish_image(image: DecodedImage, alpha: Alpha | None, lossy_samples: bool) 
 
 
 def turn_image(image: DecodedImage, orientation: int) -> DecodedImage:
-    """Return an image turned upright; cameras write the orientation 0 where they know none."""
+    """Return an image turned upright; cameras write the orientation 0 if they know none."""
     if orientation not in _ORIENT:
         return replace(image, samples=np.ascontiguousarray(image.samples))
     valid = None if image.valid is None else turn_upright(image.valid, orientation)
@@ -208,7 +208,7 @@ def turn_image(image: DecodedImage, orientation: int) -> DecodedImage:
 def decode_label_image(
     data: bytes | PlaneFile, max_pixels: int = MAX_ARRAY_PIXELS, table: ColourTable | None = None
 ) -> NDArray[Any]:
-    """Decode a mask file; see `decode_oriented_label`, whose orientation is left out."""
+    """Decode a mask file as `decode_oriented_label` does, without the orientation."""
     return decode_oriented_label(data, max_pixels, table)[0]
 
 
@@ -227,7 +227,7 @@ def decode_oriented_label(
         EXIF encodes it.
 
     Raises:
-        ImageError: Same as `decode_image`, and `unsupported` for samples that are no ids and for
+        ImageError: Same as `decode_image`, and `unsupported` for samples that are not ids and for
             more colours than a mask can have.
     """
     rasters = _read(data, max_pixels).rasters
@@ -275,11 +275,11 @@ class ReadImage:
     rasters: tuple[Raster, ...]
     """Its samples, or those of each channel."""
     mask: NDArray[Any] | None = None
-    """Mask of the file that tells which pixels are there, HW; None: all of them."""
+    """Mask of the file, 0 in invalid pixels, HW; None: all are valid."""
     channels: tuple[str, ...] = ()
-    """Names of the channels; empty where the file has none."""
+    """Names of the channels; empty if the file has none."""
     pixel_size: PixelSize | None = None
-    """Size of a pixel as the file states it, of the stored samples; None where it does not."""
+    """Size of a pixel as the file states it, of the stored samples; None if it does not."""
 
 
 def _read(data: bytes | PlaneFile, max_pixels: int) -> ReadImage:
@@ -343,7 +343,7 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         no_data = "" if key is None else str(key // 255)
         return Raster(drawn, bits=1, orientation=orientation, no_data=no_data)
     if image.mode == "P" and image.format == "GIF":
-        # programs number the colours of a GIF anew when they save it, so its indices mean nothing
+        # programs renumber the colours of a GIF when they save it, so its indices mean nothing
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode == "P":
         indices = np.asarray(image)[:, :, None]
@@ -406,7 +406,7 @@ def _make_raster(samples: NDArray[Any], orientation: int) -> Raster:
 
 
 def to_colours(raster: Raster) -> tuple[NDArray[Any], Alpha | None]:
-    """Convert a raster to the image that it stands for.
+    """Convert a raster to the image that it represents.
 
     Returns:
         HWC image with the palette applied, samples in their full range and black at zero, and its
@@ -434,7 +434,7 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], Alpha | None]:
 
 
 def _find_opaque(dtype: np.dtype[Any], bits: int) -> int:
-    """Return the alpha of opaque pixels: the largest number of the file's bits, or 1 of floats."""
+    """Return the alpha of opaque pixels: the largest number of the file's bits, or 1 for floats."""
     if dtype.kind == "f":
         return 1
     if bits <= 8:
@@ -444,7 +444,7 @@ def _find_opaque(dtype: np.dtype[Any], bits: int) -> int:
 
 
 def _invert(image: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Return samples of which the smallest is white as if it were black."""
+    """Return white-is-zero samples as if zero were black."""
     if image.dtype.kind not in "iu":
         raise ImageError(
             "unsupported", f"white-is-zero samples of type {image.dtype}; save them as integers"

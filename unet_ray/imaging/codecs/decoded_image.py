@@ -1,4 +1,4 @@
-"""An image as it was decoded: its samples, and what its file says about them."""
+"""A decoded image: its samples, and what its file says about them."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ COLOURS = ("R", "G", "B")
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """An image as it was decoded, or a window of it."""
+    """A decoded image, or a window of it."""
 
     samples: NDArray[Any]
-    """Samples, HWC, contiguous, with at least one pixel and one channel; 0 where a pixel is not
-    there."""
+    """Samples, HWC, contiguous, with at least one pixel and one channel; 0 in invalid pixels."""
     valid: NDArray[np.bool_] | None = None
-    """Pixels that are there, HW; None: all of them."""
+    """Valid pixels, HW; None: all are valid."""
     channels: tuple[str, ...] = ()
-    """Names of the channels; `COLOURS` for colours, empty where the file has none."""
+    """Names of the channels; `COLOURS` for colours, empty if the file has none."""
     pixel_size: PixelSize | None = None
-    """Size of a pixel as the file states it; None where it does not."""
+    """Size of a pixel as the file states it; None if it does not."""
     orientation: int = 1
     """Orientation of the file, as EXIF encodes it; 1 is upright. The samples are upright."""
     notes: tuple[str, ...] = ()
     """Choices that were made where the file can be read in two ways."""
     alpha: AlphaCounts | None = None
-    """Alpha of a window, which decides together with that of all others what it means; None: the
-    image has none, or its meaning is decided."""
+    """Counts of a window's alpha, which are added up over all windows to decide what alpha means.
+    None: the image has no alpha, or its meaning is decided."""
 
     @property
     def pixel_size_um(self) -> SizeUm | None:
-        """Width and height of a pixel (µm); None where they are not known."""
+        """Width and height of a pixel (µm); None if they are not known."""
         return None if self.pixel_size is None else self.pixel_size.in_um()
 
     @property
@@ -69,11 +68,11 @@ class DecodedImage:
 
 
 def join_channels(parts: list[DecodedImage], channels: tuple[str, ...]) -> DecodedImage:
-    """Return one image of the channels of several.
+    """Return one image with the channels of several.
 
     Args:
-        parts: Images of one place; their notes and pixel size are those of the first.
-        channels: Names of all channels; used where there are as many.
+        parts: Images of the same scene; notes and pixel size are taken from the first.
+        channels: Names of all channels; used if there is one for each.
 
     Raises:
         ImageError: `unsupported`: their sizes or sample types differ.

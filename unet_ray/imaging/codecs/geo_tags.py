@@ -1,4 +1,4 @@
-"""Position of an image on Earth, as the GeoTIFF tags of a file say it (OGC 19-008r4)."""
+"""Position of an image on Earth, as the GeoTIFF tags of a file state it (OGC 19-008r4)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _USER_DEFINED = 32767
 MAX_KEY = 2**16 - 1
 """Largest number in a GeoKeyDirectory."""
 _MAX_VALUES = 2**16
-"""Most values of a tag that are read."""
+"""Largest number of values of a tag that are read."""
 _MAX_COORDINATE = 1e12
 """Largest coefficient; the Earth is 4e7 m round, and products with pixels must stay finite."""
 Affine = tuple[float, float, float, float, float, float]
@@ -43,7 +43,7 @@ class GeoTags:
     """A code of a coordinate system and the transformation to it."""
 
     epsg: int
-    """EPSG code as the file has it; some programs write codes of others."""
+    """EPSG code as the file states it; some programs write codes that EPSG does not have."""
     affine: Affine
     """Coefficients; x and y in pixels, 0 at the first pixel's outer edge."""
     width: int
@@ -71,7 +71,7 @@ def read_geo_tags(file: BinaryIO | RangeFile) -> GeoTags | None:
     """Read the position of an image from the tags of a TIFF file.
 
     Args:
-        file: File that is open for reading and seeking; of a `PlaneFile`, the tags of the image.
+        file: File that is open for reading and seeking; in a `PlaneFile`, the tags of its image.
 
     Returns:
         Code and transformation; None if the file has none, its tags are malformed, or they hold no
@@ -98,7 +98,7 @@ def read_geo_tags(file: BinaryIO | RangeFile) -> GeoTags | None:
 
 @dataclass(frozen=True)
 class MapTags:
-    """Transformation to a map, and what the file itself says of the map's unit."""
+    """Transformation to a map, and what the file itself says about the map's unit."""
 
     affine: Affine
     """Coefficients, as those of `GeoTags`; a pixel's centre may be its tie point."""
@@ -109,7 +109,7 @@ class MapTags:
 
 
 def read_map_tags(page: tifffile.TiffPage) -> MapTags | None:
-    """Read the transformation of a page to a map; None where it has none."""
+    """Read the transformation of a page to a map; None if it has none."""
     found = _read_tags(page)
     keys = _read_keys(found.get(_KEYS, _NONE))
     affine = _read_affine(found)
@@ -128,7 +128,7 @@ def _read_tags(page: tifffile.TiffPage) -> dict[int, NDArray[np.float64]]:
 
 
 def _read_numbers(tag: tifffile.TiffTag) -> NDArray[np.float64]:
-    """Return the values of a tag; none where it has too many, or others than numbers."""
+    """Return the values of a tag; empty if there are too many, or if they are not numbers."""
     if tag.count > _MAX_VALUES:
         return _NONE
     try:
@@ -140,7 +140,7 @@ def _read_numbers(tag: tifffile.TiffTag) -> NDArray[np.float64]:
 def _read_keys(directory: NDArray[np.float64]) -> dict[int, int]:
     """Return the GeoKeys whose values stand in the directory itself: rows of four after a header.
 
-    Of a directory that is no such table, there are none.
+    A directory that is not such a table has none.
     """
     if len(directory) % 4 or not ((directory >= 0) & (directory <= MAX_KEY)).all():
         return {}
@@ -149,7 +149,7 @@ def _read_keys(directory: NDArray[np.float64]) -> dict[int, int]:
 
 
 def _read_affine(found: dict[int, NDArray[np.float64]]) -> Affine | None:
-    """Return the transformation of the tags; None where there is none that can be inverted."""
+    """Return the transformation of the tags; None if there is none that can be inverted."""
     scale = found.get(_SCALE, _NONE)
     tie = found.get(_TIEPOINT, _NONE)
     matrix = found.get(_TRANSFORMATION, _NONE)
@@ -162,6 +162,6 @@ def _read_affine(found: dict[int, NDArray[np.float64]]) -> Affine | None:
         d, e, f = 0.0, -y_scale, y + row * y_scale
     else:
         return None
-    if not all(abs(value) <= _MAX_COORDINATE for value in (a, b, c, d, e, f)):  # no NaN is, either
+    if not all(abs(value) <= _MAX_COORDINATE for value in (a, b, c, d, e, f)):  # or NaN
         return None
     return (a, b, c, d, e, f) if a * e != b * d else None

@@ -1,4 +1,4 @@
-"""Places of images in files that hold several: which one it is, and the bytes that it takes."""
+"""Places of images in files that hold several: the key of an image, and its byte ranges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ImageKey:
     page: int | None = None
     """Page of a TIFF whose axes are not known, from 1, as TIFF viewers count."""
     series: int | None = None
-    """Series, from 0, as OME counts; likewise the others."""
+    """Series, from 0, as OME counts."""
     t: int | None = None
     """Point in time, from 0."""
     z: int | None = None
@@ -41,7 +41,7 @@ class ImageKey:
         """Make a key from the JSON of another process.
 
         Raises:
-            ValueError: It is none; TypeError too.
+            ValueError: It is not a key; TypeError too.
         """
         page, series, t, z = (None if value is None else int(value) for value in found)
         if any(value is not None and not 0 <= value < 2**31 for value in (page, series, t, z)):
@@ -60,7 +60,7 @@ class PagePlace:
     header: bytes
     """TIFF header that the reader is shown, 8 or 16 bytes; it points to the page's directory."""
     index: int
-    """Index of the page behind that header.
+    """Index of the page in the chain that the header points to.
 
     It is more than 0 only if tifffile needs the first page, which describes the whole file, to
     read the others.
@@ -79,7 +79,7 @@ class PagePlace:
 
     @staticmethod
     def from_json(found: Any, file_size: int) -> PagePlace:
-        """Make a place from the JSON of another process, which may have been taken over.
+        """Make a place from the JSON of another process, which an attacker may control.
 
         Args:
             found: Result of `to_json`.
@@ -107,11 +107,11 @@ class ImagePlace:
     pages: tuple[PagePlace, ...]
     """The page that holds the image, or the page of each channel."""
     mask: PagePlace | None = None
-    """Page that tells which pixels are there; None: all of them."""
+    """Page with the mask of valid pixels; None: all are valid."""
     channels: tuple[str, ...] = ()
-    """Names of the channels; empty where the file has none."""
+    """Names of the channels; empty if the file has none."""
     pixel_size_um: tuple[float, float] | None = None
-    """Width and height of a pixel (µm), where what describes the whole file says it."""
+    """Width and height of a pixel (µm), if the description of the whole file states it."""
     error: str = ""
     """Reason why the image cannot be read; empty: it can."""
 
@@ -122,7 +122,7 @@ class ImagePlace:
 
     @property
     def all_pages(self) -> tuple[PagePlace, ...]:
-        """Its pages, and that of its mask."""
+        """Pages of the image, and that of its mask."""
         return self.pages if self.mask is None else (*self.pages, self.mask)
 
     @property
@@ -132,7 +132,7 @@ class ImagePlace:
         return [] if scattered else [each for page in self.all_pages for each in page.ranges]
 
     def with_channels(self, indices: Iterable[int]) -> ImagePlace:
-        """Return the place of an image of some of the channels, which are pages of their own."""
+        """Return the place with some of the channels, each of which is a page of its own."""
         chosen = [*indices]
         return replace(
             self,
@@ -153,7 +153,7 @@ class ImagePlace:
 
     @staticmethod
     def from_json(found: Any, file_size: int) -> ImagePlace:
-        """Make a place from the JSON of another process, which may have been taken over.
+        """Make a place from the JSON of another process, which an attacker may control.
 
         Args:
             found: Result of `to_json`.
@@ -188,10 +188,10 @@ def clean_names(names: Iterable[Any]) -> tuple[str, ...]:
 
 
 def parse_pixel_size(found: Any) -> tuple[float, float] | None:
-    """Return the width and height of a pixel (µm) that another process tells; None for none.
+    """Return the width and height of a pixel (µm) that another process reports; None for none.
 
     Raises:
-        ValueError: They are no two numbers above 0.
+        ValueError: They are not two numbers above 0.
     """
     if found is None:
         return None

@@ -3,13 +3,13 @@
 | file | value of a pixel |
 |---|---|
 | grey, or colours whose channels are equal | the grey value |
-| palette | the index; 0 of a second colour that is black, beside a first one that is not |
-| white-is-zero | the grey value that is shown; of ImageJ's files, the sample |
-| colours, a GIF among them | `COLOUR + 0xRRGGBB`; of a grey pixel, its grey value |
-| alpha that varies | 0 where nothing is drawn, else as above; of drawn black, `COLOUR` |
+| palette | the index; with two colours of which only the second is black, that one is 0 |
+| white-is-zero | the grey value that is shown; in ImageJ's files, the sample |
+| colours, also in a GIF | `COLOUR + 0xRRGGBB`; for a grey pixel, its grey value |
+| alpha that varies | 0 where nothing is drawn, else as above; for drawn black, `COLOUR` |
 
-Where the meaning of colours is known (`ColourTable`), files are read by their colours: a known
-colour becomes its value, black 0, and any other `COLOUR + 0xRRGGBB`, greys too.
+If the meaning of colours is known (`ColourTable`), files are read by their colours: a known colour
+becomes its value, black becomes 0, and any other `COLOUR + 0xRRGGBB`, greys too.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from unet_ray.imaging.codecs.raster import Raster, check_not_empty
 MOST_COLOURS = 2**16
 """Largest number of colours whose meaning can be given."""
 _MOST_IN_FILE = 4096
-"""Largest number of colours in one file of unknown ones; interpolation and photographs have more,
-and each one would be counted for each file."""
+"""Largest number of unknown colours in one file. Interpolated masks and photographs have more, and
+each colour would be counted for each file."""
 _BLOCK_PX = 2**20
 """Pixels that are converted at once, so that temporary arrays stay small."""
 _IGNORED_INDEX = 255
-"""Index of pixels that are not counted, as Pascal VOC has it."""
+"""Index of pixels that are not counted, as in Pascal VOC."""
 
 
 @dataclass(frozen=True)
 class ColourTable:
-    """Mask values of the colours that the masks of a set hold."""
+    """Mask values of the colours in the masks of a set."""
 
     colours: Mapping[int, int]
-    """Colour 0xRRGGBB → mask value, of at most MOST_COLOURS colours."""
+    """Colour 0xRRGGBB → mask value, for at most MOST_COLOURS colours."""
     indices: Mapping[int, int] = field(default_factory=dict)
     """Grey value → mask value, for files of a single channel that hold no colour of `colours`."""
 
@@ -96,10 +96,10 @@ def read_mask_values(raster: Raster, table: ColourTable | None = None) -> NDArra
 def _read_indices(
     indices: NDArray[Any], palette: NDArray[np.uint8], table: ColourTable | None
 ) -> NDArray[Any]:
-    """Return palette indices, or the values of their colours where those are known.
+    """Return palette indices, or the values of their colours if those are known.
 
-    Indices whose colour is transparent become 0. Where that leaves no room for a drawn index 0,
-    colours are the values.
+    Indices whose colour is transparent become 0. If index 0 is drawn beside them, the values are
+    colours instead.
     """
     if table is None and palette.shape[1] == 3:
         return 1 - indices if _has_black_second(indices, palette) else indices
@@ -128,8 +128,8 @@ def _read_indices(
 def _has_black_second(indices: NDArray[Any], palette: NDArray[np.uint8]) -> bool:
     """Tell whether a palette image holds two colours of which the second is black.
 
-    Programs that optimise palettes number colours as they meet them. A drawing has white or a
-    colour first then, and black, its background, second.
+    Programs that optimise palettes number colours in the order in which they occur. Such a drawing
+    may have white or a colour first, and black, its background, second.
     """
     return bool(palette[0].any() and not palette[1].any() and indices.max(initial=0) == 1)
 
@@ -160,7 +160,7 @@ def _check_whole(samples: NDArray[Any]) -> NDArray[Any]:
     """Return samples as integers.
 
     Raises:
-        ImageError: A sample is larger than an id can be, or is a float that is no id; it is named.
+        ImageError: A sample is larger than an id can be, or a float that is not an id; it is named.
     """
     kind, size = samples.dtype.kind, samples.dtype.itemsize
     if kind == "b":
@@ -186,7 +186,7 @@ def _check_whole(samples: NDArray[Any]) -> NDArray[Any]:
 
 
 def _refuse_sample(samples: NDArray[Any], row: int, column: int) -> ImageError:
-    """Return the error of a sample that is no id."""
+    """Return the error of a sample that is not an id."""
     is_share = samples.dtype.kind == "f" and samples.min() >= 0 and samples.max() <= 1
     remedy = "threshold probabilities" if is_share else "save ids as integers"
     channels = samples[row, column].tolist()
@@ -201,10 +201,10 @@ def _refuse_sample(samples: NDArray[Any], row: int, column: int) -> ImageError:
 
 
 def _find_drawn(samples: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Return where something is drawn, HW; None where alpha is the same everywhere.
+    """Return where something is drawn, HW; None if alpha is the same everywhere.
 
-    Pixels are drawn whose alpha is at least half of the largest in the file: edges may be soft, and
-    brushes half transparent. A file of one colour that is transparent everywhere has none.
+    A pixel is drawn if its alpha is at least half of the largest in the file: edges may be soft,
+    and brushes half transparent. A file of one colour, transparent everywhere, has no drawn pixel.
     """
     low, high = alpha.min(), alpha.max()
     if low < high:
@@ -283,7 +283,7 @@ def _pack(block: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
 
 
 def _look_up(rgb: NDArray[np.uint32], colours: Mapping[int, int]) -> NDArray[np.uint32]:
-    """Return the values of colours: those that are given, 0 for black, else a colour's own."""
+    """Return the values of colours: the given ones, 0 for black, else `COLOUR + 0xRRGGBB`."""
     known = {0: 0} | dict(colours)
     keys = np.array(sorted(known), np.uint32)
     values = np.array([known[key] for key in keys.tolist()], np.uint32)
@@ -292,7 +292,7 @@ def _look_up(rgb: NDArray[np.uint32], colours: Mapping[int, int]) -> NDArray[np.
 
 
 def _split_rows(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Yield slices of rows that hold some _BLOCK_PX pixels each."""
+    """Yield slices of rows that hold about _BLOCK_PX pixels each."""
     rows = max(1, _BLOCK_PX // shape[1])
     for top in range(0, shape[0], rows):
         yield slice(top, top + rows)

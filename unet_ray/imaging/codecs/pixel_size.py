@@ -1,7 +1,7 @@
 """Pixel size of an image, as its file states it.
 
 Reading happens in the decoder's child process, which can open no file. Coordinate systems of maps
-are looked up by their EPSG code in a database, so `PixelSize.in_um` is for the process that asked.
+are looked up in a database file by EPSG code, so `PixelSize.in_um` is for the parent process.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ SizeUm = tuple[float, float]
 """Width and height of a pixel (µm)."""
 
 _SMALLEST_UM, _LARGEST_UM = 1e-4, 1e9
-"""Range of sizes that are believed: from an atom to a kilometre."""
+"""Range of plausible sizes: from an atom to a kilometre."""
 _INCH_UM, _CM_UM, _METRE_UM = 25_400.0, 10_000.0, 1_000_000.0
 _SCREEN_DPI = (72, 96)
-"""Resolutions that editors write into every file: those of screens."""
+"""Screen resolutions, which editors write into every file."""
 _SCREEN_TOLERANCE = 0.002
 """Relative tolerance of these: 72 dpi is also written as 28.3 per cm, and as 2834 per metre."""
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
@@ -40,11 +40,11 @@ _PHYS = struct.Struct(">I4sIIB")
 """Head of a PNG chunk, and the content of pHYs: pixels per unit in x and y, and the unit."""
 _PHYS_METRE = 1
 _CHUNK_FRAME_BYTES = 12
-"""Size of a PNG chunk beside its content (bytes)."""
+"""Size of a PNG chunk without its content (bytes)."""
 _MOST_CHUNKS = 1000
-"""Largest number of PNG chunks that are looked at."""
+"""Largest number of PNG chunks that are searched."""
 _DIFFERENT = 1.25
-"""Ratio of sizes from which they differ."""
+"""Ratio above which two sizes count as different."""
 _SHOWN_UNITS = (("m", 1e6), ("cm", 1e4))
 """Units that large sizes are shown in, and their lengths (µm)."""
 _FIRST_SIDEWAYS = 5
@@ -52,8 +52,8 @@ _FIRST_SIDEWAYS = 5
 _STRETCHED = re.compile(
     "Popular Visualisation|Mercator|Equidistant Cylindrical|Lambert Cylindrical"
 )
-"""Names, as they begin, of projections whose scale changes with the latitude: by two at 60° for
-Mercator. On maps of countries it changes by less than a hundredth."""
+"""Beginnings of the names of projections whose scale changes with the latitude, for Mercator by a
+factor of two at 60°. On maps of countries it changes by less than a hundredth."""
 
 _PREFIXES = {"Y": 24, "Z": 21, "E": 18, "P": 15, "T": 12, "G": 9, "M": 6, "k": 3, "h": 2, "da": 1}
 _PREFIXES |= {"": 0, "d": -1, "c": -2, "m": -3, "µ": -6, "u": -6, "n": -9, "p": -12, "f": -15}
@@ -63,7 +63,7 @@ _SYMBOLS |= {"µ": 1.0, "Å": 1e-4, "thou": 25.4, "li": _INCH_UM / 12, "in": _IN
 _SYMBOLS |= {"ft": 12 * _INCH_UM, "yd": 36 * _INCH_UM, "mi": 63_360 * _INCH_UM}
 _SYMBOLS |= {"pt": _INCH_UM / 72, "ua": 1.495978707e17, "ly": 9.4607304725808e21}
 _SYMBOLS |= {"pc": 3.0856775814913673e22}
-"""Symbols of lengths in OME-XML, and those that are typed into ImageJ → length (µm). Their case
+"""Symbols of lengths in OME-XML, and those that people type into ImageJ → length (µm). Their case
 matters: mm and Mm."""
 _WORDS = {"inch": _INCH_UM, "inches": _INCH_UM, "foot": 12 * _INCH_UM, "feet": 12 * _INCH_UM}
 _WORDS |= {
@@ -87,7 +87,7 @@ class PixelSize:
     unit_um: float | None = 1.0
     """Length of the unit (µm). None: that of the axes of the coordinate system."""
     epsg: int = 0
-    """EPSG code of the map that the pixels lie on, as the file has it. 0: none."""
+    """EPSG code of the map that the pixels lie on, as the file states it. 0: none."""
 
     def turn(self, orientation: int) -> PixelSize:
         """Return the size in the frame of the upright image.
@@ -100,9 +100,9 @@ class PixelSize:
         return replace(self, x=self.y, y=self.x)
 
     def in_um(self) -> SizeUm | None:
-        """Return width and height (µm); None where they are not known or not to be believed.
+        """Return width and height (µm); None if they are not known or not plausible.
 
-        Maps in degrees have no size. Neither have maps such as Web Mercator, whose metres are not
+        Maps in degrees have no size, nor have maps such as Web Mercator, whose metres are not
         metres on the ground.
         """
         unit_um = self.unit_um
@@ -122,7 +122,7 @@ class PixelSize:
 
     @staticmethod
     def from_json(found: Sequence[Any] | None) -> PixelSize | None:
-        """Make a size from the JSON of another process, which may have been taken over.
+        """Make a size from the JSON of another process, which an attacker may control.
 
         Args:
             found: Result of `to_json`, or None.
@@ -139,7 +139,7 @@ class PixelSize:
 
 
 def differs(size_um: SizeUm, expected_um: SizeUm) -> bool:
-    """Tell whether a pixel is wider or higher than expected, or less so, by more than a quarter."""
+    """Tell whether a pixel's width or height differs from the expected one by over a quarter."""
     ratios = [side / expected for side, expected in zip(size_um, expected_um, strict=True)]
     return max(ratios) > _DIFFERENT or min(ratios) < 1 / _DIFFERENT
 
@@ -163,9 +163,9 @@ def format_pixel_size(size_um: SizeUm) -> str:
 def read_tiff_pixel_size(page: tifffile.TiffPage, series: int = 0) -> PixelSize | None:
     """Read the pixel size of a page of a TIFF.
 
-    What says more comes first: what describes the whole file, then GeoTIFF, then the resolution
-    tags. What editors and libraries write without knowing the size counts as nothing: 72 and
-    96 dpi, and one pixel per unit.
+    The most specific source comes first: the description of the whole file, then GeoTIFF, then the
+    resolution tags. Values that editors and libraries write without knowing the size are ignored:
+    72 and 96 dpi, and one pixel per unit.
 
     Args:
         page: Page of a file, whose first page describes the file.
@@ -188,7 +188,7 @@ def read_tiff_pixel_size(page: tifffile.TiffPage, series: int = 0) -> PixelSize 
 def read_described_size(
     page: tifffile.TiffPage, description: str, series: int = 0
 ) -> PixelSize | None:
-    """Read the pixel size of a page from what describes its whole file, in micrometres.
+    """Read the pixel size of a page, in micrometres, from the description of its whole file.
 
     Args:
         page: Page of the file.
@@ -203,9 +203,9 @@ def read_described_size(
 
 
 def read_description(tiff: tifffile.TiffFile) -> str:
-    """Return the description of a file; empty where it has none or it is too long.
+    """Return the description of a file; empty if it has none or it is too long.
 
-    It stands in the first page.
+    It is a tag of the first page.
     """
     page = tiff.pages.first
     tag = page.tags.get("ImageDescription")
@@ -238,7 +238,7 @@ def read_png_pixel_size(file: BinaryIO | RangeFile) -> PixelSize | None:
 
 @lru_cache(maxsize=1)
 def _parse_ome(xml: str) -> tuple[PixelSize | None, ...]:
-    """Return the pixel size of each image of OME-XML; none of XML that is malformed."""
+    """Return the pixel size of each image of OME-XML; empty if the XML is malformed."""
     if "<!" in xml.replace("<!--", ""):  # a document type, which may define entities
         return ()
     try:
@@ -271,9 +271,9 @@ def _read_aperio(description: str) -> PixelSize | None:
 
 
 def _read_imagej_units(description: str) -> tuple[float | None, float | None]:
-    """Return the lengths of ImageJ's units of x and y (µm); None where they are no lengths.
+    """Return the lengths of ImageJ's units of x and y (µm); None if they are not lengths.
 
-    ImageJ writes the unit of y only where it is another one.
+    ImageJ writes the unit of y only if it differs.
     """
     lines = (line.partition("=") for line in description.splitlines())
     units = {name: value for name, _, value in lines if name in ("unit", "yunit")}
@@ -294,8 +294,8 @@ def _read_resolution(
 
     Args:
         page: Page of a file.
-        units_um: Lengths of the units of x and y that the description names. They hold where the
-            tags name no unit of their own; Bio-Formats reads the two in the same order.
+        units_um: Lengths of the units of x and y that the description names. They are used if the
+            tags name no unit of their own; Bio-Formats has the same order.
     """
     unit_um = _TAG_UNITS_UM.get(page.tags.valueof(_RESOLUTION_UNIT, 1))
     x_unit_um, y_unit_um = (unit_um, unit_um) if unit_um else units_um
@@ -308,7 +308,7 @@ def _read_resolution(
 
 
 def _read_rational(page: tifffile.TiffPage, tag: int) -> float:
-    """Return the value of a tag of type RATIONAL, or of a number; 0 where it has none."""
+    """Return the value of a tag that is a RATIONAL or another number; 0 if it has none."""
     match page.tags.valueof(tag):
         case int() | float() as value:
             return float(value)
@@ -318,7 +318,7 @@ def _read_rational(page: tifffile.TiffPage, tag: int) -> float:
 
 
 def _parse_number(text: str) -> float:
-    """Return the number that a text holds; 0 where it holds none."""
+    """Return the number that a text holds; 0 if it holds none."""
     try:
         return float(text)
     except ValueError:
@@ -326,13 +326,13 @@ def _parse_number(text: str) -> float:
 
 
 def _find_length(unit: str) -> float | None:
-    """Return the length of a unit (µm); None where it is none, as `pixel` is."""
+    """Return the length of a unit (µm); None if it is not a length, such as `pixel`."""
     name = unit.strip().replace("\N{GREEK SMALL LETTER MU}", "µ")
     return _SYMBOLS.get(name) or _WORDS.get(name.lower())
 
 
 def _believe(x_um: float, y_um: float) -> PixelSize | None:
-    """Return a pixel size; None where it is absurd, or that of a screen."""
+    """Return a pixel size; None if it is not plausible, or that of a screen."""
     size = PixelSize(x_um, y_um)
     for dpi in _SCREEN_DPI:
         side_um = _INCH_UM / dpi
@@ -348,8 +348,8 @@ def _look_up_map(epsg: int) -> tuple[bool, float | None]:
     """Look an EPSG code up in the database of PROJ.
 
     Returns:
-        Whether lengths on the map are lengths on the ground, and the length of its unit (µm). A
-        code that is not known is believed: some programs write those of ESRI.
+        Whether lengths on the map are lengths on the ground, and the length of its unit (µm). For
+        an unknown code, lengths are trusted: some programs write codes of ESRI.
     """
     # the decoder's child loads this module, but can open no database
     from pyproj import CRS

@@ -45,9 +45,9 @@ class Raster:
     is_colour: bool = True
     """True if three samples are red, green and blue."""
     no_data: str = ""
-    """Value of samples that are not there, as the file has it; empty: it names none."""
+    """No-data value, as the file states it; empty: it states none."""
     is_converted: bool = False
-    """True if the samples are no longer those of the file, in which the no-data value stands."""
+    """True if the samples are no longer those of the file, to which the no-data value refers."""
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def mapped_errors() -> Iterator[None]:
     except MemoryError as error:
         raise ImageError("out_of_memory", "not enough memory to decode the image") from error
     except (ImportError, PermissionError) as error:
-        # a decoder asks for a file, which its process may not open: a fault of this package
+        # a decoder tried to open a file, which its process may not: a fault of this package
         raise ImageError("internal", one_line(error)) from error
     except Exception as error:
         raise ImageError("unreadable", one_line(error)) from error

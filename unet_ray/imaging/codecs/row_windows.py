@@ -102,7 +102,7 @@ class _RowSource:
     def _read(self, size: int) -> bytes:
         try:
             return self._file.read(size)
-        except Exception as error:  # raised in a callback of C code, it would be lost
+        except Exception as error:  # C code would lose an exception raised in its callback
             self._error = error
             return b""
 

@@ -1,4 +1,4 @@
-"""Samples of images: which of them are there, and the types in which models take them.
+"""Samples of images: which of them are valid, and the types that models take.
 
 | type in the file | type of the image |
 |---|---|
@@ -24,14 +24,14 @@ _EXACT = 2**24
 _NEAR = 1e-4
 """Relative difference below which a huge sample is the no-data value."""
 _EXACT_FLOAT64 = 2.0**53
-"""The same of float64. Larger floats are all whole numbers, which does not make them counts."""
+"""The same for float64. All larger floats are whole numbers, but that does not make them counts."""
 
 
 def find_no_data(raster: Raster) -> NDArray[np.bool_] | None:
-    """Return the pixels that hold the no-data value of their file, HW; None: it names none.
+    """Return the pixels that hold the no-data value of their file, HW; None: it states none.
 
-    Unsigned samples are images more often than measurements, and black is a colour: all channels
-    of a pixel must have the value. Of signed samples and floats, one channel is enough.
+    For unsigned samples, all channels of a pixel must have the value: they are pictures more often
+    than measurements, and black is a colour. For signed samples and floats, one channel is enough.
 
     Raises:
         ImageError: `unsupported`: the value cannot be read.
@@ -48,7 +48,7 @@ def find_no_data(raster: Raster) -> NDArray[np.bool_] | None:
         return np.zeros(samples.shape[:2], np.bool_)
     equal = np.asarray(samples == value)
     if samples.dtype.kind == "f" and abs(value) > LARGEST_SAMPLE:
-        # programs write the number with a few digits, as GDAL knows; no measurement is near it
+        # programs write the number with few digits, as GDAL allows for; no measurement is near it
         with np.errstate(over="ignore", invalid="ignore"):
             equal = np.abs(samples - value) <= _NEAR * abs(value)
     is_unsigned = samples.dtype.kind in "bu"
@@ -89,8 +89,7 @@ def convert_samples(samples: NDArray[Any], lossy: bool = False) -> NDArray[Any]:
 
     Args:
         samples: Finite samples of any type.
-        lossy: True to take whole numbers that float32 does not hold as the nearest one that it
-            holds.
+        lossy: True to round whole numbers that float32 does not hold to the nearest that it holds.
 
     Raises:
         ImageError: `unsupported` type, or a sample that would change.

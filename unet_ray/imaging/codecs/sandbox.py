@@ -3,15 +3,15 @@
 Decoders are C code, and archives hold damaged and hostile files. A crash, an endless loop or a
 file that expands to fill all memory ends the child, never the process that started it. Requests
 and replies are a line of JSON and raw bytes; nothing that comes back is executed. The child can
-open no file, start no program and reach no network, as far as the kernel has the means
+open no file, start no program and reach no network, as far as the kernel supports it
 (`confinement`), and its environment holds no secrets. For windows of a large image and headers it
 requests byte ranges, and its parent fetches them. Samples of all images but the largest come back
 in shared memory. `sandbox_child.py` holds the code of the child.
 
 The error of an image says whose fault it is. `unreadable` is the file's, and a run does not try it
 again: two children in a row crashed on it, or the time limit passed while the child was computing.
-`internal` is the machine's, and the next run tries again: children were killed from outside, as
-systems do that run out of memory, or the child was stopped or starved of CPU time.
+`internal` is the machine's, and the next run tries again: children were killed from outside, for
+instance because memory ran out, or the child was stopped or starved of CPU time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from unet_ray.limits import MAX_ARRAY_PIXELS
 TIME_LIMIT_S = 60.0
 """Time limit for one image (s): 100 times what the largest image that is decoded whole takes."""
 _BUSY = 0.25
-"""Lowest CPU time of a child at the time limit, as a part of the limit, at which the file is to
+"""Smallest CPU time of a child at the time limit, as a share of the limit, for which the file is to
 blame. Below it, the child was stopped or starved; a quarter of the limit is 25 times the need."""
 _START_LIMIT_S = 60.0
 """Time limit for the start of the child (s), which does not count as time of an image."""
@@ -94,10 +94,10 @@ class Decoder:
     Args:
         time_limit_s: Time limit for one image (s).
         memory_limit_bytes: Address space of the child (bytes).
-        measures: Measures of `confinement` that the child takes, where the kernel has them.
-        module: Module that the child loads for `call`: its function `answer(file, arguments)` gets
-            the content of a file, as a binary stream, and returns bytes; its function `prepare`
-            loads, before the child is confined, all that this needs.
+        measures: Measures of `confinement` that the child takes, if the kernel has them.
+        module: Module that the child loads for `call`. Its function `answer(file, arguments)` gets
+            the content of a file as a binary stream and returns bytes. Its function `prepare`
+            loads everything that `answer` needs, before the child is confined.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Decoder:
         return self._request(request, data)
 
     def _parse_image(self, reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
-        """Return the image of a reply; raise ImageError if it is none."""
+        """Return the image of a reply; raise ImageError if it holds none."""
         try:
             return parse_image(reply, body)
         except (ValueError, TypeError, KeyError) as error:
@@ -207,7 +207,7 @@ class Decoder:
         """Read the position on Earth that the tags of a TIFF give, as `read_geo_tags` does.
 
         Args:
-            file: TIFF file; of a `PlaneFile`, the tags of the image.
+            file: TIFF file; in a `PlaneFile`, the tags of its image.
 
         Raises:
             ImageError: Same as `decode`.
@@ -220,15 +220,15 @@ class Decoder:
     def call(
         self, arguments: dict[str, Any], size: int, read: Callable[[], Iterable[bytes]]
     ) -> bytes | bytearray:
-        """Have the child's module answer a question about a file.
+        """Ask the child's module a question about a file.
 
         Args:
-            arguments: What is asked, for JSON.
+            arguments: The question, as values that JSON can hold.
             size: Size of the file (bytes).
-            read: Returns the content of the file piece by piece; called again if the child dies.
+            read: Function that returns the file's content in pieces; called again if a child dies.
 
         Raises:
-            ImageError: That of the module, or as `decode`.
+            ImageError: The error of the module, or the same as `decode`.
         """
         return self._request({"do": "call", "arguments": arguments, "size": size}, read)[1]
 
@@ -246,8 +246,8 @@ class Decoder:
 
         Args:
             file: The file.
-            opaque: True if the alpha of the whole image is known to say nothing; False: windows
-                tell their alpha, and the sum over the image decides (`AlphaCounts`).
+            opaque: True if the alpha of the whole image is known to leave out no pixel; False:
+                windows return counts of their alpha, whose sum decides (`AlphaCounts`).
             lossy_samples: True to round whole numbers that float32 does not hold.
 
         Returns:
@@ -271,11 +271,11 @@ class Decoder:
     def window(self, box: Box, core: Box | None = None) -> DecodedImage:
         """Return a window of the open image; raise ImageError as `decode` does.
 
+        An error that ended the child is raised for all further windows of the image.
+
         Args:
             box: Window, which lies inside the image.
             core: Part of it, in the coordinates of the image, whose alpha is counted; None: all.
-
-        An error that ended the child is the error of all further windows of the image.
         """
         return self._ask_window({"box": astuple(box), "core": core and astuple(core)})
 
@@ -283,7 +283,7 @@ class Decoder:
         """Return a window of the open mask, HW, as `WindowReader.read_label` does.
 
         Raises:
-            ImageError: As `window`; `unsupported` for a mask that must be decoded whole.
+            ImageError: Same as `window`; `unsupported` for a mask that must be decoded whole.
         """
         return self._ask_window({"box": astuple(box), "label": True}).samples[:, :, 0]
 
@@ -451,7 +451,7 @@ class Decoder:
 
 
 class DecoderPool:
-    """Decoders that threads share, each used by one thread at a time; all end with a `with` block.
+    """Decoders that threads share, one thread at a time each; the `with` block ends them.
 
     Args:
         size: Largest number of child processes.
@@ -460,7 +460,7 @@ class DecoderPool:
 
     def __init__(self, size: int, time_limit_s: float = TIME_LIMIT_S) -> None:
         self._all = [Decoder(time_limit_s) for _ in range(size)]
-        # the last one that was returned is borrowed first, so that few children start
+        # the decoder that was returned last is borrowed first, so that few children start
         self._free: LifoQueue[Decoder] = LifoQueue()
         for decoder in self._all:
             self._free.put(decoder)
@@ -534,7 +534,7 @@ def _parse_ranges(asked: Iterable[Any]) -> list[tuple[int, int]]:
     """Return the ranges that a child requests.
 
     Args:
-        asked: What the child asks for; it may be anything.
+        asked: Ranges from the child, which may be anything.
 
     Raises:
         ChildEndedError: No decoder would request them.

@@ -1,6 +1,6 @@
 """Child process of `sandbox.Decoder`: it decodes the requested images within its limits.
 
-All decoders are loaded before the limits close: afterwards the process can open no file, start no
+All decoders are loaded before the limits apply. Afterwards the process can open no file, start no
 program and reach no network (`confinement`).
 """
 
@@ -63,7 +63,7 @@ def serve(
         memory_limit_bytes: Limit of the address space of this process (bytes).
         shared: Shared memory for the samples of all images but the largest.
         measures: Measures of confinement to take.
-        module: Module whose function `answer` answers calls; `prepare` loads all that it needs.
+        module: Module whose function `answer` answers calls, and `prepare` loads all that it needs.
     """
     _load_decoders()
     answer = None
@@ -103,13 +103,13 @@ def serve(
 _PIECE = 2**20
 """Bytes of a stream that are read at once."""
 _SPARE = bytearray(_PIECE)
-"""Room for what is read and forgotten."""
+"""Buffer for bytes that are read and discarded."""
 _ENCODINGS = ("utf-8-sig", "ascii", "latin-1", "cp1252", "cp437", "mac-roman", "utf-16", "utf-32")
-"""Encodings of text in images beside UTF-8. Python reads the files of others when they are used."""
+"""Text encodings in images besides UTF-8. Python loads each from a file when it is first used."""
 
 
 def _load_decoders() -> None:
-    """Load all that decoding an image may need: libraries load parts of themselves when needed."""
+    """Load all that decoding an image may need: libraries load some parts only on first use."""
     Image.init()
     for name in _ENCODINGS:
         codecs.lookup(name)
@@ -147,7 +147,7 @@ class _Content(RawIOBase):
         return self._requests.read(size)
 
     def skip(self) -> None:
-        """Read what is left and forget it."""
+        """Read and discard the bytes that are left."""
         while self.readinto(_SPARE):  # there may be no memory for more
             pass
 
@@ -245,7 +245,7 @@ def _reply(replies: BinaryIO, line: dict[str, Any], *buffers: memoryview | bytes
 
 
 def _reply_json(replies: BinaryIO, value: object) -> None:
-    """Reply with a value that may be longer than a line may be."""
+    """Reply with a value that may be too long for a line."""
     body = json.dumps(value).encode()
     _reply(replies, {"json_bytes": len(body)}, body)
 

@@ -43,9 +43,9 @@ from unet_ray.imaging.codecs.tifffile_log import QuietTifffile
 from unet_ray.limits import MAX_PIXELS_PER_BYTE, ORDINARY_STACK_PIXELS
 
 _SUBIFDS = 330
-"""TIFF tag of directories that are no pages."""
+"""TIFF tag of directories that are not pages."""
 _NO_DATA = 42113
-"""TIFF tag of GDAL: the value of pixels that are not there, as text."""
+"""TIFF tag of GDAL: the no-data value, as text."""
 _ALPHA = (1, 2)
 """Kinds of extra samples that are alpha: its colours are multiplied by it (1) or not (2)."""
 
@@ -71,7 +71,7 @@ class _Directories:
     pages: dict[int, tifffile.TiffPage]
     """Number in the file, from 0 → page that is an image, or a channel of one."""
     masks: dict[int, tifffile.TiffPage]
-    """Number of such a page → the mask that tells which of its pixels are there."""
+    """Number of such a page → the mask of its valid pixels."""
     ends: dict[int, int]
     """Number of a page → end of its directory (bytes)."""
 
@@ -83,7 +83,7 @@ class _Directories:
 def _read_directories(tiff: tifffile.TiffFile) -> _Directories:
     """Read all directories; pyramid levels, thumbnails and masks of these are left out.
 
-    A mask belongs to the last page before it that has its size, as GDAL writes them.
+    A mask belongs to the last page of its size before it, as GDAL writes them.
     """
     found = _Directories(pages={}, masks={}, ends={})
     last_of_size: dict[tuple[int, int], int] = {}
@@ -228,11 +228,11 @@ class OpenImage:
     pages: tuple[tifffile.TiffPage, ...]
     """The page that holds the image, or that of each channel."""
     mask: tifffile.TiffPage | None = None
-    """Page that tells which pixels are there; None: all of them."""
+    """Page with the mask of valid pixels; None: all are valid."""
     channels: tuple[str, ...] = ()
-    """Names of the channels; empty where the file has none."""
+    """Names of the channels; empty if the file has none."""
     pixel_size: PixelSize | None = None
-    """Size of a pixel as the file states it, of the stored samples; None where it does not."""
+    """Size of a pixel as the file states it, of the stored samples; None if it does not."""
 
 
 @QuietTifffile()
@@ -256,7 +256,7 @@ def _open_place(file: PlaneFile) -> OpenImage:
         raise ImageError("unsupported", place.error)
     pages = tuple(_open_page(file.page(each)) for each in place.pages)
     mask = place.mask and _open_page(file.page(place.mask))
-    # the size that describes the whole file is that of planning: the page does not know it
+    # the description of the whole file was read in planning: the page alone does not have it
     described = place.pixel_size_um and PixelSize(*place.pixel_size_um)
     size = described or read_tiff_pixel_size(pages[0])
     return OpenImage(pages, mask, place.channels, size)
@@ -268,7 +268,7 @@ def _open_page(file: PageFile) -> tifffile.TiffPage:
 
 def _open_only_image(file: BinaryIO) -> OpenImage:
     tiff = _open_tiff(file)
-    # all pages, so that errors are the same as those of planning
+    # all pages, so that errors are the same as in planning
     directories = _read_directories(tiff)
     images = directories.group(tiff)
     if len(directories.ends) > 1:
@@ -315,8 +315,8 @@ def read_page(page: tifffile.TiffPage, max_pixels: int) -> Raster:
 def _refuse_hidden(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     """Raise ImageError if images without a directory follow the only page of a file.
 
-    Such images are known only from the description in the file. A description may also be older
-    than the file, so there must be samples of one more image, if not of all of them.
+    Such images are known only from the description in the file. A description may be older than
+    the file, so the file must also have room for the samples of at least one more image.
     """
     num_images = _count_stated_images(tiff, page)
     if num_images < 2 or not page.is_contiguous:
@@ -396,7 +396,7 @@ def raster_of_page(page: tifffile.TiffPage, samples: NDArray[Any]) -> Raster:
 
 
 def _move_alpha_last(samples: NDArray[Any], extras: list[int]) -> tuple[NDArray[Any], bool]:
-    """Return samples with the last alpha among the extra ones behind all others, if there is one.
+    """Return samples with the last alpha channel moved to the end, and whether there is alpha.
 
     Args:
         samples: Samples, HWC; the last channels are the extra ones.
@@ -421,4 +421,4 @@ _PLAIN_PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MASK,
 )
 _JPEG = (6, 7, 33007, 34892)
-"""Compressions of which tifffile decodes YCbCr to RGB; of others it returns it as it is."""
+"""Compressions for which tifffile decodes YCbCr to RGB; for others it returns YCbCr."""

@@ -1,9 +1,9 @@
-"""Images that the pages of a TIFF make up, by what its own description says of its axes.
+"""Images that the pages of a TIFF make up, by what its description says about axes.
 
 Three kinds of descriptions are read: OME-XML (OME-TIFF 6.3), that of ImageJ's hyperstacks, and the
-JSON that tifffile writes. Channels that are pages of their own are one image; each point in time,
-each depth and each series is another. tifffile's own series are not used, because they fill pages
-that a file lacks with zeros, and open the other files of a set.
+JSON that tifffile writes. Channels that are pages of their own form one image; each point in time,
+each depth and each series is an image of its own. tifffile's series are not used, because they fill
+missing pages with zeros, and open the other files of a set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unet_ray.imaging.codecs.image_place import ImageKey, clean_names
 from unet_ray.limits import MAX_PAGES
 
 _AXES = "TZC"
-"""Axes along which pages are told apart."""
+"""Axes that distinguish pages."""
 _IMAGEJ_ORDERS = {"czt", "ctz", "zct", "ztc", "tcz", "tzc"}
 """Orders of the pages of ImageJ's hyperstacks, the axis that changes fastest first."""
 
@@ -35,7 +35,7 @@ class ImagePages:
     """The page that holds the image, or the page of each channel, by their numbers in the file,
     from 0; None for a channel that the file lacks."""
     channels: tuple[str, ...] = ()
-    """Names of the channels; empty where the file has none."""
+    """Names of the channels; empty if the file has none."""
     series: int = 0
     """Number of its series in the description."""
 
@@ -71,7 +71,7 @@ def group_pages(tiff: tifffile.TiffFile, pages: dict[int, tifffile.TiffPage]) ->
 
 
 def _covers(found: Sequence[ImagePages], pages: dict[int, tifffile.TiffPage]) -> bool:
-    """Tell whether images have each page once, and names of their own."""
+    """Tell whether images have each page exactly once, and different keys."""
     used = [index for image in found for index in image.pages if index is not None]
     keys = {image.key for image in found}
     return sorted(used) == sorted(pages) and len(keys) == len(found)
@@ -133,11 +133,11 @@ class _Series:
     pages: Sequence[int | None]
     """Pages in the order of the axes; None for one that the file lacks."""
     channels: tuple[str, ...] = ()
-    """Names of the channels; empty where the file has none."""
+    """Names of the channels; empty if the file has none."""
 
     @property
     def has_known_axes(self) -> bool:
-        """True if each axis that tells pages apart is one of those known."""
+        """True if each axis that distinguishes pages is one of `_AXES`."""
         pairs = zip(self.axes, self.sizes, strict=True)
         return all(size <= 1 or axis in _AXES for axis, size in pairs)
 
@@ -209,10 +209,10 @@ def _read_ome(
 
 
 def _own_uuid(root: ElementTree.Element) -> str | None:
-    """Return the UUID by which OME-XML means its own file.
+    """Return the UUID by which OME-XML refers to its own file.
 
-    Files of a set have the XML of the whole set. Where such a file does not tell its own UUID, and
-    pages of several are listed, which pages lie in it is not known.
+    Files of a set have the XML of the whole set. If such a file does not state its own UUID, and
+    pages of several files are listed, it is not known which pages lie in it.
     """
     if root.get("UUID"):
         return str(root.get("UUID"))
@@ -233,7 +233,7 @@ def _read_pixels(
         raise ValueError("channels of different kinds")
     sizes = [int(pixels.attrib[f"Size{axis}"]) for axis in axes]
     per_page = samples.pop()
-    if per_page == 1:  # some writers do not tell it
+    if per_page == 1:  # some writers do not state it
         per_page = max(1, int(next(iter(pages.values())).samplesperpixel))
     channel_axis = axes.index("C")
     if per_page > 1:

@@ -28,13 +28,13 @@ _TYPE_BYTES = {
 }
 """Type of a tag → size of one value (bytes)."""
 _DIRECTORY_BYTES = 2**16
-"""Bytes that are fetched at once where a directory begins: a store takes as long for fewer."""
+"""Bytes that are fetched at the start of a directory: a store takes as long for fewer."""
 _MOST_PIECES = 64
 """Largest number of pieces of a file that are fetched for its directories."""
 
 
 def fetch_directories(file: RangeFile) -> tuple[RangeFile, int]:
-    """Fetch the beginnings of a TIFF's directories, so that who reads them waits for no store.
+    """Fetch the beginnings of a TIFF's directories, so that their reader waits for no store.
 
     Only the places of directories are read, in a bounded number of small steps, so that this may
     be done for untrusted files in any process; `tiff.find_images` may not.
@@ -50,7 +50,7 @@ def fetch_directories(file: RangeFile) -> tuple[RangeFile, int]:
     seen: set[int] = set()
 
     def view(offset: int, size: int) -> bytes:
-        """Return bytes of the file; raise ValueError where that takes too many pieces."""
+        """Return bytes of the file; raise ValueError if that takes too many pieces."""
         for start, held in reversed(pieces):
             if start <= offset and offset + size <= start + len(held):
                 return held[offset - start : offset - start + size]
@@ -83,7 +83,7 @@ def fetch_directories(file: RangeFile) -> tuple[RangeFile, int]:
 def iterate_directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
     """Yield the begin and end of each directory (bytes), checked before its values are read.
 
-    Iteration ends where the chain of directories loops; tifffile would follow the loop for ever.
+    Iteration ends where the chain of directories loops; tifffile would follow the loop forever.
 
     Raises:
         ImageError: `too_large` for too many pages; `unreadable` if directories and their values

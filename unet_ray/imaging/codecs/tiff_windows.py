@@ -41,7 +41,7 @@ class TiffWindows(WindowReader):
 
 
 class _PageWindows:
-    """Page of a TIFF, of which windows are read."""
+    """Page of a TIFF that is read in windows."""
 
     def __init__(self, page: tifffile.TiffPage, fetch: Fetch, cache_bytes: int) -> None:
         self._page = page

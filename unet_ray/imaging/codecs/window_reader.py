@@ -23,22 +23,22 @@ STRIP_ROWS = 64
 
 
 class WindowReader(ABC):
-    """Open image that gives its size and any window of it."""
+    """Open image with a known size, of which any window can be read."""
 
     height: int
     """Height of the image (px)."""
     width: int
     """Width of the image (px)."""
     opaque: bool = False
-    """True if the alpha of the whole image is known to say nothing."""
+    """True if the alpha of the whole image is known to leave out no pixel."""
     lossy_samples: bool = False
     """True to round whole numbers that float32 does not hold."""
 
     def read(self, box: Box, core: Box | None = None) -> DecodedImage:
         """Return a window, with samples as `decode_image` returns them.
 
-        What alpha means is decided by that of the whole image (`AlphaCounts`). Until then, pixels
-        are there as their alpha says.
+        The alpha of the whole image decides what alpha means (`AlphaCounts`). Until then, the alpha
+        of each pixel decides whether it is valid.
 
         Args:
             box: Window, which lies inside the image.
@@ -66,8 +66,8 @@ class WindowReader(ABC):
             HW values of an integer type, the same as those of the mask decoded whole.
 
         Raises:
-            ImageError: `unsupported`: what a pixel means depends on the whole mask, as with
-                palettes, alpha and colours, or its samples are no ids.
+            ImageError: `unsupported`: the meaning of a pixel depends on the whole mask, as with
+                palettes, alpha and colours, or its samples are not ids.
         """
         with mapped_errors():
             raster, *others = self._read_image(box).rasters

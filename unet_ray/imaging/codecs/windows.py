@@ -29,7 +29,7 @@ def open_windows(
 
     Args:
         file: The file.
-        opaque: True if the alpha of the whole image is known to say nothing.
+        opaque: True if the alpha of the whole image is known to leave out no pixel.
         lossy_samples: True to round whole numbers that float32 does not hold.
 
     Raises:
@@ -68,7 +68,7 @@ class _WholeImage(WindowReader):
         self.height, self.width = self._image.height, self._image.width
 
     def read(self, box: Box, core: Box | None = None) -> DecodedImage:  # noqa: ARG002
-        """Return a window of the decoded image, whose alpha is decided."""
+        """Return a window of the decoded image; what its alpha means is already decided."""
         window = self._image.cut(box)
         all_there = window.valid is None or window.valid.all()
         return replace(window, valid=None) if all_there else window

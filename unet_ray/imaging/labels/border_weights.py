@@ -61,8 +61,8 @@ def border_weights(
 def context_px(sigma_px: float) -> int:
     """Return how far outside a window objects affect the weights within it (px).
 
-    Cut the window with this context from the ids of the whole image. Labelling the piece anew
-    could split one object whose ends lie in the piece into two.
+    Cut the window with this context from the ids of the whole image. Labelling the piece again
+    could split one object, whose ends lie in the piece, into two.
     """
     return math.ceil(_REACH_SIGMAS * sigma_px)
 
@@ -108,7 +108,7 @@ def colour_objects(labels_hw: NDArray[Any], radius: int) -> NDArray[np.int32]:
     """Give each object a colour that no object within the radius (px) has.
 
     One distance transform then measures all objects of a colour: if two distances of a pixel sum
-    to the radius or less, the objects are no farther apart than that, and so of two colours.
+    to the radius or less, the objects are no farther apart than that, and have different colours.
 
     Args:
         labels_hw: Integer ids of objects, HW, 0 for background, none much above the number of
@@ -116,8 +116,8 @@ def colour_objects(labels_hw: NDArray[Any], radius: int) -> NDArray[np.int32]:
         radius: Largest distance of objects that need two colours (px).
 
     Returns:
-        HW colours from 1, 0 for background. Each object has the first that is free, in the order
-        of their ids (Welsh and Powell 1967, without their order by neighbours).
+        HW colours from 1, 0 for background. In the order of their ids, objects take the first free
+        colour (Welsh and Powell 1967, without their order by neighbours).
     """
     colours = np.zeros(int(labels_hw.max(initial=0)) + 1, np.int32)
     for number, box in enumerate(find_objects(labels_hw), 1):

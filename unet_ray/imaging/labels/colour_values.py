@@ -29,13 +29,13 @@ _NAMED = 6
 LABEL_MAP = "a labelmap.txt with lines NAME:R,G,B:: beside or above the masks"
 """Text about what gives colours their meaning, for messages."""
 VOC_VOID = COLOUR + 0xE0E0C0
-"""Colour of pixels that are not counted, as Pascal VOC has it."""
+"""Colour of pixels that are not counted, as in Pascal VOC."""
 
 
 def find_value(colour: int, values: MaskValues, *, is_known: bool) -> int:
-    """Return the value that pixels of a colour have in a set of masks, which a flag names.
+    """Return the value that pixels of a flag's colour have in a set of masks.
 
-    Black is 0, unless it was drawn on a transparent background. Where the meaning of colours is not
+    Black is 0, unless it was drawn on a transparent background. If the meaning of colours is not
     given, a grey pixel has its grey value.
 
     Args:
@@ -52,12 +52,12 @@ def find_value(colour: int, values: MaskValues, *, is_known: bool) -> int:
 def infer_kind(
     values: MaskValues, classes: tuple[ClassSpec, ...], kind: MaskKind | None
 ) -> MaskKind:
-    """Return the kind of masks that hold colours whose meaning nobody gave.
+    """Return the kind of masks that hold colours whose meaning was not given.
 
     Two colours are a class and its background.
 
     Raises:
-        InputError: There are more; the message names them and the ways to give their meaning.
+        InputError: There are more colours; the message names them and how to give their meaning.
     """
     colours = values.with_grey_colours()
     if kind == "folders" and values.most_distinct > 2:
@@ -127,7 +127,7 @@ def _name_ways(values: MaskValues, classes: tuple[ClassSpec, ...]) -> str:
 
 
 def _find_interpolated(values: MaskValues, colours: list[int]) -> list[int]:
-    """Return those colours that interpolation made between frequent ones, if it made any.
+    """Return the colours that interpolation made between frequent ones; empty if it made none.
 
     Args:
         values: Values of the masks.
@@ -183,8 +183,8 @@ def check_known_colours(
 ) -> int:
     """Check that masks hold no colour but those of the classes.
 
-    A single other colour is the background of a single class, if no pixel has the given one. A
-    colour that is given as the background has become 0, as black has.
+    A single other colour is the background of a single class, if no pixel has the given background.
+    Pixels of a colour that is given as the background are 0 by now, as black ones are.
 
     Returns:
         Value of the background.

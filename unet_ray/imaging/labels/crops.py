@@ -27,8 +27,8 @@ class LabelledCrops:
         masks: Masks of the image's size, HW each.
         labelling: Meaning of the mask values.
         config: Settings for cutting.
-        planes: What `compute_planes` returns for these masks.
-        valid_hw: Pixels of the image that are there; None: all of them.
+        planes: Result of `compute_planes` for these masks.
+        valid_hw: Valid pixels of the image; None: all are valid.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LabelledCrops:
             `image` HWC, mirrored beyond the image's border; `targets` KHW uint8, IGNORED beyond
             the border, with planes of all classes and then, if `markers` is set, planes of their
             markers; `weights` KHW float16 if there is a border weight; `valid` HW if some pixels
-            of the image are not there.
+            of the image are invalid.
         """
         top, left = self._draw_corner(rng)
         side, margin = self._config.side, self._config.margin

@@ -24,7 +24,7 @@ class LabelPlanes:
     """Index of the pixels of each class, and planes of markers and weights."""
 
     row_ends: NDArray[np.int64]
-    """Number of pixels of each class from the first row up to and with each row, (classes, H)."""
+    """Number of pixels of each class from the first row to each row, inclusive; (classes, H)."""
     markers: NDArray[np.bool_] | None = None
     """Markers of the objects, (classes, H, W); None: crops have none."""
     weights: NDArray[np.float16] | None = None
@@ -43,7 +43,7 @@ def compute_planes(
         masks: Masks of the whole image, HW each.
         labelling: Meaning of the mask values.
         config: Settings of the crops.
-        valid_hw: Pixels of the image that are there; None: all of them.
+        valid_hw: Valid pixels of the image; None: all are valid.
     """
     classes = range(len(labelling.classes))
     planes = [labelling.class_mask([*masks], index) for index in classes]

@@ -59,7 +59,7 @@ class Labelling:
 
         Args:
             masks: HW label images; one, or one per class for the kind `folders`.
-            valid: Pixels of the image that are there, HW; the others are not counted. None: all.
+            valid: Valid pixels of the image, HW; the others are not counted. None: all are valid.
 
         Returns:
             uint8, (classes, H, W): 1 in the class, 0 outside, IGNORED for pixels not counted.

@@ -77,7 +77,7 @@ class MaskValues:
 
     def show(self, values: Iterable[int]) -> str:
         """Format values for a message, each with its pixels, its masks and an example."""
-        # ids in their order; colours have none, so that the most frequent come first
+        # ids in their order; colours have no order, so the most frequent come first
         wanted = sorted(
             values, key=lambda v: (is_colour(v), -self.pixels[v] if is_colour(v) else v)
         )

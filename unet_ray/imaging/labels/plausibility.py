@@ -1,8 +1,8 @@
 """Test whether labels lie on what they outline: the edges of an image are where its labels end.
 
-Labels that are turned, mirrored, scaled or of another image have outlines that are no stronger
-edges than the pixels beside them. Of real sets, microscopy and photographs, the gradient along
-outlines is 2.3 to 5.6 times that beside them; the same labels mirrored have 0.99 to 1.03.
+If labels are turned, mirrored, scaled or of another image, the gradient along their outlines is no
+larger than beside them. In real sets of microscopy and photographs, it is 2.3 to 5.6 times as large
+along outlines as beside them; with the same labels mirrored, 0.99 to 1.03 times.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WINDOW_PX = 512
-"""Side of the window that is looked at, around an outline."""
+"""Side of the window that is examined, around an outline (px)."""
 _BESIDE_PX = 8
-"""Distance from the outline to the pixels that are compared with it."""
+"""Distance from the outline to the pixels that are compared with it (px)."""
 _FEWEST_PX = 50
-"""Shortest outline from which anything is concluded (px)."""
+"""Shortest outline that gives a result (px)."""
 _FEWEST_IMAGES = 3
 _MISPLACED = 1.1
-"""Ratio of the gradients up to which labels look misplaced, if the images do not agree on more."""
+"""Ratio of the gradients from which labels never look misplaced."""
 _CHANCE = 1.03
-"""Largest ratio that sets of any size have by chance, because objects have habits of place."""
+"""Largest ratio that sets of any size have by chance, because objects have typical positions."""
 _ERRORS = 3.0
 """Standard errors of the mean above which images agree that the ratio is larger than 1."""
 
@@ -36,8 +36,8 @@ def measure_edge_contrast(image_hwc: NDArray[Any], masks: Sequence[NDArray[Any]]
         masks: Its masks, HW each.
 
     Returns:
-        Mean gradient on the outlines divided by that 8 px beside them; None where there are too few
-        outlines to tell, or no gradients.
+        Mean gradient on the outlines divided by that 8 px beside them; None if there are too few
+        outlines, or no gradients.
     """
     outline = np.zeros(image_hwc.shape[:2], bool)
     for mask in masks:
@@ -70,14 +70,14 @@ def look_misplaced(contrasts: Sequence[float | None]) -> float | None:
         contrasts: Result of `measure_edge_contrast` for each image.
 
     Returns:
-        The geometric mean over the images, if it is what chance alone would give.
+        The geometric mean over the images, if it is no larger than by chance alone.
     """
     known = [contrast for contrast in contrasts if contrast is not None]
     if len(known) < _FEWEST_IMAGES:
         return None
     logs = np.log(known)
     typical = float(np.exp(logs.mean()))
-    # faint or thin objects in noise have edges that hardly show, but they do in every image
+    # faint or thin objects in noise have weak edges, but they have them in every image
     by_chance = float(np.exp(_ERRORS * logs.std(ddof=1) / np.sqrt(len(logs))))
     return typical if typical < min(_MISPLACED, max(_CHANCE, by_chance)) else None
 

@@ -207,7 +207,7 @@ def bootstrap_intervals(
         counts_ikc: Counts; (images, classes, COUNTS).
         resamples: Number of sets, each with as many groups as there are, drawn with replacement.
         seed: Seed of the random draws.
-        groups_i: Group of each image, numbered from 0; (images). None: each image is one.
+        groups_i: Group of each image, numbered from 0; (images). None: each image is a group.
 
     Returns:
         An array (classes, 2) for each metric: low, high; NaN where there is no interval.

@@ -28,7 +28,7 @@ def count_objects(
     """Count the objects of one class in one image, their matches, and pairs of pixels in them.
 
     A found object matches a true one at IoU ≥ threshold, one to one. Pixels that do not count are
-    first removed from both sides; a found object with more than half of its pixels there is left
+    first removed from both sides; a found object that loses more than half of its pixels is left
     out.
 
     Args:

@@ -29,7 +29,7 @@ from unet_ray.limits import MAX_OUTLINE_BYTES, MAX_REGIONS
 
 _VERTEX_BYTES = 16
 SIDES_AT_ONCE = 2**17
-"""Sides that are drawn at a time, or those of one region: drawing takes some 300 bytes for each."""
+"""Sides that are drawn at a time, unless one region has more: each takes about 300 bytes."""
 
 
 class RegionMerger:
@@ -39,7 +39,7 @@ class RegionMerger:
         height: Height of the image (px).
         width: Width of the image (px).
         max_regions: Limit on the number of regions, including those that the filter drops.
-        sides_at_once: Number of sides of pieces that are drawn at a time, about.
+        sides_at_once: Approximate number of sides of pieces that are drawn at a time.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RegionMerger:
         self._height, self._width = height, width
         self._max_regions = max_regions
         self._sides_at_once = sides_at_once
-        # Their pieces and parts are numbered on from tile to tile.
+        # Pieces and parts are numbered consecutively over all tiles.
         self._tiles: list[TileRegions] = []
         self._num_finished = 0
         self._num_pieces = 0
@@ -254,7 +254,7 @@ def _draw_outlines(
         sides: Sides of their parts, not yet joined.
         part_region: Region of each part.
         region_filter: Filter that regions must pass.
-        sides_at_once: Number of sides that are drawn at a time, about.
+        sides_at_once: Approximate number of sides that are drawn at a time.
 
     Returns:
         Sums and outlines, WKB, of the regions that pass.
@@ -302,7 +302,7 @@ def _join_by_outline(
     """
     outline = part_outline.astype(np.int32)[sides.part]
     num_sides = np.bincount(outline + 1, minlength=num_outlines + 1)[1:]
-    # Groups of outlines are numbered from 1, in steps where a group has several times the sides.
+    # Groups of outlines are numbered from 1; numbers are skipped if an outline has many sides.
     group = (np.cumsum(num_sides) // sides_at_once).astype(np.int32) + 1
     side_group = np.append(group, np.int32(0))[outline]  # 0: without an outline
     by_group = np.argsort(side_group, kind="stable")

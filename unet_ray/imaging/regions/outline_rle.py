@@ -31,12 +31,12 @@ def encode_outlines(
     Args:
         outlines: Polygons or multipolygons whose sides lie between pixels, y down; shapely
             geometries.
-        height: Height of the image, or of that of each outline (px).
-        width: Width of the image, or of that of each outline (px).
+        height: Height of the image, or of the image of each outline (px).
+        width: Width of the image, or of the image of each outline (px).
         group_px: Length of the horizontal sides of outlines that are encoded together (px).
 
     Returns:
-        Compressed counts of each outline; None where it takes too much memory to find them.
+        Compressed counts of each outline; None if finding them takes too much memory.
 
     Raises:
         ValueError: An outline is empty, or leaves the image.
@@ -51,7 +51,7 @@ def encode_outlines(
     rings, ring_part = shapely.get_rings(parts, return_index=True)
     ring_outline = part_outline[ring_part]
     points, ring = shapely.get_coordinates(rings, return_index=True)
-    # From here on, coordinates decide how much memory is taken, by C code as well.
+    # From here on, coordinates determine how much memory is taken, by C code as well.
     leaves = ~((points >= 0) & (points <= sizes[ring_outline[ring], ::-1])).all(axis=1)
     if leaves.any():
         rows, columns = sizes[ring_outline[ring[np.argmax(leaves)]]].tolist()
@@ -79,11 +79,11 @@ def encode_outlines(
 
 
 def _group(lengths: NDArray[Any], group_px: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the indices of outlines that are encoded together, each group without gaps.
+    """Yield the indices of outlines that are encoded together; they are consecutive.
 
     Args:
         lengths: Length of the horizontal sides of each outline (px).
-        group_px: Length of a group (px), but for its last outline.
+        group_px: Length of a group (px), which its last outline may exceed.
     """
     groups = np.cumsum(lengths) // group_px
     is_long = lengths > _MOST_SIDES_PX

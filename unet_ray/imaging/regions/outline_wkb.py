@@ -1,7 +1,7 @@
-"""Outlines that are read back from WKB, whoever wrote it.
+"""Outlines that are read from WKB of any origin.
 
-GEOS follows collections in collections without an end, and a file of 900 kB overflows its stack. So
-only polygons, and multipolygons of nothing else, reach it.
+GEOS follows nested collections without a limit, and a file of 900 kB overflows its stack. So only
+polygons, and multipolygons that hold nothing else, reach it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse_wkb(codes: Sequence[bytes | None]) -> NDArray[Any]:
         codes: WKB of each, little-endian.
 
     Returns:
-        Shapely geometries; None for whatever is neither.
+        Shapely geometries; None for anything else.
     """
     known = np.empty(len(codes), object)
     known[:] = [code if code is not None and _is_flat(code) else None for code in codes]
@@ -45,13 +45,13 @@ def parse_outlines(
     """Parse the outlines of regions of an image, or of many images.
 
     Args:
-        codes: WKB of each, as the tables have it.
-        height: Height of the image, or of that of each region (px).
-        width: Width of the image, or of that of each region (px).
+        codes: WKB of each, as in the tables.
+        height: Height of the image, or of the image of each region (px).
+        width: Width of the image, or of the image of each region (px).
 
     Returns:
-        Polygons or multipolygons; None for what has no area, leaves the image or has corners within
-        pixels.
+        Polygons or multipolygons; None for an outline that has no area, leaves the image or has
+        corners within pixels.
     """
     limits = np.empty((len(codes), 2))
     limits[:, 0], limits[:, 1] = width, height
@@ -80,11 +80,11 @@ def _is_flat(code: bytes) -> bool:
             for _ in range(num_rings):
                 num_points, place = _read_count(code, place)
                 place += _POINT_BYTES * num_points
-    except struct.error:  # it ends before
+    except struct.error:  # it ends too early
         return False
     return place == len(code)
 
 
 def _read_count(code: bytes, place: int) -> tuple[int, int]:
-    """Return the count at a place, and the place behind it."""
+    """Return the count at a place, and the place after it."""
     return _COUNT.unpack_from(code, place)[0], place + _COUNT.size

@@ -280,7 +280,7 @@ class Sides(Columns):
     ) -> Sides:
         """Return sides of one kind.
 
-        They take 17 bytes each: those of a large image are kept until all its tiles are there.
+        They take 17 bytes each: those of a large image are kept until all its tiles have arrived.
         """
         return Sides(
             kind=np.full(len(line), kind, np.int8),
@@ -367,8 +367,8 @@ def _next_sides(vertices: _Vertices, part: NDArray[np.int32]) -> NDArray[np.int6
 def split_cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split a permutation into its cycles.
 
-    One walk in depth finds them all. A chain of guides, one per member, leads on to the next guide,
-    but each guide first leads to its member, from which the whole of a new cycle is visited. For
+    One depth-first walk finds them all. Guides form a chain, one per member. Each guide leads first
+    to its member, from which the whole of a new cycle is visited, and then to the next guide. For
     0 → 2 → 0 and 1 → 3 → 1, with the guides g:
 
         g0 ───→ g1 ───→ g2 ───→ g3         visited: g0 0 2, g1 1 3, g2, g3

@@ -21,7 +21,7 @@ from unet_ray.imaging.regions.separation import (
 )
 
 _MAX_AREA_PX = 2**31 - 1
-"""Largest smallest area, as of `--min-area` (px)."""
+"""Upper limit of `min_area`, the same as of `--min-area` (px)."""
 _MAX_STEPS = 256
 """Largest number of steps: each tile of a large image is read with a halo of as many pixels."""
 
@@ -43,7 +43,7 @@ class ObjectRule:
     """Smallest area of an object that is kept (px)."""
     min_score: float | None = None
     """Smallest mean probability of an object that is kept. None: none was chosen, and objects of
-    any probability are kept, as with 0; the digest of a model tells these two apart."""
+    any probability are kept, as with 0; the digest of a model differs between the two."""
 
     def __post_init__(self) -> None:
         check_range("thresholds", [self.threshold], 0, 1)
@@ -80,7 +80,7 @@ class Postprocessing:
 
     @property
     def halo(self) -> int:
-        """Pixels around a part of an image that decide on the objects in it."""
+        """Width of the surroundings of a part of an image that affect the objects in it (px)."""
         return self.steps or 0
 
     def cut(

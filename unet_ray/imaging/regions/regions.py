@@ -39,7 +39,7 @@ class RegionSums(Columns):
     first: NDArray[np.int64]
     """First pixels in raster order, (regions, 2): row, column."""
     beside_no_data: NDArray[np.int64]
-    """Number of pixels that share a side with a pixel that is not there."""
+    """Number of pixels that share a side with an invalid pixel."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Regions:
 
     @property
     def touches_no_data(self) -> NDArray[np.bool_]:
-        """True if a pixel of the region shares a side with a pixel that is not there."""
+        """True if a pixel of the region shares a side with an invalid pixel."""
         return self.sums.beside_no_data > 0
 
 
@@ -115,7 +115,7 @@ def find_regions(
         prob_u8_hw: Probabilities of the class, round(255·p), uint8.
         region_filter: Filter that regions must pass; the others are dropped before ranking.
         max_regions: Limit on the number of regions, including those that the filter drops.
-        beside_no_data_hw: Result of `find_beside_no_data`; None: every pixel is there.
+        beside_no_data_hw: Result of `find_beside_no_data`; None: all pixels are valid.
 
     Returns:
         Regions ranked by first pixel in raster order.
@@ -149,10 +149,10 @@ def check_count(num_regions: int, max_regions: int) -> None:
 
 
 def find_beside_no_data(valid_hw: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels that share a side with a pixel that is not there; those are not among them.
+    """Return the valid pixels that share a side with an invalid pixel.
 
     Args:
-        valid_hw: Pixels that are there.
+        valid_hw: Valid pixels.
     """
     found = np.zeros_like(valid_hw)
     found[1:] |= ~valid_hw[:-1]
@@ -176,7 +176,7 @@ def sum_pixels(
         prob_u8_hw: Probabilities of the piece, round(255·p), uint8.
         left: First column of the piece in the image (px).
         top: First row of the piece in the image (px).
-        beside_no_data_hw: Result of `find_beside_no_data`; None: every pixel is there.
+        beside_no_data_hw: Result of `find_beside_no_data`; None: all pixels are valid.
 
     Returns:
         Sums per label. A label without pixels has area 0, and its other sums mean nothing.
@@ -189,7 +189,7 @@ def sum_pixels(
     row_start = runs.row * prob_u8_hw.shape[1]
     ends = np.stack([row_start + runs.start, row_start + runs.stop], axis=1).ravel()
     if len(ends) and ends[-1] == prob_u8_hw.size:
-        ends = ends[:-1]  # it rejects an index at the image's end, and ends there anyway
+        ends = ends[:-1]  # `reduceat` rejects an index at the image's end, and ends there anyway
     # The sum of a run is far below 2^32, and uint32 takes half the time of int64.
     prob_u8_sum = np.add.reduceat(prob_u8_hw.ravel(), ends, dtype=np.uint32)[::2]
     prob_u8_max = np.maximum.reduceat(prob_u8_hw.ravel(), ends)[::2]

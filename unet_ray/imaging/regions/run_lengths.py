@@ -39,7 +39,7 @@ def binary_mask(prob_u8_hw: NDArray[np.uint8], threshold: float) -> NDArray[np.b
 def encode_rle(mask_hw: NDArray[Any]) -> bytes:
     """Encode a binary mask as COCO compressed run lengths.
 
-    The size [height, width] is not part of the code; callers store it beside it.
+    The size [height, width] is not part of the code; callers store it separately.
     """
     counts: bytes = coco.encode(np.asfortranarray(mask_hw, dtype=np.uint8))["counts"]
     return counts
@@ -49,7 +49,7 @@ def decode_rle(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
     """Decode COCO compressed run lengths to a binary mask of height × width.
 
     Raises:
-        ValueError: The counts are no run lengths, or do not fill the mask exactly.
+        ValueError: The counts are not run lengths, or do not fill the mask exactly.
     """
     runs = decompress_counts(counts)
     check_runs(runs, height, width)
@@ -83,7 +83,7 @@ def decompress_counts(counts: bytes) -> NDArray[np.int64]:
     one also holds the sign. From the fourth on, a number is the difference from the one two before.
 
     Raises:
-        ValueError: A character that no number has, or a number that is cut off or too long.
+        ValueError: An invalid character, or a number that is cut off or too long.
     """
     if not counts:
         return np.empty(0, np.int64)

@@ -182,7 +182,7 @@ def uncovered(
         A run from 2 to 9 with covers from 3 to 5 and from 5 to 6 has the pieces 2 to 3 and 6 to 9.
     """
     # A run has one more piece than it has covers; a piece may be empty. A piece before a cover
-    # ends where the cover starts, and the piece behind it begins where the cover stops.
+    # ends where the cover starts, and the piece after it begins where the cover stops.
     num_covers = np.bincount(covered, minlength=len(runs))
     piece_run = np.repeat(np.arange(len(runs)), num_covers + 1)
     before_cover = np.arange(len(covered)) + covered

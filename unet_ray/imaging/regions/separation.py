@@ -4,9 +4,9 @@ The network finds the markers of objects: their insides, which do not touch. Eac
 (8-connected) and grows by a number of synchronous steps over the 8-neighbourhood; a pixel takes the
 label of its first labelled neighbour in a fixed order of directions. What then remains of the mask
 is labelled on its own (the leftovers). So, apart from the connections of markers and of leftovers,
-a pixel's label depends only on pixels within as many pixels as there are steps: tiles read with a
-halo of that size give the labels of the whole image, once markers and leftovers are joined over the
-seams (`imaging.regions.merge`).
+a pixel's label depends only on pixels that are at most as far away as the number of steps. Tiles
+read with a halo of that size give the labels of the whole image, once markers and leftovers are
+joined over the seams (`imaging.regions.merge`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unet_ray.imaging.regions.components import label_image
 from unet_ray.imaging.regions.runs import Runs
 
 DIRECTIONS = ((-1, 0), (0, -1), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
-"""(row, column) steps to the neighbours of a pixel, in the order in which they are asked.
+"""(row, column) steps to the neighbours of a pixel, in the order in which they are searched.
 
 Sides come before corners.
 """
@@ -32,7 +32,7 @@ LEFTOVER = 2
 """Origin of a pixel that no marker reaches."""
 _GROWN = 3
 WHOLE = slice(None), slice(None)
-"""Rows and columns of a piece that is returned as a whole."""
+"""Rows and columns that select the whole of a piece."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def separate_touching(
     labels = labels[1:-1, 1:-1][inner]
     origin = origin[1:-1, 1:-1][inner]
     is_open = is_open[1:-1, 1:-1][inner]
-    # A pixel of the halo that connects two leftovers may be no leftover in the whole image, so the
+    # A halo pixel that connects two leftovers may not be a leftover in the whole image, so the
     # leftovers of the inner piece are labelled without the halo.
     if is_open.any():
         labels = np.where(is_open, label_image(is_open) + labels.max(initial=0), labels)

@@ -1,8 +1,8 @@
 """The regions of one tile of an image: finished, or in pieces where they touch a seam.
 
-A region that lies inside a tile is finished there. Of a region that touches a seam the tile keeps a
-*piece*: its sums, the sides of its pixels, and its parts along the tile's edges. `merge` joins the
-pieces. The package's docstring carries an example through all of this.
+A region that lies inside a tile is finished there. For a region that touches a seam, the tile keeps
+a *piece*: its sums, the sides of its pixels, and its parts along the tile's edges. `merge` joins
+the pieces. The package's docstring carries an example through all of this.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Contacts(Columns):
-    """Sides between two pixels at least one of which has a part: arrays of one length."""
+    """Sides between two pixels, of which one or both have a part: arrays of one length."""
 
     vertical: NDArray[np.bool_]
     """True if the side runs along a column of vertices."""
@@ -184,8 +184,8 @@ def find_tile_regions(
         core: Box of the core in the image (px).
         height: Height of the image (px).
         width: Width of the image (px).
-        beside_no_data_hw: Pixels of the core that share a side with a pixel that is not there,
-            whether in the core or beside it; None: every pixel is there.
+        beside_no_data_hw: Pixels of the core that share a side with an invalid pixel, whether in
+            the core or beside it; None: all pixels are valid.
 
     Returns:
         The finished regions of the tile, and its pieces of the others.
