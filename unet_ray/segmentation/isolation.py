@@ -75,7 +75,7 @@ class _Worker:
         self._tables = self._expand(self._tables, self._stages.measure.tables)
 
     def write(self, number: int) -> ShardSums:
-        """Write what was measured as one shard."""
+        """Write the measured images as one shard."""
         with self._deadline.working():
             sums = self._shards.write(number, *self._tables)
         for rows in self._tables:
@@ -118,8 +118,8 @@ class _Work:
     node: Any
     """Reference to the id of the worker's node."""
     step: int = 0
-    """Index of the current step. Only one step is submitted at a time, so that the step in which a
-    process dies is known."""
+    """Index of the current step. The next one is submitted only when it has ended, so that the step
+    in which a process dies is known."""
 
 
 @dataclass

@@ -47,7 +47,7 @@ class RunMetrics:
             "predict_seconds", "Seconds that predictors worked, summed over them"
         )
         busy = (
-            "Largest number of predictors; their busy share is the rate of predict_seconds over it"
+            "Largest number of predictors; the rate of predict_seconds over it is their busy share"
         )
         self._gauges = (
             (self._gauge("images_planned", "Images that the run has to do"), todo),

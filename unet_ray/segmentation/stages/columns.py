@@ -129,7 +129,7 @@ def pixel_table(images: Sequence[tuple[ImageRecord, NDArray[Any] | None]]) -> pa
 
 
 def read_pixels(table: pa.Table) -> list[NDArray[Any] | None]:
-    """Return the pixels of a table of PIXELS, HWC, as views of its memory; None where it has none.
+    """Return the pixels of a table of PIXELS, HWC, as views of its memory; None if it has none.
 
     The records are what `read_records` returns.
     """

@@ -119,7 +119,7 @@ class Decode:
         except ImageError as error:
             return record.fail(error, "decode"), None
         try:
-            # a file without an etag was not seen when it was listed, so it is not compared
+            # an empty etag means that the file was not seen in the listing: comparing refuses it
             etag = source.etag if self.check_etags or not source.etag else None
             data = read_encoded(self.access, source.file_uri, place, etag, limit)
         except Exception as error:
