@@ -170,7 +170,7 @@ def _to_points(values: list[int]) -> NDArray[np.float64]:
 
 
 def _explain_interpolation(values: MaskValues, rare: list[int]) -> str:
-    """Return what made rare colours, and the remedy."""
+    """Return the cause of rare colours, and the remedy."""
     return (
         f"interpolation (resizing or JPEG) makes such colours, here {len(rare)} with "
         f"{percent(values.share(rare))} of the pixels: resize masks by nearest neighbour and save "

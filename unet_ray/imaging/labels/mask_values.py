@@ -65,7 +65,7 @@ class MaskValues:
             return COLOUR + value * 0x010101 if 0 < value <= 255 else value
 
         def rename(found: Mapping[int, Any]) -> dict[int, Any]:
-            """Return what is known of each value, by its colour."""
+            """Return a mapping with colours instead of grey values as keys."""
             return {to_colour(value): known for value, known in found.items()}
 
         return replace(
