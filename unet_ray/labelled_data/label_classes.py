@@ -45,7 +45,7 @@ def find_class_names(labels: Storage, named: str) -> tuple[dict[int, str], str |
                 if not file.exists():
                     continue
             except OSError as error:
-                raise InputError(f"{named}: {file.uri}: cannot be read: {error}") from None
+                raise InputError(f"{named}: {file.uri}: cannot be looked at: {error}") from None
             found = read_label_file(file, {}, f"{named}: {file.uri}").annotations
             names = {each.id: each.name for each in found.categories if each.id is not None}
             return names, file.uri
