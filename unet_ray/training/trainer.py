@@ -101,9 +101,10 @@ def _train_with_restarts(
 ) -> ray.train.Result:
     """Train, and resume from the last checkpoint after a failure.
 
-    Training gives up if it made no progress between failures. A worker can fail, or Ray Train's
-    controller: a process beside the driver, which the kernel or Ray may kill when memory runs out. The workers and the stream of crops end with a dead controller, but the resources that
-    it held stay reserved.
+    Training gives up if it made no progress between failures. The failure may be that of a worker,
+    or of Ray Train's controller: a process beside the driver, which the kernel or Ray may kill when
+    memory runs out. When the controller dies, the workers and the stream of crops end, but the
+    resources that it held stay reserved.
     """
     num_idle = 0
     seen = crops_seen(run_folder, _RUN_NAME)

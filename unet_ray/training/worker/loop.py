@@ -1,7 +1,7 @@
 """The loop of a Ray Train worker, from the last checkpoint to the last epoch.
 
-Each worker takes its share of the crops and of the validation images. Values that
-decide how the training continues are summed over all workers, so all decide alike.
+Each worker takes its share of the crops and of the validation images. Values that decide how the
+training continues are summed over all workers, so that all decide alike.
 """
 
 from __future__ import annotations
