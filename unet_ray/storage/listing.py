@@ -52,9 +52,9 @@ class Selection:
     """Conditions for the files of known kinds that a scan yields; by default all of them.
 
     Patterns are shell patterns, except that `*` also matches `/`. They are compared with the whole
-    path below the listed folder and, if they have no `/`, with the file's name too. For a
-    glob, paths start below the folder before its first wildcard; for a manifest, they are the URIs
-    as written.
+    path below the listed folder and, if they have no `/`, with the file's name too. For a glob,
+    paths start below the folder before its first wildcard; for a manifest, they are the URIs as
+    written.
     """
 
     include: tuple[str, ...] = ()

@@ -30,8 +30,8 @@ def temporary_prefix() -> str:
     """Return the beginning of the name of a temporary file or folder of this process.
 
     All temporary files of the package have it: `tempfile.mkdtemp(prefix=temporary_prefix())`. The
-    first call in a process removes what dead processes left, so every machine that works is cleaned
-    up.
+    first call in a process removes what dead processes left, so every machine that does
+    work is cleaned.
     """
     _remove_dead_once()
     return f"unet_ray_{_owner(os.getpid())}_"

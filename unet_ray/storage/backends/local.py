@@ -249,9 +249,7 @@ def _open_regular(path: str) -> io.BufferedReader:
 
     A pipe would block its reader, and a device may do or hold anything.
     """
-    if not stat.S_ISREG(
-        stat_path(path).st_mode
-    ):  # checked first: opening a device may have effects
+    if not stat.S_ISREG(stat_path(path).st_mode):  # first: opening a device may have effects
         _refuse_irregular(path)
     file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced meanwhile
