@@ -259,7 +259,7 @@ def remove_runs(inventory: Inventory, known: Mapping[str, Mapping[str, Any]]) ->
     """Remove all shards of some runs, images files last.
 
     The records of all runs state the removal before the first file is deleted, and again after the
-    last one. Records are written in parallel, and so are the files of a table deleted.
+    last one. Records are written, and the files of a table deleted, in parallel.
 
     Args:
         inventory: Inventory of the output.
