@@ -106,7 +106,7 @@ def check_shard(
                 breaches += _check_pixels(row, *of_image, rules.get(run_id))
             found += [Problem(kind, uri) for kind in breaches]
         elif not row["error"] or not row["error_stage"] or row["region_count"] is not None:
-            found.append(Problem("a failed image without error, stage, or with regions", uri))
+            found.append(Problem("a failed image without error or stage, or with regions", uri))
     return found
 
 

@@ -78,7 +78,7 @@ def write_coco(
                         head.write(_format_item(image, result.images))
                     for place, annotation in _make_annotations(group, as_polygons, result.notes):
                         if annotation["category_id"] not in classes:
-                            result.notes["regions left out: of a class without masks"] += 1
+                            result.notes["regions left out: their class has no masks"] += 1
                             continue
                         result.regions += 1
                         ids = {"id": result.regions, "image_id": first_id + place}

@@ -102,7 +102,7 @@ def take_outlines(
 def check_region_count(row: Mapping[str, Any], num_regions: int, notes: Counter[str]) -> None:
     """Note an image whose number of regions differs from that in its row."""
     if row["region_count"] != num_regions:
-        notes["images with other regions than they should have, see unet-ray verify"] += 1
+        notes["images whose number of regions is wrong, see unet-ray verify"] += 1
 
 
 def find_outlines(

@@ -389,7 +389,7 @@ class _OpenImage:
             return
         self._pixels = self._show(decoder.decode(fetched.data))
         if self._pixels.shape[:2] != (self.height, self.width):
-            raise ImageError("changed", "the image has another size than when segmented")
+            raise ImageError("changed", "the image does not have the size that was segmented")
 
     def _show(self, image: DecodedImage) -> NDArray[Any]:
         """Return the first three channels that the network took, or one if it took fewer."""
